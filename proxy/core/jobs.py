@@ -1,0 +1,470 @@
+"""The job machine: what an export job is, and the only code that changes its state (CONTRACT §5, §7, §10).
+
+A `Job` is a frozen value. `advance(job, event, now)` returns the next one or raises `Refused`; `TRANSITIONS` is
+the whole machine as one literal table. Storing the result is the caller's business (`JobStore.replace`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+
+
+class Status(StrEnum):
+    """The outcome as VB365's own event enum words it (CONTRACT §5). Terminal = not RUNNING."""
+
+    RUNNING = "Running"
+    SUCCESS = "Success"
+    WARNING = "Warning"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+class Phase(StrEnum):
+    """Where a job stands. FORGOTTEN is the tombstone of a deleted job and never appears in a document."""
+
+    QUEUED = "Queued"
+    GENERATING = "Generating"
+    TRANSFERRING = "Transferring"
+    FINALIZING = "Finalizing"
+    CANCELLING = "Cancelling"
+    SUSPENDED = "Suspended"
+    COMPLETED = "Completed"
+    FORGOTTEN = "Forgotten"
+
+
+class ResultState(StrEnum):
+    """What became of the file (CONTRACT §5 `result.state`)."""
+
+    PENDING = "Pending"
+    AVAILABLE = "Available"
+    EXPIRED = "Expired"
+    DELETED = "Deleted"
+    INCOMPLETE = "Incomplete"
+
+
+class ErrorCode(StrEnum):
+    """Why a job failed (CONTRACT §5 `error.code`)."""
+
+    REJECTED = "UpstreamRejected"
+    ERROR = "UpstreamError"
+    UNREACHABLE = "UpstreamUnreachable"
+    TIMEOUT = "UpstreamTimeout"
+    TRUNCATED = "UpstreamTruncated"
+    STORAGE_FULL = "StorageFull"
+    INTERRUPTED = "Interrupted"
+    INTERNAL = "Internal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What is kept of the kick-off (CONTRACT §9): never a credential. The body is stored beside the job.
+
+    `target` is the raw request target without `async` (bytes as latin-1 text); `session` the raw restore session
+    id segment, None for reports; `fingerprint` the hex SHA-256 over method, target and body (CONTRACT §8).
+    """
+
+    method: str
+    target: str
+    api: str
+    session: str | None
+    title: str
+    content_type: str | None
+    accept: str | None
+    accept_language: str | None
+    idempotency_key: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The facts of the upstream's 200 head: `size` in bytes when announced, `etag` the upstream's own validator."""
+
+    media_type: str
+    file_name: str
+    size: int | None
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why a job failed; `status`, `content_type`, `body` are the upstream's answer where there was one."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool
+    status: int | None = None
+    content_type: str | None = None
+    body: str | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One export. Times are Unix seconds, sizes bytes. `version` grows by one with every change (the `eTag`).
+
+    `owner` is the caller's keyed hash; `holder` names the runner that drives the job; `digest` is base64 SHA-256.
+    """
+
+    id: str
+    version: int
+    owner: str
+    request: ExportRequest
+    created: float
+    updated: float
+    started: float | None = None
+    ended: float | None = None
+    expires: float | None = None
+    suspended: float | None = None
+    status: Status = Status.RUNNING
+    phase: Phase = Phase.QUEUED
+    holder: str | None = None
+    attempt: int = 0
+    answer: Answer | None = None
+    format: str | None = None
+    received: int = 0
+    rate: int | None = None
+    result: ResultState | None = None
+    size: int | None = None
+    digest: str | None = None
+    error: JobError | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """True once the status can no longer change."""
+        return self.status is not Status.RUNNING
+
+    @property
+    def forgotten(self) -> bool:
+        """True for the tombstone of a deleted job."""
+        return self.phase is Phase.FORGOTTEN
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A runner drives the job. `offset` bytes of an earlier attempt are stored: 0 starts a generation from zero."""
+
+    holder: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """U's 200 (or a fitting 206) head is in."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """`received` bytes are stored in this attempt; `rate` in bytes per second; `format` as told by the first bytes."""
+
+    received: int
+    rate: int | None
+    format: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The attempt is given up; the next one begins from zero (CONTRACT §10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finalizing:
+    """Every byte of the body is stored and its length is proven."""
+
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The artifact is committed: `size` bytes, `digest` base64 SHA-256; expires at the Unix second `expires`."""
+
+    size: int
+    digest: str
+    expires: float
+    format: str | None
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job cannot succeed any more."""
+
+    error: JobError
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """The caller asked to cancel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The upstream connection is closed and the partial file gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The runner lost the job (restart, expired token): it waits for its owner's next call (CONTRACT §9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Credentials are back: the job queues again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The result's time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The caller gave the file back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The caller deleted the job: a tombstone stays so that DELETE is idempotent (CONTRACT §7)."""
+
+
+Event = (
+    Claimed
+    | Answered
+    | Received
+    | Restarted
+    | Finalizing
+    | Succeeded
+    | Failed
+    | CancelRequested
+    | Cancelled
+    | Interrupted
+    | Resumed
+    | Expired
+    | Released
+    | Forgotten
+)
+
+
+class Refused(Exception):
+    """The event does not apply in the job's phase; nothing changed."""
+
+    def __init__(self, phase: Phase, event: Event) -> None:
+        super().__init__(f"{type(event).__name__} does not apply to a job in phase {phase}")
+        self.phase = phase
+        self.event = event
+
+
+_Q, _G, _T, _F, _X, _S, _C, _O = Phase
+_ = None
+
+#: What each event makes of each phase; None refuses. Total: every event has a row, every row a cell per phase.
+#: CONTRACT §7: cancel beats a late answer of U (no way out of CANCELLING but COMPLETED, and not as a success);
+#: a persisted success beats a late cancel (COMPLETED refuses CancelRequested).
+TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
+    #                 Queued Generating Transferring Finalizing Cancelling Suspended Completed Forgotten
+    Claimed:         (_G,    _,         _,           _,         _,         _,        _,        _),
+    Answered:        (_,     _T,        _T,          _,         _,         _,        _,        _),
+    Received:        (_,     _,         _T,          _,         _,         _,        _,        _),
+    Restarted:       (_,     _G,        _G,          _,         _,         _,        _,        _),
+    Finalizing:      (_,     _,         _F,          _,         _,         _,        _,        _),
+    Succeeded:       (_,     _,         _,           _C,        _,         _C,       _,        _),
+    Failed:          (_C,    _C,        _C,          _C,        _,         _C,       _,        _),
+    CancelRequested: (_X,    _X,        _X,          _X,        _X,        _X,       _,        _),
+    Cancelled:       (_,     _,         _,           _,         _C,        _,        _,        _),
+    Interrupted:     (_S,    _S,        _S,          _S,        _,         _S,       _,        _),
+    Resumed:         (_,     _,         _,           _,         _,         _Q,       _,        _),
+    Expired:         (_,     _,         _,           _,         _,         _,        _C,       _),
+    Released:        (_,     _,         _,           _,         _,         _,        _C,       _),
+    Forgotten:       (_O,    _O,        _O,          _O,        _O,        _O,       _O,       _O),
+}  # fmt: skip
+
+
+def _claimed(job: Job, event: Claimed, now: float) -> Job:
+    """CONTRACT §5: `attempt` counts generations from zero; a Range continuation stays in its attempt."""
+    if event.offset:
+        return replace(job, holder=event.holder, received=event.offset, rate=None)
+    return replace(
+        job,
+        holder=event.holder,
+        started=job.started if job.started is not None else now,
+        attempt=job.attempt + 1,
+        received=0,
+        rate=None,
+        answer=None,
+        format=None,
+        result=None,
+    )
+
+
+def _answered(job: Job, event: Answered, now: float) -> Job:
+    return replace(job, answer=event.answer, result=ResultState.PENDING)
+
+
+def _received(job: Job, event: Received, now: float) -> Job:
+    return replace(job, received=max(job.received, event.received), rate=event.rate, format=event.format)
+
+
+def _restarted(job: Job, event: Restarted, now: float) -> Job:
+    return replace(job, attempt=job.attempt + 1, received=0, rate=None, answer=None, format=None, result=None)
+
+
+def _finalizing(job: Job, event: Finalizing, now: float) -> Job:
+    return replace(job, received=event.received, rate=None)
+
+
+def _succeeded(job: Job, event: Succeeded, now: float) -> Job:
+    return replace(
+        job,
+        status=Status.WARNING if event.warning else Status.SUCCESS,
+        holder=None,
+        ended=now,
+        expires=event.expires,
+        suspended=None,
+        received=event.size,
+        rate=None,
+        size=event.size,
+        digest=event.digest,
+        format=event.format,
+        result=ResultState.AVAILABLE,
+    )
+
+
+def _without_file(job: Job) -> ResultState | None:
+    return ResultState.INCOMPLETE if job.result is not None else None
+
+
+def _failed(job: Job, event: Failed, now: float) -> Job:
+    return replace(
+        job,
+        status=Status.FAILED,
+        holder=None,
+        ended=now,
+        suspended=None,
+        rate=None,
+        error=event.error,
+        result=_without_file(job),
+    )
+
+
+def _cancelled(job: Job, event: Cancelled, now: float) -> Job:
+    return replace(
+        job,
+        status=Status.CANCELLED,
+        holder=None,
+        ended=now,
+        suspended=None,
+        rate=None,
+        result=_without_file(job),
+    )
+
+
+def _interrupted(job: Job, event: Interrupted, now: float) -> Job:
+    since = job.suspended if job.suspended is not None else now
+    return replace(job, holder=None, rate=None, suspended=since)
+
+
+def _resumed(job: Job, event: Resumed, now: float) -> Job:
+    return replace(job, suspended=None)
+
+
+def _expired(job: Job, event: Expired, now: float) -> Job:
+    available = job.result is ResultState.AVAILABLE
+    return replace(job, result=ResultState.EXPIRED if available else job.result)
+
+
+def _released(job: Job, event: Released, now: float) -> Job:
+    available = job.result is ResultState.AVAILABLE
+    return replace(job, result=ResultState.DELETED if available else job.result)
+
+
+def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
+    """What the tombstone keeps: who may learn that the job was deleted, and nothing else that it held."""
+    request = replace(job.request, target="", content_type=None, idempotency_key=None, fingerprint="")
+    return replace(
+        job,
+        request=request,
+        holder=None,
+        rate=None,
+        status=job.status if job.terminal else Status.CANCELLED,
+        ended=job.ended if job.ended is not None else now,
+        answer=None,
+        error=None,
+        digest=None,
+        result=None,
+    )
+
+
+def _unchanged(job: Job, event: Any, now: float) -> Job:
+    return job
+
+
+_EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
+    Claimed: _claimed,
+    Answered: _answered,
+    Received: _received,
+    Restarted: _restarted,
+    Finalizing: _finalizing,
+    Succeeded: _succeeded,
+    Failed: _failed,
+    CancelRequested: _unchanged,
+    Cancelled: _cancelled,
+    Interrupted: _interrupted,
+    Resumed: _resumed,
+    Expired: _expired,
+    Released: _released,
+    Forgotten: _forgotten,
+}
+_COLUMN = {phase: column for column, phase in enumerate(Phase)}
+
+
+def advance(job: Job, event: Event, now: float) -> Job:
+    """The job after `event` at the Unix second `now`, its version one higher. Raises `Refused` per `TRANSITIONS`."""
+    phase = TRANSITIONS[type(event)][_COLUMN[job.phase]]
+    if phase is None:
+        raise Refused(job.phase, event)
+    changed = _EFFECTS[type(event)](job, event, now)
+    return replace(changed, phase=phase, version=job.version + 1, updated=now)
+
+
+def file_expired(job: Job, now: float) -> bool:
+    """True once the result's time is over, swept or not: such a file is never served (CONTRACT §7)."""
+    if job.result is ResultState.EXPIRED:
+        return True
+    return job.result is ResultState.AVAILABLE and job.expires is not None and now >= job.expires
+
+
+_T_ = TypeVar("_T_")
+
+
+def _revive(kind: type[_T_], raw: dict[str, Any], **decoded: Any) -> _T_:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # every kind here is a dataclass
+    return kind(**({name: value for name, value in raw.items() if name in known} | decoded))
+
+
+def encode(job: Job) -> bytes:
+    """The job as UTF-8 JSON, for stores."""
+    return json.dumps(asdict(job), separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Job:
+    """The job that `encode` wrote. Members of a newer version are left out; raises ValueError on anything else."""
+    try:
+        raw = json.loads(data)
+        error = raw["error"]
+        return _revive(
+            Job,
+            raw,
+            request=_revive(ExportRequest, raw["request"]),
+            status=Status(raw["status"]),
+            phase=Phase(raw["phase"]),
+            answer=None if raw["answer"] is None else _revive(Answer, raw["answer"]),
+            result=None if raw["result"] is None else ResultState(raw["result"]),
+            error=None if error is None else _revive(JobError, error, code=ErrorCode(error["code"])),
+        )
+    except (KeyError, TypeError, AttributeError) as why:
+        raise ValueError(f"not a job record: {why!r}") from why
