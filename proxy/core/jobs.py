@@ -260,26 +260,26 @@ class Refused(Exception):
 
 
 _Q, _G, _T, _F, _X, _S, _C, _O = Phase
-_ = None
+__: Phase | None = None
 
 #: What each event makes of each phase; None refuses. Total: every event has a row, every row a cell per phase.
 #: CONTRACT §7: cancel beats a late answer of U (no way out of CANCELLING but COMPLETED, and not as a success);
 #: a persisted success beats a late cancel (COMPLETED refuses CancelRequested).
 TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     #                 Queued Generating Transferring Finalizing Cancelling Suspended Completed Forgotten
-    Claimed:         (_G,    _,         _,           _,         _,         _,        _,        _),
-    Answered:        (_,     _T,        _T,          _,         _,         _,        _,        _),
-    Received:        (_,     _,         _T,          _,         _,         _,        _,        _),
-    Restarted:       (_,     _G,        _G,          _,         _,         _,        _,        _),
-    Finalizing:      (_,     _,         _F,          _,         _,         _,        _,        _),
-    Succeeded:       (_,     _,         _,           _C,        _,         _C,       _,        _),
-    Failed:          (_C,    _C,        _C,          _C,        _,         _C,       _,        _),
-    CancelRequested: (_X,    _X,        _X,          _X,        _X,        _X,       _,        _),
-    Cancelled:       (_,     _,         _,           _,         _C,        _,        _,        _),
-    Interrupted:     (_S,    _S,        _S,          _S,        _,         _S,       _,        _),
-    Resumed:         (_,     _,         _,           _,         _,         _Q,       _,        _),
-    Expired:         (_,     _,         _,           _,         _,         _,        _C,       _),
-    Released:        (_,     _,         _,           _,         _,         _,        _C,       _),
+    Claimed:         (_G,    __,        __,          __,        __,        __,       __,       __),
+    Answered:        (__,    _T,        _T,          __,        __,        __,       __,       __),
+    Received:        (__,    __,        _T,          __,        __,        __,       __,       __),
+    Restarted:       (__,    _G,        _G,          __,        __,        __,       __,       __),
+    Finalizing:      (__,    __,        _F,          __,        __,        __,       __,       __),
+    Succeeded:       (__,    __,        __,          _C,        __,        _C,       __,       __),
+    Failed:          (_C,    _C,        _C,          _C,        __,        _C,       __,       __),
+    CancelRequested: (_X,    _X,        _X,          _X,        _X,        _X,       __,       __),
+    Cancelled:       (__,    __,        __,          __,        _C,        __,       __,       __),
+    Interrupted:     (_S,    _S,        _S,          _S,        __,        _S,       __,       __),
+    Resumed:         (__,    __,        __,          __,        __,        _Q,       __,       __),
+    Expired:         (__,    __,        __,          __,        __,        __,       _C,       __),
+    Released:        (__,    __,        __,          __,        __,        __,       _C,       __),
     Forgotten:       (_O,    _O,        _O,          _O,        _O,        _O,       _O,       _O),
 }  # fmt: skip
 
