@@ -1,4 +1,4 @@
-"""The decision on a request's head: relay it, with the switch stripped or as it is, or answer it (CONTRACT §1, §2, §3.2)."""
+"""The decision on a request's head: relay it, its switch stripped or as it is, or answer it (CONTRACT §1, §2, §3)."""
 
 from __future__ import annotations
 

@@ -280,9 +280,7 @@ def _outcome(job: Job) -> str:
         case Status.CANCELLED:
             return "The export was cancelled"
         case Status.WARNING:
-            return (
-                "The file is complete, but Veeam Backup for Microsoft 365 reports a warning or gave no length to verify"
-            )
+            return "The file is there, but Veeam Backup for Microsoft 365 reports a warning or gave no length to verify"
         case _:
             return f"Exported {_size(job.size or 0)}"
 
