@@ -1,0 +1,106 @@
+"""The file's name: U's made safe, and how it is told to the client (CONTRACT §6; RFC 6266, RFC 8187)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from base64 import b64decode
+from collections.abc import Iterator
+from urllib.parse import quote, unquote_to_bytes
+
+#: The longest name handed out, in bytes of UTF-8: file systems take 255, and clients add endings of their own.
+MAX_NAME = 200
+_MAX_EXTENSION = 20
+
+_PARAMETER = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.?)*(?:"|\Z))+', re.DOTALL)
+_EXTENDED = re.compile(rb"(utf-8|iso-8859-1)'[^']*+'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9a-f]{2})*)", re.IGNORECASE)
+# ASP.NET's ContentDispositionHeaderValue.FileName writes names that are not ASCII so, against RFC 6266.
+_ENCODED_WORD = re.compile(r"=\?(utf-8|iso-8859-1)\?([bq])\?([!->@-~]*)\?=(?:[ \t]++(?==\?))?", re.IGNORECASE)
+_UNSAFE = re.compile(r'[<>:"|?*]')
+_HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(?:\.|\Z)", re.IGNORECASE)
+_NOT_PLAIN = re.compile(r'[^ -~]|["%/\\]')
+
+
+def file_name(content_disposition: bytes | None, fallback: str) -> str:
+    """A safe name for U's file: `filename*`, else `filename` of the field value, else `fallback` (made safe too).
+
+    Safe: one path component of at most `MAX_NAME` bytes that every file system takes and no terminal misreads.
+    """
+    named = dict(_parameters(content_disposition or b""))
+    for candidate in (_extended(named.get(b"filename*")), _plain(named.get(b"filename")), fallback):
+        if candidate and (name := _safe(candidate)):
+            return name
+    return "export"
+
+
+def _parameters(value: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names in lower case and unquoted values, the last one first: so the first of each name wins in a dict."""
+    for found in reversed(_PARAMETER.findall(value)):
+        name, equals, text = found.partition(b"=")
+        if equals:
+            yield name.strip(b" \t").lower(), _unquoted(text.strip(b" \t"))
+
+
+def _unquoted(text: bytes) -> bytes:
+    if not text.startswith(b'"'):
+        return text
+    return re.sub(rb"\\(.)", rb"\1", text[1:].removesuffix(b'"'), flags=re.DOTALL)
+
+
+def _extended(value: bytes | None) -> str | None:
+    """RFC 8187 ext-value; None unless it is well-formed in a character set that the RFC names or its elder did."""
+    found = _EXTENDED.fullmatch(value or b"")
+    if found is None:
+        return None
+    try:
+        return unquote_to_bytes(found[2]).decode(found[1].decode())
+    except UnicodeDecodeError:
+        return None
+
+
+def _plain(value: bytes | None) -> str | None:
+    """UTF-8 if it is that, else latin-1; encoded words (RFC 2047) decoded."""
+    if value is None:
+        return None
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("latin-1")
+    return _ENCODED_WORD.sub(_decoded_word, text)
+
+
+def _decoded_word(found: re.Match[str]) -> str:
+    charset, encoding, text = found.groups()
+    try:
+        if encoding in "bB":
+            return b64decode(text, validate=True).decode(charset)
+        return unquote_to_bytes(text.replace("%", "%25").replace("_", " ").replace("=", "%")).decode(charset)
+    except ValueError:
+        return found[0]
+
+
+def _safe(name: str) -> str:
+    """The last path component without what is invisible, forbidden or reserved on any system; "" if nothing stays."""
+    component = re.split(r"[/\\]", name)[-1]
+    visible = "".join(c for c in component if unicodedata.category(c) not in _HIDDEN_CATEGORIES)
+    trimmed = _shortened(_UNSAFE.sub("_", visible).lstrip(". ").rstrip(". "))
+    return "_" + trimmed if _RESERVED.match(trimmed) else trimmed
+
+
+def _shortened(name: str) -> str:
+    """At most `MAX_NAME` - 1 bytes of UTF-8, the extension kept."""
+    stem, dot, extension = name.rpartition(".")
+    if not stem or len(extension.encode()) > _MAX_EXTENSION:
+        stem, dot, extension = name, "", ""
+    room = MAX_NAME - 1 - len((dot + extension).encode())
+    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + extension
+
+
+def content_disposition(name: str) -> str:
+    """The field value that offers a file as `name`: an ASCII look-alike, and the name itself (RFC 6266 §4.3)."""
+    decomposed = unicodedata.normalize("NFKD", name)
+    ascii_only = "".join(c for c in decomposed if not unicodedata.combining(c))
+    plain = _safe(_NOT_PLAIN.sub("_", ascii_only)) or "export"
+    extended = quote(name, safe="!#$&+-.^_`|~", errors="replace")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{extended}"

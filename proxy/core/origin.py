@@ -1,0 +1,132 @@
+"""The base of the absolute URLs that the proxy hands out (CONTRACT §13; RFC 7239)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+
+#: A field name's lines, as text, in order; empty when the field is absent.
+Lookup = Callable[[str], Sequence[str]]
+Networks = Sequence[IPv4Network | IPv6Network]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9._~-]{1,255}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{0,5}))?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*/?")
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
+# Unquoted values are taken beyond RFC 7239's tokens (`host=a:8443` is common): what they hold is validated anyway.
+_PAIR = re.compile(
+    r'[ \t]*+(?:([!#$%&\'*+.^_`|~0-9A-Za-z-]++)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*+)))?[ \t]*+(?:(;)|(?=,)|\Z)'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a balancer says of the request that it received; None where it says nothing that is valid."""
+
+    scheme: str | None = None
+    authority: tuple[str, int | None] | None = None
+    port: int | None = None
+
+
+def base_url(
+    *, public_url: str | None, trusted: Networks, peer: str | None, scheme: str, local: str, fields: Lookup
+) -> str:
+    """The URL before the proxy's own paths, without a trailing slash (CONTRACT §13).
+
+    `public_url` wins; then what a trusted direct `peer` (its IP address, None if it has none) says; then `scheme`
+    and Host of the request; `local` is the `host:port` that was connected to, for requests without a usable Host.
+    """
+    if public_url is not None:
+        return public_url.rstrip("/")
+    said, prefix = _Said(), ""
+    if _is_trusted(peer, trusted):
+        said, prefix = _forwarded(fields) or _x_forwarded(fields), _prefix(fields)
+    host, port = said.authority or _authority(_first(fields, "Host")) or _authority(local) or ("localhost", None)
+    return _url(said.scheme or scheme, host, said.port or port) + prefix
+
+
+def _url(scheme: str, host: str, port: int | None) -> str:
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+
+
+def _is_trusted(peer: str | None, trusted: Networks) -> bool:
+    """True for a peer in one of the networks; an IPv4-mapped IPv6 peer is its IPv4 address as well."""
+    if peer is None or not trusted:
+        return False
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return any(address in network or (mapped is not None and mapped in network) for network in trusted)
+
+
+def _first(fields: Lookup, name: str) -> str:
+    """The first value of a field that may hold a list."""
+    lines = fields(name)
+    return lines[0].partition(",")[0].strip(" \t") if lines else ""
+
+
+def _scheme(text: str) -> str | None:
+    return text.lower() if text.lower() in _DEFAULT_PORTS else None
+
+
+def _port(text: str) -> int | None:
+    port = int(text) if _PORT.fullmatch(text) else 0
+    return port if 0 < port < 65536 else None
+
+
+def _authority(text: str) -> tuple[str, int | None] | None:
+    """Host (an IPv6 address in brackets) and port of `host[:port]`; None unless both are valid."""
+    found = _AUTHORITY.fullmatch(text)
+    if found is None or (found["v6"] and not _is_v6(found["v6"])):
+        return None
+    port = _port(found["port"]) if found["port"] else None
+    return None if found["port"] and port is None else (found["host"], port)
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _forwarded(fields: Lookup) -> _Said | None:
+    """The first element of Forwarded; None unless it says a valid scheme or host: it is not mixed with the other."""
+    pairs = _pairs(next(iter(fields("Forwarded")), ""))
+    said = _Said(_scheme(pairs.get("proto", "")), _authority(pairs.get("host", "")))
+    return said if said.scheme or said.authority else None
+
+
+def _pairs(line: str) -> dict[str, str]:
+    """The parameters of the line's first element (RFC 7239 §4), names in lower case; none of a malformed one."""
+    pairs: dict[str, str] = {}
+    position, more = 0, True
+    while more:
+        found = _PAIR.match(line, position)
+        if found is None:
+            return {}
+        name, quoted, plain, semicolon = found.groups()
+        if name:
+            pairs.setdefault(name.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+        position, more = found.end(), semicolon is not None
+    return pairs
+
+
+def _x_forwarded(fields: Lookup) -> _Said:
+    return _Said(
+        _scheme(_first(fields, "X-Forwarded-Proto")),
+        _authority(_first(fields, "X-Forwarded-Host")),
+        _port(_first(fields, "X-Forwarded-Port")),
+    )
+
+
+def _prefix(fields: Lookup) -> str:
+    """X-Forwarded-Prefix without its trailing slash, if it is an absolute path without empty and dot segments."""
+    text = _first(fields, "X-Forwarded-Prefix")
+    return text.rstrip("/") if _PREFIX.fullmatch(text) and not _DOT_SEGMENT.search(text) else ""
