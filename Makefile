@@ -41,7 +41,7 @@ format: install ## let ruff lay out the code
 	$(BIN)/ruff format .
 
 docs: install ## write config/proxy.toml and the tables of docs/configuration.md anew from the schema
-	$(BIN)/python -m proxy.config_text config/proxy.toml docs/configuration.md
+	$(BIN)/python -m proxy.config.text config/proxy.toml docs/configuration.md
 
 lock: install ## resolve constraints.txt and requirements.lock anew
 	$(COMPILE) --upgrade --output-file constraints.txt
