@@ -1,0 +1,30 @@
+"""CONTRACT §5: `format` is told by the first bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core.formats import sniff
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (b"!BDN\x00\x01", "Pst"),
+        (b"!BDN", "Pst"),
+        (b"PK\x03\x04rest", "Zip"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Msg"),
+        (b"<html>", "Other"),
+        (b"x", "Other"),
+        (b"PK\x05\x06", "Other"),
+        (b"!bdn", "Other"),
+        (b"", None),
+        (b"!", None),
+        (b"!BD", None),
+        (b"PK\x03", None),
+        (b"\xd0\xcf\x11", None),
+    ],
+)
+def test_the_first_bytes_tell_the_format(first: bytes, expected: str | None) -> None:
+    """§5: `!BDN` Pst, `PK\\x03\\x04` Zip, `D0CF11E0` Msg, else Other; None while they are too few."""
+    assert sniff(first) == expected
