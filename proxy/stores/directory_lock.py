@@ -1,0 +1,42 @@
+"""One process owns a data directory: two would each trust their own memory of the same jobs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from proxy.ports import StoreUnavailable
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class DirectoryInUse(StoreUnavailable):
+    """Another process owns the data directory."""
+
+
+class DirectoryLock:
+    """An exclusive lock on `directory`/lock; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(self._descriptor)
+        except OSError as why:
+            os.close(self._descriptor)
+            raise DirectoryInUse(
+                f"the data directory {directory} is in use by another process: stop it, or choose another storage.dir"
+            ) from why
+
+    def release(self) -> None:
+        """Let another process own the directory."""
+        os.close(self._descriptor)

@@ -1,0 +1,133 @@
+"""A file being written: the network reads on while a thread writes and hashes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxy.ports import Artifact, LengthMismatch, StoreUnavailable
+from proxy.stores.spool import Spool
+
+if TYPE_CHECKING:
+    from proxy.stores.file_artifacts import FileArtifacts
+
+#: Small enough to overlap, large enough that the hop into the thread does not count.
+_BATCH = 1 << 20
+#: The writer waits when this much is gathered behind the batch in hand: a partial holds twice that in memory at most.
+_GATHERED = 2 << 20
+
+
+class FilePartial:
+    """A `Partial` over a `Spool`. One call at a time."""
+
+    def __init__(self, store: FileArtifacts, id: str, spool: Spool) -> None:
+        self.id = id
+        self._store = store
+        self._spool = spool
+        self._offset = spool.length
+        self._gathered: list[bytes] = []
+        self._waiting = 0
+        self._appending: asyncio.Future[None] | None = None
+        self._failure: BaseException | None = None
+        self._committed = False
+        self._stopped = False
+        self._ended = False
+        store.begun(self)
+
+    @property
+    def offset(self) -> int:
+        """As `Partial.offset`."""
+        return self._offset
+
+    async def write(self, chunk: bytes) -> None:
+        """As `Partial.write`. The bytes may still be on their way to the disk: a later call raises for them."""
+        self._check()
+        self._store.check_room(len(chunk))
+        self._gathered.append(chunk)
+        self._waiting += len(chunk)
+        self._offset += len(chunk)
+        self._store.ledger.put(self, self._offset)
+        if self._waiting >= _BATCH:
+            self._append()
+        while self._waiting >= _GATHERED and self._appending is not None:
+            await asyncio.wait([self._appending])
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopped:
+            raise StoreUnavailable(f"the partial file of job {self.id} is closed")
+
+    def _append(self) -> None:
+        """Hand over what is gathered, unless the thread is still busy with the last batch."""
+        if self._appending is not None or not self._gathered:
+            return
+        batch, self._gathered, self._waiting = self._gathered, [], 0
+        self._appending = self._store.begin(self._spool.append, batch)
+        self._appending.add_done_callback(self._appended)
+
+    def _appended(self, appending: asyncio.Future[None]) -> None:
+        self._appending = None
+        self._failure = appending.exception()
+        if self._failure is not None:
+            self._gathered, self._waiting = [], 0
+        elif self._waiting >= _BATCH:
+            self._append()
+
+    async def _settle(self) -> None:
+        """Return when everything gathered is written, or has failed."""
+        self._append()
+        while self._appending is not None:
+            await asyncio.wait([self._appending])
+            self._append()
+
+    async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
+        """As `Partial.commit`. Raises `StoreUnavailable` also when the job's file was removed or begun anew."""
+        self._check()
+        await self._settle()
+        self._check()
+        if self._offset != size:
+            raise LengthMismatch(f"the file of job {self.id} has {self._offset} bytes, not {size}")
+        artifact = Artifact(self.id, size, self._spool.digest(), self._store.now())
+        await self._store.exclusively(self.id, partial(self._commit, artifact, memo(artifact)))
+        self._store.ended(self, (self.id, "file"))
+        self._stopped = self._ended = True
+        return artifact
+
+    def _commit(self, artifact: Artifact, memo: bytes) -> None:
+        self._spool.commit(artifact, memo)
+        self._committed = True
+
+    async def keep(self) -> None:
+        """As `Partial.keep`. Raises if bytes that were accepted could not be stored, unless `write` raised for them."""
+        if self._ended:
+            return
+        self._stopped = True
+        known = self._failure
+        await self._settle()
+        if not self._committed:
+            await self._store.exclusively(self.id, self._spool.keep)
+        self._end("file" if self._committed else "partial")
+        if self._failure is not None and self._failure is not known:
+            raise self._failure
+
+    async def discard(self) -> None:
+        """As `Partial.discard`: also of a file whose `commit` was cancelled too late, not of one that it returned."""
+        if self._ended:
+            return
+        self._stopped = True
+        self._gathered, self._waiting = [], 0
+        await self._settle()
+        if self._committed:
+            await self._store.remove(self.id)
+        else:
+            await self._store.exclusively(self.id, self._spool.discard)
+        self._end(None)
+
+    def _end(self, kind: str | None) -> None:
+        self._ended = True
+        self._offset = self._spool.length
+        self._store.ended(self, None if kind is None else (self.id, kind))

@@ -1,0 +1,198 @@
+"""The job records on disk: a diskcache of plain bytes, checked when it is opened. Everything here blocks."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from diskcache import Cache, Disk, Timeout
+from diskcache.core import DBNAME, MODE_RAW, UNKNOWN
+
+from proxy.core.jobs import Job, encode
+from proxy.ports import StoreUnavailable
+from proxy.stores.job_scan import BODY, RECORD, Scan, body_at, connect, quarantine, scan
+
+#: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a row of no ours.
+_FAILURES = (sqlite3.Error, Timeout, OSError)
+
+_SETTINGS: Final = {
+    "eviction_policy": "none",  # a job is never dropped to make room
+    "cull_limit": 0,
+    "size_limit": 2**62,
+    "statistics": 0,
+    # diskcache's NORMAL leaves a commit in WAL mode to the page cache, and a power loss takes it away. FULL syncs the
+    # log at every commit: what `add` and `replace` returned for has happened (CONTRACT §3.6). Progress pays for it
+    # too, at most once a second and job; the commits of concurrent calls share one sync.
+    "sqlite_synchronous": 2,
+    "sqlite_journal_mode": "wal",
+    "sqlite_mmap_size": 0,  # a file cut short is SIGBUS through a mapping, and an error through read()
+}
+
+
+class Unreadable(ValueError):
+    """A row that is not ours: neither unpickled, nor followed to the file that it names."""
+
+
+class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
+    """Keys are text, values are bytes in their row. What diskcache would pickle or unpickle (CVE-2025-69872: rows of
+    `mode` 4 or `raw` 0) and what names a file is refused, in both directions.
+    """
+
+    def put(self, key: object) -> tuple[str, bool]:
+        """The key as it goes into the row."""
+        if type(key) is not str:
+            raise Unreadable("a key is text")
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        """The key that stands in a row."""
+        if not raw or type(key) is not str:
+            raise Unreadable("a key is text")
+        return key
+
+    def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, None, object]:
+        """The value as it goes into the row: never into a file beside it, which no transaction would cover."""
+        if type(value) is not bytes or read:
+            raise Unreadable("a value is bytes")
+        return 0, MODE_RAW, None, sqlite3.Binary(value)
+
+    def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
+        """The value that stands in a row."""
+        if mode != MODE_RAW or filename is not None or type(value) is not bytes or read:
+            raise Unreadable("a value is bytes in its row")
+        return value
+
+    def remove(self, file_path: str) -> None:
+        """Nothing: no row of ours has a file, and a planted name could be any file."""
+
+
+class Keep:
+    """The type of `KEEP`."""
+
+
+#: The stored body stays as it is.
+KEEP: Final = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to become of one job on disk: `job` None drops its record, `body` None drops its body."""
+
+    id: str
+    job: Job | None
+    body: bytes | Keep | None
+
+
+@dataclass(slots=True)
+class Findings:
+    """What opening found: the jobs, where a damaged database went, and a sentence for each thing that was amiss."""
+
+    jobs: list[Job] = field(default_factory=list)
+    set_aside: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class JobDatabase:
+    """The database in `directory`/jobs. All of it runs in one and the same thread; failures are `StoreUnavailable`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "jobs"
+        self._cache: Any = None
+
+    def open(self) -> Findings:
+        """Read and check everything; a database that cannot be trusted is set aside and a new one begun."""
+        try:
+            self._path.mkdir(mode=0o700, exist_ok=True)
+            findings = self._examine()
+            if self._cache is None:
+                self._cache = self._connect()
+            return findings
+        except _FAILURES as why:
+            raise StoreUnavailable(f"the job database in {self._path} cannot be opened: {why}") from why
+
+    def _connect(self) -> Any:
+        return Cache(str(self._path), timeout=10, disk=PlainDisk, **_SETTINGS)
+
+    def _examine(self) -> Findings:
+        file = self._path / DBNAME
+        if not file.exists():
+            return Findings()
+        found = scan(file)
+        findings = Findings(jobs=list(found.jobs.values()))
+        if found.trouble is not None:
+            self._begin_anew(found, findings)
+        elif found.rejected:
+            place = self._directory / f"jobs.rejected-{_stamp()}.jsonl"
+            quarantine(file, found.rejected, place)
+            findings.notes += [
+                f"a row of the job database was set aside in {place}: {why}" for _, why in found.rejected
+            ]
+        return findings
+
+    def _begin_anew(self, found: Scan, findings: Findings) -> None:
+        """What could be read of the damaged database goes into the new one; the artifacts' memos tell the rest."""
+        place = self._directory / f"jobs.corrupt-{_stamp()}"
+        self._path.rename(place)
+        self._path.mkdir(mode=0o700)
+        self._cache = self._connect()
+        with closing(connect(place / DBNAME)) as damaged:
+            for job in findings.jobs:
+                row = found.bodies.get(job.id)
+                self._write([Change(job.id, job, None if row is None else body_at(damaged, row))])
+        findings.set_aside = place
+        findings.notes.append(
+            f"the job database was damaged ({found.trouble}): it was set aside as {place}, and a new one begun with "
+            f"the {len(findings.jobs)} records that could still be read"
+        )
+
+    def commit(self, changes: Sequence[Change]) -> list[StoreUnavailable | None]:
+        """Make the changes durable, in one transaction if that can be; tells for each whether it failed."""
+        try:
+            self._write(changes)
+            return [None] * len(changes)
+        except _FAILURES as why:
+            self._recover()
+            if len(changes) == 1:
+                return [StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")]
+        return [outcome for change in changes for outcome in self.commit([change])]
+
+    def _write(self, changes: Sequence[Change]) -> None:
+        with self._cache.transact():
+            for change in changes:
+                self._write_row(RECORD + change.id, None if change.job is None else encode(change.job))
+                if not isinstance(change.body, Keep):
+                    self._write_row(BODY + change.id, change.body)
+
+    def _write_row(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._cache.delete(key)
+        else:
+            self._cache.set(key, value)
+
+    def _recover(self) -> None:
+        """diskcache leaves a transaction open whose COMMIT failed; a closed connection rolls back and is made again."""
+        self._cache.close()
+
+    def body(self, id: str) -> bytes | None:
+        """The stored request body."""
+        try:
+            body: bytes | None = self._cache.get(BODY + id)
+            return body
+        except (*_FAILURES, Unreadable) as why:
+            self._recover()
+            raise StoreUnavailable(f"the job database in {self._path} cannot be read: {why}") from why
+
+    def close(self) -> None:
+        """Fold the log into the database and let go of it."""
+        if self._cache is not None:
+            self._cache.close()
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")

@@ -1,0 +1,112 @@
+"""The jobs of a store in memory: every look-up that a request makes, without touching the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections import defaultdict
+from typing import TypeVar
+
+from proxy.core.jobs import Job
+
+_T = TypeVar("_T")
+
+
+def _order(job: Job) -> tuple[float, str]:
+    return job.created, job.id
+
+
+class JobIndex:
+    """Jobs by id, by owner and idempotency key, by owner, by session and by age; wakes who waits for a change."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._by_key: dict[tuple[str, str], str] = {}
+        self._by_owner: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_session: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_age: list[tuple[float, str]] = []
+        self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, id: str) -> Job | None:
+        """The job, or None."""
+        return self._jobs.get(id)
+
+    def find(self, owner: str, idempotency_key: str) -> Job | None:
+        """The owner's job with that key, tombstones left out."""
+        known = self._by_key.get((owner, idempotency_key))
+        return None if known is None else self._jobs[known]
+
+    def list(self, owner: str | None, session: str | None) -> list[Job]:
+        """The jobs of the owner and of the session (None: of all), newest first."""
+        if owner is None and session is None:
+            return [self._jobs[each] for _, each in reversed(self._by_age)]
+        chosen = self._by_owner.get(owner, set()) if owner is not None else set(self._jobs)
+        if session is not None:
+            chosen = chosen & self._by_session.get(session.lower(), set())
+        return sorted((self._jobs[each] for each in chosen), key=_order, reverse=True)
+
+    def put(self, job: Job) -> None:
+        """Add the job, or replace the one with its id."""
+        self._unlink(job.id)
+        self._jobs[job.id] = job
+        insort(self._by_age, _order(job))
+        self._by_owner[job.owner].add(job.id)
+        if job.request.session is not None:
+            self._by_session[job.request.session.lower()].add(job.id)
+        if job.request.idempotency_key is not None and not job.forgotten:
+            self._by_key[job.owner, job.request.idempotency_key] = job.id
+        self._wake(job.id)
+
+    def drop(self, id: str) -> None:
+        """Forget the job."""
+        self._unlink(id)
+        self._wake(id)
+
+    def _unlink(self, id: str) -> None:
+        job = self._jobs.pop(id, None)
+        if job is None:
+            return
+        del self._by_age[bisect_left(self._by_age, _order(job))]
+        _discard(self._by_owner, job.owner, id)
+        if job.request.session is not None:
+            _discard(self._by_session, job.request.session.lower(), id)
+        key = (job.owner, job.request.idempotency_key or "")
+        if self._by_key.get(key) == id:
+            del self._by_key[key]
+
+    async def wait(self, id: str, version: int, timeout: float) -> Job | None:
+        """As `JobStore.wait`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while (job := self._jobs.get(id)) is not None and job.version == version:
+            changed = loop.create_future()
+            self._waiters[id].add(changed)
+            try:
+                done, _ = await asyncio.wait([changed], timeout=max(0, deadline - loop.time()))
+            finally:
+                _discard(self._waiters, id, changed)
+            if not done or changed.cancelled():
+                break
+        return self._jobs.get(id)
+
+    def _wake(self, id: str) -> None:
+        for changed in self._waiters.get(id, ()):
+            if not changed.done():
+                changed.set_result(None)
+
+    def release(self) -> None:
+        """Let everyone who waits go with the job as it is."""
+        for waiters in self._waiters.values():
+            for changed in waiters:
+                changed.cancel()
+
+
+def _discard(index: defaultdict[str, set[_T]], key: str, member: _T) -> None:
+    """Take `member` out, and its set with the last one: the index never outgrows the jobs."""
+    members = index.get(key, set())
+    members.discard(member)
+    if not members:
+        index.pop(key, None)

@@ -1,0 +1,292 @@
+"""Stores in memory, with faults on demand: they pass the contract suite of the real ones (tests/contract).
+
+`faults` of a store maps the name of a method to exceptions to raise, one for each call to come::
+
+    jobs.faults["replace"].append(StoreUnavailable("the disk is gone"))
+
+A fault strikes before anything changes. `gates` maps the name of a method to an `asyncio.Event` to wait for first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable
+from uuid import UUID
+
+from proxy.core.jobs import Job
+from proxy.ports import Artifact, LengthMismatch, StorageFull, StoreUnavailable
+
+
+class Faulty:
+    """What both stores share: faults, gates and being closed."""
+
+    def __init__(self) -> None:
+        self.faults: defaultdict[str, deque[BaseException]] = defaultdict(deque)
+        self.gates: dict[str, asyncio.Event] = {}
+        self.closed = False
+
+    async def enter(self, method: str) -> None:
+        """To be called first by every method."""
+        if method in self.gates:
+            await self.gates[method].wait()
+        if self.faults[method]:
+            raise self.faults[method].popleft()
+        if self.closed:
+            raise StoreUnavailable("the store is closed")
+
+
+class MemoryJobs(Faulty):
+    """A `JobStore` in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: dict[str, Job] = {}
+        self.bodies: dict[str, bytes] = {}
+        self.changed = asyncio.Condition()
+
+    async def add(self, job: Job, body: bytes) -> Job:
+        await self.enter("add")
+        key = job.request.idempotency_key
+        known = self.jobs.get(job.id) or (None if key is None else self._find(job.owner, key))
+        if known is not None:
+            return known
+        self.bodies[job.id] = body
+        await self._put(job)
+        return job
+
+    async def get(self, id: str) -> Job | None:
+        await self.enter("get")
+        return self.jobs.get(id)
+
+    async def find(self, owner: str, idempotency_key: str) -> Job | None:
+        await self.enter("find")
+        return self._find(owner, idempotency_key)
+
+    def _find(self, owner: str, key: str) -> Job | None:
+        matches = (job for job in self.jobs.values() if (job.owner, job.request.idempotency_key) == (owner, key))
+        return next((job for job in matches if not job.forgotten), None)
+
+    async def body(self, id: str) -> bytes | None:
+        await self.enter("body")
+        return self.bodies.get(id)
+
+    async def replace(self, old: Job, new: Job) -> bool:
+        await self.enter("replace")
+        if old.id != new.id:
+            raise ValueError("a job is replaced by its own next version")
+        if not self._is_stored(old):
+            return False
+        if new.terminal or new.forgotten:
+            self.bodies.pop(new.id, None)
+        await self._put(new)
+        return True
+
+    async def remove(self, job: Job) -> bool:
+        await self.enter("remove")
+        if not self._is_stored(job):
+            return False
+        self.bodies.pop(job.id, None)
+        del self.jobs[job.id]
+        await self._wake()
+        return True
+
+    def _is_stored(self, job: Job) -> bool:
+        stored = self.jobs.get(job.id)
+        return stored is not None and stored.version == job.version
+
+    async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
+        await self.enter("list")
+        chosen = [
+            job
+            for job in self.jobs.values()
+            if owner in (None, job.owner)
+            and (session is None or (job.request.session or "").lower() == session.lower())
+        ]
+        return sorted(chosen, key=lambda job: (job.created, job.id), reverse=True)
+
+    async def wait(self, id: str, version: int, timeout: float) -> Job | None:
+        await self.enter("wait")
+
+        def differs() -> bool:
+            job = self.jobs.get(id)
+            return self.closed or job is None or job.version != version
+
+        try:
+            async with asyncio.timeout(timeout), self.changed:
+                await self.changed.wait_for(differs)
+        except TimeoutError:
+            pass
+        return self.jobs.get(id)
+
+    async def close(self) -> None:
+        self.closed = True
+        await self._wake()
+
+    async def _put(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        await self._wake()
+
+    async def _wake(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+
+class MemoryPartial:
+    """A `Partial` in memory."""
+
+    def __init__(self, store: MemoryArtifacts, id: str, data: bytearray) -> None:
+        self._store = store
+        self._id = id
+        self._data = data
+        self._failure: BaseException | None = None
+        self._ended = False
+
+    @property
+    def offset(self) -> int:
+        return len(self._data)
+
+    async def write(self, chunk: bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            await self._store.enter("write")
+            if self._ended:
+                raise StoreUnavailable("the partial is closed")
+            if len(chunk) > self._store.room():
+                raise StorageFull("no room")
+        except (StorageFull, StoreUnavailable) as why:
+            self._failure = why
+            raise
+        self._data += chunk
+
+    async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
+        await self._store.enter("commit")
+        if self._failure is not None:
+            raise self._failure
+        if self._ended or self._store.partials.get(self._id) is not self._data:
+            raise StoreUnavailable("the partial is not ours any more")
+        if len(self._data) != size:
+            raise LengthMismatch(f"{len(self._data)} bytes, not {size}")
+        artifact = Artifact(self._id, size, hashlib.sha256(self._data).digest(), self._store.now())
+        note = memo(artifact)
+        self._end()
+        self._store.files[self._id] = (artifact, bytes(self._data), note)
+        del self._store.partials[self._id]
+        return artifact
+
+    async def keep(self) -> None:
+        await self._store.enter("keep")
+        self._end()
+
+    async def discard(self) -> None:
+        await self._store.enter("discard")
+        if not self._ended and self._store.partials.get(self._id) is self._data:
+            del self._store.partials[self._id]
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._store.growing.pop(id(self._data), None)
+
+
+class MemoryReader:
+    """A `Reader` in memory."""
+
+    def __init__(self, store: MemoryArtifacts, artifact: Artifact, data: bytes) -> None:
+        self.artifact = artifact
+        self._store = store
+        self._data = data
+        self._closed = False
+
+    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        for at in range(start, stop, 1 << 16):
+            await self._store.enter("chunks")
+            piece = self._data[at : min(at + (1 << 16), stop)]
+            if self._closed or len(piece) < min(1 << 16, stop - at):
+                raise StoreUnavailable("the bytes are not there")
+            yield piece
+
+    async def close(self) -> None:
+        self._closed = True
+
+
+class MemoryArtifacts(Faulty):
+    """An `ArtifactStore` in memory. Faults of partials and readers are those of the store: "write", "commit",
+    "keep", "discard", "chunks".
+    """
+
+    def __init__(self, *, max_bytes: int | None = None, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.now = clock
+        self.max_bytes = max_bytes
+        self.files: dict[str, tuple[Artifact, bytes, bytes]] = {}
+        self.partials: dict[str, bytearray] = {}
+        self.growing: dict[int, bytearray] = {}
+
+    async def create(self, id: str) -> MemoryPartial:
+        await self.enter("create")
+        return self._begin(_checked(id), bytearray())
+
+    async def resume(self, id: str) -> MemoryPartial | None:
+        await self.enter("resume")
+        kept = self.partials.get(_checked(id))
+        if kept is not None and any(kept is data for data in self.growing.values()):
+            raise StoreUnavailable("the partial is being written")
+        return None if kept is None else self._begin(id, kept)
+
+    def _begin(self, job: str, data: bytearray) -> MemoryPartial:
+        self.partials[job] = data
+        self.growing[id(data)] = data
+        return MemoryPartial(self, job, data)
+
+    async def get(self, id: str) -> Artifact | None:
+        await self.enter("get")
+        found = self.files.get(_checked(id))
+        return None if found is None else found[0]
+
+    async def memo(self, id: str) -> bytes | None:
+        await self.enter("memo")
+        found = self.files.get(_checked(id))
+        return None if found is None else found[2]
+
+    async def open(self, id: str) -> MemoryReader | None:
+        await self.enter("open")
+        found = self.files.get(_checked(id))
+        return None if found is None else MemoryReader(self, found[0], found[1])
+
+    async def remove(self, id: str) -> None:
+        await self.enter("remove")
+        self.files.pop(_checked(id), None)
+        self.partials.pop(id, None)
+
+    async def ids(self) -> set[str]:
+        await self.enter("ids")
+        return self.files.keys() | self.partials.keys()
+
+    async def free(self) -> int:
+        await self.enter("free")
+        return max(0, self.room())
+
+    def room(self) -> int:
+        return sys.maxsize if self.max_bytes is None else self.max_bytes - self._used()
+
+    async def used(self) -> int:
+        await self.enter("used")
+        return self._used()
+
+    def _used(self) -> int:
+        held = {id(data): len(data) for data in (*self.partials.values(), *self.growing.values())}
+        return sum(held.values()) + sum(artifact.size for artifact, _, _ in self.files.values())
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def _checked(job: str) -> str:
+    if str(UUID(job)) != job:
+        raise ValueError(f"not a job id: {job!r}")
+    return job
