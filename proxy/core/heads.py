@@ -1,0 +1,302 @@
+"""A strict grammar of HTTP/1.x heads: bytes in, a `Head` or a `Refusal` out (CONTRACT §12, last paragraph).
+
+What two implementations could read differently is refused, never guessed. Fields stay as they stood on the wire.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import NamedTuple
+
+#: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass.
+MAX_HEAD = 1 << 20
+MAX_TARGET = 1 << 16
+MAX_FIELDS = 2048
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+_BLOCK = rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+"
+_REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n(" + _BLOCK + rb")\r\n")
+_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?\r\n(" + _BLOCK + rb")\r\n")
+#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request to us.
+_TARGET = re.compile(rb"/|\*\Z|[A-Za-z][A-Za-z0-9+\-.]*+://")
+#: The fields that decide framing and connections. Searched in a whole head, so each line follows an LF.
+_SPECIAL = re.compile(
+    rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect)"
+    rb":[ \t]*+([^\r]*+)"
+)
+FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")\r\n")
+#: RFC 3986 §3.2: what a Host field may hold; empty is allowed (RFC 9110 §7.2).
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]{0,5})?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+#: What no head can hold: control bytes, bare CR, bare LF. Three searches are ten times as fast as one.
+_NEVER = (re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), re.compile(rb"\r[^\n]"), re.compile(rb"(?<!\r)\n"))
+
+#: RFC 9110 §7.6.1. Transfer-Encoding is one of them too, but what passes is always `chunked` and stays `chunked`.
+_HOPS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"te", b"upgrade"})
+#: Naming these in Connection asks us to drop what frames or routes the message.
+_UNDROPPABLE = frozenset({b"content-length", b"transfer-encoding", b"host"})
+_NONE: frozenset[bytes] = frozenset()
+
+Field = tuple[bytes, bytes]
+
+
+class Refusal(Exception):
+    """The bytes are no message that everybody reads alike. The text says why; it holds no byte of the message."""
+
+
+class Framing(enum.Enum):
+    """How the end of a body is told (RFC 9112 §6.3)."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+
+
+class Head(NamedTuple):
+    """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for `Framing.LENGTH`.
+
+    `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `host` the Host value;
+    `upgrade` the value of an Upgrade that Connection announces.
+    """
+
+    method: bytes
+    target: bytes
+    minor: int
+    block: bytes
+    framing: Framing
+    length: int
+    keep_alive: bool
+    hops: frozenset[bytes]
+    host: bytes | None
+    expect_continue: bool
+    upgrade: bytes | None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Name and value of every field line, in order, case kept, white space around values left out."""
+        return split_fields(self.block)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(1, 0) or (1, 1)."""
+        return (1, self.minor)
+
+    @property
+    def content_length(self) -> int | None:
+        """The body's length in bytes, None when only its end will tell."""
+        return None if self.framing is Framing.CHUNKED else self.length
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Values of the lines whose lower-case name is `name`, in order."""
+        return values_of(self.fields, name)
+
+
+class ResponseHead(NamedTuple):
+    """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for an answer to HEAD."""
+
+    status: int
+    reason: bytes
+    minor: int
+    block: bytes
+    framing: Framing
+    length: int
+    keep_alive: bool
+    hops: frozenset[bytes]
+    upgrade: bytes | None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Name and value of every field line, in order, case kept, white space around values left out."""
+        return split_fields(self.block)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(1, 0) or (1, 1)."""
+        return (1, self.minor)
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Values of the lines whose lower-case name is `name`, in order."""
+        return values_of(self.fields, name)
+
+
+def split_fields(block: bytes) -> tuple[Field, ...]:
+    """The fields of a block of valid field lines."""
+    return tuple([(name, value.rstrip(b" \t")) for name, value in FIELD_LINE.findall(block)])
+
+
+def values_of(fields: tuple[Field, ...], name: bytes) -> list[bytes]:
+    """Values of the fields whose lower-case name is `name`, in order."""
+    return [value for found, value in fields if found.lower() == name]
+
+
+def elements(values: list[bytes]) -> set[bytes]:
+    """The lower-case elements of a comma-separated list, over all its lines (RFC 9110 §5.6.1)."""
+    return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
+
+
+def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
+    """The offset after the head that begins at `start`, or -1 when more bytes are needed.
+
+    `searched` bytes of the buffer were looked at by an earlier call. Raises `Refusal` as soon as no head can come
+    of it: a client that sends nonsense need not wait for a time-out.
+    """
+    end = buffer.find(b"\r\n\r\n", max(start, searched - 3))
+    if end >= 0:
+        if end + 4 - start > MAX_HEAD:
+            raise Refusal("the head is too large")
+        return end + 4
+    if _impossible(buffer, max(start, searched - 1)):
+        raise Refusal(_WHY_NEVER)
+    if len(buffer) - start > MAX_HEAD:
+        raise Refusal("the head is too large")
+    return -1
+
+
+def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
+    return any(never.search(buffer, start) for never in _NEVER)
+
+
+def parse_request(raw: bytes) -> Head:
+    """The request head that `raw` is, its empty line included. Raises `Refusal`."""
+    match = _REQUEST.fullmatch(raw)
+    if match is None:
+        raise Refusal(_why_no_request(raw))
+    method, target, version, block = match.groups()
+    _check_size(block)
+    _check_target(method, target)
+    minor = 1 if version == b"1" else 0
+    special = _special(raw)
+    connection = _connection(special)
+    framing, length = _framing(special, minor, connection)
+    upgrade = special.get(b"upgrade", ())
+    return Head(
+        method,
+        target,
+        minor,
+        block,
+        framing or Framing.NONE,
+        length,
+        _keep_alive(minor, connection),
+        _hops(special, connection),
+        _host(special, minor),
+        minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
+        upgrade[0] if minor and len(upgrade) == 1 and b"upgrade" in connection else None,
+    )
+
+
+def parse_response(raw: bytes, method: bytes) -> ResponseHead:
+    """The response head that `raw` is, its empty line included, to a request of `method`. Raises `Refusal`."""
+    match = _RESPONSE.fullmatch(raw)
+    if match is None:
+        raise Refusal(_why_no_response(raw))
+    version, digits, reason, block = match.groups()
+    _check_size(block)
+    minor, status = 1 if version == b"1" else 0, int(digits)
+    special = _special(raw)
+    connection = _connection(special)
+    framing, length = _framing(special, minor, connection)
+    if method == b"HEAD" or status < 200 or status in (204, 304):
+        framing, length = Framing.NONE, 0
+    upgrade = special.get(b"upgrade", ())
+    return ResponseHead(
+        status,
+        reason or b"",
+        minor,
+        block,
+        framing or Framing.CLOSE,
+        length,
+        _keep_alive(minor, connection) and framing is not None,
+        _hops(special, connection),
+        upgrade[0] if len(upgrade) == 1 and b"upgrade" in connection else None,
+    )
+
+
+def _special(raw: bytes) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in _SPECIAL.findall(raw):
+        found.setdefault(name.lower(), []).append(value.rstrip(b" \t"))
+    return found
+
+
+def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
+    values = special.get(b"connection")
+    return frozenset(elements(values)) if values else _NONE
+
+
+def _hops(special: dict[bytes, list[bytes]], connection: frozenset[bytes]) -> frozenset[bytes]:
+    return connection | _HOPS.intersection(special)
+
+
+def _check_size(block: bytes) -> None:
+    if block.count(b"\n") > MAX_FIELDS:
+        raise Refusal("the head has too many fields")
+
+
+def _check_target(method: bytes, target: bytes) -> None:
+    if len(target) > MAX_TARGET:
+        raise Refusal("the request target is too long")
+    if not _TARGET.match(target):
+        raise Refusal("the request target has none of the forms of RFC 9112 §3.2")
+    if method == b"CONNECT":
+        raise Refusal("CONNECT asks for a tunnel, which is not served here")
+
+
+def _framing(special: dict[bytes, list[bytes]], minor: int, connection: frozenset[bytes]) -> tuple[Framing | None, int]:
+    """RFC 9112 §6.3, refusing where it lets a recipient choose. None: nothing is said of a body."""
+    if not connection.isdisjoint(_UNDROPPABLE):
+        raise Refusal("Connection names a field that must not be dropped")
+    lengths, codings = special.get(b"content-length"), special.get(b"transfer-encoding")
+    if codings is not None:
+        if lengths is not None:
+            raise Refusal("Content-Length and Transfer-Encoding are both present")
+        if minor == 0:
+            raise Refusal("HTTP/1.0 knows no Transfer-Encoding")
+        if len(codings) != 1 or codings[0].lower() != b"chunked":
+            raise Refusal("Transfer-Encoding is not exactly chunked")
+        return Framing.CHUNKED, 0
+    if lengths is None:
+        return None, 0
+    if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise Refusal("Content-Length is not one decimal number")
+    return Framing.LENGTH, int(lengths[0])
+
+
+def _keep_alive(minor: int, connection: frozenset[bytes]) -> bool:
+    return b"close" not in connection and (minor == 1 or b"keep-alive" in connection)
+
+
+def _host(special: dict[bytes, list[bytes]], minor: int) -> bytes | None:
+    hosts = special.get(b"host")
+    if hosts is None:
+        if minor == 1:
+            raise Refusal("Host is missing")
+        return None
+    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+        raise Refusal("Host is not one valid host")
+    return hosts[0]
+
+
+def _why_no_request(raw: bytes) -> str:
+    line = raw.partition(b"\r\n")[0]
+    if _impossible(raw):
+        return _WHY_NEVER
+    if not re.fullmatch(_TOKEN + rb" [^ \t]+ [^ \t]+", line):
+        return "the request line is not a method, a target and a version"
+    if not re.search(rb" HTTP/1\.[01]$", line):
+        return "the HTTP version is not 1.0 or 1.1"
+    return _WHY_NO_FIELDS
+
+
+def _why_no_response(raw: bytes) -> str:
+    if _impossible(raw):
+        return _WHY_NEVER
+    if not re.match(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: |\r)", raw):
+        return "the status line is malformed"
+    return _WHY_NO_FIELDS
+
+
+_WHY_NEVER = "the head holds a control byte or a bare CR or LF"
+_WHY_NO_FIELDS = "a field line is malformed: folded, without a colon, or its name is no token"

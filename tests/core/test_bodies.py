@@ -1,0 +1,142 @@
+"""Where bodies end (CONTRACT §12; RFC 9112 §6.3, §7.1)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.bodies import MAX_SIZE_LINE, MAX_TRAILERS, Body, Chunks, body_of
+from proxy.core.heads import Framing, Refusal
+
+
+def run(body: Body, *reads: bytes) -> tuple[bytes, bytes]:
+    forward = b""
+    for at, read in enumerate(reads):
+        more, rest = body.feed(read)
+        forward += more
+        if body.done:
+            return forward, rest + b"".join(reads[at + 1 :])
+        assert rest == b""
+    return forward, b""
+
+
+def test_nothing_counted_and_until_close() -> None:
+    nothing = body_of(Framing.NONE, 0)
+    assert nothing.done
+    assert nothing.feed(b"x") == (b"", b"x")
+    assert body_of(Framing.LENGTH, 0).done
+    counted = body_of(Framing.LENGTH, 5)
+    assert run(counted, b"ab", b"cdefg") == (b"abcde", b"fg")
+    assert counted.done
+    close = body_of(Framing.CLOSE, 0)
+    assert close.feed(b"x") == (b"x", b"")
+    assert not close.done
+
+
+GOOD = [
+    (b"0\r\n\r\n", b"", b"0\r\n\r\n"),
+    (b"5\r\nhello\r\n0\r\n\r\n", b"hello", None),
+    (b"5\r\nhello\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n", b"helloabc0123456789", None),
+    (b"5;a=b\r\nhello\r\n0;x\r\n\r\n", b"hello", b"5\r\nhello\r\n0\r\n\r\n"),
+    (b'5 ; a="b"\r\nhello\r\n0\r\n\r\n', b"hello", b"5\r\nhello\r\n0\r\n\r\n"),
+    (b"0005\r\nhello\r\n000\r\n\r\n", b"hello", None),
+    (b"5\r\n\r\n\r\n\r\r\n0\r\n\r\n", b"\r\n\r\n\r", None),
+    (b"1\r\na\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n", b"a", None),
+]
+
+
+@pytest.mark.parametrize(("raw", "payload", "passed"), GOOD, ids=lambda value: repr(value))
+def test_12_chunks_pass_without_their_extensions(raw: bytes, payload: bytes, passed: bytes | None) -> None:
+    """However the bytes arrive; trailers are kept, what follows is left alone."""
+    expected = raw if passed is None else passed
+    for cut in range(len(raw)):
+        chunks = Chunks()
+        assert run(chunks, raw[:cut] or b"", raw[cut:] + b"next") == (expected, b"next")
+        assert chunks.done
+    singly = [raw[at : at + 1] for at in range(len(raw))]
+    assert run(body_of(Framing.CHUNKED, 0), *singly) == (expected, b"")
+    assert run(Chunks(decode=True), raw + b"GET") == (payload, b"GET")
+    assert run(body_of(Framing.CHUNKED, 0, decode=True), *singly) == (payload, b"")
+
+
+BAD = [
+    b"\r\n",
+    b"x\r\n",
+    b"-1\r\n",
+    b"+5\r\nhello\r\n",
+    b"0x5\r\nhello\r\n",
+    b" 5\r\nhello\r\n",
+    b"5 \r\nhello\r\n",
+    b"5\nhello\r\n",
+    b"5\r\rhello",
+    b"5\r\nhello\n0\r\n\r\n",
+    b"5\r\nhelloX\r\n0\r\n\r\n",
+    b"5\r\nhello0\r\n\r\n",
+    b"5\r\nhello\r\n\r\n0\r\n\r\n",
+    b"5;a\nb\r\nhello",
+    b"5;\x00\r\nhello",
+    b"5;a\rb\r\nhello",
+    b"5,5\r\nhello",
+    b"5_0\r\n",
+    b"10000000000000005\r\nhello",
+    b"0000000000000000\r\n",
+    b"ffffffffffffffffffffff\r\n",
+    b"5;" + b"x" * MAX_SIZE_LINE + b"\r\n",
+    b"5;" + b"x" * MAX_SIZE_LINE,
+    b"0\r\nContent-Length: 5\r\n\r\n",
+    b"0\r\ntransfer-ENCODING: chunked\r\n\r\n",
+    b"0\r\nHost: x\r\n\r\n",
+    b"0\r\nX-A: 1\r\n folded\r\n\r\n",
+    b"0\r\nX-A : 1\r\n\r\n",
+    b"0\r\nX-A: 1\n\r\n",
+    b"0\r\nX-A: 1\rX",
+    b"0\r\nno colon\r\n\r\n",
+    b"0\r\n\n",
+    b"0\r\nX: " + b"x" * MAX_TRAILERS,
+    b"0\r\n" + b"X: xxxxxxxxxxx\r\n" * (MAX_TRAILERS // 15),
+    b"0\r\n\x00",
+]
+
+
+@pytest.mark.parametrize("raw", BAD, ids=lambda value: repr(value[:30]))
+def test_12_bad_chunks_are_refused(raw: bytes) -> None:
+    """In one read and byte by byte."""
+    with pytest.raises(Refusal):
+        run(Chunks(), raw)
+    with pytest.raises(Refusal):
+        run(Chunks(), *[raw[at : at + 1] for at in range(len(raw))])
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=40), max_size=6),
+    st.lists(st.integers(0, 200), max_size=6),
+    st.booleans(),
+)
+def test_12_any_split_of_a_chunked_body_reads_the_same(chunks: list[bytes], cuts: list[int], decode: bool) -> None:
+    raw = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\nrest"
+    bounds = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+    reads = [raw[a:b] for a, b in itertools.pairwise(bounds) if a < b]
+    expected = b"".join(chunks) if decode else raw[:-4]
+    assert run(Chunks(decode=decode), *reads) == (expected, b"rest")
+
+
+@given(
+    st.lists(st.sampled_from([b"0", b"5", b"a", b"\r\n", b"\n", b"\r", b";", b"x", b" ", b"0\r\n\r\n"]), max_size=12),
+    st.lists(st.integers(0, 20), max_size=3),
+)
+def test_12_any_split_of_nonsense_gives_one_verdict(pieces: list[bytes], cuts: list[int]) -> None:
+    raw = b"".join(pieces)
+    bounds = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+    split = _verdict([raw[a:b] for a, b in itertools.pairwise(bounds) if a < b])
+    assert split == _verdict([raw] if raw else [])
+
+
+def _verdict(reads: list[bytes]) -> object:
+    try:
+        body = Chunks(decode=True)
+        return (*run(body, *reads), body.done)
+    except Refusal:
+        return "refused"

@@ -1,0 +1,396 @@
+"""The strict grammar of heads (CONTRACT §12, last paragraph)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.heads import (
+    MAX_FIELDS,
+    MAX_HEAD,
+    MAX_TARGET,
+    Framing,
+    Refusal,
+    find_end,
+    parse_request,
+    parse_response,
+)
+
+
+def request(*lines: bytes, line: bytes = b"POST /x HTTP/1.1", host: bytes = b"Host: h") -> bytes:
+    return b"\r\n".join([line, *([host] if host else []), *lines, b"", b""])
+
+
+def response(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    return b"\r\n".join([line, *lines, b"", b""])
+
+
+REFUSED_REQUESTS = {
+    "CL and TE": request(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+    "TE and CL": request(b"Transfer-Encoding: chunked", b"Content-Length: 5"),
+    "two lengths": request(b"Content-Length: 5", b"Content-Length: 6"),
+    "two equal lengths": request(b"Content-Length: 5", b"content-length: 5"),
+    "a list of lengths": request(b"Content-Length: 5, 5"),
+    "empty length": request(b"Content-Length:"),
+    "signed length": request(b"Content-Length: +5"),
+    "negative length": request(b"Content-Length: -5"),
+    "hexadecimal length": request(b"Content-Length: 0x5"),
+    "fractional length": request(b"Content-Length: 5.0"),
+    "length with a space": request(b"Content-Length: 5 5"),
+    "length with an underscore": request(b"Content-Length: 1_0"),
+    "length that overflows": request(b"Content-Length: 18446744073709551621"),
+    "empty TE": request(b"Transfer-Encoding:"),
+    "TE identity": request(b"Transfer-Encoding: identity"),
+    "TE gzip, chunked": request(b"Transfer-Encoding: gzip, chunked"),
+    "TE chunked, chunked": request(b"Transfer-Encoding: chunked, chunked"),
+    "TE chunked, identity": request(b"Transfer-Encoding: chunked, identity"),
+    "TE chunked;": request(b"Transfer-Encoding: chunked;q=1"),
+    "TE xchunked": request(b"Transfer-Encoding: xchunked"),
+    "TE quoted": request(b'Transfer-Encoding: "chunked"'),
+    "TE with a vertical tab": request(b"Transfer-Encoding: \x0bchunked"),
+    "TE with a non-breaking space": request(b"Transfer-Encoding: \xa0chunked"),
+    "TE twice": request(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+    "TE twice, one empty": request(b"Transfer-Encoding: chunked", b"Transfer-Encoding:"),
+    "TE on HTTP/1.0": request(b"Transfer-Encoding: chunked", line=b"POST /x HTTP/1.0"),
+    "space before the colon": request(b"Content-Length : 5"),
+    "tab before the colon": request(b"Transfer-Encoding\t: chunked"),
+    "folded field": request(b"X-A: 1", b" folded"),
+    "folded with a tab": request(b"Transfer-Encoding:", b"\tchunked"),
+    "space before the first field": request(b" X-A: 1", host=b""),
+    "no colon": request(b"X-A"),
+    "empty name": request(b": 1"),
+    "name with a bracket": request(b"X[A]: 1"),
+    "name with a space": request(b"X A: 1"),
+    "non-ASCII name": request(b"X-\xc3\xa4: 1"),
+    "NUL in a value": request(b"X-A: a\x00b"),
+    "NUL in a name": request(b"X-\x00A: b"),
+    "escape in a value": request(b"X-A: a\x1bb"),
+    "delete in a value": request(b"X-A: a\x7fb"),
+    "bare CR in a value": request(b"X-A: a\rb"),
+    "bare LF in a value": request(b"X-A: a\nX-B: b"),
+    "bare LF after the request line": b"GET / HTTP/1.1\nHost: h\r\n\r\n",
+    "bare CR before CRLF": request(b"X-A: a\r"),
+    "bare CR at the colon": request(b"X-A\r: a"),
+    "HTTP/0.9": b"GET /\r\n\r\n",
+    "HTTP/1.2": request(line=b"GET / HTTP/1.2"),
+    "HTTP/2.0": request(line=b"GET / HTTP/2.0"),
+    "HTTP/1.10": request(line=b"GET / HTTP/1.10"),
+    "HTTP/01.1": request(line=b"GET / HTTP/01.1"),
+    "lower-case version": request(line=b"GET / http/1.1"),
+    "no version": request(line=b"GET /"),
+    "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\n",
+    "two spaces before the target": request(line=b"GET  / HTTP/1.1"),
+    "two spaces before the version": request(line=b"GET /  HTTP/1.1"),
+    "tab in the request line": request(line=b"GET\t/ HTTP/1.1"),
+    "space in the target": request(line=b"GET /a b HTTP/1.1"),
+    "space after the version": request(line=b"GET / HTTP/1.1 "),
+    "space before the method": request(line=b" GET / HTTP/1.1"),
+    "method that is no token": request(line=b"G(T / HTTP/1.1"),
+    "control byte in the target": request(line=b"GET /\x01 HTTP/1.1"),
+    "delete in the target": request(line=b"GET /\x7f HTTP/1.1"),
+    "relative target": request(line=b"GET v8/x HTTP/1.1"),
+    "authority as target": request(line=b"GET host:80 HTTP/1.1"),
+    "asterisk and more": request(line=b"OPTIONS *x HTTP/1.1"),
+    "CONNECT": request(line=b"CONNECT host:80 HTTP/1.1"),
+    "CONNECT with a path": request(line=b"CONNECT / HTTP/1.1"),
+    "no Host": request(host=b""),
+    "two Hosts": request(b"Host: h"),
+    "two Hosts, one empty": request(b"Host:"),
+    "Host twice in a line": request(host=b"Host: a, b"),
+    "Host with a path": request(host=b"Host: a/b"),
+    "Host with user": request(host=b"Host: u@a"),
+    "Host with a space": request(host=b"Host: a b"),
+    "Host non-ASCII": request(host=b"Host: \xe4"),
+    "Host with a bad port": request(host=b"Host: a:b"),
+    "Host with an open bracket": request(host=b"Host: [::1"),
+    "two Hosts on HTTP/1.0": request(b"Host: i", line=b"GET / HTTP/1.0"),
+    "Connection: Content-Length": request(b"Connection: Content-Length", b"Content-Length: 5"),
+    "Connection: Transfer-Encoding": request(b"Connection: close, transfer-encoding"),
+    "Connection: Host": request(b"Connection: HOST"),
+    "nothing": b"\r\n\r\n",
+    "only a method": b"GET\r\n\r\n",
+    "a long target": request(line=b"GET /" + b"a" * MAX_TARGET + b" HTTP/1.1"),
+    "too many fields": request(*[b"a:"] * MAX_FIELDS),
+    "bytes after the head": request() + b"x",
+    "a status line": response(),
+}
+
+
+@pytest.mark.parametrize("raw", REFUSED_REQUESTS.values(), ids=REFUSED_REQUESTS.keys())
+def test_12_what_can_be_read_in_two_ways_is_refused(raw: bytes) -> None:
+    with pytest.raises(Refusal):
+        parse_request(raw)
+
+
+TARGETS = [
+    b"/",
+    b"//v6/x",
+    b"/a%2Fb",
+    b"/a+b;c=d",
+    b"/../x/./y",
+    b"/x?",
+    b"/x??a=b",
+    b"*",
+    b"http://other.example/x",
+    b"HTTP://h",
+    b"/\xc3\xa4\xff",
+    b'/"<>{}|\\^`',
+    b"/a#b",
+    b"/" + b"a" * 8192,
+    b"/" + b"a" * 65535,
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: repr(target[:20]))
+def test_12_odd_targets_stay_as_sent(target: bytes) -> None:
+    assert parse_request(request(line=b"GET " + target + b" HTTP/1.1")).target == target
+
+
+def test_12_fields_keep_order_case_repeats_and_bytes() -> None:
+    head = parse_request(request(b"x-a: 1", b"X-A:2", b"X-Empty:", b"X-B:\t\xe4\xff \t", b"x-a: a b "))
+    assert head.fields == (
+        (b"Host", b"h"),
+        (b"x-a", b"1"),
+        (b"X-A", b"2"),
+        (b"X-Empty", b""),
+        (b"X-B", b"\xe4\xff"),
+        (b"x-a", b"a b"),
+    )
+    assert head.get_all(b"x-a") == [b"1", b"2", b"a b"]
+    assert head.version == (1, 1)
+
+
+def test_12_a_field_of_64_kib_and_1000_fields_pass() -> None:
+    """Both ways, with bytes outside ASCII."""
+    lines = [b"Authorization: " + b"\xf6" * 65536, *[b"X-%d: v" % n for n in range(1000)]]
+    head = parse_request(request(*lines))
+    assert len(head.fields) == 1002
+    assert len(head.get_all(b"authorization")[0]) == 65536
+    assert len(parse_response(response(*lines), b"GET").fields) == 1001
+
+
+@pytest.mark.parametrize(
+    ("lines", "framing", "length"),
+    [
+        ((), Framing.NONE, 0),
+        ((b"Content-Length: 0",), Framing.LENGTH, 0),
+        ((b"content-LENGTH:\t17 ",), Framing.LENGTH, 17),
+        ((b"Content-Length: 007",), Framing.LENGTH, 7),
+        ((b"Transfer-Encoding: chunked",), Framing.CHUNKED, 0),
+        ((b"transfer-encoding: CHUNKED\t",), Framing.CHUNKED, 0),
+    ],
+)
+def test_12_framing_of_requests(lines: tuple[bytes, ...], framing: Framing, length: int) -> None:
+    head = parse_request(request(*lines))
+    assert (head.framing, head.length) == (framing, length)
+    assert head.content_length == (None if framing is Framing.CHUNKED else length)
+
+
+@pytest.mark.parametrize("host", [b"", b"h", b"a.b-c_d:4443", b"[::1]", b"[fe80::1%25eth0]:80", b"192.0.2.1:1", b"h:"])
+def test_12_hosts_that_pass(host: bytes) -> None:
+    assert parse_request(request(host=b"Host: " + host)).host == host
+
+
+def test_12_http_1_0_needs_no_host() -> None:
+    head = parse_request(request(line=b"GET / HTTP/1.0", host=b""))
+    assert head.host is None
+    assert head.version == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "stays"),
+    [
+        (b"1.1", b"", True),
+        (b"1.1", b"keep-alive", True),
+        (b"1.1", b"Close", False),
+        (b"1.1", b"keep-alive, close", False),
+        (b"1.0", b"", False),
+        (b"1.0", b"Keep-Alive", True),
+        (b"1.0", b"keep-alive,close", False),
+    ],
+)
+def test_12_keep_alive(version: bytes, connection: bytes, stays: bool) -> None:
+    lines = [b"Connection: " + connection] if connection else []
+    assert parse_request(request(*lines, line=b"GET / HTTP/" + version)).keep_alive is stays
+    answer = response(*lines, b"Content-Length: 0", line=b"HTTP/" + version + b" 200 OK")
+    assert parse_response(answer, b"GET").keep_alive is stays
+
+
+def test_12_hops_are_the_fields_that_end_here() -> None:
+    head = parse_request(request(b"Connection: X-A, close", b"connection: x-b", b"TE: trailers", b"Keep-Alive: 1"))
+    assert head.hops == {b"connection", b"x-a", b"x-b", b"close", b"te", b"keep-alive"}
+    assert not parse_request(request(b"X-Connection: x", b"Tea: x", b"Hostess: x", b"X: te: x")).hops
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "expected"),
+    [
+        ((b"Expect: 100-continue",), b"POST / HTTP/1.1", True),
+        ((b"expect: 100-Continue",), b"POST / HTTP/1.1", True),
+        ((b"Expect: 100-continue",), b"POST / HTTP/1.0", False),
+        ((b"Expect: 200-ok",), b"POST / HTTP/1.1", False),
+        ((), b"POST / HTTP/1.1", False),
+    ],
+)
+def test_12_expectation(lines: tuple[bytes, ...], line: bytes, expected: bool) -> None:
+    assert parse_request(request(*lines, line=line)).expect_continue is expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "upgrade"),
+    [
+        ((b"Connection: Upgrade", b"Upgrade: websocket"), b"GET / HTTP/1.1", b"websocket"),
+        ((b"Connection: keep-alive, upgrade", b"Upgrade: h2c"), b"GET / HTTP/1.1", b"h2c"),
+        ((b"Upgrade: websocket",), b"GET / HTTP/1.1", None),
+        ((b"Connection: Upgrade",), b"GET / HTTP/1.1", None),
+        ((b"Connection: Upgrade", b"Upgrade: websocket", b"Upgrade: h2c"), b"GET / HTTP/1.1", None),
+        ((b"Connection: Upgrade", b"Upgrade: websocket"), b"GET / HTTP/1.0", None),
+    ],
+)
+def test_12_upgrade_counts_when_connection_announces_it(
+    lines: tuple[bytes, ...], line: bytes, upgrade: bytes | None
+) -> None:
+    assert parse_request(request(*lines, line=line)).upgrade == upgrade
+
+
+REFUSED_RESPONSES = {
+    "CL and TE": response(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+    "two lengths": response(b"Content-Length: 5", b"Content-Length: 6"),
+    "malformed length": response(b"Content-Length: five"),
+    "TE on HTTP/1.0": response(b"Transfer-Encoding: chunked", line=b"HTTP/1.0 200 OK"),
+    "TE gzip": response(b"Transfer-Encoding: gzip"),
+    "folded": response(b"X-A: 1", b" 2"),
+    "bare LF": b"HTTP/1.1 200 OK\nX: y\r\n\r\n",
+    "status of two digits": response(line=b"HTTP/1.1 20 OK"),
+    "status of four digits": response(line=b"HTTP/1.1 2000 OK"),
+    "status 099": response(line=b"HTTP/1.1 099 OK"),
+    "HTTP/2": response(line=b"HTTP/2 200 OK"),
+    "no version": response(line=b"200 OK"),
+    "control byte in the reason": response(line=b"HTTP/1.1 200 O\x01K"),
+    "Connection: Content-Length": response(b"Connection: content-length"),
+    "name that is no token": response(b"X A: 1"),
+}
+
+
+@pytest.mark.parametrize("raw", REFUSED_RESPONSES.values(), ids=REFUSED_RESPONSES.keys())
+def test_12_the_like_from_the_upstream_is_refused(raw: bytes) -> None:
+    with pytest.raises(Refusal):
+        parse_response(raw, b"GET")
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "method", "framing", "length"),
+    [
+        ((b"Content-Length: 5",), 200, b"GET", Framing.LENGTH, 5),
+        ((b"Content-Length: 5",), 200, b"HEAD", Framing.NONE, 0),
+        ((b"Transfer-Encoding: chunked",), 200, b"HEAD", Framing.NONE, 0),
+        ((b"Content-Length: 5",), 304, b"GET", Framing.NONE, 0),
+        ((b"Content-Length: 5",), 204, b"GET", Framing.NONE, 0),
+        ((), 100, b"POST", Framing.NONE, 0),
+        ((), 204, b"GET", Framing.NONE, 0),
+        ((), 200, b"GET", Framing.CLOSE, 0),
+        ((b"Transfer-Encoding: chunked",), 500, b"GET", Framing.CHUNKED, 0),
+        ((), 999, b"FOO", Framing.CLOSE, 0),
+    ],
+)
+def test_12_framing_of_responses(
+    lines: tuple[bytes, ...], status: int, method: bytes, framing: Framing, length: int
+) -> None:
+    head = parse_response(response(*lines, line=b"HTTP/1.1 %d Why" % status), method)
+    assert (head.status, head.reason, head.framing, head.length) == (status, b"Why", framing, length)
+    assert head.keep_alive is (framing is not Framing.CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [(b"HTTP/1.1 200", b""), (b"HTTP/1.1 200 ", b""), (b"HTTP/1.1 200 Sch\xf6n  so", b"Sch\xf6n  so")],
+)
+def test_12_reasons_pass(line: bytes, reason: bytes) -> None:
+    head = parse_response(response(b"X-A: 1", line=line), b"GET")
+    assert (head.reason, head.version, head.get_all(b"x-a")) == (reason, (1, 1), [b"1"])
+
+
+def test_12_a_switch_of_protocols_says_which() -> None:
+    lines = (b"Connection: Upgrade", b"Upgrade: websocket")
+    assert parse_response(response(*lines, line=b"HTTP/1.1 101 S"), b"GET").upgrade == b"websocket"
+
+
+def test_the_end_of_a_head_is_found_however_it_arrives() -> None:
+    raw = request(b"X-A: 1")
+    for cut in range(len(raw)):
+        assert find_end(raw[:cut]) == -1
+        assert find_end(raw, searched=cut) == len(raw)
+    assert find_end(b"\r\n" + raw + b"rest", start=2) == len(raw) + 2
+
+
+@pytest.mark.parametrize(
+    "begun", [b"\x16\x03\x01", b"GET / HTTP/1.1\n", b"\nGET", b"GET / HTTP/1.1\rH", b"GET /\x00", b"a" * (MAX_HEAD + 1)]
+)
+def test_12_nonsense_is_refused_before_it_ends(begun: bytes) -> None:
+    """Nobody waits for a time-out to learn that TLS was spoken to a plain port."""
+    with pytest.raises(Refusal):
+        find_end(begun)
+
+
+def test_12_a_head_over_the_bound_is_refused() -> None:
+    with pytest.raises(Refusal, match="too large"):
+        find_end(request(b"X-A: " + b"a" * MAX_HEAD))
+
+
+_NAMES = st.text("abcXYZ019-_.!~", min_size=1, max_size=8).map(str.encode)
+_VALUES = st.binary(max_size=12).map(lambda b: bytes(c for c in b if c == 9 or 32 <= c != 127).strip(b" \t"))
+
+
+@given(
+    st.sampled_from([b"GET", b"POST", b"FOO"]),
+    st.binary(max_size=20).map(lambda b: b"/" + bytes(c for c in b if 33 <= c != 127)),
+    st.lists(st.tuples(_NAMES.map(lambda name: b"X-" + name), _VALUES), max_size=8),
+)
+def test_12_what_is_valid_is_read_back(method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    raw = request(*[name + b": " + value for name, value in fields], line=method + b" " + target + b" HTTP/1.1")
+    head = parse_request(raw)
+    assert (head.method, head.target, head.fields[1:]) == (method, target, tuple(fields))
+
+
+_FRAMING = [b"Content-Length: 1\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: h\r\n"]
+_STARTS = [b"GET", b"/", b"*", b"HTTP/1.1", b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n"]
+_PIECES = st.sampled_from([b" ", b"\r\n", b"\n", b"\r", b":", b"X", b"\t", b"\x00", b"\xe4", *_FRAMING, *_STARTS])
+
+
+@given(st.lists(_PIECES, max_size=12), st.lists(st.integers(0, 80), max_size=4))
+def test_12_any_split_of_the_bytes_gives_one_verdict(pieces: list[bytes], cuts: list[int]) -> None:
+    """The end is found at the same place, or the refusal comes, whatever the reads look like."""
+    data = b"".join(pieces) + b"\r\n\r\n"
+    whole = _verdict([data])
+    bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    assert _verdict([data[a:b] for a, b in itertools.pairwise(bounds)]) == whole
+
+
+def _verdict(reads: list[bytes]) -> object:
+    buffer = bytearray()
+    for read in reads:
+        searched = len(buffer)
+        buffer += read
+        try:
+            end = find_end(buffer, searched=searched)
+            if end >= 0:
+                return parse_request(bytes(buffer[:end]))
+        except Refusal:
+            return "refused"
+    return None
+
+
+@given(st.lists(_PIECES, max_size=12))
+def test_12_never_two_interpretations(pieces: list[bytes]) -> None:
+    """What passes has one Host, one framing, and no byte that ends a line elsewhere than CRLF does."""
+    raw = b"GET / HTTP/1.1\r\n" + b"".join(pieces) + b"\r\n\r\n"
+    try:
+        head = parse_request(raw)
+    except Refusal:
+        return
+    assert head.block.count(b"\n") == head.block.count(b"\r") == len(head.fields)
+    assert len(head.get_all(b"host")) == 1
+    assert len(head.get_all(b"content-length")) + len(head.get_all(b"transfer-encoding")) <= 1
