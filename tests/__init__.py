@@ -1,0 +1,1 @@
+"""The proof: every test names the fact that it shows."""
