@@ -1,0 +1,108 @@
+"""Watches a restore session's events for a warning about one export (CONTRACT §5 Warning)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import structlog
+
+from proxy.access import Credentials
+from proxy.core.jobs import Job
+from proxy.ports import Fields, Upstream, UpstreamFailure
+
+log = structlog.get_logger(__name__)
+
+_PAGE = 200
+_PAGES = 10
+_PAGE_LIMIT = 8 * 1024 * 1024
+_TRIES = 3
+_PAUSE = 0.5
+#: An event starts with its request; the clocks' difference is known from U's Date field to the second.
+_SLACK = 5.0
+_TIED = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    started: float
+    status: str
+
+
+class Watch:
+    """Asks U for the session's events. `timeout` bounds one export's questions, in seconds; `now` is the wall clock."""
+
+    def __init__(self, upstream: Upstream, *, timeout: float, now: Callable[[], float]) -> None:
+        self._upstream = upstream
+        self._timeout = timeout
+        self._now = now
+
+    async def warns(self, job: Job, fields: Fields, posted: float) -> bool:
+        """True if the event of the export that was posted at the Unix second `posted` does not say Success.
+
+        Events carry no job id: the one of the same type that started next to the POST counts, and those tied with
+        it. U not answering is no warning: the file's length was verified without it.
+        """
+        credentials = Credentials.of(fields)
+        if credentials is None or job.request.session is None:
+            return False
+        try:
+            async with asyncio.timeout(self._timeout):
+                for _ in range(_TRIES):
+                    statuses = await self._statuses(job, credentials, posted)
+                    if "Running" not in statuses:
+                        break
+                    await asyncio.sleep(_PAUSE)
+        except (UpstreamFailure, TimeoutError, ValueError, TypeError, KeyError) as why:
+            log.warning("session events not read", job=job.id, reason=str(why) or type(why).__name__)
+            return False
+        return bool(statuses & {"Warning", "Failed"})
+
+    async def _statuses(self, job: Job, credentials: Credentials, posted: float) -> set[str]:
+        kind = "Save" if job.request.title.lower() == "save" else "Export"
+        found: list[_Event] = []
+        for page in range(_PAGES):
+            events, skew = await self._page(job, credentials, page)
+            found += [
+                _Event(_moment(event.get("startTime")) - skew, str(event.get("status")))
+                for event in events
+                if event.get("type") == kind
+            ]
+            if len(events) < _PAGE:
+                break
+        own = [event for event in found if event.started >= posted - _SLACK]
+        first = min((event.started for event in own), default=0.0)
+        return {event.status for event in own if event.started <= first + _TIED}
+
+    async def _page(self, job: Job, credentials: Credentials, page: int) -> tuple[list[dict[str, Any]], float]:
+        """One page of events, and how far U's clock is ahead of ours in seconds."""
+        path = f"/{job.request.api}/RestoreSessions/{job.request.session}/Events?offset={page * _PAGE}&limit={_PAGE}"
+        response = await self._upstream.send(
+            b"GET", path.encode("latin-1"), credentials.fields, timeout=self._timeout, stall=self._timeout
+        )
+        try:
+            body = b""
+            while len(body) <= _PAGE_LIMIT and (piece := await response.read()):
+                body += piece
+            if response.status != 200:
+                raise ValueError(f"the events answered {response.status}")
+        finally:
+            response.close()
+        return [dict(event) for event in json.loads(body)["results"]], self._skew(response.fields)
+
+    def _skew(self, fields: Fields) -> float:
+        for name, value in fields:
+            if name.lower() == b"date":
+                return parsedate_to_datetime(value.decode("latin-1")).timestamp() - self._now()
+        return 0.0
+
+
+def _moment(text: object) -> float:
+    """VB365 writes seven digits of a second: more than datetime reads."""
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(text))).timestamp()

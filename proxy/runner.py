@@ -1,0 +1,286 @@
+"""The running jobs: queue, slots, cancel, resume, and what a restart finds (CONTRACT §3.5, §3.6, §7, §9, §10)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
+
+import structlog
+
+from proxy.core.errors import Problem
+from proxy.core.jobs import (
+    Cancelled,
+    ErrorCode,
+    Event,
+    Failed,
+    Interrupted,
+    Job,
+    JobError,
+    Phase,
+    Resumed,
+)
+from proxy.events import Watch
+from proxy.ports import ArtifactStore, Fields, JobStore, StorageFull, StoreUnavailable, Upstream
+from proxy.runs import Dropped, JobFailed, Lost, Record, Run, Suspended
+from proxy.transfer import Policy, Transfer
+
+log = structlog.get_logger(__name__)
+
+_SPACE_INTERVAL = 1.0
+_BUSY_RETRY_AFTER = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much may run, wait and be stored (CONTRACT §15): counts of jobs, and sizes in bytes."""
+
+    max_running: int
+    max_queued: int
+    max_per_caller: int
+    min_free: int
+    max_bytes: int | None
+
+
+class Runner:
+    """Owns every live job of this process. `holder` names it in the records; `now` is the wall clock."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        upstream: Upstream,
+        watch: Watch | None,
+        policy: Policy,
+        limits: Limits,
+        holder: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._upstream = upstream
+        self._watch = watch
+        self._policy = policy
+        self._limits = limits
+        self._holder = holder
+        self._now = now
+        self._runs: dict[str, Run] = {}
+        self._queue: deque[str] = deque()
+        self._active: set[str] = set()
+        self._arriving: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._disk: float = 0
+        self._quota: float = inf
+        self._stopping = False
+
+    @property
+    def running(self) -> int:
+        """Jobs that are driven now."""
+        return len(self._active)
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait for a slot."""
+        return len(self._queue)
+
+    async def start(self) -> None:
+        """Begin to keep the books of free space. Raises `StoreUnavailable`."""
+        await self._measure_space()
+        self._spawn(self._watch_space())
+
+    async def stop(self) -> None:
+        """Let go of every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
+        self._stopping = True
+        self._queue.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def admission(self, owner: str) -> AsyncIterator[None]:
+        """Room for one more job of the owner while the block runs. Raises `Problem` 429 or 503 (CONTRACT §3.5)."""
+        await self._measure_space()
+        live = sum(not job.terminal for job in await self._jobs.list(owner=owner))
+        # no await between the checks and the reservation: two kick-offs never share the last place
+        if live + self._arriving[owner] >= self._limits.max_per_caller:
+            raise Problem(
+                "quota-exceeded",
+                f"You have {self._limits.max_per_caller} exports that are not done. Wait for one, or cancel one.",
+                retry_after=_BUSY_RETRY_AFTER,
+            )
+        waiting = len(self._queue) + self._arriving.total()
+        if len(self._active) + waiting >= self._limits.max_running + self._limits.max_queued:
+            raise Problem("capacity-exhausted", "The queue of exports is full.", retry_after=_BUSY_RETRY_AFTER)
+        if not self._has_space():
+            raise Problem("capacity-exhausted", "There is too little disk space free.", retry_after=_BUSY_RETRY_AFTER)
+        self._arriving[owner] += 1
+        try:
+            yield
+        finally:
+            self._arriving[owner] -= 1
+            self._arriving += Counter()  # drops the owners at zero
+
+    async def submit(self, job: Job, body: bytes, run: Run) -> Job:
+        """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""
+        stored = await self._jobs.add(job, body)
+        if stored.id == job.id:
+            self._enqueue(run)
+        return stored
+
+    def is_waiting(self, id: str) -> bool:
+        """True while the job waits for a slot."""
+        return id in self._runs and id not in self._active
+
+    async def wake(self, id: str) -> None:
+        """The job's record was cancelled or forgotten: stop its transfer, or clear up what it left."""
+        run = self._runs.get(id)
+        if run is None or run.task is None:
+            self._forget(id)
+            self._spawn(self._conclude(id))
+        elif not run.stopped:
+            run.stopped = True
+            run.task.cancel()
+
+    async def resume(self, job: Job, fields: Fields) -> None:
+        """An allowed call brought credentials for a Suspended job: it queues again (CONTRACT §9)."""
+        if job.phase is not Phase.SUSPENDED or job.id in self._runs or self._stopping:
+            return
+        run = Run(job.id, fields)
+        self._runs[job.id] = run
+        try:
+            await Record(self._jobs, job, self._now).advance(Resumed())
+        except Lost:
+            self._runs.pop(job.id, None)
+        except BaseException:
+            self._runs.pop(job.id, None)
+            raise
+        else:
+            log.info("job resumed", job=job.id)
+            self._enqueue(run)
+
+    def _enqueue(self, run: Run) -> None:
+        self._runs[run.id] = run
+        self._queue.append(run.id)
+        self._fill_slots()
+
+    def _fill_slots(self) -> None:
+        while self._queue and len(self._active) < self._limits.max_running and not self._stopping:
+            run = self._runs[self._queue.popleft()]
+            self._active.add(run.id)
+            run.task = self._spawn(self._drive(run))
+
+    def _forget(self, id: str) -> None:
+        run = self._runs.pop(id, None)
+        self._active.discard(id)
+        if id in self._queue:
+            self._queue.remove(id)
+        if run is not None:
+            run.go_on()
+
+    async def _drive(self, run: Run) -> None:
+        try:
+            await self._transfer(run)
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise
+            await self._conclude(run.id)
+        except Dropped:
+            log.info("export not accepted", job=run.id)
+        except Lost:
+            await self._conclude(run.id)
+        except Suspended:
+            await self._settle(run.id, Interrupted())
+        except JobFailed as why:
+            log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
+            await self._settle(run.id, Failed(why.error))
+        except Exception as why:
+            log.exception("job failed", job=run.id)
+            await self._settle(run.id, Failed(_internal(why)))
+        finally:
+            self._forget(run.id)
+            self._fill_slots()
+
+    async def _transfer(self, run: Run) -> None:
+        job = await self._jobs.get(run.id)
+        if job is None or job.phase is not Phase.QUEUED:
+            raise Lost
+        transfer = Transfer(
+            run,
+            jobs=self._jobs,
+            artifacts=self._artifacts,
+            upstream=self._upstream,
+            watch=self._watch,
+            policy=self._policy,
+            room=self._room,
+            holder=self._holder,
+            now=self._now,
+        )
+        await transfer.run(job)
+        log.info("job done", job=run.id)
+
+    async def _settle(self, id: str, event: Event) -> None:
+        job = await self._jobs.get(id)
+        if job is None:
+            return
+        try:
+            await Record(self._jobs, job, self._now).settle(event)
+        except Lost:
+            await self._conclude(id)
+
+    async def _conclude(self, id: str) -> None:
+        """The caller ended the job: its bytes go first, then a cancelled record says so."""
+        try:
+            job = await self._jobs.get(id)
+            if job is None or job.forgotten or job.phase is Phase.CANCELLING:
+                await self._artifacts.remove(id)
+            if job is not None and job.phase is Phase.CANCELLING:
+                await Record(self._jobs, job, self._now).settle(Cancelled())
+        except Lost:
+            pass  # deleted meanwhile: the tombstone is what should be there
+        except StoreUnavailable as why:
+            log.warning("left for the sweeper", job=id, reason=str(why))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _watch_space(self) -> None:
+        while True:
+            await asyncio.sleep(_SPACE_INTERVAL)
+            if not self._active:
+                continue
+            try:
+                await self._measure_space()
+            except StoreUnavailable as why:
+                log.warning("free space not known", reason=str(why))
+
+    async def _measure_space(self) -> None:
+        self._disk = await self._artifacts.free()
+        if self._limits.max_bytes is not None:
+            self._quota = self._limits.max_bytes - await self._artifacts.used()
+
+    def _space(self, besides: Run | None = None) -> tuple[float, float]:
+        """Bytes left on the disk and of `max_bytes`, less those that running exports announced and have yet to store:
+        N of them never count the same room twice."""
+        promised = sum(run.remaining for run in self._runs.values() if run is not besides)
+        return self._disk - promised, self._quota - promised
+
+    def _has_space(self) -> bool:
+        disk, quota = self._space()
+        return disk >= self._limits.min_free and quota > 0
+
+    def _room(self, run: Run, size: int) -> None:
+        room = min(self._space(besides=run))
+        if size > room or room <= 0:
+            raise StorageFull(f"{size} bytes are announced and {max(0, int(room))} are free")
+        run.remaining = size
+
+
+def _internal(why: Exception) -> JobError:
+    return JobError(code=ErrorCode.INTERNAL, message=f"The proxy failed: {type(why).__name__}", retryable=True)

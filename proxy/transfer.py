@@ -1,0 +1,406 @@
+"""One export, driven from its POST at U to a committed artifact (CONTRACT §3.7, §5, §10)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.core.disposition import file_name
+from proxy.core.errors import Problem
+from proxy.core.formats import sniff
+from proxy.core.jobs import (
+    Answer,
+    Answered,
+    Claimed,
+    ErrorCode,
+    Finalizing,
+    Job,
+    JobError,
+    Received,
+    Restarted,
+    Succeeded,
+    advance,
+    encode,
+)
+from proxy.events import Watch
+from proxy.ports import (
+    Artifact,
+    ArtifactStore,
+    Fields,
+    JobStore,
+    LengthMismatch,
+    Partial,
+    Response,
+    StorageFull,
+    StoreUnavailable,
+    Upstream,
+    UpstreamFailure,
+    UpstreamTimedOut,
+)
+from proxy.runs import Dropped, JobFailed, Lost, Record, Relayed, Run, Suspended
+
+log = structlog.get_logger(__name__)
+
+#: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few hundred bytes.
+_ANSWER_LIMIT = 16 * 1024 * 1024
+_RECORDED_LIMIT = 64 * 1024
+_PROGRESS_INTERVAL = 1.0
+_BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
+_CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The times (seconds) and bounds of a transfer (CONTRACT §15 `exports`)."""
+
+    generate_timeout: float
+    stall_timeout: float
+    attempts: int
+    result_ttl: float
+
+
+class _Meter:
+    """Bytes per second, smoothed over the last seconds."""
+
+    def __init__(self, received: int, moment: float) -> None:
+        self._received = received
+        self._moment = moment
+        self.rate: int | None = None
+
+    def due(self, moment: float) -> bool:
+        return moment - self._moment >= _PROGRESS_INTERVAL
+
+    def update(self, received: int, moment: float) -> int:
+        latest = (received - self._received) / max(moment - self._moment, 1e-6)
+        self.rate = int(latest if self.rate is None else 0.6 * latest + 0.4 * self.rate)
+        self._received, self._moment = received, moment
+        return self.rate
+
+
+class Transfer:
+    """Drives one claimed job. Raises `JobFailed`, `Suspended`, `Dropped` or `Lost`, having stored nothing of that.
+
+    `room(run, size)` reserves space for a file of `size` bytes or raises `StorageFull`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        upstream: Upstream,
+        watch: Watch | None,
+        policy: Policy,
+        room: Callable[[Run, int], None],
+        holder: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._run = run
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._upstream = upstream
+        self._watch = watch
+        self._policy = policy
+        self._room = room
+        self._holder = holder
+        self._now = now
+        self._record: Record
+        self._body = b""
+        self._partial: Partial
+        self._first_bytes = b""
+        self._format: str | None = None
+        self._fruitless = 0
+        self._posted = now()
+
+    async def run(self, job: Job) -> None:
+        """From Queued to Success or Warning; the partial file is gone or kept when this returns or raises."""
+        self._record = Record(self._jobs, job, self._now)
+        self._body = await self._jobs.body(job.id) or b""
+        kept = await self._artifacts.resume(job.id) if job.received and job.answer is not None else None
+        resumes = kept is not None and kept.offset > 0
+        self._partial = kept if kept is not None and resumes else await self._artifacts.create(job.id)
+        try:
+            if not resumes:
+                self._bound_attempts()
+            await self._record.advance(Claimed(self._holder, self._partial.offset))
+            self._format = self._record.job.format
+            verified = await self._receive()
+            await self._finish(verified)
+        except (Suspended, asyncio.CancelledError):
+            await asyncio.shield(self._partial.keep())
+            raise
+        except StorageFull as why:
+            await self._partial.discard()
+            raise JobFailed(_error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
+        except BaseException:
+            await self._partial.discard()
+            raise
+
+    async def _receive(self) -> bool:
+        """All bytes into the partial file, over as many POSTs as it takes; True if their number is proven."""
+        while True:
+            response = await self._post()
+            if response is None:
+                continue
+            try:
+                if await self._take(response):
+                    return response.delimited or self._answer.size is not None
+            finally:
+                response.close()
+
+    @property
+    def _answer(self) -> Answer:
+        answer = self._record.job.answer
+        assert answer is not None  # noqa: S101  # Answered precedes every use
+        return answer
+
+    async def _post(self) -> Response | None:
+        """One POST of the export, from the stored offset on. None: try again. The head of the answer is accepted."""
+        offset = self._partial.offset
+        fields = list(self._run.fields)
+        if not offset:
+            self._posted = self._now()
+        else:
+            fields.append((b"Range", b"bytes=%d-" % offset))
+        request = self._record.job.request
+        try:
+            response = await self._upstream.send(
+                request.method.encode(),
+                request.target.encode("latin-1"),
+                fields,
+                self._body,
+                timeout=self._policy.generate_timeout,
+                stall=self._policy.stall_timeout,
+            )
+        except UpstreamFailure as why:
+            await self._no_answer(why, offset)
+            return None
+        try:
+            if await (self._continues(response, offset) if offset else self._begins(response)):
+                return response
+        except BaseException:
+            response.close()
+            raise
+        response.close()
+        return None
+
+    async def _no_answer(self, why: UpstreamFailure, offset: int) -> None:
+        """CONTRACT §10: a POST from zero is never repeated blindly; a continuation is, in bounds."""
+        if offset:
+            await self._pause(why)
+            return
+        timed_out = isinstance(why, UpstreamTimedOut)
+        if self._run.attended:
+            name = "upstream-timeout" if timed_out else "upstream-unreachable"
+            await self._drop(Problem(name, str(why)))
+        code = ErrorCode.TIMEOUT if timed_out else ErrorCode.UNREACHABLE
+        raise JobFailed(_error(code, str(why))) from why
+
+    async def _begins(self, response: Response) -> bool:
+        """Accept the answer to a POST from zero: 200, or it is relayed or recorded."""
+        if response.status != 200:
+            await self._refused(response)
+        if _value(response.fields, b"content-encoding") not in (None, b"identity"):
+            raise JobFailed(_error(ErrorCode.ERROR, "The answer is encoded although identity was asked for"))
+        size = response.length
+        if size is not None:
+            self._room(self._run, size)
+        await self._record.advance(Answered(_facts(response, self._record.job.id, size)))
+        self._run.go_on()
+        return True
+
+    async def _refused(self, response: Response) -> None:
+        relayed = await _collect(response)
+        self._run.rejection = relayed
+        if self._run.attended and relayed.complete:
+            await self._drop(relayed)
+        if response.status == 401 and self._record.job.attempt > 1:
+            raise Suspended
+        code = ErrorCode.REJECTED if 400 <= response.status < 500 else ErrorCode.ERROR
+        message = f"Veeam Backup for Microsoft 365 answered {response.status}"
+        raise JobFailed(_error(code, message, relayed))
+
+    async def _drop(self, answer: Relayed | Problem) -> None:
+        """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job."""
+        while not await self._jobs.remove(self._record.job):
+            current = await self._jobs.get(self._record.job.id)
+            if current is None:
+                break
+            self._record.job = current
+        if not self._run.first.done():
+            self._run.first.set_result(answer)
+        raise Dropped
+
+    async def _continues(self, response: Response, offset: int) -> bool:
+        """Accept the answer to a continuation: a fitting 206, or a 200 that starts over (CONTRACT §10)."""
+        if response.status == 206 and self._fits(response, offset):
+            return True
+        if response.status == 401:
+            raise Suspended
+        log.info("continuation not possible, starting over", job=self._run.id, status=response.status, offset=offset)
+        await self._start_over()
+        return response.status == 200 and await self._begins(response)
+
+    def _fits(self, response: Response, offset: int) -> bool:
+        match = _CONTENT_RANGE.fullmatch(_value(response.fields, b"content-range") or b"")
+        answer = self._answer
+        if match is None or int(match[1]) != offset or int(match[2]) < offset:
+            return False
+        etag = _text(_value(response.fields, b"etag"))
+        if etag is not None and answer.etag is not None and etag != answer.etag:
+            return False
+        if _value(response.fields, b"content-encoding") not in (None, b"identity"):
+            return False
+        if match[3] == b"*":
+            return answer.size is None and response.length is None
+        total = int(match[3])
+        # a total that was not announced before must still be reached by this very answer
+        return int(match[2]) == total - 1 if answer.size is None else total == answer.size
+
+    async def _start_over(self) -> None:
+        self._bound_attempts()
+        await self._partial.discard()
+        self._partial = await self._artifacts.create(self._run.id)
+        self._first_bytes, self._format = b"", None
+        await self._record.advance(Restarted())
+
+    def _bound_attempts(self) -> None:
+        if self._record.job.attempt >= self._policy.attempts:
+            message = f"No complete file after {self._policy.attempts} attempts"
+            raise JobFailed(_error(ErrorCode.TRUNCATED, message))
+
+    async def _take(self, response: Response) -> bool:
+        """Store the body. True at its proven end; False if it broke and can be continued."""
+        begun = self._partial.offset
+        try:
+            await self._copy(response)
+        except UpstreamFailure as why:
+            if self._partial.offset > begun:
+                self._fruitless = 0
+            await self._report(asyncio.get_running_loop().time())
+            await self._pause(why)
+            if self._partial.offset == 0:
+                await self._start_over()
+            return False
+        size = self._answer.size
+        if size is not None and begun < self._partial.offset < size and response.status == 206:
+            return False  # a shorter range than asked for: the next POST goes on from there
+        if size is not None and self._partial.offset != size:
+            message = f"The file has {self._partial.offset} bytes, {size} were announced"
+            raise JobFailed(_error(ErrorCode.TRUNCATED, message))
+        return True
+
+    async def _copy(self, response: Response) -> None:
+        time = asyncio.get_running_loop().time
+        self._meter = _Meter(self._partial.offset, time())
+        size = self._answer.size
+        while chunk := await response.read():
+            self._look(chunk)
+            await self._partial.write(chunk)
+            if size is not None:
+                self._run.remaining = max(0, size - self._partial.offset)
+            else:
+                self._room(self._run, 0)
+            if self._meter.due(time()) or (self._format is not None and self._record.job.format is None):
+                await self._report(time())
+
+    def _look(self, chunk: bytes) -> None:
+        if self._format is None:
+            self._first_bytes += chunk[:16]
+            self._format = sniff(self._first_bytes)
+
+    async def _report(self, moment: float) -> None:
+        received = self._partial.offset
+        try:
+            await self._record.advance(Received(received, self._meter.update(received, moment), self._format))
+        except StoreUnavailable as why:
+            log.warning("progress not stored", job=self._run.id, reason=str(why))
+
+    async def _pause(self, why: UpstreamFailure) -> None:
+        """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new byte."""
+        self._fruitless += 1
+        log.warning("transfer interrupted", job=self._run.id, offset=self._partial.offset, reason=str(why))
+        if self._fruitless > self._policy.attempts:
+            code = ErrorCode.TIMEOUT if isinstance(why, UpstreamTimedOut) else ErrorCode.TRUNCATED
+            raise JobFailed(_error(code, f"The transfer broke {self._fruitless} times without progress: {why}"))
+        await asyncio.sleep(_BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1])
+
+    async def _finish(self, verified: bool) -> None:
+        self._format = self._format or "Other"
+        size = self._partial.offset
+        job = await self._record.advance(Finalizing(size))
+        warning = not verified or (
+            self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)
+        )
+
+        def succeeded(artifact: Artifact) -> Succeeded:
+            digest = base64.b64encode(artifact.sha256).decode()
+            return Succeeded(size, digest, self._now() + self._policy.result_ttl, self._format, warning)
+
+        def memo(artifact: Artifact) -> bytes:
+            return encode(advance(job, succeeded(artifact), self._now()))
+
+        try:
+            artifact = await self._partial.commit(size, memo)
+        except LengthMismatch as why:
+            raise JobFailed(_error(ErrorCode.TRUNCATED, str(why))) from why
+        try:
+            await self._record.settle(succeeded(artifact))
+        except Lost:
+            await self._artifacts.remove(job.id)
+            raise
+
+    async def _warned(self, job: Job) -> bool:
+        return self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)
+
+
+def _error(code: ErrorCode, message: str, answer: Relayed | None = None) -> JobError:
+    """Everything but U's own refusal of this request may pass when it is tried again."""
+    if answer is None:
+        return JobError(code=code, message=message, retryable=code is not ErrorCode.REJECTED)
+    return JobError(
+        code=code,
+        message=message,
+        retryable=code is not ErrorCode.REJECTED,
+        status=answer.status,
+        content_type=_text(_value(answer.fields, b"content-type")),
+        body=answer.body[:_RECORDED_LIMIT].decode("utf-8", "replace"),
+        truncated=len(answer.body) > _RECORDED_LIMIT or not answer.complete,
+    )
+
+
+async def _collect(response: Response) -> Relayed:
+    pieces: list[bytes] = []
+    size, complete = 0, True
+    try:
+        while size <= _ANSWER_LIMIT and (piece := await response.read()):
+            pieces.append(piece)
+            size += len(piece)
+        complete = size <= _ANSWER_LIMIT
+    except UpstreamFailure as why:
+        complete = False
+        log.warning("error answer of the upstream is incomplete", status=response.status, reason=str(why))
+    return Relayed(response.status, response.reason, response.fields, b"".join(pieces), complete)
+
+
+def _facts(response: Response, id: str, size: int | None) -> Answer:
+    return Answer(
+        media_type=_text(_value(response.fields, b"content-type")) or "application/octet-stream",
+        file_name=file_name(_value(response.fields, b"content-disposition"), f"export-{id}"),
+        size=size,
+        etag=_text(_value(response.fields, b"etag")),
+    )
+
+
+def _value(fields: Fields, name: bytes) -> bytes | None:
+    return next((value for key, value in fields if key.lower() == name), None)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
