@@ -1,0 +1,168 @@
+"""Who calls: the token endpoint's grants, and the tokens it gave out (VB365.md §3)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from proxy.simulator.settings import SimulatorSettings, User
+
+COOKIE = ".AspNetCore.Antiforgery"
+_JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
+
+class Denied(Exception):
+    """The grant is not given: `status` and a message for the error body."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Token:
+    """One access token. `expires` in Unix seconds; `antiforgery` is the cookie value it needs, if any."""
+
+    user: User
+    expires: float
+    refresh: str
+    antiforgery: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A granted token: the response's JSON and the cookies to set."""
+
+    body: dict[str, Any]
+    cookies: tuple[str, ...]
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _claims(assertion: str) -> dict[str, Any]:
+    """The claims of a JWT, signature unseen: the stand-in trusts every issuer. Empty if it is no JWT."""
+    try:
+        payload = assertion.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+class Tokens:
+    """The tokens of one stand-in; `now` gives Unix seconds."""
+
+    def __init__(self, settings: SimulatorSettings, now: Callable[[], float]) -> None:
+        self._settings = settings
+        self._now = now
+        self._key = secrets.token_bytes(32)
+        self._access: dict[str, Token] = {}
+        self._refresh: dict[str, User] = {}
+
+    def grant(self, form: Mapping[str, str]) -> Grant:
+        """Answer the token endpoint's form fields. Raises `Denied`."""
+        kind = form.get("grant_type", "")
+        if kind == "password":
+            user = self._by_password(form.get("username", ""), form.get("password", ""))
+        elif kind == "refresh_token":
+            user = self._by_refresh(form.get("refresh_token", ""))
+        elif kind in (_JWT_BEARER, "operator"):
+            user = self._by_assertion(form, operator=kind == "operator")
+        else:
+            raise Denied(400, f"Unsupported grant_type {kind!r}")
+        protect = self._settings.antiforgery and form.get("disable_antiforgery_token", "").lower() != "true"
+        return self._issue(user, protect)
+
+    def user(self, authorization: str, cookies: Mapping[str, str]) -> User | None:
+        """Whose request this is; None when the token is missing, unknown, expired or lacks its cookie."""
+        scheme, _, value = authorization.partition(" ")
+        token = self._access.get(value.strip())
+        if scheme.lower() != "bearer" or token is None or token.expires <= self._now():
+            return None
+        if token.antiforgery is not None and cookies.get(COOKIE) != token.antiforgery:
+            return None
+        return token.user
+
+    def expire(self, *, authorization: str | None = None, user: str | None = None) -> None:
+        """Expire the token of that Authorization value, or all (of that user). Refresh tokens stay good."""
+        wanted = authorization.partition(" ")[2].strip() if authorization is not None else None
+        for value, token in self._access.items():
+            if wanted in (None, value) and user in (None, token.user.name):
+                token.expires = 0.0
+
+    def revoke(self, authorization: str) -> None:
+        """Log out: the token and its refresh token are worth nothing any more."""
+        token = self._access.pop(authorization.partition(" ")[2].strip(), None)
+        if token is not None:
+            self._refresh.pop(token.refresh, None)
+
+    def issue(self, user: str) -> str:
+        """An access token for the user of that name, as if it had logged in."""
+        found = next(known for known in self._settings.users if known.name == user)
+        return str(self._issue(found, protect=False).body["access_token"])
+
+    def _by_password(self, name: str, password: str) -> User:
+        for user in self._settings.users:
+            if user.name == name and hmac.compare_digest(user.password.encode(), password.encode()):
+                return user
+        raise Denied(401, "The user name or password is incorrect")
+
+    def _by_refresh(self, value: str) -> User:
+        user = self._refresh.pop(value, None)
+        if user is None:
+            raise Denied(401, "The refresh token is not valid")
+        return user
+
+    def _by_assertion(self, form: Mapping[str, str], *, operator: bool) -> User:
+        claims = _claims(form.get("assertion", ""))
+        names = {claims.get(name) for name in ("upn", "unique_name", "preferred_username", "sub")}
+        for user in self._settings.users:
+            if form.get("client_id") and user.name in names and user.operator >= operator:
+                return user
+        raise Denied(401, "The assertion is not valid")
+
+    def _issue(self, user: User, protect: bool) -> Grant:
+        issued, lifetime = self._now(), self._settings.token_lifetime
+        access = self._jwt(user, issued) if self._settings.token == "jwt" else secrets.token_urlsafe(48)  # noqa: S105
+        token = Token(user, issued + lifetime, secrets.token_urlsafe(32), secrets.token_hex(16) if protect else None)
+        self._access[access] = token
+        self._refresh[token.refresh] = user
+        body = {
+            "access_token": access,
+            "token_type": "bearer",
+            "expires_in": int(lifetime),
+            "refresh_token": token.refresh,
+            "userName": user.name,
+            ".issued": _http_time(issued),
+            ".expires": _http_time(token.expires),
+        }
+        cookies = (
+            f"{COOKIE}={token.antiforgery}; path=/; samesite=strict; httponly",
+            f"XSRF-TOKEN={access[:16]}; path=/",
+        )
+        return Grant(body, cookies if protect else ())
+
+    def _jwt(self, user: User, issued: float) -> str:
+        claims = {
+            "iss": "https://vb365.example",
+            "sub": user.name,
+            "unique_name": f"{user.name}@{user.tenant}.example",
+            "iat": int(issued),
+            "exp": int(issued + self._settings.token_lifetime),
+            "jti": secrets.token_hex(8),
+        }
+        signed = ".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+        return f"{signed}.{_base64url(hmac.digest(self._key, signed.encode(), hashlib.sha256))}"
+
+
+def _http_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
