@@ -84,16 +84,18 @@ def _safe(name: str) -> str:
     """The last path component without what is invisible, forbidden or reserved on any system; "" if nothing stays."""
     component = re.split(r"[/\\]", name)[-1]
     visible = "".join(c for c in component if unicodedata.category(c) not in _HIDDEN_CATEGORIES)
-    trimmed = _shortened(_UNSAFE.sub("_", visible).lstrip(". ").rstrip(". "))
-    return "_" + trimmed if _RESERVED.match(trimmed) else trimmed
+    trimmed = _UNSAFE.sub("_", visible).lstrip(". ").rstrip(". ")
+    return _shortened("_" + trimmed if _RESERVED.match(trimmed) else trimmed)
 
 
 def _shortened(name: str) -> str:
-    """At most `MAX_NAME` - 1 bytes of UTF-8, the extension kept."""
+    """At most `MAX_NAME` bytes of UTF-8, the extension kept."""
+    if len(name.encode()) <= MAX_NAME:
+        return name
     stem, dot, extension = name.rpartition(".")
-    if not stem or len(extension.encode()) > _MAX_EXTENSION:
+    if len(extension.encode()) > _MAX_EXTENSION:
         stem, dot, extension = name, "", ""
-    room = MAX_NAME - 1 - len((dot + extension).encode())
+    room = MAX_NAME - len((dot + extension).encode())
     return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + extension
 
 
