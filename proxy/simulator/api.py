@@ -162,7 +162,7 @@ class Api:
 
     async def sessions(self, call: Call) -> Answer:
         """GET RestoreSessions: the caller's own."""
-        return self._page(call, [self._session_document(call, one) for one in self._sessions.list(call.who)])
+        return self._page(call, [partial(self._session_document, call, one) for one in self._sessions.list(call.who)])
 
     async def session(self, call: Call) -> Answer:
         """GET RestoreSessions/{id}."""
@@ -179,7 +179,7 @@ class Api:
     async def events(self, call: Call) -> Answer:
         """GET RestoreSessions/{id}/Events."""
         session = self.own_session(call)
-        return self._page(call, [self._event_document(call, session, event) for event in session.events])
+        return self._page(call, [partial(self._event_document, call, session, event) for event in session.events])
 
     async def event(self, call: Call) -> Answer:
         """GET RestoreSessions/{id}/Events/{event}."""

@@ -81,7 +81,7 @@ class Simulator:
         if listener is None or http is None:
             return
         listener.close()
-        self.drop_connections(http)
+        _abort(http)
         await http.shutdown(5.0)
         await self.exports.stop()
 
@@ -93,11 +93,10 @@ class Simulator:
             self.exports.forget_files()
         await self.start(self._host, self.port, self._tls)
 
-    def drop_connections(self, http: web.Server | None = None) -> None:
+    def drop_connections(self) -> None:
         """Reset every connection, whatever is on it."""
-        for connection in (http or self._http or web.Server(self._handle)).connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+        if self._http is not None:
+            _abort(self._http)
 
     # -- for tests ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +129,7 @@ class Simulator:
 
     def open_session(self, user: str = "alice", type: str = "Vex") -> Session:
         """A restore session of that user."""
-        return self.sessions.open(next(known for known in self.settings.users if known.name == user), type)
+        return self.sessions.open(self.settings.user(user), type)
 
     def export_paths(self, session: Session, version: int = 8) -> list[str]:
         """The paths of that version's 29 exports in this session, with ids that exist."""
@@ -151,7 +150,7 @@ class Simulator:
         wire = Wire(request)
         try:
             await self._serve(request, wire)
-        except ConnectionError:
+        except (ConnectionError, web.RequestPayloadError):  # the client is gone, or its body is malformed
             wire.keep_alive = False
         return Written(wire.keep_alive)
 
@@ -235,6 +234,12 @@ class Simulator:
         session = self._api.working_session(call)
         self._api.place(call, session, call.segments[3:-1])
         return session
+
+
+def _abort(http: web.Server) -> None:
+    for connection in http.connections:
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 async def _read(request: web.BaseRequest, record: Recorded, wire: Wire) -> bytes:

@@ -61,6 +61,9 @@ class Exports:
         delivery = Delivery(call.path)
         self.deliveries.append(delivery)
         try:
+            if fx.accepted:
+                await self._refuse(call, wire, _accepted(call), delivery, fx)
+                return
             generation = self._file(call, operation, session, fx)
             await generation.done.wait()
             await self._answer(call, wire, generation, delivery, fx)
@@ -73,11 +76,15 @@ class Exports:
             self._bell.ring()
 
     async def stop(self) -> None:
-        """End every generation that still runs."""
+        """End every generation that still runs; nothing of them stays in the temporary folder."""
         tasks = list(self._running)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for key, generation in list(self._files.items()):
+            if not generation.done.is_set():
+                del self._files[key]
+                self._record(generation, "Failed")
 
     def forget_files(self) -> None:
         """Empty the temporary folder."""
@@ -119,12 +126,15 @@ class Exports:
         elif fx.outlook_missing:
             generation.refusal = error(version, 500, OUTLOOK)
         generation.done.set()
-        session, event, size = generation.session, generation.event, generation.content.size
-        if session and event:
-            failed = generation.refusal is not None
-            status = fx.event or ("Failed" if failed else "Success")
-            self._sessions.finish(session, event, status, f"{event.title}: {status}", None if failed else size)
+        self._record(generation, fx.event or ("Failed" if generation.refusal else "Success"))
         self._bell.ring()
+
+    def _record(self, generation: Generation, status: str) -> None:
+        """Give the session's event its outcome."""
+        session, event = generation.session, generation.event
+        if session and event:
+            size = None if generation.refusal else generation.content.size
+            self._sessions.finish(session, event, status, f"{event.title}: {status}", size)
 
     async def _silence(self, session: Session | None, fx: Effects) -> None:
         """The time it takes to generate; ends early when the session is stopped."""
@@ -137,15 +147,19 @@ class Exports:
             async with asyncio.timeout(None if fx.hold else seconds):
                 await _first(stopped.wait(), self._gate.wait()) if fx.hold else await stopped.wait()
 
+    async def _refuse(self, call: Call, wire: Wire, answer: Answer, delivery: Delivery, fx: Effects) -> None:
+        """Answer without a file."""
+        delivery.status = call.record.status = answer.status
+        await wire.send(answer, altered(answer.fields, fx.headers, fx.set_cookies))
+        delivery.outcome = "refused"
+
     async def _answer(self, call: Call, wire: Wire, made: Generation, delivery: Delivery, fx: Effects) -> None:
         asked = None if fx.ignore_range else byte_range(call.request.headers.get("Range"), made.content.size)
-        refusal = _accepted(call) if fx.accepted else made.refusal
+        refusal = made.refusal
         if refusal is None and asked == UNSATISFIABLE:
             refusal = Answer(416, b"", "", (("Content-Range", f"bytes */{made.content.size}"),))
         if refusal is not None:
-            delivery.status, delivery.outcome = refusal.status, "refused"
-            call.record.status = refusal.status
-            await wire.send(refusal, altered(refusal.fields, fx.headers, fx.set_cookies))
+            await self._refuse(call, wire, refusal, delivery, fx)
             return
         delivery.status = call.record.status = 206 if asked else 200
         delivery.start, stop = asked or (0, made.content.size)

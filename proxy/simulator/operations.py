@@ -55,6 +55,9 @@ REPORTS = (
 )
 _V6_REPORTS = 4
 
+#: A ZIP of PSTs has no more members than this, however small the limit that was asked for.
+_MOST_PARTS = 64
+
 Tree = dict[str, "Tree"]
 
 #: Collections below `organization`, by lower-case name: `/<collection>[/<id>[/<collection>…]]`.
@@ -96,9 +99,9 @@ class Operation:
         if self.other is Kind.PST_ZIP:
             limit = _number(body, "pstSizeLimitBytes")
             if _flag(body, "enablePstSizeLimit") and limit and size > limit:
-                return Kind.PST_ZIP, -(-size // limit)
+                return Kind.PST_ZIP, min(_MOST_PARTS, -(-size // limit))
         elif self.other is not None and _flag(body, "asZip"):
-            return self.other, 1
+            return self.other, 2
         return self.kind, 2
 
 

@@ -53,5 +53,9 @@ class SimulatorSettings:
     stopped_session: int = 404
     session_idle: float | None = None
     utc_offset: int = 120
-    records: int = 10_000
+    records: int = 2_000
     files: int = 1_000
+
+    def user(self, name: str) -> User:
+        """The user of that name. Raises KeyError."""
+        return {user.name: user for user in self.users}[name]

@@ -106,9 +106,8 @@ class Tokens:
             self._refresh.pop(token.refresh, None)
 
     def issue(self, user: str) -> str:
-        """An access token for the user of that name, as if it had logged in."""
-        found = next(known for known in self._settings.users if known.name == user)
-        return str(self._issue(found, protect=False).body["access_token"])
+        """An access token for the user of that name, as if it had logged in. Raises KeyError."""
+        return str(self._issue(self._settings.user(user), protect=False).body["access_token"])
 
     def _by_password(self, name: str, password: str) -> User:
         for user in self._settings.users:
@@ -147,7 +146,7 @@ class Tokens:
         }
         cookies = (
             f"{COOKIE}={token.antiforgery}; path=/; samesite=strict; httponly",
-            f"XSRF-TOKEN={access[:16]}; path=/",
+            f"XSRF-TOKEN={secrets.token_hex(16)}; path=/",
         )
         return Grant(body, cookies if protect else ())
 
