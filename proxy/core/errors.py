@@ -97,7 +97,7 @@ def render(problem: Problem, path: str, accept: str | None) -> tuple[list[tuple[
     }
     if _has_error_code(path):
         document["errorCode"] = _ERROR_CODES.get(problem.status, "HttpError")
-    plain = accept is not None and accept.partition(";")[0].strip().lower() == "application/json"
+    plain = accept is not None and "," not in accept and accept.partition(";")[0].strip().lower() == "application/json"
     headers = [
         ("Content-Type", "application/json" if plain else "application/problem+json"),
         ("Cache-Control", "no-store"),

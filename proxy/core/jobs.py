@@ -285,9 +285,13 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
 
 
 def _claimed(job: Job, event: Claimed, now: float) -> Job:
-    """CONTRACT §5: `attempt` counts generations from zero; a Range continuation stays in its attempt."""
+    """CONTRACT §5: `attempt` counts generations from zero; a Range continuation stays in its attempt.
+
+    Fewer bytes may have survived than were reported: the report stands until they are there again, because percent
+    never falls within an attempt.
+    """
     if event.offset:
-        return replace(job, holder=event.holder, received=event.offset, rate=None)
+        return replace(job, holder=event.holder, received=max(job.received, event.offset), rate=None)
     return replace(
         job,
         holder=event.holder,

@@ -1,0 +1,387 @@
+"""The job machine (CONTRACT §5, §7, §9, §10)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core import jobs
+from proxy.core.jobs import (
+    TRANSITIONS,
+    Answer,
+    Answered,
+    Cancelled,
+    CancelRequested,
+    Claimed,
+    ErrorCode,
+    Event,
+    Expired,
+    ExportRequest,
+    Failed,
+    Finalizing,
+    Forgotten,
+    Interrupted,
+    Job,
+    JobError,
+    Phase,
+    Received,
+    Refused,
+    Released,
+    Restarted,
+    ResultState,
+    Resumed,
+    Status,
+    Succeeded,
+    advance,
+    decode,
+    encode,
+    file_expired,
+)
+
+REQUEST = ExportRequest(
+    method="POST",
+    target="/v8/RestoreSessions/s/organization/exportToPst?x=\xff",
+    api="v8",
+    session="s",
+    title="exportToPst",
+    content_type="application/json",
+    accept=None,
+    accept_language=None,
+    idempotency_key="key",
+    fingerprint="f00d",
+)
+QUEUED = Job(id="1", version=1, owner="me", request=REQUEST, created=100.0, updated=100.0)
+ANSWER = Answer(media_type="application/octet-stream", file_name="a.pst", size=10, etag=None)
+ERROR = JobError(code=ErrorCode.TRUNCATED, message="cut", retryable=True)
+SUCCEEDED = Succeeded(size=10, digest="ZGln", expires=900.0, format="Pst")
+SAMPLES: dict[type[Event], Event] = {
+    Claimed: Claimed("runner"),
+    Answered: Answered(ANSWER),
+    Received: Received(5, 100, "Pst"),
+    Restarted: Restarted(),
+    Finalizing: Finalizing(10),
+    Succeeded: SUCCEEDED,
+    Failed: Failed(ERROR),
+    CancelRequested: CancelRequested(),
+    Cancelled: Cancelled(),
+    Interrupted: Interrupted(),
+    Resumed: Resumed(),
+    Expired: Expired(),
+    Released: Released(),
+    Forgotten: Forgotten(),
+}
+
+
+def _after(*events: Event, job: Job = QUEUED) -> Job:
+    for step, event in enumerate(events, 1):
+        job = advance(job, event, 200.0 + step)
+    return job
+
+
+TRANSFERRING = (Claimed("r"), Answered(ANSWER), Received(5, 100, "Pst"))
+#: A way into each phase.
+WAYS: dict[Phase, tuple[Event, ...]] = {
+    Phase.QUEUED: (),
+    Phase.GENERATING: (Claimed("r"),),
+    Phase.TRANSFERRING: TRANSFERRING,
+    Phase.FINALIZING: (*TRANSFERRING, Finalizing(10)),
+    Phase.CANCELLING: (*TRANSFERRING, CancelRequested()),
+    Phase.SUSPENDED: (*TRANSFERRING, Interrupted()),
+    Phase.COMPLETED: (*TRANSFERRING, Finalizing(10), SUCCEEDED),
+    Phase.FORGOTTEN: (*TRANSFERRING, Forgotten()),
+}
+DONE = _after(*WAYS[Phase.COMPLETED])
+
+
+def _accepted_in(phase: Phase) -> set[type[Event]]:
+    column = list(Phase).index(phase)
+    return {event for event, row in TRANSITIONS.items() if row[column] is not None}
+
+
+def test_the_table_is_total() -> None:
+    """Every event has a row, every row a cell per phase, every event an effect."""
+    assert set(TRANSITIONS) == set(get_args(Event)) == set(jobs._EFFECTS) == set(SAMPLES)
+    assert {len(row) for row in TRANSITIONS.values()} == {len(Phase)}
+    assert set(WAYS) == set(Phase)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
+def test_advance_does_what_the_table_says(kind: type[Event], phase: Phase) -> None:
+    """The next phase, one version up and a new time; or `Refused`, which changes nothing."""
+    before = _after(*WAYS[phase])
+    assert before.phase is phase
+    target = TRANSITIONS[kind][list(Phase).index(phase)]
+    if target is None:
+        with pytest.raises(Refused, match=f"{kind.__name__} does not apply to a job in phase {phase}") as refusal:
+            advance(before, SAMPLES[kind], 300.0)
+        assert (refusal.value.phase, refusal.value.event) == (phase, SAMPLES[kind])
+    else:
+        after = advance(before, SAMPLES[kind], 300.0)
+        assert (after.phase, after.version, after.updated) == (target, before.version + 1, 300.0)
+
+
+def test_every_phase_can_be_reached_and_left() -> None:
+    reached = {cell for row in TRANSITIONS.values() for cell in row} | {Phase.QUEUED}
+    assert reached - {None} == set(Phase)
+    assert all(_accepted_in(phase) for phase in Phase)
+
+
+def test_cancel_beats_a_late_answer() -> None:
+    """§7: nothing but the cancellation's own end leaves Cancelling; not U's answer, not a success, not a failure."""
+    assert _accepted_in(Phase.CANCELLING) == {CancelRequested, Cancelled, Forgotten}
+
+
+def test_a_persisted_success_beats_a_late_cancel() -> None:
+    """§7: a terminal job only gives up its file or is forgotten."""
+    assert _accepted_in(Phase.COMPLETED) == {Expired, Released, Forgotten}
+    assert _accepted_in(Phase.FORGOTTEN) == {Forgotten}
+
+
+def test_only_a_proven_body_succeeds() -> None:
+    """§10: success comes out of Finalizing, or of a suspended job whose committed file was found."""
+    assert {phase for phase in Phase if Succeeded in _accepted_in(phase)} == {Phase.FINALIZING, Phase.SUSPENDED}
+
+
+def test_a_success_tells_its_file() -> None:
+    assert (DONE.status, DONE.result, DONE.terminal, DONE.forgotten) == (
+        Status.SUCCESS,
+        ResultState.AVAILABLE,
+        True,
+        False,
+    )
+    assert (DONE.size, DONE.received, DONE.digest, DONE.expires, DONE.format) == (10, 10, "ZGln", 900.0, "Pst")
+    assert (DONE.ended, DONE.holder, DONE.rate) == (205.0, None, None)
+    warned = _after(*WAYS[Phase.FINALIZING], replace(SUCCEEDED, warning=True))
+    assert (warned.status, warned.result) == (Status.WARNING, ResultState.AVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("events", "result"),
+    [
+        ((Claimed("r"),), None),
+        (TRANSFERRING, ResultState.INCOMPLETE),
+        ((*TRANSFERRING, Restarted()), None),
+        ((*TRANSFERRING, Interrupted()), ResultState.INCOMPLETE),
+    ],
+)
+def test_a_failed_or_cancelled_job_has_no_file(events: tuple[Event, ...], result: ResultState | None) -> None:
+    """§5: `result` is null until U's 200 headers are in; Incomplete when its bytes never were."""
+    failed = _after(*events, Failed(ERROR))
+    assert (failed.status, failed.result, failed.error) == (Status.FAILED, result, ERROR)
+    cancelled = _after(*events, CancelRequested(), Cancelled())
+    assert (cancelled.status, cancelled.result, cancelled.error) == (Status.CANCELLED, result, None)
+    for job in (failed, cancelled):
+        assert (job.terminal, job.holder, job.rate, job.suspended, job.ended) == (True, None, None, None, job.updated)
+
+
+def test_attempt_counts_generations_from_zero() -> None:
+    """§5: a Range continuation stays in its attempt; a new start drops what was known of the old one's answer."""
+    first = _after(*TRANSFERRING)
+    assert (first.attempt, first.started) == (1, 201.0)
+    second = _after(Restarted(), job=first)
+    assert (second.attempt, second.received, second.answer, second.format, second.result) == (2, 0, None, None, None)
+    suspended = _after(Answered(ANSWER), Received(7, None, "Pst"), Interrupted(), Resumed(), job=second)
+    continued = _after(Claimed("other", offset=7), job=suspended)
+    assert (continued.attempt, continued.received, continued.answer, continued.started) == (2, 7, ANSWER, 201.0)
+    anew = _after(Claimed("other"), job=suspended)
+    assert (anew.attempt, anew.received, anew.answer, anew.result, anew.started) == (3, 0, None, None, 201.0)
+
+
+def test_received_bytes_never_fall_within_an_attempt() -> None:
+    """§5: percent never falls within an attempt, also when fewer bytes survived a crash than were reported."""
+    job = _after(*TRANSFERRING, Received(3, None, "Pst"))
+    assert job.received == 5
+    survived = _after(Interrupted(), Resumed(), Claimed("r", offset=2), Answered(ANSWER), job=job)
+    assert survived.received == 5
+    assert _after(Received(6, 1, "Pst"), job=survived).received == 6
+
+
+def test_a_suspension_is_timed_from_its_beginning() -> None:
+    """§9 `suspend_ttl`: a second interruption of a suspended job does not prolong it; a resumption ends it."""
+    suspended = _after(*TRANSFERRING, Interrupted())
+    assert (suspended.suspended, suspended.holder, suspended.rate) == (204.0, None, None)
+    assert advance(suspended, Interrupted(), 999.0).suspended == 204.0
+    queued = advance(suspended, Resumed(), 999.0)
+    assert (queued.phase, queued.suspended) == (Phase.QUEUED, None)
+    assert advance(queued, Interrupted(), 1000.0).suspended == 1000.0
+
+
+def test_a_released_or_expired_file_is_not_available() -> None:
+    """§7: and what became of it first stands; a job without a file keeps saying so."""
+    released = _after(Released(), job=DONE)
+    expired = _after(Expired(), job=DONE)
+    assert (released.result, _after(Expired(), job=released).result) == (ResultState.DELETED, ResultState.DELETED)
+    assert (expired.result, _after(Released(), job=expired).result) == (ResultState.EXPIRED, ResultState.EXPIRED)
+    failed = _after(Claimed("r"), Failed(ERROR))
+    assert _after(Released(), Expired(), job=failed).result is None
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.FORGOTTEN])
+def test_a_tombstone_holds_nothing_of_the_export(phase: Phase) -> None:
+    """§7, §9: it remembers whose it was and of which session, and is terminal."""
+    before = _after(*WAYS[phase])
+    tombstone = advance(before, Forgotten(), 300.0)
+    assert (tombstone.forgotten, tombstone.terminal) == (True, True)
+    assert (tombstone.owner, tombstone.request.session) == (before.owner, before.request.session)
+    assert tombstone.status is (before.status if before.terminal else Status.CANCELLED)
+    assert tombstone.ended == (300.0 if before.ended is None else before.ended)
+    gone = (tombstone.answer, tombstone.error, tombstone.digest, tombstone.result, tombstone.holder, tombstone.rate)
+    assert gone == (None,) * 6
+    request = tombstone.request
+    assert (request.target, request.content_type, request.idempotency_key, request.fingerprint) == ("", None, None, "")
+
+
+def test_an_expired_file_is_expired_before_anyone_sweeps() -> None:
+    """§7: an expired file is never served, even if the sweeper is dead."""
+    assert [file_expired(DONE, now) for now in (899.9, 900.0, 1e12)] == [False, True, True]
+    assert file_expired(_after(Expired(), job=DONE), 0.0)
+    assert not file_expired(_after(Released(), job=DONE), 1e12)
+    assert not file_expired(QUEUED, 1e12)
+    assert not file_expired(replace(DONE, expires=None), 1e12)
+
+
+COUNTS = st.integers(0, 2**63)
+ANSWERS = st.builds(
+    Answer, media_type=st.text(), file_name=st.text(), size=st.none() | COUNTS, etag=st.none() | st.text()
+)
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.builds(Claimed, st.text(), st.sampled_from([0, 1, 5])),
+    st.builds(Answered, ANSWERS),
+    st.builds(Received, st.integers(0, 20), st.none() | COUNTS, st.none() | st.sampled_from(["Pst", "Zip"])),
+    st.sampled_from([event for kind, event in SAMPLES.items() if kind not in (Claimed, Answered, Received)]),
+)
+
+
+def _walk(events: list[Event]) -> list[Job]:
+    """The jobs that the accepted ones of the events make, in order."""
+    path = [QUEUED]
+    for step, event in enumerate(events, 1):
+        try:
+            path.append(advance(path[-1], event, 100.0 + step))
+        except Refused:
+            continue
+    return path
+
+
+@given(st.lists(EVENTS, max_size=40))
+def test_on_every_walk_the_promises_hold(events: list[Event]) -> None:
+    """§5, §7: whatever happens to a job, in whatever order."""
+    path = _walk(events)
+    for before, after in itertools.pairwise(path):
+        assert (after.id, after.owner, after.created) == (before.id, before.owner, before.created)
+        assert after.version == before.version + 1
+        assert after.terminal == (after.phase in (Phase.COMPLETED, Phase.FORGOTTEN)) == (after.ended is not None)
+        assert after.attempt in (before.attempt, before.attempt + 1)
+        if before.terminal:
+            assert (after.status, after.ended, after.holder) == (before.status, before.ended, None)
+            assert (after.answer, after.size) == (before.answer, before.size) or after.forgotten
+        elif after.attempt == before.attempt and after.phase is not Phase.FINALIZING and not after.terminal:
+            assert after.received >= before.received
+        if after.result is ResultState.AVAILABLE:
+            assert after.status in (Status.SUCCESS, Status.WARNING)
+            assert None not in (after.size, after.digest, after.expires)
+        assert (after.suspended is not None) <= (after.phase in (Phase.SUSPENDED, Phase.CANCELLING, Phase.FORGOTTEN))
+
+
+TIMES = st.floats(allow_nan=False)
+MAYBE_TEXT = st.none() | st.text()
+REQUESTS = st.builds(
+    ExportRequest,
+    session=MAYBE_TEXT,
+    content_type=MAYBE_TEXT,
+    accept=MAYBE_TEXT,
+    accept_language=MAYBE_TEXT,
+    idempotency_key=MAYBE_TEXT,
+)
+JOBS = st.builds(
+    Job,
+    request=REQUESTS,
+    **dict.fromkeys(("created", "updated"), TIMES),
+    **{name: st.none() | TIMES for name in ("started", "ended", "expires", "suspended")},
+    **dict.fromkeys(("holder", "format", "digest"), MAYBE_TEXT),
+    **{name: st.none() | COUNTS for name in ("rate", "size")},
+    status=st.sampled_from(Status),
+    phase=st.sampled_from(Phase),
+    attempt=COUNTS,
+    received=COUNTS,
+    answer=st.none() | ANSWERS,
+    result=st.none() | st.sampled_from(ResultState),
+    error=st.none()
+    | st.builds(JobError, status=st.none() | COUNTS, content_type=MAYBE_TEXT, body=MAYBE_TEXT, truncated=st.booleans()),
+)
+
+
+@given(JOBS)
+def test_jobs_survive_the_store(job: Job) -> None:
+    """`decode(encode(job))` is the job, with every value type as it was."""
+    again = decode(encode(job))
+    assert again == job
+    for field in fields(Job):
+        assert type(getattr(again, field.name)) is type(getattr(job, field.name)), field.name
+
+
+@given(st.lists(EVENTS, max_size=20))
+def test_every_job_on_a_walk_survives_the_store(events: list[Event]) -> None:
+    for job in _walk(events):
+        assert decode(encode(job)) == job
+
+
+FULL = replace(_after(*TRANSFERRING, Failed(ERROR)), holder="x")
+
+
+def test_members_of_a_newer_version_are_left_out() -> None:
+    raw: dict[str, Any] = json.loads(encode(FULL))
+    for part in (raw, raw["request"], raw["answer"], raw["error"]):
+        part["fromTheFuture"] = {"x": 1}
+    assert decode(json.dumps(raw).encode()) == FULL
+
+
+@pytest.mark.parametrize(
+    "name", ["id", "version", "owner", "request", "created", "status", "phase", "answer", "result", "error"]
+)
+def test_a_record_without_a_member_it_needs_is_none(name: str) -> None:
+    raw = json.loads(encode(FULL))
+    del raw[name]
+    with pytest.raises(ValueError, match="not a job record"):
+        decode(json.dumps(raw).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", "Skipped"),
+        ("phase", None),
+        ("result", ""),
+        ("request", None),
+        ("request", {}),
+        ("answer", []),
+        ("answer", {"size": 1}),
+        ("error", {"code": "Nonsense"}),
+        ("error", "x"),
+    ],
+)
+def test_a_record_with_a_wrong_member_is_none(name: str, value: object) -> None:
+    with pytest.raises(ValueError):
+        decode(json.dumps(json.loads(encode(FULL)) | {name: value}).encode())
+
+
+@given(
+    st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
+)
+def test_anything_else_is_a_value_error(data: bytes) -> None:
+    """Corrupted records are told apart, never half read."""
+    with pytest.raises(ValueError):
+        decode(data)
+
+
+@given(st.integers(0, len(encode(FULL)) - 1))
+def test_a_truncated_record_is_a_value_error(length: int) -> None:
+    with pytest.raises(ValueError):
+        decode(encode(FULL)[:length])
