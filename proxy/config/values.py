@@ -183,6 +183,12 @@ class HostPort(NamedTuple):
         except ValueError:
             return self.host.lower() == "localhost"
 
+    @property
+    def reachable(self) -> tuple[str, int]:
+        """Where this machine reaches what listens here: an unspecified address is reached on loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # compared, not bound
+        return host, self.port
+
 
 def _is_ipv6(host: str) -> bool:
     try:
