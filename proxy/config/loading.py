@@ -110,7 +110,7 @@ def _collect(
     yield from _from_environment(environ)
     for name, value in flags.items():
         if value is not None:
-            yield _Found(name, value, f"flag {FLAGS[name]}")
+            yield _Found(name, value, f"flag {FLAGS.get(name, name)}")
 
 
 def _from_toml(path: Path, report: Callable[[Problem], None]) -> Iterator[_Found]:

@@ -90,18 +90,19 @@ def _size(value: Any) -> int:
     return int(size)
 
 
-def _show_quantity(value: float, units: dict[str, Any], *, unless_one: str = "") -> str:
+def _show_quantity(value: int, units: dict[str, int], *, unless_one: str = "") -> str:
     """The value in the largest unit that writes it as a whole number, else in the smallest."""
     for unit, worth in units.items():
-        count = round(value / worth, 9)
-        if count >= 1 and count == int(count) and not (count == 1 and unit in unless_one):
-            return f"{int(count)}{unit}"
-    return f"{value / worth:g}{unit}"
+        count, rest = divmod(value, worth)
+        if count and not rest and not (count == 1 and unit in unless_one):
+            return f"{count}{unit}"
+    return f"{value / worth:.3f}".rstrip("0").rstrip(".") + unit
 
 
 def show_duration(seconds: float) -> str:
     """Seconds as they are written in the configuration; 24h and 60s rather than 1d and 1m, as people say it."""
-    return _show_quantity(seconds, _SECONDS, unless_one="dm")
+    microseconds = {unit: round(worth * 1e6) for unit, worth in _SECONDS.items()}
+    return _show_quantity(round(seconds * 1e6), microseconds, unless_one="dm")
 
 
 def show_size(size: int) -> str:

@@ -1,0 +1,58 @@
+"""The log: structlog on top of the standard library's, so that what libraries log looks the same.
+
+Use `structlog.get_logger()`; the last call of `configure` holds for every logger, whenever it was made.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def configure(format: str, level: str, stream: TextIO | None = None) -> None:
+    """Log to `stream` (stderr) as "console" for people or "json" for machines, from `level` on."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(format, colors=stream.isatty()))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Change at run time from which level on is logged: debug, info, warning or error."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def _formatter(format: str, *, colors: bool) -> logging.Formatter:
+    """Tracebacks come without local variables: those hold credentials (CONTRACT §9)."""
+    last: list[structlog.typing.Processor]
+    if format == "json":
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer(default=str)]
+    else:
+        last = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_SHARED,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+    )

@@ -1,0 +1,603 @@
+"""The configuration: every source, every kind of value, every mistake told at once (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from proxy.config import ConfigError, Problem, Settings, listed, load, loading, text, unavailable
+from proxy.config.settings import SECTIONS, Exports
+from proxy.config.values import HostPort, show_duration, show_size
+
+URL = "https://vb365.example.com:4443"
+KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+NEWER_KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
+Written = Callable[[str], Path]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    def write(toml: str) -> Path:
+        path = tmp_path / "proxy.toml"
+        path.write_text(toml)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ca.pem, two certificates and their keys."""
+    directory, authority = tmp_path_factory.mktemp("pems"), trustme.CA()
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    for name in ("one", "two"):
+        leaf = authority.issue_cert("localhost")
+        leaf.private_key_pem.write_to_path(directory / f"{name}.key")
+        leaf.cert_chain_pems[0].write_to_path(directory / f"{name}.pem")
+    return directory
+
+
+def set_to(name: str, value: str) -> Settings:
+    """The settings with one of them from the environment."""
+    variable = "VB365_PROXY_" + name.upper().replace(".", "__")
+    return load(None, {"upstream.url": URL}, {variable: value})
+
+
+def value_of(settings: Settings, name: str) -> object:
+    section, key = name.split(".")
+    value: object = getattr(getattr(settings, section), key)
+    return value
+
+
+def problems_of(
+    flags: dict[str, str], environ: dict[str, str] | None = None, toml: Path | None = None
+) -> list[Problem]:
+    with pytest.raises(ConfigError) as refused:
+        load(toml, flags, environ or {})
+    return refused.value.problems
+
+
+def problem_with(name: str, value: str) -> Problem:
+    """The one problem of a value in the environment."""
+    with pytest.raises(ConfigError) as refused:
+        set_to(name, value)
+    (problem,) = refused.value.problems
+    return problem
+
+
+# The table of §15
+
+
+#: CONTRACT §15, row by row, as it is written there; None where it names no default.
+TABLE: dict[str, dict[str, Any]] = {
+    "listen": {
+        "address": HostPort("0.0.0.0", 4443), "tls_certificate": None, "tls_key": None, "head_timeout": 60.0,
+        "max_connections": 10_000, "workers": 1,
+    },
+    "upstream": {
+        "ca_file": None, "fingerprint": None, "verify": True, "preserve_host": True, "forwarded": False,
+        "connect_timeout": 10.0, "pool": 0,
+    },
+    "exports": {
+        "max_running": 4, "max_queued": 1000, "max_per_caller": 50, "grace": 2.0, "max_wait": 45.0, "preflight": True,
+        "preflight_timeout": 5.0, "max_request_body": 16 * 2**20, "generate_timeout": 24 * 3600.0,
+        "stall_timeout": 600.0, "attempts": 3, "suspend_ttl": 3600.0, "result_ttl": 24 * 3600.0,
+        "record_ttl": 7 * 24 * 3600.0, "watch_events": True, "reports": False, "rescue_sync": False,
+        "rescue_ttl": 3600.0,
+    },
+    "storage": {
+        "dir": Path("/var/lib/vb365-async-proxy"), "jobs": "disk", "artifacts": "file", "min_free": 5 * 2**30,
+        "max_bytes": None,
+    },
+    "access": {"cache": 60.0},
+    "secrets": {"key": None, "key_file": None},
+    "public": {"url": None, "trusted_proxies": (), "segment": "_async"},
+    "admin": {"address": HostPort("127.0.0.1", 9465), "token": None},
+    "log": {"format": "console", "level": "info"},
+    "webhooks": {"urls": (), "secret": None},
+}  # fmt: skip
+
+
+def test_every_default_is_that_of_the_contract() -> None:
+    """§15: the table, key by key; `upstream.url` is the one required setting."""
+    settings = load(None, {"upstream.url": URL}, {})
+    for section, values in TABLE.items():
+        found = {key: getattr(getattr(settings, section), key) for key in SECTIONS[section].model_fields}
+        assert found == values | ({"url": URL} if section == "upstream" else {})
+    assert list(SECTIONS) == list(TABLE)
+
+
+def test_the_upstream_is_required() -> None:
+    """§15: `url (required)`, and the problem says all three ways to set it."""
+    (problem,) = problems_of({})
+    assert (problem.key, problem.problem) == ("upstream.url", "is required")
+    assert "--upstream" in problem.mend
+    assert "VB365_PROXY_UPSTREAM__URL" in problem.mend
+
+
+def test_settings_are_frozen() -> None:
+    settings = load(None, {"upstream.url": URL}, {})
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.exports.grace = 1.0
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.exports = Exports()
+
+
+def test_code_may_set_values_as_they_are() -> None:
+    """Only what stands outside is parsed: tests and the composition root set seconds and bytes."""
+    assert Exports(grace=0.05, max_request_body=10).grace == 0.05
+
+
+# Sources and their precedence
+
+
+def test_flags_beat_environment_beats_secret_files_beats_toml_beats_defaults(written: Written, tmp_path: Path) -> None:
+    """§15: precedence flags > environment > secret files > TOML > defaults."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    toml = written(
+        '[upstream]\nurl = "http://toml"\n[listen]\naddress = "toml:1"\n[exports]\ngrace = "1s"\nattempts = 9'
+    )
+    (secrets / "vb365_proxy_upstream__url").write_text("http://secret\n")
+    (secrets / "VB365_PROXY_LISTEN__ADDRESS").write_text("secret:2")
+    (secrets / "VB365_PROXY_EXPORTS__GRACE").write_text("2s")
+    (secrets / "somebody-elses").write_text("not ours")
+    environ = {
+        "VB365_PROXY_SECRETS_DIR": str(secrets),
+        "VB365_PROXY_UPSTREAM__URL": "http://environment",
+        "VB365_PROXY_LISTEN__ADDRESS": "environment:3",
+    }
+    settings = load(toml, {"upstream.url": "http://flag", "listen.address": None}, environ)
+    assert settings.upstream.url == "http://flag"
+    assert str(settings.listen.address) == "environment:3"
+    assert settings.exports.grace == 2.0
+    assert settings.exports.attempts == 9
+    assert settings.exports.max_running == 4
+
+
+def test_an_empty_value_is_no_value(written: Written) -> None:
+    """Container platforms set variables to nothing: the next source has the say."""
+    toml = written(f'[upstream]\nurl = "{URL}"\nca_file = ""\n[exports]\ngrace = "1s"')
+    settings = load(toml, {"listen.address": ""}, {"VB365_PROXY_EXPORTS__GRACE": "", "VB365_PROXY_ADMIN__TOKEN": ""})
+    assert settings.exports.grace == 1.0
+    assert settings.upstream.ca_file is None
+    assert settings.admin.token is None
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "VB365_PROXY_CONFIG",
+        "VB365_PROXY_SERVICE_HOST",
+        "VB365_PROXY_SERVICE_PORT_HTTPS",
+        "VB365_PROXY_PORT",
+        "VB365_PROXY_PORT_4443_TCP_ADDR",
+        "HOME",
+    ],
+)
+def test_variables_that_are_no_settings_are_left_alone(variable: str) -> None:
+    """A Kubernetes service named vb365-proxy puts the latter ones into every pod."""
+    assert load(None, {"upstream.url": URL}, {variable: "tcp://10.0.0.1:4443"}).upstream.url == URL
+
+
+def test_every_setting_can_be_set_in_the_environment() -> None:
+    """§15: `VB365_PROXY_<SECTION>__<KEY>`: whatever the default is, written as it is written, is accepted."""
+    environ = {
+        f"VB365_PROXY_{section}__{key}".upper(): value if isinstance(value, str) else json.dumps(value)
+        for section, values in text.defaults().items()
+        for key, value in values.items()
+        if value is not None
+    }
+    environ["VB365_PROXY_UPSTREAM__URL"] = URL
+    assert load(None, {}, environ) == load(None, {"upstream.url": URL}, {})
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("exports.grace", "250ms", 0.25),
+        ("exports.grace", "2s", 2.0),
+        ("exports.grace", "10m", 600.0),
+        ("exports.grace", "24h", 86400.0),
+        ("exports.grace", "7d", 604800.0),
+        ("exports.grace", " 1.5 s ", 1.5),
+        ("exports.grace", "0s", 0.0),
+        ("storage.min_free", "16MiB", 16 * 2**20),
+        ("storage.min_free", "5GiB", 5 * 2**30),
+        ("storage.min_free", "1.5TiB", 3 * 2**39),
+        ("storage.min_free", "0B", 0),
+        ("exports.attempts", "7", 7),
+        ("exports.preflight", "No", False),
+        ("exports.preflight", "1", True),
+        ("log.format", "JSON", "json"),
+        ("listen.address", "127.0.0.1:0", HostPort("127.0.0.1", 0)),
+        ("listen.address", "[::]:4443", HostPort("::", 4443)),
+        ("listen.address", "proxy.internal:80", HostPort("proxy.internal", 80)),
+        ("upstream.url", "HTTPS://VB365.Example.com:4443/", URL),
+        ("upstream.url", "http://[::1]:80", "http://[::1]:80"),
+        ("upstream.fingerprint", ":".join(["AB"] * 32), "ab" * 32),
+        ("public.url", "https://x.example/backup/", "https://x.example/backup"),
+        ("public.segment", "_exports-2", "_exports-2"),
+        ("storage.jobs", "rediss://user:pw@redis:6379/0", "rediss://user:pw@redis:6379/0"),
+        ("storage.artifacts", "s3://bucket/a/b", "s3://bucket/a/b"),
+        ("storage.dir", "/tmp", Path("/tmp")),
+    ],
+)
+def test_a_value_is_read_as_it_is_meant(name: str, value: str, meant: object) -> None:
+    """§15: durations `250ms 2s 10m 24h 7d`, sizes `16MiB 5GiB`, HOST:PORT with port 0, prefixes, `_` segments."""
+    assert value_of(load(None, {"upstream.url": URL} | {name: value}, {}), name) == meant
+
+
+@pytest.mark.parametrize("value", ["10.0.0.7, 10.1.0.0/16,::1", '["10.0.0.7", "10.1.0.0/16", "::1"]'])
+def test_lists_in_the_environment_are_comma_separated_or_json(value: str) -> None:
+    """§15: lists in the environment; `trusted_proxies` takes addresses and CIDR ranges."""
+    networks = set_to("public.trusted_proxies", value).public.trusted_proxies
+    assert networks == tuple(ipaddress.ip_network(item) for item in ("10.0.0.7/32", "10.1.0.0/16", "::1/128"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("exports.grace", "2", "is not a duration"),
+        ("exports.grace", "-2s", "is not a duration"),
+        ("exports.grace", "1y", "is not a duration"),
+        ("exports.grace", "9999d", "is too long"),
+        ("exports.stall_timeout", "0s", "must be more than zero"),
+        ("storage.min_free", "16MB", "is not a size"),
+        ("exports.attempts", "0", "is not a whole number from 1 on"),
+        ("exports.attempts", "1.5", "is not a whole number from 1 on"),
+        ("upstream.pool", "-1", "is not a whole number from 0 on"),
+        ("exports.preflight", "maybe", "is neither true nor false"),
+        ("log.level", "loud", "is not known here"),
+        ("listen.address", "4443", "is not HOST:PORT"),
+        ("listen.address", ":4443", "is not HOST:PORT"),
+        ("listen.address", "::1:4443", "is not HOST:PORT"),
+        ("listen.address", "[nonsense]:4443", "is not HOST:PORT"),
+        ("listen.address", "127.0.0.1:65536", "is not HOST:PORT"),
+        ("upstream.fingerprint", "abcd", "is not a SHA-256 fingerprint"),
+        ("upstream.ca_file", "/nowhere/ca.pem", "cannot be read (No such file or directory)"),
+        ("public.url", "https://x/../y", "holds a path that cannot be a prefix"),
+        ("public.url", "https://x/a?b", "holds a query or a fragment"),
+        ("public.segment", "async", "is no segment of our own"),
+        ("public.segment", "_a/b", "is no segment of our own"),
+        ("public.trusted_proxies", "10.0.0.1/8", "no network"),
+        ("public.trusted_proxies", '["10.0.0.1"', "is not a JSON array"),
+        ("storage.jobs", "postgres://x", "is no store"),
+        ("storage.artifacts", "s3://", "is no store"),
+        ("storage.dir", "/dev/null", "is not a directory"),
+        ("admin.token", "two words", "is no bearer token"),
+        ("secrets.key", "short", "holds no Fernet key at place 1"),
+        ("secrets.key", f"{KEY},{KEY[:-2]}", "holds no Fernet key at place 2"),
+        ("secrets.key", f"{KEY[:-1]}é", "holds no Fernet key at place 1"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_source_and_how_to_mend_it(name: str, value: str, problem: str) -> None:
+    told = problem_with(name, value)
+    assert problem in told.problem
+    assert told.key == name
+    assert told.source == "environment variable VB365_PROXY_" + name.upper().replace(".", "__")
+    assert told.mend.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("vb365.example.com:4443", "is not a URL with a host"),
+        ("vb365", "is not a URL with a host"),
+        ("https://", "is not a URL with a host"),
+        ("https://a b", "is not a URL with a host"),
+        ("https://x:99999", "is not a URL with a host"),
+        ("https://x:0", "is not a URL with a host"),
+        ("https://x\n.y", "is not a URL with a host"),
+        ("https://bücher.example", "is not a URL with a host"),
+        ("https://[::1", "is not a URL with a host"),
+        ("ftp://x", "begins with ftp:"),
+        ("https://x/v8", "holds a path"),
+        ("https://x/?a=b", "holds a query or a fragment"),
+        ("https://x?", "holds a query or a fragment"),
+        ("https://x#y", "holds a query or a fragment"),
+        ("https://alice:secret@x", "holds a user name or password"),
+    ],
+)
+def test_the_upstream_is_scheme_host_and_port_only(url: str, problem: str) -> None:
+    """§15 upstream.url; a password in it is not shown again."""
+    (told,) = problems_of({"upstream.url": url})
+    assert problem in told.problem
+    assert "secret" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("toml", "problem"),
+    [
+        ("[exports]\ngrace = 2", "= 2 is not a duration"),
+        ("[exports]\nattempts = true", "= true is not a whole number from 1 on"),
+        ("[exports]\nattempts = 1.5", "= 1.5 is not a whole number from 1 on"),
+        ("[exports]\npreflight = 1", "= 1 is neither true nor false"),
+        ("[public]\nsegment = 3", "= 3 is not text"),
+        ("[public]\ntrusted_proxies = 3", "= 3 is not a list"),
+        ("[webhooks]\nurls = [3]", "= [3] is not text"),
+        ("[upstream]\nverify = 1979-05-27", '= "1979-05-27" is neither true nor false'),
+        ("exports = 3", "is no setting"),
+        ("[exports.grace]\nx = 1", '= {"x": 1} is not a duration'),
+    ],
+)
+def test_a_toml_value_of_another_type_is_told(written: Written, toml: str, problem: str) -> None:
+    (told,) = problems_of({"upstream.url": URL}, toml=written(toml))
+    assert problem in told.problem
+    assert told.source.endswith("proxy.toml")
+
+
+@given(st.floats(min_value=0.001, max_value=3650 * 86400.0))
+def test_a_duration_that_is_shown_reads_as_the_same(seconds: float) -> None:
+    assert set_to("exports.grace", show_duration(seconds)).exports.grace == pytest.approx(seconds, abs=1e-6)
+
+
+@given(st.integers(min_value=0, max_value=2**50))
+def test_a_size_that_is_shown_reads_as_the_same(size: int) -> None:
+    assert set_to("storage.min_free", show_size(size)).storage.min_free == size
+
+
+# Settings that belong together
+
+
+def test_certificate_and_key_come_together(pems: Path) -> None:
+    one, other = str(pems / "one.pem"), str(pems / "two.key")
+    assert "belongs together" in problems_of({"upstream.url": URL, "listen.tls_certificate": one})[0].problem
+    assert "belongs together" in problems_of({"upstream.url": URL, "listen.tls_key": other})[0].problem
+    mismatch = {"upstream.url": URL, "listen.tls_certificate": one, "listen.tls_key": other}
+    assert "does not go with" in problems_of(mismatch)[0].problem
+    good = mismatch | {"listen.tls_key": str(pems / "one.key")}
+    assert load(None, good, {}).listen.tls_key == pems / "one.key"
+
+
+def test_a_missing_certificate_is_told_once(pems: Path) -> None:
+    flags = {"upstream.url": URL, "listen.tls_certificate": "/nowhere", "listen.tls_key": str(pems / "one.key")}
+    assert [problem.key for problem in problems_of(flags)] == ["listen.tls_certificate"]
+
+
+@pytest.mark.parametrize(
+    "ways", [{"fingerprint", "verify"}, {"ca_file", "verify"}, {"ca_file", "fingerprint"}, {"fingerprint"}, {"verify"}]
+)
+def test_there_is_one_way_to_trust_the_upstream(ways: set[str], pems: Path) -> None:
+    """System CAs, `ca_file`, `fingerprint` or `verify = false`: two of them contradict each other."""
+    every = {"fingerprint": "ab" * 32, "ca_file": str(pems / "ca.pem"), "verify": "false"}
+    flags = {f"upstream.{way}": every[way] for way in ways} | {"upstream.url": URL}
+    if len(ways) == 1:
+        assert load(None, flags, {}).upstream.url == URL
+        assert "upstream.url is http:" in problems_of(flags | {"upstream.url": "http://x"})[0].problem
+    else:
+        assert "different ways to trust" in problems_of(flags)[0].problem
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9465", "[::]:9465", "10.0.0.1:9465", "admin.example:9465"])
+def test_an_admin_listener_that_others_reach_needs_a_token(address: str) -> None:
+    """§15 admin: an address that is not loopback without a token is a configuration error."""
+    (told,) = problems_of({"upstream.url": URL, "admin.address": address})
+    assert told.key == "admin.token"
+    assert "is missing" in told.problem
+    assert address in told.problem
+    guarded = load(None, {"upstream.url": URL, "admin.address": address, "admin.token": "t"}, {})
+    assert guarded.admin.token is not None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:1", "localhost:1"])
+def test_loopback_needs_no_token(address: str) -> None:
+    assert set_to("admin.address", address).admin.address.loopback
+
+
+@pytest.mark.parametrize(
+    ("address", "reached"), [("0.0.0.0:1", ("127.0.0.1", 1)), ("[::]:1", ("::1", 1)), ("10.0.0.1:1", ("10.0.0.1", 1))]
+)
+def test_an_unspecified_address_is_reached_on_loopback(address: str, reached: tuple[str, int]) -> None:
+    assert set_to("listen.address", address).listen.address.reachable == reached
+
+
+def test_webhooks_need_a_secret() -> None:
+    assert "is missing" in problems_of({"upstream.url": URL, "webhooks.urls": "https://x/hook?a=b"})[0].problem
+    both = {"upstream.url": URL, "webhooks.urls": "https://x/hook?a=b", "webhooks.secret": "whsec_x"}
+    assert load(None, both, {}).webhooks.urls == ("https://x/hook?a=b",)
+
+
+def test_fernet_keys_rotate_in_place_or_in_a_file(tmp_path: Path) -> None:
+    """§15 secrets: several keys, the newest first; the file is read anew so that it can be rotated."""
+    file = tmp_path / "keys"
+    file.write_text(f"{KEY}\n")
+    assert [k.get_secret_value() for k in set_to("secrets.key", f"{NEWER_KEY},{KEY}").secrets.keys] == [NEWER_KEY, KEY]
+    secrets = set_to("secrets.key_file", str(file)).secrets
+    assert [k.get_secret_value() for k in secrets.keys] == [KEY]
+    file.write_text(f"{NEWER_KEY}\n{KEY}\n")
+    assert [k.get_secret_value() for k in secrets.keys] == [NEWER_KEY, KEY]
+    assert set_to("log.level", "info").secrets.keys == ()
+    file.write_text("nonsense")
+    assert "holds no Fernet key" in problem_with("secrets.key_file", str(file)).problem
+    file.write_text(KEY)
+    both = problems_of({"upstream.url": URL, "secrets.key": KEY, "secrets.key_file": str(file)})
+    assert "is set beside secrets.key" in both[0].problem
+
+
+# Mistakes
+
+
+def test_all_problems_of_all_sources_are_told_at_once(written: Written, tmp_path: Path) -> None:
+    """§15: unknown keys and bad values: all problems at once, each with its source."""
+    toml = written('top = 1\n[exports]\nmax_runing = 3\ngrace = 5\n[nonsense]\nx = 1\n[public]\nsegment = "x"')
+    secret = tmp_path / "VB365_PROXY_ADMIN__TOCKEN"
+    secret.write_text("x")
+    environ = {
+        "VB365_PROXY_EXPORTS_GRACE": "1s",
+        "VB365_PROXY_ADMIN__ADDRESS": "0.0.0.0:1",
+        "VB365_PROXY_SECRETS_DIR": str(tmp_path),
+    }
+    problems = problems_of({"listen.address": "x"}, environ, toml)
+    assert {(p.source, p.key) for p in problems} == {
+        (str(toml), "top"),
+        (str(toml), "exports.max_runing"),
+        (str(toml), "nonsense.x"),
+        (str(toml), "exports.grace"),
+        (str(toml), "public.segment"),
+        (str(secret), "admin.tocken"),
+        ("environment variable VB365_PROXY_EXPORTS_GRACE", "exports_grace"),
+        ("flag --listen", "listen.address"),
+        ("configuration", "upstream.url"),
+        ("configuration", "admin.token"),
+    }
+    assert listed(problems).startswith("10 problems in the configuration:\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("VB365_PROXY_EXPORTS_GRACE", "exports.grace"),
+        ("VB365_PROXY_EXPORTS__GRASE", "exports.grace"),
+        ("VB365_PROXY_PUBLIC__TRUSTED_PROXY", "public.trusted_proxies"),
+        ("VB365_PROXY_STORAGE__DATA_DIR", "storage.dir"),
+    ],
+)
+def test_a_misspelt_setting_is_guessed(variable: str, meant: str) -> None:
+    (problem,) = problems_of({"upstream.url": URL}, {variable: "x"})
+    assert problem.mend == f"Did you mean {meant}?"
+
+
+def test_an_unguessable_setting_is_told_where_all_are() -> None:
+    (problem,) = problems_of({"upstream.url": URL}, {"VB365_PROXY_QQQQ": "x"})
+    assert "config init" in problem.mend
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[exports\n", "is not TOML"),
+        (b"\xff", "is not TOML"),
+        (b"a = 1\na = 2", "is not TOML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_an_unreadable_file_is_one_problem_among_the_others(
+    content: bytes | None, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "proxy.toml"
+    if content is not None:
+        path.write_bytes(content)
+    problems = problems_of({"upstream.url": URL}, {"VB365_PROXY_EXPORTS__GRACE": "x"}, path)
+    assert [p.source for p in problems] == [str(path), "environment variable VB365_PROXY_EXPORTS__GRACE"]
+    assert problem in problems[0].problem
+
+
+def test_secret_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "VB365_PROXY_ADMIN__TOKEN").write_bytes(b"\xff")
+    (problem,) = problems_of({"upstream.url": URL}, {"VB365_PROXY_SECRETS_DIR": str(tmp_path)})
+    assert "cannot be read" in problem.problem
+    (problem,) = problems_of({"upstream.url": URL}, {"VB365_PROXY_SECRETS_DIR": "/nowhere"})
+    assert problem.source == "VB365_PROXY_SECRETS_DIR"
+
+
+# Secrets are not shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("admin.token", "c4nary two"), ("secrets.key", "c4nary"), ("storage.jobs", "redis://u:c4nary@h/0/0/")],
+)
+def test_a_bad_secret_is_not_repeated(name: str, value: str) -> None:
+    """§9, §15: secrets never appear."""
+    told = problem_with(name, value)
+    assert "c4nary" not in str(told)
+
+
+def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
+    """`config print`, repr and JSON mask tokens, keys, and the password of a store's URL."""
+    flags = {
+        "upstream.url": URL,
+        "admin.token": "c4nary-token",
+        "secrets.key": KEY,
+        "webhooks.secret": "whsec_c4nary",
+        "storage.jobs": "redis://u:c4nary@h/0",
+    }
+    settings = load(None, flags, {})
+    for shown in (repr(settings), str(settings), text.effective(settings), settings.model_dump_json()):
+        assert "c4nary" not in shown
+        assert KEY not in shown
+    assert tomllib.loads(text.effective(settings))["storage"]["jobs"] == "redis://********@h/0"
+
+
+# What this version cannot do
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("listen.workers", "2"),
+        ("exports.rescue_sync", "true"),
+        ("storage.jobs", "redis://h/0"),
+        ("storage.artifacts", "az://container"),
+        ("webhooks.urls", "https://x"),
+    ],
+)
+def test_what_is_not_in_this_version_is_valid_but_cannot_be_served(name: str, value: str, tmp_path: Path) -> None:
+    """Refused clearly rather than started half-configured."""
+    flags = {"upstream.url": URL, "storage.dir": str(tmp_path / "a" / "b"), "webhooks.secret": "whsec_x"}
+    assert unavailable(load(None, flags, {})) == []
+    (problem,) = unavailable(load(None, flags | {name: value}, {}))
+    assert (problem.key, problem.problem) == (name, "asks for what is not in this version")
+
+
+def test_a_directory_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = load(None, {"upstream.url": URL, "storage.dir": str(tmp_path / "file" / "below")}, {})
+    assert [problem.key for problem in unavailable(below)] == ["storage.dir"]
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+        locked = load(None, {"upstream.url": URL, "storage.dir": str(tmp_path / "new")}, {})
+        assert [problem.key for problem in unavailable(locked)] == ["storage.dir"]
+
+
+# The texts made from it
+
+
+def test_the_shipped_file_holds_every_setting_with_its_default() -> None:
+    """config/proxy.toml cannot drift: it is what `config init` writes, and every value in it is the default."""
+    shipped = Path(__file__).parents[1] / "config" / "proxy.toml"
+    assert shipped.read_text(encoding="utf-8") == text.sample(), "run `make docs`"
+    tables = tomllib.loads(text.sample())
+    assert {s: set(t) for s, t in tables.items()} == {s: set(kind.model_fields) for s, kind in SECTIONS.items()}
+    assert load(shipped, {"upstream.url": URL}, {}) == load(None, {"upstream.url": URL}, {})
+
+
+def test_every_setting_is_explained() -> None:
+    for section, kind in SECTIONS.items():
+        assert kind.__doc__, section
+        for key, field in kind.model_fields.items():
+            assert (field.description or "").rstrip().endswith("."), f"{section}.{key}"
+
+
+def test_the_effective_settings_load_again(written: Written) -> None:
+    settings = load(None, {"upstream.url": URL, "exports.grace": "1500ms", "public.trusted_proxies": "10.0.0.0/8"}, {})
+    assert load(written(text.effective(settings)), {}, {}) == settings
+
+
+def test_the_schema_knows_every_key_and_every_default() -> None:
+    properties = text.schema()["properties"]
+    for section, values in text.defaults().items():
+        assert properties[section]["additionalProperties"] is False
+        for key, default in values.items():
+            assert properties[section]["properties"][key].get("default") == (default if default != "" else None)
+            assert "type" in properties[section]["properties"][key]
+
+
+def test_the_flags_are_settings() -> None:
+    assert set(loading.FLAGS) <= {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
