@@ -224,6 +224,8 @@ def _plain(kind: Kind, size: int, seed: int) -> tuple[_Part, ...]:
 _LOCAL, _CENTRAL, _END = "<4sHHHHHIIIHH", "<4sHHHHHHIIIHHHHHII", "<4sHHHHIIH"
 _END64, _LOCATOR = "<4sQHHIIQQQQ", "<4sIQI"
 _LIMIT32, _DATE = 0xFFFFFFFF, 0x21
+#: From this size on all members have ZIP64 fields.
+_LARGE = _LIMIT32
 
 
 def _local(name: bytes, size: int, crc: int, large: bool) -> bytes:
@@ -263,7 +265,7 @@ def _overhead(names: list[bytes], large: bool) -> int:
 
 def _zip(kind: Kind, size: int, seed: int, count: int) -> tuple[_Part, ...]:
     """A ZIP of `count` stored members and of exactly `size` bytes, or the smallest one with empty members."""
-    names, large = _names(kind, count), size >= _LIMIT32
+    names, large = _names(kind, count), size >= _LARGE
     payload = max(0, size - _overhead(names, large))
     parts: list[_Part] = []
     directory, offset = b"", 0
