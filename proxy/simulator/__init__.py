@@ -7,7 +7,7 @@ of the rest of the project, so that it proves the proxy and not itself.
 from __future__ import annotations
 
 from proxy.simulator.app import Simulator, serve
-from proxy.simulator.files import Content, Kind, content, expected_sha256, make
+from proxy.simulator.content import Content, Kind, expected_sha256, make
 from proxy.simulator.faults import Fault
 from proxy.simulator.sessions import Session
 from proxy.simulator.settings import SimulatorSettings, User
@@ -23,7 +23,6 @@ __all__ = [
     "Delivery",
     "Content",
     "Kind",
-    "content",
     "expected_sha256",
     "make",
 ]

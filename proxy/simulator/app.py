@@ -16,7 +16,7 @@ from proxy.simulator import catalog, control, operations
 from proxy.simulator.api import Api, Refusal
 from proxy.simulator.bell import Bell
 from proxy.simulator.calls import UNAUTHORIZED, Call, Recorded, not_found, parse
-from proxy.simulator.files import Content
+from proxy.simulator.content import Content
 from proxy.simulator.exports import Exports
 from proxy.simulator.faults import Effects, Fault, Faults
 from proxy.simulator.sessions import Session, Sessions

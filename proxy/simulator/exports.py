@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from proxy.simulator.bell import Bell
 from proxy.simulator.calls import Call, error
-from proxy.simulator.files import Content, Kind, make
+from proxy.simulator.content import Content, Kind, make
 from proxy.simulator.faults import Effects
 from proxy.simulator.operations import Operation
 from proxy.simulator.sessions import Event, Session, Sessions

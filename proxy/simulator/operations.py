@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from proxy.simulator.files import Kind
+from proxy.simulator.content import Kind
 
 #: `|`: the first, or the second if the body asks for it. `v8`, `<v8`: served by those versions only.
 _TABLE = """

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from proxy.simulator.files import CHUNK, Content
+from proxy.simulator.content import CHUNK, Content
 from proxy.simulator.faults import Effects
 from proxy.simulator.wire import Headers, Wire, altered
 

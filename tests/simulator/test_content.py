@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.simulator import Content, Kind, content, expected_sha256, files, make
-from proxy.simulator.files import BLOCK, _Pattern, crc32_combine
+from proxy.simulator import Content, Kind, expected_sha256, make
+from proxy.simulator import content as files
+from proxy.simulator.content import BLOCK, _Pattern, content, crc32_combine
 
 GIB = 1 << 30
 ZIPS = (Kind.ZIP, Kind.PST_ZIP, Kind.MSG_ZIP)
