@@ -31,11 +31,14 @@ class DirectoryLock:
         self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(self._descriptor)
-        except OSError as why:
+        except (BlockingIOError, PermissionError) as why:
             os.close(self._descriptor)
             raise DirectoryInUse(
                 f"the data directory {directory} is in use by another process: stop it, or choose another storage.dir"
             ) from why
+        except OSError:
+            os.close(self._descriptor)
+            raise
 
     def release(self) -> None:
         """Let another process own the directory."""

@@ -38,7 +38,7 @@ class DiskJobs:
         for job in sorted(findings.jobs, key=lambda job: job.created):
             self._index.put(job)
         self._writer = GroupCommit(thread, database.commit, self._apply)
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, directory: Path) -> DiskJobs:
@@ -108,14 +108,18 @@ class DiskJobs:
 
     async def close(self) -> None:
         """As `JobStore.close`: what was asked for before is still written. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await self._writer.drained()
         self._index.release()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
-        self._thread.shutdown(wait=False)
-        self._lock.release()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
+        finally:
+            self._thread.shutdown(wait=False)
+            self._lock.release()
 
     async def _submit(self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]) -> _T:
         self._check_open()
@@ -128,7 +132,7 @@ class DiskJobs:
             self._index.put(change.job)
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closing is not None:
             raise StoreUnavailable("the job store is closed")
 
 

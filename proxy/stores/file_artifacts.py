@@ -14,11 +14,12 @@ from threading import Event
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from proxy.ports import Artifact, StorageFull, StoreUnavailable
-from proxy.stores import spool
+from proxy.ports import Artifact, StoreUnavailable
+from proxy.stores import artifact_files as files
+from proxy.stores.artifact_files import Places, checked
 from proxy.stores.file_partial import FilePartial
 from proxy.stores.ledger import Ledger
-from proxy.stores.spool import Places, Spool, checked
+from proxy.stores.spool import Spool
 from proxy.stores.threads import undisturbed
 
 _P = ParamSpec("_P")
@@ -50,7 +51,7 @@ class FileReader:
     async def _read(self, start: int, count: int) -> bytes:
         if self._descriptor < 0:
             raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
-        reading = self._store.begin(spool.read_at, self._descriptor, start, count)
+        reading = self._store.begin(files.read_at, self._descriptor, start, count)
         self._reading.add(reading)
         reading.add_done_callback(self._reading.discard)
         return await undisturbed(reading)
@@ -62,11 +63,11 @@ class FileReader:
             return
         while self._reading:
             await asyncio.wait(self._reading)
-        os.close(descriptor)
+        await self._store.let_go(descriptor)
 
 
 class FileArtifacts:
-    """An `ArtifactStore` in `directory`/artifacts; `spool` says which files there are and what makes them durable."""
+    """An `ArtifactStore` in `directory`/artifacts; `artifact_files` says which files there are."""
 
     def __init__(self, root: Path, *, max_bytes: int | None, durable: bool, clock: Callable[[], float]) -> None:
         self.now = clock
@@ -98,7 +99,7 @@ class FileArtifacts:
         """
         store = cls(directory / "artifacts", max_bytes=max_bytes, durable=durable, clock=clock)
         try:
-            await undisturbed(store.begin(spool.make_root, store._root))
+            await undisturbed(store.begin(files.make_root, store._root))
             await store.ids()
         except BaseException:
             store._threads.shutdown(wait=False)
@@ -124,30 +125,31 @@ class FileArtifacts:
 
     async def get(self, id: str) -> Artifact | None:
         """As `ArtifactStore.get`. A file that does not fit what was committed is no artifact."""
-        found = await self._ask(spool.committed, self._places(id))
+        found = await self._ask(files.committed, self._places(id))
         return None if found is None else found[0]
 
     async def memo(self, id: str) -> bytes | None:
         """As `ArtifactStore.memo`."""
-        found = await self._ask(spool.committed, self._places(id))
+        found = await self._ask(files.committed, self._places(id))
         return None if found is None else found[1]
 
     async def open(self, id: str) -> FileReader | None:
         """As `ArtifactStore.open`."""
         places = self._places(id)
-        found = await undisturbed(self.begin(spool.opened, places), unwanted=_close_opened)
+        opening = self.begin(files.opened, places)
+        found = await undisturbed(opening, unwanted=lambda late: late and self.let_go(late[1]))
         return None if found is None else FileReader(self, *found)
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`."""
-        await self.exclusively(id, partial(spool.remove, self._places(id)))
+        await self.exclusively(id, partial(files.remove, self._places(id)))
         self.ledger.drop((id, "file"), (id, "partial"))
         self._disk_asked = float("-inf")
 
     async def ids(self) -> set[str]:
         """As `ArtifactStore.ids`. Looks at the disk, and so also finds what others did on a shared volume."""
         changes = self.ledger.changes
-        found = await self._ask(spool.survey, self._root)
+        found = await self._ask(files.survey, self._root)
         growing = {each.id for each in self._growing}
         at_rest = {
             entry: size
@@ -161,12 +163,9 @@ class FileArtifacts:
         """As `ArtifactStore.free`: what the disk has, asked at most once a second, and what `max_bytes` leaves."""
         now = time.monotonic()
         if now - self._disk_asked > _FREE_IS_FRESH:
-            self._disk_free = await self._ask(spool.free, self._root)
+            self._disk_free = await self._ask(files.free, self._root)
             self._disk_asked = now
-        return max(0, min(self._disk_free, self._room()))
-
-    def _room(self) -> int:
-        return sys.maxsize if self._max_bytes is None else self._max_bytes - self.ledger.total
+        return max(0, min(self._disk_free, self.room()))
 
     async def used(self) -> int:
         """As `ArtifactStore.used`."""
@@ -177,10 +176,12 @@ class FileArtifacts:
         """As `ArtifactStore.close`; files still being written are kept. Idempotent."""
         if self._closed:
             return
-        for growing in list(self._growing):
-            await growing.keep()
+        failures = await asyncio.gather(*(each.keep() for each in self._growing), return_exceptions=True)
         self._closed = True
         self._threads.shutdown(wait=False)
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
     # What partials and readers need of their store
 
@@ -201,10 +202,13 @@ class FileArtifacts:
         async with self._turns.setdefault(id, asyncio.Lock()):
             return await undisturbed(self.begin(work), stop=stop, unwanted=unwanted)
 
-    def check_room(self, size: int) -> None:
-        """Raise `StorageFull` if `max_bytes` does not leave room for `size` bytes more."""
-        if size > self._room():
-            raise StorageFull(f"storage.max_bytes ({self._max_bytes}) is used up")
+    def let_go(self, descriptor: int) -> asyncio.Future[None]:
+        """Close a file. If it was removed meanwhile its blocks are freed only now, which takes as long."""
+        return asyncio.get_running_loop().run_in_executor(None if self._closed else self._threads, os.close, descriptor)
+
+    def room(self) -> int:
+        """Bytes that `max_bytes` leaves; negative when it was lowered below what is stored."""
+        return sys.maxsize if self._max_bytes is None else self._max_bytes - self.ledger.total
 
     def begun(self, growing: FilePartial) -> None:
         """The file is being written."""
@@ -232,8 +236,3 @@ class FileArtifacts:
 def _close(kept: Spool | None) -> None:
     if kept is not None:
         kept.close()
-
-
-def _close_opened(found: tuple[Artifact, int] | None) -> None:
-    if found is not None:
-        os.close(found[1])

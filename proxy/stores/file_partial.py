@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from proxy.ports import Artifact, LengthMismatch, StoreUnavailable
+from proxy.ports import Artifact, LengthMismatch, StorageFull, StoreUnavailable
 from proxy.stores.spool import Spool
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class FilePartial:
     async def write(self, chunk: bytes) -> None:
         """As `Partial.write`. The bytes may still be on their way to the disk: a later call raises for them."""
         self._check()
-        self._store.check_room(len(chunk))
+        self._check_room(len(chunk))
         self._gathered.append(chunk)
         self._waiting += len(chunk)
         self._offset += len(chunk)
@@ -60,6 +60,11 @@ class FilePartial:
             raise self._failure
         if self._stopped:
             raise StoreUnavailable(f"the partial file of job {self.id} is closed")
+
+    def _check_room(self, size: int) -> None:
+        if size > self._store.room():
+            self._failure = StorageFull(f"storage.max_bytes leaves no room for the file of job {self.id}")
+            raise self._failure
 
     def _append(self) -> None:
         """Hand over what is gathered, unless the thread is still busy with the last batch."""

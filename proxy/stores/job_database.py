@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from diskcache import Cache, Disk, Timeout
-from diskcache.core import DBNAME, MODE_RAW, UNKNOWN
+from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
 
 from proxy.core.jobs import Job, encode
 from proxy.ports import StoreUnavailable
-from proxy.stores.job_scan import BODY, RECORD, Scan, body_at, connect, quarantine, scan
+from proxy.stores.durable import sync_directory
+from proxy.stores.job_scan import BODY, RECORD, Scan, quarantine, read_body, scan
 
 #: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a row of no ours.
 _FAILURES = (sqlite3.Error, Timeout, OSError)
 
-_SETTINGS: Final = {
+_SETTINGS: Final = DEFAULT_SETTINGS | {
     "eviction_policy": "none",  # a job is never dropped to make room
     "cull_limit": 0,
     "size_limit": 2**62,
@@ -103,58 +105,68 @@ class JobDatabase:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / "jobs"
+        self._fresh = directory / "jobs.new"
         self._cache: Any = None
 
     def open(self) -> Findings:
         """Read and check everything; a database that cannot be trusted is set aside and a new one begun."""
         try:
-            self._path.mkdir(mode=0o700, exist_ok=True)
+            self._finish_beginning()
+            if not self._path.exists():
+                self._begin([])
             findings = self._examine()
-            if self._cache is None:
-                self._cache = self._connect()
+            self._cache = _connect(self._path)
             return findings
         except _FAILURES as why:
             raise StoreUnavailable(f"the job database in {self._path} cannot be opened: {why}") from why
 
-    def _connect(self) -> Any:
-        return Cache(str(self._path), timeout=10, disk=PlainDisk, **_SETTINGS)
+    def _finish_beginning(self) -> None:
+        """A process that was killed while it began a new database left a whole one or a heap of nothing."""
+        if not self._fresh.exists():
+            return
+        if self._path.exists() or scan(self._fresh / DBNAME).trouble is not None:
+            shutil.rmtree(self._fresh)
+        else:
+            self._fresh.rename(self._path)
 
     def _examine(self) -> Findings:
         file = self._path / DBNAME
-        if not file.exists():
-            return Findings()
         found = scan(file)
-        findings = Findings(jobs=list(found.jobs.values()))
         if found.trouble is not None:
-            self._begin_anew(found, findings)
-        elif found.rejected:
-            place = self._directory / f"jobs.rejected-{_stamp()}.jsonl"
-            quarantine(file, found.rejected, place)
-            findings.notes += [
-                f"a row of the job database was set aside in {place}: {why}" for _, why in found.rejected
-            ]
-        return findings
+            return self._begin_anew(found)
+        if not found.rejected:
+            return Findings(list(found.jobs.values()))
+        place = self._directory / f"jobs.rejected-{_stamp()}.jsonl"
+        quarantine(file, found.rejected, place)
+        notes = [f"a row of the job database was set aside in {place}: {why}" for _, why in found.rejected]
+        return Findings(list(found.jobs.values()), notes=notes)
 
-    def _begin_anew(self, found: Scan, findings: Findings) -> None:
+    def _begin_anew(self, found: Scan) -> Findings:
         """What could be read of the damaged database goes into the new one; the artifacts' memos tell the rest."""
+        jobs = list(found.jobs.values())
+        damaged = self._path / DBNAME
         place = self._directory / f"jobs.corrupt-{_stamp()}"
-        self._path.rename(place)
-        self._path.mkdir(mode=0o700)
-        self._cache = self._connect()
-        with closing(connect(place / DBNAME)) as damaged:
-            for job in findings.jobs:
-                row = found.bodies.get(job.id)
-                self._write([Change(job.id, job, None if row is None else body_at(damaged, row))])
-        findings.set_aside = place
-        findings.notes.append(
+        self._begin((Change(job.id, job, read_body(damaged, found, job.id)) for job in jobs), place)
+        note = (
             f"the job database was damaged ({found.trouble}): it was set aside as {place}, and a new one begun with "
-            f"the {len(findings.jobs)} records that could still be read"
+            f"the {len(jobs)} records that could still be read"
         )
+        return Findings(jobs, place, [note])
+
+    def _begin(self, changes: Iterable[Change], place: Path | None = None) -> None:
+        """A new database takes the old one's place once it is whole: a crash at any moment leaves one of the two."""
+        self._fresh.mkdir(mode=0o700)
+        with closing(_connect(self._fresh)) as fresh:
+            _write(fresh, changes)
+        if place is not None:
+            self._path.rename(place)
+        self._fresh.rename(self._path)
+        sync_directory(self._directory)
 
     def commit(self, changes: Sequence[Change]) -> list[StoreUnavailable | None]:
         """Make the changes durable, in one transaction if that can be; tells for each whether it failed."""
         try:
-            self._write(changes)
+            _write(self._cache, changes)
             return [None] * len(changes)
         except _FAILURES as why:
             self._recover()
@@ -162,22 +174,14 @@ class JobDatabase:
                 return [StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")]
         return [outcome for change in changes for outcome in self.commit([change])]
 
-    def _write(self, changes: Sequence[Change]) -> None:
-        with self._cache.transact():
-            for change in changes:
-                self._write_row(RECORD + change.id, None if change.job is None else encode(change.job))
-                if not isinstance(change.body, Keep):
-                    self._write_row(BODY + change.id, change.body)
-
-    def _write_row(self, key: str, value: bytes | None) -> None:
-        if value is None:
-            self._cache.delete(key)
-        else:
-            self._cache.set(key, value)
-
     def _recover(self) -> None:
-        """diskcache leaves a transaction open whose COMMIT failed; a closed connection rolls back and is made again."""
-        self._cache.close()
+        """diskcache leaves a transaction open whose COMMIT failed, and has no way to end it."""
+        try:
+            connection = self._cache._con  # noqa: SLF001
+            if connection.in_transaction:
+                connection.rollback()
+        except _FAILURES:
+            self._cache.close()  # rolls back as well; the next call connects anew
 
     def body(self, id: str) -> bytes | None:
         """The stored request body."""
@@ -185,13 +189,30 @@ class JobDatabase:
             body: bytes | None = self._cache.get(BODY + id)
             return body
         except (*_FAILURES, Unreadable) as why:
-            self._recover()
             raise StoreUnavailable(f"the job database in {self._path} cannot be read: {why}") from why
 
     def close(self) -> None:
         """Fold the log into the database and let go of it."""
-        if self._cache is not None:
-            self._cache.close()
+        self._cache.close()
+
+
+def _connect(path: Path) -> Any:
+    return Cache(str(path), timeout=10, disk=PlainDisk, **_SETTINGS)
+
+
+def _write(cache: Any, changes: Iterable[Change]) -> None:
+    with cache.transact():
+        for change in changes:
+            _write_row(cache, RECORD + change.id, None if change.job is None else encode(change.job))
+            if not isinstance(change.body, Keep):
+                _write_row(cache, BODY + change.id, change.body)
+
+
+def _write_row(cache: Any, key: str, value: bytes | None) -> None:
+    if value is None:
+        cache.delete(key)
+    else:
+        cache.set(key, value)
 
 
 def _stamp() -> str:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diskcache.core import DEFAULT_SETTINGS, METADATA
+
 from proxy.core.jobs import Job, decode
+from proxy.stores.durable import sync_directory, write_file
 
 RECORD = "job:"
 BODY = "body:"
@@ -26,6 +28,8 @@ _ROWS = """
             AND typeof(value) = 'blob'
     FROM Cache NOT INDEXED WHERE rowid {} ? ORDER BY rowid {}
 """
+#: diskcache makes attributes and PRAGMAs of whatever stands in its Settings.
+_SETTINGS = DEFAULT_SETTINGS.keys() | METADATA.keys()
 _Row = tuple[int, object, object, int]
 
 
@@ -41,10 +45,10 @@ class Scan:
 
 def scan(file: Path) -> Scan:
     """Everything that can be read of the database. Raises `sqlite3.Error` when the disk rather than the file fails."""
-    if file.stat().st_size == 0:
-        return Scan(trouble="the file is empty")
+    if not file.exists() or file.stat().st_size == 0:
+        return Scan(trouble=f"{file.name} is missing or empty")
     found = Scan()
-    with closing(connect(file)) as connection:
+    with closing(_connect(file)) as connection:
         found.trouble = _trouble(connection)
         for row in _rows(connection, found):
             _sort(row, found)
@@ -52,7 +56,7 @@ def scan(file: Path) -> Scan:
     return found
 
 
-def connect(file: Path) -> sqlite3.Connection:
+def _connect(file: Path) -> sqlite3.Connection:
     """A connection that hands out text as the bytes it is, and never creates the file."""
     connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=10, isolation_level=None)
     connection.text_factory = bytes
@@ -63,12 +67,15 @@ def _trouble(connection: sqlite3.Connection) -> str | None:
     try:
         verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         connection.execute(_ROWS.format(">", "ASC"), (0,)).close()
-    except sqlite3.Error as why:
+        foreign = [key for (key,) in connection.execute("SELECT key FROM Settings") if key.decode() not in _SETTINGS]
+    except (sqlite3.Error, UnicodeDecodeError) as why:
         return _damage(why)
+    if foreign:
+        return "it has settings that diskcache does not know"
     return None if verdict == b"ok" else str(verdict, "utf-8", "replace")
 
 
-def _damage(why: sqlite3.Error) -> str:
+def _damage(why: sqlite3.Error | UnicodeDecodeError) -> str:
     """What is wrong with the file; a lock, a full or a failing disk is not the file's fault and raised again."""
     code = getattr(why, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
@@ -109,10 +116,20 @@ def _sort_record(rowid: int, name: str, value: object, found: Scan) -> None:
     except ValueError as why:
         found.rejected.append((rowid, f"{name} is unreadable: {why}"))
         return
-    if name != RECORD + job.id:
-        found.rejected.append((rowid, f"the record of job {job.id} stands under another name"))
+    if name != f"{RECORD}{job.id}" or not _sound(job):
+        found.rejected.append((rowid, f"{name} does not hold that job"))
         return
     found.jobs[job.id] = job
+
+
+def _sound(job: Job) -> bool:
+    """What the index relies on; `decode` does not look at types."""
+    texts = (job.id, job.owner, job.request.session or "", job.request.idempotency_key or "")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(job.version, int)
+        and isinstance(job.created, int | float)
+    )
 
 
 def _match(found: Scan) -> None:
@@ -121,10 +138,14 @@ def _match(found: Scan) -> None:
         found.rejected.append((found.bodies.pop(orphan), f"the body of job {orphan} has no record"))
 
 
-def body_at(connection: sqlite3.Connection, rowid: int) -> bytes | None:
-    """The body in that row, None if it cannot be read."""
+def read_body(file: Path, found: Scan, id: str) -> bytes | None:
+    """The body that the scan found for the job, None if there is none or it cannot be read."""
+    if id not in found.bodies:
+        return None
     try:
-        value = connection.execute("SELECT value FROM Cache NOT INDEXED WHERE rowid = ?", (rowid,)).fetchone()[0]
+        with closing(_connect(file)) as connection:
+            query = "SELECT value FROM Cache NOT INDEXED WHERE rowid = ?"
+            value = connection.execute(query, (found.bodies[id],)).fetchone()[0]
     except sqlite3.Error as why:
         _damage(why)
         return None
@@ -133,9 +154,10 @@ def body_at(connection: sqlite3.Connection, rowid: int) -> bytes | None:
 
 def quarantine(file: Path, rejected: list[tuple[int, str]], place: Path) -> None:
     """Move the rejected rows out of the database into `place`, one JSON line each, values in base64."""
-    with closing(connect(file)) as connection:
+    with closing(_connect(file)) as connection:
         lines = [_line(connection, rowid, why) for rowid, why in rejected]
-        _write_durably(place, "".join(lines).encode())
+        write_file(place, "".join(lines).encode())
+        sync_directory(place.parent)
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany("DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid, _ in rejected])
         connection.execute("COMMIT")
@@ -146,11 +168,3 @@ def _line(connection: sqlite3.Connection, rowid: int, why: str) -> str:
     row = connection.execute(query, (rowid,)).fetchone()
     values = [base64.b64encode(item).decode() if isinstance(item, bytes) else item for item in row]
     return json.dumps({"why": why, "row": values}) + "\n"
-
-
-def _write_durably(place: Path, data: bytes) -> None:
-    descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)

@@ -1,0 +1,188 @@
+"""Where an artifact store keeps what, and how it is found again. Everything here blocks.
+
+In `artifacts`/<first two of the id>/ stand `<id>.partial` while the file grows; `<id>.json`, the sidecar, written and
+synced before the commit; `<id>.file`, the committed file. Renaming the partial to `.file` is the commit: whatever a
+crash leaves before it is still a partial, and a sidecar alone means nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.ports import Artifact, StorageFull, StoreUnavailable
+from proxy.stores.durable import PLAIN, sync_directory, write_file
+
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_NAME = re.compile(rf"({_UUID})\.(partial|file|json|json\.new)")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def checked(id: str) -> str:
+    """The id, if it is a UUID in lower case: no other text ever becomes part of a path. Raises ValueError."""
+    if re.fullmatch(_UUID, id) is None:
+        raise ValueError(f"not a job id: {id!r}")
+    return id
+
+
+@contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Tell a disk that is full from one that fails."""
+    try:
+        yield
+    except OSError as why:
+        kind = StorageFull if why.errno in _NO_ROOM else StoreUnavailable
+        raise kind(f"{path}: {why.strerror or why}") from why
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the files of one job stand."""
+
+    directory: Path
+    id: str
+
+    @property
+    def partial(self) -> Path:
+        """The growing file."""
+        return self.directory / f"{self.id}.partial"
+
+    @property
+    def file(self) -> Path:
+        """The committed file."""
+        return self.directory / f"{self.id}.file"
+
+    @property
+    def sidecar(self) -> Path:
+        """What is known of the committed file."""
+        return self.directory / f"{self.id}.json"
+
+    @property
+    def draft(self) -> Path:
+        """The sidecar being written."""
+        return self.directory / f"{self.id}.json.new"
+
+
+def make_root(root: Path) -> None:
+    """Make the store's directory, for its owner's eyes only."""
+    with disk_errors(root):
+        root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_directory(directory: Path, *, durable: bool) -> None:
+    """Make the directory of some ids."""
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    if durable:
+        sync_directory(directory.parent)
+
+
+def write_sidecar(places: Places, artifact: Artifact, memo: bytes, *, durable: bool) -> None:
+    """Put the sidecar in its place, whole or not at all."""
+    facts = {
+        "size": artifact.size,
+        "sha256": artifact.sha256.hex(),
+        "created": artifact.created,
+        "memo": base64.b64encode(memo).decode(),
+    }
+    write_file(places.draft, json.dumps(facts).encode(), durable=durable)
+    places.draft.replace(places.sidecar)
+    if durable:
+        sync_directory(places.directory)
+
+
+def committed(places: Places) -> tuple[Artifact, bytes] | None:
+    """The committed artifact and its memo. A file that does not fit its sidecar is none: never a short one."""
+    with disk_errors(places.file):
+        try:
+            size = places.file.stat(follow_symlinks=False).st_size
+            facts = json.loads(places.sidecar.read_bytes())
+            digest, memo = bytes.fromhex(facts["sha256"]), base64.b64decode(facts["memo"])
+            artifact = Artifact(places.id, facts["size"], digest, float(facts["created"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+    return (artifact, memo) if artifact.size == size and len(digest) == 32 else None
+
+
+def opened(places: Places) -> tuple[Artifact, int] | None:
+    """The committed artifact and a descriptor to read it from."""
+    with disk_errors(places.file):
+        try:
+            descriptor = os.open(places.file, os.O_RDONLY | PLAIN)
+        except FileNotFoundError:
+            return None
+    try:
+        found = committed(places)
+        if found is not None and os.fstat(descriptor).st_size == found[0].size:
+            return found[0], descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def read_at(descriptor: int, start: int, count: int) -> bytes:
+    """Exactly `count` bytes from `start` on. Raises `StoreUnavailable` when there are fewer."""
+    pieces = []
+    with disk_errors("an artifact"):
+        while count:
+            piece = _pread(descriptor, count, start)
+            if not piece:
+                raise StoreUnavailable(f"an artifact ends at byte {start}")
+            pieces.append(piece)
+            start += len(piece)
+            count -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _pread(descriptor: int, count: int, start: int) -> bytes:
+    if sys.platform == "win32":
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.read(descriptor, count)
+    return os.pread(descriptor, count, start)
+
+
+def remove(places: Places) -> None:
+    """Remove whatever there is of the job; the file that makes it an artifact first."""
+    with disk_errors(places.file):
+        for path in (places.file, places.sidecar, places.draft, places.partial):
+            path.unlink(missing_ok=True)
+
+
+def survey(root: Path) -> dict[tuple[str, str], int]:
+    """Every file of the store: (id, kind) and its bytes."""
+    with disk_errors(root), os.scandir(root) as directories:
+        return {
+            entry: size
+            for directory in directories
+            if directory.is_dir(follow_symlinks=False)
+            for entry, size in _files(directory.path)
+        }
+
+
+def _files(directory: str) -> Iterator[tuple[tuple[str, str], int]]:
+    with os.scandir(directory) as files:
+        for file in files:
+            name = _NAME.fullmatch(file.name)
+            if name is not None:
+                with suppress(FileNotFoundError):
+                    yield (name[1], name[2]), file.stat(follow_symlinks=False).st_size
+
+
+def free(root: Path) -> int:
+    """Bytes that this process may still store on the disk of `root`."""
+    with disk_errors(root):
+        return shutil.disk_usage(root).free
