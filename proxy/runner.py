@@ -125,11 +125,18 @@ class Runner:
             self._arriving += Counter()  # drops the owners at zero
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
-        """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""
-        stored = await self._jobs.add(job, body)
-        if stored.id == job.id:
-            self._enqueue(run)
-        return stored
+        """Persist the job and queue it; or return the job that its Idempotency-Key stands for already.
+
+        A caller that is cancelled meanwhile does not part the two: a persisted job is always queued.
+        """
+
+        async def persist() -> Job:
+            stored = await self._jobs.add(job, body)
+            if stored.id == job.id:
+                self._enqueue(run)
+            return stored
+
+        return await asyncio.shield(asyncio.create_task(persist()))
 
     def is_waiting(self, id: str) -> bool:
         """True while the job waits for a slot."""

@@ -31,12 +31,13 @@ class Run:
     """What a live job has in memory only: the fields with the credentials, and the kick-off that may still attend it.
 
     While `attended`, an answer of U but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
-    §3.7); `first` is None once the job goes on by itself.
+    §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself.
     """
 
     id: str
     fields: Fields
     attended: bool = False
+    dropping: bool = False
     first: asyncio.Future[Relayed | Problem | None] = field(default_factory=asyncio.Future)
     rejection: Relayed | None = None
     remaining: int = 0

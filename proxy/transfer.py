@@ -228,6 +228,7 @@ class Transfer:
 
     async def _drop(self, answer: Relayed | Problem) -> None:
         """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job."""
+        self._run.dropping = True
         while not await self._jobs.remove(self._record.job):
             current = await self._jobs.get(self._record.job.id)
             if current is None:

@@ -1,0 +1,1 @@
+"""The operator's listener (CONTRACT §15 `admin`)."""

@@ -1,0 +1,276 @@
+"""The kick-off: from an export POST to 202, in the order of CONTRACT §3."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from proxy.access import Access, Credentials
+from proxy.answers import Asked, Site, document_answer
+from proxy.core.door import Kickoff
+from proxy.core.errors import Problem
+from proxy.core.jobs import ErrorCode, ExportRequest, Job, ResultState, Status
+from proxy.core.monitor import accepted
+from proxy.core.replay import kickoff_fields
+from proxy.download import Download
+from proxy.exchange import Verbatim
+from proxy.ports import JobStore, Response, Upstream, UpstreamFailure
+from proxy.runner import Runner
+from proxy.runs import Relayed, Run
+
+log = structlog.get_logger(__name__)
+
+_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
+_PREFLIGHT_LIMIT = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KickoffPolicy:
+    """Times in seconds, `max_body` in bytes (CONTRACT §15 `exports`)."""
+
+    grace: float
+    max_wait: float
+    preflight: bool
+    preflight_timeout: float
+    max_body: int
+    preserve_host: bool
+
+
+class Gateway:
+    """Answers asynchronous export POSTs. `now` is the wall clock."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        access: Access,
+        runner: Runner,
+        upstream: Upstream,
+        download: Download,
+        site: Site,
+        policy: KickoffPolicy,
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._access = access
+        self._runner = runner
+        self._upstream = upstream
+        self._download = download
+        self._site = site
+        self._policy = policy
+        self._now = now
+
+    async def kickoff(self, asked: Asked, decision: Kickoff) -> web.StreamResponse:
+        """Accept the export as a job, or answer why not. Raises `Problem`."""
+        body = await self._body(asked)
+        credentials = Credentials.of(asked.fields)
+        if credentials is None:
+            # the door relays these, but for an announced body that is too large
+            raise Problem("bad-request", "The request has neither Authorization nor Cookie.")
+        request = _export_request(asked, decision, body)
+        replayed = await self._replay(asked, credentials, request, decision)
+        if replayed is not None:
+            return replayed
+        refusal = await self._preflight(credentials, decision)
+        if refusal is not None:
+            return _verbatim(refusal)
+        owner = self._access.owner(credentials)
+        job = Job(
+            id=str(uuid.uuid4()), version=1, owner=owner, request=request, created=self._now(), updated=self._now()
+        )
+        run = Run(job.id, kickoff_fields(asked.fields, preserve_host=self._policy.preserve_host))
+        run.attended = self._grace(decision) > 0
+        async with self._runner.admission(owner):
+            stored = await self._runner.submit(job, body, run)
+        if stored.id != job.id:
+            return await self._replayed(asked, credentials, request, decision, stored)
+        self._access.allow(credentials, job)
+        log.info("export accepted", job=job.id, export=request.title)
+        return await self._answer(asked, decision, job, run)
+
+    async def _body(self, asked: Asked) -> bytes:
+        """The whole body, at most `max_body` bytes. A client that leaves before its end ends this (CONTRACT §3.1)."""
+        announced = asked.head.content_length
+        if announced is not None and announced > self._policy.max_body:
+            raise self._too_large()
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in asked.request.content.iter_any():
+            size += len(piece)
+            if size > self._policy.max_body:
+                raise self._too_large()
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            "request-too-large",
+            f"The body of an export may have {self._policy.max_body} bytes (exports.max_request_body).",
+            headers=(("Connection", "close"),),
+        )
+
+    async def _replay(
+        self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff
+    ) -> web.StreamResponse | None:
+        """CONTRACT §8, before U is asked anything."""
+        key = request.idempotency_key
+        if key is None:
+            return None
+        for owner in self._access.owners(credentials):
+            found = await self._jobs.find(owner, key)
+            if found is not None:
+                return await self._replayed(asked, credentials, request, decision, found)
+        return None
+
+    async def _replayed(
+        self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff, job: Job
+    ) -> web.StreamResponse:
+        if job.request.fingerprint != request.fingerprint:
+            raise Problem("idempotency-key-reused", "This Idempotency-Key stands for another export. Use a new one.")
+        await self._access.check(credentials, job)
+        await self._runner.resume(job, asked.fields)
+        return self._accepted(asked, decision, job, [("Idempotency-Replayed", "true")])
+
+    async def _preflight(self, credentials: Credentials, decision: Kickoff) -> Relayed | None:
+        """U's refusal of the parent resource, to be relayed; None goes on: never a false refusal (CONTRACT §3.4)."""
+        parent = decision.export.parent
+        if not self._policy.preflight or parent is None:
+            return None
+        target = parent.encode("latin-1")
+        try:
+            async with asyncio.timeout(self._policy.preflight_timeout):
+                return await self._ask_parent(credentials, target)
+        except (UpstreamFailure, TimeoutError) as why:
+            log.info("preflight not answered", reason=str(why) or type(why).__name__)
+            return None
+
+    async def _ask_parent(self, credentials: Credentials, target: bytes) -> Relayed | None:
+        patience = self._policy.preflight_timeout
+        response = await self._upstream.send(b"GET", target, credentials.fields, timeout=patience, stall=patience)
+        try:
+            if response.status in (401, 403, 404):
+                return Relayed(response.status, response.reason, response.fields, await _whole(response))
+            if 200 <= response.status < 300:
+                await self._access.accepted(credentials, target)
+            return None
+        finally:
+            response.close()
+
+    def _grace(self, decision: Kickoff) -> float:
+        """Seconds for which U's first answer is awaited; a shorter `wait` is what the client has patience for."""
+        wait = decision.preferences.wait
+        return self._policy.grace if wait is None else min(self._policy.grace, wait)
+
+    async def _answer(self, asked: Asked, decision: Kickoff, job: Job, run: Run) -> web.StreamResponse:
+        started = asyncio.get_running_loop().time()
+        # a queued job has no first answer to wait for, and none is relayed later
+        if self._runner.is_waiting(job.id) or not run.attended:
+            run.go_on()
+        first = await self._first_answer(run, self._grace(decision))
+        if isinstance(first, Problem):
+            raise first
+        if first is not None:
+            return _verbatim(first)
+        wait = min(decision.preferences.wait or 0, self._policy.max_wait)
+        rest = wait - (asyncio.get_running_loop().time() - started)
+        current = await self._terminal(job, rest)
+        if wait > 0 and current.terminal:
+            return await self._outcome(asked, decision, current, run)
+        return self._accepted(asked, decision, current)
+
+    async def _first_answer(self, run: Run, grace: float) -> Relayed | Problem | None:
+        try:
+            await asyncio.wait([run.first], timeout=grace)
+        finally:
+            if not run.dropping:
+                run.go_on()
+        return await asyncio.shield(run.first)
+
+    async def _terminal(self, job: Job, rest: float) -> Job:
+        """The job as it is when terminal, or after `rest` seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + rest
+        current = await self._jobs.get(job.id)
+        while current is not None and not current.terminal and (left := until - loop.time()) > 0:
+            current = await self._jobs.wait(current.id, current.version, left)
+        return job if current is None else current
+
+    async def _outcome(self, asked: Asked, decision: Kickoff, job: Job, run: Run) -> web.StreamResponse:
+        """The end within `wait=N`: the file with 200, or U's own refusal (CONTRACT §3.9)."""
+        if job.result is ResultState.AVAILABLE:
+            links = self._site.links(asked, job)
+            extra = [("Content-Location", links.result), ("Vary", "Prefer")]
+            if applied := self._applied(decision, file=True):
+                extra.append(("Preference-Applied", applied))
+            return await self._download.send(asked, job, method="POST", extra=extra)
+        if run.rejection is not None and run.rejection.complete:
+            return _verbatim(run.rejection)
+        if job.status is Status.FAILED and job.error is not None:
+            name = "upstream-timeout" if job.error.code is ErrorCode.TIMEOUT else "upstream-unreachable"
+            raise Problem(name, job.error.message)
+        return self._accepted(asked, decision, job)
+
+    def _accepted(
+        self, asked: Asked, decision: Kickoff, job: Job, extra: list[tuple[str, str]] | None = None
+    ) -> web.Response:
+        links = self._site.links(asked, job)
+        headers = accepted(job, links, self._applied(decision, file=False), self._now())
+        return document_answer(202, job, links, [*headers, *(extra or [])])
+
+    def _applied(self, decision: Kickoff, *, file: bool) -> str | None:
+        """Preference-Applied: only what was sent, as applied (CONTRACT §3)."""
+        preferences = decision.preferences
+        applied = ["respond-async"] if preferences.respond_async and not file else []
+        if preferences.wait is not None:
+            applied.append(f"wait={int(min(preferences.wait, self._policy.max_wait))}")
+        return ", ".join(applied) or None
+
+
+async def _whole(response: Response) -> bytes:
+    body = b""
+    while len(body) <= _PREFLIGHT_LIMIT and (piece := await response.read()):
+        body += piece
+    return body
+
+
+def _verbatim(answer: Relayed) -> Verbatim:
+    return Verbatim(answer.status, answer.reason, answer.fields, answer.body)
+
+
+def _export_request(asked: Asked, decision: Kickoff, body: bytes) -> ExportRequest:
+    export = decision.export
+    digest = hashlib.sha256()
+    for part in (asked.head.method, decision.target, hashlib.sha256(body).digest()):
+        digest.update(b"%d:%b" % (len(part), part))
+    return ExportRequest(
+        method=asked.method,
+        target=decision.target.decode("latin-1"),
+        api=export.api,
+        session=export.session,
+        title=export.title,
+        content_type=asked.first("Content-Type"),
+        accept=asked.first("Accept"),
+        accept_language=asked.first("Accept-Language"),
+        idempotency_key=_idempotency_key(asked),
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _idempotency_key(asked: Asked) -> str | None:
+    """CONTRACT §8: 1 to 255 visible ASCII characters, quotes optional."""
+    lines = asked.lines("Idempotency-Key")
+    if not lines:
+        return None
+    match = _KEY.fullmatch(lines[0]) if len(lines) == 1 else None
+    if match is None:
+        raise Problem(
+            "idempotency-key-invalid", "Idempotency-Key must be one value of 1 to 255 visible ASCII characters."
+        )
+    return match[1] or match[2]
