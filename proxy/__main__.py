@@ -84,6 +84,41 @@ def demo(
     raise typer.Exit(run(keep=keep))
 
 
+def _parser(kind: str) -> Callable[[str], float]:
+    """Reads a command line's duration or size as the configuration does."""
+
+    def parse(text: str) -> float:
+        from proxy.config import values
+
+        try:
+            return values.parse_size(text) if kind == "size" else values.parse_duration(text)
+        except ValueError as why:
+            raise typer.BadParameter(f"{text!r} {why}") from why
+
+    return parse
+
+
+@app.command()
+def simulate(
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one")] = 4443,
+    size: Annotated[int, typer.Option(parser=_parser("size"), metavar="SIZE", help="Of every export")] = "1MiB",  # type: ignore[assignment]
+    generate: Annotated[
+        float, typer.Option(parser=_parser("duration"), metavar="DURATION", help="Silence before an export's head")
+    ] = "0s",  # type: ignore[assignment]
+    rate: Annotated[
+        int | None, typer.Option(parser=_parser("size"), metavar="SIZE", help="Bytes per second of an export")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak https with a certificate signed by itself")] = False,
+) -> None:
+    """Run the stand-in VB365, to try things out and to develop against."""
+    from proxy.simulate import run
+    from proxy.simulator import SimulatorSettings
+
+    settings = SimulatorSettings(size=size, generate=generate, rate=rate)
+    raise typer.Exit(_run(run(settings, host, port, tls=tls)))
+
+
 _FORWARD = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
 
 

@@ -360,9 +360,14 @@ def test_certificate_and_key_come_together(pems: Path) -> None:
     assert "belongs together" in problems_of({"upstream.url": URL, "listen.tls_certificate": one})[0].problem
     assert "belongs together" in problems_of({"upstream.url": URL, "listen.tls_key": other})[0].problem
     mismatch = {"upstream.url": URL, "listen.tls_certificate": one, "listen.tls_key": other}
-    assert "does not go with" in problems_of(mismatch)[0].problem
+    assert "is not the key of the first certificate" in problems_of(mismatch)[0].problem
     good = mismatch | {"listen.tls_key": str(pems / "one.key")}
     assert load(None, good, {}).listen.tls_key == pems / "one.key"
+
+
+def test_a_file_without_authorities_is_told(pems: Path) -> None:
+    (told,) = problems_of({"upstream.url": URL, "upstream.ca_file": str(pems / "one.key")})
+    assert "holds no certificate" in told.problem
 
 
 def test_a_missing_certificate_is_told_once(pems: Path) -> None:

@@ -5,7 +5,6 @@ The docstring below a setting is its documentation: config/proxy.toml and docs/c
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
@@ -82,11 +81,12 @@ class Listen(Section):
 
 
 def _check_pair(certificate: Path, key: Path | None) -> None:
+    from proxy.tls import ServerCertificate, TlsError  # here: only who serves TLS needs what it loads
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
-    except (ssl.SSLError, OSError) as why:
-        mend = "name PEM files of a certificate chain and its own private key, without a passphrase"
-        raise bad(f"does not go with {certificate} ({why})", mend) from None
+        ServerCertificate(certificate, key)
+    except TlsError as why:
+        raise bad(f"cannot be served: {why}", "name the PEM files of a certificate chain and of its key") from why
 
 
 class Upstream(Section):
@@ -95,7 +95,7 @@ class Upstream(Section):
     url: Origin
     """Required: scheme, host and port of VB365's REST API, for example `https://vb365.example.com:4443`."""
     ca_file: FilePath | None = None
-    """PEM file with the authorities that VB365's certificate is trusted by, instead of the system's."""
+    """File with the authorities that VB365's certificate is trusted by, instead of the system's."""
     fingerprint: Fingerprint | None = None
     """SHA-256 fingerprint of VB365's certificate (hex, colons allowed): exactly this one is trusted, self-signed
     or not. `openssl x509 -noout -fingerprint -sha256` shows it."""
@@ -109,6 +109,17 @@ class Upstream(Section):
     """How long a connection to VB365 may take to be made, TLS included."""
     pool: Count = 0
     """Connections to VB365 at a time for ordinary requests. 0 = no limit."""
+
+    @field_validator("ca_file")
+    @classmethod
+    def _authorities(cls, ca_file: Path | None) -> Path | None:
+        from proxy.tls import TlsError, upstream_context
+
+        try:
+            upstream_context(ca_file=ca_file)
+        except TlsError as why:
+            raise bad(f"cannot be trusted by: {why}", "name a file of CA certificates") from why
+        return ca_file
 
     @field_validator("verify")
     @classmethod

@@ -72,7 +72,8 @@ def _quantity(value: Any, units: dict[str, Any]) -> float | None:
     return float(match[1]) * units[match[2]] if match and match[2] in units else None
 
 
-def _duration(value: Any, *, positive: bool) -> float:
+def parse_duration(value: Any, *, positive: bool = False) -> float:
+    """Seconds of a text like 250ms or 24h. Raises ValueError, as every `parse` here does."""
     seconds = _quantity(value, _SECONDS)
     if seconds is None:
         raise bad("is not a duration", "write a number and a unit, for example 250ms, 2s, 10m, 24h or 7d")
@@ -83,7 +84,8 @@ def _duration(value: Any, *, positive: bool) -> float:
     return seconds
 
 
-def _size(value: Any) -> int:
+def parse_size(value: Any) -> int:
+    """Bytes of a text like 16MiB."""
     size = _quantity(value, _BYTES)
     if size is None:
         raise bad("is not a size", "write a number and a unit, for example 512KiB, 16MiB or 5GiB")
@@ -113,9 +115,9 @@ def show_size(size: int) -> str:
 _DURATION_SCHEMA = {"type": "string", "pattern": r"^(|\d+(\.\d+)?\s*(ms|s|m|h|d))$", "examples": ["250ms", "24h"]}
 _SIZE_SCHEMA = {"type": "string", "pattern": r"^(|\d+(\.\d+)?\s*([KMGT]i)?B)$", "examples": ["16MiB", "5GiB"]}
 
-Duration = Annotated[float, Written(partial(_duration, positive=False), show_duration, _DURATION_SCHEMA)]
-Timeout = Annotated[float, Written(partial(_duration, positive=True), show_duration, _DURATION_SCHEMA)]
-Size = Annotated[int, Written(_size, show_size, _SIZE_SCHEMA)]
+Duration = Annotated[float, Written(parse_duration, show_duration, _DURATION_SCHEMA)]
+Timeout = Annotated[float, Written(partial(parse_duration, positive=True), show_duration, _DURATION_SCHEMA)]
+Size = Annotated[int, Written(parse_size, show_size, _SIZE_SCHEMA)]
 
 
 # Numbers, switches, words

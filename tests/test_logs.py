@@ -1,0 +1,71 @@
+"""The log: two formats, a level that can be changed, and no secrets by way of tracebacks."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from proxy import logs
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield io.StringIO()
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def test_json_lines_are_the_same_for_ours_and_for_libraries(stream: io.StringIO) -> None:
+    """§15 log.format."""
+    logs.configure("json", "info", stream)
+    structlog.get_logger("proxy.test").info("job finished", job="5f0c")
+    logging.getLogger("aiohttp.server").warning("odd %s", "request")
+    ours, theirs = map(json.loads, stream.getvalue().splitlines())
+    assert ours["event"] == "job finished"
+    assert (ours["level"], ours["logger"], ours["job"]) == ("info", "proxy.test", "5f0c")
+    assert (theirs["event"], theirs["level"], theirs["logger"]) == ("odd request", "warning", "aiohttp.server")
+    assert ours["timestamp"].endswith("Z")
+
+
+def test_the_console_format_is_one_plain_line_without_a_terminal(stream: io.StringIO) -> None:
+    logs.configure("console", "info", stream)
+    structlog.get_logger().info("job finished", job="5f0c")
+    (line,) = stream.getvalue().splitlines()
+    assert "job finished" in line
+    assert "job=5f0c" in line
+    assert "\x1b" not in line
+
+
+def test_the_level_can_be_changed_at_run_time(stream: io.StringIO) -> None:
+    """§15: SIGHUP reloads the log level; loggers made before follow."""
+    logs.configure("json", "warning", stream)
+    logger = structlog.get_logger("proxy.test")
+    logger.info("too quiet")
+    logs.set_level("debug")
+    logger.debug("loud enough")
+    logs.set_level("error")
+    logger.warning("too quiet again")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["loud enough"]
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_tracebacks_hold_no_local_variables(format: str, stream: io.StringIO) -> None:
+    """§9: logs never hold a credential; a local variable may be one."""
+    logs.configure(format, "info", stream)
+    authorization = "Bearer c4" + "nary"
+    try:
+        raise RuntimeError("it broke")
+    except RuntimeError:
+        structlog.get_logger().exception("failed")
+        logging.getLogger("library").exception("failed too")
+    assert authorization
+    assert stream.getvalue().count("it broke") >= 2
+    assert "test_logs.py" in stream.getvalue()
+    assert "c4nary" not in stream.getvalue()
