@@ -68,7 +68,7 @@ _LONGEST = 3650 * 86400.0  # an end in more than ten years is a slip, and one in
 
 
 def _quantity(value: Any, units: dict[str, Any]) -> float | None:
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]+)", value.strip()) if isinstance(value, str) else None
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]+)", value.strip()) if isinstance(value, str) else None
     return float(match[1]) * units[match[2]] if match and match[2] in units else None
 
 

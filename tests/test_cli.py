@@ -1,0 +1,258 @@
+"""The command line as its users meet it: commands, exit codes, what goes where (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import proxy
+from proxy.__main__ import app
+from proxy.config import text
+
+URL = "https://vb365.example.com:4443"
+ALONE = [sys.executable, "-m", "proxy"]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("VB365_PROXY_", "FORCE_COLOR")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, prog_name="vb365-async-proxy")
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A long-lived command, once it told where it listens; ended with SIGKILL if it still runs at the end."""
+    with subprocess.Popen([*ALONE, *arguments], stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        try:
+            lines = iter(program.stderr.readline, "")
+            told = next(line for line in lines if line.startswith("listening on "))
+            yield program, told.split()[-1]
+        finally:
+            if program.poll() is None:
+                program.kill()
+
+
+# The whole
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    """§15: `serve`, `demo`, `simulate`, `export`, `jobs`, `config check|print|init|schema`, `healthcheck`."""
+    shown = invoke("--help").output
+    for command in ("serve", "demo", "simulate", "export", "jobs", "config", "healthcheck"):
+        assert re.search(rf"^\W*{command}\s", shown, re.MULTILINE), command
+    shown = invoke("config", "--help").output
+    for command in ("check", "print", "init", "schema"):
+        assert re.search(rf"^\W*{command}\s", shown, re.MULTILINE), command
+
+
+def test_serve_has_the_flags_of_the_contract() -> None:
+    """§15: `--config FILE --upstream URL --listen HOST:PORT --admin HOST:PORT --data-dir DIR --workers N`."""
+    shown = invoke("serve", "--help").output
+    for flag in ("--config", "--upstream", "--listen", "--admin", "--data-dir", "--workers"):
+        assert flag in shown
+
+
+def test_python_m_proxy_is_the_same_command() -> None:
+    """§15: also `python -m proxy`."""
+    told = subprocess.run([*ALONE, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    assert told.stdout == f"vb365-async-proxy {proxy.__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """A shell's user waits for --help; aiohttp and pydantic stay out of it."""
+    code = (
+        "import sys; from typer.testing import CliRunner; from proxy.__main__ import app;"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
+        "print(*{'aiohttp', 'pydantic', 'cryptography', 'uvloop'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert told.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["serve", "--nonsense"], ["simulate", "--size", "3"]])
+def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [["export", "--help"], ["jobs", "fetch", "--help"]])
+def test_the_client_s_commands_are_on_board(arguments: list[str]) -> None:
+    """They are handed over whole, options and all."""
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    assert f"vb365-async-proxy {' '.join(arguments[:-1])} [OPTIONS]" in result.output
+    assert "--output" in result.output
+
+
+def test_the_client_s_usage_errors_exit_2() -> None:
+    assert invoke("export", "--nonsense").exit_code == 2
+
+
+# Configuration
+
+
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"], ["config", "print"]])
+def test_all_problems_are_told_and_nothing_starts(command: list[str], tmp_path: Path) -> None:
+    """§15: unknown keys and bad values: all problems at once, exit 2, nothing started."""
+    file, data = tmp_path / "proxy.toml", tmp_path / "data"
+    file.write_text(f'[storage]\ndir = "{data}"\n[exports]\ngrase = "1s"\nmax_wait = 5')
+    result = invoke(*command, "--config", str(file), "--listen", "nowhere")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    for name in ("exports.grase", "exports.max_wait", "flag --listen: listen.address", "upstream.url is required"):
+        assert name in result.stderr
+    assert not data.exists()
+
+
+def test_serve_refuses_what_this_version_cannot_do(tmp_path: Path) -> None:
+    """Valid settings whose code is not there: exit 2, not a half-configured start."""
+    data = tmp_path / "data"
+    result = invoke("serve", "--upstream", URL, "--data-dir", str(data), "--workers", "2")
+    assert result.exit_code == 2
+    assert "listen.workers asks for what is not in this version" in result.stderr
+    assert not data.exists()
+
+
+def test_config_check_needs_no_file(tmp_path: Path) -> None:
+    result = invoke("config", "check", "--upstream", URL, "--data-dir", str(tmp_path))
+    assert result.exit_code == 0
+    assert URL in result.stdout
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text(f'[upstream]\nurl = "{URL}"\n[storage]\ndir = "{tmp_path}"')
+    monkeypatch.setenv("VB365_PROXY_CONFIG", str(file))
+    assert invoke("config", "check").exit_code == 0
+
+
+def test_config_print_shows_what_is_in_force_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VB365_PROXY_ADMIN__TOKEN", "c4nary")
+    monkeypatch.setenv("VB365_PROXY_EXPORTS__GRACE", "1500ms")
+    result = invoke("config", "print", "--upstream", URL)
+    settings = tomllib.loads(result.stdout)
+    assert settings["exports"]["grace"] == "1500ms"
+    assert settings["upstream"]["url"] == URL
+    assert settings["admin"]["token"] == "********"
+    assert "c4nary" not in result.output
+
+
+def test_config_init_writes_the_shipped_file_and_replaces_none(tmp_path: Path) -> None:
+    shipped = (Path(__file__).parents[1] / "config" / "proxy.toml").read_text(encoding="utf-8")
+    assert invoke("config", "init").stdout == shipped
+    file = tmp_path / "proxy.toml"
+    assert invoke("config", "init", str(file)).exit_code == 0
+    assert file.read_text(encoding="utf-8") == shipped
+    file.write_text("mine")
+    result = invoke("config", "init", str(file))
+    assert result.exit_code == 2
+    assert "cannot be written: File exists" in result.stderr
+    assert file.read_text() == "mine"
+
+
+def test_config_schema_is_json() -> None:
+    assert json.loads(invoke("config", "schema").stdout) == text.schema()
+
+
+# healthcheck
+
+
+@contextmanager
+def admin(status: int) -> Iterator[tuple[str, list[str]]]:
+    """A listener that answers everything with `status`; its address and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"a word")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+@pytest.mark.parametrize(("options", "path"), [([], "/healthz"), (["--ready"], "/readyz")])
+def test_healthcheck_asks_the_admin_listener(status: int, code: int, options: list[str], path: str) -> None:
+    """§15: `healthcheck`, without an upstream set: that may have been a flag of `serve`."""
+    with admin(status) as (address, asked):
+        result = invoke("healthcheck", "--admin", address, *options)
+    assert (result.exit_code, asked) == (code, [path])
+    assert result.stdout == f"{status} a word\n"
+
+
+def test_healthcheck_exits_1_when_nobody_answers() -> None:
+    with admin(200) as (address, _):
+        pass
+    result = invoke("healthcheck", "--admin", address, "--timeout", "2")
+    assert result.exit_code == 1
+    assert "no answer from 127.0.0.1" in result.stderr
+
+
+# simulate
+
+
+def test_simulate_runs_the_stand_in_until_sigterm() -> None:
+    """The stand-in is there for others to develop against."""
+    with running("simulate", "--port", "0", "--size", "2MiB", "--generate", "10ms", "--rate", "1GiB") as (program, url):
+        form = b"grant_type=password&username=alice&password=secret-a"
+        with urllib.request.urlopen(f"{url}/v8/token", form, timeout=10) as answer:
+            assert json.load(answer)["access_token"]
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(10) == 0
+
+
+def test_simulate_signs_its_own_certificate() -> None:
+    """As VB365 does; the fingerprint to pin is told."""
+    with running("simulate", "--port", "0", "--tls") as (program, url):
+        assert url.startswith("https://127.0.0.1:")
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib.request.urlopen(f"{url}/v8/token", timeout=10)
+        program.send_signal(signal.SIGINT)
+        assert program.wait(10) == 0
+
+
+def test_simulate_tells_a_port_in_use() -> None:
+    with running("simulate", "--port", "0") as (_, url):
+        second = subprocess.run(
+            [*ALONE, "simulate", "--port", url.rpartition(":")[2]],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert second.returncode == 1
+    assert "cannot be listened on" in second.stderr
+    assert "Traceback" not in second.stderr

@@ -1,0 +1,155 @@
+"""The documents say what is so: commands, flags, targets, settings, links; and the locked set-up is whole."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from proxy.__main__ import app
+from proxy.client import client_app
+from proxy.config import text
+from proxy.config.settings import SECTIONS
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("config/**/*.md")])
+SETTINGS = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def code(document: Path) -> Iterator[str]:
+    """The document's code: the lines of its fenced blocks, continued ones joined, and its inline code."""
+    content = document.read_text(encoding="utf-8")
+    for block in re.findall(r"^ *```.*?\n(.*?)^ *```", content, re.DOTALL | re.MULTILINE):
+        yield from block.replace("\\\n", " ").splitlines()
+    prose = re.sub(r"^ *```.*?^ *```", "", content, flags=re.DOTALL | re.MULTILINE)
+    yield from re.findall(r"`([^`\n]+)`", prose)
+
+
+def tree(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], set[str]]]:
+    """Every command below this one, with its options."""
+    yield path, {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+    for name, below in getattr(command, "commands", {}).items():
+        yield from tree(below, *path, name)
+
+
+def commands() -> dict[tuple[str, ...], set[str]]:
+    """The whole command line; the client's own, which `export` and `jobs` hand over to, included."""
+    own, client = typer.main.get_command(app), typer.main.get_command(client_app)
+    return {path: options | {"--help"} for path, options in (*tree(own), *tree(client)) if path or options}
+
+
+def invocations(line: str) -> Iterator[list[str]]:
+    """The words after `vb365-async-proxy` in a line of code, up to what a shell would end the command at."""
+    for rest in re.findall(r"(?<![\w./:-])vb365-async-proxy((?:\s+[^\s|;&>#]+)*)", line):
+        try:
+            yield shlex.split(rest)
+        except ValueError:  # a quote that goes on in the next line: the words are enough
+            yield rest.split()
+
+
+@each_document
+def test_every_command_in_the_documents_exists(document: Path) -> None:
+    """Each `vb365-async-proxy …` in code is a command, and its flags are that command's."""
+    known = commands()
+    for line in code(document):
+        for words in invocations(line):
+            names = [word for word in words if re.fullmatch(r"[a-z]+", word)]
+            path = next((tuple(names[:n]) for n in (2, 1) if tuple(names[:n]) in known and names[:n]), ())
+            plain = [word for word in words[:1] if re.fullmatch(r"[a-z]+", word)]
+            assert path or not plain, f"{line!r}: there is no such command"
+            flags = {word.partition("=")[0] for word in words if re.match(r"--\w", word)}
+            assert flags <= known.get(path, {"--help", "--version"}), f"{line!r}: {flags}"
+
+
+@each_document
+def test_every_make_target_in_the_documents_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in code(document):
+        for target in re.findall(r"(?:^|[\s;&$(])make ([a-z]+)", line):
+            assert target in targets, f"{line!r}: there is no make {target}"
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that headings of a Markdown file make."""
+    headings = re.findall(r"^#+ +(.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_document
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    content = re.sub(r"^ *```.*?^ *```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)", content):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), f"{link}: there is no such file"
+        assert target.is_relative_to(ROOT), f"{link}: leads out of the project"
+        assert not anchor or anchor in anchors(target), f"{link}: there is no such heading"
+
+
+@each_document
+def test_every_setting_in_the_documents_exists(document: Path) -> None:
+    """Settings by name (`exports.grace`) and by variable (`VB365_PROXY_EXPORTS__GRACE`)."""
+    sections = "|".join(SECTIONS)
+    for line in code(document):
+        for name in re.findall(rf"(?<![\w./-])((?:{sections})\.[a-z_]+)(?![\w./(-])", line):
+            assert name in SETTINGS, f"{line!r}: there is no setting {name}"
+        for section, key in re.findall(r"VB365_PROXY_([A-Z]+)__([A-Z_]+)", line):
+            assert f"{section}.{key}".lower() in SETTINGS, f"{line!r}: there is no such setting"
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/configuration.md holds the tables that the settings make: run `make docs` after a change."""
+    documented = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert documented == text.filled(documented)
+    for section, values in text.defaults().items():
+        table = documented.partition(f"### `[{section}]`")[2].partition("###")[0]
+        for key in values:
+            assert f"| `{key}` |" in table, f"{section}.{key}"
+
+
+# The locked set-up
+
+
+def pins(name: str) -> dict[str, str]:
+    """Distribution and version of every pin in a requirements file."""
+    content = (ROOT / name).read_text(encoding="utf-8")
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", content, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "requirements.lock", "pyproject.toml", "Makefile", "Dockerfile"])
+def test_no_registry_is_named(name: str) -> None:
+    """Whoever installs decides where from."""
+    content = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.search(r"--(extra-)?index-url|--find-links|file:/|/simple(/|$)", content, re.MULTILINE)
+    if name in {"constraints.txt", "requirements.lock"}:
+        assert not re.search(r"https?:", content)
+
+
+def test_constraints_and_lock_pin_the_same_versions() -> None:
+    assert pins("constraints.txt") == pins("requirements.lock")
+
+
+def test_every_dependency_is_pinned_with_hashes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(item for extra in project["optional-dependencies"].values() for item in extra),
+    ]
+    names = {re.split(r"[^A-Za-z0-9._-]", item)[0].lower().replace("_", "-") for item in wanted}
+    assert names <= set(pins("requirements.lock"))
+    entries = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text(encoding="utf-8").strip())
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_tools_that_only_lock_stay_out_of_the_product() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert not [item for item in project["dependencies"] if re.match(r"(uv|pip|hatchling)\b", item)]
