@@ -15,9 +15,11 @@ import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
-from uuid import UUID
+from dataclasses import fields, replace
+from typing import Any
+from uuid import UUID, uuid4
 
-from proxy.core.jobs import Job
+from proxy.core.jobs import ExportRequest, Job
 from proxy.ports import Artifact, LengthMismatch, StorageFull, StoreUnavailable
 
 
@@ -100,12 +102,10 @@ class MemoryJobs(Faulty):
 
     async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
         await self.enter("list")
-        chosen = [
-            job
-            for job in self.jobs.values()
-            if owner in (None, job.owner)
-            and (session is None or (job.request.session or "").lower() == session.lower())
-        ]
+        chosen = [job for job in self.jobs.values() if owner in (None, job.owner)]
+        if session is not None:
+            chosen = [job for job in chosen if job.request.session is not None]
+            chosen = [job for job in chosen if str(job.request.session).lower() == session.lower()]
         return sorted(chosen, key=lambda job: (job.created, job.id), reverse=True)
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
@@ -290,3 +290,31 @@ def _checked(job: str) -> str:
     if str(UUID(job)) != job:
         raise ValueError(f"not a job id: {job!r}")
     return job
+
+
+def new_job(number: int = 0, **changes: Any) -> Job:
+    """A queued job created at second `number`; `key`, `session` and other members of the request go into it."""
+    request = ExportRequest(
+        method="POST",
+        target="/v8/RestoreSessions/s1/organization/mailboxes/m1/exportToPst",
+        api="v8",
+        session="s1",
+        title="exportToPst",
+        content_type="application/json",
+        accept=None,
+        accept_language=None,
+        idempotency_key=None,
+        fingerprint="0" * 64,
+    )
+    of_request = {field.name for field in fields(ExportRequest)}
+    inner = {name: changes.pop(name) for name in list(changes) if name in of_request}
+    if "key" in changes:
+        inner["idempotency_key"] = changes.pop("key")
+    outer: dict[str, Any] = {
+        "id": str(uuid4()),
+        "owner": "alice",
+        "version": 1,
+        "created": float(number),
+        "updated": float(number),
+    }
+    return Job(request=replace(request, **inner), **(outer | changes))

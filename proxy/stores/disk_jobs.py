@@ -115,10 +115,13 @@ class DiskJobs:
     async def _close(self) -> None:
         await self._writer.drained()
         self._index.release()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
+        self._thread.shutdown(wait=False)
+
+    def _let_go(self) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._database.close)
+            self._database.close()
         finally:
-            self._thread.shutdown(wait=False)
             self._lock.release()
 
     async def _submit(self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]) -> _T:

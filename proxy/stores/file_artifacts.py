@@ -109,7 +109,7 @@ class FileArtifacts:
     async def create(self, id: str) -> FilePartial:
         """As `ArtifactStore.create`."""
         places = self._places(id)
-        made = await self.exclusively(id, partial(Spool.create, places, durable=self._durable), unwanted=Spool.close)
+        made = await self.exclusively(id, partial(Spool.create, places, durable=self._durable), unwanted=self._dispose)
         self.ledger.drop((id, "partial"))
         return FilePartial(self, id, made)
 
@@ -117,7 +117,7 @@ class FileArtifacts:
         """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer has the file in hand."""
         stop = Event()
         resume = partial(Spool.resume, self._places(id), durable=self._durable, stop=stop)
-        kept = await self.exclusively(id, resume, stop=stop.set, unwanted=_close)
+        kept = await self.exclusively(id, resume, stop=stop.set, unwanted=self._dispose)
         if kept is None:
             return None
         self.ledger.drop((id, "partial"))
@@ -137,7 +137,7 @@ class FileArtifacts:
         """As `ArtifactStore.open`."""
         places = self._places(id)
         opening = self.begin(files.opened, places)
-        found = await undisturbed(opening, unwanted=lambda late: late and self.let_go(late[1]))
+        found = await undisturbed(opening, unwanted=self._dispose)
         return None if found is None else FileReader(self, *found)
 
     async def remove(self, id: str) -> None:
@@ -195,8 +195,8 @@ class FileArtifacts:
         id: str,
         work: Callable[[], _T],
         *,
-        stop: Callable[[], None] = lambda: None,
-        unwanted: Callable[[_T], object] = lambda result: None,
+        stop: Callable[[], None] | None = None,
+        unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
     ) -> _T:
         """Have a thread do what changes the names of the job's files, one such work at a time."""
         async with self._turns.setdefault(id, asyncio.Lock()):
@@ -232,7 +232,12 @@ class FileArtifacts:
         if self._closed:
             raise StoreUnavailable("the artifact store is closed")
 
+    def _dispose(self, made: Spool | tuple[Artifact, int] | None) -> asyncio.Future[None]:
+        return self.begin(_close, made)
 
-def _close(kept: Spool | None) -> None:
-    if kept is not None:
-        kept.close()
+
+def _close(made: Spool | tuple[Artifact, int] | None) -> None:
+    if isinstance(made, Spool):
+        made.close()
+    elif made is not None:
+        os.close(made[1])

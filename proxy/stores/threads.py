@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
@@ -12,21 +12,30 @@ _T = TypeVar("_T")
 async def undisturbed(
     running: asyncio.Future[_T],
     *,
-    stop: Callable[[], None] = lambda: None,
-    unwanted: Callable[[_T], object] = lambda result: None,
+    stop: Callable[[], None] | None = None,
+    unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
 ) -> _T:
     """The outcome of work that a thread has in hand. A cancellation calls `stop` and is raised only when the work has
-    ended, its result given to `unwanted`: nothing goes on behind the back of a caller who does the next thing already.
+    ended and `unwanted` has disposed of its result: nothing goes on behind the back of a caller who does the next
+    thing already.
     """
+    cancelled = await _ended(running, stop)
+    if cancelled is None:
+        return running.result()
+    if running.exception() is None and unwanted is not None:
+        disposing = unwanted(running.result())
+        await _ended(disposing, None)
+        disposing.result()
+    raise cancelled
+
+
+async def _ended(running: asyncio.Future[Any], stop: Callable[[], None] | None) -> asyncio.CancelledError | None:
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
         try:
             await asyncio.wait([running])
         except asyncio.CancelledError as why:
             cancelled = why
-            stop()
-    if cancelled is None:
-        return running.result()
-    if running.exception() is None:
-        unwanted(running.result())
-    raise cancelled
+            if stop is not None:
+                stop()
+    return cancelled
