@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def _tell(proxy: str, place: Path) -> str:
     _say("5. It follows the job to its end and fetches the file. Any HTTP client can; this one is on board.")
     file = _fetch(location, token, place)
     _verify(file)
-    return _curl(proxy, path, token)
+    return _curl(proxy, path, token, location)
 
 
 def _mailbox(proxy: str) -> tuple[str, str]:
@@ -141,11 +140,13 @@ def _stay(proxy: str, by_hand: str) -> None:
     Event().wait()
 
 
-def _curl(proxy: str, path: str, token: str) -> str:
+def _curl(proxy: str, path: str, token: str, location: str) -> str:
+    """Lines to paste: another export, the status of the one that was shown, and its file."""
     bearer = f"-H 'Authorization: Bearer {token}'"
     return (
         f"curl -i {bearer} -H 'Prefer: respond-async' -H 'Content-Type: application/json' -d '{{}}' '{proxy}{path}'\n"
-        f"curl -f --retry 30 --retry-all-errors {bearer} -o mailbox.pst '<Location>/result'"
+        f"curl -i {bearer} '{location}'\n"
+        f"curl -f --retry 30 --retry-all-errors {bearer} -o mailbox.pst '{location}/result'"
     )
 
 
@@ -200,11 +201,10 @@ def _program(*arguments: str, environment: Mapping[str, str] | None = None) -> I
         _command(*arguments), env=os.environ | (environment or {}), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
     )
     url: Queue[str] = Queue()
-    lines: deque[str] = deque(maxlen=20)
-    listener = Thread(target=_listen, args=(program, url, lines))
+    listener = Thread(target=_listen, args=(program, url))
     listener.start()
     try:
-        yield _ready(url, lines, arguments[0])
+        yield _ready(url, arguments[0])
     finally:
         program.terminate()
         try:
@@ -215,24 +215,23 @@ def _program(*arguments: str, environment: Mapping[str, str] | None = None) -> I
         listener.join()
 
 
-def _listen(program: subprocess.Popen[bytes], url: Queue[str], lines: deque[str]) -> None:
+def _listen(program: subprocess.Popen[bytes], url: Queue[str]) -> None:
     """Read the program's stderr to its end, so that it never waits for us; "" in `url` is the end."""
     for raw in program.stderr or ():
         line = raw.decode(errors="replace").rstrip()
-        lines.append(line)
         typer.echo(f"  {line}", err=True)
         if ready := re.search(r"listening on (https?://\S+)", line):
             url.put(ready[1])
     url.put("")
 
 
-def _ready(url: Queue[str], lines: deque[str], name: str) -> str:
+def _ready(url: Queue[str], name: str) -> str:
     try:
         address = url.get(timeout=_PATIENCE)
     except Empty:
         address = ""
     if not address:
-        raise _Failed(f"{name} does not listen: {' '.join(lines)}")
+        raise _Failed(f"`{name}` does not listen; what it said stands above")
     return address
 
 

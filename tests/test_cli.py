@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from pathlib import Path
 from threading import Thread
 
@@ -256,3 +258,41 @@ def test_simulate_tells_a_port_in_use() -> None:
     assert second.returncode == 1
     assert "cannot be listened on" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+# demo
+
+
+def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
+    """The newcomer's first command: 202, polls, download, digest, and exit 0 in under 20 s."""
+    told = subprocess.run([*ALONE, "demo"], capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    for line in (
+        "POST /v8/token  ->  200",
+        "> Prefer: respond-async",
+        "< HTTP/1.1 202 Accepted",
+        "< Location: http://",
+    ):
+        assert line in told.stdout
+    assert "Transferring" in told.stderr
+    assert "The file holds, byte for byte, what VB365 sent: SHA-256 " in told.stdout
+
+
+def test_demo_keeps_everything_running_until_it_is_stopped() -> None:
+    """`demo --serve`: the URL and ready-made curl lines, which work as they stand."""
+    with subprocess.Popen(
+        [*ALONE, "demo", "--serve"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        try:
+            lines = list(takewhile(lambda line: "Ctrl-C stops it" not in line, demo.stdout))
+            kick_off, status, _ = (shlex.split(line) for line in lines if line.startswith("curl "))
+            accepted = subprocess.run([*kick_off, "-sS"], capture_output=True, text=True, timeout=30, check=True)
+            assert accepted.stdout.startswith("HTTP/1.1 202 Accepted")
+            done = subprocess.run([*status, "-sS"], capture_output=True, text=True, timeout=30, check=True)
+            assert '"status":"Success"' in done.stdout.replace(" ", "")
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(30) == 0
+        finally:
+            if demo.poll() is None:
+                demo.kill()
