@@ -124,9 +124,9 @@ class Api:
     # -- organisations ------------------------------------------------------------------------------------------------
 
     async def organizations(self, call: Call) -> Answer:
-        """GET Organizations."""
+        """GET Organizations: a page from v8 on, a plain list before."""
         found = [self._organization(call, tenant) for tenant in self._tenants(call)]
-        return self._page(call, found)
+        return self._page(call, found) if call.version >= 8 else json_answer(200, found)
 
     async def organization(self, call: Call) -> Answer:
         """GET Organizations/{id}, and Organization: the caller's own."""

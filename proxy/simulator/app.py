@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy.simulator import catalog, control, operations
 from proxy.simulator.api import Api, Refusal
-from proxy.simulator.bell import Bell
+from proxy.simulator.bell import Bell, Gate
 from proxy.simulator.calls import UNAUTHORIZED, Call, Recorded, not_found, parse
 from proxy.simulator.content import Content
 from proxy.simulator.exports import Exports
@@ -39,7 +39,8 @@ class Simulator:
     def __init__(self, settings: SimulatorSettings | None = None, *, now: Callable[[], float] = time.time) -> None:
         self.settings = settings or SimulatorSettings()
         self._now = now
-        self._bell, self._gate = Bell(), Bell()
+        self._bell = Bell()
+        self._gate = Gate(self._bell)
         self.requests: deque[Recorded] = deque(maxlen=self.settings.records)
         self.faults = Faults()
         self.tokens = Tokens(self.settings, now)
@@ -116,7 +117,12 @@ class Simulator:
 
     def release(self) -> None:
         """Let everything go on that a `hold` or an endless `stall_at` stopped."""
-        self._gate.ring()
+        self._gate.release()
+
+    @property
+    def held(self) -> int:
+        """How many generations, answers and transfers a `hold` or an endless `stall_at` stops at the moment."""
+        return self._gate.held
 
     async def until(self, predicate: Callable[[], bool], timeout: float = 10.0) -> None:
         """Wait for a change of the stand-in's state to make the predicate true. Raises TimeoutError."""
@@ -179,7 +185,8 @@ class Simulator:
         """Do what the faults want before the true answer; True if there will be none."""
         if fx.expire_token:
             self.tokens.expire(authorization=call.request.headers.get("Authorization", ""))
-        await asyncio.sleep(fx.latency or 0)
+        if fx.latency:
+            await asyncio.sleep(fx.latency)
         if fx.hold and self._operation(call) is None:
             await self._gate.wait()
         if fx.hang:

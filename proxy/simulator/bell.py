@@ -36,3 +36,33 @@ class Bell:
         except TimeoutError:
             return predicate()
         return True
+
+
+class Gate:
+    """Holds whoever comes until the next `release`; `bell` rings when somebody is held."""
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+        self._held: set[asyncio.Future[None]] = set()
+
+    @property
+    def held(self) -> int:
+        """How many are held."""
+        return len(self._held)
+
+    def release(self) -> None:
+        """Let them all go on."""
+        held, self._held = self._held, set()
+        for waiter in held:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Be held."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._held.add(waiter)
+        self._bell.ring()
+        try:
+            await waiter
+        finally:
+            self._held.discard(waiter)

@@ -114,7 +114,7 @@ def _site(id: str, number: int, parents: tuple[str, ...]) -> Document:
 
 
 def _site_document(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    document = {**_file(id, f"Document {number}.txt"), "siteId": parents[0], "type": "LibraryItem"}
+    document = {**_file(id, f"Document {number}.txt"), "siteId": parents[0]}
     return {**document, "sizeBytes": 1024, "isFolder": False}
 
 
@@ -124,7 +124,7 @@ def _site_folder(id: str, number: int, parents: tuple[str, ...]) -> Document:
 
 def _site_item(id: str, number: int, parents: tuple[str, ...]) -> Document:
     item = {**_file(id, f"Item {number}"), "title": f"Item {number}", "siteId": parents[0]}
-    return {**item, "type": "ListItem", "isFolder": False}
+    return {**item, "isFolder": False}
 
 
 def _library(id: str, number: int, parents: tuple[str, ...]) -> Document:

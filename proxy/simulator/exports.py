@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
-from proxy.simulator.bell import Bell
+from proxy.simulator.bell import Bell, Gate
 from proxy.simulator.calls import Call, error
 from proxy.simulator.content import Content, Kind, make
 from proxy.simulator.faults import Effects
@@ -45,7 +45,7 @@ class Exports:
     every export request.
     """
 
-    def __init__(self, settings: SimulatorSettings, sessions: Sessions, bell: Bell, gate: Bell) -> None:
+    def __init__(self, settings: SimulatorSettings, sessions: Sessions, bell: Bell, gate: Gate) -> None:
         self._settings = settings
         self._sessions = sessions
         self._bell = bell

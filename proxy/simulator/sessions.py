@@ -7,7 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from proxy.simulator import catalog
@@ -205,8 +205,3 @@ class Sessions:
 def may_see(user: User, session: Session) -> bool:
     """Operators see all sessions, everybody else their own."""
     return user.operator or user.name == session.user.name
-
-
-def unix(text: str) -> float:
-    """The Unix seconds of a `timestamp`."""
-    return datetime.fromisoformat(text[:26] + text[27:]).astimezone(UTC).timestamp()

@@ -112,13 +112,13 @@ class Transfer:
         return _split(chunks, marks, max(1, int(self.rate / 20)) if self.rate else CHUNK)
 
     async def _write(self, piece: memoryview | bytes) -> None:
+        if self.rate:
+            await asyncio.sleep(len(piece) / self.rate)
         if self.framing == "chunked":
             await self.wire.write(b"%x\r\n%b\r\n" % (len(piece), bytes(piece)))
         else:
             await self.wire.write(piece)
         self.delivery.sent += len(piece)
-        if self.rate:
-            await asyncio.sleep(len(piece) / self.rate)
 
     async def _meet(self, sent: int) -> None:
         """Do what is due at this byte count, which comes once."""
