@@ -25,7 +25,8 @@ FLOORS = (
     "answers",
     "download",
     "gateway resources admin",
-    "service",
+    "service lane",
+    "clients",
     "frontdoor",
     "app",
 )

@@ -1,0 +1,401 @@
+"""One client connection: frames one request at a time and hands it to the relay or to a lane (DESIGN §2)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Protocol, cast
+
+from proxy import relay as relays
+from proxy.connections import probe, reset
+from proxy.core.bodies import NOTHING, Body, body_of
+from proxy.core.door import Decision, Relay
+from proxy.core.errors import Problem, render
+from proxy.core.fields import CLOSE
+from proxy.core.heads import Head, Refusal, find_end, parse_request
+from proxy.lane import Lane
+
+#: Bytes of next requests that wait behind the one being served.
+_PIPELINE = 1 << 16
+#: Seconds and bytes for which a client may go on sending after its last answer, so that it can read it.
+_LINGER = 2.0
+_LINGER_BYTES = 1 << 22
+#: A client that takes nothing of its answer is left alone for this many times `head_timeout`.
+_SLOW = 5
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the front door has seen, for the metrics."""
+
+    accepted: int = 0
+    turned_away: int = 0
+    requests: int = 0
+    relayed: int = 0
+    refused: int = 0
+    timed_out: int = 0
+    broken: int = 0
+
+
+class Door(Protocol):
+    """What a client connection needs of the front door. Times are in seconds."""
+
+    relay: relays.Relay
+    decide: Callable[[Head], Decision]
+    head_timeout: float
+    idle_timeout: float
+    counters: Counters
+
+    def lane(self, client: Client) -> Lane:
+        """aiohttp's half of a client connection."""
+
+    def enter(self, client: Client) -> bool:
+        """Count a new connection; False if it is one too many."""
+
+    def leave(self, client: Client) -> None:
+        """A connection is gone."""
+
+
+class Client(asyncio.Protocol):
+    """One client connection, and the request on it that is being served."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.transport = cast(asyncio.Transport, None)
+        self.peer = b"unknown"
+        self.scheme = b"http"
+        self.closing = False
+        self._loop = asyncio.get_running_loop()
+        self._lane: Lane | None = None
+        self._head: Head | None = None
+        self._body: Body = NOTHING
+        self._serving: Lane | relays.Exchange | None = None
+        self._tunnelled = False
+        self._buffer = bytearray()
+        self._searched = 0
+        self._held = False
+        self._stopped = False
+        self._slow = False
+        self._lingering = 0
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def busy(self) -> bool:
+        """A request is in progress."""
+        return self._serving is not None
+
+    # Called by the loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.peer = str(peer[0]).encode("ascii", "replace")
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = b"https"
+        probe(transport)
+        if self._door.enter(self):
+            self._limit(self._door.head_timeout)
+        else:
+            self._say(Problem("capacity-exhausted", "Too many connections. Try again.", retry_after=5), keep=False)
+            self._close()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        serving = self._serving
+        if serving is None:
+            if self._lingering:
+                self._linger(data)
+            elif self._buffer:
+                self._buffer += data
+                self._next(self._buffer)
+            else:
+                self._next(data)
+        elif self._tunnelled:
+            serving.feed(data)
+        elif self._body.done:
+            self._buffer += data
+            self._flow()
+        else:
+            self._take(data)
+
+    def eof_received(self) -> None:
+        """Called by the loop. A client that has sent its last byte has left: TCP cannot tell the two apart."""
+        self._leave()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self._leave()
+        if self._lane is not None:
+            self._lane.client_left()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._door.leave(self)
+
+    def pause_writing(self) -> None:
+        """Called by the loop."""
+        self._slow = True
+        self._limit(self._door.head_timeout * _SLOW)
+        if self._serving is not None:
+            self._serving.client_slow()
+
+    def resume_writing(self) -> None:
+        """Called by the loop."""
+        self._slow = False
+        if self._lingering or self.transport.is_closing():
+            return
+        if self._serving is not None:
+            self._limit(None)
+            self._limit_body()
+            self._serving.client_ready()
+        else:
+            self._proceed()
+
+    # One request after another.
+
+    def _next(self, data: bytes | bytearray) -> None:
+        """Begin the request that `data` begins with, if its head is whole."""
+        start = 2 if data.startswith(b"\r\n") else 0  # RFC 9112 §2.2: one empty line before a request is ignored
+        try:
+            end = find_end(data, start, self._searched)
+            if end < 0:
+                self._wait_for_head(data)
+                return
+            head = parse_request(bytes(data[start:end]))
+        except Refusal as why:
+            self._refuse(bytes(data[start : start + 4096]), why)
+            return
+        rest = bytes(data[end:])
+        self._buffer.clear()
+        self._searched = 0
+        self._begin(head, rest)
+
+    def _wait_for_head(self, data: bytes | bytearray) -> None:
+        if data is not self._buffer:
+            self._limit(self._door.head_timeout)
+            self._buffer += data
+        self._searched = len(data)
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        door = self._door
+        door.counters.requests += 1
+        self._head = head
+        body = self._body = body_of(head.framing, head.length)
+        whole = body.done
+        decision = door.decide(head)
+        self._deadline = None
+        if isinstance(decision, Relay):
+            door.counters.relayed += 1
+            self._serving = door.relay.start(self, head, decision.target, whole=whole)
+        else:
+            lane = self._lane
+            if lane is None or lane.closed:
+                lane = self._lane = door.lane(self)
+            self._serving = lane
+            lane.begin(head, decision, whole=whole, invite=head.expect_continue and not rest)
+        if whole:
+            self._buffer += rest
+            return
+        if rest:
+            self._take(rest)
+        elif not head.expect_continue:
+            self._limit_body()
+
+    def _take(self, data: bytes) -> None:
+        """Pass bytes of the request's body on."""
+        serving = self._serving
+        if serving is None:
+            return
+        try:
+            forward, rest = self._body.feed(data)
+        except Refusal as why:
+            self._broken_request(why)
+            return
+        if forward:
+            serving.feed(forward)
+        if self._body.done:
+            self._buffer += rest
+            if not self._slow:
+                self._limit(None)
+            serving.end()
+            self._flow()
+        else:
+            self._limit_body()
+
+    def answered(self, *, keep: bool) -> None:
+        """The answer is sent to its end; the connection serves the next request iff `keep`."""
+        self._serving = None
+        self._held = False
+        if not keep or self.closing or not self._body.done:
+            self._close()
+        else:
+            self._flow()
+            self._proceed()
+
+    def _proceed(self) -> None:
+        """Serve what has come meanwhile, or wait. A client that does not read gets no further answers."""
+        if self._slow:
+            return
+        self._limit(self._door.idle_timeout)
+        if self._buffer:
+            self._searched = 0
+            buffered, self._buffer = self._buffer, bytearray()
+            self._next(buffered)
+            self._flow()
+
+    # What the served exchange asks for.
+
+    def send(self, data: bytes) -> None:
+        """Write to the client."""
+        self.transport.write(data)
+
+    def interim(self, data: bytes) -> None:
+        """Write a 1xx answer; after a 100 the client owes us its body."""
+        self.transport.write(data)
+        self._limit_body()
+
+    def hold(self) -> None:
+        """Stop reading until `unhold`."""
+        self._held = True
+        self._flow()
+        if not self._body.done and not self._slow:
+            self._limit(None)
+
+    def unhold(self) -> None:
+        """Go on reading."""
+        self._held = False
+        self._flow()
+        self._limit_body()
+
+    def tunnel(self) -> None:
+        """From now on every byte is for the exchange."""
+        self._tunnelled = True
+        if self._buffer and self._serving is not None:
+            self._serving.feed(bytes(self._buffer))
+            self._buffer.clear()
+        self._flow()
+
+    def problem(self, problem: Problem) -> None:
+        """Answer with `problem`; nothing of an answer is sent yet."""
+        head = self._head
+        keep = self._body.done and head is not None and head.keep_alive and not self.closing
+        self._say(problem, keep=keep)
+        self.answered(keep=keep)
+
+    def break_off(self) -> None:
+        """Abort, so that no framing can make the client believe that its answer is whole."""
+        self._door.counters.broken += self._serving is not None
+        self._leave()
+        reset(self.transport)
+
+    def drain(self) -> None:
+        """Close now if idle, else after the answer."""
+        self.closing = True
+        if self._serving is None and not self._lingering:
+            self.transport.close()
+
+    # Ends.
+
+    def _leave(self) -> None:
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving.client_left()
+
+    def _refuse(self, begun: bytes, why: Refusal) -> None:
+        """CONTRACT §12: 400 and close."""
+        self._door.counters.refused += 1
+        self._head = None
+        line = re.match(rb"\S+ (/[!-~]*) HTTP", begun)
+        self._say(
+            Problem("bad-request", f"The request is refused: {why}."), keep=False, target=line[1] if line else b"/"
+        )
+        self._close()
+
+    def _broken_request(self, why: Refusal) -> None:
+        """The body is malformed. Whatever was sent of it, its receiver must not take it for whole."""
+        self._door.counters.refused += 1
+        begun = self._serving is not None and self._serving.begun
+        self._leave()
+        if not begun:
+            self._say(Problem("bad-request", f"The request is refused: {why}."), keep=False)
+            self._close()
+        else:
+            reset(self.transport)
+
+    def _say(self, problem: Problem, *, keep: bool, target: bytes | None = None) -> None:
+        head = self._head
+        path = (target or (head.target if head else b"/")).partition(b"?")[0].decode("latin-1")
+        accept = head.get_all(b"accept") if head else []
+        fields, content = render(problem, path, accept[0].decode("latin-1") if accept else None)
+        lines = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in fields])
+        status = b"HTTP/1.1 %d %b\r\n" % (problem.status, HTTPStatus(problem.status).phrase.encode())
+        length = b"Content-Length: %d\r\n%b\r\n" % (len(content), b"" if keep else CLOSE)
+        self.transport.write(status + lines + length + (b"" if head and head.method == b"HEAD" else content))
+
+    def _close(self) -> None:
+        """Close after what is written is out. A client that still sends may do so a while, so that it can read."""
+        self.closing = True
+        if self._body.done and not self._buffer and self._head is not None:
+            self._limit(self._door.head_timeout * _SLOW)
+            self.transport.close()
+            return
+        self._buffer.clear()
+        self._lingering = _LINGER_BYTES
+        self._flow()
+        self._limit(self._door.head_timeout * _SLOW if self.transport.get_write_buffer_size() else _LINGER)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _linger(self, data: bytes) -> None:
+        self._lingering -= len(data)
+        if self._lingering <= 0:
+            self.transport.abort()
+
+    # Flow and time.
+
+    def _flow(self) -> None:
+        """Read from the client unless the exchange or a full pipeline says no."""
+        full = not self._tunnelled and len(self._buffer) >= _PIPELINE and self._serving is not None
+        stop = self._held or full
+        if stop != self._stopped and not self.transport.is_closing():
+            self._stopped = stop
+            if stop:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _limit_body(self) -> None:
+        """A body that stalls is ended; waiting for us or for U is no stall."""
+        if not self._body.done and not self._held and not self._slow:
+            self._limit(self._door.head_timeout)
+
+    def _limit(self, seconds: float | None) -> None:
+        """End the connection after that many seconds; None: no limit. One timer serves many requests."""
+        if seconds is None:
+            self._deadline = None
+            return
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._tick)
+            return
+        self._deadline = None
+        self._door.counters.timed_out += self._serving is not None or bool(self._buffer)
+        if self._serving is not None or self._slow:
+            self.break_off()
+        else:
+            self.transport.abort()

@@ -1,0 +1,311 @@
+"""Pass-through: one request of a client to U and its answer back, byte for byte (CONTRACT §12).
+
+Everything happens in callbacks of the two connections: what arrives on one is written to the other at once, and a
+reader that falls behind stops the other side's writer. Framing is followed only as far as needed to find the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from proxy.connections import SAFE, Connection, Pool
+from proxy.core.bodies import Body, body_of
+from proxy.core.errors import Problem
+from proxy.core.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
+from proxy.core.heads import Framing, Head, Refusal, ResponseHead, find_end, parse_response
+from proxy.ports import UpstreamFailure, UpstreamTimedOut
+
+_log = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """What a relayed exchange needs of the client's connection."""
+
+    peer: bytes
+    scheme: bytes
+    #: True once this connection shall not serve another request.
+    closing: bool
+
+    def send(self, data: bytes) -> None:
+        """Write to the client."""
+
+    def interim(self, data: bytes) -> None:
+        """Write a 1xx answer to the client."""
+
+    def hold(self) -> None:
+        """Stop reading the request's body until `unhold`."""
+
+    def unhold(self) -> None:
+        """Go on reading."""
+
+    def tunnel(self) -> None:
+        """From now on every byte of the client is for the exchange."""
+
+    def answered(self, *, keep: bool) -> None:
+        """The answer is sent to its end; the connection serves the next request iff `keep`."""
+
+    def problem(self, problem: Problem) -> None:
+        """Nothing of an answer is sent yet: answer with this, which ends the exchange."""
+
+    def break_off(self) -> None:
+        """The answer cannot be finished: let the client see a broken connection."""
+
+
+class Relay:
+    """Passes requests through to the origin of `pool`.
+
+    `preserve_host` keeps the client's Host; `forwarded` appends X-Forwarded-* and Via.
+    """
+
+    def __init__(self, pool: Pool, *, preserve_host: bool = True, forwarded: bool = False) -> None:
+        self.pool = pool
+        self._host = None if preserve_host else pool.authority
+        self._forwarded = forwarded
+
+    def start(self, client: Client, head: Head, target: bytes, *, whole: bool) -> Exchange:
+        """Send the request on. `whole`: no byte of a body follows."""
+        forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
+        message = request_bytes(head, target, host=self._host, forwarding=forwarding)
+        exchange = Exchange(self.pool, client, head, message, whole=whole)
+        reusable = head.framing is Framing.NONE and head.method in SAFE
+        connection = self.pool.take() if reusable else None
+        if connection is not None:
+            exchange.send_on(connection)
+        else:
+            exchange.dial()
+        return exchange
+
+
+class Exchange:
+    """One request and its answer. The front door drives the client's side, a `Connection` U's side."""
+
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_buffer",
+        "_client",
+        "_connection",
+        "_early",
+        "_head",
+        "_keep",
+        "_message",
+        "_paused",
+        "_pool",
+        "_sent",
+        "_task",
+        "_tunnel",
+        "_whole",
+    )
+
+    def __init__(self, pool: Pool, client: Client, head: Head, message: bytes, *, whole: bool) -> None:
+        self._pool = pool
+        self._client = client
+        self._head = head
+        self._message = message
+        self._whole = whole
+        self._early: list[bytes] = []
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._buffer = b""
+        self._answer: ResponseHead | None = None
+        self._body: Body | None = None
+        self._sent = False
+        self._keep = False
+        self._paused = False
+        self._tunnel = False
+
+    # The client's side, called by the front door.
+
+    @property
+    def begun(self) -> bool:
+        """Bytes of the final answer are out."""
+        return self._body is not None or self._tunnel
+
+    def feed(self, data: bytes) -> None:
+        """Bytes of the request's body, framed as they go out."""
+        if self._connection is not None:
+            self._connection.transport.write(data)
+        else:
+            self._early.append(data)
+            self._client.hold()
+
+    def end(self) -> None:
+        """The request is whole."""
+        self._whole = True
+
+    def client_left(self) -> None:
+        """The client is gone: so is its request."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._connection is not None:
+            self._connection.close(flush=self._tunnel)
+            self._connection = None
+
+    def client_slow(self) -> None:
+        """The client reads slower than U writes: U waits."""
+        if self._connection is not None:
+            self._paused = True
+            self._connection.transport.pause_reading()
+
+    def client_ready(self) -> None:
+        """The client has caught up."""
+        if self._paused:
+            self._unpause()
+
+    # Towards U.
+
+    def dial(self) -> None:
+        """Send the request on a fresh connection."""
+        self._task = asyncio.get_running_loop().create_task(self._dial())
+
+    async def _dial(self) -> None:
+        try:
+            connection = await self._pool.connect()
+        except UpstreamFailure as failure:
+            self._task = None
+            self._fail(failure)
+        else:
+            self._task = None
+            self.send_on(connection)
+            self._client.unhold()
+
+    def send_on(self, connection: Connection) -> None:
+        """Send the request, and of its body what has come, on `connection`."""
+        self._connection = connection
+        connection.user = self
+        connection.transport.write(b"".join((self._message, *self._early)) if self._early else self._message)
+        self._early.clear()
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        _log.warning("pass-through failed: %s", failure)
+        if isinstance(failure, UpstreamTimedOut):
+            problem = Problem("upstream-timeout", "Veeam Backup for Microsoft 365 could not be reached in time.")
+        else:
+            problem = Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 could not be reached.")
+        self._client.problem(problem)
+
+    # U's side, called by the connection.
+
+    def pause_writing(self) -> None:
+        """U takes the body slower than the client sends it."""
+        self._client.hold()
+
+    def resume_writing(self) -> None:
+        """U has caught up."""
+        self._client.unhold()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of U."""
+        if self._tunnel:
+            self._client.send(data)
+            return
+        try:
+            if self._body is None:
+                self._heads(self._buffer + data if self._buffer else data, len(self._buffer))
+            else:
+                forward, rest = self._body.feed(data)
+                if forward:
+                    self._client.send(forward)
+                if self._body.done:
+                    self._finish(rest)
+        except Refusal as why:
+            self._malformed(why)
+
+    def connection_ended(self, why: Exception | None) -> None:
+        """U has closed or broken the connection."""
+        connection, self._connection = self._connection, None
+        if self._tunnel:
+            self._client.answered(keep=False)
+        elif self._body is not None:
+            if self._answer is not None and self._answer.framing is Framing.CLOSE and why is None:
+                self._client.answered(keep=False)
+            else:
+                _log.warning("the upstream broke its answer's body: %s", why or "closed")
+                self._client.break_off()
+        elif connection is not None and connection.used and not self._sent and not self._buffer:
+            self.dial()  # RFC 9112 §9.3.1: the keep-alive race; `Relay.start` reuses for safe requests only
+        else:
+            _log.warning("the upstream closed before its answer: %s", why or "closed")
+            self._client.problem(
+                Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 closed the connection unanswered.")
+            )
+
+    def _heads(self, data: bytes, searched: int) -> None:
+        """Pass interim answers on, then begin the final one."""
+        while True:
+            end = find_end(data, searched=searched)
+            if end < 0:
+                self._buffer = data
+                return
+            self._buffer = b""
+            answer = parse_response(data[:end], self._head.method)
+            data, searched = data[end:], 0
+            if answer.status >= 200:
+                self._begin(answer, data)
+                return
+            self._sent = True
+            if answer.status == 101:
+                self._switch(answer, data)
+                return
+            if self._head.minor:
+                self._client.interim(response_bytes(answer))
+            if not data:
+                return
+
+    def _begin(self, answer: ResponseHead, rest: bytes) -> None:
+        """Send the final head, and of the body what has come with it."""
+        old = self._head.minor == 0
+        dechunked = old and answer.framing is Framing.CHUNKED
+        body = body_of(answer.framing, answer.length, decode=old)
+        delimited = answer.framing is not Framing.CLOSE and not dechunked
+        self._keep = self._whole and self._head.keep_alive and delimited and not self._client.closing
+        connection = (KEEP_ALIVE if old else b"") if self._keep else CLOSE
+        out = response_bytes(answer, connection, dechunked=dechunked)
+        if rest and not body.done:
+            forward, rest = body.feed(rest)
+            out += forward
+        self._answer = answer
+        self._body = body
+        self._client.send(out)
+        if body.done:
+            self._finish(rest)
+
+    def _switch(self, answer: ResponseHead, rest: bytes) -> None:
+        if not (asks_tunnel(self._head) and websocket(answer)):
+            raise Refusal("protocols were switched without being asked")
+        self._tunnel = True
+        self._client.send(response_bytes(answer) + rest)
+        self._client.tunnel()
+
+    def _finish(self, rest: bytes) -> None:
+        """The answer is whole. U's connection serves again if nothing is left on it in either direction."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._answer is not None:
+            if self._paused:
+                self._paused = False
+                connection.transport.resume_reading()
+            clean = self._whole and not rest and not connection.transport.get_write_buffer_size()
+            if clean and self._answer.keep_alive and self._head.minor:
+                connection.release()
+            else:
+                connection.close()
+        self._client.answered(keep=self._keep)
+
+    def _unpause(self) -> None:
+        self._paused = False
+        if self._connection is not None:
+            self._connection.transport.resume_reading()
+
+    def _malformed(self, why: Refusal) -> None:
+        _log.warning("the upstream's answer is malformed: %s", why)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        if self._body is None:
+            self._client.problem(
+                Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 sent a malformed answer.")
+            )
+        else:
+            self._client.break_off()

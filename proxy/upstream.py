@@ -1,0 +1,237 @@
+"""The proxy's own calls to VB365 (`ports.Upstream`): jobs, preflight, access checks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from proxy.connections import SAFE, Connection, Pool
+from proxy.core.bodies import Body, body_of
+from proxy.core.fields import end_to_end
+from proxy.core.heads import Framing, Refusal, ResponseHead, find_end, parse_request, parse_response
+from proxy.ports import Fields, Response, UpstreamBroken, UpstreamFailure, UpstreamTimedOut, UpstreamUnreachable
+
+#: Bytes of a body that wait for `read` before U is made to wait.
+_HIGH = 1 << 20
+
+
+class HttpUpstream:
+    """`ports.Upstream` over a pool of connections of its own: waiting exports starve nobody."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def send(
+        self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
+    ) -> Response:
+        """See `ports.Upstream.send`. Raises ValueError for a head that we would not accept ourselves."""
+        message = _message(method, target, fields, body, self._pool.authority)
+        answer: _Answer | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                if method in SAFE and not body and (reused := self._pool.take()) is not None:
+                    answer = _Answer(reused, method, stall)
+                    if await answer.ask(message):
+                        return answer
+                answer = _Answer(await self._pool.connect(), method, stall)
+                await answer.ask(message)
+                return answer
+        except TimeoutError as why:
+            raise UpstreamTimedOut(f"no answer within {timeout:g} s", delivered=answer is not None) from why
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._pool.close()
+
+
+def _message(method: bytes, target: bytes, fields: Fields, body: bytes, authority: bytes) -> bytes:
+    names = {name.lower() for name, _ in fields}
+    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    if b"host" not in names:
+        lines.append(b"Host: " + authority)
+    lines += [b"%b: %b" % field for field in fields]
+    if body or method == b"POST":
+        lines.append(b"Content-Length: %d" % len(body))
+    head = b"\r\n".join([*lines, b"", b""])
+    try:
+        parse_request(head)
+    except Refusal as why:
+        raise ValueError(f"not a request: {why}") from why
+    return head + body
+
+
+class _Answer:
+    """One request's answer: takes a connection's bytes in, hands the body out, makes U wait when nobody reads."""
+
+    def __init__(self, connection: Connection, method: bytes, stall: float) -> None:
+        self._connection = connection
+        self._method = method
+        self._stall = stall
+        #: See `ports.Response`; they mean something once `ask` has returned.
+        self.status = 0
+        self.reason = b""
+        self.fields: Fields = ()
+        self.length: int | None = None
+        self.delimited = False
+        self._buffer = bytearray()
+        self._reusable = False
+        self._body: Body | None = None
+        self._pieces: deque[bytes] = deque()
+        self._held = 0
+        self._paused = False
+        self._over = False
+        self._failure: UpstreamFailure | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def ask(self, message: bytes) -> bool:
+        """Send the request and wait for the head. False: the reused connection was gone before U could answer."""
+        connection = self._connection
+        connection.user = self
+        connection.transport.write(message)
+        try:
+            while self._body is None:
+                await self._change()
+        except UpstreamUnreachable:
+            if connection.used and not self._buffer:
+                return False
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        return True
+
+    async def read(self) -> bytes:
+        """See `ports.Response.read`. What came before U broke is handed out first."""
+        while not self._pieces:
+            if self._over and self._failure is None:
+                return b""
+            try:
+                async with asyncio.timeout(self._stall):
+                    await self._change()
+            except TimeoutError as why:
+                self.close()
+                self._failure = UpstreamTimedOut(f"no byte for {self._stall:g} s", delivered=True)
+                raise self._failure from why
+        data = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        if self._paused:
+            self._paused = False
+            self._connection.transport.resume_reading()
+        return data
+
+    def close(self) -> None:
+        """Close the connection unless the body was received to its end."""
+        if not self._over:
+            self._over = True
+            self._connection.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of U."""
+        if self._body is None:
+            data = self._heads(data)
+        if data and self._body is not None:
+            self._feed(data)
+        elif self._body is not None and self._body.done:
+            self._finish(b"")
+
+    def connection_ended(self, why: Exception | None) -> None:
+        """U has closed or broken the connection."""
+        if self._body is None:
+            said = "" if why is None else f": {why}"
+            text = f"the upstream closed the connection before its answer's head{said}"
+            self._fail(UpstreamUnreachable(text, delivered=True))
+        elif not self.delimited and why is None:
+            self._over = True
+        else:
+            self._fail(UpstreamBroken("the upstream broke its answer's body", delivered=True))
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """The request is in memory as a whole; there is nobody to slow down."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
+
+    def _heads(self, data: bytes) -> bytes:
+        """Take heads up to and with the final one; returns what follows it."""
+        searched = len(self._buffer)
+        self._buffer += data
+        try:
+            while (end := find_end(self._buffer, searched=searched)) >= 0:
+                head = parse_response(bytes(self._buffer[:end]), self._method)
+                del self._buffer[:end]
+                if head.status >= 200:
+                    return self._begin(head)
+                if head.status == 101:
+                    raise Refusal("protocols were switched without being asked")  # noqa: TRY301
+                searched = 0
+        except Refusal as why:
+            self._connection.close()
+            self._fail(UpstreamBroken(f"the upstream's answer is malformed: {why}", delivered=True))
+        return b""
+
+    def _begin(self, head: ResponseHead) -> bytes:
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self.status = head.status
+        self.reason = head.reason
+        self.fields = end_to_end(head.fields)
+        self.length = head.length if head.framing in (Framing.LENGTH, Framing.NONE) else None
+        self.delimited = head.framing is not Framing.CLOSE
+        self._reusable = head.keep_alive
+        self._body = body_of(head.framing, head.length, decode=True)
+        self._wake()
+        return rest
+
+    def _feed(self, data: bytes) -> None:
+        assert self._body is not None  # noqa: S101
+        if self._body.done:
+            self._finish(data)
+            return
+        try:
+            forward, rest = self._body.feed(data)
+        except Refusal as why:
+            self._connection.close()
+            self._fail(UpstreamBroken(f"the upstream's body is malformed: {why}", delivered=True))
+            return
+        if forward:
+            self._pieces.append(forward)
+            self._held += len(forward)
+        if self._body.done:
+            self._finish(rest)
+        elif self._held > _HIGH and not self._paused:
+            self._paused = True
+            self._connection.transport.pause_reading()
+        self._wake()
+
+    def _finish(self, rest: bytes) -> None:
+        """The body is whole. The connection serves again if nothing is left on it in either direction."""
+        self._over = True
+        connection = self._connection
+        if self._paused:
+            self._paused = False
+            connection.transport.resume_reading()
+        if rest or not self._reusable or connection.transport.get_write_buffer_size():
+            connection.close()
+        else:
+            connection.release()
+
+    def _fail(self, failure: UpstreamFailure) -> None:
+        self._over = True
+        self._failure = failure
+        self._wake()
+
+    async def _change(self) -> None:
+        """Wait until something has happened. Raises what cannot be waited out."""
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
