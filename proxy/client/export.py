@@ -78,8 +78,7 @@ async def _see_through(proxy: Proxy, display: Display, at: str, wishes: Wishes) 
         return Outcome(job.exit_code, proxy.url(at))
     path = await fetch(proxy, display, at, job, wishes.output)
     if wishes.release:
-        await proxy.ask("DELETE", f"{at}/result")
-        display.say("The proxy has released its copy.")
+        await _release(proxy, display, at)
     if job.exit_code:
         display.say(f"The export ended {job.status}: {job.document.get('message') or 'see the restore session'}")
     return Outcome(job.exit_code, str(path))
@@ -104,20 +103,34 @@ async def fetch(proxy: Proxy, display: Display, at: str, job: Job, output: str |
         raise Refused(f"The export has no file to fetch (any more): its result is {job.result_state}", 410)
     target = Target(output, job)
     await asyncio.to_thread(target.prepare)
-    file = await asyncio.to_thread(PartialFile, target.partial)
+    try:
+        summary = await _receive(proxy, display, at, job, target.partial)
+    except Corrupt:
+        await asyncio.to_thread(target.partial.unlink)  # no start for a later try
+        raise
+    path = await asyncio.to_thread(target.accept)
+    display.say(f"{path}: {summary}")
+    return path
+
+
+async def _receive(proxy: Proxy, display: Display, at: str, job: Job, partial: Path) -> str:
+    """Fill the partial file; what can be said of it."""
+    file = await asyncio.to_thread(PartialFile, partial)
     try:
         facts = await download(proxy, f"{at}/result", file, job.digest, display.downloading)
-    except Corrupt:
-        await asyncio.to_thread(target.partial.unlink)
-        raise
     finally:
         await asyncio.to_thread(file.close)
-    path = await asyncio.to_thread(target.accept)
-    proven = (
-        "SHA-256 verified" if facts.digest or job.digest else "SHA-256 not told by the server, nothing to compare with"
-    )
-    display.say(f"{path}: {amount(file.offset)}, {job.format or 'kind unknown'}, {proven}: {file.digest.hex()}")
-    return path
+    proven = "SHA-256 verified" if facts.digest or job.digest else "SHA-256 (the server told none to compare with)"
+    return f"{amount(file.offset)}, {job.format or 'kind unknown'}, {proven}: {file.digest.hex()}"
+
+
+async def _release(proxy: Proxy, display: Display, at: str) -> None:
+    """The file is here: that the proxy keeps its copy a while longer is no failure."""
+    try:
+        await proxy.ask("DELETE", f"{at}/result")
+        display.say("The proxy has released its copy.")
+    except Fault as why:
+        display.say(f"The proxy has not released its copy: {why}")
 
 
 def _later(proxy: Proxy, at: str) -> str:

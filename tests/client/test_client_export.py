@@ -99,6 +99,9 @@ def test_release_gives_the_file_back_only_after_it_is_here(run: Any, fake: FakeP
     """§7: DELETE of the result."""
     assert run("export", "--path", EXPORT, "--release").exit_code == 0
     assert [method for method, target, _, _ in fake.seen if target.endswith("/result")] == ["GET", "DELETE"]
+    fake.story, fake.odd = list(STORY), [("DELETE " + STATUS + "/result", 409, {})]
+    result = run("export", "--path", EXPORT, "--release")
+    assert (result.exit_code, "has not released its copy" in result.stderr) == (0, True)
 
 
 def test_a_login_renews_its_token_when_a_poll_says_401(run: Any, fake: FakeProxy) -> None:
