@@ -17,7 +17,8 @@ from enum import StrEnum
 from functools import lru_cache
 
 BLOCK = 64 * 1024
-CHUNK = 16 * BLOCK
+#: Small enough to stay in the CPU cache between making and sending.
+CHUNK = 4 * BLOCK
 
 
 class Kind(StrEnum):
@@ -59,7 +60,7 @@ def _stamp(seed: int, index: int) -> bytes:
 
 
 def _blocks(seed: int, first: int, count: int) -> bytearray:
-    """`count` ≤ 16 blocks of the pattern, beginning with block `first`."""
+    """`count` ≤ CHUNK / BLOCK blocks of the pattern, beginning with block `first`."""
     made = bytearray(_BLANK[: count * BLOCK] if count < CHUNK // BLOCK else _BLANK)
     for at in range(count):
         made[at * BLOCK : at * BLOCK + _STAMP] = _stamp(seed, first + at)
@@ -183,7 +184,7 @@ class Content:
     parts: tuple[_Part, ...]
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
-        """The bytes [start, stop) in pieces of at most 1 MiB."""
+        """The bytes [start, stop) in pieces of at most `CHUNK` bytes."""
         stop = self.size if stop is None else min(stop, self.size)
         offset = 0
         for part in self.parts:
