@@ -32,7 +32,10 @@ _CONCURRENT_CHECKS = 8
 
 
 class Resources:
-    """Answers requests below the proxy's own segment. `max_wait` in seconds; `now` is the wall clock."""
+    """Answers requests below the proxy's own segment.
+
+    `description` is the OpenAPI document as JSON, `max_wait` in seconds, `now` the wall clock.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Resources:
         runner: Runner,
         download: Download,
         site: Site,
-        openapi: Callable[[], dict[str, Any]],
+        description: bytes,
         max_wait: float,
         now: Callable[[], float],
     ) -> None:
@@ -53,7 +56,7 @@ class Resources:
         self._runner = runner
         self._download = download
         self._site = site
-        self._openapi = openapi
+        self._description = description
         self._max_wait = max_wait
         self._now = now
 
@@ -76,7 +79,7 @@ class Resources:
 
     def _describe(self, asked: Asked) -> web.Response:
         if asked.method in ("GET", "HEAD"):
-            return answer(200, [("Cache-Control", "no-store")], json.dumps(self._openapi()).encode())
+            return answer(200, [("Cache-Control", "no-store")], self._description)
         return _not_allowed(asked, ["GET", "HEAD"])
 
     async def _allowing(self, asked: Asked, verbs: dict[str, Any], subject: object) -> web.StreamResponse:

@@ -145,8 +145,10 @@ class Runner:
     async def wake(self, id: str) -> None:
         """The job's record was cancelled or forgotten: stop its transfer, or clear up what it left."""
         run = self._runs.get(id)
-        if run is None or run.task is None:
-            self._forget(id)
+        if run is None:
+            self._spawn(self._conclude(id))
+        elif run.task is None:
+            self._forget(run)
             self._spawn(self._conclude(id))
         elif not run.stopped:
             run.stopped = True
@@ -180,13 +182,13 @@ class Runner:
             self._active.add(run.id)
             run.task = self._spawn(self._drive(run))
 
-    def _forget(self, id: str) -> None:
-        run = self._runs.pop(id, None)
-        self._active.discard(id)
-        if id in self._queue:
-            self._queue.remove(id)
-        if run is not None:
-            run.go_on()
+    def _forget(self, run: Run) -> None:
+        if self._runs.get(run.id) is run:
+            del self._runs[run.id]
+            self._active.discard(run.id)
+            if run.id in self._queue:
+                self._queue.remove(run.id)
+        run.go_on()
 
     async def _drive(self, run: Run) -> None:
         try:
@@ -198,17 +200,17 @@ class Runner:
         except Dropped:
             log.info("export not accepted", job=run.id)
         except Lost:
-            await self._conclude(run.id)
+            await self._conclude(run.id, driven=True)
         except Suspended:
             await self._settle(run.id, Interrupted())
         except JobFailed as why:
             log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
             await self._settle(run.id, Failed(why.error))
-        except Exception as why:
+        except Exception:
             log.exception("job failed", job=run.id)
-            await self._settle(run.id, Failed(_internal(why)))
+            await self._settle(run.id, Failed(_INTERNAL))
         finally:
-            self._forget(run.id)
+            self._forget(run)
             self._fill_slots()
 
     async def _transfer(self, run: Run) -> None:
@@ -238,14 +240,20 @@ class Runner:
         except Lost:
             await self._conclude(id)
 
-    async def _conclude(self, id: str) -> None:
-        """The caller ended the job: its bytes go first, then a cancelled record says so."""
+    async def _conclude(self, id: str, *, driven: bool = False) -> None:
+        """The caller ended the job: its bytes go first, then a cancelled record says so.
+
+        A job that nobody ended, though its transfer could not go on (`driven`), must not stay Running for ever.
+        """
         try:
             job = await self._jobs.get(id)
             if job is None or job.forgotten or job.phase is Phase.CANCELLING:
                 await self._artifacts.remove(id)
             if job is not None and job.phase is Phase.CANCELLING:
                 await Record(self._jobs, job, self._now).settle(Cancelled())
+            elif job is not None and driven and not job.terminal and job.holder == self._holder:
+                log.error("transfer lost its job", job=id, phase=job.phase)
+                await Record(self._jobs, job, self._now).settle(Failed(_INTERNAL))
         except Lost:
             pass  # deleted meanwhile: the tombstone is what should be there
         except StoreUnavailable as why:
@@ -289,5 +297,4 @@ class Runner:
         run.remaining = size
 
 
-def _internal(why: Exception) -> JobError:
-    return JobError(code=ErrorCode.INTERNAL, message=f"The proxy failed: {type(why).__name__}", retryable=True)
+_INTERNAL = JobError(code=ErrorCode.INTERNAL, message="The proxy failed. Its log says why.", retryable=True)

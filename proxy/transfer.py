@@ -6,7 +6,7 @@ import asyncio
 import base64
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -51,7 +51,7 @@ _ANSWER_LIMIT = 16 * 1024 * 1024
 _RECORDED_LIMIT = 64 * 1024
 _PROGRESS_INTERVAL = 1.0
 _BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
-_CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,8 @@ class Transfer:
 
     async def _continues(self, response: Response, offset: int) -> bool:
         """Accept the answer to a continuation: a fitting 206, or a 200 that starts over (CONTRACT §10)."""
-        if response.status == 206 and self._fits(response, offset):
+        if response.status == 206 and (total := self._fitting_total(response, offset)) is not None:
+            await self._record.advance(Answered(replace(self._answer, size=total)))
             return True
         if response.status == 401:
             raise Suspended
@@ -248,21 +249,19 @@ class Transfer:
         await self._start_over()
         return response.status == 200 and await self._begins(response)
 
-    def _fits(self, response: Response, offset: int) -> bool:
+    def _fitting_total(self, response: Response, offset: int) -> int | None:
+        """The file's size, if this 206 carries the rest of the very file that was begun."""
         match = _CONTENT_RANGE.fullmatch(_value(response.fields, b"content-range") or b"")
         answer = self._answer
-        if match is None or int(match[1]) != offset or int(match[2]) < offset:
-            return False
+        if match is None or int(match[1]) != offset or not offset <= int(match[2]) < int(match[3]):
+            return None
         etag = _text(_value(response.fields, b"etag"))
         if etag is not None and answer.etag is not None and etag != answer.etag:
-            return False
+            return None
         if _value(response.fields, b"content-encoding") not in (None, b"identity"):
-            return False
-        if match[3] == b"*":
-            return answer.size is None and response.length is None
+            return None
         total = int(match[3])
-        # a total that was not announced before must still be reached by this very answer
-        return int(match[2]) == total - 1 if answer.size is None else total == answer.size
+        return total if answer.size in (None, total) else None
 
     async def _start_over(self) -> None:
         self._bound_attempts()

@@ -1,0 +1,416 @@
+"""The composition root: the only file that names concrete classes (DESIGN §1)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import structlog
+from aiohttp import web
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+
+from proxy import __version__, logs
+from proxy.access import Access
+from proxy.admin.listener import Admin
+from proxy.answers import Site
+from proxy.clock import SteadyClock
+from proxy.config.settings import Settings
+from proxy.connections import Pool
+from proxy.core.door import Door
+from proxy.core.monitor import Retention
+from proxy.core.openapi import describe
+from proxy.download import Download
+from proxy.events import Watch
+from proxy.frontdoor import FrontDoor
+from proxy.gateway import Gateway, KickoffPolicy
+from proxy.ports import StoreUnavailable, UpstreamFailure
+from proxy.reconcile import Reconciler
+from proxy.relay import Relay
+from proxy.resources import Resources
+from proxy.runner import Limits, Runner
+from proxy.service import Service
+from proxy.stores.disk_jobs import DiskJobs
+from proxy.stores.file_artifacts import FileArtifacts
+from proxy.sweeper import Sweeper
+from proxy.tls import ServerCertificate, TlsError, upstream_context
+from proxy.transfer import Policy
+from proxy.upstream import HttpUpstream
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that downloads and pass-through get to finish after SIGTERM.
+_DRAIN = 30.0
+#: Seconds between looks at the certificate's files, and for which the answer to a readiness check holds.
+_WATCH_FILES = 5.0
+_READY_FOR = 1.0
+_BACKLOG = 1024
+
+
+class StartFailed(Exception):
+    """The proxy cannot start; the text says why and what to do. Nothing runs."""
+
+
+class Running:
+    """A proxy that listens; made by `start`. `url` and `admin_url` say where."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = ""
+        self.admin_url = ""
+        self._closing = contextlib.AsyncExitStack()
+        self._certificate: ServerCertificate | None = None
+
+    async def stop(self) -> None:
+        """Finish what is in flight up to a deadline, leave jobs resumable, close the stores (CONTRACT §15 SIGTERM)."""
+        await self._closing.aclose()
+
+    def reload(self) -> None:
+        """SIGHUP: the certificate and the log level anew (CONTRACT §15)."""
+        logs.set_level(self.settings.log.level)
+        if self._certificate is not None:
+            _reload(self._certificate)
+
+    async def open(self) -> None:
+        """Open the stores, reconcile them, start the runner, then listen. Raises `StartFailed`."""
+        settings, closing = self.settings, self._closing
+        now = SteadyClock()
+        jobs, artifacts = await self._open_stores()
+        pools = [_pool(settings, limit=settings.upstream.pool), _pool(settings, limit=0)]
+        for pool in pools:
+            closing.push_async_callback(pool.close)
+        upstream = HttpUpstream(pools[1])
+        retention = Retention(result=settings.exports.result_ttl, record=settings.exports.record_ttl)
+        runner = _runner(settings, jobs, artifacts, upstream, now)
+        await runner.start()
+        closing.push_async_callback(runner.stop)
+        sweeper = Sweeper(
+            jobs=jobs,
+            artifacts=artifacts,
+            retention=retention,
+            suspend_ttl=settings.exports.suspend_ttl,
+            now=now,
+        )
+        self._keep_doing(sweeper.run())
+        service = _service(settings, jobs, artifacts, upstream, runner, retention, now)
+        door = FrontDoor(
+            handler=service.handle,
+            relay=Relay(
+                pools[0],
+                preserve_host=settings.upstream.preserve_host,
+                forwarded=settings.upstream.forwarded,
+            ),
+            decide=_door(settings).decide,
+            head_timeout=settings.listen.head_timeout,
+            max_connections=settings.listen.max_connections,
+        )
+        admin = Admin(
+            checks=_Checks(settings, upstream, jobs, artifacts),
+            token=settings.admin.token.get_secret_value() if settings.admin.token else None,
+        )
+        await self._listen_admin(admin)
+        await self._listen(door)
+        closing.callback(setattr, admin, "draining", True)
+
+    async def _open_stores(self) -> tuple[DiskJobs, FileArtifacts]:
+        directory = self.settings.storage.dir
+        try:
+            jobs = await DiskJobs.open(directory)
+            self._closing.push_async_callback(jobs.close)
+            artifacts = await FileArtifacts.at(directory)
+            self._closing.push_async_callback(artifacts.close)
+            if jobs.set_aside is not None:
+                log.error("the job database was damaged and is set aside", kept=str(jobs.set_aside))
+            reconciler = Reconciler(jobs, artifacts, SteadyClock())
+            await reconciler.run(rebuild=jobs.set_aside is not None)
+        except StoreUnavailable as why:
+            raise StartFailed(f"storage.dir {directory}: {why}") from why
+        return jobs, artifacts
+
+    def _keep_doing(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._closing.push_async_callback(end)
+
+    async def _listen_admin(self, admin: Admin) -> None:
+        runner = web.AppRunner(admin.application(), access_log=None)
+        await runner.setup()
+        self._closing.push_async_callback(runner.cleanup)
+        address = self.settings.admin.address
+        site = web.TCPSite(runner, address.host, address.port)
+        try:
+            await site.start()
+        except OSError as why:
+            raise StartFailed(f"admin.address {address}: {why}. Choose another with --admin.") from why
+        self.admin_url = _url("http", runner.addresses[0])
+
+    async def _listen(self, door: FrontDoor) -> None:
+        listen = self.settings.listen
+        if listen.tls_certificate is not None:
+            try:
+                self._certificate = ServerCertificate(listen.tls_certificate, listen.tls_key)
+            except TlsError as why:
+                raise StartFailed(f"listen.tls_certificate: {why}") from why
+            self._keep_doing(_watch(self._certificate))
+        context = self._certificate.context if self._certificate else None
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                door, listen.address.host, listen.address.port, ssl=context, backlog=_BACKLOG
+            )
+        except OSError as why:
+            raise StartFailed(f"listen.address {listen.address}: {why}. Choose another with --listen.") from why
+        self.url = _url("https" if context else "http", server.sockets[0].getsockname())
+        self._closing.push_async_callback(door.drain, _DRAIN)
+        self._closing.callback(server.close)
+
+
+class _Checks:
+    """Readiness: U reachable, stores writable, space free (CONTRACT §15); asked at most once a second."""
+
+    def __init__(self, settings: Settings, upstream: HttpUpstream, jobs: DiskJobs, artifacts: FileArtifacts) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._answer: dict[str, str | None] = {}
+        self._until = 0.0
+
+    async def __call__(self) -> dict[str, str | None]:
+        if monotonic() >= self._until:
+            self._answer = {"upstream": await self._ask_upstream(), "storage": await self._ask_storage()}
+            self._until = monotonic() + _READY_FOR
+        return self._answer
+
+    async def _ask_upstream(self) -> str | None:
+        """Any answer will do: even a 401 shows that VB365 is there."""
+        patience = self._settings.exports.preflight_timeout
+        try:
+            response = await self._upstream.send(b"GET", b"/v8/Health", [], timeout=patience, stall=patience)
+        except UpstreamFailure as why:
+            return str(why)
+        response.close()
+        return None
+
+    async def _ask_storage(self) -> str | None:
+        try:
+            free = await self._artifacts.free()
+            await self._jobs.get("")
+        except StoreUnavailable as why:
+            return str(why)
+        least = self._settings.storage.min_free
+        return None if free >= least else f"{free} bytes are free, storage.min_free is {least}"
+
+
+def _pool(settings: Settings, *, limit: int) -> Pool:
+    upstream = settings.upstream
+    url = urlsplit(upstream.url)
+    tls = None
+    if url.scheme == "https":
+        if not upstream.verify:
+            log.warning("upstream.verify is false: whoever stands between the proxy and VB365 can read every password")
+        try:
+            tls = upstream_context(ca_file=upstream.ca_file, fingerprint=upstream.fingerprint, verify=upstream.verify)
+        except TlsError as why:
+            raise StartFailed(f"upstream: {why}") from why
+    port = url.port or (443 if tls else 80)
+    return Pool(url.hostname or "", port, tls=tls, connect_timeout=upstream.connect_timeout, limit=limit)
+
+
+def _runner(
+    settings: Settings, jobs: DiskJobs, artifacts: FileArtifacts, upstream: HttpUpstream, now: SteadyClock
+) -> Runner:
+    exports, storage = settings.exports, settings.storage
+    return Runner(
+        jobs=jobs,
+        artifacts=artifacts,
+        upstream=upstream,
+        watch=Watch(upstream, timeout=exports.preflight_timeout, now=now) if exports.watch_events else None,
+        policy=Policy(
+            generate_timeout=exports.generate_timeout,
+            stall_timeout=exports.stall_timeout,
+            attempts=exports.attempts,
+            result_ttl=exports.result_ttl,
+        ),
+        limits=Limits(
+            max_running=exports.max_running,
+            max_queued=exports.max_queued,
+            max_per_caller=exports.max_per_caller,
+            min_free=storage.min_free,
+            max_bytes=storage.max_bytes,
+        ),
+        holder=str(uuid4()),
+        now=now,
+    )
+
+
+def _service(
+    settings: Settings,
+    jobs: DiskJobs,
+    artifacts: FileArtifacts,
+    upstream: HttpUpstream,
+    runner: Runner,
+    retention: Retention,
+    now: SteadyClock,
+) -> Service:
+    exports, public = settings.exports, settings.public
+    access = Access(
+        upstream,
+        key=_owner_key(settings.storage.dir / "owner.key"),
+        cache=settings.access.cache,
+        timeout=exports.preflight_timeout,
+        now=monotonic,
+    )
+    site = Site(public_url=public.url, trusted=public.trusted_proxies, segment=public.segment, retention=retention)
+    download = Download(artifacts)
+    gateway = Gateway(
+        jobs=jobs,
+        access=access,
+        runner=runner,
+        upstream=upstream,
+        download=download,
+        site=site,
+        policy=KickoffPolicy(
+            grace=exports.grace,
+            max_wait=exports.max_wait,
+            preflight=exports.preflight,
+            preflight_timeout=exports.preflight_timeout,
+            max_body=exports.max_request_body,
+            preserve_host=settings.upstream.preserve_host,
+        ),
+        now=now,
+    )
+    resources = Resources(
+        jobs=jobs,
+        artifacts=artifacts,
+        access=access,
+        runner=runner,
+        download=download,
+        site=site,
+        description=describe(__version__, public.segment),
+        max_wait=exports.max_wait,
+        now=now,
+    )
+    return Service(gateway, resources)
+
+
+def _door(settings: Settings) -> Door:
+    return Door(
+        segment=settings.public.segment,
+        prefix=urlsplit(settings.public.url or "").path.rstrip("/"),
+        max_body=settings.exports.max_request_body,
+        reports=settings.exports.reports,
+    )
+
+
+def _owner_key(path: Path) -> bytes:
+    """The key of all owner hashes, made on the first start (CONTRACT §9). Raises `StartFailed`."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            _write_new(path, secrets.token_bytes(32))
+        key = path.read_bytes()
+    except OSError as why:
+        raise StartFailed(f"owner key {path}: {why}") from why
+    if len(key) < 32:
+        raise StartFailed(f"owner key {path} is damaged: restore it, or remove it and lose who owns which job.")
+    return key
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a private file that did not exist, whole or not at all. Raises FileExistsError."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            raise FileExistsError(path)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reload(certificate: ServerCertificate) -> None:
+    try:
+        certificate.reload()
+    except TlsError as why:
+        log.error("the new certificate is not usable, the old one stays", reason=str(why))  # noqa: TRY400
+        return
+    log.info("certificate reloaded")
+    _warn_of_dates(certificate)
+
+
+def _warn_of_dates(certificate: ServerCertificate) -> None:
+    warning = certificate.warning(datetime.now(UTC))
+    if warning is not None:
+        log.warning("certificate", reason=warning)
+
+
+async def _watch(certificate: ServerCertificate) -> None:
+    """Reload the certificate when its files change."""
+    _warn_of_dates(certificate)
+    while True:
+        await asyncio.sleep(_WATCH_FILES)
+        if certificate.changed():
+            _reload(certificate)
+
+
+def _url(scheme: str, address: tuple[str, int]) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{scheme}://{host}:{address[1]}"
+
+
+async def start(settings: Settings) -> Running:
+    """A proxy that listens. Raises `StartFailed`; nothing runs then."""
+    if HttpRequestParser is HttpRequestParserPy:
+        raise StartFailed("aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS.")
+    running = Running(settings)
+    try:
+        await running.open()
+    except BaseException:
+        await running.stop()
+        raise
+    return running
+
+
+async def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code (CONTRACT §15)."""
+    try:
+        running = await start(settings)
+    except StartFailed as why:
+        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
+        return 1
+    stopped = asyncio.Event()
+    _handle_signals(stopped.set, running.reload)
+    print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
+    log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
+    await stopped.wait()
+    log.info("stopping")
+    await running.stop()
+    return 0
+
+
+def _handle_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(stop))
+        signal.signal(signal.SIGBREAK, lambda *_: loop.call_soon_threadsafe(stop))
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)

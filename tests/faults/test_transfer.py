@@ -1,0 +1,428 @@
+"""Jobs driven through every misbehaviour of the upstream: the runner, the real upstream client, the stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.connections import Pool
+from proxy.core.errors import Problem
+from proxy.core.jobs import CancelRequested, ErrorCode, ExportRequest, Forgotten, Job, Phase, ResultState, Status
+from proxy.core.replay import kickoff_fields
+from proxy.events import Watch
+from proxy.ports import Artifact, StorageFull, StoreUnavailable
+from proxy.runner import Limits, Runner
+from proxy.runs import Record, Relayed, Run
+from proxy.simulator import Simulator, SimulatorSettings
+from proxy.transfer import Policy
+from proxy.upstream import HttpUpstream
+from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial
+
+SIZE = 300_000
+LIMITS = Limits(max_running=2, max_queued=2, max_per_caller=50, min_free=0, max_bytes=None)
+
+
+class World:
+    """A stand-in, stores in memory, and a runner between them."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.jobs = MemoryJobs()
+        self.artifacts = MemoryArtifacts()
+        self.upstream = HttpUpstream(Pool("127.0.0.1", simulator.port))
+        self.token = simulator.login()
+        session = simulator.open_session()
+        self.session = session.id
+        self.path = next(p for p in simulator.export_paths(session) if p.endswith("exportToPst"))
+        self.runner = self.make_runner()
+
+    def make_runner(self, *, holder: str = "test", stall: float = 5.0, limits: Limits = LIMITS) -> Runner:
+        return Runner(
+            jobs=self.jobs,
+            artifacts=self.artifacts,
+            upstream=self.upstream,
+            watch=Watch(self.upstream, timeout=5, now=time.time),
+            policy=Policy(generate_timeout=10, stall_timeout=stall, attempts=3, result_ttl=60),
+            limits=limits,
+            holder=holder,
+            now=time.time,
+        )
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        given = [(b"Host", b"vb365"), *((k.encode(), v.encode()) for k, v in self.token.items())]
+        return kickoff_fields([*given, (b"Content-Type", b"application/json")], preserve_host=True)
+
+    def job(self) -> Job:
+        request = ExportRequest(
+            method="POST",
+            target=self.path,
+            api="v8",
+            session=self.session,
+            title="exportToPst",
+            content_type="application/json",
+            accept=None,
+            accept_language=None,
+            idempotency_key=None,
+            fingerprint="f",
+        )
+        now = time.time()
+        return Job(id=str(uuid.uuid4()), version=1, owner="o", request=request, created=now, updated=now)
+
+    async def submit(self, *, attended: bool = False) -> tuple[Job, Run]:
+        job = self.job()
+        run = Run(job.id, self.fields(), attended=attended)
+        await self.runner.submit(job, b"{}", run)
+        return job, run
+
+    async def until(self, id: str, over: Callable[[Job], bool], seconds: float = 20) -> Job:
+        async with asyncio.timeout(seconds):
+            job = await self.jobs.get(id)
+            while job is not None and not over(job):
+                job = await self.jobs.wait(id, job.version, seconds)
+        assert job is not None
+        return job
+
+    async def finished(self, id: str) -> Job:
+        return await self.until(id, lambda job: job.terminal)
+
+    async def export(self, **fault: Any) -> Job:
+        if fault:
+            self.simulator.fault(path=self.path, method="POST", **fault)
+        job, _ = await self.submit()
+        return await self.finished(job.id)
+
+    async def check(self, job: Job, status: Status = Status.SUCCESS) -> None:
+        """The job ended so, and what is stored and promised agree."""
+        assert job.status is status, job.error
+        artifact = await self.artifacts.get(job.id)
+        if status in (Status.SUCCESS, Status.WARNING):
+            content = self.simulator.content(self.path)
+            expected = hashlib.sha256(content.read(0, content.size)).digest()
+            assert artifact is not None
+            assert artifact.sha256 == expected
+            assert job.digest == base64.b64encode(expected).decode()
+            assert job.size == content.size == job.received
+            assert job.result is ResultState.AVAILABLE
+        else:
+            assert artifact is None
+            assert await self.artifacts.ids() == set()
+            assert job.result in (None, ResultState.INCOMPLETE)
+
+    @property
+    def posts(self) -> int:
+        return sum(request.method == "POST" for request in self.simulator.requests)
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr("proxy.transfer._BACKOFF", (0.01, 0.02))
+    simulator = Simulator(SimulatorSettings(size=SIZE))
+    await simulator.start()
+    world = World(simulator)
+    await world.runner.start()
+    yield world
+    await world.runner.stop()
+    await world.upstream.close()
+    await simulator.stop()
+
+
+async def test_an_export_becomes_a_verified_artifact(world: World) -> None:
+    """§5, §6: every byte, the digest, the format and U's names."""
+    job = await world.export()
+    await world.check(job)
+    assert job.format == "Pst"
+    assert job.answer is not None
+    assert job.answer.media_type == "application/octet-stream"
+    assert job.answer.file_name.endswith(".pst")
+    assert job.attempt == 1
+
+
+async def test_the_request_upstream_is_the_kickoffs(world: World) -> None:
+    """§1: same target, body and fields; Accept-Encoding: identity."""
+    await world.export()
+    sent = next(r for r in world.simulator.requests if r.method == "POST")
+    names = {name.lower(): value for name, value in sent.headers}
+    assert sent.target == world.path
+    assert names[b"accept-encoding"] == b"identity"
+    assert names[b"content-type"] == b"application/json"
+
+
+@pytest.mark.parametrize("cut", ["reset", "close"])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_cut_transfer_is_continued_by_range(world: World, cut: str, framing: str) -> None:
+    """§10: Range re-POST at the stored offset, same attempt, no second generation."""
+    job = await world.export(cut_at=100_000, cut=cut, framing=framing, count=1)
+    await world.check(job)
+    assert job.attempt == 1
+    assert sum(world.simulator.generations.values()) == 1
+
+
+async def test_a_transfer_may_be_cut_more_often_than_attempts_while_it_advances(world: World) -> None:
+    """§10: a 400 GB transfer may be cut more often than three times."""
+    job = await world.export(cut_at=40_000, count=6)
+    await world.check(job)
+    assert job.attempt == 1
+
+
+async def test_an_upstream_that_ignores_range_starts_a_new_attempt(world: World) -> None:
+    """§10: anything but a fitting 206 goes from zero in a new attempt."""
+    world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
+    job = await world.export(ignore_range=True)
+    await world.check(job)
+    assert job.attempt == 2
+
+
+@pytest.mark.parametrize("content_range", ["bytes 0-299999/300000", "bytes 99999-299999/300000", "nonsense"])
+async def test_a_wrong_content_range_is_never_spliced(world: World, content_range: str) -> None:
+    """§10: start and total must fit."""
+    world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
+    job = await world.export(content_range=content_range, skip=1, count=1)
+    await world.check(job)
+    assert job.attempt == 2
+
+
+async def test_a_changed_validator_is_never_spliced(world: World) -> None:
+    """§10: another ETag is another file."""
+    world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1, etag='"a"')
+    job = await world.export(etag='"b"', skip=1, count=1)
+    await world.check(job)
+    assert job.attempt == 2
+
+
+@pytest.mark.parametrize(
+    "fault", [{"cut_at": 0}, {"lie": 1000}, {"framing": "chunked", "unterminated": True, "cut_at": 0}]
+)
+async def test_a_body_that_never_ends_right_is_never_success(world: World, fault: dict[str, Any]) -> None:
+    """§10: a body shorter than its length, or chunked without its end, is Failed after bounded attempts."""
+    job = await world.export(**fault)
+    await world.check(job, Status.FAILED)
+    assert job.error is not None
+    assert job.error.code is ErrorCode.TRUNCATED
+    assert world.posts <= 12
+
+
+async def test_an_unterminated_chunked_body_is_not_success(world: World) -> None:
+    """§10: the announced end is missing, so the whole body is not known to be whole."""
+    job = await world.export(framing="chunked", unterminated=True, ignore_range=True)
+    await world.check(job, Status.FAILED)
+
+
+async def test_a_body_that_ends_with_the_connection_is_a_warning(world: World) -> None:
+    """§5: its length could not be verified."""
+    job = await world.export(framing="close")
+    await world.check(job, Status.WARNING)
+
+
+async def test_an_event_that_warns_makes_a_warning(world: World) -> None:
+    """§5: exports.watch_events."""
+    job = await world.export(event="Warning")
+    await world.check(job, Status.WARNING)
+
+
+async def test_a_reset_before_the_head_is_not_repeated(world: World) -> None:
+    """§10: generation may go on at U, a second POST would start a second one."""
+    job = await world.export(reset=True)
+    await world.check(job, Status.FAILED)
+    assert job.error is not None
+    assert job.error.code is ErrorCode.UNREACHABLE
+    assert job.error.retryable
+    assert world.posts == 1
+
+
+async def test_a_stall_is_broken_off_and_continued(world: World) -> None:
+    """§15 exports.stall_timeout."""
+    await world.runner.stop()
+    world.runner = world.make_runner(stall=0.3)
+    await world.runner.start()
+    job = await world.export(stall_at=50_000, count=1)
+    await world.check(job)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, ErrorCode.REJECTED), (500, ErrorCode.ERROR), (206, ErrorCode.ERROR)]
+)
+async def test_a_refusal_after_the_grace_fails_the_job(world: World, status: int, code: ErrorCode) -> None:
+    """§3.7: 4xx UpstreamRejected, the rest UpstreamError; U's answer is kept."""
+    job = await world.export(status=status, body='{"message":"no"}', content_type="application/json")
+    await world.check(job, Status.FAILED)
+    assert job.error is not None
+    assert (job.error.code, job.error.status, job.error.body) == (code, status, '{"message":"no"}')
+
+
+async def test_a_refusal_within_the_grace_is_handed_over_and_no_job_stays(world: World) -> None:
+    """§3.7: relayed verbatim and the job dropped."""
+    world.simulator.fault(path=world.path, method="POST", status=409, body="busy")
+    job, run = await world.submit(attended=True)
+    answer = await asyncio.wait_for(run.first, 10)
+    assert isinstance(answer, Relayed)
+    assert (answer.status, answer.body) == (409, b"busy")
+    assert await world.jobs.get(job.id) is None
+    assert await world.artifacts.ids() == set()
+
+
+async def test_an_unreachable_upstream_within_the_grace_is_a_problem(world: World) -> None:
+    """§3.7: 502, dropped."""
+    world.simulator.fault(path=world.path, method="POST", reset=True)
+    job, run = await world.submit(attended=True)
+    answer = await asyncio.wait_for(run.first, 10)
+    assert isinstance(answer, Problem)
+    assert answer.name == "upstream-unreachable"
+    assert await world.jobs.get(job.id) is None
+
+
+async def test_an_encoded_answer_is_not_stored_as_the_file(world: World) -> None:
+    """§6: never Content-Encoding, so encoded bytes cannot be the file."""
+    job = await world.export(gzip=True)
+    await world.check(job, Status.FAILED)
+
+
+async def test_an_expired_token_suspends_and_a_fresh_one_resumes(world: World) -> None:
+    """§9, §10: Suspended until a fresh token comes; the transfer goes on where it was."""
+    world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
+    world.simulator.fault(path=world.path, method="POST", expire_token=True, skip=1, count=1)
+    job, _ = await world.submit()
+    suspended = await world.until(job.id, lambda job: job.phase is Phase.SUSPENDED)
+    assert suspended.received == 100_000
+    world.token = world.simulator.login()
+    await world.runner.resume(suspended, world.fields())
+    done = await world.finished(job.id)
+    await world.check(done)
+    assert done.attempt == 1
+
+
+async def test_cancel_closes_the_upstream_connection_and_removes_the_file(world: World) -> None:
+    """§7: phase Cancelling, U's connection closed, soon Cancelled."""
+    world.simulator.fault(path=world.path, method="POST", stall_at=50_000)
+    job, _ = await world.submit()
+    current = await world.until(job.id, lambda job: job.received > 0 or job.phase is Phase.TRANSFERRING)
+    await Record(world.jobs, current, time.time).advance(CancelRequested())
+    await world.runner.wake(job.id)
+    done = await world.finished(job.id)
+    await world.check(done, Status.CANCELLED)
+    await world.simulator.until(lambda: world.simulator.deliveries[-1].outcome == "disconnected")
+
+
+async def test_deleting_a_running_job_removes_its_bytes(world: World) -> None:
+    """§7: cancelled, released, forgotten."""
+    world.simulator.fault(path=world.path, method="POST", stall_at=50_000)
+    job, _ = await world.submit()
+    current = await world.until(job.id, lambda job: job.phase is Phase.TRANSFERRING)
+    await Record(world.jobs, current, time.time).advance(Forgotten())
+    await world.runner.wake(job.id)
+    async with asyncio.timeout(10):
+        while await world.artifacts.ids():  # noqa: ASYNC110  # a store tells nobody of a removal
+            await asyncio.sleep(0.01)
+    stored = await world.jobs.get(job.id)
+    assert stored is not None
+    assert stored.forgotten
+
+
+async def release_for_ever(simulator: Simulator) -> None:
+    while True:
+        simulator.release()
+        await asyncio.sleep(0.01)
+
+
+async def test_jobs_run_in_the_order_of_their_kickoffs(world: World) -> None:
+    """§3.6: exports.max_running, FIFO."""
+    world.simulator.fault(path=world.path, method="POST", hold=True)
+    submitted = [(await world.submit())[0].id for _ in range(4)]
+    assert [world.runner.is_waiting(each) for each in submitted] == [False, False, True, True]
+    with pytest.raises(Problem, match="capacity-exhausted"):
+        async with world.runner.admission("o"):
+            pass
+    world.simulator.faults.clear()
+    releasing = asyncio.create_task(release_for_ever(world.simulator))
+    done = [await world.finished(each) for each in submitted]
+    releasing.cancel()
+    begun = [job.started for job in done]
+    assert begun == sorted(begun, key=lambda started: started or 0)
+    assert {job.status for job in done} == {Status.SUCCESS}
+
+
+async def test_a_caller_has_a_quota(world: World) -> None:
+    """§3.5: too many live jobs of this caller 429."""
+    await world.runner.stop()
+    world.runner = world.make_runner(limits=replace(LIMITS, max_per_caller=1))
+    await world.runner.start()
+    world.simulator.fault(path=world.path, method="POST", hold=True)
+    await world.submit()
+    with pytest.raises(Problem, match="quota-exceeded"):
+        async with world.runner.admission("o"):
+            pass
+    async with world.runner.admission("another"):
+        pass
+
+
+async def test_a_full_disk_fails_the_job_and_leaves_nothing(world: World) -> None:
+    """§5 StorageFull: the partial file gone."""
+    world.artifacts.faults["write"].append(StorageFull("no room"))
+    job = await world.export()
+    await world.check(job, Status.FAILED)
+    assert job.error is not None
+    assert job.error.code is ErrorCode.STORAGE_FULL
+
+
+async def test_running_exports_never_promise_the_same_space(world: World) -> None:
+    """§15 storage.max_bytes counts stored and announced bytes."""
+    await world.runner.stop()
+    world.runner = world.make_runner(limits=replace(LIMITS, max_bytes=SIZE + SIZE // 2))
+    await world.runner.start()
+    world.simulator.fault(path=world.path, method="POST", stall_at=1000, count=1)
+    first, _ = await world.submit()
+    await world.until(first.id, lambda job: job.phase is Phase.TRANSFERRING)
+    second = await world.export()
+    assert second.error is not None
+    assert second.error.code is ErrorCode.STORAGE_FULL
+    world.simulator.release()
+    assert (await world.finished(first.id)).status is Status.SUCCESS
+
+
+async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> None:
+    """§7: a finished export is not lost because the store was away for a moment."""
+    original = world.artifacts.create
+
+    async def create(id: str) -> MemoryPartial:
+        partial = await original(id)
+        commit = partial.commit
+
+        async def commit_then_lose_the_store(*args: Any) -> Artifact:
+            artifact = await commit(*args)
+            world.jobs.faults["replace"].extend([StoreUnavailable("gone"), StoreUnavailable("gone")])
+            return artifact
+
+        partial.commit = commit_then_lose_the_store  # type: ignore[method-assign]
+        return partial
+
+    world.artifacts.create = create  # type: ignore[method-assign]
+    job = await world.export()
+    await world.check(job)
+    assert not world.jobs.faults["replace"]
+
+
+async def test_a_stopped_runner_leaves_jobs_resumable(world: World) -> None:
+    """§15 SIGTERM: what is stored of a job stays, and another process goes on with it."""
+    from proxy.reconcile import Reconciler
+
+    world.simulator.fault(path=world.path, method="POST", stall_at=100_000, count=1)
+    job, _ = await world.submit()
+    await world.until(job.id, lambda job: job.received >= 50_000 or job.phase is Phase.TRANSFERRING)
+    await world.simulator.until(lambda: world.simulator.deliveries[-1].sent >= 100_000)
+    await asyncio.sleep(0.1)
+    await world.runner.stop()
+    await Reconciler(world.jobs, world.artifacts, time.time).run(rebuild=False)
+    suspended = await world.jobs.get(job.id)
+    assert suspended is not None
+    assert suspended.phase is Phase.SUSPENDED
+    world.runner = world.make_runner(holder="next")
+    await world.runner.start()
+    await world.runner.resume(suspended, world.fields())
+    await world.check(await world.finished(job.id))
