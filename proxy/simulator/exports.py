@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 
 from proxy.simulator.bell import Bell, Gate
 from proxy.simulator.calls import Call, error
@@ -51,7 +52,7 @@ class Exports:
         self._bell = bell
         self._gate = gate
         self._files: OrderedDict[str, Generation] = OrderedDict()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Generation] = {}
         self.generations: Counter[str] = Counter()
         self.contents: dict[str, Content] = {}
         self.deliveries: deque[Delivery] = deque(maxlen=settings.records)
@@ -77,14 +78,14 @@ class Exports:
 
     async def stop(self) -> None:
         """End every generation that still runs; nothing of them stays in the temporary folder."""
-        tasks = list(self._running)
-        for task in tasks:
+        running = dict(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for key, generation in list(self._files.items()):
+        await asyncio.gather(*running, return_exceptions=True)
+        for generation in running.values():
             if not generation.done.is_set():
-                del self._files[key]
                 self._record(generation, "Failed")
+        self._files = OrderedDict((key, made) for key, made in self._files.items() if made.done.is_set())
 
     def forget_files(self) -> None:
         """Empty the temporary folder."""
@@ -115,8 +116,8 @@ class Exports:
         name = f"{operation.title}.{content.kind.rpartition('.')[2]}"
         generation = Generation(content, name, session, event)
         task = asyncio.get_running_loop().create_task(self._generate(generation, call.version, fx))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = generation
+        task.add_done_callback(self._running.pop)
         return generation
 
     async def _generate(self, generation: Generation, version: int, fx: Effects) -> None:
@@ -164,10 +165,12 @@ class Exports:
         delivery.status = call.record.status = 206 if asked else 200
         delivery.start, stop = asked or (0, made.content.size)
         rate = self._settings.rate if fx.rate is None else fx.rate
-        stop_session = lambda: self._sessions.stop(made.session) if made.session else None  # noqa: E731
-        await Transfer(
-            wire, delivery, made.content, made.name, stop, fx, rate, made.alive, stop_session, self._gate.wait
-        ).run()
+        halt = partial(self._halt, made.session)
+        await Transfer(wire, delivery, made.content, made.name, stop, fx, rate, made.alive, halt, self._gate.wait).run()
+
+    def _halt(self, session: Session | None) -> None:
+        if session:
+            self._sessions.stop(session)
 
 
 def _accepted(call: Call) -> Answer:

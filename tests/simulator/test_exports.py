@@ -166,6 +166,7 @@ async def test_a_restart_ends_running_generations(alice: Client) -> None:
         with pytest.raises(aiohttp.ClientError):
             await export
     assert session.events[0].status == "Failed"
+    assert alice.sim.held == 0
     assert (await alice.post(path, headers={"Range": "bytes=0-"})).status == 206
     assert alice.sim.generations[path] == 2
 
