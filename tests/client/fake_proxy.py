@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -49,6 +50,8 @@ class FakeProxy:
         self.odd: list[tuple[str, int | str, dict[str, str]]] = []
         #: Bytes after which each download breaks, in order.
         self.cuts: list[int] = []
+        #: Bytes the client has on disk: with it, a download breaks only once all that was sent is there.
+        self.kept: int | None = None
         self.fields: dict[str, str] = {}
         self.file = FILE
         self.ranges = True
@@ -127,6 +130,13 @@ class FakeProxy:
         stop = min(size, start + self.cuts.pop(0)) if self.cuts else size
         await response.write(self.file[start:stop])
         if stop < size:
+            await self.arrived(stop)
             assert request.transport is not None
             request.transport.close()
         return response
+
+    async def arrived(self, stop: int) -> None:
+        """The client has kept the bytes up to `stop`: aiohttp drops what is still in its buffer at a break."""
+        async with asyncio.timeout(10):
+            while self.kept is not None and self.kept < stop:  # noqa: ASYNC110  # told from another thread
+                await asyncio.sleep(0.001)
