@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from proxy.simulator.content import expected_sha256
+from proxy.simulator.content import Kind, expected_sha256
 
 _USER, _PASSWORD = "alice", "secret-a"  # the stand-in's own
 _SIZE = 64 * 1024 * 1024
@@ -129,7 +129,7 @@ def _verify(file: Path) -> None:
     """The stand-in's content is known by its size: what arrived must be that, byte for byte."""
     with file.open("rb") as whole:
         digest = hashlib.file_digest(whole, "sha256").hexdigest()
-    if digest != expected_sha256(_SIZE, "Pst"):
+    if digest != expected_sha256(_SIZE, Kind.PST):
         raise _Failed(f"the file has the digest {digest}, which is not that of what VB365 sent")
     typer.echo(f"  The file holds, byte for byte, what VB365 sent: SHA-256 {digest}.")
 

@@ -48,9 +48,11 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with subprocess.Popen([*ALONE, *arguments], stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
         try:
-            lines = iter(program.stderr.readline, "")
-            told = next(line for line in lines if line.startswith("listening on "))
-            yield program, told.split()[-1]
+            told = [""]
+            while not told[-1].startswith("listening on "):
+                told.append(program.stderr.readline())
+                assert told[-1], f"it ended before it listened: {''.join(told)}"
+            yield program, told[-1].split()[-1]
         finally:
             if program.poll() is None:
                 program.kill()
