@@ -18,6 +18,9 @@ from proxy.stores.job_index import JobIndex
 
 _T = TypeVar("_T")
 
+#: No job's id.
+_PROBE = "probe"
+
 
 class DiskJobs:
     """A `JobStore` whose every record is on disk before a call returns, and in memory for every look-up.
@@ -105,6 +108,10 @@ class DiskJobs:
         """As `JobStore.wait`; also returns when the store is closed."""
         self._check_open()
         return await self._index.wait(id, version, timeout)
+
+    async def probe(self) -> None:
+        """As `JobStore.probe`: a transaction that removes what is not there."""
+        await self._submit(frozenset({_PROBE}), lambda: (None, Change(_PROBE, None, None)))
 
     async def close(self) -> None:
         """As `JobStore.close`: what was asked for before is still written. Idempotent."""

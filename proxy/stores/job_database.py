@@ -17,7 +17,7 @@ from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
 from proxy.core.jobs import Job, encode
 from proxy.ports import StoreUnavailable
 from proxy.stores.durable import sync_directory
-from proxy.stores.job_scan import BODY, RECORD, Scan, quarantine, read_body, scan
+from proxy.stores.job_scan import BODY, PATIENCE, RECORD, Scan, quarantine, salvage, scan
 
 #: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a row of no ours.
 _FAILURES = (sqlite3.Error, Timeout, OSError)
@@ -143,15 +143,13 @@ class JobDatabase:
 
     def _begin_anew(self, found: Scan) -> Findings:
         """What could be read of the damaged database goes into the new one; the artifacts' memos tell the rest."""
-        jobs = list(found.jobs.values())
-        damaged = self._path / DBNAME
         place = self._directory / f"jobs.corrupt-{_stamp()}"
-        self._begin((Change(job.id, job, read_body(damaged, found, job.id)) for job in jobs), place)
+        self._begin((Change(job.id, job, body) for job, body in salvage(self._path / DBNAME, found)), place)
         note = (
             f"the job database was damaged ({found.trouble}): it was set aside as {place}, and a new one begun with "
-            f"the {len(jobs)} records that could still be read"
+            f"the {len(found.jobs)} records that could still be read"
         )
-        return Findings(jobs, place, [note])
+        return Findings(list(found.jobs.values()), place, [note])
 
     def _begin(self, changes: Iterable[Change], place: Path | None = None) -> None:
         """A new database takes the old one's place once it is whole: a crash at any moment leaves one of the two."""
@@ -197,7 +195,7 @@ class JobDatabase:
 
 
 def _connect(path: Path) -> Any:
-    return Cache(str(path), timeout=10, disk=PlainDisk, **_SETTINGS)
+    return Cache(str(path), timeout=PATIENCE, disk=PlainDisk, **_SETTINGS)
 
 
 def _write(cache: Any, changes: Iterable[Change]) -> None:

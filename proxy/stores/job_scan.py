@@ -18,6 +18,8 @@ from diskcache.core import DEFAULT_SETTINGS, METADATA
 from proxy.core.jobs import Job, decode
 from proxy.stores.durable import sync_directory, write_file
 
+#: Seconds to wait for another program that has the database in hand (a backup, a curious admin).
+PATIENCE = 10
 RECORD = "job:"
 BODY = "body:"
 
@@ -49,7 +51,7 @@ def scan(file: Path) -> Scan:
         return Scan(trouble=f"{file.name} is missing or empty")
     found = Scan()
     with closing(_connect(file)) as connection:
-        found.trouble = _trouble(connection)
+        found.trouble = _trouble(connection, file)
         for row in _rows(connection, found):
             _sort(row, found)
     _match(found)
@@ -58,13 +60,20 @@ def scan(file: Path) -> Scan:
 
 def _connect(file: Path) -> sqlite3.Connection:
     """A connection that hands out text as the bytes it is, and never creates the file."""
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=10, isolation_level=None)
+    connection = sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=PATIENCE, isolation_level=None
+    )
     connection.text_factory = bytes
     return connection
 
 
-def _trouble(connection: sqlite3.Connection) -> str | None:
+def _trouble(connection: sqlite3.Connection, file: Path) -> str | None:
     try:
+        # SQLite reads a last page that is cut short as if zeros followed. A crash while the log was folded in may
+        # leave such a page as well: folding it in once more mends that.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if file.stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0]:
+            return "the file is cut short"
         verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         connection.execute(_ROWS.format(">", "ASC"), (0,)).close()
         foreign = [key for (key,) in connection.execute("SELECT key FROM Settings") if key.decode() not in _SETTINGS]
@@ -138,18 +147,23 @@ def _match(found: Scan) -> None:
         found.rejected.append((found.bodies.pop(orphan), f"the body of job {orphan} has no record"))
 
 
-def read_body(file: Path, found: Scan, id: str) -> bytes | None:
-    """The body that the scan found for the job, None if there is none or it cannot be read."""
-    if id not in found.bodies:
-        return None
+def salvage(file: Path, found: Scan) -> Iterator[tuple[Job, bytes | None]]:
+    """The jobs that the scan found, each with its body if that can be read."""
+    if not found.bodies:
+        yield from ((job, None) for job in found.jobs.values())
+        return
+    with closing(_connect(file)) as connection:
+        for job in found.jobs.values():
+            yield job, _body(connection, found.bodies.get(job.id))
+
+
+def _body(connection: sqlite3.Connection, rowid: int | None) -> bytes | None:
     try:
-        with closing(_connect(file)) as connection:
-            query = "SELECT value FROM Cache NOT INDEXED WHERE rowid = ?"
-            value = connection.execute(query, (found.bodies[id],)).fetchone()[0]
+        row = connection.execute("SELECT value FROM Cache NOT INDEXED WHERE rowid = ?", (rowid,)).fetchone()
     except sqlite3.Error as why:
         _damage(why)
         return None
-    return value if isinstance(value, bytes) else None
+    return row[0] if row is not None and isinstance(row[0], bytes) else None
 
 
 def quarantine(file: Path, rejected: list[tuple[int, str]], place: Path) -> None:

@@ -141,6 +141,7 @@ class Spool:
             return
         with disk_errors(self._places.partial):
             try:
+                self.length = os.fstat(self._descriptor).st_size
                 self._sync()
                 if self._durable:
                     sync_directory(self._places.directory)

@@ -1,0 +1,386 @@
+"""A disk that is full, fails, is slow or was tampered with, under artifacts: nothing short, nothing half done."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.ports import LengthMismatch, StorageFull, StoreUnavailable
+from proxy.stores import artifact_files, durable, spool
+from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.spool import Spool
+from tests.faults.test_store_faults import MIB, largest_file, new_id, note, pour
+
+
+async def test_a_full_disk_ends_the_file_that_meets_it_and_no_other(tmp_path: Path) -> None:
+    """§5 StorageFull, with a refusal of the system itself."""
+    store = await FileArtifacts.at(tmp_path)
+    big, small = new_id(), new_id()
+    growing, other = await store.create(big), await store.create(small)
+    await other.write(b"x" * MIB)
+    with largest_file(5 * MIB):
+        with pytest.raises(StorageFull):
+            await pour(growing, 20)
+        with pytest.raises(StorageFull):
+            await growing.commit(20 * MIB, note)
+        await growing.discard()
+        await other.write(b"x" * MIB)
+        assert (await other.commit(2 * MIB, note)).size == 2 * MIB
+    assert await store.ids() == {small}
+    assert await store.used() == 2 * MIB
+    await store.close()
+
+
+async def test_a_full_disk_at_the_last_byte_is_told_by_commit(tmp_path: Path) -> None:
+    """The write that did not fit had returned: nothing is Success before commit has looked."""
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    with largest_file(1000):
+        partial = await store.create(job)
+        await partial.write(b"x" * 1001)
+        with pytest.raises(StorageFull):
+            await partial.commit(1001, note)
+        assert await store.get(job) is None
+        with pytest.raises(StorageFull):
+            await partial.write(b"x")
+        await partial.discard()
+    assert await store.ids() == set()
+    await store.close()
+
+
+async def test_what_a_full_disk_left_can_be_kept_and_resumed(tmp_path: Path) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    content = os.urandom(3 * MIB)
+    with largest_file(2 * MIB + 5):
+        partial = await store.create(job)
+        await partial.write(content)
+        with pytest.raises(StorageFull):
+            await partial.keep()
+        await partial.keep()
+        assert await store.used() == 2 * MIB + 5
+    resumed = await store.resume(job)
+    assert resumed is not None
+    assert resumed.offset == 2 * MIB + 5
+    await resumed.write(content[resumed.offset :])
+    artifact = await resumed.commit(len(content), note)
+    assert artifact.sha256 == hashlib.sha256(content).digest()
+    await store.close()
+
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def failing(code: int) -> Callable[..., None]:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def fail_second_directory_sync(patch: pytest.MonkeyPatch) -> None:
+    """The one after the rename that makes the file visible."""
+    calls = iter([lambda directory: None, failing(errno.EIO)])
+    sync: Callable[[Path], None] = lambda directory: next(calls)(directory)  # noqa: E731
+    patch.setattr(spool, "sync_directory", sync)
+    patch.setattr(artifact_files, "sync_directory", sync)
+
+
+BREAKS: dict[str, Break] = {
+    "sync": lambda patch: patch.setattr(Spool, "_sync", failing(errno.EIO)),
+    "sidecar": lambda patch: patch.setattr(artifact_files, "write_file", failing(errno.EROFS)),
+    "no room for the sidecar": lambda patch: patch.setattr(artifact_files, "write_file", failing(errno.EDQUOT)),
+    "rename": lambda patch: patch.setattr(Path, "replace", failing(errno.EACCES)),
+    "directory": fail_second_directory_sync,
+}
+
+
+@pytest.mark.parametrize("then", ["discard", "keep"])
+@pytest.mark.parametrize("name", BREAKS)
+async def test_a_commit_that_fails_anywhere_leaves_the_file_uncommitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, then: str
+) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(b"12345")
+    BREAKS[name](monkeypatch)
+    with pytest.raises(StorageFull if "room" in name else StoreUnavailable):
+        await partial.commit(5, note)
+    monkeypatch.undo()
+    assert await store.get(job) is None
+    assert await store.open(job) is None
+    if then == "discard":
+        await partial.discard()
+        await store.remove(job)
+        assert await store.ids() == set()
+        assert await store.used() == 0
+    else:
+        await partial.keep()
+        resumed = await store.resume(job)
+        assert resumed is not None
+        await resumed.commit(5, note)
+        assert await store.used() == 5
+    await store.close()
+
+
+async def test_a_write_that_fails_is_told_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    partial = await store.create(new_id())
+    monkeypatch.setattr(spool, "_write_all", failing(errno.EIO))
+    with pytest.raises(StoreUnavailable):
+        await pour(partial, 10)
+    with pytest.raises(StoreUnavailable):
+        await partial.commit(partial.offset, note)
+    await partial.discard()
+    assert await store.ids() == set()
+    await store.close()
+
+
+async def test_a_slow_disk_holds_the_writer_back_and_not_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§15 memory stays flat: a partial holds a few MiB, however fast the network is."""
+    store = await FileArtifacts.at(tmp_path)
+    gate, append = threading.Event(), Spool.append
+    monkeypatch.setattr(Spool, "append", lambda spool, chunks: gate.wait(30) and append(spool, chunks))
+    partial = await store.create(new_id())
+
+    async def write() -> None:
+        for _ in range(64):
+            await partial.write(bytes(MIB // 4))
+
+    writing = asyncio.create_task(write())
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert not writing.done()
+    assert partial.offset <= 4 * MIB
+    gate.set()
+    async with asyncio.timeout(30):
+        await writing
+    assert (await partial.commit(16 * MIB, note)).sha256 == hashlib.sha256(bytes(16 * MIB)).digest()
+    await store.close()
+
+
+async def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fsync policy: a commit that returned survives a loss of power."""
+    steps: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def name(descriptor: int) -> str:
+        return Path(f"/proc/self/fd/{descriptor}").readlink().suffix or "directory"
+
+    def traced_fsync(descriptor: int) -> None:
+        steps.append(f"sync {name(descriptor)}")
+        fsync(descriptor)
+
+    def traced_rename(path: Path, target: Path) -> Path:
+        steps.append(f"rename {path.suffix} {target.suffix}")
+        return rename(path, target)
+
+    store = await FileArtifacts.at(tmp_path)
+    partial = await store.create(new_id())
+    monkeypatch.setattr(spool, "_SYNC_EVERY", 2 * MIB)
+    monkeypatch.setattr(os, "fsync", traced_fsync)
+    monkeypatch.setattr(Path, "replace", traced_rename)
+    await pour(partial, 5)
+    await partial.commit(5 * MIB, note)
+    assert steps[:-6].count("sync .partial") in (1, 2)
+    assert steps[-6:] == [
+        "sync .partial",
+        "sync .new",
+        "rename .new .json",
+        "sync directory",
+        "rename .partial .file",
+        "sync directory",
+    ]
+    await store.close()
+    steps.clear()
+    store = await FileArtifacts.at(tmp_path, durable=False)
+    partial = await store.create(new_id())
+    await partial.commit(0, note)
+    assert [step for step in steps if "sync" in step] == []
+    await store.close()
+
+
+async def committed(store: FileArtifacts, content: bytes) -> tuple[str, Path]:
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(content)
+    await partial.commit(len(content), note)
+    return job, store._places(job).file
+
+
+TAMPER: dict[str, Callable[[Path], object]] = {
+    "file cut": lambda file: os.truncate(file, 4),
+    "file longer": lambda file: os.truncate(file, 6),
+    "file gone": lambda file: file.unlink(),
+    "sidecar gone": lambda file: file.with_suffix(".json").unlink(),
+    "sidecar empty": lambda file: file.with_suffix(".json").write_bytes(b""),
+    "sidecar of another kind": lambda file: file.with_suffix(".json").write_bytes(b"[1]"),
+    "sidecar without digest": lambda file: file.with_suffix(".json").write_bytes(
+        b'{"size": 5, "sha256": "", "created": 1, "memo": ""}'
+    ),
+    "sidecar with words": lambda file: file.with_suffix(".json").write_bytes(
+        b'{"size": "5", "sha256": "zz", "created": "now", "memo": 5}'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPER)
+async def test_a_file_that_does_not_fit_its_sidecar_is_no_artifact(tmp_path: Path, name: str) -> None:
+    """§6: never a short file; the clean-up still finds what is left of it."""
+    store = await FileArtifacts.at(tmp_path)
+    job, file = await committed(store, b"12345")
+    await asyncio.to_thread(TAMPER[name], file)
+    assert await store.get(job) is None
+    assert await store.memo(job) is None
+    assert await store.open(job) is None
+    assert await store.resume(job) is None
+    assert await store.ids() == {job}
+    await store.remove(job)
+    assert await store.ids() == set()
+    assert await asyncio.to_thread(lambda: list(file.parent.iterdir())) == []
+    await store.close()
+
+
+async def test_a_file_that_shrinks_under_a_reader_is_an_error(tmp_path: Path) -> None:
+    """§12: a short read never looks like an end."""
+    store = await FileArtifacts.at(tmp_path)
+    job, file = await committed(store, b"x" * (3 * MIB))
+    reader = await store.open(job)
+    assert reader is not None
+    assert os.fstat(reader.fileno()).st_size == 3 * MIB
+    pieces = reader.chunks(0, 3 * MIB)
+    await anext(pieces)
+    os.truncate(file, MIB + 5)
+    with pytest.raises(StoreUnavailable):
+        await anext(pieces)
+    await reader.close()
+    await store.close()
+
+
+async def test_a_reader_that_is_closed_in_the_middle_of_a_read_gives_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§9: the number of a closed descriptor may be another caller's file the next moment."""
+    store = await FileArtifacts.at(tmp_path)
+    job, _ = await committed(store, b"x" * MIB)
+    gate, read = threading.Event(), artifact_files.read_at
+    monkeypatch.setattr(artifact_files, "read_at", lambda *args: gate.wait(30) and read(*args))
+    reader = await store.open(job)
+    assert reader is not None
+    descriptor = reader.fileno()
+    reading = asyncio.ensure_future(anext(reader.chunks(0, MIB)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    closing = asyncio.create_task(reader.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    assert os.fstat(descriptor).st_size == MIB
+    gate.set()
+    async with asyncio.timeout(10):
+        await closing
+        await asyncio.wait([reading])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    await store.close()
+
+
+async def test_a_file_that_something_else_cut_is_not_committed(tmp_path: Path) -> None:
+    """§10: the length is proven on the file itself."""
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(b"x" * (2 * MIB))
+    await partial.keep()
+    partial_file = store._places(job).partial
+    resumed = await store.resume(job)
+    assert resumed is not None
+    os.truncate(partial_file, MIB)
+    with pytest.raises(LengthMismatch):
+        await resumed.commit(2 * MIB, note)
+    await resumed.discard()
+    await store.close()
+
+
+async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"12345")
+    job, file = await committed(store, b"12345")
+    for path in (file, file.with_suffix(".partial")):
+        path.unlink(missing_ok=True)
+        path.symlink_to(secret)
+    with pytest.raises(StoreUnavailable):
+        await store.open(job)
+    with pytest.raises(StoreUnavailable):
+        await store.resume(job)
+    partial = await store.create(job)
+    await partial.write(b"other")
+    await partial.commit(5, note)
+    await store.remove(job)
+    assert secret.read_bytes() == b"12345"
+    await store.close()
+
+
+async def test_two_processes_share_a_volume_without_treading_on_each_other(tmp_path: Path) -> None:
+    """§15: replicas on one mounted volume; a writer that lost its job cannot touch its successor's file."""
+    one, two = await FileArtifacts.at(tmp_path), await FileArtifacts.at(tmp_path)
+    job = new_id()
+    old = await one.create(job)
+    await old.write(b"old")
+    with pytest.raises(StoreUnavailable):
+        await two.resume(job)
+    new = await two.create(job)
+    await new.write(b"newer")
+    with pytest.raises(StoreUnavailable):
+        await old.commit(3, note)
+    await old.discard()
+    artifact = await new.commit(5, note)
+    assert await one.get(job) == artifact
+    assert await one.used() == 0
+    assert await one.ids() == {job}
+    assert await one.used() == 5
+    await one.close()
+    await two.close()
+
+
+async def test_files_are_for_their_owners_eyes_only(tmp_path: Path) -> None:
+    store = await FileArtifacts.at(tmp_path / "data")
+    _, file = await committed(store, b"12345")
+    modes = {path: path.stat().st_mode & 0o777 for path in (file, file.with_suffix(".json"))}
+    assert set(modes.values()) == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in list(file.parents)[:3]} == {0o700}
+    await store.close()
+
+
+async def test_closing_the_store_keeps_what_was_being_written(tmp_path: Path) -> None:
+    """§15 SIGTERM: leave jobs resumable."""
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(b"12345")
+    await store.close()
+    store = await FileArtifacts.at(tmp_path)
+    assert await store.used() == 5
+    resumed = await store.resume(job)
+    assert resumed is not None
+    assert resumed.offset == 5
+    await store.close()
+
+
+def test_a_written_file_is_whole(tmp_path: Path) -> None:
+    durable.write_file(tmp_path / "file", b"12345")
+    durable.write_file(tmp_path / "file", b"123")
+    assert (tmp_path / "file").read_bytes() == b"123"

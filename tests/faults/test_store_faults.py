@@ -1,0 +1,231 @@
+"""A disk that is full, fails, lies or is tampered with: said plainly, nothing half done, everything else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from proxy.core.jobs import ErrorCode, Failed, JobError, advance
+from proxy.ports import Artifact, StorageFull, StoreUnavailable
+from proxy.stores.disk_jobs import DiskJobs
+from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.file_partial import FilePartial
+from tests.fakes import new_job
+
+MIB = 1 << 20
+FAILED = Failed(JobError(code=ErrorCode.STORAGE_FULL, message="no room", retryable=True))
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The system itself refuses to let any file of this process grow beyond `size` bytes (EFBIG)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def note(artifact: Artifact) -> bytes:
+    return b"memo"
+
+
+async def pour(partial: FilePartial, mebibytes: int) -> None:
+    for _ in range(mebibytes):
+        await partial.write(b"x" * MIB)
+
+
+def new_id() -> str:
+    return str(uuid4())
+
+
+async def on_thread(store: DiskJobs, statement: str) -> None:
+    """Run a statement on the store's own connection, so that SQLite itself refuses the next write."""
+
+    def execute() -> None:
+        store._database._cache._con.execute(statement).fetchall()
+
+    await asyncio.get_running_loop().run_in_executor(store._thread, execute)
+
+
+async def test_a_job_that_does_not_fit_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
+    """§3.5, §11 store-unavailable: the memory never knows more than the disk."""
+    store = await DiskJobs.open(tmp_path)
+    first = await store.add(new_job(1, key="k"), b"small")
+    with largest_file(4 * MIB):
+        with pytest.raises(StoreUnavailable, match="cannot be written"):
+            await store.add(new_job(2, key="l"), b"x" * (8 * MIB))
+        assert await store.list() == [first]
+        assert await store.find("alice", "l") is None
+        assert await store.body(first.id) == b"small"
+        second = await store.add(new_job(3, key="l"), b"small")
+    third = await store.add(new_job(4), b"x" * (8 * MIB))
+    assert await store.list() == [third, second, first]
+    await store.close()
+    store = await DiskJobs.open(tmp_path)
+    assert (store.notes, await store.list()) == ((), [third, second, first])
+    await store.close()
+
+
+async def test_one_job_that_does_not_fit_does_not_take_the_others_along(tmp_path: Path) -> None:
+    """Concurrent calls share a transaction, never a fate."""
+    store = await DiskJobs.open(tmp_path)
+    small = [new_job(number) for number in range(20)]
+    large = new_job(99)
+    with largest_file(4 * MIB):
+        calls = [store.add(job, b"x" * (8 * MIB if job is large else 10)) for job in (*small[:10], large, *small[10:])]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(outcomes.pop(10), StoreUnavailable)
+    assert outcomes == small
+    assert await store.list() == small[::-1]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "statement", ["PRAGMA max_page_count = 1", "PRAGMA query_only = ON"], ids=["full", "read-only"]
+)
+async def test_a_disk_that_takes_no_write_changes_nothing_and_recovers(tmp_path: Path, statement: str) -> None:
+    store = await DiskJobs.open(tmp_path)
+    job = await store.add(new_job(1, key="k"), b"body")
+    await on_thread(store, statement)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.add(new_job(2, key="l"), b"x" * MIB)
+    assert await store.list() == [job]
+    assert await store.body(job.id) == b"body"
+    if "query_only" in statement:
+        with pytest.raises(StoreUnavailable):
+            await store.replace(job, advance(job, FAILED, 2))
+        with pytest.raises(StoreUnavailable):
+            await store.remove(job)
+        assert await store.get(job.id) == job
+        assert await store.wait(job.id, job.version, 0) == job
+    await on_thread(store, "PRAGMA query_only = OFF")
+    await on_thread(store, "PRAGMA max_page_count = 1000000")
+    ended = advance(job, FAILED, 2)
+    assert await store.replace(job, ended)
+    await store.close()
+    store = await DiskJobs.open(tmp_path)
+    assert await store.list() == [ended]
+    await store.close()
+
+
+async def test_a_commit_that_fails_is_rolled_back(tmp_path: Path) -> None:
+    """diskcache leaves the transaction open: every later write would wait for it for ever."""
+    store = await DiskJobs.open(tmp_path)
+    await on_thread(store, "CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+    child = "CREATE TABLE child (id REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED)"
+    await on_thread(store, child)
+    await on_thread(store, "CREATE TRIGGER fail AFTER INSERT ON Cache BEGIN INSERT INTO child VALUES (1); END")
+    await on_thread(store, "PRAGMA foreign_keys = ON")
+    with pytest.raises(StoreUnavailable, match="FOREIGN KEY"):
+        await store.add(new_job(1), b"")
+    assert await store.list() == []
+    await on_thread(store, "DROP TRIGGER fail")
+    job = await store.add(new_job(2), b"")
+    assert await store.list() == [job]
+    await store.close()
+
+
+async def test_a_defect_in_the_writer_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call is ever left without an answer."""
+    store = await DiskJobs.open(tmp_path)
+
+    def broken(changes: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store._writer, "_commit", broken)
+    with pytest.raises(ZeroDivisionError):
+        await store.add(new_job(), b"")
+    assert await store.list() == []
+    monkeypatch.undo()
+    await store.add(new_job(), b"")
+    await store.close()
+
+
+async def test_what_a_cancelled_caller_began_is_in_memory_as_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.7: a client that leaves does not take the job's state apart."""
+    store = await DiskJobs.open(tmp_path)
+    job = await store.add(new_job(), b"")
+    gate, commit = threading.Event(), store._writer._commit
+    monkeypatch.setattr(store._writer, "_commit", lambda changes: gate.wait(30) and commit(changes))
+    new = replace(job, version=2, holder="left")
+    calling = asyncio.create_task(store.replace(job, new))
+    waiting = asyncio.create_task(store.replace(job, replace(new, holder="later")))
+    never = asyncio.create_task(store.add(new_job(5), b""))
+    await asyncio.sleep(0)
+    for task in (calling, never):
+        task.cancel()
+    await asyncio.wait([calling, never])
+    assert await store.get(job.id) == job
+    gate.set()
+    async with asyncio.timeout(10):
+        assert await waiting is False
+    assert await store.list() == [new]
+    await store.close()
+    store = await DiskJobs.open(tmp_path)
+    assert await store.list() == [new]
+    await store.close()
+
+
+async def test_closing_writes_what_was_asked_for_before(tmp_path: Path) -> None:
+    store = await DiskJobs.open(tmp_path)
+    jobs = [new_job(number) for number in range(200)]
+    adding = [asyncio.create_task(store.add(job, b"")) for job in jobs]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await store.close()
+    assert [task.result() for task in adding] == jobs
+    store = await DiskJobs.open(tmp_path)
+    assert await store.list() == jobs[::-1]
+    await store.close()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MiB."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes root: ENOSPC is proven by the injected errors only")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+async def test_a_disk_that_runs_full_under_both_stores(tiny_disk: Path) -> None:
+    """ENOSPC as the system gives it; when there is space again everything goes on."""
+    jobs, artifacts = await DiskJobs.open(tiny_disk), await FileArtifacts.at(tiny_disk)
+    job = await jobs.add(new_job(), b"body")
+    partial = await artifacts.create(job.id)
+    with pytest.raises(StorageFull):
+        await pour(partial, 50)
+    with pytest.raises(StoreUnavailable):
+        await jobs.add(new_job(), b"x" * MIB)
+    assert await jobs.list() == [job]
+    assert await artifacts.free() < MIB
+    await partial.discard()
+    assert await jobs.replace(job, advance(job, FAILED, 2))
+    await jobs.add(new_job(5), b"x" * 1000)
+    again = await artifacts.create(new_id())
+    await again.write(b"x" * MIB)
+    await again.commit(MIB, note)
+    await jobs.close()
+    jobs = await DiskJobs.open(tiny_disk)
+    assert (jobs.notes, len(await jobs.list())) == ((), 2)
+    await jobs.close()
+    await artifacts.close()
