@@ -179,6 +179,35 @@ def test_config_schema_is_json() -> None:
     assert json.loads(invoke("config", "schema").stdout) == text.schema()
 
 
+# serve
+
+
+def test_serve_tells_where_it_listens_is_healthy_and_ends_on_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§15: port 0 takes any free one; the ready line; `healthcheck` against the real admin listener; SIGTERM."""
+    monkeypatch.setenv("VB365_PROXY_LOG__FORMAT", "json")
+    places = ("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    with running("serve", *places, "--data-dir", str(tmp_path)) as (program, url):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+        assert program.stderr is not None
+        admin = json.loads(program.stderr.readline())["admin"].removeprefix("http://")
+        assert invoke("healthcheck", "--admin", admin).exit_code == 0
+        assert invoke("healthcheck", "--admin", admin, "--ready").exit_code == 1, "its upstream is not there"
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(40) == 0
+
+
+def test_serve_tells_a_port_in_use(tmp_path: Path) -> None:
+    with running("simulate", "--port", "0") as (_, url):
+        taken = url.removeprefix("http://")
+        places = ("--upstream", url, "--listen", taken, "--admin", "127.0.0.1:0", "--data-dir", str(tmp_path))
+        second = subprocess.run([*ALONE, "serve", *places], capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert f"listen.address {taken}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
 # healthcheck
 
 
