@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -22,6 +19,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from proxy import __version__, logs
 from proxy.access import Access
 from proxy.admin.listener import Admin
+from proxy.admin.readiness import Readiness
 from proxy.answers import Site
 from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
@@ -33,14 +31,16 @@ from proxy.download import Download
 from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
-from proxy.ports import StoreUnavailable, UpstreamFailure
+from proxy.ports import StoreUnavailable
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.resources import Resources
 from proxy.runner import Limits, Runner
+from proxy.safe import FernetSafe, MemoryOnly, Safe
 from proxy.service import Service
 from proxy.stores.disk_jobs import DiskJobs
 from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.owner_key import owner_key
 from proxy.sweeper import Sweeper
 from proxy.tls import ServerCertificate, TlsError, upstream_context
 from proxy.transfer import Policy
@@ -50,9 +50,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that downloads and pass-through get to finish after SIGTERM.
 _DRAIN = 30.0
-#: Seconds between looks at the certificate's files, and for which the answer to a readiness check holds.
+#: Seconds between looks at the certificate's files.
 _WATCH_FILES = 5.0
-_READY_FOR = 1.0
 _BACKLOG = 1024
 
 
@@ -84,13 +83,14 @@ class Running:
         """Open the stores, reconcile them, start the runner, then listen. Raises `StartFailed`."""
         settings, closing = self.settings, self._closing
         now = SteadyClock()
-        jobs, artifacts = await self._open_stores()
+        jobs, artifacts, key = await self._open_stores()
+        safe = _safe(settings)
         pools = [_pool(settings, limit=settings.upstream.pool), _pool(settings, limit=0)]
         for pool in pools:
             closing.push_async_callback(pool.close)
         upstream = HttpUpstream(pools[1])
         retention = Retention(result=settings.exports.result_ttl, record=settings.exports.record_ttl)
-        runner = _runner(settings, jobs, artifacts, upstream, now)
+        runner = _runner(settings, safe, jobs, artifacts, upstream, now)
         await runner.start()
         closing.push_async_callback(runner.stop)
         sweeper = Sweeper(
@@ -101,7 +101,7 @@ class Running:
             now=now,
         )
         self._keep_doing(sweeper.run())
-        service = _service(settings, jobs, artifacts, upstream, runner, retention, now)
+        service = _service(settings, key, safe, jobs, artifacts, upstream, runner, retention, now)
         door = FrontDoor(
             handler=service.handle,
             relay=Relay(
@@ -114,14 +114,20 @@ class Running:
             max_connections=settings.listen.max_connections,
         )
         admin = Admin(
-            checks=_Checks(settings, upstream, jobs, artifacts),
+            checks=Readiness(
+                upstream=upstream,
+                jobs=jobs,
+                artifacts=artifacts,
+                patience=settings.exports.preflight_timeout,
+                min_free=settings.storage.min_free,
+            ),
             token=settings.admin.token.get_secret_value() if settings.admin.token else None,
         )
         await self._listen_admin(admin)
         await self._listen(door)
         closing.callback(setattr, admin, "draining", True)
 
-    async def _open_stores(self) -> tuple[DiskJobs, FileArtifacts]:
+    async def _open_stores(self) -> tuple[DiskJobs, FileArtifacts, bytes]:
         directory = self.settings.storage.dir
         try:
             jobs = await DiskJobs.open(directory)
@@ -132,9 +138,10 @@ class Running:
                 log.error("the job database was damaged and is set aside", kept=str(jobs.set_aside))
             reconciler = Reconciler(jobs, artifacts, SteadyClock())
             await reconciler.run(rebuild=jobs.set_aside is not None)
+            key = await asyncio.to_thread(owner_key, directory / "owner.key")
         except StoreUnavailable as why:
             raise StartFailed(f"storage.dir {directory}: {why}") from why
-        return jobs, artifacts
+        return jobs, artifacts, key
 
     def _keep_doing(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -178,43 +185,6 @@ class Running:
         self._closing.callback(server.close)
 
 
-class _Checks:
-    """Readiness: U reachable, stores writable, space free (CONTRACT §15); asked at most once a second."""
-
-    def __init__(self, settings: Settings, upstream: HttpUpstream, jobs: DiskJobs, artifacts: FileArtifacts) -> None:
-        self._settings = settings
-        self._upstream = upstream
-        self._jobs = jobs
-        self._artifacts = artifacts
-        self._answer: dict[str, str | None] = {}
-        self._until = 0.0
-
-    async def __call__(self) -> dict[str, str | None]:
-        if monotonic() >= self._until:
-            self._answer = {"upstream": await self._ask_upstream(), "storage": await self._ask_storage()}
-            self._until = monotonic() + _READY_FOR
-        return self._answer
-
-    async def _ask_upstream(self) -> str | None:
-        """Any answer will do: even a 401 shows that VB365 is there."""
-        patience = self._settings.exports.preflight_timeout
-        try:
-            response = await self._upstream.send(b"GET", b"/v8/Health", [], timeout=patience, stall=patience)
-        except UpstreamFailure as why:
-            return str(why)
-        response.close()
-        return None
-
-    async def _ask_storage(self) -> str | None:
-        try:
-            free = await self._artifacts.free()
-            await self._jobs.get("")
-        except StoreUnavailable as why:
-            return str(why)
-        least = self._settings.storage.min_free
-        return None if free >= least else f"{free} bytes are free, storage.min_free is {least}"
-
-
 def _pool(settings: Settings, *, limit: int) -> Pool:
     upstream = settings.upstream
     url = urlsplit(upstream.url)
@@ -230,8 +200,21 @@ def _pool(settings: Settings, *, limit: int) -> Pool:
     return Pool(url.hostname or "", port, tls=tls, connect_timeout=upstream.connect_timeout, limit=limit)
 
 
+def _safe(settings: Settings) -> Safe:
+    try:
+        keys = settings.secrets.keys
+    except OSError as why:
+        raise StartFailed(f"secrets.key_file: {why}") from why
+    return FernetSafe([key.get_secret_value() for key in keys]) if keys else MemoryOnly()
+
+
 def _runner(
-    settings: Settings, jobs: DiskJobs, artifacts: FileArtifacts, upstream: HttpUpstream, now: SteadyClock
+    settings: Settings,
+    safe: Safe,
+    jobs: DiskJobs,
+    artifacts: FileArtifacts,
+    upstream: HttpUpstream,
+    now: SteadyClock,
 ) -> Runner:
     exports, storage = settings.exports, settings.storage
     return Runner(
@@ -252,6 +235,8 @@ def _runner(
             min_free=storage.min_free,
             max_bytes=storage.max_bytes,
         ),
+        safe=safe,
+        preserve_host=settings.upstream.preserve_host,
         holder=str(uuid4()),
         now=now,
     )
@@ -259,6 +244,8 @@ def _runner(
 
 def _service(
     settings: Settings,
+    key: bytes,
+    safe: Safe,
     jobs: DiskJobs,
     artifacts: FileArtifacts,
     upstream: HttpUpstream,
@@ -269,7 +256,7 @@ def _service(
     exports, public = settings.exports, settings.public
     access = Access(
         upstream,
-        key=_owner_key(settings.storage.dir / "owner.key"),
+        key=key,
         cache=settings.access.cache,
         timeout=exports.preflight_timeout,
         now=monotonic,
@@ -283,6 +270,7 @@ def _service(
         upstream=upstream,
         download=download,
         site=site,
+        safe=safe,
         policy=KickoffPolicy(
             grace=exports.grace,
             max_wait=exports.max_wait,
@@ -314,35 +302,6 @@ def _door(settings: Settings) -> Door:
         max_body=settings.exports.max_request_body,
         reports=settings.exports.reports,
     )
-
-
-def _owner_key(path: Path) -> bytes:
-    """The key of all owner hashes, made on the first start (CONTRACT §9). Raises `StartFailed`."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            _write_new(path, secrets.token_bytes(32))
-        key = path.read_bytes()
-    except OSError as why:
-        raise StartFailed(f"owner key {path}: {why}") from why
-    if len(key) < 32:
-        raise StartFailed(f"owner key {path} is damaged: restore it, or remove it and lose who owns which job.")
-    return key
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Write a private file that did not exist, whole or not at all. Raises FileExistsError."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            raise FileExistsError(path)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reload(certificate: ServerCertificate) -> None:

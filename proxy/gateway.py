@@ -24,6 +24,7 @@ from proxy.exchange import Verbatim
 from proxy.ports import JobStore, Response, Upstream, UpstreamFailure
 from proxy.runner import Runner
 from proxy.runs import Relayed, Run
+from proxy.safe import Safe
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class Gateway:
         upstream: Upstream,
         download: Download,
         site: Site,
+        safe: Safe,
         policy: KickoffPolicy,
         now: Callable[[], float],
     ) -> None:
@@ -64,6 +66,7 @@ class Gateway:
         self._upstream = upstream
         self._download = download
         self._site = site
+        self._safe = safe
         self._policy = policy
         self._now = now
 
@@ -82,11 +85,18 @@ class Gateway:
         if refusal is not None:
             return _verbatim(refusal)
         owner = self._access.owner(credentials)
+        fields = kickoff_fields(asked.fields, preserve_host=self._policy.preserve_host)
+        now = self._now()
         job = Job(
-            id=str(uuid.uuid4()), version=1, owner=owner, request=request, created=self._now(), updated=self._now()
+            id=str(uuid.uuid4()),
+            version=1,
+            owner=owner,
+            request=request,
+            created=now,
+            updated=now,
+            sealed=self._safe.seal(fields),
         )
-        run = Run(job.id, kickoff_fields(asked.fields, preserve_host=self._policy.preserve_host))
-        run.attended = self._grace(decision) > 0
+        run = Run(job.id, fields, attended=self._grace(decision) > 0)
         async with self._runner.admission(owner):
             stored = await self._runner.submit(job, body, run)
         if stored.id != job.id:

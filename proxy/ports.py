@@ -61,6 +61,9 @@ class JobStore(Protocol):
         """Return as soon as the job's version differs from `version`, or after `timeout` seconds: the job as it then
         is, None when it is gone."""
 
+    async def probe(self) -> None:
+        """Return iff a change could be stored now."""
+
     async def close(self) -> None:
         """Flush and let go. The store is not used afterwards."""
 

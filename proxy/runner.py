@@ -23,9 +23,11 @@ from proxy.core.jobs import (
     Phase,
     Resumed,
 )
+from proxy.core.replay import resumed_fields
 from proxy.events import Watch
 from proxy.ports import ArtifactStore, Fields, JobStore, StorageFull, StoreUnavailable, Upstream
 from proxy.runs import Dropped, JobFailed, Lost, Record, Run, Suspended
+from proxy.safe import Safe
 from proxy.transfer import Policy, Transfer
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,8 @@ class Runner:
         watch: Watch | None,
         policy: Policy,
         limits: Limits,
+        safe: Safe,
+        preserve_host: bool,
         holder: str,
         now: Callable[[], float],
     ) -> None:
@@ -66,6 +70,8 @@ class Runner:
         self._watch = watch
         self._policy = policy
         self._limits = limits
+        self._safe = safe
+        self._preserve_host = preserve_host
         self._holder = holder
         self._now = now
         self._runs: dict[str, Run] = {}
@@ -88,9 +94,13 @@ class Runner:
         return len(self._queue)
 
     async def start(self) -> None:
-        """Begin to keep the books of free space. Raises `StoreUnavailable`."""
+        """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
         await self._measure_space()
         self._spawn(self._watch_space())
+        for job in reversed(await self._jobs.list()):
+            fields = None if job.sealed is None else self._safe.unseal(job.sealed)
+            if fields is not None and job.phase is Phase.SUSPENDED:
+                await self._resume(job, fields)
 
     async def stop(self) -> None:
         """Let go of every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
@@ -154,14 +164,18 @@ class Runner:
             run.stopped = True
             run.task.cancel()
 
-    async def resume(self, job: Job, fields: Fields) -> None:
-        """An allowed call brought credentials for a Suspended job: it queues again (CONTRACT §9)."""
-        if job.phase is not Phase.SUSPENDED or job.id in self._runs or self._stopping:
+    async def resume(self, job: Job, call: Fields) -> None:
+        """An allowed call with these request fields brought credentials: a Suspended job queues again (CONTRACT §9)."""
+        if job.phase is Phase.SUSPENDED:
+            await self._resume(job, resumed_fields(call, job.request, preserve_host=self._preserve_host))
+
+    async def _resume(self, job: Job, fields: Fields) -> None:
+        if job.id in self._runs or self._stopping:
             return
         run = Run(job.id, fields)
         self._runs[job.id] = run
         try:
-            await Record(self._jobs, job, self._now).advance(Resumed())
+            await Record(self._jobs, job, self._now).advance(Resumed(self._safe.seal(fields)))
         except Lost:
             self._runs.pop(job.id, None)
         except BaseException:

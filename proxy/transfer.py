@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from proxy.core.disposition import file_name
 from proxy.core.errors import Problem
 from proxy.core.formats import sniff
 from proxy.core.jobs import (
@@ -20,7 +19,6 @@ from proxy.core.jobs import (
     ErrorCode,
     Finalizing,
     Job,
-    JobError,
     Received,
     Restarted,
     Succeeded,
@@ -31,7 +29,6 @@ from proxy.events import Watch
 from proxy.ports import (
     Artifact,
     ArtifactStore,
-    Fields,
     JobStore,
     LengthMismatch,
     Partial,
@@ -42,13 +39,11 @@ from proxy.ports import (
     UpstreamFailure,
     UpstreamTimedOut,
 )
+from proxy.replies import collect, error, facts, text, value
 from proxy.runs import Dropped, JobFailed, Lost, Record, Relayed, Run, Suspended
 
 log = structlog.get_logger(__name__)
 
-#: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few hundred bytes.
-_ANSWER_LIMIT = 16 * 1024 * 1024
-_RECORDED_LIMIT = 64 * 1024
 _PROGRESS_INTERVAL = 1.0
 _BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
@@ -137,7 +132,7 @@ class Transfer:
             raise
         except StorageFull as why:
             await self._partial.discard()
-            raise JobFailed(_error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
+            raise JobFailed(error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
         except BaseException:
             await self._partial.discard()
             raise
@@ -200,23 +195,23 @@ class Transfer:
             name = "upstream-timeout" if timed_out else "upstream-unreachable"
             await self._drop(Problem(name, str(why)))
         code = ErrorCode.TIMEOUT if timed_out else ErrorCode.UNREACHABLE
-        raise JobFailed(_error(code, str(why))) from why
+        raise JobFailed(error(code, str(why))) from why
 
     async def _begins(self, response: Response) -> bool:
         """Accept the answer to a POST from zero: 200, or it is relayed or recorded."""
         if response.status != 200:
             await self._refused(response)
-        if _value(response.fields, b"content-encoding") not in (None, b"identity"):
-            raise JobFailed(_error(ErrorCode.ERROR, "The answer is encoded although identity was asked for"))
+        if value(response.fields, b"content-encoding") not in (None, b"identity"):
+            raise JobFailed(error(ErrorCode.ERROR, "The answer is encoded although identity was asked for"))
         size = response.length
         if size is not None:
             self._room(self._run, size)
-        await self._record.advance(Answered(_facts(response, self._record.job.id, size)))
+        await self._record.advance(Answered(facts(response, self._record.job.id, size)))
         self._run.go_on()
         return True
 
     async def _refused(self, response: Response) -> None:
-        relayed = await _collect(response)
+        relayed = await collect(response)
         self._run.rejection = relayed
         if self._run.attended and relayed.complete:
             await self._drop(relayed)
@@ -224,7 +219,7 @@ class Transfer:
             raise Suspended
         code = ErrorCode.REJECTED if 400 <= response.status < 500 else ErrorCode.ERROR
         message = f"Veeam Backup for Microsoft 365 answered {response.status}"
-        raise JobFailed(_error(code, message, relayed))
+        raise JobFailed(error(code, message, relayed))
 
     async def _drop(self, answer: Relayed | Problem) -> None:
         """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job."""
@@ -251,14 +246,14 @@ class Transfer:
 
     def _fitting_total(self, response: Response, offset: int) -> int | None:
         """The file's size, if this 206 carries the rest of the very file that was begun."""
-        match = _CONTENT_RANGE.fullmatch(_value(response.fields, b"content-range") or b"")
+        match = _CONTENT_RANGE.fullmatch(value(response.fields, b"content-range") or b"")
         answer = self._answer
         if match is None or int(match[1]) != offset or not offset <= int(match[2]) < int(match[3]):
             return None
-        etag = _text(_value(response.fields, b"etag"))
+        etag = text(value(response.fields, b"etag"))
         if etag is not None and answer.etag is not None and etag != answer.etag:
             return None
-        if _value(response.fields, b"content-encoding") not in (None, b"identity"):
+        if value(response.fields, b"content-encoding") not in (None, b"identity"):
             return None
         total = int(match[3])
         return total if answer.size in (None, total) else None
@@ -273,7 +268,7 @@ class Transfer:
     def _bound_attempts(self) -> None:
         if self._record.job.attempt >= self._policy.attempts:
             message = f"No complete file after {self._policy.attempts} attempts"
-            raise JobFailed(_error(ErrorCode.TRUNCATED, message))
+            raise JobFailed(error(ErrorCode.TRUNCATED, message))
 
     async def _take(self, response: Response) -> bool:
         """Store the body. True at its proven end; False if it broke and can be continued."""
@@ -293,7 +288,7 @@ class Transfer:
             return False  # a shorter range than asked for: the next POST goes on from there
         if size is not None and self._partial.offset != size:
             message = f"The file has {self._partial.offset} bytes, {size} were announced"
-            raise JobFailed(_error(ErrorCode.TRUNCATED, message))
+            raise JobFailed(error(ErrorCode.TRUNCATED, message))
         return True
 
     async def _copy(self, response: Response) -> None:
@@ -328,7 +323,7 @@ class Transfer:
         log.warning("transfer interrupted", job=self._run.id, offset=self._partial.offset, reason=str(why))
         if self._fruitless > self._policy.attempts:
             code = ErrorCode.TIMEOUT if isinstance(why, UpstreamTimedOut) else ErrorCode.TRUNCATED
-            raise JobFailed(_error(code, f"The transfer broke {self._fruitless} times without progress: {why}"))
+            raise JobFailed(error(code, f"The transfer broke {self._fruitless} times without progress: {why}"))
         await asyncio.sleep(_BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1])
 
     async def _finish(self, verified: bool) -> None:
@@ -349,7 +344,7 @@ class Transfer:
         try:
             artifact = await self._partial.commit(size, memo)
         except LengthMismatch as why:
-            raise JobFailed(_error(ErrorCode.TRUNCATED, str(why))) from why
+            raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
         try:
             await self._record.settle(succeeded(artifact))
         except Lost:
@@ -358,49 +353,3 @@ class Transfer:
 
     async def _warned(self, job: Job) -> bool:
         return self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)
-
-
-def _error(code: ErrorCode, message: str, answer: Relayed | None = None) -> JobError:
-    """Everything but U's own refusal of this request may pass when it is tried again."""
-    if answer is None:
-        return JobError(code=code, message=message, retryable=code is not ErrorCode.REJECTED)
-    return JobError(
-        code=code,
-        message=message,
-        retryable=code is not ErrorCode.REJECTED,
-        status=answer.status,
-        content_type=_text(_value(answer.fields, b"content-type")),
-        body=answer.body[:_RECORDED_LIMIT].decode("utf-8", "replace"),
-        truncated=len(answer.body) > _RECORDED_LIMIT or not answer.complete,
-    )
-
-
-async def _collect(response: Response) -> Relayed:
-    pieces: list[bytes] = []
-    size, complete = 0, True
-    try:
-        while size <= _ANSWER_LIMIT and (piece := await response.read()):
-            pieces.append(piece)
-            size += len(piece)
-        complete = size <= _ANSWER_LIMIT
-    except UpstreamFailure as why:
-        complete = False
-        log.warning("error answer of the upstream is incomplete", status=response.status, reason=str(why))
-    return Relayed(response.status, response.reason, response.fields, b"".join(pieces), complete)
-
-
-def _facts(response: Response, id: str, size: int | None) -> Answer:
-    return Answer(
-        media_type=_text(_value(response.fields, b"content-type")) or "application/octet-stream",
-        file_name=file_name(_value(response.fields, b"content-disposition"), f"export-{id}"),
-        size=size,
-        etag=_text(_value(response.fields, b"etag")),
-    )
-
-
-def _value(fields: Fields, name: bytes) -> bytes | None:
-    return next((value for key, value in fields if key.lower() == name), None)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")

@@ -122,6 +122,9 @@ class MemoryJobs(Faulty):
             pass
         return self.jobs.get(id)
 
+    async def probe(self) -> None:
+        await self.enter("probe")
+
     async def close(self) -> None:
         self.closed = True
         await self._wake()

@@ -106,7 +106,8 @@ class JobError:
 class Job:
     """One export. Times are Unix seconds, sizes bytes. `version` grows by one with every change (the `eTag`).
 
-    `owner` is the caller's keyed hash; `holder` names the runner that drives the job; `digest` is base64 SHA-256.
+    `owner` is the caller's keyed hash; `holder` names the runner that drives the job; `digest` is base64 SHA-256;
+    `sealed` the encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None.
     """
 
     id: str
@@ -131,6 +132,7 @@ class Job:
     size: int | None = None
     digest: str | None = None
     error: JobError | None = None
+    sealed: str | None = None
 
     @property
     def terminal(self) -> bool:
@@ -214,7 +216,9 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Credentials are back: the job queues again."""
+    """Credentials are back, sealed if they are kept: the job queues again."""
+
+    sealed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +330,7 @@ def _succeeded(job: Job, event: Succeeded, now: float) -> Job:
         job,
         status=Status.WARNING if event.warning else Status.SUCCESS,
         holder=None,
+        sealed=None,
         ended=now,
         expires=event.expires,
         suspended=None,
@@ -347,6 +352,7 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
         job,
         status=Status.FAILED,
         holder=None,
+        sealed=None,
         ended=now,
         suspended=None,
         rate=None,
@@ -360,6 +366,7 @@ def _cancelled(job: Job, event: Cancelled, now: float) -> Job:
         job,
         status=Status.CANCELLED,
         holder=None,
+        sealed=None,
         ended=now,
         suspended=None,
         rate=None,
@@ -373,7 +380,7 @@ def _interrupted(job: Job, event: Interrupted, now: float) -> Job:
 
 
 def _resumed(job: Job, event: Resumed, now: float) -> Job:
-    return replace(job, suspended=None)
+    return replace(job, suspended=None, sealed=event.sealed)
 
 
 def _expired(job: Job, event: Expired, now: float) -> Job:
@@ -393,6 +400,7 @@ def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
         job,
         request=request,
         holder=None,
+        sealed=None,
         rate=None,
         status=job.status if job.terminal else Status.CANCELLED,
         ended=job.ended if job.ended is not None else now,
@@ -470,5 +478,5 @@ def decode(data: bytes) -> Job:
             result=None if raw["result"] is None else ResultState(raw["result"]),
             error=None if error is None else _revive(JobError, error, code=ErrorCode(error["code"])),
         )
-    except (KeyError, TypeError, AttributeError) as why:
+    except (KeyError, TypeError, AttributeError, RecursionError) as why:
         raise ValueError(f"not a job record: {why!r}") from why

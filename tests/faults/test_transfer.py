@@ -21,6 +21,7 @@ from proxy.events import Watch
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
 from proxy.runner import Limits, Runner
 from proxy.runs import Record, Relayed, Run
+from proxy.safe import MemoryOnly
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.transfer import Policy
 from proxy.upstream import HttpUpstream
@@ -52,6 +53,8 @@ class World:
             watch=Watch(self.upstream, timeout=5, now=time.time),
             policy=Policy(generate_timeout=10, stall_timeout=stall, attempts=3, result_ttl=60),
             limits=limits,
+            safe=MemoryOnly(),
+            preserve_host=True,
             holder=holder,
             now=time.time,
         )

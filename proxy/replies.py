@@ -1,0 +1,66 @@
+"""What U answered to an export: the file's facts, or an error worth keeping (CONTRACT §3.7, §5)."""
+
+from __future__ import annotations
+
+import structlog
+
+from proxy.core.disposition import file_name
+from proxy.core.jobs import Answer, ErrorCode, JobError
+from proxy.ports import Fields, Response, UpstreamFailure
+from proxy.runs import Relayed
+
+log = structlog.get_logger(__name__)
+
+#: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few hundred bytes.
+_ANSWER_LIMIT = 16 * 1024 * 1024
+_RECORDED_LIMIT = 64 * 1024
+
+
+def error(code: ErrorCode, message: str, answer: Relayed | None = None) -> JobError:
+    """Everything but U's own refusal of this request may pass when it is tried again."""
+    if answer is None:
+        return JobError(code=code, message=message, retryable=code is not ErrorCode.REJECTED)
+    return JobError(
+        code=code,
+        message=message,
+        retryable=code is not ErrorCode.REJECTED,
+        status=answer.status,
+        content_type=text(value(answer.fields, b"content-type")),
+        body=answer.body[:_RECORDED_LIMIT].decode("utf-8", "replace"),
+        truncated=len(answer.body) > _RECORDED_LIMIT or not answer.complete,
+    )
+
+
+async def collect(response: Response) -> Relayed:
+    """The whole answer, to be relayed or recorded; `complete` is False if it broke or is too large."""
+    pieces: list[bytes] = []
+    size, complete = 0, True
+    try:
+        while size <= _ANSWER_LIMIT and (piece := await response.read()):
+            pieces.append(piece)
+            size += len(piece)
+        complete = size <= _ANSWER_LIMIT
+    except UpstreamFailure as why:
+        complete = False
+        log.warning("error answer of the upstream is incomplete", status=response.status, reason=str(why))
+    return Relayed(response.status, response.reason, response.fields, b"".join(pieces), complete)
+
+
+def facts(response: Response, id: str, size: int | None) -> Answer:
+    """What a 200 head says of the file; `size` in bytes if it is known."""
+    return Answer(
+        media_type=text(value(response.fields, b"content-type")) or "application/octet-stream",
+        file_name=file_name(value(response.fields, b"content-disposition"), f"export-{id}"),
+        size=size,
+        etag=text(value(response.fields, b"etag")),
+    )
+
+
+def value(fields: Fields, name: bytes) -> bytes | None:
+    """The value of the first line with the lower-case name."""
+    return next((value for key, value in fields if key.lower() == name), None)
+
+
+def text(value: bytes | None) -> str | None:
+    """Field bytes as text; None stays None."""
+    return None if value is None else value.decode("latin-1")
