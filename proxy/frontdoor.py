@@ -114,7 +114,7 @@ class FrontDoor:
         try:
             return await self._handler(request)
         except web.HTTPException as answer:
-            return answer
+            return web.Response(status=answer.status, reason=answer.reason, headers=answer.headers, body=answer.body)
         except Exception:
             if request.writer.output_size:
                 raise  # aiohttp logs it and closes: the client sees a broken answer (DESIGN §3.4)

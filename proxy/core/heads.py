@@ -150,6 +150,8 @@ def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> in
         return end + 4
     if _impossible(buffer, max(start, searched - 1)):
         raise Refusal(_WHY_NEVER)
+    if buffer.startswith(b"\r\n", start):
+        raise Refusal("a head begins with an empty line")
     if len(buffer) - start > MAX_HEAD:
         raise Refusal("the head is too large")
     return -1

@@ -327,7 +327,16 @@ def test_the_end_of_a_head_is_found_however_it_arrives() -> None:
 
 
 @pytest.mark.parametrize(
-    "begun", [b"\x16\x03\x01", b"GET / HTTP/1.1\n", b"\nGET", b"GET / HTTP/1.1\rH", b"GET /\x00", b"a" * (MAX_HEAD + 1)]
+    "begun",
+    [
+        b"\r\nGET",
+        b"\x16\x03\x01",
+        b"GET / HTTP/1.1\n",
+        b"\nGET",
+        b"GET / HTTP/1.1\rH",
+        b"GET /\x00",
+        b"a" * (MAX_HEAD + 1),
+    ],
 )
 def test_12_nonsense_is_refused_before_it_ends(begun: bytes) -> None:
     """Nobody waits for a time-out to learn that TLS was spoken to a plain port."""

@@ -8,8 +8,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import pytest
-import uvloop
 from aiohttp import web
 
 from proxy.connections import Pool
@@ -20,15 +18,6 @@ from proxy.relay import Relay as Relaying
 
 #: Bounds every wait of these tests, in seconds.
 LIMIT = 20
-
-
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Import this into a module to run its tests on both loops."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
 
 
 class Peer:
@@ -108,7 +97,7 @@ class Origin:
 
     @contextlib.asynccontextmanager
     async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls, limit=1 << 21)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self

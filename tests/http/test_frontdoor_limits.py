@@ -1,0 +1,245 @@
+"""Refusals, time-outs, limits and the end (CONTRACT §12, §15)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import cast
+
+import pytest
+from aiohttp import web
+
+from proxy.core.door import Decision, Relay
+from proxy.core.heads import Head
+from tests.core.test_heads import REFUSED_REQUESTS
+from tests.http.wire import LIMIT, Peer, eventually, through
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+async def upstream(peer: Peer) -> None:
+    while True:
+        await peer.head()
+        await peer.send(OK)
+
+
+async def test_12_what_is_ambiguous_gets_400_and_reaches_nobody() -> None:
+    async with through(upstream) as (proxy, origin):
+        for name, raw in REFUSED_REQUESTS.items():
+            if name == "bytes after the head":
+                continue
+            client = await proxy.ask(raw)
+            answer = await client.rest()
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), name
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert b"\r\nConnection: close" in head
+            problem = json.loads(body)
+            assert problem["type"] == "urn:vb365-async:problem:bad-request", name
+            await client.close()
+        assert origin.accepted == 0
+
+
+async def test_12_requests_before_a_refused_one_are_answered() -> None:
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(GET + GET + b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1,1\r\n\r\n" + GET)
+        assert (await client.answer())[1] == b"ok"
+        assert (await client.answer())[1] == b"ok"
+        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_12_nothing_of_a_refused_request_is_echoed_but_a_plain_path() -> None:
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(b"GET /v8/x?token=s HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n")
+        body = json.loads((await client.rest()).partition(b"\r\n\r\n")[2])
+        assert (body["instance"], body["errorCode"]) == ("/v8/x", "ParameterValidationFailure")
+        client = await proxy.ask(b"GET /a\x01b HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert json.loads((await client.rest()).partition(b"\r\n\r\n")[2])["instance"] == "/"
+
+
+async def test_12_a_refused_client_that_goes_on_sending_can_read_its_answer() -> None:
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
+        await client.send(bytes(1 << 20))
+        assert (await client.answer())[0].startswith(b"HTTP/1.1 400 ")
+
+
+async def test_12_a_client_that_never_stops_sending_is_cut_off() -> None:
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            await client.send(bytes(64 << 20))
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: ",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nab",
+    ],
+)
+async def test_12_a_head_or_body_that_stalls_is_ended(begun: bytes) -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.gone()
+
+    async with through(silent, head_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(begun)
+        assert await client.gone()
+        await eventually(lambda: proxy.door.open == proxy.pool.open == 0)
+
+
+async def test_12_a_head_that_drips_is_ended_all_the_same() -> None:
+    async with through(upstream, head_timeout=0.3) as (proxy, _):
+        client = await proxy.ask(b"GET / HTTP/1.1\r\n")
+
+        async def drip() -> None:
+            for _ in range(200):
+                await client.send(b"X: y\r\n")
+                await asyncio.sleep(0.02)
+
+        with pytest.raises(ConnectionError):
+            await drip()
+
+
+async def test_12_a_body_that_drips_is_served() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        assert await peer.exactly(8) == b"abcdefgh"
+        await peer.send(OK)
+
+    async with through(script, head_timeout=0.3) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n")
+        for at in range(8):
+            await client.send(b"abcdefgh"[at : at + 1])
+            await asyncio.sleep(0.1)
+        assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_idle_connections_are_closed() -> None:
+    async with through(upstream, idle_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.answer()
+        assert await client.rest() == b""
+
+
+async def test_12_a_client_that_takes_nothing_of_its_answer_is_ended() -> None:
+    """And so is the upstream's side of it; other clients are not affected."""
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        if b"/big" not in await peer.head():
+            await peer.send(OK)
+            return
+        try:
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            for _ in range(100):
+                await peer.send(bytes(1000000))
+        finally:
+            gone.set()
+
+    async with through(script, head_timeout=0.1) as (proxy, _):
+        slow = await proxy.connect(limit=1 << 10)
+        await slow.send(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n")
+        other = await proxy.ask(GET)
+        assert (await other.answer())[1] == b"ok"
+        await asyncio.wait_for(gone.wait(), LIMIT)
+        await eventually(lambda: proxy.door.counters.timed_out >= 1)
+
+
+async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_served() -> None:
+    served = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal served
+        while True:
+            await peer.head()
+            served += 1
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000000))
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect(limit=1 << 10)
+        await client.send(GET * 200)
+        await asyncio.sleep(0.5)
+        assert served < 20
+        for _ in range(200):
+            assert len((await client.answer())[1]) == 1000000
+
+
+async def test_12_one_connection_too_many_is_told_so() -> None:
+    async with through(upstream, max_connections=2) as (proxy, _):
+        clients = [await proxy.ask(GET) for _ in range(2)]
+        for client in clients:
+            await client.answer()
+        turned = await proxy.connect()
+        assert (await turned.rest()).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        await clients[0].close()
+        await eventually(lambda: proxy.door.open < 3)
+        await turned.close()
+        await eventually(lambda: proxy.door.open == 1)
+        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+
+
+async def test_15_draining_closes_idle_connections_and_finishes_busy_ones() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.head()
+            asked.set()
+            await asyncio.wait_for(go.wait(), LIMIT)
+            await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        idle = await proxy.connect()
+        busy = await proxy.ask(GET)
+        await asyncio.wait_for(asked.wait(), LIMIT)
+        drained = asyncio.create_task(proxy.door.drain(LIMIT))
+        assert await idle.rest() == b""
+        go.set()
+        assert (await busy.rest()).endswith(b"Connection: close\r\n\r\nok")
+        await asyncio.wait_for(drained, LIMIT)
+        assert proxy.door.open == 0
+
+
+async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.gone()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(LIMIT)
+        return web.Response()
+
+    def decide(head: Head) -> Decision:
+        return Relay(head.target) if head.target == b"/" else cast(Decision, "ours")
+
+    async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        relayed = await proxy.ask(GET)
+        ours = await proxy.ask(b"GET /own HTTP/1.1\r\nHost: h\r\n\r\n")
+        await eventually(lambda: proxy.door.busy == 2)
+        await asyncio.wait_for(proxy.door.drain(0.1), LIMIT)
+        for client in (relayed, ours):
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+
+
+async def test_15_draining_asks_the_clients_of_our_own_answers_to_leave() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        return web.Response(text="done")
+
+    def decide(head: Head) -> Decision:
+        return cast(Decision, "ours")
+
+    async with through(upstream, decide=decide, handler=handler) as (proxy, _):
+        client = await proxy.ask(GET)
+        await asyncio.wait_for(asked.wait(), LIMIT)
+        drained = asyncio.create_task(proxy.door.drain(LIMIT))
+        await eventually(lambda: proxy.door.draining)
+        go.set()
+        assert b"\r\nConnection: close\r\n" in await client.rest()
+        await asyncio.wait_for(drained, LIMIT)
