@@ -1,4 +1,4 @@
-"""The stand-in for Veeam Backup for Microsoft 365: for `demo`, `simulate` and the tests (VB365.md §7).
+"""The stand-in for Veeam Backup for Microsoft 365: for `demo`, `simulate` and the tests (docs/upstream.md §7).
 
 `Simulator(settings)` in a test's own loop, `serve(settings, host, port, ssl)` for the command line. It imports nothing
 of the rest of the project, so that it proves the proxy and not itself.

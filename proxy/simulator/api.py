@@ -80,7 +80,7 @@ class Api:
     # -- the server ---------------------------------------------------------------------------------------------------
 
     async def token(self, call: Call) -> Answer:
-        """POST token (VB365.md §3)."""
+        """POST token (docs/upstream.md §3)."""
         try:
             grant = self._tokens.grant(form(call))
         except ValueError as why:
@@ -278,7 +278,7 @@ def _count(call: Call, name: str, default: int, most: int) -> int:
 
 
 def _linked(call: Call, document: dict[str, Any], path: str, **below: str) -> dict[str, Any]:
-    """The document with its links: relative from v6 on, absolute in v5 (VB365.md §5)."""
+    """The document with its links: relative from v6 on, absolute in v5 (docs/upstream.md §5)."""
     own = f"{call.base}/v{call.version}/{path}"
     links = {"self": {"href": own}} | {name: {"href": f"{own}/{path}"} for name, path in below.items()}
     return {**document, "_links": links}

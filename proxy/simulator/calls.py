@@ -1,4 +1,4 @@
-"""One request as the stand-in sees it, and the error bodies of each API version (VB365.md §4)."""
+"""One request as the stand-in sees it, and the error bodies of each API version (docs/upstream.md §4)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def error(version: int, status: int, message: str, code: str | None = None) -> A
     return json_answer(status, document)
 
 
-#: How a rejected token is answered: no body at all (VB365.md §3).
+#: How a rejected token is answered: no body at all (docs/upstream.md §3).
 UNAUTHORIZED = Answer(401, b"", "", (("WWW-Authenticate", "Bearer"),))
 
 

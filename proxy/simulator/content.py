@@ -1,4 +1,4 @@
-"""The files the stand-in exports: deterministic bytes of any size, made on the fly (VB365.md §1, §7).
+"""The files the stand-in exports: deterministic bytes of any size, made on the fly (docs/upstream.md §1, §7).
 
 A file is a row of parts: literal bytes, and a pattern of 64 KiB blocks each of which begins with the file's seed and
 the block's index, so that bytes served from the wrong place or of the wrong file change the digest. No part is ever

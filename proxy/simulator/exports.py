@@ -1,4 +1,4 @@
-"""Exports: generating a file, and keeping it in the temporary folder (VB365.md §1)."""
+"""Exports: generating a file, and keeping it in the temporary folder (docs/upstream.md §1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Misbehaviour on demand: which requests it hits, and what it does to their answers (VB365.md §7)."""
+"""Misbehaviour on demand: which requests it hits, and what it does to their answers (docs/upstream.md §7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operations that answer with a file: 29 exports per version and the reports (VB365.md §1), and the tree below a
+"""The operations that answer with a file: 29 exports per version and the reports (docs/upstream.md §1), and the tree below a
 restore session in which the exports' parents live."""
 
 from __future__ import annotations

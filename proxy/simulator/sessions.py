@@ -1,4 +1,4 @@
-"""Restore sessions, their events, and the change feed of v8 (VB365.md §2)."""
+"""Restore sessions, their events, and the change feed of v8 (docs/upstream.md §2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who calls: the token endpoint's grants, and the tokens it gave out (VB365.md §3)."""
+"""Who calls: the token endpoint's grants, and the tokens it gave out (docs/upstream.md §3)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The stand-in keeps what VB365.md §7 says of it: the other tests stand on it."""
+"""The stand-in keeps what docs/upstream.md §7 says of it: the other tests stand on it."""

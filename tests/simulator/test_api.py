@@ -1,4 +1,4 @@
-"""VB365.md §2, §4, §5: versions, errors, pages, links, sessions, events."""
+"""docs/upstream.md §2, §4, §5: versions, errors, pages, links, sessions, events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_health_is_anonymous_and_of_v8_only(alice: Client, connect: Connec
 
 
 async def test_errors_have_their_versions_members(alice: Client) -> None:
-    """VB365.md §4; v7 knows one errorCode only, which none of these is."""
+    """docs/upstream.md §4; v7 knows one errorCode only, which none of these is."""
     bodies = [(await alice.get(f"/v{version}/RestoreSessions/x")).json for version in (6, 7, 8)]
     assert [set(body) for body in bodies] == [{"message"}, {"message"}, {"message", "errorCode", "stackTrace"}]
     assert bodies[2]["errorCode"] == "ResourceNotFound"
@@ -149,7 +149,7 @@ async def test_a_removed_session_is_404(alice: Client) -> None:
 
 
 def test_times_have_seven_digits_and_the_servers_offset() -> None:
-    """VB365.md §2."""
+    """docs/upstream.md §2."""
     text = timestamp(1_795_000_000.1234567, 120)
     assert re.fullmatch(r"2026-11-1\dT\d\d:\d\d:\d\d\.\d{7}\+02:00", text)
     assert abs(datetime.fromisoformat(text).timestamp() - 1_795_000_000.1234567) < 1e-5
@@ -192,7 +192,7 @@ async def test_statistics_are_of_v8(alice: Client) -> None:
 
 
 async def test_the_event_feed_is_a_long_poll(alice: Client) -> None:
-    """VB365.md §2: GET /v8/Events?timeoutSeconds=N waits for a change, or N seconds."""
+    """docs/upstream.md §2: GET /v8/Events?timeoutSeconds=N waits for a change, or N seconds."""
     empty = (await alice.get("/v8/Events?from=latest")).json
     assert empty["results"] == []
     poll = asyncio.create_task(alice.get(f"/v8/Events?from={empty['nextChangeToken']}&timeoutSeconds=20"))

@@ -1,4 +1,4 @@
-"""VB365.md §7: deterministic bytes of any size, without holding them in memory; a real ZIP for ZIP."""
+"""docs/upstream.md §7: deterministic bytes of any size, without holding them in memory; a real ZIP for ZIP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VB365.md §1, §7: generating, delivering, Range on POST, disconnects, restarts."""
+"""docs/upstream.md §1, §7: generating, delivering, Range on POST, disconnects, restarts."""
 
 from __future__ import annotations
 

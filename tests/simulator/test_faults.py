@@ -1,4 +1,4 @@
-"""VB365.md §7: misbehaviour on demand, each kind as it looks on the wire."""
+"""docs/upstream.md §7: misbehaviour on demand, each kind as it looks on the wire."""
 
 from __future__ import annotations
 

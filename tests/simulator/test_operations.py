@@ -1,4 +1,4 @@
-"""VB365.md §1: the 29 exports of v6, v7, v8, the reports, and their parent resources."""
+"""docs/upstream.md §1: the 29 exports of v6, v7, v8, the reports, and their parent resources."""
 
 from __future__ import annotations
 

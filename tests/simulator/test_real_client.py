@@ -1,4 +1,4 @@
-"""VB365.md §6: veeam-365, the real client, works against the stand-in as against VB365."""
+"""docs/upstream.md §6: veeam-365, the real client, works against the stand-in as against VB365."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VB365.md §3: credentials."""
+"""docs/upstream.md §3: credentials."""
 
 from __future__ import annotations
 
