@@ -140,12 +140,15 @@ def delete_command(
 def list_command(
     connection: Connection,
     status: Annotated[str | None, typer.Option(help="Running, Success, Warning, Failed or Cancelled")] = None,
-    session: Annotated[str | None, typer.Option(help="All jobs of this restore session")] = None,
+    session: Annotated[str | None, typer.Option(help="All jobs of this restore session, whoever started them")] = None,
     offset: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int, typer.Option(min=1)] = 30,
     as_json: Annotated[bool, typer.Option("--json", help="Print the server's document")] = False,
 ) -> None:
-    """List the caller's own jobs, newest first."""
+    """List the jobs that this token started, newest first; with --session, all of a restore session.
+
+    A new login is a new token.
+    """
     query = {"offset": offset, "limit": limit, "status": status, "restoreSessionId": session}
     asked = urlencode({name: value for name, value in query.items() if value is not None})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from proxy.client.proxy import Proxy
 
 #: Seconds between polls where the server names none.
 _PAUSE = 2
+_SESSION = re.compile(r"/restoresessions/([^/]+)/", re.IGNORECASE)
 #: The job or its file is no more.
 _GONE = frozenset({404, 410})
 
@@ -47,7 +49,8 @@ async def export(
     try:
         job, at = await proxy.kick_off(path, body, content_type=content_type, key=key)
     except (Unreachable, asyncio.CancelledError):
-        display.say("Whether the export has started is not known: `vb365-async-proxy jobs list` tells.")
+        session = f" --session {match[1]}" if (match := _SESSION.search(path)) else ""
+        display.say(f"Whether the export has started is not known. This tells: vb365-async-proxy jobs list{session}")
         raise
     display.say(f"202 Accepted: job {job.id}, {proxy.url(at)}")
     if not (wishes.wait or wishes.download):

@@ -176,7 +176,7 @@ def test_without_a_key_a_kick_off_is_never_repeated(run: Any, fake: FakeProxy) -
     fake.odd = [(EXPORT, "abort", {})]
     result = run("export", "--path", EXPORT, "--idempotency-key", "none")
     assert result.exit_code == 1
-    assert "Whether the export has started is not known" in result.stderr
+    assert "is not known. This tells: vb365-async-proxy jobs list --session s%2F1\n" in result.stderr
     assert len(fake.calls(EXPORT)) == 1
 
 
