@@ -1,5 +1,5 @@
-"""The operations that answer with a file: 29 exports per version and the reports (docs/upstream.md §1), and the tree below a
-restore session in which the exports' parents live."""
+"""The operations that answer with a file: 29 exports per version and the reports (docs/upstream.md §1), and the tree
+below a restore session in which the exports' parents live."""
 
 from __future__ import annotations
 
