@@ -21,7 +21,7 @@ from tests.contract.test_disk_jobs import DAMAGE, fill
 from tests.faults.store_child import content_of
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 12
+ROUNDS = 8
 
 
 @dataclass
@@ -53,7 +53,7 @@ def run_and_kill(directory: Path, seed: int, log: Log) -> None:
         assert child.stdout is not None
         guard = threading.Timer(60, child.kill)
         guard.start()
-        for _ in range(chance.choice([1, 2, 40, 300, 800, 1500])):
+        for _ in range(chance.choice([1, 2, 40, 300, 800, 1200])):
             log.take(child.stdout.readline())
         threading.Event().wait(chance.random() * 0.02)
         child.kill()
