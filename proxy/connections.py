@@ -11,8 +11,8 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
 
 from proxy.ports import UpstreamTimedOut, UpstreamUnreachable
 
@@ -155,6 +155,8 @@ class Pool:
         self._addresses: list[_Address] = []
         self._resolved = 0.0
         self._shut = False
+        #: Resolves names, like `loop.getaddrinfo`.
+        self.lookup: Callable[..., Awaitable[Any]] = _lookup
         self._sweep: asyncio.TimerHandle | None = None
 
     @property
@@ -272,8 +274,7 @@ class Pool:
         return connection
 
     async def _resolve(self) -> list[_Address]:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        found = await self.lookup(self.host, self.port, type=socket.SOCK_STREAM)
         return [(family, protocol, str(address[0])) for family, _, protocol, _, address in found]
 
     async def _try(self, addresses: list[_Address]) -> Connection:
@@ -312,6 +313,10 @@ class Pool:
             connection.transport.abort()
             raise
         return connection
+
+
+async def _lookup(host: str, port: int, **hints: Any) -> Any:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, **hints)
 
 
 def probe(transport: asyncio.BaseTransport) -> None:

@@ -45,19 +45,26 @@ class HttpUpstream:
 
 
 def _message(method: bytes, target: bytes, fields: Fields, body: bytes, authority: bytes) -> bytes:
-    names = {name.lower() for name, _ in fields}
-    lines = [b"%b %b HTTP/1.1" % (method, target)]
-    if b"host" not in names:
-        lines.append(b"Host: " + authority)
-    lines += [b"%b: %b" % field for field in fields]
+    fields = list(fields)
+    if not any(name.lower() == b"host" for name, _ in fields):
+        fields.insert(0, (b"Host", authority))
     if body or method == b"POST":
-        lines.append(b"Content-Length: %d" % len(body))
-    head = b"\r\n".join([*lines, b"", b""])
+        fields.append((b"Content-Length", b"%d" % len(body)))
+    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines)
+    _check(head, method, target, fields)
+    return head + body
+
+
+def _check(head: bytes, method: bytes, target: bytes, fields: Fields) -> None:
+    """Nothing in a field or target may read as another field or request than was meant."""
     try:
-        parse_request(head)
+        read = parse_request(head)
     except Refusal as why:
         raise ValueError(f"not a request: {why}") from why
-    return head + body
+    meant = tuple([(name, value.strip(b" \t")) for name, value in fields])
+    if (read.method, read.target, read.fields) != (method, target, meant):
+        raise ValueError("not a request: a value reads as something else")
 
 
 class _Answer:
