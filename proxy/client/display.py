@@ -86,7 +86,7 @@ class Bar(Display):
     def _step(self, heading: str, detail: str, done: int, total: int | None) -> None:
         if heading != self._heading:
             self._heading = heading
-            self._progress.reset(self._task, description=heading, visible=True)
+            self._progress.reset(self._task, description=heading, visible=True, detail=detail)
         self._progress.update(self._task, completed=done, total=total, detail=detail)
 
 
