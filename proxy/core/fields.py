@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from proxy.core.heads import Field, Framing, Head, ResponseHead, elements
 
@@ -91,13 +92,18 @@ def redacted(fields: Iterable[Field]) -> list[Field]:
     return [(name, b"***" if name.lower() in _SECRET else value) for name, value in fields]
 
 
-def _lines(block: bytes) -> Iterable[tuple[bytes, bytes]]:
-    for line in block.split(b"\r\n")[:-1]:
-        yield line.partition(b":")[0].lower(), line + b"\r\n"
-
-
 def _without(block: bytes, drop: frozenset[bytes]) -> bytes:
-    return b"".join([line for name, line in _lines(block) if name not in drop])
+    return _remembered(block, drop) if len(block) <= _REMEMBERED else _filtered(block, drop)
+
+
+def _filtered(block: bytes, drop: frozenset[bytes]) -> bytes:
+    lines = block.split(b"\r\n")[:-1]
+    return b"".join([line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in drop])
+
+
+#: As in `core.heads`: most blocks were filtered before.
+_REMEMBERED = 4096
+_remembered = lru_cache(1024)(_filtered)
 
 
 def _rebuilt(head: Head, tunnel: bool, host: bytes | None) -> bytes:

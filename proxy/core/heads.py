@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 #: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass.
@@ -16,12 +17,12 @@ MAX_FIELDS = 2048
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-_BLOCK = rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+"
-_REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n(" + _BLOCK + rb")\r\n")
-_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?\r\n(" + _BLOCK + rb")\r\n")
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?")
+_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+")
 #: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request to us.
 _TARGET = re.compile(rb"/|\*\Z|[A-Za-z][A-Za-z0-9+\-.]*+://")
-#: The fields that decide framing and connections. Searched in a whole head, so each line follows an LF.
+#: The fields that decide framing and connections; each line must follow an LF.
 _SPECIAL = re.compile(
     rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect)"
     rb":[ \t]*+([^\r]*+)"
@@ -161,59 +162,103 @@ def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
     return any(never.search(buffer, start) for never in _NEVER)
 
 
+class _Facts(NamedTuple):
+    """What a block of field lines says. `framing` None: nothing of a body; `host_fault`: why Host is not valid."""
+
+    block: bytes
+    framing: Framing | None
+    length: int
+    keep_alive: bool
+    hops: frozenset[bytes]
+    host: bytes | None
+    host_fault: bool
+    expect_continue: bool
+    upgrade: bytes | None
+
+
 def parse_request(raw: bytes) -> Head:
     """The request head that `raw` is, its empty line included. Raises `Refusal`."""
-    match = _REQUEST.fullmatch(raw)
-    if match is None:
+    end = raw.find(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(raw, 0, end)
+    if match is None or not raw.endswith(b"\r\n\r\n"):
         raise Refusal(_why_no_request(raw))
-    method, target, version, block = match.groups()
-    _check_size(block)
+    method, target, version = match.groups()
     _check_target(method, target)
     minor = 1 if version == b"1" else 0
-    special = _special(raw)
-    connection = _connection(special)
-    framing, length = _framing(special, minor, connection)
-    upgrade = special.get(b"upgrade", ())
+    facts = _facts_of(raw[end + 2 : -2], minor)
+    if facts.host_fault or (minor and facts.host is None):
+        raise Refusal("Host is not one valid host" if facts.host_fault else "Host is missing")
     return Head(
         method,
         target,
         minor,
-        block,
-        framing or Framing.NONE,
-        length,
-        _keep_alive(minor, connection),
-        _hops(special, connection),
-        _host(special, minor),
-        minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
-        upgrade[0] if minor and len(upgrade) == 1 and b"upgrade" in connection else None,
+        facts.block,
+        facts.framing or Framing.NONE,
+        facts.length,
+        facts.keep_alive,
+        facts.hops,
+        facts.host,
+        facts.expect_continue,
+        facts.upgrade,
     )
 
 
 def parse_response(raw: bytes, method: bytes) -> ResponseHead:
     """The response head that `raw` is, its empty line included, to a request of `method`. Raises `Refusal`."""
-    match = _RESPONSE.fullmatch(raw)
-    if match is None:
+    end = raw.find(b"\r\n")
+    match = _STATUS_LINE.fullmatch(raw, 0, end)
+    if match is None or not raw.endswith(b"\r\n\r\n"):
         raise Refusal(_why_no_response(raw))
-    version, digits, reason, block = match.groups()
-    _check_size(block)
+    version, digits, reason = match.groups()
     minor, status = 1 if version == b"1" else 0, int(digits)
-    special = _special(raw)
-    connection = _connection(special)
-    framing, length = _framing(special, minor, connection)
+    facts = _facts_of(raw[end + 2 : -2], minor)
+    framing, length = facts.framing, facts.length
     if method == b"HEAD" or status < 200 or status in (204, 304):
         framing, length = Framing.NONE, 0
-    upgrade = special.get(b"upgrade", ())
     return ResponseHead(
         status,
         reason or b"",
         minor,
-        block,
+        facts.block,
         framing or Framing.CLOSE,
         length,
-        _keep_alive(minor, connection) and framing is not None,
-        _hops(special, connection),
-        upgrade[0] if len(upgrade) == 1 and b"upgrade" in connection else None,
+        facts.keep_alive and framing is not None,
+        facts.hops,
+        facts.upgrade,
     )
+
+
+def _facts_of(block: bytes, minor: int) -> _Facts:
+    return _remembered_facts(block, minor) if len(block) <= _REMEMBERED else _facts(block, minor)
+
+
+def _facts(block: bytes, minor: int) -> _Facts:
+    if not _FIELDS.fullmatch(block):
+        raise Refusal(_WHY_NEVER if _impossible(block) else _WHY_NO_FIELDS)
+    if block.count(b"\n") > MAX_FIELDS:
+        raise Refusal("the head has too many fields")
+    special = _special(b"\n" + block)
+    connection = _connection(special)
+    framing, length = _framing(special, minor, connection)
+    upgrade = special.get(b"upgrade", ())
+    hosts = special.get(b"host", ())
+    return _Facts(
+        block,
+        framing,
+        length,
+        b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
+        connection | _HOPS.intersection(special),
+        hosts[0] if hosts else None,
+        len(hosts) > 1 or (len(hosts) == 1 and not _HOST.fullmatch(hosts[0])),
+        minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
+        upgrade[0] if minor == 1 and len(upgrade) == 1 and b"upgrade" in connection else None,
+    )
+
+
+#: Clients and servers repeat themselves: most blocks were read before. The bound is in bytes of a block; what is
+#: remembered of a thousand of them stays below 10 MB, and in memory only.
+_REMEMBERED = 4096
+_remembered_facts = lru_cache(1024)(_facts)
 
 
 def _special(raw: bytes) -> dict[bytes, list[bytes]]:
@@ -226,15 +271,6 @@ def _special(raw: bytes) -> dict[bytes, list[bytes]]:
 def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
     values = special.get(b"connection")
     return frozenset(elements(values)) if values else _NONE
-
-
-def _hops(special: dict[bytes, list[bytes]], connection: frozenset[bytes]) -> frozenset[bytes]:
-    return connection | _HOPS.intersection(special)
-
-
-def _check_size(block: bytes) -> None:
-    if block.count(b"\n") > MAX_FIELDS:
-        raise Refusal("the head has too many fields")
 
 
 def _check_target(method: bytes, target: bytes) -> None:
@@ -266,38 +302,16 @@ def _framing(special: dict[bytes, list[bytes]], minor: int, connection: frozense
     return Framing.LENGTH, int(lengths[0])
 
 
-def _keep_alive(minor: int, connection: frozenset[bytes]) -> bool:
-    return b"close" not in connection and (minor == 1 or b"keep-alive" in connection)
-
-
-def _host(special: dict[bytes, list[bytes]], minor: int) -> bytes | None:
-    hosts = special.get(b"host")
-    if hosts is None:
-        if minor == 1:
-            raise Refusal("Host is missing")
-        return None
-    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
-        raise Refusal("Host is not one valid host")
-    return hosts[0]
-
-
 def _why_no_request(raw: bytes) -> str:
-    line = raw.partition(b"\r\n")[0]
     if _impossible(raw):
         return _WHY_NEVER
-    if not re.fullmatch(_TOKEN + rb" [^ \t]+ [^ \t]+", line):
-        return "the request line is not a method, a target and a version"
-    if not re.search(rb" HTTP/1\.[01]$", line):
+    if re.match(_TOKEN + rb" [^ \t\r]+ HTTP/(?!1\.[01]\r)", raw):
         return "the HTTP version is not 1.0 or 1.1"
-    return _WHY_NO_FIELDS
+    return "the request line is not a method, a target and a version"
 
 
 def _why_no_response(raw: bytes) -> str:
-    if _impossible(raw):
-        return _WHY_NEVER
-    if not re.match(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: |\r)", raw):
-        return "the status line is malformed"
-    return _WHY_NO_FIELDS
+    return _WHY_NEVER if _impossible(raw) else "the status line is malformed"
 
 
 _WHY_NEVER = "the head holds a control byte or a bare CR or LF"
