@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Protocol, cast
 
 from proxy import relay as relays
-from proxy.connections import probe, reset
+from proxy.connections import has_left, probe, reset
 from proxy.core.bodies import NOTHING, Body, body_of
 from proxy.core.door import Decision, Relay
-from proxy.core.errors import Problem, render
-from proxy.core.fields import CLOSE
+from proxy.core.errors import Problem
 from proxy.core.heads import Head, Refusal, find_end, parse_request
+from proxy.core.refusals import problem_bytes
+from proxy.deadline import Deadline
 from proxy.lane import Lane
 
 #: Bytes of next requests that wait behind the one being served.
@@ -23,6 +22,8 @@ _PIPELINE = 1 << 16
 #: Seconds and bytes for which a client may go on sending after its last answer, so that it can read it.
 _LINGER = 2.0
 _LINGER_BYTES = 1 << 22
+#: Seconds between looks at a client that is not read from: has it left?
+_LOOK = 2.0
 #: A client that takes nothing of its answer is left alone for this many times `head_timeout`.
 _SLOW = 5
 
@@ -68,7 +69,6 @@ class Client(asyncio.Protocol):
         self.peer = b"unknown"
         self.scheme = b"http"
         self.closing = False
-        self._loop = asyncio.get_running_loop()
         self._lane: Lane | None = None
         self._head: Head | None = None
         self._body: Body = NOTHING
@@ -77,11 +77,9 @@ class Client(asyncio.Protocol):
         self._buffer = bytearray()
         self._searched = 0
         self._held = False
-        self._stopped = False
-        self._slow = False
+        self._stopped = self._slow = False
         self._lingering = 0
-        self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._expired)
 
     @property
     def busy(self) -> bool:
@@ -100,9 +98,10 @@ class Client(asyncio.Protocol):
             self.scheme = b"https"
         probe(transport)
         if self._door.enter(self):
-            self._limit(self._door.head_timeout)
+            self._deadline.set(self._door.head_timeout)
         else:
-            self._say(Problem("capacity-exhausted", "Too many connections. Try again.", retry_after=5), keep=False)
+            problem = Problem("capacity-exhausted", "Too many connections. Try again.", retry_after=5)
+            self.transport.write(problem_bytes(problem, None, keep=False))
             self._close()
 
     def data_received(self, data: bytes) -> None:
@@ -133,15 +132,13 @@ class Client(asyncio.Protocol):
         self._leave()
         if self._lane is not None:
             self._lane.client_left()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.cancel()
         self._door.leave(self)
 
     def pause_writing(self) -> None:
         """Called by the loop."""
         self._slow = True
-        self._limit(self._door.head_timeout * _SLOW)
+        self._deadline.set(self._door.head_timeout * _SLOW)
         if self._serving is not None:
             self._serving.client_slow()
 
@@ -151,7 +148,7 @@ class Client(asyncio.Protocol):
         if self._lingering or self.transport.is_closing():
             return
         if self._serving is not None:
-            self._limit(None)
+            self._deadline.set(None)
             self._limit_body()
             self._serving.client_ready()
         else:
@@ -178,7 +175,7 @@ class Client(asyncio.Protocol):
 
     def _wait_for_head(self, data: bytes | bytearray) -> None:
         if data is not self._buffer:
-            self._limit(self._door.head_timeout)
+            self._deadline.set(self._door.head_timeout)
             self._buffer += data
         self._searched = len(data)
 
@@ -189,7 +186,7 @@ class Client(asyncio.Protocol):
         body = self._body = body_of(head.framing, head.length)
         whole = body.done
         decision = door.decide(head)
-        self._deadline = None
+        self._deadline.set(None)
         if isinstance(decision, Relay):
             door.counters.relayed += 1
             self._serving = door.relay.start(self, head, decision.target, whole=whole)
@@ -221,8 +218,9 @@ class Client(asyncio.Protocol):
             serving.feed(forward)
         if self._body.done:
             self._buffer += rest
+            self._held = False
             if not self._slow:
-                self._limit(None)
+                self._deadline.set(None)
             serving.end()
             self._flow()
         else:
@@ -242,7 +240,7 @@ class Client(asyncio.Protocol):
         """Serve what has come meanwhile, or wait. A client that does not read gets no further answers."""
         if self._slow:
             return
-        self._limit(self._door.idle_timeout)
+        self._deadline.set(self._door.idle_timeout)
         if self._buffer:
             self._searched = 0
             buffered, self._buffer = self._buffer, bytearray()
@@ -250,10 +248,6 @@ class Client(asyncio.Protocol):
             self._flow()
 
     # What the served exchange asks for.
-
-    def send(self, data: bytes) -> None:
-        """Write to the client."""
-        self.transport.write(data)
 
     def interim(self, data: bytes) -> None:
         """Write a 1xx answer; after a 100 the client owes us its body."""
@@ -264,8 +258,6 @@ class Client(asyncio.Protocol):
         """Stop reading until `unhold`."""
         self._held = True
         self._flow()
-        if not self._body.done and not self._slow:
-            self._limit(None)
 
     def unhold(self) -> None:
         """Go on reading."""
@@ -285,7 +277,7 @@ class Client(asyncio.Protocol):
         """Answer with `problem`; nothing of an answer is sent yet."""
         head = self._head
         keep = self._body.done and head is not None and head.keep_alive and not self.closing
-        self._say(problem, keep=keep)
+        self.transport.write(problem_bytes(problem, head, keep=keep))
         self.answered(keep=keep)
 
     def break_off(self) -> None:
@@ -310,11 +302,9 @@ class Client(asyncio.Protocol):
     def _refuse(self, begun: bytes, why: Refusal) -> None:
         """CONTRACT §12: 400 and close."""
         self._door.counters.refused += 1
+        problem = Problem("bad-request", f"The request is refused: {why}.")
+        self.transport.write(problem_bytes(problem, None, keep=False, begun=begun))
         self._head = None
-        line = re.match(rb"\S+ (/[!-~]*) HTTP", begun)
-        self._say(
-            Problem("bad-request", f"The request is refused: {why}."), keep=False, target=line[1] if line else b"/"
-        )
         self._close()
 
     def _broken_request(self, why: Refusal) -> None:
@@ -323,32 +313,23 @@ class Client(asyncio.Protocol):
         begun = self._serving is not None and self._serving.begun
         self._leave()
         if not begun:
-            self._say(Problem("bad-request", f"The request is refused: {why}."), keep=False)
+            problem = Problem("bad-request", f"The request is refused: {why}.")
+            self.transport.write(problem_bytes(problem, self._head, keep=False))
             self._close()
         else:
             reset(self.transport)
-
-    def _say(self, problem: Problem, *, keep: bool, target: bytes | None = None) -> None:
-        head = self._head
-        path = (target or (head.target if head else b"/")).partition(b"?")[0].decode("latin-1")
-        accept = head.get_all(b"accept") if head else []
-        fields, content = render(problem, path, accept[0].decode("latin-1") if accept else None)
-        lines = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in fields])
-        status = b"HTTP/1.1 %d %b\r\n" % (problem.status, HTTPStatus(problem.status).phrase.encode())
-        length = b"Content-Length: %d\r\n%b\r\n" % (len(content), b"" if keep else CLOSE)
-        self.transport.write(status + lines + length + (b"" if head and head.method == b"HEAD" else content))
 
     def _close(self) -> None:
         """Close after what is written is out. A client that still sends may do so a while, so that it can read."""
         self.closing = True
         if self._body.done and not self._buffer and self._head is not None:
-            self._limit(self._door.head_timeout * _SLOW)
+            self._deadline.set(self._door.head_timeout * _SLOW)
             self.transport.close()
             return
         self._buffer.clear()
         self._lingering = _LINGER_BYTES
         self._flow()
-        self._limit(self._door.head_timeout * _SLOW if self.transport.get_write_buffer_size() else _LINGER)
+        self._deadline.set(self._door.head_timeout * _SLOW if self.transport.get_write_buffer_size() else _LINGER)
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -365,6 +346,8 @@ class Client(asyncio.Protocol):
         stop = self._held or full
         if stop != self._stopped and not self.transport.is_closing():
             self._stopped = stop
+            if not self._slow:
+                self._deadline.set(_LOOK if stop else None)
             if stop:
                 self.transport.pause_reading()
             else:
@@ -373,29 +356,23 @@ class Client(asyncio.Protocol):
     def _limit_body(self) -> None:
         """A body that stalls is ended; waiting for us or for U is no stall."""
         if not self._body.done and not self._held and not self._slow:
-            self._limit(self._door.head_timeout)
+            self._deadline.set(self._door.head_timeout)
 
-    def _limit(self, seconds: float | None) -> None:
-        """End the connection after that many seconds; None: no limit. One timer serves many requests."""
-        if seconds is None:
-            self._deadline = None
+    def _expired(self) -> None:
+        if self._stopped and not self._slow:
+            self._look()
             return
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._tick)
-            return
-        self._deadline = None
         self._door.counters.timed_out += self._serving is not None or bool(self._buffer)
         if self._serving is not None or self._slow:
             self.break_off()
-        else:
+        elif self.transport.is_closing() or self._lingering:
             self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _look(self) -> None:
+        """A client that is not read from may have left unnoticed."""
+        if has_left(self.transport):
+            self.break_off()
+        else:
+            self._deadline.set(_LOOK)

@@ -23,6 +23,9 @@ IDLE = 20.0
 #: A resolved name is asked for again after this many seconds, and after every failure to connect.
 RESOLVED = 60.0
 
+#: Linux: the first byte of TCP_INFO is the state; CLOSE and CLOSE_WAIT are those after the peer's end.
+_TCP_INFO = getattr(socket, "TCP_INFO", None)
+_LEFT = (7, 8)
 _RESET = struct.pack("ii", 1, 0)
 _PROBES = [
     (socket.IPPROTO_TCP, getattr(socket, name), seconds)
@@ -328,6 +331,17 @@ def probe(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for level, option, seconds in _PROBES:
             sock.setsockopt(level, option, seconds)
+
+
+def has_left(transport: asyncio.BaseTransport) -> bool:
+    """Whether the peer has closed its side: for connections that nobody reads from, where the loop cannot tell."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or _TCP_INFO is None:
+        return False
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _LEFT
+    except OSError:
+        return True
 
 
 def reset(transport: asyncio.Transport) -> None:

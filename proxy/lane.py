@@ -41,9 +41,6 @@ class Client(Protocol):
     transport: asyncio.Transport
     closing: bool
 
-    def send(self, data: bytes) -> None:
-        """Write to the client."""
-
     def interim(self, data: bytes) -> None:
         """Write a 1xx answer to the client."""
 
@@ -140,7 +137,7 @@ class Lane(asyncio.Transport):
         """Called by aiohttp."""
         if not self.closed and self._head is not None:
             self.begun = True
-            self._client.send(bytes(data))
+            self._client.transport.write(data)
 
     def is_closing(self) -> bool:
         """Called by aiohttp."""

@@ -23,13 +23,11 @@ _log = logging.getLogger(__name__)
 class Client(Protocol):
     """What a relayed exchange needs of the client's connection."""
 
+    transport: asyncio.Transport
     peer: bytes
     scheme: bytes
     #: True once this connection shall not serve another request.
     closing: bool
-
-    def send(self, data: bytes) -> None:
-        """Write to the client."""
 
     def interim(self, data: bytes) -> None:
         """Write a 1xx answer to the client."""
@@ -83,6 +81,7 @@ class Exchange:
 
     __slots__ = (
         "_answer",
+        "_blocked",
         "_body",
         "_buffer",
         "_client",
@@ -113,6 +112,7 @@ class Exchange:
         self._body: Body | None = None
         self._sent = False
         self._keep = False
+        self._blocked = False
         self._paused = False
         self._tunnel = False
 
@@ -169,7 +169,8 @@ class Exchange:
         else:
             self._task = None
             self.send_on(connection)
-            self._client.unhold()
+            if not self._blocked:
+                self._client.unhold()
 
     def send_on(self, connection: Connection) -> None:
         """Send the request, and of its body what has come, on `connection`."""
@@ -190,16 +191,18 @@ class Exchange:
 
     def pause_writing(self) -> None:
         """U takes the body slower than the client sends it."""
+        self._blocked = True
         self._client.hold()
 
     def resume_writing(self) -> None:
         """U has caught up."""
+        self._blocked = False
         self._client.unhold()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of U."""
         if self._tunnel:
-            self._client.send(data)
+            self._client.transport.write(data)
             return
         try:
             if self._body is None:
@@ -207,7 +210,7 @@ class Exchange:
             else:
                 forward, rest = self._body.feed(data)
                 if forward:
-                    self._client.send(forward)
+                    self._client.transport.write(forward)
                 if self._body.done:
                     self._finish(rest)
         except Refusal as why:
@@ -268,7 +271,7 @@ class Exchange:
             out += forward
         self._answer = answer
         self._body = body
-        self._client.send(out)
+        self._client.transport.write(out)
         if body.done:
             self._finish(rest)
 
@@ -276,7 +279,7 @@ class Exchange:
         if not (asks_tunnel(self._head) and websocket(answer)):
             raise Refusal("protocols were switched without being asked")
         self._tunnel = True
-        self._client.send(response_bytes(answer) + rest)
+        self._client.transport.write(response_bytes(answer) + rest)
         self._client.tunnel()
 
     def _finish(self, rest: bytes) -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy.core.door import Decision, Relay
 from proxy.core.heads import Head
 from proxy.exchange import Verbatim, decision_of, head_of
+from proxy.lane import OPTIONS
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Peer, eventually, through
 
@@ -329,3 +330,13 @@ async def test_back_pressure_both_ways() -> None:
             await client.exactly((1 << 15) + 2)
         await client.until(b"\r\n")
         await client.send(OWN)
+
+
+async def test_a_lane_that_aiohttp_has_given_up_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIONS, "keepalive_timeout", 0.05)
+    async with through(silent, decide=decide, handler=echo) as (proxy, _):
+        client = await proxy.connect()
+        for _ in range(3):
+            await client.send(OWN)
+            assert (await client.answer())[1] == b"GET /_own "
+            await asyncio.sleep(0.2)

@@ -8,6 +8,7 @@ import ssl
 import pytest
 import trustme
 
+from proxy import clients
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Peer, eventually, through
 
@@ -226,9 +227,9 @@ async def test_12_a_broken_answer_is_never_a_short_success(raw: bytes, reset: bo
         await peer.send(raw)
         await asyncio.wait_for(cut.wait(), LIMIT)
         if reset:
-            sock = peer.writer.get_extra_info("socket")
-            sock.setsockopt(1, 13, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # SO_LINGER: RST
-        peer.abort()
+            peer.reset()
+        else:
+            peer.abort()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(b"GET / HTTP/1." + version[2:] + b"\r\nHost: h\r\n\r\n")
@@ -282,3 +283,55 @@ async def test_12_silence_of_the_upstream_is_never_ended_by_us() -> None:
     async with through(script, head_timeout=0.1, idle_timeout=0.1) as (proxy, _):
         client = await proxy.ask(GET)
         assert (await client.answer())[1] == b"long"
+
+
+async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody reads from it then, so the loop cannot tell."""
+    monkeypatch.setattr(clients, "_LOOK", 0.1)
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: proxy.door.open == 0)
+        gone.set()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
+        client.writer.write(bytes(BIG))
+        await eventually(lambda: proxy.door.busy == 1)
+        await asyncio.sleep(0.2)
+        client.reset()
+        await asyncio.wait_for(gone.wait(), LIMIT)
+        assert proxy.pool.open == 0
+
+
+async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_LOOK", 0.1)
+
+    async def script(peer: Peer) -> None:
+        await peer.gone()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(GET)
+        await eventually(lambda: proxy.door.busy == 1)
+        await client.send(GET * 3000)
+        await asyncio.sleep(0.1)
+        await client.close()
+        await eventually(lambda: proxy.door.open == proxy.pool.open == 0)
+
+
+async def test_12_a_body_that_comes_before_the_connection_waits_for_it() -> None:
+    """And back-pressure of the upstream holds from its first byte on."""
+    size = 2 << 20
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        assert await peer.exactly(size) == bytes(size)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")

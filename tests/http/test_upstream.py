@@ -183,9 +183,7 @@ async def test_10_a_reset_is_no_end_of_a_body_that_the_close_ends() -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\n\r\nsome")
         await asyncio.wait_for(cut.wait(), LIMIT)
-        sock = peer.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-        peer.abort()
+        peer.reset()
 
     cut = asyncio.Event()
     async with calling(script) as caller:

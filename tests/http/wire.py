@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
-from proxy.connections import Pool
+from proxy.connections import Pool, reset
 from proxy.core.door import Decision, Relay
 from proxy.core.heads import Head
 from proxy.frontdoor import FrontDoor
@@ -67,6 +67,9 @@ class Peer:
 
     def abort(self) -> None:
         self.writer.transport.abort()
+
+    def reset(self) -> None:
+        reset(cast(asyncio.Transport, self.writer.transport))
 
 
 Script = Callable[[Peer], Awaitable[None]]
