@@ -168,18 +168,21 @@ class Client(asyncio.Protocol):
         except Refusal as why:
             self._refuse(bytes(data[start : start + 4096]), why)
             return
-        rest = bytes(data[end:])
-        self._buffer.clear()
+        if data is self._buffer:
+            del self._buffer[:end]
+        elif end < len(data):
+            self._buffer += data[end:]
         self._searched = 0
-        self._begin(head, rest)
+        self._begin(head)
 
     def _wait_for_head(self, data: bytes | bytearray) -> None:
-        if data is not self._buffer:
+        if not self._searched:
             self._deadline.set(self._door.head_timeout)
+        if data is not self._buffer:
             self._buffer += data
         self._searched = len(data)
 
-    def _begin(self, head: Head, rest: bytes) -> None:
+    def _begin(self, head: Head) -> None:
         door = self._door
         door.counters.requests += 1
         self._head = head
@@ -195,11 +198,12 @@ class Client(asyncio.Protocol):
             if lane is None or lane.closed:
                 lane = self._lane = door.lane(self)
             self._serving = lane
-            lane.begin(head, decision, whole=whole, invite=head.expect_continue and not rest)
+            lane.begin(head, decision, whole=whole, invite=head.expect_continue and not self._buffer)
         if whole:
-            self._buffer += rest
             return
-        if rest:
+        if self._buffer:
+            rest = bytes(self._buffer)
+            self._buffer.clear()
             self._take(rest)
         elif not head.expect_continue:
             self._limit_body()
@@ -233,7 +237,8 @@ class Client(asyncio.Protocol):
         if not keep or self.closing or not self._body.done:
             self._close()
         else:
-            self._flow()
+            if self._stopped:
+                self._flow()
             self._proceed()
 
     def _proceed(self) -> None:
@@ -242,9 +247,7 @@ class Client(asyncio.Protocol):
             return
         self._deadline.set(self._door.idle_timeout)
         if self._buffer:
-            self._searched = 0
-            buffered, self._buffer = self._buffer, bytearray()
-            self._next(buffered)
+            self._next(self._buffer)
             self._flow()
 
     # What the served exchange asks for.

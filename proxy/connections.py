@@ -18,8 +18,8 @@ from proxy.ports import UpstreamTimedOut, UpstreamUnreachable
 
 #: RFC 9110 §9.2.1. Only these go out on a reused connection, where a race with its end is possible (CONTRACT §12).
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
-#: An idle connection is dropped after this many seconds: long before any known server closes it by itself.
-IDLE = 20.0
+#: An idle connection is dropped after once to twice as many seconds: before any known server closes it by itself.
+IDLE = 15.0
 #: A resolved name is asked for again after this many seconds, and after every failure to connect.
 RESOLVED = 60.0
 
@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         self.user: User | None = None
         self.used = False
         self.closed = True  # until the pool has adopted it
-        self.idle_since = 0.0
+        self.idle_since = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -157,6 +157,7 @@ class Pool:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._addresses: list[_Address] = []
         self._resolved = 0.0
+        self._sweeps = 0
         self._shut = False
         #: Resolves names, like `loop.getaddrinfo`.
         self.lookup: Callable[..., Awaitable[Any]] = _lookup
@@ -203,7 +204,7 @@ class Pool:
         if self._waiters or self._shut:
             connection.close()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._sweeps
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
@@ -255,13 +256,13 @@ class Pool:
                 return
 
     def _evict(self) -> None:
+        """Close what has been idle since before the last sweep, so for one to two periods."""
         self._sweep = None
-        loop = asyncio.get_running_loop()
-        before = loop.time() - self._idle_for
-        while self._idle and self._idle[0].idle_since <= before:
+        while self._idle and self._idle[0].idle_since < self._sweeps:
             self._idle[0].close()
+        self._sweeps += 1
         if self._idle:
-            self._sweep = loop.call_at(self._idle[0].idle_since + self._idle_for, self._evict)
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
 
     async def _dial(self) -> Connection:
         """Try each address; when all that were remembered fail, resolve once more and try again."""

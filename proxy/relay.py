@@ -17,6 +17,9 @@ from proxy.core.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, reques
 from proxy.core.heads import Framing, Head, Refusal, ResponseHead, find_end, parse_response
 from proxy.ports import UpstreamFailure, UpstreamTimedOut
 
+#: Looking an enumeration's member up costs more than it should on the hot path.
+_NO_BODY, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.CHUNKED, Framing.CLOSE
+
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +70,7 @@ class Relay:
         forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
         message = request_bytes(head, target, host=self._host, forwarding=forwarding)
         exchange = Exchange(self.pool, client, head, message, whole=whole)
-        reusable = head.framing is Framing.NONE and head.method in SAFE
+        reusable = head.framing is _NO_BODY and head.method in SAFE
         connection = self.pool.take() if reusable else None
         if connection is not None:
             exchange.send_on(connection)
@@ -222,7 +225,7 @@ class Exchange:
         if self._tunnel:
             self._client.answered(keep=False)
         elif self._body is not None:
-            if self._answer is not None and self._answer.framing is Framing.CLOSE and why is None:
+            if self._answer is not None and self._answer.framing is _UNTIL_CLOSE and why is None:
                 self._client.answered(keep=False)
             else:
                 _log.warning("the upstream broke its answer's body: %s", why or "closed")
@@ -260,9 +263,9 @@ class Exchange:
     def _begin(self, answer: ResponseHead, rest: bytes) -> None:
         """Send the final head, and of the body what has come with it."""
         old = self._head.minor == 0
-        dechunked = old and answer.framing is Framing.CHUNKED
+        dechunked = old and answer.framing is _CHUNKED
         body = body_of(answer.framing, answer.length, decode=old)
-        delimited = answer.framing is not Framing.CLOSE and not dechunked
+        delimited = answer.framing is not _UNTIL_CLOSE and not dechunked
         self._keep = self._whole and self._head.keep_alive and delimited and not self._client.closing
         connection = (KEEP_ALIVE if old else b"") if self._keep else CLOSE
         out = response_bytes(answer, connection, dechunked=dechunked)
@@ -289,12 +292,17 @@ class Exchange:
             if self._paused:
                 self._paused = False
                 connection.transport.resume_reading()
-            clean = self._whole and not rest and not connection.transport.get_write_buffer_size()
-            if clean and self._answer.keep_alive and self._head.minor:
-                connection.release()
-            else:
+            if rest or not (
+                self._answer.keep_alive and self._head.minor and self._whole and self._sent_all(connection)
+            ):
                 connection.close()
+            else:
+                connection.release()
         self._client.answered(keep=self._keep)
+
+    def _sent_all(self, connection: Connection) -> bool:
+        """No byte of the request's body is still on its way; U has answered a request without one."""
+        return self._head.framing is _NO_BODY or not connection.transport.get_write_buffer_size()
 
     def _unpause(self) -> None:
         self._paused = False

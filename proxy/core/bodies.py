@@ -205,14 +205,16 @@ class Chunks:
 
 def body_of(framing: Framing, length: int, *, decode: bool = False) -> Body:
     """The scanner for a message of that framing. `decode` yields the payload of chunks instead of the chunks."""
-    if framing is Framing.NONE:
+    if framing is _NONE:
         return NOTHING
-    if framing is Framing.LENGTH:
+    if framing is _LENGTH:
         return Counted(length)
-    if framing is Framing.CHUNKED:
+    if framing is _CHUNKED:
         return Chunks(decode=decode)
     return UNTIL_CLOSE
 
 
+#: Looking an enumeration's member up costs more than it should on the hot path.
+_NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
 NOTHING = Nothing()
 UNTIL_CLOSE = UntilClose()

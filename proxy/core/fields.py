@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
-from proxy.core.heads import Field, Framing, Head, ResponseHead, elements
+from proxy.core.heads import Field, Framing, Head, ResponseHead, elements, without
 
 _HOP_BY_HOP = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"})
 #: Values that must never stand in a log.
 _SECRET = frozenset({b"authorization", b"cookie", b"set-cookie", b"proxy-authorization", b"x-api-key", b"x-xsrf-token"})
 _HOST = frozenset({b"host"})
+_UPGRADE = frozenset({b"upgrade"})
+_TRANSFER_ENCODING = frozenset({b"transfer-encoding"})
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -53,9 +54,11 @@ def request_bytes(
 
     An HTTP/1.0 request stays one: U then answers in a way that its client understands.
     """
-    block = head.block
-    if head.hops or host is not None:
-        block = _rebuilt(head, asks_tunnel(head), host)
+    block = head.kept
+    if head.upgrade is not None and asks_tunnel(head):
+        block = without(head.block, head.hops - _UPGRADE) + UPGRADE
+    if host is not None:
+        block = b"Host: %b\r\n%b" % (host, without(block, _HOST))
     if forwarding is not None:
         block += forwarding.lines(head)
     return b"%b %b HTTP/1.%d\r\n%b\r\n" % (head.method, target, head.minor, block)
@@ -71,12 +74,13 @@ def response_bytes(head: ResponseHead, connection: bytes = b"", *, dechunked: bo
 
     The version is ours (RFC 9112 §2.3). `dechunked` leaves out Transfer-Encoding, for HTTP/1.0 clients.
     """
-    block = head.block
-    tunnel = head.status == 101
-    if head.hops or dechunked or head.status == 204:
-        drop = head.hops | {b"transfer-encoding"} if dechunked or head.status == 204 else head.hops
-        block = _without(block, drop - {b"upgrade"} if tunnel else drop)
-    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (head.status, head.reason, block, UPGRADE if tunnel else connection)
+    block = head.kept
+    if head.status == 101:
+        block = without(head.block, head.hops - _UPGRADE)
+        connection = UPGRADE
+    elif dechunked or head.status == 204:
+        block = without(block, _TRANSFER_ENCODING)
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (head.status, head.reason, block, connection)
 
 
 def end_to_end(fields: Iterable[Field]) -> list[Field]:
@@ -90,24 +94,3 @@ def end_to_end(fields: Iterable[Field]) -> list[Field]:
 def redacted(fields: Iterable[Field]) -> list[Field]:
     """The fields as a log may show them."""
     return [(name, b"***" if name.lower() in _SECRET else value) for name, value in fields]
-
-
-def _without(block: bytes, drop: frozenset[bytes]) -> bytes:
-    return _remembered(block, drop) if len(block) <= _REMEMBERED else _filtered(block, drop)
-
-
-def _filtered(block: bytes, drop: frozenset[bytes]) -> bytes:
-    lines = block.split(b"\r\n")[:-1]
-    return b"".join([line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in drop])
-
-
-#: As in `core.heads`: most blocks were filtered before.
-_REMEMBERED = 4096
-_remembered = lru_cache(1024)(_filtered)
-
-
-def _rebuilt(head: Head, tunnel: bool, host: bytes | None) -> bytes:
-    block = _without(head.block, head.hops - {b"upgrade"} if tunnel else head.hops)
-    if host is not None:
-        block = b"Host: %b\r\n%b" % (host, _without(block, _HOST))
-    return block + UPGRADE if tunnel else block

@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 #: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass.
 MAX_HEAD = 1 << 20
-MAX_TARGET = 1 << 16
+MAX_LINE = (1 << 16) + 1024
 MAX_FIELDS = 2048
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])")
+#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request to us.
+_TARGET = rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*+://)[\x21-\x7e\x80-\xff]*+|\*"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?")
 _FIELDS = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+")
-#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request to us.
-_TARGET = re.compile(rb"/|\*\Z|[A-Za-z][A-Za-z0-9+\-.]*+://")
 #: The fields that decide framing and connections; each line must follow an LF.
 _SPECIAL = re.compile(
     rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect)"
@@ -56,11 +56,14 @@ class Framing(enum.Enum):
     CLOSE = "close"
 
 
+_NO_BODY = Framing.NONE  # looking a member up costs more than it should on the hot path
+
+
 class Head(NamedTuple):
     """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for `Framing.LENGTH`.
 
-    `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `host` the Host value;
-    `upgrade` the value of an Upgrade that Connection announces.
+    `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the lines without
+    those; `host` the Host value; `upgrade` the value of an Upgrade that Connection announces.
     """
 
     method: bytes
@@ -71,6 +74,7 @@ class Head(NamedTuple):
     length: int
     keep_alive: bool
     hops: frozenset[bytes]
+    kept: bytes
     host: bytes | None
     expect_continue: bool
     upgrade: bytes | None
@@ -106,6 +110,7 @@ class ResponseHead(NamedTuple):
     length: int
     keep_alive: bool
     hops: frozenset[bytes]
+    kept: bytes
     upgrade: bytes | None
 
     @property
@@ -136,6 +141,14 @@ def values_of(fields: tuple[Field, ...], name: bytes) -> list[bytes]:
 def elements(values: list[bytes]) -> set[bytes]:
     """The lower-case elements of a comma-separated list, over all its lines (RFC 9110 §5.6.1)."""
     return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
+
+
+def without(block: bytes, names: frozenset[bytes]) -> bytes:
+    """The block without the lines whose lower-case name is among `names`."""
+    if not names:
+        return block
+    lines = block.split(b"\r\n")[:-1]
+    return b"".join([line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in names])
 
 
 def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
@@ -170,6 +183,7 @@ class _Facts(NamedTuple):
     length: int
     keep_alive: bool
     hops: frozenset[bytes]
+    kept: bytes
     host: bytes | None
     host_fault: bool
     expect_continue: bool
@@ -180,10 +194,13 @@ def parse_request(raw: bytes) -> Head:
     """The request head that `raw` is, its empty line included. Raises `Refusal`."""
     end = raw.find(b"\r\n")
     match = _REQUEST_LINE.fullmatch(raw, 0, end)
-    if match is None or not raw.endswith(b"\r\n\r\n"):
+    if match is None or raw[-4:] != b"\r\n\r\n":
         raise Refusal(_why_no_request(raw))
     method, target, version = match.groups()
-    _check_target(method, target)
+    if end > MAX_LINE:
+        raise Refusal("the request target is too long")
+    if method == b"CONNECT":
+        raise Refusal("CONNECT asks for a tunnel, which is not served here")
     minor = 1 if version == b"1" else 0
     facts = _facts_of(raw[end + 2 : -2], minor)
     if facts.host_fault or (minor and facts.host is None):
@@ -193,10 +210,11 @@ def parse_request(raw: bytes) -> Head:
         target,
         minor,
         facts.block,
-        facts.framing or Framing.NONE,
+        facts.framing or _NO_BODY,
         facts.length,
         facts.keep_alive,
         facts.hops,
+        facts.kept,
         facts.host,
         facts.expect_continue,
         facts.upgrade,
@@ -207,14 +225,14 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
     """The response head that `raw` is, its empty line included, to a request of `method`. Raises `Refusal`."""
     end = raw.find(b"\r\n")
     match = _STATUS_LINE.fullmatch(raw, 0, end)
-    if match is None or not raw.endswith(b"\r\n\r\n"):
+    if match is None or raw[-4:] != b"\r\n\r\n":
         raise Refusal(_why_no_response(raw))
     version, digits, reason = match.groups()
     minor, status = 1 if version == b"1" else 0, int(digits)
     facts = _facts_of(raw[end + 2 : -2], minor)
     framing, length = facts.framing, facts.length
     if method == b"HEAD" or status < 200 or status in (204, 304):
-        framing, length = Framing.NONE, 0
+        framing, length = _NO_BODY, 0
     return ResponseHead(
         status,
         reason or b"",
@@ -224,6 +242,7 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         length,
         facts.keep_alive and framing is not None,
         facts.hops,
+        facts.kept,
         facts.upgrade,
     )
 
@@ -240,6 +259,7 @@ def _facts(block: bytes, minor: int) -> _Facts:
     special = _special(b"\n" + block)
     connection = _connection(special)
     framing, length = _framing(special, minor, connection)
+    hops = connection | _HOPS.intersection(special)
     upgrade = special.get(b"upgrade", ())
     hosts = special.get(b"host", ())
     return _Facts(
@@ -247,7 +267,8 @@ def _facts(block: bytes, minor: int) -> _Facts:
         framing,
         length,
         b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
-        connection | _HOPS.intersection(special),
+        hops,
+        without(block, hops),
         hosts[0] if hosts else None,
         len(hosts) > 1 or (len(hosts) == 1 and not _HOST.fullmatch(hosts[0])),
         minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
@@ -271,15 +292,6 @@ def _special(raw: bytes) -> dict[bytes, list[bytes]]:
 def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
     values = special.get(b"connection")
     return frozenset(elements(values)) if values else _NONE
-
-
-def _check_target(method: bytes, target: bytes) -> None:
-    if len(target) > MAX_TARGET:
-        raise Refusal("the request target is too long")
-    if not _TARGET.match(target):
-        raise Refusal("the request target has none of the forms of RFC 9112 §3.2")
-    if method == b"CONNECT":
-        raise Refusal("CONNECT asks for a tunnel, which is not served here")
 
 
 def _framing(special: dict[bytes, list[bytes]], minor: int, connection: frozenset[bytes]) -> tuple[Framing | None, int]:

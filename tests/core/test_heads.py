@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.core.heads import (
     MAX_FIELDS,
     MAX_HEAD,
-    MAX_TARGET,
+    MAX_LINE,
     Framing,
     Refusal,
     find_end,
@@ -112,7 +112,7 @@ REFUSED_REQUESTS = {
     "Connection: Host": request(b"Connection: HOST"),
     "nothing": b"\r\n\r\n",
     "only a method": b"GET\r\n\r\n",
-    "a long target": request(line=b"GET /" + b"a" * MAX_TARGET + b" HTTP/1.1"),
+    "a long target": request(line=b"GET /" + b"a" * MAX_LINE + b" HTTP/1.1"),
     "too many fields": request(*[b"a:"] * MAX_FIELDS),
     "bytes after the head": request() + b"x",
     "a status line": response(),
