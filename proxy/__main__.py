@@ -65,13 +65,15 @@ def serve(
     workers: Workers = None,
 ) -> None:
     """Run the proxy."""
-    settings = _startable(config, _flags(upstream, listen, admin, data_dir, workers))
+    flags = _flags(upstream, listen, admin, data_dir, workers)
+    settings = _startable(config, flags)
 
     from proxy import app as composition
     from proxy import logs
+    from proxy.config import load
 
     logs.configure(settings.log.format, settings.log.level)
-    raise typer.Exit(_run(composition.run(settings)))
+    raise typer.Exit(_run(composition.run(settings, lambda: load(config, flags, os.environ))))
 
 
 @app.command()

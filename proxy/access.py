@@ -136,8 +136,11 @@ class Access:
         return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()
 
     def allow(self, credentials: Credentials, job: Job) -> None:
-        """The kick-off's own credentials see the job for the cache's lifetime without asking (CONTRACT §9)."""
-        self._allowed.add(self._hash(credentials), _subject(job))
+        """The kick-off's own credentials see this job for the cache's lifetime without asking (CONTRACT §9).
+
+        This job alone: that they may see the restore session is not known before U said so.
+        """
+        self._allowed.add(self._hash(credentials), job.id)
 
     async def accepted(self, credentials: Credentials, target: bytes) -> None:
         """U answered 2xx to `target` with these credentials: note it for `owner`.
@@ -167,13 +170,13 @@ class Access:
         """Return iff the credentials may see the job now (CONTRACT §9). Raises `Problem` 401, 404 or 503."""
         if credentials is None:
             raise unauthorized()
-        if (self._hash(credentials), _subject(job)) in self._allowed:
+        caller, session = self._hash(credentials), job.request.session
+        if (caller, job.id) in self._allowed:
             return
-        if job.request.session is None:
+        if session is None:
             await self._check_owner(credentials, job)
-        else:
-            await self._check_session(credentials, job, job.request.session)
-        self._allowed.add(self._hash(credentials), _subject(job))
+        elif (caller, session.lower()) not in self._allowed:
+            await self._check_session(credentials, job, session)
 
     async def _check_session(self, credentials: Credentials, job: Job, session: str) -> None:
         target = f"/{job.request.api}/RestoreSessions/{session}".encode("latin-1")
@@ -187,6 +190,7 @@ class Access:
         elif not 200 <= status < 300:
             raise unreachable()
         else:
+            self._allowed.add(self._hash(credentials), session.lower())
             await self.accepted(credentials, target)
 
     async def _check_owner(self, credentials: Credentials, job: Job) -> None:
@@ -200,6 +204,7 @@ class Access:
             raise unauthorized()
         if not 200 <= status < 300 or job.owner not in self.owners(credentials):
             raise not_found()
+        self._allowed.add(self._hash(credentials), job.id)
 
     async def _ask_sessions(self, credentials: Credentials, api: str) -> int:
         target = f"/{api}/RestoreSessions?limit=1".encode()
@@ -246,12 +251,6 @@ class Access:
         finally:
             response.close()
         return response.status
-
-
-def _subject(job: Job) -> str:
-    """What a cached answer is about: the restore session, or the one job that has none."""
-    session = job.request.session
-    return f"job {job.id}" if session is None else f"session {session.lower()}"
 
 
 def unauthorized() -> Problem:

@@ -22,6 +22,7 @@ from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.answers import Site
 from proxy.clock import SteadyClock
+from proxy.config.loading import ConfigError
 from proxy.config.settings import Settings
 from proxy.connections import Pool
 from proxy.core.door import Door
@@ -73,9 +74,8 @@ class Running:
         """Finish what is in flight up to a deadline, leave jobs resumable, close the stores (CONTRACT §15 SIGTERM)."""
         await self._closing.aclose()
 
-    def reload(self) -> None:
-        """SIGHUP: the certificate and the log level anew (CONTRACT §15)."""
-        logs.set_level(self.settings.log.level)
+    def reload_certificate(self) -> None:
+        """Show the certificate files' present content to new connections (CONTRACT §15 SIGHUP)."""
         if self._certificate is not None:
             _reload(self._certificate)
 
@@ -347,15 +347,26 @@ async def start(settings: Settings) -> Running:
     return running
 
 
-async def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code (CONTRACT §15)."""
+async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code (CONTRACT §15).
+
+    `reread` loads the configuration again at SIGHUP and raises `ConfigError`; of it the log level is taken.
+    """
     try:
         running = await start(settings)
     except StartFailed as why:
         print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
         return 1
     stopped = asyncio.Event()
-    _handle_signals(stopped.set, running.reload)
+
+    def reload() -> None:
+        running.reload_certificate()
+        try:
+            logs.set_level(reread().log.level)
+        except ConfigError as why:
+            log.warning("configuration not reloaded", reason=str(why))
+
+    _handle_signals(stopped.set, reload)
     print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
     log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
     await stopped.wait()

@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 _PREFLIGHT_LIMIT = 16 * 1024 * 1024
+#: Seconds at most until a job that has a slot is on record as claimed: a matter of milliseconds.
+_CLAIM_PATIENCE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,10 +192,16 @@ class Gateway:
             return _verbatim(first)
         wait = min(decision.preferences.wait or 0, self._policy.max_wait)
         rest = wait - (asyncio.get_running_loop().time() - started)
-        current = await self._terminal(job, rest)
+        current = await self._terminal(await self._claimed(job), rest)
         if wait > 0 and current.terminal:
             return await self._outcome(asked, decision, current, run)
         return self._accepted(asked, decision, current)
+
+    async def _claimed(self, job: Job) -> Job:
+        """The job once its claim is on record: one that has a slot is not shown as Queued."""
+        if self._runner.is_waiting(job.id):
+            return job
+        return await self._jobs.wait(job.id, job.version, _CLAIM_PATIENCE) or job
 
     async def _first_answer(self, run: Run, grace: float) -> Relayed | Problem | None:
         try:

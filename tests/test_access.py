@@ -1,0 +1,274 @@
+"""Who may see a job, asked of a scripted VB365 (CONTRACT §2 "Caller", §9)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+import pytest
+
+from proxy.access import Access, Credentials
+from proxy.core.errors import Problem
+from proxy.core.jobs import ExportRequest, Job
+from proxy.ports import Fields, UpstreamUnreachable
+
+SESSIONS = "/v8/RestoreSessions?limit=1"
+
+
+@dataclass
+class Scripted:
+    """An answer of U of which only the status counts."""
+
+    status: int
+    reason: bytes = b""
+    fields: Fields = ()
+    length: int | None = 0
+    delimited: bool = True
+
+    async def read(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Vb365:
+    """Decides by authorization and target; None is an upstream that is down."""
+
+    def __init__(self, decide: Callable[[str, str, bool], int | None]) -> None:
+        self.decide = decide
+        self.asked: list[tuple[str, str]] = []
+
+    async def send(
+        self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
+    ) -> Scripted:
+        token = next((v.decode() for n, v in fields if n == b"Authorization"), "")
+        cookie = any(n == b"Cookie" for n, _ in fields)
+        self.asked.append((token, target.decode()))
+        status = self.decide(token, target.decode(), cookie)
+        if status is None:
+            raise UpstreamUnreachable("down", delivered=False)
+        return Scripted(status)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(decide: Callable[[str, str, bool], int | None]) -> tuple[Access, Vb365, Clock]:
+    vb365, clock = Vb365(decide), Clock()
+    return Access(vb365, key=b"k" * 32, cache=60, timeout=5, now=clock), vb365, clock
+
+
+def credentials(token: str = "Bearer a", cookie: str | None = None) -> Credentials:
+    fields = [(b"authorization", token.encode())] + ([(b"Cookie", cookie.encode())] if cookie else [])
+    made = Credentials.of(fields)
+    assert made is not None
+    return made
+
+
+def jwt(subject: str, salt: str = "1", issuer: str = "https://vb365") -> str:
+    claims = base64.urlsafe_b64encode(json.dumps({"iss": issuer, "sub": subject, "jti": salt}).encode()).decode()
+    return f"Bearer e30.{claims.rstrip('=')}.sig{salt}"
+
+
+def job(owner: str, session: str | None = "S1") -> Job:
+    request = ExportRequest(
+        method="POST",
+        target="/v8/RestoreSessions/S1/organization/exportToPst",
+        api="v8",
+        session=session,
+        title="exportToPst",
+        content_type=None,
+        accept=None,
+        accept_language=None,
+        idempotency_key=None,
+        fingerprint="",
+    )
+    now = time.time()
+    return Job(id=str(uuid4()), version=1, owner=owner, request=request, created=now, updated=now)
+
+
+async def refused(access: Access, who: Credentials | None, what: Job) -> tuple[int, str]:
+    with pytest.raises(Problem) as why:
+        await access.check(who, what)
+    return why.value.status, why.value.name
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (401, (401, "unauthorized")),
+        (403, (404, "job-not-found")),
+        (404, (404, "job-not-found")),
+        (500, (503, "upstream-unreachable")),
+        (302, (503, "upstream-unreachable")),
+        (None, (503, "upstream-unreachable")),
+    ],
+)
+async def test_the_answer_of_vb365_decides(answer: int | None, expected: tuple[int, str]) -> None:
+    """§9: 401 is 401, 403 and 404 are 404, no answer is 503."""
+    access, _, _ = make(lambda *_: answer)
+    assert await refused(access, credentials("Bearer foreign"), job("somebody")) == expected
+
+
+async def test_no_credentials_are_401_without_asking() -> None:
+    """§9: no credentials 401."""
+    access, vb365, _ = make(lambda *_: 200)
+    assert await refused(access, None, job("o")) == (401, "unauthorized")
+    assert vb365.asked == []
+
+
+async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None:
+    """§9: access.cache per credential x session; then U is asked again, and a revoked token is out."""
+    answers = [200, 401]
+    access, vb365, clock = make(lambda *_: answers.pop(0))
+    who = credentials()
+    await access.check(who, job("o"))
+    await access.check(who, job("another", session="s1"))
+    assert len(vb365.asked) == 1
+    clock.now = 61
+    assert (await refused(access, who, job("o")))[0] == 401
+
+
+async def test_an_unreachable_vb365_does_not_matter_while_cached() -> None:
+    """§9: U unreachable is 503, unless cached."""
+    up = [True]
+    access, _, _ = make(lambda *_: 200 if up[0] else None)
+    who = credentials()
+    await access.check(who, job("o"))
+    up[0] = False
+    await access.check(who, job("o"))
+    assert (await refused(access, credentials("Bearer b"), job("o")))[0] == 503
+
+
+async def test_refusals_are_not_cached() -> None:
+    """§9: a right that was just granted counts."""
+    answers = [403, 200]
+    access, _, _ = make(lambda *_: answers.pop(0))
+    who = credentials()
+    await refused(access, who, job("o"))
+    await access.check(who, job("o"))
+
+
+async def test_the_kickoffs_own_credential_sees_its_job_without_asking() -> None:
+    """§9: for access.cache."""
+    access, vb365, clock = make(lambda *_: 403)
+    who = credentials()
+    own = job(access.owner(who))
+    access.allow(who, own)
+    await access.check(who, own)
+    assert vb365.asked == []
+    clock.now = 61
+    assert (await refused(access, who, own))[0] == 404
+
+
+async def test_a_kickoff_on_a_foreign_session_does_not_open_the_other_jobs_of_it() -> None:
+    """§9: whoever posts an export below a session may see that export, not what others exported from it."""
+    access, _, _ = make(lambda *_: 403)
+    intruder = credentials("Bearer intruder")
+    access.allow(intruder, job(access.owner(intruder)))
+    assert (await refused(access, intruder, job("victim")))[0] == 404
+
+
+def gone(token: str, target: str, cookie: bool) -> int:
+    """The session has ended; only tokens named ok are taken."""
+    if "ok" not in token and "e30" not in token:
+        return 401
+    return 200 if target == SESSIONS else 404
+
+
+async def test_after_the_sessions_end_its_own_caller_still_sees_the_job() -> None:
+    """§9: session gone at U."""
+    access, _, _ = make(gone)
+    who = credentials("Bearer ok")
+    own = job(access.owner(who))
+    await access.check(who, own)
+    assert (await refused(access, who, job("victim")))[0] == 404
+    assert (await refused(access, credentials("Bearer ok2"), own))[0] == 404
+
+
+async def test_after_the_sessions_end_a_revoked_token_is_out() -> None:
+    """§9: the caller's credentials must still be taken."""
+    access, _, _ = make(lambda token, target, cookie: 404 if target != SESSIONS else 401)
+    who = credentials("Bearer ok")
+    assert (await refused(access, who, job(access.owner(who))))[0] == 401
+
+
+async def test_a_refreshed_jwt_is_the_same_caller_once_accepted() -> None:
+    """§2 Caller: iss and sub of a token that U accepted."""
+    access, _, _ = make(gone)
+    first, second = credentials(jwt("alice", "1")), credentials(jwt("alice", "2"))
+    assert access.owner(first) != access.owner(second)
+    await access.accepted(first, b"/x")
+    owner = access.owner(first)
+    assert access.owner(second) != owner
+    await access.check(second, job(owner))
+    assert access.owner(second) == owner
+    assert (await refused(access, credentials(jwt("mallory")), job(owner)))[0] == 404
+    assert (await refused(access, credentials(jwt("alice", issuer="https://evil")), job(owner)))[0] == 404
+
+
+async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing() -> None:
+    """§2 Caller: a forged token never becomes its claimed owner."""
+    access, _, _ = make(lambda token, target, cookie: 200 if token.endswith("sig1") and target == SESSIONS else 404)
+    genuine = credentials(jwt("alice", "1"))
+    await access.accepted(genuine, b"/x")
+    forged = replace(genuine, authorization=(jwt("alice", "forged").encode(),))
+    assert (await refused(access, forged, job(access.owner(genuine))))[0] == 404
+
+
+async def test_a_cookie_does_not_vouch_for_the_token_beside_it() -> None:
+    """§2 Caller: U accepted the cookie, not the forged token."""
+    access, _, _ = make(lambda token, target, cookie: 200 if cookie or "sig1" in token else 401)
+    genuine = credentials(jwt("alice", "1"))
+    await access.accepted(genuine, b"/x")
+    forged = credentials(jwt("alice", "forged"), cookie="session=mallory")
+    await access.identify(forged, "v8")
+    assert access.owner(genuine) not in access.owners(forged)
+    honest = credentials(jwt("alice", "sig1"), cookie="antiforgery=1")
+    await access.identify(honest, "v8")
+    assert access.owner(genuine) in access.owners(honest)
+
+
+async def test_owner_hashes_depend_on_the_key_and_hide_the_credential() -> None:
+    """§9: a keyed hash."""
+    who = credentials("Bearer secret-canary")
+    one, _, _ = make(lambda *_: 200)
+    other = Access(Vb365(lambda *_: 200), key=b"x" * 32, cache=60, timeout=5, now=Clock())
+    assert one.owner(who) != other.owner(who)
+    assert "secret-canary" not in one.owner(who)
+
+
+async def test_a_report_is_its_callers_alone() -> None:
+    """§1: exports.reports: no session, so only the kick-off's own caller has access."""
+    access, _, _ = make(lambda *_: 200)
+    who = credentials()
+    report = job(access.owner(who), session=None)
+    await access.check(who, report)
+    assert (await refused(access, credentials("Bearer b"), report))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "token", ["Basic e30.e30.x", "Bearer a.b", "Bearer a.!!.c", "Bearer a.W10.c", "Bearer a.e30.c"]
+)
+def test_what_is_no_jwt_has_no_identity(token: str) -> None:
+    assert credentials(token).identity is None
+
+
+def test_two_authorization_lines_have_no_identity() -> None:
+    """Which of them U believes is not known."""
+    line = (b"Authorization", jwt("alice").encode())
+    made = Credentials.of([line, line])
+    assert made is not None
+    assert made.identity is None

@@ -1,0 +1,31 @@
+"""The credential safe (CONTRACT §9 `secrets.key`)."""
+
+from __future__ import annotations
+
+from cryptography.fernet import Fernet
+
+from proxy.safe import FernetSafe, MemoryOnly
+
+FIELDS = [(b"Authorization", b"Bearer canary"), (b"X-Odd", b"\xe9\xff")]
+
+
+def test_sealed_fields_come_back_and_tell_nothing() -> None:
+    safe = FernetSafe([Fernet.generate_key().decode()])
+    sealed = safe.seal(FIELDS)
+    assert sealed is not None
+    assert "canary" not in sealed
+    assert safe.unseal(sealed) == FIELDS
+
+
+def test_keys_rotate() -> None:
+    """The first key seals, every key opens; without the key nothing does."""
+    old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    sealed = FernetSafe([old]).seal(FIELDS)
+    assert sealed is not None
+    assert FernetSafe([new, old]).unseal(sealed) == FIELDS
+    assert FernetSafe([new]).unseal(sealed) is None
+    assert MemoryOnly().unseal(sealed) is None
+
+
+def test_without_a_key_nothing_is_sealed() -> None:
+    assert MemoryOnly().seal(FIELDS) is None
