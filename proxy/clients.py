@@ -110,6 +110,9 @@ class Client(asyncio.Protocol):
         if serving is None:
             if self._lingering:
                 self._linger(data)
+            elif self._slow:
+                self._buffer += data
+                self._flow()
             elif self._buffer:
                 self._buffer += data
                 self._next(self._buffer)
@@ -330,6 +333,7 @@ class Client(asyncio.Protocol):
             self.transport.close()
             return
         self._buffer.clear()
+        self._held = False
         self._lingering = _LINGER_BYTES
         self._flow()
         self._deadline.set(self._door.head_timeout * _SLOW if self.transport.get_write_buffer_size() else _LINGER)
@@ -345,8 +349,8 @@ class Client(asyncio.Protocol):
 
     def _flow(self) -> None:
         """Read from the client unless the exchange or a full pipeline says no."""
-        full = not self._tunnelled and len(self._buffer) >= _PIPELINE and self._serving is not None
-        stop = self._held or full
+        waiting = self._slow or (self._serving is not None and not self._tunnelled)
+        stop = self._held or (waiting and len(self._buffer) >= _PIPELINE)
         if stop != self._stopped and not self.transport.is_closing():
             self._stopped = stop
             if not self._slow:

@@ -167,6 +167,44 @@ async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_se
             assert len((await client.answer())[1]) == 1000000
 
 
+async def test_12_nor_of_those_that_come_later() -> None:
+    """The next request comes while the last answer is stuck: it waits, and is answered in the end."""
+    served = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal served
+        while True:
+            await peer.head()
+            served += 1
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n")
+            for _ in range(30):
+                await peer.send(bytes(1000000))
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect(limit=1 << 10)
+        await client.send(GET)
+        await client.head()
+        await client.send(GET * 3000)
+        await asyncio.sleep(0.3)
+        assert served == 1
+        await client.exactly(30000000)
+        assert len((await client.answer())[1]) == 30000000
+
+
+async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> None:
+    """Reading goes on after the refusal, so that its answer can be read."""
+
+    async def script(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: proxy.door.counters.refused == 1)
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.writer.write(b"fffff\r\n" + bytes(0xFFFFF) + b"\r\nx\r\n")
+        head, _body = await client.answer()
+        assert head.startswith(b"HTTP/1.1 400 ")
+
+
 async def test_12_one_connection_too_many_is_told_so() -> None:
     async with through(upstream, max_connections=2) as (proxy, _):
         clients = [await proxy.ask(GET) for _ in range(2)]

@@ -28,6 +28,8 @@ class Peer:
         self.writer = writer
 
     async def send(self, data: bytes) -> None:
+        if self.writer.is_closing():  # uvloop would raise RuntimeError
+            raise ConnectionResetError
         self.writer.write(data)
         await asyncio.wait_for(self.writer.drain(), LIMIT)
 
