@@ -19,9 +19,10 @@ from proxy.lane import Lane
 
 #: Bytes of next requests that wait behind the one being served.
 _PIPELINE = 1 << 16
-#: Seconds and bytes for which a client may go on sending after its last answer, so that it can read it.
+#: After its last answer a client may go on sending, so that it can read it: seconds of silence, and seconds in all
+#: after a refusal and after an early answer of U (a body on its way is a lot of bytes).
 _LINGER = 2.0
-_LINGER_BYTES = 1 << 22
+_LINGER_EARLY = 30.0
 #: Seconds between looks at a client that is not read from: has it left?
 _LOOK = 2.0
 #: A client that takes nothing of its answer is left alone for this many times `head_timeout`.
@@ -78,7 +79,8 @@ class Client(asyncio.Protocol):
         self._searched = 0
         self._held = False
         self._stopped = self._slow = False
-        self._lingering = 0
+        self._lingering = 0.0
+        self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._expired)
 
     @property
@@ -109,7 +111,7 @@ class Client(asyncio.Protocol):
         serving = self._serving
         if serving is None:
             if self._lingering:
-                self._linger(data)
+                self._linger()
             elif self._slow:
                 self._buffer += data
                 self._flow()
@@ -238,7 +240,7 @@ class Client(asyncio.Protocol):
         self._serving = None
         self._held = False
         if not keep or self.closing or not self._body.done:
-            self._close()
+            self._close(_LINGER_EARLY)
         else:
             if self._stopped:
                 self._flow()
@@ -325,8 +327,8 @@ class Client(asyncio.Protocol):
         else:
             reset(self.transport)
 
-    def _close(self) -> None:
-        """Close after what is written is out. A client that still sends may do so a while, so that it can read."""
+    def _close(self, linger: float | None = None) -> None:
+        """Close after what is written is out. A client that still sends may do so for `linger` seconds."""
         self.closing = True
         if self._body.done and not self._buffer and self._head is not None:
             self._deadline.set(self._door.head_timeout * _SLOW)
@@ -334,16 +336,18 @@ class Client(asyncio.Protocol):
             return
         self._buffer.clear()
         self._held = False
-        self._lingering = _LINGER_BYTES
+        self._lingering = self._loop.time() + (_LINGER if linger is None else linger)
         self._flow()
         self._deadline.set(self._door.head_timeout * _SLOW if self.transport.get_write_buffer_size() else _LINGER)
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def _linger(self, data: bytes) -> None:
-        self._lingering -= len(data)
-        if self._lingering <= 0:
+    def _linger(self) -> None:
+        left = self._lingering - self._loop.time()
+        if left <= 0:
             self.transport.abort()
+        elif not self._slow:
+            self._deadline.set(min(left, _LINGER))
 
     # Flow and time.
 

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 from aiohttp import web
 
+from proxy import clients
 from proxy.core.door import Decision, Relay
 from proxy.core.heads import Head
 from tests.core.test_heads import REFUSED_REQUESTS
@@ -64,11 +65,18 @@ async def test_12_a_refused_client_that_goes_on_sending_can_read_its_answer() ->
         assert (await client.answer())[0].startswith(b"HTTP/1.1 400 ")
 
 
-async def test_12_a_client_that_never_stops_sending_is_cut_off() -> None:
+async def test_12_a_client_that_never_stops_sending_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_LINGER", 0.2)
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
+
+        async def sending() -> None:
+            while True:
+                await client.send(bytes(1 << 16))
+                await asyncio.sleep(0.01)
+
         with pytest.raises(ConnectionError):
-            await client.send(bytes(64 << 20))
+            await asyncio.wait_for(sending(), LIMIT)
 
 
 @pytest.mark.parametrize(
