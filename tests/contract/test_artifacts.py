@@ -384,8 +384,9 @@ async def test_used_counts_bytes_accepted_and_committed(artifacts: ArtifactStore
     assert await artifacts.free() > 0
 
 
-HOSTILE = ["", ".", "..", "../../etc/passwd", "/etc/passwd", "a/b", "x" * 300, "\x00", "é", str(uuid4()).upper()]
-HOSTILE += [str(uuid4()) + tail for tail in ("/", "/..", "\n", ".file", "\x00")] + [f"{{{uuid4()}}}", uuid4().hex]
+_FIXED = "0a8ee813-141c-40b2-82c6-d72c106be657"  # every xdist worker must collect the same names
+HOSTILE = ["", ".", "..", "../../etc/passwd", "/etc/passwd", "a/b", "x" * 300, "\x00", "é", _FIXED.upper()]
+HOSTILE += [_FIXED + tail for tail in ("/", "/..", "\n", ".file", "\x00")] + [f"{{{_FIXED}}}", _FIXED.replace("-", "")]
 
 
 @pytest.mark.parametrize("id", HOSTILE)
