@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from proxy import relay as relays
+from proxy.buffered import share_reads
 from proxy.connections import has_left, probe, reset
 from proxy.core.bodies import NOTHING, Body, body_of
 from proxy.core.door import Decision, Relay
@@ -98,6 +99,7 @@ class Client(asyncio.Protocol):
             self.peer = str(peer[0]).encode("ascii", "replace")
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
+        share_reads(self.transport, self)
         probe(transport)
         if self._door.enter(self):
             self._deadline.set(self._door.head_timeout)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
+from proxy.buffered import share_reads
 from proxy.ports import UpstreamTimedOut, UpstreamUnreachable
 
 #: RFC 9110 §9.2.1. Only these go out on a reused connection, where a race with its end is possible (CONTRACT §12).
@@ -69,7 +70,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self.transport = cast(asyncio.Transport, transport)
-        probe(self.transport)
+        share_reads(self.transport, self)
+        probe(transport)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""

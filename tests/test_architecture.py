@@ -16,7 +16,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     "core",
     "ports",
-    "clock deadline logs tls",
+    "buffered clock deadline logs tls",
     "connections exchange",
     "upstream relay access stores",
     "events runs safe",
