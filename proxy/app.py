@@ -88,7 +88,7 @@ class Running:
         pools = [_pool(settings, limit=settings.upstream.pool), _pool(settings, limit=0)]
         for pool in pools:
             closing.push_async_callback(pool.close)
-        upstream = HttpUpstream(pools[1])
+        upstream = HttpUpstream(pools[1], preserve_host=settings.upstream.preserve_host)
         retention = Retention(result=settings.exports.result_ttl, record=settings.exports.record_ttl)
         runner = _runner(settings, safe, jobs, artifacts, upstream, now)
         await runner.start()

@@ -16,15 +16,21 @@ _HIGH = 1 << 20
 
 
 class HttpUpstream:
-    """`ports.Upstream` over a pool of connections of its own: waiting exports starve nobody."""
+    """`ports.Upstream` over a pool of connections of its own: waiting exports starve nobody.
 
-    def __init__(self, pool: Pool) -> None:
+    Without `preserve_host` the Host of every request is U's own (CONTRACT §12 `upstream.preserve_host`).
+    """
+
+    def __init__(self, pool: Pool, *, preserve_host: bool = True) -> None:
         self._pool = pool
+        self._preserve_host = preserve_host
 
     async def send(
         self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
     ) -> Response:
         """See `ports.Upstream.send`. Raises ValueError for a head that we would not accept ourselves."""
+        if not self._preserve_host:
+            fields = [field for field in fields if field[0].lower() != b"host"]
         message = _message(method, target, fields, body, self._pool.authority)
         answer: _Answer | None = None
         try:

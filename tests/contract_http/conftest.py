@@ -1,0 +1,198 @@
+"""A proxy as `serve` starts it, in front of the stand-in or of an upstream that a test scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import app
+from proxy.config import load
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.contract_http.wire import Given, Message, Script, Scripted, ask
+
+SIZE = 200_000
+EXPORT = "exportToPst"
+
+
+@dataclass
+class Clock:
+    """The proxy's two clocks; `ahead` moves both, in seconds."""
+
+    ahead: float = 0.0
+
+    def wall(self) -> float:
+        return time.time() + self.ahead
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@dataclass
+class House:
+    """A running proxy and what stands behind it; `fields` are the credentials of its ordinary caller."""
+
+    running: app.Running
+    clock: Clock
+    fields: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    async def ask(
+        self, method: str, target: str, fields: Given | None = None, body: bytes | None = None, **more: str
+    ) -> Message:
+        """Ask with the caller's credentials, or with exactly `fields`; `more` fields have `_` for `-`."""
+        given = dict(self.fields if fields is None else fields)
+        given |= {name.replace("_", "-"): value for name, value in more.items()}
+        return await ask(self.url, method, target, given, body)
+
+    async def get(self, target: str, **more: str) -> Message:
+        return await self.ask("GET", target, **more)
+
+    async def kickoff(self, path: str, *, body: bytes = b"{}", **more: str) -> Message:
+        return await self.ask("POST", path, body=body, **({"Prefer": "respond-async"} | more))
+
+    async def begun(self, path: str, **more: str) -> str:
+        """Kick off; the path of the status monitor."""
+        answer = await self.kickoff(path, **more)
+        assert answer.status == 202, answer
+        return self.path(answer["Location"])
+
+    def path(self, url: str) -> str:
+        assert url.startswith(self.url), url
+        return url.removeprefix(self.url)
+
+    async def finished(self, status: str) -> Message:
+        """The status of the job once it is terminal."""
+        async with asyncio.timeout(20):
+            etag = ""
+            while (answer := await self.get(status, Prefer="wait=5", If_None_Match=etag or '""')).status in (202, 304):
+                etag = answer["ETag"]
+        assert answer.status == 200, answer
+        return answer
+
+    async def until(self, status: str, over: Callable[[Any], bool]) -> Message:
+        """The status of the job once its document satisfies `over`."""
+        async with asyncio.timeout(20):
+            answer = await self.get(status)
+            while not over(answer.json()):
+                etag = answer["ETag"]
+                while (answer := await self.get(status, Prefer="wait=5", If_None_Match=etag)).status == 304:
+                    pass
+        return answer
+
+
+@dataclass
+class Stage(House):
+    """With the stand-in behind it, and one session of alice's in it."""
+
+    simulator: Simulator = field(default_factory=Simulator)
+    session: str = ""
+
+    def path_of(self, ending: str = EXPORT, version: int = 8) -> str:
+        session = self.simulator.sessions.get(self.session)
+        assert session is not None
+        paths = self.simulator.export_paths(session, version)
+        return next(path for path in paths if path.lower().endswith(ending.lower()))
+
+    @property
+    def export(self) -> str:
+        return self.path_of()
+
+    def fault(self, **fields: Any) -> None:
+        self.simulator.fault(**({"path": EXPORT, "method": "POST"} | fields))
+
+    async def done(self, **more: str) -> str:
+        """A finished export; the path of its status monitor."""
+        status = await self.begun(self.export, **more)
+        assert (await self.finished(status)).json()["status"] == "Success"
+        return status
+
+    def file(self) -> bytes:
+        content = self.simulator.content(self.export)
+        return bytes(content.read(0, content.size))
+
+    def asked(self, part: str, method: str = "GET") -> int:
+        """How many requests with `part` in their target reached the stand-in."""
+        return sum(part.lower() in one.target.lower() and one.method == method for one in self.simulator.requests)
+
+
+class Play(House):
+    """With a scripted upstream behind it."""
+
+    upstream: Scripted
+
+
+MakeStage = Callable[..., Awaitable[Stage]]
+MakePlay = Callable[..., Awaitable[Play]]
+
+
+def settings_of(upstream: str, place: Path, given: dict[str, str]) -> Any:
+    flags = {
+        "upstream.url": upstream,
+        "listen.address": "127.0.0.1:0",
+        "admin.address": "127.0.0.1:0",
+        "storage.dir": str(place),
+    }
+    environ = {"EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB"} | given
+    return load(None, flags, {f"VB365_PROXY_{name}": value for name, value in environ.items()})
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(app, "SteadyClock", lambda: clock.wall)
+    monkeypatch.setattr(app, "monotonic", clock.monotonic)
+    return clock
+
+
+@pytest.fixture
+async def closing() -> AsyncIterator[contextlib.AsyncExitStack]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakeStage:
+    """Start the stand-in and a proxy: `sim` settings of the stand-in, keywords as the environment has them."""
+
+    async def make(sim: dict[str, Any] | None = None, *, data: str = "data", **given: str) -> Stage:
+        simulator = Simulator(SimulatorSettings(**({"size": SIZE} | (sim or {}))))
+        await simulator.start()
+        closing.push_async_callback(simulator.stop)
+        running = await app.start(settings_of(simulator.url, tmp_path / data, given))
+        closing.push_async_callback(running.stop)
+        session = simulator.open_session()
+        fields = simulator.login()
+        return Stage(running=running, clock=clock, fields=fields, simulator=simulator, session=session.id)
+
+    return make
+
+
+@pytest.fixture
+async def stage(make_stage: MakeStage) -> Stage:
+    """The proxy with `exports.grace = 0s`: every kick-off is answered at once."""
+    return await make_stage()
+
+
+@pytest.fixture
+def make_play(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakePlay:
+    """Start a scripted upstream and a proxy."""
+
+    async def make(script: Script, *, data: str = "data", **given: str) -> Play:
+        upstream = await closing.enter_async_context(Scripted(script).running())
+        running = await app.start(settings_of(upstream.url, tmp_path / data, given))
+        closing.push_async_callback(running.stop)
+        play = Play(running=running, clock=clock, fields={"Authorization": "Bearer t"})
+        play.upstream = upstream
+        return play
+
+    return make
