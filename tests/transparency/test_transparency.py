@@ -1,0 +1,89 @@
+"""The same bytes directly and through the proxy, both sides compared raw (CONTRACT §12)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from proxy.core.door import Door
+from tests.http.wire import Origin, Peer, proxy_to
+from tests.transparency.cases import CASES, Case
+from tests.transparency.differences import NAMES, expected_answer, expected_request
+from tests.transparency.reference import connected, read_answer, read_request
+
+DOOR = Door(segment="_async", prefix="", max_body=1 << 24, reports=False)
+
+
+@dataclass
+class Record:
+    """What each side got."""
+
+    received: list[bytes] = field(default_factory=list)
+    answered: list[bytes] = field(default_factory=list)
+
+
+def recording(case: Case, record: Record) -> Origin:
+    """An upstream that keeps what it gets and answers as the case says."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            record.received.append(await read_request(peer))
+            turn = len(record.received)
+            await peer.send(case.answered[turn - 1])
+            if case.closes and turn == len(case.answered):
+                return
+
+    return Origin(script)
+
+
+async def ask(case: Case, peer: Peer, record: Record) -> None:
+    """Send everything at once and read every answer."""
+    await peer.send(b"".join(case.asked))
+    for raw in case.asked:
+        method = raw.lstrip(b"\r\n").partition(b" ")[0]
+        record.answered.append(await read_answer(peer, method))
+
+
+async def directly(case: Case) -> Record:
+    record = Record()
+    async with recording(case, record).running() as origin, connected(origin.port) as peer:
+        await ask(case, peer, record)
+    return record
+
+
+async def through_the_proxy(case: Case) -> Record:
+    record = Record()
+    async with (
+        recording(case, record).running() as origin,
+        proxy_to(origin.port, decide=DOOR.decide) as proxy,
+    ):
+        await ask(case, await proxy.connect(), record)
+    return record
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_12_only_the_named_differences_are_made(case: Case) -> None:
+    """§12: byte for byte, on both sides."""
+    direct, proxied = await directly(case), await through_the_proxy(case)
+    assert direct == Record(list(case.asked), list(case.answered)), "the case itself does not work"
+    differs: set[str] = set()
+    assert proxied.received == _all(differs, [expected_request(asked) for asked in direct.received])
+    pairs = zip(direct.received, direct.answered, strict=True)
+    assert proxied.answered == _all(differs, [expected_answer(asked, answered) for asked, answered in pairs])
+    assert differs == case.differs
+
+
+def _all(differs: set[str], expected: Sequence[tuple[bytes, set[str]]]) -> list[bytes]:
+    for _, names in expected:
+        differs |= names
+    return [raw for raw, _ in expected]
+
+
+def test_12_there_are_150_cases_and_each_difference_is_shown() -> None:
+    assert len(CASES) >= 150
+    twice = [name for name, count in Counter(case.name for case in CASES).items() if count > 1]
+    assert not twice
+    assert set().union(*[case.differs for case in CASES]) == NAMES
