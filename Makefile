@@ -51,7 +51,7 @@ bench: install ## what docs/performance.md claims, measured
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: install system ## long-lived streams, on demand
-	$(BIN)/pytest -m slow -ra tests/http tests/e2e $(ARGS)
+	$(BIN)/pytest -m slow -ra tests/http tests/e2e tests/balancers $(ARGS)
 
 chaos: install system ## faults by the hundred, on demand
 	$(BIN)/pytest -m slow -ra tests/faults $(ARGS)

@@ -18,7 +18,7 @@ from yarl import URL
 from proxy import app
 from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.balancers.balancer import LIMIT, THROUGH, Balancer, Files, balancing, program
+from tests.balancers.balancer import THROUGH, Balancer, Files, balancing, program
 
 
 @pytest.fixture(params=["nginx", "haproxy"])
@@ -102,7 +102,7 @@ class Scene:
     async def outcome(self, job: str) -> dict[str, Any]:
         """The job's document once it has ended, by long-polls."""
         fields = self.vb365.login() | {"Prefer": "wait=1"}
-        for _ in range(LIMIT):
+        for _ in range(60):
             async with self.http.get(job, headers=fields) as answer:
                 assert answer.status in (200, 202), await answer.text()
                 if answer.status == 200:

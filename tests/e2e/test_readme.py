@@ -1,0 +1,86 @@
+"""The README's transcript is true: its commands run as they stand, and show what it says they show."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from proxy import app
+from proxy.config import load
+from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
+
+README = Path(__file__).parents[2] / "README.md"
+SIZE = 64 << 20  # the demo's, as the transcript shows it
+URL_LINE = re.compile(r"URL=http://[0-9.:]+")
+
+
+def transcript() -> list[tuple[str, str]]:
+    """Each command of the README's console blocks, and what it shows."""
+    blocks = re.findall(r"^```console\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    steps: list[tuple[str, str]] = []
+    for line in "".join(blocks).splitlines():
+        if line.startswith("$ "):
+            steps.append((line[2:], ""))
+        elif steps[-1][0].endswith("\\"):
+            steps[-1] = (f"{steps[-1][0]}\n{line}", "")
+        else:
+            steps[-1] = (steps[-1][0], f"{steps[-1][1]}{line}\n")
+    return steps
+
+
+def masked(text: str) -> str:
+    """Without what differs from run to run: ids, and every number."""
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text.replace("\r", ""))
+    return re.sub(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d+ \w{3}|\d+(\.\d+)?", "N", text).strip()
+
+
+async def shown(commands: list[str], place: Path) -> list[str]:
+    """What each of the commands writes to stdout, run by one shell; all must succeed."""
+    ended = "---8<---"
+    script = "".join(f"{command}\necho '{ended}'\n" for command in commands)
+    shell = await asyncio.create_subprocess_exec(
+        *("bash", "-e", "-u", "-o", "pipefail", "-c", script),
+        cwd=place,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(shell.communicate(), 90)
+    except TimeoutError:
+        shell.kill()
+        await shell.communicate()
+        raise
+    assert shell.returncode == 0, (out.decode(), err.decode())
+    return [part.removeprefix("\n") for part in out.decode().split(f"{ended}\n")[:-1]]
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="curl or jq is not installed")
+async def test_the_transcript_is_true(tmp_path: Path) -> None:
+    """Issue 2: a real curl transcript; but for ids, numbers and dates it is what happens."""
+    stand_in = Simulator(SimulatorSettings(size=SIZE, generate=4.0, rate=10 << 20))
+    await stand_in.start()
+    flags = {
+        "upstream.url": stand_in.url,
+        "listen.address": "127.0.0.1:0",
+        "admin.address": "127.0.0.1:0",
+        "storage.dir": str(tmp_path / "data"),
+    }
+    environ = {"VB365_PROXY_EXPORTS__GRACE": "250ms", "VB365_PROXY_STORAGE__MIN_FREE": "1MiB"}
+    proxy = await app.start(load(None, flags, environ))
+    try:
+        steps = transcript()
+        assert URL_LINE.fullmatch(steps[0][0])
+        written = await shown([f"URL={proxy.url}", *(command for command, _ in steps[1:])], tmp_path)
+    finally:
+        await proxy.stop()
+        await stand_in.stop()
+    assert [masked(text) for text in written] == [masked(text) for _, text in steps]
+    assert any(text.startswith("HTTP/1.1 202 Accepted") for text in written)
+    digest = base64.b64encode(bytes.fromhex(expected_sha256(SIZE, Kind.PST))).decode()
+    assert written[-1] == f"{digest}\n"
