@@ -1,4 +1,4 @@
-"""The composition root: the only file that names concrete classes (DESIGN §1)."""
+"""The composition root: the only file that names concrete classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One client connection: frames one request at a time and hands it to the relay or to a lane (DESIGN §2)."""
+"""One client connection: frames one request at a time and hands it to the relay or to a lane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clients' side: one protocol per connection that frames one request at a time and hands it on (DESIGN §2).
+"""The clients' side: one protocol per connection that frames one request at a time and hands it on.
 
 What `decide` calls a `Relay` is passed through by `proxy.relay`; everything else is ours and goes to the handler.
 """
@@ -117,7 +117,7 @@ class FrontDoor:
             return web.Response(status=answer.status, reason=answer.reason, headers=answer.headers, body=answer.body)
         except Exception:
             if request.writer.output_size:
-                raise  # aiohttp logs it and closes: the client sees a broken answer (DESIGN §3.4)
+                raise  # aiohttp logs it and closes: the client sees a broken answer
             _log.exception("a handler failed")
             return _failed()
 

@@ -1,4 +1,4 @@
-"""Where requests of ours meet aiohttp: a thin transport that carries one framed request at a time (DESIGN §2).
+"""Where requests of ours meet aiohttp: a thin transport that carries one framed request at a time.
 
 aiohttp reads a plain stand-in for the head, since its parser is not as strict or as lenient as ours; handlers read
 the true one through `proxy.exchange`.

@@ -1,4 +1,4 @@
-"""A live job: what it has in memory only, and its record in the store (CONTRACT §3.7, §9; DESIGN §2)."""
+"""A live job: what it has in memory only, and its record in the store (CONTRACT §3.7, §9)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Lost(Exception):
 
 
 class Record:
-    """A job in the store, changed by "advance, then replace, else re-read" (DESIGN §2)."""
+    """A job in the store, changed by "advance, then replace, else re-read"."""
 
     def __init__(self, jobs: JobStore, job: Job, now: Callable[[], float]) -> None:
         self.job = job

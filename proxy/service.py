@@ -1,4 +1,4 @@
-"""Answers what the door keeps back from the relay: one way in, and errors rendered in one place (DESIGN §2, §3.8)."""
+"""Answers what the door keeps back from the relay: one way in, and errors rendered in one place."""
 
 from __future__ import annotations
 

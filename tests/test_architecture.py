@@ -1,4 +1,4 @@
-"""The plan of the house, checked: who may know whom, what stays pure, how large a room may grow (DESIGN)."""
+"""The plan of the house, checked: who may know whom, what stays pure, how large a room may grow."""
 
 from __future__ import annotations
 

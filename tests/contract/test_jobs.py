@@ -148,7 +148,7 @@ async def test_of_concurrent_replaces_exactly_one_wins(jobs: JobStore) -> None:
 
 
 async def test_no_change_is_lost_when_many_advance_one_job(jobs: JobStore) -> None:
-    """DESIGN habit: advance, then replace, else read again."""
+    """Advance, then replace, else read again."""
     job = await jobs.add(new_job(), b"")
 
     async def advance_ten_times() -> None:

@@ -1,4 +1,4 @@
-"""DESIGN §3.10: nothing of ours blocks the loop, from the kick-off to the deletion."""
+"""Nothing of ours blocks the loop, from the kick-off to the deletion."""
 
 from __future__ import annotations
 

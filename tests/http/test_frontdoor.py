@@ -1,4 +1,4 @@
-"""Requests of ours, between relayed ones on the same connection (DESIGN §2; CONTRACT §3, §4, §12)."""
+"""Requests of ours, between relayed ones on the same connection (CONTRACT §3, §4, §12)."""
 
 from __future__ import annotations
 
