@@ -10,12 +10,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy import __version__
+from proxy.core.door import Own
 from proxy.core.errors import Problem, render
 from proxy.core.exports import split_target
 from proxy.core.jobs import Job
 from proxy.core.monitor import Links, Retention, body, link
 from proxy.core.origin import Networks, base_url
-from proxy.exchange import head_of
+from proxy.exchange import decision_of, head_of
 
 SERVER = f"vb365-async-proxy/{__version__}"
 
@@ -26,11 +27,17 @@ class Asked:
     def __init__(self, request: web.BaseRequest) -> None:
         self.request = request
         self.head = head_of(request)
+        self.decision = decision_of(request)
         self.fields = self.head.fields
         path, query = split_target(self.head.target)
         self.path = path.decode("latin-1")
         self.query = None if query is None else query.decode("latin-1")
         self.method = self.head.method.decode("latin-1")
+
+    @property
+    def api(self) -> str | None:
+        """The version segment of a path of the proxy's own, wherever a prefix left it ("v8")."""
+        return self.decision.api if isinstance(self.decision, Own) else None
 
     def lines(self, name: str) -> Sequence[str]:
         """The values of a field's lines, in order."""
@@ -57,10 +64,18 @@ class Site:
 
     def links(self, asked: Asked, job: Job) -> Links:
         """The job's absolute URLs as this caller must use them."""
+        return link(self._base(asked), self.segment, job)
+
+    def listing(self, asked: Asked) -> str:
+        """The absolute URL of the list that was asked for."""
+        version = f"/{asked.api}" if asked.api else ""
+        return f"{self._base(asked)}{version}/{self.segment}/exports"
+
+    def _base(self, asked: Asked) -> str:
         transport = asked.request.transport
         peer = transport.get_extra_info("peername") if transport else None
         local = transport.get_extra_info("sockname") if transport else None
-        base = base_url(
+        return base_url(
             public_url=self.public_url,
             trusted=self.trusted,
             peer=str(peer[0]) if isinstance(peer, tuple) else None,
@@ -68,7 +83,6 @@ class Site:
             local=_authority(local),
             fields=asked.lines,
         )
-        return link(base, self.segment, job)
 
 
 def _authority(address: Any) -> str:
@@ -94,5 +108,5 @@ def document_answer(status: int, job: Job, links: Links, headers: Iterable[tuple
 
 def problem_answer(problem: Problem, asked: Asked) -> web.Response:
     """The problem as CONTRACT §11 shows it."""
-    headers, content = render(problem, asked.path, asked.first("Accept"))
+    headers, content = render(problem, asked.path, ", ".join(asked.lines("Accept")), api=asked.api)
     return answer(problem.status, headers, content)

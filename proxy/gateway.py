@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import structlog
 from aiohttp import web
@@ -16,7 +17,7 @@ from proxy.access import Access, Credentials
 from proxy.answers import Asked, Site, document_answer
 from proxy.core.door import Kickoff
 from proxy.core.errors import Problem
-from proxy.core.jobs import ErrorCode, ExportRequest, Job, ResultState, Status
+from proxy.core.jobs import ErrorCode, ExportRequest, Job, ResultState
 from proxy.core.monitor import accepted
 from proxy.core.replay import kickoff_fields
 from proxy.download import Download
@@ -29,6 +30,8 @@ from proxy.safe import Safe
 log = structlog.get_logger(__name__)
 
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
+#: CONTRACT §3.7: what a caller that still waits is told when there is no answer of U to relay.
+_NO_ANSWER = {ErrorCode.UNREACHABLE: "upstream-unreachable", ErrorCode.TIMEOUT: "upstream-timeout"}
 _PREFLIGHT_LIMIT = 16 * 1024 * 1024
 #: Seconds at most until a job that has a slot is on record as claimed: a matter of milliseconds.
 _CLAIM_PATIENCE = 0.5
@@ -71,6 +74,7 @@ class Gateway:
         self._safe = safe
         self._policy = policy
         self._now = now
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def kickoff(self, asked: Asked, decision: Kickoff) -> web.StreamResponse:
         """Accept the export as a job, or answer why not. Raises `Problem`."""
@@ -86,6 +90,10 @@ class Gateway:
         refusal = await self._preflight(credentials, decision)
         if refusal is not None:
             return _verbatim(refusal)
+        # the preflight may have told who a refreshed token stands for
+        replayed = await self._replay(asked, credentials, request, decision)
+        if replayed is not None:
+            return replayed
         owner = self._access.owner(credentials)
         fields = kickoff_fields(asked.fields, preserve_host=self._policy.preserve_host)
         now = self._now()
@@ -99,13 +107,27 @@ class Gateway:
             sealed=self._safe.seal(fields),
         )
         run = Run(job.id, fields, attended=self._grace(decision) > 0)
-        async with self._runner.admission(owner):
-            stored = await self._runner.submit(job, body, run)
+        stored = await self._submit(job, body, run)
         if stored.id != job.id:
             return await self._replayed(asked, credentials, request, decision, stored)
         self._access.allow(credentials, job)
         log.info("export accepted", job=job.id, export=request.title)
         return await self._answer(asked, decision, job, run)
+
+    async def _submit(self, job: Job, body: bytes, run: Run) -> Job:
+        """Persist and start the job; or the one that its Idempotency-Key stands for, which needs no room of its own.
+
+        A duplicate waits for the first of its kind: while that one arrives the quota cannot tell them apart.
+        """
+        turn = (job.owner, job.request.idempotency_key or job.id)
+        lock = self._turns.setdefault(turn, asyncio.Lock())
+        async with lock:
+            key = job.request.idempotency_key
+            found = None if key is None else await self._jobs.find(job.owner, key)
+            if found is not None:
+                return found
+            async with self._runner.admission(job.owner):
+                return await self._runner.submit(job, body, run)
 
     async def _body(self, asked: Asked) -> bytes:
         """The whole body, at most `max_body` bytes. A client that leaves before its end ends this (CONTRACT §3.1)."""
@@ -137,8 +159,12 @@ class Gateway:
             return None
         for owner in self._access.owners(credentials):
             found = await self._jobs.find(owner, key)
-            if found is not None:
-                return await self._replayed(asked, credentials, request, decision, found)
+            if found is None:
+                continue
+            ends = self._site.retention.record_ends(found)
+            if ends is not None and self._now() >= ends and await self._jobs.remove(found):
+                continue  # the key dies with the record, swept or not
+            return await self._replayed(asked, credentials, request, decision, found)
         return None
 
     async def _replayed(
@@ -147,8 +173,17 @@ class Gateway:
         if job.request.fingerprint != request.fingerprint:
             raise Problem("idempotency-key-reused", "This Idempotency-Key stands for another export. Use a new one.")
         await self._access.check(credentials, job)
+        run = self._runner.attended(job.id)
+        if run is not None:
+            # the first of them still waits for U's first answer, which is this one's as well
+            first = await asyncio.shield(run.first)
+            if isinstance(first, Problem):
+                raise first
+            if first is not None:
+                return _verbatim(first)
         await self._runner.resume(job, asked.fields)
-        return self._accepted(asked, decision, job, [("Idempotency-Replayed", "true")])
+        current = await self._jobs.get(job.id) or job
+        return self._accepted(asked, decision, current, [("Idempotency-Replayed", "true")])
 
     async def _preflight(self, credentials: Credentials, decision: Kickoff) -> Relayed | None:
         """U's refusal of the parent resource, to be relayed; None goes on: never a false refusal (CONTRACT §3.4)."""
@@ -230,9 +265,8 @@ class Gateway:
             return await self._download.send(asked, job, method="POST", extra=extra)
         if run.rejection is not None and run.rejection.complete:
             return _verbatim(run.rejection)
-        if job.status is Status.FAILED and job.error is not None:
-            name = "upstream-timeout" if job.error.code is ErrorCode.TIMEOUT else "upstream-unreachable"
-            raise Problem(name, job.error.message)
+        if job.error is not None and job.error.code in _NO_ANSWER:
+            raise Problem(_NO_ANSWER[job.error.code], job.error.message)
         return self._accepted(asked, decision, job)
 
     def _accepted(

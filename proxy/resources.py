@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import web
 
-from proxy.access import Access, Credentials, not_found
+from proxy.access import Access, Credentials, not_found, unauthorized
 from proxy.answers import Asked, Site, answer, document_answer
 from proxy.core.door import Own
 from proxy.core.errors import Problem
@@ -92,8 +92,13 @@ class Resources:
     async def _job(self, asked: Asked, id: str) -> Job:
         """The job, if the caller may see it. An allowed call brings a Suspended job its credentials (CONTRACT §9)."""
         credentials = Credentials.of(asked.fields)
+        if credentials is None:
+            raise unauthorized()  # whether there is such a job is nobody's business without credentials
         job = await self._jobs.get(id)
         if job is None or self._is_gone(job):
+            await self._access.identify(
+                credentials, asked.api or _DEFAULT_API
+            )  # 401 and 503 as for a job that there is
             raise not_found()
         await self._access.check(credentials, job)
         current = await self._jobs.get(id)
@@ -226,17 +231,18 @@ class Resources:
     # list
 
     async def _list(self, asked: Asked, own: Own) -> web.StreamResponse:
-        query = parse_qs(own.query or "", keep_blank_values=True)
+        query = _query(own.query)
         offset, limit = _count(query, "offset", 0), min(_count(query, "limit", 30), _MAX_PAGE)
         status = _known_status(query)
-        session = query.get("restoreSessionId", [None])[0]
+        session = query.get("restoresessionid")
         credentials = Credentials.of(asked.fields)
-        owners = await self._access.identify(credentials, own.api or _DEFAULT_API)
+        owners = await self._access.identify(credentials, asked.api or _DEFAULT_API)
         found = await self._candidates(owners, session)
         allowed = await self._visible(credentials, found)
         chosen = [job for job in allowed if status is None or job.status is status]
         results = [document(job, self._site.links(asked, job)) for job in chosen[offset : offset + limit]]
-        page = {"offset": offset, "limit": limit, "results": results, "_links": {}}
+        links = _pages(self._site.listing(asked), query, offset, limit, len(chosen))
+        page = {"offset": offset, "limit": limit, "results": results, "_links": links}
         return answer(200, [("Cache-Control", "no-store")], json.dumps(page).encode())
 
     async def _candidates(self, owners: set[str], session: str | None) -> list[Job]:
@@ -291,15 +297,38 @@ def _not_allowed(asked: Asked, verbs: list[str]) -> web.Response:
     raise Problem("method-not-allowed", f"Here only {allow} are allowed.", headers=(("Allow", allow),))
 
 
-def _count(query: dict[str, list[str]], name: str, default: int) -> int:
-    text = query.get(name, [str(default)])[0]
+def _query(text: str | None) -> dict[str, str]:
+    """The first value of each parameter; names in lower case, as U does not tell the cases apart either."""
+    first: dict[str, str] = {}
+    for name, value in parse_qsl(text or "", keep_blank_values=True):
+        first.setdefault(name.lower(), value)
+    return first
+
+
+def _pages(url: str, query: dict[str, str], offset: int, limit: int, total: int) -> dict[str, dict[str, str]]:
+    """Links of a page of the list: itself, and the neighbours that it has."""
+    filters = {name: query[name] for name in ("status", "restoresessionid") if name in query}
+
+    def page(start: int) -> dict[str, str]:
+        return {"href": f"{url}?{urlencode({'offset': start, 'limit': limit} | filters)}"}
+
+    links = {"self": page(offset)}
+    if limit and offset:
+        links["previous"] = page(max(0, offset - limit))
+    if limit and offset + limit < total:
+        links["next"] = page(offset + limit)
+    return links
+
+
+def _count(query: dict[str, str], name: str, default: int) -> int:
+    text = query.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise Problem("bad-request", f"{name} must be a whole number that is not negative.")
     return int(text)
 
 
-def _known_status(query: dict[str, list[str]]) -> Status | None:
-    text = query.get("status", [None])[0]
+def _known_status(query: dict[str, str]) -> Status | None:
+    text = query.get("status")
     if text is None:
         return None
     known = {str(status).lower(): status for status in Status}

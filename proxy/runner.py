@@ -152,6 +152,11 @@ class Runner:
         """True while the job waits for a slot."""
         return id in self._runs and id not in self._active
 
+    def attended(self, id: str) -> Run | None:
+        """The job's run while its kick-off waits for U's first answer, or that answer is on its way to it."""
+        run = self._runs.get(id)
+        return run if run is not None and (run.attended or run.dropping) else None
+
     async def wake(self, id: str) -> None:
         """The job's record was cancelled or forgotten: stop its transfer, or clear up what it left."""
         run = self._runs.get(id)

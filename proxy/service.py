@@ -8,7 +8,6 @@ from aiohttp import web
 from proxy.answers import Asked, problem_answer
 from proxy.core.door import BadSwitch, Kickoff, Own
 from proxy.core.errors import Problem
-from proxy.exchange import decision_of
 from proxy.gateway import Gateway
 from proxy.ports import StoreUnavailable
 from proxy.resources import Resources
@@ -29,7 +28,7 @@ class Service:
         """Answer the request; every `Problem` as CONTRACT §11 shows it."""
         asked = Asked(request)
         try:
-            return await self._answer(asked, decision_of(request))
+            return await self._answer(asked)
         except Problem as problem:
             log.info("refused", problem=problem.name, status=problem.status, path=asked.path)
             return problem_answer(problem, asked)
@@ -38,7 +37,8 @@ class Service:
             detail = "The proxy cannot read or write its jobs now. Try again."
             return problem_answer(Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER), asked)
 
-    async def _answer(self, asked: Asked, decision: object) -> web.StreamResponse:
+    async def _answer(self, asked: Asked) -> web.StreamResponse:
+        decision = asked.decision
         match decision:
             case Kickoff():
                 return await self._gateway.kickoff(asked, decision)

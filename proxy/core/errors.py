@@ -77,15 +77,18 @@ class Problem(Exception):
         return f"{self.status} {self.name}: {self.detail}"
 
 
-def _has_error_code(path: str) -> bool:
-    version = re.match(r"/+v(\d+)/", path, re.IGNORECASE)
+def _has_error_code(path: str, api: str | None) -> bool:
+    version = re.match(r"/+v(\d+)/", path if api is None else f"/{api}/", re.IGNORECASE)
     return version is not None and len(version[1]) < 9 and int(version[1]) >= 8
 
 
-def render(problem: Problem, path: str, accept: str | None) -> tuple[list[tuple[str, str]], bytes]:
+def render(
+    problem: Problem, path: str, accept: str | None, *, api: str | None = None
+) -> tuple[list[tuple[str, str]], bytes]:
     """The problem's header fields and body for the raw request `path` and the request's Accept value (CONTRACT §11).
 
-    `errorCode` stands on v8+ paths only. `Accept: application/json` alone gets the body as that type.
+    `errorCode` stands on v8+ paths only; `api` is the version segment of a path that begins with a prefix.
+    `Accept: application/json` alone gets the body as that type.
     """
     document: dict[str, object] = {
         "type": f"urn:vb365-async:problem:{problem.name}",
@@ -95,7 +98,7 @@ def render(problem: Problem, path: str, accept: str | None) -> tuple[list[tuple[
         "instance": path,
         "message": problem.detail,
     }
-    if _has_error_code(path):
+    if _has_error_code(path, api):
         document["errorCode"] = _ERROR_CODES.get(problem.status, "HttpError")
     plain = accept is not None and "," not in accept and accept.partition(";")[0].strip().lower() == "application/json"
     headers = [

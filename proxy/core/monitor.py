@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Any
 
+from proxy.core.exports import split_target
 from proxy.core.jobs import ErrorCode, Expired, Job, JobError, Phase, ResultState, Status, advance, file_expired
 
 _JSON_BODY_LIMIT = 64 * 1024
@@ -182,7 +183,7 @@ def document(job: Job, links: Links) -> dict[str, Any]:
         },
         "request": {
             "method": request.method,
-            "path": request.target.partition("?")[0],
+            "path": split_target(request.target.encode("latin-1"))[0].decode("latin-1"),
             "restoreSessionId": request.session,
             "idempotencyKey": request.idempotency_key,
         },

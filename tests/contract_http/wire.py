@@ -58,7 +58,7 @@ class Message:
         return values[0]
 
     def get(self, name: str) -> str | None:
-        return self[name] if name in self else None
+        return self[name] if name in self else None  # noqa: SIM401  # `self.get` is this very method
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -82,7 +82,7 @@ class Wire:
         await asyncio.wait_for(self.writer.drain(), LIMIT)
 
     async def message(self, *, bodiless: bool = False, ends: bool = False) -> Message:
-        """The next message. `bodiless`: an answer to HEAD; `ends`: without a length, the end of the connection ends it."""
+        """The next message. `bodiless`: of HEAD; `ends`: without a length, the end of the connection ends it."""
         head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), LIMIT)).decode("latin-1")
         first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         fields = [(name, value.strip(" ")) for name, _, value in (line.partition(":") for line in lines)]
