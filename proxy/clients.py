@@ -83,6 +83,8 @@ class Client(asyncio.Protocol):
         self._lingering = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._expired)
+        #: False while the client waits for `100 Continue`: its body is late only after that.
+        self._invited = True
 
     @property
     def busy(self) -> bool:
@@ -197,6 +199,7 @@ class Client(asyncio.Protocol):
         whole = body.done
         decision = door.decide(head)
         self._deadline.set(None)
+        self._invited = not head.expect_continue
         if isinstance(decision, Relay):
             door.counters.relayed += 1
             self._serving = door.relay.start(self, head, decision.target, whole=whole)
@@ -212,7 +215,7 @@ class Client(asyncio.Protocol):
             rest = bytes(self._buffer)
             self._buffer.clear()
             self._take(rest)
-        elif not head.expect_continue:
+        else:
             self._limit_body()
 
     def _take(self, data: bytes) -> None:
@@ -220,6 +223,7 @@ class Client(asyncio.Protocol):
         serving = self._serving
         if serving is None:
             return
+        self._invited = True
         try:
             forward, rest = self._body.feed(data)
         except Refusal as why:
@@ -262,6 +266,7 @@ class Client(asyncio.Protocol):
     def interim(self, data: bytes) -> None:
         """Write a 1xx answer; after a 100 the client owes us its body."""
         self.transport.write(data)
+        self._invited = True
         self._limit_body()
 
     def hold(self) -> None:
@@ -368,7 +373,7 @@ class Client(asyncio.Protocol):
 
     def _limit_body(self) -> None:
         """A body that stalls is ended; waiting for us or for U is no stall."""
-        if not self._body.done and not self._held and not self._slow:
+        if not self._body.done and self._invited and not self._held and not self._slow:
             self._deadline.set(self._door.head_timeout)
 
     def _expired(self) -> None:

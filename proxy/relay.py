@@ -292,17 +292,16 @@ class Exchange:
             if self._paused:
                 self._paused = False
                 connection.transport.resume_reading()
-            if rest or not (
-                self._answer.keep_alive and self._head.minor and self._whole and self._sent_all(connection)
-            ):
+            if rest or not (self._answer.keep_alive and self._head.minor and self._bodiless):
                 connection.close()
             else:
                 connection.release()
         self._client.answered(keep=self._keep)
 
-    def _sent_all(self, connection: Connection) -> bool:
-        """No byte of the request's body is still on its way; U has answered a request without one."""
-        return self._head.framing is _NO_BODY or not connection.transport.get_write_buffer_size()
+    @property
+    def _bodiless(self) -> bool:
+        """The request had no body: whatever U makes of one, no other request comes behind it (CL.0, TE.0)."""
+        return self._head.framing is not _CHUNKED and not self._head.length
 
     def _unpause(self) -> None:
         self._paused = False
