@@ -164,6 +164,8 @@ def hostile_rows(job: Job, canary: Path) -> dict[str, tuple[object, ...]]:
         "a pickled key and value": (bomb, 0, 4, None, bomb, None),
         "a pickled body": (f"body:{job.id}", 1, 4, None, bomb, None),
         "a value in a named file": (name, 1, 2, str(canary), None, None),
+        "a value beside a named file": (name, 1, 1, str(canary), record, None),
+        "a record under a pickled key": (name, 0, 1, None, record, None),
         "a text in a named file": (name, 1, 3, "../../canary", None, None),
         "a text": (name, 1, 1, None, record.decode(), None),
         "a number": (name, 1, 1, None, 5, None),

@@ -384,3 +384,62 @@ def test_a_written_file_is_whole(tmp_path: Path) -> None:
     durable.write_file(tmp_path / "file", b"12345")
     durable.write_file(tmp_path / "file", b"123")
     assert (tmp_path / "file").read_bytes() == b"123"
+
+
+async def test_a_second_commit_that_fails_never_shows_the_old_file_as_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sidecar of one content never stands beside another, of the same length too."""
+    store = await FileArtifacts.at(tmp_path)
+    job, _ = await committed(store, b"first")
+    partial = await store.create(job)
+    await partial.write(b"later")
+    replace = Path.replace
+
+    def refuse_the_file(path: Path, target: Path) -> Path:
+        if target.suffix == ".file":
+            raise OSError(errno.EIO, "it broke")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse_the_file)
+    with pytest.raises(StoreUnavailable):
+        await partial.commit(5, note)
+    assert await store.get(job) is None
+    assert await store.open(job) is None
+    await partial.discard()
+    await store.close()
+
+
+async def test_cancelled_calls_leave_no_open_file(tmp_path: Path) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job, _ = await committed(store, b"12345")
+    partial = await store.create(job)
+    await partial.keep()
+    before = await asyncio.to_thread(os.listdir, "/proc/self/fd")
+    for turn in range(60):
+        opening = asyncio.ensure_future((store.create, store.resume, store.open)[turn % 3](job))
+        for _ in range(turn % 4):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+    assert len(await asyncio.to_thread(os.listdir, "/proc/self/fd")) == len(before)
+    await store.close()
+
+
+def test_hashing_a_kept_file_again_can_be_cut_short(tmp_path: Path) -> None:
+    """§7: a cancelled job does not wait until many GB are read."""
+    places = artifact_files.Places(tmp_path, new_id())
+    kept = Spool.create(places, durable=False)
+    kept.append([b"x" * 10])
+    kept.keep()
+    stop = threading.Event()
+    whole = Spool.resume(places, durable=False, stop=stop)
+    assert whole is not None
+    assert whole.length == 10
+    whole.close()
+    stop.set()
+    cut = Spool.resume(places, durable=False, stop=stop)
+    assert cut is not None
+    assert cut.length == 0
+    cut.close()
