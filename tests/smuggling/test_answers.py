@@ -1,0 +1,126 @@
+"""Response splitting and broken answers: 502, a visible break, or exactly the answer (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from proxy.core.errors import Problem
+from proxy.core.heads import parse_request
+from proxy.core.refusals import problem_bytes
+from tests.http.wire import LIMIT, Origin, Peer, proxy_to
+from tests.smuggling.answers import ANSWERS, BAD, Answer
+from tests.transparency.reference import read_answer, read_request
+from tests.transparency.test_transparency import DOOR
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood"
+GOOD = b"GET /good HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def answering(raw: bytes) -> Origin:
+    """An upstream that answers `raw` and closes, but is well when asked for /good."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            asked = await read_request(peer)
+            if asked == GOOD:
+                await peer.send(OK)
+                continue
+            await peer.send(raw)
+            return
+
+    return Origin(script)
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
+async def test_12_hostile_answers_get_their_verdict(answer: Answer) -> None:
+    """§12: the like from U 502; U breaking mid-body breaks the answer visibly; nothing behind an answer is used."""
+    async with answering(answer.raw).running() as origin, proxy_to(origin.port, decide=DOOR.decide) as proxy:
+        client = await proxy.ask(answer.asked)
+        if isinstance(answer.verdict, bytes):
+            assert await read_answer(client, answer.asked.partition(b" ")[0]) == answer.verdict
+        elif answer.verdict == BAD:
+            _check_problem(*await _problem(client, answer.asked))
+        else:
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+        if b"HTTP/1.1\r\n" in answer.asked and answer.verdict != "broken":
+            await client.send(GOOD)  # on the same connection: what is left of the answer before is not the next one
+            assert await read_answer(client, b"GET") == OK
+        other = await proxy.ask(GOOD)
+        assert await read_answer(other, b"GET") == OK
+
+
+async def _problem(client: Peer, asked: bytes) -> tuple[bytes, bytes]:
+    raw = await read_answer(client, asked.partition(b" ")[0])
+    head, _, body = raw.partition(b"\r\n\r\n")
+    return head, body
+
+
+def _check_problem(head: bytes, body: bytes) -> None:
+    assert head.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"\r\nX-VB365-Async: proxy" in head
+    assert b"evil" not in head + body
+    assert not body or json.loads(body)["status"] == 502
+
+
+def test_12_there_are_a_hundred_answers() -> None:
+    assert len({answer.name for answer in ANSWERS}) == len(ANSWERS) >= 100
+
+
+ECHOED = [
+    b"/\r\nSet-Cookie:evil=1",
+    b"/%0d%0aSet-Cookie:%20evil=1",
+    b"/\xe5\x98\x8a\xe5\x98\x8dSet-Cookie:evil=1",
+    b'/"},{"x":"',
+    b"/<script>alert(1)</script>",
+    b"/\xff\xfe\x85",
+]
+
+
+@pytest.mark.parametrize("target", ECHOED)
+async def test_12_what_we_echo_cannot_end_a_line(target: bytes) -> None:
+    """§11: the instance of a problem is the path, as JSON in ASCII; no field of ours holds a byte of the client."""
+    async with answering(b"nonsense\r\n\r\n").running() as origin, proxy_to(origin.port) as proxy:
+        client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
+        head, body = await client.answer()
+        assert b"evil" not in head
+        assert head.split(b"\r\n")[0] in (b"HTTP/1.1 502 Bad Gateway", b"HTTP/1.1 400 Bad Request")
+        json.loads(body)
+        assert b"<script" not in body or b"json" in head
+
+
+def test_11_a_problem_is_one_answer_whatever_the_head_holds() -> None:
+    raw = b'GET /\xe4\x85"\\ HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n'
+    head, _, body = problem_bytes(Problem("bad-request", "no"), parse_request(raw), keep=False).partition(b"\r\n\r\n")
+    assert head.isascii()
+    assert b"\n" not in body
+    assert body.isascii()
+
+
+async def test_12_an_upstream_that_floods_with_interim_answers_fills_no_memory() -> None:
+    """§12: interim answers are under back-pressure like all else."""
+    flood = b"HTTP/1.1 102 Processing\r\nX: " + b"x" * 1000 + b"\r\n\r\n"
+    sent = 0
+    stop = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        nonlocal sent
+        await peer.head()
+        while not stop.is_set() and sent < 100_000:
+            await peer.send(flood * 50)
+            sent += 50
+        stop.set()
+
+    async with Origin(script).running() as origin, proxy_to(origin.port) as proxy:
+        client = await proxy.connect(limit=1 << 16)
+        await client.send(GOOD)
+        async with asyncio.timeout(LIMIT):
+            last = -1
+            while last != sent:
+                last = sent
+                await asyncio.sleep(0.5)
+        assert 0 < sent < 100_000
+        stop.set()
