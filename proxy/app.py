@@ -98,6 +98,7 @@ class Running:
             artifacts=artifacts,
             retention=retention,
             suspend_ttl=settings.exports.suspend_ttl,
+            wake=runner.wake,
             now=now,
         )
         self._keep_doing(sweeper.run())
@@ -134,10 +135,9 @@ class Running:
             self._closing.push_async_callback(jobs.close)
             artifacts = await FileArtifacts.at(directory)
             self._closing.push_async_callback(artifacts.close)
-            if jobs.set_aside is not None:
-                log.error("the job database was damaged and is set aside", kept=str(jobs.set_aside))
-            reconciler = Reconciler(jobs, artifacts, SteadyClock())
-            await reconciler.run(rebuild=jobs.set_aside is not None)
+            for note in jobs.notes:
+                log.error("job database", note=note)
+            await Reconciler(jobs, artifacts, SteadyClock()).run()
             key = await asyncio.to_thread(owner_key, directory / "owner.key")
         except StoreUnavailable as why:
             raise StartFailed(f"storage.dir {directory}: {why}") from why

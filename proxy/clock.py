@@ -29,7 +29,7 @@ class SteadyClock:
         passed = mark - self._mark
         expected = self._now + passed
         ahead = self._wall() - expected
-        step = ahead if abs(ahead) <= _DRIFT else _SLEW * passed * (1 if ahead > 0 else -1)
+        step = ahead if abs(ahead) <= _DRIFT else max(-_SLEW * passed, min(_SLEW * passed, ahead))
         self._mark = mark
         self._now = max(self._now, expected + step)
         return self._now

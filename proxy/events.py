@@ -27,6 +27,8 @@ _PAUSE = 0.5
 #: An event starts with its request; the clocks' difference is known from U's Date field to the second.
 _SLACK = 5.0
 _TIED = 2.0
+#: What a page that is not a page of events comes to: it must not cost the caller the file.
+_NONSENSE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Watch:
                     if "Running" not in statuses:
                         break
                     await asyncio.sleep(_PAUSE)
-        except (UpstreamFailure, TimeoutError, ValueError, TypeError, KeyError) as why:
+        except (UpstreamFailure, TimeoutError, *_NONSENSE) as why:
             log.warning("session events not read", job=job.id, reason=str(why) or type(why).__name__)
             return False
         return bool(statuses & {"Warning", "Failed"})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
 
 import structlog
 
@@ -23,6 +27,9 @@ from proxy.runs import Record
 
 log = structlog.get_logger(__name__)
 
+_T = TypeVar("_T")
+_TOGETHER = 64
+
 
 class Reconciler:
     """Leaves no file without a record and no record that promises a missing file. `now` is the wall clock."""
@@ -32,29 +39,37 @@ class Reconciler:
         self._artifacts = artifacts
         self._now = now
 
-    async def run(self, *, rebuild: bool) -> None:
-        """Reconcile the stores. `rebuild`: the job database was lost, so committed files bring their records back."""
+    async def run(self) -> None:
+        """Reconcile the stores. Records that were lost are rebuilt from what their files tell. Raises
+        `StoreUnavailable`."""
         stored = await self._artifacts.ids()
         jobs = {job.id: job for job in await self._jobs.list()}
-        for orphan in stored - jobs.keys():
-            if not (rebuild and await self._rebuild(orphan)):
-                log.warning("file without a record removed", job=orphan)
-                await self._artifacts.remove(orphan)
-        for job in jobs.values():
-            await self._settle(job, job.id in stored)
+        await _each(stored - jobs.keys(), self._adopt)
+        await _each(jobs.values(), lambda job: self._settle(job, job.id in stored))
 
-    async def _rebuild(self, id: str) -> bool:
+    async def _adopt(self, id: str) -> None:
+        """No file is ever without a record but when the record was lost: it comes last, and goes last."""
+        job = await self._told(id)
+        if job is None or job.result is not ResultState.AVAILABLE:
+            log.warning("file without a record removed", job=id)
+            await self._artifacts.remove(id)
+            return
+        log.warning("record rebuilt from its file", job=id)
+        known = await self._jobs.add(job, b"")
+        if known.id != id:  # another job has the key by now (CONTRACT §8)
+            await self._jobs.add(replace(job, request=replace(job.request, idempotency_key=None)), b"")
+
+    async def _told(self, id: str) -> Job | None:
+        """The job as the memo of its committed file tells it."""
         memo = await self._artifacts.memo(id)
         if memo is None:
-            return False
+            return None
         try:
             job = decode(memo)
         except ValueError as why:
             log.warning("the file's memo does not tell its record", job=id, reason=str(why))
-            return False
-        await self._jobs.add(job, b"")
-        log.warning("record rebuilt from its file", job=id)
-        return True
+            return None
+        return job if job.id == id else None
 
     async def _settle(self, job: Job, stored: bool) -> None:
         if job.terminal or job.forgotten:
@@ -67,19 +82,17 @@ class Reconciler:
 
     async def _settle_ended(self, job: Job, stored: bool) -> None:
         promised = job.result is ResultState.AVAILABLE
-        if stored and not promised:
-            await self._artifacts.remove(job.id)
-        elif promised and not (stored and await self._artifacts.get(job.id)):
+        if promised and not (stored and await self._artifacts.get(job.id)):
             log.error("the file of a finished export is missing", job=job.id)
             await self._advance(job, Released())
+            promised = False
+        if stored and not promised:
+            await self._artifacts.remove(job.id)
 
     async def _finish(self, job: Job) -> bool:
         """The file was committed and the process died before its record said so."""
-        memo = await self._artifacts.memo(job.id)
-        if memo is None or await self._artifacts.get(job.id) is None:
-            return False
-        done = decode(memo)
-        if done.size is None or done.digest is None or done.expires is None:
+        done = await self._told(job.id)
+        if done is None or done.size is None or done.digest is None or done.expires is None:
             return False
         succeeded = Succeeded(done.size, done.digest, done.expires, done.format, done.status is Status.WARNING)
         record = Record(self._jobs, job, self._now)
@@ -91,3 +104,10 @@ class Reconciler:
 
     async def _advance(self, job: Job, event: Event) -> None:
         await Record(self._jobs, job, self._now).advance(event)
+
+
+async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]]) -> None:
+    """Some at a time: the stores make many changes durable at the price of one."""
+    rest = iter(items)
+    while batch := list(islice(rest, _TOGETHER)):
+        await asyncio.gather(*map(work, batch))

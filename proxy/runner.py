@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from math import inf
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,17 +21,20 @@ from proxy.core.jobs import (
     Job,
     JobError,
     Phase,
+    ResultState,
     Resumed,
 )
 from proxy.core.replay import resumed_fields
 from proxy.events import Watch
-from proxy.ports import ArtifactStore, Fields, JobStore, StorageFull, StoreUnavailable, Upstream
-from proxy.runs import Dropped, JobFailed, Lost, Record, Run, Suspended
+from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable, Upstream
+from proxy.runs import Dropped, JobFailed, Lost, Record, Run, Suspended, until_available
 from proxy.safe import Safe
+from proxy.space import Space
 from proxy.transfer import Policy, Transfer
 
 log = structlog.get_logger(__name__)
 
+_T = TypeVar("_T")
 _SPACE_INTERVAL = 1.0
 _BUSY_RETRY_AFTER = 30
 
@@ -75,12 +78,12 @@ class Runner:
         self._holder = holder
         self._now = now
         self._runs: dict[str, Run] = {}
-        self._queue: deque[str] = deque()
-        self._active: set[str] = set()
+        self._queue: deque[Run] = deque()
+        self._active: set[Run] = set()
         self._arriving: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._disk: float = 0
-        self._quota: float = inf
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._space = Space(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
         self._stopping = False
 
     @property
@@ -95,7 +98,7 @@ class Runner:
 
     async def start(self) -> None:
         """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
-        await self._measure_space()
+        await self._space.measure()
         self._spawn(self._watch_space())
         for job in reversed(await self._jobs.list()):
             fields = None if job.sealed is None else self._safe.unseal(job.sealed)
@@ -106,14 +109,16 @@ class Runner:
         """Let go of every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
         self._stopping = True
         self._queue.clear()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._changes, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     @asynccontextmanager
     async def admission(self, owner: str) -> AsyncIterator[None]:
         """Room for one more job of the owner while the block runs. Raises `Problem` 429 or 503 (CONTRACT §3.5)."""
-        await self._measure_space()
+        await self._space.measure()
         live = sum(not job.terminal for job in await self._jobs.list(owner=owner))
         # no await between the checks and the reservation: two kick-offs never share the last place
         if live + self._arriving[owner] >= self._limits.max_per_caller:
@@ -125,7 +130,7 @@ class Runner:
         waiting = len(self._queue) + self._arriving.total()
         if len(self._active) + waiting >= self._limits.max_running + self._limits.max_queued:
             raise Problem("capacity-exhausted", "The queue of exports is full.", retry_after=_BUSY_RETRY_AFTER)
-        if not self._has_space():
+        if not self._space.accepts:
             raise Problem("capacity-exhausted", "There is too little disk space free.", retry_after=_BUSY_RETRY_AFTER)
         self._arriving[owner] += 1
         try:
@@ -135,10 +140,7 @@ class Runner:
             self._arriving += Counter()  # drops the owners at zero
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
-        """Persist the job and queue it; or return the job that its Idempotency-Key stands for already.
-
-        A caller that is cancelled meanwhile does not part the two: a persisted job is always queued.
-        """
+        """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""
 
         async def persist() -> Job:
             stored = await self._jobs.add(job, body)
@@ -146,11 +148,19 @@ class Runner:
                 self._enqueue(run)
             return stored
 
-        return await asyncio.shield(asyncio.create_task(persist()))
+        return await self._undivided(persist())
+
+    async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
+        """A caller that is cancelled does not part a change on record from what must follow it."""
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
 
     def is_waiting(self, id: str) -> bool:
         """True while the job waits for a slot."""
-        return id in self._runs and id not in self._active
+        run = self._runs.get(id)
+        return run is not None and run.task is None
 
     def attended(self, id: str) -> Run | None:
         """The job's run while its kick-off waits for U's first answer, or that answer is on its way to it."""
@@ -179,12 +189,15 @@ class Runner:
             return
         run = Run(job.id, fields)
         self._runs[job.id] = run
+        await self._undivided(self._requeue(run, job))
+
+    async def _requeue(self, run: Run, job: Job) -> None:
         try:
-            await Record(self._jobs, job, self._now).advance(Resumed(self._safe.seal(fields)))
+            await Record(self._jobs, job, self._now).advance(Resumed(self._safe.seal(run.fields)))
         except Lost:
-            self._runs.pop(job.id, None)
+            self._forget(run)  # resumed, cancelled or given up by somebody else
         except BaseException:
-            self._runs.pop(job.id, None)
+            self._forget(run)
             raise
         else:
             log.info("job resumed", job=job.id)
@@ -192,48 +205,65 @@ class Runner:
 
     def _enqueue(self, run: Run) -> None:
         self._runs[run.id] = run
-        self._queue.append(run.id)
+        self._queue.append(run)
         self._fill_slots()
+        run.waited = run.task is None
 
     def _fill_slots(self) -> None:
         while self._queue and len(self._active) < self._limits.max_running and not self._stopping:
-            run = self._runs[self._queue.popleft()]
-            self._active.add(run.id)
+            run = self._queue.popleft()
+            self._active.add(run)
             run.task = self._spawn(self._drive(run))
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
             del self._runs[run.id]
-            self._active.discard(run.id)
-            if run.id in self._queue:
-                self._queue.remove(run.id)
+            self._space.release(run.id)
+        if run in self._queue:
+            self._queue.remove(run)
+        self._active.discard(run)
         run.go_on()
 
     async def _drive(self, run: Run) -> None:
+        try:
+            await self._record_outcome(run, await self._outcome(run))
+        finally:
+            self._forget(run)
+            self._fill_slots()
+
+    async def _outcome(self, run: Run) -> Event | None:
+        """Drive the job; returns what is still to be recorded of it."""
         try:
             await self._transfer(run)
         except asyncio.CancelledError:
             if self._stopping:
                 raise
-            await self._conclude(run.id)
         except Dropped:
             log.info("export not accepted", job=run.id)
         except Lost:
-            await self._conclude(run.id, driven=True)
+            log.info("job ended by its caller", job=run.id)
         except Suspended:
-            await self._settle(run.id, Interrupted())
+            return Interrupted()
         except JobFailed as why:
             log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
-            await self._settle(run.id, Failed(why.error))
+            return Failed(why.error)
         except Exception:
             log.exception("job failed", job=run.id)
-            await self._settle(run.id, Failed(_INTERNAL))
+            return Failed(_INTERNAL)
         finally:
-            self._forget(run)
-            self._fill_slots()
+            run.stopped = True  # a cancel from here on is found on record, and must not cut short what follows
+        return None
+
+    async def _record_outcome(self, run: Run, event: Event | None) -> None:
+        if event is None:
+            await self._conclude(run.id, driven=True)
+            return
+        if isinstance(event, Interrupted):
+            self._forget(run)  # once it is on record any call may bring the job back
+        await self._settle(run.id, event)
 
     async def _transfer(self, run: Run) -> None:
-        job = await self._jobs.get(run.id)
+        job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
         if job is None or job.phase is not Phase.QUEUED:
             raise Lost
         transfer = Transfer(
@@ -243,7 +273,7 @@ class Runner:
             upstream=self._upstream,
             watch=self._watch,
             policy=self._policy,
-            room=self._room,
+            space=self._space,
             holder=self._holder,
             now=self._now,
         )
@@ -251,7 +281,7 @@ class Runner:
         log.info("job done", job=run.id)
 
     async def _settle(self, id: str, event: Event) -> None:
-        job = await self._jobs.get(id)
+        job = await until_available(lambda: self._jobs.get(id), job=id)
         if job is None:
             return
         try:
@@ -265,8 +295,8 @@ class Runner:
         A job that nobody ended, though its transfer could not go on (`driven`), must not stay Running for ever.
         """
         try:
-            job = await self._jobs.get(id)
-            if job is None or job.forgotten or job.phase is Phase.CANCELLING:
+            job = await until_available(lambda: self._jobs.get(id), job=id)
+            if job is None or job.phase is Phase.CANCELLING or _is_over_without_file(job):
                 await self._artifacts.remove(id)
             if job is not None and job.phase is Phase.CANCELLING:
                 await Record(self._jobs, job, self._now).settle(Cancelled())
@@ -282,6 +312,7 @@ class Runner:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_tell_failure)
         return task
 
     async def _watch_space(self) -> None:
@@ -290,30 +321,18 @@ class Runner:
             if not self._active:
                 continue
             try:
-                await self._measure_space()
+                await self._space.measure()
             except StoreUnavailable as why:
                 log.warning("free space not known", reason=str(why))
 
-    async def _measure_space(self) -> None:
-        self._disk = await self._artifacts.free()
-        if self._limits.max_bytes is not None:
-            self._quota = self._limits.max_bytes - await self._artifacts.used()
 
-    def _space(self, besides: Run | None = None) -> tuple[float, float]:
-        """Bytes left on the disk and of `max_bytes`, less those that running exports announced and have yet to store:
-        N of them never count the same room twice."""
-        promised = sum(run.remaining for run in self._runs.values() if run is not besides)
-        return self._disk - promised, self._quota - promised
+def _is_over_without_file(job: Job) -> bool:
+    return job.terminal and job.result is not ResultState.AVAILABLE
 
-    def _has_space(self) -> bool:
-        disk, quota = self._space()
-        return disk >= self._limits.min_free and quota > 0
 
-    def _room(self, run: Run, size: int) -> None:
-        room = min(self._space(besides=run))
-        if size > room or room <= 0:
-            raise StorageFull(f"{size} bytes are announced and {max(0, int(room))} are free")
-        run.remaining = size
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (why := task.exception()) is not None:
+        log.error("background task failed", exc_info=why)
 
 
 _INTERNAL = JobError(code=ErrorCode.INTERNAL, message="The proxy failed. Its log says why.", retryable=True)

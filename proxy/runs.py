@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 
@@ -13,6 +14,8 @@ from proxy.core.jobs import Event, Job, JobError, Refused, advance
 from proxy.ports import Fields, JobStore, StoreUnavailable
 
 log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Run:
     """What a live job has in memory only: the fields with the credentials, and the kick-off that may still attend it.
 
     While `attended`, an answer of U but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
-    §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself.
+    §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself. `waited`: it was queued
+    first, so that its token may have expired since. `stopped`: nothing interrupts what it does now.
     """
 
     id: str
@@ -40,7 +44,7 @@ class Run:
     dropping: bool = False
     first: asyncio.Future[Relayed | Problem | None] = field(default_factory=asyncio.Future)
     rejection: Relayed | None = None
-    remaining: int = 0
+    waited: bool = False
     task: asyncio.Task[None] | None = None
     stopped: bool = False
 
@@ -71,6 +75,18 @@ class Lost(Exception):
     """The job is no longer this transfer's: cancelled, deleted, or driven by another runner."""
 
 
+async def until_available(ask: Callable[[], Awaitable[_T]], **about: str) -> _T:
+    """Ask an unavailable store again until it answers: nothing is lost because it was away for a while."""
+    delay = 0.1
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable as why:
+            log.warning("store not available, asking again", reason=str(why), **about)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+
 class Record:
     """A job in the store, changed by "advance, then replace, else re-read"."""
 
@@ -78,6 +94,7 @@ class Record:
         self.job = job
         self._jobs = jobs
         self._now = now
+        self._unsure: list[tuple[Event, Job]] = []
 
     async def advance(self, event: Event) -> Job:
         """Apply the event to the job as it is in the store. Raises `Lost` if it no longer applies."""
@@ -86,21 +103,28 @@ class Record:
                 changed = advance(self.job, event, self._now())
             except Refused as why:
                 raise Lost from why
-            if await self._jobs.replace(self.job, changed):
-                self.job = changed
-                return changed
+            if await self._replaced(event, changed):
+                return self._took(changed)
             current = await self._jobs.get(self.job.id)
+            if current is not None and (event, current) in self._unsure:
+                return self._took(current)
             if current is None or current.holder != self.job.holder:
                 raise Lost
             self.job = current
 
+    async def _replaced(self, event: Event, changed: Job) -> bool:
+        try:
+            return await self._jobs.replace(self.job, changed)
+        except StoreUnavailable:
+            # a store may have taken the change and failed to say so
+            self._unsure.append((event, changed))
+            raise
+
+    def _took(self, job: Job) -> Job:
+        self.job = job
+        self._unsure.clear()
+        return job
+
     async def settle(self, event: Event) -> Job:
-        """Like `advance`, but an unavailable store is asked again until it takes the event: outcomes are not lost."""
-        delay = 0.1
-        while True:
-            try:
-                return await self.advance(event)
-            except StoreUnavailable as why:
-                log.warning("outcome not stored yet", job=self.job.id, outcome=type(event).__name__, reason=str(why))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 5.0)
+        """Like `advance`, but an unavailable store is asked again until it takes the event."""
+        return await until_available(lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__)

@@ -40,7 +40,8 @@ from proxy.ports import (
     UpstreamTimedOut,
 )
 from proxy.replies import collect, error, facts, text, value
-from proxy.runs import Dropped, JobFailed, Lost, Record, Relayed, Run, Suspended
+from proxy.runs import Dropped, JobFailed, Record, Relayed, Run, Suspended, until_available
+from proxy.space import Space
 
 log = structlog.get_logger(__name__)
 
@@ -78,10 +79,7 @@ class _Meter:
 
 
 class Transfer:
-    """Drives one claimed job. Raises `JobFailed`, `Suspended`, `Dropped` or `Lost`, having stored nothing of that.
-
-    `room(run, size)` reserves space for a file of `size` bytes or raises `StorageFull`.
-    """
+    """Drives one claimed job. Raises `JobFailed`, `Suspended`, `Dropped` or `Lost`, having stored nothing of that."""
 
     def __init__(
         self,
@@ -92,7 +90,7 @@ class Transfer:
         upstream: Upstream,
         watch: Watch | None,
         policy: Policy,
-        room: Callable[[Run, int], None],
+        space: Space,
         holder: str,
         now: Callable[[], float],
     ) -> None:
@@ -102,7 +100,7 @@ class Transfer:
         self._upstream = upstream
         self._watch = watch
         self._policy = policy
-        self._room = room
+        self._space = space
         self._holder = holder
         self._now = now
         self._record: Record
@@ -111,24 +109,28 @@ class Transfer:
         self._first_bytes = b""
         self._format: str | None = None
         self._fruitless = 0
+        self._unheard = 0.0
         self._posted = now()
 
     async def run(self, job: Job) -> None:
         """From Queued to Success or Warning; the partial file is gone or kept when this returns or raises."""
         self._record = Record(self._jobs, job, self._now)
-        self._body = await self._jobs.body(job.id) or b""
-        kept = await self._artifacts.resume(job.id) if job.received and job.answer is not None else None
+        self._body = await self._request_body(job)
+        # the format is on record before the first bytes, which tell it, are stored: without it nothing can go on
+        kept = await self._artifacts.resume(job.id) if job.answer is not None and job.format is not None else None
         resumes = kept is not None and kept.offset > 0
         self._partial = kept if kept is not None and resumes else await self._artifacts.create(job.id)
         try:
             if not resumes:
                 self._bound_attempts()
-            await self._record.advance(Claimed(self._holder, self._partial.offset))
+            elif job.attempt == 1 and job.started is not None:
+                self._posted = job.started
+            await self._record.settle(Claimed(self._holder, self._partial.offset))
             self._format = self._record.job.format
             verified = await self._receive()
             await self._finish(verified)
         except (Suspended, asyncio.CancelledError):
-            await asyncio.shield(self._partial.keep())
+            await self._keep()
             raise
         except StorageFull as why:
             await self._partial.discard()
@@ -136,6 +138,19 @@ class Transfer:
         except BaseException:
             await self._partial.discard()
             raise
+
+    async def _request_body(self, job: Job) -> bytes:
+        body = await until_available(lambda: self._jobs.body(job.id), job=job.id)
+        if body is None:
+            raise JobFailed(error(ErrorCode.INTERRUPTED, "The body of the request is lost. Start the export again."))
+        return body
+
+    async def _keep(self) -> None:
+        """What could not be stored any more is fetched again."""
+        try:
+            await asyncio.shield(self._partial.keep())
+        except (StorageFull, StoreUnavailable) as why:
+            log.warning("part of the file not kept", job=self._run.id, reason=str(why))
 
     async def _receive(self) -> bool:
         """All bytes into the partial file, over as many POSTs as it takes; True if their number is proven."""
@@ -204,9 +219,10 @@ class Transfer:
         if value(response.fields, b"content-encoding") not in (None, b"identity"):
             raise JobFailed(error(ErrorCode.ERROR, "The answer is encoded although identity was asked for"))
         size = response.length
+        self._space.release(self._run.id)
         if size is not None:
-            self._room(self._run, size)
-        await self._record.advance(Answered(facts(response, self._record.job.id, size)))
+            await self._space.promise(self._run.id, size)
+        await self._record.settle(Answered(facts(response, self._record.job.id, size)))
         self._run.go_on()
         return True
 
@@ -215,28 +231,38 @@ class Transfer:
         self._run.rejection = relayed
         if self._run.attended and relayed.complete:
             await self._drop(relayed)
-        if response.status == 401 and self._record.job.attempt > 1:
-            raise Suspended
+        if response.status == 401 and (self._run.waited or self._record.job.attempt > 1):
+            raise Suspended  # the token expired since U accepted it
         code = ErrorCode.REJECTED if 400 <= response.status < 500 else ErrorCode.ERROR
         message = f"Veeam Backup for Microsoft 365 answered {response.status}"
         raise JobFailed(error(code, message, relayed))
 
     async def _drop(self, answer: Relayed | Problem) -> None:
-        """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job."""
-        self._run.dropping = True
-        while not await self._jobs.remove(self._record.job):
-            current = await self._jobs.get(self._record.job.id)
-            if current is None:
-                break
-            self._record.job = current
+        """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job.
+
+        A record that cannot be removed now stays, and becomes that of a failed job.
+        """
+        self._run.dropping = self._run.stopped = True
+        try:
+            await self._remove_record()
+        except StoreUnavailable as why:
+            log.warning("job not dropped", job=self._run.id, reason=str(why))
+            self._run.go_on()
+            return
         if not self._run.first.done():
             self._run.first.set_result(answer)
         raise Dropped
 
+    async def _remove_record(self) -> None:
+        current: Job | None = self._record.job
+        while current is not None and not await self._jobs.remove(current):
+            current = await self._jobs.get(current.id)
+
     async def _continues(self, response: Response, offset: int) -> bool:
         """Accept the answer to a continuation: a fitting 206, or a 200 that starts over (CONTRACT §10)."""
         if response.status == 206 and (total := self._fitting_total(response, offset)) is not None:
-            await self._record.advance(Answered(replace(self._answer, size=total)))
+            await self._space.promise(self._run.id, total - offset)
+            await self._record.settle(Answered(replace(self._answer, size=total)))
             return True
         if response.status == 401:
             raise Suspended
@@ -263,7 +289,7 @@ class Transfer:
         await self._partial.discard()
         self._partial = await self._artifacts.create(self._run.id)
         self._first_bytes, self._format = b"", None
-        await self._record.advance(Restarted())
+        await self._record.settle(Restarted())
 
     def _bound_attempts(self) -> None:
         if self._record.job.attempt >= self._policy.attempts:
@@ -277,7 +303,7 @@ class Transfer:
             await self._copy(response)
         except UpstreamFailure as why:
             if self._partial.offset > begun:
-                self._fruitless = 0
+                self._fruitless, self._unheard = 0, 0.0
             await self._report(asyncio.get_running_loop().time())
             await self._pause(why)
             if self._partial.offset == 0:
@@ -294,21 +320,19 @@ class Transfer:
     async def _copy(self, response: Response) -> None:
         time = asyncio.get_running_loop().time
         self._meter = _Meter(self._partial.offset, time())
-        size = self._answer.size
         while chunk := await response.read():
-            self._look(chunk)
+            if self._format is None:
+                await self._look(chunk)
             await self._partial.write(chunk)
-            if size is not None:
-                self._run.remaining = max(0, size - self._partial.offset)
-            else:
-                self._room(self._run, 0)
-            if self._meter.due(time()) or (self._format is not None and self._record.job.format is None):
+            await self._space.stored(self._run.id, len(chunk))
+            if self._meter.due(time()):
                 await self._report(time())
 
-    def _look(self, chunk: bytes) -> None:
-        if self._format is None:
-            self._first_bytes += chunk[:16]
-            self._format = sniff(self._first_bytes)
+    async def _look(self, chunk: bytes) -> None:
+        self._first_bytes += chunk[:16]
+        self._format = sniff(self._first_bytes)
+        if self._format is not None:
+            await self._report(asyncio.get_running_loop().time())
 
     async def _report(self, moment: float) -> None:
         received = self._partial.offset
@@ -318,9 +342,17 @@ class Transfer:
             log.warning("progress not stored", job=self._run.id, reason=str(why))
 
     async def _pause(self, why: UpstreamFailure) -> None:
-        """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new byte."""
-        self._fruitless += 1
+        """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new byte.
+
+        Those that U never saw (it restarts) are bounded by the time that a transfer may stall.
+        """
         log.warning("transfer interrupted", job=self._run.id, offset=self._partial.offset, reason=str(why))
+        if not why.delivered and self._unheard < self._policy.stall_timeout:
+            pause = _BACKOFF[min(int(self._unheard), len(_BACKOFF) - 1)]
+            self._unheard += pause
+            await asyncio.sleep(pause)
+            return
+        self._fruitless += 1
         if self._fruitless > self._policy.attempts:
             code = ErrorCode.TIMEOUT if isinstance(why, UpstreamTimedOut) else ErrorCode.TRUNCATED
             raise JobFailed(error(code, f"The transfer broke {self._fruitless} times without progress: {why}"))
@@ -329,10 +361,8 @@ class Transfer:
     async def _finish(self, verified: bool) -> None:
         self._format = self._format or "Other"
         size = self._partial.offset
-        job = await self._record.advance(Finalizing(size))
-        warning = not verified or (
-            self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)
-        )
+        job = await self._record.settle(Finalizing(size))
+        warning = not verified or await self._warned(job)
 
         def succeeded(artifact: Artifact) -> Succeeded:
             digest = base64.b64encode(artifact.sha256).decode()
@@ -345,11 +375,8 @@ class Transfer:
             artifact = await self._partial.commit(size, memo)
         except LengthMismatch as why:
             raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
-        try:
-            await self._record.settle(succeeded(artifact))
-        except Lost:
-            await self._artifacts.remove(job.id)
-            raise
+        # `Lost` if the caller ended the job meanwhile: the runner removes the file, if the record does not promise it
+        await self._record.settle(succeeded(artifact))
 
     async def _warned(self, job: Job) -> bool:
         return self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)

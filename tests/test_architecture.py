@@ -19,7 +19,7 @@ FLOORS = (
     "buffered clock deadline logs tls",
     "connections exchange",
     "upstream relay access stores",
-    "events runs safe",
+    "events runs safe space",
     "replies",
     "transfer reconcile sweeper",
     "runner",

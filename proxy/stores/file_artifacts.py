@@ -78,7 +78,7 @@ class FileArtifacts:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[FilePartial] = set()
-        self._disk_free = 0
+        self._disk_free = 0  # and what we hold: what is written later is deducted at once
         self._disk_asked = float("-inf")
         self._closed = False
 
@@ -163,9 +163,10 @@ class FileArtifacts:
         """As `ArtifactStore.free`: what the disk has, asked at most once a second, and what `max_bytes` leaves."""
         now = time.monotonic()
         if now - self._disk_asked > _FREE_IS_FRESH:
-            self._disk_free = await self._ask(files.free, self._root)
+            held = self.ledger.total
+            self._disk_free = held + await self._ask(files.free, self._root)
             self._disk_asked = now
-        return max(0, min(self._disk_free, self.room()))
+        return max(0, min(self._disk_free - self.ledger.total, self.room()))
 
     async def used(self) -> int:
         """As `ArtifactStore.used`."""

@@ -421,7 +421,7 @@ async def test_a_stopped_runner_leaves_jobs_resumable(world: World) -> None:
     await world.simulator.until(lambda: world.simulator.deliveries[-1].sent >= 100_000)
     await asyncio.sleep(0.1)
     await world.runner.stop()
-    await Reconciler(world.jobs, world.artifacts, time.time).run(rebuild=False)
+    await Reconciler(world.jobs, world.artifacts, time.time).run()
     suspended = await world.jobs.get(job.id)
     assert suspended is not None
     assert suspended.phase is Phase.SUSPENDED
