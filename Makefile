@@ -57,7 +57,7 @@ chaos: install system ## faults by the hundred, on demand
 	$(BIN)/pytest -m slow -ra tests/faults $(ARGS)
 
 fuzz: install ## property tests with many more examples, on demand
-	$(BIN)/pytest --hypothesis-profile=fuzz --timeout=0 -n $(WORKERS) -ra tests/core $(ARGS)
+	$(BIN)/pytest --hypothesis-profile=fuzz --timeout=0 -n $(WORKERS) -ra tests/core tests/smuggling/test_fuzz.py tests/transparency/test_generated.py $(ARGS)
 
 clean: ## remove everything that was made here, .venv included
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build

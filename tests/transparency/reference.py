@@ -62,6 +62,8 @@ async def connected(port: int) -> AsyncIterator[Peer]:
         yield peer
     finally:
         peer.abort()
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(peer.writer.wait_closed(), LIMIT)
 
 
 async def read_request(peer: Peer) -> bytes:

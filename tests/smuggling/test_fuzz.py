@@ -1,0 +1,213 @@
+"""The fuzzer: requests and answers torn apart and put together by chance. Seconds here, minutes with `make fuzz`.
+
+Never two interpretations, never an unhandled exception, never a hang, and a good request is answered afterwards (§12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import h11
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.http.wire import LIMIT, Origin, Peer, Proxy, proxy_to
+from tests.smuggling.answers import ANSWERS
+from tests.smuggling.readers import READERS, lengths_first, strict
+from tests.smuggling.requests import ATTACKS, SAFE
+from tests.smuggling.test_answers import GOOD, OK, answering
+from tests.smuggling.test_requests import Witness
+from tests.transparency.reference import read_answer
+from tests.transparency.test_transparency import DOOR
+
+#: Seconds that a client may be silent: short, so that what is unfinished ends soon.
+SHORT = 0.03
+
+_PIECES = st.sampled_from(
+    [
+        *[
+            b"GET",
+            b"POST",
+            b"HEAD",
+            b" ",
+            b"/",
+            b"/x",
+            b"*",
+            b"http://h/",
+            b" HTTP/1.1",
+            b" HTTP/1.0",
+            b"\r\n",
+            b"\r\n",
+        ],
+        *[
+            b"\n",
+            b"\r",
+            b"\t",
+            b"\x00",
+            b"\x0b",
+            b"\xa0",
+            b":",
+            b";",
+            b",",
+            b"0",
+            b"5",
+            b"a",
+            b"hello",
+            b"ffffffffffffffff",
+        ],
+        *[b"Host: h\r\n", b"Host: i\r\n", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"content-length:"],
+        *[b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding:", b"chunked", b"0\r\n\r\n", b"5\r\nhello\r\n", b"0x"],
+        *[
+            b"Connection: close\r\n",
+            b"Connection: ",
+            b"Expect: 100-continue\r\n",
+            b"Upgrade: websocket\r\n",
+            b" folded\r\n",
+        ],
+        *[b"GET / HTTP/1.1\r\nHost: h\r\n", b"POST / HTTP/1.1\r\nHost: h\r\n", b"\r\n\r\n", SAFE],
+    ]
+)
+_ATTACKS = st.sampled_from([attack.raw for attack in ATTACKS if len(attack.raw) < 5000])
+_ANSWERS = st.sampled_from([answer.raw for answer in ANSWERS if len(answer.raw) < 5000])
+_ANSWER_PIECES = st.sampled_from(
+    [
+        *[
+            b"HTTP/1.1 200 OK\r\n",
+            b"HTTP/1.0 200\r\n",
+            b"HTTP/1.1 103 X\r\n\r\n",
+            b"HTTP/1.1 204 N\r\n",
+            b"\r\n",
+            b"\n",
+        ],
+        *[
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"5\r\nhello\r\n",
+            b"0\r\n\r\n",
+            b"hello",
+            b"X: y",
+        ],
+        *[b"Connection: close\r\n", b"\r", b"\x00", b";", b":", b" ", b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n"],
+    ]
+)
+
+
+@st.composite
+def _torn(draw: st.DrawFn, whole: st.SearchStrategy[bytes], pieces: st.SearchStrategy[bytes]) -> bytes:
+    """Pieces; or something known, with a few places cut out and pieces put in."""
+    if draw(st.booleans()):
+        return b"".join(draw(st.lists(pieces, min_size=1, max_size=14)))
+    raw = draw(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(raw)))
+        cut = draw(st.integers(0, 3))
+        raw = raw[:at] + draw(st.one_of(pieces, st.binary(max_size=3))) + raw[at + cut :]
+    return raw
+
+
+class Complaints:
+    """What the loop's exception handler was told: every entry is a crash."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: self.told.append(context))
+
+
+async def send_and_wait(proxy: Proxy, raw: bytes, cuts: list[int]) -> bytes:
+    """Send it in pieces; whatever comes back until the proxy ends the connection, which it must."""
+    client = await proxy.connect()
+    got = b""
+    with contextlib.suppress(ConnectionError):
+        for start, stop in zip([0, *cuts], [*cuts, len(raw)], strict=True):
+            await client.send(raw[start:stop])
+            await asyncio.sleep(0)
+        while data := await asyncio.wait_for(client.reader.read(1 << 16), LIMIT):
+            got += data
+    return got
+
+
+def _cuts(raw: bytes, places: list[int]) -> list[int]:
+    return sorted({place % (len(raw) + 1) for place in places})
+
+
+@given(
+    st.lists(st.tuples(_torn(_ATTACKS, _PIECES), st.lists(st.integers(0, 4000), max_size=3)), min_size=1, max_size=8)
+)
+async def test_12_torn_requests_are_never_read_in_two_ways(inputs: list[tuple[bytes, list[int]]]) -> None:
+    """Each stream that reached U is one to three readers, and no more came out of it than went in."""
+    complaints = Complaints()
+    for raw, places in inputs:
+        witness = Witness()
+        async with (
+            Origin(witness.script).running() as origin,
+            proxy_to(origin.port, decide=DOOR.decide, head_timeout=SHORT, idle_timeout=SHORT) as proxy,
+        ):
+            got = await send_and_wait(proxy, raw, _cuts(raw, places))
+            reached = len(witness.whole)
+            assert await read_answer(await proxy.ask(SAFE), b"GET") == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        assert got.count(b"HTTP/1.1 200 OK\r\n") <= reached
+        _check_origin(raw, witness.whole[:reached])
+        _check_streams(witness)
+    assert not complaints.told
+
+
+def _check_origin(raw: bytes, whole: list[bytes]) -> None:
+    """What reached U is what one of the readers makes of the client's bytes: nothing is made up or moved."""
+    forwarded = [lengths_first(one)[0] for one in whole]
+    assert any(reader(raw)[: len(forwarded)] == forwarded for reader in READERS)
+
+
+def _check_streams(witness: Witness) -> None:
+    for stream in witness.streams:
+        readings = [reader(bytes(stream)) for reader in READERS]
+        assert readings[0] == readings[1] == readings[2]
+    assert sum(len(strict(bytes(stream))) for stream in witness.streams) == len(witness.whole)
+
+
+@given(st.lists(st.tuples(_torn(_ANSWERS, _ANSWER_PIECES), st.booleans()), min_size=1, max_size=8))
+async def test_12_torn_answers_are_never_a_short_success(inputs: list[tuple[bytes, bool]]) -> None:
+    """What the client takes for a whole answer is what an independent reader takes for one, byte by byte."""
+    complaints = Complaints()
+    for raw, old in inputs:
+        async with answering(raw).running() as origin, proxy_to(origin.port, decide=DOOR.decide) as proxy:
+            client = await proxy.ask(b"GET /x HTTP/1.%d\r\nHost: h\r\nConnection: close\r\n\r\n" % (not old))
+            got, clean = await _until_the_end(client)
+            assert await read_answer(await proxy.ask(GOOD), b"GET") == OK
+        body = _whole_body(got, clean=clean)
+        if body is not None and b"X-VB365-Async: proxy\r\n" not in got:
+            assert body == _whole_body(raw, clean=True)
+    assert not complaints.told
+
+
+async def _until_the_end(client: Peer) -> tuple[bytes, bool]:
+    got = b""
+    try:
+        while data := await asyncio.wait_for(client.reader.read(1 << 16), LIMIT):
+            got += data
+    except ConnectionError:
+        return got, False
+    return got, True
+
+
+def _whole_body(raw: bytes, *, clean: bool) -> bytes | None:
+    """The body of the one final answer in `raw` as h11 reads it, None if it is not whole."""
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 24)
+    connection.send(h11.Request(method="GET", target="/x", headers=[("Host", "h")]))
+    connection.send(h11.EndOfMessage())
+    body = b""
+    try:
+        connection.receive_data(raw)
+        if clean:
+            connection.receive_data(b"")
+        while True:
+            event = connection.next_event()
+            if isinstance(event, h11.Data):
+                body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                return body
+            elif event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+                return None
+    except h11.RemoteProtocolError:
+        return None
