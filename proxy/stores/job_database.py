@@ -22,6 +22,8 @@ from proxy.stores.job_scan import BODY, PATIENCE, RECORD, Scan, quarantine, salv
 #: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a row of no ours.
 _FAILURES = (sqlite3.Error, Timeout, OSError)
 
+_PROBE = "probe"
+
 _SETTINGS: Final = DEFAULT_SETTINGS | {
     "eviction_policy": "none",  # a job is never dropped to make room
     "cull_limit": 0,
@@ -171,6 +173,16 @@ class JobDatabase:
             if len(changes) == 1:
                 return [StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")]
         return [outcome for change in changes for outcome in self.commit([change])]
+
+    def probe(self) -> None:
+        """Write and sync a row that the same transaction takes back."""
+        try:
+            with self._cache.transact():
+                self._cache.set(_PROBE, b"")
+                self._cache.delete(_PROBE)
+        except _FAILURES as why:
+            self._recover()
+            raise StoreUnavailable(f"the job database in {self._path} cannot be written: {why}") from why
 
     def _recover(self) -> None:
         """diskcache leaves a transaction open whose COMMIT failed, and has no way to end it."""

@@ -339,11 +339,19 @@ async def test_a_closed_store_lets_waiters_go_and_is_unavailable(jobs: JobStore)
         lambda: jobs.remove(job),
         lambda: jobs.list(),
         lambda: jobs.wait(job.id, 1, 0),
+        lambda: jobs.probe(),
     )
     for call in calls:
         with pytest.raises(StoreUnavailable):
             await call()
     await jobs.close()
+
+
+async def test_a_probe_of_a_store_that_works_changes_nothing(jobs: JobStore) -> None:
+    """§15 /readyz: stores writable."""
+    job = await jobs.add(new_job(), b"")
+    await jobs.probe()
+    assert await jobs.list() == [job]
 
 
 async def test_a_cancelled_call_happens_whole_or_not_at_all(jobs: JobStore) -> None:

@@ -105,6 +105,8 @@ async def test_a_disk_that_takes_no_write_changes_nothing_and_recovers(tmp_path:
     assert await store.body(job.id) == b"body"
     if "query_only" in statement:
         with pytest.raises(StoreUnavailable):
+            await store.probe()
+        with pytest.raises(StoreUnavailable):
             await store.replace(job, advance(job, FAILED, 2))
         with pytest.raises(StoreUnavailable):
             await store.remove(job)
@@ -117,6 +119,20 @@ async def test_a_disk_that_takes_no_write_changes_nothing_and_recovers(tmp_path:
     await store.close()
     store = await DiskJobs.open(tmp_path)
     assert await store.list() == [ended]
+    await store.close()
+
+
+async def test_a_probe_tells_a_disk_that_takes_no_byte(tmp_path: Path) -> None:
+    """§15 /readyz: stores writable, and not merely open."""
+    store = await DiskJobs.open(tmp_path)
+    await store.add(new_job(), b"x" * MIB)
+    await store.probe()
+    with largest_file(1), pytest.raises(StoreUnavailable):
+        await store.probe()
+    await store.probe()
+    await store.close()
+    store = await DiskJobs.open(tmp_path)
+    assert (store.notes, len(await store.list())) == ((), 1)
     await store.close()
 
 
