@@ -47,12 +47,15 @@ class DiskJobs:
 
         Raises `DirectoryInUse` when another process owns the directory, `StoreUnavailable` when it cannot be used.
         """
+        loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
         try:
-            lock, database, findings = await asyncio.get_running_loop().run_in_executor(thread, _open, directory)
+            opening = loop.run_in_executor(thread, _open, directory)
+            opened = await undisturbed(opening, unwanted=lambda late: loop.run_in_executor(thread, _let_go, *late[:2]))
         except BaseException:
             thread.shutdown(wait=False)
             raise
+        lock, database, findings = opened
         return cls(lock, thread, database, findings)
 
     async def add(self, job: Job, body: bytes) -> Job:
@@ -121,14 +124,9 @@ class DiskJobs:
     async def _close(self) -> None:
         await self._writer.drained()
         self._index.release()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, _let_go, self._lock, self._database)
         self._thread.shutdown(wait=False)
-
-    def _let_go(self) -> None:
-        try:
-            self._database.close()
-        finally:
-            self._lock.release()
 
     async def _submit(self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]) -> _T:
         self._check_open()
@@ -157,6 +155,13 @@ def _open(directory: Path) -> tuple[DirectoryLock, JobDatabase, Findings]:
     except BaseException:
         lock.release()
         raise
+
+
+def _let_go(lock: DirectoryLock, database: JobDatabase) -> None:
+    try:
+        database.close()
+    finally:
+        lock.release()
 
 
 def _touched(*jobs: Job) -> frozenset[Hashable]:

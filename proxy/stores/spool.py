@@ -17,13 +17,13 @@ if sys.platform != "win32":
 
 _PIECE = 1 << 20
 #: A sync now and then bounds what a commit waits for, and what the job store's own sync may have to wait behind.
-_SYNC_EVERY = 64 << 20
+_SYNC_EVERY = 16 << 20
 
 
 class Spool:
     """A partial file in hand. One call at a time.
 
-    `durable` syncs the bytes every 64 MiB, at `keep` and before a commit, the names after it: a commit that returned
+    `durable` syncs the bytes every 16 MiB, at `keep` and before a commit, the names after it: a commit that returned
     survives a loss of power.
     """
 

@@ -196,6 +196,17 @@ async def test_what_a_cancelled_caller_began_is_in_memory_as_on_disk(
     await store.close()
 
 
+async def test_a_cancelled_opening_does_not_keep_the_directory(tmp_path: Path) -> None:
+    for turns in range(4):
+        opening = asyncio.create_task(DiskJobs.open(tmp_path))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        await (await DiskJobs.open(tmp_path)).close()
+
+
 async def test_closing_writes_what_was_asked_for_before(tmp_path: Path) -> None:
     store = await DiskJobs.open(tmp_path)
     jobs = [new_job(number) for number in range(200)]
