@@ -30,12 +30,12 @@ def latency(lab: Lab, sizes: Sizes) -> list[Row]:
     """p99 of small pass-through while exports spool one after the other at full speed, over https."""
     files = big(lab, sizes.large)
     with lab.upstream(files, tls=True) as upstream, lab.ours(upstream.port, tls_upstream=True) as ours:
-        alone = _probe(ours, sizes.probes)
+        alone = _probe(ours, sizes.probes * 5)
         stop = threading.Event()
         with ThreadPoolExecutor(1) as threads:
             spooling = threads.submit(_keep_spooling, ours, stop)
             try:
-                beside = _probe(ours, sizes.probes)
+                beside = _probe(ours, sizes.probes * 5)
             finally:
                 stop.set()
             exports = spooling.result()
