@@ -1,0 +1,75 @@
+"""CONTRACT §1, §9: the fields of a job's own request."""
+
+from __future__ import annotations
+
+from proxy.core.jobs import ExportRequest
+from proxy.core.replay import kickoff_fields, resumed_fields
+
+STORED = ExportRequest(
+    method="POST",
+    target="/x",
+    api="v8",
+    session="s",
+    title="save",
+    content_type="text/plain",
+    accept=None,
+    accept_language="de",
+    idempotency_key=None,
+    fingerprint="f",
+)
+KICKOFF = [
+    (b"Host", b"h"),
+    (b"Authorization", b"Bearer t"),
+    (b"COOKIE", b"a=b"),
+    (b"X-A", b"1"),
+    (b"x-a", b"2"),
+    (b"Content-Type", b"application/json"),
+    (b"Connection", b"x-hop"),
+    (b"X-Hop", b"1"),
+    (b"Transfer-Encoding", b"chunked"),
+    (b"Range", b"bytes=1-"),
+    (b"If-None-Match", b"*"),
+    (b"Idempotency-Key", b"k"),
+    (b"Accept-Encoding", b"gzip"),
+    (b"Content-Length", b"5"),
+    (b"Expect", b"100-continue"),
+]
+
+
+def test_every_end_to_end_field_goes_with_the_job() -> None:
+    """§1: in order, case kept; `Accept-Encoding: identity`."""
+    sent = kickoff_fields([*KICKOFF, (b"Prefer", b"respond-async, wait=3")], preserve_host=True)
+    assert sent == [*KICKOFF[:6], (b"Accept-Encoding", b"identity")]
+
+
+def test_other_preferences_stay() -> None:
+    """§1: minus `respond-async` and `wait` only."""
+    lines = [(b"Prefer", b"wait=3, return=minimal"), (b"prefer", b"respond-async,x;y")]
+    assert kickoff_fields(lines, preserve_host=True)[0] == (b"Prefer", b"return=minimal, x;y")
+
+
+def test_host_is_kept_or_left_to_the_upstream() -> None:
+    """§12 `upstream.preserve_host`."""
+    assert kickoff_fields(KICKOFF, preserve_host=False) == [*KICKOFF[1:6], (b"Accept-Encoding", b"identity")]
+
+
+def test_a_resumed_job_has_the_calls_credentials_and_the_kickoffs_content() -> None:
+    """§9: Content-Type, Accept and Accept-Language are stored, all else comes from the resuming call."""
+    call = [
+        (b"Host", b"h"),
+        (b"Authorization", b"Bearer new"),
+        (b"Accept", b"application/json"),
+        (b"Accept-Language", b"fr"),
+        (b"Content-Type", b"x/y"),
+        (b"Prefer", b"return=minimal"),
+        (b"If-None-Match", b'W/"3"'),
+        (b"X-XSRF-TOKEN", b"t"),
+    ]
+    assert resumed_fields(call, STORED, preserve_host=True) == [
+        (b"Host", b"h"),
+        (b"Authorization", b"Bearer new"),
+        (b"X-XSRF-TOKEN", b"t"),
+        (b"Accept-Encoding", b"identity"),
+        (b"Content-Type", b"text/plain"),
+        (b"Accept-Language", b"de"),
+    ]
