@@ -175,25 +175,30 @@ class Runner:
         elif run.task is None:
             self._forget(run)
             self._spawn(self._conclude(id))
-        elif not run.stopped:
-            run.stopped = True
-            run.task.cancel()
+        else:
+            run.woken = True
+            if not run.stopped:
+                run.stopped = True
+                run.task.cancel()
 
-    async def resume(self, job: Job, call: Fields) -> None:
-        """An allowed call with these request fields brought credentials: a Suspended job queues again (CONTRACT §9)."""
+    async def resume(self, job: Job, call: Fields, *, borrowed: bool = False) -> None:
+        """An allowed call with these request fields brought credentials: a Suspended job queues again (CONTRACT §9).
+
+        `borrowed`: they are another caller's than the job's owner."""
         if job.phase is Phase.SUSPENDED:
-            await self._resume(job, resumed_fields(call, job.request, preserve_host=self._preserve_host))
+            fields = resumed_fields(call, job.request, preserve_host=self._preserve_host)
+            await self._resume(job, fields, borrowed=borrowed)
 
-    async def _resume(self, job: Job, fields: Fields) -> None:
+    async def _resume(self, job: Job, fields: Fields, *, borrowed: bool = False) -> None:
         if job.id in self._runs or self._stopping:
             return
         run = Run(job.id, fields)
         self._runs[job.id] = run
-        await self._undivided(self._requeue(run, job))
+        await self._undivided(self._requeue(run, job, borrowed))
 
-    async def _requeue(self, run: Run, job: Job) -> None:
+    async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
         try:
-            await Record(self._jobs, job, self._now).advance(Resumed(self._safe.seal(run.fields)))
+            await Record(self._jobs, job, self._now).advance(Resumed(self._safe.seal(run.fields), borrowed))
         except Lost:
             self._forget(run)  # resumed, cancelled or given up by somebody else
         except BaseException:
@@ -227,6 +232,9 @@ class Runner:
     async def _drive(self, run: Run) -> None:
         try:
             await self._record_outcome(run, await self._outcome(run))
+            while run.woken:
+                run.woken = False
+                await self._conclude(run.id)
         finally:
             self._forget(run)
             self._fill_slots()

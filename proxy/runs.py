@@ -35,7 +35,7 @@ class Run:
 
     While `attended`, an answer of U but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
     §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself. `waited`: it was queued
-    first, so that its token may have expired since. `stopped`: nothing interrupts what it does now.
+    first, so that its token may have expired since. `stopped`: nothing interrupts what it does now. `woken`: its caller ended the job.
     """
 
     id: str
@@ -47,6 +47,7 @@ class Run:
     waited: bool = False
     task: asyncio.Task[None] | None = None
     stopped: bool = False
+    woken: bool = False
 
     def go_on(self) -> None:
         """Nobody needs to hear of the first answer any more."""

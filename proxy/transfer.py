@@ -114,6 +114,12 @@ class Transfer:
 
     async def run(self, job: Job) -> None:
         """From Queued to Success or Warning; the partial file is gone or kept when this returns or raises."""
+        try:
+            await self._run_to_the_end(job)
+        except StorageFull as why:
+            raise JobFailed(error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
+
+    async def _run_to_the_end(self, job: Job) -> None:
         self._record = Record(self._jobs, job, self._now)
         self._body = await self._request_body(job)
         # the format is on record before the first bytes, which tell it, are stored: without it nothing can go on
@@ -132,9 +138,6 @@ class Transfer:
         except (Suspended, asyncio.CancelledError):
             await self._keep()
             raise
-        except StorageFull as why:
-            await self._partial.discard()
-            raise JobFailed(error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
         except BaseException:
             await self._partial.discard()
             raise

@@ -1,0 +1,10 @@
+"""Faults take no time where time proves nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.transfer._BACKOFF", (0.001, 0.002))

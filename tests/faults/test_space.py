@@ -1,0 +1,231 @@
+"""Room for files: promised once, given back at the end, checked at every write (CONTRACT §3.5, §5, §15)."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.core.errors import Problem
+from proxy.core.jobs import ErrorCode, Status
+from proxy.ports import StorageFull
+from proxy.space import Space
+from proxy.stores.file_artifacts import FileArtifacts
+from tests.fakes import MemoryArtifacts
+from tests.faults.harness import CONTENT, LIMITS, house
+
+SIZE = len(CONTENT)
+
+
+async def books(room: int, **limits: int | None) -> tuple[Space, MemoryArtifacts]:
+    artifacts = MemoryArtifacts(max_bytes=room)
+    space = Space(artifacts, **({"min_free": 0, "max_bytes": None} | limits))  # type: ignore[arg-type]
+    await space.measure()
+    return space, artifacts
+
+
+async def test_what_is_promised_is_not_free() -> None:
+    space, _ = await books(100)
+    await space.promise("a", 60)
+    with pytest.raises(StorageFull):
+        await space.promise("b", 41)
+    await space.promise("b", 40)
+    space.release("a")
+    await space.promise("c", 60)
+
+
+async def test_what_is_being_filled_is_never_free_in_between() -> None:
+    """The disk is asked now and then: the bytes written since count as taken, or they would be promised again."""
+    space, artifacts = await books(100)
+    await space.promise("a", 60)
+    partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
+    await partial.write(bytes(30))
+    await space.stored("a", 30)
+    with pytest.raises(StorageFull):
+        await space.promise("b", 41)
+    await space.promise("b", 40)
+
+
+async def test_room_that_was_given_back_since_the_last_look_counts() -> None:
+    """§10: a job that begins anew finds the room of its own discarded file."""
+    space, artifacts = await books(100)
+    await space.promise("a", 60)
+    partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
+    await partial.write(bytes(50))
+    await space.stored("a", 50)
+    await space.measure()
+    await partial.discard()
+    await space.promise("a", 60)
+
+
+async def test_a_file_of_unknown_length_ends_where_the_promises_of_others_begin() -> None:
+    space, artifacts = await books(100)
+    await space.promise("a", 60)
+    partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
+    await partial.write(bytes(40))
+    await space.stored("b", 40)
+    await partial.write(b"1")
+    with pytest.raises(StorageFull):
+        await space.stored("b", 1)
+
+
+async def test_kick_offs_need_min_free_beyond_all_promises() -> None:
+    """§3.5: less than `storage.min_free` free: 503."""
+    space, _ = await books(100, min_free=30)
+    await space.promise("a", 70)
+    assert space.accepts
+    await space.promise("a", 71)
+    assert not space.accepts
+
+
+async def test_many_running_exports_never_promise_the_same_room() -> None:
+    """§15 `storage.max_bytes`: of eight that start together only as many go on as fit, and those are whole."""
+    limits = replace(LIMITS, max_running=8, max_bytes=3 * SIZE + 100)
+    with capture_logs():
+        async with house(limits=limits) as world:
+            ids = [(await world.submit())[0] for _ in range(8)]
+            await world.quiet()
+            jobs = [await world.jobs.get(job_id) for job_id in ids]
+            done = [job for job in jobs if job.status is Status.SUCCESS]
+            assert len(done) == 3
+            assert {job.error.code for job in jobs if job not in done} == {ErrorCode.STORAGE_FULL}
+            await world.check()
+            assert world.runner._space._promised == {}
+
+
+async def test_kick_offs_are_refused_until_room_is_back() -> None:
+    """§3.5: 503 capacity-exhausted with Retry-After; deleting a file lets the next one in."""
+    with capture_logs():
+        async with house(limits=replace(LIMITS, max_bytes=SIZE)) as world:
+            job_id, _ = await world.submit()
+            await world.quiet()
+            with pytest.raises(Problem) as refused:
+                await world.submit()
+            assert (refused.value.status, refused.value.name) == (503, "capacity-exhausted")
+            assert refused.value.retry_after
+            await world.release(job_id)
+            again, _ = await world.submit()
+            await world.quiet()
+            assert (await world.jobs.get(again)).status is Status.SUCCESS
+            await world.check()
+
+
+@pytest.mark.parametrize("deed", ["ok", "chunked"])
+@pytest.mark.parametrize("method", ["create", "write", "commit"])
+async def test_a_disk_that_fills_at_any_write_costs_that_job_alone(method: str, deed: str) -> None:
+    """§5 StorageFull: its partial file gone, the other job whole."""
+    with capture_logs():
+        for skip in range(5 if method == "write" else 1):
+            async with house() as world:
+                world.upstream.gate.clear()
+                first, _ = await world.submit()
+                original, hits = world.artifacts.enter, 0
+
+                async def enter(name: str, _skip: int = skip, _original: object = original) -> None:
+                    nonlocal hits
+                    if name == method:
+                        hits += 1
+                        if hits == _skip + 1:
+                            raise StorageFull("the disk is full")
+                    await _original(name)  # type: ignore[operator]
+
+                world.upstream.plan.extend([deed])
+                world.artifacts.enter = enter
+                second, _ = await world.submit()
+                world.upstream.gate.set()
+                await world.quiet()
+                jobs = [await world.jobs.get(job_id) for job_id in (first, second)]
+                failed = [job for job in jobs if job.status is Status.FAILED]
+                assert len(failed) == 1
+                assert failed[0].error.code is ErrorCode.STORAGE_FULL
+                await world.check()
+
+
+async def test_a_resumed_transfer_needs_room_for_its_rest() -> None:
+    """§15: what is stored of it is not counted twice."""
+    with capture_logs():
+        async with house(limits=replace(LIMITS, max_bytes=SIZE + 10)) as world:
+            world.upstream.plan.extend(["cut", "401"])
+            job_id, _ = await world.submit()
+            await world.quiet()
+            await world.resume(job_id)
+            await world.quiet()
+            assert (await world.jobs.get(job_id)).status is Status.SUCCESS
+
+
+async def test_free_space_of_a_directory_counts_what_was_written_since_it_was_asked(tmp_path: Path) -> None:
+    """The disk is asked once a second: a file that grows in between takes its room at once."""
+    artifacts = await FileArtifacts.at(tmp_path)
+    before = await artifacts.free()
+    partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
+    await partial.write(bytes(10_000_000))
+    assert await artifacts.free() <= before - 10_000_000
+    await partial.discard()
+    await artifacts.close()
+
+
+_SMALL_DISK = """
+import asyncio, sys
+from pathlib import Path
+from proxy.ports import StorageFull
+from proxy.stores.file_artifacts import FileArtifacts
+
+async def main(place):
+    store = await FileArtifacts.at(place)
+    partial = await store.create("00000000-0000-4000-8000-000000000001")
+    try:
+        for _ in range(64):
+            await partial.write(bytes(1 << 20))
+        await partial.commit(64 << 20, lambda artifact: b"")
+    except StorageFull:
+        await partial.discard()
+        print("full", await store.ids(), [p.name for p in place.rglob("*") if p.is_file()])
+    await store.close()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def _small_disk(command: list[str], **kwargs: object) -> str:
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **kwargs)  # type: ignore[call-overload]
+    if told.returncode == 32 or "unshare" in told.stderr or "mount:" in told.stderr:
+        pytest.skip(f"no mount here: {told.stderr.strip()}")
+    assert told.returncode == 0, told.stderr
+    return str(told.stdout).strip()
+
+
+def test_a_real_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
+    """§5: ENOSPC of a file system of 8 MiB (tmpfs in a name space of its own; needs the right to mount)."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f'mount -t tmpfs -o size=8m none {disk} && exec {sys.executable} -c "$1" {disk}/data'
+    told = _small_disk(["unshare", "-m", "sh", "-c", script, "sh", _SMALL_DISK], cwd=Path(__file__).parents[2])
+    assert told == "full set() []"
+
+
+def test_a_file_that_may_grow_no_more_leaves_nothing_behind(tmp_path: Path) -> None:
+    """§5: EFBIG of RLIMIT_FSIZE is a full disk too."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+
+    told = _small_disk(
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-c",
+            "import signal;signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + _SMALL_DISK,
+            str(tmp_path / "data"),
+        ],
+        preexec_fn=limit,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert told == "full set() []"

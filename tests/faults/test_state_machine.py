@@ -1,0 +1,211 @@
+"""Jobs through random operations, faults, jumps of time and restarts, against what callers were told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from structlog.testing import capture_logs
+
+from proxy.core.errors import Problem
+from proxy.core.jobs import Phase, Status
+from proxy.ports import StorageFull, StoreUnavailable
+from tests.faults.harness import FakeUpstream, House, Steps
+
+STORE_FAULTS = [
+    ("jobs", "replace", StoreUnavailable),
+    ("artifacts", "write", StoreUnavailable),
+    ("artifacts", "write", StorageFull),
+    ("artifacts", "commit", StoreUnavailable),
+    ("artifacts", "remove", StoreUnavailable),
+    ("artifacts", "keep", StorageFull),
+    ("artifacts", "discard", StoreUnavailable),
+]
+
+
+class Jobs(RuleBasedStateMachine):
+    """`cancelled` and `deleted` hold the ids of which callers were told so."""
+
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.logs = capture_logs()
+        self.logs.__enter__()
+        self.cancelled: set[str] = set()
+        self.deleted: set[str] = set()
+        self.do(self.begin())
+
+    def do(self, work: Any) -> Any:
+        return self.loop.run(work)
+
+    async def begin(self) -> None:
+        self.house = House()
+        await self.house.runner.start()
+
+    def teardown(self) -> None:
+        self.do(self.end())
+        self.logs.__exit__(None, None, None)
+        self.loop.close()
+
+    async def end(self) -> None:
+        """Left alone, every job ends."""
+        self.house.upstream.gate.set()
+        self.house.upstream.plan.clear()
+        self.clear_faults()
+        await self.house.quiet()
+        for job in await self.house.jobs.list():
+            if not job.forgotten:
+                await self.house.finished(job.id)
+        await self.house.quiet()
+        await self.house.sweep()
+        await self.house.quiet()
+        await self.agree()
+        await self.house.runner.stop()
+
+    def clear_faults(self) -> None:
+        self.house.jobs.faults.clear()
+        self.house.artifacts.faults.clear()
+
+    async def settle(self) -> None:
+        """Some turns of the loop: anything may still be under way."""
+        for _ in range(30):
+            await asyncio.sleep(0)
+
+    async def agree(self) -> None:
+        jobs = {job.id: job for job in await self.house.jobs.list()}
+        await self.house.check()
+        for job_id in self.cancelled - self.house.swept:
+            assert jobs[job_id].status is Status.CANCELLED
+        for job_id in self.deleted - self.house.swept:
+            assert jobs[job_id].forgotten
+
+    @rule(target=ids, key=st.sampled_from([None, None, "a", "b"]))
+    def kick_off(self, key: str | None) -> Any:
+        async def work() -> Any:
+            try:
+                job_id, _ = await self.house.submit(key)
+            except Problem:
+                return multiple()
+            await self.settle()
+            return job_id
+
+        return self.do(work())
+
+    @rule(job_id=ids)
+    def cancel(self, job_id: str) -> None:
+        async def work() -> None:
+            shown = await self.house.cancel(job_id)
+            if shown is not None and not shown.terminal:
+                self.cancelled.add(job_id)
+            await self.settle()
+
+        self.do(self.despite_faults(work()))
+
+    @rule(job_id=ids)
+    def delete(self, job_id: str) -> None:
+        async def work() -> None:
+            if await self.house.jobs.get(job_id) is None:
+                return
+            await self.house.delete(job_id)
+            self.deleted.add(job_id)
+            self.cancelled.discard(job_id)
+            await self.settle()
+
+        self.do(self.despite_faults(work()))
+
+    @rule(job_id=ids)
+    def release(self, job_id: str) -> None:
+        self.do(self.despite_faults(self.house.release(job_id)))
+
+    @rule(job_id=ids)
+    def ask(self, job_id: str) -> None:
+        async def work() -> None:
+            await self.house.resume(job_id)
+            await self.settle()
+
+        self.do(self.despite_faults(work()))
+
+    async def despite_faults(self, work: Any) -> None:
+        """The caller of an operation that fails is told 503."""
+        try:
+            await work
+        except StoreUnavailable:
+            return
+
+    @rule(deeds=st.lists(st.sampled_from(FakeUpstream.MISDEEDS), min_size=1, max_size=4))
+    def upstream_misbehaves(self, deeds: list[str]) -> None:
+        self.house.upstream.plan.extend(deeds)
+
+    @rule()
+    def upstream_halts(self) -> None:
+        self.house.upstream.gate.clear()
+
+    @rule()
+    def upstream_goes_on(self) -> None:
+        async def work() -> None:
+            self.house.upstream.gate.set()
+            await self.settle()
+
+        self.do(work())
+
+    @rule(fault=st.sampled_from(STORE_FAULTS))
+    def store_fails(self, fault: tuple[str, str, type[Exception]]) -> None:
+        store, method, failure = fault
+        getattr(self.house, store).faults[method].append(failure("injected"))
+
+    @rule(seconds=st.sampled_from([1.0, 51.0, 101.0, 1101.0, 90_000.0]))
+    def time_passes(self, seconds: float) -> None:
+        async def work() -> None:
+            self.house.clock += seconds
+            await self.house.sweep()
+            await self.settle()
+
+        self.do(self.despite_faults(work()))
+
+    @rule(kill=st.booleans())
+    def restart(self, kill: bool) -> None:
+        async def work() -> None:
+            if kill:
+                self.house.steps.kill()
+            self.house.upstream.gate.set()
+            await self.house.runner.stop()
+            self.clear_faults()
+            await self.house.restart(Steps())
+            await self.agree()
+            for job in await self.house.jobs.list():
+                assert job.terminal or job.phase is Phase.SUSPENDED
+
+        self.do(work())
+
+    @rule()
+    def everything_comes_to_rest(self) -> None:
+        async def work() -> None:
+            self.clear_faults()
+            self.house.upstream.gate.set()
+            await self.house.quiet()
+            await self.house.sweep()
+            await self.house.quiet()
+            await self.agree()
+
+        self.do(work())
+
+    @invariant()
+    def slots_are_kept(self) -> None:
+        """§3.6: never more than `max_running`, and no slot leaks."""
+        runner = self.house.runner
+        assert runner.running <= self.house.limits.max_running
+        assert all(run in runner._runs.values() or run.stopped for run in runner._active)
+
+
+Jobs.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestJobs = Jobs.TestCase

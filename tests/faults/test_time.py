@@ -1,0 +1,206 @@
+"""What time does: expiry, tombstones, jobs given up, and clocks that jump (CONTRACT §6, §7, §9)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from proxy.clock import SteadyClock
+from proxy.core.jobs import ErrorCode, Phase, ResultState, Status
+from proxy.core.monitor import seen
+from proxy.ports import StoreUnavailable
+from tests.faults.harness import CONTENT, House, house
+
+
+class Clocks:
+    """A wall clock that can be set, and one that cannot."""
+
+    def __init__(self) -> None:
+        self.wall, self.passed = 1_000_000.0, 0.0
+        self.steady = SteadyClock(lambda: self.wall, lambda: self.passed)
+
+    def let_pass(self, seconds: float) -> float:
+        self.wall += seconds
+        self.passed += seconds
+        return self.steady()
+
+
+def test_time_passes_as_the_wall_clock_says() -> None:
+    clocks = Clocks()
+    assert clocks.let_pass(10) == 1_000_010
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0, 6.0, -6.0])
+def test_a_jump_of_the_clock_is_no_jump_of_ours(jump: float) -> None:
+    """§7: a clock that is set must not end or revive files."""
+    clocks = Clocks()
+    before = clocks.let_pass(1)
+    clocks.wall += jump
+    assert abs(clocks.let_pass(1) - before - 1) <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("jump", [6.0, 100.0, -6.0, -100.0])
+@pytest.mark.parametrize("asked_every", [1.0, 15.0, 4000.0])
+def test_a_clock_that_was_set_is_reached_and_not_overshot(jump: float, asked_every: float) -> None:
+    clocks = Clocks()
+    clocks.wall += jump
+    for _ in range(int(10 * 4000 / asked_every)):
+        now = clocks.let_pass(asked_every)
+        assert (clocks.wall - now) * jump > -1e-3
+    assert now == pytest.approx(clocks.wall)
+
+
+def test_drift_is_followed_at_once() -> None:
+    clocks = Clocks()
+    clocks.wall += 3
+    assert clocks.let_pass(1) == pytest.approx(clocks.wall)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(-1e6, 1e6)), max_size=30))
+def test_time_never_runs_backwards_nor_faster_than_a_tenth_more(moves: list[tuple[float, float]]) -> None:
+    clocks = Clocks()
+    last = clocks.steady()
+    for seconds, jump in moves:
+        clocks.wall += jump
+        now = clocks.let_pass(seconds)
+        assert last <= now <= last + seconds * 1.1 + 5.001
+        last = now
+
+
+async def finished(world: House) -> str:
+    job_id, _ = await world.submit()
+    await world.quiet()
+    return job_id
+
+
+async def test_the_file_goes_then_the_record() -> None:
+    """§7: `result_ttl` after the end the file, `record_ttl` later the record."""
+    async with house() as world:
+        job_id = await finished(world)
+        world.clock += 99
+        await world.sweep()
+        assert (await world.jobs.get(job_id)).result is ResultState.AVAILABLE
+        world.clock += 1
+        await world.sweep()
+        job = await world.jobs.get(job_id)
+        assert (job.status, job.result) == (Status.SUCCESS, ResultState.EXPIRED)
+        assert await world.artifacts.ids() == set()
+        world.clock += 999
+        await world.sweep()
+        assert await world.jobs.get(job_id) is not None
+        world.clock += 1
+        await world.sweep()
+        assert await world.jobs.get(job_id) is None
+
+
+async def test_a_tombstone_lives_for_a_day() -> None:
+    """§7: DELETE stays idempotent for 24 h."""
+    async with house() as world:
+        job_id = await finished(world)
+        await world.delete(job_id)
+        await world.quiet()
+        world.clock += 24 * 3600 - 1
+        await world.sweep()
+        assert (await world.jobs.get(job_id)).forgotten
+        world.clock += 1
+        await world.sweep()
+        assert await world.jobs.get(job_id) is None
+
+
+async def test_a_dead_sweeper_lets_no_expired_file_out() -> None:
+    """§7: readers judge by the clock themselves."""
+    async with house() as world:
+        job = await world.jobs.get(await finished(world))
+        assert seen(job, world.clock + 99).result is ResultState.AVAILABLE
+        assert seen(job, world.clock + 100).result is ResultState.EXPIRED
+
+
+async def test_a_download_in_flight_ends_whole_though_the_file_expires() -> None:
+    """§6."""
+    async with house() as world:
+        reader = await world.artifacts.open(await finished(world))
+        world.clock += 100
+        await world.sweep()
+        assert await world.artifacts.ids() == set()
+        assert b"".join([piece async for piece in reader.chunks(0, len(CONTENT))]) == CONTENT
+
+
+async def test_a_suspended_job_is_given_up_in_time() -> None:
+    """§9: not resumed within `suspend_ttl`: Failed Interrupted, retryable, nothing kept."""
+    with capture_logs():
+        async with house() as world:
+            world.upstream.plan.extend(["cut", "401"])
+            job_id = await finished(world)
+            world.clock += 49
+            await world.sweep()
+            assert await world.phase(job_id) is Phase.SUSPENDED
+            world.clock += 1
+            await world.sweep()
+            job = await world.jobs.get(job_id)
+            assert (job.status, job.error.code, job.error.retryable) == (Status.FAILED, ErrorCode.INTERRUPTED, True)
+            await world.check()
+
+
+async def test_a_restart_does_not_begin_the_suspension_anew() -> None:
+    """§9: `suspend_ttl` counts from the interruption."""
+    with capture_logs():
+        async with house() as world:
+            world.upstream.plan.extend(["cut", "401"])
+            job_id = await finished(world)
+            world.clock += 30
+            await world.runner.stop()
+            await world.restart()
+            world.clock += 20
+            await world.sweep()
+            assert (await world.jobs.get(job_id)).status is Status.FAILED
+
+
+async def test_a_token_that_expired_in_the_queue_suspends_the_job() -> None:
+    """§9: U accepted it when the job was accepted; a fresh one brings the job back."""
+    with capture_logs():
+        async with house() as world:
+            world.upstream.gate.clear()
+            world.upstream.plan.extend(["ok", "ok", "401"])
+            ids = [(await world.submit())[0] for _ in range(3)]
+            world.upstream.gate.set()
+            await world.quiet()
+            assert await world.phase(ids[2]) is Phase.SUSPENDED
+            await world.resume(ids[2])
+            await world.quiet()
+            assert (await world.jobs.get(ids[2])).status is Status.SUCCESS
+
+
+async def test_one_file_that_cannot_be_removed_stops_no_sweep() -> None:
+    with capture_logs():
+        async with house() as world:
+            ids = [await finished(world) for _ in range(3)]
+            world.clock += 100
+            world.artifacts.faults["remove"].append(StoreUnavailable("permission denied"))
+            await world.sweep()
+            assert len(await world.artifacts.ids()) == 1
+            assert [(await world.jobs.get(job_id)).result for job_id in ids] == [ResultState.EXPIRED] * 3
+            await world.sweep()
+            assert await world.artifacts.ids() == set()
+
+
+async def test_an_upstream_that_restarts_is_waited_for() -> None:
+    """§10: POSTs that U never saw do not count as attempts."""
+    with capture_logs():
+        async with house() as world:
+            world.upstream.plan.extend(["cut", *["refused"] * 8])
+            job_id = await finished(world)
+            job = await world.jobs.get(job_id)
+            assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+
+
+async def test_an_upstream_that_never_comes_back_ends_the_job() -> None:
+    """§10, §15 `stall_timeout`: the wait is bounded."""
+    with capture_logs():
+        async with house() as world:
+            world.upstream.plan.extend(["cut", *["refused"] * 200])
+            job_id = await finished(world)
+            job = await world.jobs.get(job_id)
+            assert (job.status, job.error.code) == (Status.FAILED, ErrorCode.TRUNCATED)
+            await world.check()
