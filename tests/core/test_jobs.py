@@ -213,6 +213,14 @@ def test_a_suspension_is_timed_from_its_beginning() -> None:
     assert advance(queued, Interrupted(), 1000.0).suspended == 1000.0
 
 
+def test_a_job_once_resumed_with_anothers_credentials_stays_so() -> None:
+    """§9: what such a job holds is not its owner's alone."""
+    borrowed = _after(*TRANSFERRING, Interrupted(), Resumed("sealed", borrowed=True))
+    assert (borrowed.borrowed, borrowed.sealed) == (True, "sealed")
+    assert _after(Interrupted(), Resumed(), job=borrowed).borrowed
+    assert not _after(*TRANSFERRING, Interrupted(), Resumed()).borrowed
+
+
 def test_a_released_or_expired_file_is_not_available() -> None:
     """§7: and what became of it first stands; a job without a file keeps saying so."""
     released = _after(Released(), job=DONE)
