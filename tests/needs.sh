@@ -8,6 +8,7 @@ need nginx nginx
 need haproxy haproxy
 need varnishtest varnish
 need curl curl
+need wrk wrk
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

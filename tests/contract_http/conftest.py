@@ -47,20 +47,20 @@ class House:
         return self.running.url
 
     async def ask(
-        self, method: str, target: str, fields: Given | None = None, body: bytes | None = None, **more: str
+        self, method: str, target: str, fields: Given | None = None, body: bytes | None = None, **more: Any
     ) -> Message:
         """Ask with the caller's credentials, or with exactly `fields`; `more` fields have `_` for `-`."""
         given = dict(self.fields if fields is None else fields)
         given |= {name.replace("_", "-"): value for name, value in more.items()}
         return await ask(self.url, method, target, given, body)
 
-    async def get(self, target: str, **more: str) -> Message:
+    async def get(self, target: str, **more: Any) -> Message:
         return await self.ask("GET", target, **more)
 
-    async def kickoff(self, path: str, *, body: bytes = b"{}", **more: str) -> Message:
+    async def kickoff(self, path: str, *, body: bytes = b"{}", **more: Any) -> Message:
         return await self.ask("POST", path, body=body, **({"Prefer": "respond-async"} | more))
 
-    async def begun(self, path: str, **more: str) -> str:
+    async def begun(self, path: str, **more: Any) -> str:
         """Kick off; the path of the status monitor."""
         answer = await self.kickoff(path, **more)
         assert answer.status == 202, answer
@@ -110,7 +110,7 @@ class Stage(House):
     def fault(self, **fields: Any) -> None:
         self.simulator.fault(**({"path": EXPORT, "method": "POST"} | fields))
 
-    async def done(self, **more: str) -> str:
+    async def done(self, **more: Any) -> str:
         """A finished export; the path of its status monitor."""
         status = await self.begun(self.export, **more)
         assert (await self.finished(status)).json()["status"] == "Success"

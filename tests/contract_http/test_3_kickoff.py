@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
+from proxy.simulator import Simulator
 from tests.contract_http.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.contract_http.wire import Message, Wire, ask, raw, request_bytes
 
@@ -346,11 +348,15 @@ async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: Mak
     """§3.9: a client that leaves during 7 or 9 does not stop its job."""
     stage = await make_stage(EXPORTS__GRACE="30s")
     stage.fault(hold=True)
+
+    async def held(count: int) -> None:
+        await stage.simulator.until(lambda: stage.simulator.held >= count)
+
     for prefer in ("respond-async", "respond-async, wait=40"):
         seen = stage.simulator.held
         wire = await Wire.to(stage.url)
         await wire.send(request_bytes("POST", stage.export, stage.fields | {"Prefer": prefer}, b"{}", "h"))
-        await stage.simulator.until(lambda seen=seen: stage.simulator.held > seen)
+        await stage.simulator.until(partial(_more_held, stage.simulator, seen))
         wire.close()
     stage.simulator.release()
     jobs = (await stage.get("/v8/_async/exports")).json()["results"]
@@ -453,3 +459,7 @@ async def test_repeated_keys_are_400(stage: Stage) -> None:
     """§8: one key."""
     lines = [*stage.fields.items(), ("Prefer", "respond-async"), ("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
     assert (await ask(stage.url, "POST", stage.export, lines, b"")).status == 400
+
+
+def _more_held(simulator: Simulator, seen: int) -> bool:
+    return simulator.held > seen

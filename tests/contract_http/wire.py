@@ -169,12 +169,15 @@ class Scripted:
                 if answer is None:
                     break
                 await wire.send(answer)
+                if b"\r\nConnection: close\r\n" in answer:
+                    wire.writer.write_eof()
+                    break
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             pass
         except Exception as why:  # noqa: BLE001  # shown when the upstream stops
             self.errors.append(why)
         finally:
-            wire.close()
+            wire.writer.close()
 
     def posts(self) -> list[Message]:
         return [request for request in self.requests if request.method == "POST"]

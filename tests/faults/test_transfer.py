@@ -402,7 +402,7 @@ async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> No
             world.jobs.faults["replace"].extend([StoreUnavailable("gone"), StoreUnavailable("gone")])
             return artifact
 
-        partial.commit = commit_then_lose_the_store  # type: ignore[method-assign]
+        partial.commit = commit_then_lose_the_store  # type: ignore[assignment, method-assign]
         return partial
 
     world.artifacts.create = create  # type: ignore[method-assign]
