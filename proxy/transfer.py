@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -26,6 +27,7 @@ from proxy.core.jobs import (
     encode,
 )
 from proxy.events import Watch
+from proxy.meter import Meter
 from proxy.ports import (
     Artifact,
     ArtifactStore,
@@ -58,24 +60,6 @@ class Policy:
     stall_timeout: float
     attempts: int
     result_ttl: float
-
-
-class _Meter:
-    """Bytes per second, smoothed over the last seconds."""
-
-    def __init__(self, received: int, moment: float) -> None:
-        self._received = received
-        self._moment = moment
-        self.rate: int | None = None
-
-    def due(self, moment: float) -> bool:
-        return moment - self._moment >= _PROGRESS_INTERVAL
-
-    def update(self, received: int, moment: float) -> int:
-        latest = (received - self._received) / max(moment - self._moment, 1e-6)
-        self.rate = int(latest if self.rate is None else 0.6 * latest + 0.4 * self.rate)
-        self._received, self._moment = received, moment
-        return self.rate
 
 
 class Transfer:
@@ -322,14 +306,33 @@ class Transfer:
 
     async def _copy(self, response: Response) -> None:
         time = asyncio.get_running_loop().time
-        self._meter = _Meter(self._partial.offset, time())
-        while chunk := await response.read():
-            if self._format is None:
-                await self._look(chunk)
-            await self._partial.write(chunk)
-            await self._space.stored(self._run.id, len(chunk))
-            if self._meter.due(time()):
-                await self._report(time())
+        self._meter = Meter(self._partial.offset, time())
+        while self._format is None and (chunk := await response.read()):
+            await self._look(chunk)
+            await self._store(chunk)
+        async with self._reporting():
+            while chunk := await response.read():
+                await self._store(chunk)
+
+    async def _store(self, chunk: bytes) -> None:
+        await self._partial.write(chunk)
+        await self._space.stored(self._run.id, len(chunk))
+
+    @asynccontextmanager
+    async def _reporting(self) -> AsyncIterator[None]:
+        """CONTRACT §5: `bytesReceived` is at most 2 s old, also when no more bytes come."""
+        reporter = asyncio.create_task(self._report_regularly())
+        try:
+            yield
+        finally:
+            reporter.cancel()
+            await asyncio.gather(reporter, return_exceptions=True)
+
+    async def _report_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+            if self._partial.offset > self._record.job.received:
+                await self._report(asyncio.get_running_loop().time())
 
     async def _look(self, chunk: bytes) -> None:
         self._first_bytes += chunk[:16]

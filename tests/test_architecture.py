@@ -16,7 +16,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     "core",
     "ports",
-    "buffered clock deadline logs tls",
+    "buffered clock deadline logs meter tls",
     "connections exchange",
     "upstream relay access stores",
     "events runs safe space",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -222,16 +223,38 @@ async def test_closing_writes_what_was_asked_for_before(tmp_path: Path) -> None:
     await store.close()
 
 
+@contextmanager
+def disk_of(place: Path, mebibytes: int) -> Iterator[Path]:
+    """A real file system of that size."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk takes root: a full disk is proven by EFBIG and by injected errors only")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 4 MiB."""
-    place = tmp_path / "tiny"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk takes root: ENOSPC is proven by the injected errors only")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with disk_of(tmp_path / "tiny", 4) as place:
+        yield place
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with disk_of(tmp_path / "small", 80) as place:
+        yield place
+
+
+def fill_up(disk: Path) -> Path:
+    """Another program takes every byte."""
+    file = disk / "greed"
+    with file.open("wb", buffering=0) as greedy, suppress(OSError):
+        while greedy.write(bytes(4096)):
+            pass
+    return file
 
 
 async def test_a_disk_that_runs_full_under_both_stores(tiny_disk: Path) -> None:
@@ -256,3 +279,51 @@ async def test_a_disk_that_runs_full_under_both_stores(tiny_disk: Path) -> None:
     assert (jobs.notes, len(await jobs.list())) == ((), 2)
     await jobs.close()
     await artifacts.close()
+
+
+async def test_the_store_opens_on_a_full_disk_and_takes_note_of_what_is_removed(small_disk: Path) -> None:
+    """A restart while the disk is full must not take pass-through down, and a clean-up must be able to make room."""
+    store = await DiskJobs.open(small_disk)
+    jobs = [await store.add(new_job(number), b"body") for number in range(50)]
+    await store.close()
+    greed = await asyncio.to_thread(fill_up, small_disk)
+    assert await asyncio.to_thread(lambda: shutil.disk_usage(small_disk).free) == 0
+
+    store = await DiskJobs.open(small_disk)
+    assert (store.set_aside, store.notes) == (None, ())
+    assert await store.list() == jobs[::-1]
+    for job in jobs[:25]:
+        assert await store.replace(job, advance(job, FAILED, 2))
+    for job in jobs[25:]:
+        assert await store.remove(job)
+    await store.close()
+
+    await asyncio.to_thread(greed.unlink)
+    store = await DiskJobs.open(small_disk)
+    assert len(await store.list()) == 25
+    assert (small_disk / "ballast").stat().st_size == 8 * MIB
+    await store.close()
+
+
+async def test_a_disk_that_runs_full_under_an_open_store_still_takes_changes(small_disk: Path) -> None:
+    """Expiry and DELETE are changes too: without them a full disk stays full."""
+    store = await DiskJobs.open(small_disk)
+    jobs = [await store.add(new_job(number), b"body") for number in range(50)]
+    greed = await asyncio.to_thread(fill_up, small_disk)
+    for job in jobs:
+        assert await store.replace(job, replace(job, version=2, holder="x" * 20_000))
+    with pytest.raises(StoreUnavailable):
+        await store.add(new_job(), b"x" * (16 * MIB))
+    await asyncio.to_thread(greed.unlink)
+    await store.add(new_job(), b"x" * (16 * MIB))
+    assert not (small_disk / "ballast").exists()
+    await store.probe()
+    await store.close()
+
+
+async def test_a_full_disk_without_ballast_is_told_clearly(small_disk: Path) -> None:
+    await (await DiskJobs.open(small_disk)).close()
+    await asyncio.to_thread((small_disk / "ballast").unlink)
+    await asyncio.to_thread(fill_up, small_disk)
+    with pytest.raises(StoreUnavailable, match=r"cannot be opened: .* \(0 bytes are free\)"):
+        await DiskJobs.open(small_disk)

@@ -1,0 +1,19 @@
+"""How fast a transfer goes (CONTRACT §5 `bytesPerSecond`)."""
+
+from __future__ import annotations
+
+
+class Meter:
+    """Bytes per second, smoothed over the last reports. `received` bytes were there at the second `moment`."""
+
+    def __init__(self, received: int, moment: float) -> None:
+        self._received = received
+        self._moment = moment
+        self._rate: int | None = None
+
+    def update(self, received: int, moment: float) -> int:
+        """The rate, now that there are `received` bytes."""
+        latest = (received - self._received) / max(moment - self._moment, 1e-6)
+        self._rate = int(latest if self._rate is None else 0.6 * latest + 0.4 * self._rate)
+        self._received, self._moment = received, moment
+        return self._rate

@@ -1,0 +1,100 @@
+"""Real processes that are killed: what was accepted comes to its end, what was finished stays (CONTRACT §9, §10)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.faults.process import Caller, Proxy
+
+SIZE = 6_000_000
+
+
+class Scene:
+    def __init__(self, simulator: Simulator, proxy: Proxy, caller: Caller) -> None:
+        self.simulator, self.proxy, self.caller = simulator, proxy, caller
+        self.path = next(p for p in simulator.export_paths(simulator.open_session()) if p.endswith("exportToPst"))
+
+    async def halted(self, at: int) -> str:
+        """A job whose transfer halts when U has sent `at` bytes, which the proxy has stored."""
+        self.simulator.fault(path=self.path, method="POST", stall_at=at, count=1)
+        job = await self.caller.kick_off(self.path)
+        await self.simulator.until(lambda: self.simulator.deliveries[-1].sent >= at)
+        async with asyncio.timeout(20):
+            while (await self.caller.status(job))[1]["progress"]["bytesReceived"] < at // 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        return job
+
+    async def check(self, job: str) -> Any:
+        document = await self.caller.finished(job)
+        assert document["status"] == "Success", document
+        digest = hashlib.sha256(await self.caller.file(job)).hexdigest()
+        assert digest == self.simulator.content(self.path).sha256()
+        return document
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    simulator = Simulator(SimulatorSettings(size=SIZE))
+    await simulator.start()
+    proxy = Proxy(tmp_path / "data", simulator.url, EXPORTS__STALL_TIMEOUT="30s")
+    await proxy.start()
+    async with aiohttp.ClientSession() as http:
+        yield Scene(simulator, proxy, Caller(proxy, http, simulator.login()))
+    await proxy.kill()
+    await simulator.stop()
+
+
+async def test_killed_while_the_upstream_generates(scene: Scene) -> None:
+    """§10: interrupted before any byte: a new attempt after a restart."""
+    scene.simulator.fault(path=scene.path, method="POST", hold=True, count=1)
+    job = await scene.caller.kick_off(scene.path)
+    await scene.proxy.kill()
+    await scene.proxy.start()
+    document = await scene.check(job)
+    assert document["attempt"] == 2
+
+
+async def test_killed_in_the_middle_of_a_transfer(scene: Scene) -> None:
+    """§10: continued by Range: no second generation, the digest over all bytes."""
+    job = await scene.halted(4_000_000)
+    await scene.proxy.kill()
+    await scene.proxy.start()
+    document = await scene.check(job)
+    assert document["attempt"] == 1
+    assert sum(scene.simulator.generations.values()) == 1
+
+
+async def test_sigterm_hands_over_cleanly(scene: Scene) -> None:
+    """§15 SIGTERM: exit code 0, the job goes on where it was."""
+    job = await scene.halted(4_000_000)
+    assert await scene.proxy.stop() == 0
+    await scene.proxy.start()
+    await scene.check(job)
+    assert sum(scene.simulator.generations.values()) == 1
+    assert scene.simulator.deliveries[-1].start >= 3_000_000
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
+async def test_a_damaged_job_database_is_set_aside_and_rebuilt(scene: Scene, tmp_path: Path, damage: str) -> None:
+    """§9: the proxy says so, starts, serves the finished files and takes new exports."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.caller.finished(job)
+    await scene.proxy.stop()
+    database = next((tmp_path / "data" / "jobs").glob("*.db"))
+    content = database.read_bytes()
+    if damage == "missing":
+        database.unlink()
+    else:
+        database.write_bytes(content[: len(content) // 3] if damage == "truncated" else b"garbage" * 5000)
+    await scene.proxy.start()
+    assert any("set aside" in line for line in scene.proxy.lines)
+    await scene.check(job)
+    await scene.check(await scene.caller.kick_off(scene.path))
