@@ -95,6 +95,10 @@ class _Answers:
         if len(self._until) > _CACHE_ENTRIES:
             self._until.popitem(last=False)
 
+    def forget(self, caller: str) -> None:
+        for key in [key for key in self._until if key[0] == caller]:
+            del self._until[key]
+
     def __contains__(self, key: tuple[str, ...]) -> bool:
         return self._now() < self._until.get(key, float("-inf"))
 
@@ -123,6 +127,10 @@ class Access:
         """Every owner under which jobs of this caller may stand: also of those begun before U accepted the token."""
         return {self.owner(credentials), self._hash(credentials)}
 
+    def owns(self, credentials: Credentials | None, job: Job) -> bool:
+        """True if the job is this caller's own, as far as is known without asking U."""
+        return credentials is not None and job.owner in self.owners(credentials)
+
     def _identity(self, credentials: Credentials) -> str | None:
         identity = credentials.identity
         if identity is None or (self._hash(credentials.without_cookie()),) not in self._accepted:
@@ -141,6 +149,16 @@ class Access:
         This job alone: that they may see the restore session is not known before U said so.
         """
         self._allowed.add(self._hash(credentials), job.id)
+
+    def distrust(self, fields: Fields) -> None:
+        """U refused a job's request with these credentials: what they were allowed before counts no more.
+
+        Else a caller that polls with an expired token would bring the job back over and over, to be refused again.
+        """
+        credentials = Credentials.of(fields)
+        if credentials is not None:
+            self._allowed.forget(self._hash(credentials))
+            self._accepted.forget(self._hash(credentials))
 
     async def accepted(self, credentials: Credentials, target: bytes) -> None:
         """U answered 2xx to `target` with these credentials: note it for `owner`.
@@ -175,26 +193,48 @@ class Access:
             return
         if session is None:
             await self._check_owner(credentials, job)
-        elif (caller, session.lower()) not in self._allowed:
-            await self._check_session(credentials, job, session)
+        # byte for byte: whether U tells cases and encodings of an id apart is not for us to say
+        elif (caller, target := _session_target(job.request.api, session)) not in self._allowed:
+            await self._check_session(credentials, job, target)
 
-    async def _check_session(self, credentials: Credentials, job: Job, session: str) -> None:
-        target = f"/{job.request.api}/RestoreSessions/{session}".encode("latin-1")
-        status = await self._ask(target, credentials)
+    async def _check_session(self, credentials: Credentials, job: Job, target: str) -> None:
+        status = await self._sees(credentials, target)
         if status == 404:
             await self._check_owner(credentials, job)
-        elif status == 401:
-            raise unauthorized()
         elif status == 403:
             raise not_found()
-        elif not 200 <= status < 300:
-            raise unreachable()
         else:
-            self._allowed.add(self._hash(credentials), session.lower())
-            await self.accepted(credentials, target)
+            self._allowed.add(self._hash(credentials), target)
+            await self.accepted(credentials, target.encode("latin-1"))
+
+    async def unknown(self, credentials: Credentials, api: str, id: str) -> Problem:
+        """The answer for an id that is no job's: what one would be whose session these credentials do not see.
+
+        U is asked the same, so that neither the answer nor the time it takes tells which ids exist (CONTRACT §9).
+        """
+        try:
+            await self._sees(credentials, _session_target(api, id))
+        except Problem as why:
+            return why
+        return not_found()
+
+    async def _sees(self, credentials: Credentials, target: str) -> int:
+        """U's status for a restore session: 2xx, 403 or 404. Raises `Problem` 401 or 503 for anything else."""
+        status = await self._ask(target.encode("latin-1"), credentials)
+        if status == 401:
+            raise unauthorized()
+        if status not in (403, 404) and not 200 <= status < 300:
+            raise unreachable()
+        return status
 
     async def _check_owner(self, credentials: Credentials, job: Job) -> None:
-        """The session is gone at U, or there was none: the kick-off's own caller, while U takes its credentials."""
+        """The session is gone at U, or there was none: the kick-off's own caller, while U takes its credentials.
+
+        Not of a job that ran with another caller's credentials: who could not see the session itself must not get
+        with their help what it holds.
+        """
+        if job.borrowed:
+            raise not_found()
         identity = credentials.identity
         candidates = {self._hash(credentials)} | ({self._keyed("identity", identity)} if identity else set())
         if job.owner not in candidates:
@@ -251,6 +291,10 @@ class Access:
         finally:
             response.close()
         return response.status
+
+
+def _session_target(api: str, session: str) -> str:
+    return f"/{api}/RestoreSessions/{session}"
 
 
 def unauthorized() -> Problem:

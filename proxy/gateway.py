@@ -181,7 +181,7 @@ class Gateway:
                 raise first
             if first is not None:
                 return _verbatim(first)
-        await self._runner.resume(job, asked.fields)
+        await self._runner.resume(job, asked.fields, borrowed=not self._access.owns(credentials, job))
         current = await self._jobs.get(job.id) or job
         return self._accepted(asked, decision, current, [("Idempotency-Replayed", "true")])
 

@@ -96,10 +96,7 @@ class Resources:
             raise unauthorized()  # whether there is such a job is nobody's business without credentials
         job = await self._jobs.get(id)
         if job is None or self._is_gone(job):
-            await self._access.identify(
-                credentials, asked.api or _DEFAULT_API
-            )  # 401 and 503 as for a job that there is
-            raise not_found()
+            raise await self._access.unknown(credentials, asked.api or _DEFAULT_API, id)
         await self._access.check(credentials, job)
         current = await self._jobs.get(id)
         if current is None:
@@ -114,7 +111,7 @@ class Resources:
         job = await self._job(asked, id)
         if job.forgotten:
             raise Problem("job-deleted", "The export job was deleted.")
-        await self._runner.resume(job, asked.fields)
+        await self._runner.resume(job, asked.fields, borrowed=not self._access.owns(Credentials.of(asked.fields), job))
         return job
 
     # status

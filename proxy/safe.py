@@ -48,6 +48,6 @@ class FernetSafe:
         """The fields again; None if none of the keys fits."""
         try:
             plain = self._fernet.decrypt(sealed)
-        except InvalidToken:
+        except (InvalidToken, ValueError):  # ValueError: not even ASCII
             return None
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(plain)]

@@ -135,10 +135,49 @@ async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None
     access, vb365, clock = make(lambda *_: answers.pop(0))
     who = credentials()
     await access.check(who, job("o"))
-    await access.check(who, job("another", session="s1"))
+    await access.check(who, job("another"))
     assert len(vb365.asked) == 1
     clock.now = 61
     assert (await refused(access, who, job("o")))[0] == 401
+
+
+@pytest.mark.parametrize("variant", ["s1", "%531", "S1%20", "S1;x"])
+async def test_an_answer_counts_for_the_very_bytes_of_the_session(variant: str) -> None:
+    """§9: what U says of one spelling opens no session that it may tell from it."""
+    access, _, _ = make(lambda token, target, cookie: 200 if target == "/v8/RestoreSessions/S1" else 403)
+    await access.check(credentials(), job("o"))
+    assert await refused(access, credentials(), job("o", session=variant)) == (404, "job-not-found")
+
+
+async def test_no_job_s_id_passes_for_a_session_s() -> None:
+    """§9: the two are cached side by side."""
+    access, _, _ = make(lambda *_: 403)
+    own = job("o")
+    access.allow(credentials(), own)
+    assert await refused(access, credentials(), job("victim", session=own.id)) == (404, "job-not-found")
+
+
+@pytest.mark.parametrize("answer", [200, 302, 401, 403, 404, 500, None])
+async def test_an_unknown_id_is_answered_like_a_foreign_one(answer: int | None) -> None:
+    """§9: existence is not disclosed, neither by the answer nor by what U is asked."""
+    access, vb365, _ = make(lambda token, target, cookie: 404 if answer == 200 else answer)
+    who, foreign = credentials(), job("victim")
+    expected = await refused(access, who, foreign)
+    asked = len(vb365.asked)
+    access, vb365, _ = make(lambda *_: answer)
+    told = await access.unknown(who, "v8", foreign.id)
+    assert (told.status, told.name) == expected
+    assert len(vb365.asked) == asked
+
+
+async def test_a_job_that_ran_with_anothers_credentials_is_not_its_owners_once_the_session_is_gone() -> None:
+    """§9: whoever never saw the session gets nothing of it by way of somebody who did."""
+    access, _, _ = make(gone)
+    who = credentials("Bearer ok")
+    own = job(access.owner(who))
+    await access.check(who, own)
+    access, _, _ = make(gone)
+    assert await refused(access, who, replace(own, borrowed=True)) == (404, "job-not-found")
 
 
 async def test_an_unreachable_vb365_does_not_matter_while_cached() -> None:

@@ -29,3 +29,9 @@ def test_keys_rotate() -> None:
 
 def test_without_a_key_nothing_is_sealed() -> None:
     assert MemoryOnly().seal(FIELDS) is None
+
+
+def test_what_is_no_seal_opens_to_nothing() -> None:
+    """A damaged record waits for its owner's call; it breaks nothing."""
+    safe = FernetSafe([Fernet.generate_key().decode()])
+    assert [safe.unseal(text) for text in ("", "gAAAA", "\xe9", "x" * 1000)] == [None] * 4

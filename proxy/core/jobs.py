@@ -107,7 +107,8 @@ class Job:
     """One export. Times are Unix seconds, sizes bytes. `version` grows by one with every change (the `eTag`).
 
     `owner` is the caller's keyed hash; `holder` names the runner that drives the job; `digest` is base64 SHA-256;
-    `sealed` the encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None.
+    `sealed` the encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None;
+    `borrowed` tells that it was resumed with the credentials of another caller than its owner.
     """
 
     id: str
@@ -133,6 +134,7 @@ class Job:
     digest: str | None = None
     error: JobError | None = None
     sealed: str | None = None
+    borrowed: bool = False
 
     @property
     def terminal(self) -> bool:
@@ -216,9 +218,10 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Credentials are back, sealed if they are kept: the job queues again."""
+    """Credentials are back, sealed if they are kept: the job queues again. `borrowed`: they are not its owner's."""
 
     sealed: str | None = None
+    borrowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +383,7 @@ def _interrupted(job: Job, event: Interrupted, now: float) -> Job:
 
 
 def _resumed(job: Job, event: Resumed, now: float) -> Job:
-    return replace(job, suspended=None, sealed=event.sealed)
+    return replace(job, suspended=None, sealed=event.sealed, borrowed=job.borrowed or event.borrowed)
 
 
 def _expired(job: Job, event: Expired, now: float) -> Job:
