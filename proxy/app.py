@@ -90,7 +90,14 @@ class Running:
             closing.push_async_callback(pool.close)
         upstream = HttpUpstream(pools[1], preserve_host=settings.upstream.preserve_host)
         retention = Retention(result=settings.exports.result_ttl, record=settings.exports.record_ttl)
-        runner = _runner(settings, safe, jobs, artifacts, upstream, now)
+        access = Access(
+            upstream,
+            key=key,
+            cache=settings.access.cache,
+            timeout=settings.exports.preflight_timeout,
+            now=monotonic,
+        )
+        runner = _runner(settings, safe, access, jobs, artifacts, upstream, now)
         await runner.start()
         closing.push_async_callback(runner.stop)
         sweeper = Sweeper(
@@ -102,7 +109,7 @@ class Running:
             now=now,
         )
         self._keep_doing(sweeper.run())
-        service = _service(settings, key, safe, jobs, artifacts, upstream, runner, retention, now)
+        service = _service(settings, safe, access, jobs, artifacts, upstream, runner, retention, now)
         door = FrontDoor(
             handler=service.handle,
             relay=Relay(
@@ -211,6 +218,7 @@ def _safe(settings: Settings) -> Safe:
 def _runner(
     settings: Settings,
     safe: Safe,
+    access: Access,
     jobs: DiskJobs,
     artifacts: FileArtifacts,
     upstream: HttpUpstream,
@@ -236,6 +244,7 @@ def _runner(
             max_bytes=storage.max_bytes,
         ),
         safe=safe,
+        distrust=access.distrust,
         preserve_host=settings.upstream.preserve_host,
         holder=str(uuid4()),
         now=now,
@@ -244,8 +253,8 @@ def _runner(
 
 def _service(
     settings: Settings,
-    key: bytes,
     safe: Safe,
+    access: Access,
     jobs: DiskJobs,
     artifacts: FileArtifacts,
     upstream: HttpUpstream,
@@ -254,13 +263,6 @@ def _service(
     now: SteadyClock,
 ) -> Service:
     exports, public = settings.exports, settings.public
-    access = Access(
-        upstream,
-        key=key,
-        cache=settings.access.cache,
-        timeout=exports.preflight_timeout,
-        now=monotonic,
-    )
     site = Site(public_url=public.url, trusted=public.trusted_proxies, segment=public.segment, retention=retention)
     download = Download(artifacts)
     gateway = Gateway(

@@ -51,7 +51,10 @@ class Limits:
 
 
 class Runner:
-    """Owns every live job of this process. `holder` names it in the records; `now` is the wall clock."""
+    """Owns every live job of this process. `holder` names it in the records; `now` is the wall clock.
+
+    `distrust` is told the request fields whose credentials U has just refused.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Runner:
         policy: Policy,
         limits: Limits,
         safe: Safe,
+        distrust: Callable[[Fields], None],
         preserve_host: bool,
         holder: str,
         now: Callable[[], float],
@@ -74,6 +78,7 @@ class Runner:
         self._policy = policy
         self._limits = limits
         self._safe = safe
+        self._distrust = distrust
         self._preserve_host = preserve_host
         self._holder = holder
         self._now = now
@@ -251,6 +256,7 @@ class Runner:
         except Lost:
             log.info("job ended by its caller", job=run.id)
         except Suspended:
+            self._distrust(run.fields)
             return Interrupted()
         except JobFailed as why:
             log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)

@@ -35,7 +35,8 @@ class Run:
 
     While `attended`, an answer of U but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
     §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself. `waited`: it was queued
-    first, so that its token may have expired since. `stopped`: nothing interrupts what it does now. `woken`: its caller ended the job.
+    first, so that its token may have expired since. `stopped`: nothing interrupts what it does now. `woken`:
+    its caller ended the job.
     """
 
     id: str

@@ -182,6 +182,7 @@ class House:
         self.accepted: list[str] = []
         self.ended: dict[str, Status] = {}
         self.swept: set[str] = set()
+        self.refused: list[Fields] = []
         self.boot(Steps())
 
     def now(self) -> float:
@@ -200,6 +201,7 @@ class House:
             policy=Policy(generate_timeout=9, stall_timeout=0.05, attempts=3, result_ttl=RETENTION.result),
             limits=self.limits,
             safe=MemoryOnly(),
+            distrust=self.refused.append,
             preserve_host=True,
             holder=str(uuid4()),
             now=self.now,

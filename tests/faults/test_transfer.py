@@ -37,6 +37,7 @@ class World:
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self.jobs = MemoryJobs()
+        self.refused: list[object] = []
         self.artifacts = MemoryArtifacts()
         self.upstream = HttpUpstream(Pool("127.0.0.1", simulator.port))
         self.token = simulator.login()
@@ -54,6 +55,7 @@ class World:
             policy=Policy(generate_timeout=10, stall_timeout=stall, attempts=3, result_ttl=60),
             limits=limits,
             safe=MemoryOnly(),
+            distrust=self.refused.append,
             preserve_host=True,
             holder=holder,
             now=time.time,

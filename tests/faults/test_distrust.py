@@ -1,0 +1,51 @@
+"""Credentials that U has just refused bring no job back (CONTRACT §9)."""
+
+from __future__ import annotations
+
+from structlog.testing import capture_logs
+
+from proxy.access import Access, Credentials
+from proxy.core.jobs import Phase
+from proxy.ports import Field
+from tests.fakes import new_job
+from tests.faults.harness import CALL, FakeUpstream, Reply, Steps, house
+
+
+class Asked(FakeUpstream):
+    """Counts the questions whether a session may be seen; all are answered with 200."""
+
+    def __init__(self) -> None:
+        super().__init__(Steps())
+        self.questions = 0
+
+    async def send(self, *args: object, **kwargs: object) -> Reply:
+        self.questions += 1
+        return Reply(self, 200, [], b"{}")
+
+
+async def test_the_upstream_is_asked_again_about_refused_credentials() -> None:
+    """§9: not "cached for 60 s" once a job heard 401."""
+    upstream = Asked()
+    access = Access(upstream, key=b"k", cache=60, timeout=1, now=lambda: 0.0)
+    mine, job = Credentials.of(CALL), new_job(1)
+    other: list[Field] = [(b"Authorization", b"Bearer other")]
+    for fields in (CALL, CALL, other):
+        await access.check(Credentials.of(fields), job)
+    assert upstream.questions == 2
+    access.distrust(CALL)
+    await access.check(mine, job)
+    assert upstream.questions == 3
+    await access.check(Credentials.of(other), job)
+    assert upstream.questions == 3
+    access.distrust([])
+
+
+async def test_the_runner_tells_which_credentials_were_refused() -> None:
+    """§9, §10: at the 401 that suspends a job."""
+    with capture_logs():
+        async with house() as world:
+            world.upstream.plan.extend(["cut", "401"])
+            job, _ = await world.submit()
+            await world.quiet()
+            assert await world.phase(job) is Phase.SUSPENDED
+            assert world.refused == [CALL]
