@@ -37,13 +37,14 @@ class Report:
 
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
+    unmet: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
 
     def __str__(self) -> str:
-        parts = [("faults injected", self.faults), ("accepted jobs", self.outcomes), ("why jobs failed", self.reasons)]
-        lines = [f"chaos: {self.seconds:.0f} s, {self.bytes / 2**20:.0f} MiB verified"]
+        parts = [("faults injected", self.faults), ("exports", self.outcomes), ("why jobs failed", self.reasons)]
+        lines = [f"chaos: {self.seconds:.0f} s, {self.bytes / 2**20:.0f} MiB verified, {self.unmet} faults never met"]
         for title, counted in parts:
             lines.append(f"  {title}: {counted.total()}")
             lines += [f"    {count:6} {name}" for name, count in counted.most_common()]
@@ -81,6 +82,7 @@ class Chaos:
         self.report = Report()
         self._disk = disk
         self._small = small
+        self._planned: dict[str, str] = {}
         self._simulator = simulator
         self.proxy = Proxy(
             disk / "data",
@@ -108,6 +110,7 @@ class Chaos:
             await asyncio.wait_for(asyncio.gather(*callers), 120)
         await self.proxy.stop()
         self.report.seconds = time.monotonic() - begun
+        self._count_met()
         await self._check_stores()
         return self.report
 
@@ -129,7 +132,7 @@ class Chaos:
         self._simulator.fault(path=path, method="POST", size=size, seed=number)
         if self.chance.random() < 0.7:
             name, faults = self.chance.choice(list(_misdeeds(self.chance, size).items()))
-            self.report.faults[name] += 1
+            self._planned[path] = name
             for fault in faults:
                 self._simulator.fault(path=path, method="POST", **fault)
         return path, size
@@ -256,6 +259,12 @@ class Chaos:
         (self._disk / "ballast").unlink(missing_ok=True)
 
     # The end
+
+    def _count_met(self) -> None:
+        """A fault for a second POST that never came was not injected."""
+        waiting = {fault.path for fault in self._simulator.faults if fault.count is not None}
+        self.report.unmet = len(waiting & self._planned.keys())
+        self.report.faults.update(name for path, name in self._planned.items() if path not in waiting)
 
     async def _check_stores(self) -> None:
         """No file without a record, no promise without a file, no job that is not done."""

@@ -45,11 +45,13 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     simulator = Simulator(SimulatorSettings(size=SIZE))
     await simulator.start()
     proxy = Proxy(tmp_path / "data", simulator.url, EXPORTS__STALL_TIMEOUT="30s")
-    await proxy.start()
-    async with aiohttp.ClientSession() as http:
-        yield Scene(simulator, proxy, Caller(proxy, http, simulator.login()))
-    await proxy.kill()
-    await simulator.stop()
+    try:
+        await proxy.start()
+        async with aiohttp.ClientSession() as http:
+            yield Scene(simulator, proxy, Caller(proxy, http, simulator.login()))
+    finally:
+        await proxy.kill()
+        await simulator.stop()
 
 
 async def test_killed_while_the_upstream_generates(scene: Scene) -> None:
