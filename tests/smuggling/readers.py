@@ -22,6 +22,8 @@ def strict(stream: bytes) -> list[Request]:
             event = connection.next_event()
         except h11.RemoteProtocolError:
             return found
+        if isinstance(event, h11.Request) and event.method == b"CONNECT":
+            return found  # nothing that follows it is HTTP
         if isinstance(event, h11.Request):
             begun, body = event, b""
         elif isinstance(event, h11.Data):

@@ -10,12 +10,12 @@ import contextlib
 from typing import Any
 
 import h11
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.http.wire import LIMIT, Origin, Peer, Proxy, proxy_to
 from tests.smuggling.answers import ANSWERS
-from tests.smuggling.readers import READERS, lengths_first, strict
+from tests.smuggling.readers import READERS, lengths_first
 from tests.smuggling.requests import ATTACKS, SAFE
 from tests.smuggling.test_answers import GOOD, OK, answering
 from tests.smuggling.test_requests import Witness
@@ -24,6 +24,9 @@ from tests.transparency.test_transparency import DOOR
 
 #: Seconds that a client may be silent: short, so that what is unfinished ends soon.
 SHORT = 0.03
+
+#: Each example is a conversation over sockets, so `make fuzz` makes fewer of them than of pure functions.
+EXAMPLES = max(settings().max_examples // 10, 60)
 
 _PIECES = st.sampled_from(
     [
@@ -132,6 +135,7 @@ def _cuts(raw: bytes, places: list[int]) -> list[int]:
     return sorted({place % (len(raw) + 1) for place in places})
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     st.lists(st.tuples(_torn(_ATTACKS, _PIECES), st.lists(st.integers(0, 4000), max_size=3)), min_size=1, max_size=8)
 )
@@ -159,13 +163,18 @@ def _check_origin(raw: bytes, whole: list[bytes]) -> None:
     assert any(reader(raw)[: len(forwarded)] == forwarded for reader in READERS)
 
 
+#: h11 takes no target with a byte beyond ASCII, which §12 passes: to all readers they are shown as letters.
+_PLAIN = bytes(range(128)) + b"x" * 128
+
+
 def _check_streams(witness: Witness) -> None:
     for stream in witness.streams:
-        readings = [reader(bytes(stream)) for reader in READERS]
+        readings = [reader(bytes(stream).translate(_PLAIN)) for reader in READERS]
         assert readings[0] == readings[1] == readings[2]
-    assert sum(len(strict(bytes(stream))) for stream in witness.streams) == len(witness.whole)
+    assert sum(len(lengths_first(bytes(stream))) for stream in witness.streams) == len(witness.whole)
 
 
+@settings(max_examples=EXAMPLES)
 @given(st.lists(st.tuples(_torn(_ANSWERS, _ANSWER_PIECES), st.booleans()), min_size=1, max_size=8))
 async def test_12_torn_answers_are_never_a_short_success(inputs: list[tuple[bytes, bool]]) -> None:
     """What the client takes for a whole answer is what an independent reader takes for one, byte by byte."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.transparency.cases import Case
@@ -53,6 +53,7 @@ def _answers(draw: st.DrawFn) -> bytes:
     return interim + b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, reason, b"".join(order), body)
 
 
+@settings(max_examples=max(settings().max_examples // 10, 60))
 @given(st.lists(st.tuples(_requests(), _answers()), min_size=1, max_size=3))
 async def test_12_whatever_is_sent_only_the_named_differences_are_made(pairs: list[tuple[bytes, bytes]]) -> None:
     case = Case("by chance", tuple(asked for asked, _ in pairs), tuple(answered for _, answered in pairs))
