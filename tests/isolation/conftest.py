@@ -1,0 +1,7 @@
+"""The proxy in front of the stand-in, with several users and tenants behind it."""
+
+from __future__ import annotations
+
+from tests.contract_http.conftest import clock, closing, make_stage
+
+__all__ = ["clock", "closing", "make_stage"]

@@ -1,0 +1,393 @@
+"""Every verb, by everybody: the exact answers through the running proxy (CONTRACT §7, §8, §9)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from proxy import app
+from tests.contract_http.conftest import MakeStage, Stage, settings_of
+from tests.contract_http.wire import Message, ask
+
+#: How the calls on one job are told, in the order in which they are made: the last ones end it.
+VERBS = ("status", "head", "result", "release", "cancel", "delete")
+KEY = "nightly-1"
+
+
+@dataclass
+class Scene:
+    """A finished job of alice's, and who calls now."""
+
+    stage: Stage
+    job: str
+    export: str
+    caller: dict[str, str] = field(default_factory=dict)
+
+    async def call(self, verb: str, job: str | None = None) -> Message:
+        path = f"/v8/_async/exports/{job or self.job}"
+        method, target = {
+            "status": ("GET", path),
+            "head": ("HEAD", path),
+            "result": ("GET", f"{path}/result"),
+            "cancel": ("POST", f"{path}/cancel"),
+            "release": ("DELETE", f"{path}/result"),
+            "delete": ("DELETE", path),
+        }[verb]
+        return await self.stage.ask(method, target, self.caller)
+
+    async def list(self, query: str = "") -> Message:
+        return await self.stage.ask("GET", f"/v8/_async/exports{query}", self.caller)
+
+    async def list_session(self) -> Message:
+        return await self.list(f"?restoreSessionId={self.stage.session}")
+
+    async def kickoff_again(self) -> Message:
+        fields = self.caller | {"Prefer": "respond-async", "Idempotency-Key": KEY}
+        return await self.stage.ask("POST", self.export, fields, b"{}")
+
+
+async def kickoff_as(stage: Stage, user: str | dict[str, str], path: str, *more: tuple[str, str]) -> Message:
+    who = stage.simulator.login(user) if isinstance(user, str) else user
+    return await ask(stage.url, "POST", path, [*who.items(), ("Prefer", "respond-async"), *more], b"{}")
+
+
+async def nobody(scene: Scene) -> None:
+    scene.caller = {}
+
+
+async def made_up(scene: Scene) -> None:
+    scene.caller = {"Authorization": "Bearer made-up"}
+
+
+async def bob(scene: Scene) -> None:
+    scene.caller = scene.stage.simulator.login("bob")
+
+
+async def other_tenant(scene: Scene) -> None:
+    scene.caller = scene.stage.simulator.login("carol")
+
+
+async def revoked(scene: Scene) -> None:
+    scene.stage.simulator.tokens.revoke(scene.caller["Authorization"])
+
+
+async def expired(scene: Scene) -> None:
+    scene.stage.simulator.tokens.expire(user="alice")
+
+
+async def refreshed(scene: Scene) -> None:
+    await expired(scene)
+    scene.caller = scene.stage.simulator.login("alice")
+
+
+async def operator(scene: Scene) -> None:
+    scene.caller = scene.stage.simulator.login("operator")
+
+
+async def itself(scene: Scene) -> None:
+    """Nothing changed."""
+
+
+async def stopped(scene: Scene) -> None:
+    session = scene.stage.simulator.sessions.get(scene.stage.session)
+    assert session is not None
+    scene.stage.simulator.sessions.stop(session)
+
+
+async def gone(scene: Scene) -> None:
+    scene.stage.simulator.sessions.remove(scene.stage.session)
+
+
+async def gone_and_refreshed(scene: Scene) -> None:
+    await gone(scene)
+    await refreshed(scene)
+
+
+async def gone_and_revoked(scene: Scene) -> None:
+    await gone(scene)
+    await revoked(scene)
+
+
+async def gone_for_bob(scene: Scene) -> None:
+    await gone(scene)
+    await bob(scene)
+
+
+async def down(scene: Scene) -> None:
+    await scene.stage.simulator.stop()
+
+
+Situation = Callable[[Scene], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a caller gets: the status of each verb on one job, the lengths of both lists, the repeated kick-off.
+
+    A list that is refused stands as its status; a kick-off's `replayed` says whether the first job came back.
+    """
+
+    situation: Situation
+    verbs: tuple[int, int, int, int, int, int]
+    listed: int
+    of_session: int
+    kickoff: int
+    replayed: bool = False
+    setting: tuple[tuple[str, object], ...] = ()
+
+
+SEEN = (200, 200, 200, 204, 200, 204)
+JWT = (("token", "jwt"),)
+HIDDEN = (("foreign_session", 404),)
+TABLE = [
+    #   situation           status head result release cancel delete  list  of session  kick-off
+    Row(nobody, (401,) * 6, 401, 401, 401),
+    Row(made_up, (401,) * 6, 401, 401, 401),
+    Row(revoked, (401,) * 6, 401, 401, 401),
+    Row(expired, (401,) * 6, 401, 401, 401),
+    Row(bob, (404,) * 6, 0, 0, 403),
+    Row(bob, (404,) * 6, 0, 0, 404, setting=HIDDEN),
+    Row(other_tenant, (404,) * 6, 0, 0, 403),
+    Row(other_tenant, (404,) * 6, 0, 0, 404, setting=HIDDEN),
+    Row(itself, SEEN, 1, 1, 202, replayed=True),
+    Row(operator, SEEN, 0, 1, 202),
+    Row(refreshed, SEEN, 0, 1, 202),
+    Row(refreshed, SEEN, 1, 1, 202, replayed=True, setting=JWT),
+    Row(stopped, SEEN, 1, 1, 202, replayed=True),
+    Row(gone, SEEN, 1, 1, 202, replayed=True),
+    Row(gone_and_refreshed, (404,) * 6, 0, 0, 404),
+    Row(gone_and_refreshed, SEEN, 1, 1, 202, replayed=True, setting=JWT),
+    Row(gone_and_revoked, (401,) * 6, 401, 401, 401),
+    Row(gone_for_bob, (404,) * 6, 0, 0, 404),
+    Row(gone_for_bob, (404,) * 6, 0, 0, 404, setting=JWT),
+    Row(down, (503,) * 6, 503, 503, 503),
+]
+PROBLEMS = {401: "unauthorized", 404: "job-not-found", 503: "upstream-unreachable"}
+
+
+def name_of(row: Row) -> str:
+    return "-".join([row.situation.__name__, *(str(value) for _, value in row.setting)])
+
+
+async def set_the_scene(make_stage: MakeStage, row: Row) -> Scene:
+    """A finished job of alice's; what U once said is forgotten; then the situation."""
+    stage = await make_stage({"size": 1000} | dict(row.setting))
+    status = await stage.done(Idempotency_Key=KEY)
+    scene = Scene(stage, status.rpartition("/")[2], stage.export, dict(stage.fields))
+    stage.clock.ahead += 61
+    await row.situation(scene)
+    return scene
+
+
+@pytest.mark.parametrize("row", TABLE, ids=name_of)
+async def test_every_verb_has_its_answer(make_stage: MakeStage, row: Row) -> None:
+    """§9: the table of who gets what."""
+    scene = await set_the_scene(make_stage, row)
+    for told, expected in ((await scene.list(), row.listed), (await scene.list_session(), row.of_session)):
+        if expected < 400:
+            assert told.status == 200
+            assert [job["id"] for job in told.json()["results"]] == [scene.job] * expected
+        else:
+            assert_refusal(told, expected)
+    kickoff = await scene.kickoff_again()
+    assert kickoff.status == row.kickoff
+    assert (kickoff.get("Idempotency-Replayed") == "true") is row.replayed
+    assert ("Location" in kickoff and kickoff["Location"].endswith(scene.job)) is row.replayed
+    for verb, expected in zip(VERBS, row.verbs, strict=True):
+        told = await scene.call(verb)
+        assert told.status == expected, verb
+        if expected >= 400:
+            assert_refusal(told, expected, bodiless=verb == "head")
+
+
+def assert_refusal(told: Message, status: int, *, bodiless: bool = False) -> None:
+    """§11: with the fields that go with it, and nothing of the job."""
+    assert told.status == status
+    assert told["X-VB365-Async"] == "proxy"
+    assert told["Cache-Control"] == "no-store"
+    assert ("WWW-Authenticate" in told) is (status == 401)
+    assert ("Retry-After" in told) is (status == 503)
+    assert not told.names & {"etag", "location", "sunset", "asyncresult", "x-progress", "content-disposition"}
+    if not bodiless:
+        assert told.json()["type"] == f"urn:vb365-async:problem:{PROBLEMS[status]}"
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if min(row.verbs) >= 400], ids=name_of)
+async def test_a_foreign_id_is_answered_like_one_that_never_was(make_stage: MakeStage, row: Row) -> None:
+    """§9: existence is not disclosed: the same bytes, but for the id and the date; and U is asked as often."""
+    scene = await set_the_scene(make_stage, row)
+    for verb in VERBS:
+        asked = len(scene.stage.simulator.requests)
+        foreign = await scene.call(verb)
+        for_the_foreign = len(scene.stage.simulator.requests) - asked
+        stranger = str(uuid4())
+        unknown = await scene.call(verb, stranger)
+        assert shown(foreign, scene.job) == shown(unknown, stranger), verb
+        if row.situation not in (gone, gone_and_revoked):
+            assert len(scene.stage.simulator.requests) - asked == 2 * for_the_foreign, verb
+
+
+def shown(told: Message, id: str) -> object:
+    fields = [(name, value) for name, value in told.fields if name.lower() != "date"]
+    return told.first, fields, told.body.replace(id.encode(), b"{id}")
+
+
+async def test_a_cached_answer_opens_what_u_said_and_no_more(make_stage: MakeStage) -> None:
+    """§9: while U is down: the session it spoke of, for `access.cache`; not an unknown id, nor another caller."""
+    stage = await make_stage({"size": 1000})
+    scene = Scene(stage, (await stage.done()).rpartition("/")[2], stage.export, dict(stage.fields))
+    bobs = Scene(stage, scene.job, stage.export, stage.simulator.login("bob"))
+    assert (await bobs.list()).status == 200
+    await stage.simulator.stop()
+    assert (await scene.call("status")).status == 200
+    assert (await scene.call("status", str(uuid4()))).status == 503
+    assert (await bobs.call("status")).status == 503
+    stage.clock.ahead += 61
+    assert (await scene.call("status")).status == 503
+
+
+@pytest.mark.parametrize("id", ["1", "..", "%2e%2e", "00000000-0000-1000-8000-000000000000", "é", "%00", "*"])
+async def test_what_is_no_id_is_404_for_everybody_and_u_is_not_asked(make_stage: MakeStage, id: str) -> None:
+    """§2: without a look-up."""
+    stage = await make_stage()
+    for fields in ({}, stage.fields, {"Authorization": "Bearer made-up"}):
+        assert (await stage.ask("GET", f"/v8/_async/exports/{id}", fields)).status == 404
+    assert not stage.simulator.requests
+
+
+async def test_a_claimed_identity_reads_spends_and_replays_nothing(make_stage: MakeStage) -> None:
+    """§2 Caller: a forged JWT of alice's, alone or beside bob's own cookie or token, is never alice."""
+    stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__MAX_PER_CALLER="1")
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export, Idempotency_Key=KEY)
+    genuine = stage.fields["Authorization"]
+    forged = genuine.rpartition(".")[0] + ".Zm9yZ2Vk"
+    bobs = stage.simulator.login("bob")["Authorization"]
+    session = stage.simulator.open_session("bob")
+    path = next(path for path in stage.simulator.export_paths(session) if path.endswith("exportToPst"))
+    disguises: list[list[tuple[str, str]]] = [
+        [("Authorization", forged)],
+        [("Authorization", forged), ("Cookie", "session=bob")],
+        [("Authorization", bobs), ("Authorization", forged)],
+        [("Authorization", forged), ("Authorization", bobs)],
+        [("Authorization", f"{bobs}, {forged}")],
+    ]
+    for disguise in disguises:
+        assert (await ask(stage.url, "GET", status, disguise)).status in (401, 404)
+        listed = await ask(stage.url, "GET", "/v8/_async/exports", disguise)
+        assert listed.status == 401 or listed.json()["results"] == []
+        again = [*disguise, ("Prefer", "respond-async"), ("Idempotency-Key", KEY)]
+        for target in (stage.export, path):
+            kickoff = await ask(stage.url, "POST", target, again, b"{}")
+            assert "Idempotency-Replayed" not in kickoff
+            assert kickoff.status in (202, 401, 403)
+            assert "Location" not in kickoff or not kickoff["Location"].endswith(status)
+    assert (await stage.kickoff(stage.export)).status == 429
+    assert (await stage.ask("DELETE", status)).status == 204
+    assert (await stage.kickoff(stage.export)).status == 202
+    stage.simulator.release()
+
+
+async def test_the_quota_is_the_callers_own(make_stage: MakeStage) -> None:
+    """§3.5: one caller's live jobs keep nobody else out; a refreshed JWT is the same caller."""
+    stage = await make_stage({"token": "jwt"}, EXPORTS__MAX_PER_CALLER="2")
+    stage.fault(hold=True)
+    for _ in range(2):
+        await stage.begun(stage.export)
+    refused = await stage.kickoff(stage.export)
+    assert (refused.status, refused.json()["type"]) == (429, "urn:vb365-async:problem:quota-exceeded")
+    assert (await kickoff_as(stage, "alice", stage.export)).status == 429
+    session = stage.simulator.open_session("bob")
+    path = next(path for path in stage.simulator.export_paths(session) if path.endswith("exportToPst"))
+    assert (await kickoff_as(stage, "bob", path)).status == 202
+    stage.simulator.release()
+
+
+async def test_one_key_of_two_callers_is_two_jobs(make_stage: MakeStage) -> None:
+    """§8: the key is scoped to the caller, whatever it stands for at another."""
+    stage = await make_stage({"size": 1000})
+    alices = await stage.begun(stage.export, Idempotency_Key=KEY)
+    same = await kickoff_as(stage, "operator", stage.export, ("Idempotency-Key", KEY))
+    assert same.status == 202
+    assert "Idempotency-Replayed" not in same
+    assert not same["Location"].endswith(alices)
+    other = await kickoff_as(stage, "alice", stage.path_of("save"), ("Idempotency-Key", KEY))
+    assert other.status == 202
+
+
+async def test_a_spelling_of_a_session_is_a_session_of_its_own_to_the_cache(make_stage: MakeStage) -> None:
+    """§1, §9: case and encoding are U's to judge; each spelling is asked for."""
+    stage = await make_stage({"size": 1000})
+    upper = stage.export.replace(stage.session, stage.session.upper())
+    statuses = [await stage.done(), await stage.begun(upper)]
+    bobs = stage.simulator.login("bob")
+    for status in statuses:
+        assert (await stage.ask("GET", status, bobs)).status == 404
+        assert (await stage.get(status)).status in (200, 202)
+    stage.clock.ahead += 61
+    for spelling, status in zip((stage.session, stage.session.upper()), statuses, strict=True):
+        before = sum(spelling in one.target for one in stage.simulator.requests)
+        await stage.get(status)
+        assert sum(spelling in one.target for one in stage.simulator.requests) == before + 1
+
+
+HOSTILE = [
+    ("Host", 'evil"><script>'),
+    ("X-Forwarded-Host", "evil.example"),
+    ("X-Forwarded-Prefix", "/evil"),
+    ("Forwarded", "host=evil.example;proto=https"),
+    ("X-Original-Host", "evil.example"),
+    ("X-Forwarded-Proto", "javascript"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), HOSTILE, ids=[name for name, _ in HOSTILE])
+async def test_no_stranger_writes_the_links(make_stage: MakeStage, name: str, value: str) -> None:
+    """§13: Host is validated; forwarded fields count from trusted peers only."""
+    stage = await make_stage({"size": 1000})
+    answer = await kickoff_as(stage, "alice", stage.export, (name, value))
+    told = json.dumps(answer.fields) + answer.body.decode()
+    assert answer.status in (202, 400)
+    assert "evil" not in told
+    assert "javascript" not in told
+
+
+async def test_the_upstreams_words_split_no_response(make_stage: MakeStage) -> None:
+    """§6: a file name with line breaks, quotes and markup becomes one harmless field value."""
+    stage = await make_stage({"size": 1000})
+    name = "attachment; filename*=UTF-8''a%0D%0ASet-Cookie:%20a=b%0D%0A%0D%0A%22%3Cscript%3E..%2F..%2Fx.pst"
+    stage.fault(disposition=name)
+    status = await stage.done()
+    told = await stage.get(f"{status}/result")
+    assert "Set-Cookie" not in told
+    assert told.body == stage.file()
+    assert "/" not in told["Content-Disposition"].partition("filename=")[2].partition("filename*")[0]
+    assert "\r" not in (await stage.get(status)).json()["result"]["fileName"]
+
+
+async def test_who_never_saw_the_session_gets_nothing_by_way_of_who_does(make_stage: MakeStage, tmp_path: Path) -> None:
+    """§9: bob's job in alice's session, resumed by alice's call after a restart, is not bob's when the session ends."""
+    sim, given = {"size": 1000, "foreign_session": 404}, {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_RUNNING": "1"}
+    stage = await make_stage(sim, **given)
+    stage.fault(hold=True, count=1)
+    await stage.begun(stage.export)
+    await stage.simulator.until(lambda: stage.simulator.held == 1)
+    bobs = stage.simulator.login("bob")
+    intruder = stage.path((await kickoff_as(stage, bobs, stage.export))["Location"])
+    await stage.running.stop()
+    stage.running = await app.start(settings_of(stage.simulator.url, tmp_path / "data", given))
+    try:
+        stage.simulator.release()
+        assert (await stage.finished(intruder)).json()["status"] == "Success"
+        assert (await stage.get(f"{intruder}/result")).body == stage.file()
+        stage.simulator.sessions.remove(stage.session)
+        stage.clock.ahead += 61
+        assert (await stage.ask("GET", f"{intruder}/result", bobs)).status == 404
+        assert (await stage.ask("GET", "/v8/_async/exports", bobs)).json()["results"] == []
+    finally:
+        await stage.running.stop()
