@@ -24,9 +24,12 @@ _PAGES = 10
 _PAGE_LIMIT = 8 * 1024 * 1024
 _TRIES = 3
 _PAUSE = 0.5
-#: An event starts with its request; the clocks' difference is known from U's Date field to the second.
+#: An event starts with its request. U's Date field is cut to the second: a smaller difference of the clocks is none.
 _SLACK = 5.0
-_TIED = 2.0
+_SAME_CLOCK = 1.5
+_TIED = 0.25
+#: What the event of an export that gave its whole file may say: those that failed are other exports' (CONTRACT §5).
+_POSSIBLE = frozenset({"Running", "Success", "Warning"})
 #: What a page that is not a page of events comes to: it must not cost the caller the file.
 _NONSENSE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -46,10 +49,10 @@ class Watch:
         self._now = now
 
     async def warns(self, job: Job, fields: Fields, posted: float) -> bool:
-        """True if the event of the export that was posted at the Unix second `posted` does not say Success.
+        """True if the event of the export that was posted at the Unix second `posted` says Warning.
 
-        Events carry no job id: the one of the same type that started next to the POST counts, and those tied with
-        it. U not answering is no warning: the file's length was verified without it.
+        Events carry no job id: the one of the same type that started nearest to the POST counts, and those tied
+        with it. U not answering is no warning: the file's length was verified without it.
         """
         credentials = Credentials.of(fields)
         if credentials is None or job.request.session is None:
@@ -64,7 +67,7 @@ class Watch:
         except (UpstreamFailure, TimeoutError, *_NONSENSE) as why:
             log.warning("session events not read", job=job.id, reason=str(why) or type(why).__name__)
             return False
-        return bool(statuses & {"Warning", "Failed"})
+        return "Warning" in statuses
 
     async def _statuses(self, job: Job, credentials: Credentials, posted: float) -> set[str]:
         kind = "Save" if job.request.title.lower() == "save" else "Export"
@@ -74,13 +77,13 @@ class Watch:
             found += [
                 _Event(_moment(event.get("startTime")) - skew, str(event.get("status")))
                 for event in events
-                if event.get("type") == kind
+                if event.get("type") == kind and event.get("status") in _POSSIBLE
             ]
             if len(events) < _PAGE:
                 break
-        own = [event for event in found if event.started >= posted - _SLACK]
-        first = min((event.started for event in own), default=0.0)
-        return {event.status for event in own if event.started <= first + _TIED}
+        distances = [(abs(event.started - posted), event.status) for event in found]
+        nearest = min(distances, default=(0.0, ""))[0]
+        return {status for distance, status in distances if distance <= min(nearest + _TIED, _SLACK)}
 
     async def _page(self, job: Job, credentials: Credentials, page: int) -> tuple[list[dict[str, Any]], float]:
         """One page of events, and how far U's clock is ahead of ours in seconds."""
@@ -101,7 +104,8 @@ class Watch:
     def _skew(self, fields: Fields) -> float:
         for name, value in fields:
             if name.lower() == b"date":
-                return parsedate_to_datetime(value.decode("latin-1")).timestamp() - self._now()
+                skew = parsedate_to_datetime(value.decode("latin-1")).timestamp() - self._now()
+                return skew if abs(skew) > _SAME_CLOCK else 0.0
         return 0.0
 
 
