@@ -18,7 +18,7 @@ from proxy.answers import Asked, Site, document_answer
 from proxy.core.door import Kickoff
 from proxy.core.errors import Problem
 from proxy.core.jobs import ErrorCode, ExportRequest, Job, ResultState
-from proxy.core.monitor import accepted
+from proxy.core.monitor import accepted, seen
 from proxy.core.replay import kickoff_fields
 from proxy.download import Download
 from proxy.exchange import Verbatim
@@ -182,7 +182,7 @@ class Gateway:
             if first is not None:
                 return _verbatim(first)
         await self._runner.resume(job, asked.fields, borrowed=not self._access.owns(credentials, job))
-        current = await self._jobs.get(job.id) or job
+        current = seen(await self._jobs.get(job.id) or job, self._now())
         return self._accepted(asked, decision, current, [("Idempotency-Replayed", "true")])
 
     async def _preflight(self, credentials: Credentials, decision: Kickoff) -> Relayed | None:

@@ -198,6 +198,7 @@ class Resources:
         changed = await self._advance(job, CancelRequested())
         if changed is None:
             raise Problem("job-deleted", "The export job was deleted.")
+        changed = seen(changed, self._now())
         links = self._site.links(asked, changed)
         fields = headers(changed, links, self._site.retention, self._now())
         if changed.terminal:
