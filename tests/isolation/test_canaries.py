@@ -1,0 +1,159 @@
+"""A canary scan: what a caller sends in confidence is searched in all that the proxy writes and says (CONTRACT §9)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.contract_http.wire import Message, Wire, ask
+from tests.isolation.served import Served, at_rest, served
+
+SIZE = 300_000
+QUERY, BODY = b"canary-query", b"canary-body"
+CONFIDENTIAL = {"Cookie": "c=canary-cookie", "X-Canary": "canary-field", "User-Agent": "canary-agent"}
+
+
+class Miner:
+    """A caller whose every word is a canary, and what it was told."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.fields = simulator.login() | CONFIDENTIAL
+        self.told: list[Message] = []
+        session = simulator.open_session()
+        self.export = next(path for path in simulator.export_paths(session) if path.endswith("exportToPst"))
+        self.proxy: Served
+
+    @property
+    def never(self) -> list[bytes]:
+        """What must stand nowhere at all."""
+        return [value.rpartition(" ")[2].rpartition("=")[2].encode() for value in self.fields.values()]
+
+    async def ask(self, method: str, target: str, body: bytes | None = None, **more: str) -> Message:
+        given = self.fields | {name.replace("_", "-"): value for name, value in more.items()}
+        message = await ask(self.proxy.url, method, target, given, body)
+        self.told.append(message)
+        return message
+
+    async def begin(self, **fault: object) -> str:
+        if fault:
+            self.simulator.fault(**({"path": self.export, "method": "POST", "count": 1} | fault))
+        body = b'{"contentKeyword": "%b"}' % BODY
+        target = f"{self.export}?note={QUERY.decode()}"
+        told = await self.ask("POST", target, body, Prefer="respond-async", Content_Type="application/json")
+        assert told.status == 202, told
+        return told["Location"].removeprefix(self.proxy.url)
+
+    async def end(self, status: str) -> str:
+        """The job's outcome; every document on the way is kept."""
+        etag = '""'
+        while (told := await self.ask("GET", status, Prefer="wait=5", If_None_Match=etag)).status in (202, 304):
+            etag = told["ETag"]
+        outcome: str = told.json()["status"]
+        return outcome
+
+    async def outcomes(self) -> None:
+        """Success, every kind of failure, a broken transfer that goes on, a token that expires on the way."""
+        status = await self.begin()
+        assert await self.end(status) == "Success"
+        await self.ask("GET", f"{status}/result")
+        await self.ask("GET", f"{status}/result?x={QUERY.decode()}", Range="bytes=9999999-")
+        assert await self.end(await self.begin(status=500, body='{"message":"no"}')) == "Failed"
+        assert await self.end(await self.begin(reset=True)) == "Failed"
+        assert await self.end(await self.begin(malformed="HTTP/1.1 nonsense\r\n\r\n")) == "Failed"
+        assert await self.end(await self.begin(lie=-10)) in ("Failed", "Success")
+        assert await self.end(await self.begin(cut_at=100_000)) == "Success"
+        status = await self.begin(hold=True)
+        await self.ask("POST", f"{status}/cancel?x={QUERY.decode()}")
+        self.simulator.release()
+        assert await self.end(status) == "Cancelled"
+        await self.ask("DELETE", status)
+
+    async def refusals(self) -> None:
+        """What is refused, and what breaks, before there is a job."""
+        query = QUERY.decode()
+        await self.ask("POST", f"{self.export}?async={query}", BODY)
+        await self.ask("POST", f"{self.export}?async=1&note={query}", BODY, Idempotency_Key="canary body")
+        await self.ask("GET", f"/v8/_async/exports/none?x={query}")
+        await self.ask("PATCH", f"/v8/_async/exports?x={query}")
+        await self.ask("GET", f"/v8/_async/exports?status={query}")
+        self.simulator.fault(path="/Organizations", reset=True, count=1)
+        await self.ask("GET", f"/v8/Organizations?x={query}")
+        self.simulator.fault(path="/Organizations", malformed="nonsense\r\n\r\n", count=1)
+        await self.ask("GET", f"/v8/Organizations?x={query}")
+        self.simulator.fault(path="/mailboxes", method="GET", reset=True, count=1)
+        assert await self.end(await self.begin()) == "Success"
+
+    async def malformed_heads(self) -> None:
+        lines = [*(f"{name}: {value}" for name, value in self.fields.items()), "Content-Length: x", "bad line"]
+        wire = await Wire.to(self.proxy.url)
+        await wire.send("\r\n".join([f"GET /?x={QUERY.decode()} HTTP/1.1", "Host: x", *lines, "", ""]).encode())
+        self.told.append(await wire.message(ends=True))
+        wire.close()
+
+    async def operators_view(self) -> None:
+        for path in ("/", "/healthz", "/readyz", "/metrics", "/api/jobs", "/api/overview"):
+            self.told.append(await ask(self.proxy.admin_url, "GET", path))
+
+
+@pytest.fixture
+async def miner() -> AsyncIterator[Miner]:
+    simulator = Simulator(SimulatorSettings(size=SIZE))
+    await simulator.start()
+    yield Miner(simulator)
+    await simulator.stop()
+
+
+def assert_clean(where: str, content: bytes, canaries: list[bytes]) -> None:
+    for canary in canaries:
+        place = content.find(canary)
+        assert place < 0, f"{canary!r} in {where}: {content[max(0, place - 80) : place + 80]!r}"
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+async def test_no_canary_sings(miner: Miner, tmp_path: Path, format: str) -> None:
+    """§9: through success, failure, suspension, resumption, `kill -9` and restart: logs, documents, disk, admin."""
+    settings = {"LOG__FORMAT": format} | ({"SECRETS__KEY": Fernet.generate_key().decode()} if format == "json" else {})
+    async with served(miner.simulator.url, tmp_path, **settings) as miner.proxy:
+        await miner.outcomes()
+        await miner.refusals()
+        await miner.malformed_heads()
+        await miner.operators_view()
+        status = await miner.begin(hold=True)
+        await miner.simulator.until(lambda: miner.simulator.held == 1)
+        await miner.proxy.kill()
+    scan_disk(miner, tmp_path)
+    scan_words(miner, miner.proxy.log)
+    store = b"".join(content for name, content in at_rest(tmp_path).items() if name.startswith("jobs"))
+    assert QUERY in store  # the scan would find what there is
+    assert BODY in store
+    miner.simulator.release()
+    async with served(miner.simulator.url, tmp_path, **settings) as miner.proxy:
+        assert await miner.end(status) == "Success"
+        await miner.ask("GET", f"/v8/_async/exports?x={QUERY.decode()}")
+        await miner.operators_view()
+        await miner.proxy.stop()
+    assert b"job done" in miner.proxy.log
+    scan_disk(miner, tmp_path)
+    scan_words(miner, miner.proxy.log)
+
+
+def scan_words(miner: Miner, log: bytes) -> None:
+    """Of what is said nothing at all is the caller's: no credential, no field, no query value, no body."""
+    assert_clean("the log", log, [*miner.never, QUERY, BODY])
+    for message in miner.told:
+        shown = "\n".join([message.first, *map(": ".join, message.fields)]).encode() + message.body
+        assert_clean(message.first, shown, [*miner.never, QUERY, BODY])
+
+
+def scan_disk(miner: Miner, data: Path) -> None:
+    """On disk: target and body in the job store alone; beside a file its record, whose target may hold a query."""
+    for name, content in at_rest(data).items():
+        assert_clean(f"a file's name: {name}", name.encode(), [*miner.never, QUERY, BODY])
+        assert_clean(name, content, miner.never)
+        if not name.startswith("jobs"):
+            assert_clean(name, content, [BODY])

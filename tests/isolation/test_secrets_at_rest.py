@@ -1,0 +1,156 @@
+"""What a kill leaves of a caller's credentials, and who brings them back (CONTRACT §9 `secrets.key`, `suspend_ttl`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from proxy.simulator import Simulator, SimulatorSettings
+from proxy.stores.disk_jobs import DiskJobs
+from tests.contract_http.wire import Message, ask
+from tests.isolation.served import Served, at_rest, served
+
+SIZE = 300_000
+OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+
+
+class Caller:
+    """Alice, her session, and whichever proxy runs now."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.fields = simulator.login() | {"Cookie": "c=canary-cookie", "X-Canary": "canary-field"}
+        self.secrets = [*(value.rpartition(" ")[2].encode() for value in self.fields.values())]
+        session = simulator.open_session()
+        self.export = next(path for path in simulator.export_paths(session) if path.endswith("exportToPst"))
+
+    async def begin(self, proxy: Served) -> str:
+        """An export that U is generating; the path of its status monitor."""
+        self.simulator.fault(path=self.export, method="POST", hold=True, count=1)
+        told = await ask(proxy.url, "POST", self.export, self.fields | {"Prefer": "respond-async"}, b"{}")
+        assert told.status == 202, told
+        await self.simulator.until(lambda: self.simulator.held == 1)
+        return told["Location"].removeprefix(proxy.url)
+
+    async def job(self, proxy: Served) -> Any:
+        """The job as the list shows it: a look that brings it no credentials."""
+        told = await ask(proxy.url, "GET", "/v8/_async/exports", self.fields)
+        (job,) = told.json()["results"]
+        return job
+
+    async def finished(self, proxy: Served, status: str) -> Message:
+        etag = '""'
+        while (told := await self.get(proxy, status, etag)).status in (202, 304):
+            etag = told["ETag"]
+        return told
+
+    async def get(self, proxy: Served, path: str, etag: str = '""') -> Message:
+        return await ask(proxy.url, "GET", path, self.fields | {"Prefer": "wait=5", "If-None-Match": etag})
+
+    @property
+    def posts(self) -> int:
+        return sum(request.method == "POST" for request in self.simulator.requests)
+
+    async def assert_whole(self, proxy: Served, status: str) -> None:
+        told = await self.finished(proxy, status)
+        assert told.json()["status"] == "Success", told
+        content = self.simulator.content(self.export)
+        assert (await self.get(proxy, f"{status}/result")).body == bytes(content.read(0, content.size))
+
+
+@pytest.fixture
+async def caller() -> AsyncIterator[Caller]:
+    simulator = Simulator(SimulatorSettings(size=SIZE))
+    await simulator.start()
+    yield Caller(simulator)
+    await simulator.stop()
+
+
+def assert_nothing_readable(caller: Caller, data: Path) -> None:
+    files = at_rest(data)
+    assert any(name.startswith("jobs") and content for name, content in files.items())
+    for name, content in files.items():
+        for secret in caller.secrets:
+            assert secret not in content, name
+            assert secret.decode() not in name
+
+
+@pytest.mark.parametrize("after", [OLD, f"{NEW},{OLD}"], ids=["the same key", "rotated"])
+async def test_with_the_key_a_killed_job_resumes_unattended(caller: Caller, tmp_path: Path, after: str) -> None:
+    """§9: kill -9, start again: U is asked before any caller calls; nothing of it is readable at rest."""
+    async with served(caller.simulator.url, tmp_path, SECRETS__KEY=OLD) as proxy:
+        status = await caller.begin(proxy)
+        await proxy.kill()
+    assert_nothing_readable(caller, tmp_path)
+    caller.simulator.release()
+    async with served(caller.simulator.url, tmp_path, SECRETS__KEY=after) as proxy:
+        await caller.simulator.until(lambda: caller.posts == 2)
+        again = [request for request in caller.simulator.requests if request.method == "POST"][-1]
+        assert [again.header(name) for name in caller.fields] == list(caller.fields.values())
+        await caller.assert_whole(proxy, status)
+        await proxy.stop()
+    assert_nothing_readable(caller, tmp_path)
+    jobs = await DiskJobs.open(tmp_path)
+    assert [job.sealed for job in await jobs.list()] == [None]  # a job that needs U no more needs no credentials
+    await jobs.close()
+
+
+@pytest.mark.parametrize("after", [{"SECRETS__KEY": NEW}, {}], ids=["another key", "no key"])
+async def test_without_the_right_key_a_killed_job_waits_for_a_call(
+    caller: Caller, tmp_path: Path, after: dict[str, str]
+) -> None:
+    """§9: Suspended; its owner's next call resumes it."""
+    async with served(caller.simulator.url, tmp_path, SECRETS__KEY=OLD) as proxy:
+        status = await caller.begin(proxy)
+        await proxy.kill()
+    caller.simulator.release()
+    async with served(caller.simulator.url, tmp_path, **after) as proxy:
+        assert (await caller.job(proxy))["phase"] == "Suspended"
+        assert caller.posts == 1
+        await caller.assert_whole(proxy, status)
+        assert caller.posts == 2
+
+
+async def test_without_a_key_nothing_of_the_credentials_is_at_rest(caller: Caller, tmp_path: Path) -> None:
+    """§9: in memory only: not even sealed."""
+    async with served(caller.simulator.url, tmp_path) as proxy:
+        status = await caller.begin(proxy)
+        await proxy.kill()
+    assert_nothing_readable(caller, tmp_path)
+    assert not any(b"gAAAAA" in content for content in at_rest(tmp_path).values())
+    caller.simulator.release()
+    async with served(caller.simulator.url, tmp_path) as proxy:
+        await caller.assert_whole(proxy, status)
+        await proxy.stop()
+    assert_nothing_readable(caller, tmp_path)
+
+
+async def test_a_suspended_job_that_nobody_asks_for_fails(caller: Caller, tmp_path: Path) -> None:
+    """§9 `exports.suspend_ttl`: Interrupted, retryable, and U was not asked again."""
+    async with served(caller.simulator.url, tmp_path) as proxy:
+        status = await caller.begin(proxy)
+        await proxy.kill()
+    async with served(caller.simulator.url, tmp_path, EXPORTS__SUSPEND_TTL="1s") as proxy:
+        while (await caller.job(proxy))["status"] == "Running":  # noqa: ASYNC110  # the event is in another process
+            await asyncio.sleep(0.1)  # and to wait for it there would be the call that resumes the job
+        told = (await caller.get(proxy, status)).json()
+    assert (told["status"], told["error"]["code"], told["error"]["retryable"]) == ("Failed", "Interrupted", True)
+    assert caller.posts == 1
+
+
+async def test_what_is_at_rest_is_its_users_alone(caller: Caller, tmp_path: Path) -> None:
+    """§9: files 0600, directories 0700, whatever the umask."""
+    data = tmp_path / "data"
+    async with served(caller.simulator.url, data) as proxy:
+        status = await caller.begin(proxy)
+        caller.simulator.release()
+        await caller.assert_whole(proxy, status)
+        assert data.stat().st_mode & 0o077 == 0
+        assert (data / "owner.key").stat().st_mode & 0o177 == 0
+        inside = [file for file in data.rglob("*") if file.is_file() and file.parent == data]
+        assert all(file.stat().st_mode & 0o077 == 0 for file in inside), inside
