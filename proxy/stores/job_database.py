@@ -16,6 +16,7 @@ from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
 
 from proxy.core.jobs import Job, encode
 from proxy.ports import StoreUnavailable
+from proxy.stores.ballast import Ballast
 from proxy.stores.durable import sync_directory
 from proxy.stores.job_scan import BODY, PATIENCE, RECORD, Scan, quarantine, salvage, scan
 
@@ -108,19 +109,30 @@ class JobDatabase:
         self._directory = directory
         self._path = directory / "jobs"
         self._fresh = directory / "jobs.new"
+        self._ballast = Ballast(directory / "ballast")
         self._cache: Any = None
 
     def open(self) -> Findings:
         """Read and check everything; a database that cannot be trusted is set aside and a new one begun."""
         try:
-            self._finish_beginning()
-            if not self._path.exists():
-                self._begin([])
-            findings = self._examine()
-            self._cache = _connect(self._path)
-            return findings
+            findings = self._open()
         except _FAILURES as why:
-            raise StoreUnavailable(f"the job database in {self._path} cannot be opened: {why}") from why
+            if self._ballast.drop():
+                return self.open()
+            free = shutil.disk_usage(self._directory).free
+            raise StoreUnavailable(
+                f"the job database in {self._path} cannot be opened: {why} ({free} bytes are free)"
+            ) from why
+        self._ballast.refill()
+        return findings
+
+    def _open(self) -> Findings:
+        self._finish_beginning()
+        if not self._path.exists():
+            self._begin([])
+        findings = self._examine()
+        self._cache = _connect(self._path)
+        return findings
 
     def _finish_beginning(self) -> None:
         """A process that was killed while it began a new database left a whole one or a heap of nothing."""
@@ -170,12 +182,15 @@ class JobDatabase:
             return [None] * len(changes)
         except _FAILURES as why:
             self._recover()
+            if self._ballast.drop():
+                return self.commit(changes)
             if len(changes) == 1:
                 return [StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")]
         return [outcome for change in changes for outcome in self.commit([change])]
 
     def probe(self) -> None:
         """Write and sync a row that the same transaction takes back."""
+        self._ballast.refill()
         try:
             with self._cache.transact():
                 self._cache.set(_PROBE, b"")
