@@ -182,7 +182,8 @@ class Runner:
             self._spawn(self._conclude(id))
         else:
             run.woken = True
-            if not run.stopped:
+            # a task that is cancelled before its first step runs none of its clean-up; this one will look first
+            if run.begun and not run.stopped:
                 run.stopped = True
                 run.task.cancel()
 
@@ -235,6 +236,7 @@ class Runner:
         run.go_on()
 
     async def _drive(self, run: Run) -> None:
+        run.begun = True
         try:
             await self._record_outcome(run, await self._outcome(run))
             while run.woken:

@@ -47,6 +47,7 @@ class Run:
     rejection: Relayed | None = None
     waited: bool = False
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     stopped: bool = False
     woken: bool = False
 

@@ -315,6 +315,21 @@ async def test_cancel_closes_the_upstream_connection_and_removes_the_file(world:
     await world.simulator.until(lambda: world.simulator.deliveries[-1].outcome == "disconnected")
 
 
+async def test_a_cancel_before_its_transfer_took_a_step_gives_the_slot_back(world: World) -> None:
+    """§7: a task that is cancelled before its first step would never run its clean-up."""
+    job = world.job()
+    await world.jobs.add(job, b"{}")
+    await Record(world.jobs, job, time.time).advance(CancelRequested())
+    world.runner._enqueue(Run(job.id, world.fields()))
+    assert world.runner.running == 1
+    await world.runner.wake(job.id)
+    assert (await world.finished(job.id)).status is Status.CANCELLED
+    async with asyncio.timeout(10):
+        while world.runner.running:  # noqa: ASYNC110  # the slot is given back just after the record is written
+            await asyncio.sleep(0.01)
+    await world.check(await world.export())
+
+
 async def test_deleting_a_running_job_removes_its_bytes(world: World) -> None:
     """§7: cancelled, released, forgotten."""
     world.simulator.fault(path=world.path, method="POST", stall_at=50_000)
