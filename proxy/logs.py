@@ -44,6 +44,13 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(level.upper())
 
 
+def _on_one_line(logger: object, method: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What strangers' bytes got into a message begins no line of its own and tells a terminal nothing."""
+    text = str(entry.get("event", ""))
+    entry["event"] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return entry
+
+
 def _formatter(format: str, *, colors: bool) -> logging.Formatter:
     """Tracebacks come without local variables: those hold credentials (CONTRACT §9)."""
     last: list[structlog.typing.Processor]
@@ -51,7 +58,10 @@ def _formatter(format: str, *, colors: bool) -> logging.Formatter:
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         last = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer(default=str)]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+        last = [
+            _on_one_line,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
+        ]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],

@@ -69,3 +69,14 @@ def test_tracebacks_hold_no_local_variables(format: str, stream: io.StringIO) ->
     assert stream.getvalue().count("it broke") >= 2
     assert "test_logs.py" in stream.getvalue()
     assert "c4nary" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_nobody_forges_a_line_or_speaks_to_the_terminal(format: str, stream: io.StringIO) -> None:
+    """§9: bytes of a request or of U in a message or in a value stay within their line."""
+    logs.configure(format, "info", stream)
+    hostile = "a\r\nforged\x1b[2J\x9b31m\u2028b"
+    structlog.get_logger().info(hostile, path=hostile)
+    logging.getLogger("library").warning("it said %s", hostile)
+    assert len(stream.getvalue().splitlines()) == 2
+    assert not set("\r\x1b\x9b\u2028") & set(stream.getvalue())
