@@ -7,7 +7,6 @@ import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from time import monotonic
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -16,7 +15,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from proxy import __version__, logs
+from proxy import __version__, logs, renewal
 from proxy.access import Access
 from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
@@ -32,7 +31,7 @@ from proxy.download import Download
 from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
-from proxy.ports import StoreUnavailable
+from proxy.ports import StoreUnavailable, UpstreamFailure
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.resources import Resources
@@ -43,7 +42,7 @@ from proxy.stores.disk_jobs import DiskJobs
 from proxy.stores.file_artifacts import FileArtifacts
 from proxy.stores.owner_key import owner_key
 from proxy.sweeper import Sweeper
-from proxy.tls import ServerCertificate, TlsError, upstream_context
+from proxy.tls import ServerCertificate, TlsError, presented_fingerprint, upstream_context
 from proxy.transfer import Policy
 from proxy.upstream import HttpUpstream
 
@@ -51,8 +50,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that downloads and pass-through get to finish after SIGTERM.
 _DRAIN = 30.0
-#: Seconds between looks at the certificate's files.
-_WATCH_FILES = 5.0
 _BACKLOG = 1024
 
 
@@ -77,7 +74,7 @@ class Running:
     def reload_certificate(self) -> None:
         """Show the certificate files' present content to new connections (CONTRACT §15 SIGHUP)."""
         if self._certificate is not None:
-            _reload(self._certificate)
+            renewal.reload(self._certificate)
 
     async def open(self) -> None:
         """Open the stores, reconcile them, start the runner, then listen. Raises `StartFailed`."""
@@ -133,6 +130,7 @@ class Running:
         )
         await self._listen_admin(admin)
         await self._listen(door)
+        self._keep_doing(_greet(settings, upstream))
         closing.callback(setattr, admin, "draining", True)
 
     async def _open_stores(self) -> tuple[DiskJobs, FileArtifacts, bytes]:
@@ -178,7 +176,7 @@ class Running:
                 self._certificate = ServerCertificate(listen.tls_certificate, listen.tls_key)
             except TlsError as why:
                 raise StartFailed(f"listen.tls_certificate: {why}") from why
-            self._keep_doing(_watch(self._certificate))
+            self._keep_doing(renewal.watch(self._certificate))
         context = self._certificate.context if self._certificate else None
         loop = asyncio.get_running_loop()
         try:
@@ -306,29 +304,17 @@ def _door(settings: Settings) -> Door:
     )
 
 
-def _reload(certificate: ServerCertificate) -> None:
+async def _greet(settings: Settings, upstream: HttpUpstream) -> None:
+    """Tell the admin at once if VB365 cannot be reached or is not trusted, and what its certificate is."""
+    patience = settings.upstream.connect_timeout
     try:
-        certificate.reload()
-    except TlsError as why:
-        log.error("the new certificate is not usable, the old one stays", reason=str(why))  # noqa: TRY400
-        return
-    log.info("certificate reloaded")
-    _warn_of_dates(certificate)
-
-
-def _warn_of_dates(certificate: ServerCertificate) -> None:
-    warning = certificate.warning(datetime.now(UTC))
-    if warning is not None:
-        log.warning("certificate", reason=warning)
-
-
-async def _watch(certificate: ServerCertificate) -> None:
-    """Reload the certificate when its files change."""
-    _warn_of_dates(certificate)
-    while True:
-        await asyncio.sleep(_WATCH_FILES)
-        if certificate.changed():
-            _reload(certificate)
+        response = await upstream.send(b"GET", b"/v8/Health", [], timeout=patience, stall=patience)
+    except UpstreamFailure as why:
+        url = urlsplit(settings.upstream.url)
+        shown = await presented_fingerprint(url.hostname or "", url.port or 443) if url.scheme == "https" else None
+        log.warning("VB365 is out of reach", reason=str(why), certificate_sha256=shown)
+    else:
+        response.close()
 
 
 def _url(scheme: str, address: tuple[str, int]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 from proxy.buffered import share_reads
 from proxy.ports import UpstreamTimedOut, UpstreamUnreachable
+from proxy.tls import explain
 
 #: RFC 9110 §9.2.1. Only these go out on a reused connection, where a race with its end is possible (CONTRACT §12).
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
@@ -199,7 +200,7 @@ class Pool:
         except TimeoutError as why:
             raise UpstreamTimedOut(f"no connection to {self._name} in time", delivered=False) from why
         except OSError as why:
-            raise UpstreamUnreachable(f"no connection to {self._name}: {_said(why)}", delivered=False) from why
+            raise UpstreamUnreachable(f"no connection to {self._name}: {self._said(why)}", delivered=False) from why
 
     def put(self, connection: Connection) -> None:
         """Keep an idle connection for the next taker."""
@@ -283,6 +284,11 @@ class Pool:
         found = await self.lookup(self.host, self.port, type=socket.SOCK_STREAM)
         return [(family, protocol, str(address[0])) for family, _, protocol, _, address in found]
 
+    def _said(self, why: OSError) -> str:
+        if isinstance(why, ssl.SSLError):
+            return explain(why, self.host)
+        return why.strerror or str(why) or type(why).__name__
+
     async def _try(self, addresses: list[_Address]) -> Connection:
         """The first address that answers; the time left is shared among those still to try."""
         loop = asyncio.get_running_loop()
@@ -354,7 +360,3 @@ def reset(transport: asyncio.Transport) -> None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()
-
-
-def _said(why: OSError) -> str:
-    return why.strerror or str(why) or type(why).__name__

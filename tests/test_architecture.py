@@ -17,7 +17,7 @@ FLOORS = (
     "core",
     "ports",
     "buffered clock deadline logs meter tls",
-    "connections exchange",
+    "connections exchange renewal",
     "upstream relay access stores",
     "events runs safe space",
     "replies",
