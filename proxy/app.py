@@ -31,7 +31,7 @@ from proxy.download import Download
 from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
-from proxy.ports import StoreUnavailable, UpstreamFailure
+from proxy.ports import StoreUnavailable
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.resources import Resources
@@ -42,7 +42,7 @@ from proxy.stores.disk_jobs import DiskJobs
 from proxy.stores.file_artifacts import FileArtifacts
 from proxy.stores.owner_key import owner_key
 from proxy.sweeper import Sweeper
-from proxy.tls import ServerCertificate, TlsError, presented_fingerprint, upstream_context
+from proxy.tls import ServerCertificate, TlsError, upstream_context
 from proxy.transfer import Policy
 from proxy.upstream import HttpUpstream
 
@@ -130,7 +130,6 @@ class Running:
         )
         await self._listen_admin(admin)
         await self._listen(door)
-        self._keep_doing(_greet(settings, upstream))
         closing.callback(setattr, admin, "draining", True)
 
     async def _open_stores(self) -> tuple[DiskJobs, FileArtifacts, bytes]:
@@ -302,19 +301,6 @@ def _door(settings: Settings) -> Door:
         max_body=settings.exports.max_request_body,
         reports=settings.exports.reports,
     )
-
-
-async def _greet(settings: Settings, upstream: HttpUpstream) -> None:
-    """Tell the admin at once if VB365 cannot be reached or is not trusted, and what its certificate is."""
-    patience = settings.upstream.connect_timeout
-    try:
-        response = await upstream.send(b"GET", b"/v8/Health", [], timeout=patience, stall=patience)
-    except UpstreamFailure as why:
-        url = urlsplit(settings.upstream.url)
-        shown = await presented_fingerprint(url.hostname or "", url.port or 443) if url.scheme == "https" else None
-        log.warning("VB365 is out of reach", reason=str(why), certificate_sha256=shown)
-    else:
-        response.close()
 
 
 def _url(scheme: str, address: tuple[str, int]) -> str:

@@ -5,7 +5,6 @@ Everything that reads files here blocks: at run time call it in a thread.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ssl
 from collections.abc import Iterator
@@ -122,23 +121,6 @@ class _PinnedContext(ssl.SSLContext):
         presented = sha256(connection.getpeercert(binary_form=True) or b"").digest()
         if not hmac.compare_digest(presented, pin):
             raise PinMismatch(presented, pin)
-
-
-async def presented_fingerprint(host: str, port: int, *, timeout: float = 5.0) -> str | None:
-    """The fingerprint of the certificate that a server shows, trusted or not, for `explain`; None if it shows none."""
-    context = upstream_context(verify=False)
-    try:
-        async with asyncio.timeout(timeout):
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                asyncio.Protocol, host, port, ssl=context, server_hostname=host
-            )
-    except (OSError, TimeoutError):
-        return None
-    try:
-        der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        return fingerprint(der)
-    finally:
-        transport.abort()
 
 
 class ServerCertificate:
