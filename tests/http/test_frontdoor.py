@@ -299,35 +299,38 @@ async def test_an_answer_without_reading_the_body_keeps_the_order() -> None:
 
 
 async def test_back_pressure_both_ways() -> None:
-    """An upload that the handler does not read and a download that the client does not read are both made to wait."""
+    """An upload that the handler does not read and a download that the client does not read are both made to wait.
+
+    64 MiB each: more than the kernel's buffers between two sockets ever hold.
+    """
     sent = 0
 
     async def slow(request: web.BaseRequest) -> web.StreamResponse:
         nonlocal sent
         while not go.is_set():
             await asyncio.wait_for(go.wait(), LIMIT)
-        assert len(await request.content.read(-1)) == 8 << 20
+        assert len(await request.content.read(-1)) == 64 << 20
         response = web.StreamResponse()
         await response.prepare(request)
-        for _ in range(256):
-            await response.write(bytes(1 << 15))
+        for _ in range(1024):
+            await response.write(bytes(1 << 16))
             sent += 1
         return response
 
     go = asyncio.Event()
     async with through(silent, decide=decide, handler=slow) as (proxy, _):
         client = await proxy.connect(limit=1 << 16)
-        await client.send(b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (8 << 20))
-        client.writer.write(bytes(8 << 20))
+        await client.send(b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
+        client.writer.write(bytes(64 << 20))
         await eventually(lambda: proxy.door.busy == 1)
         await asyncio.sleep(0.3)
         assert client.writer.transport.get_write_buffer_size() > 0
         go.set()
         await client.head()
         await asyncio.sleep(0.3)
-        assert sent < 256
+        assert sent < 1024
         while await client.until(b"\r\n") != b"0\r\n":
-            await client.exactly((1 << 15) + 2)
+            await client.exactly((1 << 16) + 2)
         await client.until(b"\r\n")
         await client.send(OWN)
 
