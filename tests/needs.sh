@@ -9,6 +9,7 @@ need haproxy haproxy
 need varnishtest varnish
 need curl curl
 need wrk wrk
+need jq jq
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
