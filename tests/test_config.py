@@ -84,27 +84,29 @@ def problem_with(name: str, value: str) -> Problem:
 TABLE: dict[str, dict[str, Any]] = {
     "listen": {
         "address": HostPort("0.0.0.0", 4443), "tls_certificate": None, "tls_key": None, "head_timeout": 60.0,
-        "max_connections": 10_000, "workers": 1,
+        "handshake_timeout": 10.0, "idle_timeout": 150.0, "max_connections": 10_000, "workers": 1,
     },
     "upstream": {
-        "ca_file": None, "fingerprint": None, "verify": True, "preserve_host": True, "forwarded": False,
-        "connect_timeout": 10.0, "pool": 0,
+        "host": None, "ca_file": None, "fingerprint": None, "verify": True, "preserve_host": True,
+        "check_timeout": 5.0, "forwarded": False, "connect_timeout": 10.0, "pool": 0,
     },
     "exports": {
-        "max_running": 4, "max_queued": 1000, "max_per_caller": 50, "grace": 2.0, "max_wait": 45.0, "preflight": True,
-        "preflight_timeout": 5.0, "max_request_body": 16 * 2**20, "generate_timeout": 24 * 3600.0,
-        "stall_timeout": 600.0, "attempts": 3, "suspend_ttl": 3600.0, "result_ttl": 24 * 3600.0,
+        "max_running": 4, "max_running_per_caller": 0, "max_queued": 1000, "max_per_caller": 50,
+        "grace": 2.0, "max_wait": 45.0, "preflight": True,
+        "preflight_timeout": 5.0, "max_request_body": 16 * 2**20, "body_memory": 64 * 2**20,
+        "generate_timeout": 24 * 3600.0, "stall_timeout": 600.0, "attempts": 3, "suspend_ttl": 3600.0,
+        "cancel_hold": 120.0, "max_records_per_caller": 1000, "result_ttl": 24 * 3600.0,
         "record_ttl": 7 * 24 * 3600.0, "watch_events": True, "reports": False, "rescue_sync": False,
         "rescue_ttl": 3600.0,
     },
     "storage": {
         "dir": Path("/var/lib/vb365-async-proxy"), "jobs": "disk", "artifacts": "file", "min_free": 5 * 2**30,
-        "max_bytes": None,
+        "max_records": 20_000, "max_bytes": None,
     },
     "access": {"cache": 60.0},
     "secrets": {"key": None, "key_file": None},
     "public": {"url": None, "trusted_proxies": (), "segment": "_async"},
-    "admin": {"address": HostPort("127.0.0.1", 9465), "token": None},
+    "admin": {"address": HostPort("127.0.0.1", 9465), "token": None, "hosts": ()},
     "log": {"format": "console", "level": "info"},
     "webhooks": {"urls": (), "secret": None},
 }  # fmt: skip
@@ -241,6 +243,24 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
 def test_a_value_is_read_as_it_is_meant(name: str, value: str, meant: object) -> None:
     """§15: durations `250ms 2s 10m 24h 7d`, sizes `16MiB 5GiB`, HOST:PORT with port 0, prefixes, `_` segments."""
     assert value_of(load(None, {"upstream.url": URL} | {name: value}, {}), name) == meant
+
+
+@pytest.mark.parametrize("value", ["vb365.example.com", "VB365.example.com:4443", "[fd00::7]:443", "10.0.0.7"])
+def test_the_host_field_for_the_upstream(value: str) -> None:
+    """§2, §15 `upstream.host`."""
+    assert load(None, {"upstream.url": URL}, {"VB365_PROXY_UPSTREAM__HOST": value}).upstream.host == value.lower()
+
+
+@pytest.mark.parametrize("value", ["https://vb365", "vb365/x", "vb365:99999", "[nonsense]", "a b", "vb365:", "-"])
+def test_what_is_no_host_field_is_refused(value: str) -> None:
+    assert problem_with("upstream.host", value).key == "upstream.host"
+
+
+def test_host_names_of_the_admin_listener() -> None:
+    """§16 `admin.hosts`."""
+    hosts = {"VB365_PROXY_ADMIN__HOSTS": "Proxy.example.com, vb365-proxy"}
+    assert load(None, {"upstream.url": URL}, hosts).admin.hosts == ("proxy.example.com", "vb365-proxy")
+    assert problem_with("admin.hosts", "https://proxy").key == "admin.hosts"
 
 
 @pytest.mark.parametrize("value", ["10.0.0.7, 10.1.0.0/16,::1", '["10.0.0.7", "10.1.0.0/16", "::1"]'])

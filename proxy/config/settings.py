@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 from proxy.config.values import (
     Address,
     ArtifactsUrl,
+    Authority,
     Base,
     Count,
     Directory,
@@ -25,6 +26,7 @@ from proxy.config.values import (
     Keys,
     LogFormat,
     LogLevel,
+    Names,
     Networks,
     Origin,
     Positive,
@@ -62,8 +64,13 @@ class Listen(Section):
     """PEM file with the private key of tls_certificate, without a passphrase."""
     head_timeout: Timeout = 60.0
     """How long a request's head, or the next piece of its body, may take to arrive."""
+    handshake_timeout: Timeout = 10.0
+    """How long a TLS handshake may take."""
+    idle_timeout: Timeout = 150.0
+    """How long a connection is kept open for its next request; longer than the balancer in front keeps it."""
     max_connections: Count = 10_000
-    """Client connections at a time; further ones wait to be accepted. 0 = no limit."""
+    """Client connections at a time, unfinished TLS handshakes included; further ones get 503. 0 = no limit but the
+    one that the process's file descriptors set."""
     workers: Positive = 1
     """Processes that share the address."""
 
@@ -94,6 +101,8 @@ class Upstream(Section):
 
     url: Origin
     """Required: scheme, host and port of VB365's REST API, for example `https://vb365.example.com:4443`."""
+    host: Authority | None = None
+    """Host field of the proxy's own requests to VB365; without it the authority of upstream.url."""
     ca_file: FilePath | None = None
     """File with the authorities that VB365's certificate is trusted by, instead of the system's."""
     fingerprint: Fingerprint | None = None
@@ -103,6 +112,8 @@ class Upstream(Section):
     """false trusts any certificate: whoever stands between the proxy and VB365 can then read passwords."""
     preserve_host: Switch = True
     """Send the Host field as the client sent it; false sends the upstream's own."""
+    check_timeout: Timeout = 5.0
+    """How long VB365 may take to answer the proxy's own questions: who may see a job, session events, readiness."""
     forwarded: Switch = False
     """Append X-Forwarded-For, -Proto, -Host and Via to what VB365 gets."""
     connect_timeout: Timeout = 10.0
@@ -138,6 +149,8 @@ class Exports(Section):
 
     max_running: Positive = 4
     """Exports that VB365 works on at the same time, over all replicas; more of them wait as Queued."""
+    max_running_per_caller: Count = 0
+    """Of those, exports of one caller. 0 = no limit."""
     max_queued: Count = 1000
     """Exports that may wait; further kick-offs get 503."""
     max_per_caller: Positive = 50
@@ -152,6 +165,8 @@ class Exports(Section):
     """How long that may take; a kick-off goes on without its answer."""
     max_request_body: Size = 16 * _MIB
     """The largest body of a kick-off; a larger one gets 413."""
+    body_memory: Size = 64 * _MIB
+    """Memory for the bodies of all kick-offs that are being received; a kick-off beyond it gets 503."""
     generate_timeout: Timeout = 24 * _HOUR
     """How long VB365 may be silent while it makes the file."""
     stall_timeout: Timeout = 10 * _MINUTE
@@ -160,6 +175,11 @@ class Exports(Section):
     """Generations from zero, and requests in a row that bring no new byte, before a job is Failed."""
     suspend_ttl: Timeout = 1 * _HOUR
     """How long an interrupted job waits for its owner's next call before it is Failed."""
+    cancel_hold: Duration = 2 * _MINUTE
+    """How long an export that was cancelled while VB365 generated its file still counts as running: VB365 may go on
+    with the work."""
+    max_records_per_caller: Positive = 1000
+    """Jobs of one caller that are remembered; the oldest ended ones without a file are forgotten first."""
     result_ttl: Timeout = 24 * _HOUR
     """How long a file can be downloaded after its export ended."""
     record_ttl: Timeout = 7 * _DAY
@@ -185,6 +205,8 @@ class Storage(Section):
     """file, or s3://bucket/prefix, az://… or gs://… shared by all replicas."""
     min_free: Size = 5 * _GIB
     """Free space below which kick-offs get 503."""
+    max_records: Positive = 20_000
+    """Jobs that are remembered; the oldest ended ones without a file are forgotten first."""
     max_bytes: Size | None = None
     """The most bytes that may be stored and announced together; without it the disk alone is the limit."""
 
@@ -238,6 +260,8 @@ class Admin(Section):
     """HOST:PORT to listen on; an address that is not loopback needs a token."""
     token: Token | None = Field(default=None, validate_default=True)
     """Bearer token, asked for on everything but /healthz and /readyz once it is set."""
+    hosts: Names = ()
+    """Host names that the listener answers to, beside IP addresses and localhost."""
 
     @field_validator("token")
     @classmethod

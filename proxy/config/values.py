@@ -242,6 +242,24 @@ def _base(value: Any) -> str:
     return f"{url.scheme}://{url.netloc.lower()}{path}"
 
 
+_HOST_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+
+
+def _authority(value: Any) -> str:
+    text = _text(value).lower()
+    match = re.fullmatch(rf"(?:\[([^\[\]]+)\]|{_HOST_NAME})(?::(\d{{1,5}}))?", text, re.IGNORECASE)
+    if not match or int(match[2] or 0) > 65535 or (match[1] and not _is_ipv6(match[1])):
+        raise bad("is not a host name", "write a name or an address, with the port if it is not the default one")
+    return text
+
+
+def _host_name(value: Any) -> str:
+    text = _text(value).lower()
+    if not re.fullmatch(_HOST_NAME, text, re.IGNORECASE):
+        raise bad(f"holds {value!r}, which is not a host name", "write names only, for example proxy.example.com")
+    return text
+
+
 def _hook(value: Any) -> str:
     text = _text(value)
     _http_url(text.partition("?")[0])
@@ -280,6 +298,8 @@ _URL_SCHEMA = {"type": "string", "pattern": "^(|https?://.+)$"}
 Address = Annotated[HostPort, Written(_host_port, str, _ADDRESS_SCHEMA)]
 Origin = Annotated[str, Written(_origin, str, _URL_SCHEMA)]
 Base = Annotated[str, Written(_base, str, _URL_SCHEMA)]
+Authority = Annotated[str, Written(_authority, str, {"type": "string"})]
+Names = Annotated[tuple[str, ...], Written(partial(_list, of=_host_name), _show_list, _LIST_SCHEMA)]
 Networks = Annotated[tuple[Network, ...], Written(partial(_list, of=_network), _show_list, _LIST_SCHEMA)]
 Hooks = Annotated[tuple[str, ...], Written(partial(_list, of=_hook), _show_list, _LIST_SCHEMA)]
 
