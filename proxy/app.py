@@ -207,7 +207,7 @@ def _pool(settings: Settings, *, limit: int) -> Pool:
 def _safe(settings: Settings) -> Safe:
     try:
         keys = settings.secrets.keys
-    except OSError as why:
+    except (OSError, ValueError) as why:
         raise StartFailed(f"secrets.key_file: {why}") from why
     return FernetSafe([key.get_secret_value() for key in keys]) if keys else MemoryOnly()
 

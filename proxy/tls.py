@@ -15,6 +15,8 @@ from typing import cast
 
 from cryptography import x509
 
+from proxy.core.text import UTF_16, NotUtf8
+
 #: What is spoken inside TLS, on both sides.
 _ALPN = ["http/1.1"]
 _EXPIRES_SOON = timedelta(days=14)
@@ -187,9 +189,12 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise TlsError(f"{path} cannot be read: {error.strerror or error}") from error
+    if data.startswith(UTF_16):
+        raise TlsError(f"{path} is UTF-16: {NotUtf8.fix}")
+    return data
 
 
 class _Encrypted(Exception):

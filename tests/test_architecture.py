@@ -34,7 +34,7 @@ FLOORS = (
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}
 #: Rooms with rules of their own: what they may import, all of it.
 APART = {
-    "config": {"tls"},
+    "config": {"core", "tls"},
     "client": {"core"},
     "simulator": {"core"},
     "simulate": {"simulator"},

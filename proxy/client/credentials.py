@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from proxy.client.faults import Fault
 from proxy.client.wire import Answer, Http, refusal
+from proxy.core.text import NotUtf8, decoded
 
 
 class GivenToken:
@@ -96,9 +97,11 @@ class Login:
 def read_secret(path: Path) -> str:
     """The first line of a file that holds a secret. Raises `Fault` if there is none."""
     try:
-        secret = path.read_text().strip()
-    except (OSError, ValueError) as why:
-        raise Fault(f"{path} cannot be read: {why}", code=2) from why
+        secret = decoded(path.read_bytes()).strip()
+    except OSError as why:
+        raise Fault(f"{path} cannot be read: {why.strerror}", code=2) from why
+    except NotUtf8 as why:
+        raise Fault(f"{path} {why}: {why.fix}", code=2) from why
     if not secret or "\n" in secret:
         raise Fault(f"{path} must hold one line, the secret", code=2)
     return secret

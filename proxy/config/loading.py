@@ -19,6 +19,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from proxy.config.settings import PREFIX, SECTIONS, Section, Settings
+from proxy.config.written import read_text
+from proxy.core.text import NotUtf8, visible
 
 #: Variables with our prefix that are no settings.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -53,7 +55,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.source}: {self.key}" if self.key else self.source
-        return f"{place} {self.problem}\n    {self.mend}"
+        return f"{visible(f'{place} {self.problem}')}\n    {visible(self.mend)}"
 
 
 class ConfigError(Exception):
@@ -114,19 +116,39 @@ def _collect(
 
 
 def _from_toml(path: Path, report: Callable[[Problem], None]) -> Iterator[_Found]:
+    toml = ""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        toml = read_text(path)
+        tables = tomllib.loads(toml)
     except OSError as why:
         report(Problem(str(path), "", f"cannot be read ({why.strerror})", "Name a file that this user may read."))
         return
+    except NotUtf8 as why:
+        report(Problem(str(path), "", str(why), _sentence(why.fix)))
+        return
     except ValueError as why:
-        report(Problem(str(path), "", f"is not TOML: {why}", "`vb365-async-proxy config init` shows how it looks."))
+        report(Problem(str(path), "", f"is not TOML: {why}", _toml_hint(toml, str(why))))
         return
     for section, table in tables.items():
         if isinstance(table, dict):
             yield from (_Found(f"{section}.{key}", value, str(path)) for key, value in table.items())
         else:
             yield _Found(section, table, str(path))
+
+
+def _toml_hint(toml: str, error: str) -> str:
+    """How to fix a TOML file that the parser refused with `error`; of the line only characters that are not printable
+    are repeated, because the rest may be a secret.
+    """
+    line = re.search(r"\(at line (\d+), ", error)
+    wrong = toml.replace("\r\n", "\n").split("\n")[int(line[1]) - 1] if line else ""
+    if odd := sorted({visible(c) for c in wrong if not c.isprintable() and c != "\t"}):
+        return f"Line {line and line[1]} holds {' '.join(odd)}: write that line again by hand."
+    if "\\" in wrong:
+        return "Write a Windows path in 'single quotes' or with forward slashes: dir = 'D:\\exports'."
+    if "Invalid value" in error:
+        return 'Write text in straight quotes, for example url = "https://vb365.example.com:4443".'
+    return "`vb365-async-proxy config init` shows how it looks."
 
 
 def _from_secret_files(environ: Mapping[str, str], report: Callable[[Problem], None]) -> Iterator[_Found]:
@@ -139,9 +161,11 @@ def _from_secret_files(environ: Mapping[str, str], report: Callable[[Problem], N
     for path in sorted(directory.iterdir()):
         if path.name.upper().startswith(PREFIX):
             try:
-                yield _Found(_setting(path.name), path.read_text(encoding="utf-8").strip(), str(path))
-            except (OSError, ValueError) as why:
-                report(Problem(str(path), "", f"cannot be read ({why})", "Let this user read it, as UTF-8 text."))
+                yield _Found(_setting(path.name), read_text(path).strip(), str(path))
+            except NotUtf8 as why:
+                report(Problem(str(path), "", str(why), _sentence(why.fix)))
+            except OSError as why:
+                report(Problem(str(path), "", f"cannot be read ({why.strerror})", "Let this user read it."))
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Found]:
@@ -176,8 +200,12 @@ def _problem(name: str, error: Any, found: Mapping[str, _Found]) -> Problem:
         item.source if item else "configuration",
         name,
         shown + told.get("problem", error["msg"]),
-        f"{mend[:1].upper()}{mend[1:]}." if mend else "`vb365-async-proxy config init` shows how it is written.",
+        _sentence(mend) if mend else "`vb365-async-proxy config init` shows how it is written.",
     )
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _show(value: Any) -> str:

@@ -36,9 +36,9 @@ from proxy.config.values import (
     Switch,
     Timeout,
     Token,
-    bad,
     split_keys,
 )
+from proxy.config.written import bad, read_text
 
 #: How every environment variable of ours begins.
 PREFIX = "VB365_PROXY_"
@@ -236,8 +236,8 @@ class Secrets(Section):
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
-        """The keys, the sealing one first; read anew from `key_file`, which may be rotated. Raises OSError."""
-        text = self.key_file.read_text(encoding="ascii") if self.key_file else ""
+        """The keys, the sealing one first; `key_file` is read each time: keys rotate. Raises OSError, `NotUtf8`."""
+        text = read_text(self.key_file) if self.key_file else ""
         text = self.key.get_secret_value() if self.key else text
         return tuple(SecretStr(key) for key in split_keys(text) if key)
 

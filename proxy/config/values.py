@@ -12,51 +12,21 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr, ValidationInfo
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import SecretStr
+
+from proxy.config.written import Written, bad, read_text
+from proxy.config.written import text as _text
+from proxy.core.text import NotUtf8
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: Stands where a secret was set.
 MASK = "********"
-
-
-def bad(problem: str, mend: str) -> PydanticCustomError:
-    """The error of a value: what is wrong with it and how to mend it."""
-    return PydanticCustomError("setting", "{problem}", {"problem": problem, "mend": mend})
-
-
-@dataclass(frozen=True, eq=False)
-class Written:
-    """A kind of value: `parse` reads what stands outside, `show` writes it again, `schema` tells JSON Schema."""
-
-    parse: Callable[[Any], Any]
-    show: Callable[[Any], Any]
-    schema: dict[str, Any]
-
-    def _read(self, value: Any, info: ValidationInfo) -> Any:
-        return self.parse(value) if info.context else value
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Pydantic's hook: parse before the type is checked, show when the settings are written as JSON."""
-        show = core_schema.plain_serializer_function_ser_schema(self.show, when_used="json")
-        return core_schema.with_info_before_validator_function(self._read, handler(source), serialization=show)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Pydantic's hook: the value as it is written outside."""
-        return self.schema
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise bad("is not text", 'write it in quotes: "…"')
-    return value.strip()
 
 
 # Durations and sizes
@@ -306,9 +276,19 @@ Hooks = Annotated[tuple[str, ...], Written(partial(_list, of=_hook), _show_list,
 
 # Files, stores, secrets
 
+#: TOML reads \\n and \\t of "C:\\new\\temp" as a line feed and a tab.
+_BACKSLASHES = "write a Windows path in 'single quotes' or with forward slashes"
+
+
+def _path(value: Any) -> Path:
+    path = _text(value)
+    if any(ord(character) < 0x20 for character in path):
+        raise bad("holds a control character", _BACKSLASHES)
+    return Path(path)
+
 
 def _file(value: Any) -> Path:
-    path = Path(_text(value))
+    path = _path(value)
     try:
         with path.open("rb"):
             return path
@@ -317,7 +297,7 @@ def _file(value: Any) -> Path:
 
 
 def _directory(value: Any) -> Path:
-    path = Path(_text(value))
+    path = _path(value)
     if path.exists() and not path.is_dir():
         raise bad("is not a directory", "name a directory of the proxy's own; it is made when it is missing")
     return path
@@ -378,7 +358,10 @@ def _keys(value: Any) -> SecretStr:
 
 def _key_file(value: Any) -> Path:
     path = _file(value)
-    check_keys(path.read_text(encoding="ascii", errors="replace"))
+    try:
+        check_keys(read_text(path))
+    except NotUtf8 as why:
+        raise bad(str(why), why.fix) from None
     return path
 
 

@@ -61,6 +61,24 @@ def test_a_wrong_command_line_is_told_before_anything_is_sent(
     assert fake.seen == []
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_secret_files_of_windows_programs_are_read(run: Any, fake: FakeProxy, here: Path, mark: bytes) -> None:
+    """UTF-8 whatever the locale, with or without Notepad's byte order mark."""
+    (here / "token").write_bytes(mark + b"good\r\n")
+    assert run("jobs", "show", ID, "--token-file", "token").exit_code == 0
+    (here / "password").write_bytes(mark + b"pa&ss\r\n")
+    assert run("jobs", "show", ID, "--password-file", "password", VB365_USERNAME="jane").exit_code == 0
+
+
+@pytest.mark.parametrize("option", ["--token-file", "--password-file"])
+def test_a_secret_file_in_utf_16_is_named(run: Any, fake: FakeProxy, here: Path, option: str) -> None:
+    """Windows PowerShell's `>` writes it."""
+    (here / "secret").write_text("good", encoding="utf-16")
+    result = run("jobs", "show", ID, option, "secret", VB365_USERNAME="jane" if "password" in option else None)
+    assert (result.exit_code, result.stderr) == (2, "secret is UTF-16: save it as UTF-8\n")
+    assert fake.seen == []
+
+
 def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -> None:
     """Not trusted: told at once, and how to mend it; trusted by --ca-file; accepted by --insecure, with a warning."""
     authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
