@@ -157,6 +157,14 @@ class UpstreamUnreachable(UpstreamFailure):
     """Refused, unresolvable, TLS not trusted, or reset before the answer's head (CONTRACT §11, 502)."""
 
 
+class LocalShortage(UpstreamUnreachable):
+    """This machine has no descriptor, buffer or memory to connect with (EMFILE, ENFILE, ENOBUFS, ENOMEM): VB365 never
+    saw the request, and nothing is known of VB365."""
+
+    def __init__(self, message: str, *, delivered: bool = False) -> None:
+        super().__init__(message, delivered=delivered)
+
+
 class UpstreamTimedOut(UpstreamFailure):
     """Connecting, the head or the next bytes took too long (CONTRACT §11, 504)."""
 
