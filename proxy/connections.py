@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 import struct
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
 from proxy.buffered import share_reads
-from proxy.ports import UpstreamTimedOut, UpstreamUnreachable
+from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
 from proxy.tls import explain
 
 #: RFC 9110 §9.2.1. Only these go out on a reused connection, where a race with its end is possible (CONTRACT §12).
@@ -24,6 +25,9 @@ SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 IDLE = 15.0
 #: A resolved name is asked for again after this many seconds, and after every failure to connect.
 RESOLVED = 60.0
+
+#: Failures to connect that say nothing of VB365: this machine has no descriptor, port or memory left.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 #: Linux: the first byte of TCP_INFO is the state; CLOSE and CLOSE_WAIT are those after the peer's end.
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
@@ -188,7 +192,7 @@ class Pool:
         return self._idle.pop() if self._idle else None
 
     async def connect(self) -> Connection:
-        """A fresh connection. Raises `UpstreamUnreachable`, `UpstreamTimedOut`; nothing was delivered then."""
+        """A fresh connection. Raises `UpstreamUnreachable`, `LocalShortage`, `UpstreamTimedOut`: nothing was sent."""
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._room()
@@ -200,7 +204,8 @@ class Pool:
         except TimeoutError as why:
             raise UpstreamTimedOut(f"no connection to {self._name} in time", delivered=False) from why
         except OSError as why:
-            raise UpstreamUnreachable(f"no connection to {self._name}: {self._said(why)}", delivered=False) from why
+            kind = LocalShortage if _is_shortage(why) else UpstreamUnreachable
+            raise kind(f"no connection to {self._name}: {self._said(why)}", delivered=False) from why
 
     def put(self, connection: Connection) -> None:
         """Keep an idle connection for the next taker."""
@@ -293,18 +298,20 @@ class Pool:
         """The first address that answers; the time left is shared among those still to try."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._connect_timeout
+        failures = []
         for at, address in enumerate(addresses):
             last = at == len(addresses) - 1
             try:
                 async with asyncio.timeout(None if last else (until - loop.time()) / (len(addresses) - at)):
                     connection = await self._open_to(address)
-            except OSError:  # a TimeoutError is one
-                if last:
-                    raise
+            except OSError as why:  # a TimeoutError is one
+                failures.append(why)
             else:
                 self._addresses = [address, *addresses[:at], *addresses[at + 1 :]]
                 return connection
-        raise OSError("the name has no address")
+        # A machine without IPv6 has no port for ::1 (EADDRNOTAVAIL): what another address answered says more.
+        told = [why for why in failures if why.errno != errno.EADDRNOTAVAIL] or failures
+        raise told[-1] if told else OSError("the name has no address")
 
     async def _open_to(self, address: _Address) -> Connection:
         family, protocol, host = address
@@ -325,6 +332,19 @@ class Pool:
             connection.transport.abort()
             raise
         return connection
+
+
+def _is_shortage(why: OSError) -> bool:
+    """Whether connecting failed for want of something on this machine."""
+    if not isinstance(why, socket.gaierror):
+        return why.errno in _SHORTAGES
+    if why.errno == socket.EAI_MEMORY:
+        return True
+    try:  # a resolver without a descriptor says that there is no such name
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as now:
+        return now.errno in _SHORTAGES
+    return False
 
 
 async def _lookup(host: str, port: int, **hints: Any) -> Any:

@@ -158,8 +158,8 @@ class UpstreamUnreachable(UpstreamFailure):
 
 
 class LocalShortage(UpstreamUnreachable):
-    """This machine has no descriptor, buffer or memory to connect with (EMFILE, ENFILE, ENOBUFS, ENOMEM): VB365 never
-    saw the request, and nothing is known of VB365."""
+    """This machine has no descriptor, port, buffer or memory to connect with: VB365 never saw the request, and nothing is
+    known of VB365."""
 
     def __init__(self, message: str, *, delivered: bool = False) -> None:
         super().__init__(message, delivered=delivered)
@@ -201,8 +201,8 @@ class Upstream(Protocol):
         the silence between body bytes, in seconds.
 
         `fields` are sent as they are, in order; Content-Length is added for a body or when POST has none; Host must
-        be among them unless the upstream's own is meant. Raises `UpstreamUnreachable`, `UpstreamTimedOut`,
-        `UpstreamBroken` (a malformed head).
+        be among them unless the upstream's own is meant. Raises `UpstreamUnreachable` (`LocalShortage` if this
+        machine could not connect), `UpstreamTimedOut`, `UpstreamBroken` (a malformed head).
         """
 
     async def close(self) -> None:

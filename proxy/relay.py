@@ -15,10 +15,12 @@ from proxy.core.bodies import Body, body_of
 from proxy.core.errors import Problem
 from proxy.core.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
 from proxy.core.heads import Framing, Head, Refusal, ResponseHead, find_end, parse_response
-from proxy.ports import UpstreamFailure, UpstreamTimedOut
+from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
 
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _NO_BODY, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.CHUNKED, Framing.CLOSE
+#: Seconds after which a client may try again when this machine could not open a connection.
+_SHORTAGE_RETRY = 5
 
 _log = logging.getLogger(__name__)
 
@@ -186,6 +188,9 @@ class Exchange:
         _log.warning("pass-through failed: %s", failure)
         if isinstance(failure, UpstreamTimedOut):
             problem = Problem("upstream-timeout", "Veeam Backup for Microsoft 365 could not be reached in time.")
+        elif isinstance(failure, LocalShortage):
+            text = "The proxy has no descriptor, port or memory for another connection. Try again."
+            problem = Problem("capacity-exhausted", text, retry_after=_SHORTAGE_RETRY)
         else:
             problem = Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 could not be reached.")
         self._client.problem(problem)
