@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import enum
 import re
-from functools import lru_cache
+from hashlib import blake2b
 from typing import NamedTuple
+from uuid import uuid4
 
-#: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass.
-MAX_HEAD = 1 << 20
+#: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has 256 KiB at most.
+MAX_HEAD = 1 << 18
 MAX_LINE = (1 << 16) + 1024
 MAX_FIELDS = 2048
 
@@ -45,6 +46,13 @@ Field = tuple[bytes, bytes]
 
 class Refusal(Exception):
     """The bytes are no message that everybody reads alike. The text says why; it holds no byte of the message."""
+
+
+class TooLarge(Refusal):
+    """The head is longer than `MAX_HEAD`."""
+
+    def __init__(self) -> None:
+        super().__init__("the head is too large")
 
 
 class Framing(enum.Enum):
@@ -147,8 +155,23 @@ def without(block: bytes, names: frozenset[bytes]) -> bytes:
     """The block without the lines whose lower-case name is among `names`."""
     if not names:
         return block
-    lines = block.split(b"\r\n")[:-1]
-    return b"".join([line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in names])
+    return b"".join([block[start:end] for start, end in _runs(block, names)])
+
+
+def _runs(block: bytes, names: frozenset[bytes]) -> tuple[tuple[int, int], ...]:
+    """Start and end of each run of lines whose lower-case name is not among `names`."""
+    runs = []
+    start = at = 0
+    for line in block.split(b"\r\n")[:-1]:
+        end = at + len(line) + 2
+        if line.partition(b":")[0].lower() in names:
+            if start < at:
+                runs.append((start, at))
+            start = end
+        at = end
+    if start < at:
+        runs.append((start, at))
+    return tuple(runs)
 
 
 def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
@@ -160,14 +183,14 @@ def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> in
     end = buffer.find(b"\r\n\r\n", max(start, searched - 3))
     if end >= 0:
         if end + 4 - start > MAX_HEAD:
-            raise Refusal("the head is too large")
+            raise TooLarge
         return end + 4
     if _impossible(buffer, max(start, searched - 1)):
         raise Refusal(_WHY_NEVER)
     if buffer.startswith(b"\r\n", start):
         raise Refusal("a head begins with an empty line")
     if len(buffer) - start > MAX_HEAD:
-        raise Refusal("the head is too large")
+        raise TooLarge
     return -1
 
 
@@ -176,14 +199,17 @@ def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
 
 
 class _Facts(NamedTuple):
-    """What a block of field lines says. `framing` None: nothing of a body; `host_fault`: why Host is not valid."""
+    """What a block of field lines says.
 
-    block: bytes
+    `framing` None: nothing about a body. `runs`: start and end of the lines that are passed on, None for all of them.
+    `host_fault`: Host is not one valid host. No other value of a field is in here.
+    """
+
     framing: Framing | None
     length: int
     keep_alive: bool
     hops: frozenset[bytes]
-    kept: bytes
+    runs: tuple[tuple[int, int], ...] | None
     host: bytes | None
     host_fault: bool
     expect_continue: bool
@@ -202,19 +228,20 @@ def parse_request(raw: bytes) -> Head:
     if method == b"CONNECT":
         raise Refusal("CONNECT asks for a tunnel, which is not served here")
     minor = 1 if version == b"1" else 0
-    facts = _facts_of(raw[end + 2 : -2], minor)
+    block = raw[end + 2 : -2]
+    facts = _facts_of(block, minor)
     if facts.host_fault or (minor and facts.host is None):
         raise Refusal("Host is not one valid host" if facts.host_fault else "Host is missing")
     return Head(
         method,
         target,
         minor,
-        facts.block,
+        block,
         facts.framing or _NO_BODY,
         facts.length,
         facts.keep_alive,
         facts.hops,
-        facts.kept,
+        block if facts.runs is None else b"".join([block[start:end] for start, end in facts.runs]),
         facts.host,
         facts.expect_continue,
         facts.upgrade,
@@ -229,7 +256,8 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         raise Refusal(_why_no_response(raw))
     version, digits, reason = match.groups()
     minor, status = 1 if version == b"1" else 0, int(digits)
-    facts = _facts_of(raw[end + 2 : -2], minor)
+    block = raw[end + 2 : -2]
+    facts = _facts_of(block, minor)
     framing, length = facts.framing, facts.length
     if method == b"HEAD" or status < 200 or status in (204, 304):
         framing, length = _NO_BODY, 0
@@ -237,18 +265,36 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         status,
         reason or b"",
         minor,
-        facts.block,
+        block,
         framing or Framing.CLOSE,
         length,
         facts.keep_alive and framing is not None,
         facts.hops,
-        facts.kept,
+        block if facts.runs is None else b"".join([block[start:end] for start, end in facts.runs]),
         facts.upgrade,
     )
 
 
+#: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A block is recognised
+#: by a salted digest, so that no credential in it is in memory longer than its request. What is remembered of a
+#: thousand blocks of at most `_REMEMBERED` bytes stays below 10 MB: only facts with few hop-by-hop names are kept.
+_REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_HOPS = 4096, 1024, 16
+_SALTS = (uuid4().bytes, uuid4().bytes)
+_remembered: dict[bytes, _Facts] = {}
+
+
 def _facts_of(block: bytes, minor: int) -> _Facts:
-    return _remembered_facts(block, minor) if len(block) <= _REMEMBERED else _facts(block, minor)
+    if len(block) > _REMEMBERED:
+        return _facts(block, minor)
+    key = blake2b(block, digest_size=32, salt=_SALTS[minor]).digest()
+    facts = _remembered.get(key)
+    if facts is None:
+        facts = _facts(block, minor)
+        if len(facts.hops) <= _REMEMBERED_HOPS:
+            if len(_remembered) >= _REMEMBERED_BLOCKS:
+                del _remembered[next(iter(_remembered))]
+            _remembered[key] = facts
+    return facts
 
 
 def _facts(block: bytes, minor: int) -> _Facts:
@@ -263,23 +309,16 @@ def _facts(block: bytes, minor: int) -> _Facts:
     upgrade = special.get(b"upgrade", ())
     hosts = special.get(b"host", ())
     return _Facts(
-        block,
         framing,
         length,
         b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
         hops,
-        without(block, hops),
+        _runs(block, hops) if hops else None,
         hosts[0] if hosts else None,
         len(hosts) > 1 or (len(hosts) == 1 and not _HOST.fullmatch(hosts[0])),
         minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
         upgrade[0] if minor == 1 and len(upgrade) == 1 and b"upgrade" in connection else None,
     )
-
-
-#: Clients and servers repeat themselves: most blocks were read before. The bound is in bytes of a block; what is
-#: remembered of a thousand of them stays below 10 MB, and in memory only.
-_REMEMBERED = 4096
-_remembered_facts = lru_cache(1024)(_facts)
 
 
 def _special(raw: bytes) -> dict[bytes, list[bytes]]:

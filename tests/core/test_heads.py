@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core import heads
 from proxy.core.heads import (
     MAX_FIELDS,
     MAX_HEAD,
     MAX_LINE,
     Framing,
     Refusal,
+    TooLarge,
     find_end,
     parse_request,
     parse_response,
@@ -345,8 +350,48 @@ def test_12_nonsense_is_refused_before_it_ends(begun: bytes) -> None:
 
 
 def test_12_a_head_over_the_bound_is_refused() -> None:
-    with pytest.raises(Refusal, match="too large"):
-        find_end(request(b"X-A: " + b"a" * MAX_HEAD))
+    """§12: 256 KiB in all pass, one byte more does not, whole or not."""
+    fits = request(*[b"X-A: " + b"a" * 60000] * 4, b"X: ")
+    fits = fits[:-4] + b"a" * (MAX_HEAD - len(fits)) + fits[-4:]
+    assert find_end(fits) == MAX_HEAD == 256 * 1024
+    for longer in (fits[:-4] + b"a\r\n\r\n", fits[:-4] + b"aaaaa"):
+        with pytest.raises(TooLarge, match="too large"):
+            find_end(longer)
+
+
+def _reachable(root: object) -> Iterator[object]:
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, type | ModuleType):
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += gc.get_referents(found)
+
+
+def test_no_value_of_a_head_is_remembered() -> None:
+    """A token is not in memory longer than its request: heads that were read before are known by a digest."""
+    secret = b"kept-to-itself-7431"
+    for name in (b"Authorization: Bearer ", b"Cookie: s=", b"X-Api-Key: "):
+        raw = request(name + secret, b"Connection: keep-alive, x-hop", b"X-Hop: " + secret)
+        first, second = parse_request(raw), parse_request(raw)
+        assert first == second
+        assert secret in second.kept
+        assert b"X-Hop" not in second.kept
+        parse_response(b"HTTP/1.1 200 OK\r\nSet-Cookie: " + secret + b"\r\n\r\n", b"GET")
+    held = [found for found in _reachable(heads._remembered) if isinstance(found, bytes)]
+    assert held
+    assert not [found for found in held if secret in found]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for n in range(2000):
+        parse_request(request(b"X-N: %d" % n))
+        parse_request(request(b"Connection: " + b",".join([b"x%d-%d" % (n, k) for k in range(100)])))
+    assert len(heads._remembered) <= 1024
+    assert max(len(facts.hops) for facts in heads._remembered.values()) <= 16
 
 
 _NAMES = st.text("abcXYZ019-_.!~", min_size=1, max_size=8).map(str.encode)
