@@ -20,8 +20,10 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*+;[\t\x20-\x7e\x80-\xff]*+)
 #: The end of a chunk and a plain beginning of another that is not the last one.
 _NEXT = re.compile(rb"\r\n(0{0,3}[1-9A-Fa-f][0-9A-Fa-f]{0,10})\r\n")
 _SIZE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
+#: Bytes of a size line that hold its digits and what ends them.
+_SIZE_WITHIN = 16
 _END_BEGUN = re.compile(rb"\r")
-_TRAILER_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
+_TEXT_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
 #: RFC 9110 §6.5.1: trailers that would change framing, routing or the connection if somebody merged them.
 _NO_TRAILERS = frozenset(
     {
@@ -98,7 +100,7 @@ class _Stage(enum.Enum):
     TRAILERS = 3
 
 
-_BEGUN = {_Stage.SIZE: _SIZE_BEGUN, _Stage.DATA_END: _END_BEGUN, _Stage.TRAILERS: _TRAILER_BEGUN}
+_BEGUN = {_Stage.SIZE: _SIZE_BEGUN, _Stage.DATA_END: _END_BEGUN, _Stage.TRAILERS: _TEXT_BEGUN}
 
 
 class Chunks:
@@ -114,7 +116,7 @@ class Chunks:
         self._decode = decode
         self._stage = _Stage.SIZE
         self._left = 0
-        self._held = b""
+        self._held = bytearray()
         self._trailers = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
@@ -161,17 +163,30 @@ class Chunks:
         if not line.endswith(b"\n"):
             self._hold(line)
             return b""
-        whole = self._held + line
-        self._held = b""
-        kept = self._take(whole)
-        return None if kept is line else kept
+        if not self._held:
+            kept = self._take(line)
+            return None if kept is line else kept
+        self._held += line
+        whole = bytes(self._held)
+        self._held.clear()
+        return self._take(whole)
 
     def _hold(self, begun: bytes) -> None:
-        """Keep the beginning of a line, if one can come of it."""
-        self._held += begun
-        limit = MAX_TRAILERS if self._stage is _Stage.TRAILERS else MAX_SIZE_LINE
-        if len(self._held) > limit or not _BEGUN[self._stage].fullmatch(self._held):
+        """Keep the beginning of a line, if one can come of it. Only the new bytes are looked at, and few before."""
+        held = self._held
+        trailers = self._stage is _Stage.TRAILERS
+        limit = MAX_TRAILERS - self._trailers if trailers else MAX_SIZE_LINE
+        if len(held) + len(begun) > limit or held.endswith(b"\r"):
             raise Refusal("a chunk is malformed")
+        if not held:
+            pattern, checked = _BEGUN[self._stage], begun
+        elif trailers or b";" in held:
+            pattern, checked = _TEXT_BEGUN, begun
+        else:  # a size is within the first bytes, blanks are all that can follow before a semicolon
+            pattern, checked = _BEGUN[self._stage], bytes(held[:_SIZE_WITHIN]) + begun
+        if not pattern.fullmatch(checked):
+            raise Refusal("a chunk is malformed")
+        held += begun
 
     def _take(self, line: bytes) -> bytes:
         """Read one line between data; returns what goes forward of it: the same object when it is left as sent."""

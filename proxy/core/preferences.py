@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 #: No caller waits longer than this many seconds, so more digits need not be told apart.
 _LONGEST_WAIT = 10**9
+
+#: Bytes of all `Prefer` lines together that are read. The element that reaches beyond them, and all after it, count
+#: as malformed: they say nothing to the proxy, and VB365 gets them as they were sent.
+MAX_PREFER = 8 << 10
 
 # No byte can be matched in two ways (runs of blanks are possessive), so a failing match costs linear time.
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
@@ -20,6 +24,9 @@ _PREFERENCE = re.compile(
 )
 _ELEMENT = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.?)*(?:"|\Z))+', re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+
+#: An `async` parameter of a query that ends with `&`, and its value.
+_SWITCH = re.compile(rb"(?i)(?:\A|(?<=&))async(?:=([^&]*+))?&")
 
 _TRUE = frozenset((b"", b"true", b"1", b"yes"))
 _FALSE = frozenset((b"false", b"0", b"no"))
@@ -44,11 +51,20 @@ class InvalidAsync(ValueError):
     """The `async` query parameter has an unknown value, or is repeated and contradicts itself."""
 
 
-def _elements(lines: Sequence[bytes]) -> Iterator[bytes]:
-    """The list's elements, commas inside quotes not splitting; a quote that never closes reaches to the end."""
-    for found in _ELEMENT.finditer(b",".join(lines)):
+def _elements(lines: Sequence[bytes]) -> tuple[list[bytes], bytes]:
+    """The list's elements, commas inside quotes not splitting, and what is beyond `MAX_PREFER` bytes.
+
+    A quote that never closes reaches to the end.
+    """
+    text = b",".join(lines)
+    elements: list[bytes] = []
+    # one byte more is read, so that an element that ends at the bound is known to end there
+    for found in _ELEMENT.finditer(text, 0, MAX_PREFER + 1):
+        if found.end() > MAX_PREFER:
+            return elements, text[found.start() :].strip(b" \t")
         if element := found[0].strip(b" \t"):
-            yield element
+            elements.append(element)
+    return elements, text[MAX_PREFER + 1 :].strip(b" \t,")
 
 
 def _named(element: bytes) -> tuple[bytes, bytes] | None:
@@ -68,7 +84,7 @@ def parse_prefer(lines: Sequence[bytes]) -> Preferences:
     The first instance of a preference wins (RFC 7240 §2).
     """
     first: dict[bytes, bytes] = {}
-    for element in _elements(lines):
+    for element in _elements(lines)[0]:
         if named := _named(element):
             first.setdefault(*named)
     asked = first.get(b"respond-async")
@@ -86,24 +102,18 @@ def _seconds(value: bytes) -> int | None:
 
 
 def other_preferences(lines: Sequence[bytes]) -> bytes | None:
-    """The `Prefer` value that stays for U: all elements, malformed ones too, but respond-async and wait, as sent."""
+    """The `Prefer` value that stays for VB365, as sent: all elements but respond-async and wait, malformed ones too."""
     ours = (b"respond-async", b"wait")
-    kept = [element for element in _elements(lines) if (_named(element) or (b"",))[0] not in ours]
+    elements, unread = _elements(lines)
+    kept = [element for element in elements if (_named(element) or (b"",))[0] not in ours]
+    if unread:
+        kept.append(unread)
     return b", ".join(kept) if kept else None
-
-
-def _parameter(piece: bytes) -> tuple[bytes, bytes]:
-    name, _, value = piece.partition(b"=")
-    return name.lower(), value.lower()
-
-
-def _is_async(piece: bytes) -> bool:
-    return _parameter(piece)[0] == b"async"
 
 
 def mode(query: bytes | None, preferences: Preferences) -> Mode:
     """The mode of an export request by the table of CONTRACT §1. Raises `InvalidAsync`."""
-    values = {_parameter(piece)[1] for piece in (query or b"").split(b"&") if _is_async(piece)}
+    values = {value.lower() for value in _SWITCH.findall((query or b"") + b"&")}
     if not values:
         return Mode.ASYNC if preferences.respond_async else Mode.SYNC
     if values <= _TRUE:
@@ -119,6 +129,5 @@ def strip_async(target: bytes) -> bytes:
     A query of nothing else goes with its `?`; a bare `?` that was sent stays.
     """
     path, mark, query = target.partition(b"?")
-    pieces = query.split(b"&")
-    kept = [piece for piece in pieces if not _is_async(piece)]
-    return path + mark + b"&".join(kept) if kept else path
+    kept = _SWITCH.sub(b"", query + b"&")
+    return path + mark + kept[:-1] if kept else path

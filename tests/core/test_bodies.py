@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core import bodies
 from proxy.core.bodies import MAX_SIZE_LINE, MAX_TRAILERS, Body, Chunks, body_of
 from proxy.core.heads import Framing, Refusal
 
@@ -140,3 +142,52 @@ def _verdict(reads: list[bytes]) -> object:
         return (*run(body, *reads), body.done)
     except Refusal:
         return "refused"
+
+
+class _Counting:
+    """A pattern that counts the bytes it is asked to look at."""
+
+    def __init__(self, pattern: re.Pattern[bytes], seen: list[int]) -> None:
+        self._pattern = pattern
+        self._seen = seen
+
+    def fullmatch(self, data: bytes) -> re.Match[bytes] | None:
+        self._seen.append(len(data))
+        return self._pattern.fullmatch(data)
+
+
+@pytest.mark.parametrize(
+    ("before", "line"),
+    [
+        (b"0\r\n", b"X-Trailer: " + b"a" * 60000 + b"\r\n"),
+        (b"", b"1;name=" + b"e" * 4000 + b"\r\n"),
+        (b"", b"1" + b" " * 2000 + b";" + b"e" * 2000 + b"\r\n"),
+    ],
+)
+def test_a_line_that_comes_byte_by_byte_is_looked_at_once(
+    before: bytes, line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost is linear: each byte is examined with a few before it, not with the whole line."""
+    seen: list[int] = []
+    for name in ("_SIZE_BEGUN", "_TEXT_BEGUN", "_END_BEGUN"):
+        monkeypatch.setattr(bodies, name, _Counting(getattr(bodies, name), seen))
+    begun = {stage: _Counting(pattern, seen) for stage, pattern in bodies._BEGUN.items()}
+    monkeypatch.setattr(bodies, "_BEGUN", begun)
+    scanner = Chunks()
+    scanner.feed(before) if before else None
+    out = b"".join([scanner.feed(line[at : at + 1])[0] for at in range(len(line))])
+    assert out == (line if before else b"1\r\n")
+    assert sum(seen) < 40 * len(line)
+
+
+def feed_all(scanner: Chunks, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        scanner.feed(piece)
+
+
+@pytest.mark.parametrize("line", [b"1\r\r\n", b"0\r\nX: y\r\r\n", b"1;a\r;\r\n", b"1 1\r\n", b"1  2;\r\n", b";\r\n"])
+def test_malformed_lines_are_refused_however_they_are_cut(line: bytes) -> None:
+    for cut in range(1, len(line)):
+        pieces = [line[at : at + cut] for at in range(0, len(line), cut)]
+        with pytest.raises(Refusal):
+            feed_all(Chunks(), pieces)

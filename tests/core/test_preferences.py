@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core import preferences
 from proxy.core.preferences import (
+    MAX_PREFER,
     InvalidAsync,
     Mode,
     Preferences,
@@ -100,8 +104,8 @@ def test_respond_async_is_not_asked_for(lines: list[bytes]) -> None:
         (b"wait=5, wait=6", 5),
         (b"wait=999999999", 999_999_999),
         (b"wait=1000000000", 10**9),
-        (b"wait=" + b"9" * 100_000, 10**9),
-        (b"wait=" + b"0" * 100_000 + b"7", 7),
+        (b"wait=" + b"9" * 8_000, 10**9),
+        (b"wait=" + b"0" * 8_000 + b"7", 7),
         (b"wait", None),
         (b"wait=", None),
         (b"wait=-1", None),
@@ -264,3 +268,42 @@ def test_no_prefer_is_expensive(unit: bytes) -> None:
         parse_prefer([line])
         other_preferences([line])
     assert parse_prefer([b"respond-async", noise]).respond_async
+
+
+def test_prefer_is_read_up_to_8_kib() -> None:
+    """A bound on CPU: what reaches beyond is malformed for the proxy and reaches VB365 as it was sent."""
+    filler = b"a" * (MAX_PREFER - len(b",respond-async"))
+    assert parse_prefer([filler, b"respond-async"]).respond_async
+    assert parse_prefer([filler, b"respond-async", b"b"]).respond_async
+    assert not parse_prefer([filler + b"a", b"respond-async"]).respond_async
+    assert parse_prefer([b"respond-async, wait=5, " + b"x" * MAX_PREFER]) == Preferences(True, 5)
+
+
+@pytest.mark.parametrize("sep", [b",", b" ,", b", "])
+def test_preferences_beyond_the_bound_stay_for_the_upstream(sep: bytes) -> None:
+    for length in range(MAX_PREFER - 40, MAX_PREFER + 3):
+        first = b"a" * length
+        rest = b'return="mini, mal"' + sep.strip(b" ") + b"x;y=1"
+        kept = other_preferences([b"respond-async,wait=1," + first + sep + rest])
+        assert kept is not None
+        assert kept.replace(b" ", b"").split(b",") == [first, *rest.replace(b" ", b"").split(b",")]
+
+
+def test_a_long_prefer_costs_no_more_than_its_first_8_kib(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(preferences, "_named", lambda element: read.append(len(element)))
+    parse_prefer([b"a," * (1 << 19)])
+    assert sum(read) <= MAX_PREFER
+
+
+@pytest.mark.parametrize("query", [b"&" * 65000, b"async&" * 11000, b"async=1&x&" * 6500, b"asyn&" * 13000])
+def test_a_query_is_read_without_a_call_per_parameter(query: bytes) -> None:
+    kept = b"&".join([piece for piece in query.split(b"&") if piece.partition(b"=")[0] != b"async"])
+    calls: list[str] = []
+    sys.setprofile(lambda frame, event, argument: calls.append(event))
+    try:
+        assert strip_async(b"/x?" + query) == b"/x?" + kept
+        assert mode(query, SILENT) in Mode
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 2 * (query.count(b"async") + 10)
