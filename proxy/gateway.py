@@ -126,7 +126,7 @@ class Gateway:
             found = None if key is None else await self._jobs.find(job.owner, key)
             if found is not None:
                 return found
-            async with self._runner.admission(job.owner):
+            async with self._runner.admission(*job.owners):
                 return await self._runner.submit(job, body, run)
 
     async def _body(self, asked: Asked) -> bytes:

@@ -31,15 +31,15 @@ class JobStore(Protocol):
     async def add(self, job: Job, body: bytes) -> Job:
         """Persist a new job and its request body, durably and before returning; returns `job`.
 
-        If a job of the same `owner` with the same `request.idempotency_key` (not None, not forgotten) exists, nothing
-        is written and that job is returned instead, also among concurrent calls (CONTRACT §8).
+        If a job of one of the same `owners` with the same `request.idempotency_key` (not None, not forgotten) exists,
+        nothing is written and that job is returned instead, also among concurrent calls (CONTRACT §8).
         """
 
     async def get(self, id: str) -> Job | None:
         """The job (tombstones too), or None."""
 
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
-        """The owner's job with that idempotency key, tombstones left out."""
+        """The job with that idempotency key of which `owner` is one of the `owners`, tombstones left out."""
 
     async def body(self, id: str) -> bytes | None:
         """The request body that was stored with the job; None when it is gone."""
@@ -54,8 +54,8 @@ class JobStore(Protocol):
         """Drop record, body and key iff the stored version is still `job.version`."""
 
     async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
-        """Jobs, tombstones too, newest first (`created`, then `id`); of one owner and/or one restore session
-        (`request.session`, compared case-insensitively)."""
+        """Jobs, tombstones too, newest first (`created`, then `id`); those that have `owner` among their `owners`
+        and/or belong to one restore session (`request.session`, compared case-insensitively)."""
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
         """Return as soon as the job's version differs from `version`, or after `timeout` seconds: the job as it then

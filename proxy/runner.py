@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class Runner:
         self._runs: dict[str, Run] = {}
         self._queue: deque[Run] = deque()
         self._active: set[Run] = set()
-        self._arriving: Counter[str] = Counter()
+        self._arriving: list[tuple[str, ...]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: set[asyncio.Task[Any]] = set()
         self._space = Space(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
@@ -121,28 +121,31 @@ class Runner:
             await asyncio.wait(self._tasks)
 
     @asynccontextmanager
-    async def admission(self, owner: str) -> AsyncIterator[None]:
-        """Room for one more job of the owner while the block runs. Raises `Problem` 429 or 503 (CONTRACT §3.5)."""
+    async def admission(self, *owners: str) -> AsyncIterator[None]:
+        """Room for one more job of the caller, while the block runs. Raises `Problem` 429 or 503 (CONTRACT §3.5).
+
+        `owners` are all the hashes of the caller: a job counts once, under whichever of them it was taken.
+        """
         await self._space.measure()
-        live = sum(not job.terminal for job in await self._jobs.list(owner=owner))
+        live = {job.id for owner in owners for job in await self._jobs.list(owner=owner) if not job.terminal}
         # no await between the checks and the reservation: two kick-offs never share the last place
-        if live + self._arriving[owner] >= self._limits.max_per_caller:
+        arriving = sum(not set(owners).isdisjoint(others) for others in self._arriving)
+        if len(live) + arriving >= self._limits.max_per_caller:
             raise Problem(
                 "quota-exceeded",
                 f"You have {self._limits.max_per_caller} exports that are not done. Wait for one, or cancel one.",
                 retry_after=_BUSY_RETRY_AFTER,
             )
-        waiting = len(self._queue) + self._arriving.total()
+        waiting = len(self._queue) + len(self._arriving)
         if len(self._active) + waiting >= self._limits.max_running + self._limits.max_queued:
             raise Problem("capacity-exhausted", "The queue of exports is full.", retry_after=_BUSY_RETRY_AFTER)
         if not self._space.accepts:
             raise Problem("capacity-exhausted", "There is too little disk space free.", retry_after=_BUSY_RETRY_AFTER)
-        self._arriving[owner] += 1
+        self._arriving.append(owners)
         try:
             yield
         finally:
-            self._arriving[owner] -= 1
-            self._arriving += Counter()  # drops the owners at zero
+            self._arriving.remove(owners)
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
         """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""

@@ -52,8 +52,9 @@ class MemoryJobs(Faulty):
 
     async def add(self, job: Job, body: bytes) -> Job:
         await self.enter("add")
-        key = job.request.idempotency_key
-        known = self.jobs.get(job.id) or (None if key is None else self._find(job.owner, key))
+        known = self.jobs.get(job.id)
+        for owner in job.owners:
+            known = known or self._find(owner, job.request.idempotency_key)
         if known is not None:
             return known
         self.bodies[job.id] = body
@@ -68,9 +69,9 @@ class MemoryJobs(Faulty):
         await self.enter("find")
         return self._find(owner, idempotency_key)
 
-    def _find(self, owner: str, key: str) -> Job | None:
-        matches = (job for job in self.jobs.values() if (job.owner, job.request.idempotency_key) == (owner, key))
-        return next((job for job in matches if not job.forgotten), None)
+    def _find(self, owner: str, key: str | None) -> Job | None:
+        matches = (job for job in self.jobs.values() if owner in job.owners and job.request.idempotency_key == key)
+        return None if key is None else next((job for job in matches if not job.forgotten), None)
 
     async def body(self, id: str) -> bytes | None:
         await self.enter("body")
@@ -102,7 +103,7 @@ class MemoryJobs(Faulty):
 
     async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
         await self.enter("list")
-        chosen = [job for job in self.jobs.values() if owner in (None, job.owner)]
+        chosen = [job for job in self.jobs.values() if owner in (None, *job.owners)]
         if session is not None:
             chosen = [job for job in chosen if job.request.session is not None]
             chosen = [job for job in chosen if str(job.request.session).lower() == session.lower()]

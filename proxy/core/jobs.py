@@ -106,8 +106,9 @@ class JobError:
 class Job:
     """One export. Times are Unix seconds, sizes bytes. `version` grows by one with every change (the `eTag`).
 
-    `owner` is the caller's keyed hash; `holder` names the runner that drives the job; `digest` is base64 SHA-256;
-    `sealed` the encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None;
+    `owner` is the caller's keyed hash, `aliases` further hashes of the same caller: of its credentials beside that of
+    its identity (CONTRACT §8). `holder` names the runner that drives the job; `digest` is base64 SHA-256; `sealed` the
+    encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None;
     `borrowed` tells that it was resumed with the credentials of another caller than its owner.
     """
 
@@ -135,6 +136,12 @@ class Job:
     error: JobError | None = None
     sealed: str | None = None
     borrowed: bool = False
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Every hash of the caller that the job belongs to."""
+        return (self.owner, *self.aliases)
 
     @property
     def terminal(self) -> bool:
@@ -480,6 +487,7 @@ def decode(data: bytes) -> Job:
             answer=None if raw["answer"] is None else _revive(Answer, raw["answer"]),
             result=None if raw["result"] is None else ResultState(raw["result"]),
             error=None if error is None else _revive(JobError, error, code=ErrorCode(error["code"])),
+            aliases=tuple(raw.get("aliases", ())),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as why:
         raise ValueError(f"not a job record: {why!r}") from why

@@ -14,7 +14,7 @@ from proxy.ports import StoreUnavailable
 from proxy.stores.directory_lock import DirectoryLock
 from proxy.stores.group_commit import GroupCommit
 from proxy.stores.job_database import KEEP, Change, Findings, JobDatabase
-from proxy.stores.job_index import JobIndex
+from proxy.stores.job_index import JobIndex, claims
 from proxy.stores.threads import undisturbed
 
 _T = TypeVar("_T")
@@ -63,8 +63,9 @@ class DiskJobs:
         return await self._submit(_touched(job), partial(self._decide_add, job, body))
 
     def _decide_add(self, job: Job, body: bytes) -> tuple[Job, Change | None]:
-        key = job.request.idempotency_key
-        known = self._index.get(job.id) or (None if key is None else self._index.find(job.owner, key))
+        known = self._index.get(job.id)
+        for owner, key in claims(job):
+            known = known or self._index.find(owner, key)
         return (known, None) if known is not None else (job, Change(job.id, job, body))
 
     async def get(self, id: str) -> Job | None:
@@ -165,6 +166,5 @@ def _let_go(lock: DirectoryLock, database: JobDatabase) -> None:
 
 
 def _touched(*jobs: Job) -> frozenset[Hashable]:
-    """What must not be decided twice at a time: the job, and the idempotency key it takes or frees (CONTRACT §8)."""
-    keys = {(job.owner, job.request.idempotency_key) for job in jobs if job.request.idempotency_key is not None}
-    return frozenset({job.id for job in jobs} | keys)
+    """What must not be decided twice at a time: the job, and the idempotency keys it takes or frees (CONTRACT §8)."""
+    return frozenset({job.id for job in jobs} | {claim for job in jobs for claim in claims(job)})

@@ -16,8 +16,14 @@ def _order(job: Job) -> tuple[float, str]:
     return job.created, job.id
 
 
+def claims(job: Job) -> list[tuple[str, str]]:
+    """What the job's idempotency key takes: the key under each of its owners (CONTRACT §8)."""
+    key = job.request.idempotency_key
+    return [] if key is None else [(owner, key) for owner in job.owners]
+
+
 class JobIndex:
-    """Jobs by id, by owner and idempotency key, by owner, by session and by age; wakes who waits for a change."""
+    """Jobs by id, by each owner with and without a key, by session and by age; wakes who waits for a change."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
@@ -53,11 +59,12 @@ class JobIndex:
         self._unlink(job.id)
         self._jobs[job.id] = job
         insort(self._by_age, _order(job))
-        self._by_owner[job.owner].add(job.id)
+        for owner in job.owners:
+            self._by_owner[owner].add(job.id)
         if job.request.session is not None:
             self._by_session[job.request.session.lower()].add(job.id)
-        if job.request.idempotency_key is not None and not job.forgotten:
-            self._by_key[job.owner, job.request.idempotency_key] = job.id
+        if not job.forgotten:
+            self._by_key |= dict.fromkeys(claims(job), job.id)
         self._wake(job.id)
 
     def drop(self, id: str) -> None:
@@ -70,12 +77,13 @@ class JobIndex:
         if job is None:
             return
         del self._by_age[bisect_left(self._by_age, _order(job))]
-        _discard(self._by_owner, job.owner, id)
+        for owner in job.owners:
+            _discard(self._by_owner, owner, id)
         if job.request.session is not None:
             _discard(self._by_session, job.request.session.lower(), id)
-        key = (job.owner, job.request.idempotency_key or "")
-        if self._by_key.get(key) == id:
-            del self._by_key[key]
+        for claim in claims(job):
+            if self._by_key.get(claim) == id:
+                del self._by_key[claim]
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
         """As `JobStore.wait`."""

@@ -133,7 +133,7 @@ def _sort_record(rowid: int, name: str, value: object, found: Scan) -> None:
 
 def _sound(job: Job) -> bool:
     """What the index relies on; `decode` does not look at types."""
-    texts = (job.id, job.owner, job.request.session or "", job.request.idempotency_key or "")
+    texts = (job.id, *job.owners, job.request.session or "", job.request.idempotency_key or "")
     return (
         all(isinstance(text, str) for text in texts)
         and isinstance(job.version, int)

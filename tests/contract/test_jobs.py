@@ -97,6 +97,40 @@ async def test_find_tells_the_owners_job_of_a_key(jobs: JobStore) -> None:
     assert await jobs.find("alice", "k") == newer
 
 
+async def test_a_key_is_taken_under_every_owner_of_its_job(jobs: JobStore) -> None:
+    """§8: a caller who is known by one hash now and by another later gets the same job."""
+    first = await jobs.add(new_job(key="k", owner="identity", aliases=("token",)), b"first")
+    for owner in ("identity", "token"):
+        assert await jobs.find(owner, "k") == first
+        assert await jobs.list(owner=owner) == [first]
+        assert await jobs.list(owner=owner, session="s1") == [first]
+        assert await jobs.add(new_job(key="k", owner=owner), b"") == first
+    assert await jobs.add(new_job(key="k", owner="other", aliases=("more", "token")), b"") == first
+    assert await jobs.list() == [first]
+    changed = bumped(first)
+    assert await jobs.replace(first, changed)
+    assert await jobs.find("token", "k") == changed
+    assert await jobs.remove(changed)
+    assert await jobs.find("identity", "k") is await jobs.find("token", "k") is None
+    assert await jobs.list(owner="token") == []
+    assert await jobs.find("other", "k") is await jobs.find("more", "k") is None
+
+
+async def test_concurrent_adds_under_different_owners_of_one_caller_make_one_job(jobs: JobStore) -> None:
+    """§8: also for concurrent duplicates, while what is known of the caller changes."""
+    owners = [("token", ()), ("identity", ("token",)), ("token", ("identity",)), ("identity", ("other", "token"))]
+    for round_ in range(25):
+        busy = asyncio.create_task(jobs.add(new_job(999, owner="bob"), b""))
+        await asyncio.sleep(0)
+        key = f"k{round_}"
+        random.Random(round_).shuffle(owners)
+        answers = await asyncio.gather(
+            *(jobs.add(new_job(key=key, owner=owner, aliases=aliases), b"") for owner, aliases in owners)
+        )
+        await busy
+        assert len({job.id for job in answers}) == 1
+
+
 @pytest.mark.parametrize("keeps_key", [False, True])
 async def test_a_tombstone_frees_its_key_but_can_be_got(jobs: JobStore, keeps_key: bool) -> None:
     """§8: the key dies with the record. §7: DELETE is idempotent while the tombstone lives."""

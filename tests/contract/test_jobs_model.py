@@ -61,11 +61,12 @@ class Jobs(RuleBasedStateMachine):
         target=versions,
         created=st.integers(0, 3),
         owner=st.sampled_from("ab"),
+        aliases=st.sampled_from([(), ("a",), ("b", "c")]),
         key=st.sampled_from([None, "k", "l"]),
         session=st.sampled_from([None, "s", "S", "t"]),
     )
-    def add(self, created: int, owner: str, key: str | None, session: str | None) -> Job:
-        job = new_job(created, owner=owner, key=key, session=session)
+    def add(self, created: int, owner: str, aliases: tuple[str, ...], key: str | None, session: str | None) -> Job:
+        job = new_job(created, owner=owner, aliases=aliases, key=key, session=session)
         self.ids.add(job.id)
         expected = self.run(self.model.add(job, job.id.encode()))
         assert self.run(self.disk.add(job, job.id.encode())) == expected
@@ -129,10 +130,10 @@ class Jobs(RuleBasedStateMachine):
         self.run(self.compare())
 
     async def compare(self) -> None:
-        for owner, session in product((None, "a", "b"), (None, "s", "t")):
+        for owner, session in product((None, "a", "b", "c"), (None, "s", "t")):
             expected = await self.model.list(owner=owner, session=session)
             assert await self.disk.list(owner=owner, session=session) == expected
-        for owner, key in product("ab", "kl"):
+        for owner, key in product("abc", "kl"):
             assert await self.disk.find(owner, key) == await self.model.find(owner, key)
         for each in self.ids:
             assert await self.disk.body(each) == await self.model.body(each)

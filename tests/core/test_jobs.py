@@ -318,6 +318,7 @@ JOBS = st.builds(
     status=st.sampled_from(Status),
     phase=st.sampled_from(Phase),
     attempt=COUNTS,
+    aliases=st.lists(st.text()).map(tuple),
     received=COUNTS,
     answer=st.none() | ANSWERS,
     result=st.none() | st.sampled_from(ResultState),
@@ -349,6 +350,16 @@ def test_members_of_a_newer_version_are_left_out() -> None:
     for part in (raw, raw["request"], raw["answer"], raw["error"]):
         part["fromTheFuture"] = {"x": 1}
     assert decode(json.dumps(raw).encode()) == FULL
+
+
+def test_a_record_of_version_0_1_0_opens() -> None:
+    """Members that came later have defaults."""
+    raw = json.loads(encode(FULL))
+    for later in ("aliases",):
+        del raw[later]
+    again = decode(json.dumps(raw).encode())
+    assert again == FULL
+    assert again.owners == (FULL.owner,)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from proxy.safe import MemoryOnly
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.transfer import Policy
 from proxy.upstream import HttpUpstream
-from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial
+from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, new_job
 
 SIZE = 300_000
 LIMITS = Limits(max_running=2, max_queued=2, max_per_caller=50, min_free=0, max_bytes=None)
@@ -379,6 +379,23 @@ async def test_a_caller_has_a_quota(world: World) -> None:
         async with world.runner.admission("o"):
             pass
     async with world.runner.admission("another"):
+        pass
+
+
+async def test_a_quota_is_not_doubled_by_a_second_hash_of_the_caller(world: World) -> None:
+    """§3.5, §8: a job counts under every owner it was taken for, once; so does one that is just being taken."""
+    await world.runner.stop()
+    world.runner = world.make_runner(limits=replace(LIMITS, max_per_caller=2))
+    await world.runner.start()
+    await world.jobs.add(new_job(key="k", owner="identity", aliases=("token",)), b"")
+    async with world.runner.admission("identity", "token"):
+        for owners in (("token",), ("identity",), ("identity", "refreshed")):
+            with pytest.raises(Problem, match="quota-exceeded"):
+                async with world.runner.admission(*owners):
+                    pass
+        async with world.runner.admission("refreshed"):
+            pass
+    async with world.runner.admission("identity", "token"):
         pass
 
 
