@@ -6,8 +6,10 @@ What a command needs is imported inside it: --help is instant, and `config check
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -36,7 +38,9 @@ Workers = Annotated[str | None, typer.Option("--workers", metavar="N", help="Pro
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and leave with its exit code; characters that stdout's encoding lacks are escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name=COMMAND)
 
 
@@ -197,7 +201,7 @@ def config_schema() -> None:
     """Print the JSON Schema of the configuration file, for editors."""
     from proxy.config import text
 
-    typer.echo(json.dumps(text.schema(), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(text.schema(), indent=2))
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sys
 import uuid
@@ -11,19 +10,21 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from proxy.client.connection import Connection, connected
 from proxy.client.display import Display, amount, display
 from proxy.client.export import Outcome, Wishes, export, see_through
 from proxy.client.faults import INTERRUPTED, Fault
 from proxy.client.job import Job
+from proxy.client.output import Stderr, complain, laid_out, pretty, print_result
 from proxy.client.proxy import Proxy
+from proxy.core.text import visible
 
 Work = Callable[[Proxy, Display], Awaitable[Outcome]]
 
@@ -103,7 +104,7 @@ def show_command(connection: Connection, job: Named) -> None:
     """Print a job's document."""
 
     async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
-        return Outcome(0, _pretty((await proxy.ask("GET", at)).document()))
+        return Outcome(0, pretty((await proxy.ask("GET", at)).document()))
 
     _on_job(connection, job, work)
 
@@ -114,7 +115,7 @@ def cancel_command(connection: Connection, job: Named) -> None:
     """Cancel a running job; its record stays."""
 
     async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
-        return Outcome(0, _pretty((await proxy.ask("POST", f"{at}/cancel")).document()))
+        return Outcome(0, pretty((await proxy.ask("POST", f"{at}/cancel")).document()))
 
     _on_job(connection, job, work)
 
@@ -155,11 +156,8 @@ def list_command(
     async def work(proxy: Proxy, display: Display) -> Outcome:
         page = (await proxy.ask("GET", f"/{connection.api}/{connection.segment}/exports?{asked}")).document()
         if as_json:
-            return Outcome(0, _pretty(page))
-        console = Console()
-        table = _table([Job(document) for document in page.get("results", [])])
-        console.print(table, width=console.width if console.is_terminal else 240)  # a pipe has no width: leave room
-        return Outcome(0, "")
+            return Outcome(0, pretty(page))
+        return Outcome(0, laid_out(_table([Job(document) for document in page.get("results", [])])))
 
     _run(connection, work)
 
@@ -174,7 +172,7 @@ def _run(connection: Connection, work: Work) -> None:
     """Do the work on a loop of its own, print its result, and end the process with its exit code."""
 
     async def run() -> Outcome:
-        with display(Console(stderr=True)) as shown:
+        with display(Stderr()) as shown:
             async with connection.open(shown, credentials) as proxy:
                 return await work(proxy, shown)
 
@@ -182,7 +180,7 @@ def _run(connection: Connection, work: Work) -> None:
         credentials = connection.credentials()
         outcome = asyncio.run(run())
     if outcome.result:
-        typer.echo(outcome.result)
+        print_result(outcome.result)
     raise typer.Exit(outcome.code)
 
 
@@ -192,10 +190,10 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except Fault as why:
-        typer.echo(str(why), err=True)
+        complain(str(why))
         raise typer.Exit(why.code) from why
     except OSError as why:
-        typer.echo(str(why), err=True)
+        complain(str(why))
         raise typer.Exit(1) from why
     except KeyboardInterrupt as why:
         raise typer.Exit(INTERRUPTED) from why
@@ -226,10 +224,6 @@ def _key(given: str) -> str | None:
     return str(uuid.uuid4()) if given == "auto" else given
 
 
-def _pretty(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False)
-
-
 def _table(jobs: list[Job]) -> Table:
     table = Table(
         Column("id", min_width=36), "created", "export", "status", "phase", "size", "file", box=None, pad_edge=False
@@ -237,5 +231,6 @@ def _table(jobs: list[Job]) -> Table:
     for job in jobs:
         size = amount(job.size) if job.size else ""
         created = str(job.document.get("creationTime") or "")
-        table.add_row(job.id, created, job.title, job.status, job.phase, size, job.file_name or "")
+        row = (job.id, created, job.title, job.status, job.phase, size, job.file_name or "")
+        table.add_row(*(Text(visible(cell)) for cell in row))
     return table

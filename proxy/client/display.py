@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from proxy.client.job import Job
+from proxy.client.output import on_terminal
 
 Clock = Callable[[], float]
 
@@ -34,7 +35,7 @@ class Display:
 
     def say(self, sentence: str) -> None:
         """A line that stays."""
-        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(on_terminal(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def exporting(self, job: Job) -> None:
         """The job as the server sees it now."""
@@ -66,7 +67,7 @@ class Bar(Display):
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         super().__init__(console, clock)
         columns = (
-            SpinnerColumn(),
+            SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
             TextColumn("{task.description:<12}"),
             BarColumn(30),
             TextColumn("{task.fields[detail]}"),

@@ -14,7 +14,7 @@ from proxy.client.job import Job
 _SUFFIX = {"Pst": ".pst", "Zip": ".zip", "Msg": ".msg"}
 #: Suffixes that only name a kind of export. Another one (.docx is a ZIP too) is VB365's own word and stays.
 _KINDS = frozenset({*_SUFFIX.values(), ".bin"})
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_UNSAFE = re.compile(r'[<>:"/\\|?*]')
 #: Bytes of a name that leave room for what is appended to it below the usual limit of 255.
 _LONGEST = 200
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
@@ -34,6 +34,7 @@ def with_suffix(name: str, kind: str | None) -> str:
 def safe_name(job: Job) -> str:
     """A file name that is one on every system, from the name VB365 gave (else from the verb and the job's id)."""
     given = _UNSAFE.sub("_", (job.file_name or "").replace("\\", "/").rpartition("/")[2])
+    given = "".join(character if character.isprintable() else "_" for character in given)
     name = given.encode()[-_LONGEST:].decode(errors="ignore").strip(" .") or f"{job.title}-{job.id[:8]}"
     return with_suffix(f"_{name}" if _DEVICES.match(name) else name, job.format)
 

@@ -118,6 +118,7 @@ def test_output_names_a_file_or_a_directory(run: Any, fake: FakeProxy, here: Pat
         ("..\\..\\a:b?.msg", "Msg", "a_b_.msg"),
         ("CON.pst", "Pst", "_CON.pst"),
         (".\x00.", "Zip", "_.zip"),
+        ("a\x9b2J\u202e\u200bb.pst", "Pst", "a_2J__b.pst"),
         ("...", "Msg", "exportToPst-5f0c6d3e.msg"),
         (None, None, "exportToPst-5f0c6d3e"),
         ("日" * 200 + ".zip", "Zip", "日" * 65 + ".zip"),
