@@ -17,6 +17,10 @@ class StoreUnavailable(Exception):
     """The store could not be asked or written; nothing changed as far as is known (CONTRACT §11 store-unavailable)."""
 
 
+class PartialLost(StoreUnavailable):
+    """A partial file is closed, was removed, or another writer has begun it again: trying again cannot help."""
+
+
 class StorageFull(Exception):
     """There is no room for the bytes (CONTRACT §5 StorageFull)."""
 
@@ -86,17 +90,24 @@ class Partial(Protocol):
         """Bytes accepted so far."""
 
     async def write(self, chunk: bytes) -> None:
-        """Append. Raises `StorageFull` or `StoreUnavailable`; after a raise only `discard` and `keep` may follow."""
+        """Append. Raises `StoreUnavailable` if the chunk was not accepted because what was accepted before it could not
+        be stored: that stays in memory, and the same call may be repeated until it returns. Raises `StorageFull` or
+        `PartialLost`: only `discard` and `keep` may follow."""
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of those accepted, `stop` at most `offset`. May be repeated after
+        `StoreUnavailable`; raises `StorageFull` and `PartialLost` as `write` does."""
 
     async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
         """Make the file durable and visible, in one atomic step, iff it holds exactly `size` bytes (else raises
-        `LengthMismatch`). `memo(artifact)` is stored with it, to rebuild a lost job record from."""
+        `LengthMismatch`). `memo(artifact)` is stored with it, to rebuild a lost job record from. After a raise nothing
+        is visible, and the call may be repeated after `StoreUnavailable`, but not after `PartialLost`."""
 
     async def keep(self) -> None:
-        """Stop writing; what was accepted stays for `ArtifactStore.resume`."""
+        """Stop writing; what was accepted stays for `ArtifactStore.resume`. A cancellation does not interrupt it."""
 
     async def discard(self) -> None:
-        """Stop writing and remove every byte."""
+        """Stop writing and remove every byte. A cancellation does not interrupt it."""
 
 
 class Reader(Protocol):
@@ -108,7 +119,7 @@ class Reader(Protocol):
         """The bytes [start, stop). Raises `StoreUnavailable` if they cannot all be had: never a short read."""
 
     async def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. Idempotent; a cancellation does not interrupt it."""
 
 
 class ArtifactStore(Protocol):

@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from proxy.core.jobs import ExportRequest, Job
-from proxy.ports import Artifact, LengthMismatch, StorageFull, StoreUnavailable
+from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
 
 
 class Faulty:
@@ -154,25 +154,31 @@ class MemoryPartial:
         return len(self._data)
 
     async def write(self, chunk: bytes) -> None:
+        await self._enter("write")
+        if len(chunk) > self._store.room():
+            self._failure = StorageFull("no room")
+            raise self._failure
+        self._data += chunk
+
+    async def read(self, start: int, stop: int) -> bytes:
+        await self._enter("read")
+        return bytes(self._data[start:stop])
+
+    async def _enter(self, method: str) -> None:
         if self._failure is not None:
             raise self._failure
         try:
-            await self._store.enter("write")
-            if self._ended:
-                raise StoreUnavailable("the partial is closed")
-            if len(chunk) > self._store.room():
-                raise StorageFull("no room")
-        except (StorageFull, StoreUnavailable) as why:
+            await self._store.enter(method)
+        except StorageFull as why:
             self._failure = why
             raise
-        self._data += chunk
+        if self._ended:
+            raise PartialLost("the partial is closed")
 
     async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
-        await self._store.enter("commit")
-        if self._failure is not None:
-            raise self._failure
-        if self._ended or self._store.partials.get(self._id) is not self._data:
-            raise StoreUnavailable("the partial is not ours any more")
+        await self._enter("commit")
+        if self._store.partials.get(self._id) is not self._data:
+            raise PartialLost("the partial is not ours any more")
         if len(self._data) != size:
             raise LengthMismatch(f"{len(self._data)} bytes, not {size}")
         artifact = Artifact(self._id, size, hashlib.sha256(self._data).digest(), self._store.now())
@@ -219,8 +225,8 @@ class MemoryReader:
 
 
 class MemoryArtifacts(Faulty):
-    """An `ArtifactStore` in memory. Faults of partials and readers are those of the store: "write", "commit",
-    "keep", "discard", "chunks".
+    """An `ArtifactStore` in memory. Faults of partials and readers are those of the store: "write", "read",
+    "commit", "keep", "discard", "chunks".
     """
 
     def __init__(self, *, max_bytes: int | None = None, clock: Callable[[], float] = time.time) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 #: Bytes as they are (Windows), and never through a symbolic link that somebody planted.
 PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+#: What fsync(2) says of a directory on vboxsf, CIFS and drvfs: they cannot do it, which is no failure of the disk.
+_NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
+#: Devices of which the log says that already.
+_said: set[int] = set()
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -21,11 +31,28 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in the directory durable (Windows keeps that promise by itself)."""
+    """Make the names in the directory durable (Windows keeps that promise by itself).
+
+    A file system that cannot do that is named once in the log, and trusted to keep its names.
+    """
     if sys.platform == "win32":
         return
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as why:
+        if why.errno not in _NOT_OFFERED:
+            raise
+        _say_once(directory, os.fstat(descriptor).st_dev, why)
     finally:
         os.close(descriptor)
+
+
+def _say_once(directory: Path, device: int, why: OSError) -> None:
+    if device not in _said:
+        _said.add(device)
+        log.warning(
+            "the file system cannot sync directories: a loss of power may undo the last change of a name",
+            directory=str(directory),
+            reason=why.strerror,
+        )

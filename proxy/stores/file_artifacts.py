@@ -38,6 +38,7 @@ class FileReader:
         self._store = store
         self._descriptor = descriptor
         self._reading: set[asyncio.Future[bytes]] = set()
+        self._closing: asyncio.Future[None] | None = None
 
     def fileno(self) -> int:
         """The descriptor of the open file, for sendfile; valid until `close`."""
@@ -49,7 +50,7 @@ class FileReader:
             yield await self._read(at, min(_PIECE, stop - at))
 
     async def _read(self, start: int, count: int) -> bytes:
-        if self._descriptor < 0:
+        if self._closing is not None:
             raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
         reading = self._store.begin(files.read_at, self._descriptor, start, count)
         self._reading.add(reading)
@@ -57,10 +58,13 @@ class FileReader:
         return await undisturbed(reading)
 
     async def close(self) -> None:
-        """As `Reader.close`. Idempotent. The descriptor's number is not given back while a thread reads from it."""
+        """As `Reader.close`. The descriptor's number is not given back while a thread reads from it."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await undisturbed(self._closing)
+
+    async def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
-            return
         while self._reading:
             await asyncio.wait(self._reading)
         await self._store.let_go(descriptor)

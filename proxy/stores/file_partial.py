@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from proxy.ports import Artifact, LengthMismatch, StorageFull, StoreUnavailable
+from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
 from proxy.stores.spool import Spool
+from proxy.stores.threads import undisturbed
 
 if TYPE_CHECKING:
     from proxy.stores.file_artifacts import FileArtifacts
@@ -20,16 +21,24 @@ _GATHERED = 2 << 20
 
 
 class FilePartial:
-    """A `Partial` over a `Spool`. One call at a time."""
+    """A `Partial` over a `Spool`. One call at a time.
+
+    Bytes are gathered, then handed to a thread as a batch. A batch that could not be written stays in hand, and the
+    next call tries it again before it does anything else.
+    """
 
     def __init__(self, store: FileArtifacts, id: str, spool: Spool) -> None:
         self.id = id
         self._store = store
         self._spool = spool
         self._offset = spool.length
+        self._batch: list[bytes] = []
         self._gathered: list[bytes] = []
         self._waiting = 0
         self._appending: asyncio.Future[None] | None = None
+        #: Why the batch in hand is not written yet.
+        self._trouble: StoreUnavailable | None = None
+        #: Why nothing can be written any more.
         self._failure: BaseException | None = None
         self._committed = False
         self._stopped = False
@@ -44,6 +53,8 @@ class FilePartial:
     async def write(self, chunk: bytes) -> None:
         """As `Partial.write`. The bytes may still be on their way to the disk: a later call raises for them."""
         self._check()
+        if self._trouble is not None:
+            await self._settled()
         self._check_room(len(chunk))
         self._gathered.append(chunk)
         self._waiting += len(chunk)
@@ -55,29 +66,48 @@ class FilePartial:
             await asyncio.wait([self._appending])
         self._check()
 
+    async def read(self, start: int, stop: int) -> bytes:
+        """As `Partial.read`."""
+        self._check()
+        await self._settled()
+        return await undisturbed(self._store.begin(self._spool.read, start, stop))
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._stopped:
-            raise StoreUnavailable(f"the partial file of job {self.id} is closed")
+            raise PartialLost(f"the partial file of job {self.id} is closed")
 
     def _check_room(self, size: int) -> None:
         if size > self._store.room():
             self._failure = StorageFull(f"storage.max_bytes leaves no room for the file of job {self.id}")
-            raise self._failure
+            self._check()
 
     def _append(self) -> None:
-        """Hand over what is gathered, unless the thread is still busy with the last batch."""
-        if self._appending is not None or not self._gathered:
+        """Hand a batch to the thread, unless it is busy with one: that in hand, else what is gathered."""
+        if self._appending is not None:
             return
-        batch, self._gathered, self._waiting = self._gathered, [], 0
-        self._appending = self._store.begin(self._spool.append, batch)
-        self._appending.add_done_callback(self._appended)
+        if not self._batch:
+            self._batch, self._gathered, self._waiting = self._gathered, [], 0
+        if not self._batch:
+            return
+        self._trouble = None
+        try:
+            self._appending = self._store.begin(self._spool.append, self._batch)
+        except StoreUnavailable as why:
+            self._trouble = why
+        else:
+            self._appending.add_done_callback(self._appended)
 
     def _appended(self, appending: asyncio.Future[None]) -> None:
         self._appending = None
-        self._failure = appending.exception()
-        if self._failure is not None:
+        why = appending.exception()
+        if isinstance(why, StoreUnavailable):
+            self._trouble = why
+            return
+        self._batch = []
+        self._failure = why
+        if why is not None:
             self._gathered, self._waiting = [], 0
         elif self._waiting >= _BATCH:
             self._append()
@@ -87,13 +117,20 @@ class FilePartial:
         self._append()
         while self._appending is not None:
             await asyncio.wait([self._appending])
-            self._append()
+            if self._trouble is None:
+                self._append()
 
-    async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
-        """As `Partial.commit`. Raises `StoreUnavailable` also when the job's file was removed or begun anew."""
-        self._check()
+    async def _settled(self) -> None:
+        """Return when everything gathered is written. Raises what it failed with."""
         await self._settle()
         self._check()
+        if self._trouble is not None:
+            raise self._trouble
+
+    async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
+        """As `Partial.commit`."""
+        self._check()
+        await self._settled()
         if self._offset != size:
             raise LengthMismatch(f"the file of job {self.id} has {self._offset} bytes, not {size}")
         artifact = Artifact(self.id, size, self._spool.digest(), self._store.now())
@@ -107,24 +144,34 @@ class FilePartial:
         self._committed = True
 
     async def keep(self) -> None:
-        """As `Partial.keep`. Raises if bytes that were accepted could not be stored, unless `write` raised for them."""
+        """As `Partial.keep`. Raises if bytes that were accepted could not be stored; a `StorageFull` that was known
+        before it does not raise again."""
+        await undisturbed(asyncio.ensure_future(self._keep()))
+
+    async def _keep(self) -> None:
         if self._ended:
             return
         self._stopped = True
         known = self._failure
         await self._settle()
-        if not self._committed:
-            await self._store.exclusively(self.id, self._spool.keep)
-        self._end("file" if self._committed else "partial")
-        if self._failure is not None and self._failure is not known:
-            raise self._failure
+        try:
+            if not self._committed:
+                await self._store.exclusively(self.id, self._spool.keep)
+        finally:
+            self._end("file" if self._committed else "partial")
+        failure = self._failure or self._trouble
+        if failure is not None and failure is not known:
+            raise failure
 
     async def discard(self) -> None:
         """As `Partial.discard`: also of a file whose `commit` was cancelled too late, not of one that it returned."""
+        await undisturbed(asyncio.ensure_future(self._discard()))
+
+    async def _discard(self) -> None:
         if self._ended:
             return
         self._stopped = True
-        self._gathered, self._waiting = [], 0
+        self._batch, self._gathered, self._waiting = [], [], 0
         await self._settle()
         if self._committed:
             await self._store.remove(self.id)

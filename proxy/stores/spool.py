@@ -6,10 +6,11 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Event
 
-from proxy.ports import Artifact, LengthMismatch, StoreUnavailable
-from proxy.stores.artifact_files import Places, disk_errors, make_directory, write_sidecar
+from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
+from proxy.stores.artifact_files import Places, disk_errors, make_directory, read_at, write_sidecar
 from proxy.stores.durable import PLAIN, sync_directory
 
 if sys.platform != "win32":
@@ -18,6 +19,7 @@ if sys.platform != "win32":
 _PIECE = 1 << 20
 #: A sync now and then bounds what a commit waits for, and what the job store's own sync may have to wait behind.
 _SYNC_EVERY = 16 << 20
+_FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 
 
 class Spool:
@@ -33,6 +35,7 @@ class Spool:
         self._durable = durable
         self._digest = hashlib.sha256()
         self._unsynced = 0
+        self._torn = False
         self._identity = _identity(os.fstat(descriptor))
         self.length = 0
 
@@ -61,7 +64,7 @@ class Spool:
 
     @classmethod
     def _open(cls, places: Places, flags: int, durable: bool) -> Spool:
-        descriptor = os.open(places.partial, os.O_RDWR | os.O_APPEND | PLAIN | flags, 0o600)
+        descriptor = os.open(places.partial, _FLAGS | flags, 0o600)
         try:
             _claim(descriptor, places)
             return cls(places, descriptor, durable=durable)
@@ -76,15 +79,29 @@ class Spool:
             self.length += len(piece)
 
     def append(self, chunks: Sequence[bytes]) -> None:
-        """Write and hash."""
+        """Write and hash all of the chunks, or none: after a raise the same call may be repeated."""
         with disk_errors(self._places.partial):
+            self._drop_torn()
+            self._torn = True
+            digest, length = self._digest.copy(), self.length
             for chunk in chunks:
                 _write_all(self._descriptor, chunk)
-                self._digest.update(chunk)
-                self.length += len(chunk)
-                self._unsynced += len(chunk)
+                digest.update(chunk)
+                length += len(chunk)
+            self._unsynced += length - self.length
             if self._unsynced >= _SYNC_EVERY:
                 self._sync()
+            self._digest, self.length, self._torn = digest, length, False
+
+    def _drop_torn(self) -> None:
+        """Cut off what an `append` that failed has left."""
+        if self._torn:
+            os.ftruncate(self._descriptor, self.length)
+            self._torn = False
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of those appended."""
+        return read_at(self._descriptor, start, stop - start)
 
     def _sync(self) -> None:
         if self._durable:
@@ -96,11 +113,13 @@ class Spool:
         return self._digest.digest()
 
     def commit(self, artifact: Artifact, memo: bytes) -> None:
-        """Make it the job's artifact. Raises `LengthMismatch`, and `StoreUnavailable` if the file is not ours to
-        commit any more because the job's file was removed or begun anew.
+        """Make it the job's artifact. Raises `LengthMismatch`, and `PartialLost` if the path leads to another file or
+        none. After `StoreUnavailable` the call may be repeated.
         """
         places = self._places
         with disk_errors(places.file):
+            self._drop_torn()
+            self._withdraw()
             self._check(artifact.size)
             self._sync()
             # A file committed earlier goes first: a new sidecar must never stand beside the old file.
@@ -113,15 +132,20 @@ class Spool:
         stored = os.fstat(self._descriptor).st_size
         if not stored == self.length == size:
             raise LengthMismatch(f"{self._places.partial} holds {stored} bytes, not {size}")
-        if not self._owns_path():
-            raise StoreUnavailable(f"{self._places.partial} was removed or begun anew")
+        if not self._is_at(self._places.partial):
+            raise PartialLost(f"{self._places.partial} was removed or begun again")
 
     def _publish(self) -> None:
         """The one step that makes it visible, undone if it cannot be made durable."""
         places = self._places
         if sys.platform == "win32":
             self.close()  # an open file cannot be renamed there
-        places.partial.replace(places.file)
+        try:
+            places.partial.replace(places.file)
+        except OSError:
+            if sys.platform == "win32":
+                self._descriptor = os.open(places.partial, _FLAGS)
+            raise
         if self._durable:
             try:
                 sync_directory(places.directory)
@@ -129,9 +153,14 @@ class Spool:
                 places.file.replace(places.partial)
                 raise
 
-    def _owns_path(self) -> bool:
+    def _withdraw(self) -> None:
+        """Undo a rename whose undoing failed too."""
+        if self._is_at(self._places.file) and not self._places.partial.exists():
+            self._places.file.replace(self._places.partial)
+
+    def _is_at(self, path: Path) -> bool:
         try:
-            return _identity(self._places.partial.stat(follow_symlinks=False)) == self._identity
+            return _identity(path.stat(follow_symlinks=False)) == self._identity
         except FileNotFoundError:
             return False
 
@@ -154,7 +183,7 @@ class Spool:
             return
         with disk_errors(self._places.partial):
             try:
-                mine = self._owns_path()
+                mine = self._is_at(self._places.partial)
             finally:
                 self.close()
             if mine:

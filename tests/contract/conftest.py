@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
-from proxy.ports import ArtifactStore, JobStore
+from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
+from proxy.stores import artifact_files, spool
 from proxy.stores.disk_jobs import DiskJobs
 from proxy.stores.file_artifacts import FileArtifacts
 from tests.fakes import MemoryArtifacts, MemoryJobs
 
+Fail = Callable[[ArtifactStore, str], None]
 OpenArtifacts = Callable[..., Awaitable[ArtifactStore]]
 
 
@@ -68,6 +71,31 @@ def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> OpenArtifa
         return store
 
     return open_
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
+    """Let the store's next "write" or "commit" fail halfway: some of its bytes are on the disk already."""
+
+    def write(descriptor: int, chunk: bytes) -> None:
+        monkeypatch.undo()
+        os.write(descriptor, b"foreign" + chunk[: len(chunk) // 2])
+        raise OSError(errno.EMFILE, "the disk fails once")
+
+    def sidecar(path: Path, data: bytes, *, durable: bool) -> None:
+        monkeypatch.undo()
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(errno.EMFILE, "the disk fails once")
+
+    def fail(store: ArtifactStore, method: str) -> None:
+        if isinstance(store, MemoryArtifacts):
+            store.faults[method].append(StoreUnavailable("the disk fails once"))
+        elif method == "write":
+            monkeypatch.setattr(spool, "_write_all", write)
+        else:
+            monkeypatch.setattr(artifact_files, "write_file", sidecar)
+
+    return fail
 
 
 @pytest.fixture

@@ -6,14 +6,17 @@ import asyncio
 import hashlib
 import os
 import random
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from typing import TypeVar
 from uuid import uuid4
 
 import pytest
 
-from proxy.ports import Artifact, ArtifactStore, LengthMismatch, Partial, StorageFull, StoreUnavailable
-from tests.contract.conftest import OpenArtifacts
+from proxy.ports import Artifact, ArtifactStore, LengthMismatch, Partial, PartialLost, StorageFull, StoreUnavailable
+from tests.contract.conftest import Fail, OpenArtifacts
 
+T = TypeVar("T")
 CONTENT = os.urandom(3 << 20) + b"!BDN"
 
 
@@ -29,6 +32,16 @@ async def stored(artifacts: ArtifactStore, id: str, content: bytes = CONTENT) ->
     partial = await artifacts.create(id)
     await partial.write(content)
     return await partial.commit(len(content), note)
+
+
+async def repeated(call: Callable[[], Awaitable[T]]) -> T:
+    """What the call returns when it is repeated after `StoreUnavailable`, as `Partial` allows."""
+    for _ in range(3):
+        try:
+            return await call()
+        except StoreUnavailable:
+            continue
+    return await call()
 
 
 async def read(artifacts: ArtifactStore, id: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -211,9 +224,9 @@ async def test_a_partial_that_ended_takes_nothing_more(artifacts: ArtifactStore)
             await partial.commit(0, note)
         else:
             await getattr(partial, end)()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(PartialLost):
             await partial.write(b"x")
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(PartialLost):
             await partial.commit(0, note)
 
 
@@ -234,6 +247,73 @@ async def test_ending_twice_changes_nothing(artifacts: ArtifactStore) -> None:
     assert len(await artifacts.ids()) == 2
 
 
+async def test_a_write_that_failed_may_be_repeated(artifacts: ArtifactStore, fail: Fail) -> None:
+    """No byte twice, none missing, none foreign; the digest is of what was accepted (CONTRACT §10)."""
+    job, mib = new_id(), 1 << 20
+    partial = await artifacts.create(job)
+    fail(artifacts, "write")
+    at = 0
+    while at < len(CONTENT):
+        chunk = CONTENT[at : at + mib // 2]
+        try:
+            await partial.write(chunk)
+        except StoreUnavailable:
+            assert partial.offset == at
+            continue
+        at += len(chunk)
+        assert partial.offset == at
+    artifact = await repeated(lambda: partial.commit(len(CONTENT), note))
+    assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
+    assert await read(artifacts, job) == CONTENT
+
+
+async def test_the_last_write_that_failed_is_repeated_by_commit(artifacts: ArtifactStore, fail: Fail) -> None:
+    job = new_id()
+    partial = await artifacts.create(job)
+    fail(artifacts, "write")
+    await repeated(lambda: partial.write(b"12345"))
+    assert partial.offset == 5
+    artifact = await repeated(lambda: partial.commit(5, note))
+    assert artifact.sha256 == hashlib.sha256(b"12345").digest()
+    assert await read(artifacts, job) == b"12345"
+
+
+async def test_a_commit_that_failed_may_be_repeated(artifacts: ArtifactStore, fail: Fail) -> None:
+    job = new_id()
+    partial = await artifacts.create(job)
+    await partial.write(CONTENT)
+    fail(artifacts, "commit")
+    with pytest.raises(StoreUnavailable):
+        await partial.commit(len(CONTENT), note)
+    await assert_invisible(artifacts, job)
+    artifact = await partial.commit(len(CONTENT), note)
+    assert await artifacts.get(job) == artifact
+    assert await artifacts.memo(job) == note(artifact)
+    assert await read(artifacts, job) == CONTENT
+
+
+async def test_what_was_accepted_can_be_read_before_the_commit(artifacts: ArtifactStore, fail: Fail) -> None:
+    """§10: the overlap is compared with the stored bytes, those still gathered too."""
+    job = new_id()
+    partial = await artifacts.create(job)
+    await partial.write(CONTENT[:1_500_000])
+    await partial.write(CONTENT[1_500_000:1_500_007])
+    assert await partial.read(0, 0) == b""
+    assert await partial.read(1_499_000, 1_500_007) == CONTENT[1_499_000:1_500_007]
+    fail(artifacts, "write")
+    await repeated(lambda: partial.write(CONTENT[1_500_007:]))
+    assert await repeated(lambda: partial.read(1_400_000, len(CONTENT))) == CONTENT[1_400_000:]
+    await partial.keep()
+    resumed = await artifacts.resume(job)
+    assert resumed is not None
+    assert await resumed.read(1, len(CONTENT)) == CONTENT[1:]
+    await resumed.write(b"!")
+    assert await resumed.read(len(CONTENT), len(CONTENT) + 1) == b"!"
+    await resumed.discard()
+    with pytest.raises(PartialLost):
+        await resumed.read(0, 1)
+
+
 async def test_a_partial_has_one_writer(artifacts: ArtifactStore) -> None:
     job = new_id()
     partial = await artifacts.create(job)
@@ -251,7 +331,7 @@ async def test_a_writer_that_was_superseded_touches_nothing(artifacts: ArtifactS
     second = await artifacts.create(job)
     await second.write(b"second!")
     await first.write(b"!!")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(PartialLost):
         await first.commit(7, note)
     await first.discard()
     await second.commit(7, note)
@@ -266,7 +346,7 @@ async def test_what_was_removed_while_it_grew_is_not_committed(artifacts: Artifa
     await partial.write(CONTENT)
     await artifacts.remove(job)
     await partial.write(CONTENT)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(PartialLost):
         await partial.commit(2 * len(CONTENT), note)
     await partial.discard()
     await assert_nothing(artifacts, job)
