@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import StringIO
 from typing import TextIO
 
 import structlog
+
+from proxy.core.text import visible
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -45,10 +48,21 @@ def set_level(level: str) -> None:
 
 
 def _on_one_line(logger: object, method: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What strangers' bytes got into a message begins no line of its own and tells a terminal nothing."""
-    text = str(entry.get("event", ""))
-    entry["event"] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return entry
+    """Escape what is not printable, because paths, reasons and messages may be a stranger's bytes: they begin no line
+    of their own and a terminal obeys none of them.
+    """
+    return {name: value if name == "exc_info" else _clean(value) for name, value in entry.items()}
+
+
+def _clean(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | float) else visible(str(value))
+
+
+def _traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Write the traceback indented, so that a line feed in an exception's message begins no line of the log."""
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write("\n".join(f"  {visible(line)}" for line in text.getvalue().split("\n")))
 
 
 def _formatter(format: str, *, colors: bool) -> logging.Formatter:
@@ -60,7 +74,7 @@ def _formatter(format: str, *, colors: bool) -> logging.Formatter:
     else:
         last = [
             _on_one_line,
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback),
         ]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,

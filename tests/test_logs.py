@@ -80,3 +80,35 @@ def test_nobody_forges_a_line_or_speaks_to_the_terminal(format: str, stream: io.
     logging.getLogger("library").warning("it said %s", hostile)
     assert len(stream.getvalue().splitlines()) == 2
     assert not set("\r\x1b\x9b\u2028") & set(stream.getvalue())
+
+
+HOSTILE = ["/v8/\x9b31mx", "/v8/\x80\x85\x9f", "/v8/\x7f", "/v8/\u202e\u200b", "/v8/\udc9b", "a b\x9d0;title\x07"]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_every_value_of_a_line_is_printable(format: str, hostile: str, stream: io.StringIO) -> None:
+    """C1 control characters drive a terminal as escape sequences do; a path or reason may hold them."""
+    logs.configure(format, "info", stream)
+    structlog.get_logger().info(hostile, path=hostile, reason=OSError(hostile), fields=[hostile, {hostile: hostile}])
+    with structlog.contextvars.bound_contextvars(request=hostile):
+        structlog.get_logger().info("bound")
+    logging.getLogger("library").warning("it said %s", hostile)
+    assert len(stream.getvalue().split("\n")) == 4
+    assert all(line.isprintable() for line in stream.getvalue().split("\n"))
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, "it broke\n2026-11-25T20:00:00Z [info] forged"])
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_the_text_of_an_exception_is_printable_and_begins_no_line(
+    format: str, hostile: str, stream: io.StringIO
+) -> None:
+    logs.configure(format, "info", stream)
+    try:
+        raise RuntimeError(hostile)
+    except RuntimeError:
+        structlog.get_logger().exception("failed")
+        logging.getLogger("library").exception("failed too")
+    lines = stream.getvalue().removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert len([line for line in lines if not line.startswith("  ")]) == 2
