@@ -14,7 +14,9 @@ _EXPORT = re.compile(
     rb"/(v\d+)/restoresessions/([^/]+)/organization/(?:[^/]+/)*(exporttopst|save|export)/?", re.IGNORECASE
 )
 _REPORT = re.compile(rb"/(v\d+)/reports/(generate[^/]+)/?", re.IGNORECASE)
-_DOT_SEGMENT = re.compile(rb"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
+#: For a server that decodes the path before it splits it `S1%2F..%2FS2` is S2: the session that is asked for would
+#: not be the one that is exported from. `%2F%2F` is ordinary: base64 ids hold it.
+_DOT_SEGMENT = re.compile(rb"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?=/|\\|%2f|%5c|\Z)", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://[^/?]*", re.IGNORECASE)
 
 
@@ -52,7 +54,7 @@ def match(method: bytes, target: bytes, *, reports: bool = False) -> Export | No
     path, _ = split_target(target)
     if found := _EXPORT.fullmatch(path):
         return None if _DOT_SEGMENT.search(path) else _export(found)
-    if reports and (found := _REPORT.fullmatch(path)):
+    if reports and (found := _REPORT.fullmatch(path)) and not _DOT_SEGMENT.search(path):
         return Export(_text(found[1]).lower(), None, None, _text(found[2]), "Export")
     return None
 

@@ -94,15 +94,42 @@ def test_only_the_exact_method_post_exports(method: bytes) -> None:
         b"/v8/RestoreSessions/%2e./organization/save/",
         b"/v8/RestoreSessions/s/organization/save/..",
         b"/v8/RestoreSessions/s/organization/save/%2e",
+        b"/v8/RestoreSessions/s/organization/..%2f..%2Ft/organization/save",
+        b"/v8/RestoreSessions/s%2F..%2ft/organization/save",
+        b"/v8/RestoreSessions/..%2Ft/organization/save",
+        b"/v8/RestoreSessions/s%5C%2e./organization/save",
+        b"/v8/RestoreSessions/s%5c.%5Ct/organization/save",
+        b"/v8/RestoreSessions/s\\..\\t/organization/save",
     ],
 )
 def test_empty_and_dot_segments_are_never_exports(target: bytes) -> None:
-    """§1: no empty or dot segment (`.`, `..`, also written with `%2e`)."""
+    """§1: no empty or dot segment (`.`, `..`, also written with `%2e`), for a server that decodes separators too."""
     assert match(b"POST", target) is None
 
 
+@pytest.mark.parametrize("name", [b"Generate%2f..", b"Generate%5C..%5Cx", b"Generate\\."])
+def test_a_report_s_name_hides_no_dot_segment(name: bytes) -> None:
+    """§1 `exports.reports = true`."""
+    assert match(b"POST", b"/v8/Reports/" + name + b"/", reports=True) is None
+
+
 @pytest.mark.parametrize(
-    "segment", [b"...", b".a", b"a.", b"a..b", b"%2e%2e%2e", b"%2ea", b"%252e", b"a%2Fb", b";", b"%00"]
+    "segment",
+    [
+        b"...",
+        b".a",
+        b"a.",
+        b"a..b",
+        b"%2e%2e%2e",
+        b"%2ea",
+        b"%252e",
+        b"a%2Fb",
+        b"a%2F..b%5C.c",
+        b"a\\b",
+        b"%2F%2Fa%2f",
+        b";",
+        b"%00",
+    ],
 )
 def test_other_odd_segments_are_ordinary(segment: bytes) -> None:
     """§1: `%2F` inside a segment is an ordinary character; the path is never decoded."""
@@ -184,13 +211,16 @@ def test_the_rule_is_the_contracts_expression(segments: list[bytes], rest: bytes
     target = b"/v7/restoreSessions/s/Organization/" + b"".join(s + b"/" for s in segments) + b"export" + rest
     path = target.partition(b"?")[0]
     dots = {b".", b"..", b"%2e", b"%2e.", b".%2e", b"%2e%2e"}
+    segments = re.split(rb"/|\\|%2f|%5c", path.lower())
     expected = re.fullmatch(
         rb"/v\d+/restoresessions/[^/]+/organization/(?:[^/]+/)*(?:exporttopst|save|export)/?", path, re.IGNORECASE
-    ) and not any(segment.lower() in dots for segment in path.split(b"/"))
+    ) and dots.isdisjoint(segments)
     assert (match(b"POST", target) is not None) == bool(expected)
 
 
-@pytest.mark.parametrize("unit", [b"a/", b"save/", b"/", b".", b"%2e/", b"organization/", b"v8/restoresessions/"])
+@pytest.mark.parametrize(
+    "unit", [b"a/", b"save/", b"/", b".", b"%2e/", b"%2f%2e", b"\\a/", b"organization/", b"v8/restoresessions/"]
+)
 def test_no_path_is_expensive(unit: bytes) -> None:
     """A rule that backtracked would not come back from a mebibyte; the suite's time-out is the judge."""
     for tail in (b"", b"save", b"save/", b"savex"):
