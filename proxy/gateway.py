@@ -265,6 +265,8 @@ class Gateway:
             return await self._download.send(asked, job, method="POST", extra=extra)
         if run.rejection is not None and run.rejection.complete:
             return _verbatim(run.rejection)
+        if run.unanswered is not None:
+            raise run.unanswered
         if job.error is not None and job.error.code in _NO_ANSWER:
             raise Problem(_NO_ANSWER[job.error.code], job.error.message)
         return self._accepted(asked, decision, job)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from proxy.core.disposition import file_name
 from proxy.core.jobs import Answer, ErrorCode, JobError
+from proxy.core.outcome import codings, judge, masked, one_line, said
 from proxy.ports import Fields, Response, UpstreamFailure
 from proxy.runs import Relayed
 
@@ -16,19 +19,39 @@ _ANSWER_LIMIT = 16 * 1024 * 1024
 _RECORDED_LIMIT = 64 * 1024
 
 
-def error(code: ErrorCode, message: str, answer: Relayed | None = None) -> JobError:
-    """Everything but U's own refusal of this request may pass when it is tried again."""
-    if answer is None:
-        return JobError(code=code, message=message, retryable=code is not ErrorCode.REJECTED)
+def error(code: ErrorCode, message: str) -> JobError:
+    """An error without an answer of VB365 to blame: another try may succeed."""
+    return JobError(code=code, message=message, retryable=True)
+
+
+def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
+    """What an answer other than 200 makes of the job, in VB365's own words where it has any (CONTRACT §5).
+
+    `hidden` is what `core.outcome.secrets` names: an error page may repeat the request, and records are kept on disk.
+    """
+    body = masked(answer.body, hidden)
+    content_type = text(value(answer.fields, b"content-type"))
+    # a 2xx may hold part of the file, which is nothing to quote
+    sentence = said(content_type, body) if answer.status >= 300 else None
+    row = judge(answer.status, sentence)
+    message = f"Veeam Backup for Microsoft 365 answered {answer.status}"
+    if sentence is not None:
+        message += ": " + masked(sentence.encode(), hidden).decode()
     return JobError(
-        code=code,
+        code=row.code,
         message=message,
-        retryable=code is not ErrorCode.REJECTED,
+        retryable=row.retryable,
         status=answer.status,
-        content_type=text(value(answer.fields, b"content-type")),
-        body=answer.body[:_RECORDED_LIMIT].decode("utf-8", "replace"),
-        truncated=len(answer.body) > _RECORDED_LIMIT or not answer.complete,
+        content_type=content_type,
+        body=body[:_RECORDED_LIMIT].decode("utf-8", "replace"),
+        truncated=len(body) > _RECORDED_LIMIT or not answer.complete,
     )
+
+
+def encoding(fields: Fields) -> str | None:
+    """The content codings of the answer's body, to be shown; None without one (`identity` is none)."""
+    named = codings(value for name, value in fields if name.lower() == b"content-encoding")
+    return one_line(b", ".join(named).decode("latin-1")) or "unreadable" if named else None
 
 
 async def collect(response: Response) -> Relayed:

@@ -35,7 +35,8 @@ class Run:
 
     While `attended`, an answer of U but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
     §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself. `waited`: it was queued
-    first, so that its token may have expired since. `stopped`: nothing interrupts what it does now. `woken`:
+    first, so that its token may have expired since. `rejection` is an answer of U but 200, `unanswered` what a caller
+    is told of a POST that got no HTTP answer at all. `stopped`: nothing interrupts what it does now. `woken`:
     its caller ended the job.
     """
 
@@ -45,6 +46,7 @@ class Run:
     dropping: bool = False
     first: asyncio.Future[Relayed | Problem | None] = field(default_factory=asyncio.Future)
     rejection: Relayed | None = None
+    unanswered: Problem | None = None
     waited: bool = False
     task: asyncio.Task[None] | None = None
     begun: bool = False

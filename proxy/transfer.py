@@ -26,6 +26,7 @@ from proxy.core.jobs import (
     advance,
     encode,
 )
+from proxy.core.outcome import secrets
 from proxy.events import Watch
 from proxy.meter import Meter
 from proxy.ports import (
@@ -38,10 +39,11 @@ from proxy.ports import (
     StorageFull,
     StoreUnavailable,
     Upstream,
+    UpstreamBroken,
     UpstreamFailure,
     UpstreamTimedOut,
 )
-from proxy.replies import collect, error, facts, text, value
+from proxy.replies import collect, encoding, error, facts, refusal, text, value
 from proxy.runs import Dropped, JobFailed, Record, Relayed, Run, Suspended, until_available
 from proxy.space import Space
 
@@ -193,18 +195,18 @@ class Transfer:
             await self._pause(why)
             return
         timed_out = isinstance(why, UpstreamTimedOut)
+        self._run.unanswered = Problem("upstream-timeout" if timed_out else "upstream-unreachable", str(why))
         if self._run.attended:
-            name = "upstream-timeout" if timed_out else "upstream-unreachable"
-            await self._drop(Problem(name, str(why)))
-        code = ErrorCode.TIMEOUT if timed_out else ErrorCode.UNREACHABLE
-        raise JobFailed(error(code, str(why))) from why
+            await self._drop(self._run.unanswered)
+        raise JobFailed(error(_code_of(why), str(why))) from why
 
     async def _begins(self, response: Response) -> bool:
         """Accept the answer to a POST from zero: 200, or it is relayed or recorded."""
         if response.status != 200:
             await self._refused(response)
-        if value(response.fields, b"content-encoding") not in (None, b"identity"):
-            raise JobFailed(error(ErrorCode.ERROR, "The answer is encoded although identity was asked for"))
+        if (coding := encoding(response.fields)) is not None:
+            message = f"Veeam Backup for Microsoft 365 encoded the file ({coding}) although identity was asked for"
+            raise JobFailed(error(ErrorCode.ERROR, message))
         size = response.length
         self._space.release(self._run.id)
         if size is not None:
@@ -220,9 +222,8 @@ class Transfer:
             await self._drop(relayed)
         if response.status == 401 and (self._run.waited or self._record.job.attempt > 1):
             raise Suspended  # the token expired since U accepted it
-        code = ErrorCode.REJECTED if 400 <= response.status < 500 else ErrorCode.ERROR
-        message = f"Veeam Backup for Microsoft 365 answered {response.status}"
-        raise JobFailed(error(code, message, relayed))
+        target = self._record.job.request.target.encode("latin-1")
+        raise JobFailed(refusal(relayed, secrets(self._run.fields, target)))
 
     async def _drop(self, answer: Relayed | Problem) -> None:
         """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job.
@@ -266,7 +267,7 @@ class Transfer:
         etag = text(value(response.fields, b"etag"))
         if etag is not None and answer.etag is not None and etag != answer.etag:
             return None
-        if value(response.fields, b"content-encoding") not in (None, b"identity"):
+        if encoding(response.fields) is not None:
             return None
         total = int(match[3])
         return total if answer.size in (None, total) else None
@@ -386,3 +387,10 @@ class Transfer:
 
     async def _warned(self, job: Job) -> bool:
         return self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)
+
+
+def _code_of(why: UpstreamFailure) -> ErrorCode:
+    """CONTRACT §5: an answer that is no HTTP was an answer nevertheless."""
+    if isinstance(why, UpstreamTimedOut):
+        return ErrorCode.TIMEOUT
+    return ErrorCode.ERROR if isinstance(why, UpstreamBroken) else ErrorCode.UNREACHABLE

@@ -13,6 +13,7 @@ from proxy.ports import Fields, Response, UpstreamBroken, UpstreamFailure, Upstr
 
 #: Bytes of a body that wait for `read` before U is made to wait.
 _HIGH = 1 << 20
+_VERSION = b"HTTP/1."
 
 
 class HttpUpstream:
@@ -171,6 +172,8 @@ class _Answer:
         searched = len(self._buffer)
         self._buffer += data
         try:
+            if not (self._buffer.startswith(_VERSION) or _VERSION.startswith(self._buffer)):
+                raise Refusal("it does not begin with an HTTP/1 status line")  # noqa: TRY301
             while (end := find_end(self._buffer, searched=searched)) >= 0:
                 head = parse_response(bytes(self._buffer[:end]), self._method)
                 del self._buffer[:end]
@@ -181,7 +184,7 @@ class _Answer:
                 searched = 0
         except Refusal as why:
             self._connection.close()
-            self._fail(UpstreamBroken(f"the upstream's answer is malformed: {why}", delivered=True))
+            self._fail(UpstreamBroken(f"the upstream's answer is not valid HTTP: {why}", delivered=True))
         return b""
 
     def _begin(self, head: ResponseHead) -> bytes:

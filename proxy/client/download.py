@@ -14,6 +14,7 @@ from proxy.client.files import PartialFile
 from proxy.client.job import decode_digest
 from proxy.client.proxy import BUSY, TRIES, Proxy, backoff
 from proxy.client.wire import Answer, refusal
+from proxy.core.outcome import codings
 
 #: Called with the bytes on disk and the size of the whole.
 Report = Callable[[int, int], None]
@@ -94,7 +95,7 @@ def _asking(offset: int, facts: Facts | None, proof: bool) -> dict[str, str]:
 
 async def _begin(response: aiohttp.ClientResponse, file: PartialFile) -> Facts:
     """Check that the body continues the file (or begins it anew) and return the facts of the whole."""
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if codings(value.encode() for value in response.headers.getall("Content-Encoding", [])):
         raise Fault("Something between here and the proxy compresses the download: it must not (no-transform)")
     if response.status == 206:
         size = _continued(response.headers.get("Content-Range", ""), file.offset)

@@ -95,8 +95,10 @@ class Job:
         """One sentence on a job that has ended without a file."""
         said = self._error.get("message") or self.document.get("message") or ""
         code = f" ({self._error['code']})" if self._error.get("code") else ""
-        again = " Another try may succeed." if self._error.get("retryable") else ""
-        return f"The export ended {self.status}{code}: {said}{again}"
+        sentence = f"The export ended {self.status}{code}: {said}"
+        if not self._error.get("retryable"):
+            return sentence
+        return f"{sentence}{'' if sentence.endswith(('.', '!', '?', '…')) else '.'} Another try may succeed."
 
 
 def decode_digest(text: object) -> bytes | None:

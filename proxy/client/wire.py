@@ -12,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from proxy.client.faults import Fault, Refused, Unreachable
+from proxy.core.outcome import said
 
 #: Called with the head of every answer, for those who want to see the wire.
 Trace = Callable[[aiohttp.ClientResponse], None]
@@ -108,13 +109,9 @@ class Http:
 
 
 def refusal(answer: Answer) -> Refused:
-    """The answer as an error, in the words of its VB365 error body (CONTRACT §11)."""
-    try:
-        document = answer.document()
-    except Fault:
-        document = {}
-    said = document.get("message") or document.get("error_description") or document.get("error")
-    reason = f": {said}" if said else ""
+    """The answer as an error, in the words of its body where there are any (CONTRACT §11)."""
+    sentence = said(answer.fields.get("Content-Type"), answer.body)
+    reason = f": {sentence}" if sentence else ""
     if answer.status == 401 and not reason:
         reason = ": the credentials are not accepted (any more)"
     if 300 <= answer.status < 400:

@@ -77,6 +77,14 @@ def test_a_download_that_something_rewrote_is_refused(
     assert not (here / "Jane Roe.pst").exists()
 
 
+@pytest.mark.parametrize("value", ["Identity", "identity, identity", ","])
+def test_identity_is_no_encoding(run: Any, fake: FakeProxy, here: Path, value: str) -> None:
+    """RFC 9110 §8.4.1: servers and balancers write it although it says nothing."""
+    fake.fields = {"Content-Encoding": value}
+    assert run("export", "--path", EXPORT).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
 async def chunked(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     response.enable_chunked_encoding()

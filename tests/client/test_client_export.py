@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.client.fake_proxy import EXPORT, FILE, ID, STATUS, STORY, SUCCESS, FakeProxy, document
 
@@ -70,7 +71,7 @@ def test_credentials_go_to_the_given_address_only(run: Any, fake: FakeProxy) -> 
         (
             document("Failed", "Completed", error={"code": "Interrupted", "message": "gone", "retryable": True}),
             1,
-            "ended Failed (Interrupted): gone Another try may succeed.",
+            "ended Failed (Interrupted): gone. Another try may succeed.",
         ),
     ],
 )
@@ -83,6 +84,34 @@ def test_the_exit_code_tells_the_outcome(
     assert result.exit_code == code
     assert said in result.stderr
     assert (here / "Jane Roe.pst").exists() == (code == 3)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "said"),
+    [
+        (
+            "application/json",
+            b'{"message":"64-bit Outlook\\r\\n\\u001b[31mmust be installed"}',
+            "64-bit Outlook [31mmust be",
+        ),
+        ("application/problem+json", b'{"title":"Bad","detail":"No such mailbox"}', "answered 500: No such mailbox"),
+        ("text/plain", b"out of order", "answered 500: out of order"),
+        ("text/html", b"<html><body>IIS</body></html>", "answered 500\n"),
+    ],
+)
+def test_a_refused_kick_off_is_told_in_vb365s_words(
+    run: Any, fake: FakeProxy, content_type: str, body: bytes, said: str
+) -> None:
+    """§5, §11: its sentence on one line, whatever shape it comes in, and never a page; exit code 1."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        return web.Response(status=500, body=body, headers={"Content-Type": content_type})
+
+    fake.job = refuse  # type: ignore[method-assign]
+    result = run("export", "--path", EXPORT)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert not {"\x1b", "\r", "<"} & set(result.stderr)
 
 
 def test_no_download_prints_the_jobs_url_at_once_or_at_the_end(run: Any, fake: FakeProxy, here: Path) -> None:

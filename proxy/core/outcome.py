@@ -1,0 +1,155 @@
+"""What VB365's answer to an export says, other than the file: its sentence, its meaning for the job (CONTRACT §5)."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from proxy.core.jobs import ErrorCode
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+#: The longest sentence, in characters.
+MAX_SENTENCE = 300
+#: Bytes of a JSON body that are looked at: VB365's stack traces are shorter. Plain text is short or no sentence.
+_JSON_LIMIT = 256 * 1024
+_TEXT_LIMIT = 4 * 1024
+#: Where servers put the sentence, the most telling member first; names are compared in lower case.
+#: RESTExceptionInfo (v6, v7, v8) `message`, ASP.NET Web API `ExceptionMessage` and `Message`, RFC 9457 `detail` and
+#: `title`, RFC 6749 `error_description`, OData `error.message.value`.
+_MEMBERS = ("exceptionmessage", "message", "detail", "error_description", "error", "value", "title")
+_MAX_DEPTH = 4
+_MARKUP = re.compile(r"\A\s*<[!?a-z]|</[a-z]|<br\b", re.IGNORECASE)
+_HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
+
+
+class Row(NamedTuple):
+    """Statuses from `first` to `last`; `worded` True: VB365 says why, False: it does not, None: either."""
+
+    first: int
+    last: int
+    worded: bool | None
+    code: ErrorCode
+    retryable: bool
+
+
+#: CONTRACT §3.7, §5: what an answer other than 200 makes of a job. The first row that fits counts.
+TABLE: tuple[Row, ...] = (
+    # the client was slow, or there were too many of them: the request itself is good
+    Row(408, 408, None, ErrorCode.REJECTED, True),
+    Row(425, 425, None, ErrorCode.REJECTED, True),
+    Row(429, 429, None, ErrorCode.REJECTED, True),
+    Row(400, 499, None, ErrorCode.REJECTED, False),
+    # a gateway or a restart, whatever words it has for it
+    Row(502, 504, None, ErrorCode.ERROR, True),
+    # VB365 worked and refused in its own words: Outlook is not installed, the session was stopped
+    Row(500, 599, True, ErrorCode.ERROR, False),
+    Row(0, 999, None, ErrorCode.ERROR, True),
+)
+
+
+def judge(status: int, sentence: str | None) -> Row:
+    """The row of `TABLE` for an answer with this status, and with what `said` returned for it."""
+    worded = sentence is not None
+    return next(row for row in TABLE if row.first <= status <= row.last and row.worded in (None, worded))
+
+
+def said(content_type: str | None, body: bytes) -> str | None:
+    """VB365's own sentence: one line of at most `MAX_SENTENCE` visible characters. None: it says nothing readable.
+
+    Of JSON, whatever its Content-Type, and of short plain text. Never markup.
+    """
+    if len(body) > _JSON_LIMIT:
+        return None
+    return next((line for text in _texts(content_type, body) if (line := one_line(text))), None)
+
+
+def _texts(content_type: str | None, body: bytes) -> Iterator[str]:
+    try:
+        yield from _within(json.loads(body), _MAX_DEPTH)
+    except (ValueError, RecursionError):
+        essence = (content_type or "text/plain").partition(";")[0].strip().lower()
+        if essence == "text/plain" and len(body) <= _TEXT_LIMIT and body.lstrip()[:1] not in (b"{", b"["):
+            yield _decoded(body)
+
+
+def _within(value: Any, depth: int) -> Iterator[str]:
+    """The texts in a JSON value that may be the sentence, the most telling first."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list) and value and depth:
+        yield from _within(value[0], depth - 1)
+    elif isinstance(value, dict) and depth:
+        members = {name.lower(): member for name, member in reversed(value.items())}
+        for name in _MEMBERS:
+            yield from _within(members.get(name), depth - 1)
+
+
+def _decoded(body: bytes) -> str:
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace")
+
+
+def one_line(text: str) -> str | None:
+    """The text on one line, without what is invisible, at most `MAX_SENTENCE` characters; None if nothing is left.
+
+    Markup is nothing to read either.
+    """
+    if _MARKUP.search(text[: 2 * _TEXT_LIMIT]):
+        return None
+    spaced = "".join(" " if c.isspace() else c for c in text[: 2 * _TEXT_LIMIT])
+    visible = " ".join("".join(c for c in spaced if unicodedata.category(c) not in _HIDDEN_CATEGORIES).split())
+    if not any(c.isalnum() for c in visible):
+        return None
+    return visible if len(visible) <= MAX_SENTENCE else visible[: MAX_SENTENCE - 1].rstrip() + "…"
+
+
+# Secrets that an answer repeats.
+
+#: Shorter values are words that any sentence may hold.
+_SHORTEST_SECRET = 6
+#: Request fields that hold nothing secret.
+_OPEN = re.compile(rb"(?i)host|user-agent|accept(?:-.*)?|content-.*|prefer|expect|date|origin|referer|cache-control")
+_SCHEMES = frozenset({b"bearer", b"negotiate", b"digest"})
+#: System.Text.Json, which VB365 uses, writes these as \u00XX.
+_ESCAPED = re.compile(rb"[\"&'+<>`]")
+
+
+def secrets(fields: Fields, target: bytes) -> list[bytes]:
+    """What an answer to this request may repeat and nobody may keep: credentials, unknown fields, query values.
+
+    The longest first, as `masked` needs them.
+    """
+    found: set[bytes] = set()
+    for name, value in fields:
+        if not _OPEN.fullmatch(name):
+            parts = re.split(rb"[\s;,]+", value)
+            found.update((value, *parts, *(part.partition(b"=")[2] for part in parts)))
+    for pair in target.partition(b"?")[2].split(b"&"):
+        raw = pair.partition(b"=")[2]
+        found.update((raw, unquote_to_bytes(raw.replace(b"+", b" "))))
+    found |= {_ESCAPED.sub(lambda odd: b"\\u%04X" % ord(odd[0]), secret) for secret in found}
+    hidden = [secret for secret in found if len(secret) >= _SHORTEST_SECRET and secret.lower() not in _SCHEMES]
+    return sorted(hidden, key=len, reverse=True)
+
+
+def masked(content: bytes, hidden: Sequence[bytes]) -> bytes:
+    """The content with `***` in place of every secret; the longest secrets must come first."""
+    for secret in hidden:
+        content = content.replace(secret, b"***")
+    return content
+
+
+def codings(values: Iterable[bytes]) -> list[bytes]:
+    """The content codings that a body has, in lower case, from all Content-Encoding values.
+
+    `identity` is none, in any case and number, and neither is an empty element (RFC 9110 §8.4.1, §5.6.1).
+    """
+    named = [element.strip(b" \t").lower() for value in values for element in value.split(b",")]
+    return [name for name in named if name not in (b"", b"identity")]

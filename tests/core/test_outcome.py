@@ -1,0 +1,178 @@
+"""CONTRACT §5 `error`: what VB365 said, in one line, and what it makes of the job."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.jobs import ErrorCode
+from proxy.core.outcome import MAX_SENTENCE, TABLE, codings, judge, masked, said, secrets
+
+OUTLOOK = "64-bit Outlook must be installed"
+JSON = "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (JSON, {"message": OUTLOOK}),  # v6
+        (JSON, {"message": OUTLOOK, "errorCode": None}),  # v7
+        (JSON, {"stackTrace": "at Veeam.X()", "errorCode": "HttpError", "message": OUTLOOK}),  # v8
+        (JSON, {"Message": "An error has occurred.", "ExceptionMessage": OUTLOOK}),
+        ("application/problem+json", {"type": "about:blank", "title": "Error", "status": 500, "detail": OUTLOOK}),
+        ("application/problem+json", {"title": OUTLOOK, "status": 500}),
+        (JSON, {"error": {"code": "x", "message": OUTLOOK}}),
+        (JSON, {"error": {"message": {"lang": "en", "value": OUTLOOK}}}),
+        (JSON, {"error": "invalid_grant", "error_description": OUTLOOK}),
+        (JSON, {"error": OUTLOOK}),
+        (JSON, {"message": ["", OUTLOOK]} | {"detail": OUTLOOK}),
+        (JSON, [{"message": OUTLOOK}]),
+        (JSON, OUTLOOK),
+        (JSON, {"message": f"\r\n  {OUTLOOK}\t\n"}),
+        (JSON, {"message": "64-bit\u2028Outlook \u202emust\x00\x1b be\r\n installed"}),
+        (JSON, {"message": "<b>no</b>", "title": OUTLOOK}),
+        (None, {"message": OUTLOOK}),
+        ("text/html", {"message": OUTLOOK}),
+    ],
+)
+def test_vb365s_sentence_is_found_in_json(content_type: str | None, body: object) -> None:
+    """§5 `message`: RESTExceptionInfo of v6, v7 and v8, and the error shapes of ASP.NET, RFC 9457, OAuth and OData."""
+    assert said(content_type, json.dumps(body).encode()) == OUTLOOK
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "sentence"),
+    [
+        ("text/plain", b"64-bit Outlook\r\nmust be installed\r\n", OUTLOOK),
+        ("Text/Plain; charset=utf-8", b"\xef\xbb\xbfno", "no"),
+        ("text/plain", b"B\xfcro \x96 zu", "B\u00fcro \u2013 zu"),
+        (None, b"Service stopped", "Service stopped"),
+        (JSON, b'\xef\xbb\xbf{"message":"no"}', "no"),
+        (JSON, '{"message":"no"}'.encode("utf-16"), "no"),
+        (JSON, b'{"message":"Item <Inbox> not found"}', "Item <Inbox> not found"),
+    ],
+)
+def test_short_text_is_a_sentence_too(content_type: str | None, body: bytes, sentence: str) -> None:
+    assert said(content_type, body) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/html", b"<html><body>500</body></html>"),
+        ("text/plain", b"<!DOCTYPE html><title>500</title>"),
+        ("text/plain", b"oops <br/> <pre>x</pre>"),
+        ("text/html", b"plain words, but in a page"),
+        (JSON, b'{"message":"<html><body>x</body></html>"}'),
+        (JSON, b'{"broken":'),
+        ("text/plain", b'{"broken":'),
+        (JSON, b"{}"),
+        (JSON, b'{"message":null,"error":{"message":7}}'),
+        (JSON, b'{"message":" -- "}'),
+        (JSON, b"[" * 100_000),
+        (JSON, b'{"error":' * 5 + b'"deep"' + b"}" * 5),
+        ("application/octet-stream", b"PK\x03\x04"),
+        ("text/plain", b"x" * 5000),
+        ("text/plain", b""),
+        (JSON, b'{"message":"' + b"x" * 300_000 + b'"}'),
+    ],
+)
+def test_what_nobody_can_read_is_no_sentence(content_type: str | None, body: bytes) -> None:
+    """§5: never markup, binary or half a document."""
+    assert said(content_type, body) is None
+
+
+def test_a_long_sentence_is_cut() -> None:
+    text = said(JSON, json.dumps({"message": "word " * 1000}).encode())
+    assert text is not None
+    assert (len(text) <= MAX_SENTENCE, text.endswith("word…")) == (True, True)
+
+
+@given(st.text() | st.text("\r\n\t\x1b\x85\u2028\u202e<a /é", max_size=3000), st.sampled_from([JSON, "text/plain"]))
+def test_every_sentence_is_one_bounded_visible_line(text: str, content_type: str) -> None:
+    body = json.dumps({"message": text}).encode() if content_type == JSON else text.encode(errors="replace")
+    sentence = said(content_type, body)
+    if sentence is not None:
+        assert 0 < len(sentence) <= MAX_SENTENCE
+        assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in sentence)
+
+
+@pytest.mark.parametrize(
+    ("status", "worded", "code", "retryable"),
+    [
+        (500, True, ErrorCode.ERROR, False),
+        (500, False, ErrorCode.ERROR, True),
+        (501, True, ErrorCode.ERROR, False),
+        (502, True, ErrorCode.ERROR, True),
+        (503, True, ErrorCode.ERROR, True),
+        (504, False, ErrorCode.ERROR, True),
+        (599, True, ErrorCode.ERROR, False),
+        (400, True, ErrorCode.REJECTED, False),
+        (401, False, ErrorCode.REJECTED, False),
+        (404, False, ErrorCode.REJECTED, False),
+        (408, True, ErrorCode.REJECTED, True),
+        (425, False, ErrorCode.REJECTED, True),
+        (429, True, ErrorCode.REJECTED, True),
+        (499, True, ErrorCode.REJECTED, False),
+        (202, True, ErrorCode.ERROR, True),
+        (204, False, ErrorCode.ERROR, True),
+        (206, False, ErrorCode.ERROR, True),
+        (302, False, ErrorCode.ERROR, True),
+        (999, True, ErrorCode.ERROR, True),
+    ],
+)
+def test_the_table_says_what_becomes_of_the_job(status: int, worded: bool, code: ErrorCode, retryable: bool) -> None:
+    """§3.7, §5: 4xx UpstreamRejected, the rest UpstreamError; VB365's own refusal is final."""
+    row = judge(status, OUTLOOK if worded else None)
+    assert (row.code, row.retryable) == (code, retryable)
+
+
+def test_every_status_has_a_row_and_every_row_is_of_use() -> None:
+    used = {judge(status, sentence) for status in range(1000) for sentence in (None, "no")}
+    assert used == set(TABLE)
+
+
+def test_what_the_request_held_does_not_come_back() -> None:
+    """§5, §9: neither credentials nor unknown fields nor query values, also as System.Text.Json escapes them."""
+    fields = [
+        (b"Host", b"vb365.example.com"),
+        (b"authorization", b"Bearer ab+cd/ef=="),
+        (b"Cookie", b"session=s3cr3tvalue; a=b"),
+        (b"X-Xsrf-Token", b"unknown-field"),
+        (b"Accept-Language", b"language"),
+        (b"User-Agent", b"some agent"),
+    ]
+    hidden = secrets(fields, b"/v8/x?plain=searched+words&y=%C3%BCber%20all&z=1")
+    assert hidden == sorted(hidden, key=len, reverse=True)
+    page = (
+        "Bearer ab+cd/ef== ab\\u002Bcd/ef== session=s3cr3tvalue s3cr3tvalue unknown-field searched+words "
+        "searched words über all %C3%BCber%20all"
+    )
+    assert masked(page.encode(), hidden) == b"*** *** *** *** *** *** *** *** ***"
+    kept = b"Bearer tokens: some agent of vb365.example.com in language a=b z=1"
+    assert masked(kept, hidden) == kept
+
+
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [
+        ([], []),
+        ([b""], []),
+        ([b"identity"], []),
+        ([b"Identity"], []),
+        ([b"identity, IDENTITY"], []),
+        ([b" ,identity\t,,", b"identity"], []),
+        ([b"gzip"], [b"gzip"]),
+        ([b"GZip, identity"], [b"gzip"]),
+        ([b"identity", b"br"], [b"br"]),
+        ([b"identity;q=1"], [b"identity;q=1"]),
+        ([b"identitygzip"], [b"identitygzip"]),
+    ],
+)
+def test_identity_is_no_encoding(values: list[bytes], left: list[bytes]) -> None:
+    """RFC 9110 §8.4.1: whatever its case and number."""
+    assert codings(values) == left
