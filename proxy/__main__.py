@@ -69,6 +69,8 @@ def serve(
     workers: Workers = None,
 ) -> None:
     """Run the proxy."""
+    if sys.platform != "win32":
+        os.umask(0o077)  # what the process creates, its libraries' files included, is for its user alone
     flags = _flags(upstream, listen, admin, data_dir, workers)
     settings = _startable(config, flags)
 

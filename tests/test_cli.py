@@ -198,6 +198,32 @@ def test_serve_tells_where_it_listens_is_healthy_and_ends_on_sigterm(
         assert program.wait(40) == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+def test_a_shared_data_directory_is_refused_by_serve_and_by_config_check(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    for command in (["serve"], ["config", "check"]):
+        result = invoke(*command, "--upstream", URL, "--data-dir", str(tmp_path))
+        assert result.exit_code == 2
+        assert f"can be written by others (mode 0770)\n    Run: chmod 700 {tmp_path}" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
+    """Whatever umask it is started with, and whichever library creates the file."""
+    places = ("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    line = [*ALONE, "serve", *places, "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, umask=0) as program:
+        assert program.stderr is not None
+        assert "listening on" in program.stderr.readline()
+        modes = {path: path.stat().st_mode & 0o077 for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]}
+        program.send_signal(signal.SIGTERM)
+        program.stderr.read()
+        assert program.wait(40) == 0
+    assert len(modes) > 3
+    assert set(modes.values()) == {0}
+
+
 def test_serve_tells_a_port_in_use(tmp_path: Path) -> None:
     with running("simulate", "--port", "0") as (_, url):
         taken = url.removeprefix("http://")

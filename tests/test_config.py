@@ -682,6 +682,54 @@ def test_a_directory_that_cannot_be_written_is_told_before_anything_starts(tmp_p
 # The texts made from it
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+@pytest.mark.parametrize(
+    ("mode", "parent", "problem", "command"),
+    [
+        (0o700, 0o755, None, ""),
+        (0o755, 0o1777, None, ""),
+        (0o720, 0o755, "can be written by others (mode 0720)", "chmod 700 {}/parent/data"),
+        (0o1702, 0o755, "can be written by others (mode 1702)", "chmod 700 {}/parent/data"),
+        (0o700, 0o757, "can be replaced by others: {}/parent has mode 0757", "chmod o-w {}/parent"),
+        (None, 0o757, "can be replaced by others: {}/parent has mode 0757", "chmod o-w {}/parent"),
+        (None, 0o1777, None, ""),
+    ],
+)
+def test_a_data_directory_that_others_can_write_is_refused_with_the_command_that_fixes_it(
+    mode: int | None, parent: int, problem: str | None, command: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "parent" / "data"
+    directory.mkdir(parents=True)
+    directory.chmod(mode or 0)
+    if mode is None:
+        directory.rmdir()
+    directory.parent.chmod(parent)
+    found = unavailable(load(None, {"upstream.url": URL, "storage.dir": str(directory)}, {}))
+    if problem is None:
+        assert found == []
+        return
+    (refused,) = found
+    assert refused.key == "storage.dir"
+    assert refused.problem == f"= {directory} {problem.format(tmp_path)}"
+    assert refused.mend == f"Run: {command.format(tmp_path)}"
+    assert subprocess.run(refused.mend.removeprefix("Run: "), shell=True, check=False).returncode == 0
+    assert unavailable(load(None, {"upstream.url": URL, "storage.dir": str(directory)}, {})) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+def test_a_data_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of root it may be: root can write everywhere."""
+    settings = load(None, {"upstream.url": URL, "storage.dir": str(tmp_path)}, {})
+    me = tmp_path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: me + 1)
+    if me == 0:
+        assert unavailable(settings) == []
+        os.chown(tmp_path, 12345, -1)
+    (refused,) = unavailable(settings)
+    assert refused.problem == f"= {tmp_path} belongs to another user"
+    assert refused.mend == f"Run: chown -R {me + 1} {tmp_path} && chmod 700 {tmp_path}"
+
+
 def test_the_shipped_file_holds_every_setting_with_its_default() -> None:
     """config/proxy.toml cannot drift: it is what `config init` writes, and every value in it is the default."""
     shipped = Path(__file__).parents[1] / "config" / "proxy.toml"

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from proxy.config.directory import shared
 from proxy.config.settings import PREFIX, SECTIONS, Section, Settings
 from proxy.config.written import read_text
 from proxy.core.text import NotUtf8, visible
@@ -235,9 +236,13 @@ def unavailable(settings: Settings) -> list[Problem]:
         for name, asked, mend in NOT_YET
         if asked(settings)
     ]
-    if not _writable(settings.storage.dir):
+    directory = settings.storage.dir
+    if not _writable(directory):
         mend = "Name one with --data-dir, or let this user write there."
-        problems.append(Problem("configuration", "storage.dir", f"= {settings.storage.dir} cannot be written to", mend))
+        problems.append(Problem("configuration", "storage.dir", f"= {directory} cannot be written to", mend))
+    elif found := shared(directory):
+        how, command = found
+        problems.append(Problem("configuration", "storage.dir", f"= {directory} {how}", f"Run: {command}"))
     return problems
 
 
