@@ -239,6 +239,8 @@ def _runner(
             max_per_caller=exports.max_per_caller,
             min_free=storage.min_free,
             max_bytes=storage.max_bytes,
+            max_running_per_caller=exports.max_running_per_caller,
+            cancel_hold=exports.cancel_hold,
         ),
         safe=safe,
         distrust=access.distrust,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import structlog
 
-from proxy.core.errors import Problem
+from proxy.admission import Admission
+from proxy.admission import Limits as Limits
 from proxy.core.jobs import (
     Cancelled,
     ErrorCode,
@@ -29,25 +28,14 @@ from proxy.events import Watch
 from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable, Upstream
 from proxy.runs import Dropped, JobFailed, Lost, Record, Run, Suspended, until_available
 from proxy.safe import Safe
+from proxy.slots import Slots
 from proxy.space import Space
 from proxy.transfer import Policy, Transfer
 
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
-_SPACE_INTERVAL = 1.0
-_BUSY_RETRY_AFTER = 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much may run, wait and be stored (CONTRACT §15): counts of jobs, and sizes in bytes."""
-
-    max_running: int
-    max_queued: int
-    max_per_caller: int
-    min_free: int
-    max_bytes: int | None
+_TICK = 1.0
 
 
 class Runner:
@@ -83,69 +71,55 @@ class Runner:
         self._holder = holder
         self._now = now
         self._runs: dict[str, Run] = {}
-        self._queue: deque[Run] = deque()
-        self._active: set[Run] = set()
-        self._arriving: list[tuple[str, ...]] = []
+        self._slots: Slots[Run] = Slots(total=limits.max_running, per_caller=limits.max_running_per_caller)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: set[asyncio.Task[Any]] = set()
         self._space = Space(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
+        self._admission = Admission(jobs=jobs, slots=self._slots, space=self._space, limits=limits)
         self._stopping = False
 
     @property
     def running(self) -> int:
         """Jobs that are driven now."""
-        return len(self._active)
+        return self._slots.running
 
     @property
     def queued(self) -> int:
         """Jobs that wait for a slot."""
-        return len(self._queue)
+        return self._slots.waiting
 
     async def start(self) -> None:
         """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
         await self._space.measure()
-        self._spawn(self._watch_space())
-        for job in reversed(await self._jobs.list()):
+        self._spawn(self._tick())
+        jobs = await self._jobs.list()
+        self._recall(jobs)
+        for job in reversed(jobs):
             fields = None if job.sealed is None else self._safe.unseal(job.sealed)
             if fields is not None and job.phase is Phase.SUSPENDED:
                 await self._resume(job, fields)
 
+    def _recall(self, jobs: list[Job]) -> None:
+        """What the queue knew before the restart, as far as the records tell: last starts, and slots still held."""
+        for job in sorted(jobs, key=lambda job: job.started or 0):
+            if job.started is not None:
+                self._slots.started(job.owner)
+            if job.abandoned is not None and (until := job.abandoned + self._limits.cancel_hold) > self._now():
+                self._slots.hold(job.owner, until)
+
     async def stop(self) -> None:
         """Let go of every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
         self._stopping = True
-        self._queue.clear()
+        self._slots.clear()
         await asyncio.gather(*self._changes, return_exceptions=True)
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
 
-    @asynccontextmanager
-    async def admission(self, *owners: str) -> AsyncIterator[None]:
-        """Room for one more job of the caller, while the block runs. Raises `Problem` 429 or 503 (CONTRACT §3.5).
-
-        `owners` are all the hashes of the caller: a job counts once, under whichever of them it was taken.
-        """
-        await self._space.measure()
-        live = {job.id for owner in owners for job in await self._jobs.list(owner=owner) if not job.terminal}
-        # no await between the checks and the reservation: two kick-offs never share the last place
-        arriving = sum(not set(owners).isdisjoint(others) for others in self._arriving)
-        if len(live) + arriving >= self._limits.max_per_caller:
-            raise Problem(
-                "quota-exceeded",
-                f"You have {self._limits.max_per_caller} exports that are not done. Wait for one, or cancel one.",
-                retry_after=_BUSY_RETRY_AFTER,
-            )
-        waiting = len(self._queue) + len(self._arriving)
-        if len(self._active) + waiting >= self._limits.max_running + self._limits.max_queued:
-            raise Problem("capacity-exhausted", "The queue of exports is full.", retry_after=_BUSY_RETRY_AFTER)
-        if not self._space.accepts:
-            raise Problem("capacity-exhausted", "There is too little disk space free.", retry_after=_BUSY_RETRY_AFTER)
-        self._arriving.append(owners)
-        try:
-            yield
-        finally:
-            self._arriving.remove(owners)
+    def admission(self, *owners: str) -> AbstractAsyncContextManager[None]:
+        """As `Admission`: a place for one more job of the caller while the block runs (CONTRACT §3.5)."""
+        return self._admission(owners, self._now())
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
         """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""
@@ -153,7 +127,7 @@ class Runner:
         async def persist() -> Job:
             stored = await self._jobs.add(job, body)
             if stored.id == job.id:
-                self._enqueue(run)
+                self._enqueue(run, job.owner)
             return stored
 
         return await self._undivided(persist())
@@ -215,27 +189,25 @@ class Runner:
             raise
         else:
             log.info("job resumed", job=job.id)
-            self._enqueue(run)
+            self._enqueue(run, job.owner)
 
-    def _enqueue(self, run: Run) -> None:
+    def _enqueue(self, run: Run, owner: str) -> None:
         self._runs[run.id] = run
-        self._queue.append(run)
+        self._slots.wait(run, owner)
         self._fill_slots()
         run.waited = run.task is None
 
     def _fill_slots(self) -> None:
-        while self._queue and len(self._active) < self._limits.max_running and not self._stopping:
-            run = self._queue.popleft()
-            self._active.add(run)
+        self._slots.expire(self._now())
+        while not self._stopping and (run := self._slots.next()) is not None:
             run.task = self._spawn(self._drive(run))
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
             del self._runs[run.id]
             self._space.release(run.id)
-        if run in self._queue:
-            self._queue.remove(run)
-        self._active.discard(run)
+        # VB365 may go on with a request that was given up before it answered (CONTRACT §3.5)
+        self._slots.leave(run, hold_until=self._now() + self._limits.cancel_hold if run.asking else None)
         run.go_on()
 
     async def _drive(self, run: Run) -> None:
@@ -334,10 +306,12 @@ class Runner:
         task.add_done_callback(_tell_failure)
         return task
 
-    async def _watch_space(self) -> None:
+    async def _tick(self) -> None:
+        """Every second: measure the free space while jobs run, and give on the slots whose hold is over."""
         while True:
-            await asyncio.sleep(_SPACE_INTERVAL)
-            if not self._active:
+            await asyncio.sleep(_TICK)
+            self._fill_slots()
+            if not self.running:
                 continue
             try:
                 await self._space.measure()

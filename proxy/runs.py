@@ -37,7 +37,7 @@ class Run:
     §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself. `waited`: it was queued
     first, so that its token may have expired since. `rejection` is an answer of U but 200, `unanswered` what a caller
     is told of a POST that got no HTTP answer at all. `stopped`: nothing interrupts what it does now. `woken`:
-    its caller ended the job.
+    its caller ended the job. `asking`: a POST is out and no head of its answer is in.
     """
 
     id: str
@@ -52,6 +52,7 @@ class Run:
     begun: bool = False
     stopped: bool = False
     woken: bool = False
+    asking: bool = False
 
     def go_on(self) -> None:
         """Nobody needs to hear of the first answer any more."""

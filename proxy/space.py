@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
+from proxy.core.amounts import size as amount
 from proxy.ports import ArtifactStore, StorageFull
 
 
@@ -31,11 +32,14 @@ class Space:
         quota = inf if self._max_bytes is None else self._max_bytes - await self._artifacts.used()
         self._disk, self._quota, self._seen = disk, quota, seen
 
-    @property
-    def accepts(self) -> bool:
-        """True while there is room for another kick-off (CONTRACT §3.5)."""
+    def shortage(self) -> str | None:
+        """Why there is too little space for another kick-off, in numbers; None when there is enough (CONTRACT §3.5)."""
         taken = self._taken()
-        return self._disk - taken >= self._min_free and self._quota - taken > 0
+        if (free := self._disk - taken) < self._min_free:
+            return f"{amount(max(0, free))} free, storage.min_free is {amount(self._min_free)}"
+        if self._max_bytes is not None and self._quota - taken <= 0:
+            return f"storage.max_bytes ({amount(self._max_bytes)}) is used up"
+        return None
 
     async def promise(self, id: str, size: int) -> None:
         """Reserve `size` more bytes for the job's file, in place of what it was promised before.

@@ -168,6 +168,7 @@ class Transfer:
         else:
             fields.append((b"Range", b"bytes=%d-" % offset))
         request = self._record.job.request
+        self._run.asking = True
         try:
             response = await self._upstream.send(
                 request.method.encode(),
@@ -178,8 +179,10 @@ class Transfer:
                 stall=self._policy.stall_timeout,
             )
         except UpstreamFailure as why:
+            self._run.asking = False
             await self._no_answer(why, offset)
             return None
+        self._run.asking = False
         try:
             if await (self._continues(response, offset) if offset else self._begins(response)):
                 return response

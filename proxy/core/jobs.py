@@ -109,7 +109,8 @@ class Job:
     `owner` is the caller's keyed hash, `aliases` further hashes of the same caller: of its credentials beside that of
     its identity (CONTRACT §8). `holder` names the runner that drives the job; `digest` is base64 SHA-256; `sealed` the
     encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None;
-    `borrowed` tells that it was resumed with the credentials of another caller than its owner.
+    `borrowed` tells that it was resumed with the credentials of another caller than its owner; `abandoned` is the time
+    at which it was cancelled or deleted while U generated its file, since U may go on (CONTRACT §3.5 `cancel_hold`).
     """
 
     id: str
@@ -137,6 +138,7 @@ class Job:
     sealed: str | None = None
     borrowed: bool = False
     aliases: tuple[str, ...] = ()
+    abandoned: float | None = None
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -371,6 +373,14 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
     )
 
 
+def _abandoned(job: Job, now: float) -> float | None:
+    return now if job.phase is Phase.GENERATING else job.abandoned
+
+
+def _cancel_requested(job: Job, event: CancelRequested, now: float) -> Job:
+    return replace(job, abandoned=_abandoned(job, now))
+
+
 def _cancelled(job: Job, event: Cancelled, now: float) -> Job:
     return replace(
         job,
@@ -418,11 +428,8 @@ def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
         error=None,
         digest=None,
         result=None,
+        abandoned=_abandoned(job, now),
     )
-
-
-def _unchanged(job: Job, event: Any, now: float) -> Job:
-    return job
 
 
 _EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
@@ -433,7 +440,7 @@ _EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
     Finalizing: _finalizing,
     Succeeded: _succeeded,
     Failed: _failed,
-    CancelRequested: _unchanged,
+    CancelRequested: _cancel_requested,
     Cancelled: _cancelled,
     Interrupted: _interrupted,
     Resumed: _resumed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Any
 
@@ -137,12 +138,13 @@ async def test_no_preflight_when_it_is_off(make_play: MakePlay) -> None:
 
 async def test_too_many_live_jobs_of_one_caller_get_429(make_stage: MakeStage) -> None:
     """§3.5: with Retry-After; other callers are not affected, and ended jobs do not count."""
-    stage = await make_stage(EXPORTS__MAX_PER_CALLER="1")
+    stage = await make_stage(EXPORTS__MAX_PER_CALLER="1", EXPORTS__CANCEL_HOLD="0s")
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
     answer = await stage.kickoff(stage.export)
     assert answer.status == 429
     assert answer.json()["type"] == "urn:vb365-async:problem:quota-exceeded"
+    assert answer.json()["detail"] == "You already have 1 unfinished export (exports.max_per_caller)."
     assert answer.json()["errorCode"] == "HttpError"
     assert int(answer["Retry-After"]) > 0
     other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
@@ -166,6 +168,7 @@ async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: Make
     answer = await stage.kickoff(paths[0])
     assert answer.status == 503
     assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert answer.json()["detail"] == "2 exports are waiting (exports.max_queued)."
     assert int(answer["Retry-After"]) > 0
     stage.simulator.faults.clear()
     stage.simulator.release()
@@ -181,6 +184,7 @@ async def test_too_little_free_space_gets_503(make_stage: MakeStage) -> None:
     answer = await stage.kickoff(stage.export)
     assert answer.status == 503
     assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert re.search(r"[0-9.]+ [GT]iB free, storage\.min_free is 900 TiB", answer.json()["detail"])
     assert "Retry-After" in answer
 
 

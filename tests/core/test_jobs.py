@@ -404,3 +404,16 @@ def test_anything_else_is_a_value_error(data: bytes) -> None:
 def test_a_truncated_record_is_a_value_error(length: int) -> None:
     with pytest.raises(ValueError):
         decode(encode(FULL)[:length])
+
+
+@pytest.mark.parametrize("event", [CancelRequested(), Forgotten()])
+def test_ending_a_generation_is_on_record(event: Event) -> None:
+    """§3.5 `cancel_hold`: U may go on with it, and only with it."""
+    generating = advance(QUEUED, Claimed("r"), 101.0)
+    assert advance(QUEUED, event, 105.0).abandoned is None
+    assert advance(advance(generating, Answered(ANSWER), 102.0), event, 105.0).abandoned is None
+    ended = advance(generating, event, 105.0)
+    assert ended.abandoned == 105.0
+    if not ended.forgotten:
+        cancelled = advance(decode(encode(ended)), Cancelled(), 106.0)
+        assert advance(cancelled, Forgotten(), 107.0).abandoned == 105.0

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -244,9 +245,8 @@ async def test_the_last_places_are_not_given_twice() -> None:
     """§3.5: quota and queue hold for kick-offs that come at the same time."""
     for seed in SEEDS[:100]:
         async with worlds(seed) as (world, chance):
-            world.runner._limits = world.limits.__class__(
-                max_running=1, max_queued=2, max_per_caller=100, min_free=0, max_bytes=None
-            )
+            world.runner._slots._total = 1
+            world.runner._admission._limits = replace(world.limits, max_running=1, max_queued=2)
             world.upstream.gate.clear()
 
             async def kick_off(world: House = world, chance: random.Random = chance) -> bool:

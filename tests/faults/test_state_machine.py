@@ -199,7 +199,7 @@ class Jobs(RuleBasedStateMachine):
         """§3.6: never more than `max_running`, and no slot leaks."""
         runner = self.house.runner
         assert runner.running <= self.house.limits.max_running
-        assert all(run in runner._runs.values() or run.stopped for run in runner._active)
+        assert all(run in runner._runs.values() or run.stopped for run in runner._slots._running)
 
 
 Jobs.TestCase.settings = settings(

@@ -1,0 +1,132 @@
+"""Who gets a free slot (CONTRACT §3.5, §3.6)."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.slots import Slots
+
+
+def drained(slots: Slots[str]) -> str:
+    """The order in which jobs start, if each ends as soon as the next one could start."""
+    order = []
+    while (ticket := slots.next()) is not None:
+        order.append(ticket)
+        slots.leave(ticket)
+    return " ".join(order)
+
+
+@pytest.mark.parametrize(
+    ("queue", "expected"),
+    [
+        ("a1 a2 a3", "a1 a2 a3"),
+        ("a1 a2 a3 b1", "a1 b1 a2 a3"),
+        ("a1 a2 b1 b2 c1", "a1 b1 c1 a2 b2"),
+        ("b1 a1 b2 a2", "b1 a1 b2 a2"),
+        ("a1 a2 a3 a4 b1 c1 c2", "a1 b1 c1 a2 c2 a3 a4"),
+    ],
+)
+def test_callers_take_turns_and_within_a_caller_the_first_comes_first(queue: str, expected: str) -> None:
+    slots: Slots[str] = Slots(total=1)
+    for ticket in queue.split():
+        slots.wait(ticket, ticket[0])
+    assert drained(slots) == expected
+
+
+def test_a_caller_that_comes_back_does_not_pass_those_who_wait_longer_for_their_turn() -> None:
+    """A start is remembered after the job has ended and while its caller has nothing in the queue."""
+    slots: Slots[str] = Slots(total=2)
+    for ticket in ("a1", "b1"):
+        slots.wait(ticket, ticket[0])
+        assert slots.next() == ticket
+    slots.wait("a2", "a")
+    slots.leave("b1")
+    slots.wait("b2", "b")
+    assert slots.next() == "a2"
+    slots.leave("a1")
+    assert slots.next() == "b2"
+
+
+def test_starts_before_a_restart_count() -> None:
+    slots: Slots[str] = Slots(total=1)
+    slots.started("b")
+    slots.started("a")
+    for ticket in ("a1", "b1", "c1"):
+        slots.wait(ticket, ticket[0])
+    assert drained(slots) == "c1 b1 a1"
+
+
+def test_a_caller_has_at_most_its_share_of_the_slots() -> None:
+    """§3.6: `exports.max_running_per_caller` keeps slots free for others."""
+    slots: Slots[str] = Slots(total=3, per_caller=2)
+    for ticket in ("a1", "a2", "a3"):
+        slots.wait(ticket, "a")
+    assert [slots.next() for _ in range(3)] == ["a1", "a2", None]
+    slots.wait("b1", "b")
+    assert slots.next() == "b1"
+    slots.leave("b1")
+    assert slots.next() is None
+    slots.leave("a1")
+    assert slots.next() == "a3"
+
+
+def test_a_job_leaves_the_queue_at_once() -> None:
+    slots: Slots[str] = Slots(total=1)
+    for ticket in ("a1", "a2", "a3", "b1"):
+        slots.wait(ticket, ticket[0])
+    for ticket in ("a1", "b1", "a3", "a3", "unknown"):
+        slots.leave(ticket)
+    assert slots.waiting == 1
+    assert drained(slots) == "a2"
+    assert (slots.waiting, slots.running, slots.free) == (0, 0, 1)
+
+
+def test_a_held_slot_is_given_to_nobody_before_its_time() -> None:
+    """§3.5 `cancel_hold`: in `max_running` and in its caller's share."""
+    slots: Slots[str] = Slots(total=2, per_caller=1)
+    for ticket in ("a1", "b1", "a2", "c1"):
+        slots.wait(ticket, ticket[0])
+    assert [slots.next(), slots.next()] == ["a1", "b1"]
+    slots.leave("a1", hold_until=10)
+    slots.expire(9.9)
+    assert slots.next() is None
+    assert (slots.held("a"), slots.held("b"), slots.free) == (1, 0, 0)
+    slots.leave("b1")
+    assert slots.next() == "c1"
+    slots.leave("c1")
+    assert slots.next() is None, "a's share is still held"
+    slots.expire(10)
+    assert slots.next() == "a2"
+    assert slots.held("a") == 0
+
+
+def test_only_a_running_job_can_hold_a_slot() -> None:
+    slots: Slots[str] = Slots(total=1)
+    slots.wait("a1", "a")
+    slots.leave("a1", hold_until=10)
+    slots.leave("a1", hold_until=10)
+    assert slots.free == 1
+
+
+def test_more_may_be_held_after_a_restart_than_there_are_slots() -> None:
+    slots: Slots[str] = Slots(total=1)
+    slots.hold("a", 5)
+    slots.hold("b", 6)
+    slots.wait("c1", "c")
+    slots.expire(5)
+    assert (slots.free, slots.next()) == (0, None)
+    slots.expire(6)
+    assert slots.next() == "c1"
+
+
+def test_what_is_remembered_of_callers_is_bounded() -> None:
+    """Every made-up token is another caller."""
+    slots: Slots[str] = Slots(total=1)
+    for number in range(10_500):
+        slots.wait(f"t{number}", f"owner {number}")
+        assert slots.next() == f"t{number}"
+        slots.leave(f"t{number}", hold_until=number)
+        slots.expire(number)
+    assert len(slots._started) == 10_000
+    assert not slots._taken
+    assert not slots._queues
