@@ -82,19 +82,22 @@ class Running:
         now = SteadyClock()
         jobs, artifacts, key = await self._open_stores()
         safe = _safe(settings)
-        pools = [_pool(settings, limit=settings.upstream.pool), _pool(settings, limit=0)]
-        for pool in pools:
+        preserve_host = settings.upstream.preserve_host
+        # three pools: no question about a caller goes where a caller's request went before (CONTRACT §2)
+        passing, working, asking = (_pool(settings, limit=limit) for limit in (settings.upstream.pool, 0, 0))
+        for pool in (passing, working, asking):
             closing.push_async_callback(pool.close)
-        upstream = HttpUpstream(pools[1], preserve_host=settings.upstream.preserve_host)
+        upstream = HttpUpstream(working, preserve_host=preserve_host)
+        questions = HttpUpstream(asking, preserve_host=preserve_host, questions=True)
         retention = Retention(result=settings.exports.result_ttl, record=settings.exports.record_ttl)
         access = Access(
-            upstream,
+            questions,
             key=key,
             cache=settings.access.cache,
             timeout=settings.exports.preflight_timeout,
             now=monotonic,
         )
-        runner = _runner(settings, safe, access, jobs, artifacts, upstream, now)
+        runner = _runner(settings, safe, access, jobs, artifacts, upstream, questions, now)
         await runner.start()
         closing.push_async_callback(runner.stop)
         sweeper = Sweeper(
@@ -110,8 +113,8 @@ class Running:
         door = FrontDoor(
             handler=service.handle,
             relay=Relay(
-                pools[0],
-                preserve_host=settings.upstream.preserve_host,
+                passing,
+                preserve_host=preserve_host,
                 forwarded=settings.upstream.forwarded,
             ),
             decide=_door(settings).decide,
@@ -120,7 +123,7 @@ class Running:
         )
         admin = Admin(
             checks=Readiness(
-                upstream=upstream,
+                upstream=questions,
                 jobs=jobs,
                 artifacts=artifacts,
                 patience=settings.exports.preflight_timeout,
@@ -219,6 +222,7 @@ def _runner(
     jobs: DiskJobs,
     artifacts: FileArtifacts,
     upstream: HttpUpstream,
+    questions: HttpUpstream,
     now: SteadyClock,
 ) -> Runner:
     exports, storage = settings.exports, settings.storage
@@ -226,7 +230,7 @@ def _runner(
         jobs=jobs,
         artifacts=artifacts,
         upstream=upstream,
-        watch=Watch(upstream, timeout=exports.preflight_timeout, now=now) if exports.watch_events else None,
+        watch=Watch(questions, timeout=exports.preflight_timeout, now=now) if exports.watch_events else None,
         policy=Policy(
             generate_timeout=exports.generate_timeout,
             stall_timeout=exports.stall_timeout,

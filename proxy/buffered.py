@@ -17,10 +17,12 @@ _SHAREABLE = sys.platform != "win32"
 class Buffered(asyncio.BufferedProtocol):
     """Hands what is read to `protocol`, as bytes of their true size."""
 
-    __slots__ = ("_protocol",)
+    __slots__ = ("_protocol", "filled")
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
+        #: The last read filled the buffer: more may be decrypted already, where no look at the socket finds it.
+        self.filled = False
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Called by the loop."""
@@ -28,6 +30,7 @@ class Buffered(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Called by the loop."""
+        self.filled = nbytes == len(_SHARED)
         self._protocol.data_received(bytes(_SHARED[:nbytes]))
 
     def eof_received(self) -> bool | None:
@@ -47,7 +50,10 @@ class Buffered(asyncio.BufferedProtocol):
         self._protocol.resume_writing()
 
 
-def share_reads(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+def share_reads(transport: asyncio.Transport, protocol: asyncio.Protocol) -> Buffered | None:
     """Call in `connection_made`: reads of a TLS connection go through the shared buffer from now on."""
-    if _SHAREABLE and transport.get_extra_info("sslcontext") is not None:
-        transport.set_protocol(Buffered(protocol))
+    if not _SHAREABLE or transport.get_extra_info("sslcontext") is None:
+        return None
+    buffered = Buffered(protocol)
+    transport.set_protocol(buffered)
+    return buffered

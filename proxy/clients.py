@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 from proxy import relay as relays
 from proxy.buffered import share_reads
-from proxy.connections import has_left, probe, reset
+from proxy.connection import Connection
 from proxy.core.bodies import NOTHING, Body, body_of
 from proxy.core.door import Decision, Relay
 from proxy.core.errors import Problem
@@ -17,6 +17,7 @@ from proxy.core.heads import Head, Refusal, find_end, parse_request
 from proxy.core.refusals import problem_bytes
 from proxy.deadline import Deadline
 from proxy.lane import Lane
+from proxy.sockets import has_left, probe, reset
 
 #: Bytes of next requests that wait behind the one being served.
 _PIPELINE = 1 << 16
@@ -71,6 +72,7 @@ class Client(asyncio.Protocol):
         self.peer = b"unknown"
         self.scheme = b"http"
         self.closing = False
+        self.private: Connection | None = None
         self._lane: Lane | None = None
         self._head: Head | None = None
         self._body: Body = NOTHING
@@ -141,6 +143,8 @@ class Client(asyncio.Protocol):
         self._leave()
         if self._lane is not None:
             self._lane.client_left()
+        if self.private is not None:
+            self.private.close()
         self._deadline.cancel()
         self._door.leave(self)
 

@@ -1,6 +1,6 @@
 """Connections to the upstream: dialled, kept while idle, handed out for reuse (CONTRACT §12).
 
-Who may reuse one is decided by its taker; a connection knows only whether it has served before.
+Relay and the proxy's own calls take connections and give them back here; `core.reuse` decides what may be reused.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import contextlib
 import errno
 import socket
 import ssl
-import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, cast
+from typing import Any
 
-from proxy.buffered import share_reads
+from proxy.connection import Connection
+from proxy.core.reuse import Outgoing
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
+from proxy.sockets import pending
 from proxy.tls import explain
 
-#: RFC 9110 §9.2.1. Only these go out on a reused connection, where a race with its end is possible (CONTRACT §12).
-SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 #: An idle connection is dropped after once to twice as many seconds: before any known server closes it by itself.
 IDLE = 15.0
 #: A resolved name is asked for again after this many seconds, and after every failure to connect.
@@ -29,109 +28,8 @@ RESOLVED = 60.0
 #: Failures to connect that say nothing of VB365: this machine has no descriptor, port or memory left.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
-#: Linux: the first byte of TCP_INFO is the state; CLOSE and CLOSE_WAIT are those after the peer's end.
-_TCP_INFO = getattr(socket, "TCP_INFO", None)
-_LEFT = (7, 8)
-_RESET = struct.pack("ii", 1, 0)
-_PROBES = [
-    (socket.IPPROTO_TCP, getattr(socket, name), seconds)
-    for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))
-    if hasattr(socket, name)
-]
-
 #: Family, protocol and host of one address of the upstream.
 _Address = tuple[int, int, str]
-
-
-class User(Protocol):
-    """Who a connection's bytes are for. After `connection_ended` the connection is no longer theirs."""
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of U."""
-
-    def connection_ended(self, why: Exception | None) -> None:
-        """U has closed (None) or the connection broke."""
-
-    def pause_writing(self) -> None:
-        """U reads slower than we write."""
-
-    def resume_writing(self) -> None:
-        """U has caught up."""
-
-
-class Connection(asyncio.Protocol):
-    """One connection to U. While nobody uses it, any byte or end of U closes it."""
-
-    __slots__ = ("_pool", "closed", "idle_since", "transport", "used", "user")
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.transport = cast(asyncio.Transport, None)
-        self.user: User | None = None
-        self.used = False
-        self.closed = True  # until the pool has adopted it
-        self.idle_since = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
-        self.transport = cast(asyncio.Transport, transport)
-        share_reads(self.transport, self)
-        probe(transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
-        if self.user is not None:
-            self.user.data_received(data)
-        else:
-            self.close()
-
-    def eof_received(self) -> None:
-        """Called by the loop."""
-        self._end(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
-        self._end(exc)
-
-    def pause_writing(self) -> None:
-        """Called by the loop."""
-        if self.user is not None:
-            self.user.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Called by the loop."""
-        if self.user is not None:
-            self.user.resume_writing()
-
-    def adopt(self) -> None:
-        """Count as open from now on. Raises `ConnectionResetError` if U was faster."""
-        if self.transport.is_closing():
-            raise ConnectionResetError("closed by the peer at once")
-        self.closed = False
-
-    def _end(self, why: Exception | None) -> None:
-        user, self.user = self.user, None
-        self.close()
-        if user is not None:
-            user.connection_ended(why)
-
-    def release(self) -> None:
-        """Hand the connection back for reuse: its answer was read to the end and nothing follows."""
-        self.user = None
-        self.used = True
-        if not self.closed:
-            self._pool.put(self)
-
-    def close(self, *, flush: bool = False) -> None:
-        """Close at once, so that U sees it; with `flush` after everything written is out. Idempotent."""
-        self.user = None
-        if not self.closed:
-            self.closed = True
-            self._pool.drop(self)
-            if flush:
-                self.transport.close()
-            else:
-                self.transport.abort()
 
 
 class Pool:
@@ -160,6 +58,7 @@ class Pool:
         self._limit = limit
         self._idle_for = idle
         self._idle: list[Connection] = []
+        self._private: dict[Connection, None] = {}
         self._open = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._addresses: list[_Address] = []
@@ -185,11 +84,23 @@ class Pool:
     @property
     def idle(self) -> int:
         """Connections that wait for reuse."""
-        return len(self._idle)
+        return len(self._idle) + len(self._private)
 
-    def take(self) -> Connection | None:
-        """The idle connection used last, if there is one."""
-        return self._idle.pop() if self._idle else None
+    def take(self, request: Outgoing, private: Connection | None = None) -> Connection | None:
+        """An idle connection that may serve `request`: the one that is its client's own, else the one used last."""
+        if private is not None and private in self._private:
+            del self._private[private]
+            if not pending(private.transport):
+                return private
+            private.close()
+        if not request.repeatable:
+            return None
+        while self._idle:
+            connection = self._idle.pop()
+            if not pending(connection.transport):
+                return connection
+            connection.close()
+        return None
 
     async def connect(self) -> Connection:
         """A fresh connection. Raises `UpstreamUnreachable`, `LocalShortage`, `UpstreamTimedOut`: nothing was sent."""
@@ -207,18 +118,23 @@ class Pool:
             kind = LocalShortage if _is_shortage(why) else UpstreamUnreachable
             raise kind(f"no connection to {self._name}: {self._said(why)}", delivered=False) from why
 
-    def put(self, connection: Connection) -> None:
-        """Keep an idle connection for the next taker."""
+    def put(self, connection: Connection, *, private: bool = False) -> bool:
+        """Keep an idle connection for the next taker. True: it is `private` and open."""
         if self._waiters or self._shut:
             connection.close()
-            return
+            return False
+        if private:
+            self._private[connection] = None
+            return True
         connection.idle_since = self._sweeps
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
+        return False
 
     def drop(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
+        self._private.pop(connection, None)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
         self._gone()
@@ -229,8 +145,8 @@ class Pool:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        while self._idle:
-            self._idle[-1].close()
+        for connection in [*self._idle, *self._private]:
+            connection.close()
 
     @property
     def _name(self) -> str:
@@ -239,8 +155,8 @@ class Pool:
     async def _room(self) -> None:
         """Wait until one more connection may be opened, and count it."""
         while self._limit and self._open >= self._limit:
-            if self._idle:
-                self._idle[0].close()
+            if oldest := next(iter(self._idle or self._private), None):
+                oldest.close()
                 continue
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -349,34 +265,3 @@ def _is_shortage(why: OSError) -> bool:
 
 async def _lookup(host: str, port: int, **hints: Any) -> Any:
     return await asyncio.get_running_loop().getaddrinfo(host, port, **hints)
-
-
-def probe(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel notice a peer that has vanished without a word, within about two minutes."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for level, option, seconds in _PROBES:
-            sock.setsockopt(level, option, seconds)
-
-
-def has_left(transport: asyncio.BaseTransport) -> bool:
-    """Whether the peer has closed its side: for connections that nobody reads from, where the loop cannot tell."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or _TCP_INFO is None:
-        return False
-    try:
-        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _LEFT
-    except OSError:
-        return True
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Abort so that the peer sees a broken connection, whatever ends its message: RST instead of FIN."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    transport.abort()

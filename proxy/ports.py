@@ -169,8 +169,8 @@ class UpstreamUnreachable(UpstreamFailure):
 
 
 class LocalShortage(UpstreamUnreachable):
-    """This machine has no descriptor, port, buffer or memory to connect with: VB365 never saw the request, and nothing is
-    known of VB365."""
+    """This machine has no descriptor, port, buffer or memory to connect with: VB365 never saw the request, and
+    nothing is known of VB365."""
 
     def __init__(self, message: str, *, delivered: bool = False) -> None:
         super().__init__(message, delivered=delivered)

@@ -10,15 +10,17 @@ import asyncio
 import logging
 from typing import Protocol
 
-from proxy.connections import SAFE, Connection, Pool
+from proxy.connection import Connection
+from proxy.connections import Pool
 from proxy.core.bodies import Body, body_of
 from proxy.core.errors import Problem
 from proxy.core.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
 from proxy.core.heads import Framing, Head, Refusal, ResponseHead, find_end, parse_response
+from proxy.core.reuse import Outgoing, outgoing
 from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
 
 #: Looking an enumeration's member up costs more than it should on the hot path.
-_NO_BODY, _CHUNKED, _UNTIL_CLOSE = Framing.NONE, Framing.CHUNKED, Framing.CLOSE
+_CHUNKED, _UNTIL_CLOSE = Framing.CHUNKED, Framing.CLOSE
 #: Seconds after which a client may try again when this machine could not open a connection.
 _SHORTAGE_RETRY = 5
 
@@ -33,6 +35,8 @@ class Client(Protocol):
     scheme: bytes
     #: True once this connection shall not serve another request.
     closing: bool
+    #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). The client's end closes it.
+    private: Connection | None
 
     def interim(self, data: bytes) -> None:
         """Write a 1xx answer to the client."""
@@ -71,9 +75,10 @@ class Relay:
         """Send the request on. `whole`: no byte of a body follows."""
         forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
         message = request_bytes(head, target, host=self._host, forwarding=forwarding)
-        exchange = Exchange(self.pool, client, head, message, whole=whole)
-        reusable = head.framing is _NO_BODY and head.method in SAFE
-        connection = self.pool.take() if reusable else None
+        request = outgoing(head)
+        exchange = Exchange(self.pool, client, head, request, message, whole=whole)
+        private, client.private = client.private, None
+        connection = self.pool.take(request, private)
         if connection is not None:
             exchange.send_on(connection)
         else:
@@ -95,18 +100,21 @@ class Exchange:
         "_head",
         "_keep",
         "_message",
-        "_paused",
         "_pool",
+        "_request",
         "_sent",
         "_task",
         "_tunnel",
         "_whole",
     )
 
-    def __init__(self, pool: Pool, client: Client, head: Head, message: bytes, *, whole: bool) -> None:
+    def __init__(
+        self, pool: Pool, client: Client, head: Head, request: Outgoing, message: bytes, *, whole: bool
+    ) -> None:
         self._pool = pool
         self._client = client
         self._head = head
+        self._request = request
         self._message = message
         self._whole = whole
         self._early: list[bytes] = []
@@ -118,7 +126,6 @@ class Exchange:
         self._sent = False
         self._keep = False
         self._blocked = False
-        self._paused = False
         self._tunnel = False
 
     # The client's side, called by the front door.
@@ -151,13 +158,12 @@ class Exchange:
     def client_slow(self) -> None:
         """The client reads slower than U writes: U waits."""
         if self._connection is not None:
-            self._paused = True
-            self._connection.transport.pause_reading()
+            self._connection.pause()
 
     def client_ready(self) -> None:
         """The client has caught up."""
-        if self._paused:
-            self._unpause()
+        if self._connection is not None:
+            self._connection.resume()
 
     # Towards U.
 
@@ -180,9 +186,9 @@ class Exchange:
     def send_on(self, connection: Connection) -> None:
         """Send the request, and of its body what has come, on `connection`."""
         self._connection = connection
-        connection.user = self
-        connection.transport.write(b"".join((self._message, *self._early)) if self._early else self._message)
+        message = b"".join((self._message, *self._early)) if self._early else self._message
         self._early.clear()
+        connection.ask(self, self._request, message)
 
     def _fail(self, failure: UpstreamFailure) -> None:
         _log.warning("pass-through failed: %s", failure)
@@ -235,8 +241,14 @@ class Exchange:
             else:
                 _log.warning("the upstream broke its answer's body: %s", why or "closed")
                 self._client.break_off()
-        elif connection is not None and connection.used and not self._sent and not self._buffer:
-            self.dial()  # RFC 9112 §9.3.1: the keep-alive race; `Relay.start` reuses for safe requests only
+        elif (
+            connection is not None
+            and connection.used
+            and self._request.repeatable
+            and not self._sent
+            and not self._buffer
+        ):
+            self.dial()  # RFC 9112 §9.3.1: the keep-alive race
         else:
             _log.warning("the upstream closed before its answer: %s", why or "closed")
             self._client.problem(
@@ -291,27 +303,12 @@ class Exchange:
         self._client.tunnel()
 
     def _finish(self, rest: bytes) -> None:
-        """The answer is whole. U's connection serves again if nothing is left on it in either direction."""
+        """The answer is whole."""
         connection, self._connection = self._connection, None
         if connection is not None and self._answer is not None:
-            if self._paused:
-                self._paused = False
-                connection.transport.resume_reading()
-            if rest or not (self._answer.keep_alive and self._head.minor and self._bodiless):
-                connection.close()
-            else:
-                connection.release()
+            private = connection.give_back(self._answer, leftover=bool(rest))
+            self._client.private = connection if private else None
         self._client.answered(keep=self._keep)
-
-    @property
-    def _bodiless(self) -> bool:
-        """The request had no body: whatever U makes of one, no other request comes behind it (CL.0, TE.0)."""
-        return self._head.framing is not _CHUNKED and not self._head.length
-
-    def _unpause(self) -> None:
-        self._paused = False
-        if self._connection is not None:
-            self._connection.transport.resume_reading()
 
     def _malformed(self, why: Refusal) -> None:
         _log.warning("the upstream's answer is malformed: %s", why)

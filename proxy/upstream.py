@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from proxy.connections import SAFE, Connection, Pool
+from proxy.connection import Connection
+from proxy.connections import Pool
 from proxy.core.bodies import Body, body_of
 from proxy.core.fields import end_to_end
 from proxy.core.heads import Framing, Refusal, ResponseHead, find_end, parse_request, parse_response
+from proxy.core.reuse import Outgoing, any_binds
 from proxy.ports import Fields, Response, UpstreamBroken, UpstreamFailure, UpstreamTimedOut, UpstreamUnreachable
 
 #: Bytes of a body that wait for `read` before U is made to wait.
@@ -19,28 +21,33 @@ _VERSION = b"HTTP/1."
 class HttpUpstream:
     """`ports.Upstream` over a pool of connections of its own: waiting exports starve nobody.
 
-    Without `preserve_host` the Host of every request is U's own (CONTRACT §12 `upstream.preserve_host`).
+    Without `preserve_host` the Host of every request is U's own (CONTRACT §12 `upstream.preserve_host`). With
+    `questions` no body and no unsafe method is ever sent: no caller writes on these connections (CONTRACT §2).
     """
 
-    def __init__(self, pool: Pool, *, preserve_host: bool = True) -> None:
+    def __init__(self, pool: Pool, *, preserve_host: bool = True, questions: bool = False) -> None:
         self._pool = pool
         self._preserve_host = preserve_host
+        self._questions = questions
 
     async def send(
         self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
     ) -> Response:
-        """See `ports.Upstream.send`. Raises ValueError for a head that we would not accept ourselves."""
+        """See `ports.Upstream.send`. Raises ValueError for a head that the proxy would not accept itself."""
+        request = Outgoing(method, 1, bool(body), any_binds(fields))
+        if self._questions and not request.repeatable:
+            raise ValueError("a question has a safe method and no body")
         if not self._preserve_host:
             fields = [field for field in fields if field[0].lower() != b"host"]
         message = _message(method, target, fields, body, self._pool.authority)
         answer: _Answer | None = None
         try:
             async with asyncio.timeout(timeout):
-                if method in SAFE and not body and (reused := self._pool.take()) is not None:
-                    answer = _Answer(reused, method, stall)
+                if (reused := self._pool.take(request)) is not None:
+                    answer = _Answer(reused, request, stall)
                     if await answer.ask(message):
                         return answer
-                answer = _Answer(await self._pool.connect(), method, stall)
+                answer = _Answer(await self._pool.connect(), request, stall)
                 await answer.ask(message)
                 return answer
         except TimeoutError as why:
@@ -77,9 +84,9 @@ def _check(head: bytes, method: bytes, target: bytes, fields: Fields) -> None:
 class _Answer:
     """One request's answer: takes a connection's bytes in, hands the body out, makes U wait when nobody reads."""
 
-    def __init__(self, connection: Connection, method: bytes, stall: float) -> None:
+    def __init__(self, connection: Connection, request: Outgoing, stall: float) -> None:
         self._connection = connection
-        self._method = method
+        self._request = request
         self._stall = stall
         #: See `ports.Response`; they mean something once `ask` has returned.
         self.status = 0
@@ -88,11 +95,10 @@ class _Answer:
         self.length: int | None = None
         self.delimited = False
         self._buffer = bytearray()
-        self._reusable = False
+        self._head: ResponseHead | None = None
         self._body: Body | None = None
         self._pieces: deque[bytes] = deque()
         self._held = 0
-        self._paused = False
         self._over = False
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -100,8 +106,7 @@ class _Answer:
     async def ask(self, message: bytes) -> bool:
         """Send the request and wait for the head. False: the reused connection was gone before U could answer."""
         connection = self._connection
-        connection.user = self
-        connection.transport.write(message)
+        connection.ask(self, self._request, message)
         try:
             while self._body is None:
                 await self._change()
@@ -129,9 +134,8 @@ class _Answer:
         data = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._held = 0
-        if self._paused:
-            self._paused = False
-            self._connection.transport.resume_reading()
+        if not self._over:
+            self._connection.resume()
         return data
 
     def close(self) -> None:
@@ -175,7 +179,7 @@ class _Answer:
             if not (self._buffer.startswith(_VERSION) or _VERSION.startswith(self._buffer)):
                 raise Refusal("it does not begin with an HTTP/1 status line")  # noqa: TRY301
             while (end := find_end(self._buffer, searched=searched)) >= 0:
-                head = parse_response(bytes(self._buffer[:end]), self._method)
+                head = parse_response(bytes(self._buffer[:end]), self._request.method)
                 del self._buffer[:end]
                 if head.status >= 200:
                     return self._begin(head)
@@ -195,7 +199,7 @@ class _Answer:
         self.fields = end_to_end(head.fields)
         self.length = head.length if head.framing in (Framing.LENGTH, Framing.NONE) else None
         self.delimited = head.framing is not Framing.CLOSE
-        self._reusable = head.keep_alive
+        self._head = head
         self._body = body_of(head.framing, head.length, decode=True)
         self._wake()
         return rest
@@ -216,22 +220,16 @@ class _Answer:
             self._held += len(forward)
         if self._body.done:
             self._finish(rest)
-        elif self._held > _HIGH and not self._paused:
-            self._paused = True
-            self._connection.transport.pause_reading()
+        elif self._held > _HIGH:
+            self._connection.pause()
         self._wake()
 
     def _finish(self, rest: bytes) -> None:
-        """The body is whole. The connection serves again if nothing is left on it in either direction."""
+        """The body is whole. The connection ends unless it serves any other request."""
+        assert self._head is not None  # noqa: S101
         self._over = True
-        connection = self._connection
-        if self._paused:
-            self._paused = False
-            connection.transport.resume_reading()
-        if rest or not self._reusable or connection.transport.get_write_buffer_size():
-            connection.close()
-        else:
-            connection.release()
+        if self._connection.give_back(self._head, leftover=bool(rest)):
+            self._connection.close()
 
     def _fail(self, failure: UpstreamFailure) -> None:
         self._over = True

@@ -16,8 +16,9 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     "core",
     "ports",
-    "buffered clock deadline logs meter tls",
-    "connections exchange renewal",
+    "buffered clock deadline logs meter sockets tls",
+    "connection exchange renewal",
+    "connections",
     "upstream relay access stores",
     "events runs safe slots space",
     "replies admission",

@@ -10,11 +10,12 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from proxy.connections import Pool, reset
+from proxy.connections import Pool
 from proxy.core.door import Decision, Relay
 from proxy.core.heads import Head
 from proxy.frontdoor import FrontDoor
 from proxy.relay import Relay as Relaying
+from proxy.sockets import reset
 
 #: Bounds every wait of these tests, in seconds.
 LIMIT = 20

@@ -1,0 +1,119 @@
+"""Which connections to VB365 serve another request (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core.heads import parse_request, parse_response
+from proxy.core.reuse import Fate, any_binds, binds, fate, outgoing
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+
+
+def judged(method: bytes = b"GET", fields: bytes = b"", answer: bytes = OK, minor: int = 1, **more: bool) -> Fate:
+    head = parse_request(b"%b / HTTP/1.%d\r\nHost: h\r\n%b\r\n" % (method, minor, fields))
+    return fate(outgoing(head), parse_response(answer, method), **more)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"POST", b"DELETE", b"X"])
+def test_12_after_a_whole_answer_to_a_request_without_a_body_anybody_may_go_on(method: bytes) -> None:
+    assert judged(method) is Fate.SHARED
+    assert judged(method, b"Content-Length: 0\r\n") is Fate.SHARED
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT"])
+@pytest.mark.parametrize("framing", [b"Content-Length: 1", b"Transfer-Encoding: chunked"])
+def test_12_no_request_follows_a_body(method: bytes, framing: bytes) -> None:
+    """VB365 may have left it unread, and read it as the next request."""
+    assert judged(method, framing + b"\r\n") is Fate.CLOSED
+    assert judged(method, framing + b"\r\n", private=True) is Fate.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        (b"HEAD", OK),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 304 Not\r\nContent-Length: 5\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 200 OK\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+        (b"GET", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"),
+    ],
+)
+def test_12_no_request_follows_an_answer_that_leaves_doubt(method: bytes, answer: bytes) -> None:
+    assert judged(method, answer=answer) is Fate.CLOSED
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 204 No\r\n\r\n",
+        b"HTTP/1.1 204 No\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 304 Not\r\nETag: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+def test_12_an_answer_without_doubt_keeps_the_connection(answer: bytes) -> None:
+    assert judged(answer=answer) is Fate.SHARED
+
+
+def test_12_an_http_1_0_request_ends_its_connection() -> None:
+    assert judged(fields=b"Connection: keep-alive\r\n", minor=0) is Fate.CLOSED
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Authorization: NTLM TlRMTVNTUAAB",
+        b"authorization: negotiate YII",
+        b"Proxy-Authorization: Negotiate YII",
+        b"WWW-Authenticate: NTLM",
+        b"www-authenticate:Negotiate",
+        b'WWW-Authenticate: Basic realm="x", NTLM',
+        b"WWW-Authenticate: Bearer\r\nWWW-Authenticate:\tnTLM\tTlRM",
+        b"Proxy-Authenticate: ,Negotiate",
+        b"Persistent-Auth: true",
+    ],
+)
+def test_12_ntlm_and_negotiate_make_the_connection_one_clients_own(line: bytes) -> None:
+    assert judged(fields=line + b"\r\n") is Fate.PRIVATE
+    assert judged(answer=b"HTTP/1.1 401 No\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n") is Fate.PRIVATE
+    name, _, value = line.rpartition(b"\n")[2].partition(b":")
+    assert any_binds([(b"X", b"y"), (name, value.strip())])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Authorization: Bearer NTLM",
+        b"Authorization: Bearer negotiate.ntlm.x",
+        b"X-Negotiate: NTLM",
+        b"Cookie: ntlm=Negotiate",
+        b"WWW-Authenticate: NTLMv3",
+    ],
+)
+def test_12_other_words_that_look_like_it_do_not(line: bytes) -> None:
+    assert judged(fields=line + b"\r\n") is Fate.SHARED
+    assert not binds(line + b"\r\n")
+
+
+def test_12_what_was_one_clients_own_stays_so() -> None:
+    assert judged(private=True) is Fate.PRIVATE
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "repeatable"),
+    [
+        (b"GET", b"", True),
+        (b"HEAD", b"", True),
+        (b"GET", b"Content-Length: 1\r\n", False),
+        (b"POST", b"", False),
+        (b"POST", b"Content-Length: 0\r\n", False),
+        (b"DELETE", b"", False),
+        (b"get", b"", False),
+    ],
+)
+def test_12_only_safe_requests_without_a_body_may_go_out_twice(method: bytes, fields: bytes, repeatable: bool) -> None:
+    assert outgoing(parse_request(method + b" / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n")).repeatable is repeatable
