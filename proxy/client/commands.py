@@ -24,7 +24,7 @@ from proxy.client.faults import INTERRUPTED, Fault
 from proxy.client.job import Job
 from proxy.client.output import Stderr, complain, laid_out, pretty, print_result
 from proxy.client.proxy import Proxy
-from proxy.core.text import visible
+from proxy.core.text import UTF_16, NotUtf8, visible
 
 Work = Callable[[Proxy, Display], Awaitable[Outcome]]
 
@@ -42,6 +42,7 @@ Output = Annotated[
         help="A file (replaced), or a directory (the server's file name, nothing replaced)",
     ),
 ]
+_WAIT = "Wait as long as a 429 or 503 asks for; with --no-download also until the export has ended"
 Release = Annotated[bool, typer.Option("--release", help="Let the proxy drop its copy once the file is here")]
 CancelOnInterrupt = Annotated[
     bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the export; without it, the export goes on")
@@ -60,7 +61,12 @@ def export_command(
         str, typer.Option(help="A kick-off with a key that was used before joins that export; 'none' sends no key")
     ] = "auto",
     download: Annotated[bool, typer.Option(help="Fetch the file, or print the job's URL instead")] = True,
-    wait: Annotated[bool, typer.Option("--wait", help="With --no-download: wait until the export has ended")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait", help="Wait as long as a 429 or 503 asks; with --no-download also until the export has ended"
+        ),
+    ] = False,
     release: Release = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> None:
@@ -69,14 +75,19 @@ def export_command(
     Prints the file's path. Exit codes: 0 success, 3 success with a warning, 1 failed, 2 usage, 4 cancelled, 130 Ctrl-C.
     """
     wishes = Wishes(
-        output=output, wait=wait, download=download, release=release, cancel_on_interrupt=cancel_on_interrupt
+        output=output,
+        segment=connection.segment,
+        wait=wait,
+        download=download,
+        release=release,
+        cancel_on_interrupt=cancel_on_interrupt,
     )
 
     async def work(proxy: Proxy, display: Display) -> Outcome:
         return await export(proxy, display, path, content, content_type, _key(idempotency_key), wishes)
 
     with _faults():
-        content = _body(body)
+        content = _body(body, content_type)
         version = _version(path)
     _run(replace(connection, api=version or connection.api), work)
 
@@ -199,15 +210,23 @@ def _faults() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from why
 
 
-def _body(given: str | None) -> bytes | None:
-    """The bytes to send, as they are: bodies in the wild are not strict JSON, so they are never parsed."""
+def _body(given: str | None, content_type: str) -> bytes | None:
+    """The bytes to send, as they are: bodies in the wild are not strict JSON, so they are never parsed.
+
+    Raises `Fault` for a file that cannot be read, and for JSON in UTF-16, which VB365 does not read (RFC 8259 §8.1).
+    """
     if given is None:
         return None
-    if given == "-":
-        return sys.stdin.buffer.read()
     if given.lstrip()[:1] in ("{", "["):
-        return given.encode()
-    return Path(given.removeprefix("@")).read_bytes()
+        return given.encode(errors="surrogateescape")
+    path = Path(given.removeprefix("@"))
+    try:
+        body = sys.stdin.buffer.read() if given == "-" else path.read_bytes()
+    except OSError as why:
+        raise Fault(f"--body: {path} cannot be read: {why.strerror}", code=2) from why
+    if "json" in content_type.lower() and body.startswith(UTF_16):
+        raise Fault(f"--body: {'stdin' if given == '-' else path} is UTF-16: {NotUtf8.fix}", code=2)
+    return body
 
 
 def _version(path: str) -> str | None:

@@ -23,10 +23,11 @@ _GONE = frozenset({404, 410})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the user wants done with the job. `output` is a file, a directory, or None for the working
-    directory."""
+    """What the user wants done with the job. `output` is a file, a directory, or None for the working directory;
+    `wait` also waits for a kick-off that is refused for now; `segment` is the proxy's own path segment."""
 
     output: str | None = None
+    segment: str = "_async"
     wait: bool = True
     download: bool = True
     release: bool = False
@@ -45,12 +46,16 @@ async def export(
     proxy: Proxy, display: Display, path: str, body: bytes | None, content_type: str, key: str | None, wishes: Wishes
 ) -> Outcome:
     """Kick off the export at `path` and see it through."""
+    await proxy.check(wishes.segment)
     display.say(f"POST {path}")
     try:
-        job, at = await proxy.kick_off(path, body, content_type=content_type, key=key)
+        job, at = await proxy.kick_off(path, body, content_type=content_type, key=key, patient=wishes.wait)
     except (Unreachable, asyncio.CancelledError):
-        session = f" --session {match[1]}" if (match := _SESSION.search(path)) else ""
-        display.say(f"Whether the export has started is not known. This tells: vb365-async-proxy jobs list{session}")
+        if proxy.sent("POST", path):
+            session = f" --session {match[1]}" if (match := _SESSION.search(path)) else ""
+            display.say(
+                f"Whether the export has started is not known. This tells: vb365-async-proxy jobs list{session}"
+            )
         raise
     display.say(f"202 Accepted: job {job.id}, {proxy.url(at)}")
     if not (wishes.wait or wishes.download):

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import aiohttp
 from yarl import URL
 
-from proxy.client.faults import Fault, Refused, Unreachable
+from proxy.client.causes import cause
+from proxy.client.faults import Fault, Refused
 from proxy.core.outcome import said
 
 #: Called with the head of every answer, for those who want to see the wire.
@@ -38,6 +39,11 @@ class Answer:
         if not isinstance(document, dict):
             raise Fault(f"The server answered {self.status} without a JSON document: is --url the proxy's address?")
         return document
+
+    @property
+    def of_a_proxy(self) -> bool:
+        """Whether the error was made by a proxy: its own mark, or its type (CONTRACT §11)."""
+        return "X-VB365-Async" in self.fields or b'"urn:vb365-async:' in self.body
 
     @property
     def retry_after(self) -> int | None:
@@ -69,9 +75,17 @@ class Http:
         self.base = base.rstrip("/")
         self._tls = tls
         self._trace = trace
+        self._answered = False
+        self._sent: set[tuple[str, URL]] = set()
 
     async def __aenter__(self) -> Http:
+        async def note(session: object, context: object, params: aiohttp.TraceRequestHeadersSentParams) -> None:
+            self._sent.add((params.method, params.url))
+
+        traces = aiohttp.TraceConfig()
+        traces.on_request_headers_sent.append(note)
         self._session = aiohttp.ClientSession(
+            trace_configs=[traces],
             connector=aiohttp.TCPConnector(ssl=self._tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -89,18 +103,24 @@ class Http:
     async def open(
         self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is still to be read. Raises `Unreachable` when it breaks, also inside the block."""
+        """An answer whose body is still to be read. Raises `Unreachable` when it breaks, also inside the block.
+
+        Raises `Fault` with exit code 2 for what another try cannot help.
+        """
         url = URL(self.base + path, encoded=True)  # anything else would change odd targets
         sent = {"Accept-Encoding": "identity", **fields}
         try:
             async with self._session.request(method, url, headers=sent, data=body, allow_redirects=False) as response:
+                self._answered = True
                 if self._trace is not None:
                     self._trace(response)
                 yield response
-        except aiohttp.ClientSSLError as why:
-            raise Fault(f"The certificate of {self.base} is not trusted ({why}): see --ca-file and --insecure") from why
         except (aiohttp.ClientError, TimeoutError) as why:
-            raise Unreachable(f"{self.base}: {str(why) or type(why).__name__}") from why
+            raise await cause(why, url, self.base, connected=self._answered) from why
+
+    def sent(self, method: str, path: str) -> bool:
+        """Whether such a request may have reached the server: its head was written to a connection."""
+        return (method, URL(self.base + path, encoded=True)) in self._sent
 
     async def call(self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None) -> Answer:
         """One exchange, its answer whole."""

@@ -74,6 +74,8 @@ class FakeProxy:
                 request.transport.close()
                 return web.Response()
             return web.json_response({"message": "not now"}, status=int(status), headers=fields)
+        if request.raw_path == "/_async/openapi.json":
+            return web.json_response({"openapi": "3.1.0"})
         if request.raw_path.endswith("/token"):
             return self.token(self.seen[-1][3].decode())
         if request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:

@@ -235,9 +235,9 @@ def test_polls_outlive_a_restart_but_not_for_ever(run: Any, fake: FakeProxy, sle
 
 def test_nobody_there_is_told_within_few_tries(run: Any, slept: list[float]) -> None:
     result = run("jobs", "list", "--url", "http://127.0.0.1:9")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert slept == [1, 2, 4]
-    assert "http://127.0.0.1:9: Cannot connect" in result.stderr
+    assert "http://127.0.0.1:9: Cannot connect: Connection refused" in result.stderr
 
 
 def test_a_server_that_is_no_proxy_is_told_apart(run: Any, fake: FakeProxy) -> None:

@@ -86,7 +86,7 @@ def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -
     authority.cert_pem.write_to_path("ca.pem")
     with serving(tls) as fake:
         result = run("jobs", "show", ID, VB365_URL=fake.url)
-        assert (result.exit_code, "see --ca-file and --insecure" in result.stderr) == (1, True)
+        assert (result.exit_code, "see --ca-file and --insecure" in result.stderr) == (2, True)
         assert run("jobs", "show", ID, "--ca-file", "ca.pem", VB365_URL=fake.url).exit_code == 0
         result = run("jobs", "show", ID, "--insecure", VB365_URL=fake.url)
         assert (result.exit_code, "WARNING" in result.stderr) == (0, True)
@@ -94,7 +94,15 @@ def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -
 
 def test_a_missing_body_file_is_told_before_anything_is_sent(run: Any, fake: FakeProxy) -> None:
     result = run("export", "--path", EXPORT, "--body", "nowhere.json")
-    assert (result.exit_code, "nowhere.json" in result.stderr, fake.seen) == (1, True, [])
+    assert (result.exit_code, "nowhere.json" in result.stderr, fake.seen) == (2, True, [])
+
+
+def test_a_body_in_utf_16_is_named(run: Any, fake: FakeProxy, here: Path) -> None:
+    """RFC 8259 §8.1: JSON is UTF-8; Windows PowerShell's `>` is not."""
+    (here / "body.json").write_text("{}", encoding="utf-16")
+    result = run("export", "--path", EXPORT, "--body", "body.json")
+    assert (result.exit_code, result.stderr) == (2, "--body: body.json is UTF-16: save it as UTF-8\n")
+    assert fake.seen == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent to a child process")
