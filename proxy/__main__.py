@@ -224,7 +224,8 @@ def _ask(address: tuple[str, int], path: str, timeout: float) -> int:
 
     connection = HTTPConnection(*address, timeout=timeout)
     try:
-        connection.request("GET", path)
+        # the listener answers to localhost, but to the name in admin.address only if admin.hosts lists it
+        connection.request("GET", path, headers={"Host": "localhost"})
         answer = connection.getresponse()
         typer.echo(f"{answer.status} {answer.read(1000).decode(errors='replace')}".strip())
     except (OSError, HTTPException) as why:

@@ -17,6 +17,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from proxy import __version__, logs, renewal
 from proxy.access import Access
+from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.answers import Site
@@ -31,7 +32,7 @@ from proxy.download import Download
 from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
-from proxy.ports import StoreUnavailable
+from proxy.ports import StoreUnavailable, Upstream
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.resources import Resources
@@ -121,16 +122,7 @@ class Running:
             head_timeout=settings.listen.head_timeout,
             max_connections=settings.listen.max_connections,
         )
-        admin = Admin(
-            checks=Readiness(
-                upstream=questions,
-                jobs=jobs,
-                artifacts=artifacts,
-                patience=settings.exports.preflight_timeout,
-                min_free=settings.storage.min_free,
-            ),
-            token=settings.admin.token.get_secret_value() if settings.admin.token else None,
-        )
+        admin = _admin(settings, questions, jobs, runner)
         await self._listen_admin(admin)
         await self._listen(door)
         closing.callback(setattr, admin, "draining", True)
@@ -298,6 +290,17 @@ def _service(
         now=now,
     )
     return Service(gateway, resources)
+
+
+def _admin(settings: Settings, upstream: Upstream, jobs: DiskJobs, runner: Runner) -> Admin:
+    token = settings.admin.token
+    return Admin(
+        checks=Readiness(
+            upstream=upstream, jobs=jobs, shortage=runner.shortage, patience=settings.upstream.check_timeout
+        ),
+        hosts=settings.admin.hosts,
+        guard=TokenGuard(token.get_secret_value(), monotonic) if token else None,
+    )
 
 
 def _door(settings: Settings) -> Door:

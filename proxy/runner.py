@@ -88,6 +88,11 @@ class Runner:
         """Jobs that wait for a slot."""
         return self._slots.waiting
 
+    async def shortage(self) -> str | None:
+        """Why there is too little space for another export, None when there is enough. Raises `StoreUnavailable`."""
+        await self._space.measure()
+        return self._space.shortage()
+
     async def start(self) -> None:
         """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
         await self._space.measure()

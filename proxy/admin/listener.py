@@ -1,51 +1,68 @@
-"""Health for operators and orchestrators: /healthz and /readyz (CONTRACT §15)."""
+"""The operator's listener (CONTRACT §16): /healthz and /readyz."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
+
+from proxy.admin.guard import TokenGuard, is_served
 
 #: The names of what is checked, with what is wrong about each; None when it is well.
 Checks = Callable[[], Awaitable[dict[str, str | None]]]
 _OPEN = ("/healthz", "/readyz")
+_FIELDS = {"Cache-Control": "no-store"}
 
 
 class Admin:
-    """The admin application. `token` is asked for on all but the health paths; `checks` tells readiness."""
+    """The admin application. `checks` tells readiness, `hosts` are the names that it answers to beside localhost and
+    IP addresses, `guard` is asked on all but the health paths.
+    """
 
-    def __init__(self, *, checks: Checks, token: str | None) -> None:
+    def __init__(self, *, checks: Checks, hosts: Collection[str], guard: TokenGuard | None) -> None:
         self._checks = checks
-        self._token = token
+        self._hosts = hosts
+        self._guard = guard
         self.draining = False
 
     def application(self) -> web.Application:
         """What to serve."""
-        application = web.Application(middlewares=[self._guard])
+        application = web.Application(middlewares=[self._admit])
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._ready)
         return application
 
     @web.middleware
-    async def _guard(
+    async def _admit(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if self._token is not None and request.path not in _OPEN:
-            sent = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(sent.encode(), f"Bearer {self._token}".encode()):
-                return web.json_response(
-                    {"error": "Send the admin token: Authorization: Bearer …"},
-                    status=401,
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
+        hosts = request.headers.getall("Host", [])
+        # the authority of an absolute-form target would override Host (RFC 9112 §3.2.2)
+        if len(hosts) != 1 or not is_served(hosts[0], self._hosts) or not request.raw_path.startswith("/"):
+            return _refusal(421, "Ask by IP address, as localhost, or by a name that admin.hosts lists.")
+        if self._guard is not None and request.path not in _OPEN:
+            return self._judge(self._guard, request) or await handler(request)
         return await handler(request)
 
+    def _judge(self, guard: TokenGuard, request: web.Request) -> web.Response | None:
+        """The refusal of a request that needs the token; None lets it pass."""
+        sent, address = request.headers.get("Authorization"), request.remote or ""
+        if sent is not None and (wait := guard.wait(address)):
+            return _refusal(429, "Too many wrong tokens. Try again later.", {"Retry-After": str(wait)})
+        if sent is None or not guard.accepts(sent, address):
+            return _refusal(401, "Send the admin token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+        return None
+
     async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "alive"})
+        return web.json_response({"status": "alive"}, headers=_FIELDS)
 
     async def _ready(self, request: web.Request) -> web.Response:
         """503 first thing on shutdown, so that balancers look elsewhere before the listener closes."""
-        problems = {"shutdown": "the proxy is stopping"} if self.draining else await self._checks()
-        ready = not any(problems.values())
-        return web.json_response({"ready": ready, "checks": problems}, status=200 if ready else 503)
+        reasons = {"shutdown": "the proxy is stopping"} if self.draining else await self._checks()
+        ready = not any(reasons.values())
+        checks = {name: {"ok": True} if why is None else {"ok": False, "reason": why} for name, why in reasons.items()}
+        return web.json_response({"ready": ready, "checks": checks}, status=200 if ready else 503, headers=_FIELDS)
+
+
+def _refusal(status: int, text: str, fields: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": text}, status=status, headers=_FIELDS | (fields or {}))
