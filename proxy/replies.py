@@ -76,6 +76,7 @@ def facts(response: Response, id: str, size: int | None) -> Answer:
         file_name=file_name(value(response.fields, b"content-disposition"), f"export-{id}"),
         size=size,
         etag=text(value(response.fields, b"etag")),
+        last_modified=text(value(response.fields, b"last-modified")),
     )
 
 

@@ -11,7 +11,7 @@ import structlog
 
 from proxy.core.errors import Problem
 from proxy.core.jobs import Event, Job, JobError, Refused, advance
-from proxy.ports import Fields, JobStore, StoreUnavailable
+from proxy.ports import Fields, JobStore, LocalShortage, PartialLost, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -82,13 +82,17 @@ class Lost(Exception):
 
 
 async def until_available(ask: Callable[[], Awaitable[_T]], **about: str) -> _T:
-    """Ask an unavailable store again until it answers: nothing is lost because it was away for a while."""
+    """Repeat what failed for a reason of this machine until it succeeds: nothing is lost because a store was away or
+    descriptors ran out for a while. `about` goes into the log.
+    """
     delay = 0.1
     while True:
         try:
             return await ask()
-        except StoreUnavailable as why:
-            log.warning("store not available, asking again", reason=str(why), **about)
+        except PartialLost:
+            raise
+        except (StoreUnavailable, LocalShortage) as why:
+            log.warning("not possible now, trying again", reason=str(why), **about)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5.0)
 

@@ -55,13 +55,18 @@ class Space:
 
     async def stored(self, id: str, count: int) -> None:
         """`count` more bytes of the job's file are stored. Raises `StorageFull` when a file of unknown length takes
-        the last room that others were not promised, `StoreUnavailable`."""
+        the last room that others were not promised, `StoreUnavailable` if that is not known: `check` again."""
         self._written += count
         if id in self._promised:
             self._promised[id] = max(0, self._promised[id] - count)
             return
         if self._left() < 0:
-            await self.measure()
+            await self.check()
+
+    async def check(self) -> None:
+        """Ask the store whether there is room for what was promised and stored. Raises `StorageFull`,
+        `StoreUnavailable`."""
+        await self.measure()
         if self._left() < 0:
             raise StorageFull("a file of unknown length has outgrown the free space")
 

@@ -1,18 +1,16 @@
-"""One export, driven from its POST at U to a committed artifact (CONTRACT §3.7, §5, §10)."""
+"""One export, driven from its POST at VB365 to a committed artifact (CONTRACT §3.7, §5, §10)."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
 
+from proxy.continuation import Continuation, Part
 from proxy.core.errors import Problem
-from proxy.core.formats import sniff
 from proxy.core.jobs import (
     Answer,
     Answered,
@@ -20,7 +18,6 @@ from proxy.core.jobs import (
     ErrorCode,
     Finalizing,
     Job,
-    Received,
     Restarted,
     Succeeded,
     advance,
@@ -28,13 +25,13 @@ from proxy.core.jobs import (
 )
 from proxy.core.outcome import secrets
 from proxy.events import Watch
-from proxy.meter import Meter
 from proxy.ports import (
     Artifact,
     ArtifactStore,
+    Field,
     JobStore,
     LengthMismatch,
-    Partial,
+    PartialLost,
     Response,
     StorageFull,
     StoreUnavailable,
@@ -43,15 +40,14 @@ from proxy.ports import (
     UpstreamFailure,
     UpstreamTimedOut,
 )
-from proxy.replies import collect, encoding, error, facts, refusal, text, value
+from proxy.reception import Reception
+from proxy.replies import collect, encoding, error, facts, refusal
 from proxy.runs import Dropped, JobFailed, Record, Relayed, Run, Suspended, until_available
 from proxy.space import Space
 
 log = structlog.get_logger(__name__)
 
-_PROGRESS_INTERVAL = 1.0
 _BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
-_CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +86,8 @@ class Transfer:
         self._holder = holder
         self._now = now
         self._record: Record
+        self._file: Reception
         self._body = b""
-        self._partial: Partial
-        self._first_bytes = b""
-        self._format: str | None = None
         self._fruitless = 0
         self._unheard = 0.0
         self._posted = now()
@@ -104,28 +98,28 @@ class Transfer:
             await self._run_to_the_end(job)
         except StorageFull as why:
             raise JobFailed(error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
+        except PartialLost as why:
+            message = "The stored part of the file is lost. Start the export again."
+            raise JobFailed(error(ErrorCode.INTERRUPTED, message)) from why
 
     async def _run_to_the_end(self, job: Job) -> None:
         self._record = Record(self._jobs, job, self._now)
         self._body = await self._request_body(job)
-        # the format is on record before the first bytes, which tell it, are stored: without it nothing can go on
-        kept = await self._artifacts.resume(job.id) if job.answer is not None and job.format is not None else None
-        resumes = kept is not None and kept.offset > 0
-        self._partial = kept if kept is not None and resumes else await self._artifacts.create(job.id)
+        self._file = Reception(self._record, self._artifacts, self._space)
+        await self._file.open()
         try:
-            if not resumes:
+            if not self._file.offset:
                 self._bound_attempts()
             elif job.attempt == 1 and job.started is not None:
                 self._posted = job.started
-            await self._record.settle(Claimed(self._holder, self._partial.offset))
-            self._format = self._record.job.format
+            await self._record.settle(Claimed(self._holder, self._file.offset))
             verified = await self._receive()
             await self._finish(verified)
         except (Suspended, asyncio.CancelledError):
-            await self._keep()
+            await self._file.keep()
             raise
         except BaseException:
-            await self._partial.discard()
+            await self._file.discard()
             raise
 
     async def _request_body(self, job: Job) -> bytes:
@@ -134,24 +128,19 @@ class Transfer:
             raise JobFailed(error(ErrorCode.INTERRUPTED, "The body of the request is lost. Start the export again."))
         return body
 
-    async def _keep(self) -> None:
-        """What could not be stored any more is fetched again."""
-        try:
-            await asyncio.shield(self._partial.keep())
-        except (StorageFull, StoreUnavailable) as why:
-            log.warning("part of the file not kept", job=self._run.id, reason=str(why))
-
     async def _receive(self) -> bool:
         """All bytes into the partial file, over as many POSTs as it takes; True if their number is proven."""
+        if self._file.offset and self._file.offset == self._answer.size:
+            # interrupted between the last byte and the commit: there is nothing to ask VB365 for
+            await self._record.settle(Answered(self._answer))
+            return True
         while True:
-            response = await self._post()
-            if response is None:
-                continue
-            try:
-                if await self._take(response):
-                    return response.delimited or self._answer.size is not None
-            finally:
-                response.close()
+            if self._file.offset:
+                done = await self._continue()
+            else:
+                done = await self._begin()
+            if done is not None:
+                return done
 
     @property
     def _answer(self) -> Answer:
@@ -159,42 +148,85 @@ class Transfer:
         assert answer is not None  # noqa: S101  # Answered precedes every use
         return answer
 
-    async def _post(self) -> Response | None:
-        """One POST of the export, from the stored offset on. None: try again. The head of the answer is accepted."""
-        offset = self._partial.offset
-        fields = list(self._run.fields)
-        if not offset:
-            self._posted = self._now()
-        else:
-            fields.append((b"Range", b"bytes=%d-" % offset))
+    async def _begin(self) -> bool | None:
+        """One POST from zero. True or False: every byte is stored, and their number is proven or not. None: go on."""
+        self._posted = self._now()
+        response = await self._post([])
+        if response is None:
+            return None
+        try:
+            await self._accept(response)
+            return await self._take(response)
+        finally:
+            response.close()
+
+    async def _continue(self) -> bool | None:
+        """One POST for the rest of the file; returns as `_begin` does (CONTRACT §10).
+
+        A 206 is taken if it is proven that it carries the rest of the same file, a 200 as a new attempt.
+        """
+        wanted = Continuation.of(self._answer, self._file.offset)
+        response = await self._post(wanted.fields)
+        if response is None:
+            return None
+        try:
+            part = wanted.part(response, self._run.id)
+            if part is not None:
+                return await self._take_part(response, wanted, part)
+            if response.status == 401:
+                raise Suspended
+            await self._start_over(f"the answer {response.status} does not continue the file")
+            if response.status != 200:
+                return None
+            await self._accept(response)
+            return await self._take(response)
+        finally:
+            response.close()
+
+    async def _take_part(self, response: Response, wanted: Continuation, part: Part) -> bool | None:
+        """Take a 206 whose head fits, once its first bytes have proven to be those that are stored."""
+        overlap = await self._file.read(part.start, wanted.stored)
+        try:
+            rest = await wanted.rest(response, overlap)
+        except UpstreamFailure as why:
+            await self._pause(why)
+            return None
+        if rest is None:
+            await self._start_over("the stored bytes are those of another file")
+            return None
+        await self._file.promise(part.total - self._file.offset)
+        await self._record.settle(Answered(replace(self._answer, size=part.total)))
+        return await self._take(response, rest, part)
+
+    async def _post(self, more: list[Field]) -> Response | None:
+        """Send the export with `more` fields. None: there was no answer, and another POST may follow."""
+        try:
+            return await until_available(lambda: self._ask(more), job=self._run.id)
+        except UpstreamFailure as why:
+            await self._no_answer(why)
+            return None
+
+    async def _ask(self, more: list[Field]) -> Response:
         request = self._record.job.request
         self._run.asking = True
         try:
             response = await self._upstream.send(
                 request.method.encode(),
                 request.target.encode("latin-1"),
-                fields,
+                [*self._run.fields, *more],
                 self._body,
                 timeout=self._policy.generate_timeout,
                 stall=self._policy.stall_timeout,
             )
-        except UpstreamFailure as why:
+        except UpstreamFailure:
             self._run.asking = False
-            await self._no_answer(why, offset)
-            return None
-        self._run.asking = False
-        try:
-            if await (self._continues(response, offset) if offset else self._begins(response)):
-                return response
-        except BaseException:
-            response.close()
             raise
-        response.close()
-        return None
+        self._run.asking = False
+        return response
 
-    async def _no_answer(self, why: UpstreamFailure, offset: int) -> None:
+    async def _no_answer(self, why: UpstreamFailure) -> None:
         """CONTRACT §10: a POST from zero is never repeated blindly; a continuation is, in bounds."""
-        if offset:
+        if self._file.offset:
             await self._pause(why)
             return
         timed_out = isinstance(why, UpstreamTimedOut)
@@ -203,8 +235,8 @@ class Transfer:
             await self._drop(self._run.unanswered)
         raise JobFailed(error(_code_of(why), str(why))) from why
 
-    async def _begins(self, response: Response) -> bool:
-        """Accept the answer to a POST from zero: 200, or it is relayed or recorded."""
+    async def _accept(self, response: Response) -> None:
+        """Accept the head of a whole file: 200, or it is relayed or recorded."""
         if response.status != 200:
             await self._refused(response)
         if (coding := encoding(response.fields)) is not None:
@@ -213,10 +245,9 @@ class Transfer:
         size = response.length
         self._space.release(self._run.id)
         if size is not None:
-            await self._space.promise(self._run.id, size)
+            await self._file.promise(size)
         await self._record.settle(Answered(facts(response, self._record.job.id, size)))
         self._run.go_on()
-        return True
 
     async def _refused(self, response: Response) -> None:
         relayed = await collect(response)
@@ -249,37 +280,10 @@ class Transfer:
         while current is not None and not await self._jobs.remove(current):
             current = await self._jobs.get(current.id)
 
-    async def _continues(self, response: Response, offset: int) -> bool:
-        """Accept the answer to a continuation: a fitting 206, or a 200 that starts over (CONTRACT §10)."""
-        if response.status == 206 and (total := self._fitting_total(response, offset)) is not None:
-            await self._space.promise(self._run.id, total - offset)
-            await self._record.settle(Answered(replace(self._answer, size=total)))
-            return True
-        if response.status == 401:
-            raise Suspended
-        log.info("continuation not possible, starting over", job=self._run.id, status=response.status, offset=offset)
-        await self._start_over()
-        return response.status == 200 and await self._begins(response)
-
-    def _fitting_total(self, response: Response, offset: int) -> int | None:
-        """The file's size, if this 206 carries the rest of the very file that was begun."""
-        match = _CONTENT_RANGE.fullmatch(value(response.fields, b"content-range") or b"")
-        answer = self._answer
-        if match is None or int(match[1]) != offset or not offset <= int(match[2]) < int(match[3]):
-            return None
-        etag = text(value(response.fields, b"etag"))
-        if etag is not None and answer.etag is not None and etag != answer.etag:
-            return None
-        if encoding(response.fields) is not None:
-            return None
-        total = int(match[3])
-        return total if answer.size in (None, total) else None
-
-    async def _start_over(self) -> None:
+    async def _start_over(self, reason: str) -> None:
+        log.info("starting over", job=self._run.id, offset=self._file.offset, reason=reason)
         self._bound_attempts()
-        await self._partial.discard()
-        self._partial = await self._artifacts.create(self._run.id)
-        self._first_bytes, self._format = b"", None
+        await self._file.restart()
         await self._record.settle(Restarted())
 
     def _bound_attempts(self) -> None:
@@ -287,76 +291,48 @@ class Transfer:
             message = f"No complete file after {self._policy.attempts} attempts"
             raise JobFailed(error(ErrorCode.TRUNCATED, message))
 
-    async def _take(self, response: Response) -> bool:
-        """Store the body. True at its proven end; False if it broke and can be continued."""
-        begun = self._partial.offset
+    async def _take(self, response: Response, rest: bytes = b"", part: Part | None = None) -> bool | None:
+        """Store the body, of which `rest` was read before; `part` says what of the file it is, None all of it."""
+        before = self._file.offset
         try:
-            await self._copy(response)
+            await self._file.copy(response, rest)
         except UpstreamFailure as why:
-            if self._partial.offset > begun:
-                self._fruitless, self._unheard = 0, 0.0
-            await self._report(asyncio.get_running_loop().time())
-            await self._pause(why)
-            if self._partial.offset == 0:
-                await self._start_over()
-            return False
-        size = self._answer.size
-        if size is not None and begun < self._partial.offset < size and response.status == 206:
-            return False  # a shorter range than asked for: the next POST goes on from there
-        if size is not None and self._partial.offset != size:
-            message = f"The file has {self._partial.offset} bytes, {size} were announced"
+            progress = self._count_progress(before)
+            await self._file.report()
+            await self._pause(why, progress=progress)
+            if not self._file.offset:
+                await self._start_over("no byte is stored")
+            return None
+        size, offset = self._answer.size, self._file.offset
+        if part is not None and offset > part.stop:
+            await self._start_over(f"more bytes came than the {part.stop - part.start} announced")
+            return None
+        if part is not None and offset < part.total:
+            # a shorter range than asked for: the next POST goes on from there
+            if not self._count_progress(before):
+                await self._pause(UpstreamBroken("the answer brought no new byte", delivered=True))
+            return None
+        if size is not None and offset != size:
+            message = f"The file has {offset} bytes, {size} were announced"
             raise JobFailed(error(ErrorCode.TRUNCATED, message))
+        return response.delimited or size is not None
+
+    def _count_progress(self, before: int) -> bool:
+        """True if there are more bytes than the `before` there were: the failures in a row end."""
+        if self._file.offset == before:
+            return False
+        self._fruitless, self._unheard = 0, 0.0
         return True
 
-    async def _copy(self, response: Response) -> None:
-        time = asyncio.get_running_loop().time
-        self._meter = Meter(self._partial.offset, time())
-        while self._format is None and (chunk := await response.read()):
-            await self._look(chunk)
-            await self._store(chunk)
-        async with self._reporting():
-            while chunk := await response.read():
-                await self._store(chunk)
-
-    async def _store(self, chunk: bytes) -> None:
-        await self._partial.write(chunk)
-        await self._space.stored(self._run.id, len(chunk))
-
-    @asynccontextmanager
-    async def _reporting(self) -> AsyncIterator[None]:
-        """CONTRACT §5: `bytesReceived` is at most 2 s old, also when no more bytes come."""
-        reporter = asyncio.create_task(self._report_regularly())
-        try:
-            yield
-        finally:
-            reporter.cancel()
-            await asyncio.gather(reporter, return_exceptions=True)
-
-    async def _report_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(_PROGRESS_INTERVAL)
-            if self._partial.offset > self._record.job.received:
-                await self._report(asyncio.get_running_loop().time())
-
-    async def _look(self, chunk: bytes) -> None:
-        self._first_bytes += chunk[:16]
-        self._format = sniff(self._first_bytes)
-        if self._format is not None:
-            await self._report(asyncio.get_running_loop().time())
-
-    async def _report(self, moment: float) -> None:
-        received = self._partial.offset
-        try:
-            await self._record.advance(Received(received, self._meter.update(received, moment), self._format))
-        except StoreUnavailable as why:
-            log.warning("progress not stored", job=self._run.id, reason=str(why))
-
-    async def _pause(self, why: UpstreamFailure) -> None:
+    async def _pause(self, why: UpstreamFailure, *, progress: bool = False) -> None:
         """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new byte.
 
-        Those that U never saw (it restarts) are bounded by the time that a transfer may stall.
+        Those that VB365 never saw (it restarts) are bounded by the time that a transfer may stall.
         """
-        log.warning("transfer interrupted", job=self._run.id, offset=self._partial.offset, reason=str(why))
+        log.warning("transfer interrupted", job=self._run.id, offset=self._file.offset, reason=str(why))
+        if progress:
+            await asyncio.sleep(_BACKOFF[0])
+            return
         if not why.delivered and self._unheard < self._policy.stall_timeout:
             pause = _BACKOFF[min(int(self._unheard), len(_BACKOFF) - 1)]
             self._unheard += pause
@@ -369,20 +345,20 @@ class Transfer:
         await asyncio.sleep(_BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1])
 
     async def _finish(self, verified: bool) -> None:
-        self._format = self._format or "Other"
-        size = self._partial.offset
+        kind = self._file.format or "Other"
+        size = self._file.offset
         job = await self._record.settle(Finalizing(size))
         warning = not verified or await self._warned(job)
 
         def succeeded(artifact: Artifact) -> Succeeded:
             digest = base64.b64encode(artifact.sha256).decode()
-            return Succeeded(size, digest, self._now() + self._policy.result_ttl, self._format, warning)
+            return Succeeded(size, digest, self._now() + self._policy.result_ttl, kind, warning)
 
         def memo(artifact: Artifact) -> bytes:
             return encode(advance(job, succeeded(artifact), self._now()))
 
         try:
-            artifact = await self._partial.commit(size, memo)
+            artifact = await until_available(lambda: self._file.partial.commit(size, memo), job=job.id)
         except LengthMismatch as why:
             raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
         # `Lost` if the caller ended the job meanwhile: the runner removes the file, if the record does not promise it

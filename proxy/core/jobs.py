@@ -81,12 +81,15 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The facts of the upstream's 200 head: `size` in bytes when announced, `etag` the upstream's own validator."""
+    """The facts of the upstream's 200 head: `size` in bytes when announced, `etag` the upstream's own validator and
+    `last_modified` its Last-Modified, as sent.
+    """
 
     media_type: str
     file_name: str
     size: int | None
     etag: str | None
+    last_modified: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

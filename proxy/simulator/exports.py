@@ -17,7 +17,7 @@ from proxy.simulator.faults import Effects
 from proxy.simulator.operations import Operation
 from proxy.simulator.sessions import Event, Session, Sessions
 from proxy.simulator.settings import SimulatorSettings
-from proxy.simulator.transfer import UNSATISFIABLE, Cut, Delivery, Transfer, byte_range
+from proxy.simulator.transfer import UNSATISFIABLE, Cut, Delivery, Transfer, byte_range, if_range
 from proxy.simulator.wire import Answer, Wire, altered, json_answer
 
 OUTLOOK = "To perform export to PST, 64-bit version of Microsoft Outlook 2013 or later must be installed"
@@ -155,7 +155,10 @@ class Exports:
         delivery.outcome = "refused"
 
     async def _answer(self, call: Call, wire: Wire, made: Generation, delivery: Delivery, fx: Effects) -> None:
-        asked = None if fx.ignore_range else byte_range(call.request.headers.get("Range"), made.content.size)
+        fits = if_range(call.request.headers.get("If-Range"), fx.etag)
+        asked = (
+            byte_range(call.request.headers.get("Range"), made.content.size) if fits and not fx.ignore_range else None
+        )
         refusal = made.refusal
         if refusal is None and asked == UNSATISFIABLE:
             refusal = Answer(416, b"", "", (("Content-Range", f"bytes */{made.content.size}"),))

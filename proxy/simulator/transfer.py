@@ -48,6 +48,11 @@ def byte_range(value: str | None, size: int) -> tuple[int, int] | None:
     return (start, min(last + 1, size)) if start < size else UNSATISFIABLE
 
 
+def if_range(value: str | None, etag: str | None) -> bool:
+    """True if the range counts: without a condition, or if it is the strong ETag of the file (RFC 9110 §13.1.5)."""
+    return value is None or (value == etag and value.startswith('"'))
+
+
 @dataclass(slots=True)
 class Transfer:
     """The sending of `content` from `delivery.start` to `stop`, named `name`, at `rate` bytes per second.

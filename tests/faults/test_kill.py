@@ -74,6 +74,17 @@ async def test_killed_in_the_middle_of_a_transfer(scene: Scene) -> None:
     assert sum(scene.simulator.generations.values()) == 1
 
 
+async def test_killed_in_the_middle_and_the_upstream_has_another_file_by_then(scene: Scene) -> None:
+    """§10: a regenerated file of the same size never ends as half of each."""
+    job = await scene.halted(4_000_000)
+    await scene.proxy.kill()
+    scene.simulator.exports.forget_files()
+    scene.simulator.fault(path=scene.path, method="POST", seed=7)
+    await scene.proxy.start()
+    document = await scene.check(job)
+    assert document["attempt"] == 2
+
+
 async def test_sigterm_hands_over_cleanly(scene: Scene) -> None:
     """§15 SIGTERM: exit code 0, the job goes on where it was."""
     job = await scene.halted(4_000_000)

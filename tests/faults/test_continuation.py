@@ -1,0 +1,269 @@
+"""Two parts are one file only if that is proven (CONTRACT §10): whatever VB365 makes of a Range, nothing is spliced."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.core.jobs import Job, Phase, Status
+from proxy.ports import StoreUnavailable
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.faults.harness import CONTENT, PIECE, House, Reply, house
+from tests.faults.test_transfer import SIZE, World
+
+CUT = 100_000
+OVERLAP = 65_536
+MODIFIED = {"Last-Modified": "Mon, 23 Nov 2026 03:12:04 GMT"}
+LATER = {"Last-Modified": "Mon, 23 Nov 2026 03:12:05 GMT"}
+
+Fault = dict[str, Any]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """In front of a stand-in that keeps no file: every POST, ranged or not, generates again."""
+    simulator = Simulator(SimulatorSettings(size=SIZE, files=0))
+    await simulator.start()
+    world = World(simulator)
+    await world.runner.start()
+    yield world
+    await world.runner.stop()
+    await world.upstream.close()
+    await simulator.stop()
+
+
+async def export(world: World, first: Fault, later: Fault, *, cut: int = CUT) -> Job:
+    """The first answer breaks after `cut` bytes; those after it have the faults `later`."""
+    world.simulator.fault(path=world.path, method="POST", cut_at=cut, count=1, **first)
+    return await world.export(skip=1, **later) if later else await world.export(skip=10**6)
+
+
+def sent(world: World, number: int) -> dict[bytes, bytes]:
+    """The fields of the POST of that number."""
+    posts = [request for request in world.simulator.requests if request.method == "POST"]
+    return {name.lower(): value for name, value in posts[number].headers}
+
+
+#: What the second answer says otherwise than the first: its bytes are those of another generation too.
+OTHERS: dict[str, tuple[Fault, Fault]] = {
+    "no etag": ({}, {}),
+    "weak etag": ({"etag": 'W/"a"'}, {"etag": 'W/"a"'}),
+    "no etag at all": ({"etag": "a"}, {"etag": "a"}),
+    "etag vanishes": ({"etag": '"a"'}, {}),
+    "etag becomes weak": ({"etag": '"a"'}, {"etag": 'W/"a"'}),
+    "etag appears": ({}, {"etag": '"a"'}),
+    "other etag": ({"etag": '"a"'}, {"etag": '"b"'}),
+    "other Last-Modified": ({"headers": MODIFIED}, {"headers": LATER}),
+    "other Last-Modified, same etag": ({"etag": '"a"', "headers": MODIFIED}, {"etag": '"a"', "headers": LATER}),
+    "Last-Modified vanishes, same etag": ({"etag": '"a"', "headers": MODIFIED}, {"etag": '"a"'}),
+    "other Content-Type": ({}, {"content_type": "application/zip"}),
+    "other Content-Type, same etag": ({"etag": '"a"'}, {"etag": '"a"', "content_type": "application/zip"}),
+    "multipart": ({"etag": '"a"'}, {"etag": '"a"', "content_type": "multipart/byteranges; boundary=x"}),
+    "other name": ({}, {"disposition": "attachment; filename=other.pst"}),
+    "other name, same etag": ({"etag": '"a"'}, {"etag": '"a"', "disposition": "attachment; filename=other.pst"}),
+    "other total": ({"etag": '"a"'}, {"etag": '"a"', "size": SIZE + 1}),
+    "other total, chunked": ({"framing": "chunked"}, {"size": SIZE + 1, "framing": "chunked"}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+async def test_another_generation_is_never_joined_to_the_first(world: World, name: str) -> None:
+    """§10: from zero in a new attempt; the file is whole and of one generation."""
+    first, later = OTHERS[name]
+    job = await export(world, first, later | {"seed": 7})
+    await world.check(job)
+    assert job.attempt == 2
+
+
+DIFFERENT = [name for name in OTHERS if name not in ("no etag", "weak etag", "no etag at all", "etag appears")]
+
+
+@pytest.mark.parametrize("name", [name for name in DIFFERENT if name != "other total, chunked"])
+async def test_a_head_that_does_not_fit_is_enough(world: World, name: str) -> None:
+    """§10: although the bytes are the same."""
+    job = await export(world, *OTHERS[name])
+    await world.check(job)
+    assert job.attempt == 2
+
+
+SAME: dict[str, tuple[Fault, Fault]] = {
+    "no etag": ({}, {}),
+    "strong etag": ({"etag": '"a"'}, {"etag": '"a"'}),
+    "weak etag": ({"etag": 'W/"a"'}, {"etag": 'W/"a"'}),
+    "all fields": ({"etag": '"a"', "headers": MODIFIED}, {"etag": '"a"', "headers": MODIFIED}),
+    "Last-Modified": ({"headers": MODIFIED}, {"headers": MODIFIED}),
+    "chunked": ({"framing": "chunked"}, {}),
+    "both chunked": ({"framing": "chunked", "etag": '"a"'}, {"framing": "chunked", "etag": '"a"'}),
+    "no name": ({"headers": {"Content-Disposition": None}}, {"headers": {"Content-Disposition": None}}),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+async def test_the_same_file_goes_on_in_its_attempt(world: World, name: str) -> None:
+    """§10: by ETag, or by the bytes."""
+    first, later = SAME[name]
+    job = await export(world, first, later)
+    await world.check(job)
+    assert job.attempt == 1
+    assert world.posts == 2
+
+
+async def test_with_a_strong_etag_the_rest_is_asked_for(world: World) -> None:
+    """§10: `If-Range` and `Range: bytes=N-`."""
+    await export(world, {"etag": '"a"'}, {"etag": '"a"'})
+    assert b"range" not in sent(world, 0)
+    assert (sent(world, 1)[b"if-range"], sent(world, 1)[b"range"]) == (b'"a"', b"bytes=%d-" % CUT)
+
+
+@pytest.mark.parametrize(
+    ("cut", "start"), [(CUT, CUT - OVERLAP), (OVERLAP, 0), (OVERLAP - 1, (OVERLAP - 1) // 2), (1001, 500), (5, 2)]
+)
+@pytest.mark.parametrize("etag", [None, 'W/"a"'])
+async def test_without_one_an_overlap_is_asked_for(world: World, cut: int, start: int, etag: str | None) -> None:
+    """§10: `Range: bytes=M-` with M = N - 64 KiB, N/2 if N is smaller; no If-Range."""
+    job = await export(world, {"etag": etag}, {"etag": etag}, cut=cut)
+    await world.check(job)
+    assert job.attempt == 1
+    assert b"if-range" not in sent(world, 1)
+    assert sent(world, 1)[b"range"] == b"bytes=%d-" % start
+
+
+async def test_a_200_to_a_range_starts_over(world: World) -> None:
+    """§10: with the very answer that came."""
+    job = await export(world, {}, {"ignore_range": True, "seed": 7})
+    await world.check(job)
+    assert (job.attempt, world.posts) == (2, 2)
+
+
+# an upstream in memory, for what no decent server answers
+
+Served = Callable[[int], Reply]
+
+
+def part(world: House, start: int, stop: int, **facts: Any) -> Reply:
+    """A 206 that announces [start, stop) and sends `data`."""
+    data = facts.pop("data", CONTENT[start:stop])
+    announced = b"bytes %d-%d/%d" % (start, stop - 1, len(CONTENT))
+    return Reply(world.upstream, 206, [(b"Content-Range", announced), *facts.pop("fields", [])], data, **facts)
+
+
+async def finished(world: House, *answers: Served) -> Job:
+    """The job whose first answer is cut at 2,500 bytes, whose next ones are these, and whose later ones are right."""
+    world.upstream.plan.append("cut")
+    original = world.upstream._file
+    rest = iter(answers)
+
+    def served(start: int, deed: str) -> Reply:
+        answer = next(rest, None) if start else None
+        return original(start, deed) if answer is None else answer(start)
+
+    world.upstream._file = served  # type: ignore[method-assign]
+    job_id, _ = await world.submit()
+    with capture_logs():
+        await world.quiet()
+    await world.check()
+    return await world.finished(job_id)
+
+
+async def test_a_shorter_part_than_asked_for_is_taken_and_the_next_asked_for() -> None:
+    async with house() as world:
+        job = await finished(world, lambda start: part(world, start, 3000), lambda start: part(world, start, 4001))
+        assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+        assert world.upstream.posts == [0, 1250, 1500, 2000]
+
+
+@pytest.mark.parametrize("stop", [2000, 2500])
+async def test_a_part_that_brings_no_new_byte_proves_nothing(stop: int) -> None:
+    async with house() as world:
+        job = await finished(world, lambda start: part(world, start, stop))
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
+async def test_a_part_whose_body_is_longer_than_announced_is_not_kept() -> None:
+    async with house() as world:
+        job = await finished(
+            world, lambda start: part(world, start, 3000, data=CONTENT[start:3000] + b"foreign", length=None)
+        )
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
+async def test_a_length_that_is_not_that_of_the_range_does_not_fit() -> None:
+    async with house() as world:
+        job = await finished(world, lambda start: part(world, start, 3000, data=CONTENT[start:]))
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
+async def test_an_encoded_part_does_not_fit() -> None:
+    async with house() as world:
+        fields = [(b"Content-Encoding", b"gzip")]
+        job = await finished(world, lambda start: part(world, start, len(CONTENT), fields=fields))
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
+@pytest.mark.parametrize("cut", [0, PIECE])
+async def test_an_overlap_that_breaks_off_proves_nothing(cut: int) -> None:
+    """§10: the POST brought no new byte; after three of them in a row the job fails."""
+    async with house() as world:
+        broken = [lambda start: part(world, start, len(CONTENT), cut=cut)] * 3
+        job = await finished(world, *broken)
+        assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+        assert world.upstream.posts == [0, 1250, 1250, 1250, 1250]
+    async with house() as world:
+        job = await finished(world, *broken, *broken)
+        assert (job.status, job.attempt) == (Status.FAILED, 1)
+        assert await world.artifacts.ids() == set()
+
+
+async def test_a_body_that_ends_inside_the_overlap_proves_nothing() -> None:
+    """A chunked body that ends in order, before what its head announced."""
+    async with house() as world:
+        job = await finished(
+            world, lambda start: part(world, start, len(CONTENT), data=CONTENT[start:2000], length=None)
+        )
+        assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+
+
+@pytest.mark.parametrize("at", [0, 600, 1249])
+async def test_one_other_byte_in_the_overlap_is_another_file(at: int) -> None:
+    """§10: byte for byte; the first, one in the middle, the last."""
+    async with house() as world:
+
+        def other(start: int) -> Reply:
+            data = bytearray(CONTENT[start:])
+            data[at] ^= 1
+            return part(world, start, len(CONTENT), data=bytes(data))
+
+        job = await finished(world, other)
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
+async def test_the_overlap_is_read_when_the_disk_can() -> None:
+    """A store that is away for a while costs no attempt."""
+    async with house() as world:
+        world.artifacts.faults["read"].extend([StoreUnavailable("away"), StoreUnavailable("away")])
+        job = await finished(world)
+        assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+
+
+async def test_a_job_that_had_every_byte_is_finished_without_the_upstream() -> None:
+    """§10: interrupted between the last byte and the commit."""
+    async with house() as world:
+        world.artifacts.gates["commit"] = gate = asyncio.Event()
+        job_id, _ = await world.submit()
+        while await world.phase(job_id) is not Phase.FINALIZING:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        world.steps.kill()
+        await world.runner.stop()
+        gate.set()
+        await world.restart()
+        job = await world.finished(job_id)
+        assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+        assert world.upstream.posts == []
+        await world.check()
+        assert job.size == len(CONTENT)
+        assert hashlib.sha256(await world.read(job_id) or b"").digest() == hashlib.sha256(CONTENT).digest()
