@@ -15,7 +15,7 @@ from proxy.connections import Pool
 from proxy.core.bodies import Body, body_of
 from proxy.core.errors import Problem
 from proxy.core.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
-from proxy.core.heads import Framing, Head, Refusal, ResponseHead, find_end, parse_response
+from proxy.core.heads import MAX_INTERIM, Framing, Head, Refusal, ResponseHead, find_answer_end, parse_response
 from proxy.core.reuse import Outgoing, outgoing
 from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
 
@@ -98,11 +98,11 @@ class Exchange:
         "_connection",
         "_early",
         "_head",
+        "_interims",
         "_keep",
         "_message",
         "_pool",
         "_request",
-        "_sent",
         "_task",
         "_tunnel",
         "_whole",
@@ -120,10 +120,10 @@ class Exchange:
         self._early: list[bytes] = []
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._buffer = b""
+        self._buffer: bytearray | None = None
         self._answer: ResponseHead | None = None
         self._body: Body | None = None
-        self._sent = False
+        self._interims = 0
         self._keep = False
         self._blocked = False
         self._tunnel = False
@@ -220,7 +220,7 @@ class Exchange:
             return
         try:
             if self._body is None:
-                self._heads(self._buffer + data if self._buffer else data, len(self._buffer))
+                self._heads(data)
             else:
                 forward, rest = self._body.feed(data)
                 if forward:
@@ -241,13 +241,7 @@ class Exchange:
             else:
                 _log.warning("the upstream broke its answer's body: %s", why or "closed")
                 self._client.break_off()
-        elif (
-            connection is not None
-            and connection.used
-            and self._request.repeatable
-            and not self._sent
-            and not self._buffer
-        ):
+        elif connection is not None and connection.used and self._request.repeatable and not self._heard:
             self.dial()  # RFC 9112 §9.3.1: the keep-alive race
         else:
             _log.warning("the upstream closed before its answer: %s", why or "closed")
@@ -255,23 +249,35 @@ class Exchange:
                 Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 closed the connection unanswered.")
             )
 
-    def _heads(self, data: bytes, searched: int) -> None:
+    @property
+    def _heard(self) -> bool:
+        """VB365 has begun to answer."""
+        return bool(self._interims or self._buffer)
+
+    def _heads(self, data: bytes) -> None:
         """Pass interim answers on, then begin the final one."""
+        searched = 0
+        held = self._buffer
+        if held is not None:
+            searched = len(held)
+            held += data
         while True:
-            end = find_end(data, searched=searched)
+            end = find_answer_end(data if held is None else held, searched)
             if end < 0:
-                self._buffer = data
+                self._buffer = bytearray(data) if held is None else held
                 return
-            self._buffer = b""
-            answer = parse_response(data[:end], self._head.method)
-            data, searched = data[end:], 0
+            head, data = (data[:end], data[end:]) if held is None else (bytes(held[:end]), bytes(held[end:]))
+            searched, held, self._buffer = 0, None, None
+            answer = parse_response(head, self._head.method)
             if answer.status >= 200:
                 self._begin(answer, data)
                 return
-            self._sent = True
+            self._interims += 1
             if answer.status == 101:
                 self._switch(answer, data)
                 return
+            if self._interims > MAX_INTERIM:
+                raise Refusal("it has too many interim answers")
             if self._head.minor:
                 self._client.interim(response_bytes(answer))
             if not data:

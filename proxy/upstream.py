@@ -9,13 +9,12 @@ from proxy.connection import Connection
 from proxy.connections import Pool
 from proxy.core.bodies import Body, body_of
 from proxy.core.fields import end_to_end
-from proxy.core.heads import Framing, Refusal, ResponseHead, find_end, parse_request, parse_response
+from proxy.core.heads import MAX_INTERIM, Framing, Refusal, ResponseHead, find_answer_end, parse_request, parse_response
 from proxy.core.reuse import Outgoing, any_binds
 from proxy.ports import Fields, Response, UpstreamBroken, UpstreamFailure, UpstreamTimedOut, UpstreamUnreachable
 
 #: Bytes of a body that wait for `read` before U is made to wait.
 _HIGH = 1 << 20
-_VERSION = b"HTTP/1."
 
 
 class HttpUpstream:
@@ -95,6 +94,7 @@ class _Answer:
         self.length: int | None = None
         self.delimited = False
         self._buffer = bytearray()
+        self._interims = 0
         self._head: ResponseHead | None = None
         self._body: Body | None = None
         self._pieces: deque[bytes] = deque()
@@ -111,7 +111,7 @@ class _Answer:
             while self._body is None:
                 await self._change()
         except UpstreamUnreachable:
-            if connection.used and not self._buffer:
+            if connection.used and not self._interims and not self._buffer:
                 return False
             raise
         except BaseException:
@@ -176,9 +176,7 @@ class _Answer:
         searched = len(self._buffer)
         self._buffer += data
         try:
-            if not (self._buffer.startswith(_VERSION) or _VERSION.startswith(self._buffer)):
-                raise Refusal("it does not begin with an HTTP/1 status line")  # noqa: TRY301
-            while (end := find_end(self._buffer, searched=searched)) >= 0:
+            while (end := find_answer_end(self._buffer, searched)) >= 0:
                 head = parse_response(bytes(self._buffer[:end]), self._request.method)
                 del self._buffer[:end]
                 if head.status >= 200:
@@ -186,6 +184,9 @@ class _Answer:
                 if head.status == 101:
                     raise Refusal("protocols were switched without being asked")  # noqa: TRY301
                 searched = 0
+                self._interims += 1
+                if self._interims > MAX_INTERIM:
+                    raise Refusal("it has too many interim answers")  # noqa: TRY301
         except Refusal as why:
             self._connection.close()
             self._fail(UpstreamBroken(f"the upstream's answer is not valid HTTP: {why}", delivered=True))

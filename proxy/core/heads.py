@@ -15,7 +15,10 @@ from uuid import uuid4
 MAX_HEAD = 1 << 18
 MAX_LINE = (1 << 16) + 1024
 MAX_FIELDS = 2048
+#: Interim (1xx) answers before the final one (CONTRACT §12).
+MAX_INTERIM = 100
 
+_HTTP = b"HTTP/1."
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 #: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request to us.
@@ -192,6 +195,13 @@ def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> in
     if len(buffer) - start > MAX_HEAD:
         raise TooLarge
     return -1
+
+
+def find_answer_end(buffer: bytes | bytearray, searched: int = 0) -> int:
+    """Like `find_end`, for an answer. Raises `Refusal` also as soon as the bytes are no HTTP/1 answer."""
+    if not buffer.startswith(_HTTP) and not _HTTP.startswith(buffer):
+        raise Refusal("it does not begin with an HTTP/1 status line")
+    return find_end(buffer, searched=searched)
 
 
 def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
