@@ -52,11 +52,16 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def stand_in() -> AsyncIterator[Simulator]:
+    stand_in = Simulator(SimulatorSettings(size=SIZE, generate=0.5))
+    await stand_in.start("127.0.0.1", 0)
+    yield stand_in
+    await stand_in.stop()
+
+
+@pytest.fixture
+async def scene(stand_in: Simulator, tmp_path: Path) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
-        stand_in = Simulator(SimulatorSettings(size=SIZE, generate=0.5))
-        await stand_in.start("127.0.0.1", 0)
-        stack.push_async_callback(stand_in.stop)
         flags = {
             "upstream.url": stand_in.url,
             "listen.address": "127.0.0.1:0",
@@ -88,8 +93,8 @@ async def explored(url: str) -> Scene:
     return Scene(url, token, f"{mailboxes}/{mailbox}/exportToPst")
 
 
-async def run(program: list[str], scene: Scene, place: Path) -> str:
-    """The program's stdout; it must succeed within a minute."""
+async def run(program: list[str], scene: Scene, place: Path, *, code: int = 0) -> str:
+    """The program's stdout; it must end with `code` within a minute."""
     process = await asyncio.create_subprocess_exec(
         *program,
         cwd=place,
@@ -104,7 +109,7 @@ async def run(program: list[str], scene: Scene, place: Path) -> str:
         process.kill()
         await process.communicate()
         raise
-    assert process.returncode == 0, err.decode()
+    assert process.returncode == code, err.decode()
     return out.decode()
 
 
@@ -214,6 +219,28 @@ async def test_the_documented_curl_works_as_it_stands(scene: Scene, tmp_path: Pa
     assert_is_the_export((tmp_path / "mailbox.pst").read_bytes())
     status, promised, digest = out.split()[-3:]
     assert (status, promised) == ("Success", digest)
+
+
+async def test_the_documented_curl_ends_when_the_export_fails(
+    scene: Scene, stand_in: Simulator, tmp_path: Path
+) -> None:
+    """It says why, fetches nothing and fails."""
+    stand_in.fault(path="exportToPst", method="POST", outlook_missing=True)
+    kick_off, _ = (text for language, text in snippets("curl") if language == "bash")
+    out = await run(["bash", "-euo", "pipefail", "-c", kick_off], scene, tmp_path, code=1)
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "Failed"
+    assert out.splitlines()[-1] == json.loads((tmp_path / "status.json").read_text())["error"]["message"]
+    assert not (tmp_path / "mailbox.pst").exists()
+
+
+async def test_the_documented_curl_ends_when_the_token_expires(
+    scene: Scene, stand_in: Simulator, tmp_path: Path
+) -> None:
+    stand_in.fault(path="exportToPst", method="POST", generate=30.0)
+    kick_off, _ = (text for language, text in snippets("curl") if language == "bash")
+    expired = kick_off.replace("while code", "VB365_TOKEN=expired\nwhile code")
+    await run(["bash", "-euo", "pipefail", "-c", expired], scene, tmp_path, code=1)
+    assert not (tmp_path / "mailbox.pst").exists()
 
 
 async def test_the_command_on_board_works_as_documented(scene: Scene, tmp_path: Path) -> None:
