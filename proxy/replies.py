@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
 import structlog
@@ -17,6 +18,7 @@ log = structlog.get_logger(__name__)
 #: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few hundred bytes.
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _RECORDED_LIMIT = 64 * 1024
+_UTF_8 = getincrementaldecoder("utf-8")
 
 
 def error(code: ErrorCode, message: str) -> JobError:
@@ -37,14 +39,16 @@ def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
     message = f"Veeam Backup for Microsoft 365 answered {answer.status}"
     if sentence is not None:
         message += ": " + masked(sentence.encode(), hidden).decode()
+    cut = len(body) > _RECORDED_LIMIT
     return JobError(
         code=row.code,
         message=message,
         retryable=row.retryable,
         status=answer.status,
         content_type=content_type,
-        body=body[:_RECORDED_LIMIT].decode("utf-8", "replace"),
-        truncated=len(body) > _RECORDED_LIMIT or not answer.complete,
+        # a character that the limit divides is left out
+        body=_UTF_8(errors="replace").decode(body[:_RECORDED_LIMIT], final=not cut),
+        truncated=cut or not answer.complete,
     )
 
 

@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
+from math import isfinite
 from typing import Any
 
 from proxy.core.exports import split_target
 from proxy.core.jobs import ErrorCode, Expired, Job, JobError, Phase, ResultState, Status, advance, file_expired
 
 _JSON_BODY_LIMIT = 64 * 1024
+_JSON_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,25 +231,40 @@ def _error(error: JobError) -> dict[str, Any]:
         upstream = {
             "status": error.status,
             "contentType": error.content_type,
-            "body": _parsed(error.body),
+            "body": _parsed(error),
             "truncated": error.truncated,
         }
     return {"code": str(error.code), "message": error.message, "retryable": error.retryable, "upstream": upstream}
 
 
-def _parsed(text: str | None) -> Any:
-    """JSON of at most 64 KiB as JSON, anything else as the text it is (CONTRACT §5)."""
-    if text is None or len(text) > _JSON_BODY_LIMIT:
+def _parsed(error: JobError) -> Any:
+    """JSON of at most 64 KiB as JSON, anything else and what was cut as the text it is (CONTRACT §5)."""
+    text = error.body
+    if text is None or error.truncated or len(text) > _JSON_BODY_LIMIT:
         return text
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text.removeprefix("\ufeff"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         return text
+    return value if _is_shallow(value, _JSON_DEPTH) else text
 
 
 def _no_constant(name: str) -> Any:
     """NaN and Infinity are no JSON: a document that holds them could not be read."""
     raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    """A number as Python reads it; 1e999 would be written as Infinity."""
+    number = float(digits)
+    return number if isfinite(number) else _no_constant(digits)
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    """True if the value nests at most `depth` levels: more than can be read may not be possible to write."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return not isinstance(value, list) or (depth > 0 and all(_is_shallow(member, depth - 1) for member in value))
 
 
 def _total(job: Job) -> int | None:

@@ -198,8 +198,14 @@ def test_a_report_has_no_session() -> None:
         ("[" * 20_000, "[" * 20_000),
         (json.dumps("x" * 65_536), json.dumps("x" * 65_536)),
         (None, None),
+        ('{"n":1e999}', '{"n":1e999}'),
+        ('{"n":[-1e400]}', '{"n":[-1e400]}'),
+        ('{"n":1.5e3}', {"n": 1500.0}),
+        ('\ufeff{"m":1}', {"m": 1}),
+        ("[" * 101 + "]" * 101, "[" * 101 + "]" * 101),
+        ('{"a":' * 50 + "[1]" + "}" * 50, json.loads('{"a":' * 50 + "[1]" + "}" * 50)),
     ],
-    ids=["json", "text", "no number", "deep", "long", "none"],
+    ids=["json", "text", "no number", "deep", "long", "none", "infinite", "minus", "real", "mark", "deeper", "nested"],
 )
 def test_an_upstreams_answer_is_json_if_it_is(body: str | None, shown: object) -> None:
     """§5: parsed if JSON of at most 64 KiB, else text."""
@@ -210,6 +216,12 @@ def test_an_upstreams_answer_is_json_if_it_is(body: str | None, shown: object) -
         "retryable": False,
         "upstream": {"status": 400, "contentType": "a/b", "body": shown, "truncated": False},
     }
+
+
+def test_what_was_cut_is_text_though_it_looks_like_json() -> None:
+    """§5: half a number is not the number that VB365 wrote."""
+    shown = document(failed(ErrorCode.ERROR, body="12345", truncated=True))["error"]["upstream"]
+    assert (shown["body"], shown["truncated"]) == ("12345", True)
 
 
 def test_an_error_without_an_answer_has_none() -> None:
