@@ -51,7 +51,7 @@ class Continuation:
         conditions = [] if self.validator is None else [(b"If-Range", self.validator)]
         return [*conditions, (b"Range", b"bytes=%d-" % self.start)]
 
-    def part(self, response: Response, job_id: str) -> Part | None:
+    def part(self, response: Response) -> Part | None:
         """What the answer carries; None unless its head fits the first answer's (CONTRACT §10). Where the two share no
         strong ETag that is half of the proof: `rest` is the other one.
         """
@@ -59,11 +59,7 @@ class Continuation:
         if response.status != 206 or match is None:
             return None
         part = Part(int(match[1]), int(match[2]) + 1, int(match[3]))
-        fits = (
-            self._fits(part)
-            and response.length in (None, part.stop - part.start)
-            and self._is_same_file(response, job_id)
-        )
+        fits = self._fits(part) and response.length in (None, part.stop - part.start) and self._is_same_file(response)
         return part if fits else None
 
     def _fits(self, part: Part) -> bool:
@@ -72,13 +68,13 @@ class Continuation:
             return False
         return part.stop > self.stored or part.stop == part.total == self.stored
 
-    def _is_same_file(self, response: Response, job_id: str) -> bool:
+    def _is_same_file(self, response: Response) -> bool:
         if encoding(response.fields) is not None:
             return False
         etag = value(response.fields, b"etag")
         if self.validator is not None and etag != self.validator:
             return False
-        told, first = facts(response, job_id, None), self.answer
+        told, first = facts(response, None), self.answer
         if told.etag is not None and first.etag is not None and told.etag != first.etag:
             return False
         return (told.media_type, told.file_name, told.last_modified) == (

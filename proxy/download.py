@@ -14,6 +14,7 @@ from proxy.core.disposition import content_disposition
 from proxy.core.errors import Problem
 from proxy.core.jobs import Job
 from proxy.core.monitor import file_etag
+from proxy.core.naming import result_name
 from proxy.core.ranges import (
     Facts,
     Multipart,
@@ -27,6 +28,7 @@ from proxy.core.ranges import (
     multipart,
     select,
 )
+from proxy.exchange import ExactHead
 from proxy.ports import Artifact, ArtifactStore, Reader
 
 _Headers = list[tuple[str, str]]
@@ -78,13 +80,13 @@ class Download:
 
 def _file_headers(job: Job, artifact: Artifact) -> _Headers:
     """CONTRACT §6: fields of every answer that stands for the file."""
-    name = f"export-{job.id}" if job.answer is None else job.answer.file_name
     headers = [
         ("ETag", file_etag(job)),
         ("Last-Modified", formatdate(artifact.created, usegmt=True)),
         ("Accept-Ranges", "bytes"),
-        ("Content-Disposition", content_disposition(name)),
+        ("Content-Disposition", content_disposition(result_name(job) or f"export-{job.id}")),
         ("Repr-Digest", f"sha-256=:{job.digest}:"),
+        ("X-Content-Type-Options", "nosniff"),
         ("Cache-Control", "private, no-cache, no-transform"),
         ("X-Accel-Buffering", "no"),
     ]
@@ -101,7 +103,7 @@ def _plain(start: int, stop: int, media_type: str) -> Multipart:
 async def _stream(
     asked: Asked, reader: Reader, status: int, headers: _Headers, body: Multipart, method: str
 ) -> web.StreamResponse:
-    response = web.StreamResponse(status=status, headers=CIMultiDict([*headers, ("Server", SERVER)]))
+    response = ExactHead(status=status, headers=CIMultiDict([*headers, ("Server", SERVER)]))
     response.headers["Content-Type"] = body.media_type
     response.content_length = body.length
     await response.prepare(asked.request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 from aiohttp import HttpVersion11, web
@@ -14,6 +15,7 @@ from proxy.ports import Fields
 
 #: Fields that the front door sets itself on an answer whose body is given whole.
 _FRAMING = frozenset({b"content-length"})
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: RFC 9110 §8.6: no Content-Length with these.
 _BODILESS = (204, 304)
 
@@ -69,3 +71,24 @@ class Verbatim(web.StreamResponse):
         close = b"" if self._keep_alive else CLOSE
         head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (self.status, reason, lines, length, close)
         return head if method == "HEAD" or self.status in _BODILESS else head + body
+
+
+class ExactHead(web.StreamResponse):
+    """A streamed answer whose field values are latin-1 text of the bytes to send.
+
+    aiohttp writes them as UTF-8, which changes a value of VB365 that is handed on (CONTRACT §6 Content-Type).
+    """
+
+    async def _write_headers(self) -> None:
+        """Called by `prepare` in place of aiohttp's own."""
+        request, writer = self._req, self._payload_writer
+        assert request is not None  # noqa: S101  # aiohttp sets both first
+        assert writer is not None  # noqa: S101
+        major, minor = request.version
+        lines = [f"HTTP/{major}.{minor} {self.status} {self.reason}", *(f"{k}: {v}" for k, v in self.headers.items())]
+        if _CONTROLS.search("".join(lines)):
+            raise ValueError("a field value holds a control character")
+        # the head is not counted as part of the announced body
+        length, writer.length = writer.length, None
+        await writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        writer.length = length

@@ -73,11 +73,11 @@ async def collect(response: Response) -> Relayed:
     return Relayed(response.status, response.reason, response.fields, b"".join(pieces), complete)
 
 
-def facts(response: Response, id: str, size: int | None) -> Answer:
+def facts(response: Response, size: int | None) -> Answer:
     """What a 200 head says of the file; `size` in bytes if it is known."""
     return Answer(
         media_type=text(value(response.fields, b"content-type")) or "application/octet-stream",
-        file_name=file_name(value(response.fields, b"content-disposition"), f"export-{id}"),
+        file_name=file_name(value(response.fields, b"content-disposition")),
         size=size,
         etag=text(value(response.fields, b"etag")),
         last_modified=text(value(response.fields, b"last-modified")),

@@ -170,7 +170,7 @@ class Transfer:
         if response is None:
             return None
         try:
-            part = wanted.part(response, self._run.id)
+            part = wanted.part(response)
             if part is not None:
                 return await self._take_part(response, wanted, part)
             if response.status == 401:
@@ -246,7 +246,7 @@ class Transfer:
         self._space.release(self._run.id)
         if size is not None:
             await self._file.promise(size)
-        await self._record.settle(Answered(facts(response, self._record.job.id, size)))
+        await self._record.settle(Answered(facts(response, size)))
         self._run.go_on()
 
     async def _refused(self, response: Response) -> None:

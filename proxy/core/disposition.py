@@ -13,6 +13,8 @@ MAX_NAME = 200
 _MAX_EXTENSION = 20
 
 _PARAMETER = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.?)*(?:"|\Z))+', re.DOTALL)
+#: From a drive, a share, a variable, or with two or more backslashes that a sender had no reason to escape with.
+_WINDOWS_PATH = re.compile(rb'(?:[A-Za-z]:[\\/]|\\\\|\.{1,2}\\|%\w+%\\)(?!["\\])|(?:[^"\\]*+\\(?!["\\])){2}')
 _EXTENDED = re.compile(rb"(utf-8|iso-8859-1)'[^']*+'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9a-f]{2})*)", re.IGNORECASE)
 # ASP.NET's ContentDispositionHeaderValue.FileName writes names that are not ASCII so, against RFC 6266.
 _ENCODED_WORD = re.compile(r"=\?(utf-8|iso-8859-1)\?([bq])\?([!->@-~]*)\?=(?:[ \t]++(?==\?))?", re.IGNORECASE)
@@ -22,16 +24,16 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\
 _NOT_PLAIN = re.compile(r'[^ -~]|["%/\\]')
 
 
-def file_name(content_disposition: bytes | None, fallback: str) -> str:
-    """A safe name for U's file: `filename*`, else `filename` of the field value, else `fallback` (made safe too).
+def file_name(content_disposition: bytes | None) -> str | None:
+    """A safe name for VB365's file: `filename*`, else `filename` of the field value; None without a usable one.
 
     Safe: one path component of at most `MAX_NAME` bytes that every file system takes and no terminal misreads.
     """
     named = dict(_parameters(content_disposition or b""))
-    for candidate in (_extended(named.get(b"filename*")), _plain(named.get(b"filename")), fallback):
-        if candidate and (name := _safe(candidate)):
+    for candidate in (_extended(named.get(b"filename*")), _plain(named.get(b"filename"))):
+        if candidate and (name := safe_name(candidate)):
             return name
-    return "export"
+    return None
 
 
 def _parameters(value: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -43,9 +45,14 @@ def _parameters(value: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _unquoted(text: bytes) -> bytes:
+    """The content of a quoted-string, whose escapes are undone unless it is a Windows path.
+
+    VB365 may write its own path unescaped: read by the letter of RFC 9110 §5.6.4 its separators would vanish.
+    """
     if not text.startswith(b'"'):
         return text
-    return re.sub(rb"\\(.)", rb"\1", text[1:].removesuffix(b'"'), flags=re.DOTALL)
+    content = text[1:].removesuffix(b'"')
+    return content if _WINDOWS_PATH.match(content) else re.sub(rb"\\(.)", rb"\1", content, flags=re.DOTALL)
 
 
 def _extended(value: bytes | None) -> str | None:
@@ -80,7 +87,7 @@ def _decoded_word(found: re.Match[str]) -> str:
         return found[0]
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """The last path component without what is invisible, forbidden or reserved on any system; "" if nothing stays."""
     component = re.split(r"[/\\]", name)[-1]
     visible = "".join(c for c in component if unicodedata.category(c) not in _HIDDEN_CATEGORIES)
@@ -103,6 +110,6 @@ def content_disposition(name: str) -> str:
     """The field value that offers a file as `name`: an ASCII look-alike, and the name itself (RFC 6266 §4.3)."""
     decomposed = unicodedata.normalize("NFKD", name)
     ascii_only = "".join(c for c in decomposed if not unicodedata.combining(c))
-    plain = _safe(_NOT_PLAIN.sub("_", ascii_only)) or "export"
+    plain = safe_name(_NOT_PLAIN.sub("_", ascii_only)) or "export"
     extended = quote(name, safe="!#$&+-.^_`|~", errors="replace")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{extended}"

@@ -83,10 +83,12 @@ class ExportRequest:
 class Answer:
     """The facts of the upstream's 200 head: `size` in bytes when announced, `etag` the upstream's own validator and
     `last_modified` its Last-Modified, as sent.
+
+    `file_name` is made safe, None if the upstream gave none: then `core.naming` makes one.
     """
 
     media_type: str
-    file_name: str
+    file_name: str | None
     size: int | None
     etag: str | None
     last_modified: str | None = None

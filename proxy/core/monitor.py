@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from typing import Any
 
 from proxy.core.exports import split_target
 from proxy.core.jobs import ErrorCode, Expired, Job, JobError, Phase, ResultState, Status, advance, file_expired
+from proxy.core.naming import result_name
 
 _JSON_BODY_LIMIT = 64 * 1024
 _JSON_DEPTH = 100
@@ -208,13 +210,14 @@ def _result(job: Job, links: Links) -> dict[str, Any] | None:
         "href": links.result,
         "mediaType": job.answer.media_type,
         "format": job.format,
-        "fileName": job.answer.file_name,
+        "fileName": result_name(job),
         "size": _total(job),
     }
     if job.result is ResultState.AVAILABLE and job.digest is not None and job.expires is not None:
         result |= {
             "eTag": file_etag(job),
             "digest": {"sha-256": job.digest},
+            "sha256": b64decode(job.digest).hex(),
             "expirationTime": _time(job.expires),
         }
     return result

@@ -70,7 +70,10 @@ def _operation(id: str, summary: str, parameters: tuple[str, ...], responses: _O
 
 
 _FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_OF_FILE = ("ETag", "Last-Modified", "Accept-Ranges", "Content-Disposition", "Repr-Digest", "Sunset")
+_OF_FILE = (
+    *("ETag", "Last-Modified", "Accept-Ranges", "Content-Disposition", "Repr-Digest", "Sunset"),
+    "X-Content-Type-Options",
+)
 
 
 def _paths(segment: str) -> _Object:
@@ -232,6 +235,7 @@ _HEADERS: _Object = {
         "Retry-After": "Whole seconds until the next request pays.",
         "Sunset": "When the file, or the record, goes (RFC 8594).",
         "Vary": "Prefer",
+        "X-Content-Type-Options": "nosniff",
         "X-Progress": "Phase and percent.",
     }.items()
 }
@@ -310,10 +314,11 @@ _SCHEMAS: _Object = {
         href=_TEXT,
         mediaType=_TEXT,
         format=_nullable("string", enum=["Pst", "Zip", "Msg", "Other", None]),
-        fileName=_TEXT,
+        fileName=_NO_TEXT,
         size=_NO_COUNT,
         eTag=_TEXT,
         digest=_record(**{"sha-256": _TEXT}),
+        sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"},
         expirationTime=_MOMENT,
     ),
     "Error": _record(

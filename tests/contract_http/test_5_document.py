@@ -167,6 +167,7 @@ async def test_an_available_result_has_all_its_members(stage: Stage) -> None:
         "size": SIZE,
         "eTag": file["ETag"],
         "digest": {"sha-256": base64.b64encode(hashlib.sha256(stage.file()).digest()).decode()},
+        "sha256": hashlib.sha256(stage.file()).hexdigest(),
         "expirationTime": document["expirationTime"],
     }
     assert result["fileName"] in file["Content-Disposition"]
@@ -188,7 +189,7 @@ async def test_a_result_that_is_gone_says_so(stage: Stage, end: str, state: str)
     assert_document(document)
     assert document["status"] == "Success"
     assert document["result"]["state"] == state
-    assert not document["result"].keys() & {"eTag", "digest", "expirationTime"}
+    assert not document["result"].keys() & {"eTag", "digest", "sha256", "expirationTime"}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ async def test_the_format_is_told_by_the_first_bytes_before_the_end(
     assert document["status"] == "Running"
     assert (document["phase"], document["result"]["state"]) == ("Transferring", "Pending")
     assert (document["result"]["format"], document["result"]["mediaType"]) == (name, "Text/ODD;x")
-    assert not document["result"].keys() & {"eTag", "digest", "expirationTime"}
+    assert not document["result"].keys() & {"eTag", "digest", "sha256", "expirationTime"}
     assert_document(document)
 
 

@@ -35,6 +35,7 @@ async def test_the_files_fields(stage: Stage, result: str) -> None:
     assert answer["Repr-Digest"] == f"sha-256=:{digest}:"
     assert answer["Cache-Control"] == "private, no-cache, no-transform"
     assert answer["X-Accel-Buffering"] == "no"
+    assert answer["X-Content-Type-Options"] == "nosniff"
     assert parsedate_to_datetime(answer["Sunset"]) > parsedate_to_datetime(answer["Date"])
     assert not answer.names & {"content-encoding", "x-vb365-async", "transfer-encoding", "vary"}
 

@@ -146,7 +146,7 @@ async def test_an_export_becomes_a_verified_artifact(world: World) -> None:
     assert job.format == "Pst"
     assert job.answer is not None
     assert job.answer.media_type == "application/octet-stream"
-    assert job.answer.file_name.endswith(".pst")
+    assert (job.answer.file_name or "").endswith(".pst")
     assert job.attempt == 1
 
 

@@ -1,0 +1,37 @@
+"""The name that a job's file is offered under (CONTRACT §5 `fileName`, §6)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from proxy.core.disposition import safe_name
+from proxy.core.exports import split_target
+from proxy.core.jobs import Job
+
+_EXTENSIONS = {"Pst": "pst", "Zip": "zip", "Msg": "msg"}
+#: The one operation of VB365 that makes a web page: posts/export, of a team or of one post.
+_POSTS_EXPORT = re.compile(r".*/posts/(?:[^/]+/)?export/?", re.IGNORECASE | re.DOTALL)
+
+
+def result_name(job: Job) -> str | None:
+    """VB365's name for the file; without one, a name made of verb, time of acceptance and format.
+
+    None until VB365 has answered, or until the format is known that the name depends on: a name that was shown stays.
+    """
+    if job.answer is None:
+        return None
+    if job.answer.file_name is not None:
+        return job.answer.file_name
+    if job.format is None:
+        return None
+    accepted = datetime.fromtimestamp(job.created, UTC).strftime("%Y%m%dT%H%M%SZ")
+    return safe_name(f"{job.request.title}-{accepted}.{_extension(job)}") or f"export-{accepted}.{_extension(job)}"
+
+
+def _extension(job: Job) -> str:
+    known = _EXTENSIONS.get(job.format or "")
+    if known is not None:
+        return known
+    path, _ = split_target(job.request.target.encode("latin-1"))
+    return "html" if _POSTS_EXPORT.fullmatch(path.decode("latin-1")) else "bin"
