@@ -95,7 +95,7 @@ class Running:
             questions,
             key=key,
             cache=settings.access.cache,
-            timeout=settings.exports.preflight_timeout,
+            timeout=settings.upstream.check_timeout,
             now=monotonic,
         )
         runner = _runner(settings, safe, access, jobs, artifacts, upstream, questions, now)
@@ -196,7 +196,14 @@ def _pool(settings: Settings, *, limit: int) -> Pool:
         except TlsError as why:
             raise StartFailed(f"upstream: {why}") from why
     port = url.port or (443 if tls else 80)
-    return Pool(url.hostname or "", port, tls=tls, connect_timeout=upstream.connect_timeout, limit=limit)
+    return Pool(
+        url.hostname or "",
+        port,
+        tls=tls,
+        connect_timeout=upstream.connect_timeout,
+        limit=limit,
+        authority=upstream.host,
+    )
 
 
 def _safe(settings: Settings) -> Safe:
@@ -222,7 +229,7 @@ def _runner(
         jobs=jobs,
         artifacts=artifacts,
         upstream=upstream,
-        watch=Watch(questions, timeout=exports.preflight_timeout, now=now) if exports.watch_events else None,
+        watch=Watch(questions, timeout=settings.upstream.check_timeout, now=now) if exports.watch_events else None,
         policy=Policy(
             generate_timeout=exports.generate_timeout,
             stall_timeout=exports.stall_timeout,

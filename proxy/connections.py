@@ -36,7 +36,8 @@ class Pool:
     """Connections to one origin.
 
     `host` is ASCII; `tls` is None for plain TCP; `verify_peer` gets the certificate (DER) after the handshake and
-    raises `ssl.SSLError` to refuse it. `limit` bounds the connections, idle ones included; 0 is no limit.
+    raises `ssl.SSLError` to refuse it. `limit` bounds the connections, idle ones included; 0 is no limit. `authority`
+    is the origin's own Host where that is not what it is reached by.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Pool:
         connect_timeout: float = 10.0,
         limit: int = 0,
         idle: float = IDLE,
+        authority: str | None = None,
     ) -> None:
         self.host = host
         self.port = port
+        self._authority = authority
         self._tls = tls
         self._verify_peer = verify_peer
         self._connect_timeout = connect_timeout
@@ -71,7 +74,9 @@ class Pool:
 
     @property
     def authority(self) -> bytes:
-        """Host and port as a Host field names them; a default port is left out."""
+        """The Host field of requests that are not sent for a client; a default port is left out."""
+        if self._authority is not None:
+            return self._authority.encode("ascii")
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self._tls is not None else 80
         return (host if self.port == default else f"{host}:{self.port}").encode("ascii")

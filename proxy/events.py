@@ -13,8 +13,8 @@ from typing import Any
 
 import structlog
 
-from proxy.access import Credentials
 from proxy.core.jobs import Job
+from proxy.credentials import Credentials
 from proxy.ports import Fields, Upstream, UpstreamFailure
 
 log = structlog.get_logger(__name__)

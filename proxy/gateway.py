@@ -6,23 +6,25 @@ import asyncio
 import hashlib
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import structlog
 from aiohttp import web
 
-from proxy.access import Access, Credentials
+from proxy.access import Access
 from proxy.answers import Asked, Site, document_answer
 from proxy.core.door import Kickoff
 from proxy.core.errors import Problem
-from proxy.core.jobs import ErrorCode, ExportRequest, Job, ResultState
+from proxy.core.jobs import ErrorCode, ExportRequest, Job, Phase, ResultState
 from proxy.core.monitor import accepted, seen
 from proxy.core.replay import kickoff_fields
+from proxy.credentials import Credentials
 from proxy.download import Download
 from proxy.exchange import Verbatim
-from proxy.ports import JobStore, Response, Upstream, UpstreamFailure
+from proxy.ports import Fields, JobStore, Response, Upstream, UpstreamFailure
 from proxy.runner import Runner
 from proxy.runs import Relayed, Run
 from proxy.safe import Safe
@@ -87,20 +89,23 @@ class Gateway:
         replayed = await self._replay(asked, credentials, request, decision)
         if replayed is not None:
             return replayed
-        refusal = await self._preflight(credentials, decision)
-        if refusal is not None:
-            return _verbatim(refusal)
-        # the preflight may have told who a refreshed token stands for
+        refusal, _ = await asyncio.gather(
+            self._preflight(asked, credentials, decision), self._access.learn(credentials)
+        )
+        # by now it may be known who a refreshed token stands for
         replayed = await self._replay(asked, credentials, request, decision)
         if replayed is not None:
             return replayed
-        owner = self._access.owner(credentials)
+        if refusal is not None:
+            return _verbatim(refusal)
+        owner, *aliases = self._access.owners(credentials)
         fields = kickoff_fields(asked.fields, preserve_host=self._policy.preserve_host)
         now = self._now()
         job = Job(
             id=str(uuid.uuid4()),
             version=1,
             owner=owner,
+            aliases=tuple(aliases),
             request=request,
             created=now,
             updated=now,
@@ -119,11 +124,13 @@ class Gateway:
 
         A duplicate waits for the first of its kind: while that one arrives the quota cannot tell them apart.
         """
-        turn = (job.owner, job.request.idempotency_key or job.id)
-        lock = self._turns.setdefault(turn, asyncio.Lock())
-        async with lock:
-            key = job.request.idempotency_key
-            found = None if key is None else await self._jobs.find(job.owner, key)
+        key = job.request.idempotency_key
+        async with AsyncExitStack() as turns:
+            # one order for all, so that two of them never wait for each other
+            for owner in sorted(set(job.owners)):
+                lock = self._turns.setdefault((owner, key or job.id), asyncio.Lock())
+                await turns.enter_async_context(lock)
+            found = await self._find(job.owners, key)
             if found is not None:
                 return found
             async with self._runner.admission(*job.owners):
@@ -153,18 +160,19 @@ class Gateway:
     async def _replay(
         self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff
     ) -> web.StreamResponse | None:
-        """CONTRACT §8, before U is asked anything."""
-        key = request.idempotency_key
-        if key is None:
-            return None
-        for owner in self._access.owners(credentials):
-            found = await self._jobs.find(owner, key)
+        """CONTRACT §8: the answer of the job that the key is taken for, None without one."""
+        found = await self._find(self._access.owners(credentials), request.idempotency_key)
+        return None if found is None else await self._replayed(asked, credentials, request, decision, found)
+
+    async def _find(self, owners: Iterable[str], key: str | None) -> Job | None:
+        """The job with that key of one of the owners. The key dies with the record, swept or not."""
+        for owner in owners if key is not None else ():
+            found = await self._jobs.find(owner, key or "")
             if found is None:
                 continue
             ends = self._site.retention.record_ends(found)
-            if ends is not None and self._now() >= ends and await self._jobs.remove(found):
-                continue  # the key dies with the record, swept or not
-            return await self._replayed(asked, credentials, request, decision, found)
+            if ends is None or self._now() < ends or not await self._jobs.remove(found):
+                return found
         return None
 
     async def _replayed(
@@ -181,31 +189,34 @@ class Gateway:
                 raise first
             if first is not None:
                 return _verbatim(first)
-        await self._runner.resume(job, asked.fields, borrowed=not self._access.owns(credentials, job))
+        if job.phase is Phase.SUSPENDED:
+            borrowed = not await self._access.owns(credentials, job)
+            await self._runner.resume(job, asked.fields, borrowed=borrowed)
         current = seen(await self._jobs.get(job.id) or job, self._now())
         return self._accepted(asked, decision, current, [("Idempotency-Replayed", "true")])
 
-    async def _preflight(self, credentials: Credentials, decision: Kickoff) -> Relayed | None:
-        """U's refusal of the parent resource, to be relayed; None goes on: never a false refusal (CONTRACT §3.4)."""
+    async def _preflight(self, asked: Asked, credentials: Credentials, decision: Kickoff) -> Relayed | None:
+        """VB365's refusal of the parent resource, to be relayed; None goes on: never a false refusal (CONTRACT §3.4).
+
+        It stands for the caller's own request, so path and Host are his: that it succeeds proves nothing about him.
+        """
         parent = decision.export.parent
         if not self._policy.preflight or parent is None:
             return None
-        target = parent.encode("latin-1")
+        fields = [*((b"Host", value) for value in asked.raw(b"host")), *credentials.fields]
         try:
             async with asyncio.timeout(self._policy.preflight_timeout):
-                return await self._ask_parent(credentials, target)
+                return await self._ask_parent(parent.encode("latin-1"), fields)
         except (UpstreamFailure, TimeoutError) as why:
             log.info("preflight not answered", reason=str(why) or type(why).__name__)
             return None
 
-    async def _ask_parent(self, credentials: Credentials, target: bytes) -> Relayed | None:
+    async def _ask_parent(self, target: bytes, fields: Fields) -> Relayed | None:
         patience = self._policy.preflight_timeout
-        response = await self._upstream.send(b"GET", target, credentials.fields, timeout=patience, stall=patience)
+        response = await self._upstream.send(b"GET", target, fields, timeout=patience, stall=patience)
         try:
             if response.status in (401, 403, 404):
                 return Relayed(response.status, response.reason, response.fields, await _whole(response))
-            if 200 <= response.status < 300:
-                await self._access.accepted(credentials, target)
             return None
         finally:
             response.close()

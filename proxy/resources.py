@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import web
 
-from proxy.access import Access, Credentials, not_found, unauthorized
+from proxy.access import Access, Round, not_found, unauthorized
 from proxy.answers import Asked, Site, answer, document_answer
 from proxy.core.door import Own
 from proxy.core.errors import Problem
-from proxy.core.jobs import CancelRequested, Event, Forgotten, Job, Refused, Released, ResultState, Status, advance
+from proxy.core.jobs import (
+    CancelRequested,
+    Event,
+    Forgotten,
+    Job,
+    Phase,
+    Refused,
+    Released,
+    ResultState,
+    Status,
+    advance,
+)
 from proxy.core.monitor import document, etag, headers, retry_after, seen
 from proxy.core.preferences import parse_prefer
 from proxy.core.ranges import etag_list
+from proxy.credentials import Credentials
 from proxy.download import Download
 from proxy.ports import ArtifactStore, JobStore
 from proxy.runner import Runner
@@ -26,7 +38,6 @@ from proxy.runner import Runner
 _UUID4 = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}"
 _JOB = re.compile(rf"/exports/({_UUID4})(?:/(result|cancel))?/?", re.IGNORECASE)
 _LIST = re.compile(r"/exports/?", re.IGNORECASE)
-_DEFAULT_API = "v8"
 _MAX_PAGE = 1000
 _CONCURRENT_CHECKS = 8
 
@@ -96,7 +107,7 @@ class Resources:
             raise unauthorized()  # whether there is such a job is nobody's business without credentials
         job = await self._jobs.get(id)
         if job is None or self._is_gone(job):
-            raise await self._access.unknown(credentials, asked.api or _DEFAULT_API, id)
+            raise await self._access.unknown(credentials, id)
         await self._access.check(credentials, job)
         current = await self._jobs.get(id)
         if current is None:
@@ -111,7 +122,10 @@ class Resources:
         job = await self._job(asked, id)
         if job.forgotten:
             raise Problem("job-deleted", "The export job was deleted.")
-        await self._runner.resume(job, asked.fields, borrowed=not self._access.owns(Credentials.of(asked.fields), job))
+        credentials = Credentials.of(asked.fields)
+        if job.phase is Phase.SUSPENDED and credentials is not None:
+            borrowed = not await self._access.owns(credentials, job)
+            await self._runner.resume(job, asked.fields, borrowed=borrowed)
         return job
 
     # status
@@ -234,7 +248,7 @@ class Resources:
         status = _known_status(query)
         session = query.get("restoresessionid")
         credentials = Credentials.of(asked.fields)
-        owners = await self._access.identify(credentials, asked.api or _DEFAULT_API)
+        owners = await self._access.identify(credentials)
         found = await self._candidates(owners, session)
         allowed = await self._visible(credentials, found)
         chosen = [job for job in allowed if status is None or job.status is status]
@@ -243,41 +257,38 @@ class Resources:
         page = {"offset": offset, "limit": limit, "results": results, "_links": links}
         return answer(200, [("Cache-Control", "no-store")], json.dumps(page).encode())
 
-    async def _candidates(self, owners: set[str], session: str | None) -> list[Job]:
+    async def _candidates(self, owners: Iterable[str], session: str | None) -> list[Job]:
         if session is not None:
             found = await self._jobs.list(session=session)
         else:
-            lists = [await self._jobs.list(owner=owner) for owner in owners]
-            found = sorted((job for jobs in lists for job in jobs), key=lambda job: (job.created, job.id), reverse=True)
+            known = {job.id: job for owner in owners for job in await self._jobs.list(owner=owner)}
+            found = sorted(known.values(), key=lambda job: (job.created, job.id), reverse=True)
         now = self._now()
         return [seen(job, now) for job in found if not job.forgotten and not self._is_gone(job)]
 
     async def _visible(self, credentials: Credentials | None, jobs: list[Job]) -> list[Job]:
-        """Those of the jobs that the caller may see (CONTRACT §9); each restore session is asked for once."""
-        verdicts: dict[object, bool] = {}
+        """Those of the jobs that the caller may see (CONTRACT §9).
+
+        Each job is checked as its own URL does it, and each restore session is asked for once.
+        """
+        answers: Round = {}
         turn = asyncio.Semaphore(_CONCURRENT_CHECKS)
 
-        async def judge(job: Job) -> None:
+        async def judge(job: Job) -> bool:
             async with turn:
-                verdicts[_subject(job)] = await self._may_see(credentials, job)
+                return await self._may_see(credentials, job, answers)
 
-        firsts = {_subject(job): job for job in reversed(jobs)}
-        await asyncio.gather(*(judge(job) for job in firsts.values()))
-        return [job for job in jobs if verdicts[_subject(job)]]
+        verdicts = await asyncio.gather(*map(judge, jobs))
+        return [job for job, visible in zip(jobs, verdicts, strict=True) if visible]
 
-    async def _may_see(self, credentials: Credentials | None, job: Job) -> bool:
+    async def _may_see(self, credentials: Credentials | None, job: Job, answers: Round) -> bool:
         try:
-            await self._access.check(credentials, job)
+            await self._access.check(credentials, job, answers)
         except Problem as why:
             if why.name != "job-not-found":
                 raise
             return False
         return True
-
-
-def _subject(job: Job) -> object:
-    """Jobs with the same subject are seen by the same callers."""
-    return (job.request.api, job.request.session, job.owner, job.id if job.request.session is None else None)
 
 
 def _matches(lines: Any, job: Job) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 import time
 from collections.abc import Callable
@@ -11,9 +13,10 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.access import Access, Credentials
+from proxy.access import Access, Round
 from proxy.core.errors import Problem
 from proxy.core.jobs import ExportRequest, Job
+from proxy.credentials import Credentials
 from proxy.ports import Fields, UpstreamUnreachable
 
 SESSIONS = "/v8/RestoreSessions?limit=1"
@@ -46,6 +49,7 @@ class Vb365:
     async def send(
         self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
     ) -> Scripted:
+        assert not any(n.lower() == b"host" for n, _ in fields)
         token = next((v.decode() for n, v in fields if n == b"Authorization"), "")
         cookie = any(n == b"Cookie" for n, _ in fields)
         self.asked.append((token, target.decode()))
@@ -82,11 +86,15 @@ def jwt(subject: str, salt: str = "1", issuer: str = "https://vb365") -> str:
     return f"Bearer e30.{claims.rstrip('=')}.sig{salt}"
 
 
-def job(owner: str, session: str | None = "S1") -> Job:
+def owner_of(access: Access, who: Credentials) -> str:
+    return access.owners(who)[0]
+
+
+def job(owner: str, session: str | None = "S1", *, api: str = "v8", aliases: tuple[str, ...] = ()) -> Job:
     request = ExportRequest(
         method="POST",
         target="/v8/RestoreSessions/S1/organization/exportToPst",
-        api="v8",
+        api=api,
         session=session,
         title="exportToPst",
         content_type=None,
@@ -96,7 +104,7 @@ def job(owner: str, session: str | None = "S1") -> Job:
         fingerprint="",
     )
     now = time.time()
-    return Job(id=str(uuid4()), version=1, owner=owner, request=request, created=now, updated=now)
+    return Job(id=str(uuid4()), version=1, owner=owner, aliases=aliases, request=request, created=now, updated=now)
 
 
 async def refused(access: Access, who: Credentials | None, what: Job) -> tuple[int, str]:
@@ -165,7 +173,7 @@ async def test_an_unknown_id_is_answered_like_a_foreign_one(answer: int | None) 
     expected = await refused(access, who, foreign)
     asked = len(vb365.asked)
     access, vb365, _ = make(lambda *_: answer)
-    told = await access.unknown(who, "v8", foreign.id)
+    told = await access.unknown(who, foreign.id)
     assert (told.status, told.name) == expected
     assert len(vb365.asked) == asked
 
@@ -174,7 +182,7 @@ async def test_a_job_that_ran_with_anothers_credentials_is_not_its_owners_once_t
     """§9: whoever never saw the session gets nothing of it by way of somebody who did."""
     access, _, _ = make(gone)
     who = credentials("Bearer ok")
-    own = job(access.owner(who))
+    own = job(owner_of(access, who))
     await access.check(who, own)
     access, _, _ = make(gone)
     assert await refused(access, who, replace(own, borrowed=True)) == (404, "job-not-found")
@@ -204,7 +212,7 @@ async def test_the_kickoffs_own_credential_sees_its_job_without_asking() -> None
     """§9: for access.cache."""
     access, vb365, clock = make(lambda *_: 403)
     who = credentials()
-    own = job(access.owner(who))
+    own = job(owner_of(access, who))
     access.allow(who, own)
     await access.check(who, own)
     assert vb365.asked == []
@@ -216,7 +224,7 @@ async def test_a_kickoff_on_a_foreign_session_does_not_open_the_other_jobs_of_it
     """§9: whoever posts an export below a session may see that export, not what others exported from it."""
     access, _, _ = make(lambda *_: 403)
     intruder = credentials("Bearer intruder")
-    access.allow(intruder, job(access.owner(intruder)))
+    access.allow(intruder, job(owner_of(access, intruder)))
     assert (await refused(access, intruder, job("victim")))[0] == 404
 
 
@@ -231,7 +239,7 @@ async def test_after_the_sessions_end_its_own_caller_still_sees_the_job() -> Non
     """§9: session gone at U."""
     access, _, _ = make(gone)
     who = credentials("Bearer ok")
-    own = job(access.owner(who))
+    own = job(owner_of(access, who))
     await access.check(who, own)
     assert (await refused(access, who, job("victim")))[0] == 404
     assert (await refused(access, credentials("Bearer ok2"), own))[0] == 404
@@ -241,19 +249,19 @@ async def test_after_the_sessions_end_a_revoked_token_is_out() -> None:
     """§9: the caller's credentials must still be taken."""
     access, _, _ = make(lambda token, target, cookie: 404 if target != SESSIONS else 401)
     who = credentials("Bearer ok")
-    assert (await refused(access, who, job(access.owner(who))))[0] == 401
+    assert (await refused(access, who, job(owner_of(access, who))))[0] == 401
 
 
 async def test_a_refreshed_jwt_is_the_same_caller_once_accepted() -> None:
     """§2 Caller: iss and sub of a token that U accepted."""
     access, _, _ = make(gone)
     first, second = credentials(jwt("alice", "1")), credentials(jwt("alice", "2"))
-    assert access.owner(first) != access.owner(second)
-    await access.accepted(first, b"/x")
-    owner = access.owner(first)
-    assert access.owner(second) != owner
+    assert owner_of(access, first) != owner_of(access, second)
+    assert await access.learn(first)
+    owner = owner_of(access, first)
+    assert owner_of(access, second) != owner
     await access.check(second, job(owner))
-    assert access.owner(second) == owner
+    assert owner_of(access, second) == owner
     assert (await refused(access, credentials(jwt("mallory")), job(owner)))[0] == 404
     assert (await refused(access, credentials(jwt("alice", issuer="https://evil")), job(owner)))[0] == 404
 
@@ -262,22 +270,22 @@ async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing() -> No
     """§2 Caller: a forged token never becomes its claimed owner."""
     access, _, _ = make(lambda token, target, cookie: 200 if token.endswith("sig1") and target == SESSIONS else 404)
     genuine = credentials(jwt("alice", "1"))
-    await access.accepted(genuine, b"/x")
+    assert await access.learn(genuine)
     forged = replace(genuine, authorization=(jwt("alice", "forged").encode(),))
-    assert (await refused(access, forged, job(access.owner(genuine))))[0] == 404
+    assert (await refused(access, forged, job(owner_of(access, genuine))))[0] == 404
 
 
 async def test_a_cookie_does_not_vouch_for_the_token_beside_it() -> None:
     """§2 Caller: U accepted the cookie, not the forged token."""
     access, _, _ = make(lambda token, target, cookie: 200 if cookie or "sig1" in token else 401)
     genuine = credentials(jwt("alice", "1"))
-    await access.accepted(genuine, b"/x")
+    assert await access.learn(genuine)
     forged = credentials(jwt("alice", "forged"), cookie="session=mallory")
-    await access.identify(forged, "v8")
-    assert access.owner(genuine) not in access.owners(forged)
+    await access.identify(forged)
+    assert owner_of(access, genuine) not in access.owners(forged)
     honest = credentials(jwt("alice", "sig1"), cookie="antiforgery=1")
-    await access.identify(honest, "v8")
-    assert access.owner(genuine) in access.owners(honest)
+    await access.identify(honest)
+    assert owner_of(access, genuine) in access.owners(honest)
 
 
 async def test_owner_hashes_depend_on_the_key_and_hide_the_credential() -> None:
@@ -285,15 +293,15 @@ async def test_owner_hashes_depend_on_the_key_and_hide_the_credential() -> None:
     who = credentials("Bearer secret-canary")
     one, _, _ = make(lambda *_: 200)
     other = Access(Vb365(lambda *_: 200), key=b"x" * 32, cache=60, timeout=5, now=Clock())
-    assert one.owner(who) != other.owner(who)
-    assert "secret-canary" not in one.owner(who)
+    assert owner_of(one, who) != owner_of(other, who)
+    assert "secret-canary" not in owner_of(one, who)
 
 
 async def test_a_report_is_its_callers_alone() -> None:
     """§1: exports.reports: no session, so only the kick-off's own caller has access."""
     access, _, _ = make(lambda *_: 200)
     who = credentials()
-    report = job(access.owner(who), session=None)
+    report = job(owner_of(access, who), session=None)
     await access.check(who, report)
     assert (await refused(access, credentials("Bearer b"), report))[0] == 404
 
@@ -302,7 +310,7 @@ async def test_a_report_is_its_callers_alone() -> None:
     "token", ["Basic e30.e30.x", "Bearer a.b", "Bearer a.!!.c", "Bearer a.W10.c", "Bearer a.e30.c"]
 )
 def test_what_is_no_jwt_has_no_identity(token: str) -> None:
-    assert credentials(token).identity is None
+    assert credentials(token).claims is None
 
 
 def test_two_authorization_lines_have_no_identity() -> None:
@@ -310,4 +318,195 @@ def test_two_authorization_lines_have_no_identity() -> None:
     line = (b"Authorization", jwt("alice").encode())
     made = Credentials.of([line, line])
     assert made is not None
-    assert made.identity is None
+    assert made.claims is None
+
+
+# identity
+
+
+async def test_a_cookie_beside_a_token_makes_no_new_caller() -> None:
+    """§2 Caller: the hash of Authorization, however its scheme is spelled; only without one that of Cookie."""
+    access, _, _ = make(lambda *_: 200)
+    token = owner_of(access, credentials("Bearer a"))
+    for same in (credentials("Bearer a", "ARRAffinity=1"), credentials("Bearer a", "junk"), credentials("bearer  a")):
+        assert owner_of(access, same) == token
+    assert owner_of(access, credentials("Bearer b", "ARRAffinity=1")) != token
+    cookies = [Credentials.of([(b"Cookie", value)]) for value in (b"a", b"b")]
+    assert len({owner_of(access, each) for each in cookies if each is not None}) == 2
+
+
+def test_records_of_version_0_1_0_still_belong_to_their_caller() -> None:
+    """§9: the keyed hash over the credentials as they were sent, without a cookie."""
+    access, _, _ = make(lambda *_: 200)
+    for line in (b"Bearer a", b"bearer a", b"Basic YTpi"):
+        text = f"credentials\0{((line,), ())!r}"
+        old = hmac.new(b"k" * 32, text.encode(), hashlib.sha256).hexdigest()
+        made = Credentials.of([(b"Authorization", line), (b"Cookie", b"x")])
+        assert made is not None
+        assert old in access.owners(made)
+
+
+async def test_seeing_a_session_identifies_nobody() -> None:
+    """§2: the caller wrote the session's id; identity comes from the proxy's own question alone."""
+    access, vb365, _ = make(lambda token, target, cookie: 401 if target == SESSIONS else 200)
+    who = credentials(jwt("alice"))
+    await access.check(who, job("o"))
+    assert access.claimed(who) not in access.owners(who)
+    assert await access.learn(who) is False
+    assert access.claimed(who) not in access.owners(who)
+    assert vb365.asked[-1][1] == SESSIONS
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(200, True), (204, True), (401, False), (403, False), (404, False), (500, None), (302, None), (None, None)],
+)
+async def test_an_identity_is_learnt_from_a_2xx_alone(answer: int | None, expected: bool | None) -> None:
+    """§2: no answer is no identity, and no refusal either."""
+    access, _, _ = make(lambda *_: answer)
+    who = credentials(jwt("alice"), "antiforgery=1")
+    assert await access.learn(who) is expected
+    assert (access.claimed(who) in access.owners(who)) is (expected is True)
+    assert access.knows(who.fields) is (expected is True)
+
+
+async def test_the_identity_question_is_asked_without_the_cookie() -> None:
+    """§2: with a cookie beside it the cookie may be what VB365 accepts."""
+    access, vb365, _ = make(lambda token, target, cookie: 200 if cookie else 401)
+    who = credentials(jwt("alice"), "session=mallory")
+    assert await access.learn(who) is False
+    assert await access.identify(who) == access.owners(who)
+    assert access.claimed(who) not in access.owners(who)
+    assert {target for _, target in vb365.asked} == {SESSIONS}
+
+
+async def test_what_was_learnt_outlives_the_cache_and_grants_nothing() -> None:
+    """§8: for look-ups; §9: the right itself is asked for again."""
+    answers = [200, 401]
+    access, _, clock = make(lambda *_: answers.pop(0))
+    who = credentials(jwt("alice"))
+    assert await access.learn(who)
+    clock.now = 1e6
+    assert await access.learn(who)
+    assert access.owners(who)[0] == access.claimed(who)
+    with pytest.raises(Problem) as why:
+        await access.identify(who)
+    assert why.value.status == 401
+
+
+@pytest.mark.parametrize("refusal", [400, 404])
+async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) -> None:
+    """§2: v8, then v7, then v6; what is served is remembered; none comes from the caller."""
+    served = "/v6/RestoreSessions"
+    access, vb365, clock = make(lambda token, target, cookie: 200 if target.startswith(served) else refusal)
+    for asked in (3, 1):
+        vb365.asked.clear()
+        await access.identify(credentials())
+        assert len(vb365.asked) == asked
+        clock.now += 61
+    assert vb365.asked == [("Bearer a", "/v6/RestoreSessions?limit=1")]
+    vb365.asked.clear()
+    await access.unknown(credentials(), "id")
+    await access.check(credentials(), job("o", api="v77"))
+    assert {target.split("/")[1] for _, target in vb365.asked} == {"v6"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(401, 401), (403, 401), (404, 401), (400, 401), (500, 503), (302, 503), (429, 503), (None, 503)],
+)
+async def test_a_list_needs_a_2xx(answer: int | None, expected: int) -> None:
+    """§4, §9: not an empty list for whoever VB365 does not know."""
+    access, _, _ = make(lambda *_: answer)
+    for who in (credentials("Bearer made-up"), credentials(jwt("x")), credentials(jwt("x"), "c=1"), None):
+        with pytest.raises(Problem) as why:
+            await access.identify(who)
+        assert why.value.status == (401 if who is None else expected)
+
+
+async def test_a_cookie_opens_nothing_of_an_expired_token_beside_it() -> None:
+    """§9, session gone: the token itself must still be accepted, not the cookie that somebody put beside it."""
+
+    def decide(token: str, target: str, cookie: bool) -> int:
+        return 404 if target != SESSIONS else 200 if cookie or token == "Bearer good" else 401
+
+    access, _, _ = make(decide)
+    own = job(owner_of(access, credentials("Bearer expired")))
+    assert (await refused(access, credentials("Bearer expired"), own))[0] == 401
+    assert (await refused(access, credentials("Bearer expired", "session=mallory"), own))[0] == 404
+    good = job(owner_of(access, credentials("Bearer good")))
+    await access.check(credentials("Bearer good", "affinity=1"), good)
+
+
+async def test_a_token_that_needs_its_cookie_is_its_caller() -> None:
+    """§9, session gone: neither of the two is accepted alone."""
+    access, vb365, _ = make(
+        lambda token, target, cookie: 404 if target != SESSIONS else 200 if token and cookie else 401
+    )
+    who = credentials("Bearer a", ".AspNetCore.Antiforgery=x")
+    own = job(owner_of(access, who))
+    await access.check(who, own)
+    vb365.asked.clear()
+    await access.check(who, own)
+    assert vb365.asked == []
+    assert (await refused(access, credentials("Bearer a"), own))[0] == 401
+
+
+async def test_a_verdict_is_about_the_exact_credentials_that_were_asked_with() -> None:
+    """§2: a cookie's rights are no other cookie's, nor the token's beside it; the other way round neither."""
+    access, _, _ = make(lambda token, target, cookie: 200 if cookie else 403)
+    await access.check(credentials("Bearer a", "good"), job("o"))
+    assert (await refused(access, credentials("Bearer a"), job("o")))[0] == 404
+    access, vb365, _ = make(lambda token, target, cookie: 200)
+    for who in (credentials("Bearer a", "good"), credentials("Bearer a", "bad"), credentials("Bearer b", "good")):
+        await access.check(who, job("o"))
+    assert len(vb365.asked) == 3
+
+
+@pytest.mark.parametrize("session", ["S1", None])
+async def test_an_odd_version_or_id_tells_no_job_from_none(session: str | None) -> None:
+    """§9: VB365 answers 400 to what it cannot read; a job that names it is not told from no job."""
+    access, _, _ = make(lambda token, target, cookie: 400 if "S1" in target or "v77" in target else 404)
+    foreign = await refused(access, credentials(), job("victim", session=session, api="v77"))
+    problem = await access.unknown(credentials(), str(uuid4()))
+    assert foreign == (problem.status, problem.name)
+
+
+async def test_whose_job_it_is_needs_vb365_only_for_a_claim() -> None:
+    """§9 borrowed: the credentials themselves are known; an identity must be learnt, or the call tried again."""
+    up = [False]
+    access, vb365, _ = make(lambda *_: 200 if up[0] else None)
+    who = credentials(jwt("alice"))
+    claimed = access.claimed(who)
+    assert claimed is not None
+    own = job("identity", aliases=access.owners(who))
+    assert await access.owns(who, own)
+    assert not await access.owns(who, job("somebody"))
+    assert vb365.asked == []
+    with pytest.raises(Problem) as why:
+        await access.owns(who, job(claimed))
+    assert why.value.status == 503
+    up[0] = True
+    assert await access.owns(who, job(claimed))
+
+
+async def test_one_list_asks_for_a_session_once_also_when_refused() -> None:
+    """§9: refusals are not cached, but what one request heard is not asked again."""
+    access, vb365, _ = make(lambda *_: 404)
+    answers: Round = {}
+    for _ in range(3):
+        with pytest.raises(Problem):
+            await access.check(credentials(), job("victim"), answers)
+    assert len(vb365.asked) == 1
+
+
+async def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hostile tokens cannot grow memory."""
+    monkeypatch.setattr("proxy.access._ENTRIES", 3)
+    access, _, _ = make(lambda *_: 200)
+    everybody = [credentials(jwt(str(number))) for number in range(5)]
+    for who in everybody:
+        await access.check(who, job("o"))
+        await access.learn(who)
+    assert [access.claimed(who) in access.owners(who) for who in everybody] == [False, False, True, True, True]
+    assert [access.knows(who.fields) for who in everybody] == [False, False, True, True, True]

@@ -16,7 +16,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     "core",
     "ports",
-    "buffered clock deadline logs meter sockets tls",
+    "buffered clock credentials deadline logs meter sockets tls",
     "connection exchange renewal",
     "connections",
     "upstream relay access stores",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from proxy.access import Access, Credentials
+from proxy.access import Access
 from proxy.core.jobs import Phase
+from proxy.credentials import Credentials
 from proxy.ports import Field
 from tests.fakes import new_job
 from tests.faults.harness import CALL, FakeUpstream, Reply, Steps, house

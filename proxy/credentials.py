@@ -1,0 +1,72 @@
+"""The credentials of one request, and what a token claims about its caller (CONTRACT §2 "Caller")."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+
+from proxy.ports import Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The Authorization and Cookie lines of one request. In memory only."""
+
+    authorization: tuple[bytes, ...]
+    cookie: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, fields: Fields) -> Credentials | None:
+        """The credentials among a request's fields, None without any (CONTRACT §3.2)."""
+
+        def lines(name: bytes) -> tuple[bytes, ...]:
+            return tuple(value for key, value in fields if key.lower() == name)
+
+        found = cls(lines(b"authorization"), lines(b"cookie"))
+        return found if found.authorization or found.cookie else None
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The request fields of a question with these credentials. Host is left to the upstream: it is VB365's own."""
+        return [
+            *((b"Authorization", value) for value in self.authorization),
+            *((b"Cookie", value) for value in self.cookie),
+            (b"Accept", b"application/json"),
+        ]
+
+    @property
+    def bearer(self) -> bytes | None:
+        """The bearer token, if that is the whole of Authorization."""
+        if len(self.authorization) != 1:
+            return None  # which of several lines VB365 believes is not known
+        scheme, _, token = self.authorization[0].partition(b" ")
+        return token.strip() if scheme.lower() == b"bearer" else None
+
+    @property
+    def claims(self) -> str | None:
+        """What a JWT claims to be, its `iss` with its subject. Counts only once VB365 accepted the token itself."""
+        return None if self.bearer is None else _claims(self.bearer)
+
+    def parts(self) -> list[Credentials]:
+        """Authorization and Cookie apart, each by itself, in this order; those that are there."""
+        apart = [Credentials(self.authorization, ()), Credentials((), self.cookie)]
+        return [each for each in apart if each.authorization or each.cookie]
+
+
+def _claims(token: bytes) -> str | None:
+    parts = token.split(b".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(claims, dict):
+        return None
+    issuer = claims.get("iss")
+    subjects = (claims.get(name) for name in ("sub", "unique_name", "nameid", "upn"))
+    subject = next((value for value in subjects if isinstance(value, str) and value), None)
+    if not isinstance(issuer, str) or not issuer or subject is None:
+        return None
+    return json.dumps([issuer, subject])
