@@ -1,4 +1,4 @@
-"""One request as the stand-in sees it, and the error bodies of each API version (docs/upstream.md §4)."""
+"""API requests, and the error responses of each API version (docs/upstream.md §4)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import parse_qsl, unquote_plus
 
 from aiohttp import web
 
+from proxy.simulator.responses import Response, json_response
 from proxy.simulator.settings import User
-from proxy.simulator.wire import Answer, json_answer
 
-#: The v8 errorCode of a status; every other one is HttpError.
-_CODES = {
+#: The v8 errorCode by status; other statuses have HttpError.
+_ERROR_CODES = {
     400: "ParameterValidationFailure",
     401: "ResourceAccessDenied",
     403: "ResourceAccessDenied",
@@ -25,10 +25,12 @@ _CODES = {
 
 
 @dataclass(slots=True)
-class Recorded:
-    """A request as it came: raw target, raw field lines, and the body's length, SHA-256 and first 64 KiB.
+class RecordedRequest:
+    """A received request, kept for inspection by tests.
 
-    `complete` once the whole body is in; `status` once the head of an answer is out.
+    `target` and `headers` are the raw request target and field lines. `time` is in Unix seconds.
+    `length` and `sha256` describe the whole body; `body` holds its first 64 KiB. `complete` becomes
+    True when the whole body has arrived, `status` is set when the response head is sent.
     """
 
     method: str
@@ -42,7 +44,7 @@ class Recorded:
     status: int | None = None
 
     def header(self, name: str) -> str | None:
-        """The field's value; its lines joined with a comma."""
+        """Return the value of a field, multiple lines joined with a comma, or None."""
         wanted = name.lower().encode()
         values = [value for key, value in self.headers if key.lower() == wanted]
         return b", ".join(values).decode("utf-8", "surrogateescape") if values else None
@@ -50,10 +52,16 @@ class Recorded:
 
 @dataclass(slots=True)
 class Call:
-    """A request on its way to its handler. `segments` are the raw path's, without empty ones and the version."""
+    """A parsed API request.
+
+    `version` is the API version, 0 if the path names none. `segments` are the raw path segments
+    without empty ones and the version. `query` has lower-case names. `base` is the prefix of links:
+    scheme and authority up to v5, empty later. Routing sets `user` and `ids`, the raw path segments
+    that match the placeholders of the route.
+    """
 
     request: web.BaseRequest
-    record: Recorded
+    record: RecordedRequest
     body: bytes
     version: int
     segments: list[str]
@@ -64,47 +72,56 @@ class Call:
     ids: list[str] = field(default_factory=list)
 
     @property
-    def who(self) -> User:
-        """The user; handlers that need none do not ask."""
+    def caller(self) -> User:
+        """The authenticated user. Raises RuntimeError for an anonymous call."""
         if self.user is None:
             raise RuntimeError("an anonymous call has no user")
         return self.user
 
 
-def parse(request: web.BaseRequest, record: Recorded, body: bytes) -> Call:
-    """The call: its version is 0 when the path names none."""
+def parse(request: web.BaseRequest, record: RecordedRequest, body: bytes) -> Call:
+    """Parse the request target and return the call."""
     path, _, query = request.raw_path.partition("?")
     segments = [segment for segment in path.split("/") if segment]
     version = re.fullmatch(r"v(\d{1,4})", segments[0], re.IGNORECASE) if segments else None
     number = int(version[1]) if version else 0
     pairs = {name.lower(): value for name, value in parse_qsl(query, keep_blank_values=True)}
-    base = f"{request.scheme}://{request.headers.get('Host', 'localhost')}" if 0 < number <= 5 else ""
-    return Call(request, record, body, number, segments[1:] if version else segments, path, pairs, base)
+    authority = request.headers.get("Host", "localhost")
+    base = f"{request.scheme}://{authority}" if 0 < number <= 5 else ""
+    segments = segments[1:] if version else segments
+    return Call(request, record, body, number, segments, path, pairs, base)
 
 
-def error(version: int, status: int, message: str, code: str | None = None) -> Answer:
-    """RESTExceptionInfo of that version. v7 knows but one errorCode, for a fault of its own: left out."""
+def error(version: int, status: int, message: str, code: str | None = None) -> Response:
+    """Return an error response with the RESTExceptionInfo document of that API version.
+
+    `code` is the errorCode of v8; by default it follows from the status. v7 defines only one
+    errorCode, ProxyOffline, which does not apply here, so v7 documents have none.
+    """
     document: dict[str, object] = {"message": message}
     if version >= 8:
-        document |= {"errorCode": code or _CODES.get(status, "HttpError"), "stackTrace": None}
-    return json_answer(status, document)
+        document |= {"errorCode": code or _ERROR_CODES.get(status, "HttpError"), "stackTrace": None}
+    return json_response(status, document)
 
 
-#: How a rejected token is answered: no body at all (docs/upstream.md §3).
-UNAUTHORIZED = Answer(401, b"", "", (("WWW-Authenticate", "Bearer"),))
+#: The response to a missing or rejected token; it has no body (docs/upstream.md §3).
+UNAUTHORIZED = Response(401, b"", "", (("WWW-Authenticate", "Bearer"),))
 
 
-def not_found(call: Call) -> Answer:
-    """404 in the version's shape."""
+def not_found(call: Call) -> Response:
+    """Return the 404 response of the call's API version."""
     return error(call.version, 404, f"The resource {call.path} was not found")
 
 
 def form(call: Call) -> Mapping[str, str]:
-    """The body's members as strings, from a form (the default, as curl -d sends it) or JSON. Raises ValueError."""
+    """Return the members of a form or JSON body as strings.
+
+    The body is a form unless Content-Type names JSON. Raises ValueError for a malformed body.
+    """
     if "json" not in call.request.headers.get("Content-Type", ""):
         fields = (pair.partition(b"=") for pair in call.body.split(b"&") if pair)
         return {unquote_plus(name.decode()): unquote_plus(value.decode()) for name, _, value in fields}
     raw = json.loads(call.body)
     if not isinstance(raw, dict):
-        raise ValueError("the body is not a JSON object")  # noqa: TRY004  # bad input is one kind of error here
+        raise ValueError("the body is not a JSON object")  # noqa: TRY004  # malformed input is always ValueError
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in raw.items()}

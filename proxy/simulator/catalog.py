@@ -1,7 +1,8 @@
-"""What can be browsed: organisations and the mailboxes, OneDrives, sites and teams below them.
+"""The objects to browse: organizations, and the mailboxes, OneDrives, sites and teams in them.
 
-Every object is a pure function of its place and number, so nothing is stored and each run has the same ids.
-Ids look as they do in the wild: UUIDs, numbers, and free strings that hold `/`, `+`, `=`, `:` and `,`.
+An object is a function of its path and its number in the collection, so nothing is stored and
+every run has the same ids. The ids are like those of VB365: UUIDs, numbers, and strings that
+contain `/`, `+`, `=`, `:` and `,`.
 """
 
 from __future__ import annotations
@@ -14,33 +15,37 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from proxy.simulator.operations import Place
+from proxy.simulator.operations import ResourcePath
 
-_SPACE = uuid.UUID("36500000-0000-4000-8000-000000000365")
+_NAMESPACE = uuid.UUID("36500000-0000-4000-8000-000000000365")
 _TIME = "2026-01-15T09:30:00.1234567+02:00"
 
 Document = dict[str, Any]
 
 
-def _uuid(place: str) -> str:
-    return str(uuid.uuid5(_SPACE, place))
+# Each of these makes an id from a key: the object's path, "#", and its index in the collection.
 
 
-def _entry_id(place: str) -> str:
-    """Like an Exchange entry id: base64 of the ordinary alphabet, so with `/`, `+` and `=` in it."""
-    return base64.b64encode(b"\xfb\xef\xff" + hashlib.sha256(place.encode()).digest()[:25]).decode()
+def _uuid(key: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, key))
 
 
-def _number(place: str) -> str:
-    return str(int(place.rpartition("#")[2]) + 1)
+def _entry_id(key: str) -> str:
+    """Return an id like an Exchange entry id: standard base64, with `/`, `+` and `=`."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return base64.b64encode(b"\xfb\xef\xff" + digest[:25]).decode()
 
 
-def _site_id(place: str) -> str:
-    return f"contoso.sharepoint.com,{_uuid(place)},{_uuid(place + '/web')}"
+def _number(key: str) -> str:
+    return str(int(key.rpartition("#")[2]) + 1)
 
 
-def _channel_id(place: str) -> str:
-    return f"19:{hashlib.sha256(place.encode()).hexdigest()[:32]}@thread.tacv2"
+def _site_id(key: str) -> str:
+    return f"contoso.sharepoint.com,{_uuid(key)},{_uuid(key + '/web')}"
+
+
+def _channel_id(key: str) -> str:
+    return f"19:{hashlib.sha256(key.encode()).hexdigest()[:32]}@thread.tacv2"
 
 
 _IDS: dict[str, Callable[[str], str]] = {
@@ -54,20 +59,27 @@ _IDS: dict[str, Callable[[str], str]] = {
 
 @lru_cache(maxsize=4096)
 def ids(organization: str, collections: tuple[str, ...], parents: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """The ids of the last collection's members below these parents."""
-    form = _IDS.get(collections[-1], _uuid)
+    """Return the ids of the `count` members of the last collection.
+
+    `parents` are the ids of the objects that contain it.
+    """
+    make_id = _IDS.get(collections[-1], _uuid)
     if collections == ("mailboxes", "folders"):
-        form = _entry_id
-    place = "/".join((organization, *collections, *parents))
-    return tuple(form(f"{place}#{number}") for number in range(count))
+        make_id = _entry_id
+    path = "/".join((organization, *collections, *parents))
+    return tuple(make_id(f"{path}#{index}") for index in range(count))
 
 
-def exists(organization: str, place: Place, count: int) -> bool:
-    """True if every id of the place is a member of its collection."""
+def exists(organization: str, path: ResourcePath, count: int) -> bool:
+    """Return whether each id of the path is a member of its collection."""
     return all(
-        member in ids(organization, place.collections[: depth + 1], place.ids[:depth], count)
-        for depth, member in enumerate(place.ids)
+        member in ids(organization, path.collections[: depth + 1], path.ids[:depth], count)
+        for depth, member in enumerate(path.ids)
     )
+
+
+# Each of these returns the document of an object, without links: its id, its number from 1, and the
+# ids of the objects that contain it.
 
 
 def _file(id: str, name: str) -> Document:
@@ -85,24 +97,28 @@ def _file(id: str, name: str) -> Document:
 
 def _mailbox(id: str, number: int, parents: tuple[str, ...]) -> Document:
     name = f"user{number}"
-    return {"id": id, "name": name, "email": f"{name}@contoso.example", "isArchive": False, "isPublic": False}
+    flags = {"isArchive": False, "isPublic": False}
+    return {"id": id, "name": name, "email": f"{name}@contoso.example", **flags}
 
 
 def _exchange_folder(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    return {"id": id, "name": f"Folder {number}", "type": "None", "category": "Inbox", "mailboxId": parents[0]}
+    kind = {"type": "None", "category": "Inbox"}
+    return {"id": id, "name": f"Folder {number}", **kind, "mailboxId": parents[0]}
 
 
 def _exchange_item(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    times = {"sent": _TIME, "received": _TIME}
-    return {"id": id, "mailboxId": parents[0], "subject": f"Mail {number}", "itemClass": "IPM.Note", **times}
+    facts = {"itemClass": "IPM.Note", "sent": _TIME, "received": _TIME}
+    return {"id": id, "mailboxId": parents[0], "subject": f"Mail {number}", **facts}
 
 
 def _drive(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    return {"id": id, "name": f"user{number}", "url": f"https://contoso-my.sharepoint.com/personal/user{number}"}
+    name = f"user{number}"
+    return {"id": id, "name": name, "url": f"https://contoso-my.sharepoint.com/personal/{name}"}
 
 
 def _drive_document(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    return {**_file(id, f"Document {number}.txt"), "oneDriveId": parents[0], "sizeBytes": 1024, "isFolder": False}
+    document = {**_file(id, f"Document {number}.txt"), "oneDriveId": parents[0]}
+    return {**document, "sizeBytes": 1024, "isFolder": False}
 
 
 def _drive_folder(id: str, number: int, parents: tuple[str, ...]) -> Document:
@@ -110,7 +126,8 @@ def _drive_folder(id: str, number: int, parents: tuple[str, ...]) -> Document:
 
 
 def _site(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    return {"id": id, "name": f"Site {number}", "url": f"https://contoso.sharepoint.com/sites/site{number}"}
+    url = f"https://contoso.sharepoint.com/sites/site{number}"
+    return {"id": id, "name": f"Site {number}", "url": url}
 
 
 def _site_document(id: str, number: int, parents: tuple[str, ...]) -> Document:
@@ -119,7 +136,8 @@ def _site_document(id: str, number: int, parents: tuple[str, ...]) -> Document:
 
 
 def _site_folder(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    return {**_file(id, f"Folder {number}"), "siteId": parents[0], "type": "LibraryFolder", "isFolder": True}
+    folder = {**_file(id, f"Folder {number}"), "siteId": parents[0]}
+    return {**folder, "type": "LibraryFolder", "isFolder": True}
 
 
 def _site_item(id: str, number: int, parents: tuple[str, ...]) -> Document:
@@ -129,7 +147,8 @@ def _site_item(id: str, number: int, parents: tuple[str, ...]) -> Document:
 
 def _library(id: str, number: int, parents: tuple[str, ...]) -> Document:
     url = f"https://contoso.sharepoint.com/sites/site/library{number}"
-    return {"id": id, "name": f"Library {number}", "url": url, "creationTime": _TIME, "siteId": parents[0]}
+    library = {"id": id, "name": f"Library {number}", "url": url}
+    return {**library, "creationTime": _TIME, "siteId": parents[0]}
 
 
 def _attachment(id: str, number: int, parents: tuple[str, ...]) -> Document:
@@ -139,7 +158,8 @@ def _attachment(id: str, number: int, parents: tuple[str, ...]) -> Document:
 
 def _team(id: str, number: int, parents: tuple[str, ...]) -> Document:
     name = f"Team {number}"
-    return {"id": id, "displayName": name, "description": name, "privacy": "Public", "isArchived": False}
+    facts = {"privacy": "Public", "isArchived": False}
+    return {"id": id, "displayName": name, "description": name, **facts}
 
 
 def _channel(id: str, number: int, parents: tuple[str, ...]) -> Document:
@@ -148,20 +168,24 @@ def _channel(id: str, number: int, parents: tuple[str, ...]) -> Document:
 
 def _team_file(id: str, number: int, parents: tuple[str, ...]) -> Document:
     channel = parents[1] if len(parents) > 1 else _channel_id(parents[0])
-    facts = {"sizeBytes": 1024, "version": 1, "modified": _TIME, "modifiedBy": "Alex Wilber", "fileType": "File"}
-    return {"id": id, "channelId": channel, "name": f"File {number}.txt", "teamId": parents[0], **facts}
+    parent = {"teamId": parents[0], "channelId": channel}
+    modified = {"version": 1, "modified": _TIME, "modifiedBy": "Alex Wilber"}
+    facts = {"name": f"File {number}.txt", "sizeBytes": 1024, "fileType": "File"}
+    return {"id": id, **parent, **facts, **modified}
 
 
 def _post(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    times = {"createdTime": _TIME, "lastModifiedTime": _TIME}
-    who = {"author": "Alex Wilber", "subject": f"Post {number}", "isImportant": False, "isDeleted": False}
     return {
         "postId": int(id) if id.isdigit() else 0,
         "changeKey": _uuid(id),
         "teamId": parents[0],
         "attachments": [],
-        **times,
-        **who,
+        "createdTime": _TIME,
+        "lastModifiedTime": _TIME,
+        "author": "Alex Wilber",
+        "subject": f"Post {number}",
+        "isImportant": False,
+        "isDeleted": False,
     }
 
 
@@ -187,25 +211,44 @@ _DESCRIBE: dict[tuple[str, ...], Callable[[str, int, tuple[str, ...]], Document]
 }
 
 
-def describe(organization: str, place: Place, count: int) -> Document:
-    """The facts of one object, without its links; of one that does not exist those of the first."""
-    collections = place.collections[:-1] if place.collections[-1] == "versions" else place.collections
-    siblings = ids(organization, place.collections, place.parents, count)
-    number = siblings.index(place.ids[-1]) + 1 if place.ids[-1] in siblings else 1
-    facts = _DESCRIBE[collections](place.ids[len(collections) - 1], number, place.ids[: len(collections) - 1])
-    return facts if collections == place.collections else {**facts, "version": f"{number}.0", "versionId": number}
+def describe(organization: str, path: ResourcePath, count: int) -> Document:
+    """Return the document of an object, without links.
+
+    An object that does not exist is described as the first of its collection. A version of an
+    object is described as the object with that version number.
+    """
+    is_version = path.collections[-1] == "versions"
+    collections = path.collections[:-1] if is_version else path.collections
+    siblings = ids(organization, path.collections, path.parents, count)
+    number = siblings.index(path.ids[-1]) + 1 if path.ids[-1] in siblings else 1
+    *parents, own = path.ids[: len(collections)]
+    document = _DESCRIBE[collections](own, number, tuple(parents))
+    if is_version:
+        document |= {"version": f"{number}.0", "versionId": number}
+    return document
 
 
 def organization(tenant: str) -> Document:
-    """The Microsoft 365 organisation of a tenant."""
+    """Return the document of a tenant's organization, without links."""
     name = f"{tenant}.onmicrosoft.com"
-    kind = {"type": "Office365", "region": "Worldwide", "isExchangeOnline": True, "isSharePointOnline": True}
-    backup = {"isBackedup": True, "firstBackuptime": _TIME, "lastBackuptime": _TIME, "isTeamsOnline": True}
-    return {"id": _uuid(tenant), "name": name, "officeName": name, "description": "", **kind, **backup}
+    return {
+        "id": _uuid(tenant),
+        "name": name,
+        "officeName": name,
+        "description": "",
+        "type": "Office365",
+        "region": "Worldwide",
+        "isExchangeOnline": True,
+        "isSharePointOnline": True,
+        "isTeamsOnline": True,
+        "isBackedup": True,
+        "firstBackuptime": _TIME,
+        "lastBackuptime": _TIME,
+    }
 
 
 def fill(template: str, tenant: str, count: int) -> str:
-    """The operation's template with the first existing id, percent-encoded, in each place."""
+    """Replace each placeholder of an operation's template with an existing id, percent-encoded."""
     filled: list[str] = []
     collections: list[str] = []
     parents: list[str] = []

@@ -1,4 +1,7 @@
-"""Exports: generating a file, and keeping it in the temporary folder (docs/upstream.md §1)."""
+"""Export operations: generate a file, keep it in a temporary folder, and send it.
+
+See docs/upstream.md §1.
+"""
 
 from __future__ import annotations
 
@@ -10,178 +13,244 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 
-from proxy.simulator.bell import Bell, Gate
 from proxy.simulator.calls import Call, error
 from proxy.simulator.content import Content, Kind, make
 from proxy.simulator.faults import Effects
 from proxy.simulator.operations import Operation
+from proxy.simulator.responses import Response, ResponseWriter, json_response, with_changes
 from proxy.simulator.sessions import Event, Session, Sessions
 from proxy.simulator.settings import SimulatorSettings
-from proxy.simulator.transfer import UNSATISFIABLE, Cut, Delivery, Transfer, byte_range, if_range
-from proxy.simulator.wire import Answer, Wire, altered, json_answer
+from proxy.simulator.synchronization import HoldPoint, Notifier
+from proxy.simulator.transfer import (
+    UNSATISFIABLE,
+    BodyTruncated,
+    Delivery,
+    Transfer,
+    byte_range,
+    if_range,
+)
 
-OUTLOOK = "To perform export to PST, 64-bit version of Microsoft Outlook 2013 or later must be installed"
+_OUTLOOK_MISSING = "To perform export to PST, 64-bit version of Microsoft Outlook 2013 or later must be installed"
+_SESSION_STOPPED = "The restore session has been stopped"
 
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """The making of one file. `refusal` is the answer instead of it, if it failed."""
+    """The generation of one file.
+
+    `done` is set when it ends. `failure` is then the error response if it failed.
+    """
 
     content: Content
     name: str
     session: Session | None
     event: Event | None
-    refusal: Answer | None = None
+    failure: Response | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def alive(self) -> bool:
-        """False once the session it belongs to is stopped."""
+    def session_is_working(self) -> bool:
+        """Return False if the restore session is stopped; a report needs no session."""
         return self.session is None or self.session.working
 
 
 class Exports:
-    """The exports of one stand-in. Generations outlive the requests that started them.
+    """The exports of one simulator. A generation continues after its client disconnects.
 
-    `generations` counts those started, `contents` holds the file of the last one, both by raw path; `deliveries` has
-    every export request.
+    `generations` counts the generations started and `contents` has the last file generated, both
+    by raw path. `deliveries` has one entry per export request, oldest first.
     """
 
-    def __init__(self, settings: SimulatorSettings, sessions: Sessions, bell: Bell, gate: Gate) -> None:
+    def __init__(
+        self,
+        settings: SimulatorSettings,
+        sessions: Sessions,
+        notifier: Notifier,
+        hold_point: HoldPoint,
+    ) -> None:
         self._settings = settings
         self._sessions = sessions
-        self._bell = bell
-        self._gate = gate
+        self._notifier = notifier
+        self._hold_point = hold_point
         self._files: OrderedDict[str, Generation] = OrderedDict()
         self._running: dict[asyncio.Task[None], Generation] = {}
         self.generations: Counter[str] = Counter()
         self.contents: dict[str, Content] = {}
         self.deliveries: deque[Delivery] = deque(maxlen=settings.records)
 
-    async def serve(self, call: Call, wire: Wire, operation: Operation, session: Session | None, fx: Effects) -> None:
-        """Answer one export request. Raises `ConnectionError` when the client is gone."""
+    async def serve(
+        self,
+        call: Call,
+        writer: ResponseWriter,
+        operation: Operation,
+        session: Session | None,
+        effects: Effects,
+    ) -> None:
+        """Respond to an export request. Raises `ConnectionError` if the client disconnects."""
         delivery = Delivery(call.path)
         self.deliveries.append(delivery)
         try:
-            if fx.accepted:
-                await self._refuse(call, wire, _accepted(call), delivery, fx)
+            if effects.accepted:
+                await self._send_without_file(call, writer, _accepted(call), delivery, effects)
                 return
-            generation = self._file(call, operation, session, fx)
+            generation = self._find_or_start(call, operation, session, effects)
             await generation.done.wait()
-            await self._answer(call, wire, generation, delivery, fx)
-        except Cut:
+            await self._send(call, writer, generation, delivery, effects)
+        except BodyTruncated:
             delivery.outcome = "cut"
         except BaseException:
             delivery.outcome = "disconnected"
             raise
         finally:
-            self._bell.ring()
+            self._notifier.notify()
 
     async def stop(self) -> None:
-        """End every generation that still runs; nothing of them stays in the temporary folder."""
+        """Cancel all running generations and remove their files."""
         running = dict(self._running)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for generation in running.values():
             if not generation.done.is_set():
-                self._record(generation, "Failed")
-        self._files = OrderedDict((key, made) for key, made in self._files.items() if made.done.is_set())
+                self._finish_event(generation, "Failed")
+        finished = [(key, made) for key, made in self._files.items() if made.done.is_set()]
+        self._files = OrderedDict(finished)
 
     def forget_files(self) -> None:
         """Empty the temporary folder."""
         self._files.clear()
 
-    def _file(self, call: Call, operation: Operation, session: Session | None, fx: Effects) -> Generation:
-        """The file for this request. With Range an identical request's file serves, even one still in the making;
-        without, it is made anew, as a blind second POST may do at U."""
-        identity = f"{call.who.name} {call.path.lower()} {sorted(call.query.items())} {call.record.sha256}"
+    def _find_or_start(self, call: Call, operation: Operation, session: Session | None, effects: Effects) -> Generation:
+        """Return the generation that serves this request.
+
+        A request with Range uses the file of an identical earlier request, even if that file is
+        still being generated. A request without Range starts another generation, because a second
+        POST to VB365 may do so (docs/upstream.md §1).
+        """
+        query = sorted(call.query.items())
+        identity = f"{call.caller.name} {call.path.lower()} {query} {call.record.sha256}"
         key = hashlib.sha256(identity.encode()).hexdigest()
         known = self._files.get(key)
-        if known is None or known.refusal is not None or "Range" not in call.request.headers:
-            known = self._start(call, operation, session, fx)
-            self._files[key] = known
-            self._files.move_to_end(key)
-            if len(self._files) > self._settings.files:
-                self._files.popitem(last=False)
-        return known
+        if known is not None and known.failure is None and "Range" in call.request.headers:
+            return known
+        started = self._start(call, operation, session, effects)
+        self._files[key] = started
+        self._files.move_to_end(key)
+        if len(self._files) > self._settings.files:
+            self._files.popitem(last=False)
+        return started
 
-    def _start(self, call: Call, operation: Operation, session: Session | None, fx: Effects) -> Generation:
-        size = self._settings.size if fx.size is None else fx.size
-        seed = self._settings.seed if fx.seed is None else fx.seed
+    def _start(self, call: Call, operation: Operation, session: Session | None, effects: Effects) -> Generation:
+        size = self._settings.size if effects.size is None else effects.size
+        seed = self._settings.seed if effects.seed is None else effects.seed
         kind, members = operation.choose(call.body, size)
-        content = make(Kind(fx.kind) if fx.kind else kind, size, seed, fx.members or members)
+        if effects.kind:
+            kind = Kind(effects.kind)
+        content = make(kind, size, seed, effects.members or members)
         self.generations[call.path] += 1
         self.contents[call.path] = content
-        event = self._sessions.begin(session, operation.event, operation.title, call.path) if session else None
+        event = None
+        if session:
+            event = self._sessions.begin(session, operation.event, operation.title, call.path)
         name = f"{operation.title}.{content.kind.rpartition('.')[2]}"
         generation = Generation(content, name, session, event)
-        task = asyncio.get_running_loop().create_task(self._generate(generation, call.version, fx))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._generate(generation, call.version, effects))
         self._running[task] = generation
         task.add_done_callback(self._running.pop)
         return generation
 
-    async def _generate(self, generation: Generation, version: int, fx: Effects) -> None:
-        await self._silence(generation.session, fx)
-        if not generation.alive():
-            generation.refusal = error(version, 500, "The restore session has been stopped")
-        elif fx.outlook_missing:
-            generation.refusal = error(version, 500, OUTLOOK)
+    async def _generate(self, generation: Generation, version: int, effects: Effects) -> None:
+        await self._wait_for_generation(generation.session, effects)
+        if not generation.session_is_working():
+            generation.failure = error(version, 500, _SESSION_STOPPED)
+        elif effects.outlook_missing:
+            generation.failure = error(version, 500, _OUTLOOK_MISSING)
         generation.done.set()
-        self._record(generation, fx.event or ("Failed" if generation.refusal else "Success"))
-        self._bell.ring()
+        self._finish_event(generation, effects.event or ("Failed" if generation.failure else "Success"))
+        self._notifier.notify()
 
-    def _record(self, generation: Generation, status: str) -> None:
-        """Give the session's event its outcome."""
+    def _finish_event(self, generation: Generation, status: str) -> None:
+        """Set the final status of the session's event."""
         session, event = generation.session, generation.event
         if session and event:
-            size = None if generation.refusal else generation.content.size
+            size = None if generation.failure else generation.content.size
             self._sessions.finish(session, event, status, f"{event.title}: {status}", size)
 
-    async def _silence(self, session: Session | None, fx: Effects) -> None:
-        """The time it takes to generate; ends early when the session is stopped."""
-        seconds = self._settings.generate if fx.generate is None else fx.generate
+    async def _wait_for_generation(self, session: Session | None, effects: Effects) -> None:
+        """Wait for the configured generation time, or until the session is stopped."""
+        seconds = self._settings.generate if effects.generate is None else effects.generate
         stopped = session.stopped if session else asyncio.Event()
-        if fx.stop_session and session:
+        if effects.stop_session and session:
             await asyncio.sleep(seconds / 2)
             self._sessions.stop(session)
+        if effects.hold:
+            await _wait_for_first(stopped.wait(), self._hold_point.wait())
+            return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if fx.hold else seconds):
-                await _first(stopped.wait(), self._gate.wait()) if fx.hold else await stopped.wait()
+            async with asyncio.timeout(seconds):
+                await stopped.wait()
 
-    async def _refuse(self, call: Call, wire: Wire, answer: Answer, delivery: Delivery, fx: Effects) -> None:
-        """Answer without a file."""
-        delivery.status = call.record.status = answer.status
-        await wire.send(answer, altered(answer.fields, fx.headers, fx.set_cookies))
+    async def _send_without_file(
+        self,
+        call: Call,
+        writer: ResponseWriter,
+        response: Response,
+        delivery: Delivery,
+        effects: Effects,
+    ) -> None:
+        delivery.status = call.record.status = response.status
+        fields = with_changes(response.fields, effects.headers, effects.set_cookies)
+        await writer.write_response(response, fields)
         delivery.outcome = "refused"
 
-    async def _answer(self, call: Call, wire: Wire, made: Generation, delivery: Delivery, fx: Effects) -> None:
-        fits = if_range(call.request.headers.get("If-Range"), fx.etag)
-        asked = (
-            byte_range(call.request.headers.get("Range"), made.content.size) if fits and not fx.ignore_range else None
-        )
-        refusal = made.refusal
-        if refusal is None and asked == UNSATISFIABLE:
-            refusal = Answer(416, b"", "", (("Content-Range", f"bytes */{made.content.size}"),))
-        if refusal is not None:
-            await self._refuse(call, wire, refusal, delivery, fx)
+    async def _send(
+        self,
+        call: Call,
+        writer: ResponseWriter,
+        generation: Generation,
+        delivery: Delivery,
+        effects: Effects,
+    ) -> None:
+        """Send the file, the requested range of it, or an error response."""
+        size = generation.content.size
+        headers = call.request.headers
+        requested = None
+        if not effects.ignore_range and if_range(headers.get("If-Range"), effects.etag):
+            requested = byte_range(headers.get("Range"), size)
+        failure = generation.failure
+        if failure is None and requested == UNSATISFIABLE:
+            failure = Response(416, b"", "", (("Content-Range", f"bytes */{size}"),))
+        if failure is not None:
+            await self._send_without_file(call, writer, failure, delivery, effects)
             return
-        delivery.status = call.record.status = 206 if asked else 200
-        delivery.start, stop = asked or (0, made.content.size)
-        rate = self._settings.rate if fx.rate is None else fx.rate
-        halt = partial(self._halt, made.session)
-        await Transfer(wire, delivery, made.content, made.name, stop, fx, rate, made.alive, halt, self._gate.wait).run()
+        delivery.status = call.record.status = 206 if requested else 200
+        delivery.start, stop = requested or (0, size)
+        transfer = Transfer(
+            writer=writer,
+            delivery=delivery,
+            content=generation.content,
+            name=generation.name,
+            stop=stop,
+            effects=effects,
+            rate=self._settings.rate if effects.rate is None else effects.rate,
+            session_is_working=generation.session_is_working,
+            stop_session=partial(self._stop_session, generation.session),
+            wait_for_release=self._hold_point.wait,
+        )
+        await transfer.run()
 
-    def _halt(self, session: Session | None) -> None:
+    def _stop_session(self, session: Session | None) -> None:
         if session:
             self._sessions.stop(session)
 
 
-def _accepted(call: Call) -> Answer:
-    return json_answer(202, {"sessionId": "1"}, ("Location", f"/v{call.version}/RestoreSessions/tasks/1"))
+def _accepted(call: Call) -> Response:
+    location = f"/v{call.version}/RestoreSessions/tasks/1"
+    return json_response(202, {"sessionId": "1"}, ("Location", location))
 
 
-async def _first(*waits: Coroutine[object, object, object]) -> None:
-    """Return when the first of them does."""
+async def _wait_for_first(*waits: Coroutine[object, object, object]) -> None:
+    """Return when the first of the coroutines returns; cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

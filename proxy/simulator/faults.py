@@ -1,4 +1,4 @@
-"""Misbehaviour on demand: which requests it hits, and what it does to their answers (docs/upstream.md §7)."""
+"""Faults on demand: which requests they affect, and how (docs/upstream.md §7)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,43 @@ from typing import Any, get_args, get_type_hints
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effects:
-    """What happens to an answer; None leaves it as it is. Bytes are counted in the body of this answer.
+    """What happens to a response. None means no effect.
 
-    For every request, in this order: `expire_token` (of the caller; so the answer is 401), `latency` seconds, `hold`
-    (wait for `release`; an export holds while it generates, for any number of seconds), `hang` (never answer),
-    `reset` (before the head), `malformed` (this text instead of a head, then close), `status` with `body` and
-    `content_type` instead of the true answer. `headers` are added or replace fields of that name, None drops one;
-    `set_cookies` are added.
+    Byte counts are counts of bytes in the body of this response.
 
-    For exports: the file (`size`, `kind`, `seed`, `members`), `generate` (silent seconds), `outlook_missing` (500
-    after them), `stop_session` (half-way through them), `event` (the word the event ends with), `accepted` (202 of a
-    future VB365), and the transfer: `rate` (bytes per second), `cut_at` (reset there; with `cut` "close" an orderly
-    end instead), `stop_session_at`, `stall_at` (silent for `stall` seconds, or until `release`), `framing`
-    (length, chunked, close), `unterminated` (a chunked body without its end), `lie` (added to Content-Length),
-    `ignore_range`, `content_range` (literal), `etag` (literal), `disposition` (literal), `gzip`.
+    Any request, in the order of application:
+
+    `expire_token`: expire the access token of the caller, which gets 401.
+    `latency`: delay the response by this many seconds.
+    `hold`: suspend the response until `release`; an export is suspended while it generates.
+    `hang`: never respond.
+    `reset`: reset the connection before the response.
+    `malformed`: send this text instead of a response and close the connection.
+    `status`, `body`, `content_type`: send this response instead of the normal one.
+    `headers`: add or replace these fields; the value null removes a field.
+    `set_cookies`: add a Set-Cookie field for each of these values.
+
+    Generation of an export:
+
+    `size` (bytes), `kind`, `seed`, `members` (of a ZIP): the file to generate.
+    `generate`: seconds of silence before the response.
+    `outlook_missing`: fail with 500 after the generation.
+    `stop_session`: stop the restore session halfway through the generation.
+    `event`: the final status of the session's event.
+    `accepted`: respond 202, as a future VB365 version might.
+
+    Transfer of an export:
+
+    `rate`: bytes per second.
+    `cut_at`: end the body at this byte count, with a reset or, if `cut` is "close", a close.
+    `stop_session_at`: stop the restore session at this byte count.
+    `stall_at`: pause at this byte count for `stall` seconds, or until `release`.
+    `framing`: "length", "chunked" or "close" (the end of the connection ends the body).
+    `unterminated`: omit the last chunk of a chunked body.
+    `lie`: a number to add to Content-Length.
+    `ignore_range`: send the whole file in response to a Range request.
+    `content_range`, `etag`, `disposition`: the literal value of that response field.
+    `gzip`: send the body with Content-Encoding gzip.
     """
 
     expire_token: bool | None = None
@@ -65,9 +88,10 @@ class Effects:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault(Effects):
-    """Effects on the requests whose raw target holds `path` (any case) and, if given, whose method is `method`.
+    """Effects on the requests whose raw target contains `path`, ignoring case.
 
-    The first `skip` matches are left alone, then the next `count` are hit; None: until the faults are cleared.
+    `method`, if set, must match too. The first `skip` matching requests are not affected; the next
+    `count` are, or all of them if `count` is None.
     """
 
     path: str = ""
@@ -82,20 +106,24 @@ _CHOICES = {
     "event": ("Running", "Success", "Warning", "Failed", "Cancelled", "Skipped"),
     "kind": ("pst", "msg", "html", "txt", "pdf", "csv", "zip", "pst.zip", "msg.zip"),
 }
-_NAMES = tuple(member.name for member in fields(Effects))
+_EFFECT_NAMES = tuple(member.name for member in fields(Effects))
 _TYPES = get_type_hints(Fault)
 
 
 def _problem(name: str, value: Any) -> str | None:
+    """Return what is wrong with a member of a fault, or None."""
     if name not in _TYPES:
         return f"unknown key {name!r}"
     if name in _CHOICES and value is not None and value not in _CHOICES[name]:
         return f"{name!r} must be one of {', '.join(_CHOICES[name])}"
-    wanted = tuple(getattr(kind, "__origin__", kind) for kind in get_args(_TYPES[name]) or (_TYPES[name],))
-    number = float in wanted and isinstance(value, int) and not isinstance(value, bool)
-    if not number and type(value) not in wanted:
-        return f"{name!r} must be {' or '.join('null' if kind is type(None) else kind.__name__ for kind in wanted)}"
-    if name == "headers" and not all(isinstance(text, str | None) for text in (value or {}).values()):
+    types = get_args(_TYPES[name]) or (_TYPES[name],)
+    wanted = tuple(getattr(kind, "__origin__", kind) for kind in types)
+    int_for_float = float in wanted and isinstance(value, int) and not isinstance(value, bool)
+    if not int_for_float and type(value) not in wanted:
+        names = ("null" if kind is type(None) else kind.__name__ for kind in wanted)
+        return f"{name!r} must be {' or '.join(names)}"
+    texts = (value or {}).values() if name == "headers" else ()
+    if not all(isinstance(text, str | None) for text in texts):
         return "'headers' must map names to strings or null"
     if name == "set_cookies" and not all(isinstance(text, str) for text in value or []):
         return "'set_cookies' must be a list of strings"
@@ -105,9 +133,12 @@ def _problem(name: str, value: Any) -> str | None:
 
 
 def parse(raw: Any) -> Fault:
-    """A fault from the control endpoint's JSON. Raises ValueError that names every problem."""
+    """Return the fault that a JSON document describes.
+
+    Raises ValueError, whose message lists all problems.
+    """
     if not isinstance(raw, Mapping):
-        raise ValueError("a fault is a JSON object")  # noqa: TRY004  # one kind of error for all bad input
+        raise ValueError("a fault is a JSON object")  # noqa: TRY004  # malformed input is always ValueError
     problems = [problem for name, value in raw.items() if (problem := _problem(name, value))]
     if problems:
         raise ValueError("; ".join(problems) + f" (keys: {', '.join(_TYPES)})")
@@ -115,7 +146,10 @@ def parse(raw: Any) -> Fault:
 
 
 class Faults:
-    """The faults of one stand-in. Where several hit a request the later one's effects win, key by key."""
+    """The active faults.
+
+    If several affect a request, each effect comes from the fault that was added last.
+    """
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -127,31 +161,37 @@ class Faults:
         return len(self._faults)
 
     def add(self, fault: Fault) -> None:
-        """From now on. Raises ValueError on a value that no answer can have."""
+        """Add a fault. Raises ValueError for an invalid member."""
         parse({name: getattr(fault, name) for name in _TYPES})
         self._faults.append(fault)
 
     def clear(self) -> None:
-        """Behave."""
+        """Remove all faults."""
         self._faults = []
 
     def take(self, method: str, target: str) -> Effects:
-        """The effects on this request, counted."""
+        """Return the effects on this request and count it as a match."""
         merged: dict[str, Any] = {}
         kept = []
         for fault in self._faults:
-            hit, left = _spend(fault, method, target)
-            if hit:
-                merged |= {name: value for name in _NAMES if (value := getattr(fault, name)) is not None}
-            if left is not None:
-                kept.append(left)
+            affected, remaining = _match(fault, method, target)
+            if affected:
+                effects = {name: getattr(fault, name) for name in _EFFECT_NAMES}
+                merged |= {name: value for name, value in effects.items() if value is not None}
+            if remaining is not None:
+                kept.append(remaining)
         self._faults = kept
         return Effects(**merged)
 
 
-def _spend(fault: Fault, method: str, target: str) -> tuple[bool, Fault | None]:
-    """Whether the fault hits this request, and what is left of it afterwards."""
-    if fault.path.lower() not in target.lower() or (fault.method or method).upper() != method.upper():
+def _match(fault: Fault, method: str, target: str) -> tuple[bool, Fault | None]:
+    """Return whether the fault affects this request, and the fault with its counters updated.
+
+    The fault is None when its count is used up.
+    """
+    if fault.path.lower() not in target.lower():
+        return False, fault
+    if (fault.method or method).upper() != method.upper():
         return False, fault
     if fault.skip:
         return False, replace(fault, skip=fault.skip - 1)

@@ -11,16 +11,21 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from proxy.simulator import catalog
-from proxy.simulator.bell import Bell
 from proxy.simulator.settings import SimulatorSettings, User
+from proxy.simulator.synchronization import Notifier
 
+#: Session types: Exchange, OneDrive, SharePoint and Teams.
 TYPES = ("Vex", "Veod", "Vesp", "Vet")
+#: The unit of .NET timestamps is 100 ns.
+_TICKS_PER_SECOND = 10_000_000
 
 
 def timestamp(seconds: float, utc_offset: int) -> str:
-    """Unix seconds as .NET writes them: seven fractional digits and the server's offset in minutes."""
-    ticks = round(seconds * 10_000_000)
-    whole, fraction = divmod(ticks, 10_000_000)
+    """Format Unix seconds as .NET does: seven fractional digits and a UTC offset.
+
+    `utc_offset` is in minutes.
+    """
+    whole, fraction = divmod(round(seconds * _TICKS_PER_SECOND), _TICKS_PER_SECOND)
     local = datetime.fromtimestamp(whole, timezone(timedelta(minutes=utc_offset)))
     text = local.isoformat()
     return f"{text[:19]}.{fraction:07}{text[19:]}"
@@ -28,7 +33,10 @@ def timestamp(seconds: float, utc_offset: int) -> str:
 
 @dataclass(slots=True)
 class Event:
-    """One line of a session's history. Times in Unix seconds."""
+    """An event of a restore session.
+
+    `start` and `end` are in Unix seconds; `size` is the size of the exported item in bytes.
+    """
 
     id: str
     type: str
@@ -44,7 +52,10 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A restore session: `type` is one of `TYPES`."""
+    """A restore session.
+
+    `type` is one of `TYPES`. `created`, `touched` (last used) and `ended` are in Unix seconds.
+    """
 
     id: str
     user: User
@@ -63,26 +74,30 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one stand-in; `now` gives Unix seconds, `bell` rings at every change."""
+    """The restore sessions of one simulator.
 
-    def __init__(self, settings: SimulatorSettings, now: Callable[[], float], bell: Bell) -> None:
+    `now` returns the time in Unix seconds. `notifier` is notified of every change. `feed` has the
+    latest changes as pairs of change number and session, oldest first.
+    """
+
+    def __init__(self, settings: SimulatorSettings, now: Callable[[], float], notifier: Notifier) -> None:
         self._settings = settings
         self._now = now
-        self._bell = bell
+        self._notifier = notifier
         self._sessions: dict[str, Session] = {}
         self.feed: deque[tuple[int, Session]] = deque(maxlen=settings.records)
         self._changes = 0
 
     def open(self, user: User, type: str = "Vex") -> Session:
-        """Start a session."""
+        """Start a session of the user."""
         now = self._now()
         session = Session(str(uuid.uuid4()), user, type, now, now)
         self._sessions[session.id] = session
-        self.changed(session)
+        self._record_change(session)
         return session
 
     def get(self, id: str) -> Session | None:
-        """The session, whoever asks; stops it first if it was idle for too long."""
+        """Return the session, or None. A session that was idle for too long is stopped first."""
         session = self._sessions.get(id.lower())
         if session is None:
             return None
@@ -93,55 +108,61 @@ class Sessions:
         return session
 
     def list(self, user: User) -> list[Session]:
-        """The sessions this user may see, newest first."""
-        mine = [session for session in self._sessions.values() if may_see(user, session)]
-        return mine[::-1]
+        """Return the sessions that the user may see, newest first."""
+        visible = [session for session in self._sessions.values() if may_see(user, session)]
+        return visible[::-1]
 
     def stop(self, session: Session) -> None:
-        """Stop it; what runs in it fails. Idempotent."""
+        """Stop the session; its running exports fail. Idempotent."""
         if session.working:
             session.ended = self._now()
             session.stopped.set()
-            self.changed(session)
+            self._record_change(session)
 
     def remove(self, id: str) -> bool:
-        """Forget the session, as if it had never been; False if there is none."""
+        """Stop and remove the session. Returns False if there is none."""
         session = self._sessions.pop(id.lower(), None)
         if session is not None:
             self.stop(session)
         return session is not None
 
     def begin(self, session: Session, type: str, title: str, item: str) -> Event:
-        """Add a Running event."""
-        order = len(session.events)
-        event = Event(str(uuid.uuid4()), type, title, item, order, self._now(), message=f"{title} is running")
+        """Add an event with status Running to the session."""
+        event = Event(
+            id=str(uuid.uuid4()),
+            type=type,
+            title=title,
+            item=item,
+            order=len(session.events),
+            start=self._now(),
+            message=f"{title} is running",
+        )
         session.events.append(event)
-        self.changed(session)
+        self._record_change(session)
         return event
 
     def finish(self, session: Session, event: Event, status: str, message: str, size: int | None = None) -> None:
-        """Give the event its outcome."""
+        """Set the final status of the event. `size` is the size of the item in bytes."""
         event.status, event.message, event.size, event.end = status, message, size, self._now()
-        self.changed(session)
+        self._record_change(session)
 
-    def changed(self, session: Session) -> None:
-        """Count the change into the session's eTag and the feed."""
+    def _record_change(self, session: Session) -> None:
         session.etag += 1
         self._changes += 1
         self.feed.append((self._changes, session))
-        self._bell.ring()
+        self._notifier.notify()
 
     @property
     def token(self) -> int:
-        """The change token that stands for now."""
+        """The change token of the latest change."""
         return self._changes
 
-    # -- as JSON ------------------------------------------------------------------------------------------------------
+    # JSON documents
 
     def document(self, session: Session, version: int) -> dict[str, Any]:
-        """RESTRestoreSession of that version, without its links."""
+        """Return the RESTRestoreSession document of that API version, without links."""
         organization = catalog.organization(session.user.tenant)
-        result = "Warning" if any(event.status in ("Warning", "Failed") for event in session.events) else "Success"
+        problems = any(event.status in ("Warning", "Failed") for event in session.events)
         document = {
             "id": session.id,
             "name": organization["name"],
@@ -150,7 +171,7 @@ class Sessions:
             "creationTime": self._time(session.created),
             "endTime": self._time(session.ended),
             "state": "Working" if session.working else "Stopped",
-            "result": result,
+            "result": "Warning" if problems else "Success",
             "initiatedBy": session.user.name,
             "details": "",
             "scopeName": organization["name"],
@@ -160,7 +181,7 @@ class Sessions:
         return {**document, "eTag": session.etag} if version >= 8 else document
 
     def event(self, session: Session, event: Event, version: int) -> dict[str, Any]:
-        """RESTRestoreSessionEvent of that version, without its links."""
+        """Return the RESTRestoreSessionEvent document of that API version, without links."""
         end = event.end if event.end is not None else self._now()
         document = {
             "itemName": event.item,
@@ -179,29 +200,31 @@ class Sessions:
         }
         if event.size is not None:
             document["itemSizeBytes"] = event.size
-        return {**document, "organizationId": self._organization(session)} if version >= 8 else document
+        if version >= 8:
+            document["organizationId"] = catalog.organization(session.user.tenant)["id"]
+        return document
 
     def statistics(self, session: Session) -> dict[str, Any]:
-        """RESTRestoreSessionStatistics (v8): exports restore nothing, so only their failures show."""
+        """Return the RESTRestoreSessionStatistics document of v8.
+
+        Exports restore nothing, so it counts only their failures.
+        """
         failed = [event for event in session.events if event.status == "Failed"]
-        warned = [event.message for event in session.events if event.status == "Warning"]
+        warnings = [event.message for event in session.events if event.status == "Warning"]
         return {
             "totalItemsCount": len(session.events),
             "restoredItemsCount": 0,
             "failedItemsCount": len(failed),
             "skippedItemsCount": 0,
-            "warnings": warned,
+            "warnings": warnings,
             "errors": [event.message for event in failed],
             "items": [],
         }
-
-    def _organization(self, session: Session) -> str:
-        return str(catalog.organization(session.user.tenant)["id"])
 
     def _time(self, seconds: float | None) -> str | None:
         return None if seconds is None else timestamp(seconds, self._settings.utc_offset)
 
 
 def may_see(user: User, session: Session) -> bool:
-    """Operators see all sessions, everybody else their own."""
+    """Return whether the user may see the session: its owner and operators may."""
     return user.operator or user.name == session.user.name

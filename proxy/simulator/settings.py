@@ -1,4 +1,4 @@
-"""How a stand-in is set up."""
+"""The configuration of a simulator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who can log in: `tenant` names the organisation; an operator sees every organisation and session."""
+    """A user account of the organization `tenant`.
+
+    An operator sees the organizations and restore sessions of all tenants.
+    """
 
     name: str
     password: str
@@ -25,17 +28,25 @@ USERS = (
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSettings:
-    """Every default of the stand-in; faults change single answers (`faults.Fault`).
+    """The behaviour of a simulator; a `faults.Fault` overrides parts of it for single requests.
 
-    `versions` are the API versions served. `size` (bytes), `seed` and `generate` (silent seconds before the head) are
-    those of every export that no fault changes; `rate` in bytes per second (None: as fast as it goes).
-    `objects` is the number of members of each collection; with `strict` unknown ids are 404, without it every id
-    exists. `token` is "opaque" or "jwt"; `token_lifetime` in seconds. With `antiforgery` a token needs its cookie
-    unless it was asked for with `disable_antiforgery_token=true`, as at a real server; off by default, because v6
-    clients cannot ask. `foreign_session` is the status for another user's session (403 or 404), `stopped_session`
-    for what is below a stopped one. `session_idle`: seconds after which an unused session stops by itself (None:
-    never). `utc_offset`, in minutes, is the server's own: its times carry it. `records` bounds what is kept of
-    requests and deliveries, `files` the temporary folder.
+    `versions`: the API versions served.
+    `size`, `seed`: size in bytes and pattern seed of each exported file.
+    `generate`: seconds of silence before the response to an export.
+    `rate`: transfer rate of a file in bytes per second; None means unlimited.
+    `objects`: the number of members of each collection.
+    `strict`: whether an unknown object id is 404; if False, every id exists.
+    `token`: "opaque" or "jwt".
+    `token_lifetime`: lifetime of an access token in seconds.
+    `antiforgery`: whether a token requires its antiforgery cookie unless it was requested with
+    `disable_antiforgery_token=true`, as on a real server. The default is False, because v6 clients
+    cannot send that parameter.
+    `foreign_session`: the status for the restore session of another user, 403 or 404.
+    `stopped_session`: the status for a resource of a stopped session.
+    `session_idle`: seconds of inactivity after which a session stops; None means never.
+    `utc_offset`: the server's UTC offset in minutes, which its timestamps carry.
+    `records`: the number of requests, deliveries and session changes to keep.
+    `files`: the number of generated files to keep in the simulated temporary folder.
     """
 
     versions: tuple[int, ...] = (5, 6, 7, 8)
@@ -46,7 +57,7 @@ class SimulatorSettings:
     rate: float | None = None
     objects: int = 3
     strict: bool = True
-    token: str = "opaque"  # noqa: S105  # a form of token, not one
+    token: str = "opaque"  # noqa: S105  # the token format, not a token
     token_lifetime: float = 3600.0
     antiforgery: bool = False
     foreign_session: int = 403
@@ -57,5 +68,5 @@ class SimulatorSettings:
     files: int = 1_000
 
     def user(self, name: str) -> User:
-        """The user of that name. Raises KeyError."""
+        """Return the user with this name. Raises KeyError."""
         return {user.name: user for user in self.users}[name]

@@ -1,4 +1,4 @@
-"""Who calls: the token endpoint's grants, and the tokens it gave out (docs/upstream.md §3)."""
+"""Authentication: the grants of the token endpoint and the issued tokens (docs/upstream.md §3)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any
 
 from proxy.simulator.settings import SimulatorSettings, User
 
+#: The name of the antiforgery cookie.
 COOKIE = ".AspNetCore.Antiforgery"
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
-class Denied(Exception):
-    """The grant is not given: `status` and a message for the error body."""
+class GrantDenied(Exception):
+    """A grant is denied. The response has `status` and this message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -28,7 +29,11 @@ class Denied(Exception):
 
 @dataclass(slots=True)
 class Token:
-    """One access token. `expires` in Unix seconds; `antiforgery` is the cookie value it needs, if any."""
+    """An access token.
+
+    `expires` is in Unix seconds, `refresh` is the refresh token, and `antiforgery` is the value of
+    the antiforgery cookie that requests must send; None if they need none.
+    """
 
     user: User
     expires: float
@@ -38,7 +43,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A granted token: the response's JSON and the cookies to set."""
+    """A successful grant: the JSON document of the response and its Set-Cookie values."""
 
     body: dict[str, Any]
     cookies: tuple[str, ...]
@@ -49,7 +54,7 @@ def _base64url(data: bytes) -> str:
 
 
 def _claims(assertion: str) -> dict[str, Any]:
-    """The claims of a JWT, signature unseen: the stand-in trusts every issuer. Empty if it is no JWT."""
+    """Return the claims of a JWT without verifying its signature; empty if it is not a JWT."""
     try:
         payload = assertion.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -59,7 +64,7 @@ def _claims(assertion: str) -> dict[str, Any]:
 
 
 class Tokens:
-    """The tokens of one stand-in; `now` gives Unix seconds."""
+    """The tokens of one simulator. `now` returns the time in Unix seconds."""
 
     def __init__(self, settings: SimulatorSettings, now: Callable[[], float]) -> None:
         self._settings = settings
@@ -69,7 +74,7 @@ class Tokens:
         self._refresh: dict[str, User] = {}
 
     def grant(self, form: Mapping[str, str]) -> Grant:
-        """Answer the token endpoint's form fields. Raises `Denied`."""
+        """Issue a token for the form fields of a token request. Raises `GrantDenied`."""
         kind = form.get("grant_type", "")
         if kind == "password":
             user = self._by_password(form.get("username", ""), form.get("password", ""))
@@ -78,12 +83,15 @@ class Tokens:
         elif kind in (_JWT_BEARER, "operator"):
             user = self._by_assertion(form, operator=kind == "operator")
         else:
-            raise Denied(400, f"Unsupported grant_type {kind!r}")
-        protect = self._settings.antiforgery and form.get("disable_antiforgery_token", "").lower() != "true"
-        return self._issue(user, protect)
+            raise GrantDenied(400, f"Unsupported grant_type {kind!r}")
+        disabled = form.get("disable_antiforgery_token", "").lower() == "true"
+        return self._issue(user, antiforgery=self._settings.antiforgery and not disabled)
 
     def user(self, authorization: str, cookies: Mapping[str, str]) -> User | None:
-        """Whose request this is; None when the token is missing, unknown, expired or lacks its cookie."""
+        """Return the user of a request.
+
+        Returns None if the token is missing, unknown or expired, or its cookie is missing.
+        """
         scheme, _, value = authorization.partition(" ")
         token = self._access.get(value.strip())
         if scheme.lower() != "bearer" or token is None or token.expires <= self._now():
@@ -93,32 +101,37 @@ class Tokens:
         return token.user
 
     def expire(self, *, authorization: str | None = None, user: str | None = None) -> None:
-        """Expire the token of that Authorization value, or all (of that user). Refresh tokens stay good."""
+        """Expire the token of an Authorization value, all tokens of a user, or all tokens.
+
+        Refresh tokens remain valid.
+        """
         wanted = authorization.partition(" ")[2].strip() if authorization is not None else None
         for value, token in self._access.items():
             if wanted in (None, value) and user in (None, token.user.name):
                 token.expires = 0.0
 
     def revoke(self, authorization: str) -> None:
-        """Log out: the token and its refresh token are worth nothing any more."""
+        """Revoke the token of an Authorization value and its refresh token."""
         token = self._access.pop(authorization.partition(" ")[2].strip(), None)
         if token is not None:
             self._refresh.pop(token.refresh, None)
 
     def issue(self, user: str) -> str:
-        """An access token for the user of that name, as if it had logged in. Raises KeyError."""
-        return str(self._issue(self._settings.user(user), protect=False).body["access_token"])
+        """Return a new access token of the user with that name. Raises KeyError."""
+        grant = self._issue(self._settings.user(user), antiforgery=False)
+        return str(grant.body["access_token"])
 
     def _by_password(self, name: str, password: str) -> User:
         for user in self._settings.users:
-            if user.name == name and hmac.compare_digest(user.password.encode(), password.encode()):
+            matches = hmac.compare_digest(user.password.encode(), password.encode())
+            if user.name == name and matches:
                 return user
-        raise Denied(401, "The user name or password is incorrect")
+        raise GrantDenied(401, "The user name or password is incorrect")
 
     def _by_refresh(self, value: str) -> User:
         user = self._refresh.pop(value, None)
         if user is None:
-            raise Denied(401, "The refresh token is not valid")
+            raise GrantDenied(401, "The refresh token is not valid")
         return user
 
     def _by_assertion(self, form: Mapping[str, str], *, operator: bool) -> User:
@@ -127,12 +140,18 @@ class Tokens:
         for user in self._settings.users:
             if form.get("client_id") and user.name in names and user.operator >= operator:
                 return user
-        raise Denied(401, "The assertion is not valid")
+        raise GrantDenied(401, "The assertion is not valid")
 
-    def _issue(self, user: User, protect: bool) -> Grant:
+    def _issue(self, user: User, *, antiforgery: bool) -> Grant:
         issued, lifetime = self._now(), self._settings.token_lifetime
-        access = self._jwt(user, issued) if self._settings.token == "jwt" else secrets.token_urlsafe(48)  # noqa: S105
-        token = Token(user, issued + lifetime, secrets.token_urlsafe(32), secrets.token_hex(16) if protect else None)
+        as_jwt = self._settings.token == "jwt"  # noqa: S105  # the token format
+        access = self._jwt(user, issued) if as_jwt else secrets.token_urlsafe(48)
+        token = Token(
+            user=user,
+            expires=issued + lifetime,
+            refresh=secrets.token_urlsafe(32),
+            antiforgery=secrets.token_hex(16) if antiforgery else None,
+        )
         self._access[access] = token
         self._refresh[token.refresh] = user
         body = {
@@ -141,14 +160,14 @@ class Tokens:
             "expires_in": int(lifetime),
             "refresh_token": token.refresh,
             "userName": user.name,
-            ".issued": _http_time(issued),
-            ".expires": _http_time(token.expires),
+            ".issued": _iso_time(issued),
+            ".expires": _iso_time(token.expires),
         }
         cookies = (
             f"{COOKIE}={token.antiforgery}; path=/; samesite=strict; httponly",
             f"XSRF-TOKEN={secrets.token_hex(16)}; path=/",
         )
-        return Grant(body, cookies if protect else ())
+        return Grant(body, cookies if antiforgery else ())
 
     def _jwt(self, user: User, issued: float) -> str:
         claims = {
@@ -159,9 +178,11 @@ class Tokens:
             "exp": int(issued + self._settings.token_lifetime),
             "jti": secrets.token_hex(8),
         }
-        signed = ".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
-        return f"{signed}.{_base64url(hmac.digest(self._key, signed.encode(), hashlib.sha256))}"
+        parts = ({"alg": "HS256", "typ": "JWT"}, claims)
+        signed = ".".join(_base64url(json.dumps(part).encode()) for part in parts)
+        signature = hmac.digest(self._key, signed.encode(), hashlib.sha256)
+        return f"{signed}.{_base64url(signature)}"
 
 
-def _http_time(seconds: float) -> str:
+def _iso_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

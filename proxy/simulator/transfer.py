@@ -1,4 +1,4 @@
-"""Delivering a file: ranges, framing, and everything that may go wrong on the way."""
+"""The transfer of a file: byte ranges, framing and the faults of a transfer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from urllib.parse import quote
 
 from proxy.simulator.content import CHUNK, Content
 from proxy.simulator.faults import Effects
-from proxy.simulator.wire import Headers, Wire, altered
+from proxy.simulator.responses import Headers, ResponseWriter, with_changes
+
+#: How often a rate-limited transfer writes, per second.
+_WRITES_PER_SECOND = 20
+#: zlib's `wbits` for the gzip format.
+_GZIP_WBITS = 31
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One export request: where its body began, how many bytes of it went out, how it ended.
+    """What was sent for one export request.
 
-    `outcome`: open, complete, refused (not a file), cut (by a fault or a stopped session), disconnected.
+    `status`: the status sent, None before that.
+    `start`: the offset in the file where the body begins.
+    `sent`: the number of body bytes sent.
+    `outcome`: "open", "complete", "refused" (a response without the file), "cut" (ended early by a
+    fault or a stopped session) or "disconnected" (by the client).
     """
 
     path: str
@@ -28,20 +37,25 @@ class Delivery:
     outcome: str = "open"
 
 
-class Cut(Exception):
-    """The body ends here."""
+class BodyTruncated(Exception):
+    """A fault or a stopped session ends the body early."""
 
 
 UNSATISFIABLE = (-1, -1)
 
 
 def byte_range(value: str | None, size: int) -> tuple[int, int] | None:
-    """The bytes [start, stop) of a single byte range; None for anything else, which is ignored (RFC 9110 §14.2)."""
+    """Return the bytes [start, stop) that a Range field with one range selects.
+
+    Returns `UNSATISFIABLE` for a range outside the file, and None for a missing, malformed or
+    unsupported field, which is ignored (RFC 9110 §14.2).
+    """
     found = re.fullmatch(r"bytes=(\d*)-(\d*)", value.strip()) if value else None
     if found is None or not (found[1] or found[2]):
         return None
     if not found[1]:
-        return (max(0, size - int(found[2])), size) if int(found[2]) and size else UNSATISFIABLE
+        suffix = int(found[2])
+        return (max(0, size - suffix), size) if suffix and size else UNSATISFIABLE
     start, last = int(found[1]), int(found[2]) if found[2] else size - 1
     if found[2] and last < start:
         return None
@@ -49,116 +63,134 @@ def byte_range(value: str | None, size: int) -> tuple[int, int] | None:
 
 
 def if_range(value: str | None, etag: str | None) -> bool:
-    """True if the range counts: without a condition, or if it is the strong ETag of the file (RFC 9110 §13.1.5)."""
+    """Return whether the If-Range field allows a range (RFC 9110 §13.1.5).
+
+    It does if it is missing or equals the strong ETag of the file.
+    """
     return value is None or (value == etag and value.startswith('"'))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Transfer:
-    """The sending of `content` from `delivery.start` to `stop`, named `name`, at `rate` bytes per second.
+    """Sends the bytes of `content` from `delivery.start` to `stop` as a file called `name`.
 
-    `alive` tells whether the session still works, `stop_session` stops it, `released` waits for the release of a
-    stall that has no end of its own.
+    `rate` is in bytes per second. `session_is_working` reports whether the restore session is
+    working and `stop_session` stops it. `wait_for_release` suspends a stall without a duration
+    until a test releases it.
     """
 
-    wire: Wire
+    writer: ResponseWriter
     delivery: Delivery
     content: Content
     name: str
     stop: int
-    fx: Effects
+    effects: Effects
     rate: float | None
-    alive: Callable[[], bool]
+    session_is_working: Callable[[], bool]
     stop_session: Callable[[], None]
-    released: Callable[[], Awaitable[None]]
+    wait_for_release: Callable[[], Awaitable[None]]
     framing: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """A compressed body has no length that could be announced."""
-        self.framing = self.fx.framing or ("chunked" if self.fx.gzip or self.fx.unterminated else "length")
+        """Choose the framing; a compressed body is chunked, because its length is not known."""
+        effects = self.effects
+        default = "chunked" if effects.gzip or effects.unterminated else "length"
+        self.framing = effects.framing or default
 
     async def run(self) -> None:
-        """Head, body, end. Raises `Cut`, and `ConnectionError` when the client is gone."""
-        fx = self.fx
-        if self.framing == "close" or fx.lie or fx.unterminated:
-            self.wire.keep_alive = False
-        await self.wire.head(self.delivery.status or 200, altered(self._fields(), fx.headers, fx.set_cookies))
+        """Send the response.
+
+        Raises `BodyTruncated` if the body ends early, and `ConnectionError` if the client
+        disconnects.
+        """
+        effects = self.effects
+        if self.framing == "close" or effects.lie or effects.unterminated:
+            self.writer.keep_alive = False
+        fields = with_changes(self._fields(), effects.headers, effects.set_cookies)
+        await self.writer.write_head(self.delivery.status or 200, fields)
         for piece in self._pieces():
-            await self._meet(self.delivery.sent)
+            await self._apply_faults()
             await self._write(piece)
-        await self._meet(self.delivery.sent)
-        if fx.unterminated:
-            raise Cut
+        await self._apply_faults()
+        if effects.unterminated:
+            raise BodyTruncated
         if self.framing == "chunked":
-            await self.wire.write(b"0\r\n\r\n")
+            await self.writer.write(b"0\r\n\r\n")
         self.delivery.outcome = "complete"
 
     def _fields(self) -> Headers:
-        start, size, fx = self.delivery.start, self.content.size, self.fx
-        fields = [("Content-Type", fx.content_type or "application/octet-stream")]
+        start, size, effects = self.delivery.start, self.content.size, self.effects
+        fields = [("Content-Type", effects.content_type or "application/octet-stream")]
         if self.framing == "length":
-            fields.append(("Content-Length", str(self.stop - start + (fx.lie or 0))))
+            fields.append(("Content-Length", str(self.stop - start + (effects.lie or 0))))
         elif self.framing == "chunked":
             fields.append(("Transfer-Encoding", "chunked"))
         if self.delivery.status == 206:
-            fields.append(("Content-Range", fx.content_range or f"bytes {start}-{self.stop - 1}/{size}"))
-        if fx.etag is not None:
-            fields.append(("ETag", fx.etag))
-        if fx.gzip:
+            content_range = effects.content_range or f"bytes {start}-{self.stop - 1}/{size}"
+            fields.append(("Content-Range", content_range))
+        if effects.etag is not None:
+            fields.append(("ETag", effects.etag))
+        if effects.gzip:
             fields.append(("Content-Encoding", "gzip"))
-        return [*fields, ("Content-Disposition", fx.disposition or _disposition(self.name))]
+        disposition = effects.disposition or _content_disposition(self.name)
+        return [*fields, ("Content-Disposition", disposition)]
 
     def _pieces(self) -> Iterator[memoryview | bytes]:
-        """The body, never across a byte count at which something is to happen."""
+        """Yield the body in pieces that end at each byte count where a fault applies."""
+        effects = self.effects
         chunks: Iterator[memoryview | bytes] = self.content.chunks(self.delivery.start, self.stop)
-        if self.fx.gzip:
+        if effects.gzip:
             chunks = _gzip(chunks)
-        marks = [mark for mark in (self.fx.cut_at, self.fx.stall_at, self.fx.stop_session_at) if mark is not None]
-        return _split(chunks, marks, max(1, int(self.rate / 20)) if self.rate else CHUNK)
+        marks = (effects.cut_at, effects.stall_at, effects.stop_session_at)
+        boundaries = [mark for mark in marks if mark is not None]
+        max_size = max(1, int(self.rate / _WRITES_PER_SECOND)) if self.rate else CHUNK
+        return _split(chunks, boundaries, max_size)
 
     async def _write(self, piece: memoryview | bytes) -> None:
         if self.rate:
             await asyncio.sleep(len(piece) / self.rate)
         if self.framing == "chunked":
-            await self.wire.write(b"%x\r\n%b\r\n" % (len(piece), bytes(piece)))
+            await self.writer.write(b"%x\r\n%b\r\n" % (len(piece), bytes(piece)))
         else:
-            await self.wire.write(piece)
+            await self.writer.write(piece)
         self.delivery.sent += len(piece)
 
-    async def _meet(self, sent: int) -> None:
-        """Do what is due at this byte count, which comes once."""
-        fx = self.fx
-        if fx.stall_at == sent:
-            await (self.released() if fx.stall is None else asyncio.sleep(fx.stall))
-        if fx.stop_session_at == sent:
+    async def _apply_faults(self) -> None:
+        """Apply the faults of the current byte count. Raises `BodyTruncated`."""
+        effects, sent = self.effects, self.delivery.sent
+        if effects.stall_at == sent:
+            stall = effects.stall
+            await (self.wait_for_release() if stall is None else asyncio.sleep(stall))
+        if effects.stop_session_at == sent:
             self.stop_session()
-        if fx.cut_at == sent and fx.cut == "close":
-            self.wire.keep_alive = False
-            raise Cut
-        if fx.cut_at == sent or not self.alive():
-            await self.wire.reset()
-            raise Cut
+        if effects.cut_at == sent and effects.cut == "close":
+            self.writer.keep_alive = False
+            raise BodyTruncated
+        if effects.cut_at == sent or not self.session_is_working():
+            await self.writer.reset()
+            raise BodyTruncated
 
 
-def _disposition(name: str) -> str:
+def _content_disposition(name: str) -> str:
     return f"attachment; filename={name}; filename*=UTF-8''{quote(name)}"
 
 
-def _split(chunks: Iterator[memoryview | bytes], marks: list[int], most: int) -> Iterator[memoryview | bytes]:
-    """The same bytes in pieces of at most `most`, none of which crosses a mark."""
+def _split(chunks: Iterator[memoryview | bytes], boundaries: list[int], max_size: int) -> Iterator[memoryview | bytes]:
+    """Yield the bytes in pieces of at most `max_size` bytes, split at each boundary."""
     sent = 0
     for chunk in chunks:
         at = 0
         while at < len(chunk):
-            piece = chunk[at : at + min([most, *(mark - sent for mark in marks if mark > sent)])]
+            size = min([max_size, *(mark - sent for mark in boundaries if mark > sent)])
+            piece = chunk[at : at + size]
             yield piece
             at += len(piece)
             sent += len(piece)
 
 
 def _gzip(chunks: Iterator[memoryview | bytes]) -> Iterator[bytes]:
-    packer = zlib.compressobj(wbits=31)
+    compressor = zlib.compressobj(wbits=_GZIP_WBITS)
     for chunk in chunks:
-        if packed := packer.compress(chunk):
-            yield packed
-    yield packer.flush()
+        if compressed := compressor.compress(chunk):
+            yield compressed
+    yield compressor.flush()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.simulator import Kind, make
-from proxy.simulator.operations import OPERATIONS, REPORTS, find, report
+from proxy.simulator.operations import OPERATIONS, REPORTS, find, find_report
 from tests.simulator.conftest import Client, Connect, Start
 
 FACTS = json.loads((Path(__file__).parents[1] / "data" / "operations.json").read_text())
@@ -44,7 +44,7 @@ def test_the_table_has_exactly_the_published_29_exports(version: int) -> None:
 @pytest.mark.parametrize("version", [6, 7, 8])
 def test_the_reports_are_the_published_ones(version: int) -> None:
     published = {row["path"].rpartition("/")[2] for row in FACTS if row["path"].startswith(f"/v{version}/Reports/")}
-    assert {f"Generate{name}" for name in REPORTS if report(version, f"generate{name}")} == published
+    assert {f"Generate{name}" for name in REPORTS if find_report(version, f"generate{name}")} == published
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])

@@ -1,4 +1,4 @@
-"""Waiting for something to change, without polling."""
+"""Two asyncio primitives: wait for a state change, and suspend work until a test releases it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable
 
 
-class Bell:
-    """Wakes everybody who waits, at each `ring`."""
+class Notifier:
+    """Wakes all waiting tasks at each `notify`."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
 
-    def ring(self) -> None:
-        """Something changed."""
+    def notify(self) -> None:
+        """Report a state change."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Return at the next ring."""
+        """Return at the next `notify`."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -27,8 +27,8 @@ class Bell:
         finally:
             self._waiters.discard(waiter)
 
-    async def until(self, predicate: Callable[[], bool], timeout: float) -> bool:
-        """True as soon as the predicate holds, False when it does not within `timeout` seconds."""
+    async def wait_for(self, predicate: Callable[[], bool], timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the predicate; return whether it is true."""
         try:
             async with asyncio.timeout(timeout):
                 while not predicate():
@@ -38,30 +38,33 @@ class Bell:
         return True
 
 
-class Gate:
-    """Holds whoever comes until the next `release`; `bell` rings when somebody is held."""
+class HoldPoint:
+    """Suspends each task that waits here until the next `release`.
 
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
+    Each arriving task is reported to `notifier`.
+    """
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
         self._held: set[asyncio.Future[None]] = set()
 
     @property
     def held(self) -> int:
-        """How many are held."""
+        """The number of suspended tasks."""
         return len(self._held)
 
     def release(self) -> None:
-        """Let them all go on."""
+        """Resume all suspended tasks."""
         held, self._held = self._held, set()
         for waiter in held:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Be held."""
+        """Suspend the calling task until the next `release`."""
         waiter = asyncio.get_running_loop().create_future()
         self._held.add(waiter)
-        self._bell.ring()
+        self._notifier.notify()
         try:
             await waiter
         finally:
