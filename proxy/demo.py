@@ -1,6 +1,7 @@
-"""`demo`: an asynchronous export, end to end, with the real commands: `simulate`, `serve` and `jobs fetch`.
+"""The `demo` command: an asynchronous export with the real commands.
 
-It knows the product as a user does, by its command line and its HTTP alone.
+It starts `simulate` and `serve` and runs `jobs fetch` as subprocesses, and talks to them over HTTP
+only, as a user would.
 """
 
 from __future__ import annotations
@@ -29,130 +30,153 @@ import typer
 
 from proxy.simulator.content import Kind, expected_sha256
 
-_USER, _PASSWORD = "alice", "secret-a"  # the stand-in's own
+#: A user of the simulator.
+_USER, _PASSWORD = "alice", "secret-a"
 _SIZE = 64 * 1024 * 1024
-_PATIENCE = 20.0
-#: The proxy on any machine: little space needed, no fixed port, and the 202 at once.
+#: How long a subprocess may take to start or stop, and a response to arrive, in seconds.
+_TIMEOUT = 20.0
+#: Settings that work on any machine: little disk space, no fixed port, and an immediate 202.
 _SETTINGS = {
     "VB365_PROXY_EXPORTS__GRACE": "250ms",
     "VB365_PROXY_STORAGE__MIN_FREE": "256MiB",
     "VB365_PROXY_ADMIN__ADDRESS": "127.0.0.1:0",
     "VB365_PROXY_LOG__LEVEL": "warning",
 }
+#: The exit code of a process that SIGTERM ends: 128 + 15.
+_EXIT_SIGTERM = 143
 
 
-class _Failed(Exception):
-    """The demo cannot go on; the text says why."""
+class _DemoError(Exception):
+    """The demo cannot continue; the message is for the user."""
 
 
 def run(*, keep: bool) -> int:
-    """Show the flow and return the exit code; with `keep` everything runs on until Ctrl-C."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory(prefix="vb365-demo-") as place, ExitStack() as running:
+    """Run the demo and return the exit code.
+
+    With `keep`, simulator and proxy keep running until Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="vb365-demo-") as name, ExitStack() as running:
+        directory = Path(name)
         try:
-            proxy = _start(running, Path(place))
-            by_hand = _tell(proxy, Path(place))
+            proxy = _start(running, directory)
+            commands = _show_export(proxy, directory)
             if keep:
-                _stay(proxy, by_hand)
+                _keep_running(proxy, commands)
             else:
-                _say("That was all. `make demo ARGS=--serve` keeps it running, to try it by hand.")
-        except _Failed as why:
-            typer.echo(f"The demo failed: {why}", err=True)
+                _print_step("Done. To keep it running for tests by hand: make demo ARGS=--serve")
+        except _DemoError as error:
+            typer.echo(f"The demo failed: {error}", err=True)
             return 1
         except KeyboardInterrupt:
             typer.echo("\nStopping.")
     return 0
 
 
-def _start(running: ExitStack, place: Path) -> str:
-    """Start the stand-in and the proxy in front of it; the proxy's URL."""
-    _say("1. A stand-in for VB365: its exports take 3 silent seconds, then 64 MiB at 16 MiB a second.")
-    standing = running.enter_context(
-        _program("simulate", "--port", "0", "--size", "64MiB", "--generate", "3s", "--rate", "16MiB")
-    )
-    _say("2. The proxy in front of it.")
-    arguments = ("--upstream", standing, "--listen", "127.0.0.1:0", "--data-dir", str(place / "data"))
-    return running.enter_context(_program("serve", *arguments, environment=_SETTINGS))
+def _start(running: ExitStack, directory: Path) -> str:
+    """Start the simulator and the proxy; return the proxy's URL."""
+    _print_step("1. Start a VB365 simulator: an export is silent for 3 s, then sends 64 MiB at 16 MiB/s.")
+    options = ("--port", "0", "--size", "64MiB", "--generate", "3s", "--rate", "16MiB")
+    upstream = running.enter_context(_subcommand("simulate", *options))
+    _print_step("2. Start the proxy in front of it.")
+    data = str(directory / "data")
+    serve = ("--upstream", upstream, "--listen", "127.0.0.1:0", "--data-dir", data)
+    return running.enter_context(_subcommand("serve", *serve, environment=_SETTINGS))
 
 
-def _tell(proxy: str, place: Path) -> str:
-    """The story of one export; the lines that tell it again by hand."""
-    _say("3. A client logs in and opens a restore session, as it always did.")
-    path, token = _mailbox(proxy)
-    _say("4. It exports a mailbox, with one more header, and need not wait.")
+def _show_export(proxy: str, directory: Path) -> str:
+    """Run one export and return curl commands that repeat its steps."""
+    _print_step("3. Log in and start a restore session, as clients of VB365 do today.")
+    path, token = _open_mailbox(proxy)
+    _print_step("4. Export a mailbox with one additional header field. The response is immediate.")
     location = _kick_off(proxy, path, token)
-    _say("5. It follows the job to its end and fetches the file. Any HTTP client can; this one is on board.")
-    file = _fetch(location, token, place)
+    _print_step("5. Follow the job and download the file, here with the proxy's own client.")
+    file = _fetch(location, token, directory)
     _verify(file)
-    return _curl(proxy, path, token, location)
+    return _curl_commands(proxy, path, token, location)
 
 
-def _mailbox(proxy: str) -> tuple[str, str]:
-    """The path of an export, and a token."""
-    form = f"grant_type=password&username={_USER}&password={_PASSWORD}&disable_antiforgery_token=true"
-    as_form = {"Content-Type": "application/x-www-form-urlencoded"}
-    token = str(_told(proxy, "POST", "/v8/token", form, as_form)["access_token"])
-    mine = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    organization = _first(_told(proxy, "GET", "/v8/Organizations", None, mine))
-    explore = json.dumps({"dateTime": "2026-11-23T00:00:00Z", "type": "vex"})
-    session = _told(proxy, "POST", f"/v8/Organizations/{organization}/explore", explore, mine)["id"]
+def _open_mailbox(proxy: str) -> tuple[str, str]:
+    """Log in and start a restore session; return the path of a mailbox export and the token."""
+    form = "&".join(
+        (
+            "grant_type=password",
+            f"username={_USER}",
+            f"password={_PASSWORD}",
+            "disable_antiforgery_token=true",
+        )
+    )
+    form_type = {"Content-Type": "application/x-www-form-urlencoded"}
+    token = str(_request_json(proxy, "POST", "/v8/token", form, form_type)["access_token"])
+    fields = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    page = _request_json(proxy, "GET", "/v8/Organizations", None, fields)
+    explore = f"/v8/Organizations/{_first_id(page)}/explore"
+    options = json.dumps({"dateTime": "2026-11-23T00:00:00Z", "type": "vex"})
+    session = _request_json(proxy, "POST", explore, options, fields)["id"]
     mailboxes = f"/v8/RestoreSessions/{session}/organization/mailboxes"
-    return f"{mailboxes}/{_first(_told(proxy, 'GET', mailboxes, None, mine))}/exportToPst", token
+    page = _request_json(proxy, "GET", mailboxes, None, fields)
+    return f"{mailboxes}/{_first_id(page)}/exportToPst", token
 
 
-def _first(page: dict[str, Any]) -> str:
+def _first_id(page: dict[str, Any]) -> str:
     return str(page["results"][0]["id"])
 
 
 def _kick_off(proxy: str, path: str, token: str) -> str:
-    """Ask for the export and show both heads; the job's URL."""
-    asked = {"Content-Type": "application/json", "Prefer": "respond-async"}
-    fields = ["Authorization: Bearer …", *(f"{name}: {value}" for name, value in asked.items())]
-    typer.echo("\n".join(f"  > {line}" for line in (f"POST {path} HTTP/1.1", *fields)))
-    answer = _call(proxy, "POST", path, "{}", {"Authorization": f"Bearer {token}"} | asked)
-    typer.echo("\n".join(f"  < {line}" for line in answer.head))
-    if answer.status != 202:
-        raise _Failed(f"the kick-off was answered {answer.status}, not 202")
-    return str(answer.fields["Location"])
+    """Start the export, print the heads of request and response, and return the job's URL."""
+    fields = {"Content-Type": "application/json", "Prefer": "respond-async"}
+    lines = [f"POST {path} HTTP/1.1", "Authorization: Bearer …"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    typer.echo("\n".join(f"  > {line}" for line in lines))
+    authorization = {"Authorization": f"Bearer {token}"}
+    response = _request(proxy, "POST", path, "{}", authorization | fields)
+    typer.echo("\n".join(f"  < {line}" for line in response.head))
+    if response.status != 202:
+        raise _DemoError(f"the response to the export was {response.status}, expected 202")
+    return str(response.fields["Location"])
 
 
-def _fetch(location: str, token: str, place: Path) -> Path:
-    command = ("jobs", "fetch", location, "--output", str(place / "mailbox.pst"))
-    typer.echo(f"  $ VB365_TOKEN=… {shlex.join(('vb365-async-proxy', *command))}")
-    done = subprocess.run(_command(*command), env=os.environ | {"VB365_TOKEN": token}, check=False)  # noqa: S603
+def _fetch(location: str, token: str, directory: Path) -> Path:
+    file = directory / "mailbox.pst"
+    arguments = ("jobs", "fetch", location, "--output", str(file))
+    typer.echo(f"  $ VB365_TOKEN=… {shlex.join(('vb365-async-proxy', *arguments))}")
+    environment = os.environ | {"VB365_TOKEN": token}
+    done = subprocess.run(_command(*arguments), env=environment, check=False)  # noqa: S603  # our own command
     if done.returncode:
-        raise _Failed(f"the client left with exit code {done.returncode}")
-    return place / "mailbox.pst"
+        raise _DemoError(f"`jobs fetch` exited with code {done.returncode}")
+    return file
 
 
 def _verify(file: Path) -> None:
-    """The stand-in's content is known by its size: what arrived must be that, byte for byte."""
-    with file.open("rb") as whole:
-        digest = hashlib.file_digest(whole, "sha256").hexdigest()
+    """Compare the file's digest with that of the simulator's file of this size and kind."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != expected_sha256(_SIZE, Kind.PST):
-        raise _Failed(f"the file has the digest {digest}, which is not that of what VB365 sent")
+        raise _DemoError(f"the SHA-256 of the file, {digest}, is not that of what VB365 sent")
     typer.echo(f"  The file holds, byte for byte, what VB365 sent: SHA-256 {digest}.")
 
 
-def _stay(proxy: str, by_hand: str) -> None:
-    _say(f"Everything keeps running: {proxy}, user {_USER}, password {_PASSWORD}. By hand:\n{by_hand}")
-    _say("Ctrl-C stops it.")
+def _keep_running(proxy: str, commands: str) -> None:
+    _print_step(f"Proxy: {proxy}, user {_USER}, password {_PASSWORD}. Try:\n{commands}")
+    _print_step("Ctrl-C stops it.")
     Event().wait()
 
 
-def _curl(proxy: str, path: str, token: str, location: str) -> str:
-    """Lines to paste: another export, the status of the one that was shown, and its file."""
+def _curl_commands(proxy: str, path: str, token: str, location: str) -> str:
+    """Return curl commands: another export, the status of this one, and its file."""
     bearer = f"-H 'Authorization: Bearer {token}'"
+    export = f"{bearer} -H 'Prefer: respond-async' -H 'Content-Type: application/json' -d '{{}}'"
+    retry = "--retry 30 --retry-all-errors"
     return (
-        f"curl -i {bearer} -H 'Prefer: respond-async' -H 'Content-Type: application/json' -d '{{}}' '{proxy}{path}'\n"
+        f"curl -i {export} '{proxy}{path}'\n"
         f"curl -i {bearer} '{location}'\n"
-        f"curl -f --retry 30 --retry-all-errors {bearer} -o mailbox.pst '{location}/result'"
+        f"curl -f {retry} {bearer} -o mailbox.pst '{location}/result'"
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """An answer, read whole."""
+class _Response:
+    """A complete response. `head` has the lines of its head as text."""
 
     status: int
     head: list[str]
@@ -161,31 +185,32 @@ class _Answer:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The JSON object of a success."""
+        """The JSON object of the body. Raises `_DemoError` if the status is not a success."""
         if self.status >= 300:
-            raise _Failed(f"{self.head[0]}: {self.body[:500].decode(errors='replace')}")
+            raise _DemoError(f"{self.head[0]}: {self.body[:500].decode(errors='replace')}")
         return dict(json.loads(self.body))
 
 
-def _call(proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]) -> _Answer:
-    """One request and its answer."""
-    connection = HTTPConnection(urlsplit(proxy).netloc, timeout=_PATIENCE)
+def _request(proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]) -> _Response:
+    """Send a request and return the response. Raises `_DemoError`."""
+    connection = HTTPConnection(urlsplit(proxy).netloc, timeout=_TIMEOUT)
     try:
         connection.request(method, path, body, dict(fields))
-        answer = connection.getresponse()
-        lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{k}: {v}" for k, v in answer.getheaders())]
-        return _Answer(answer.status, lines, answer.headers, answer.read())
-    except (OSError, HTTPException) as why:
-        raise _Failed(f"{method} {proxy}{path}: {why!r}") from why
+        response = connection.getresponse()
+        lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+        lines += [f"{name}: {value}" for name, value in response.getheaders()]
+        return _Response(response.status, lines, response.headers, response.read())
+    except (OSError, HTTPException) as error:
+        raise _DemoError(f"{method} {proxy}{path}: {error!r}") from error
     finally:
         connection.close()
 
 
-def _told(proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]) -> dict[str, Any]:
-    """One request, told in a line; the JSON of its answer."""
-    answer = _call(proxy, method, path, body, fields)
-    typer.echo(f"  {method} {path}  ->  {answer.status}")
-    return answer.document
+def _request_json(proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]) -> dict[str, Any]:
+    """Send a request, print a line about it, and return the JSON object of the response."""
+    response = _request(proxy, method, path, body, fields)
+    typer.echo(f"  {method} {path}  ->  {response.status}")
+    return response.document
 
 
 def _command(*arguments: str) -> list[str]:
@@ -193,47 +218,56 @@ def _command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def _program(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Run one of the long-lived commands; yields the URL that it tells once it listens, and stops it at the end."""
-    shown = [f"{name}={value}" for name, value in (environment or {}).items()]
-    typer.echo(f"  $ {shlex.join((*shown, 'vb365-async-proxy', *arguments))}")
-    program = subprocess.Popen(  # noqa: S603  # our own command line
-        _command(*arguments), env=os.environ | (environment or {}), stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+def _subcommand(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run `simulate` or `serve` in a subprocess; yield the URL that it listens on.
+
+    The subprocess is terminated on exit. Raises `_DemoError` if it does not start.
+    """
+    variables = [f"{name}={value}" for name, value in (environment or {}).items()]
+    typer.echo(f"  $ {shlex.join((*variables, 'vb365-async-proxy', *arguments))}")
+    process = subprocess.Popen(  # noqa: S603  # our own command
+        _command(*arguments),
+        env=os.environ | (environment or {}),
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
     )
-    url: Queue[str] = Queue()
-    listener = Thread(target=_listen, args=(program, url))
-    listener.start()
+    urls: Queue[str] = Queue()
+    reader = Thread(target=_read_stderr, args=(process, urls))
+    reader.start()
     try:
-        yield _ready(url, arguments[0])
+        yield _wait_for_url(urls, arguments[0])
     finally:
-        program.terminate()
+        process.terminate()
         try:
-            program.wait(_PATIENCE)
+            process.wait(_TIMEOUT)
         except subprocess.TimeoutExpired:
-            program.kill()
-            program.wait()
-        listener.join()
+            process.kill()
+            process.wait()
+        reader.join()
 
 
-def _listen(program: subprocess.Popen[bytes], url: Queue[str]) -> None:
-    """Read the program's stderr to its end, so that it never waits for us; "" in `url` is the end."""
-    for raw in program.stderr or ():
+def _read_stderr(process: subprocess.Popen[bytes], urls: Queue[str]) -> None:
+    """Print the subprocess's stderr and put each URL it listens on into `urls`, then "".
+
+    It reads to the end, because a full pipe would block the subprocess.
+    """
+    for raw in process.stderr or ():
         line = raw.decode(errors="replace").rstrip()
         typer.echo(f"  {line}", err=True)
-        if ready := re.search(r"listening on (https?://\S+)", line):
-            url.put(ready[1])
-    url.put("")
+        if found := re.search(r"listening on (https?://\S+)", line):
+            urls.put(found[1])
+    urls.put("")
 
 
-def _ready(url: Queue[str], name: str) -> str:
+def _wait_for_url(urls: Queue[str], name: str) -> str:
     try:
-        address = url.get(timeout=_PATIENCE)
+        url = urls.get(timeout=_TIMEOUT)
     except Empty:
-        address = ""
-    if not address:
-        raise _Failed(f"`{name}` does not listen; what it said stands above")
-    return address
+        url = ""
+    if not url:
+        raise _DemoError(f"`{name}` did not start; see its output above")
+    return url
 
 
-def _say(sentence: str) -> None:
-    typer.echo(f"\n{sentence}")
+def _print_step(text: str) -> None:
+    typer.echo(f"\n{text}")

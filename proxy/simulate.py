@@ -1,4 +1,4 @@
-"""`simulate`: the stand-in VB365 as a program, to develop against; with TLS it signs itself, as VB365 does."""
+"""The `simulate` command: run the VB365 simulator until a signal stops it."""
 
 from __future__ import annotations
 
@@ -19,49 +19,64 @@ from cryptography.x509.oid import NameOID
 
 from proxy.simulator import Simulator, SimulatorSettings, serve
 
+_VALIDITY = datetime.timedelta(days=365)
+#: The certificate is valid from one hour ago, for clients whose clock is slow.
+_CLOCK_SKEW = datetime.timedelta(hours=1)
+
 
 async def run(settings: SimulatorSettings, host: str, port: int, *, tls: bool) -> int:
-    """Serve until SIGINT or SIGTERM; the exit code."""
-    running = asyncio.ensure_future(serve(settings, host, port, _signed(host) if tls else None, ready=_ready))
+    """Serve until SIGINT or SIGTERM and return the exit code.
+
+    With `tls`, serve https with a new self-signed certificate, as VB365 does by default.
+    """
+    context = _self_signed_context(host) if tls else None
+    server = asyncio.ensure_future(serve(settings, host, port, context, ready=_print_address))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):  # Windows has no such handlers: Ctrl-C raises there
-            loop.add_signal_handler(number, running.cancel)
+        # Windows has no such handlers; there Ctrl-C raises KeyboardInterrupt.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, server.cancel)
     try:
-        await running
+        await server
     except asyncio.CancelledError:
         return 0
-    except OSError as why:
-        typer.echo(f"{host} port {port} cannot be listened on: {why.strerror}", err=True)
+    except OSError as error:
+        typer.echo(f"Cannot listen on {host} port {port}: {error.strerror}", err=True)
         return 1
     return 0
 
 
-def _ready(simulator: Simulator) -> None:
-    users = ", ".join(f"{user.name} (password {user.password})" for user in simulator.settings.users)
-    typer.echo(f"users: {users}", err=True)
+def _print_address(simulator: Simulator) -> None:
+    users = (f"{user.name} (password {user.password})" for user in simulator.settings.users)
+    typer.echo(f"users: {', '.join(users)}", err=True)
     typer.echo(f"listening on {simulator.url}", err=True)
 
 
-def _signed(host: str) -> ssl.SSLContext:
-    """A context with a new certificate of its own making; tells the fingerprint to pin."""
+def _self_signed_context(host: str) -> ssl.SSLContext:
+    """Return a context with a new certificate and print the fingerprint to pin in the proxy."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _certificate(host, key)
-    typer.echo(f"upstream.fingerprint = {certificate.fingerprint(hashes.SHA256()).hex()}", err=True)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    typer.echo(f"upstream.fingerprint = {fingerprint}", err=True)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
+    pem += certificate.public_bytes(serialization.Encoding.PEM)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as place:
-        pem = Path(place, "both.pem")
-        pem.touch(mode=0o600)
-        pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-        context.load_cert_chain(pem)
+    # The ssl module loads a private key from a file only.
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "certificate-and-key.pem")
+        file.touch(mode=0o600)
+        file.write_bytes(pem)
+        context.load_cert_chain(file)
     return context
 
 
 def _certificate(host: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "VB365 stand-in")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "VB365 simulator")])
+    alternative_names = [_general_name("localhost"), _general_name(host)]
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -69,14 +84,14 @@ def _certificate(host: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=365))
-        .add_extension(x509.SubjectAlternativeName([_named("localhost"), _named(host)]), critical=False)
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + _VALIDITY)
+        .add_extension(x509.SubjectAlternativeName(alternative_names), critical=False)
         .sign(key, hashes.SHA256())
     )
 
 
-def _named(host: str) -> x509.GeneralName:
+def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

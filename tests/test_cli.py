@@ -314,7 +314,7 @@ def test_simulate_tells_a_port_in_use() -> None:
             check=False,
         )
     assert second.returncode == 1
-    assert "cannot be listened on" in second.stderr
+    assert "Cannot listen on 127.0.0.1 port" in second.stderr
     assert "Traceback" not in second.stderr
 
 
