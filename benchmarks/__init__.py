@@ -1,6 +1,7 @@
-"""What docs/performance.md claims, measured: `python -m benchmarks [names]`, peers side by side in one run.
+"""Benchmarks of the claims in docs/performance.md: `python -m benchmarks [names]`.
 
-The programs under test are pinned to the first core, load generators and upstreams to the second. What counts is CPU
-of the server process, per request or per GB, and its ratio to a peer's, in interleaved rounds: a shared machine makes
-times jump by a third.
+The proxy and its peers run one after the other in interleaved rounds, pinned to the first core;
+load generators and upstreams run on the second. The main figure is the CPU time of the server
+process per request or per GB, and its ratio to that of a peer, because elapsed times vary by a
+third on a shared machine.
 """

@@ -1,4 +1,4 @@
-"""Small clients: the job of an export driven to its end, and latencies one by one."""
+"""A small HTTP client: runs export jobs and measures latencies."""
 
 from __future__ import annotations
 
@@ -8,68 +8,88 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.machine import Program, trusting
+from benchmarks.processes import Program, unverified_context
 
-ALLOWED = {"Authorization": "Bearer benchmark"}
+AUTHORIZATION = {"Authorization": "Bearer benchmark"}
+#: The Prefer field of a kick-off that gets its 202 at once.
+NO_WAIT = "respond-async, wait=0"
+_TIMEOUT = 300
 
 
-def export(verb: str = "exportToPst") -> str:
-    """The target of an export of a session of its own."""
+def export_path(verb: str = "exportToPst") -> str:
+    """Return the path of an export in a new restore session."""
     return f"/v8/RestoreSessions/{uuid.uuid4()}/organization/mailboxes/m/{verb}"
 
 
 @contextmanager
-def connected(server: Program, *, tls: bool = False) -> Iterator[http.client.HTTPConnection]:
-    """A kept connection."""
-    where = ("127.0.0.1", server.port)
-    made = http.client.HTTPSConnection(*where, context=trusting()) if tls else http.client.HTTPConnection(*where)
-    made.timeout = 300
+def connect(server: Program, *, tls: bool = False) -> Iterator[http.client.HTTPConnection]:
+    """Open a persistent connection to the server."""
+    address = ("127.0.0.1", server.port)
+    connection = (
+        http.client.HTTPSConnection(*address, context=unverified_context())
+        if tls
+        else http.client.HTTPConnection(*address)
+    )
+    connection.timeout = _TIMEOUT
     try:
-        yield made
+        yield connection
     finally:
-        made.close()
+        connection.close()
 
 
-def ask(
-    connection: http.client.HTTPConnection, method: str, target: str, expected: int, **fields: str
+def request(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    expected: int,
+    **fields: str,
 ) -> http.client.HTTPMessage:
-    """One exchange; the fields of its answer. Raises RuntimeError on another status."""
-    connection.request(method, target, headers={**ALLOWED, **fields})
-    answer = connection.getresponse()
-    content = answer.read()
-    if answer.status != expected:
-        raise RuntimeError(f"{method} {target}: {answer.status} {content[:500]!r}")
-    return answer.headers
+    """Send a request and return the header fields of the response.
+
+    Raises RuntimeError if its status is not `expected`.
+    """
+    connection.request(method, target, headers={**AUTHORIZATION, **fields})
+    response = connection.getresponse()
+    content = response.read()
+    if response.status != expected:
+        raise RuntimeError(f"{method} {target}: {response.status} {content[:500]!r}")
+    return response.headers
 
 
 def kick_off(connection: http.client.HTTPConnection, verb: str = "exportToPst") -> str:
-    """Begin an export; the path of its job."""
-    location = ask(connection, "POST", export(verb), 202, Prefer="respond-async, wait=0")["Location"]
-    return "/" + location.split("/", 3)[3]
+    """Start an export and return the path of its job."""
+    fields = request(connection, "POST", export_path(verb), 202, Prefer=NO_WAIT)
+    return "/" + fields["Location"].split("/", 3)[3]
 
 
-def follow(connection: http.client.HTTPConnection, job: str) -> None:
-    """Wait for the end of the job; it must have succeeded."""
+def wait_for_success(connection: http.client.HTTPConnection, job: str) -> None:
+    """Wait for the job to end. Raises RuntimeError unless it succeeds."""
     while True:
-        connection.request("GET", job, headers={**ALLOWED, "Prefer": "wait=30"})
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 202:
+        connection.request("GET", job, headers={**AUTHORIZATION, "Prefer": "wait=30"})
+        response = connection.getresponse()
+        content = response.read()
+        if response.status != 202:
             break
-    if answer.status != 200 or b'"Success"' not in content:
-        raise RuntimeError(f"{job}: {answer.status} {content[:500]!r}")
+    if response.status != 200 or b'"Success"' not in content:
+        raise RuntimeError(f"{job}: {response.status} {content[:500]!r}")
 
 
-def stored(server: Program, *, tls: bool = False) -> str:
-    """Export once; the path of the finished job."""
-    with connected(server, tls=tls) as connection:
+def finished_export(server: Program, *, tls: bool = False) -> str:
+    """Run an export and return the path of its job."""
+    with connect(server, tls=tls) as connection:
         job = kick_off(connection)
-        follow(connection, job)
+        wait_for_success(connection, job)
     return job
 
 
-def timed(connection: http.client.HTTPConnection, method: str, target: str, expected: int, **fields: str) -> float:
-    """Milliseconds of one exchange."""
-    began = time.perf_counter()
-    ask(connection, method, target, expected, **fields)
-    return (time.perf_counter() - began) * 1000
+def timed_request(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    expected: int,
+    **fields: str,
+) -> float:
+    """Send a request and return the time until the end of the response, in milliseconds."""
+    start = time.perf_counter()
+    request(connection, method, target, expected, **fields)
+    return (time.perf_counter() - start) * 1000

@@ -1,4 +1,4 @@
-"""Load on a server, and what it cost the server."""
+"""Load generators, and what the load costs the server."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import LOAD, Program, on_core, tool
+from benchmarks.processes import LOAD_CORE, Program, find_program, on_core
+
+_SECONDS_PER_UNIT = {"ms": 0.001, "s": 1, "m": 60}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Work done, the CPU that the server spent on it, and how long it took, in seconds."""
+    """The cost of some work: `amount` units took `cpu` seconds of CPU time in `wall` seconds."""
 
     amount: float
     cpu: float
     wall: float
 
     @property
-    def each(self) -> float:
-        """CPU per unit of work."""
+    def cpu_per_unit(self) -> float:
+        """Seconds of CPU time per unit of work."""
         return self.cpu / self.amount
 
     @property
@@ -31,59 +33,86 @@ class Cost:
         return self.amount / self.wall
 
 
-def requests(
+def wrk(
     server: Program,
     path: str,
     *,
     seconds: int,
     tls: bool = False,
     fields: dict[str, str] | None = None,
-    lua: Path | None = None,
+    script: Path | None = None,
 ) -> Cost:
-    """wrk with 64 kept connections. Raises RuntimeError unless every answer is a 2xx."""
-    url = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}{path}"
-    headers = [part for name, value in (fields or {}).items() for part in ("-H", f"{name}: {value}")]
-    script = ["-s", str(lua)] if lua else []
-    command = [tool("wrk"), "-t1", "-c64", f"-d{seconds}s", "--timeout", "30s", *headers, *script, url]
+    """Send requests over 64 persistent connections; the unit of work is a request.
+
+    `script` is a Lua script for wrk. Raises RuntimeError if a response is not a success.
+    """
+    url = _url(server, path, tls)
+    scripted = ["-s", str(script)] if script else []
+    load = ["-t1", "-c64", f"-d{seconds}s", "--timeout", "30s"]
+    command = [find_program("wrk"), *load, *_header_options(fields), *scripted, url]
     before = server.cpu()
-    shown = subprocess.run(on_core(LOAD, command), check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(on_core(LOAD_CORE, command), check=True, capture_output=True, text=True)
     cpu = server.cpu() - before
-    done = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", shown)
-    if done is None or int(done[1]) == 0 or "Non-2xx" in shown or "Socket errors" in shown:
-        raise RuntimeError(f"{url}: {shown}")
-    wall = float(done[2]) * {"ms": 0.001, "s": 1, "m": 60}[done[3]]
-    return Cost(int(done[1]), cpu, wall)
+    found = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
+    failed = "Non-2xx" in done.stdout or "Socket errors" in done.stdout
+    if found is None or int(found[1]) == 0 or failed:
+        raise RuntimeError(f"{url}: {done.stdout}")
+    return Cost(int(found[1]), cpu, float(found[2]) * _SECONDS_PER_UNIT[found[3]])
 
 
-def curl(server: Program, path: str, *, size: int, tls: bool = False, fields: dict[str, str] | None = None) -> Cost:
-    """curl to /dev/null, in GB."""
-    command = [*_curl(server, path, tls, fields or {}), "-o", "/dev/null", "-w", "%{size_download}"]
-    before, began = server.cpu(), time.perf_counter()
-    got = subprocess.run(on_core(LOAD, command), check=True, capture_output=True, text=True).stdout
-    cost = Cost(size / 1e9, server.cpu() - before, time.perf_counter() - began)
-    if int(got) != size:
-        raise RuntimeError(f"{path}: {got} bytes, not {size}")
+def curl(
+    server: Program,
+    path: str,
+    *,
+    size: int,
+    tls: bool = False,
+    fields: dict[str, str] | None = None,
+) -> Cost:
+    """Download to /dev/null; the unit of work is a GB.
+
+    Raises RuntimeError unless exactly `size` bytes arrive.
+    """
+    command = [*_curl(server, path, tls, fields), "-o", "/dev/null", "-w", "%{size_download}"]
+    before, start = server.cpu(), time.perf_counter()
+    done = subprocess.run(on_core(LOAD_CORE, command), check=True, capture_output=True, text=True)
+    cost = Cost(size / 1e9, server.cpu() - before, time.perf_counter() - start)
+    if int(done.stdout) != size:
+        raise RuntimeError(f"{path}: received {done.stdout} bytes, expected {size}")
     return cost
 
 
-def curl_to(file: Path, upstream: Program, path: str, *, size: int, core: int, tls: bool) -> Cost:
-    """curl to a file, in GB, with the CPU that curl itself spends."""
-    began = time.perf_counter()
-    command = [*_curl(upstream, path, tls, {}), "-o", str(file)]
+def curl_to_file(file: Path, upstream: Program, path: str, *, size: int, core: int, tls: bool) -> Cost:
+    """Download to a file with curl on this core; the unit of work is a GB.
+
+    The CPU time is that of curl, not of the server. Raises RuntimeError unless exactly `size` bytes
+    arrive.
+    """
+    command = [*_curl(upstream, path, tls, None), "-o", str(file)]
+    start = time.perf_counter()
     with subprocess.Popen(on_core(core, command)) as process:
-        _, status, usage = _wait(process)
-    wall = time.perf_counter() - began
-    if status or file.stat().st_size != size:
-        raise RuntimeError(f"{path}: curl ended with {status}")
-    return Cost(size / 1e9, usage, wall)
+        cpu = _wait(process)
+    wall = time.perf_counter() - start
+    if process.returncode or file.stat().st_size != size:
+        raise RuntimeError(f"{path}: curl exited with code {process.returncode}")
+    return Cost(size / 1e9, cpu, wall)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int, float]:
-    pid, status, usage = os.wait4(process.pid, 0)
+def _wait(process: subprocess.Popen[bytes]) -> float:
+    """Wait for the process to end and return its CPU time in seconds."""
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return pid, status, usage.ru_utime + usage.ru_stime
+    return usage.ru_utime + usage.ru_stime
 
 
-def _curl(server: Program, path: str, tls: bool, fields: dict[str, str]) -> list[str]:
-    headers = [part for name, value in fields.items() for part in ("-H", f"{name}: {value}")]
-    return [tool("curl"), "-sSfk", *headers, f"{'https' if tls else 'http'}://127.0.0.1:{server.port}{path}"]
+def _curl(server: Program, path: str, tls: bool, fields: dict[str, str] | None) -> list[str]:
+    url = _url(server, path, tls)
+    return [find_program("curl"), "-sSfk", *_header_options(fields), url]
+
+
+def _header_options(fields: dict[str, str] | None) -> list[str]:
+    lines = [f"{name}: {value}" for name, value in (fields or {}).items()]
+    return [part for line in lines for part in ("-H", line)]
+
+
+def _url(server: Program, path: str, tls: bool) -> str:
+    return f"{'https' if tls else 'http'}://127.0.0.1:{server.port}{path}"

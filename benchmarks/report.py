@@ -1,4 +1,4 @@
-"""Rows of the table, and the aims they are held against."""
+"""The table of results, with the target of each figure."""
 
 from __future__ import annotations
 
@@ -8,31 +8,40 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure. With an aim it is met or missed; `more` says whether more is better."""
+    """A measured figure.
+
+    `target` and `stretch` are the value to reach and a more ambitious one; `higher_is_better` says
+    in which direction. `note` has other figures of the same benchmark.
+    """
 
     work: str
     value: float
     unit: str
     note: str = ""
     target: float | None = None
-    moonshot: float | None = None
-    more: bool = True
+    stretch: float | None = None
+    higher_is_better: bool = True
 
     def verdict(self) -> str:
-        """Met or missed, and by how much."""
+        """Return whether the target is met and by what margin; "" without a target."""
         if self.target is None:
             return ""
-        reached = operator.ge if self.more else operator.le
-        if self.moonshot is not None and reached(self.value, self.moonshot):
-            return "moonshot"
-        share = (self.value / self.target if self.more else self.target / self.value) - 1 if self.value else 0.0
-        return f"{'met' if reached(self.value, self.target) else 'MISSED'} ({share:+.0%})"
+        reaches = operator.ge if self.higher_is_better else operator.le
+        if self.stretch is not None and reaches(self.value, self.stretch):
+            return "stretch target met"
+        margin = 0.0
+        if self.value:
+            better, worse = (self.value, self.target) if self.higher_is_better else (self.target, self.value)
+            margin = better / worse - 1
+        return f"{'met' if reaches(self.value, self.target) else 'MISSED'} ({margin:+.0%})"
 
     def cells(self) -> tuple[str, ...]:
-        """As text."""
-        sign = "≥" if self.more else "≤"
-        aims = [f"{sign} {_figure(aim)}" for aim in (self.target, self.moonshot) if aim is not None]
-        return self.work, f"{_figure(self.value)} {self.unit}".rstrip(), " / ".join(aims), self.verdict(), self.note
+        """Return the cells of the row as text."""
+        sign = "≥" if self.higher_is_better else "≤"
+        limits = (self.target, self.stretch)
+        targets = [f"{sign} {_figure(limit)}" for limit in limits if limit is not None]
+        measured = f"{_figure(self.value)} {self.unit}".rstrip()
+        return self.work, measured, " / ".join(targets), self.verdict(), self.note
 
 
 def _figure(value: float) -> str:
@@ -40,11 +49,12 @@ def _figure(value: float) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [("work", "measured", "target / moonshot", "", "beside it"), *(row.cells() for row in rows)]
-    widths = [max(len(line[at]) for line in lines) for at in range(5)]
-    shown = [
+    """Return the rows as a Markdown table."""
+    header = ("work", "measured", "target / stretch", "", "details")
+    lines = [header, *(row.cells() for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    texts = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([shown[0], rule, *shown[1:]])
+    return "\n".join([texts[0], rule, *texts[1:]])

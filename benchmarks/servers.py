@@ -1,4 +1,4 @@
-"""The proxy and its peers, each as one process on one core."""
+"""The proxy, its peers and the upstreams, each one process on one core."""
 
 from __future__ import annotations
 
@@ -9,29 +9,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks.machine import LOAD, Program, certificate, free_port, running, tool
+from benchmarks.processes import (
+    LOAD_CORE,
+    TESTED_CORE,
+    Program,
+    create_certificate,
+    find_program,
+    free_port,
+    running,
+)
 
-DOCUMENT = '{"value":"' + "x" * 1012 + '"}'
+#: 1 KiB of JSON.
+_DOCUMENT = '{"value":"' + "x" * 1012 + '"}'
 _NGINX = """
-daemon off; master_process off; worker_processes 1; pid {place}/nginx.pid; error_log {place}/error.log; user root;
+daemon off; master_process off; worker_processes 1; user root;
+pid {directory}/nginx.pid; error_log {directory}/error.log;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_timeout 600; keepalive_requests 1000000000;
-  default_type application/octet-stream; client_body_temp_path {place}/body; proxy_temp_path {place}/temp;
-  {outer}
+  access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
+  keepalive_timeout 600; keepalive_requests 1000000000;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/temp;
+  {upstreams}
   server {{
-    listen 127.0.0.1:{port}{tls} backlog=2048; ssl_certificate {chain}; ssl_certificate_key {key};
-    {inner}
+    listen 127.0.0.1:{port}{tls} backlog=2048;
+    ssl_certificate {chain}; ssl_certificate_key {key};
+    {locations}
   }}
 }}
 """
-_FORWARDING = """
+_PROXY_LOCATION = """
     location / {{
-      proxy_pass {scheme}://u; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
+      proxy_pass {scheme}://u; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_set_header Host $http_host;
       proxy_max_temp_file_size 0; proxy_ssl_verify off; proxy_ssl_session_reuse on;
     }}
 """
-_SERVING = """
+_FILE_LOCATIONS = """
     location /files/ {{ alias {files}/; }}
     location ~ /exportToPst$ {{ error_page 405 =200 /files/big; return 405; }}
     location / {{ default_type application/json; return 200 '{document}'; }}
@@ -56,94 +69,123 @@ backend b
 
 
 @dataclass(frozen=True)
-class Lab:
-    """A directory for everything, with a certificate."""
+class Servers:
+    """Starts servers with their files in `directory` and a certificate for localhost."""
 
-    place: Path
+    directory: Path
     chain: Path
     key: Path
 
     @classmethod
-    def at(cls, place: Path) -> Lab:
-        return cls(place, *certificate(place))
+    def create(cls, directory: Path) -> Servers:
+        """Create the certificate in the directory. Raises `MissingProgram` without openssl."""
+        return cls(directory, *create_certificate(directory))
 
-    def room(self, name: str) -> Path:
-        """A fresh directory."""
-        room = self.place / f"{name}-{sum(1 for _ in self.place.iterdir())}"
-        room.mkdir()
-        return room
+    def new_directory(self, name: str) -> Path:
+        """Create a directory with a unique name."""
+        created = self.directory / f"{name}-{sum(1 for _ in self.directory.iterdir())}"
+        created.mkdir()
+        return created
 
     def upstream(self, files: Path, *, tls: bool) -> AbstractContextManager[Program]:
-        """nginx on the load's core: a 1 KiB document everywhere, `files`/big at /files/big and for every export."""
-        return self._nginx("upstream", tls, "", _SERVING.format(files=files, document=DOCUMENT), LOAD)
+        """Run nginx as the upstream, on the core of the load.
 
-    def files(self, files: Path, *, tls: bool) -> AbstractContextManager[Program]:
-        """nginx under test, serving files."""
-        return self._nginx("files", tls, "", _SERVING.format(files=files, document=DOCUMENT))
+        It serves `files` below /files/, the file `files`/big as the response to every export, and a
+        1 KiB document for any other request.
+        """
+        locations = _FILE_LOCATIONS.format(files=files, document=_DOCUMENT)
+        return self._nginx("upstream", tls, locations, core=LOAD_CORE)
 
-    def silent(self, *, tls: bool) -> AbstractContextManager[Program]:
-        """The upstream of `benchmarks.silent`."""
+    def nginx_files(self, files: Path, *, tls: bool) -> AbstractContextManager[Program]:
+        """Run nginx as a file server under test; it serves the same as `upstream`."""
+        locations = _FILE_LOCATIONS.format(files=files, document=_DOCUMENT)
+        return self._nginx("files", tls, locations)
+
+    def silent_upstream(self, *, tls: bool) -> AbstractContextManager[Program]:
+        """Run `benchmarks.silent_upstream`, on the core of the load."""
         port = free_port()
-        pair = [str(self.chain), str(self.key)] if tls else []
-        command = [sys.executable, "-m", "benchmarks.silent", str(port), *pair]
-        return running(command, port, log=self.place / "silent.log", core=LOAD)
+        certificate = [str(self.chain), str(self.key)] if tls else []
+        command = [sys.executable, "-m", "benchmarks.silent_upstream", str(port), *certificate]
+        return running(command, port, log=self.directory / "silent.log", core=LOAD_CORE)
 
     def nginx(self, upstream: int, *, tls: bool, tls_upstream: bool) -> AbstractContextManager[Program]:
-        """nginx as a proxy."""
-        outer = f"upstream u {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}"
-        return self._nginx("nginx", tls, outer, _FORWARDING.format(scheme="https" if tls_upstream else "http"))
+        """Run nginx as a proxy in front of the upstream port."""
+        keepalive = "keepalive 128; keepalive_requests 1000000000;"
+        upstreams = f"upstream u {{ server 127.0.0.1:{upstream}; {keepalive} }}"
+        location = _PROXY_LOCATION.format(scheme="https" if tls_upstream else "http")
+        return self._nginx("nginx", tls, location, upstreams=upstreams)
 
     @contextmanager
-    def _nginx(self, name: str, tls: bool, outer: str, inner: str, core: int = 0) -> Iterator[Program]:
-        room, port = self.room(name), free_port()
-        facts = {"tls": " ssl" if tls else "", "chain": self.chain, "key": self.key, "outer": outer, "inner": inner}
-        config = room / "nginx.conf"
-        config.write_text(_NGINX.format(place=room, port=port, **facts))
-        with running([tool("nginx"), "-c", str(config)], port, log=room / "log", core=core) as program:
+    def _nginx(
+        self, name: str, tls: bool, locations: str, *, upstreams: str = "", core: int = TESTED_CORE
+    ) -> Iterator[Program]:
+        directory, port = self.new_directory(name), free_port()
+        config = directory / "nginx.conf"
+        config.write_text(
+            _NGINX.format(
+                directory=directory,
+                port=port,
+                tls=" ssl" if tls else "",
+                chain=self.chain,
+                key=self.key,
+                upstreams=upstreams,
+                locations=locations,
+            )
+        )
+        command = [find_program("nginx"), "-c", str(config)]
+        with running(command, port, log=directory / "log", core=core) as program:
             yield program
 
     @contextmanager
     def haproxy(self, upstream: int, *, tls: bool, tls_upstream: bool) -> Iterator[Program]:
-        """HAProxy as a proxy."""
-        room, port = self.room("haproxy"), free_port()
-        bind = f"ssl crt {self.place / 'both.pem'}" if tls else ""
+        """Run HAProxy as a proxy in front of the upstream port."""
+        directory, port = self.new_directory("haproxy"), free_port()
+        bind = f"ssl crt {self.directory / 'both.pem'}" if tls else ""
         server = "ssl verify none" if tls_upstream else ""
-        config = room / "haproxy.cfg"
+        config = directory / "haproxy.cfg"
         config.write_text(_HAPROXY.format(port=port, bind=bind, upstream=upstream, server=server))
-        with running([tool("haproxy"), "-db", "-f", str(config)], port, log=room / "log") as program:
+        command = [find_program("haproxy"), "-db", "-f", str(config)]
+        with running(command, port, log=directory / "log") as program:
             yield program
 
     @contextmanager
-    def naive(self, upstream: int) -> Iterator[Program]:
-        """The naive aiohttp proxy, http only."""
+    def naive_proxy(self, upstream: int) -> Iterator[Program]:
+        """Run `benchmarks.naive_proxy` in front of the upstream port, without TLS."""
         port = free_port()
-        command = [sys.executable, "-m", "benchmarks.naive", str(port), f"http://127.0.0.1:{upstream}"]
-        with running(command, port, log=self.place / "naive.log") as program:
+        url = f"http://127.0.0.1:{upstream}"
+        command = [sys.executable, "-m", "benchmarks.naive_proxy", str(port), url]
+        with running(command, port, log=self.directory / "naive.log") as program:
             yield program
 
     @contextmanager
-    def ours(
+    def proxy(
         self,
         upstream: int,
         *,
         tls: bool = False,
         tls_upstream: bool = False,
-        more: Mapping[str, str] = MappingProxyType({}),
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[Program]:
-        """`vb365-async-proxy serve`; `more` are settings as environment variables name them, without the prefix."""
-        room, port = self.room("ours"), free_port()
-        settings = {
+        """Run `vb365-async-proxy serve` in front of the upstream port.
+
+        `settings` are environment variables without the prefix VB365_PROXY_.
+        """
+        directory, port = self.new_directory("proxy"), free_port()
+        values = {
             "UPSTREAM__URL": f"{'https' if tls_upstream else 'http'}://127.0.0.1:{upstream}",
             "LISTEN__ADDRESS": f"127.0.0.1:{port}",
             "ADMIN__ADDRESS": f"127.0.0.1:{free_port()}",
-            "STORAGE__DIR": str(room / "data"),
+            "STORAGE__DIR": str(directory / "data"),
             "STORAGE__MIN_FREE": "1MiB",
             "EXPORTS__WATCH_EVENTS": "false",
-            **({"UPSTREAM__VERIFY": "false"} if tls_upstream else {}),
-            **({"LISTEN__TLS_CERTIFICATE": str(self.chain), "LISTEN__TLS_KEY": str(self.key)} if tls else {}),
-            **more,
         }
-        environ = {f"VB365_PROXY_{name}": value for name, value in settings.items()}
+        if tls_upstream:
+            values["UPSTREAM__VERIFY"] = "false"
+        if tls:
+            values["LISTEN__TLS_CERTIFICATE"] = str(self.chain)
+            values["LISTEN__TLS_KEY"] = str(self.key)
+        values |= settings
+        environ = {f"VB365_PROXY_{name}": value for name, value in values.items()}
         command = [sys.executable, "-m", "proxy", "serve"]
-        with running(command, port, log=room / "log", environ=environ) as program:
+        with running(command, port, log=directory / "log", environ=environ) as program:
             yield program

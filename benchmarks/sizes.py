@@ -1,4 +1,4 @@
-"""How large a run is."""
+"""The sizes of a benchmark run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rounds; seconds of each load; bytes of a large file and of all; jobs on record, and pending ones among them;
-    exchanges for a latency; modes of TLS.
+    """The sizes of a run.
+
+    `rounds`: interleaved rounds per benchmark.
+    `seconds`: duration of one run of the load generator.
+    `large`: bytes of a large file.
+    `total`: bytes of all files of the memory benchmark.
+    `jobs`: jobs on record, of which `pending` wait for the upstream.
+    `probes`: requests per latency measurement.
+    `modes`: how many TLS modes of `small` to run, in the order of its table.
     """
 
     rounds: int = 5

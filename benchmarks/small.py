@@ -1,66 +1,78 @@
-"""Small pass-through: 1 KiB of JSON, 64 kept connections."""
+"""Pass-through of small requests: 1 KiB of JSON over 64 persistent connections."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
-from benchmarks.load import requests
-from benchmarks.machine import Program, middle, tool
+from benchmarks.load import wrk
+from benchmarks.processes import Program, find_program, median
 from benchmarks.report import Row
-from benchmarks.servers import Lab
+from benchmarks.servers import Servers
 from benchmarks.sizes import Sizes
 
-_AIMS = {"http": (0.55, 0.75), "https upstream": (0.45, 0.6), "TLS both sides": (0.5, 0.65)}
-_NAIVE = "naive aiohttp"
+_PROXY, _NGINX, _HAPROXY, _NAIVE = "proxy", "nginx", "HAProxy", "naive aiohttp"
+#: Target and stretch target of the CPU ratio to nginx, by TLS mode.
+_TARGETS = {"http": (0.55, 0.75), "https upstream": (0.45, 0.6), "TLS both sides": (0.5, 0.65)}
 _PATH = "/v8/Organizations?limit=30"
 
+Starters = dict[str, Callable[[], AbstractContextManager[Program]]]
 
-def small(lab: Lab, sizes: Sizes) -> list[Row]:
-    """CPU per request, ours beside nginx's, HAProxy's and a naive aiohttp proxy's."""
-    tool("wrk")
+
+def small(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure the CPU time per request of the proxy, nginx, HAProxy and a naive aiohttp proxy."""
+    find_program("wrk")
     rows: list[Row] = []
-    for name in list(_AIMS)[: sizes.modes]:
-        rows += _rows(name, _mode(lab, sizes, tls=name == "TLS both sides", tls_upstream=name != "http"))
+    for mode in list(_TARGETS)[: sizes.modes]:
+        tls, tls_upstream = mode == "TLS both sides", mode != "http"
+        rows += _rows(mode, _measure_mode(servers, sizes, tls=tls, tls_upstream=tls_upstream))
     return rows
 
 
-def _rows(name: str, each: dict[str, float]) -> list[Row]:
-    target, moonshot = _AIMS[name]
-    shown = ", ".join(f"{peer} {value:.0f} µs" for peer, value in each.items())
-    against = {peer: value / each["ours"] for peer, value in each.items()}
+def _rows(mode: str, costs: dict[str, float]) -> list[Row]:
+    """Return the rows of a TLS mode from the CPU time per request in µs."""
+    target, stretch = _TARGETS[mode]
+    note = ", ".join(f"{name} {cost:.0f} µs" for name, cost in costs.items())
+    ratios = {name: cost / costs[_PROXY] for name, cost in costs.items()}
     rows = [
-        Row(f"small, {name}: CPU vs nginx", against["nginx"], "times", shown, target=target, moonshot=moonshot),
-        Row(f"small, {name}: CPU vs HAProxy", against["HAProxy"], "times"),
+        Row(
+            f"small, {mode}: CPU vs nginx",
+            ratios[_NGINX],
+            "times",
+            note,
+            target=target,
+            stretch=stretch,
+        ),
+        Row(f"small, {mode}: CPU vs HAProxy", ratios[_HAPROXY], "times"),
     ]
-    if _NAIVE in each:
-        rows.append(Row(f"small, {name}: CPU vs {_NAIVE}", against[_NAIVE], "times", target=6, moonshot=8.5))
+    if _NAIVE in costs:
+        work = f"small, {mode}: CPU vs {_NAIVE}"
+        rows.append(Row(work, ratios[_NAIVE], "times", target=6, stretch=8.5))
     return rows
 
 
-def _mode(lab: Lab, sizes: Sizes, *, tls: bool, tls_upstream: bool) -> dict[str, float]:
-    with lab.upstream(lab.place, tls=tls_upstream) as upstream:
-        makers: dict[str, Callable[[], AbstractContextManager[Program]]] = {
-            "ours": lambda: lab.ours(upstream.port, tls=tls, tls_upstream=tls_upstream),
-            "nginx": lambda: lab.nginx(upstream.port, tls=tls, tls_upstream=tls_upstream),
-            "HAProxy": lambda: lab.haproxy(upstream.port, tls=tls, tls_upstream=tls_upstream),
+def _measure_mode(servers: Servers, sizes: Sizes, *, tls: bool, tls_upstream: bool) -> dict[str, float]:
+    with servers.upstream(servers.directory, tls=tls_upstream) as upstream:
+        starters: Starters = {
+            _PROXY: lambda: servers.proxy(upstream.port, tls=tls, tls_upstream=tls_upstream),
+            _NGINX: lambda: servers.nginx(upstream.port, tls=tls, tls_upstream=tls_upstream),
+            _HAPROXY: lambda: servers.haproxy(upstream.port, tls=tls, tls_upstream=tls_upstream),
         }
         if not tls_upstream:
-            makers[_NAIVE] = lambda: lab.naive(upstream.port)
-        return _measure(makers, tls, sizes)
+            starters[_NAIVE] = lambda: servers.naive_proxy(upstream.port)
+        return _measure(starters, tls, sizes)
 
 
-def _measure(
-    makers: dict[str, Callable[[], AbstractContextManager[Program]]], tls: bool, sizes: Sizes
-) -> dict[str, float]:
-    """Median CPU µs per request."""
+def _measure(starters: Starters, tls: bool, sizes: Sizes) -> dict[str, float]:
+    """Return the median CPU time per request of each server in µs."""
     with ExitStack() as stack:
-        servers = {name: stack.enter_context(make()) for name, make in makers.items()}
-        if sizes.rounds > 1:
-            for server in servers.values():
-                requests(server, _PATH, seconds=1, tls=tls)
-        rounds: dict[str, list[float]] = {name: [] for name in servers}
+        running = {name: stack.enter_context(start()) for name, start in starters.items()}
+        if sizes.rounds > 1:  # warm up
+            for server in running.values():
+                wrk(server, _PATH, seconds=1, tls=tls)
+        rounds: dict[str, list[float]] = {name: [] for name in running}
         for _ in range(sizes.rounds):
-            for name, server in servers.items():
-                rounds[name].append(requests(server, _PATH, seconds=sizes.seconds, tls=tls).each * 1e6)
-    return {name: middle(values) for name, values in rounds.items()}
+            for name, server in running.items():
+                cost = wrk(server, _PATH, seconds=sizes.seconds, tls=tls)
+                rounds[name].append(cost.cpu_per_unit * 1e6)
+    return {name: median(values) for name, values in rounds.items()}

@@ -1,13 +1,24 @@
-"""The proxy that anybody would write first with aiohttp: `python -m benchmarks.naive PORT UPSTREAM`."""
+"""A straightforward proxy on aiohttp: `python -m benchmarks.naive_proxy PORT UPSTREAM`.
+
+It is a baseline: the cost of a proxy that uses nothing but aiohttp's server and client.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from aiohttp import ClientSession, web
 
-_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host"}
+_HOP_BY_HOP = {
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "host",
+}
 _SESSION = web.AppKey("session", ClientSession)
 
 
@@ -17,15 +28,19 @@ async def _session(application: web.Application) -> AsyncIterator[None]:
         yield
 
 
+def _end_to_end(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if name.lower() not in _HOP_BY_HOP}
+
+
 async def _forward(request: web.Request) -> web.StreamResponse:
-    fields = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+    fields = _end_to_end(request.headers)
     body = request.content if request.can_read_body else None
     url = sys.argv[2] + request.raw_path
-    async with request.app[_SESSION].request(request.method, url, headers=fields, data=body) as answer:
-        kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
-        response = web.StreamResponse(status=answer.status, headers=kept)
+    session = request.app[_SESSION]
+    async with session.request(request.method, url, headers=fields, data=body) as upstream:
+        response = web.StreamResponse(status=upstream.status, headers=_end_to_end(upstream.headers))
         await response.prepare(request)
-        async for chunk in answer.content.iter_any():
+        async for chunk in upstream.content.iter_any():
             await response.write(chunk)
         await response.write_eof()
         return response

@@ -1,6 +1,7 @@
-"""An upstream of a thousand exports: `python -m benchmarks.silent PORT [CERTIFICATE KEY]`.
+"""An upstream for many exports: `python -m benchmarks.silent_upstream PORT [CERTIFICATE KEY]`.
 
-`…/exportToPst` answers 1 KiB at once, `…/save` never; everything else is a small JSON document.
+A request for `…/exportToPst` gets 1 KiB at once, a request for `…/save` gets no response. Any
+other request gets a small JSON document.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import cast
 import uvloop
 
 _FILE = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\n\r\n" + b"!BDN" * 256
-_OTHER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"results":[]}'[:-1]
+_DOCUMENT = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"results":[]}'
 
 
 class _Upstream(asyncio.Protocol):
-    """Requests without a body, or with an empty one."""
+    """Responds to requests. They must have no body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -29,15 +30,16 @@ class _Upstream(asyncio.Protocol):
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
             target = head.split(b" ", 2)[1]
             if not target.endswith(b"/save"):
-                self._transport.write(_FILE if target.endswith(b"/exportToPst") else _OTHER)
+                self._transport.write(_FILE if target.endswith(b"/exportToPst") else _DOCUMENT)
 
 
-async def _serve(port: int, pair: list[str]) -> None:
+async def _serve(port: int, certificate: list[str]) -> None:
     context = None
-    if pair:
+    if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(*pair)
-    server = await asyncio.get_running_loop().create_server(_Upstream, "127.0.0.1", port, ssl=context, backlog=2048)
+        context.load_cert_chain(*certificate)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Upstream, "127.0.0.1", port, ssl=context, backlog=2048)
     await server.serve_forever()
 
 

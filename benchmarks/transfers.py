@@ -1,0 +1,141 @@
+"""Large files: passed through the proxy, served from its disk, and stored to it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.client import AUTHORIZATION, connect, finished_export, kick_off, wait_for_success
+from benchmarks.load import Cost, curl, curl_to_file
+from benchmarks.processes import TESTED_CORE, Program, median
+from benchmarks.report import Row
+from benchmarks.servers import Servers
+from benchmarks.sizes import MB, Sizes
+
+Work = Callable[[], Cost]
+
+
+def create_big_file(servers: Servers, size: int) -> Path:
+    """Create a file `big` of this size in bytes with random content; return its directory."""
+    directory = servers.new_directory("big")
+    with (directory / "big").open("wb") as file:
+        for at in range(0, size, MB):
+            file.write(os.urandom(min(MB, size - at)))
+    return directory
+
+
+def _interleaved(work: dict[str, Work], rounds: int) -> dict[str, list[Cost]]:
+    """Run each kind of work once per round; return the costs by name."""
+    costs: dict[str, list[Cost]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, run in work.items():
+            costs[name].append(run())
+    return costs
+
+
+def _median_cpu(costs: dict[str, list[Cost]]) -> dict[str, float]:
+    """Return the median CPU time per unit of work by name."""
+    return {name: median([cost.cpu_per_unit for cost in measured]) for name, measured in costs.items()}
+
+
+def _cpu_note(cpu: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f} s/GB" for name, value in cpu.items())
+
+
+def through(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure the CPU time of a large download through the proxy, HAProxy and nginx."""
+    rows, files = [], create_big_file(servers, sizes.large)
+    for tls in (False, True):
+        with ExitStack() as stack:
+            upstream = stack.enter_context(servers.upstream(files, tls=tls))
+            programs = {
+                "proxy": stack.enter_context(servers.proxy(upstream.port, tls=tls, tls_upstream=tls)),
+                "HAProxy": stack.enter_context(servers.haproxy(upstream.port, tls=tls, tls_upstream=tls)),
+                "nginx": stack.enter_context(servers.nginx(upstream.port, tls=tls, tls_upstream=tls)),
+            }
+            work = {name: _download(program, "/files/big", sizes.large, tls) for name, program in programs.items()}
+            cpu = _median_cpu(_interleaved(work, sizes.rounds))
+        name = f"download through, {'TLS both sides' if tls else 'http'}: CPU vs HAProxy"
+        ratio = cpu["HAProxy"] / cpu["proxy"]
+        target, stretch = (0.85, 1.0) if tls else (None, None)
+        rows.append(Row(name, ratio, "times", _cpu_note(cpu), target=target, stretch=stretch))
+    return rows
+
+
+def _download(server: Program, path: str, size: int, tls: bool, **fields: str) -> Work:
+    return lambda: curl(server, path, size=size, tls=tls, fields=fields)
+
+
+def artifact(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure the CPU time of serving a finished export, and of nginx serving the same file."""
+    rows, files = [], create_big_file(servers, sizes.large)
+    for tls in (False, True):
+        with ExitStack() as stack:
+            upstream = stack.enter_context(servers.upstream(files, tls=False))
+            proxy = stack.enter_context(servers.proxy(upstream.port, tls=tls))
+            nginx = stack.enter_context(servers.nginx_files(files, tls=tls))
+            result = finished_export(proxy, tls=tls) + "/result"
+            work = {
+                "proxy": _download(proxy, result, sizes.large, tls, **AUTHORIZATION),
+                "nginx": _download(nginx, "/files/big", sizes.large, tls),
+            }
+            cpu = _median_cpu(_interleaved(work, sizes.rounds))
+        name = f"artifact, {'TLS' if tls else 'plain'}: CPU vs nginx"
+        ratio = cpu["nginx"] / cpu["proxy"]
+        target, stretch = (0.9, 1.1) if tls else (1.0, 1.2)
+        rows.append(Row(name, ratio, "times", _cpu_note(cpu), target=target, stretch=stretch))
+    return rows
+
+
+def spool(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure the speed of storing an export, digest and fsync included, and of `curl -o`."""
+    rows, files = [], create_big_file(servers, sizes.large)
+    for tls in (False, True):
+        with ExitStack() as stack:
+            upstream = stack.enter_context(servers.upstream(files, tls=tls))
+            proxy = stack.enter_context(servers.proxy(upstream.port, tls_upstream=tls))
+            work = {
+                "proxy": _store(proxy, sizes.large),
+                "curl -o": _save(servers, upstream, sizes.large, tls),
+            }
+            costs = _interleaved(work, sizes.rounds)
+        cpu = _median_cpu(costs)
+        rates = {name: median([cost.rate * 1000 for cost in measured]) for name, measured in costs.items()}
+        note = ", ".join(f"{name} {rate:.0f} MB/s {cpu[name]:.2f} s/GB" for name, rate in rates.items())
+        name = f"spool, {'https' if tls else 'http'}: speed vs curl -o"
+        ratio = rates["proxy"] / rates["curl -o"]
+        target, stretch = (1.3, 2.0) if tls else (None, None)
+        rows.append(Row(name, ratio, "times", note, target=target, stretch=stretch))
+    return rows
+
+
+def _store(server: Program, size: int) -> Work:
+    """Export a file of this size; deleting the job is not part of the cost."""
+
+    def run() -> Cost:
+        with connect(server) as connection:
+            before, start = server.cpu(), time.perf_counter()
+            job = kick_off(connection)
+            wait_for_success(connection, job)
+            cost = Cost(size / 1e9, server.cpu() - before, time.perf_counter() - start)
+            connection.request("DELETE", job, headers=AUTHORIZATION)
+            connection.getresponse().read()
+            return cost
+
+    return run
+
+
+def _save(servers: Servers, upstream: Program, size: int, tls: bool) -> Work:
+    """Save the same file with curl, on the core where the proxy runs."""
+
+    def run() -> Cost:
+        file = servers.directory / "curl.out"
+        try:
+            return curl_to_file(file, upstream, "/files/big", size=size, core=TESTED_CORE, tls=tls)
+        finally:
+            file.unlink(missing_ok=True)
+
+    return run
