@@ -12,6 +12,7 @@ from typing import Protocol
 
 from proxy.connection import Connection
 from proxy.connections import Pool
+from proxy.core.authority import origin_form
 from proxy.core.bodies import Body, body_of
 from proxy.core.errors import Problem
 from proxy.core.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
@@ -74,6 +75,8 @@ class Relay:
     def start(self, client: Client, head: Head, target: bytes, *, whole: bool) -> Exchange:
         """Send the request on. `whole`: no byte of a body follows."""
         forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
+        if self._host is not None:
+            target = origin_form(head.method, target)  # it would name the host that the client wrote
         message = request_bytes(head, target, host=self._host, forwarding=forwarding)
         request = outgoing(head)
         exchange = Exchange(self.pool, client, head, request, message, whole=whole)

@@ -7,6 +7,7 @@ from collections import deque
 
 from proxy.connection import Connection
 from proxy.connections import Pool
+from proxy.core.authority import origin_form
 from proxy.core.bodies import Body, body_of
 from proxy.core.fields import end_to_end
 from proxy.core.heads import MAX_INTERIM, Framing, Refusal, ResponseHead, find_answer_end, parse_request, parse_response
@@ -38,7 +39,8 @@ class HttpUpstream:
             raise ValueError("a question has a safe method and no body")
         if not self._preserve_host:
             fields = [field for field in fields if field[0].lower() != b"host"]
-        message = _message(method, target, fields, body, self._pool.authority)
+        # a kick-off's absolute-form target names the Host of the kick-off, and its job may be resumed under another
+        message = _message(method, origin_form(method, target), fields, body, self._pool.authority)
         answer: _Answer | None = None
         try:
             async with asyncio.timeout(timeout):

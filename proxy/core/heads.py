@@ -11,6 +11,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 from uuid import uuid4
 
+from proxy.core.authority import names_host
+
 #: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has 256 KiB at most.
 MAX_HEAD = 1 << 18
 MAX_LINE = (1 << 16) + 1024
@@ -242,6 +244,8 @@ def parse_request(raw: bytes) -> Head:
     facts = _facts_of(block, minor)
     if facts.host_fault or (minor and facts.host is None):
         raise Refusal("Host is not one valid host" if facts.host_fault else "Host is missing")
+    if not target.startswith(b"/") and not names_host(target, facts.host):
+        raise Refusal("the target names another host than the Host field")
     return Head(
         method,
         target,

@@ -282,6 +282,19 @@ async def test_host_is_the_upstreams_own_without_preserve_host(make_play: MakePl
     assert {request["Host"] for request in play.upstream.requests} == {own}
 
 
+@pytest.mark.parametrize("preserve", ["true", "false"])
+async def test_12_no_job_sends_the_host_that_its_target_names(preserve: str, make_play: MakePlay) -> None:
+    """A kick-off's target may have the absolute form; the job's request has the origin-form of it."""
+    play = await make_play(accepting, UPSTREAM__PRESERVE_HOST=preserve)
+    answer = await play.kickoff("http://VB365.example:80" + EXPORT, Host="vb365.example")
+    assert answer.status == 202
+    await play.finished(answer["Location"].removeprefix("http://vb365.example"))
+    assert [(post.target, post["Host"] == "vb365.example") for post in play.upstream.posts()] == [
+        (EXPORT, preserve == "true")
+    ]
+    assert (await play.kickoff("http://other.example" + EXPORT, Host="vb365.example")).status == 400
+
+
 async def test_reports_are_exports_only_when_asked_for(make_stage: MakeStage) -> None:
     """§1 `exports.reports`: intercepted, no preflight, and only the kick-off's own caller has access."""
     stage = await make_stage(EXPORTS__REPORTS="true", ACCESS__CACHE="0s")

@@ -139,7 +139,7 @@ TARGETS = [
     b"/x?",
     b"/x??a=b",
     b"*",
-    b"http://other.example/x",
+    b"http://h/x",
     b"HTTP://h",
     b"/\xc3\xa4\xff",
     b'/"<>{}|\\^`',

@@ -32,7 +32,7 @@ SAME = [
     b"GET /a%2Fb/%7e+;x=y/../. HTTP/1.1\r\nHost: h:4443\r\n\r\n",
     b"GET /x? HTTP/1.1\r\nHost: \r\n\r\n",
     b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"GET http://other/x HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET HTTP://H:80/x HTTP/1.1\r\nHost: h\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
     b"FOO /\xc3\xa4\xff HTTP/1.1\r\nhOsT: h\r\nX-A: 1\r\nx-a:2\r\nX-A:\t\xe4 \r\nEmpty:\r\nX-A: 1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\nPrefer: respond-async\r\nAccept-Encoding: gzip, br\r\nCookie: a=b\r\n\r\n",
@@ -314,6 +314,25 @@ async def test_12_any_other_upgrade_is_dropped() -> None:
         )
         await client.answer()
     assert heard == [GET]
+
+
+@pytest.mark.parametrize(
+    ("target", "sent"),
+    [(b"http://h/x?y", b"/x?y"), (b"http://h", b"/"), (b"//x", b"//x"), (b"/http://h/", b"/http://h/")],
+)
+async def test_12_without_preserve_host_no_target_names_the_clients_host(target: bytes, sent: bytes) -> None:
+    heard: list[bytes] = []
+    async with through(once(OK, heard), relay={"preserve_host": False}) as (proxy, origin):
+        client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
+        await client.answer()
+        assert heard == [b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % (sent, origin.port)]
+
+
+async def test_12_a_target_that_names_another_host_is_refused() -> None:
+    async with through(once(OK, [])) as (proxy, origin):
+        client = await proxy.ask(b"GET http://other/x HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+        assert origin.accepted == 0
 
 
 MALFORMED = [

@@ -191,6 +191,9 @@ CHUNKS = {
 }
 
 HEADS = {
+    "another host in the target": post(line=b"GET http://other/x HTTP/1.1"),
+    "another port in the target": post(line=b"GET http://h:81/x HTTP/1.1"),
+    "user information in the target": post(line=b"GET http://h@evil:80/x HTTP/1.1"),
     "HTTP/0.9": b"GET /\r\n\r\n",
     "HTTP/1.2": post(line=b"GET / HTTP/1.2"),
     "HTTP/1.10": post(line=b"GET / HTTP/1.10"),
@@ -312,8 +315,6 @@ def _forwarded() -> list[Attack]:
     socket = post(b"Upgrade: websocket", b"Connection: Upgrade", line=b"GET /s HTTP/1.1")
     h2c = post(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: A", line=b"GET / HTTP/1.1")
     plain = post(line=b"GET / HTTP/1.1")
-    absolute = post(line=b"GET http://other/x HTTP/1.1")
-    userinfo = post(line=b"GET http://u@evil:80/x HTTP/1.1")
     crlf = post(line=b"GET /%0d%0aX-A:%20b HTTP/1.1")
     tunnel = b"GET /s HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
     cases = {
@@ -333,8 +334,6 @@ def _forwarded() -> list[Attack]:
             post(b"Upgrade: websocket", b"Connection: Upgrade", _CL % 2, body=b"hi"),
             (post(_CL % 2, body=b"hi"),),
         ),
-        "another host in the target": (absolute, (absolute,)),
-        "user information in the target": (userinfo, (userinfo,)),
         "an escaped CRLF in the target": (crlf, (crlf,)),
         "credentials named in Connection": (
             post(b"Authorization: Basic YTpi", b"Connection: authorization", line=b"GET / HTTP/1.1"),

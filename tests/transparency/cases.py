@@ -88,7 +88,7 @@ TARGETS = [
     b"/x?" + b"q=1&" * 2048,
     b"/" + b"%2F" * 5000,
     b"http://h/x",
-    b"http://other.example:8080/x?y",
+    b"http://h:80/x?y",
     b"HTTPS://h",
     b"http://h//x/../y?",
     b"/_asyncx",
