@@ -1,15 +1,22 @@
 # docker build -t vb365-async-proxy .
 # docker run -p 4443:4443 -v vb365:/var/lib/vb365-async-proxy -e VB365_PROXY_UPSTREAM__URL=https://vb365:4443 vb365-async-proxy
 
-FROM python:3.13-slim AS build
+# The base image by its digest, so that each build is the same. To renew it (security updates come with a new digest):
+#   docker buildx imagetools inspect python:3.13-slim
+ARG PYTHON=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
+
+FROM ${PYTHON} AS build
 WORKDIR /src
-RUN python -m venv /opt/proxy
-COPY constraints.txt ./
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+COPY requirements-build.lock requirements-runtime.lock ./
+RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes --no-deps -r requirements-build.lock
+RUN python -m venv /opt/proxy && /opt/proxy/bin/pip install --require-hashes --no-deps -r requirements-runtime.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy ./proxy
-RUN /opt/proxy/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[cluster]'
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && /opt/proxy/bin/pip install --no-deps --no-index /wheels/*.whl
 
-FROM python:3.13-slim
+FROM ${PYTHON}
 RUN useradd --system --uid 10001 --home-dir /var/lib/vb365-async-proxy --shell /usr/sbin/nologin proxy \
     && install --directory --owner=proxy --group=proxy --mode=0700 /var/lib/vb365-async-proxy
 COPY --from=build /opt/proxy /opt/proxy

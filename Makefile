@@ -4,7 +4,8 @@ WORKERS ?= auto
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
-COMPILE := $(BIN)/uv pip compile pyproject.toml --all-extras --universal --no-header --no-annotate --quiet
+COMPILE := $(BIN)/uv pip compile --universal --no-header --no-annotate --quiet
+HASHED := $(COMPILE) --constraint constraints.txt --generate-hashes
 
 .DEFAULT_GOAL := help
 .PHONY: help install system demo test lint format docs lock bench soak chaos fuzz clean
@@ -43,9 +44,12 @@ format: install ## let ruff lay out the code
 docs: install ## write config/proxy.toml and the tables of docs/configuration.md anew from the schema
 	$(BIN)/python -m proxy.config.text config/proxy.toml docs/configuration.md
 
-lock: install ## resolve constraints.txt and requirements.lock anew
-	$(COMPILE) --upgrade --output-file constraints.txt
-	$(COMPILE) --constraint constraints.txt --generate-hashes --output-file requirements.lock
+lock: install ## resolve constraints.txt and the three .lock files again
+	$(COMPILE) pyproject.toml --all-extras --upgrade --output-file constraints.txt
+	$(HASHED) pyproject.toml --all-extras --output-file requirements.lock
+	$(HASHED) pyproject.toml --output-file requirements-runtime.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(HASHED) - --output-file requirements-build.lock
 
 bench: install ## what docs/performance.md claims, measured
 	$(BIN)/python -m benchmarks $(ARGS)

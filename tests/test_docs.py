@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,15 @@ def pins(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", content, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "requirements.lock", "pyproject.toml", "Makefile", "Dockerfile"])
+LOCKS = ("requirements.lock", "requirements-runtime.lock", "requirements-build.lock")
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", *LOCKS, "pyproject.toml", "Makefile", "Dockerfile"])
 def test_no_registry_is_named(name: str) -> None:
     """Whoever installs decides where from."""
     content = (ROOT / name).read_text(encoding="utf-8")
     assert not re.search(r"--(extra-)?index-url|--find-links|file:/|/simple(/|$)", content, re.MULTILINE)
-    if name in {"constraints.txt", "requirements.lock"}:
+    if name in {"constraints.txt", *LOCKS}:
         assert not re.search(r"https?:", content)
 
 
@@ -138,16 +141,56 @@ def test_constraints_and_lock_pin_the_same_versions() -> None:
     assert pins("constraints.txt") == pins("requirements.lock")
 
 
-def test_every_dependency_is_pinned_with_hashes() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
-        *project["dependencies"],
-        *(item for extra in project["optional-dependencies"].values() for item in extra),
-    ]
-    names = {re.split(r"[^A-Za-z0-9._-]", item)[0].lower().replace("_", "-") for item in wanted}
-    assert names <= set(pins("requirements.lock"))
-    entries = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text(encoding="utf-8").strip())
+def names(requirements: Iterable[str]) -> set[str]:
+    return {re.split(r"[^A-Za-z0-9._-]", item)[0].lower().replace("_", "-") for item in requirements}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_dependency_is_pinned_with_hashes(name: str) -> None:
+    """The whole set-up, what runs, and what builds: each has all that pyproject.toml asks for, in one version."""
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = written["project"]
+    extras = [item for extra in project["optional-dependencies"].values() for item in extra]
+    wanted = {
+        "requirements.lock": [*project["dependencies"], *extras],
+        "requirements-runtime.lock": project["dependencies"],
+        "requirements-build.lock": written["build-system"]["requires"],
+    }[name]
+    assert names(wanted) <= set(pins(name))
+    assert pins(name).items() <= pins("constraints.txt").items()
+    entries = re.split(r"\n(?=\S)", (ROOT / name).read_text(encoding="utf-8").strip())
     assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_what_runs_is_what_the_code_imports() -> None:
+    """No dependency waits for a feature, and no tool of the developers comes along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "proxy").rglob("*.py"))
+    imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE))
+    assert {name.replace("-", "_") for name in names(project["dependencies"])} <= imported
+    assert not names(project["optional-dependencies"]["dev"]) & set(pins("requirements-runtime.lock"))
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "README.md", "docs/deployment.md"])
+def test_every_way_to_install_checks_the_hashes(name: str) -> None:
+    """Packages come from a lock with hashes; the project itself brings none and builds with what is there."""
+    content = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    installs = re.findall(r"pip (?:install|wheel) (.*)", content)
+    assert installs
+    for arguments in installs:
+        hashed = "--require-hashes --no-deps -r requirements-" in arguments
+        assert hashed or "--no-deps --no-build-isolation" in arguments or "--no-deps --no-index" in arguments
+    assert {"requirements-runtime.lock", "requirements-build.lock"} <= set(
+        re.findall(r"requirements-\w+\.lock", content)
+    )
+
+
+def test_the_base_image_is_named_by_its_digest() -> None:
+    content = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"^ARG PYTHON=python:3\.\d+-slim@sha256:[0-9a-f]{64}$", content, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", content, re.MULTILINE)) == {"${PYTHON}"}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8")
+    assert all(f"!{copied}" in ignored for copied in re.findall(r"requirements-\w+\.lock", content))
 
 
 def test_the_tools_that_only_lock_stay_out_of_the_product() -> None:
