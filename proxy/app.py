@@ -120,6 +120,7 @@ class Running:
             ),
             decide=_door(settings).decide,
             head_timeout=settings.listen.head_timeout,
+            idle_timeout=settings.listen.idle_timeout,
             max_connections=settings.listen.max_connections,
         )
         admin = _admin(settings, questions, jobs, runner)

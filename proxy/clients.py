@@ -1,142 +1,87 @@
-"""One client connection: frames one request at a time and hands it to the relay or to a lane."""
+"""One client connection: frames one request at a time and hands it to the relay or to a lane.
+
+How it works. A connection is in one `Phase`, beginning with READY:
+
+    READY ── head whole ──> SERVING ── answered, may serve on ──> READY
+    SERVING ── 101 passed on ──> TUNNEL
+    READY, SERVING, TUNNEL ── last answer written, more bytes may come ──> LINGERING ── the client closes ──> gone
+
+A READY connection whose next request arrives in one piece hands it on at once. All other bytes wait in the `Inbox`:
+an unfinished head, and requests behind the one in progress. Each `Limit` has one meaning and a deadline of its own,
+so that none of them can extend another: from the first byte of the next head to its last `Limit.HEAD` runs, whether
+a request before it is still being answered, its answer is read slowly, or reading is stopped and resumed.
+Reading stops while an exchange holds the request's body, and while whole requests fill the inbox; a head that is not
+whole never stops it, since its time runs.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, cast
-
-from proxy import relay as relays
-from proxy.buffered import share_reads
 from proxy.connection import Connection
 from proxy.core.bodies import NOTHING, Body, body_of
-from proxy.core.door import Decision, Relay
+from proxy.core.door import Relay
 from proxy.core.errors import Problem
-from proxy.core.heads import Head, Refusal, find_end, parse_request
+from proxy.core.heads import Head, Refusal, TooLarge, find_end, parse_request
 from proxy.core.refusals import problem_bytes
-from proxy.deadline import Deadline
 from proxy.lane import Lane
-from proxy.sockets import has_left, probe, reset
+from proxy.limits import Limit, Phase
+from proxy.lingering import LINGER, LINGER_EARLY
+from proxy.link import Door, Link
+from proxy.sockets import reset
 
-#: Bytes of next requests that wait behind the one being served.
-_PIPELINE = 1 << 16
-#: After its last answer a client may go on sending, so that it can read it: seconds of silence, and seconds in all
-#: after a refusal and after an early answer of U (a body on its way is a lot of bytes).
-_LINGER = 2.0
-_LINGER_EARLY = 30.0
-#: Seconds between looks at a client that is not read from: has it left?
-_LOOK = 2.0
-#: A client that takes nothing of its answer is left alone for this many times `head_timeout`.
-_SLOW = 5
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the front door has seen, for the metrics."""
-
-    accepted: int = 0
-    turned_away: int = 0
-    requests: int = 0
-    relayed: int = 0
-    refused: int = 0
-    timed_out: int = 0
-    broken: int = 0
+#: Bytes of the inbox that are tried first as a chunked body; then four times as many, and so on. What is copied in vain
+#: is in proportion to the body, not to what waits behind it.
+_TRIED = 512
+#: Looking an enumeration's member up costs more than it should on the hot path.
+_READY, _SERVING, _TUNNEL, _LINGERING = Phase
+_IDLE, _BODY = Limit.IDLE, Limit.BODY
 
 
-class Door(Protocol):
-    """What a client connection needs of the front door. Times are in seconds."""
-
-    relay: relays.Relay
-    decide: Callable[[Head], Decision]
-    head_timeout: float
-    idle_timeout: float
-    counters: Counters
-
-    def lane(self, client: Client) -> Lane:
-        """aiohttp's half of a client connection."""
-
-    def enter(self, client: Client) -> bool:
-        """Count a new connection; False if it is one too many."""
-
-    def leave(self, client: Client) -> None:
-        """A connection is gone."""
-
-
-class Client(asyncio.Protocol):
+class Client(Link):
     """One client connection, and the request on it that is being served."""
 
     def __init__(self, door: Door) -> None:
-        self._door = door
-        self.transport = cast(asyncio.Transport, None)
-        self.peer = b"unknown"
-        self.scheme = b"http"
-        self.closing = False
+        super().__init__(door)
         self.private: Connection | None = None
-        self._lane: Lane | None = None
         self._head: Head | None = None
+        self._lane: Lane | None = None
         self._body: Body = NOTHING
-        self._serving: Lane | relays.Exchange | None = None
-        self._tunnelled = False
-        self._buffer = bytearray()
-        self._searched = 0
-        self._held = False
-        self._stopped = self._slow = False
-        self._lingering = 0.0
-        self._loop = asyncio.get_running_loop()
-        self._deadline = Deadline(self._expired)
         #: False while the client waits for `100 Continue`: its body is late only after that.
         self._invited = True
 
-    @property
-    def busy(self) -> bool:
-        """A request is in progress."""
-        return self._serving is not None
-
     # Called by the loop.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
-        self.transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            self.peer = str(peer[0]).encode("ascii", "replace")
-        if transport.get_extra_info("sslcontext") is not None:
-            self.scheme = b"https"
-        share_reads(self.transport, self)
-        probe(transport)
-        if self._door.enter(self):
-            self._deadline.set(self._door.head_timeout)
-        else:
-            problem = Problem("capacity-exhausted", "Too many connections. Try again.", retry_after=5)
-            self.transport.write(problem_bytes(problem, None, keep=False))
-            self._close()
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        serving = self._serving
-        if serving is None:
-            if self._lingering:
-                self._linger()
-            elif self._slow:
-                self._buffer += data
-                self._flow()
-            elif self._buffer:
-                self._buffer += data
-                self._next(self._buffer)
+        phase = self._phase
+        if phase is _READY:
+            if self._inbox or self._slow:
+                self._queue(data)
             else:
                 self._next(data)
-        elif self._tunnelled:
-            serving.feed(data)
-        elif self._body.done:
-            self._buffer += data
-            self._flow()
-        else:
-            self._take(data)
+        elif phase is _SERVING:
+            if self._body.done:
+                self._queue(data)
+            else:
+                self._take(data)
+        elif phase is _LINGERING:
+            self._lingering.heard()
+        elif self._serving is not None:
+            self._serving.feed(data)
 
-    def eof_received(self) -> None:
-        """Called by the loop. A client that has sent its last byte has left: TCP cannot tell the two apart."""
+    def eof_received(self) -> bool:
+        """Called by the loop: the client has sent its last byte. True keeps the connection open for answers.
+
+        CONTRACT §12: on our own paths whole requests still get their answers; anything else counts as a client that
+        has left. So does every end on TLS: asyncio and uvloop close a connection after the peer's close_notify.
+        """
+        self._reading.ended = True
+        if self.scheme == b"http":
+            if self._phase is _SERVING and self._body.done and isinstance(self._serving, Lane):
+                return True
+            if self._phase is _READY and self._slow and self._inbox:
+                return True
         self._leave()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -145,64 +90,102 @@ class Client(asyncio.Protocol):
             self._lane.client_left()
         if self.private is not None:
             self.private.close()
-        self._deadline.cancel()
+        self._deadlines.cancel()
+        self._inbox.clear()
         self._door.leave(self)
-
-    def pause_writing(self) -> None:
-        """Called by the loop."""
-        self._slow = True
-        self._deadline.set(self._door.head_timeout * _SLOW)
-        if self._serving is not None:
-            self._serving.client_slow()
 
     def resume_writing(self) -> None:
         """Called by the loop."""
         self._slow = False
-        if self._lingering or self.transport.is_closing():
+        if self._phase is _LINGERING or self.transport.is_closing():
             return
+        self._deadlines.clear(Limit.READER)
         if self._serving is not None:
-            self._deadline.set(None)
-            self._limit_body()
             self._serving.client_ready()
         else:
             self._proceed()
 
     # One request after another.
 
-    def _next(self, data: bytes | bytearray) -> None:
-        """Begin the request that `data` begins with, if its head is whole."""
+    def _next(self, data: bytes) -> None:
+        """Begin the request that `data` begins with, if its head is whole: the inbox is not needed for it."""
         start = 2 if data.startswith(b"\r\n") else 0  # RFC 9112 §2.2: one empty line before a request is ignored
         try:
-            end = find_end(data, start, self._searched)
+            end = find_end(data, start)
             if end < 0:
-                self._wait_for_head(data)
+                self._queue(data)
                 return
-            head = parse_request(bytes(data[start:end]))
+            head = parse_request(data[start:end])
         except Refusal as why:
-            self._refuse(bytes(data[start : start + 4096]), why)
+            self._refuse(data[start : start + 4096], why)
             return
-        if data is self._buffer:
-            del self._buffer[:end]
-        elif end < len(data):
-            self._buffer += data[end:]
-        self._searched = 0
-        self._begin(head)
+        self._begin(head, data[end:])
 
-    def _wait_for_head(self, data: bytes | bytearray) -> None:
-        if not self._searched:
-            self._deadline.set(self._door.head_timeout)
-        if data is not self._buffer:
-            self._buffer += data
-        self._searched = len(data)
+    def _queue(self, data: bytes) -> None:
+        """Keep bytes of the next requests."""
+        if self.closing:
+            return
+        if self._inbox.keep(data):
+            self._proceed()
+            return
+        self._door.counters.refused += 1
+        if self._phase is _READY:
+            self._turn_away("Unfinished requests take all the memory they may have. Try again.")
+        else:
+            self._last_answer()
 
-    def _begin(self, head: Head) -> None:
+    def _proceed(self) -> None:
+        """Serve the next request once it is here, is first, and the client reads; else wait for what is missing."""
+        inbox = self._inbox
+        while inbox:
+            turn = self._phase is _READY and not self._slow
+            try:
+                start, end = inbox.find_head()
+                head = parse_request(inbox.peek(start, end)) if turn and end >= 0 else None
+            except Refusal as why:
+                self._deadlines.clear(Limit.HEAD)
+                if turn:
+                    self._refuse(inbox.peek(0, 4096), why)
+                break
+            if end < 0:
+                self._wait_for_head()
+                break
+            self._deadlines.clear(Limit.HEAD)
+            if head is None:
+                break
+            inbox.drop(end)
+            self._begin(head, b"")
+        if self._phase is _READY and not self._slow and not inbox:
+            self._rest()
+        self._reading.update()
+
+    def _wait_for_head(self) -> None:
+        if self._reading.ended:
+            self._end()
+        elif not self._deadlines.is_set(Limit.HEAD):
+            self._deadlines.clear(_IDLE)
+            self._deadlines.set(Limit.HEAD, self._door.head_timeout)
+
+    def _rest(self) -> None:
+        """Wait for the first byte of a next request."""
+        if self._reading.ended:
+            self._end()
+        else:
+            self._deadlines.set(_IDLE, self._door.idle_timeout)
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        """Hand the request on. `rest` came with its head and is not in the inbox."""
         door = self._door
         door.counters.requests += 1
+        decision = door.decide(head)
+        self._deadlines.clear(_IDLE)
+        if self._reading.ended and isinstance(decision, Relay):
+            self._end()
+            return
+        self._phase = _SERVING
         self._head = head
         body = self._body = body_of(head.framing, head.length)
         whole = body.done
-        decision = door.decide(head)
-        self._deadline.set(None)
         self._invited = not head.expect_continue
         if isinstance(decision, Relay):
             door.counters.relayed += 1
@@ -212,18 +195,18 @@ class Client(asyncio.Protocol):
             if lane is None or lane.closed:
                 lane = self._lane = door.lane(self)
             self._serving = lane
-            lane.begin(head, decision, whole=whole, invite=head.expect_continue and not self._buffer)
+            invite = head.expect_continue and not rest and not self._inbox
+            lane.begin(head, decision, whole=whole, invite=invite)
         if whole:
-            return
-        if self._buffer:
-            rest = bytes(self._buffer)
-            self._buffer.clear()
+            if rest:
+                self._queue(rest)
+        elif rest:
             self._take(rest)
         else:
-            self._limit_body()
+            self._take_waiting()
 
-    def _take(self, data: bytes) -> None:
-        """Pass bytes of the request's body on."""
+    def _take(self, data: bytes, *, waiting: bool = False) -> None:
+        """Pass bytes of the request's body on. `waiting`: they are the first ones of the inbox."""
         serving = self._serving
         if serving is None:
             return
@@ -233,37 +216,46 @@ class Client(asyncio.Protocol):
         except Refusal as why:
             self._broken_request(why)
             return
+        if waiting:
+            self._inbox.drop(len(data) - len(rest))
+            rest = b""
         if forward:
             serving.feed(forward)
         if self._body.done:
-            self._buffer += rest
-            self._held = False
-            if not self._slow:
-                self._deadline.set(None)
+            self._reading.held = False
+            self._deadlines.clear(_BODY)
             serving.end()
-            self._flow()
+            if rest:
+                self._queue(rest)
+            elif self._reading.stopped:
+                self._reading.update()
+        else:
+            self._limit_body()
+
+    def _take_waiting(self) -> None:
+        """Pass on what is here of the request's body."""
+        size = max(self._head.length if self._head is not None else 0, _TRIED)
+        while self._inbox and self._serving is not None and not self._body.done:
+            self._take(self._inbox.peek(0, size), waiting=True)
+            size *= 4
+        if self._reading.ended and not self._body.done:
+            self._leave()
+            self._end()
         else:
             self._limit_body()
 
     def answered(self, *, keep: bool) -> None:
         """The answer is sent to its end; the connection serves the next request iff `keep`."""
-        self._serving = None
-        self._held = False
+        self._serving = self._head = None
+        self._reading.held = False
         if not keep or self.closing or not self._body.done:
-            self._close(_LINGER_EARLY)
-        else:
-            if self._stopped:
-                self._flow()
-            self._proceed()
-
-    def _proceed(self) -> None:
-        """Serve what has come meanwhile, or wait. A client that does not read gets no further answers."""
-        if self._slow:
+            self._close(LINGER_EARLY, unread=bool(self._inbox) or not self._body.done)
             return
-        self._deadline.set(self._door.idle_timeout)
-        if self._buffer:
-            self._next(self._buffer)
-            self._flow()
+        self._phase = _READY
+        if self._inbox or self._reading.stopped or self._reading.ended:
+            self._proceed()
+        elif not self._slow:
+            self._deadlines.set(_IDLE, self._door.idle_timeout)
 
     # What the served exchange asks for.
 
@@ -274,23 +266,26 @@ class Client(asyncio.Protocol):
         self._limit_body()
 
     def hold(self) -> None:
-        """Stop reading until `unhold`."""
-        self._held = True
-        self._flow()
+        """Stop reading the body until `unhold`."""
+        if self._phase is _TUNNEL or not self._body.done:
+            self._reading.held = True
+            self._deadlines.clear(_BODY)
+            self._reading.update()
 
     def unhold(self) -> None:
         """Go on reading."""
-        self._held = False
-        self._flow()
+        self._reading.held = False
+        self._reading.update()
         self._limit_body()
 
     def tunnel(self) -> None:
         """From now on every byte is for the exchange."""
-        self._tunnelled = True
-        if self._buffer and self._serving is not None:
-            self._serving.feed(bytes(self._buffer))
-            self._buffer.clear()
-        self._flow()
+        self._phase = _TUNNEL
+        self._deadlines.clear(Limit.HEAD)
+        if self._inbox and self._serving is not None:
+            self._serving.feed(self._inbox.peek(0, len(self._inbox)))
+            self._inbox.clear()
+        self._reading.update()
 
     def problem(self, problem: Problem) -> None:
         """Answer with `problem`; nothing of an answer is sent yet."""
@@ -305,12 +300,6 @@ class Client(asyncio.Protocol):
         self._leave()
         reset(self.transport)
 
-    def drain(self) -> None:
-        """Close now if idle, else after the answer."""
-        self.closing = True
-        if self._serving is None and not self._lingering:
-            self.transport.close()
-
     # Ends.
 
     def _leave(self) -> None:
@@ -319,12 +308,12 @@ class Client(asyncio.Protocol):
             serving.client_left()
 
     def _refuse(self, begun: bytes, why: Refusal) -> None:
-        """CONTRACT §12: 400 and close."""
+        """CONTRACT §12: 400, or 431 for a head of more than 256 KiB, and close."""
         self._door.counters.refused += 1
-        problem = Problem("bad-request", f"The request is refused: {why}.")
+        status = 431 if isinstance(why, TooLarge) else 400
+        problem = Problem("bad-request", f"The request is refused: {why}.", status=status)
         self.transport.write(problem_bytes(problem, None, keep=False, begun=begun))
-        self._head = None
-        self._close()
+        self._close(LINGER, unread=True)
 
     def _broken_request(self, why: Refusal) -> None:
         """The body is malformed. Whatever was sent of it, its receiver must not take it for whole."""
@@ -334,67 +323,13 @@ class Client(asyncio.Protocol):
         if not begun:
             problem = Problem("bad-request", f"The request is refused: {why}.")
             self.transport.write(problem_bytes(problem, self._head, keep=False))
-            self._close()
+            self._close(LINGER, unread=True)
         else:
             reset(self.transport)
 
-    def _close(self, linger: float | None = None) -> None:
-        """Close after what is written is out. A client that still sends may do so for `linger` seconds."""
-        self.closing = True
-        if self._body.done and not self._buffer and self._head is not None:
-            self._deadline.set(self._door.head_timeout * _SLOW)
-            self.transport.close()
-            return
-        self._buffer.clear()
-        self._held = False
-        self._lingering = self._loop.time() + (_LINGER if linger is None else linger)
-        self._flow()
-        self._deadline.set(self._door.head_timeout * _SLOW if self.transport.get_write_buffer_size() else _LINGER)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-
-    def _linger(self) -> None:
-        left = self._lingering - self._loop.time()
-        if left <= 0:
-            self.transport.abort()
-        elif not self._slow:
-            self._deadline.set(min(left, _LINGER))
-
-    # Flow and time.
-
-    def _flow(self) -> None:
-        """Read from the client unless the exchange or a full pipeline says no."""
-        waiting = self._slow or (self._serving is not None and not self._tunnelled)
-        stop = self._held or (waiting and len(self._buffer) >= _PIPELINE)
-        if stop != self._stopped and not self.transport.is_closing():
-            self._stopped = stop
-            if not self._slow:
-                self._deadline.set(_LOOK if stop else None)
-            if stop:
-                self.transport.pause_reading()
-            else:
-                self.transport.resume_reading()
+    # Time.
 
     def _limit_body(self) -> None:
-        """A body that stalls is ended; waiting for us or for U is no stall."""
-        if not self._body.done and self._invited and not self._held and not self._slow:
-            self._deadline.set(self._door.head_timeout)
-
-    def _expired(self) -> None:
-        if self._stopped and not self._slow:
-            self._look()
-            return
-        self._door.counters.timed_out += self._serving is not None or bool(self._buffer)
-        if self._serving is not None or self._slow:
-            self.break_off()
-        elif self.transport.is_closing() or self._lingering:
-            self.transport.abort()
-        else:
-            self.transport.close()
-
-    def _look(self) -> None:
-        """A client that is not read from may have left unnoticed."""
-        if has_left(self.transport):
-            self.break_off()
-        else:
-            self._deadline.set(_LOOK)
+        """A body that stalls is ended; waiting for us or for VB365 is no stall."""
+        if self._invited and not self._reading.held and not self._body.done:
+            self._deadlines.set(_BODY, self._door.head_timeout)

@@ -1,4 +1,4 @@
-"""A time limit that is moved for every request, at the cost of an assignment."""
+"""The time limits of one connection, each with one meaning, on one timer of the loop."""
 
 from __future__ import annotations
 
@@ -6,42 +6,54 @@ import asyncio
 from collections.abc import Callable
 
 
-class Deadline:
-    """Calls `expired` once the limit set last has passed. Its one timer is only ever moved when it rings too early."""
+class Deadlines:
+    """`count` independent time limits, numbered from 0. `expired` is called with the number of each that passes.
+
+    Setting one costs an assignment: the timer is moved only when a limit is due before it rings.
+    """
 
     __slots__ = ("_at", "_expired", "_loop", "_timer")
 
-    def __init__(self, expired: Callable[[], None]) -> None:
+    def __init__(self, count: int, expired: Callable[[int], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._expired = expired
-        self._at: float | None = None
+        self._at: list[float | None] = [None] * count
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, seconds: float | None) -> None:
-        """Expire after that many seconds from now; None: not at all."""
-        if seconds is None:
-            self._at = None
-            return
-        self._at = at = self._loop.time() + seconds
+    def set(self, which: int, seconds: float) -> None:
+        """Let it expire that many seconds from now, not when it was set to before."""
+        self._at[which] = at = self._loop.time() + seconds
+        self._ring_by(at)
+
+    def clear(self, which: int) -> None:
+        """Never let it expire."""
+        self._at[which] = None
+
+    def is_set(self, which: int) -> bool:
+        """Whether it is going to expire."""
+        return self._at[which] is not None
+
+    def cancel(self) -> None:
+        """Clear all of them."""
+        self._at = [None] * len(self._at)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring_by(self, at: float) -> None:
         if self._timer is not None:
             if self._timer.when() <= at:
                 return
             self._timer.cancel()
         self._timer = self._loop.call_at(at, self._ring)
 
-    def cancel(self) -> None:
-        """Never expire."""
-        self._at = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _ring(self) -> None:
         self._timer = None
-        if self._at is None:
-            return
-        if self._loop.time() < self._at:
-            self._timer = self._loop.call_at(self._at, self._ring)
-            return
-        self._at = None
-        self._expired()
+        now = self._loop.time()
+        for which, at in enumerate(self._at):
+            if at is not None and at <= now and self._at[which] == at:
+                self._at[which] = None
+                self._expired(which)
+        pending = [at for at in self._at if at is not None]
+        if pending:
+            self._ring_by(min(pending))

@@ -12,13 +12,19 @@ from typing import cast
 
 from aiohttp import web
 
+from proxy import lane as lanes
 from proxy import relay as relays
-from proxy.clients import Client, Counters
+from proxy.budget import Budget
+from proxy.clients import Client
 from proxy.core.door import Decision
 from proxy.core.heads import Head
 from proxy.lane import OPTIONS, Lane
+from proxy.link import Counters, Link
 
 _log = logging.getLogger(__name__)
+
+#: CONTRACT §12: bytes of all clients' unfinished heads and waiting requests together.
+_WAITING = 64 << 20
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -37,7 +43,7 @@ class FrontDoor:
         relay: relays.Relay,
         decide: Callable[[Head], Decision],
         head_timeout: float = 60.0,
-        idle_timeout: float = 75.0,
+        idle_timeout: float = 150.0,
         max_connections: int = 0,
     ) -> None:
         self.relay = relay
@@ -45,11 +51,12 @@ class FrontDoor:
         self.head_timeout = head_timeout
         self.idle_timeout = idle_timeout
         self.counters = Counters()
+        self.waiting = Budget(_WAITING)
         self.draining = False
         self._max_connections = max_connections
         self._handler = handler
         self._server = web.Server(self._serve, **OPTIONS)
-        self._clients: set[Client] = set()
+        self._clients: set[Link] = set()
         self._empty: asyncio.Future[None] | None = None
 
     def __call__(self) -> asyncio.Protocol:
@@ -66,11 +73,11 @@ class FrontDoor:
         """Client connections with a request in progress."""
         return sum(client.busy for client in self._clients)
 
-    def lane(self, client: Client) -> Lane:
+    def lane(self, client: lanes.Client) -> Lane:
         """aiohttp's half of a client connection."""
         return Lane(client, self._server)
 
-    def enter(self, client: Client) -> bool:
+    def enter(self, client: Link) -> bool:
         """Count a new connection; False if it is one too many."""
         self._clients.add(client)
         self.counters.accepted += 1
@@ -79,7 +86,7 @@ class FrontDoor:
             return False
         return True
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: Link) -> None:
         """A connection is gone."""
         self._clients.discard(client)
         if self._empty is not None and not self._clients and not self._empty.done():

@@ -253,9 +253,70 @@ async def test_a_client_that_leaves_cancels_its_handler() -> None:
     async with through(silent, decide=decide, handler=waiting) as (proxy, _):
         client = await proxy.ask(OWN)
         await asyncio.wait_for(began.wait(), LIMIT)
-        await client.close()
+        client.reset()
         await asyncio.wait_for(cancelled.wait(), LIMIT)
         await eventually(lambda: proxy.door.open == 0)
+
+
+def half_close(client: Peer) -> None:
+    client.writer.write_eof()
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests: int) -> None:
+    """On our own paths: every whole request before the end is answered, then the connection closes."""
+    go = asyncio.Event()
+
+    async def waiting(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.wait_for(go.wait(), LIMIT)
+        return web.Response(body=await request.read())
+
+    async with through(silent, decide=decide, handler=waiting) as (proxy, _):
+        raw = b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
+        client = await proxy.ask(raw * requests)
+        await eventually(lambda: proxy.door.busy == 1)
+        half_close(client)
+        await eventually(lambda: all(client._reading.ended for client in proxy.door._clients))
+        go.set()
+        answers = await client.rest()
+        assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"\r\n\r\nabc") == requests
+        await eventually(lambda: proxy.door.open == 0)
+
+
+async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> None:
+    async def long(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = 20_000_000
+        await response.prepare(request)
+        for _ in range(20):
+            await response.write(bytes(1_000_000))
+        return response
+
+    async with through(silent, decide=decide, handler=long) as (proxy, _):
+        client = await proxy.ask(OWN + OWN)
+        half_close(client)
+        for _ in range(2):
+            assert len((await client.answer())[1]) == 20_000_000
+        assert await client.rest() == b""
+        await eventually(lambda: proxy.door.open == 0)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET /relayed HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab",
+        OWN + b"GET /relayed HTTP/1.1\r\nHost: h\r\n\r\n",
+        OWN + b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab",
+        OWN + b"GET /_own HTTP/1.1\r\nHo",
+    ],
+)
+async def test_12_what_is_relayed_or_not_whole_counts_as_left_after_a_half_close(raw: bytes) -> None:
+    async with through(silent, decide=decide, handler=echo) as (proxy, _):
+        client = await proxy.ask(raw)
+        half_close(client)
+        assert (await client.rest()).count(b"HTTP/1.1 ") == raw.startswith(OWN)
+        await eventually(lambda: proxy.door.open == proxy.pool.open == 0)
 
 
 async def test_3_a_client_that_leaves_within_its_body_is_no_whole_request() -> None:

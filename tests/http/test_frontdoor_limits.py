@@ -12,6 +12,7 @@ from aiohttp import web
 from proxy import clients
 from proxy.core.door import Decision, Relay
 from proxy.core.heads import Head
+from proxy.inbox import Inbox
 from tests.core.test_heads import REFUSED_REQUESTS
 from tests.http.wire import LIMIT, Peer, eventually, through
 
@@ -66,7 +67,7 @@ async def test_12_a_refused_client_that_goes_on_sending_can_read_its_answer() ->
 
 
 async def test_12_a_client_that_never_stops_sending_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "_LINGER", 0.2)
+    monkeypatch.setattr(clients, "LINGER", 0.2)
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
 
@@ -289,3 +290,181 @@ async def test_15_draining_asks_the_clients_of_our_own_answers_to_leave() -> Non
         go.set()
         assert b"\r\nConnection: close\r\n" in await client.rest()
         await asyncio.wait_for(drained, LIMIT)
+
+
+PART = b"GET / HTTP/1.1\r\nHost: h\r\nX: "
+
+
+async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
+    """Resuming to read does not extend the time of the head that is here in part."""
+    async with through(upstream, head_timeout=0.3) as (proxy, _):
+        client = await proxy.connect()
+        await client.send(GET * 3000 + PART)
+        for _ in range(3000):
+            await client.answer()
+        assert await client.gone()
+        await eventually(lambda: proxy.door.open == 0)
+        assert proxy.door.waiting.taken == 0
+
+
+async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() -> None:
+    """The answer in progress arrives whole, however long it takes; the head behind it is given up meanwhile."""
+    size = 30_000_000
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(30):
+            await peer.send(bytes(1_000_000))
+
+    async with through(script, head_timeout=0.3) as (proxy, _):
+        client = await proxy.connect(limit=1 << 10)
+        await client.send(GET + PART)
+        await client.head()
+        await eventually(lambda: proxy.door.counters.timed_out == 1)
+        assert proxy.door.waiting.taken == 0
+        await client.send(b"y")
+        await client.exactly(size)
+        assert await client.gone()
+        assert proxy.door.counters.timed_out == 1
+
+
+async def test_12_a_head_that_drips_while_vb365_works_is_ended() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        asked.set()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+
+    async with through(script, head_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(GET + PART)
+        await asyncio.wait_for(asked.wait(), LIMIT)
+        while not proxy.door.counters.timed_out:
+            await client.send(b"y")
+            await asyncio.sleep(0.02)
+        go.set()
+        assert (await client.rest()).endswith(b"\r\n\r\nok")
+
+
+async def test_12_a_whole_request_waits_for_its_turn_without_a_limit() -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.head()
+            await asyncio.sleep(0.5)
+            await peer.send(OK)
+
+    async with through(script, head_timeout=0.1) as (proxy, _):
+        client = await proxy.ask(GET * 3)
+        for _ in range(3):
+            assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_a_new_connection_has_the_time_of_a_head_and_an_idle_one_its_own() -> None:
+    async with through(upstream, head_timeout=0.2, idle_timeout=60) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.answer()
+        assert await (await proxy.connect()).gone()
+        assert proxy.door.open == 1
+        await client.send(GET)
+        assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
+    """Reading does not stop within a head, however much waits already."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+        assert len(await peer.head()) > 200_000
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect()
+        await client.send(GET + b"GET / HTTP/1.1\r\nHost: h\r\n" + (b"X: " + b"a" * 50_000 + b"\r\n") * 4 + b"\r\n")
+        await eventually(lambda: proxy.door.waiting.taken > 200_000)
+        go.set()
+        for _ in range(2):
+            assert (await client.answer())[1] == b"ok"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_12_a_head_of_more_than_256_kib_gets_431(whole: bool) -> None:
+    async with through(upstream) as (proxy, origin):
+        client = await proxy.connect()
+        await client.send(b"GET /v8/x HTTP/1.1\r\nHost: h\r\n" + (b"X: " + b"a" * 60_000 + b"\r\n") * 5)
+        if whole:
+            await client.send(b"\r\n")
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert (json.loads(body)["status"], json.loads(body)["errorCode"]) == (431, "HttpError")
+        assert origin.accepted == proxy.door.waiting.taken == 0
+
+
+async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
+    """Who asks for more than is left is turned away; a whole request in one piece needs none of it."""
+    async with through(upstream) as (proxy, _):
+        proxy.door.waiting.limit = 100_000
+        part = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000
+        waiting = [await proxy.ask(part) for _ in range(2)]
+        await eventually(lambda: proxy.door.waiting.taken == 2 * len(part))
+        turned = await proxy.ask(part)
+        answer = await turned.rest()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: " in answer
+        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+        await waiting[0].send(b"\r\n\r\n")
+        assert (await waiting[0].answer())[1] == b"ok"
+        waiting[1].reset()
+        await eventually(lambda: proxy.door.waiting.taken == 0)
+
+
+async def test_12_requests_that_wait_share_it_too() -> None:
+    """The answer in progress is finished; what waits behind it is given up."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        proxy.door.waiting.limit = 10_000
+        client = await proxy.ask(GET)
+        await eventually(lambda: proxy.door.busy == 1)
+        await client.send(GET * 1000)
+        await eventually(lambda: proxy.door.counters.refused == 1)
+        go.set()
+        assert (await client.answer())[1] == b"ok"
+        assert await client.gone()
+        assert proxy.door.waiting.taken == 0
+
+
+async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a full pipeline is linear: of what waits, a request's turn copies a bounded part."""
+    copied = 0
+    peek = Inbox.peek
+
+    def counting(inbox: Inbox, start: int, end: int) -> bytes:
+        nonlocal copied
+        piece = peek(inbox, start, end)
+        copied += len(piece)
+        return piece
+
+    monkeypatch.setattr(Inbox, "peek", counting)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.exactly(1)
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        raw = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx"
+        client = await proxy.connect()
+        await client.send(raw * 1000)
+        for _ in range(1000):
+            await client.answer()
+        assert 0 < copied < 700 * 1000

@@ -8,7 +8,7 @@ import ssl
 import pytest
 import trustme
 
-from proxy import clients
+from proxy import reading
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Peer, eventually, through
 
@@ -288,7 +288,7 @@ async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_notic
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody reads from it then, so the loop cannot tell."""
-    monkeypatch.setattr(clients, "_LOOK", 0.1)
+    monkeypatch.setattr(reading, "LOOK", 0.1)
     gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -308,7 +308,7 @@ async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_notic
 
 
 async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "_LOOK", 0.1)
+    monkeypatch.setattr(reading, "LOOK", 0.1)
 
     async def script(peer: Peer) -> None:
         await peer.gone()
