@@ -9,7 +9,7 @@ import structlog
 
 from proxy.core.disposition import file_name
 from proxy.core.jobs import Answer, ErrorCode, JobError
-from proxy.core.outcome import codings, judge, masked, one_line, said
+from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
 from proxy.ports import Fields, Response, UpstreamFailure
 from proxy.runs import Relayed
 
@@ -31,15 +31,15 @@ def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
 
     `hidden` is what `core.outcome.secrets` names: an error page may repeat the request, and records are kept on disk.
     """
-    body = masked(answer.body, hidden)
+    body = masked(answer.body[:JSON_LIMIT], hidden)
     content_type = text(value(answer.fields, b"content-type"))
-    # a 2xx may hold part of the file, which is nothing to quote
-    sentence = said(content_type, body) if answer.status >= 300 else None
+    # a 2xx may hold part of the file, which is nothing to quote; and a 206 does, which is nothing to keep
+    sentence = said(content_type, body) if answer.status >= 300 and len(answer.body) <= JSON_LIMIT else None
     row = judge(answer.status, sentence)
     message = f"Veeam Backup for Microsoft 365 answered {answer.status}"
     if sentence is not None:
-        message += ": " + masked(sentence.encode(), hidden).decode()
-    cut = len(body) > _RECORDED_LIMIT
+        message += ": " + masked(sentence.encode(), hidden).decode(errors="replace")
+    cut = len(body) > _RECORDED_LIMIT or len(answer.body) > JSON_LIMIT
     return JobError(
         code=row.code,
         message=message,
@@ -47,7 +47,7 @@ def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
         status=answer.status,
         content_type=content_type,
         # a character that the limit divides is left out
-        body=_UTF_8(errors="replace").decode(body[:_RECORDED_LIMIT], final=not cut),
+        body=None if answer.status == 206 else _UTF_8("replace").decode(body[:_RECORDED_LIMIT], final=not cut),
         truncated=cut or not answer.complete,
     )
 

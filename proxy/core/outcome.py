@@ -16,7 +16,7 @@ Fields = Iterable[tuple[bytes, bytes]]
 #: The longest sentence, in characters.
 MAX_SENTENCE = 300
 #: Bytes of a JSON body that are looked at: VB365's stack traces are shorter. Plain text is short or no sentence.
-_JSON_LIMIT = 256 * 1024
+JSON_LIMIT = 256 * 1024
 _TEXT_LIMIT = 4 * 1024
 #: Where servers put the sentence, the most telling member first; names are compared in lower case.
 #: RESTExceptionInfo (v6, v7, v8) `message`, ASP.NET Web API `ExceptionMessage` and `Message`, RFC 9457 `detail` and
@@ -63,7 +63,7 @@ def said(content_type: str | None, body: bytes) -> str | None:
 
     Of JSON, whatever its Content-Type, and of short plain text. Never markup.
     """
-    if len(body) > _JSON_LIMIT:
+    if len(body) > JSON_LIMIT:
         return None
     return next((line for text in _texts(content_type, body) if (line := one_line(text))), None)
 
@@ -114,6 +114,9 @@ def one_line(text: str) -> str | None:
 
 #: Shorter values are words that any sentence may hold.
 _SHORTEST_SECRET = 6
+#: Looking for them takes time; a caller who sends more has chosen to.
+_MOST_SECRETS = 200
+_CREDENTIALS = frozenset({b"authorization", b"cookie"})
 #: Request fields that hold nothing secret.
 _OPEN = re.compile(rb"(?i)host|user-agent|accept(?:-.*)?|content-.*|prefer|expect|date|origin|referer|cache-control")
 _SCHEMES = frozenset({b"bearer", b"negotiate", b"digest"})
@@ -124,19 +127,21 @@ _ESCAPED = re.compile(rb"[\"&'+<>`]")
 def secrets(fields: Fields, target: bytes) -> list[bytes]:
     """What an answer to this request may repeat and nobody may keep: credentials, unknown fields, query values.
 
-    The longest first, as `masked` needs them.
+    The longest first, as `masked` needs them; at most `_MOST_SECRETS`, credentials before others.
     """
-    found: set[bytes] = set()
-    for name, value in fields:
-        if not _OPEN.fullmatch(name):
-            parts = re.split(rb"[\s;,]+", value)
-            found.update((value, *parts, *(part.partition(b"=")[2] for part in parts)))
+    closed = [(name.lower(), value) for name, value in fields if not _OPEN.fullmatch(name)]
+    closed.sort(key=lambda field: field[0] not in _CREDENTIALS)
+    found: dict[bytes, None] = {}
+    for _, value in closed:
+        parts = re.split(rb"[\s;,]+", value)
+        found |= dict.fromkeys((value, *parts, *(part.partition(b"=")[2] for part in parts)))
     for pair in target.partition(b"?")[2].split(b"&"):
         raw = pair.partition(b"=")[2]
-        found.update((raw, unquote_to_bytes(raw.replace(b"+", b" "))))
-    found |= {_ESCAPED.sub(lambda odd: b"\\u%04X" % ord(odd[0]), secret) for secret in found}
+        found |= dict.fromkeys((raw, unquote_to_bytes(raw.replace(b"+", b" "))))
     hidden = [secret for secret in found if len(secret) >= _SHORTEST_SECRET and secret.lower() not in _SCHEMES]
-    return sorted(hidden, key=len, reverse=True)
+    hidden = hidden[:_MOST_SECRETS]
+    hidden += [_ESCAPED.sub(lambda odd: b"\\u%04X" % ord(odd[0]), secret) for secret in hidden]
+    return sorted(set(hidden), key=len, reverse=True)
 
 
 def masked(content: bytes, hidden: Sequence[bytes]) -> bytes:

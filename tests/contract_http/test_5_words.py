@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.contract_http.conftest import MakePlay, MakeStage, Play
+from proxy import app
+from tests.contract_http.conftest import Clock, House, MakePlay, MakeStage, Play, settings_of
 from tests.contract_http.wire import Message, Script, raw
 
 PATH = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
@@ -110,6 +114,8 @@ async def test_after_the_grace_any_answer_but_200_fails_the_job(
     assert error["message"].endswith(message)
     assert (error["code"], error["retryable"]) == (code, retryable)
     assert over["AsyncResult"] == str(error["upstream"]["status"]) == status[:3]
+    # a part of the file is kept nowhere but in the file
+    assert (error["upstream"]["body"] is None) == (status[:3] == "206")
     assert len(play.upstream.posts()) == 1
 
 
@@ -223,3 +229,38 @@ async def test_an_encoded_file_is_an_error_that_names_the_encoding(make_play: Ma
     error = (await failed(play)).json()["error"]
     assert error["code"] == "UpstreamError"
     assert value.lower().rpartition(" ")[2].replace("\xfe", "\xfe") in error["message"]
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The URL of a server whose queue of connections is full: connecting to it takes for ever."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            client = held.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("grace", "status"), [("10s", 504), ("0s", 202)])
+async def test_a_connection_that_takes_too_long_is_504(
+    deaf: str, tmp_path: Path, clock: Clock, grace: str, status: int
+) -> None:
+    """§3.7: within the grace there is no job; after it, it failed as UpstreamTimeout (§4: AsyncResult 504)."""
+    given = {"UPSTREAM__CONNECT_TIMEOUT": "200ms", "EXPORTS__PREFLIGHT": "false", "EXPORTS__GRACE": grace}
+    running = await app.start(settings_of(deaf, tmp_path, given))
+    try:
+        house = House(running, clock, {"Authorization": "Bearer t"})
+        answer = await house.kickoff(PATH)
+        assert answer.status == status
+        if status == 202:
+            over = await house.finished(house.path(answer["Location"]))
+            assert (over["AsyncResult"], over.json()["error"]["code"]) == ("504", "UpstreamTimeout")
+            assert over.json()["error"]["retryable"] is True
+        else:
+            assert answer.json()["type"] == "urn:vb365-async:problem:upstream-timeout"
+    finally:
+        await running.stop()
