@@ -1,4 +1,4 @@
-"""Jobs: latency beside a running export, memory of pending ones, thousands on record."""
+"""Jobs: latency during an export, memory of pending exports, and thousands of jobs on record."""
 
 from __future__ import annotations
 

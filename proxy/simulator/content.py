@@ -56,6 +56,7 @@ _MEMBER_KIND = {Kind.ZIP: Kind.RAW, Kind.PST_ZIP: Kind.PST, Kind.MSG_ZIP: Kind.M
 _NIBBLES = str.maketrans("0123456789abcdef", "@ABCDEFGHIJKLMNO")
 #: The length of seed and index at the start of a block, in bytes.
 _PREFIX_SIZE = 16
+#: The seed string is arbitrary; another one would change every digest.
 _RANDOM = hashlib.shake_256(b"VB365 stand-in").digest((BLOCK - _PREFIX_SIZE) * 3 // 4)
 _FILL = base64.b64encode(_RANDOM)
 _BLANK_CHUNK = (bytes(_PREFIX_SIZE) + _FILL) * (CHUNK // BLOCK)

@@ -1,1 +1,1 @@
-"""The stand-in keeps what docs/upstream.md §7 says of it: the other tests stand on it."""
+"""Tests of the VB365 simulator (docs/upstream.md §7), which the other tests depend on."""

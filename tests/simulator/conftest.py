@@ -27,7 +27,7 @@ class Reply:
 
 
 class Client:
-    """Calls a stand-in as one of its users; targets go out as they are written here."""
+    """Sends requests to a simulator as one of its users; targets are not normalized."""
 
     def __init__(self, http: aiohttp.ClientSession, sim: Simulator, user: str | None) -> None:
         self._http = http
@@ -55,31 +55,31 @@ Connect = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts stand-ins with the given settings; the test's end stops them."""
+    """Starts simulators with the given settings and stops them at the end of the test."""
     async with AsyncExitStack() as stack:
 
-        async def begin(now: Callable[[], float] | None = None, **settings: Any) -> Simulator:
-            made = SimulatorSettings(**settings)
-            sim = Simulator(made) if now is None else Simulator(made, now=now)
+        async def start_simulator(now: Callable[[], float] | None = None, **settings: Any) -> Simulator:
+            parsed = SimulatorSettings(**settings)
+            sim = Simulator(parsed) if now is None else Simulator(parsed, now=now)
             await sim.start()
             stack.push_async_callback(sim.stop)
             return sim
 
-        yield begin
+        yield start_simulator
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Makes clients of a stand-in."""
+    """Creates clients of a simulator."""
     async with AsyncExitStack() as stack:
 
-        async def make(sim: Simulator, user: str | None = "alice") -> Client:
+        async def create_client(sim: Simulator, user: str | None = "alice") -> Client:
             http = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=20), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
             )
             return Client(await stack.enter_async_context(http), sim, user)
 
-        yield make
+        yield create_client
 
 
 @pytest.fixture
@@ -93,7 +93,10 @@ async def alice(sim: Simulator, connect: Connect) -> Client:
 
 
 async def raw(sim: Simulator, data: bytes) -> bytes:
-    """What the stand-in sends on one connection for these bytes, up to its end; a reset raises."""
+    """Send these bytes on a new connection and return all bytes received.
+
+    Raises ConnectionResetError if the connection is reset.
+    """
     async with asyncio.timeout(20):
         reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
         try:
@@ -104,7 +107,7 @@ async def raw(sim: Simulator, data: bytes) -> bytes:
 
 
 def post(sim: Simulator, path: str, *lines: str) -> bytes:
-    """The bytes of an export request that ends its connection."""
+    """Return the bytes of an export request with Connection: close."""
     fields = {"Host": "x", "Connection": "close", **sim.login()}
     text = "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "".join(f"{line}\r\n" for line in lines)
     return f"POST {path} HTTP/1.1\r\n{text}Content-Length: 0\r\n\r\n".encode()

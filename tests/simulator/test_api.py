@@ -15,14 +15,16 @@ ORGANIZATION = "/v8/Organizations"
 
 
 @pytest.mark.parametrize("version", ["v5", "v6", "v7", "v8", "V8"])
-async def test_a_served_version_wants_credentials(sim: object, alice: Client, connect: Connect, version: str) -> None:
+async def test_a_served_version_requires_credentials(
+    sim: object, alice: Client, connect: Connect, version: str
+) -> None:
     anonymous = await connect(alice.sim, None)
     assert (await anonymous.get(f"/{version}/ServiceInstance")).status == 401
     assert (await alice.get(f"/{version}/ServiceInstance")).json["version"]
 
 
 @pytest.mark.parametrize("target", ["/v4/ServiceInstance", "/v9/ServiceInstance", "/v8/Nothing", "/", "/nothing?a=b"])
-async def test_anything_else_is_404(alice: Client, target: str) -> None:
+async def test_an_unknown_path_is_404(alice: Client, target: str) -> None:
     reply = await alice.get(target)
     assert (reply.status, bool(reply.json["message"])) == (404, True)
 
@@ -31,20 +33,20 @@ async def test_a_wrong_method_is_404(alice: Client) -> None:
     assert (await alice.call("PUT", "/v8/ServiceInstance")).status == 404
 
 
-async def test_health_is_anonymous_and_of_v8_only(alice: Client, connect: Connect) -> None:
+async def test_health_needs_no_credentials_and_exists_in_v8_only(alice: Client, connect: Connect) -> None:
     anonymous = await connect(alice.sim, None)
     assert (await anonymous.get("/v8/Health")).json["status"] == "Healthy"
     assert (await anonymous.get("/v7/Health")).status == 404
 
 
-async def test_errors_have_their_versions_members(alice: Client) -> None:
-    """docs/upstream.md §4; v7 knows one errorCode only, which none of these is."""
+async def test_errors_have_the_members_of_their_version(alice: Client) -> None:
+    """docs/upstream.md §4; the only errorCode of v7 does not apply to these errors."""
     bodies = [(await alice.get(f"/v{version}/RestoreSessions/x")).json for version in (6, 7, 8)]
     assert [set(body) for body in bodies] == [{"message"}, {"message"}, {"message", "errorCode", "stackTrace"}]
     assert bodies[2]["errorCode"] == "ResourceNotFound"
 
 
-async def test_pages_are_cut_by_offset_and_limit_and_linked(start: Start, connect: Connect) -> None:
+async def test_pages_follow_offset_and_limit_and_are_linked(start: Start, connect: Connect) -> None:
     alice = await connect(await start(objects=75))
     path = f"/v8/RestoreSessions/{alice.sim.open_session().id}/organization/mailboxes"
     first = (await alice.get(path)).json
@@ -53,7 +55,7 @@ async def test_pages_are_cut_by_offset_and_limit_and_linked(start: Start, connec
     for expected in (40, 35):
         page = (await alice.get(link)).json
         assert len(page["results"]) == expected
-        seen += [one["id"] for one in page["results"]]
+        seen += [item["id"] for item in page["results"]]
         link = page["_links"].get("next", {}).get("href")
     assert link is None
     assert len(set(seen)) == 75
@@ -61,7 +63,7 @@ async def test_pages_are_cut_by_offset_and_limit_and_linked(start: Start, connec
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "offset=1.5", "limit=10001", "LIMIT="])
-async def test_a_bad_page_is_400(alice: Client, query: str) -> None:
+async def test_an_invalid_page_parameter_is_400(alice: Client, query: str) -> None:
     reply = await alice.get(f"/v8/RestoreSessions?{query}")
     assert (reply.status, reply.json["errorCode"]) == (400, "ParameterValidationFailure")
 
@@ -75,8 +77,8 @@ async def test_links_are_relative_from_v6_on(alice: Client, version: int, absolu
     assert all(absolute or link.startswith(f"/v{version}/") for link in links)
 
 
-async def test_every_link_of_every_object_leads_somewhere(alice: Client) -> None:
-    """From the session's organisation down to the single object."""
+async def test_every_link_of_every_object_can_be_followed(alice: Client) -> None:
+    """From the organization of the session down to single objects."""
     todo, seen = [f"/v8/RestoreSessions/{alice.sim.open_session().id}/organization"], 0
     while todo:
         document = (await alice.get(todo.pop())).json
@@ -84,10 +86,10 @@ async def test_every_link_of_every_object_leads_somewhere(alice: Client) -> None
         for one in document.get("results", []):
             assert (await alice.get(one["_links"]["self"]["href"])).json["_links"] == one["_links"]
         todo += [link["href"] for name, link in document["_links"].items() if name not in ("self", "prev", "next")]
-    assert seen == 1 + 4  # the organisation and its collections
+    assert seen == 1 + 4  # the organization and its collections
 
 
-async def test_tenants_see_their_own_organisation_and_operators_all(alice: Client, connect: Connect) -> None:
+async def test_tenants_see_their_own_organization_and_operators_all(alice: Client, connect: Connect) -> None:
     names = {
         user: [one["name"] for one in (await (await connect(alice.sim, user)).get(ORGANIZATION)).json["results"]]
         for user in ("alice", "carol", "operator")
@@ -115,13 +117,13 @@ async def test_a_session_is_started_listed_and_stopped(alice: Client, version: i
     assert (await alice.post(f"{own}/organization/exportToPst")).status == 404
 
 
-async def test_tenants_start_a_session_on_their_own_organisation(alice: Client) -> None:
+async def test_tenants_start_a_session_for_their_own_organization(alice: Client) -> None:
     assert (await alice.post("/v8/Organization/Explore", json={})).json["type"] == "Vex"
     assert (await alice.post("/v8/Organization/explore", json={"type": "Vxx"})).status == 400
 
 
 @pytest.mark.parametrize("status", [403, 404])
-async def test_another_users_session_is_refused(start: Start, connect: Connect, status: int) -> None:
+async def test_the_session_of_another_user_is_refused(start: Start, connect: Connect, status: int) -> None:
     sim = await start(foreign_session=status)
     bob, operator = await connect(sim, "bob"), await connect(sim, "operator")
     own = f"/v8/RestoreSessions/{sim.open_session('alice').id}"
@@ -132,7 +134,7 @@ async def test_another_users_session_is_refused(start: Start, connect: Connect, 
     assert (await operator.get(own)).status == 200
 
 
-async def test_an_idle_session_stops_by_itself(start: Start, connect: Connect) -> None:
+async def test_an_idle_session_stops(start: Start, connect: Connect) -> None:
     clock = [1000.0]
     alice = await connect(await start(now=lambda: clock[0], session_idle=60.0))
     own = f"/v8/RestoreSessions/{alice.sim.open_session().id}"
@@ -148,7 +150,7 @@ async def test_a_removed_session_is_404(alice: Client) -> None:
     assert (await alice.get(f"/v8/RestoreSessions/{session.id}")).status == 404
 
 
-def test_times_have_seven_digits_and_the_servers_offset() -> None:
+def test_times_have_seven_fractional_digits_and_the_utc_offset_of_the_server() -> None:
     """docs/upstream.md §2."""
     text = timestamp(1_795_000_000.1234567, 120)
     assert re.fullmatch(r"2026-11-1\dT\d\d:\d\d:\d\d\.\d{7}\+02:00", text)
@@ -156,7 +158,7 @@ def test_times_have_seven_digits_and_the_servers_offset() -> None:
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-async def test_an_exports_event_runs_and_then_says_how_it_ended(alice: Client, version: int) -> None:
+async def test_the_event_of_an_export_is_running_and_then_has_its_final_status(alice: Client, version: int) -> None:
     session = alice.sim.open_session()
     path = alice.sim.export_paths(session, version)[0]
     alice.sim.fault(path="exportToPst", hold=True)
@@ -175,13 +177,13 @@ async def test_an_exports_event_runs_and_then_says_how_it_ended(alice: Client, v
     assert (await alice.get(f"{events}/{session.id}")).status == 404
 
 
-async def test_a_save_leaves_a_save_event(alice: Client) -> None:
+async def test_a_save_adds_a_save_event(alice: Client) -> None:
     session = alice.sim.open_session()
     await alice.post(next(path for path in alice.sim.export_paths(session) if path.endswith("/Save")))
     assert session.events[0].type == "Save"
 
 
-async def test_statistics_are_of_v8(alice: Client) -> None:
+async def test_statistics_exist_in_v8_only(alice: Client) -> None:
     session = alice.sim.open_session()
     alice.sim.fault(event="Warning")
     await alice.post(alice.sim.export_paths(session)[0])
@@ -192,7 +194,7 @@ async def test_statistics_are_of_v8(alice: Client) -> None:
 
 
 async def test_the_event_feed_is_a_long_poll(alice: Client) -> None:
-    """docs/upstream.md §2: GET /v8/Events?timeoutSeconds=N waits for a change, or N seconds."""
+    """docs/upstream.md §2: GET /v8/Events?timeoutSeconds=N waits up to N seconds for a change."""
     empty = (await alice.get("/v8/Events?from=latest")).json
     assert empty["results"] == []
     poll = asyncio.create_task(alice.get(f"/v8/Events?from={empty['nextChangeToken']}&timeoutSeconds=20"))
@@ -200,8 +202,8 @@ async def test_the_event_feed_is_a_long_poll(alice: Client) -> None:
     assert not poll.done()
     alice.sim.open_session("bob")
     session = alice.sim.open_session("alice")
-    answer = (await poll).json
-    assert [one["id"] for one in answer["results"]] == [session.id]
+    feed = (await poll).json
+    assert [one["id"] for one in feed["results"]] == [session.id]
     assert (await alice.get("/v8/Events?from=old")).json["errorCode"] == "OutdatedChangeToken"
     assert (await alice.get("/v7/Events?from=latest")).status == 404
 

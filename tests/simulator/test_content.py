@@ -1,4 +1,4 @@
-"""docs/upstream.md §7: deterministic bytes of any size, without holding them in memory; a real ZIP for ZIP."""
+"""docs/upstream.md §7: deterministic bytes of any size, never in memory as a whole; valid ZIPs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ZIPS = (Kind.ZIP, Kind.PST_ZIP, Kind.MSG_ZIP)
 PLAIN = tuple(kind for kind in Kind if kind not in ZIPS)
 
 
-class Lazy(io.RawIOBase):
-    """A file of which only what is read is made."""
+class ContentFile(io.RawIOBase):
+    """A read-only file object that generates only the bytes that are read."""
 
     def __init__(self, content: Content) -> None:
         self._content, self._at = content, 0
@@ -49,17 +49,17 @@ class Lazy(io.RawIOBase):
 
 
 @given(st.sampled_from(PLAIN), st.integers(0, 3 * BLOCK))
-def test_a_plain_file_has_exactly_the_size_that_was_asked_for(kind: Kind, size: int) -> None:
+def test_a_plain_file_has_exactly_the_requested_size(kind: Kind, size: int) -> None:
     assert len(make(kind, size).read()) == make(kind, size).size == size
 
 
 @given(st.sampled_from(ZIPS), st.integers(600, 5 * BLOCK))
-def test_a_zip_has_exactly_the_size_that_was_asked_for(kind: Kind, size: int) -> None:
+def test_a_zip_has_exactly_the_requested_size(kind: Kind, size: int) -> None:
     assert len(make(kind, size).read()) == make(kind, size).size == size
 
 
 @given(st.sampled_from(list(Kind)), st.integers(0, 2 * BLOCK), st.integers(0, 2 * BLOCK))
-def test_any_range_is_that_part_of_the_whole(kind: Kind, start: int, length: int) -> None:
+def test_any_range_equals_that_part_of_the_file(kind: Kind, start: int, length: int) -> None:
     made = make(kind, 2 * BLOCK + 99)
     assert made.read(start, start + length) == made.read()[start : start + length]
 
@@ -74,32 +74,32 @@ def test_any_range_is_that_part_of_the_whole(kind: Kind, start: int, length: int
         *((kind, b"PK\x03\x04") for kind in ZIPS),
     ],
 )
-def test_the_first_bytes_tell_the_kind(kind: Kind, magic: bytes) -> None:
+def test_the_first_bytes_show_the_kind(kind: Kind, magic: bytes) -> None:
     assert make(kind, 10_000).read(0, 64).startswith(magic)
 
 
-def test_a_misplaced_block_changes_the_digest() -> None:
+def test_all_blocks_differ() -> None:
     whole = content(4 * BLOCK, "pst")
     blocks = [whole[4:][at : at + BLOCK] for at in range(0, 4 * BLOCK, BLOCK)]
     assert len(set(blocks)) == 4
 
 
-def test_another_seed_is_another_file_of_the_same_size() -> None:
+def test_files_with_different_seeds_differ() -> None:
     assert len({expected_sha256(10_000, "zip", seed=seed) for seed in (0, 1, 2**31)}) == 3
 
 
-def test_the_expected_digest_is_that_of_the_bytes() -> None:
+def test_the_expected_digest_is_the_digest_of_the_bytes() -> None:
     assert expected_sha256(200_000, "html") == hashlib.sha256(content(200_000, "html")).hexdigest()
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
-def test_crc_combine_is_the_crc_of_both_together(first: bytes, second: bytes) -> None:
+def test_crc32_combine_returns_the_crc_of_the_concatenation(first: bytes, second: bytes) -> None:
     assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 7 * BLOCK + 5, 321 * BLOCK, 1000 * BLOCK + 17])
 @pytest.mark.parametrize("seed", [0, 365])
-def test_the_patterns_crc_is_right_without_making_its_bytes(size: int, seed: int) -> None:
+def test_the_crc_of_a_pattern_is_the_crc_of_its_bytes(size: int, seed: int) -> None:
     crc = 0
     for chunk in _Pattern(size, seed).chunks(0, size):
         crc = zlib.crc32(chunk, crc)
@@ -108,7 +108,7 @@ def test_the_patterns_crc_is_right_without_making_its_bytes(size: int, seed: int
 
 @pytest.mark.parametrize("kind", ZIPS)
 @pytest.mark.parametrize("members", [1, 2, 7])
-def test_a_zip_is_valid_and_its_members_are_of_their_kind(kind: Kind, members: int) -> None:
+def test_a_zip_is_valid_and_has_members_of_the_right_kind(kind: Kind, members: int) -> None:
     with zipfile.ZipFile(io.BytesIO(make(kind, 500_000, members=members).read())) as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == members
@@ -117,7 +117,7 @@ def test_a_zip_is_valid_and_its_members_are_of_their_kind(kind: Kind, members: i
         assert archive.read(first) == make(inner, first.file_size, 0).read()
 
 
-def test_a_zip_too_small_for_its_directory_is_the_smallest_valid_one() -> None:
+def test_a_zip_too_small_for_its_headers_is_valid_with_empty_members() -> None:
     made = make(Kind.ZIP, 10)
     with zipfile.ZipFile(io.BytesIO(made.read())) as archive:
         assert archive.testzip() is None
@@ -125,11 +125,11 @@ def test_a_zip_too_small_for_its_directory_is_the_smallest_valid_one() -> None:
 
 
 @pytest.mark.parametrize("size", [(1 << 32) - 2, (1 << 32) - 1, 1 << 32, 5 * GIB, 400 * GIB])
-def test_a_huge_zip_is_valid_zip64_at_once(size: int) -> None:
-    """The directory is read from the far end, a member's first and last bytes from their places."""
+def test_a_huge_zip_is_valid_zip64_and_is_created_fast(size: int) -> None:
+    """zipfile reads the directory at the end and the first bytes of each member."""
     began = time.monotonic()
     made = make(Kind.PST_ZIP, size, members=3)
-    with zipfile.ZipFile(io.BufferedReader(Lazy(made))) as archive:
+    with zipfile.ZipFile(io.BufferedReader(ContentFile(made))) as archive:
         assert made.size == size
         for one in archive.infolist():
             with archive.open(one) as member:
@@ -138,8 +138,8 @@ def test_a_huge_zip_is_valid_zip64_at_once(size: int) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_zip64_members_crc_is_that_of_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small members with ZIP64 heads: the structure of a huge ZIP, read to its end by zipfile."""
+def test_the_crc_of_a_zip64_member_is_the_crc_of_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small ZIP with the structure of a huge one, so that zipfile can read it to the end."""
     monkeypatch.setattr(files, "_LARGE", 50_000)
     made = Content(Kind.ZIP, 50_000, files._zip(Kind.ZIP, 50_000, 0, 2))
     with zipfile.ZipFile(io.BytesIO(made.read())) as archive:
@@ -147,7 +147,7 @@ def test_a_zip64_members_crc_is_that_of_its_bytes(monkeypatch: pytest.MonkeyPatc
         assert all(one.extract_version == 45 for one in archive.infolist())
 
 
-def test_ranges_of_5_gib_need_only_their_own_bytes() -> None:
+def test_ranges_of_a_file_of_5_gib_are_generated_alone() -> None:
     made = make(Kind.PST, 5 * GIB)
     end = made.read(5 * GIB - 100)
     assert len(end) == 100

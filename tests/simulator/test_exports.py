@@ -25,7 +25,7 @@ def pst(client: Client) -> str:
 
 @asynccontextmanager
 async def generating(client: Client, path: str) -> AsyncIterator[asyncio.Task[object]]:
-    """An export that holds while it generates."""
+    """An export that is suspended while it generates."""
     client.sim.fault(path=path, count=1, hold=True)
     task = asyncio.create_task(client.post(path))
     await client.sim.until(lambda: client.sim.held == 1)
@@ -51,7 +51,7 @@ async def test_nothing_is_sent_while_the_file_is_generated(alice: Client) -> Non
     assert alice.sim.deliveries[-1].outcome == "complete"
 
 
-async def test_generating_takes_its_seconds(start: Start, connect: Connect) -> None:
+async def test_generation_takes_the_configured_time(start: Start, connect: Connect) -> None:
     alice = await connect(await start(generate=0.15))
     began = time.monotonic()
     await alice.post(pst(alice))
@@ -67,7 +67,7 @@ async def test_generating_takes_its_seconds(start: Start, connect: Connect) -> N
         ("bytes=1048570-9999999", "bytes 1048570-1048575/1048576", MIB - 6, MIB),
     ],
 )
-async def test_a_range_is_served_from_the_temporary_folder(
+async def test_a_range_is_served_from_the_generated_file(
     alice: Client, wanted: str, shown: str, first: int, stop: int
 ) -> None:
     path = pst(alice)
@@ -80,7 +80,7 @@ async def test_a_range_is_served_from_the_temporary_folder(
 
 
 @pytest.mark.parametrize("wanted", ["bytes=5-2", "items=0-1", "bytes=", "bytes=0-1,3-4", "bytes=x-"])
-async def test_a_range_that_makes_no_sense_is_ignored(alice: Client, wanted: str) -> None:
+async def test_an_invalid_range_is_ignored(alice: Client, wanted: str) -> None:
     assert (await alice.post(pst(alice), headers={"Range": wanted})).status == 200
 
 
@@ -90,14 +90,14 @@ async def test_a_range_beyond_the_end_is_416(alice: Client, wanted: str) -> None
     assert (reply.status, reply.headers["Content-Range"]) == (416, "bytes */1048576")
 
 
-async def test_a_post_without_range_generates_anew(alice: Client) -> None:
+async def test_a_post_without_range_generates_another_file(alice: Client) -> None:
     path = pst(alice)
     await alice.post(path)
     await alice.post(path)
     assert alice.sim.generations[path] == 2
 
 
-async def test_only_an_identical_request_finds_the_file(alice: Client, connect: Connect) -> None:
+async def test_only_an_identical_request_gets_the_same_file(alice: Client, connect: Connect) -> None:
     path, ranged = pst(alice), {"Range": "bytes=0-1"}
     await alice.post(path, data=b"{}")
     await alice.post(path, data=b"{ }", headers=ranged)
@@ -107,8 +107,8 @@ async def test_only_an_identical_request_finds_the_file(alice: Client, connect: 
     assert alice.sim.generations[path] == 3
 
 
-async def test_generation_goes_on_after_a_disconnect(alice: Client) -> None:
-    """And a Range request joins it, while it lasts and afterwards."""
+async def test_generation_continues_after_a_disconnect(alice: Client) -> None:
+    """A Range request can join it while it runs and afterwards."""
     session = alice.sim.open_session()
     path = alice.sim.export_paths(session)[1]
     async with generating(alice, path) as export:
@@ -123,7 +123,7 @@ async def test_generation_goes_on_after_a_disconnect(alice: Client) -> None:
     assert alice.sim.generations[path] == 1
 
 
-async def test_a_blind_second_post_starts_a_second_generation(alice: Client) -> None:
+async def test_a_second_post_starts_a_second_generation(alice: Client) -> None:
     path = pst(alice)
     async with generating(alice, path) as export:
         export.cancel()
@@ -131,7 +131,7 @@ async def test_a_blind_second_post_starts_a_second_generation(alice: Client) -> 
     assert alice.sim.generations[path] == 2
 
 
-async def test_a_client_that_leaves_in_mid_transfer_is_noticed(alice: Client) -> None:
+async def test_a_client_that_disconnects_during_the_transfer_is_detected(alice: Client) -> None:
     path = pst(alice)
     alice.sim.fault(path=path, size=200 * MIB)
     async with alice.request("POST", path) as response:
@@ -171,7 +171,7 @@ async def test_a_restart_ends_running_generations(alice: Client) -> None:
     assert alice.sim.generations[path] == 2
 
 
-async def test_stopping_a_session_fails_what_is_generated_in_it(alice: Client) -> None:
+async def test_stopping_a_session_fails_its_running_exports(alice: Client) -> None:
     session = alice.sim.open_session()
     path = alice.sim.export_paths(session)[1]
     async with generating(alice, path) as export:
@@ -181,7 +181,7 @@ async def test_stopping_a_session_fails_what_is_generated_in_it(alice: Client) -
     assert session.events[0].status == "Failed"
 
 
-async def test_requests_are_recorded_as_they_came(alice: Client) -> None:
+async def test_requests_are_recorded_as_received(alice: Client) -> None:
     path = pst(alice)
     target = f"{path}?x=%61&&y"
     await raw(alice.sim, post(alice.sim, target, "X-A: 1", "x-a: \xfc2"))
@@ -207,7 +207,7 @@ async def test_expect_is_answered_before_the_body(alice: Client) -> None:
     assert (await alice.post(path, data=b"{}", expect100=True)).status == 200
 
 
-async def test_large_fields_pass(alice: Client) -> None:
+async def test_large_and_many_fields_are_accepted(alice: Client) -> None:
     """CONTRACT §12: token fields of 64 KiB and 1,000 fields."""
     headers = {f"X-{number}": "v" for number in range(1000)} | {"X-Large": "v" * 65_536}
     assert (await alice.get("/v8/ServiceInstance", headers=headers)).status == 200

@@ -1,4 +1,4 @@
-"""docs/upstream.md §7: misbehaviour on demand, each kind as it looks on the wire."""
+"""docs/upstream.md §7: faults on demand, each as a client sees it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def path(alice: Client) -> str:
     return alice.sim.export_paths(alice.sim.open_session())[1]
 
 
-async def partly(client: Client, path: str, **options: Any) -> bytes:
-    """The bytes of the body that came before it broke."""
+async def read_until_failure(client: Client, path: str, **options: Any) -> bytes:
+    """Return the bytes of a body that arrive before it fails."""
     got = b""
     async with client.request("POST", path, **options) as response:
         try:
@@ -34,13 +34,13 @@ async def partly(client: Client, path: str, **options: Any) -> bytes:
                 got += chunk
         except aiohttp.ClientPayloadError:
             return got
-    pytest.fail("the body was whole")
+    pytest.fail("the body is complete")
 
 
-# -- which requests are hit -------------------------------------------------------------------------------------------
+# Which requests are affected
 
 
-def test_faults_are_chosen_by_path_method_skip_and_count() -> None:
+def test_faults_are_selected_by_path_method_skip_and_count() -> None:
     faults = Faults()
     faults.add(Fault(path="exporttopst", method="post", skip=1, count=2, status=503))
     hit = [faults.take("POST", "/v8/x/exportToPst").status for _ in range(5)]
@@ -51,7 +51,7 @@ def test_faults_are_chosen_by_path_method_skip_and_count() -> None:
     assert [faults.take("GET", "/").latency for _ in range(2)] == [1, 1]
 
 
-def test_of_several_faults_the_later_wins_key_by_key() -> None:
+def test_each_effect_comes_from_the_latest_fault_that_has_it() -> None:
     faults = Faults()
     faults.add(Fault(size=1, rate=5.0))
     faults.add(Fault(size=2, count=1))
@@ -61,7 +61,7 @@ def test_of_several_faults_the_later_wins_key_by_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ({"sizes": 1}, "unknown key 'sizes'"),
         ({"size": "1"}, "'size' must be int"),
@@ -74,10 +74,10 @@ def test_of_several_faults_the_later_wins_key_by_key() -> None:
         ([[]], "a fault is a JSON object"),
     ],
 )
-async def test_a_fault_that_cannot_be_is_400_and_says_why(alice: Client, fault: Any, said: str) -> None:
+async def test_an_invalid_fault_is_400_with_the_reason(alice: Client, fault: Any, message: str) -> None:
     reply = await alice.call("PUT", "/_control/faults", json=fault)
     assert reply.status == 400
-    assert said in reply.json["message"]
+    assert message in reply.json["message"]
     assert len(alice.sim.faults) == 0
 
 
@@ -96,7 +96,7 @@ async def test_control_adds_replaces_lists_and_clears(alice: Client) -> None:
     assert (await alice.post("/_control/other")).status == 404
 
 
-async def test_control_tells_what_was_seen(alice: Client, path: str) -> None:
+async def test_control_returns_requests_generations_and_deliveries(alice: Client, path: str) -> None:
     await alice.post(path)
     state = (await alice.get("/_control")).json
     assert state["generations"] == {path: 1}
@@ -122,10 +122,10 @@ async def test_control_stops_sessions_expires_tokens_and_releases(alice: Client)
     assert (await alice.get("/v8/ServiceInstance")).status == 401
 
 
-# -- before the head --------------------------------------------------------------------------------------------------
+# Before the response
 
 
-async def test_a_status_with_a_body_of_choice(alice: Client, path: str) -> None:
+async def test_a_status_with_a_given_body(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, count=1, status=409, body="<b>no</b>", content_type="text/html")
     alice.sim.fault(path=path, count=1, headers={"X-A": "1"}, set_cookies=["a=1", "b=2"])
     reply = await alice.post(path)
@@ -135,7 +135,7 @@ async def test_a_status_with_a_body_of_choice(alice: Client, path: str) -> None:
     assert (await alice.post(path)).status == 200
 
 
-async def test_outlook_missing_is_500_after_the_generation(alice: Client, path: str) -> None:
+async def test_missing_outlook_is_500_after_the_generation(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, outlook_missing=True)
     reply = await alice.post(path)
     assert (reply.status, reply.json["errorCode"]) == (500, "HttpError")
@@ -143,14 +143,14 @@ async def test_outlook_missing_is_500_after_the_generation(alice: Client, path: 
     assert alice.sim.generations[path] == 1
 
 
-async def test_a_202_of_a_future_vb365(alice: Client, path: str) -> None:
+async def test_a_202_as_a_future_vb365_might_send_it(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, accepted=True)
     reply = await alice.post(path)
     assert (reply.status, bool(reply.headers["Location"]), reply.json) == (202, True, {"sessionId": "1"})
     assert alice.sim.deliveries[-1].outcome == "refused"
 
 
-async def test_a_reset_before_the_head(alice: Client, path: str) -> None:
+async def test_a_reset_before_the_response(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, reset=True)
     with pytest.raises(ConnectionResetError):
         await raw(alice.sim, post(alice.sim, path))
@@ -162,7 +162,7 @@ async def test_a_malformed_head(alice: Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("fault", [{"hang": True}, {"latency": 600.0}, {"hold": True}])
-async def test_an_access_get_that_never_answers(alice: Client, fault: dict[str, Any]) -> None:
+async def test_a_request_without_a_response(alice: Client, fault: dict[str, Any]) -> None:
     alice.sim.fault(method="GET", path="RestoreSessions", **fault)
     with pytest.raises(TimeoutError):
         await alice.get("/v8/RestoreSessions?limit=1", timeout=aiohttp.ClientTimeout(total=0.2))
@@ -175,36 +175,36 @@ async def test_a_token_that_expires_with_the_request(alice: Client, path: str) -
     assert [(one.status, one.body) for one in (first, second)] == [(401, b"")] * 2
 
 
-async def test_a_session_that_stops_while_it_generates(alice: Client, path: str) -> None:
+async def test_a_session_that_stops_during_the_generation(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, stop_session=True)
     reply = await alice.post(path)
     assert (reply.status, "stopped" in reply.json["message"]) == (500, True)
 
 
-@pytest.mark.parametrize("word", ["Warning", "Failed", "Cancelled"])
-async def test_the_sessions_event_says_otherwise(alice: Client, word: str) -> None:
+@pytest.mark.parametrize("status", ["Warning", "Failed", "Cancelled"])
+async def test_the_event_of_the_session_has_the_given_status(alice: Client, status: str) -> None:
     session = alice.sim.open_session()
-    alice.sim.fault(event=word)
+    alice.sim.fault(event=status)
     assert (await alice.post(alice.sim.export_paths(session)[0])).status == 200
-    assert session.events[0].status == word
+    assert session.events[0].status == status
 
 
-# -- the body ---------------------------------------------------------------------------------------------------------
+# The body
 
 
 @pytest.mark.parametrize("cut", ["reset", "close"])
 @pytest.mark.parametrize("at", [0, 1, 65_540, SIZE - 1])
-async def test_a_cut_comes_after_exactly_that_many_bytes(alice: Client, path: str, cut: str, at: int) -> None:
+async def test_a_body_is_cut_after_exactly_that_many_bytes(alice: Client, path: str, cut: str, at: int) -> None:
     alice.sim.fault(path=path, cut_at=at, cut=cut, count=1)
-    assert await partly(alice, path) == PST.read(0, at)
+    assert await read_until_failure(alice, path) == PST.read(0, at)
     assert (alice.sim.deliveries[-1].outcome, alice.sim.deliveries[-1].sent) == ("cut", at)
 
 
-async def test_a_file_can_be_had_over_several_cuts(alice: Client, path: str) -> None:
-    """Bytes count from the start of each answer, so a Range continuation is cut too."""
+async def test_a_file_can_be_downloaded_in_several_cut_responses(alice: Client, path: str) -> None:
+    """Bytes are counted in each response, so the response to a Range request is cut too."""
     alice.sim.fault(path=path, cut_at=100_000, count=2)
-    got = await partly(alice, path)
-    got += await partly(alice, path, headers={"Range": f"bytes={len(got)}-"})
+    got = await read_until_failure(alice, path)
+    got += await read_until_failure(alice, path, headers={"Range": f"bytes={len(got)}-"})
     got += (await alice.post(path, headers={"Range": f"bytes={len(got)}-"})).body
     assert got == PST.read()
     assert alice.sim.generations[path] == 1
@@ -220,14 +220,14 @@ async def test_a_stall_until_released(alice: Client, path: str) -> None:
         assert await response.read() == PST.read(1000)
 
 
-async def test_a_stall_of_some_seconds(alice: Client, path: str) -> None:
+async def test_a_stall_with_a_duration(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, stall_at=1, stall=0.1)
     began = time.monotonic()
     assert (await alice.post(path)).body == PST.read()
     assert time.monotonic() - began >= 0.09
 
 
-async def test_a_slow_drip(alice: Client, path: str) -> None:
+async def test_a_slow_transfer(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, rate=1_000_000.0)
     began = time.monotonic()
     assert (await alice.post(path)).body == PST.read()
@@ -241,13 +241,13 @@ async def test_chunked_framing(alice: Client, path: str) -> None:
     assert reply.body == PST.read()
 
 
-async def test_a_chunked_body_without_its_end(alice: Client, path: str) -> None:
+async def test_a_chunked_body_without_the_last_chunk(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, unterminated=True)
-    assert await partly(alice, path) == PST.read()
+    assert await read_until_failure(alice, path) == PST.read()
     assert alice.sim.deliveries[-1].outcome == "cut"
 
 
-async def test_a_body_that_the_close_ends(alice: Client, path: str) -> None:
+async def test_a_body_that_ends_with_the_connection(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, framing="close")
     reply = await alice.post(path)
     assert ("Content-Length" in reply.headers, reply.headers["Connection"]) == (False, "close")
@@ -255,20 +255,20 @@ async def test_a_body_that_the_close_ends(alice: Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("lie", [5, -5])
-async def test_a_length_that_lies(alice: Client, path: str, lie: int) -> None:
+async def test_a_wrong_content_length(alice: Client, path: str, lie: int) -> None:
     alice.sim.fault(path=path, lie=lie)
     head, _, body = (await raw(alice.sim, post(alice.sim, path))).partition(b"\r\n\r\n")
     assert f"Content-Length: {SIZE + lie}".encode() in head
     assert body == PST.read()
 
 
-async def test_a_session_that_stops_in_mid_transfer(alice: Client, path: str) -> None:
+async def test_a_session_that_stops_during_the_transfer(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, stop_session_at=5000)
-    assert await partly(alice, path) == PST.read(0, 5000)
+    assert await read_until_failure(alice, path) == PST.read(0, 5000)
     assert (await alice.post(path)).status == 404
 
 
-async def test_range_ignored_or_answered_wrongly(alice: Client, path: str) -> None:
+async def test_a_range_is_ignored_or_gets_a_wrong_content_range(alice: Client, path: str) -> None:
     ranged = {"Range": "bytes=100-"}
     await alice.post(path)
     alice.sim.fault(path=path, count=1, ignore_range=True)
@@ -289,7 +289,7 @@ async def test_an_etag_that_changes(alice: Client, path: str) -> None:
     assert "ETag" not in (await alice.post(path)).headers
 
 
-async def test_a_coded_body_and_a_name_of_choice(alice: Client, path: str) -> None:
+async def test_a_gzip_body_and_a_given_content_disposition(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, gzip=True, disposition='attachment; filename="../../x"')
     reply = await alice.post(path)
     assert reply.headers["Content-Encoding"] == "gzip"
@@ -297,7 +297,7 @@ async def test_a_coded_body_and_a_name_of_choice(alice: Client, path: str) -> No
     assert gzip.decompress(reply.body) == PST.read()
 
 
-async def test_fields_are_replaced_and_dropped(alice: Client, path: str) -> None:
+async def test_fields_are_replaced_and_removed(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, headers={"content-type": "application/x-pst", "Content-Disposition": None})
     reply = await alice.post(path)
     assert reply.headers.getall("Content-Type") == ["application/x-pst"]
@@ -309,7 +309,7 @@ async def test_a_file_of_another_kind(alice: Client, path: str) -> None:
     assert (await alice.post(path)).body == make(Kind.MSG_ZIP, SIZE, members=3).read()
 
 
-async def test_two_stand_ins_share_nothing(alice: Client, path: str) -> None:
+async def test_two_simulators_share_no_state(alice: Client, path: str) -> None:
     other = Simulator()
     assert (len(other.faults), len(other.requests)) == (0, 0)
     assert other.tokens.user(alice.headers["Authorization"], {}) is None

@@ -1,4 +1,4 @@
-"""The simulator shares no code with the proxy, and its modules do not import each other in circles."""
+"""The simulator shares no code with the proxy and has no import cycles."""
 
 from __future__ import annotations
 

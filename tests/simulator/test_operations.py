@@ -1,4 +1,4 @@
-"""docs/upstream.md §1: the 29 exports of v6, v7, v8, the reports, and their parent resources."""
+"""docs/upstream.md §1: the 29 exports of v6, v7 and v8, the reports, and parent resources."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_reports_are_the_published_ones(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-async def test_each_export_answers_its_kind_of_file_and_has_a_parent_to_get(alice: Client, version: int) -> None:
+async def test_each_export_returns_its_kind_of_file_and_has_a_parent_resource(alice: Client, version: int) -> None:
     session = alice.sim.open_session()
     for path in alice.sim.export_paths(session, version):
         reply = await alice.post(path)
@@ -63,7 +63,7 @@ async def test_each_export_answers_its_kind_of_file_and_has_a_parent_to_get(alic
         assert (parent.status, "_links" in parent.json) == (200, True), path
 
 
-async def test_paths_match_in_any_case_with_doubled_slashes_and_one_at_the_end(alice: Client) -> None:
+async def test_paths_match_in_any_case_with_repeated_and_trailing_slashes(alice: Client) -> None:
     session = alice.sim.open_session()
     path = alice.sim.export_paths(session)[1]
     odd = "//" + path.replace("RestoreSessions", "restoreSESSIONS").replace("exportToPst", "EXPORTTOPST")[1:] + "/"
@@ -79,7 +79,7 @@ async def test_ids_with_reserved_characters_stay_one_segment(alice: Client) -> N
     assert (await alice.post(folder.replace("%2F", "/").replace("%2B", "/"))).status == 404
 
 
-async def test_the_teams_file_save_moved_with_v8(alice: Client) -> None:
+async def test_the_path_of_the_teams_file_save_changed_in_v8(alice: Client) -> None:
     session = alice.sim.open_session()
     old = next(path for path in alice.sim.export_paths(session, 7) if "/files/" in path and "files/save" not in path)
     new = next(path for path in alice.sim.export_paths(session, 8) if "/channels/" in path)
@@ -90,28 +90,28 @@ async def test_the_teams_file_save_moved_with_v8(alice: Client) -> None:
 
 async def test_a_pst_above_the_size_limit_is_a_zip_of_psts(alice: Client) -> None:
     path = alice.sim.export_paths(alice.sim.open_session())[0]
-    body = b'{"enablePstSizeLimit": "True", "pstSizeLimitBytes": 300000,}'  # as sloppy as in the wild
+    body = b'{"enablePstSizeLimit": "True", "pstSizeLimitBytes": 300000,}'  # invalid JSON, as real clients send it
     with zipfile.ZipFile(io.BytesIO((await alice.post(path, data=body)).body)) as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 4  # 1 MiB in parts of 300,000 bytes
         assert all(archive.read(name).startswith(b"!BDN") for name in archive.namelist())
 
 
-async def test_a_single_document_comes_raw_or_as_zip_if_asked(alice: Client) -> None:
+async def test_a_single_document_is_returned_raw_or_as_zip_on_request(alice: Client) -> None:
     path = next(p for p in alice.sim.export_paths(alice.sim.open_session()) if re.search(r"/Documents/[^/]+/save$", p))
     assert (await alice.post(path, json={"asZip": False})).body.startswith(MAGIC[Kind.RAW])
     assert (await alice.post(path, json={"asZip": True})).body.startswith(b"PK\x03\x04")
 
 
-async def test_a_report_is_generated_without_a_session(alice: Client) -> None:
+async def test_a_report_needs_no_session(alice: Client) -> None:
     assert (await alice.post("/v8/Reports/GenerateTeamsProtection", json={})).body.startswith(b"%PDF")
     assert (await alice.post("/v7/Reports/GenerateTeamsProtection", json={})).status == 404
 
 
-async def test_an_export_of_what_is_not_there_is_404(alice: Client) -> None:
+async def test_an_export_of_an_unknown_object_is_404(alice: Client) -> None:
     paths = alice.sim.export_paths(alice.sim.open_session())
-    gone = next(path for path in paths if "/mailboxes/" in path).replace("mailboxes/", "mailboxes/x")
-    assert (await alice.post(gone)).status == (await alice.get(gone.rpartition("/")[0])).status == 404
+    unknown = next(path for path in paths if "/mailboxes/" in path).replace("mailboxes/", "mailboxes/x")
+    assert (await alice.post(unknown)).status == (await alice.get(unknown.rpartition("/")[0])).status == 404
     assert alice.sim.generations.total() == 0
 
 

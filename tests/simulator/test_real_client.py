@@ -1,4 +1,4 @@
-"""docs/upstream.md §6: veeam-365, the real client, works against the stand-in as against VB365."""
+"""docs/upstream.md §6: the client veeam-365 works with the simulator as with VB365."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ VERSIONS = ("v6", "v7", "v8")
 
 @pytest.fixture(params=VERSIONS)
 async def vc(request: pytest.FixtureRequest, sim: Simulator) -> AsyncIterator[Any]:
-    """A client of each version, logged in."""
+    """A client for each API version, logged in."""
     async with VeeamClient(sim.url, "alice", "secret-a", request.param, timeout=20) as client:
         await client.connect()
         yield client
 
 
 async def call(vc: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-    """The parsed model, never an error's."""
+    """Return the parsed model; fail if it is an error."""
     parsed = await vc.call(vc.api(name), *args, **kwargs)
     assert type(parsed).__name__ != "RESTExceptionInfo", parsed
     return parsed
@@ -37,8 +37,8 @@ def model(vc: Any, name: str, **fields: Any) -> Any:
     return getattr(module, name)(**fields)
 
 
-async def explored(vc: Any, sim: Simulator) -> UUID:
-    """A restore session, opened through the client."""
+async def open_session(vc: Any, sim: Simulator) -> UUID:
+    """Start a restore session through the client and return its id."""
     session = await call(vc, "restore_session.restore_session_explore_action", body=model(vc, "RESTExploreOptions"))
     assert session.id == UUID(next(iter(sim.sessions.list(sim.settings.user("alice")))).id)
     return UUID(str(session.id))
@@ -63,14 +63,14 @@ async def test_a_rejected_token_ends_the_session_and_the_next_call_logs_in(sim: 
         assert (await client.call(client.api("service_instance.service_instance_get"))).version
 
 
-async def test_organisations_are_listed(vc: Any) -> None:
+async def test_organizations_are_listed(vc: Any) -> None:
     page = await call(vc, "organization.organization_get")
     listed = page.results if hasattr(page, "results") else page
     assert [one.name for one in listed] == ["contoso.onmicrosoft.com"]
 
 
 async def test_sessions_and_events_are_listed(vc: Any, sim: Simulator) -> None:
-    own = await explored(vc, sim)
+    own = await open_session(vc, sim)
     sessions = await call(vc, "restore_session.restore_session_get_page", limit=1)
     assert sessions.results[0].id == own
     await call(vc, "restore_session.restore_session_get_by_restore_session_id", own)
@@ -81,9 +81,9 @@ async def test_sessions_and_events_are_listed(vc: Any, sim: Simulator) -> None:
     assert [(one.type_.value, one.status.value) for one in events.results] == [("Export", "Running")]
 
 
-async def test_what_can_be_exported_can_be_browsed(vc: Any, sim: Simulator) -> None:
-    """Every page parses into the client's own models."""
-    own = await explored(vc, sim)
+async def test_the_parents_of_exports_can_be_listed(vc: Any, sim: Simulator) -> None:
+    """Every page parses into the models of the client."""
+    own = await open_session(vc, sim)
 
     async def first(name: str, *parents: Any) -> Any:
         one = (await call(vc, name, own, *parents)).results[0]
@@ -108,23 +108,23 @@ async def test_what_can_be_exported_can_be_browsed(vc: Any, sim: Simulator) -> N
 
 
 async def test_a_session_is_stopped(vc: Any, sim: Simulator) -> None:
-    own = await explored(vc, sim)
+    own = await open_session(vc, sim)
     await vc.call(vc.api("restore_session.restore_session_stop_action"), own)
     session = sim.sessions.get(str(own))
     assert session is not None
     assert not session.working
 
 
-async def test_errors_parse_into_the_clients_own_model(vc: Any) -> None:
+async def test_errors_parse_into_the_model_of_the_client(vc: Any) -> None:
     missing = UUID(int=0)
     parsed = await vc.call(vc.api("restore_session.restore_session_get_by_restore_session_id"), missing)
     assert (type(parsed).__name__, bool(parsed.message)) == ("RESTExceptionInfo", True)
 
 
-async def test_the_feed_health_and_statistics_of_v8(sim: Simulator) -> None:
+async def test_feed_health_and_statistics_of_v8(sim: Simulator) -> None:
     async with VeeamClient(sim.url, "alice", "secret-a", "v8", timeout=20) as client:
         await client.connect()
-        own = await explored(client, sim)
+        own = await open_session(client, sim)
         assert (await call(client, "health.health_get")).status.value == "Healthy"
         assert (await call(client, "events.events_get", from_="0")).results[0].id == str(own)
         assert (await call(client, "restore_session.restore_session_get_restore_statistics", own)).items == []

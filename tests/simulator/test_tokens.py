@@ -29,17 +29,17 @@ async def status(client: Client, token: str, **headers: str) -> int:
 
 @pytest.mark.parametrize("target", ["/v8/token", "/v7/Token", "/v6/TOKEN"])
 @pytest.mark.parametrize("form", ["data", "json"])
-async def test_a_password_buys_a_token_by_form_or_json(alice: Client, target: str, form: str) -> None:
+async def test_a_password_grant_as_form_or_json_returns_a_token(alice: Client, target: str, form: str) -> None:
     options: dict[str, Any] = {form: PASSWORD}
-    answer = (await alice.post(target, **options)).json
-    assert {"access_token", "refresh_token", "userName"} < set(answer)
-    assert (answer["token_type"], answer["expires_in"]) == ("bearer", 3600)
-    issued, expires = (datetime.fromisoformat(answer[name]) for name in (".issued", ".expires"))
+    grant = (await alice.post(target, **options)).json
+    assert {"access_token", "refresh_token", "userName"} < set(grant)
+    assert (grant["token_type"], grant["expires_in"]) == ("bearer", 3600)
+    issued, expires = (datetime.fromisoformat(grant[name]) for name in (".issued", ".expires"))
     assert 3599 <= (expires - issued).total_seconds() <= 3601
-    assert await status(alice, answer["access_token"]) == 200
+    assert await status(alice, grant["access_token"]) == 200
 
 
-async def test_curl_sends_the_form_type_for_whatever_it_is_given(alice: Client) -> None:
+async def test_a_percent_encoded_form_is_accepted_as_curl_sends_it(alice: Client) -> None:
     data = b"grant_type=password&username=alice&password=secret%2Da&disable_antiforgery_token=true"
     assert (await alice.post("/v8/token", data=data)).status == 200
 
@@ -55,12 +55,12 @@ async def test_curl_sends_the_form_type_for_whatever_it_is_given(alice: Client) 
         ({}, 400),
     ],
 )
-async def test_a_refused_grant_says_why(alice: Client, form: dict[str, str], expected: int) -> None:
+async def test_a_denied_grant_has_a_message(alice: Client, form: dict[str, str], expected: int) -> None:
     reply = await alice.post("/v8/token", json=form)
     assert (reply.status, bool(reply.json["message"])) == (expected, True)
 
 
-async def test_a_token_request_that_is_no_json_is_400(alice: Client) -> None:
+async def test_a_token_request_with_invalid_json_is_400(alice: Client) -> None:
     for body in (b"{", b"[1]"):
         reply = await alice.post("/v8/token", data=body, headers={"Content-Type": "application/json"})
         assert reply.status == 400
@@ -69,7 +69,7 @@ async def test_a_token_request_that_is_no_json_is_400(alice: Client) -> None:
 @pytest.mark.parametrize(
     ("grant", "user"), [("operator", "operator"), ("urn:ietf:params:oauth:grant-type:jwt-bearer", "alice")]
 )
-async def test_an_assertion_names_its_user(alice: Client, grant: str, user: str) -> None:
+async def test_an_assertion_grant_returns_a_token_of_its_user(alice: Client, grant: str, user: str) -> None:
     claims = base64.urlsafe_b64encode(json.dumps({"upn": user}).encode()).decode().rstrip("=")
     form = {"grant_type": grant, "client_id": "app", "assertion": f"e30.{claims}.sig"}
     assert (await alice.post("/v8/token", data=form)).json["userName"] == user
@@ -110,12 +110,12 @@ async def test_a_token_of_v7_works_on_v8(alice: Client) -> None:
     assert await status(alice, (await alice.post("/v7/Token", data=PASSWORD)).json["access_token"]) == 200
 
 
-async def test_logging_out_ends_the_token(alice: Client) -> None:
+async def test_logging_out_revokes_the_token(alice: Client) -> None:
     assert (await alice.post("/v8/token/logout")).status == 204
     assert (await alice.get(PROBE)).status == 401
 
 
-async def test_a_jwt_keeps_its_subject_over_a_refresh(start: Start, connect: Connect) -> None:
+async def test_a_refreshed_jwt_has_the_same_subject(start: Start, connect: Connect) -> None:
     alice = await connect(await start(token="jwt"))
     first = (await alice.post("/v8/token", data=PASSWORD)).json
     form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
@@ -127,7 +127,7 @@ async def test_a_jwt_keeps_its_subject_over_a_refresh(start: Start, connect: Con
     assert await status(alice, tokens[1][:-4]) == 401
 
 
-async def test_with_antiforgery_a_token_needs_its_cookie_unless_turned_off(start: Start, connect: Connect) -> None:
+async def test_with_antiforgery_a_token_needs_its_cookie_unless_disabled(start: Start, connect: Connect) -> None:
     alice = await connect(await start(antiforgery=True))
     reply = await alice.post("/v8/token", data=PASSWORD)
     lines = reply.headers.getall("Set-Cookie")
