@@ -32,6 +32,7 @@ from proxy.download import Download
 from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
+from proxy.notify import READY, STOPPING, notify
 from proxy.ports import StoreUnavailable, Upstream
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
@@ -343,9 +344,11 @@ async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
 
     `reread` loads the configuration again at SIGHUP and raises `ConfigError`; of it the log level is taken.
     """
+    notify(status="starting")
     try:
         running = await start(settings)
     except StartFailed as why:
+        notify(status=str(why))
         print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
         return 1
     stopped = asyncio.Event()
@@ -360,8 +363,10 @@ async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     _handle_signals(stopped.set, reload)
     print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
     log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
+    notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
     await stopped.wait()
     log.info("stopping")
+    notify(STOPPING, status=f"stopping: requests in flight have {_DRAIN:.0f} s to finish")
     await running.stop()
     return 0
 

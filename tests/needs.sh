@@ -10,6 +10,7 @@ need varnishtest varnish
 need curl curl
 need wrk wrk
 need jq jq
+need systemd-analyze systemd
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -16,9 +16,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     "core",
     "ports",
-    "budget buffered clock credentials deadline limits logs meter sockets tls",
-    "inbox lingering connection exchange renewal",
-    "connections reading",
+    ""connections "inbox budget buffered clock connection credentials deadline exchange limits lingering logs meter notify reading renewal", sockets tls",",
     "upstream relay access stores",
     "events runs safe slots space",
     "replies reception admission",
