@@ -16,7 +16,9 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     "core",
     "ports",
-    ""connections "inbox budget buffered clock connection credentials deadline exchange limits lingering logs meter notify reading renewal", sockets tls",",
+    "budget buffered clock credentials deadline limits logs meter notify sockets tls",
+    "inbox lingering connection exchange renewal",
+    "connections reading",
     "upstream relay access stores",
     "events runs safe slots space",
     "replies reception admission",
