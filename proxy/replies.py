@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _RECORDED_LIMIT = 64 * 1024
 _UTF_8 = getincrementaldecoder("utf-8")
+_JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
 
 
 def error(code: ErrorCode, message: str) -> JobError:
@@ -33,8 +35,9 @@ def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
     """
     body = masked(answer.body[:JSON_LIMIT], hidden)
     content_type = text(value(answer.fields, b"content-type"))
-    # a 2xx may hold part of the file, which is nothing to quote; and a 206 does, which is nothing to keep
-    sentence = said(content_type, body) if answer.status >= 300 and len(answer.body) <= JSON_LIMIT else None
+    # a 2xx may hold part of the file, which is nothing to quote, unless it is declared as JSON: no export is
+    quoted = answer.status >= 300 or _JSON.fullmatch(content_type or "") is not None
+    sentence = said(content_type, body) if quoted and len(answer.body) <= JSON_LIMIT else None
     row = judge(answer.status, sentence)
     message = f"Veeam Backup for Microsoft 365 answered {answer.status}"
     if sentence is not None:
@@ -47,7 +50,9 @@ def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
         status=answer.status,
         content_type=content_type,
         # a character that the limit divides is left out
-        body=None if answer.status == 206 else _UTF_8("replace").decode(body[:_RECORDED_LIMIT], final=not cut),
+        body=_UTF_8("replace").decode(body[:_RECORDED_LIMIT], final=not cut)
+        if quoted or answer.status != 206
+        else None,
         truncated=cut or not answer.complete,
     )
 

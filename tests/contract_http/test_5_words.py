@@ -97,6 +97,7 @@ async def test_the_export_command_says_what_vb365_said(make_stage: MakeStage, tm
         ("403 E", JSON, b'{"message":"no right"}', "answered 403: no right", "UpstreamRejected", False),
         ("409 E", JSON, b"", "answered 409", "UpstreamRejected", False),
         ("206 P", ["Content-Range: bytes 0-0/9"], b"x", "answered 206", "UpstreamError", True),
+        ("206 P", JSON, b'{"message":"no"}', "answered 206: no", "UpstreamError", True),
         ("204 N", [], b"", "answered 204", "UpstreamError", True),
         ("202 A", JSON, b'{"sessionId":"1"}', "answered 202", "UpstreamError", True),
         ("301 M", ["Location: /elsewhere"], b"", "answered 301", "UpstreamError", True),
@@ -115,7 +116,7 @@ async def test_after_the_grace_any_answer_but_200_fails_the_job(
     assert (error["code"], error["retryable"]) == (code, retryable)
     assert over["AsyncResult"] == str(error["upstream"]["status"]) == status[:3]
     # a part of the file is kept nowhere but in the file
-    assert (error["upstream"]["body"] is None) == (status[:3] == "206")
+    assert (error["upstream"]["body"] is None) == (message == "answered 206")
     assert len(play.upstream.posts()) == 1
 
 
