@@ -79,8 +79,11 @@ class Access:
         accepted the token, or before a restart, belong to those.
         """
         identity = self._identities.get(self._caller(credentials))
-        hashes = dict.fromkeys((self._caller(credentials), self._as_sent(credentials)))
-        return (*(() if identity is None else (identity,)), *hashes)
+        return (*(() if identity is None else (identity,)), *self.hashes(credentials))
+
+    def hashes(self, credentials: Credentials) -> tuple[str, ...]:
+        """The owners that the credentials stand for by themselves, whatever VB365 says of them."""
+        return tuple(dict.fromkeys((self._caller(credentials), self._as_sent(credentials))))
 
     def claimed(self, credentials: Credentials) -> str | None:
         """The owner that a JWT claims to stand for. It proves nothing: `check` must pass before anything is told."""
@@ -94,9 +97,8 @@ class Access:
 
     async def learn(self, credentials: Credentials) -> bool | None:
         """Make a JWT's claims count if VB365 accepts it. False: it does not, or there are none; None: no answer."""
-        claimed = self.claimed(credentials)
-        if claimed is None or claimed in self.owners(credentials):
-            return claimed is not None
+        if credentials.claims is None:
+            return False
         try:
             async with asyncio.timeout(self._timeout):
                 status = await self._identity(credentials.parts()[0])

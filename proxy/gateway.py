@@ -89,16 +89,19 @@ class Gateway:
         replayed = await self._replay(asked, credentials, request, decision)
         if replayed is not None:
             return replayed
-        refusal, _ = await asyncio.gather(
+        refusal, learnt = await asyncio.gather(
             self._preflight(asked, credentials, decision), self._access.learn(credentials)
         )
         # by now it may be known who a refreshed token stands for
         replayed = await self._replay(asked, credentials, request, decision)
+        if replayed is None and learnt is None:
+            replayed = await self._claimed_replay(asked, credentials, request, decision)
         if replayed is not None:
             return replayed
         if refusal is not None:
             return _verbatim(refusal)
-        owner, *aliases = self._access.owners(credentials)
+        # a key or a place is not taken under an identity whose token VB365 refuses by now
+        owner, *aliases = (self._access.hashes if learnt is False else self._access.owners)(credentials)
         fields = kickoff_fields(asked.fields, preserve_host=self._policy.preserve_host)
         now = self._now()
         job = Job(
@@ -164,6 +167,26 @@ class Gateway:
         found = await self._find(self._access.owners(credentials), request.idempotency_key)
         return None if found is None else await self._replayed(asked, credentials, request, decision, found)
 
+    async def _claimed_replay(
+        self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff
+    ) -> web.StreamResponse | None:
+        """The same under the identity that a token claims, while VB365 does not say whether it accepts the token.
+
+        Else a moment's failure of VB365 after a restart, with a token refreshed meanwhile, would make a second
+        generation. Whoever may not see the job is answered as if there were none.
+        """
+        claimed = self._access.claimed(credentials)
+        found = None if claimed is None else await self._find([claimed], request.idempotency_key)
+        if found is None:
+            return None
+        try:
+            await self._access.check(credentials, found)
+        except Problem as why:
+            if why.status == 503:
+                raise
+            return None
+        return await self._replayed(asked, credentials, request, decision, found)
+
     async def _find(self, owners: Iterable[str], key: str | None) -> Job | None:
         """The job with that key of one of the owners. The key dies with the record, swept or not."""
         for owner in owners if key is not None else ():
@@ -178,9 +201,10 @@ class Gateway:
     async def _replayed(
         self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff, job: Job
     ) -> web.StreamResponse:
+        # first: whoever may not see the job learns nothing of what it exports (CONTRACT §9)
+        await self._access.check(credentials, job)
         if job.request.fingerprint != request.fingerprint:
             raise Problem("idempotency-key-reused", "This Idempotency-Key stands for another export. Use a new one.")
-        await self._access.check(credentials, job)
         run = self._runner.attended(job.id)
         if run is not None:
             # the first of them still waits for U's first answer, which is this one's as well

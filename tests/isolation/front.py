@@ -1,0 +1,39 @@
+"""A front before the stand-in, as careless as the field knows them: it answers what it does not serve with 200."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import AsyncIterator
+from urllib.parse import unquote
+
+from proxy.simulator import Simulator
+from tests.contract_http.wire import Message, Scripted, ask, raw
+
+HOST = "vb365.internal"
+_PER_HOP = {"host", "connection", "transfer-encoding", "content-length"}
+
+
+class Front:
+    """Passes on what names `HOST`, its path decoded and its dot segments resolved; its default site answers 200."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+
+    async def __call__(self, request: Message) -> bytes:
+        if request["Host"] != HOST:
+            return raw("200 OK", ["Content-Type: text/html"], b"<h1>It works!</h1>")
+        path, mark, query = request.target.partition("?")
+        if "%2f" in path.lower():
+            path = posixpath.normpath(unquote(path))
+        fields = [(name, value) for name, value in request.fields if name.lower() not in _PER_HOP]
+        answer = await ask(self.simulator.url, request.method, path + mark + query, fields, request.body or None)
+        fields = [(name, value) for name, value in answer.fields if name.lower() not in _PER_HOP]
+        return raw(answer.first.partition(" ")[2], [f"{name}: {value}" for name, value in fields], answer.body)
+
+
+@contextlib.asynccontextmanager
+async def fronted(simulator: Simulator) -> AsyncIterator[Scripted]:
+    """The front, listening; `url` says where."""
+    async with Scripted(Front(simulator)).running() as front:
+        yield front

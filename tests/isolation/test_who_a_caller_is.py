@@ -1,0 +1,378 @@
+"""Attacks on who a caller is taken for, through the running proxy (CONTRACT §2 "Caller", §8, §9)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from proxy import app
+from tests.contract_http.conftest import Clock, MakePlay, MakeStage, Stage, settings_of
+from tests.contract_http.wire import Message, ask, raw
+from tests.isolation.front import HOST, fronted
+from tests.isolation.served import served
+
+KEY = "nightly-1"
+LIST = "/v8/_async/exports"
+ASYNC = [("Prefer", "respond-async")]
+#: What a Host may be that VB365 itself does not have.
+HOSTS = [HOST, "default.example", "localhost"]
+
+
+def forged(genuine: str) -> str:
+    """The token with the same claims and another signature."""
+    return genuine.rpartition(".")[0] + ".Zm9yZ2Vk"
+
+
+@pytest.fixture
+async def behind_a_front(
+    make_stage: MakeStage, tmp_path: Path, closing: contextlib.AsyncExitStack
+) -> AsyncIterator[Stage]:
+    """The proxy before the front before the stand-in; alice calls with JWTs and the right Host."""
+    stage = await make_stage({"token": "jwt", "size": 1000})
+    front = await closing.enter_async_context(fronted(stage.simulator))
+    await stage.running.stop()
+    stage.running = await app.start(settings_of(front.url, tmp_path / "front", {"UPSTREAM__HOST": HOST}))
+    stage.fields["Host"] = HOST
+    yield stage
+    await stage.running.stop()
+
+
+async def alices(stage: Stage) -> str:
+    """The status path of a finished job of alice's with a key, what VB365 said of her forgotten."""
+    answer = await ask(
+        stage.url, "POST", stage.export, [*stage.fields.items(), *ASYNC, ("Idempotency-Key", KEY)], b"{}"
+    )
+    assert answer.status == 202
+    status = f"{LIST}/{answer.json()['id']}"
+    assert (await stage.finished(status)).json()["status"] == "Success"
+    stage.clock.ahead += 61
+    return status
+
+
+@pytest.mark.parametrize("host", HOSTS)
+async def test_no_host_makes_a_forged_token_somebody(behind_a_front: Stage, host: str) -> None:
+    """§2: the proxy's questions go to VB365's own Host, whatever the caller's is."""
+    stage = behind_a_front
+    status = await alices(stage)
+    mallory = [("Host", host), ("Authorization", forged(stage.fields["Authorization"]))]
+    for method, target in (("GET", status), ("GET", f"{status}/result"), ("DELETE", status), ("GET", LIST)):
+        assert (await ask(stage.url, method, target, mallory)).status == 401, target
+    assert (await ask(stage.url, "GET", f"{LIST}?restoreSessionId={stage.session}", mallory)).status == 401
+    kickoff = await ask(stage.url, "POST", stage.export, [*mallory, *ASYNC, ("Idempotency-Key", KEY)], b"{ }")
+    assert "Idempotency-Replayed" not in kickoff
+    assert kickoff.status == (401 if host == HOST else 202)
+    mine = (await stage.get(LIST)).json()["results"]
+    assert [job["id"] for job in mine] == [status.rpartition("/")[2]]
+    assert (await stage.get(f"{status}/result")).body == stage.file()
+
+
+PATHS = [
+    "/v8/RestoreSessions/x%2F..%2F..%2FHealth/organization/exportToPst",
+    "/v8/RestoreSessions/x%5C..%5C..%5CHealth/organization/exportToPst",
+    "/v8/RestoreSessions/x%2f%2e%2e%2f%2e%2e%2fHealth/organization/exportToPst",
+    "/v8/RestoreSessions/x\\..\\..\\Health/organization/exportToPst",
+    "/v8/RestoreSessions/x/organization/..%2F..%2F..%2FHealth/exportToPst",
+    "/v8/RestoreSessions/x/organization/y%5c..%2F..%2f..%2F..%2FHealth/exportToPst",
+    "/v8/RestoreSessions/x/organization/exportToPst",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("host", HOSTS[:2])
+async def test_no_path_plants_a_job_in_anothers_list(behind_a_front: Stage, path: str, host: str) -> None:
+    """§2: the preflight asks for what the caller wrote: it may refuse, and never vouches."""
+    stage = behind_a_front
+    status = await alices(stage)
+    mallory = [("Host", host), ("Authorization", forged(stage.fields["Authorization"]))]
+    kickoff = await ask(stage.url, "POST", path, [*mallory, *ASYNC], b"{}")
+    if ".." in path.replace("%2e", "."):
+        assert "X-VB365-Async" not in kickoff
+    assert (await ask(stage.url, "GET", LIST, mallory)).status == 401
+    assert [job["id"] for job in (await stage.get(LIST)).json()["results"]] == [status.rpartition("/")[2]]
+
+
+async def test_the_proxys_own_requests_name_the_upstreams_own_host(make_play: MakePlay) -> None:
+    """§2, §15 `upstream.host`: checks, events and readiness; the preflight and the job keep the caller's Host."""
+
+    async def script(request: Message) -> bytes:
+        return raw("200 OK", ["Content-Type: application/json"], b'{"results":[]}')
+
+    play = await make_play(script, UPSTREAM__HOST=HOST, ACCESS__CACHE="0s")
+    play.fields = {"Authorization": "Bearer t", "Host": "public.example"}
+    path = "/v8/RestoreSessions/s/organization/exportToPst"
+    answer = await play.kickoff(path)
+    status = f"{LIST}/{answer.json()['id']}"
+    await play.finished(status)
+    await play.get(LIST)
+    await ask(play.running.admin_url, "GET", "/readyz")
+    seen = {request.target.partition("?")[0]: request["Host"] for request in play.upstream.requests}
+    assert seen == {
+        path.rpartition("/")[0]: "public.example",
+        path: "public.example",
+        "/v8/RestoreSessions/s": HOST,
+        "/v8/RestoreSessions/s/Events": HOST,
+        "/v8/RestoreSessions": HOST,
+        "/v8/Health": HOST,
+    }
+
+
+async def test_a_cookie_vouches_for_no_token(make_play: MakePlay) -> None:
+    """§2, §9: VB365 takes mallory's cookie and ignores the token beside it; alice's expired token opens nothing."""
+    gone: set[str] = set()
+
+    async def script(request: Message) -> bytes:
+        who = request.get("Cookie") or request.get("Authorization") or ""
+        if request.method == "POST":
+            return raw("200 OK", [], b"mail")
+        if request.target.partition("?")[0].endswith("/RestoreSessions/s"):
+            return raw("404 Not Found" if "s" in gone else "200 OK" if who == "Bearer alice" else "403 No")
+        return raw("401 No" if who in gone else "200 OK", [], b"{}")
+
+    play = await make_play(script, ACCESS__CACHE="0s")
+    play.fields = {"Authorization": "Bearer alice"}
+    status = await play.begun("/v8/RestoreSessions/s/organization/exportToPst")
+    await play.finished(status)
+    mallory = play.fields | {"Cookie": "session=mallory"}
+    assert (await play.ask("GET", status, mallory)).status == 404
+    gone |= {"s", "Bearer alice"}
+    assert (await play.get(status)).status == 401
+    assert (await play.ask("GET", status, mallory)).status == 404
+    assert (await play.ask("GET", f"{status}/result", mallory)).status == 404
+    listed = await play.ask("GET", LIST, mallory)
+    assert (listed.status, listed.json()["results"]) == (200, [])
+
+
+async def test_junk_cookies_make_no_new_callers(make_stage: MakeStage) -> None:
+    """§2 Caller, §3.5: an affinity cookie beside a token changes with every answer."""
+    stage = await make_stage(EXPORTS__MAX_PER_CALLER="2")
+    stage.fault(hold=True)
+    for number in range(2):
+        await stage.begun(stage.export, Cookie=f"junk={number}")
+    for cookie in ("junk=3", "ARRAffinity=x"):
+        assert (await stage.kickoff(stage.export, Cookie=cookie)).status == 429
+    assert (await stage.kickoff(stage.export)).status == 429
+    scheme = stage.fields["Authorization"].replace("Bearer ", "bEARER  ")
+    assert (await stage.kickoff(stage.export, Authorization=scheme)).status == 429
+    assert len((await stage.get(LIST, Cookie="junk=4")).json()["results"]) == 2
+    stage.simulator.release()
+
+
+@pytest.mark.parametrize("token", ["opaque", "jwt"])
+async def test_a_rotating_cookie_keeps_its_key(make_stage: MakeStage, token: str) -> None:
+    """§8: one key, one generation."""
+    stage = await make_stage({"token": token, "size": 1000})
+    first = await stage.done(Idempotency_Key=KEY, Cookie="ARRAffinity=0")
+    for number in range(1, 4):
+        again = await stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie=f"ARRAffinity={number}")
+        assert (again.status, again["Idempotency-Replayed"]) == (202, "true")
+        assert again["Location"].endswith(first)
+        stage.clock.ahead += 61
+    assert stage.asked("exportToPst", "POST") == 1
+
+
+# what a list and an unknown id tell
+
+
+async def test_list_and_single_look_up_agree_on_a_borrowed_job(make_stage: MakeStage, tmp_path: Path) -> None:
+    """§4, §9: bob's jobs in alice's session, one of them resumed by her; the session is gone."""
+    sim, given = {"size": 1000, "foreign_session": 404}, {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_RUNNING": "1"}
+    stage = await make_stage(sim, **given)
+    alice, bob = stage.fields, stage.simulator.login("bob")
+    stage.fault(hold=True, count=1)
+    await stage.begun(stage.export)
+    await stage.simulator.until(lambda: stage.simulator.held == 1)
+    stage.fields = bob
+    jobs = [await stage.begun(stage.export) for _ in range(2)]
+    await stage.running.stop()
+    stage.simulator.release()
+    stage.running = await app.start(settings_of(stage.simulator.url, tmp_path / "data", given))
+    try:
+        assert (await stage.ask("GET", jobs[0], alice)).status == 202
+        stage.fields = alice
+        await stage.finished(jobs[0])
+        stage.simulator.sessions.remove(stage.session)
+        stage.clock.ahead += 61
+        stage.fields = bob
+        assert [(await stage.get(job)).status for job in jobs] == [404, 202]
+        for query in ("", f"?restoreSessionId={stage.session}"):
+            listed = await stage.get(LIST + query)
+            assert [f"{LIST}/{job['id']}" for job in listed.json()["results"]] == [jobs[1]]
+    finally:
+        await stage.running.stop()
+
+
+@pytest.mark.parametrize("refusal", ["400 Bad Request", "404 Not Found", "500 Error"])
+@pytest.mark.parametrize("user", ["bob", "nobody"])
+@pytest.mark.parametrize("alias", ["/v77", "/v8", "/v6", ""])
+async def test_no_version_of_the_url_tells_existing_ids(
+    make_play: MakePlay, refusal: str, user: str, alias: str
+) -> None:
+    """§9: VB365 is asked in a version of the proxy's own choosing, equally often for foreign and made-up ids."""
+
+    async def script(request: Message) -> bytes:
+        if request.target.split("/")[1] not in ("v6", "v7", "v8"):
+            return raw(refusal)
+        who = request.get("Authorization")
+        if who == "Bearer nobody":
+            return raw("401 No")
+        found = who == "Bearer alice" and "/s" in request.target
+        return raw("200 OK" if found or "limit=1" in request.target else "404 Not Found", [], b"{}")
+
+    play = await make_play(script, EXPORTS__PREFLIGHT="false", EXPORTS__WATCH_EVENTS="false")
+    play.fields = {"Authorization": "Bearer alice"}
+    jobs = []
+    for api in ("v8", "v7", "v77"):
+        answer = await play.kickoff(f"/{api}/RestoreSessions/s/organization/exportToPst")
+        jobs.append(answer.json()["id"])
+        await play.finished(f"{LIST}/{jobs[-1]}")
+    told = set()
+    for job in (*jobs, str(uuid4())):
+        play.upstream.requests.clear()
+        answer = await play.ask("GET", f"{alias}/_async/exports/{job}", {"Authorization": f"Bearer {user}"})
+        told.add((answer.status, answer.body.replace(job.encode(), b"{id}"), len(play.upstream.requests)))
+    assert len(told) == 1
+    assert {status for status, _, _ in told} == {401 if user == "nobody" else 404}
+
+
+@pytest.mark.parametrize("alias", ["/v9", "/v77", "/v8", "/v1", ""])
+@pytest.mark.parametrize("token", ["opaque", "jwt"])
+async def test_the_list_is_nobodys_whom_vb365_does_not_know(make_stage: MakeStage, alias: str, token: str) -> None:
+    """§4, §9: a made-up token is 401 in every version of the URL; a genuine one has its list there."""
+    stage = await make_stage({"token": token, "size": 1000})
+    await stage.done()
+    listed = await stage.get(f"{alias}/_async/exports")
+    assert len(listed.json()["results"]) == 1
+    for made_up in ("Bearer made-up", "Bearer e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.x", "Basic YTpi"):
+        for query in ("", f"?restoreSessionId={stage.session}"):
+            answer = await stage.ask("GET", f"{alias}/_async/exports{query}", {"Authorization": made_up})
+            assert answer.status == 401
+
+
+# keys that survive
+
+
+Retry = Callable[[dict[str, str]], Awaitable[Message]]
+
+
+async def one_generation(stage: Stage, retry: Retry, first: str) -> None:
+    """GETs answer 503: the same token and a refreshed one wait; afterwards both get the first job."""
+    stage.simulator.fault(path="RestoreSessions", method="GET", status=503)
+    callers = [stage.fields, stage.simulator.login("alice")]
+    for caller in callers:
+        answer = await retry(caller)
+        assert answer.status == 503
+        assert int(answer["Retry-After"]) >= 1
+    stage.simulator.faults.clear()
+    for caller in (*callers, stage.simulator.login("alice")):
+        answer = await retry(caller)
+        assert (answer.status, answer.get("Idempotency-Replayed")) == (202, "true"), answer
+        assert answer["Location"].endswith(first)
+    assert stage.asked("exportToPst", "POST") == 1
+
+
+async def test_a_key_survives_a_kill_while_vb365_does_not_answer(make_stage: MakeStage, tmp_path: Path) -> None:
+    """§8: also after a restart, and when VB365 does not answer."""
+    stage = await make_stage({"token": "jwt", "size": 1000})
+    headers = {"Prefer": "respond-async", "Idempotency-Key": KEY}
+    async with served(stage.simulator.url, tmp_path / "killed") as proxy:
+        answer = await ask(proxy.url, "POST", stage.export, stage.fields | headers, b"{}")
+        first = answer.json()["id"]
+        while (await ask(proxy.url, "GET", f"{LIST}/{first}", stage.fields | {"Prefer": "wait=5"})).status != 200:
+            pass
+        await proxy.kill()
+    async with served(stage.simulator.url, tmp_path / "killed") as proxy:
+        await one_generation(stage, lambda caller: ask(proxy.url, "POST", stage.export, caller | headers, b"{}"), first)
+
+
+async def test_a_key_survives_the_cache(make_stage: MakeStage) -> None:
+    """§8: what was learnt of a token is not forgotten with `access.cache`."""
+    stage = await make_stage({"token": "jwt", "size": 1000})
+    first = await stage.done(Idempotency_Key=KEY)
+    stage.clock.ahead += 61
+    headers = {"Prefer": "respond-async", "Idempotency-Key": KEY}
+    await one_generation(stage, lambda caller: stage.ask("POST", stage.export, caller | headers, b"{}"), first)
+
+
+async def test_a_key_taken_while_vb365_did_not_answer_is_kept(make_stage: MakeStage) -> None:
+    """§3.4, §8: no false refusal; the hash of the credentials is the owner then, and the quota is one."""
+    stage = await make_stage({"token": "jwt"}, EXPORTS__MAX_PER_CALLER="2")
+    stage.fault(hold=True)
+    stage.simulator.fault(path="RestoreSessions", method="GET", status=503)
+    first = await stage.begun(stage.export, Idempotency_Key=KEY)
+    stage.simulator.faults.clear()
+    stage.fault(hold=True)
+    stage.clock.ahead += 61
+    assert len((await stage.get(LIST)).json()["results"]) == 1
+    again = await stage.kickoff(stage.export, Idempotency_Key=KEY)
+    assert (again["Idempotency-Replayed"], again["Location"].endswith(first)) == ("true", True)
+    second = await stage.begun(stage.export)
+    assert (await stage.kickoff(stage.export)).status == 429
+    listed = (await stage.get(LIST)).json()["results"]
+    assert [f"{LIST}/{job['id']}" for job in listed] == [second, first]
+    stage.simulator.release()
+
+
+async def test_a_claim_takes_and_tells_nothing_of_a_key(make_stage: MakeStage) -> None:
+    """§8, §9: a forged token of alice's neither finds her key nor poisons one that she has yet to use."""
+    stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__PREFLIGHT="false")
+    await stage.done(Idempotency_Key=KEY)
+    mallory = {"Authorization": forged(stage.fields["Authorization"]), "Prefer": "respond-async"}
+    told = set()
+    for key in (KEY, "unused"):
+        for body in (b"{}", b"{ }"):
+            answer = await stage.ask("POST", stage.export, mallory | {"Idempotency-Key": key}, body)
+            told.add((answer.status, "Idempotency-Replayed" in answer))
+    # the second body of a key is 422 for mallory's own job of it
+    assert told == {(202, False), (422, False)}
+    hers = await stage.kickoff(stage.export, Idempotency_Key="unused")
+    assert hers.status == 202
+    assert "Idempotency-Replayed" not in hers
+    assert hers.json()["id"] in {job["id"] for job in (await stage.get(LIST)).json()["results"]}
+    assert len((await stage.get(LIST)).json()["results"]) == 2
+
+
+async def test_an_expired_token_takes_no_key_of_its_identity(make_stage: MakeStage) -> None:
+    """§8: whoever found an old token of alice's does not use up her keys with it."""
+    stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__PREFLIGHT="false")
+    await stage.done()
+    old, stage.fields = stage.fields, stage.simulator.login("alice")
+    stage.simulator.tokens.revoke(old["Authorization"])
+    stage.clock.ahead += 61
+    assert (await stage.ask("POST", stage.export, old | dict(ASYNC) | {"Idempotency-Key": KEY}, b"{ }")).status == 202
+    hers = await stage.kickoff(stage.export, Idempotency_Key=KEY)
+    assert hers.status == 202
+    assert "Idempotency-Replayed" not in hers
+
+
+async def test_who_may_not_see_a_job_is_told_404_and_not_422(make_stage: MakeStage) -> None:
+    """§8, §9: before fingerprints are compared."""
+    stage = await make_stage({"size": 1000}, EXPORTS__PREFLIGHT="false")
+    bob = stage.simulator.login("bob")
+    stage.fields, alice = bob, stage.fields
+    status = await stage.begun(stage.export, Idempotency_Key=KEY)
+    assert (await stage.kickoff(stage.export, body=b"{ }", Idempotency_Key=KEY)).status == 422
+    stage.clock.ahead += 61
+    for body in (b"{}", b"{ }"):
+        answer = await stage.kickoff(stage.export, body=body, Idempotency_Key=KEY)
+        assert (answer.status, answer.json()["type"]) == (404, "urn:vb365-async:problem:job-not-found")
+    assert (await stage.ask("GET", status, alice)).status == 200
+
+
+async def test_a_kick_off_waits_no_longer_than_the_check(make_play: MakePlay, clock: Clock) -> None:
+    """§15 `upstream.check_timeout`: the identity question does not hold up an export for ever."""
+
+    async def script(request: Message) -> bytes:
+        if "limit=1" in request.target:
+            await never.wait()
+        return raw("200 OK", [], b"{}")
+
+    never = asyncio.Event()
+    play = await make_play(script, UPSTREAM__CHECK_TIMEOUT="300ms")
+    play.fields = {"Authorization": "Bearer e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.x"}
+    async with asyncio.timeout(10):
+        assert (await play.kickoff("/v8/RestoreSessions/s/organization/exportToPst")).status == 202
