@@ -33,6 +33,7 @@ from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
 from proxy.notify import READY, STOPPING, notify
+from proxy.intake import Intake
 from proxy.ports import StoreUnavailable, Upstream
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
@@ -275,6 +276,7 @@ def _service(
         runner=runner,
         upstream=upstream,
         download=download,
+        intake=Intake(max_body=exports.max_request_body, memory=exports.body_memory),
         site=site,
         safe=safe,
         policy=KickoffPolicy(
@@ -282,7 +284,6 @@ def _service(
             max_wait=exports.max_wait,
             preflight=exports.preflight,
             preflight_timeout=exports.preflight_timeout,
-            max_body=exports.max_request_body,
             preserve_host=settings.upstream.preserve_host,
         ),
         now=now,

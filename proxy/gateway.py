@@ -24,6 +24,7 @@ from proxy.core.replay import kickoff_fields
 from proxy.credentials import Credentials
 from proxy.download import Download
 from proxy.exchange import Verbatim
+from proxy.intake import Intake
 from proxy.ports import Fields, JobStore, Response, Upstream, UpstreamFailure
 from proxy.runner import Runner
 from proxy.runs import Relayed, Run
@@ -41,13 +42,12 @@ _CLAIM_PATIENCE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KickoffPolicy:
-    """Times in seconds, `max_body` in bytes (CONTRACT §15 `exports`)."""
+    """Times in seconds (CONTRACT §15 `exports`)."""
 
     grace: float
     max_wait: float
     preflight: bool
     preflight_timeout: float
-    max_body: int
     preserve_host: bool
 
 
@@ -62,6 +62,7 @@ class Gateway:
         runner: Runner,
         upstream: Upstream,
         download: Download,
+        intake: Intake,
         site: Site,
         safe: Safe,
         policy: KickoffPolicy,
@@ -72,6 +73,7 @@ class Gateway:
         self._runner = runner
         self._upstream = upstream
         self._download = download
+        self._intake = intake
         self._site = site
         self._safe = safe
         self._policy = policy
@@ -80,7 +82,14 @@ class Gateway:
 
     async def kickoff(self, asked: Asked, decision: Kickoff) -> web.StreamResponse:
         """Accept the export as a job, or answer why not. Raises `Problem`."""
-        body = await self._body(asked)
+        async with self._intake.receive(asked) as body:
+            accepted = await self._accept(asked, decision, body)
+        if isinstance(accepted, web.StreamResponse):
+            return accepted
+        return await self._answer(asked, decision, *accepted)
+
+    async def _accept(self, asked: Asked, decision: Kickoff, body: bytes) -> web.StreamResponse | tuple[Job, Run]:
+        """A job that is on record and started, or the answer to a kick-off that makes none. Raises `Problem`."""
         credentials = Credentials.of(asked.fields)
         if credentials is None:
             # the door relays these, but for an announced body that is too large
@@ -120,7 +129,7 @@ class Gateway:
             return await self._replayed(asked, credentials, request, decision, stored)
         self._access.allow(credentials, job)
         log.info("export accepted", job=job.id, export=request.title)
-        return await self._answer(asked, decision, job, run)
+        return job, run
 
     async def _submit(self, job: Job, body: bytes, run: Run) -> Job:
         """Persist and start the job; or the one that its Idempotency-Key stands for, which needs no room of its own.
@@ -138,27 +147,6 @@ class Gateway:
                 return found
             async with self._runner.admission(*job.owners):
                 return await self._runner.submit(job, body, run)
-
-    async def _body(self, asked: Asked) -> bytes:
-        """The whole body, at most `max_body` bytes. A client that leaves before its end ends this (CONTRACT §3.1)."""
-        announced = asked.head.content_length
-        if announced is not None and announced > self._policy.max_body:
-            raise self._too_large()
-        pieces: list[bytes] = []
-        size = 0
-        async for piece in asked.request.content.iter_any():
-            size += len(piece)
-            if size > self._policy.max_body:
-                raise self._too_large()
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    def _too_large(self) -> Problem:
-        return Problem(
-            "request-too-large",
-            f"The body of an export may have {self._policy.max_body} bytes (exports.max_request_body).",
-            headers=(("Connection", "close"),),
-        )
 
     async def _replay(
         self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff

@@ -26,7 +26,7 @@ FLOORS = (
     "transfer reconcile sweeper",
     "runner",
     "answers",
-    "download",
+    "download intake",
     "gateway resources admin",
     "service lane",
     "link",

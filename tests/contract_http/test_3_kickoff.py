@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.core import pace
 from proxy.simulator import Simulator
 from tests.contract_http.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.contract_http.wire import Message, Wire, ask, raw, request_bytes
@@ -467,3 +468,79 @@ async def test_repeated_keys_are_400(stage: Stage) -> None:
 
 def _more_held(simulator: Simulator, seen: int) -> bool:
     return simulator.held > seen
+
+
+async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Wire:
+    """A connection that has sent a kick-off's head, with the caller's credentials, and `body`."""
+    wire = await Wire.to(stage.url)
+    more = {name.replace("_", "-"): value for name, value in fields.items()}
+    head = request_bytes("POST", stage.export, stage.fields | {"Prefer": "respond-async"} | more, None, "h")
+    await wire.send(head + body)
+    return wire
+
+
+async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeStage) -> None:
+    """What is announced is reserved at once, a chunked body as it grows; all of it is given back."""
+    stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
+
+    async def refused(**more: Any) -> bool:
+        answer = await stage.kickoff(stage.export, **more)
+        if answer.status == 202:
+            return False
+        assert answer.status == 503
+        assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+        assert answer.get("Retry-After")
+        assert answer["Connection"] == "close"
+        return True
+
+    async def until_refused(*, wanted: bool, **more: Any) -> None:
+        async with asyncio.timeout(20):
+            while await refused(**more) is not wanted:
+                pass
+
+    announced = await part_of_a_kickoff(stage, b"x", Content_Length=str(80 << 10))
+    large = {"body": b"y" * (30 << 10)}
+    await until_refused(wanted=True, **large)
+    assert not await refused(body=b"y" * (10 << 10))
+    await announced.send(b"x" * ((80 << 10) - 1))
+    assert (await announced.message()).status == 202
+    announced.close()
+    assert not await refused(**large)
+
+    chunked = await part_of_a_kickoff(stage, b"14000\r\n" + b"x" * (80 << 10), Transfer_Encoding="chunked")
+    await until_refused(wanted=True, **large)
+    chunked.close()
+    await until_refused(wanted=False, **large)
+
+    for body in (b"100000\r\n" + b"x" * (95 << 10), b"5\r\nabcdefgh"):
+        wrong = await part_of_a_kickoff(stage, body, Transfer_Encoding="chunked")
+        assert (await wrong.message()).status in (400, 413)
+        wrong.close()
+    assert not await refused(body=b"y" * (90 << 10))
+
+
+async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(make_stage: MakeStage) -> None:
+    stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
+    fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
+    wires = [await part_of_a_kickoff(stage, b"x", **fields) for _ in range(3)]
+    answers = [asyncio.ensure_future(wire.message()) for wire in wires]
+    done, waiting = await asyncio.wait(answers, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert [answer.result().status for answer in done] == [503]
+    for answer in waiting:
+        answer.cancel()
+    for wire in wires:
+        wire.close()
+
+
+async def test_3_1_a_body_that_drips_is_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "WINDOW", 0.5)
+    wire = await part_of_a_kickoff(stage, b"x", Content_Length="1000")
+    answer = asyncio.ensure_future(wire.message())
+    while not answer.done():
+        await wire.send(b"x")
+        await asyncio.sleep(0.05)
+    wire.close()
+    assert answer.result().status == 408
+    assert answer.result()["Connection"] == "close"
+    assert stage.asked("exportToPst", "POST") == 0
+    assert (await stage.kickoff(stage.export)).status == 202
