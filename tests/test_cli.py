@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def invoke(*arguments: str) -> Result:
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A long-lived command, once it told where it listens; ended with SIGKILL if it still runs at the end."""
-    with subprocess.Popen([*ALONE, *arguments], stderr=subprocess.PIPE, text=True) as program:
+    root = str(Path(__file__).parents[1])
+    environ = os.environ | {"PYTHONPATH": root}
+    with subprocess.Popen([*ALONE, *arguments], env=environ, stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
         try:
             told = [""]
@@ -354,3 +357,39 @@ def test_demo_keeps_everything_running_until_it_is_stopped() -> None:
         finally:
             if demo.poll() is None:
                 demo.kill()
+
+
+# README's first deployment
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VB365 signs its own certificate: the commands as written, but for the address, and the two values filled in."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    block = re.findall(r"^   ```sh\n(.*?)^   ```", readme, re.DOTALL | re.MULTILINE)[0]
+    show, init, check, serve = (line.strip().partition("  ")[0] for line in block.splitlines())
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for name in ("LISTEN__ADDRESS", "ADMIN__ADDRESS"):
+        monkeypatch.setenv(f"VB365_PROXY_{name}", "127.0.0.1:0")
+    monkeypatch.setenv("VB365_PROXY_STORAGE__DIR", str(tmp_path / "data"))
+
+    def shell(line: str) -> str:
+        told = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
+    with running("simulate", "--port", "0", "--tls") as (_, url):
+        shown = shell(show.replace("vb365.example.com:4443", url.removeprefix("https://"))).strip()
+        shell(init)
+        toml = (tmp_path / "proxy.toml").read_text(encoding="utf-8")
+        toml = toml.replace('\nurl = ""', f'\nurl = "{url}"', 1)
+        toml = toml.replace('\nfingerprint = ""', f'\nfingerprint = "{shown.partition("=")[2]}"', 1)
+        (tmp_path / "proxy.toml").write_text(toml, encoding="utf-8")
+        assert "The configuration is good" in shell(check)
+        monkeypatch.chdir(tmp_path)
+        with running(*shlex.split(serve)[1:]) as (_, proxied):
+            form = b"grant_type=password&username=alice&password=secret-a"
+            with urllib.request.urlopen(f"{proxied}/v8/token", form, timeout=10) as answer:
+                assert json.load(answer)["access_token"]
