@@ -32,8 +32,8 @@ from proxy.download import Download
 from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
-from proxy.notify import READY, STOPPING, notify
 from proxy.intake import Intake
+from proxy.notify import READY, STOPPING, notify
 from proxy.ports import StoreUnavailable, Upstream
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
