@@ -7,7 +7,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -82,14 +82,20 @@ class Gateway:
 
     async def kickoff(self, asked: Asked, decision: Kickoff) -> web.StreamResponse:
         """Accept the export as a job, or answer why not. Raises `Problem`."""
-        async with self._intake.receive(asked) as body:
-            accepted = await self._accept(asked, decision, body)
-        if isinstance(accepted, web.StreamResponse):
-            return accepted
-        return await self._answer(asked, decision, *accepted)
+        with ExitStack() as ending:
+            async with self._intake.receive(asked) as body:
+                accepted = await self._accept(asked, decision, body, ending)
+            if isinstance(accepted, web.StreamResponse):
+                return accepted
+            return await self._answer(asked, decision, *accepted)
 
-    async def _accept(self, asked: Asked, decision: Kickoff, body: bytes) -> web.StreamResponse | tuple[Job, Run]:
-        """A job that is on record and started, or the answer to a kick-off that makes none. Raises `Problem`."""
+    async def _accept(
+        self, asked: Asked, decision: Kickoff, body: bytes, ending: ExitStack
+    ) -> web.StreamResponse | tuple[Job, Run]:
+        """A job that is on record and started, or the answer to a kick-off that makes none. Raises `Problem`.
+
+        `ending` ends the attendance of the run, also when the client leaves while the job is being stored.
+        """
         credentials = Credentials.of(asked.fields)
         if credentials is None:
             # the door relays these, but for an announced body that is too large
@@ -124,9 +130,12 @@ class Gateway:
             sealed=self._safe.seal(fields),
         )
         run = Run(job.id, fields, attended=self._grace(decision) > 0)
-        stored = await self._submit(job, body, run)
-        if stored.id != job.id:
-            return await self._replayed(asked, credentials, request, decision, stored)
+        ending.callback(run.go_on)
+        # each turn but the last finds a record of the same key, which is gone when it is looked at
+        while (stored := await self._submit(job, body, run)).id != job.id:
+            replayed = await self._replayed(asked, credentials, request, decision, stored)
+            if replayed is not None:
+                return replayed
         self._access.allow(credentials, job)
         log.info("export accepted", job=job.id, export=request.title)
         return job, run
@@ -188,15 +197,16 @@ class Gateway:
 
     async def _replayed(
         self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff, job: Job
-    ) -> web.StreamResponse:
+    ) -> web.StreamResponse | None:
+        """The answer for a job that has the same key; None if it was dropped meanwhile."""
+        run = self._runner.attended(job.id)
         # first: whoever may not see the job learns nothing of what it exports (CONTRACT §9)
         await self._access.check(credentials, job)
         if job.request.fingerprint != request.fingerprint:
             raise Problem("idempotency-key-reused", "This Idempotency-Key stands for another export. Use a new one.")
-        run = self._runner.attended(job.id)
         if run is not None:
-            # the first of them still waits for U's first answer, which is this one's as well
-            first = await asyncio.shield(run.first)
+            # the first of them waits for VB365's first answer, which is this one's as well
+            first = await run.first_answer(self._grace(decision))
             if isinstance(first, Problem):
                 raise first
             if first is not None:
@@ -204,8 +214,10 @@ class Gateway:
         if job.phase is Phase.SUSPENDED:
             borrowed = not await self._access.owns(credentials, job)
             await self._runner.resume(job, asked.fields, borrowed=borrowed)
-        current = seen(await self._jobs.get(job.id) or job, self._now())
-        return self._accepted(asked, decision, current, [("Idempotency-Replayed", "true")])
+        current = await self._jobs.get(job.id)
+        if current is None or current.forgotten:
+            return None
+        return self._accepted(asked, decision, seen(current, self._now()), [("Idempotency-Replayed", "true")])
 
     async def _preflight(self, asked: Asked, credentials: Credentials, decision: Kickoff) -> Relayed | None:
         """VB365's refusal of the parent resource, to be relayed; None goes on: never a false refusal (CONTRACT §3.4).
@@ -243,7 +255,7 @@ class Gateway:
         # a queued job has no first answer to wait for, and none is relayed later
         if self._runner.is_waiting(job.id) or not run.attended:
             run.go_on()
-        first = await self._first_answer(run, self._grace(decision))
+        first = await run.first_answer(self._grace(decision))
         if isinstance(first, Problem):
             raise first
         if first is not None:
@@ -260,14 +272,6 @@ class Gateway:
         if self._runner.is_waiting(job.id):
             return job
         return await self._jobs.wait(job.id, job.version, _CLAIM_PATIENCE) or job
-
-    async def _first_answer(self, run: Run, grace: float) -> Relayed | Problem | None:
-        try:
-            await asyncio.wait([run.first], timeout=grace)
-        finally:
-            if not run.dropping:
-                run.go_on()
-        return await asyncio.shield(run.first)
 
     async def _terminal(self, job: Job, rest: float) -> Job:
         """The job as it is when terminal, or after `rest` seconds."""

@@ -251,7 +251,8 @@ class Resources:
         owners = await self._access.identify(credentials)
         found = await self._candidates(owners, session)
         allowed = await self._visible(credentials, found)
-        chosen = [job for job in allowed if status is None or job.status is status]
+        kept = [job for job in allowed if self._runner.may_show(job.id)]
+        chosen = [job for job in kept if status is None or job.status is status]
         results = [document(job, self._site.links(asked, job)) for job in chosen[offset : offset + limit]]
         links = _pages(self._site.listing(asked), query, offset, limit, len(chosen))
         page = {"offset": offset, "limit": limit, "results": results, "_links": links}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ from proxy.transfer import Policy, Transfer
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+#: Dropped jobs that a list which was read before may still hold.
+_REMEMBERED = 1000
 _TICK = 1.0
 
 
@@ -74,6 +77,7 @@ class Runner:
         self._slots: Slots[Run] = Slots(total=limits.max_running, per_caller=limits.max_running_per_caller)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: set[asyncio.Task[Any]] = set()
+        self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
         self._space = Space(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
         self._admission = Admission(jobs=jobs, slots=self._slots, space=self._space, limits=limits)
         self._stopping = False
@@ -130,12 +134,22 @@ class Runner:
         """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""
 
         async def persist() -> Job:
-            stored = await self._jobs.add(job, body)
+            try:
+                stored = await self._jobs.add(job, body)
+            except StoreUnavailable:
+                self._spawn(self._adopt(run, job))
+                raise
             if stored.id == job.id:
                 self._enqueue(run, job.owner)
             return stored
 
         return await self._undivided(persist())
+
+    async def _adopt(self, run: Run, job: Job) -> None:
+        """The store may have taken the job and failed to say so: then it is on record, and must come to an end."""
+        if await until_available(lambda: self._jobs.get(job.id), job=job.id) is not None and not self._stopping:
+            run.go_on()
+            self._enqueue(run, job.owner)
 
     async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
         """A caller that is cancelled does not part a change on record from what must follow it."""
@@ -152,7 +166,14 @@ class Runner:
     def attended(self, id: str) -> Run | None:
         """The job's run while its kick-off waits for U's first answer, or that answer is on its way to it."""
         run = self._runs.get(id)
-        return run if run is not None and (run.attended or run.dropping) else None
+        return run if run is not None and (run.attended or run.verdict is not None) else None
+
+    def may_show(self, id: str) -> bool:
+        """Whether the job stays: False if it is dropped or about to be. True is a promise: it is not dropped later."""
+        run = self._runs.get(id)
+        if run is not None:
+            run.go_on()
+        return id not in self._dropped and (run is None or run.verdict is None)
 
     async def wake(self, id: str) -> None:
         """The job's record was cancelled or forgotten: stop its transfer, or clear up what it left."""
@@ -213,7 +234,7 @@ class Runner:
             self._space.release(run.id)
         # VB365 may go on with a request that was given up before it answered (CONTRACT §3.5)
         self._slots.leave(run, hold_until=self._now() + self._limits.cancel_hold if run.asking else None)
-        run.go_on()
+        run.answer()
 
     async def _drive(self, run: Run) -> None:
         run.begun = True
@@ -234,6 +255,7 @@ class Runner:
             if self._stopping:
                 raise
         except Dropped:
+            self._dropped.append(run.id)
             log.info("export not accepted", job=run.id)
         except Lost:
             log.info("job ended by its caller", job=run.id)

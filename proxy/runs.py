@@ -16,6 +16,8 @@ from proxy.ports import Fields, JobStore, LocalShortage, PartialLost, StoreUnava
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+#: Seconds for which the answer of a dropped job is held back until its record is gone: a matter of milliseconds.
+_REMOVAL_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +35,18 @@ class Relayed:
 class Run:
     """What a live job has in memory only: the fields with the credentials, and the kick-off that may still attend it.
 
-    While `attended`, an answer of U but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
-    §3.7; `dropping` from the decision on); `first` is None once the job goes on by itself. `waited`: it was queued
-    first, so that its token may have expired since. `rejection` is an answer of U but 200, `unanswered` what a caller
-    is told of a POST that got no HTTP answer at all. `stopped`: nothing interrupts what it does now. `woken`:
-    its caller ended the job. `asking`: a POST is out and no head of its answer is in.
+    While `attended`, an answer of VB365 but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
+    §3.7); `verdict` is that answer from the decision on. `first` is None once the job goes on by itself. Who makes an
+    attended run calls `go_on` in the end, whatever happens. `waited`: it was queued first, so that its token may have
+    expired since. `rejection` is an answer of VB365 but 200, `unanswered` what a caller is told of a POST that got no
+    HTTP answer at all. `stopped`: nothing interrupts what it does now. `woken`: its caller ended the job. `asking`: a
+    POST is out and no head of its answer is in.
     """
 
     id: str
     fields: Fields
     attended: bool = False
-    dropping: bool = False
+    verdict: Relayed | Problem | None = None
     first: asyncio.Future[Relayed | Problem | None] = field(default_factory=asyncio.Future)
     rejection: Relayed | None = None
     unanswered: Problem | None = None
@@ -55,10 +58,25 @@ class Run:
     asking: bool = False
 
     def go_on(self) -> None:
-        """Nobody needs to hear of the first answer any more."""
+        """Nobody waits for the first answer any more, or somebody was shown the job: it is not dropped from now on,
+        unless that is decided already."""
+        if self.verdict is None:
+            self.answer()
+
+    def answer(self) -> None:
+        """Hand the verdict, or that there is none, to those who wait for the first answer."""
         self.attended = False
         if not self.first.done():
-            self.first.set_result(None)
+            self.first.set_result(self.verdict)
+
+    async def first_answer(self, grace: float) -> Relayed | Problem | None:
+        """What the caller is told instead of a job; None if the job goes on. That is known after `grace` seconds, but
+        for a record that is being removed, which is waited for some seconds more.
+        """
+        await asyncio.wait([self.first], timeout=grace)
+        self.go_on()
+        await asyncio.wait([self.first], timeout=_REMOVAL_PATIENCE)
+        return self.first.result() if self.first.done() else self.verdict
 
 
 class JobFailed(Exception):

@@ -264,15 +264,16 @@ class Transfer:
 
         A record that cannot be removed now stays, and becomes that of a failed job.
         """
-        self._run.dropping = self._run.stopped = True
+        self._run.verdict = answer
+        self._run.stopped = True
         try:
             await self._remove_record()
         except StoreUnavailable as why:
             log.warning("job not dropped", job=self._run.id, reason=str(why))
+            self._run.verdict = None
             self._run.go_on()
             return
-        if not self._run.first.done():
-            self._run.first.set_result(answer)
+        self._run.answer()
         raise Dropped
 
     async def _remove_record(self) -> None:

@@ -1,0 +1,105 @@
+"""A run whose kick-off waits for the first answer: the wait ends, whatever happens (CONTRACT §3.7, §3.9)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.core.jobs import Job, Status
+from proxy.ports import StoreUnavailable
+from proxy.runs import Relayed, Run
+from tests.faults.harness import CALL, house
+
+
+async def until_decided(run: Run) -> None:
+    while run.verdict is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§3.7: every wait for the first answer is bounded. The answer is decided, and handed over."""
+    monkeypatch.setattr("proxy.runs._REMOVAL_PATIENCE", 0.01)
+    async with house() as world:
+        world.upstream.plan.append("500")
+        world.jobs.gates["remove"] = asyncio.Event()
+        _, run = await world.submit(attended=True)
+        await until_decided(run)
+        answer = await asyncio.wait_for(run.first_answer(0.01), 10)
+        assert isinstance(answer, Relayed)
+        assert answer.status == 500
+        world.jobs.gates["remove"].set()
+        await world.quiet()
+        assert run.first.result() is answer
+        assert await world.jobs.list() == []
+
+
+async def test_a_record_that_cannot_be_removed_is_that_of_a_failed_job() -> None:
+    async with house() as world:
+        world.upstream.plan.append("500")
+        world.jobs.faults["remove"].append(StoreUnavailable("away"))
+        job_id, run = await world.submit(attended=True)
+        assert await run.first_answer(10) is None
+        with capture_logs():
+            await world.quiet()
+        assert world.runner.may_show(job_id)
+        assert (await world.jobs.get(job_id)).status is Status.FAILED
+        await world.check()
+
+
+async def test_who_shows_a_job_keeps_it_from_being_dropped() -> None:
+    """§3.7: but not one about which the decision is made."""
+    async with house() as world:
+        world.upstream.plan.extend(["500", "500"])
+        world.upstream.gate.clear()
+        shown, run = await world.submit(attended=True)
+        hidden, other = await world.submit(attended=True)
+        assert world.runner.may_show(shown)
+        assert await asyncio.wait_for(run.first_answer(60), 10) is None
+        world.jobs.gates["remove"] = asyncio.Event()
+        world.upstream.gate.set()
+        await until_decided(other)
+        assert not world.runner.may_show(hidden)
+        world.jobs.gates["remove"].set()
+        with capture_logs():
+            await world.quiet()
+        assert not world.runner.may_show(hidden)
+        assert [job.id for job in await world.jobs.list()] == [shown]
+
+
+async def test_nobody_waits_longer_than_the_grace() -> None:
+    run = Run("x", CALL, attended=True)
+    waits = [asyncio.create_task(run.first_answer(seconds)) for seconds in (0.01, 60, 60)]
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*waits) == [None, None, None]
+    assert not run.attended
+
+
+async def test_a_job_that_the_store_took_without_saying_so_comes_to_its_end() -> None:
+    """The caller was told 503; what is on record must not stay Queued for ever."""
+    async with house() as world:
+        original = world.jobs.add
+
+        async def deaf(*args: Any) -> Job:
+            await original(*args)
+            raise StoreUnavailable("no answer")
+
+        world.jobs.add = deaf
+        with pytest.raises(StoreUnavailable):
+            await world.submit()
+        await world.quiet()
+        assert [job.status for job in await world.jobs.list()] == [Status.SUCCESS]
+
+
+async def test_a_job_that_the_store_did_not_take_is_not_run() -> None:
+    async with house() as world:
+        world.jobs.faults["add"].append(StoreUnavailable("away"))
+        with pytest.raises(StoreUnavailable):
+            await world.submit()
+        await world.quiet()
+        assert await world.jobs.list() == []
+        assert world.upstream.posts == []

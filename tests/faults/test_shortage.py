@@ -1,0 +1,206 @@
+"""A failure of this machine is not the outcome of a job: it is waited out, at every step (CONTRACT §18, §10)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.core.jobs import ErrorCode, Phase, Status
+from proxy.ports import LocalShortage, StorageFull, StoreUnavailable
+from proxy.stores.disk_jobs import DiskJobs
+from proxy.stores.file_artifacts import FileArtifacts
+from tests.faults.harness import CONTENT, PIECE, House, Steps, house
+from tests.http.test_shortage import no_descriptors
+
+AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open files")]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`until_available` pauses, but for no time that a test would notice."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr("proxy.runs.asyncio.sleep", lambda seconds: sleep(seconds / 50))
+
+
+@pytest.mark.parametrize("method", ["create", "resume", "write", "read", "commit"])
+async def test_a_partial_file_that_cannot_be_handled_now_costs_no_export(method: str) -> None:
+    """§10: the attempt goes on; the file is whole."""
+    async with house() as world:
+        world.upstream.plan.extend(["cut", "401"])
+        job_id, _ = await world.submit()
+        if method in ("create", "write"):
+            world.artifacts.faults[method].extend(AWAY)
+        with capture_logs():
+            await world.quiet()
+            assert await world.phase(job_id) is Phase.SUSPENDED
+            world.artifacts.faults[method].extend(AWAY)
+            done = await world.finished(job_id)
+            await world.quiet()
+        assert (done.status, done.attempt) == (Status.SUCCESS, 1)
+        assert not world.artifacts.faults[method] or method == "create"
+        await world.check()
+
+
+@pytest.mark.parametrize("method", ["create", "write", "commit"])
+async def test_only_a_full_disk_fails_the_job(method: str) -> None:
+    async with house() as world:
+        world.artifacts.faults[method].extend([*AWAY, StorageFull("no room")])
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+        job = await world.jobs.get(job_id)
+        assert job.status is Status.FAILED
+        assert job.error.code is ErrorCode.STORAGE_FULL
+        await world.check()
+
+
+async def test_a_clean_up_that_fails_does_not_hide_why_the_job_failed() -> None:
+    async with house() as world:
+        world.artifacts.faults["write"].append(StorageFull("no room"))
+        world.artifacts.faults["discard"].append(StoreUnavailable("away"))
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+        assert (await world.jobs.get(job_id)).error.code is ErrorCode.STORAGE_FULL
+        await world.sweep()
+        await world.check()
+
+
+@pytest.mark.parametrize("attended", [False, True])
+async def test_no_descriptor_for_the_first_post_is_waited_out(attended: bool) -> None:
+    """§10: VB365 never saw it, so that it may be sent; however often that happens."""
+    async with house() as world:
+        short(world, 20)
+        job_id, run = await world.submit(attended=attended)
+        with capture_logs():
+            await world.quiet()
+        assert (await world.jobs.get(job_id)).status is Status.SUCCESS
+        assert world.upstream.posts == [0]
+        assert run.first.result() is None
+
+
+async def test_no_descriptor_for_a_continuation_is_waited_out() -> None:
+    async with house() as world:
+        world.upstream.plan.append("cut")
+        short(world, 20, skip=1)
+        job_id, _ = await world.submit()
+        with capture_logs():
+            done = await world.finished(job_id)
+        assert (done.status, done.attempt) == (Status.SUCCESS, 1)
+        assert len(world.upstream.posts) == 2
+
+
+def short(world: House, times: int, *, skip: int = 0) -> None:
+    """The next POSTs but `skip` find no descriptor, so many times."""
+    send: Callable[..., Awaitable[Any]] = world.upstream.send
+    left = [skip, times]
+
+    async def refusing(*args: Any, **kwargs: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+        elif left[1] > 0:
+            left[1] -= 1
+            raise LocalShortage("Too many open files")
+        return await send(*args, **kwargs)
+
+    world.upstream.send = refusing  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("method", ["create", "write", "commit", "send"])
+async def test_a_job_that_waits_for_the_machine_can_be_cancelled(method: str) -> None:
+    """§7: phase Cancelling, soon Cancelled, and nothing is left."""
+    async with house() as world:
+        if method == "send":
+            short(world, 10**6)
+        else:
+            world.artifacts.faults[method].extend(AWAY * 10**4)
+        job_id, _ = await world.submit()
+        with capture_logs() as logs:
+            while not any("trying again" in line["event"] for line in logs):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            await world.cancel(job_id)
+            await world.quiet()
+        assert (await world.jobs.get(job_id)).status is Status.CANCELLED
+        world.artifacts.faults.clear()
+        await world.check()
+
+
+async def test_the_upstream_waits_while_a_store_is_away() -> None:
+    """§12 back-pressure: nothing is read meanwhile that would have to be held in memory."""
+    async with house() as world:
+        world.artifacts.faults["write"].extend(AWAY * 10**4)
+        reads = [0]
+        tick = world.upstream.step
+
+        async def count(name: str) -> None:
+            reads[0] += name == "upstream.read"
+            await tick(name)
+
+        world.upstream.step = count
+        job_id, _ = await world.submit()
+        with capture_logs() as logs:
+            while sum("trying again" in line["event"] for line in logs) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert reads[0] == 1
+            world.artifacts.faults.clear()
+            await world.quiet()
+        assert (await world.jobs.get(job_id)).status is Status.SUCCESS
+        assert reads[0] == len(CONTENT) // PIECE + 1
+
+
+class Exhausting(Steps):
+    """Takes every descriptor at one step, and gives them back a moment later."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._at = at
+        self.reached = False
+        self.over = asyncio.Event()
+
+    async def __call__(self, name: str) -> None:
+        await super().__call__(name)
+        if self.count == self._at:
+            self.reached = True
+            stack = contextlib.ExitStack()
+            stack.callback(self.over.set)
+            stack.enter_context(no_descriptors())
+            asyncio.get_running_loop().call_later(0.02, stack.pop_all().close)
+
+
+async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Path) -> None:
+    """With the stores on disk: everything that was accepted ends right."""
+    step, reached = 1, True
+    with capture_logs():
+        while reached:
+            place = tmp_path / str(step)
+            jobs, artifacts = await DiskJobs.open(place), await FileArtifacts.at(place)
+            world = House(jobs=jobs, artifacts=artifacts)
+            steps = Exhausting(step)
+            world.boot(steps)
+            await world.runner.start()
+            try:
+                world.upstream.plan.extend(["cut", "401"])
+                try:
+                    job_id, _ = await world.submit()
+                except StoreUnavailable:  # not accepted; what the store has taken all the same ends too
+                    job_id, _ = await world.submit()
+                done = await world.finished(job_id)
+                assert done.status is Status.SUCCESS, f"step {step}: {done.error}"
+                await world.quiet()
+                reached = steps.reached
+                if reached:
+                    await steps.over.wait()
+                await world.check()
+                assert all(job.terminal or job.phase is Phase.SUSPENDED for job in await jobs.list())
+            finally:
+                await world.runner.stop()
+                await artifacts.close()
+                await jobs.close()
+            step += 3
+    assert step > 60
