@@ -69,10 +69,10 @@ def serve(
     workers: Workers = None,
 ) -> None:
     """Run the proxy."""
-    if sys.platform != "win32":
-        os.umask(0o077)  # what the process creates, its libraries' files included, is for its user alone
     flags = _flags(upstream, listen, admin, data_dir, workers)
     settings = _startable(config, flags)
+    if sys.platform != "win32":
+        os.umask(0o077)  # what the process creates, its libraries' files included, is for its user alone
 
     from proxy import app as composition
     from proxy import logs
