@@ -443,3 +443,47 @@ def test_hashing_a_kept_file_again_can_be_cut_short(tmp_path: Path) -> None:
     assert cut is not None
     assert cut.length == 0
     cut.close()
+
+
+@pytest.mark.parametrize("name", BREAKS)
+async def test_a_commit_that_failed_anywhere_may_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(b"12345")
+    BREAKS[name](monkeypatch)
+    with pytest.raises(StorageFull if "room" in name else StoreUnavailable):
+        await partial.commit(5, note)
+    monkeypatch.undo()
+    artifact = await partial.commit(5, note)
+    assert await store.get(job) == artifact
+    assert await store.memo(job) == note(artifact)
+    assert artifact.sha256 == hashlib.sha256(b"12345").digest()
+    await store.close()
+
+
+async def test_a_rename_that_could_not_be_undone_is_undone_by_the_next_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(b"12345")
+    rename = Path.replace
+
+    def rename_forwards(path: Path, target: Path) -> Path:
+        if target.suffix == ".partial":
+            raise OSError(errno.EIO, "it broke")
+        return rename(path, target)
+
+    fail_second_directory_sync(monkeypatch)
+    monkeypatch.setattr(Path, "replace", rename_forwards)
+    with pytest.raises(StoreUnavailable):
+        await partial.commit(5, note)
+    monkeypatch.undo()
+    artifact = await partial.commit(5, note)
+    assert await store.get(job) == artifact
+    assert await store.memo(job) == note(artifact)
+    await store.close()

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.core.jobs import Status
 from proxy.stores import artifact_files, durable
+from proxy.stores.disk_jobs import DiskJobs
 from proxy.stores.durable import sync_directory
 from proxy.stores.file_artifacts import FileArtifacts
+from tests.faults.harness import house
 from tests.faults.test_store_faults import MIB, new_id, note
 
 
@@ -154,3 +157,23 @@ def failing(code: int) -> Callable[[int], None]:
         raise OSError(code, os.strerror(code))
 
     return fail
+
+
+async def test_an_empty_partial_file_that_a_resume_opens_is_closed(tmp_path: Path) -> None:
+    """A job that is interrupted within its first MiB keeps a file without a byte."""
+    jobs, store = await DiskJobs.open(tmp_path), await FileArtifacts.at(tmp_path)
+    async with house(jobs=jobs, artifacts=store) as world:
+        world.upstream.plan.extend(["cut", "401"])
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+            os.truncate(store._places(job_id).partial, 0)
+            before = await open_files()
+            done = await world.finished(job_id)
+            await world.quiet()
+        assert (done.status, done.attempt) == (Status.SUCCESS, 2)
+        assert not store._growing
+        assert await open_files() == before
+        await world.check()
+    await store.close()
+    await jobs.close()
