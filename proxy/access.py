@@ -286,6 +286,7 @@ class Access:
                 return 200
             status = await self._ask(version, target, credentials, answers)
             if _good(status):
+                self._served = version
                 self._note(credentials, "identity", target)
                 self._learnt(credentials)
             if status not in _UNKNOWN:

@@ -409,6 +409,12 @@ async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) 
     await access.unknown(credentials(), "id")
     await access.check(credentials(), job("o", api="v77"))
     assert {target.split("/")[1] for _, target in vb365.asked} == {"v6"}
+    served = "/v8/RestoreSessions"  # VB365 was upgraded meanwhile
+    clock.now += 61
+    await access.identify(credentials())
+    vb365.asked.clear()
+    await access.unknown(credentials(), "id")
+    assert vb365.asked == [("Bearer a", "/v8/RestoreSessions/id")]
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,23 @@ async def test_a_key_survives_the_cache(make_stage: MakeStage) -> None:
     await one_generation(stage, lambda caller: stage.ask("POST", stage.export, caller | headers, b"{}"), first)
 
 
+@pytest.mark.parametrize("failures", [1, 2, 3, 5])
+async def test_concurrent_duplicates_are_one_job_whoever_is_known(make_stage: MakeStage, failures: int) -> None:
+    """§8: VB365 answers the identity question of some of them, and each comes with another cookie."""
+    stage = await make_stage({"token": "jwt", "size": 1000}, ACCESS__CACHE="0s")
+    stage.simulator.fault(path="RestoreSessions", method="GET", status=503, count=failures)
+    answers = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie=f"ARRAffinity={number}") for number in range(6))
+    )
+    assert {answer.status for answer in answers} <= {202, 503}
+    locations = {answer["Location"] for answer in answers if answer.status == 202}
+    assert len(locations) == 1
+    stage.simulator.faults.clear()
+    again = await stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie="ARRAffinity=x")
+    assert (again.status, {again["Location"]}) == (202, locations)
+    assert stage.asked("exportToPst", "POST") == 1
+
+
 async def test_a_key_taken_while_vb365_did_not_answer_is_kept(make_stage: MakeStage) -> None:
     """§3.4, §8: no false refusal; the hash of the credentials is the owner then, and the quota is one."""
     stage = await make_stage({"token": "jwt"}, EXPORTS__MAX_PER_CALLER="2")
