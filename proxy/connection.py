@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from proxy.buffered import Buffered, share_reads
 from proxy.core.heads import ResponseHead
 from proxy.core.reuse import Fate, Outgoing, fate
-from proxy.sockets import probe
+from proxy.sockets import pending, probe, unread
 
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE  # looking a member up costs more than it should on the hot path
 
@@ -85,7 +85,12 @@ class Connection(asyncio.Protocol):
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
+        """Called by the loop, also when a write failed before the loop has read what VB365 answered."""
+        if exc is not None and self._reads is None:
+            for data in unread(self.transport):
+                if self.user is None:
+                    break
+                self.user.data_received(data)
         self._end(exc)
 
     def pause_writing(self) -> None:
@@ -137,6 +142,11 @@ class Connection(asyncio.Protocol):
         """Something may be left in a buffer, in either direction."""
         filled = self._reads is not None and self._reads.filled
         return self.paused or filled or bool(self.transport.get_write_buffer_size())
+
+    @property
+    def speaking(self) -> bool:
+        """VB365 has sent something that the loop has not read yet."""
+        return pending(self.transport)
 
     def pause(self) -> None:
         """Stop reading until `resume`."""

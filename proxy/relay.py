@@ -140,11 +140,35 @@ class Exchange:
 
     def feed(self, data: bytes) -> None:
         """Bytes of the request's body, framed as they go out."""
-        if self._connection is not None:
-            self._connection.transport.write(data)
-        else:
+        connection = self._connection
+        if connection is None:
             self._early.append(data)
             self._client.hold()
+        elif self._early or self._is_answering(connection):
+            # a write that fails would lose an answer that is not read yet
+            self._early.append(data)
+            self._client.hold()
+            if len(self._early) == 1:
+                asyncio.get_running_loop().call_soon(self._feed_on)
+        else:
+            connection.transport.write(data)
+
+    @staticmethod
+    def _is_answering(connection: Connection) -> bool:
+        return not connection.paused and connection.speaking
+
+    def _feed_on(self) -> None:
+        """Send what was held back, once all is read that VB365 has sent."""
+        connection = self._connection
+        if connection is None or not self._early:
+            return
+        if self._is_answering(connection):
+            asyncio.get_running_loop().call_soon(self._feed_on)
+            return
+        connection.transport.write(b"".join(self._early))
+        self._early.clear()
+        if not self._blocked:
+            self._client.unhold()
 
     def end(self) -> None:
         """The request is whole."""
@@ -212,9 +236,10 @@ class Exchange:
         self._client.hold()
 
     def resume_writing(self) -> None:
-        """U has caught up."""
+        """VB365 has caught up."""
         self._blocked = False
-        self._client.unhold()
+        if not self._early:
+            self._client.unhold()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of U."""
