@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from proxy import __version__, logs, renewal
+from proxy import __version__, descriptors, logs, renewal
 from proxy.access import Access
 from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
@@ -33,6 +33,7 @@ from proxy.events import Watch
 from proxy.frontdoor import FrontDoor
 from proxy.gateway import Gateway, KickoffPolicy
 from proxy.intake import Intake
+from proxy.listener import Listener
 from proxy.notify import READY, STOPPING, notify
 from proxy.ports import StoreUnavailable, Upstream
 from proxy.reconcile import Reconciler
@@ -53,7 +54,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that downloads and pass-through get to finish after SIGTERM.
 _DRAIN = 30.0
-_BACKLOG = 1024
 
 
 class StartFailed(Exception):
@@ -86,8 +86,9 @@ class Running:
         jobs, artifacts, key = await self._open_stores()
         safe = _safe(settings)
         preserve_host = settings.upstream.preserve_host
+        max_connections, relayed = _share(settings)
         # three pools: no question about a caller goes where a caller's request went before (CONTRACT §2)
-        passing, working, asking = (_pool(settings, limit=limit) for limit in (settings.upstream.pool, 0, 0))
+        passing, working, asking = (_pool(settings, limit=limit) for limit in (relayed, 0, 0))
         for pool in (passing, working, asking):
             closing.push_async_callback(pool.close)
         upstream = HttpUpstream(working, preserve_host=preserve_host)
@@ -123,7 +124,7 @@ class Running:
             decide=_door(settings).decide,
             head_timeout=settings.listen.head_timeout,
             idle_timeout=settings.listen.idle_timeout,
-            max_connections=settings.listen.max_connections,
+            max_connections=max_connections,
         )
         admin = _admin(settings, questions, jobs, runner)
         await self._listen_admin(admin)
@@ -175,16 +176,27 @@ class Running:
                 raise StartFailed(f"listen.tls_certificate: {why}") from why
             self._keep_doing(renewal.watch(self._certificate))
         context = self._certificate.context if self._certificate else None
-        loop = asyncio.get_running_loop()
+        listener = Listener(door, tls=context, handshake_timeout=listen.handshake_timeout)
         try:
-            server = await loop.create_server(
-                door, listen.address.host, listen.address.port, ssl=context, backlog=_BACKLOG
-            )
+            address = await listener.open(listen.address.host, listen.address.port)
         except OSError as why:
             raise StartFailed(f"listen.address {listen.address}: {why}. Choose another with --listen.") from why
-        self.url = _url("https" if context else "http", server.sockets[0].getsockname())
+        self.url = _url("https" if context else "http", address)
         self._closing.push_async_callback(door.drain, _DRAIN)
-        self._closing.callback(server.close)
+        self._closing.callback(listener.close)
+
+
+def _share(settings: Settings) -> tuple[int, int]:
+    """Connections that clients and the relay may have, 0 for no limit (CONTRACT §15 `listen`)."""
+    wanted, pool = settings.listen.max_connections, settings.upstream.pool
+    limit = descriptors.raise_limit()
+    if limit is None:
+        return wanted, pool
+    share = descriptors.share(limit, max_running=settings.exports.max_running, max_connections=wanted)
+    log.info("connections", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
+    if wanted > share.clients:
+        log.warning("listen.max_connections is more than the descriptors allow", wanted=wanted, allowed=share.clients)
+    return share.clients, min(pool or share.upstream, share.upstream)
 
 
 def _pool(settings: Settings, *, limit: int) -> Pool:

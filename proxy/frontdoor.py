@@ -18,6 +18,7 @@ from proxy.budget import Budget
 from proxy.clients import Client
 from proxy.core.door import Decision
 from proxy.core.heads import Head
+from proxy.descriptors import CROWD
 from proxy.lane import OPTIONS, Lane
 from proxy.link import Counters, Link
 
@@ -30,7 +31,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class FrontDoor:
-    """Makes the protocol of each client connection: pass it to `loop.create_server`. Needs a running loop.
+    """Makes the protocol of each client connection, for a `proxy.listener.Listener`. Needs a running loop.
 
     `handler` answers what `decide` does not relay. `head_timeout` bounds in seconds a request's head and every stall
     of its body, `idle_timeout` the wait for a next request. `max_connections` 0 is no limit.
@@ -57,16 +58,18 @@ class FrontDoor:
         self._handler = handler
         self._server = web.Server(self._serve, **OPTIONS)
         self._clients: set[Link] = set()
+        #: Accepted connections that are not made yet, and whether they may be served.
+        self._arriving: dict[Link, bool] = {}
         self._empty: asyncio.Future[None] | None = None
 
-    def __call__(self) -> asyncio.Protocol:
+    def __call__(self) -> Client:
         """A protocol for a new connection."""
         return Client(self)
 
     @property
     def open(self) -> int:
-        """Client connections that are open."""
-        return len(self._clients)
+        """Client connections that are open, unfinished TLS handshakes included."""
+        return len(self._clients) + len(self._arriving)
 
     @property
     def busy(self) -> int:
@@ -77,11 +80,25 @@ class FrontDoor:
         """aiohttp's half of a client connection."""
         return Lane(client, self._server)
 
+    def arrive(self, client: Link) -> bool:
+        """Count a connection that is accepted; `enter` or `leave` follows. False: it is to be closed without an answer.
+
+        A few beyond the limit may enter, so that they can be told.
+        """
+        if self.draining or (self._max_connections and self.open >= self._max_connections + CROWD):
+            self.counters.turned_away += 1
+            return False
+        self._arriving[client] = not self._max_connections or self.open < self._max_connections
+        return True
+
     def enter(self, client: Link) -> bool:
         """Count a new connection; False if it is one too many."""
+        welcome = self._arriving.pop(client, None)
+        if welcome is None:
+            welcome = not self._max_connections or self.open < self._max_connections
         self._clients.add(client)
         self.counters.accepted += 1
-        if self.draining or (self._max_connections and len(self._clients) > self._max_connections):
+        if self.draining or not welcome:
             self.counters.turned_away += 1
             return False
         return True
@@ -89,6 +106,7 @@ class FrontDoor:
     def leave(self, client: Link) -> None:
         """A connection is gone."""
         self._clients.discard(client)
+        self._arriving.pop(client, None)
         if self._empty is not None and not self._clients and not self._empty.done():
             self._empty.set_result(None)
 

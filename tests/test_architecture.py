@@ -16,7 +16,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     "core",
     "ports",
-    "budget buffered clock credentials deadline limits logs meter notify sockets tls",
+    "budget buffered clock credentials deadline descriptors limits logs meter notify sockets tls",
     "inbox lingering connection exchange renewal",
     "connections reading",
     "upstream relay access stores",
@@ -32,6 +32,7 @@ FLOORS = (
     "link",
     "clients",
     "frontdoor",
+    "listener",
     "app",
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms.split()}

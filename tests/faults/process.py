@@ -26,12 +26,17 @@ class DidNotStart(Exception):
 
 
 class Proxy:
-    """`python -m proxy serve` over `directory`, in front of the upstream at `upstream`."""
+    """`python -m proxy serve` over `directory`, in front of the upstream at `upstream`.
 
-    def __init__(self, directory: Path, upstream: str, **settings: str) -> None:
+    `descriptors` is the limit of open files that it starts with.
+    """
+
+    def __init__(self, directory: Path, upstream: str, *, descriptors: int | None = None, **settings: str) -> None:
         names = {f"VB365_PROXY_{name}": value for name, value in (SETTINGS | settings).items()}
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("VB365_PROXY_")} | names
         self._command = ["serve", "--upstream", upstream, "--data-dir", str(directory), "--admin", "127.0.0.1:0"]
+        limit = ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$0" "$@"'] if descriptors else []
+        self._command = [*limit, sys.executable, "-m", "proxy", *self._command]
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self.lines: list[str] = []
@@ -40,7 +45,7 @@ class Proxy:
     async def start(self) -> None:
         """Return when it listens. Raises `DidNotStart`."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", *self._command, "--listen", "127.0.0.1:0"),
+            *(*self._command, "--listen", "127.0.0.1:0"),
             env=self._environment,
             cwd=ROOT,
             stderr=asyncio.subprocess.PIPE,

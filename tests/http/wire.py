@@ -14,6 +14,7 @@ from proxy.connections import Pool
 from proxy.core.door import Decision, Relay
 from proxy.core.heads import Head
 from proxy.frontdoor import FrontDoor
+from proxy.listener import Listener
 from proxy.relay import Relay as Relaying
 from proxy.sockets import reset
 
@@ -161,20 +162,20 @@ async def proxy_to(
     relay: dict[str, Any] | None = None,
     server_tls: ssl.SSLContext | None = None,
     client_tls: ssl.SSLContext | None = None,
+    handshake_timeout: float = LIMIT,
     **door: Any,
 ) -> AsyncIterator[Proxy]:
     connections = Pool("127.0.0.1", port, **(pool or {}))
     front = FrontDoor(handler=handler, relay=Relaying(connections, **(relay or {})), decide=decide, **door)
-    server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0, ssl=server_tls)
-    proxy = Proxy(front, connections, server.sockets[0].getsockname()[1], client_tls)
+    listener = Listener(front, tls=server_tls, handshake_timeout=handshake_timeout)
+    proxy = Proxy(front, connections, (await listener.open("127.0.0.1", 0))[1], client_tls)
     try:
         yield proxy
     finally:
-        server.close()
+        listener.close()
         await asyncio.wait_for(front.drain(0.0), LIMIT)
         await connections.close()
         proxy.abandon()
-        await asyncio.wait_for(server.wait_closed(), LIMIT)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,58 @@
+"""Strangers that take every connection they get leave enough for exports and for clients that are connected (§15)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+import trustme
+
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.faults.process import Caller, Proxy
+
+STRANGERS = 1100
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    simulator = Simulator(SimulatorSettings(size=2_000_000))
+    await simulator.start()
+    yield simulator
+    await simulator.stop()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_15_strangers_leave_descriptors_for_exports(simulator: Simulator, tmp_path: Path, tls: bool) -> None:
+    """1,100 silent connections, with TLS handshakes that never end, against a limit of 1,024 descriptors."""
+    settings = {"LISTEN__HANDSHAKE_TIMEOUT": "10m", "LISTEN__HEAD_TIMEOUT": "10m"}
+    if tls:
+        made = trustme.CA().issue_cert("localhost", "127.0.0.1")
+        key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+        made.private_key_pem.write_to_path(key)
+        made.cert_chain_pems[0].write_to_path(certificate)
+        settings |= {"LISTEN__TLS_CERTIFICATE": str(certificate), "LISTEN__TLS_KEY": str(key)}
+    proxy = Proxy(tmp_path / "data", simulator.url, descriptors=1024, **settings)
+    strangers: list[asyncio.StreamWriter] = []
+    try:
+        await proxy.start()
+        assert any("allowed=464" in line for line in proxy.lines)
+        port = int(proxy.url.rpartition(":")[2])
+        connector = aiohttp.TCPConnector(ssl=False, limit=1)
+        async with aiohttp.ClientSession(connector=connector) as http:
+            caller = Caller(proxy, http, simulator.login())
+            path = next(p for p in simulator.export_paths(simulator.open_session()) if p.endswith("exportToPst"))
+            assert (await caller.ask("GET", "/v8/Health"))[0] == 200
+            strangers += [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(STRANGERS)]
+            for _ in range(3):
+                job = await caller.kick_off(path)
+                assert (await caller.finished(job))["status"] == "Success"
+                assert len(await caller.file(job)) > 0
+                assert (await caller.ask("GET", "/v8/Health"))[0] == 200
+    finally:
+        for writer in strangers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in strangers), return_exceptions=True)
+        await proxy.kill()
