@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from proxy.buffered import Buffered, share_reads
 from proxy.core.heads import ResponseHead
 from proxy.core.reuse import Fate, Outgoing, fate
-from proxy.sockets import pending, probe, unread
+from proxy.sockets import look, probe, unread
 
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE  # looking a member up costs more than it should on the hot path
 
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
     """One connection to VB365. While nobody uses it, any byte or end from VB365 closes it."""
 
     __slots__ = (
+        "_look",
         "_pool",
         "_private",
         "_reads",
@@ -65,6 +67,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0
         self._request: Outgoing | None = None
         self._private = False
+        self._look: Callable[[], object] | None = None
         self._reads: Buffered | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -146,7 +149,9 @@ class Connection(asyncio.Protocol):
     @property
     def speaking(self) -> bool:
         """VB365 has sent something that the loop has not read yet."""
-        return pending(self.transport)
+        if self._look is None:
+            self._look = look(self.transport)
+        return bool(self._look())
 
     def pause(self) -> None:
         """Stop reading until `resume`."""

@@ -17,7 +17,6 @@ from typing import Any
 from proxy.connection import Connection
 from proxy.core.reuse import Outgoing
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
-from proxy.sockets import pending
 from proxy.tls import explain
 
 #: An idle connection is dropped after once to twice as many seconds: before any known server closes it by itself.
@@ -95,14 +94,14 @@ class Pool:
         """An idle connection that may serve `request`: the one that is its client's own, else the one used last."""
         if private is not None and private in self._private:
             del self._private[private]
-            if not pending(private.transport):
+            if not private.speaking:
                 return private
             private.close()
         if not request.repeatable:
             return None
         while self._idle:
             connection = self._idle.pop()
-            if not pending(connection.transport):
+            if not connection.speaking:
                 return connection
             connection.close()
         return None

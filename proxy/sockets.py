@@ -9,7 +9,8 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 #: Linux: the first byte of TCP_INFO is the state; CLOSE and CLOSE_WAIT are those after the peer's end.
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
@@ -55,17 +56,17 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def pending(transport: asyncio.BaseTransport) -> bool:
-    """Whether the peer has sent bytes, an end or a reset that the loop has not read yet."""
+def look(transport: asyncio.BaseTransport) -> Callable[[], object]:
+    """A function that returns something true if the peer has sent bytes, an end or a reset that is not read yet."""
     sock = transport.get_extra_info("socket")
     descriptor = -1 if sock is None else sock.fileno()
     if descriptor < 0:
-        return True
+        return lambda: True
     if sys.platform == "win32":
-        return bool(select.select([descriptor], [], [], 0)[0])
+        return lambda: select.select([descriptor], [], [], 0)[0]
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+    return partial(poll.poll, 0)
 
 
 def unread(transport: asyncio.BaseTransport) -> Iterator[bytes]:
