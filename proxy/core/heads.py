@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import enum
 import re
-from hashlib import blake2b
+import sys
 from typing import NamedTuple
-from uuid import uuid4
 
 from proxy.core.authority import names_host
 
@@ -290,17 +289,18 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
 
 
 #: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A block is recognised
-#: by a salted digest, so that no credential in it is in memory longer than its request. What is remembered of a
+#: by its length and its hash, a SipHash under a random key of this process (PEP 456), so that no credential in it is in
+#: memory longer than its request. PYTHONHASHSEED must not be set in production: 0 turns this off. What is remembered of a
 #: thousand blocks of at most `_REMEMBERED` bytes stays below 10 MB: only facts with few hop-by-hop names are kept.
 _REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_HOPS = 4096, 1024, 16
-_SALTS = (uuid4().bytes, uuid4().bytes)
-_remembered: dict[bytes, _Facts] = {}
+_KEYED = sys.flags.hash_randomization == 1
+_remembered: dict[tuple[int, int, int], _Facts] = {}
 
 
 def _facts_of(block: bytes, minor: int) -> _Facts:
-    if len(block) > _REMEMBERED:
+    if len(block) > _REMEMBERED or not _KEYED:
         return _facts(block, minor)
-    key = blake2b(block, digest_size=32, salt=_SALTS[minor]).digest()
+    key = (hash(block), len(block), minor)
     facts = _remembered.get(key)
     if facts is None:
         facts = _facts(block, minor)
