@@ -290,7 +290,7 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
 
 #: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A block is recognised
 #: by its length and its hash, a SipHash under a random key of this process (PEP 456), so that no credential in it is in
-#: memory longer than its request. PYTHONHASHSEED must not be set in production: 0 turns this off. What is remembered of a
+#: memory longer than its request. Do not set PYTHONHASHSEED in production: 0 turns this off. What is remembered of a
 #: thousand blocks of at most `_REMEMBERED` bytes stays below 10 MB: only facts with few hop-by-hop names are kept.
 _REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_HOPS = 4096, 1024, 16
 _KEYED = sys.flags.hash_randomization == 1
