@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.core.jobs import Job
+from proxy.core.retention import Stage
 
 #: One field line as it stood on the wire: name and value, case and bytes kept.
 Field = tuple[bytes, bytes]
@@ -27,6 +28,16 @@ class StorageFull(Exception):
 
 class LengthMismatch(Exception):
     """A partial file does not have the length it was to be committed with: it stays uncommitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Numbers of jobs: a caller's `live` ones, which have not ended, all of its `records`, and the `total` of all
+    callers; tombstones count as records."""
+
+    live: int
+    records: int
+    total: int
 
 
 class JobStore(Protocol):
@@ -60,6 +71,16 @@ class JobStore(Protocol):
     async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
         """Jobs, tombstones too, newest first (`created`, then `id`); those that have `owner` among their `owners`
         and/or belong to one restore session (`request.session`, compared case-insensitively)."""
+
+    async def counts(self, owners: Collection[str]) -> Counts:
+        """How many jobs there are; a job that has several of the `owners` counts once. Does not read the records."""
+
+    async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
+        """The first `limit` records that may go to make space, of the owners or of all, by `core.retention.spent`."""
+
+    async def due(self, stage: Stage, until: float) -> Sequence[Job]:
+        """The jobs of the stage whose moment (`core.retention.stage`) is at most `until`, in that order. Reads no
+        other records."""
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
         """Return as soon as the job's version differs from `version`, or after `timeout` seconds: the job as it then

@@ -44,7 +44,8 @@ _TICK = 1.0
 class Runner:
     """Owns every live job of this process. `holder` names it in the records; `now` is the wall clock.
 
-    `distrust` is told the request fields whose credentials U has just refused.
+    `distrust` is told the request fields whose credentials U has just refused; `knows` tells whether U has ever
+    accepted those among the fields.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Runner:
         limits: Limits,
         safe: Safe,
         distrust: Callable[[Fields], None],
+        knows: Callable[[Fields], bool] = lambda fields: False,
         preserve_host: bool,
         holder: str,
         now: Callable[[], float],
@@ -70,6 +72,7 @@ class Runner:
         self._limits = limits
         self._safe = safe
         self._distrust = distrust
+        self._knows = knows
         self._preserve_host = preserve_host
         self._holder = holder
         self._now = now
@@ -79,7 +82,7 @@ class Runner:
         self._changes: set[asyncio.Task[Any]] = set()
         self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
         self._space = Space(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
-        self._admission = Admission(jobs=jobs, slots=self._slots, space=self._space, limits=limits)
+        self._admission = Admission(jobs=jobs, artifacts=artifacts, slots=self._slots, space=self._space, limits=limits)
         self._stopping = False
 
     @property
@@ -260,11 +263,12 @@ class Runner:
         except Lost:
             log.info("job ended by its caller", job=run.id)
         except Suspended:
+            known = self._knows(run.fields)
             self._distrust(run.fields)
-            return Interrupted()
+            return Interrupted(denied=not known)
         except JobFailed as why:
             log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
-            return Failed(why.error)
+            return Failed(why.error, accepted=self._knows(run.fields))
         except Exception:
             log.exception("job failed", job=run.id)
             return Failed(_INTERNAL)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
+from typing import TypeVar
 
 import structlog
 
@@ -14,8 +16,10 @@ from proxy.runs import Lost, Record
 
 log = structlog.get_logger(__name__)
 
-#: Jobs looked at before other work gets a turn.
-_STRIDE = 200
+_T = TypeVar("_T", str, Job)
+
+#: Jobs looked at at a time: the store makes many changes durable at the price of one.
+_TOGETHER = 64
 _INTERRUPTED = JobError(
     code=ErrorCode.INTERRUPTED,
     message="The export was interrupted and nobody asked for it in time. Start it again.",
@@ -61,25 +65,38 @@ class Sweeper:
                 log.exception("sweep failed")
 
     async def sweep(self) -> None:
-        """Look at every job once, and at every file. Raises `StoreUnavailable`."""
-        stored = await self._artifacts.ids()  # first: a file without a job in the later list has none any more
-        jobs = await self._jobs.list()
-        for place, job in enumerate(jobs):
-            if place % _STRIDE == _STRIDE - 1:
-                await asyncio.sleep(0)
-            try:
-                await self._look(job, job.id in stored)
-            except Lost:
-                continue  # changed by somebody else meanwhile: the next sweep sees it as it then is
-            except StoreUnavailable as why:
-                log.warning("job not swept", job=job.id, reason=str(why))
-        for orphan in stored - {job.id for job in jobs}:
-            # a finished one stays: the next start rebuilds its record
-            if await self._artifacts.get(orphan) is None:
-                log.warning("partial file without a record removed", job=orphan)
-                await self._artifacts.remove(orphan)
+        """Look at every job that is due, and at every file. Raises `StoreUnavailable`."""
+        stored = await self._artifacts.ids()  # first: a file without a job afterwards has none any more
+        for stage, until in self._retention.due(self._now(), suspend_ttl=self._suspend_ttl).items():
+            await self._each(await self._jobs.due(stage, until), self._look)
+        await self._each(stored, self._look_at_file)
 
-    async def _look(self, job: Job, stored: bool) -> None:
+    async def _each(self, found: Iterable[_T], look: Callable[[_T], Awaitable[None]]) -> None:
+        rest = iter(found)
+        while batch := list(islice(rest, _TOGETHER)):
+            await asyncio.gather(*(self._try(look, each) for each in batch))
+
+    async def _try(self, look: Callable[[_T], Awaitable[None]], each: _T) -> None:
+        try:
+            await look(each)
+        except Lost:
+            pass  # changed by somebody else meanwhile: the next sweep sees it as it then is
+        except StoreUnavailable as why:
+            log.warning("not swept", job=each if isinstance(each, str) else each.id, reason=str(why))
+
+    async def _look_at_file(self, id: str) -> None:
+        job = await self._jobs.get(id)
+        if job is None:
+            # a finished file stays: the next start rebuilds its record
+            if await self._artifacts.get(id) is None:
+                log.warning("partial file without a record removed", job=id)
+                await self._artifacts.remove(id)
+        elif job.forgotten:
+            await self._wake(id)
+        elif job.terminal and job.result is not ResultState.AVAILABLE:
+            await self._artifacts.remove(id)  # what could not be removed when the job ended
+
+    async def _look(self, job: Job) -> None:
         now = self._now()
         ends = self._retention.record_ends(job)
         if ends is not None and now >= ends:
@@ -91,7 +108,5 @@ class Sweeper:
         elif job.phase is Phase.SUSPENDED and now - (job.suspended or now) >= self._suspend_ttl:
             await Record(self._jobs, job, self._now).advance(Failed(_INTERRUPTED))
             await self._artifacts.remove(job.id)
-        elif job.phase is Phase.CANCELLING or (job.forgotten and stored):
+        elif job.phase is Phase.CANCELLING:
             await self._wake(job.id)
-        elif stored and job.terminal and job.result is not ResultState.AVAILABLE:
-            await self._artifacts.remove(job.id)  # what could not be removed when the job ended

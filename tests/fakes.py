@@ -14,13 +14,14 @@ import hashlib
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import fields, replace
 from typing import Any
 from uuid import UUID, uuid4
 
+from proxy.core import retention
 from proxy.core.jobs import ExportRequest, Job
-from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.ports import Artifact, Counts, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
 
 
 class Faulty:
@@ -108,6 +109,22 @@ class MemoryJobs(Faulty):
             chosen = [job for job in chosen if job.request.session is not None]
             chosen = [job for job in chosen if str(job.request.session).lower() == session.lower()]
         return sorted(chosen, key=lambda job: (job.created, job.id), reverse=True)
+
+    async def counts(self, owners: Collection[str]) -> Counts:
+        await self.enter("counts")
+        mine = [job for job in self.jobs.values() if set(owners) & set(job.owners)]
+        return Counts(sum(not job.terminal for job in mine), len(mine), len(self.jobs))
+
+    async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
+        await self.enter("spent")
+        chosen = [job for job in self.jobs.values() if owners is None or set(owners) & set(job.owners)]
+        ranks = sorted(rank for job in chosen if (rank := retention.spent(job)) is not None)
+        return [self.jobs[each] for *_, each in ranks[:limit]]
+
+    async def due(self, stage: retention.Stage, until: float) -> Sequence[Job]:
+        await self.enter("due")
+        found = [(at[1], job.id) for job in self.jobs.values() if (at := retention.stage(job)) and at[0] is stage]
+        return [self.jobs[each] for moment, each in sorted(found) if moment <= until]
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
         await self.enter("wait")

@@ -6,11 +6,18 @@ the whole machine as one literal table. Storing the result is the caller's busin
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, TypeVar
+
+from proxy.core.digests import shortened
+
+#: Bytes of JSON above which the request target of an ended job, and the error body of a stranger, are shortened.
+_LONG_TARGET, _LONG_BODY = 2048, 1024
+_LONG_SEGMENT = 255
 
 
 class Status(StrEnum):
@@ -115,7 +122,9 @@ class Job:
     its identity (CONTRACT §8). `holder` names the runner that drives the job; `digest` is base64 SHA-256; `sealed` the
     encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None;
     `borrowed` tells that it was resumed with the credentials of another caller than its owner; `abandoned` is the time
-    at which it was cancelled or deleted while U generated its file, since U may go on (CONTRACT §3.5 `cancel_hold`).
+    at which it was cancelled or deleted while U generated its file, since U may go on (CONTRACT §3.5 `cancel_hold`);
+    `accepted` tells that U has accepted the caller: in a check, or by an answer to the POST other than 401;
+    `denied` that the job was suspended because U did not.
     """
 
     id: str
@@ -144,6 +153,8 @@ class Job:
     borrowed: bool = False
     aliases: tuple[str, ...] = ()
     abandoned: float | None = None
+    accepted: bool = False
+    denied: bool = False
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -210,9 +221,10 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job cannot succeed any more."""
+    """The job cannot succeed any more. `accepted`: U has accepted the caller in a check."""
 
     error: JobError
+    accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +239,11 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The runner lost the job (restart, expired token): it waits for its owner's next call (CONTRACT §9)."""
+    """The runner lost the job (restart, expired token): it waits for its owner's next call (CONTRACT §9).
+
+    `denied`: U answered 401, and has not accepted the caller in a check either."""
+
+    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +343,7 @@ def _claimed(job: Job, event: Claimed, now: float) -> Job:
 
 
 def _answered(job: Job, event: Answered, now: float) -> Job:
-    return replace(job, answer=event.answer, result=ResultState.PENDING)
+    return replace(job, answer=event.answer, result=ResultState.PENDING, accepted=True)
 
 
 def _received(job: Job, event: Received, now: float) -> Job:
@@ -345,6 +361,7 @@ def _finalizing(job: Job, event: Finalizing, now: float) -> Job:
 def _succeeded(job: Job, event: Succeeded, now: float) -> Job:
     return replace(
         job,
+        request=_kept(job.request),
         status=Status.WARNING if event.warning else Status.SUCCESS,
         holder=None,
         sealed=None,
@@ -365,8 +382,11 @@ def _without_file(job: Job) -> ResultState | None:
 
 
 def _failed(job: Job, event: Failed, now: float) -> Job:
-    return replace(
+    answered = event.error.status not in (None, 401)
+    failed = replace(
         job,
+        request=_kept(job.request),
+        accepted=job.accepted or event.accepted or answered,
         status=Status.FAILED,
         holder=None,
         sealed=None,
@@ -375,6 +395,48 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
         rate=None,
         error=event.error,
         result=_without_file(job),
+    )
+    return _shortened(failed) if refused(failed) else failed
+
+
+def refused(job: Job) -> bool:
+    """True for a job that U answered 401 and whose caller it never accepted (CONTRACT §3.5): anybody can make those."""
+    if job.accepted or job.status is not Status.FAILED or job.error is None:
+        return False
+    return job.error.status == 401 or (job.denied and job.error.code is ErrorCode.INTERRUPTED)
+
+
+def _kept(request: ExportRequest) -> ExportRequest:
+    """What an ended job keeps of its request: nothing is sent again, and a target has up to 256 KiB."""
+    return replace(
+        request,
+        target=shortened(request.target, limit=_LONG_TARGET),
+        title=request.title[:_LONG_SEGMENT],
+        content_type=None,
+        accept=None,
+        accept_language=None,
+    )
+
+
+def _shortened(job: Job) -> Job:
+    """A refused job, of which no member is long. Its version segment stays an alias of the one that was sent."""
+    error, request = job.error, job.request
+    if error is None:
+        return job
+    body = None if error.body is None else shortened(error.body, limit=_LONG_BODY)
+    session = request.session
+    if session is not None and len(session) > _LONG_SEGMENT:
+        session = f"sha256-{hashlib.sha256(session.encode('latin-1')).hexdigest()}"
+    return replace(
+        job,
+        request=replace(request, api=request.api[:16], session=session),
+        error=replace(
+            error,
+            message=shortened(error.message, limit=_LONG_BODY),
+            content_type=None if error.content_type is None else error.content_type[:_LONG_SEGMENT],
+            body=body,
+            truncated=error.truncated or body != error.body,
+        ),
     )
 
 
@@ -389,6 +451,7 @@ def _cancel_requested(job: Job, event: CancelRequested, now: float) -> Job:
 def _cancelled(job: Job, event: Cancelled, now: float) -> Job:
     return replace(
         job,
+        request=_kept(job.request),
         status=Status.CANCELLED,
         holder=None,
         sealed=None,
@@ -401,7 +464,7 @@ def _cancelled(job: Job, event: Cancelled, now: float) -> Job:
 
 def _interrupted(job: Job, event: Interrupted, now: float) -> Job:
     since = job.suspended if job.suspended is not None else now
-    return replace(job, holder=None, rate=None, suspended=since)
+    return replace(job, holder=None, rate=None, suspended=since, denied=event.denied)
 
 
 def _resumed(job: Job, event: Resumed, now: float) -> Job:
@@ -500,6 +563,7 @@ def decode(data: bytes) -> Job:
             result=None if raw["result"] is None else ResultState(raw["result"]),
             error=None if error is None else _revive(JobError, error, code=ErrorCode(error["code"])),
             aliases=tuple(raw.get("aliases", ())),
+            accepted=bool(raw.get("accepted", True)),  # version 0.1.0 did not ask, and its records stay
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as why:
         raise ValueError(f"not a job record: {why!r}") from why

@@ -11,8 +11,20 @@ from math import isfinite
 from typing import Any
 
 from proxy.core.exports import split_target
-from proxy.core.jobs import ErrorCode, Expired, Job, JobError, Phase, ResultState, Status, advance, file_expired
+from proxy.core.jobs import (
+    ErrorCode,
+    Expired,
+    Job,
+    JobError,
+    Phase,
+    ResultState,
+    Status,
+    advance,
+    file_expired,
+    refused,
+)
 from proxy.core.naming import result_name
+from proxy.core.retention import Stage
 
 _JSON_BODY_LIMIT = 64 * 1024
 _JSON_DEPTH = 100
@@ -37,11 +49,15 @@ class Links:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long things are kept, in seconds (CONTRACT §7): results, then records, and tombstones after DELETE."""
+    """How long things are kept, in seconds (CONTRACT §7): results, then records, and tombstones after DELETE.
+
+    `refused` is for the records that strangers leave (CONTRACT §3.5).
+    """
 
     result: float
     record: float
     tombstone: float = 24 * 3600.0
+    refused: float = 600.0
 
     def record_ends(self, job: Job) -> float | None:
         """The Unix second from which the record no longer exists; None while the job runs."""
@@ -49,7 +65,18 @@ class Retention:
             return job.updated + self.tombstone
         if job.ended is None:
             return None
-        return job.ended + self.result + self.record
+        return job.ended + (min(self.refused, self.result + self.record) if refused(job) else self.result + self.record)
+
+    def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
+        """The jobs that a sweep at `now` has to look at: those of each stage whose moment is at most this."""
+        return {
+            Stage.CANCELLING: now,
+            Stage.SUSPENDED: now - suspend_ttl,
+            Stage.AVAILABLE: now,
+            Stage.ENDED: now - (self.result + self.record),
+            Stage.REFUSED: now - min(self.refused, self.result + self.record),
+            Stage.FORGOTTEN: now - self.tombstone,
+        }
 
 
 def seen(job: Job, now: float) -> Job:
@@ -187,7 +214,7 @@ def document(job: Job, links: Links) -> dict[str, Any]:
         },
         "request": {
             "method": request.method,
-            "path": split_target(request.target.encode("latin-1"))[0].decode("latin-1"),
+            "path": _path(request.target),
             "restoreSessionId": request.session,
             "idempotencyKey": request.idempotency_key,
         },
@@ -195,6 +222,11 @@ def document(job: Job, links: Links) -> dict[str, Any]:
         "error": None if job.error is None else _error(job.error),
         "_links": hrefs,
     }
+
+
+def _path(target: str) -> str:
+    """The target's path; of an ended job its beginning and a digest if it was long."""
+    return split_target(target.encode("utf-8"))[0].decode("utf-8")
 
 
 def body(job: Job, links: Links) -> bytes:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from proxy.core.jobs import Job
-from proxy.ports import StoreUnavailable
+from proxy.core.retention import Stage
+from proxy.ports import Counts, StoreUnavailable
 from proxy.stores.directory_lock import DirectoryLock
 from proxy.stores.group_commit import GroupCommit
 from proxy.stores.job_database import KEEP, Change, Findings, JobDatabase
@@ -105,6 +106,21 @@ class DiskJobs:
         """As `JobStore.list`."""
         self._check_open()
         return self._index.list(owner, session)
+
+    async def counts(self, owners: Collection[str]) -> Counts:
+        """As `JobStore.counts`."""
+        self._check_open()
+        return self._index.counts(owners)
+
+    async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
+        """As `JobStore.spent`."""
+        self._check_open()
+        return self._index.spent(owners, limit)
+
+    async def due(self, stage: Stage, until: float) -> Sequence[Job]:
+        """As `JobStore.due`."""
+        self._check_open()
+        return self._index.due(stage, until)
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
         """As `JobStore.wait`; also returns when the store is closed."""

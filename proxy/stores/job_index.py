@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import TypeVar
 
+from proxy.core import retention
 from proxy.core.jobs import Job
+from proxy.core.retention import Stage
+from proxy.ports import Counts
 
 _T = TypeVar("_T")
 
@@ -23,7 +28,8 @@ def claims(job: Job) -> list[tuple[str, str]]:
 
 
 class JobIndex:
-    """Jobs by id, by each owner with and without a key, by session and by age; wakes who waits for a change."""
+    """Jobs by id, by each owner with and without a key, by session, by age, and
+    by what time or a limit does to them; wakes who waits for a change."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
@@ -31,6 +37,9 @@ class JobIndex:
         self._by_owner: defaultdict[str, set[str]] = defaultdict(set)
         self._by_session: defaultdict[str, set[str]] = defaultdict(set)
         self._by_age: list[tuple[float, str]] = []
+        self._live: defaultdict[str, set[str]] = defaultdict(set)
+        self._stages: dict[Stage, list[tuple[float, str]]] = {stage: [] for stage in Stage}
+        self._spent: list[tuple[bool, float, str]] = []
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     def __len__(self) -> int:
@@ -54,6 +63,23 @@ class JobIndex:
             chosen = chosen & self._by_session.get(session.lower(), set())
         return sorted((self._jobs[each] for each in chosen), key=_order, reverse=True)
 
+    def counts(self, owners: Collection[str]) -> Counts:
+        """As `JobStore.counts`."""
+        return Counts(len(_union(self._live, owners)), len(_union(self._by_owner, owners)), len(self._jobs))
+
+    def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
+        """As `JobStore.spent`."""
+        if owners is None:
+            return [self._jobs[each] for *_, each in self._spent[:limit]]
+        mine = _union(self._by_owner, owners)
+        ranks = [rank for each in mine if (rank := retention.spent(self._jobs[each])) is not None]
+        return [self._jobs[each] for *_, each in sorted(ranks)[:limit]]
+
+    def due(self, stage: Stage, until: float) -> Sequence[Job]:
+        """As `JobStore.due`."""
+        waiting = self._stages[stage]
+        return [self._jobs[each] for _, each in waiting[: bisect_right(waiting, until, key=itemgetter(0))]]
+
     def put(self, job: Job) -> None:
         """Add the job, or replace the one with its id."""
         self._unlink(job.id)
@@ -61,6 +87,12 @@ class JobIndex:
         insort(self._by_age, _order(job))
         for owner in job.owners:
             self._by_owner[owner].add(job.id)
+            if not job.terminal:
+                self._live[owner].add(job.id)
+        if (found := retention.stage(job)) is not None:
+            insort(self._stages[found[0]], (found[1], job.id))
+        if (rank := retention.spent(job)) is not None:
+            insort(self._spent, rank)
         if job.request.session is not None:
             self._by_session[job.request.session.lower()].add(job.id)
         if not job.forgotten:
@@ -79,6 +111,11 @@ class JobIndex:
         del self._by_age[bisect_left(self._by_age, _order(job))]
         for owner in job.owners:
             _discard(self._by_owner, owner, id)
+            _discard(self._live, owner, id)
+        if (found := retention.stage(job)) is not None:
+            del self._stages[found[0]][bisect_left(self._stages[found[0]], (found[1], id))]
+        if (rank := retention.spent(job)) is not None:
+            del self._spent[bisect_left(self._spent, rank)]
         if job.request.session is not None:
             _discard(self._by_session, job.request.session.lower(), id)
         for claim in claims(job):
@@ -110,6 +147,12 @@ class JobIndex:
         for waiters in self._waiters.values():
             for changed in waiters:
                 changed.cancel()
+
+
+def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection[str]:
+    """The members of the owners' sets, each once; most callers have one owner, whose set is not copied."""
+    found = [index[owner] for owner in owners if owner in index]
+    return found[0] if len(found) == 1 else set().union(*found)
 
 
 def _discard(index: defaultdict[str, set[_T]], key: str, member: _T) -> None:

@@ -134,10 +134,12 @@ def _sort_record(rowid: int, name: str, value: object, found: Scan) -> None:
 def _sound(job: Job) -> bool:
     """What the index relies on; `decode` does not look at types."""
     texts = (job.id, *job.owners, job.request.session or "", job.request.idempotency_key or "")
+    times = (job.ended, job.expires, job.suspended)
     return (
         all(isinstance(text, str) for text in texts)
         and isinstance(job.version, int)
-        and isinstance(job.created, int | float)
+        and all(isinstance(time, int | float) for time in (job.created, job.updated))
+        and all(time is None or isinstance(time, int | float) for time in times)
     )
 
 
@@ -163,7 +165,10 @@ def _body(connection: sqlite3.Connection, rowid: int | None) -> bytes | None:
     except sqlite3.Error as why:
         _damage(why)
         return None
-    return row[0] if row is not None and isinstance(row[0], bytes) else None
+    if row is None or not isinstance(row[0], bytes):
+        return None
+    # SQLite reads the missing part of a page that was cut as zeros: half a request must not be sent
+    return None if b"\0" in row[0] else row[0]
 
 
 def quarantine(file: Path, rejected: list[tuple[int, str]], place: Path) -> None:

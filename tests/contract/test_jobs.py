@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,18 +15,22 @@ from proxy.core.jobs import (
     CancelRequested,
     Claimed,
     ErrorCode,
+    Expired,
     Failed,
     Forgotten,
     Interrupted,
     Job,
     JobError,
     Phase,
+    ResultState,
     advance,
 )
-from proxy.ports import JobStore, StoreUnavailable
+from proxy.core.retention import Stage
+from proxy.ports import Counts, JobStore, StoreUnavailable
 from tests.fakes import new_job
 
 ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
+REFUSED = JobError(code=ErrorCode.REJECTED, message="401", retryable=False, status=401)
 
 
 def bumped(job: Job) -> Job:
@@ -308,6 +313,67 @@ async def test_the_list_is_the_callers_own(jobs: JobStore) -> None:
     assert await jobs.list() == [job] == await jobs.list(owner="alice")
 
 
+def ended(number: int, **changes: Any) -> Job:
+    return advance(new_job(number, **changes), Failed(ERROR), float(number))
+
+
+async def stored(jobs: JobStore, job: Job) -> Job:
+    """The job put into the store as it is."""
+    assert await jobs.add(replace(job, version=0), b"") == replace(job, version=0)
+    assert await jobs.replace(replace(job, version=0), job)
+    return job
+
+
+async def test_counts_tells_a_callers_live_jobs_and_records_and_all_records(jobs: JobStore) -> None:
+    """§3.5: a job that has several of the hashes counts once; tombstones are records."""
+    assert await jobs.counts(["alice"]) == Counts(0, 0, 0)
+    both = await stored(jobs, new_job(1, aliases=("a2",)))
+    await stored(jobs, ended(2, owner="a2"))
+    await stored(jobs, advance(new_job(3), Forgotten(), 3))
+    await stored(jobs, new_job(4, owner="bob"))
+    assert await jobs.counts(["alice"]) == Counts(1, 2, 4)
+    assert await jobs.counts(["alice", "a2"]) == Counts(1, 3, 4)
+    assert await jobs.counts(["nobody"]) == await jobs.counts([]) == Counts(0, 0, 4)
+    assert await jobs.replace(both, over := advance(both, Failed(ERROR), 5))
+    assert await jobs.counts(["a2"]) == Counts(0, 2, 4)
+    assert await jobs.remove(over)
+    assert await jobs.counts(["alice", "a2"]) == Counts(0, 2, 3)
+
+
+async def test_spent_tells_the_oldest_ended_records_without_a_file(jobs: JobStore) -> None:
+    """§3.5: tombstones too; what strangers left goes first; never a running job or a promised file."""
+    await stored(jobs, new_job(1))
+    await stored(jobs, replace(ended(2), result=ResultState.AVAILABLE))
+    third = await stored(jobs, ended(30))
+    first = await stored(jobs, advance(new_job(10), Forgotten(), 10))
+    second = await stored(jobs, ended(20, owner="bob"))
+    stranger = await stored(jobs, advance(new_job(40, owner="x"), Failed(REFUSED), 40.0))
+    assert await jobs.spent(None, 9) == [stranger, first, second, third]
+    assert await jobs.spent(None, 2) == [stranger, first]
+    assert await jobs.spent(["alice", "nobody"], 9) == [first, third]
+    assert await jobs.spent(["alice", "bob"], 2) == [first, second]
+    assert await jobs.remove(first)
+    assert await jobs.spent(["alice"], 9) == [third]
+    assert await jobs.spent([], 9) == []
+
+
+async def test_due_tells_the_jobs_of_a_stage_up_to_a_moment(jobs: JobStore) -> None:
+    """§7, §9: what a sweep has to look at."""
+    later, sooner = [await stored(jobs, ended(number)) for number in (20, 10)]
+    file = await stored(jobs, replace(ended(5), result=ResultState.AVAILABLE, expires=15.0))
+    grave = await stored(jobs, advance(new_job(3), Forgotten(), 3))
+    await stored(jobs, new_job(1))
+    assert await jobs.due(Stage.ENDED, 20.0) == [sooner, later]
+    assert await jobs.due(Stage.ENDED, 19.9) == [sooner]
+    assert await jobs.due(Stage.ENDED, 9.9) == []
+    assert await jobs.due(Stage.AVAILABLE, 14.0) == []
+    assert await jobs.due(Stage.AVAILABLE, 15.0) == [file]
+    assert await jobs.due(Stage.FORGOTTEN, 3.0) == [grave]
+    assert await jobs.replace(file, expired := advance(file, Expired(), 16.0))
+    assert await jobs.due(Stage.AVAILABLE, 99.0) == []
+    assert await jobs.due(Stage.ENDED, 99.0) == [expired, sooner, later]
+
+
 async def test_wait_returns_at_once_when_the_version_differs(jobs: JobStore) -> None:
     """§4 long-poll."""
     job = await jobs.add(new_job(), b"")
@@ -372,6 +438,9 @@ async def test_a_closed_store_lets_waiters_go_and_is_unavailable(jobs: JobStore)
         lambda: jobs.replace(job, bumped(job)),
         lambda: jobs.remove(job),
         lambda: jobs.list(),
+        lambda: jobs.counts(["alice"]),
+        lambda: jobs.spent(None, 1),
+        lambda: jobs.due(Stage.ENDED, 1),
         lambda: jobs.wait(job.id, 1, 0),
         lambda: jobs.probe(),
     )

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 from proxy.core.jobs import Claimed, ErrorCode, Failed, Forgotten, Job, JobError, Refused, advance
+from proxy.core.retention import Stage
 from proxy.stores.disk_jobs import DiskJobs
 from tests.fakes import MemoryJobs, new_job
 
@@ -135,6 +136,12 @@ class Jobs(RuleBasedStateMachine):
             assert await self.disk.list(owner=owner, session=session) == expected
         for owner, key in product("abc", "kl"):
             assert await self.disk.find(owner, key) == await self.model.find(owner, key)
+        for owners in ("a", "b", "ab"):
+            assert await self.disk.counts(owners) == await self.model.counts(owners)
+            assert await self.disk.spent(owners, 3) == await self.model.spent(owners, 3)
+        assert await self.disk.spent(None, 9) == await self.model.spent(None, 9)
+        for stage in Stage:
+            assert await self.disk.due(stage, 2.0) == await self.model.due(stage, 2.0)
         for each in self.ids:
             assert await self.disk.body(each) == await self.model.body(each)
 

@@ -177,7 +177,7 @@ async def test_one_file_that_cannot_be_removed_stops_no_sweep() -> None:
         async with house() as world:
             ids = [await finished(world) for _ in range(3)]
             world.clock += 100
-            world.artifacts.faults["remove"].append(StoreUnavailable("permission denied"))
+            world.artifacts.faults["remove"].extend([StoreUnavailable("permission denied")] * 4)
             await world.sweep()
             assert len(await world.artifacts.ids()) == 1
             assert [(await world.jobs.get(job_id)).result for job_id in ids] == [ResultState.EXPIRED] * 3

@@ -1,0 +1,151 @@
+"""Which records are due, which may go, and what ended jobs keep (CONTRACT §3.5, §7)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.core.digests import shortened
+from proxy.core.jobs import (
+    Answer,
+    Answered,
+    Cancelled,
+    CancelRequested,
+    Claimed,
+    ErrorCode,
+    Failed,
+    Forgotten,
+    Interrupted,
+    Job,
+    JobError,
+    ResultState,
+    advance,
+    decode,
+    encode,
+)
+from proxy.core.monitor import Links, Retention, document
+from proxy.core.retention import Stage, spent, stage
+from tests.fakes import new_job
+
+RETENTION = Retention(result=1000.0, record=5000.0)
+PATH = "/v8/RestoreSessions/s1/organization/mailboxes/m1/exportToPst"
+
+
+def error(status: int | None = 401, **more: Any) -> JobError:
+    return JobError(code=ErrorCode.REJECTED, message="no", retryable=False, status=status, **more)
+
+
+def failed(given: JobError, *, accepted: bool = False, **request: Any) -> Job:
+    return advance(advance(new_job(1, **request), Claimed("r"), 2.0), Failed(given, accepted), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (new_job(1), None),
+        (advance(new_job(1), Claimed("r"), 2.0), None),
+        (advance(new_job(1), Interrupted(), 2.0), (Stage.SUSPENDED, 2.0)),
+        (advance(new_job(1), CancelRequested(), 2.0), (Stage.CANCELLING, 2.0)),
+        (advance(advance(new_job(1), CancelRequested(), 2.0), Cancelled(), 3.0), (Stage.ENDED, 3.0)),
+        (failed(error(500)), (Stage.ENDED, 3.0)),
+        (failed(error(401), accepted=True), (Stage.ENDED, 3.0)),
+        (failed(error(401)), (Stage.REFUSED, 3.0)),
+        (replace(failed(error(500)), result=ResultState.AVAILABLE, expires=9.0), (Stage.AVAILABLE, 9.0)),
+        (advance(failed(error(401)), Forgotten(), 7.0), (Stage.FORGOTTEN, 7.0)),
+    ],
+)
+def test_every_job_has_its_stage(job: Job, expected: tuple[Stage, float] | None) -> None:
+    assert stage(job) == expected
+    may_stay = expected is None or expected[0] in (Stage.CANCELLING, Stage.SUSPENDED, Stage.AVAILABLE)
+    assert (spent(job) is None) == may_stay
+
+
+def test_a_sweep_looks_at_each_stage_when_its_record_is_over() -> None:
+    """`Retention.due` and `record_ends` agree."""
+    for job in (failed(error(500)), failed(error(401)), advance(failed(error(500)), Forgotten(), 7.0)):
+        ends, found = RETENTION.record_ends(job), stage(job)
+        assert ends is not None
+        assert found is not None
+        assert found[1] <= RETENTION.due(ends, suspend_ttl=1.0)[found[0]]
+        assert found[1] > RETENTION.due(ends - 1, suspend_ttl=1.0)[found[0]]
+
+
+def test_what_a_stranger_leaves_is_over_after_ten_minutes() -> None:
+    """§3.5: a job that ended by U's 401 and whose caller U never accepted."""
+    assert RETENTION.record_ends(failed(error(401))) == 603.0
+    assert RETENTION.record_ends(failed(error(401), accepted=True)) == 6003.0
+    assert RETENTION.record_ends(failed(error(403))) == 6003.0
+    answer = Answer(media_type="x/y", file_name="f", size=1, etag=None)
+    answered = advance(advance(new_job(1), Claimed("r"), 2.0), Answered(answer), 2.0)
+    assert RETENTION.record_ends(advance(answered, Failed(error(401)), 3.0)) == 6003.0
+
+
+def test_a_stranger_that_was_suspended_is_a_stranger() -> None:
+    """§3.5: a 401 to a job that had waited suspends it, and after `suspend_ttl` it fails as interrupted."""
+    interrupted = Failed(JobError(code=ErrorCode.INTERRUPTED, message="late", retryable=True))
+    for denied, ends in ((True, 603.0), (False, 6003.0)):
+        suspended = advance(new_job(1), Interrupted(denied=denied), 2.0)
+        assert RETENTION.record_ends(advance(suspended, interrupted, 3.0)) == ends
+
+
+def test_a_long_target_is_kept_as_its_beginning_and_a_digest() -> None:
+    """§3.5: once the job has ended, and the document shows that."""
+    target = "/v8/RestoreSessions/s/organization/" + "a/" * 2000 + "exportToPst?" + "q" * 9999
+    running = new_job(1, target=target)
+    assert running.request.target == target
+    kept = decode(encode(failed(error(500), target=target))).request
+    assert kept.target == f"{target[:1024]}…sha256:{hashlib.sha256(target.encode()).hexdigest()}"
+    assert document(failed(error(500), target=target), Links("http://x"))["request"]["path"] == kept.target
+    short = failed(error(500), target=PATH + "?" + "q" * (2047 - len(PATH)))
+    assert len(short.request.target) == 2048
+    assert document(short, Links("http://x"))["request"]["path"] == PATH
+
+
+def test_a_non_ascii_path_is_shown_as_sent() -> None:
+    assert document(new_job(1, target="/v8/\xff\xe4?\xff"), Links("http://x"))["request"]["path"] == "/v8/\xff\xe4"
+
+
+def test_the_body_of_a_refusal_is_short_for_strangers_alone() -> None:
+    """§5: bodies of accepted callers stay, up to 64 KiB."""
+    body = "x" * 60_000
+    for job in (failed(error(401, body=body), accepted=True), failed(error(400, body=body))):
+        assert job.error is not None
+        assert (job.error.body, job.error.truncated) == (body, False)
+    stranger = failed(error(401, body=body)).error
+    assert stranger is not None
+    assert stranger.truncated
+    assert stranger.body == f"{body[:1024]}…sha256:{hashlib.sha256(body.encode()).hexdigest()}"
+
+
+@pytest.mark.parametrize("character", ["x", "\xff", '"', "\x01", "\U0001f600"])
+def test_no_record_of_a_stranger_is_large(character: str) -> None:
+    """§3.5: whatever it sent, in whichever field."""
+    long = character * 60_000
+    request: dict[str, Any] = {
+        "target": long,
+        "content_type": long,
+        "accept": long,
+        "accept_language": long,
+        "title": "t" * 9999,
+    }
+    request |= {"api": "v" + "8" * 60_000, "session": "s" * 60_000, "key": "k" * 255}
+    job = failed(error(401, body=long, content_type="c" * 9999), **request)
+    assert len(encode(job)) < 8000
+    assert json.loads(encode(job))["request"]["api"] == "v" + "8" * 15
+    ascii_only = failed(error(401, body="x" * 60_000), target="x" * 60_000)
+    assert len(encode(ascii_only)) < 4096
+
+
+def test_what_is_short_stays() -> None:
+    assert shortened("a" * 10, limit=10) == "a" * 10
+    assert shortened("a" * 11, limit=10, keep=5).startswith("aaaaa…sha256:")
+
+
+def test_a_record_of_version_0_1_0_keeps_its_time() -> None:
+    raw = json.loads(encode(failed(error(401))))
+    del raw["accepted"]
+    assert stage(decode(json.dumps(raw).encode())) == (Stage.ENDED, 3.0)
