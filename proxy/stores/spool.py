@@ -36,6 +36,8 @@ class Spool:
         self._digest = hashlib.sha256()
         self._unsynced = 0
         self._torn = False
+        #: A sync has failed: the system may have dropped bytes that it had accepted, and the next sync succeeds.
+        self._doubtful = False
         self._identity = _identity(os.fstat(descriptor))
         self.length = 0
 
@@ -105,8 +107,25 @@ class Spool:
 
     def _sync(self) -> None:
         if self._durable:
-            os.fsync(self._descriptor)
+            try:
+                os.fsync(self._descriptor)
+            except OSError:
+                self._doubtful = True
+                raise
         self._unsynced = 0
+
+    def _verify(self) -> None:
+        """Compare what is on disk with what was appended, if there is doubt. Raises `PartialLost`."""
+        if not self._doubtful:
+            return
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        digest = hashlib.sha256()
+        for start in range(0, self.length, _PIECE):
+            digest.update(self.read(start, min(start + _PIECE, self.length)))
+        if digest.digest() != self.digest():
+            raise PartialLost(f"{self._places.partial}: the disk lost bytes that were written")
+        self._doubtful = False
 
     def digest(self) -> bytes:
         """SHA-256 of what was appended."""
@@ -122,6 +141,7 @@ class Spool:
             self._withdraw()
             self._check(artifact.size)
             self._sync()
+            self._verify()
             # A file committed earlier goes first: a new sidecar must never stand beside the old file.
             places.file.unlink(missing_ok=True)
             write_sidecar(places, artifact, memo, durable=self._durable)
@@ -165,15 +185,21 @@ class Spool:
             return False
 
     def keep(self) -> None:
-        """Make what is there durable and let go of it."""
+        """Make what is there durable and let go of it. Raises `PartialLost` and removes it if the disk lost a part."""
         if self._descriptor < 0:
             return
         with disk_errors(self._places.partial):
             try:
+                if self._doubtful:
+                    self._drop_torn()
+                    self._verify()
                 self.length = os.fstat(self._descriptor).st_size
                 self._sync()
                 if self._durable:
                     sync_directory(self._places.directory)
+            except PartialLost:
+                self._places.partial.unlink(missing_ok=True)
+                raise
             finally:
                 self.close()
 

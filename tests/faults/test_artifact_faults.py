@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.ports import LengthMismatch, StorageFull, StoreUnavailable
+from proxy.ports import LengthMismatch, PartialLost, StorageFull, StoreUnavailable
 from proxy.stores import artifact_files, durable, spool
 from proxy.stores.file_artifacts import FileArtifacts
 from proxy.stores.spool import Spool
@@ -486,4 +486,45 @@ async def test_a_rename_that_could_not_be_undone_is_undone_by_the_next_commit(
     artifact = await partial.commit(5, note)
     assert await store.get(job) == artifact
     assert await store.memo(job) == note(artifact)
+    await store.close()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["nothing lost", "a page lost"])
+@pytest.mark.parametrize("end", ["commit", "keep"])
+async def test_after_a_failed_sync_the_file_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool, end: str
+) -> None:
+    """fsync(2): after a failed sync the system may drop what it could not write, and the next sync succeeds."""
+    store = await FileArtifacts.at(tmp_path)
+    job, content = new_id(), os.urandom(3 * MIB)
+    partial = await store.create(job)
+    real, failures = os.fsync, [OSError(errno.EIO, "I/O error")]
+
+    def sync(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        real(descriptor)
+
+    monkeypatch.setattr("proxy.stores.spool.os.fsync", sync)
+    await partial.write(content)
+    with pytest.raises(StoreUnavailable):
+        await partial.commit(len(content), note)
+    path = tmp_path / "artifacts" / job[:2] / f"{job}.partial"
+    if lost:
+        with path.open("r+b") as file:
+            file.seek(MIB)
+            file.write(bytes(4096))
+    if lost:
+        with pytest.raises(PartialLost):
+            await (partial.commit(len(content), note) if end == "commit" else partial.keep())
+        await partial.discard()
+        assert await store.ids() == set()
+    elif end == "commit":
+        assert (await partial.commit(len(content), note)).sha256 == hashlib.sha256(content).digest()
+    else:
+        await partial.keep()
+        resumed = await store.resume(job)
+        assert resumed is not None
+        assert resumed.offset == len(content)
+        await resumed.discard()
     await store.close()
