@@ -15,40 +15,42 @@ import structlog
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from proxy import __version__, descriptors, logs, renewal
-from proxy.access import Access
+from proxy import __version__, logs
 from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
-from proxy.answers import Site
+from proxy.api.download import Download
+from proxy.api.kickoff import Gateway, KickoffPolicy
+from proxy.api.request_body import Intake
+from proxy.api.resources import Resources
+from proxy.api.responses import Site
+from proxy.api.router import Service
 from proxy.clock import SteadyClock
 from proxy.config.loading import ConfigError
 from proxy.config.settings import Settings
-from proxy.connections import Pool
-from proxy.core.door import Door
-from proxy.core.monitor import Retention
+from proxy.core.job_document import Retention
 from proxy.core.openapi import describe
-from proxy.download import Download
-from proxy.events import Watch
-from proxy.frontdoor import FrontDoor
-from proxy.gateway import Gateway, KickoffPolicy
-from proxy.intake import Intake
-from proxy.listener import Listener
-from proxy.notify import READY, STOPPING, notify
+from proxy.core.routing import Door
+from proxy.downstream.listener import Listener
+from proxy.downstream.server import FrontDoor
+from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.runner import Limits, Runner
+from proxy.jobs.sealing import FernetSafe, MemoryOnly, Safe
+from proxy.jobs.sweeper import Sweeper
+from proxy.jobs.transfer import Policy
+from proxy.net import certificate_watch as renewal
+from proxy.net import descriptors
+from proxy.net.notify import READY, STOPPING, notify
+from proxy.net.tls import ServerCertificate, TlsError, upstream_context
 from proxy.ports import StoreUnavailable, Upstream
-from proxy.reconcile import Reconciler
 from proxy.relay import Relay
-from proxy.resources import Resources
-from proxy.runner import Limits, Runner
-from proxy.safe import FernetSafe, MemoryOnly, Safe
-from proxy.service import Service
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.owner_key import owner_key
-from proxy.sweeper import Sweeper
-from proxy.tls import ServerCertificate, TlsError, upstream_context
-from proxy.transfer import Policy
-from proxy.upstream import HttpUpstream
+from proxy.upstream.access import Access
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
+from proxy.upstream.session_events import Watch
 
 log = structlog.get_logger(__name__)
 

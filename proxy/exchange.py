@@ -8,9 +8,9 @@ from typing import cast
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.core.door import Decision
-from proxy.core.fields import CLOSE, end_to_end
-from proxy.core.heads import Head
+from proxy.core.http.fields import CLOSE, end_to_end
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision
 from proxy.ports import Fields
 
 #: Fields that the front door sets itself on an answer whose body is given whole.

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.core.jobs import Job
+from proxy.core.job import Job
 from proxy.core.retention import Stage
 
 #: One field line as it stood on the wire: name and value, case and bytes kept.

@@ -10,15 +10,15 @@ import asyncio
 import logging
 from typing import Protocol
 
-from proxy.connection import Connection
-from proxy.connections import Pool
-from proxy.core.authority import origin_form
-from proxy.core.bodies import Body, body_of
 from proxy.core.errors import Problem
-from proxy.core.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
-from proxy.core.heads import MAX_INTERIM, Framing, Head, Refusal, ResponseHead, find_answer_end, parse_response
-from proxy.core.reuse import Outgoing, outgoing
+from proxy.core.http.authority import origin_form
+from proxy.core.http.bodies import Body, body_of
+from proxy.core.http.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
+from proxy.core.http.heads import MAX_INTERIM, Framing, Head, Refusal, ResponseHead, find_answer_end, parse_response
+from proxy.core.http.reuse import Outgoing, outgoing
 from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
+from proxy.upstream.connection import Connection
+from proxy.upstream.pool import Pool
 
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _CHUNKED, _UNTIL_CLOSE = Framing.CHUNKED, Framing.CLOSE

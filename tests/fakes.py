@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from proxy.core import retention
-from proxy.core.jobs import ExportRequest, Job
+from proxy.core.job import ExportRequest, Job
 from proxy.ports import Artifact, Counts, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
 
 

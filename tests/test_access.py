@@ -13,11 +13,11 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.access import Access, Round
 from proxy.core.errors import Problem
-from proxy.core.jobs import ExportRequest, Job
-from proxy.credentials import Credentials
+from proxy.core.job import ExportRequest, Job
 from proxy.ports import Fields, UpstreamUnreachable
+from proxy.upstream.access import Access, Round
+from proxy.upstream.credentials import Credentials
 
 SESSIONS = "/v8/RestoreSessions?limit=1"
 
@@ -508,7 +508,7 @@ async def test_one_list_asks_for_a_session_once_also_when_refused() -> None:
 
 async def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hostile tokens cannot grow memory."""
-    monkeypatch.setattr("proxy.access._ENTRIES", 3)
+    monkeypatch.setattr("proxy.upstream.access._ENTRIES", 3)
     access, _, _ = make(lambda *_: 200)
     everybody = [credentials(jwt(str(number))) for number in range(5)]
     for who in everybody:

@@ -23,7 +23,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import proxy
-from proxy.__main__ import app
+from proxy.cli.main import app
 from proxy.config import text
 
 URL = "https://vb365.example.com:4443"
@@ -90,7 +90,7 @@ def test_python_m_proxy_is_the_same_command() -> None:
 def test_help_loads_nothing_heavy() -> None:
     """A shell's user waits for --help; aiohttp and pydantic stay out of it."""
     code = (
-        "import sys; from typer.testing import CliRunner; from proxy.__main__ import app;"
+        "import sys; from typer.testing import CliRunner; from proxy.cli.main import app;"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         "print(*{'aiohttp', 'pydantic', 'cryptography', 'uvloop'} & set(sys.modules))"
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from proxy.__main__ import app
+from proxy.cli.main import app
 from proxy.client import client_app
 from proxy.config import text
 from proxy.config.settings import SECTIONS

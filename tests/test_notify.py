@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.notify import READY, STOPPING, notify
+from proxy.net.notify import READY, STOPPING, notify
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is Linux")
-UNIT = Path(__file__).parents[1] / "config" / "vb365-async-proxy.service"
+UNIT = Path(__file__).parents[1] / "config" / "vb365-async-proxy.api.router"
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography.fernet import Fernet
 
-from proxy.safe import FernetSafe, MemoryOnly
+from proxy.jobs.sealing import FernetSafe, MemoryOnly
 
 FIELDS = [(b"Authorization", b"Bearer canary"), (b"X-Odd", b"\xe9\xff")]
 

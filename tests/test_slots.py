@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.slots import Slots
+from proxy.jobs.queue import Slots
 
 
 def drained(slots: Slots[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.core.jobs import Status
+from proxy.core.job import Status
 
 #: The exit code for each outcome of a job.
 EXIT = {Status.SUCCESS: 0, Status.WARNING: 3, Status.FAILED: 1, Status.CANCELLED: 4}

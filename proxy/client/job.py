@@ -7,7 +7,7 @@ import binascii
 from typing import Any
 
 from proxy.client.faults import EXIT, Fault
-from proxy.core.jobs import Phase, ResultState, Status
+from proxy.core.job import Phase, ResultState, Status
 
 
 class Job:

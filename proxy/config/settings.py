@@ -88,7 +88,7 @@ class Listen(Section):
 
 
 def _check_pair(certificate: Path, key: Path | None) -> None:
-    from proxy.tls import ServerCertificate, TlsError  # here: only who serves TLS needs what it loads
+    from proxy.net.tls import ServerCertificate, TlsError  # here: only who serves TLS needs what it loads
 
     try:
         ServerCertificate(certificate, key)
@@ -124,7 +124,7 @@ class Upstream(Section):
     @field_validator("ca_file")
     @classmethod
     def _authorities(cls, ca_file: Path | None) -> Path | None:
-        from proxy.tls import TlsError, upstream_context
+        from proxy.net.tls import TlsError, upstream_context
 
         try:
             upstream_context(ca_file=ca_file)

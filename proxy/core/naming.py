@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from proxy.core.disposition import safe_name
 from proxy.core.exports import split_target
-from proxy.core.jobs import Job
+from proxy.core.http.disposition import safe_name
+from proxy.core.job import Job
 
 _EXTENSIONS = {"Pst": "pst", "Zip": "zip", "Msg": "msg"}
 #: The one operation of VB365 that makes a web page: posts/export, of a team or of one post.

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from proxy.core.errors import KINDS
-from proxy.core.jobs import ErrorCode, Phase, ResultState, Status
+from proxy.core.job import ErrorCode, Phase, ResultState, Status
 
 _Object = dict[str, Any]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from proxy.core.jobs import ErrorCode
+from proxy.core.job import ErrorCode
 
 Fields = Iterable[tuple[bytes, bytes]]
 

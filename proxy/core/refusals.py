@@ -6,8 +6,8 @@ import re
 from http import HTTPStatus
 
 from proxy.core.errors import Problem, render
-from proxy.core.fields import CLOSE
-from proxy.core.heads import Head
+from proxy.core.http.fields import CLOSE
+from proxy.core.http.heads import Head
 
 _PLAIN_TARGET = re.compile(rb"\S+ (/[!-~]*) HTTP")
 

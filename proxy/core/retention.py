@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from proxy.core.jobs import Job, Phase, ResultState, refused
+from proxy.core.job import Job, Phase, ResultState, refused
 
 
 class Stage(StrEnum):

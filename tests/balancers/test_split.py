@@ -8,8 +8,8 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
-from proxy.core.door import Door, Relay
-from proxy.core.heads import parse_request
+from proxy.core.http.heads import parse_request
+from proxy.core.routing import Door, Relay
 from tests.balancers.balancer import SPLIT, Balancer, Files, balancing
 from tests.balancers.conftest import SceneMaker
 from tests.balancers.test_exports import mailbox

@@ -12,9 +12,10 @@ import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
-from proxy.stores import artifact_files, spool
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts import files as artifact_files
+from proxy.stores.file_artifacts import spool
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import MemoryArtifacts, MemoryJobs
 
 Fail = Callable[[ArtifactStore, str], None]

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.jobs import Claimed, Forgotten, Job, advance, encode
+from proxy.core.job import Claimed, Forgotten, Job, advance, encode
 from proxy.ports import StoreUnavailable
-from proxy.stores import job_scan
-from proxy.stores.directory_lock import DirectoryInUse
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.job_database import Change, JobDatabase, PlainDisk, Unreadable
+from proxy.stores.disk_jobs import scan as job_scan
+from proxy.stores.disk_jobs.database import Change, JobDatabase, PlainDisk, Unreadable
+from proxy.stores.disk_jobs.directory_lock import DirectoryInUse
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.fakes import new_job
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.jobs import (
+from proxy.core.job import (
     Cancelled,
     CancelRequested,
     Claimed,

@@ -15,9 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from proxy.core.jobs import Claimed, ErrorCode, Failed, Forgotten, Job, JobError, Refused, advance
+from proxy.core.job import Claimed, ErrorCode, Failed, Forgotten, Job, JobError, Refused, advance
 from proxy.core.retention import Stage
-from proxy.stores.disk_jobs import DiskJobs
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.fakes import MemoryJobs, new_job
 
 _T = TypeVar("_T")

@@ -444,7 +444,7 @@ async def test_the_key_dies_with_the_record(make_stage: MakeStage, monkeypatch: 
     async def dead(self: object) -> None:
         return None
 
-    monkeypatch.setattr("proxy.sweeper.Sweeper.run", dead)
+    monkeypatch.setattr("proxy.jobs.sweeper.Sweeper.run", dead)
     stage = await make_stage()
     seen = set()
     for end in ("delete", "expire", "stay"):

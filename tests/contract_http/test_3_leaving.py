@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from proxy.core.jobs import Job
-from proxy.stores.disk_jobs import DiskJobs
+from proxy.core.job import Job
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract_http.conftest import MakeStage, Stage
 from tests.contract_http.wire import Wire, request_bytes
 
@@ -199,7 +199,7 @@ async def test_a_key_whose_job_is_dropped_while_it_is_looked_up_starts_another(
         await gate.entered.wait()
         stage.simulator.release()
         assert (await first).status == 500
-        monkeypatch.setattr("proxy.runner.Runner.attended", lambda *_: None)  # as it is a moment later
+        monkeypatch.setattr("proxy.jobs.runner.Runner.attended", lambda *_: None)  # as it is a moment later
         gate.opened.set()
         answer = await second
         assert answer.status == 202

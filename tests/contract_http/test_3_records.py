@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.core.jobs import encode
-from proxy.stores.disk_jobs import DiskJobs
+from proxy.core.job import encode
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract_http.conftest import MakePlay, MakeStage, Play, Stage
 from tests.contract_http.wire import Message, raw
 

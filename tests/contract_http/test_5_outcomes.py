@@ -90,7 +90,7 @@ async def test_a_store_that_fails_is_503(stage: Stage, monkeypatch: pytest.Monke
         raise StoreUnavailable("the disk is gone")
 
     for name in ("get", "add", "list"):
-        monkeypatch.setattr(f"proxy.stores.disk_jobs.DiskJobs.{name}", broken)
+        monkeypatch.setattr(f"proxy.stores.disk_jobs.store.DiskJobs.{name}", broken)
     for answer in (await stage.kickoff(stage.export), await stage.get(status), await stage.get("/v8/_async/exports")):
         assert answer.status == 503
         assert answer.json()["type"] == "urn:vb365-async:problem:store-unavailable"

@@ -131,7 +131,7 @@ async def test_expiry(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, sw
         async def dead(self: object) -> None:
             return None
 
-        monkeypatch.setattr("proxy.sweeper.Sweeper.run", dead)
+        monkeypatch.setattr("proxy.jobs.sweeper.Sweeper.run", dead)
     stage = await make_stage()
     status = await stage.done()
     stage.clock.ahead += 24 * 3600 - 60

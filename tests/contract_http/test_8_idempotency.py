@@ -103,7 +103,7 @@ async def test_what_expired_unswept_is_shown_so(make_stage: MakeStage, monkeypat
     async def dead(self: object) -> None:
         return None
 
-    monkeypatch.setattr("proxy.sweeper.Sweeper.run", dead)
+    monkeypatch.setattr("proxy.jobs.sweeper.Sweeper.run", dead)
     stage = await make_stage({"token_lifetime": 1e9})
     status = await stage.done(Idempotency_Key="k")
     stage.clock.ahead += 24 * 3600 + 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.authority import names_host, origin_form
-from proxy.core.heads import Refusal, parse_request
+from proxy.core.http.authority import names_host, origin_form
+from proxy.core.http.heads import Refusal, parse_request
 
 
 @pytest.mark.parametrize(

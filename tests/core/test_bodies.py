@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core import bodies
-from proxy.core.bodies import MAX_SIZE_LINE, MAX_TRAILERS, Body, Chunks, body_of
-from proxy.core.heads import Framing, Refusal
+from proxy.core.http import bodies
+from proxy.core.http.bodies import MAX_SIZE_LINE, MAX_TRAILERS, Body, Chunks, body_of
+from proxy.core.http.heads import Framing, Refusal
 
 
 def run(body: Body, *reads: bytes) -> tuple[bytes, bytes]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.dates import http_date, parse_date
+from proxy.core.http.dates import http_date, parse_date
 
 MODIFIED = 784111777
 EQUAL = "Sun, 06 Nov 1994 08:49:37 GMT"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.disposition import MAX_NAME, content_disposition, file_name, safe_name
+from proxy.core.http.disposition import MAX_NAME, content_disposition, file_name, safe_name
 
 
 @pytest.mark.parametrize(

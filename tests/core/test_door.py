@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.door import BadSwitch, Door, Kickoff, Own, Relay
-from proxy.core.heads import Head, parse_request
+from proxy.core.http.heads import Head, parse_request
+from proxy.core.routing import BadSwitch, Door, Kickoff, Own, Relay
 
 EXPORT = "/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst"
 DOOR = Door(segment="_async", prefix="", max_body=1000, reports=False)

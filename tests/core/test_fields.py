@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.fields import (
+from proxy.core.http.fields import (
     CLOSE,
     Forwarding,
     asks_tunnel,
@@ -14,7 +14,7 @@ from proxy.core.fields import (
     response_bytes,
     websocket,
 )
-from proxy.core.heads import Head, ResponseHead, parse_request, parse_response
+from proxy.core.http.heads import Head, ResponseHead, parse_request, parse_response
 
 
 def request(*lines: bytes, line: bytes = b"GET /x HTTP/1.1") -> Head:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core import heads
-from proxy.core.heads import (
+from proxy.core.http import heads
+from proxy.core.http.heads import (
     MAX_FIELDS,
     MAX_HEAD,
     MAX_LINE,

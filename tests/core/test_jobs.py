@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core import jobs
-from proxy.core.jobs import (
+from proxy.core import job as jobs
+from proxy.core.job import (
     TRANSITIONS,
     Answer,
     Answered,

@@ -10,9 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from proxy.core import monitor
-from proxy.core.jobs import Answer, ErrorCode, ExportRequest, Job, JobError, Phase, ResultState, Status
-from proxy.core.monitor import Links, Retention
+from proxy.core import job_document as monitor
+from proxy.core.job import Answer, ErrorCode, ExportRequest, Job, JobError, Phase, ResultState, Status
+from proxy.core.job_document import Links, Retention
 
 ID = "5f0c6d3e-0000-4000-8000-000000000001"
 NOW = 1_795_403_524.0  # 2026-11-23T03:12:04Z

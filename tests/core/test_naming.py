@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.core.jobs import Answer, ExportRequest, Job, Phase, ResultState, decode, encode
+from proxy.core.job import Answer, ExportRequest, Job, Phase, ResultState, decode, encode
 from proxy.core.naming import result_name
 
 SESSION = "/v8/RestoreSessions/s/organization/"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.origin import Networks, base_url
+from proxy.core.http.origin import Networks, base_url
 
 TRUSTED = [ip_network("10.0.0.0/8"), ip_network("::1/128"), ip_network("fe80::/10"), ip_network("::ffff:192.0.2.0/120")]
 BALANCER = "10.1.2.3"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.jobs import ErrorCode
+from proxy.core.job import ErrorCode
 from proxy.core.outcome import MAX_SENTENCE, TABLE, codings, judge, masked, said, secrets
 
 OUTLOOK = "64-bit Outlook must be installed"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.ranges import (
+from proxy.core.http.ranges import (
     MAX_PARTS,
     MAX_SPECS,
     Facts,

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from proxy.core.errors import Problem
-from proxy.core.heads import parse_request
+from proxy.core.http.heads import parse_request
 from proxy.core.refusals import problem_bytes
 
 PROBLEM = Problem("upstream-unreachable", "down", retry_after=3)

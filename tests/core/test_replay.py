@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.core.jobs import ExportRequest
-from proxy.core.replay import kickoff_fields, resumed_fields
+from proxy.core.job import ExportRequest
+from proxy.core.job_request import kickoff_fields, resumed_fields
 
 STORED = ExportRequest(
     method="POST",

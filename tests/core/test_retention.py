@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.core.digests import shortened
-from proxy.core.jobs import (
+from proxy.core.job import (
     Answer,
     Answered,
     Cancelled,
@@ -27,7 +27,7 @@ from proxy.core.jobs import (
     decode,
     encode,
 )
-from proxy.core.monitor import Links, Retention, document
+from proxy.core.job_document import Links, Retention, document
 from proxy.core.retention import Stage, spent, stage
 from tests.fakes import new_job
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.heads import parse_request, parse_response
-from proxy.core.reuse import Fate, any_binds, binds, fate, outgoing
+from proxy.core.http.heads import parse_request, parse_response
+from proxy.core.http.reuse import Fate, any_binds, binds, fate, outgoing
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import aiohttp
 
-from proxy.core.jobs import ResultState
+from proxy.core.job import ResultState
 from proxy.simulator import Simulator, SimulatorSettings
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.process import Caller, DidNotStart, Proxy
 
 _CALLERS = 12

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from proxy.core.jobs import (
+from proxy.api.resources import Resources
+from proxy.core.job import (
     CancelRequested,
     Event,
     ExportRequest,
@@ -24,15 +25,14 @@ from proxy.core.jobs import (
     ResultState,
     Status,
 )
-from proxy.core.monitor import Retention
+from proxy.core.job_document import Retention
+from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.run import Run
+from proxy.jobs.runner import Limits, Runner
+from proxy.jobs.sealing import MemoryOnly
+from proxy.jobs.sweeper import Sweeper
+from proxy.jobs.transfer import Policy
 from proxy.ports import Field, Fields, UpstreamBroken, UpstreamTimedOut, UpstreamUnreachable
-from proxy.reconcile import Reconciler
-from proxy.resources import Resources
-from proxy.runner import Limits, Runner
-from proxy.runs import Run
-from proxy.safe import MemoryOnly
-from proxy.sweeper import Sweeper
-from proxy.transfer import Policy
 from tests.fakes import MemoryArtifacts, MemoryJobs
 
 CONTENT = b"!BDN" + random.Random(1).randbytes(4996)

@@ -14,10 +14,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from proxy.core.jobs import Job
+from proxy.core.job import Job
 from proxy.ports import Artifact
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import new_job
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from proxy.ports import LengthMismatch, PartialLost, StorageFull, StoreUnavailable
-from proxy.stores import artifact_files, durable, spool
-from proxy.stores.file_artifacts import FileArtifacts
-from proxy.stores.spool import Spool
+from proxy.stores import durable
+from proxy.stores.file_artifacts import files as artifact_files
+from proxy.stores.file_artifacts import spool
+from proxy.stores.file_artifacts.spool import Spool
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file, new_id, note, pour
 
 
@@ -505,7 +507,7 @@ async def test_after_a_failed_sync_the_file_is_read_again(
             raise failures.pop()
         real(descriptor)
 
-    monkeypatch.setattr("proxy.stores.spool.os.fsync", sync)
+    monkeypatch.setattr("proxy.stores.file_artifacts.spool.os.fsync", sync)
     await partial.write(content)
     with pytest.raises(StoreUnavailable):
         await partial.commit(len(content), note)

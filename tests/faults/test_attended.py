@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.jobs import Job, Status
+from proxy.core.job import Job, Status
+from proxy.jobs.run import Relayed, Run
 from proxy.ports import StoreUnavailable
-from proxy.runs import Relayed, Run
 from tests.faults.harness import CALL, house
 
 
@@ -23,7 +23,7 @@ async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """§3.7: every wait for the first answer is bounded. The answer is decided, and handed over."""
-    monkeypatch.setattr("proxy.runs._REMOVAL_PATIENCE", 0.01)
+    monkeypatch.setattr("proxy.jobs.run._REMOVAL_PATIENCE", 0.01)
     async with house() as world:
         world.upstream.plan.append("500")
         world.jobs.gates["remove"] = asyncio.Event()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.jobs import Job, Phase, Status
+from proxy.core.job import Job, Phase, Status
 from proxy.ports import StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.faults.harness import CONTENT, PIECE, House, Reply, house

@@ -15,12 +15,12 @@ from time import perf_counter
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.jobs import Claimed, Interrupted, Phase, ResultState, Status, Succeeded, advance, encode
+from proxy.core.job import Claimed, Interrupted, Phase, ResultState, Status, Succeeded, advance, encode
+from proxy.jobs.reconciler import Reconciler
 from proxy.ports import Artifact, StoreUnavailable
-from proxy.reconcile import Reconciler
-from proxy.stores.artifact_files import Places, write_sidecar
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.files import Places, write_sidecar
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import new_job
 from tests.faults.harness import Crash, House, Steps, house
 

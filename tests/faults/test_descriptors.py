@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.jobs import Status
-from proxy.stores import artifact_files, durable
-from proxy.stores.disk_jobs import DiskJobs
+from proxy.core.job import Status
+from proxy.stores import durable
+from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.durable import sync_directory
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.file_artifacts import files as artifact_files
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.harness import house
 from tests.faults.test_store_faults import MIB, new_id, note
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from proxy.access import Access
-from proxy.core.jobs import Phase
-from proxy.credentials import Credentials
+from proxy.core.job import Phase
 from proxy.ports import Field
+from proxy.upstream.access import Access
+from proxy.upstream.credentials import Credentials
 from tests.fakes import new_job
 from tests.faults.harness import CALL, FakeUpstream, Reply, Steps, house
 

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
-from proxy.core.jobs import Job, Phase, ResultState, Status
+from proxy.core.job import Job, Phase, ResultState, Status
 from tests.faults.harness import CONTENT, House, Steps, house
 
 TIMES = 300

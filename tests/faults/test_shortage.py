@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.jobs import ErrorCode, Phase, Status
+from proxy.core.job import ErrorCode, Phase, Status
 from proxy.ports import LocalShortage, StorageFull, StoreUnavailable
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.harness import CONTENT, PIECE, House, Steps, house
 from tests.http.test_shortage import no_descriptors
 
@@ -25,7 +25,7 @@ AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """`until_available` pauses, but for no time that a test would notice."""
     sleep = asyncio.sleep
-    monkeypatch.setattr("proxy.runs.asyncio.sleep", lambda seconds: sleep(seconds / 50))
+    monkeypatch.setattr("proxy.jobs.run.asyncio.sleep", lambda seconds: sleep(seconds / 50))
 
 
 @pytest.mark.parametrize("method", ["create", "resume", "write", "read", "commit"])

@@ -13,10 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
-from proxy.core.jobs import ErrorCode, Status
+from proxy.core.job import ErrorCode, Status
+from proxy.jobs.reservations import Space
 from proxy.ports import StorageFull
-from proxy.space import Space
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import MemoryArtifacts
 from tests.faults.harness import CONTENT, LIMITS, house
 
@@ -174,7 +174,7 @@ _SMALL_DISK = """
 import asyncio, sys
 from pathlib import Path
 from proxy.ports import StorageFull
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.file_artifacts.store import FileArtifacts
 
 async def main(place):
     store = await FileArtifacts.at(place)

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
-from proxy.core.jobs import Phase, Status
+from proxy.core.job import Phase, Status
 from proxy.ports import StorageFull, StoreUnavailable
 from tests.faults.harness import FakeUpstream, House, Steps
 

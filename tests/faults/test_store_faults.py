@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.core.jobs import ErrorCode, Failed, JobError, advance
+from proxy.core.job import ErrorCode, Failed, JobError, advance
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
-from proxy.stores.file_partial import FilePartial
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.partial import FilePartial
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import new_job
 
 MIB = 1 << 20

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.stores.disk_jobs import DiskJobs
-from proxy.stores.file_artifacts import FileArtifacts
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.contract.test_disk_jobs import DAMAGE, fill
 from tests.faults.store_child import content_of
 

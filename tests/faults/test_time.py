@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from proxy.clock import SteadyClock
-from proxy.core.jobs import ErrorCode, Phase, ResultState, Status
-from proxy.core.monitor import seen
+from proxy.core.job import ErrorCode, Phase, ResultState, Status
+from proxy.core.job_document import seen
 from proxy.ports import StoreUnavailable
 from tests.faults.harness import CONTENT, House, house
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from proxy.connections import Pool
 from proxy.core.errors import Problem
-from proxy.core.jobs import CancelRequested, ErrorCode, ExportRequest, Forgotten, Job, Phase, ResultState, Status
-from proxy.core.replay import kickoff_fields
-from proxy.events import Watch
+from proxy.core.job import CancelRequested, ErrorCode, ExportRequest, Forgotten, Job, Phase, ResultState, Status
+from proxy.core.job_request import kickoff_fields
+from proxy.jobs.run import Record, Relayed, Run
+from proxy.jobs.runner import Limits, Runner
+from proxy.jobs.sealing import MemoryOnly
+from proxy.jobs.transfer import Policy
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
-from proxy.runner import Limits, Runner
-from proxy.runs import Record, Relayed, Run
-from proxy.safe import MemoryOnly
 from proxy.simulator import Simulator, SimulatorSettings
-from proxy.transfer import Policy
-from proxy.upstream import HttpUpstream
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
+from proxy.upstream.session_events import Watch
 from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, new_job
 
 SIZE = 300_000
@@ -128,7 +128,7 @@ class World:
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr("proxy.transfer._BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr("proxy.jobs.transfer._BACKOFF", (0.01, 0.02))
     simulator = Simulator(SimulatorSettings(size=SIZE))
     await simulator.start()
     world = World(simulator)
@@ -447,7 +447,7 @@ async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> No
 
 async def test_a_stopped_runner_leaves_jobs_resumable(world: World) -> None:
     """§15 SIGTERM: what is stored of a job stays, and another process goes on with it."""
-    from proxy.reconcile import Reconciler
+    from proxy.jobs.reconciler import Reconciler
 
     world.simulator.fault(path=world.path, method="POST", stall_at=100_000, count=1)
     job, _ = await world.submit()

@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 
-from proxy.connection import Connection
-from proxy.connections import Pool
-from proxy.core.heads import MAX_INTERIM, parse_request
-from proxy.core.reuse import Outgoing, outgoing
+from proxy.core.http.heads import MAX_INTERIM, parse_request
+from proxy.core.http.reuse import Outgoing, outgoing
 from proxy.ports import UpstreamBroken
 from proxy.relay import Client, Exchange
-from proxy.upstream import HttpUpstream, _Answer
+from proxy.upstream.client import HttpUpstream, _Answer
+from proxy.upstream.connection import Connection
+from proxy.upstream.pool import Pool
 from tests.http.wire import LIMIT, Origin, Peer, through
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

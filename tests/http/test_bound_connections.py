@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy.connections import Pool
-from proxy.upstream import HttpUpstream
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
 from tests.http.wire import LIMIT, Origin, Peer, Proxy, eventually, proxy_to, through
 
 NOBODY = b"nobody"

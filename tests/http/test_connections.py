@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from proxy.connection import Connection
-from proxy.connections import Pool
-from proxy.core.heads import parse_response
-from proxy.core.reuse import Outgoing
+from proxy.core.http.heads import parse_response
+from proxy.core.http.reuse import Outgoing
+from proxy.upstream.connection import Connection
+from proxy.upstream.pool import Pool
 from tests.http.wire import LIMIT, eventually
 
 GET = Outgoing(b"GET", 1, body=False, binding=False)

@@ -11,10 +11,10 @@ import pytest
 import trustme
 from aiohttp import web
 
-from proxy.core.door import Decision, Relay
-from proxy.core.heads import Head
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Relay
+from proxy.downstream.bridge import OPTIONS
 from proxy.exchange import Verbatim, decision_of, head_of
-from proxy.lane import OPTIONS
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Peer, eventually, through
 

@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from proxy import clients
-from proxy.core.door import Decision, Relay
-from proxy.core.heads import Head
-from proxy.inbox import Inbox
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Relay
+from proxy.downstream import connection as clients
+from proxy.downstream.inbox import Inbox
 from tests.core.test_heads import REFUSED_REQUESTS
 from tests.http.wire import LIMIT, Peer, eventually, through
 

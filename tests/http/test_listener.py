@@ -11,8 +11,8 @@ import ssl
 import pytest
 import trustme
 
-from proxy import listener
-from proxy.descriptors import CROWD, share
+from proxy.downstream import listener
+from proxy.net.descriptors import CROWD, share
 from tests.http.tls_peers import server_side
 from tests.http.wire import Peer, Proxy, eventually, through
 

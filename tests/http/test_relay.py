@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from proxy.core.door import Decision, Relay
-from proxy.core.heads import Head
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Relay
 from tests.http.wire import Peer, through
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

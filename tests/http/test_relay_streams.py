@@ -8,7 +8,7 @@ import ssl
 import pytest
 import trustme
 
-from proxy import reading
+from proxy.downstream import reading
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Peer, eventually, through
 

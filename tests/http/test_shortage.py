@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from proxy.connections import Pool
 from proxy.ports import LocalShortage, UpstreamUnreachable
+from proxy.upstream.pool import Pool
 from tests.http.wire import Peer, through
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

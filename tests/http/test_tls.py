@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import trustme
 
-from proxy.tls import (
+from proxy.net.tls import (
     PinMismatch,
     ServerCertificate,
     TlsError,

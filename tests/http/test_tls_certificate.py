@@ -12,7 +12,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from proxy.tls import ServerCertificate, TlsError, upstream_context
+from proxy.net.tls import ServerCertificate, TlsError, upstream_context
 from tests.http.tls_peers import NOW, Run, connected, der, echoing, pin, ping, shown, write
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from proxy.connections import Pool
+from proxy.net.tls import fingerprint
 from proxy.ports import (
     Fields,
     Response,
@@ -21,8 +21,8 @@ from proxy.ports import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
-from proxy.tls import fingerprint
-from proxy.upstream import HttpUpstream
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Origin, Peer, Script, eventually
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from proxy.tls import fingerprint
+from proxy.net.tls import fingerprint
 
 NOW = datetime.now(UTC)
 Run = Callable[[Coroutine[Any, Any, None]], None]

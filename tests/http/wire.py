@@ -10,13 +10,13 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from proxy.connections import Pool
-from proxy.core.door import Decision, Relay
-from proxy.core.heads import Head
-from proxy.frontdoor import FrontDoor
-from proxy.listener import Listener
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Relay
+from proxy.downstream.listener import Listener
+from proxy.downstream.server import FrontDoor
+from proxy.net.sockets import reset
 from proxy.relay import Relay as Relaying
-from proxy.sockets import reset
+from proxy.upstream.pool import Pool
 
 #: Bounds every wait of these tests, in seconds.
 LIMIT = 20

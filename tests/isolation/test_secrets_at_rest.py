@@ -11,7 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from proxy.simulator import Simulator, SimulatorSettings
-from proxy.stores.disk_jobs import DiskJobs
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract_http.wire import Message, ask
 from tests.isolation.served import Served, at_rest, served
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from proxy import app
-from proxy.connections import Pool
-from proxy.upstream import HttpUpstream
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
 from tests.contract_http.conftest import Clock, House, settings_of
 from tests.http.wire import LIMIT, Origin, Peer, eventually, proxy_to
 

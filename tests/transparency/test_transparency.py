@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.core.door import Door
+from proxy.core.routing import Door
 from tests.http.wire import Origin, Peer, proxy_to
 from tests.transparency.cases import CASES, Case
 from tests.transparency.differences import NAMES, expected_answer, expected_request

@@ -1,0 +1,118 @@
+"""Sends the file of a job: preconditions, ranges, bytes (CONTRACT §6)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from email.utils import formatdate
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.api.responses import SERVER, Asked, answer
+from proxy.core.errors import Problem
+from proxy.core.http.disposition import content_disposition
+from proxy.core.http.ranges import (
+    Facts,
+    Multipart,
+    NotModified,
+    One,
+    Part,
+    PreconditionFailed,
+    Several,
+    Unsatisfiable,
+    content_range,
+    multipart,
+    select,
+)
+from proxy.core.job import Job
+from proxy.core.job_document import file_etag
+from proxy.core.naming import result_name
+from proxy.exchange import ExactHead
+from proxy.ports import Artifact, ArtifactStore, Reader
+
+_Headers = list[tuple[str, str]]
+
+
+class Download:
+    """Serves artifacts of jobs whose result is Available."""
+
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._artifacts = artifacts
+
+    async def send(
+        self, asked: Asked, job: Job, *, method: str, extra: Iterable[tuple[str, str]] = ()
+    ) -> web.StreamResponse:
+        """Answer with the file as the request's fields ask, `extra` fields added.
+
+        `method` "GET" or "HEAD"; a kick-off's POST passes "POST" and gets the whole file. Raises `Problem`.
+        """
+        reader = await self._artifacts.open(job.id)
+        if reader is None:
+            raise Problem("result-deleted", "The exported file is gone.")
+        try:
+            return await self._send(asked, job, reader, method, [*_file_headers(job, reader.artifact), *extra])
+        finally:
+            await reader.close()
+
+    async def _send(self, asked: Asked, job: Job, reader: Reader, method: str, headers: _Headers) -> web.StreamResponse:
+        size = reader.artifact.size
+        facts = Facts(size=size, etag=file_etag(job), modified=reader.artifact.created)
+        chosen = None if method == "POST" else select(method, asked.lines, facts)
+        media_type = "application/octet-stream" if job.answer is None else job.answer.media_type
+        match chosen:
+            case NotModified():
+                return answer(304, headers)
+            case PreconditionFailed():
+                raise Problem("precondition-failed", "The file is not the one that the precondition names.")
+            case Unsatisfiable():
+                detail = f"The file has {size} bytes; at most 8 ranges are served at once."
+                raise Problem("range-not-satisfiable", detail, headers=(("Content-Range", f"bytes */{size}"),))
+            case One(start, stop):
+                headers.append(("Content-Range", content_range(start, stop, size)))
+                return await _stream(asked, reader, 206, headers, _plain(start, stop, media_type), method)
+            case Several(parts):
+                body = multipart(parts, size, media_type, secrets.token_hex(16))
+                return await _stream(asked, reader, 206, headers, body, method)
+            case _:
+                return await _stream(asked, reader, 200, headers, _plain(0, size, media_type), method)
+
+
+def _file_headers(job: Job, artifact: Artifact) -> _Headers:
+    """CONTRACT §6: fields of every answer that stands for the file."""
+    headers = [
+        ("ETag", file_etag(job)),
+        ("Last-Modified", formatdate(artifact.created, usegmt=True)),
+        ("Accept-Ranges", "bytes"),
+        ("Content-Disposition", content_disposition(result_name(job) or f"export-{job.id}")),
+        ("Repr-Digest", f"sha-256=:{job.digest}:"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Cache-Control", "private, no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+    ]
+    if job.expires is not None:
+        headers.append(("Sunset", formatdate(job.expires, usegmt=True)))
+    return headers
+
+
+def _plain(start: int, stop: int, media_type: str) -> Multipart:
+    pieces: tuple[Part, ...] = ((start, stop),) if stop > start else ()
+    return Multipart(media_type, pieces, stop - start)
+
+
+async def _stream(
+    asked: Asked, reader: Reader, status: int, headers: _Headers, body: Multipart, method: str
+) -> web.StreamResponse:
+    response = ExactHead(status=status, headers=CIMultiDict([*headers, ("Server", SERVER)]))
+    response.headers["Content-Type"] = body.media_type
+    response.content_length = body.length
+    await response.prepare(asked.request)
+    if method != "HEAD":
+        for piece in body.pieces:
+            if isinstance(piece, bytes):
+                await response.write(piece)
+                continue
+            async for chunk in reader.chunks(*piece):
+                await response.write(chunk)
+    await response.write_eof()
+    return response

@@ -1,0 +1,112 @@
+"""What our own answers share: the caller's view of the request, links, JSON and problems (CONTRACT §2, §11, §13)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy import __version__
+from proxy.core.errors import Problem, render
+from proxy.core.exports import split_target
+from proxy.core.http.origin import Networks, base_url
+from proxy.core.job import Job
+from proxy.core.job_document import Links, Retention, body, link
+from proxy.core.routing import Own
+from proxy.exchange import decision_of, head_of
+
+SERVER = f"vb365-async-proxy/{__version__}"
+
+
+class Asked:
+    """One request of ours, read from its raw head: aiohttp's own view of it is sanitised."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self.request = request
+        self.head = head_of(request)
+        self.decision = decision_of(request)
+        self.fields = self.head.fields
+        path, query = split_target(self.head.target)
+        self.path = path.decode("latin-1")
+        self.query = None if query is None else query.decode("latin-1")
+        self.method = self.head.method.decode("latin-1")
+
+    @property
+    def api(self) -> str | None:
+        """The version segment of a path of the proxy's own, wherever a prefix left it ("v8")."""
+        return self.decision.api if isinstance(self.decision, Own) else None
+
+    def lines(self, name: str) -> Sequence[str]:
+        """The values of a field's lines, in order."""
+        wanted = name.lower().encode()
+        return [value.decode("latin-1") for key, value in self.fields if key.lower() == wanted]
+
+    def raw(self, name: bytes) -> list[bytes]:
+        """The same as bytes; `name` in lower case."""
+        return [value for key, value in self.fields if key.lower() == name]
+
+    def first(self, name: str) -> str | None:
+        """The value of a field's first line, None without one."""
+        return next(iter(self.lines(name)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where the proxy is reached, and how long it keeps things (CONTRACT §2, §7, §13)."""
+
+    public_url: str | None
+    trusted: Networks
+    segment: str
+    retention: Retention
+
+    def links(self, asked: Asked, job: Job) -> Links:
+        """The job's absolute URLs as this caller must use them."""
+        return link(self._base(asked), self.segment, job)
+
+    def listing(self, asked: Asked) -> str:
+        """The absolute URL of the list that was asked for."""
+        version = f"/{asked.api}" if asked.api else ""
+        return f"{self._base(asked)}{version}/{self.segment}/exports"
+
+    def _base(self, asked: Asked) -> str:
+        transport = asked.request.transport
+        peer = transport.get_extra_info("peername") if transport else None
+        local = transport.get_extra_info("sockname") if transport else None
+        return base_url(
+            public_url=self.public_url,
+            trusted=self.trusted,
+            peer=str(peer[0]) if isinstance(peer, tuple) else None,
+            scheme="https" if transport and transport.get_extra_info("sslcontext") else "http",
+            local=_authority(local),
+            fields=asked.lines,
+        )
+
+
+def _authority(address: Any) -> str:
+    if not isinstance(address, tuple):
+        return "localhost"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"
+
+
+def answer(status: int, headers: Iterable[tuple[str, str]] = (), content: bytes = b"") -> web.Response:
+    """An answer of our own. `headers` go out in order; Server says who answered."""
+    fields = CIMultiDict(headers)
+    fields["Server"] = SERVER
+    if content and "Content-Type" not in fields:
+        fields["Content-Type"] = "application/json"
+    return web.Response(status=status, headers=fields, body=content)
+
+
+def document_answer(status: int, job: Job, links: Links, headers: Iterable[tuple[str, str]]) -> web.Response:
+    """The job document with these header fields."""
+    return answer(status, [*headers, ("Content-Type", "application/json")], body(job, links))
+
+
+def problem_answer(problem: Problem, asked: Asked) -> web.Response:
+    """The problem as CONTRACT §11 shows it."""
+    headers, content = render(problem, asked.path, ", ".join(asked.lines("Accept")), api=asked.api)
+    return answer(problem.status, headers, content)

@@ -1,0 +1,50 @@
+"""Answers what the door keeps back from the relay: one way in, and errors rendered in one place."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+
+from proxy.api.kickoff import Gateway
+from proxy.api.resources import Resources
+from proxy.api.responses import Asked, problem_answer
+from proxy.core.errors import Problem
+from proxy.core.routing import BadSwitch, Kickoff, Own
+from proxy.ports import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+_STORE_RETRY_AFTER = 5
+
+
+class Service:
+    """The handler of every request that is ours."""
+
+    def __init__(self, gateway: Gateway, resources: Resources) -> None:
+        self._gateway = gateway
+        self._resources = resources
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer the request; every `Problem` as CONTRACT §11 shows it."""
+        asked = Asked(request)
+        try:
+            return await self._answer(asked)
+        except Problem as problem:
+            log.info("refused", problem=problem.name, status=problem.status, path=asked.path)
+            return problem_answer(problem, asked)
+        except StoreUnavailable as why:
+            log.warning("store not available", reason=str(why))
+            detail = "The proxy cannot read or write its jobs now. Try again."
+            return problem_answer(Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER), asked)
+
+    async def _answer(self, asked: Asked) -> web.StreamResponse:
+        decision = asked.decision
+        match decision:
+            case Kickoff():
+                return await self._gateway.kickoff(asked, decision)
+            case Own():
+                return await self._resources.answer(asked, decision)
+            case BadSwitch(detail):
+                raise Problem("invalid-async-parameter", detail)
+            case _:
+                raise TypeError(f"not a decision for the service: {decision!r}")

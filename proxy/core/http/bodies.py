@@ -1,0 +1,235 @@
+"""Where a body ends: scanners that take the bytes of a connection and hand back the body's and what follows it.
+
+`feed(data)` returns `(forward, rest)`: bytes to pass on and bytes after the end (only ever non-empty when `done`).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Protocol
+
+from proxy.core.http.heads import FIELD_LINE, Framing, Refusal
+
+#: Bounds in bytes: a chunk-size line with its extensions, all trailer lines of a body together.
+MAX_SIZE_LINE = 1 << 12
+MAX_TRAILERS = 1 << 16
+
+#: Fifteen digits cannot overflow 64 bits anywhere (RFC 9112 §7.1).
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+#: The end of a chunk and a plain beginning of another that is not the last one.
+_NEXT = re.compile(rb"\r\n(0{0,3}[1-9A-Fa-f][0-9A-Fa-f]{0,10})\r\n")
+_SIZE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
+#: Bytes of a size line that hold its digits and what ends them.
+_SIZE_WITHIN = 16
+_END_BEGUN = re.compile(rb"\r")
+_TEXT_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
+#: RFC 9110 §6.5.1: trailers that would change framing, routing or the connection if somebody merged them.
+_NO_TRAILERS = frozenset(
+    {
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"cookie",
+        b"expect",
+        b"host",
+        b"keep-alive",
+        b"proxy-connection",
+        b"set-cookie",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+
+class Body(Protocol):
+    """Finds the end of one body. `done` is True once the framing has proven it."""
+
+    done: bool
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """The next bytes of the connection, not empty and not after `done`. Raises `Refusal` on malformed chunks."""
+
+
+class Nothing:
+    """No body at all."""
+
+    done = True
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Everything follows the end."""
+        return b"", data
+
+
+class Counted:
+    """A body of `left` more bytes (Content-Length)."""
+
+    __slots__ = ("done", "left")
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.done = length == 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """At most `left` bytes go forward."""
+        left = self.left
+        if len(data) < left:
+            self.left = left - len(data)
+            return data, b""
+        self.left = 0
+        self.done = True
+        return data[:left], data[left:]
+
+
+class UntilClose:
+    """A body that the end of the connection ends: nothing in it proves that it is whole."""
+
+    done = False
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Everything goes forward."""
+        return data, b""
+
+
+class _Stage(enum.Enum):
+    SIZE = 0
+    DATA = 1
+    DATA_END = 2
+    TRAILERS = 3
+
+
+_BEGUN = {_Stage.SIZE: _SIZE_BEGUN, _Stage.DATA_END: _END_BEGUN, _Stage.TRAILERS: _TEXT_BEGUN}
+
+
+class Chunks:
+    """A chunked body, verified chunk by chunk (RFC 9112 §7.1).
+
+    What goes forward is the body still chunked, extensions left out and trailers kept, or with `decode` its payload.
+    """
+
+    __slots__ = ("_decode", "_held", "_left", "_stage", "_trailers", "done")
+
+    def __init__(self, *, decode: bool = False) -> None:
+        self.done = False
+        self._decode = decode
+        self._stage = _Stage.SIZE
+        self._left = 0
+        self._held = bytearray()
+        self._trailers = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Raises `Refusal` as soon as the bytes cannot become a chunked body."""
+        out: list[bytes | memoryview] = []
+        view, size = memoryview(data), len(data)
+        at = begin = 0
+        while at < size and not self.done:
+            if self._stage is _Stage.DATA:
+                stop = self._skim(data, at, size, out if self._decode else None)
+            else:
+                stop = data.find(b"\n", at) + 1 or size
+                kept = self._line(data[at:stop])
+                if kept is not None:
+                    if not self._decode:
+                        out += (view[begin:at], kept)
+                    begin = stop
+            at = stop
+        if self._decode:
+            return b"".join(out), data[at:]
+        if not out:
+            return data[begin:at], data[at:]
+        return b"".join((*out, view[begin:at])), data[at:]
+
+    def _skim(self, data: bytes, at: int, size: int, payload: list[bytes | memoryview] | None) -> int:
+        """Pass over payload, and over plain chunk sizes in between: most of a long body is read here."""
+        while True:
+            stop = at + self._left
+            if payload is not None:
+                payload.append(memoryview(data)[at:stop])
+            if stop > size:
+                self._left = stop - size
+                return size
+            match = _NEXT.match(data, stop)
+            if match is None:
+                self._left = 0
+                self._stage = _Stage.DATA_END
+                return stop
+            self._left = int(match[1], 16)
+            at = match.end()
+
+    def _line(self, line: bytes) -> bytes | None:
+        """Read a line between data, or the beginning of one; returns what goes forward in its place if not itself."""
+        if not line.endswith(b"\n"):
+            self._hold(line)
+            return b""
+        if not self._held:
+            kept = self._take(line)
+            return None if kept is line else kept
+        self._held += line
+        whole = bytes(self._held)
+        self._held.clear()
+        return self._take(whole)
+
+    def _hold(self, begun: bytes) -> None:
+        """Keep the beginning of a line, if one can come of it. Only the new bytes are looked at, and few before."""
+        held = self._held
+        trailers = self._stage is _Stage.TRAILERS
+        limit = MAX_TRAILERS - self._trailers if trailers else MAX_SIZE_LINE
+        if len(held) + len(begun) > limit or held.endswith(b"\r"):
+            raise Refusal("a chunk is malformed")
+        if not held:
+            pattern, checked = _BEGUN[self._stage], begun
+        elif trailers or b";" in held:
+            pattern, checked = _TEXT_BEGUN, begun
+        else:  # a size is within the first bytes, blanks are all that can follow before a semicolon
+            pattern, checked = _BEGUN[self._stage], bytes(held[:_SIZE_WITHIN]) + begun
+        if not pattern.fullmatch(checked):
+            raise Refusal("a chunk is malformed")
+        held += begun
+
+    def _take(self, line: bytes) -> bytes:
+        """Read one line between data; returns what goes forward of it: the same object when it is left as sent."""
+        if self._stage is _Stage.SIZE:
+            return self._size(line)
+        if self._stage is _Stage.DATA_END:
+            if line != b"\r\n":
+                raise Refusal("a chunk is longer than its size")
+            self._stage = _Stage.SIZE
+        else:
+            self._trailer(line)
+        return line
+
+    def _size(self, line: bytes) -> bytes:
+        match = _SIZE_LINE.fullmatch(line)
+        if match is None or len(line) > MAX_SIZE_LINE:
+            raise Refusal("a chunk size is malformed")
+        self._left = int(match[1], 16)
+        self._stage = _Stage.DATA if self._left else _Stage.TRAILERS
+        return line if match[2] is None else match[1] + b"\r\n"
+
+    def _trailer(self, line: bytes) -> None:
+        if line == b"\r\n":
+            self.done = True
+            return
+        match = FIELD_LINE.fullmatch(line)
+        self._trailers += len(line)
+        if match is None or match[1].lower() in _NO_TRAILERS or self._trailers > MAX_TRAILERS:
+            raise Refusal("a trailer is malformed or must not be one")
+
+
+def body_of(framing: Framing, length: int, *, decode: bool = False) -> Body:
+    """The scanner for a message of that framing. `decode` yields the payload of chunks instead of the chunks."""
+    if framing is _NONE:
+        return NOTHING
+    if framing is _LENGTH:
+        return Counted(length)
+    if framing is _CHUNKED:
+        return Chunks(decode=decode)
+    return UNTIL_CLOSE
+
+
+#: Looking an enumeration's member up costs more than it should on the hot path.
+_NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
+NOTHING = Nothing()
+UNTIL_CLOSE = UntilClose()

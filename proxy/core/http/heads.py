@@ -1,0 +1,383 @@
+"""A strict grammar of HTTP/1.x heads: bytes in, a `Head` or a `Refusal` out (CONTRACT §12, last paragraph).
+
+What two implementations could read differently is refused, never guessed. Fields stay as they stood on the wire.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import sys
+from typing import NamedTuple
+
+from proxy.core.http.authority import names_host
+
+#: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has 256 KiB at most.
+MAX_HEAD = 1 << 18
+MAX_LINE = (1 << 16) + 1024
+MAX_FIELDS = 2048
+#: Interim (1xx) answers before the final one (CONTRACT §12).
+MAX_INTERIM = 100
+
+_HTTP = b"HTTP/1."
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request to us.
+_TARGET = rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*+://)[\x21-\x7e\x80-\xff]*+|\*"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?")
+_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+")
+#: The fields that decide framing and connections; each line must follow an LF.
+_SPECIAL = re.compile(
+    rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect)"
+    rb":[ \t]*+([^\r]*+)"
+)
+FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")\r\n")
+#: RFC 3986 §3.2: what a Host field may hold; empty is allowed (RFC 9110 §7.2).
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]{0,5})?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+#: What no head can hold: control bytes, bare CR, bare LF. Three searches are ten times as fast as one.
+_NEVER = (re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), re.compile(rb"\r[^\n]"), re.compile(rb"(?<!\r)\n"))
+
+#: RFC 9110 §7.6.1. Transfer-Encoding is one of them too, but what passes is always `chunked` and stays `chunked`.
+_HOPS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"te", b"upgrade"})
+#: Naming these in Connection asks us to drop what frames or routes the message.
+_UNDROPPABLE = frozenset({b"content-length", b"transfer-encoding", b"host"})
+_NONE: frozenset[bytes] = frozenset()
+
+Field = tuple[bytes, bytes]
+
+
+class Refusal(Exception):
+    """The bytes are no message that everybody reads alike. The text says why; it holds no byte of the message."""
+
+
+class TooLarge(Refusal):
+    """The head is longer than `MAX_HEAD`."""
+
+    def __init__(self) -> None:
+        super().__init__("the head is too large")
+
+
+class Framing(enum.Enum):
+    """How the end of a body is told (RFC 9112 §6.3)."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+
+
+_NO_BODY = Framing.NONE  # looking a member up costs more than it should on the hot path
+
+
+class Head(NamedTuple):
+    """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for `Framing.LENGTH`.
+
+    `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the lines without
+    those; `host` the Host value; `upgrade` the value of an Upgrade that Connection announces.
+    """
+
+    method: bytes
+    target: bytes
+    minor: int
+    block: bytes
+    framing: Framing
+    length: int
+    keep_alive: bool
+    hops: frozenset[bytes]
+    kept: bytes
+    host: bytes | None
+    expect_continue: bool
+    upgrade: bytes | None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Name and value of every field line, in order, case kept, white space around values left out."""
+        return split_fields(self.block)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(1, 0) or (1, 1)."""
+        return (1, self.minor)
+
+    @property
+    def content_length(self) -> int | None:
+        """The body's length in bytes, None when only its end will tell."""
+        return None if self.framing is Framing.CHUNKED else self.length
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Values of the lines whose lower-case name is `name`, in order."""
+        return values_of(self.fields, name)
+
+
+class ResponseHead(NamedTuple):
+    """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for an answer to HEAD."""
+
+    status: int
+    reason: bytes
+    minor: int
+    block: bytes
+    framing: Framing
+    length: int
+    keep_alive: bool
+    hops: frozenset[bytes]
+    kept: bytes
+    upgrade: bytes | None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Name and value of every field line, in order, case kept, white space around values left out."""
+        return split_fields(self.block)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(1, 0) or (1, 1)."""
+        return (1, self.minor)
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Values of the lines whose lower-case name is `name`, in order."""
+        return values_of(self.fields, name)
+
+
+def split_fields(block: bytes) -> tuple[Field, ...]:
+    """The fields of a block of valid field lines."""
+    return tuple([(name, value.rstrip(b" \t")) for name, value in FIELD_LINE.findall(block)])
+
+
+def values_of(fields: tuple[Field, ...], name: bytes) -> list[bytes]:
+    """Values of the fields whose lower-case name is `name`, in order."""
+    return [value for found, value in fields if found.lower() == name]
+
+
+def elements(values: list[bytes]) -> set[bytes]:
+    """The lower-case elements of a comma-separated list, over all its lines (RFC 9110 §5.6.1)."""
+    return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
+
+
+def without(block: bytes, names: frozenset[bytes]) -> bytes:
+    """The block without the lines whose lower-case name is among `names`."""
+    if not names:
+        return block
+    return b"".join([block[start:end] for start, end in _runs(block, names)])
+
+
+def _runs(block: bytes, names: frozenset[bytes]) -> tuple[tuple[int, int], ...]:
+    """Start and end of each run of lines whose lower-case name is not among `names`."""
+    runs = []
+    start = at = 0
+    for line in block.split(b"\r\n")[:-1]:
+        end = at + len(line) + 2
+        if line.partition(b":")[0].lower() in names:
+            if start < at:
+                runs.append((start, at))
+            start = end
+        at = end
+    if start < at:
+        runs.append((start, at))
+    return tuple(runs)
+
+
+def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
+    """The offset after the head that begins at `start`, or -1 when more bytes are needed.
+
+    `searched` bytes of the buffer were looked at by an earlier call. Raises `Refusal` as soon as no head can come
+    of it: a client that sends nonsense need not wait for a time-out.
+    """
+    end = buffer.find(b"\r\n\r\n", max(start, searched - 3))
+    if end >= 0:
+        if end + 4 - start > MAX_HEAD:
+            raise TooLarge
+        return end + 4
+    if _impossible(buffer, max(start, searched - 1)):
+        raise Refusal(_WHY_NEVER)
+    if buffer.startswith(b"\r\n", start):
+        raise Refusal("a head begins with an empty line")
+    if len(buffer) - start > MAX_HEAD:
+        raise TooLarge
+    return -1
+
+
+def find_answer_end(buffer: bytes | bytearray, searched: int = 0) -> int:
+    """Like `find_end`, for an answer. Raises `Refusal` also as soon as the bytes are no HTTP/1 answer."""
+    if not buffer.startswith(_HTTP) and not _HTTP.startswith(buffer):
+        raise Refusal("it does not begin with an HTTP/1 status line")
+    return find_end(buffer, searched=searched)
+
+
+def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
+    return any(never.search(buffer, start) for never in _NEVER)
+
+
+class _Facts(NamedTuple):
+    """What a block of field lines says.
+
+    `framing` None: nothing about a body. `runs`: start and end of the lines that are passed on, None for all of them.
+    `host_fault`: Host is not one valid host. No other value of a field is in here.
+    """
+
+    framing: Framing | None
+    length: int
+    keep_alive: bool
+    hops: frozenset[bytes]
+    runs: tuple[tuple[int, int], ...] | None
+    host: bytes | None
+    host_fault: bool
+    expect_continue: bool
+    upgrade: bytes | None
+
+
+def parse_request(raw: bytes) -> Head:
+    """The request head that `raw` is, its empty line included. Raises `Refusal`."""
+    end = raw.find(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(raw, 0, end)
+    if match is None or raw[-4:] != b"\r\n\r\n":
+        raise Refusal(_why_no_request(raw))
+    method, target, version = match.groups()
+    if end > MAX_LINE:
+        raise Refusal("the request target is too long")
+    if method == b"CONNECT":
+        raise Refusal("CONNECT asks for a tunnel, which is not served here")
+    minor = 1 if version == b"1" else 0
+    block = raw[end + 2 : -2]
+    facts = _facts_of(block, minor)
+    if facts.host_fault or (minor and facts.host is None):
+        raise Refusal("Host is not one valid host" if facts.host_fault else "Host is missing")
+    if not target.startswith(b"/") and not names_host(target, facts.host):
+        raise Refusal("the target names another host than the Host field")
+    return Head(
+        method,
+        target,
+        minor,
+        block,
+        facts.framing or _NO_BODY,
+        facts.length,
+        facts.keep_alive,
+        facts.hops,
+        block if facts.runs is None else b"".join([block[start:end] for start, end in facts.runs]),
+        facts.host,
+        facts.expect_continue,
+        facts.upgrade,
+    )
+
+
+def parse_response(raw: bytes, method: bytes) -> ResponseHead:
+    """The response head that `raw` is, its empty line included, to a request of `method`. Raises `Refusal`."""
+    end = raw.find(b"\r\n")
+    match = _STATUS_LINE.fullmatch(raw, 0, end)
+    if match is None or raw[-4:] != b"\r\n\r\n":
+        raise Refusal(_why_no_response(raw))
+    version, digits, reason = match.groups()
+    minor, status = 1 if version == b"1" else 0, int(digits)
+    block = raw[end + 2 : -2]
+    facts = _facts_of(block, minor)
+    framing, length = facts.framing, facts.length
+    if method == b"HEAD" or status < 200 or status in (204, 304):
+        framing, length = _NO_BODY, 0
+    return ResponseHead(
+        status,
+        reason or b"",
+        minor,
+        block,
+        framing or Framing.CLOSE,
+        length,
+        facts.keep_alive and framing is not None,
+        facts.hops,
+        block if facts.runs is None else b"".join([block[start:end] for start, end in facts.runs]),
+        facts.upgrade,
+    )
+
+
+#: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A block is recognised
+#: by its length and its hash, a SipHash under a random key of this process (PEP 456), so that no credential in it is in
+#: memory longer than its request. Do not set PYTHONHASHSEED in production: 0 turns this off. What is remembered of a
+#: thousand blocks of at most `_REMEMBERED` bytes stays below 10 MB: only facts with few hop-by-hop names are kept.
+_REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_HOPS = 4096, 1024, 16
+_KEYED = sys.flags.hash_randomization == 1
+_remembered: dict[tuple[int, int, int], _Facts] = {}
+
+
+def _facts_of(block: bytes, minor: int) -> _Facts:
+    if len(block) > _REMEMBERED or not _KEYED:
+        return _facts(block, minor)
+    key = (hash(block), len(block), minor)
+    facts = _remembered.get(key)
+    if facts is None:
+        facts = _facts(block, minor)
+        if len(facts.hops) <= _REMEMBERED_HOPS:
+            if len(_remembered) >= _REMEMBERED_BLOCKS:
+                del _remembered[next(iter(_remembered))]
+            _remembered[key] = facts
+    return facts
+
+
+def _facts(block: bytes, minor: int) -> _Facts:
+    if not _FIELDS.fullmatch(block):
+        raise Refusal(_WHY_NEVER if _impossible(block) else _WHY_NO_FIELDS)
+    if block.count(b"\n") > MAX_FIELDS:
+        raise Refusal("the head has too many fields")
+    special = _special(b"\n" + block)
+    connection = _connection(special)
+    framing, length = _framing(special, minor, connection)
+    hops = connection | _HOPS.intersection(special)
+    upgrade = special.get(b"upgrade", ())
+    hosts = special.get(b"host", ())
+    return _Facts(
+        framing,
+        length,
+        b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
+        hops,
+        _runs(block, hops) if hops else None,
+        hosts[0] if hosts else None,
+        len(hosts) > 1 or (len(hosts) == 1 and not _HOST.fullmatch(hosts[0])),
+        minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
+        upgrade[0] if minor == 1 and len(upgrade) == 1 and b"upgrade" in connection else None,
+    )
+
+
+def _special(raw: bytes) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in _SPECIAL.findall(raw):
+        found.setdefault(name.lower(), []).append(value.rstrip(b" \t"))
+    return found
+
+
+def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
+    values = special.get(b"connection")
+    return frozenset(elements(values)) if values else _NONE
+
+
+def _framing(special: dict[bytes, list[bytes]], minor: int, connection: frozenset[bytes]) -> tuple[Framing | None, int]:
+    """RFC 9112 §6.3, refusing where it lets a recipient choose. None: nothing is said of a body."""
+    if not connection.isdisjoint(_UNDROPPABLE):
+        raise Refusal("Connection names a field that must not be dropped")
+    lengths, codings = special.get(b"content-length"), special.get(b"transfer-encoding")
+    if codings is not None:
+        if lengths is not None:
+            raise Refusal("Content-Length and Transfer-Encoding are both present")
+        if minor == 0:
+            raise Refusal("HTTP/1.0 knows no Transfer-Encoding")
+        if len(codings) != 1 or codings[0].lower() != b"chunked":
+            raise Refusal("Transfer-Encoding is not exactly chunked")
+        return Framing.CHUNKED, 0
+    if lengths is None:
+        return None, 0
+    if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise Refusal("Content-Length is not one decimal number")
+    return Framing.LENGTH, int(lengths[0])
+
+
+def _why_no_request(raw: bytes) -> str:
+    if _impossible(raw):
+        return _WHY_NEVER
+    if re.match(_TOKEN + rb" [^ \t\r]+ HTTP/(?!1\.[01]\r)", raw):
+        return "the HTTP version is not 1.0 or 1.1"
+    return "the request line is not a method, a target and a version"
+
+
+def _why_no_response(raw: bytes) -> str:
+    return _WHY_NEVER if _impossible(raw) else "the status line is malformed"
+
+
+_WHY_NEVER = "the head holds a control byte or a bare CR or LF"
+_WHY_NO_FIELDS = "a field line is malformed: folded, without a colon, or its name is no token"

@@ -1,0 +1,366 @@
+"""A job as its status monitor shows it: the document, Retry-After, X-Progress and links (CONTRACT §3, §4, §5)."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import formatdate
+from math import isfinite
+from typing import Any
+
+from proxy.core.exports import split_target
+from proxy.core.job import (
+    ErrorCode,
+    Expired,
+    Job,
+    JobError,
+    Phase,
+    ResultState,
+    Status,
+    advance,
+    file_expired,
+    refused,
+)
+from proxy.core.naming import result_name
+from proxy.core.retention import Stage
+
+_JSON_BODY_LIMIT = 64 * 1024
+_JSON_DEPTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The job's absolute URLs. `status` is the status monitor; result and cancel follow from it (CONTRACT §2)."""
+
+    status: str
+
+    @property
+    def result(self) -> str:
+        """Where the file is downloaded."""
+        return self.status + "/result"
+
+    @property
+    def cancel(self) -> str:
+        """Where a POST cancels the job."""
+        return self.status + "/cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long things are kept, in seconds (CONTRACT §7): results, then records, and tombstones after DELETE.
+
+    `refused` is for the records that strangers leave (CONTRACT §3.5).
+    """
+
+    result: float
+    record: float
+    tombstone: float = 24 * 3600.0
+    refused: float = 600.0
+
+    def record_ends(self, job: Job) -> float | None:
+        """The Unix second from which the record no longer exists; None while the job runs."""
+        if job.forgotten:
+            return job.updated + self.tombstone
+        if job.ended is None:
+            return None
+        return job.ended + (min(self.refused, self.result + self.record) if refused(job) else self.result + self.record)
+
+    def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
+        """The jobs that a sweep at `now` has to look at: those of each stage whose moment is at most this."""
+        return {
+            Stage.CANCELLING: now,
+            Stage.SUSPENDED: now - suspend_ttl,
+            Stage.AVAILABLE: now,
+            Stage.ENDED: now - (self.result + self.record),
+            Stage.REFUSED: now - min(self.refused, self.result + self.record),
+            Stage.FORGOTTEN: now - self.tombstone,
+        }
+
+
+def seen(job: Job, now: float) -> Job:
+    """The job as a reader must see it at `now`: an expired result shows as Expired before it is swept (CONTRACT §7)."""
+    if job.result is ResultState.AVAILABLE and file_expired(job, now):
+        return advance(job, Expired(), now)
+    return job
+
+
+def link(base: str, segment: str, job: Job) -> Links:
+    """The job's links below the absolute base URL (CONTRACT §2)."""
+    return Links(f"{base}/{job.request.api}/{segment}/exports/{job.id}")
+
+
+def etag(job: Job) -> str:
+    """The weak validator of the job document (CONTRACT §4)."""
+    return f'W/"{job.version}"'
+
+
+def percent(job: Job) -> int | None:
+    """Whole percent of the announced bytes, None when their number is unknown."""
+    total = _total(job)
+    if total is None:
+        return None
+    return 100 if total == 0 else min(100, 100 * job.received // total)
+
+
+def seconds_remaining(job: Job) -> int | None:
+    """The transfer's estimated rest, in whole seconds; None when it cannot be told."""
+    total = _total(job)
+    if total is None or not job.rate or job.phase is not Phase.TRANSFERRING:
+        return None
+    return -(-(total - job.received) // job.rate)
+
+
+def retry_after(job: Job, now: float) -> int:
+    """Whole seconds until the next poll pays (CONTRACT §4)."""
+    match job.phase:
+        case Phase.QUEUED:
+            return 10
+        case Phase.GENERATING:
+            return _clamp((now - (job.started or now)) / 10, 2, 30)
+        case Phase.TRANSFERRING:
+            rest = seconds_remaining(job)
+            return 2 if rest is None else _clamp(rest / 2, 1, 30)
+        case Phase.SUSPENDED:
+            return 5
+        case _:
+            return 1
+
+
+def x_progress(job: Job) -> str:
+    """The phase and, when known, the percent: below 100 characters (CONTRACT §4)."""
+    known = percent(job)
+    transferring = job.phase in (Phase.TRANSFERRING, Phase.FINALIZING)
+    return f"{job.phase} {known}%" if transferring and known is not None else str(job.phase)
+
+
+def async_result(job: Job) -> int:
+    """U's status code, or one made up: 499 cancelled, 504 timed out, 502 broken (CONTRACT §4)."""
+    if job.status is Status.CANCELLED:
+        return 499
+    if job.error is None:
+        return 200
+    if job.error.status is not None:
+        return job.error.status
+    return 504 if job.error.code is ErrorCode.TIMEOUT else 502
+
+
+def headers(job: Job, links: Links, retention: Retention, now: float) -> list[tuple[str, str]]:
+    """The status answer's header fields, Content-Type aside (CONTRACT §4)."""
+    fields = [("ETag", etag(job)), ("Cache-Control", "no-store")]
+    if not job.terminal:
+        fields += [
+            ("Location", links.status),
+            ("Retry-After", str(retry_after(job, now))),
+            ("X-Progress", x_progress(job)),
+        ]
+        return fields
+    fields.append(("AsyncResult", str(async_result(job))))
+    ends = job.expires if job.result is ResultState.AVAILABLE else retention.record_ends(job)
+    if ends is not None:
+        fields.append(("Sunset", formatdate(ends, usegmt=True)))
+    return fields
+
+
+def accepted(job: Job, links: Links, applied: str | None, now: float) -> list[tuple[str, str]]:
+    """The header fields of the kick-off's 202, Content-Type aside (CONTRACT §3); `applied` as in `applied()`."""
+    fields = [
+        ("Location", links.status),
+        ("Content-Location", links.status),
+        ("Link", f'<{links.status}>; rel="monitor"'),
+        ("Retry-After", str(1 if job.terminal else retry_after(job, now))),
+        ("Vary", "Prefer"),
+        ("Cache-Control", "no-store"),
+    ]
+    if applied is not None:
+        fields.append(("Preference-Applied", applied))
+    return fields
+
+
+def document(job: Job, links: Links) -> dict[str, Any]:
+    """The job document: a valid RESTRestoreSessionEvent of v6, v7 and v8 (CONTRACT §5)."""
+    request = job.request
+    total = _total(job)
+    hrefs = {"self": {"href": links.status}, "result": {"href": links.result}}
+    if not job.terminal:
+        hrefs["cancel"] = {"href": links.cancel}
+    if request.session is not None:
+        hrefs["restoreSession"] = {"href": f"/{request.api}/RestoreSessions/{request.session}"}
+    size = {} if total is None else {"itemSizeBytes": total}
+    return {
+        "id": job.id,
+        "type": "Save" if request.title.lower() == "save" else "Export",
+        "status": str(job.status),
+        "phase": str(job.phase),
+        "title": request.title,
+        "message": _message(job),
+        "order": 0,
+        "creationTime": _time(job.created),
+        # required and not nullable in VB365's schemas: a job that waits shows when it was accepted
+        "startTime": _time(job.created if job.started is None else job.started),
+        "endTime": None if job.ended is None else _time(job.ended),
+        "lastUpdateTime": _time(job.updated),
+        "expirationTime": None if job.expires is None else _time(job.expires),
+        "eTag": job.version,
+        "attempt": job.attempt,
+        **size,
+        "progress": {
+            "percent": percent(job),
+            "bytesReceived": job.received,
+            "bytesTotal": total,
+            "bytesPerSecond": job.rate,
+            "secondsRemaining": seconds_remaining(job),
+        },
+        "request": {
+            "method": request.method,
+            "path": _path(request.target),
+            "restoreSessionId": request.session,
+            "idempotencyKey": request.idempotency_key,
+        },
+        "result": _result(job, links),
+        "error": None if job.error is None else _error(job.error),
+        "_links": hrefs,
+    }
+
+
+def _path(target: str) -> str:
+    """The target's path; of an ended job its beginning and a digest if it was long."""
+    return split_target(target.encode("utf-8"))[0].decode("utf-8")
+
+
+def body(job: Job, links: Links) -> bytes:
+    """The job document as it goes over the wire."""
+    return json.dumps(document(job, links)).encode()
+
+
+def _result(job: Job, links: Links) -> dict[str, Any] | None:
+    if job.answer is None or job.result is None:
+        return None
+    result: dict[str, Any] = {
+        "state": str(job.result),
+        "href": links.result,
+        "mediaType": job.answer.media_type,
+        "format": job.format,
+        "fileName": result_name(job),
+        "size": _total(job),
+    }
+    if job.result is ResultState.AVAILABLE and job.digest is not None and job.expires is not None:
+        result |= {
+            "eTag": file_etag(job),
+            "digest": {"sha-256": job.digest},
+            "sha256": b64decode(job.digest).hex(),
+            "expirationTime": _time(job.expires),
+        }
+    return result
+
+
+def file_etag(job: Job) -> str:
+    """The strong validator of the file: its digest, so the same on every replica (CONTRACT §6)."""
+    return f'"{job.digest}"'
+
+
+def _error(error: JobError) -> dict[str, Any]:
+    upstream = None
+    if error.status is not None:
+        upstream = {
+            "status": error.status,
+            "contentType": error.content_type,
+            "body": _parsed(error),
+            "truncated": error.truncated,
+        }
+    return {"code": str(error.code), "message": error.message, "retryable": error.retryable, "upstream": upstream}
+
+
+def _parsed(error: JobError) -> Any:
+    """JSON of at most 64 KiB as JSON, anything else and what was cut as the text it is (CONTRACT §5)."""
+    text = error.body
+    if text is None or error.truncated or len(text) > _JSON_BODY_LIMIT:
+        return text
+    try:
+        value = json.loads(text.removeprefix("\ufeff"), parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return text
+    return value if _is_shallow(value, _JSON_DEPTH) else text
+
+
+def _no_constant(name: str) -> Any:
+    """NaN and Infinity are no JSON: a document that holds them could not be read."""
+    raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    """A number as Python reads it; 1e999 would be written as Infinity."""
+    number = float(digits)
+    return number if isfinite(number) else _no_constant(digits)
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    """True if the value nests at most `depth` levels: more than can be read may not be possible to write."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return not isinstance(value, list) or (depth > 0 and all(_is_shallow(member, depth - 1) for member in value))
+
+
+def _total(job: Job) -> int | None:
+    if job.size is not None:
+        return job.size
+    return None if job.answer is None else job.answer.size
+
+
+def _message(job: Job) -> str:
+    if job.error is not None:
+        return job.error.message
+    match job.phase:
+        case Phase.QUEUED:
+            return "Waiting for a running export to end"
+        case Phase.GENERATING:
+            return "Veeam Backup for Microsoft 365 is generating the file"
+        case Phase.TRANSFERRING:
+            return f"Transferring {_amount(job)}"
+        case Phase.FINALIZING:
+            return "Verifying and storing the file"
+        case Phase.CANCELLING:
+            return "Cancelling"
+        case Phase.SUSPENDED:
+            return "Interrupted; the next status request with valid credentials resumes it"
+        case _:
+            return _outcome(job)
+
+
+def _outcome(job: Job) -> str:
+    match job.status:
+        case Status.CANCELLED:
+            return "The export was cancelled"
+        case Status.WARNING:
+            return "The file is there, but Veeam Backup for Microsoft 365 reports a warning or gave no length to verify"
+        case _:
+            return f"Exported {_size(job.size or 0)}"
+
+
+def _amount(job: Job) -> str:
+    total = _total(job)
+    if total is None:
+        return _size(job.received)
+    unit, name = _unit(total)
+    return f"{job.received / unit:.1f} of {total / unit:.1f} {name}"
+
+
+def _size(count: int) -> str:
+    unit, name = _unit(count)
+    return f"{count / unit:.1f} {name}"
+
+
+def _unit(count: int) -> tuple[int, str]:
+    for power, name in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
+        if count >= 1024**power:
+            return 1024**power, name
+    return 1024, "KiB"
+
+
+def _clamp(value: float, low: int, high: int) -> int:
+    return int(max(low, min(high, value)))
+
+
+def _time(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

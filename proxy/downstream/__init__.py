@@ -1,0 +1,1 @@
+"""The client's side: connections, and the requests on them."""

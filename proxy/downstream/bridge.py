@@ -1,0 +1,199 @@
+"""Where requests of ours meet aiohttp: a thin transport that carries one framed request at a time.
+
+aiohttp reads a plain stand-in for the head, since its parser is not as strict or as lenient as ours; handlers read
+the true one through `proxy.exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from proxy.core.http.heads import Framing, Head
+from proxy.core.routing import Decision
+
+#: Methods that aiohttp's parser and our handlers know. Another one becomes TRACE, which nothing of ours answers to.
+_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+_ODD = re.compile(rb'[^!-~]|["#<>\\^`{|}]')
+#: Idle seconds after which aiohttp's half of a connection is let go; it is made again when it is needed.
+_IDLE = 60.0
+
+ServerOptions = dict[str, Any]
+#: For `web.Server`: nothing decompressed or logged, no limits on a head that is our own, a leaver's handler cancelled.
+OPTIONS: ServerOptions = {
+    "access_log": None,
+    "auto_decompress": False,
+    "handler_cancellation": True,
+    "keepalive_timeout": _IDLE,
+    "max_line_size": 1 << 18,
+    "max_field_size": 1 << 18,
+    "tcp_keepalive": False,
+}
+
+
+class Client(Protocol):
+    """What a lane needs of the client's connection."""
+
+    transport: asyncio.Transport
+    closing: bool
+
+    def interim(self, data: bytes) -> None:
+        """Write a 1xx answer to the client."""
+
+    def hold(self) -> None:
+        """Stop reading the request's body until `unhold`."""
+
+    def unhold(self) -> None:
+        """Go on reading."""
+
+    def answered(self, *, keep: bool) -> None:
+        """The answer is sent to its end; the connection serves the next request iff `keep`."""
+
+    def break_off(self) -> None:
+        """The answer cannot be finished: let the client see a broken connection."""
+
+
+class Lane(asyncio.Transport):
+    """The transport of one aiohttp handler, on one client connection. Carries request after request of ours."""
+
+    def __init__(self, client: Client, make: Callable[[], web.RequestHandler]) -> None:
+        super().__init__()
+        self._client = client
+        self._protocol = make()
+        self._head: Head | None = None
+        self._decision: Decision | None = None
+        self._whole = False
+        self._answered = False
+        self._keep = False
+        self._slow = False
+        self.closed = False
+        #: Bytes of an answer are out.
+        self.begun = False
+        self._protocol.connection_made(self)
+
+    # The front door's side.
+
+    def begin(self, head: Head, decision: Decision, *, whole: bool, invite: bool) -> None:
+        """Hand the handler a request. `whole`: no byte of a body follows; `invite`: its client waits to be asked."""
+        self._head, self._decision = head, decision
+        self._whole = whole
+        self._answered = self.begun = False
+        if invite and not whole:
+            self._client.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._protocol.data_received(_stand_in(head))
+
+    def feed(self, data: bytes) -> None:
+        """Bytes of the request's body, still chunked if it is chunked."""
+        if not self.closed:
+            self._protocol.data_received(data)
+
+    def end(self) -> None:
+        """The request is whole."""
+        self._whole = True
+        if self._answered:
+            self._done()
+
+    def client_left(self) -> None:
+        """The client is gone: its handler is cancelled."""
+        if not self.closed:
+            self.closed = True
+            self._protocol.connection_lost(ConnectionResetError("the client has left"))
+
+    def client_slow(self) -> None:
+        """The client reads slower than the handler writes."""
+        self._slow = True
+        self._protocol.pause_writing()
+
+    def client_ready(self) -> None:
+        """The client has caught up."""
+        if self._slow:
+            self._slow = False
+            self._protocol.resume_writing()
+
+    # The handler's side.
+
+    @property
+    def closing(self) -> bool:
+        """True when the connection shall end with this answer."""
+        return self._client.closing
+
+    def answered(self, *, keep: bool) -> None:
+        """The handler has written its answer to the end."""
+        self._answered = True
+        self._keep = keep
+        if self._whole:
+            self._done()
+
+    def _done(self) -> None:
+        self.client_ready()
+        self._head = self._decision = None
+        self._client.answered(keep=self._keep and not self.closed)
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Called by aiohttp."""
+        if not self.closed and self._head is not None:
+            self.begun = True
+            self._client.transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Called by aiohttp."""
+        return self.closed
+
+    def close(self) -> None:
+        """Called by aiohttp when it will serve this connection no more: after an answer, or instead of one."""
+        if self.closed:
+            return
+        self.closed = True
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+        if self._head is None:
+            return
+        if self._answered:
+            self._client.answered(keep=False)
+        else:
+            self._client.break_off()
+
+    def abort(self) -> None:
+        """Called by aiohttp."""
+        self.close()
+
+    def pause_reading(self) -> None:
+        """Called by aiohttp."""
+        self._client.hold()
+
+    def resume_reading(self) -> None:
+        """Called by aiohttp."""
+        self._client.unhold()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that the client has not taken yet."""
+        return self._client.transport.get_write_buffer_size()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`head`, `decision`, and what the client's transport knows."""
+        if name == "head":
+            return self._head
+        if name == "decision":
+            return self._decision
+        return self._client.transport.get_extra_info(name, default)
+
+
+def _stand_in(head: Head) -> bytes:
+    """A head that aiohttp reads as we have read the true one."""
+    method = head.method if head.method in _METHODS else b"TRACE"
+    target = head.target if head.target.startswith(b"/") else b"/"
+    target = b"/" + _ODD.sub(lambda odd: b"%%%02X" % ord(odd[0]), target).lstrip(b"/")
+    framing = {
+        Framing.CHUNKED: b"Transfer-Encoding: chunked\r\n",
+        Framing.LENGTH: b"Content-Length: %d\r\n" % head.length,
+    }
+    return b"%b %b HTTP/1.%d\r\nHost: proxy\r\nConnection: %b\r\n%b\r\n" % (
+        method,
+        target,
+        head.minor,
+        b"keep-alive" if head.keep_alive else b"close",
+        framing.get(head.framing, b""),
+    )

@@ -1,0 +1,99 @@
+"""What U answered to an export: the file's facts, or an error worth keeping (CONTRACT §3.7, §5)."""
+
+from __future__ import annotations
+
+import re
+from codecs import getincrementaldecoder
+from collections.abc import Sequence
+
+import structlog
+
+from proxy.core.http.disposition import file_name
+from proxy.core.job import Answer, ErrorCode, JobError
+from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
+from proxy.jobs.run import Relayed
+from proxy.ports import Fields, Response, UpstreamFailure
+
+log = structlog.get_logger(__name__)
+
+#: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few hundred bytes.
+_ANSWER_LIMIT = 16 * 1024 * 1024
+_RECORDED_LIMIT = 64 * 1024
+_UTF_8 = getincrementaldecoder("utf-8")
+_JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
+
+
+def error(code: ErrorCode, message: str) -> JobError:
+    """An error without an answer of VB365 to blame: another try may succeed."""
+    return JobError(code=code, message=message, retryable=True)
+
+
+def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
+    """What an answer other than 200 makes of the job, in VB365's own words where it has any (CONTRACT §5).
+
+    `hidden` is what `core.outcome.secrets` names: an error page may repeat the request, and records are kept on disk.
+    """
+    body = masked(answer.body[:JSON_LIMIT], hidden)
+    content_type = text(value(answer.fields, b"content-type"))
+    # a 2xx may hold part of the file, which is nothing to quote, unless it is declared as JSON: no export is
+    quoted = answer.status >= 300 or _JSON.fullmatch(content_type or "") is not None
+    sentence = said(content_type, body) if quoted and len(answer.body) <= JSON_LIMIT else None
+    row = judge(answer.status, sentence)
+    message = f"Veeam Backup for Microsoft 365 answered {answer.status}"
+    if sentence is not None:
+        message += ": " + masked(sentence.encode(), hidden).decode(errors="replace")
+    cut = len(body) > _RECORDED_LIMIT or len(answer.body) > JSON_LIMIT
+    return JobError(
+        code=row.code,
+        message=message,
+        retryable=row.retryable,
+        status=answer.status,
+        content_type=content_type,
+        # a character that the limit divides is left out
+        body=_UTF_8("replace").decode(body[:_RECORDED_LIMIT], final=not cut)
+        if quoted or answer.status != 206
+        else None,
+        truncated=cut or not answer.complete,
+    )
+
+
+def encoding(fields: Fields) -> str | None:
+    """The content codings of the answer's body, to be shown; None without one (`identity` is none)."""
+    named = codings(value for name, value in fields if name.lower() == b"content-encoding")
+    return one_line(b", ".join(named).decode("latin-1")) or "unreadable" if named else None
+
+
+async def collect(response: Response) -> Relayed:
+    """The whole answer, to be relayed or recorded; `complete` is False if it broke or is too large."""
+    pieces: list[bytes] = []
+    size, complete = 0, True
+    try:
+        while size <= _ANSWER_LIMIT and (piece := await response.read()):
+            pieces.append(piece)
+            size += len(piece)
+        complete = size <= _ANSWER_LIMIT
+    except UpstreamFailure as why:
+        complete = False
+        log.warning("error answer of the upstream is incomplete", status=response.status, reason=str(why))
+    return Relayed(response.status, response.reason, response.fields, b"".join(pieces), complete)
+
+
+def facts(response: Response, size: int | None) -> Answer:
+    """What a 200 head says of the file; `size` in bytes if it is known."""
+    return Answer(
+        media_type=text(value(response.fields, b"content-type")) or "application/octet-stream",
+        file_name=file_name(value(response.fields, b"content-disposition")),
+        size=size,
+        etag=text(value(response.fields, b"etag")),
+        last_modified=text(value(response.fields, b"last-modified")),
+    )
+
+
+def value(fields: Fields, name: bytes) -> bytes | None:
+    """The value of the first line with the lower-case name."""
+    return next((value for key, value in fields if key.lower() == name), None)
+
+
+def text(value: bytes | None) -> str | None:
+    """Field bytes as text; None stays None."""
+    return None if value is None else value.decode("latin-1")

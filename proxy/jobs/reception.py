@@ -1,0 +1,142 @@
+"""The file of a running job while it grows: its bytes, its format, the space it takes, the progress it makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from proxy.core.formats import sniff
+from proxy.core.job import Received
+from proxy.jobs.meter import Meter
+from proxy.jobs.reservations import Space
+from proxy.jobs.run import Record, until_available
+from proxy.ports import ArtifactStore, Partial, Response, StorageFull, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+_PROGRESS_INTERVAL = 1.0
+
+
+class Reception:
+    """Stores what VB365 sends of one job. A store that is away is waited for, and VB365 with it; `StorageFull` and
+    `PartialLost` are raised. `open` comes first.
+    """
+
+    def __init__(self, record: Record, artifacts: ArtifactStore, space: Space) -> None:
+        self._record = record
+        self._artifacts = artifacts
+        self._space = space
+        self._id = record.job.id
+        self._first_bytes = b""
+        self.partial: Partial
+        #: As the first bytes tell it; None while they are too few.
+        self.format: str | None = None
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are there."""
+        return self.partial.offset
+
+    async def open(self) -> None:
+        """Go on with the file that an earlier run has kept, or begin one.
+
+        The format is on record before the first bytes, which tell it, are stored: a file without it is not resumed.
+        """
+        job = self._record.job
+        kept = None
+        if job.answer is not None and job.format is not None:
+            kept = await until_available(lambda: self._artifacts.resume(job.id), job=job.id)
+        if kept is None:
+            await self._create()
+            return
+        self.partial = kept
+        self.format = job.format if kept.offset else None
+
+    async def _create(self) -> None:
+        self.partial = await until_available(lambda: self._artifacts.create(self._id), job=self._id)
+
+    async def restart(self) -> None:
+        """Drop every byte, and begin from zero."""
+        await until_available(lambda: self.partial.discard(), job=self._id)
+        await self._create()
+        self._first_bytes, self.format = b"", None
+
+    async def discard(self) -> None:
+        """Drop every byte. What cannot be removed now is left for the sweeper."""
+        try:
+            await self.partial.discard()
+        except StoreUnavailable as why:
+            log.warning("partial file not removed", job=self._id, reason=str(why))
+
+    async def keep(self) -> None:
+        """Stop; what could not be stored any more is fetched again."""
+        try:
+            await asyncio.shield(self.partial.keep())
+        except (StorageFull, StoreUnavailable) as why:
+            log.warning("part of the file not kept", job=self._id, reason=str(why))
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of those that are there."""
+        return await until_available(lambda: self.partial.read(start, stop), job=self._id)
+
+    async def promise(self, size: int) -> None:
+        """Reserve room for `size` more bytes."""
+        await until_available(lambda: self._space.promise(self._id, size), job=self._id)
+
+    async def copy(self, response: Response, begun: bytes = b"") -> None:
+        """Store the body to its end; `begun` was read of it before. Raises `UpstreamFailure`."""
+        self._meter = Meter(self.offset, _time())
+        if begun:
+            await self._look(begun)
+            await self._store(begun)
+        while self.format is None and (chunk := await response.read()):
+            await self._look(chunk)
+            await self._store(chunk)
+        async with self._reporting():
+            while chunk := await response.read():
+                await self._store(chunk)
+
+    async def _look(self, chunk: bytes) -> None:
+        if self.format is None:
+            self._first_bytes += chunk[:16]
+            self.format = sniff(self._first_bytes)
+            if self.format is not None:
+                await self.report()
+
+    async def _store(self, chunk: bytes) -> None:
+        await until_available(lambda: self.partial.write(chunk), job=self._id)
+        try:
+            await self._space.stored(self._id, len(chunk))
+        except StoreUnavailable:
+            await until_available(self._space.check, job=self._id)
+
+    @asynccontextmanager
+    async def _reporting(self) -> AsyncIterator[None]:
+        """CONTRACT §5: `bytesReceived` is at most 2 s old, also when no more bytes come."""
+        reporter = asyncio.create_task(self._report_regularly())
+        try:
+            yield
+        finally:
+            reporter.cancel()
+            await asyncio.gather(reporter, return_exceptions=True)
+
+    async def _report_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+            if self.offset > self._record.job.received:
+                await self.report()
+
+    async def report(self) -> None:
+        """Put the progress on record, if the store takes it now."""
+        received = self.offset
+        try:
+            await self._record.advance(Received(received, self._meter.update(received, _time()), self.format))
+        except StoreUnavailable as why:
+            log.warning("progress not stored", job=self._id, reason=str(why))
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,113 @@
+"""What a start finds: records and files are brought to agree, before the first request (CONTRACT §9, §10)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
+
+import structlog
+
+from proxy.core.job import (
+    Cancelled,
+    Event,
+    Interrupted,
+    Job,
+    Phase,
+    Released,
+    ResultState,
+    Status,
+    Succeeded,
+    decode,
+)
+from proxy.jobs.run import Record
+from proxy.ports import ArtifactStore, JobStore
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+_TOGETHER = 64
+
+
+class Reconciler:
+    """Leaves no file without a record and no record that promises a missing file. `now` is the wall clock."""
+
+    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, now: Callable[[], float]) -> None:
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._now = now
+
+    async def run(self) -> None:
+        """Reconcile the stores. Records that were lost are rebuilt from what their files tell. Raises
+        `StoreUnavailable`."""
+        stored = await self._artifacts.ids()
+        jobs = {job.id: job for job in await self._jobs.list()}
+        await _each(stored - jobs.keys(), self._adopt)
+        await _each(jobs.values(), lambda job: self._settle(job, job.id in stored))
+
+    async def _adopt(self, id: str) -> None:
+        """No file is ever without a record but when the record was lost: it comes last, and goes last."""
+        job = await self._told(id)
+        if job is None or job.result is not ResultState.AVAILABLE:
+            log.warning("file without a record removed", job=id)
+            await self._artifacts.remove(id)
+            return
+        log.warning("record rebuilt from its file", job=id)
+        known = await self._jobs.add(job, b"")
+        if known.id != id:  # another job has the key by now (CONTRACT §8)
+            await self._jobs.add(replace(job, request=replace(job.request, idempotency_key=None)), b"")
+
+    async def _told(self, id: str) -> Job | None:
+        """The job as the memo of its committed file tells it."""
+        memo = await self._artifacts.memo(id)
+        if memo is None:
+            return None
+        try:
+            job = decode(memo)
+        except ValueError as why:
+            log.warning("the file's memo does not tell its record", job=id, reason=str(why))
+            return None
+        return job if job.id == id else None
+
+    async def _settle(self, job: Job, stored: bool) -> None:
+        if job.terminal or job.forgotten:
+            await self._settle_ended(job, stored)
+        elif job.phase is Phase.CANCELLING:
+            await self._artifacts.remove(job.id)
+            await self._advance(job, Cancelled())
+        elif not (stored and await self._finish(job)) and job.phase is not Phase.SUSPENDED:
+            await self._advance(job, Interrupted())
+
+    async def _settle_ended(self, job: Job, stored: bool) -> None:
+        promised = job.result is ResultState.AVAILABLE
+        if promised and not (stored and await self._artifacts.get(job.id)):
+            log.error("the file of a finished export is missing", job=job.id)
+            await self._advance(job, Released())
+            promised = False
+        if stored and not promised:
+            await self._artifacts.remove(job.id)
+
+    async def _finish(self, job: Job) -> bool:
+        """The file was committed and the process died before its record said so."""
+        done = await self._told(job.id)
+        if done is None or done.size is None or done.digest is None or done.expires is None:
+            return False
+        succeeded = Succeeded(done.size, done.digest, done.expires, done.format, done.status is Status.WARNING)
+        record = Record(self._jobs, job, self._now)
+        if job.phase not in (Phase.FINALIZING, Phase.SUSPENDED):
+            await record.advance(Interrupted())
+        await record.advance(succeeded)
+        log.info("finished export taken over", job=job.id)
+        return True
+
+    async def _advance(self, job: Job, event: Event) -> None:
+        await Record(self._jobs, job, self._now).advance(event)
+
+
+async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]]) -> None:
+    """Some at a time: the stores make many changes durable at the price of one."""
+    rest = iter(items)
+    while batch := list(islice(rest, _TOGETHER)):
+        await asyncio.gather(*map(work, batch))

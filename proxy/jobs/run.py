@@ -1,0 +1,158 @@
+"""A live job: what it has in memory only, and its record in the store (CONTRACT §3.7, §9)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from proxy.core.errors import Problem
+from proxy.core.job import Event, Job, JobError, Refused, advance
+from proxy.ports import Fields, JobStore, LocalShortage, PartialLost, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+#: Seconds for which the answer of a dropped job is held back until its record is gone: a matter of milliseconds.
+_REMOVAL_PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """An answer of U with its body, to be handed to the caller as it is."""
+
+    status: int
+    reason: bytes
+    fields: Fields
+    body: bytes
+    complete: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """What a live job has in memory only: the fields with the credentials, and the kick-off that may still attend it.
+
+    While `attended`, an answer of VB365 but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
+    §3.7); `verdict` is that answer from the decision on. `first` is None once the job goes on by itself. Who makes an
+    attended run calls `go_on` in the end, whatever happens. `waited`: it was queued first, so that its token may have
+    expired since. `rejection` is an answer of VB365 but 200, `unanswered` what a caller is told of a POST that got no
+    HTTP answer at all. `stopped`: nothing interrupts what it does now. `woken`: its caller ended the job. `asking`: a
+    POST is out and no head of its answer is in.
+    """
+
+    id: str
+    fields: Fields
+    attended: bool = False
+    verdict: Relayed | Problem | None = None
+    first: asyncio.Future[Relayed | Problem | None] = field(default_factory=asyncio.Future)
+    rejection: Relayed | None = None
+    unanswered: Problem | None = None
+    waited: bool = False
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    stopped: bool = False
+    woken: bool = False
+    asking: bool = False
+
+    def go_on(self) -> None:
+        """Nobody waits for the first answer any more, or somebody was shown the job: it is not dropped from now on,
+        unless that is decided already."""
+        if self.verdict is None:
+            self.answer()
+
+    def answer(self) -> None:
+        """Hand the verdict, or that there is none, to those who wait for the first answer."""
+        self.attended = False
+        if not self.first.done():
+            self.first.set_result(self.verdict)
+
+    async def first_answer(self, grace: float) -> Relayed | Problem | None:
+        """What the caller is told instead of a job; None if the job goes on. That is known after `grace` seconds, but
+        for a record that is being removed, which is waited for some seconds more.
+        """
+        await asyncio.wait([self.first], timeout=grace)
+        self.go_on()
+        await asyncio.wait([self.first], timeout=_REMOVAL_PATIENCE)
+        return self.first.result() if self.first.done() else self.verdict
+
+
+class JobFailed(Exception):
+    """The job ends Failed with this error."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Suspended(Exception):
+    """The job waits for fresh credentials; what is stored stays."""
+
+
+class Dropped(Exception):
+    """U's answer went to the kick-off instead: there is no job (CONTRACT §3.7)."""
+
+
+class Lost(Exception):
+    """The job is no longer this transfer's: cancelled, deleted, or driven by another runner."""
+
+
+async def until_available(ask: Callable[[], Awaitable[_T]], **about: str) -> _T:
+    """Repeat what failed for a reason of this machine until it succeeds: nothing is lost because a store was away or
+    descriptors ran out for a while. `about` goes into the log.
+    """
+    delay = 0.1
+    while True:
+        try:
+            return await ask()
+        except PartialLost:
+            raise
+        except (StoreUnavailable, LocalShortage) as why:
+            log.warning("not possible now, trying again", reason=str(why), **about)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+
+class Record:
+    """A job in the store, changed by "advance, then replace, else re-read"."""
+
+    def __init__(self, jobs: JobStore, job: Job, now: Callable[[], float]) -> None:
+        self.job = job
+        self._jobs = jobs
+        self._now = now
+        self._unsure: list[tuple[Event, Job]] = []
+
+    async def advance(self, event: Event) -> Job:
+        """Apply the event to the job as it is in the store. Raises `Lost` if it no longer applies."""
+        while True:
+            try:
+                changed = advance(self.job, event, self._now())
+            except Refused as why:
+                raise Lost from why
+            if await self._replaced(event, changed):
+                return self._took(changed)
+            current = await self._jobs.get(self.job.id)
+            if current is not None and (event, current) in self._unsure:
+                return self._took(current)
+            if current is None or current.holder != self.job.holder:
+                raise Lost
+            self.job = current
+
+    async def _replaced(self, event: Event, changed: Job) -> bool:
+        try:
+            return await self._jobs.replace(self.job, changed)
+        except StoreUnavailable:
+            # a store may have taken the change and failed to say so
+            self._unsure.append((event, changed))
+            raise
+
+    def _took(self, job: Job) -> Job:
+        self.job = job
+        self._unsure.clear()
+        return job
+
+    async def settle(self, event: Event) -> Job:
+        """Like `advance`, but an unavailable store is asked again until it takes the event."""
+        return await until_available(lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__)

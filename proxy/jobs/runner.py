@@ -1,0 +1,362 @@
+"""The running jobs: queue, slots, cancel, resume, and what a restart finds (CONTRACT §3.5, §3.6, §7, §9, §10)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import structlog
+
+from proxy.core.job import (
+    Cancelled,
+    ErrorCode,
+    Event,
+    Failed,
+    Interrupted,
+    Job,
+    JobError,
+    Phase,
+    ResultState,
+    Resumed,
+)
+from proxy.core.job_request import resumed_fields
+from proxy.jobs.admission import Admission
+from proxy.jobs.admission import Limits as Limits
+from proxy.jobs.queue import Slots
+from proxy.jobs.reservations import Space
+from proxy.jobs.run import Dropped, JobFailed, Lost, Record, Run, Suspended, until_available
+from proxy.jobs.sealing import Safe
+from proxy.jobs.transfer import Policy, Transfer
+from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable, Upstream
+from proxy.upstream.session_events import Watch
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+#: Dropped jobs that a list which was read before may still hold.
+_REMEMBERED = 1000
+_TICK = 1.0
+
+
+class Runner:
+    """Owns every live job of this process. `holder` names it in the records; `now` is the wall clock.
+
+    `distrust` is told the request fields whose credentials U has just refused; `knows` tells whether U has ever
+    accepted those among the fields.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        upstream: Upstream,
+        watch: Watch | None,
+        policy: Policy,
+        limits: Limits,
+        safe: Safe,
+        distrust: Callable[[Fields], None],
+        knows: Callable[[Fields], bool] = lambda fields: False,
+        preserve_host: bool,
+        holder: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._upstream = upstream
+        self._watch = watch
+        self._policy = policy
+        self._limits = limits
+        self._safe = safe
+        self._distrust = distrust
+        self._knows = knows
+        self._preserve_host = preserve_host
+        self._holder = holder
+        self._now = now
+        self._runs: dict[str, Run] = {}
+        self._slots: Slots[Run] = Slots(total=limits.max_running, per_caller=limits.max_running_per_caller)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
+        self._space = Space(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
+        self._admission = Admission(jobs=jobs, artifacts=artifacts, slots=self._slots, space=self._space, limits=limits)
+        self._stopping = False
+
+    @property
+    def running(self) -> int:
+        """Jobs that are driven now."""
+        return self._slots.running
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait for a slot."""
+        return self._slots.waiting
+
+    async def shortage(self) -> str | None:
+        """Why there is too little space for another export, None when there is enough. Raises `StoreUnavailable`."""
+        await self._space.measure()
+        return self._space.shortage()
+
+    async def start(self) -> None:
+        """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
+        await self._space.measure()
+        self._spawn(self._tick())
+        jobs = await self._jobs.list()
+        self._recall(jobs)
+        for job in reversed(jobs):
+            fields = None if job.sealed is None else self._safe.unseal(job.sealed)
+            if fields is not None and job.phase is Phase.SUSPENDED:
+                await self._resume(job, fields)
+
+    def _recall(self, jobs: list[Job]) -> None:
+        """What the queue knew before the restart, as far as the records tell: last starts, and slots still held."""
+        for job in sorted(jobs, key=lambda job: job.started or 0):
+            if job.started is not None:
+                self._slots.started(job.owner)
+            if job.abandoned is not None and (until := job.abandoned + self._limits.cancel_hold) > self._now():
+                self._slots.hold(job.owner, until)
+
+    async def stop(self) -> None:
+        """Let go of every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
+        self._stopping = True
+        self._slots.clear()
+        await asyncio.gather(*self._changes, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    def admission(self, *owners: str) -> AbstractAsyncContextManager[None]:
+        """As `Admission`: a place for one more job of the caller while the block runs (CONTRACT §3.5)."""
+        return self._admission(owners, self._now())
+
+    async def submit(self, job: Job, body: bytes, run: Run) -> Job:
+        """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""
+
+        async def persist() -> Job:
+            try:
+                stored = await self._jobs.add(job, body)
+            except StoreUnavailable:
+                self._spawn(self._adopt(run, job))
+                raise
+            if stored.id == job.id:
+                self._enqueue(run, job.owner)
+            return stored
+
+        return await self._undivided(persist())
+
+    async def _adopt(self, run: Run, job: Job) -> None:
+        """The store may have taken the job and failed to say so: then it is on record, and must come to an end."""
+        if await until_available(lambda: self._jobs.get(job.id), job=job.id) is not None and not self._stopping:
+            run.go_on()
+            self._enqueue(run, job.owner)
+
+    async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
+        """A caller that is cancelled does not part a change on record from what must follow it."""
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    def is_waiting(self, id: str) -> bool:
+        """True while the job waits for a slot."""
+        run = self._runs.get(id)
+        return run is not None and run.task is None
+
+    def attended(self, id: str) -> Run | None:
+        """The job's run while its kick-off waits for U's first answer, or that answer is on its way to it."""
+        run = self._runs.get(id)
+        return run if run is not None and (run.attended or run.verdict is not None) else None
+
+    def may_show(self, id: str) -> bool:
+        """Whether the job stays: False if it is dropped or about to be. True is a promise: it is not dropped later."""
+        run = self._runs.get(id)
+        if run is not None:
+            run.go_on()
+        return id not in self._dropped and (run is None or run.verdict is None)
+
+    async def wake(self, id: str) -> None:
+        """The job's record was cancelled or forgotten: stop its transfer, or clear up what it left."""
+        run = self._runs.get(id)
+        if run is None:
+            self._spawn(self._conclude(id))
+        elif run.task is None:
+            self._forget(run)
+            self._spawn(self._conclude(id))
+        else:
+            run.woken = True
+            # a task that is cancelled before its first step runs none of its clean-up; this one will look first
+            if run.begun and not run.stopped:
+                run.stopped = True
+                run.task.cancel()
+
+    async def resume(self, job: Job, call: Fields, *, borrowed: bool = False) -> None:
+        """An allowed call with these request fields brought credentials: a Suspended job queues again (CONTRACT §9).
+
+        `borrowed`: they are another caller's than the job's owner."""
+        if job.phase is Phase.SUSPENDED:
+            fields = resumed_fields(call, job.request, preserve_host=self._preserve_host)
+            await self._resume(job, fields, borrowed=borrowed)
+
+    async def _resume(self, job: Job, fields: Fields, *, borrowed: bool = False) -> None:
+        if job.id in self._runs or self._stopping:
+            return
+        run = Run(job.id, fields)
+        self._runs[job.id] = run
+        await self._undivided(self._requeue(run, job, borrowed))
+
+    async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
+        try:
+            await Record(self._jobs, job, self._now).advance(Resumed(self._safe.seal(run.fields), borrowed))
+        except Lost:
+            self._forget(run)  # resumed, cancelled or given up by somebody else
+        except BaseException:
+            self._forget(run)
+            raise
+        else:
+            log.info("job resumed", job=job.id)
+            self._enqueue(run, job.owner)
+
+    def _enqueue(self, run: Run, owner: str) -> None:
+        self._runs[run.id] = run
+        self._slots.wait(run, owner)
+        self._fill_slots()
+        run.waited = run.task is None
+
+    def _fill_slots(self) -> None:
+        self._slots.expire(self._now())
+        while not self._stopping and (run := self._slots.next()) is not None:
+            run.task = self._spawn(self._drive(run))
+
+    def _forget(self, run: Run) -> None:
+        if self._runs.get(run.id) is run:
+            del self._runs[run.id]
+            self._space.release(run.id)
+        # VB365 may go on with a request that was given up before it answered (CONTRACT §3.5)
+        self._slots.leave(run, hold_until=self._now() + self._limits.cancel_hold if run.asking else None)
+        run.answer()
+
+    async def _drive(self, run: Run) -> None:
+        run.begun = True
+        try:
+            await self._record_outcome(run, await self._outcome(run))
+            while run.woken:
+                run.woken = False
+                await self._conclude(run.id)
+        finally:
+            self._forget(run)
+            self._fill_slots()
+
+    async def _outcome(self, run: Run) -> Event | None:
+        """Drive the job; returns what is still to be recorded of it."""
+        try:
+            await self._transfer(run)
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise
+        except Dropped:
+            self._dropped.append(run.id)
+            log.info("export not accepted", job=run.id)
+        except Lost:
+            log.info("job ended by its caller", job=run.id)
+        except Suspended:
+            known = self._knows(run.fields)
+            self._distrust(run.fields)
+            return Interrupted(denied=not known)
+        except JobFailed as why:
+            log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
+            return Failed(why.error, accepted=self._knows(run.fields))
+        except Exception:
+            log.exception("job failed", job=run.id)
+            return Failed(_INTERNAL)
+        finally:
+            run.stopped = True  # a cancel from here on is found on record, and must not cut short what follows
+        return None
+
+    async def _record_outcome(self, run: Run, event: Event | None) -> None:
+        if event is None:
+            await self._conclude(run.id, driven=True)
+            return
+        if isinstance(event, Interrupted):
+            self._forget(run)  # once it is on record any call may bring the job back
+        await self._settle(run.id, event)
+
+    async def _transfer(self, run: Run) -> None:
+        job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
+        if job is None or job.phase is not Phase.QUEUED:
+            raise Lost
+        transfer = Transfer(
+            run,
+            jobs=self._jobs,
+            artifacts=self._artifacts,
+            upstream=self._upstream,
+            watch=self._watch,
+            policy=self._policy,
+            space=self._space,
+            holder=self._holder,
+            now=self._now,
+        )
+        await transfer.run(job)
+        log.info("job done", job=run.id)
+
+    async def _settle(self, id: str, event: Event) -> None:
+        job = await until_available(lambda: self._jobs.get(id), job=id)
+        if job is None:
+            return
+        try:
+            await Record(self._jobs, job, self._now).settle(event)
+        except Lost:
+            await self._conclude(id)
+
+    async def _conclude(self, id: str, *, driven: bool = False) -> None:
+        """The caller ended the job: its bytes go first, then a cancelled record says so.
+
+        A job that nobody ended, though its transfer could not go on (`driven`), must not stay Running for ever.
+        """
+        try:
+            job = await until_available(lambda: self._jobs.get(id), job=id)
+            if job is None or job.phase is Phase.CANCELLING or _is_over_without_file(job):
+                await self._artifacts.remove(id)
+            if job is not None and job.phase is Phase.CANCELLING:
+                await Record(self._jobs, job, self._now).settle(Cancelled())
+            elif job is not None and driven and not job.terminal and job.holder == self._holder:
+                log.error("transfer lost its job", job=id, phase=job.phase)
+                await Record(self._jobs, job, self._now).settle(Failed(_INTERNAL))
+        except Lost:
+            pass  # deleted meanwhile: the tombstone is what should be there
+        except StoreUnavailable as why:
+            log.warning("left for the sweeper", job=id, reason=str(why))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_tell_failure)
+        return task
+
+    async def _tick(self) -> None:
+        """Every second: measure the free space while jobs run, and give on the slots whose hold is over."""
+        while True:
+            await asyncio.sleep(_TICK)
+            self._fill_slots()
+            if not self.running:
+                continue
+            try:
+                await self._space.measure()
+            except StoreUnavailable as why:
+                log.warning("free space not known", reason=str(why))
+
+
+def _is_over_without_file(job: Job) -> bool:
+    return job.terminal and job.result is not ResultState.AVAILABLE
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (why := task.exception()) is not None:
+        log.error("background task failed", exc_info=why)
+
+
+_INTERNAL = JobError(code=ErrorCode.INTERNAL, message="The proxy failed. Its log says why.", retryable=True)

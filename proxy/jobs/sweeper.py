@@ -1,0 +1,112 @@
+"""What time does to jobs: results and records expire, suspended jobs give up, tombstones go (CONTRACT §7, §9)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
+from typing import TypeVar
+
+import structlog
+
+from proxy.core.job import ErrorCode, Expired, Failed, Job, JobError, Phase, ResultState, file_expired
+from proxy.core.job_document import Retention
+from proxy.jobs.run import Lost, Record
+from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T", str, Job)
+
+#: Jobs looked at at a time: the store makes many changes durable at the price of one.
+_TOGETHER = 64
+_INTERRUPTED = JobError(
+    code=ErrorCode.INTERRUPTED,
+    message="The export was interrupted and nobody asked for it in time. Start it again.",
+    retryable=True,
+)
+
+
+class Sweeper:
+    """Ends what is over. Readers never depend on it: they judge by the clock themselves (`monitor.seen`).
+
+    `suspend_ttl` in seconds; `now` is the wall clock; `wake` is the runner's, for what a caller ended and nobody heard.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        retention: Retention,
+        suspend_ttl: float,
+        wake: Callable[[str], Awaitable[None]],
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._retention = retention
+        self._suspend_ttl = suspend_ttl
+        self._wake = wake
+        self._now = now
+
+    async def run(self) -> None:
+        """Sweep until cancelled, several times within the shortest of the times."""
+        shortest = min(self._retention.result, self._retention.record, self._suspend_ttl)
+        interval = max(0.2, min(15.0, shortest / 4))
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await self.sweep()
+            except StoreUnavailable as why:
+                log.warning("sweep not finished", reason=str(why))
+            except Exception:
+                # the sweeper must outlive a bad record; the next sweep reports it again
+                log.exception("sweep failed")
+
+    async def sweep(self) -> None:
+        """Look at every job that is due, and at every file. Raises `StoreUnavailable`."""
+        stored = await self._artifacts.ids()  # first: a file without a job afterwards has none any more
+        for stage, until in self._retention.due(self._now(), suspend_ttl=self._suspend_ttl).items():
+            await self._each(await self._jobs.due(stage, until), self._look)
+        await self._each(stored, self._look_at_file)
+
+    async def _each(self, found: Iterable[_T], look: Callable[[_T], Awaitable[None]]) -> None:
+        rest = iter(found)
+        while batch := list(islice(rest, _TOGETHER)):
+            await asyncio.gather(*(self._try(look, each) for each in batch))
+
+    async def _try(self, look: Callable[[_T], Awaitable[None]], each: _T) -> None:
+        try:
+            await look(each)
+        except Lost:
+            pass  # changed by somebody else meanwhile: the next sweep sees it as it then is
+        except StoreUnavailable as why:
+            log.warning("not swept", job=each if isinstance(each, str) else each.id, reason=str(why))
+
+    async def _look_at_file(self, id: str) -> None:
+        job = await self._jobs.get(id)
+        if job is None:
+            # a finished file stays: the next start rebuilds its record
+            if await self._artifacts.get(id) is None:
+                log.warning("partial file without a record removed", job=id)
+                await self._artifacts.remove(id)
+        elif job.forgotten:
+            await self._wake(id)
+        elif job.terminal and job.result is not ResultState.AVAILABLE:
+            await self._artifacts.remove(id)  # what could not be removed when the job ended
+
+    async def _look(self, job: Job) -> None:
+        now = self._now()
+        ends = self._retention.record_ends(job)
+        if ends is not None and now >= ends:
+            await self._artifacts.remove(job.id)
+            await self._jobs.remove(job)
+        elif job.result is ResultState.AVAILABLE and file_expired(job, now):
+            await Record(self._jobs, job, self._now).advance(Expired())
+            await self._artifacts.remove(job.id)
+        elif job.phase is Phase.SUSPENDED and now - (job.suspended or now) >= self._suspend_ttl:
+            await Record(self._jobs, job, self._now).advance(Failed(_INTERRUPTED))
+            await self._artifacts.remove(job.id)
+        elif job.phase is Phase.CANCELLING:
+            await self._wake(job.id)

@@ -1,0 +1,376 @@
+"""One export, driven from its POST at VB365 to a committed artifact (CONTRACT §3.7, §5, §10)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from proxy.core.errors import Problem
+from proxy.core.job import (
+    Answer,
+    Answered,
+    Claimed,
+    ErrorCode,
+    Finalizing,
+    Job,
+    Restarted,
+    Succeeded,
+    advance,
+    encode,
+)
+from proxy.core.outcome import secrets
+from proxy.jobs.continuation import Continuation, Part
+from proxy.jobs.outcome import collect, encoding, error, facts, refusal
+from proxy.jobs.reception import Reception
+from proxy.jobs.reservations import Space
+from proxy.jobs.run import Dropped, JobFailed, Record, Relayed, Run, Suspended, until_available
+from proxy.ports import (
+    Artifact,
+    ArtifactStore,
+    Field,
+    JobStore,
+    LengthMismatch,
+    PartialLost,
+    Response,
+    StorageFull,
+    StoreUnavailable,
+    Upstream,
+    UpstreamBroken,
+    UpstreamFailure,
+    UpstreamTimedOut,
+)
+from proxy.upstream.session_events import Watch
+
+log = structlog.get_logger(__name__)
+
+_BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The times (seconds) and bounds of a transfer (CONTRACT §15 `exports`)."""
+
+    generate_timeout: float
+    stall_timeout: float
+    attempts: int
+    result_ttl: float
+
+
+class Transfer:
+    """Drives one claimed job. Raises `JobFailed`, `Suspended`, `Dropped` or `Lost`, having stored nothing of that."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        upstream: Upstream,
+        watch: Watch | None,
+        policy: Policy,
+        space: Space,
+        holder: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._run = run
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._upstream = upstream
+        self._watch = watch
+        self._policy = policy
+        self._space = space
+        self._holder = holder
+        self._now = now
+        self._record: Record
+        self._file: Reception
+        self._body = b""
+        self._fruitless = 0
+        self._unheard = 0.0
+        self._posted = now()
+
+    async def run(self, job: Job) -> None:
+        """From Queued to Success or Warning; the partial file is gone or kept when this returns or raises."""
+        try:
+            await self._run_to_the_end(job)
+        except StorageFull as why:
+            raise JobFailed(error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
+        except PartialLost as why:
+            message = "The stored part of the file is lost. Start the export again."
+            raise JobFailed(error(ErrorCode.INTERRUPTED, message)) from why
+
+    async def _run_to_the_end(self, job: Job) -> None:
+        self._record = Record(self._jobs, job, self._now)
+        self._body = await self._request_body(job)
+        self._file = Reception(self._record, self._artifacts, self._space)
+        await self._file.open()
+        try:
+            if not self._file.offset:
+                self._bound_attempts()
+            elif job.attempt == 1 and job.started is not None:
+                self._posted = job.started
+            await self._record.settle(Claimed(self._holder, self._file.offset))
+            verified = await self._receive()
+            await self._finish(verified)
+        except (Suspended, asyncio.CancelledError):
+            await self._file.keep()
+            raise
+        except BaseException:
+            await self._file.discard()
+            raise
+
+    async def _request_body(self, job: Job) -> bytes:
+        body = await until_available(lambda: self._jobs.body(job.id), job=job.id)
+        if body is None:
+            raise JobFailed(error(ErrorCode.INTERRUPTED, "The body of the request is lost. Start the export again."))
+        return body
+
+    async def _receive(self) -> bool:
+        """All bytes into the partial file, over as many POSTs as it takes; True if their number is proven."""
+        if self._file.offset and self._file.offset == self._answer.size:
+            # interrupted between the last byte and the commit: there is nothing to ask VB365 for
+            await self._record.settle(Answered(self._answer))
+            return True
+        while True:
+            if self._file.offset:
+                done = await self._continue()
+            else:
+                done = await self._begin()
+            if done is not None:
+                return done
+
+    @property
+    def _answer(self) -> Answer:
+        answer = self._record.job.answer
+        assert answer is not None  # noqa: S101  # Answered precedes every use
+        return answer
+
+    async def _begin(self) -> bool | None:
+        """One POST from zero. True or False: every byte is stored, and their number is proven or not. None: go on."""
+        self._posted = self._now()
+        response = await self._post([])
+        if response is None:
+            return None
+        try:
+            await self._accept(response)
+            return await self._take(response)
+        finally:
+            response.close()
+
+    async def _continue(self) -> bool | None:
+        """One POST for the rest of the file; returns as `_begin` does (CONTRACT §10).
+
+        A 206 is taken if it is proven that it carries the rest of the same file, a 200 as a new attempt.
+        """
+        wanted = Continuation.of(self._answer, self._file.offset)
+        response = await self._post(wanted.fields)
+        if response is None:
+            return None
+        try:
+            part = wanted.part(response)
+            if part is not None:
+                return await self._take_part(response, wanted, part)
+            if response.status == 401:
+                raise Suspended
+            await self._start_over(f"the answer {response.status} does not continue the file")
+            if response.status != 200:
+                return None
+            await self._accept(response)
+            return await self._take(response)
+        finally:
+            response.close()
+
+    async def _take_part(self, response: Response, wanted: Continuation, part: Part) -> bool | None:
+        """Take a 206 whose head fits, once its first bytes have proven to be those that are stored."""
+        overlap = await self._file.read(part.start, wanted.stored)
+        try:
+            rest = await wanted.rest(response, overlap)
+        except UpstreamFailure as why:
+            await self._pause(why)
+            return None
+        if rest is None:
+            await self._start_over("the stored bytes are those of another file")
+            return None
+        await self._file.promise(part.total - self._file.offset)
+        await self._record.settle(Answered(replace(self._answer, size=part.total)))
+        return await self._take(response, rest, part)
+
+    async def _post(self, more: list[Field]) -> Response | None:
+        """Send the export with `more` fields. None: there was no answer, and another POST may follow."""
+        try:
+            return await until_available(lambda: self._ask(more), job=self._run.id)
+        except UpstreamFailure as why:
+            await self._no_answer(why)
+            return None
+
+    async def _ask(self, more: list[Field]) -> Response:
+        request = self._record.job.request
+        self._run.asking = True
+        try:
+            response = await self._upstream.send(
+                request.method.encode(),
+                request.target.encode("latin-1"),
+                [*self._run.fields, *more],
+                self._body,
+                timeout=self._policy.generate_timeout,
+                stall=self._policy.stall_timeout,
+            )
+        except UpstreamFailure:
+            self._run.asking = False
+            raise
+        self._run.asking = False
+        return response
+
+    async def _no_answer(self, why: UpstreamFailure) -> None:
+        """CONTRACT §10: a POST from zero is never repeated blindly; a continuation is, in bounds."""
+        if self._file.offset:
+            await self._pause(why)
+            return
+        timed_out = isinstance(why, UpstreamTimedOut)
+        self._run.unanswered = Problem("upstream-timeout" if timed_out else "upstream-unreachable", str(why))
+        if self._run.attended:
+            await self._drop(self._run.unanswered)
+        raise JobFailed(error(_code_of(why), str(why))) from why
+
+    async def _accept(self, response: Response) -> None:
+        """Accept the head of a whole file: 200, or it is relayed or recorded."""
+        if response.status != 200:
+            await self._refused(response)
+        if (coding := encoding(response.fields)) is not None:
+            message = f"Veeam Backup for Microsoft 365 encoded the file ({coding}) although identity was asked for"
+            raise JobFailed(error(ErrorCode.ERROR, message))
+        size = response.length
+        self._space.release(self._run.id)
+        if size is not None:
+            await self._file.promise(size)
+        await self._record.settle(Answered(facts(response, size)))
+        self._run.go_on()
+
+    async def _refused(self, response: Response) -> None:
+        relayed = await collect(response)
+        self._run.rejection = relayed
+        if self._run.attended and relayed.complete:
+            await self._drop(relayed)
+        if response.status == 401 and (self._run.waited or self._record.job.attempt > 1):
+            raise Suspended  # the token expired since U accepted it
+        target = self._record.job.request.target.encode("latin-1")
+        raise JobFailed(refusal(relayed, secrets(self._run.fields, target)))
+
+    async def _drop(self, answer: Relayed | Problem) -> None:
+        """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job.
+
+        A record that cannot be removed now stays, and becomes that of a failed job.
+        """
+        self._run.verdict = answer
+        self._run.stopped = True
+        try:
+            await self._remove_record()
+        except StoreUnavailable as why:
+            log.warning("job not dropped", job=self._run.id, reason=str(why))
+            self._run.verdict = None
+            self._run.go_on()
+            return
+        self._run.answer()
+        raise Dropped
+
+    async def _remove_record(self) -> None:
+        current: Job | None = self._record.job
+        while current is not None and not await self._jobs.remove(current):
+            current = await self._jobs.get(current.id)
+
+    async def _start_over(self, reason: str) -> None:
+        log.info("starting over", job=self._run.id, offset=self._file.offset, reason=reason)
+        self._bound_attempts()
+        await self._file.restart()
+        await self._record.settle(Restarted())
+
+    def _bound_attempts(self) -> None:
+        if self._record.job.attempt >= self._policy.attempts:
+            message = f"No complete file after {self._policy.attempts} attempts"
+            raise JobFailed(error(ErrorCode.TRUNCATED, message))
+
+    async def _take(self, response: Response, rest: bytes = b"", part: Part | None = None) -> bool | None:
+        """Store the body, of which `rest` was read before; `part` says what of the file it is, None all of it."""
+        before = self._file.offset
+        try:
+            await self._file.copy(response, rest)
+        except UpstreamFailure as why:
+            progress = self._count_progress(before)
+            await self._file.report()
+            await self._pause(why, progress=progress)
+            if not self._file.offset:
+                await self._start_over("no byte is stored")
+            return None
+        size, offset = self._answer.size, self._file.offset
+        if part is not None and offset > part.stop:
+            await self._start_over(f"more bytes came than the {part.stop - part.start} announced")
+            return None
+        if part is not None and offset < part.total:
+            # a shorter range than asked for: the next POST goes on from there
+            if not self._count_progress(before):
+                await self._pause(UpstreamBroken("the answer brought no new byte", delivered=True))
+            return None
+        if size is not None and offset != size:
+            message = f"The file has {offset} bytes, {size} were announced"
+            raise JobFailed(error(ErrorCode.TRUNCATED, message))
+        return response.delimited or size is not None
+
+    def _count_progress(self, before: int) -> bool:
+        """True if there are more bytes than the `before` there were: the failures in a row end."""
+        if self._file.offset == before:
+            return False
+        self._fruitless, self._unheard = 0, 0.0
+        return True
+
+    async def _pause(self, why: UpstreamFailure, *, progress: bool = False) -> None:
+        """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new byte.
+
+        Those that VB365 never saw (it restarts) are bounded by the time that a transfer may stall.
+        """
+        log.warning("transfer interrupted", job=self._run.id, offset=self._file.offset, reason=str(why))
+        if progress:
+            await asyncio.sleep(_BACKOFF[0])
+            return
+        if not why.delivered and self._unheard < self._policy.stall_timeout:
+            pause = _BACKOFF[min(int(self._unheard), len(_BACKOFF) - 1)]
+            self._unheard += pause
+            await asyncio.sleep(pause)
+            return
+        self._fruitless += 1
+        if self._fruitless > self._policy.attempts:
+            code = ErrorCode.TIMEOUT if isinstance(why, UpstreamTimedOut) else ErrorCode.TRUNCATED
+            raise JobFailed(error(code, f"The transfer broke {self._fruitless} times without progress: {why}"))
+        await asyncio.sleep(_BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1])
+
+    async def _finish(self, verified: bool) -> None:
+        kind = self._file.format or "Other"
+        size = self._file.offset
+        job = await self._record.settle(Finalizing(size))
+        warning = not verified or await self._warned(job)
+
+        def succeeded(artifact: Artifact) -> Succeeded:
+            digest = base64.b64encode(artifact.sha256).decode()
+            return Succeeded(size, digest, self._now() + self._policy.result_ttl, kind, warning)
+
+        def memo(artifact: Artifact) -> bytes:
+            return encode(advance(job, succeeded(artifact), self._now()))
+
+        try:
+            artifact = await until_available(lambda: self._file.partial.commit(size, memo), job=job.id)
+        except LengthMismatch as why:
+            raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
+        # `Lost` if the caller ended the job meanwhile: the runner removes the file, if the record does not promise it
+        await self._record.settle(succeeded(artifact))
+
+    async def _warned(self, job: Job) -> bool:
+        return self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)
+
+
+def _code_of(why: UpstreamFailure) -> ErrorCode:
+    """CONTRACT §5: an answer that is no HTTP was an answer nevertheless."""
+    if isinstance(why, UpstreamTimedOut):
+        return ErrorCode.TIMEOUT
+    return ErrorCode.ERROR if isinstance(why, UpstreamBroken) else ErrorCode.UNREACHABLE

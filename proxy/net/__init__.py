@@ -1,0 +1,1 @@
+"""Sockets: TLS, certificates, buffers and deadlines. Knows neither HTTP nor jobs."""

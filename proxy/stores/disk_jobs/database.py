@@ -1,0 +1,244 @@
+"""The job records on disk: a diskcache of plain bytes, checked when it is opened. Everything here blocks."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from diskcache import Cache, Disk, Timeout
+from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
+
+from proxy.core.job import Job, encode
+from proxy.ports import StoreUnavailable
+from proxy.stores.disk_jobs.reserve import Ballast
+from proxy.stores.disk_jobs.scan import BODY, PATIENCE, RECORD, Scan, quarantine, salvage, scan
+from proxy.stores.durable import sync_directory
+
+#: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a row of no ours.
+_FAILURES = (sqlite3.Error, Timeout, OSError)
+
+_PROBE = "probe"
+
+_SETTINGS: Final = DEFAULT_SETTINGS | {
+    "eviction_policy": "none",  # a job is never dropped to make room
+    "cull_limit": 0,
+    "size_limit": 2**62,
+    "statistics": 0,
+    # diskcache's NORMAL leaves a commit in WAL mode to the page cache, and a power loss takes it away. FULL syncs the
+    # log at every commit: what `add` and `replace` returned for has happened (CONTRACT §3.6). Progress pays for it
+    # too, at most once a second and job; the commits of concurrent calls share one sync.
+    "sqlite_synchronous": 2,
+    "sqlite_journal_mode": "wal",
+    "sqlite_mmap_size": 0,  # a file cut short is SIGBUS through a mapping, and an error through read()
+}
+
+
+class Unreadable(ValueError):
+    """A row that is not ours: neither unpickled, nor followed to the file that it names."""
+
+
+class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
+    """Keys are text, values are bytes in their row. What diskcache would pickle or unpickle (CVE-2025-69872: rows of
+    `mode` 4 or `raw` 0) and what names a file is refused, in both directions.
+    """
+
+    def put(self, key: object) -> tuple[str, bool]:
+        """The key as it goes into the row."""
+        if type(key) is not str:
+            raise Unreadable("a key is text")
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        """The key that stands in a row."""
+        if not raw or type(key) is not str:
+            raise Unreadable("a key is text")
+        return key
+
+    def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, None, object]:
+        """The value as it goes into the row: never into a file beside it, which no transaction would cover."""
+        if type(value) is not bytes or read:
+            raise Unreadable("a value is bytes")
+        return 0, MODE_RAW, None, sqlite3.Binary(value)
+
+    def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
+        """The value that stands in a row."""
+        if mode != MODE_RAW or filename is not None or type(value) is not bytes or read:
+            raise Unreadable("a value is bytes in its row")
+        return value
+
+    def remove(self, file_path: str) -> None:
+        """Nothing: no row of ours has a file, and a planted name could be any file."""
+
+
+class Keep:
+    """The type of `KEEP`."""
+
+
+#: The stored body stays as it is.
+KEEP: Final = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to become of one job on disk: `job` None drops its record, `body` None drops its body."""
+
+    id: str
+    job: Job | None
+    body: bytes | Keep | None
+
+
+@dataclass(slots=True)
+class Findings:
+    """What opening found: the jobs, where a damaged database went, and a sentence for each thing that was amiss."""
+
+    jobs: list[Job] = field(default_factory=list)
+    set_aside: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class JobDatabase:
+    """The database in `directory`/jobs. All of it runs in one and the same thread; failures are `StoreUnavailable`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "jobs"
+        self._fresh = directory / "jobs.new"
+        self._ballast = Ballast(directory / "ballast")
+        self._cache: Any = None
+
+    def open(self) -> Findings:
+        """Read and check everything; a database that cannot be trusted is set aside and a new one begun."""
+        try:
+            findings = self._open()
+        except _FAILURES as why:
+            if self._ballast.drop():
+                return self.open()
+            free = shutil.disk_usage(self._directory).free
+            raise StoreUnavailable(
+                f"the job database in {self._path} cannot be opened: {why} ({free} bytes are free)"
+            ) from why
+        self._ballast.refill()
+        return findings
+
+    def _open(self) -> Findings:
+        self._finish_beginning()
+        if not self._path.exists():
+            self._begin([])
+        findings = self._examine()
+        self._cache = _connect(self._path)
+        return findings
+
+    def _finish_beginning(self) -> None:
+        """A process that was killed while it began a new database left a whole one or a heap of nothing."""
+        if not self._fresh.exists():
+            return
+        if self._path.exists() or scan(self._fresh / DBNAME).trouble is not None:
+            shutil.rmtree(self._fresh)
+        else:
+            self._fresh.rename(self._path)
+
+    def _examine(self) -> Findings:
+        file = self._path / DBNAME
+        found = scan(file)
+        if found.trouble is not None:
+            return self._begin_anew(found)
+        if not found.rejected:
+            return Findings(list(found.jobs.values()))
+        place = self._directory / f"jobs.rejected-{_stamp()}.jsonl"
+        quarantine(file, found.rejected, place)
+        notes = [f"a row of the job database was set aside in {place}: {why}" for _, why in found.rejected]
+        return Findings(list(found.jobs.values()), notes=notes)
+
+    def _begin_anew(self, found: Scan) -> Findings:
+        """What could be read of the damaged database goes into the new one; the artifacts' memos tell the rest."""
+        place = self._directory / f"jobs.corrupt-{_stamp()}"
+        self._begin((Change(job.id, job, body) for job, body in salvage(self._path / DBNAME, found)), place)
+        note = (
+            f"the job database was damaged ({found.trouble}): it was set aside as {place}, and a new one begun with "
+            f"the {len(found.jobs)} records that could still be read"
+        )
+        return Findings(list(found.jobs.values()), place, [note])
+
+    def _begin(self, changes: Iterable[Change], place: Path | None = None) -> None:
+        """A new database takes the old one's place once it is whole: a crash at any moment leaves one of the two."""
+        self._fresh.mkdir(mode=0o700)
+        with closing(_connect(self._fresh)) as fresh:
+            _write(fresh, changes)
+        if place is not None:
+            self._path.rename(place)
+        self._fresh.rename(self._path)
+        sync_directory(self._directory)
+
+    def commit(self, changes: Sequence[Change]) -> list[StoreUnavailable | None]:
+        """Make the changes durable, in one transaction if that can be; tells for each whether it failed."""
+        try:
+            _write(self._cache, changes)
+            return [None] * len(changes)
+        except _FAILURES as why:
+            self._recover()
+            if self._ballast.drop():
+                return self.commit(changes)
+            if len(changes) == 1:
+                return [StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")]
+        return [outcome for change in changes for outcome in self.commit([change])]
+
+    def probe(self) -> None:
+        """Write and sync a row that the same transaction takes back."""
+        self._ballast.refill()
+        try:
+            with self._cache.transact():
+                self._cache.set(_PROBE, b"")
+                self._cache.delete(_PROBE)
+        except _FAILURES as why:
+            self._recover()
+            raise StoreUnavailable(f"the job database in {self._path} cannot be written: {why}") from why
+
+    def _recover(self) -> None:
+        """diskcache leaves a transaction open whose COMMIT failed, and has no way to end it."""
+        try:
+            connection = self._cache._con  # noqa: SLF001
+            if connection.in_transaction:
+                connection.rollback()
+        except _FAILURES:
+            self._cache.close()  # rolls back as well; the next call connects anew
+
+    def body(self, id: str) -> bytes | None:
+        """The stored request body."""
+        try:
+            body: bytes | None = self._cache.get(BODY + id)
+            return body
+        except (*_FAILURES, Unreadable) as why:
+            raise StoreUnavailable(f"the job database in {self._path} cannot be read: {why}") from why
+
+    def close(self) -> None:
+        """Fold the log into the database and let go of it."""
+        self._cache.close()
+
+
+def _connect(path: Path) -> Any:
+    return Cache(str(path), timeout=PATIENCE, disk=PlainDisk, **_SETTINGS)
+
+
+def _write(cache: Any, changes: Iterable[Change]) -> None:
+    with cache.transact():
+        for change in changes:
+            _write_row(cache, RECORD + change.id, None if change.job is None else encode(change.job))
+            if not isinstance(change.body, Keep):
+                _write_row(cache, BODY + change.id, change.body)
+
+
+def _write_row(cache: Any, key: str, value: bytes | None) -> None:
+    if value is None:
+        cache.delete(key)
+    else:
+        cache.set(key, value)
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")

@@ -1,0 +1,112 @@
+"""Orders the changes of a job store: decided on the loop one after the other, made durable in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from proxy.ports import StoreUnavailable
+from proxy.stores.disk_jobs.database import Change
+
+_T = TypeVar("_T")
+#: Bounds what one transaction holds.
+_LARGEST_BATCH = 64
+
+
+@dataclass(slots=True)
+class _Operation(Generic[_T]):
+    touches: frozenset[Hashable]
+    decide: Callable[[], tuple[_T, Change | None]]
+    done: asyncio.Future[_T]
+
+
+@dataclass(slots=True)
+class _Decided:
+    operation: _Operation[Any]
+    answer: Any
+    change: Change
+
+
+class GroupCommit:
+    """First come, first served. A batch is one transaction; operations that touch the same thing never share one, so
+    that each is decided on what is durable: of two that compare and set the same version, one wins.
+
+    It is driven by callbacks and not by a task, so that nothing can cancel it: once a change is on its way to the disk
+    it reaches the memory too (`apply`), whatever becomes of its caller.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        commit: Callable[[list[Change]], list[StoreUnavailable | None]],
+        apply: Callable[[Change], None],
+    ) -> None:
+        self._executor = executor
+        self._commit = commit
+        self._apply = apply
+        self._waiting: deque[_Operation[Any]] = deque()
+        self._batch: list[_Decided] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def submit(
+        self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]
+    ) -> asyncio.Future[_T]:
+        """The answer that `decide` gives, once the change that it asks for is durable and applied."""
+        operation = _Operation(touches, decide, asyncio.get_running_loop().create_future())
+        self._waiting.append(operation)
+        if not self._batch:
+            self._begin()
+        return operation.done
+
+    async def drained(self) -> None:
+        """Return when nothing waits and nothing is on its way."""
+        await self._idle.wait()
+
+    def _begin(self) -> None:
+        self._batch = self._gather()
+        if not self._batch:
+            self._idle.set()
+            return
+        self._idle.clear()
+        changes = [decided.change for decided in self._batch]
+        writing = asyncio.get_running_loop().run_in_executor(self._executor, self._commit, changes)
+        writing.add_done_callback(self._written)
+
+    def _gather(self) -> list[_Decided]:
+        batch: list[_Decided] = []
+        touched: set[Hashable] = set()
+        while self._waiting and len(batch) < _LARGEST_BATCH and touched.isdisjoint(self._waiting[0].touches):
+            operation = self._waiting.popleft()
+            if operation.done.cancelled():
+                continue
+            answer, change = operation.decide()
+            if change is None:
+                operation.done.set_result(answer)
+                continue
+            touched |= operation.touches
+            batch.append(_Decided(operation, answer, change))
+        return batch
+
+    def _written(self, writing: asyncio.Future[list[StoreUnavailable | None]]) -> None:
+        broken = writing.exception()
+        outcomes = [broken] * len(self._batch) if broken is not None else writing.result()
+        for decided, failure in zip(self._batch, outcomes, strict=True):
+            if failure is None:
+                self._apply(decided.change)
+            _answer(decided, failure)
+        self._begin()
+
+
+def _answer(decided: _Decided, failure: BaseException | None) -> None:
+    done = decided.operation.done
+    if done.done():
+        return
+    if failure is None:
+        done.set_result(decided.answer)
+    else:
+        done.set_exception(failure)

@@ -1,0 +1,163 @@
+"""The jobs of a store in memory: every look-up that a request makes, without touching the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
+from typing import TypeVar
+
+from proxy.core import retention
+from proxy.core.job import Job
+from proxy.core.retention import Stage
+from proxy.ports import Counts
+
+_T = TypeVar("_T")
+
+
+def _order(job: Job) -> tuple[float, str]:
+    return job.created, job.id
+
+
+def claims(job: Job) -> list[tuple[str, str]]:
+    """What the job's idempotency key takes: the key under each of its owners (CONTRACT §8)."""
+    key = job.request.idempotency_key
+    return [] if key is None else [(owner, key) for owner in job.owners]
+
+
+class JobIndex:
+    """Jobs by id, by each owner with and without a key, by session, by age, and
+    by what time or a limit does to them; wakes who waits for a change."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._by_key: dict[tuple[str, str], str] = {}
+        self._by_owner: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_session: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_age: list[tuple[float, str]] = []
+        self._live: defaultdict[str, set[str]] = defaultdict(set)
+        self._stages: dict[Stage, list[tuple[float, str]]] = {stage: [] for stage in Stage}
+        self._spent: list[tuple[bool, float, str]] = []
+        self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, id: str) -> Job | None:
+        """The job, or None."""
+        return self._jobs.get(id)
+
+    def find(self, owner: str, idempotency_key: str) -> Job | None:
+        """The owner's job with that key, tombstones left out."""
+        known = self._by_key.get((owner, idempotency_key))
+        return None if known is None else self._jobs[known]
+
+    def list(self, owner: str | None, session: str | None) -> list[Job]:
+        """The jobs of the owner and of the session (None: of all), newest first."""
+        if owner is None and session is None:
+            return [self._jobs[each] for _, each in reversed(self._by_age)]
+        chosen = self._by_owner.get(owner, set()) if owner is not None else set(self._jobs)
+        if session is not None:
+            chosen = chosen & self._by_session.get(session.lower(), set())
+        return sorted((self._jobs[each] for each in chosen), key=_order, reverse=True)
+
+    def counts(self, owners: Collection[str]) -> Counts:
+        """As `JobStore.counts`."""
+        return Counts(len(_union(self._live, owners)), len(_union(self._by_owner, owners)), len(self._jobs))
+
+    def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
+        """As `JobStore.spent`."""
+        if owners is None:
+            return [self._jobs[each] for *_, each in self._spent[:limit]]
+        mine = _union(self._by_owner, owners)
+        ranks = [rank for each in mine if (rank := retention.spent(self._jobs[each])) is not None]
+        return [self._jobs[each] for *_, each in sorted(ranks)[:limit]]
+
+    def due(self, stage: Stage, until: float) -> Sequence[Job]:
+        """As `JobStore.due`."""
+        waiting = self._stages[stage]
+        return [self._jobs[each] for _, each in waiting[: bisect_right(waiting, until, key=itemgetter(0))]]
+
+    def put(self, job: Job) -> None:
+        """Add the job, or replace the one with its id."""
+        self._unlink(job.id)
+        self._jobs[job.id] = job
+        insort(self._by_age, _order(job))
+        for owner in job.owners:
+            self._by_owner[owner].add(job.id)
+            if not job.terminal:
+                self._live[owner].add(job.id)
+        if (found := retention.stage(job)) is not None:
+            insort(self._stages[found[0]], (found[1], job.id))
+        if (rank := retention.spent(job)) is not None:
+            insort(self._spent, rank)
+        if job.request.session is not None:
+            self._by_session[job.request.session.lower()].add(job.id)
+        if not job.forgotten:
+            self._by_key |= dict.fromkeys(claims(job), job.id)
+        self._wake(job.id)
+
+    def drop(self, id: str) -> None:
+        """Forget the job."""
+        self._unlink(id)
+        self._wake(id)
+
+    def _unlink(self, id: str) -> None:
+        job = self._jobs.pop(id, None)
+        if job is None:
+            return
+        del self._by_age[bisect_left(self._by_age, _order(job))]
+        for owner in job.owners:
+            _discard(self._by_owner, owner, id)
+            _discard(self._live, owner, id)
+        if (found := retention.stage(job)) is not None:
+            del self._stages[found[0]][bisect_left(self._stages[found[0]], (found[1], id))]
+        if (rank := retention.spent(job)) is not None:
+            del self._spent[bisect_left(self._spent, rank)]
+        if job.request.session is not None:
+            _discard(self._by_session, job.request.session.lower(), id)
+        for claim in claims(job):
+            if self._by_key.get(claim) == id:
+                del self._by_key[claim]
+
+    async def wait(self, id: str, version: int, timeout: float) -> Job | None:
+        """As `JobStore.wait`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while (job := self._jobs.get(id)) is not None and job.version == version:
+            changed = loop.create_future()
+            self._waiters[id].add(changed)
+            try:
+                done, _ = await asyncio.wait([changed], timeout=max(0, deadline - loop.time()))
+            finally:
+                _discard(self._waiters, id, changed)
+            if not done or changed.cancelled():
+                break
+        return self._jobs.get(id)
+
+    def _wake(self, id: str) -> None:
+        for changed in self._waiters.get(id, ()):
+            if not changed.done():
+                changed.set_result(None)
+
+    def release(self) -> None:
+        """Let everyone who waits go with the job as it is."""
+        for waiters in self._waiters.values():
+            for changed in waiters:
+                changed.cancel()
+
+
+def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection[str]:
+    """The members of the owners' sets, each once; most callers have one owner, whose set is not copied."""
+    found = [index[owner] for owner in owners if owner in index]
+    return found[0] if len(found) == 1 else set().union(*found)
+
+
+def _discard(index: defaultdict[str, set[_T]], key: str, member: _T) -> None:
+    """Take `member` out, and its set with the last one: the index never outgrows the jobs."""
+    members = index.get(key, set())
+    members.discard(member)
+    if not members:
+        index.pop(key, None)

@@ -1,0 +1,185 @@
+"""A file being written: the network reads on while a thread writes and hashes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.stores.file_artifacts.spool import Spool
+from proxy.stores.threads import undisturbed
+
+if TYPE_CHECKING:
+    from proxy.stores.file_artifacts.store import FileArtifacts
+
+#: Small enough to overlap, large enough that the hop into the thread does not count.
+_BATCH = 1 << 20
+#: The writer waits when this much is gathered behind the batch in hand: a partial holds twice that in memory at most.
+_GATHERED = 2 << 20
+
+
+class FilePartial:
+    """A `Partial` over a `Spool`. One call at a time.
+
+    Bytes are gathered, then handed to a thread as a batch. A batch that could not be written stays in hand, and the
+    next call tries it again before it does anything else.
+    """
+
+    def __init__(self, store: FileArtifacts, id: str, spool: Spool) -> None:
+        self.id = id
+        self._store = store
+        self._spool = spool
+        self._offset = spool.length
+        self._batch: list[bytes] = []
+        self._gathered: list[bytes] = []
+        self._waiting = 0
+        self._appending: asyncio.Future[None] | None = None
+        #: Why the batch in hand is not written yet.
+        self._trouble: StoreUnavailable | None = None
+        #: Why nothing can be written any more.
+        self._failure: BaseException | None = None
+        self._committed = False
+        self._stopped = False
+        self._ended = False
+        store.begun(self)
+
+    @property
+    def offset(self) -> int:
+        """As `Partial.offset`."""
+        return self._offset
+
+    async def write(self, chunk: bytes) -> None:
+        """As `Partial.write`. The bytes may still be on their way to the disk: a later call raises for them."""
+        self._check()
+        if self._trouble is not None:
+            await self._settled()
+        self._check_room(len(chunk))
+        self._gathered.append(chunk)
+        self._waiting += len(chunk)
+        self._offset += len(chunk)
+        self._store.ledger.put(self, self._offset)
+        if self._waiting >= _BATCH:
+            self._append()
+        while self._waiting >= _GATHERED and self._appending is not None:
+            await asyncio.wait([self._appending])
+        self._check()
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """As `Partial.read`."""
+        self._check()
+        await self._settled()
+        return await undisturbed(self._store.begin(self._spool.read, start, stop))
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopped:
+            raise PartialLost(f"the partial file of job {self.id} is closed")
+
+    def _check_room(self, size: int) -> None:
+        if size > self._store.room():
+            self._failure = StorageFull(f"storage.max_bytes leaves no room for the file of job {self.id}")
+            self._check()
+
+    def _append(self) -> None:
+        """Hand a batch to the thread, unless it is busy with one: that in hand, else what is gathered."""
+        if self._appending is not None:
+            return
+        if not self._batch:
+            self._batch, self._gathered, self._waiting = self._gathered, [], 0
+        if not self._batch:
+            return
+        self._trouble = None
+        try:
+            self._appending = self._store.begin(self._spool.append, self._batch)
+        except StoreUnavailable as why:
+            self._trouble = why
+        else:
+            self._appending.add_done_callback(self._appended)
+
+    def _appended(self, appending: asyncio.Future[None]) -> None:
+        self._appending = None
+        why = appending.exception()
+        if isinstance(why, StoreUnavailable):
+            self._trouble = why
+            return
+        self._batch = []
+        self._failure = why
+        if why is not None:
+            self._gathered, self._waiting = [], 0
+        elif self._waiting >= _BATCH:
+            self._append()
+
+    async def _settle(self) -> None:
+        """Return when everything gathered is written, or has failed."""
+        self._append()
+        while self._appending is not None:
+            await asyncio.wait([self._appending])
+            if self._trouble is None:
+                self._append()
+
+    async def _settled(self) -> None:
+        """Return when everything gathered is written. Raises what it failed with."""
+        await self._settle()
+        self._check()
+        if self._trouble is not None:
+            raise self._trouble
+
+    async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
+        """As `Partial.commit`."""
+        self._check()
+        await self._settled()
+        if self._offset != size:
+            raise LengthMismatch(f"the file of job {self.id} has {self._offset} bytes, not {size}")
+        artifact = Artifact(self.id, size, self._spool.digest(), self._store.now())
+        await self._store.exclusively(self.id, partial(self._commit, artifact, memo(artifact)))
+        self._store.ended(self, (self.id, "file"))
+        self._stopped = self._ended = True
+        return artifact
+
+    def _commit(self, artifact: Artifact, memo: bytes) -> None:
+        self._spool.commit(artifact, memo)
+        self._committed = True
+
+    async def keep(self) -> None:
+        """As `Partial.keep`. Raises if bytes that were accepted could not be stored; a `StorageFull` that was known
+        before it does not raise again."""
+        await undisturbed(asyncio.ensure_future(self._keep()))
+
+    async def _keep(self) -> None:
+        if self._ended:
+            return
+        self._stopped = True
+        known = self._failure
+        await self._settle()
+        try:
+            if not self._committed:
+                await self._store.exclusively(self.id, self._spool.keep)
+        finally:
+            self._end("file" if self._committed else "partial")
+        failure = self._failure or self._trouble
+        if failure is not None and failure is not known:
+            raise failure
+
+    async def discard(self) -> None:
+        """As `Partial.discard`: also of a file whose `commit` was cancelled too late, not of one that it returned."""
+        await undisturbed(asyncio.ensure_future(self._discard()))
+
+    async def _discard(self) -> None:
+        if self._ended:
+            return
+        self._stopped = True
+        self._batch, self._gathered, self._waiting = [], [], 0
+        await self._settle()
+        if self._committed:
+            await self._store.remove(self.id)
+        else:
+            await self._store.exclusively(self.id, self._spool.discard)
+        self._end(None)
+
+    def _end(self, kind: str | None) -> None:
+        self._ended = True
+        self._offset = self._spool.length
+        self._store.ended(self, None if kind is None else (self.id, kind))

@@ -1,0 +1,242 @@
+"""The file of a job that still grows: appended to, hashed on the way, committed at the end. Everything here blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+
+from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
+from proxy.stores.durable import PLAIN, sync_directory
+from proxy.stores.file_artifacts.files import Places, disk_errors, make_directory, read_at, write_sidecar
+
+if sys.platform != "win32":
+    import fcntl
+
+_PIECE = 1 << 20
+#: A sync now and then bounds what a commit waits for, and what the job store's own sync may have to wait behind.
+_SYNC_EVERY = 16 << 20
+_FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
+
+
+class Spool:
+    """A partial file in hand. One call at a time.
+
+    `durable` syncs the bytes every 16 MiB, at `keep` and before a commit, the names after it: a commit that returned
+    survives a loss of power.
+    """
+
+    def __init__(self, places: Places, descriptor: int, *, durable: bool) -> None:
+        self._places = places
+        self._descriptor = descriptor
+        self._durable = durable
+        self._digest = hashlib.sha256()
+        self._unsynced = 0
+        self._torn = False
+        #: A sync has failed: the system may have dropped bytes that it had accepted, and the next sync succeeds.
+        self._doubtful = False
+        self._identity = _identity(os.fstat(descriptor))
+        self.length = 0
+
+    @classmethod
+    def create(cls, places: Places, *, durable: bool) -> Spool:
+        """An empty file; an earlier one of the job is dropped."""
+        with disk_errors(places.partial):
+            make_directory(places.directory, durable=durable)
+            places.partial.unlink(missing_ok=True)
+            return cls._open(places, os.O_CREAT | os.O_EXCL, durable)
+
+    @classmethod
+    def resume(cls, places: Places, *, durable: bool, stop: Event) -> Spool | None:
+        """The kept file, read once more for its digest until `stop` is set; None if there is none."""
+        with disk_errors(places.partial):
+            try:
+                spool = cls._open(places, 0, durable)
+            except FileNotFoundError:
+                return None
+            try:
+                spool.read_again(stop)
+            except BaseException:
+                spool.close()
+                raise
+            return spool
+
+    @classmethod
+    def _open(cls, places: Places, flags: int, durable: bool) -> Spool:
+        descriptor = os.open(places.partial, _FLAGS | flags, 0o600)
+        try:
+            _claim(descriptor, places)
+            return cls(places, descriptor, durable=durable)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def read_again(self, stop: Event) -> None:
+        """Take the digest of what is there; cut short by `stop`."""
+        while not stop.is_set() and (piece := os.read(self._descriptor, _PIECE)):
+            self._digest.update(piece)
+            self.length += len(piece)
+
+    def append(self, chunks: Sequence[bytes]) -> None:
+        """Write and hash all of the chunks, or none: after a raise the same call may be repeated."""
+        with disk_errors(self._places.partial):
+            self._drop_torn()
+            self._torn = True
+            digest, length = self._digest.copy(), self.length
+            for chunk in chunks:
+                _write_all(self._descriptor, chunk)
+                digest.update(chunk)
+                length += len(chunk)
+            self._unsynced += length - self.length
+            if self._unsynced >= _SYNC_EVERY:
+                self._sync()
+            self._digest, self.length, self._torn = digest, length, False
+
+    def _drop_torn(self) -> None:
+        """Cut off what an `append` that failed has left."""
+        if self._torn:
+            os.ftruncate(self._descriptor, self.length)
+            self._torn = False
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of those appended."""
+        return read_at(self._descriptor, start, stop - start)
+
+    def _sync(self) -> None:
+        if self._durable:
+            try:
+                os.fsync(self._descriptor)
+            except OSError:
+                self._doubtful = True
+                raise
+        self._unsynced = 0
+
+    def _verify(self) -> None:
+        """Compare what is on disk with what was appended, if there is doubt. Raises `PartialLost`."""
+        if not self._doubtful:
+            return
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        digest = hashlib.sha256()
+        for start in range(0, self.length, _PIECE):
+            digest.update(self.read(start, min(start + _PIECE, self.length)))
+        if digest.digest() != self.digest():
+            raise PartialLost(f"{self._places.partial}: the disk lost bytes that were written")
+        self._doubtful = False
+
+    def digest(self) -> bytes:
+        """SHA-256 of what was appended."""
+        return self._digest.digest()
+
+    def commit(self, artifact: Artifact, memo: bytes) -> None:
+        """Make it the job's artifact. Raises `LengthMismatch`, and `PartialLost` if the path leads to another file or
+        none. After `StoreUnavailable` the call may be repeated.
+        """
+        places = self._places
+        with disk_errors(places.file):
+            self._drop_torn()
+            self._withdraw()
+            self._check(artifact.size)
+            self._sync()
+            self._verify()
+            # A file committed earlier goes first: a new sidecar must never stand beside the old file.
+            places.file.unlink(missing_ok=True)
+            write_sidecar(places, artifact, memo, durable=self._durable)
+            self._publish()
+        self.close()
+
+    def _check(self, size: int) -> None:
+        stored = os.fstat(self._descriptor).st_size
+        if not stored == self.length == size:
+            raise LengthMismatch(f"{self._places.partial} holds {stored} bytes, not {size}")
+        if not self._is_at(self._places.partial):
+            raise PartialLost(f"{self._places.partial} was removed or begun again")
+
+    def _publish(self) -> None:
+        """The one step that makes it visible, undone if it cannot be made durable."""
+        places = self._places
+        if sys.platform == "win32":
+            self.close()  # an open file cannot be renamed there
+        try:
+            places.partial.replace(places.file)
+        except OSError:
+            if sys.platform == "win32":
+                self._descriptor = os.open(places.partial, _FLAGS)
+            raise
+        if self._durable:
+            try:
+                sync_directory(places.directory)
+            except OSError:
+                places.file.replace(places.partial)
+                raise
+
+    def _withdraw(self) -> None:
+        """Undo a rename whose undoing failed too."""
+        if self._is_at(self._places.file) and not self._places.partial.exists():
+            self._places.file.replace(self._places.partial)
+
+    def _is_at(self, path: Path) -> bool:
+        try:
+            return _identity(path.stat(follow_symlinks=False)) == self._identity
+        except FileNotFoundError:
+            return False
+
+    def keep(self) -> None:
+        """Make what is there durable and let go of it. Raises `PartialLost` and removes it if the disk lost a part."""
+        if self._descriptor < 0:
+            return
+        with disk_errors(self._places.partial):
+            try:
+                if self._doubtful:
+                    self._drop_torn()
+                    self._verify()
+                self.length = os.fstat(self._descriptor).st_size
+                self._sync()
+                if self._durable:
+                    sync_directory(self._places.directory)
+            except PartialLost:
+                self._places.partial.unlink(missing_ok=True)
+                raise
+            finally:
+                self.close()
+
+    def discard(self) -> None:
+        """Remove it, unless the path leads to another file by now."""
+        if self._descriptor < 0:
+            return
+        with disk_errors(self._places.partial):
+            try:
+                mine = self._is_at(self._places.partial)
+            finally:
+                self.close()
+            if mine:
+                self._places.partial.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _claim(descriptor: int, places: Places) -> None:
+    """One writer at a time, on a shared volume too; the system ends the claim of a killed one."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as why:
+        raise StoreUnavailable(f"{places.partial} is being written") from why
+
+
+def _write_all(descriptor: int, chunk: bytes) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,248 @@
+"""Artifacts as files in a directory of this machine, or of a volume that several share (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import ParamSpec, TypeVar
+from weakref import WeakValueDictionary
+
+from proxy.ports import Artifact, StoreUnavailable
+from proxy.stores.file_artifacts import files as files
+from proxy.stores.file_artifacts.files import Places, checked
+from proxy.stores.file_artifacts.ledger import Ledger
+from proxy.stores.file_artifacts.partial import FilePartial
+from proxy.stores.file_artifacts.spool import Spool
+from proxy.stores.threads import undisturbed
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_PIECE = 1 << 20
+#: Shared by writers, readers and kept files that are hashed again; each waits for the disk most of its time.
+_THREADS = 16
+_FREE_IS_FRESH = 1.0
+
+
+class FileReader:
+    """A `Reader` over an open file."""
+
+    def __init__(self, store: FileArtifacts, artifact: Artifact, descriptor: int) -> None:
+        self.artifact = artifact
+        self._store = store
+        self._descriptor = descriptor
+        self._reading: set[asyncio.Future[bytes]] = set()
+        self._closing: asyncio.Future[None] | None = None
+
+    def fileno(self) -> int:
+        """The descriptor of the open file, for sendfile; valid until `close`."""
+        return self._descriptor
+
+    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """As `Reader.chunks`, in pieces of 1 MiB."""
+        for at in range(start, stop, _PIECE):
+            yield await self._read(at, min(_PIECE, stop - at))
+
+    async def _read(self, start: int, count: int) -> bytes:
+        if self._closing is not None:
+            raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
+        reading = self._store.begin(files.read_at, self._descriptor, start, count)
+        self._reading.add(reading)
+        reading.add_done_callback(self._reading.discard)
+        return await undisturbed(reading)
+
+    async def close(self) -> None:
+        """As `Reader.close`. The descriptor's number is not given back while a thread reads from it."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await undisturbed(self._closing)
+
+    async def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        while self._reading:
+            await asyncio.wait(self._reading)
+        await self._store.let_go(descriptor)
+
+
+class FileArtifacts:
+    """An `ArtifactStore` in `directory`/artifacts; `artifact_files` says which files there are."""
+
+    def __init__(self, root: Path, *, max_bytes: int | None, durable: bool, clock: Callable[[], float]) -> None:
+        self.now = clock
+        self.ledger = Ledger()
+        self._root = root
+        self._max_bytes = max_bytes
+        self._durable = durable
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._growing: set[FilePartial] = set()
+        self._disk_free = 0  # and what we hold: what is written later is deducted at once
+        self._disk_asked = float("-inf")
+        self._closed = False
+
+    @classmethod
+    async def at(
+        cls,
+        directory: Path,
+        *,
+        max_bytes: int | None = None,
+        durable: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> FileArtifacts:
+        """The artifacts kept in `directory`, which is made if it is not there.
+
+        `max_bytes` bounds what is stored, None leaves that to the disk. `durable` False leaves syncing to the system:
+        a power loss may then take what was committed, a crash of the process may not. `clock` tells Unix seconds.
+        Raises `StoreUnavailable`.
+        """
+        store = cls(directory / "artifacts", max_bytes=max_bytes, durable=durable, clock=clock)
+        try:
+            await undisturbed(store.begin(files.make_root, store._root))
+            await store.ids()
+        except BaseException:
+            store._threads.shutdown(wait=False)
+            raise
+        return store
+
+    async def create(self, id: str) -> FilePartial:
+        """As `ArtifactStore.create`."""
+        places = self._places(id)
+        made = await self.exclusively(id, partial(Spool.create, places, durable=self._durable), unwanted=self._dispose)
+        self.ledger.drop((id, "partial"))
+        return FilePartial(self, id, made)
+
+    async def resume(self, id: str) -> FilePartial | None:
+        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer has the file in hand."""
+        stop = Event()
+        resume = partial(Spool.resume, self._places(id), durable=self._durable, stop=stop)
+        kept = await self.exclusively(id, resume, stop=stop.set, unwanted=self._dispose)
+        if kept is None:
+            return None
+        self.ledger.drop((id, "partial"))
+        return FilePartial(self, id, kept)
+
+    async def get(self, id: str) -> Artifact | None:
+        """As `ArtifactStore.get`. A file that does not fit what was committed is no artifact."""
+        found = await self._ask(files.committed, self._places(id))
+        return None if found is None else found[0]
+
+    async def memo(self, id: str) -> bytes | None:
+        """As `ArtifactStore.memo`."""
+        found = await self._ask(files.committed, self._places(id))
+        return None if found is None else found[1]
+
+    async def open(self, id: str) -> FileReader | None:
+        """As `ArtifactStore.open`."""
+        places = self._places(id)
+        opening = self.begin(files.opened, places)
+        found = await undisturbed(opening, unwanted=self._dispose)
+        return None if found is None else FileReader(self, *found)
+
+    async def remove(self, id: str) -> None:
+        """As `ArtifactStore.remove`."""
+        await self.exclusively(id, partial(files.remove, self._places(id)))
+        self.ledger.drop((id, "file"), (id, "partial"))
+        self._disk_asked = float("-inf")
+
+    async def ids(self) -> set[str]:
+        """As `ArtifactStore.ids`. Looks at the disk, and so also finds what others did on a shared volume."""
+        changes = self.ledger.changes
+        found = await self._ask(files.survey, self._root)
+        growing = {each.id for each in self._growing}
+        at_rest = {
+            entry: size
+            for entry, size in found.items()
+            if entry[1] == "file" or (entry[1] == "partial" and entry[0] not in growing)
+        }
+        self.ledger.recount(at_rest, changes)
+        return {job for job, _ in found}
+
+    async def free(self) -> int:
+        """As `ArtifactStore.free`: what the disk has, asked at most once a second, and what `max_bytes` leaves."""
+        now = time.monotonic()
+        if now - self._disk_asked > _FREE_IS_FRESH:
+            held = self.ledger.total
+            self._disk_free = held + await self._ask(files.free, self._root)
+            self._disk_asked = now
+        return max(0, min(self._disk_free - self.ledger.total, self.room()))
+
+    async def used(self) -> int:
+        """As `ArtifactStore.used`."""
+        self._check_open()
+        return self.ledger.total
+
+    async def close(self) -> None:
+        """As `ArtifactStore.close`; files still being written are kept. Idempotent."""
+        if self._closed:
+            return
+        failures = await asyncio.gather(*(each.keep() for each in self._growing), return_exceptions=True)
+        self._closed = True
+        self._threads.shutdown(wait=False)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    # What partials and readers need of their store
+
+    def begin(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
+        """Have a thread do blocking work."""
+        self._check_open()
+        return asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
+
+    async def exclusively(
+        self,
+        id: str,
+        work: Callable[[], _T],
+        *,
+        stop: Callable[[], None] | None = None,
+        unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
+    ) -> _T:
+        """Have a thread do what changes the names of the job's files, one such work at a time."""
+        async with self._turns.setdefault(id, asyncio.Lock()):
+            return await undisturbed(self.begin(work), stop=stop, unwanted=unwanted)
+
+    def let_go(self, descriptor: int) -> asyncio.Future[None]:
+        """Close a file. If it was removed meanwhile its blocks are freed only now, which takes as long."""
+        return asyncio.get_running_loop().run_in_executor(None if self._closed else self._threads, os.close, descriptor)
+
+    def room(self) -> int:
+        """Bytes that `max_bytes` leaves; negative when it was lowered below what is stored."""
+        return sys.maxsize if self._max_bytes is None else self._max_bytes - self.ledger.total
+
+    def begun(self, growing: FilePartial) -> None:
+        """The file is being written."""
+        self._growing.add(growing)
+        self.ledger.put(growing, growing.offset)
+
+    def ended(self, growing: FilePartial, entry: tuple[str, str] | None) -> None:
+        """The file is not written any more, and kept as `entry` if at all."""
+        self._growing.discard(growing)
+        self.ledger.drop(growing)
+        if entry is not None:
+            self.ledger.put(entry, growing.offset)
+
+    def _places(self, id: str) -> Places:
+        return Places(self._root / checked(id)[:2], id)
+
+    async def _ask(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await undisturbed(self.begin(work, *args, **kwargs))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the artifact store is closed")
+
+    def _dispose(self, made: Spool | tuple[Artifact, int] | None) -> asyncio.Future[None]:
+        return self.begin(_close, made)
+
+
+def _close(made: Spool | tuple[Artifact, int] | None) -> None:
+    if isinstance(made, Spool):
+        made.close()
+    elif made is not None:
+        os.close(made[1])

@@ -1,0 +1,271 @@
+"""Connections to the upstream: dialled, kept while idle, handed out for reuse (CONTRACT §12).
+
+Relay and the proxy's own calls take connections and give them back here; `core.reuse` decides what may be reused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from proxy.core.http.reuse import Outgoing
+from proxy.net.tls import explain
+from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
+from proxy.upstream.connection import Connection
+
+#: An idle connection is dropped after once to twice as many seconds: before any known server closes it by itself.
+IDLE = 15.0
+#: A resolved name is asked for again after this many seconds, and after every failure to connect.
+RESOLVED = 60.0
+
+#: Failures to connect that say nothing of VB365: this machine has no descriptor, port or memory left.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+#: Family, protocol and host of one address of the upstream.
+_Address = tuple[int, int, str]
+
+
+class Pool:
+    """Connections to one origin.
+
+    `host` is ASCII; `tls` is None for plain TCP; `verify_peer` gets the certificate (DER) after the handshake and
+    raises `ssl.SSLError` to refuse it. `limit` bounds the connections, idle ones included; 0 is no limit. `authority`
+    is the origin's own Host where that is not what it is reached by.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        verify_peer: Callable[[bytes], None] | None = None,
+        connect_timeout: float = 10.0,
+        limit: int = 0,
+        idle: float = IDLE,
+        authority: str | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self._authority = authority
+        self._tls = tls
+        self._verify_peer = verify_peer
+        self._connect_timeout = connect_timeout
+        self._limit = limit
+        self._idle_for = idle
+        self._idle: list[Connection] = []
+        self._private: dict[Connection, None] = {}
+        self._open = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._addresses: list[_Address] = []
+        self._resolved = 0.0
+        self._sweeps = 0
+        self._shut = False
+        #: Resolves names, like `loop.getaddrinfo`.
+        self.lookup: Callable[..., Awaitable[Any]] = _lookup
+        self._sweep: asyncio.TimerHandle | None = None
+
+    @property
+    def authority(self) -> bytes:
+        """The Host field of requests that are not sent for a client; a default port is left out."""
+        if self._authority is not None:
+            return self._authority.encode("ascii")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self._tls is not None else 80
+        return (host if self.port == default else f"{host}:{self.port}").encode("ascii")
+
+    @property
+    def open(self) -> int:
+        """Connections that are open or being opened."""
+        return self._open
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for reuse."""
+        return len(self._idle) + len(self._private)
+
+    def take(self, request: Outgoing, private: Connection | None = None) -> Connection | None:
+        """An idle connection that may serve `request`: the one that is its client's own, else the one used last."""
+        if private is not None and private in self._private:
+            del self._private[private]
+            if not private.speaking:
+                return private
+            private.close()
+        if not request.repeatable:
+            return None
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.speaking:
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> Connection:
+        """A fresh connection. Raises `UpstreamUnreachable`, `LocalShortage`, `UpstreamTimedOut`: nothing was sent."""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await self._room()
+                try:
+                    return await self._dial()
+                except BaseException:
+                    self._gone()
+                    raise
+        except TimeoutError as why:
+            raise UpstreamTimedOut(f"no connection to {self._name} in time", delivered=False) from why
+        except OSError as why:
+            kind = LocalShortage if _is_shortage(why) else UpstreamUnreachable
+            raise kind(f"no connection to {self._name}: {self._said(why)}", delivered=False) from why
+
+    def put(self, connection: Connection, *, private: bool = False) -> bool:
+        """Keep an idle connection for the next taker. True: it is `private` and open."""
+        if self._waiters or self._shut:
+            connection.close()
+            return False
+        if private:
+            self._private[connection] = None
+            return True
+        connection.idle_since = self._sweeps
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
+        return False
+
+    def drop(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        self._private.pop(connection, None)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+        self._gone()
+
+    async def close(self) -> None:
+        """Close idle connections, and from now on every one that is handed back."""
+        self._shut = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for connection in [*self._idle, *self._private]:
+            connection.close()
+
+    @property
+    def _name(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    async def _room(self) -> None:
+        """Wait until one more connection may be opened, and count it."""
+        while self._limit and self._open >= self._limit:
+            if oldest := next(iter(self._idle or self._private), None):
+                oldest.close()
+                continue
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if not waiter.cancelled():  # it had been woken: the room goes to the next one
+                    self._wake()
+                raise
+        self._open += 1
+
+    def _gone(self) -> None:
+        self._open -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _evict(self) -> None:
+        """Close what has been idle since before the last sweep, so for one to two periods."""
+        self._sweep = None
+        while self._idle and self._idle[0].idle_since < self._sweeps:
+            self._idle[0].close()
+        self._sweeps += 1
+        if self._idle:
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
+
+    async def _dial(self) -> Connection:
+        """Try each address; when all that were remembered fail, resolve once more and try again."""
+        remembered = asyncio.get_running_loop().time() - self._resolved < RESOLVED and self._addresses
+        if remembered:
+            try:
+                return await self._try(list(remembered))
+            except OSError:
+                self._addresses = []
+        addresses = await self._resolve()
+        connection = await self._try(addresses)
+        self._resolved = asyncio.get_running_loop().time()
+        return connection
+
+    async def _resolve(self) -> list[_Address]:
+        found = await self.lookup(self.host, self.port, type=socket.SOCK_STREAM)
+        return [(family, protocol, str(address[0])) for family, _, protocol, _, address in found]
+
+    def _said(self, why: OSError) -> str:
+        if isinstance(why, ssl.SSLError):
+            return explain(why, self.host)
+        return why.strerror or str(why) or type(why).__name__
+
+    async def _try(self, addresses: list[_Address]) -> Connection:
+        """The first address that answers; the time left is shared among those still to try."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connect_timeout
+        failures = []
+        for at, address in enumerate(addresses):
+            last = at == len(addresses) - 1
+            try:
+                async with asyncio.timeout(None if last else (until - loop.time()) / (len(addresses) - at)):
+                    connection = await self._open_to(address)
+            except OSError as why:  # a TimeoutError is one
+                failures.append(why)
+            else:
+                self._addresses = [address, *addresses[:at], *addresses[at + 1 :]]
+                return connection
+        # A machine without IPv6 has no port for ::1 (EADDRNOTAVAIL): what another address answered says more.
+        told = [why for why in failures if why.errno != errno.EADDRNOTAVAIL] or failures
+        raise told[-1] if told else OSError("the name has no address")
+
+    async def _open_to(self, address: _Address) -> Connection:
+        family, protocol, host = address
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(self),
+            host,
+            self.port,
+            family=family,
+            proto=protocol,
+            ssl=self._tls,
+            server_hostname=self.host if self._tls is not None else None,
+        )
+        try:
+            if self._verify_peer is not None:
+                self._verify_peer(connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
+            connection.adopt()
+        except OSError:  # ssl.SSLError is one
+            connection.transport.abort()
+            raise
+        return connection
+
+
+def _is_shortage(why: OSError) -> bool:
+    """Whether connecting failed for want of something on this machine."""
+    if not isinstance(why, socket.gaierror):
+        return why.errno in _SHORTAGES
+    if why.errno == socket.EAI_MEMORY:
+        return True
+    try:  # a resolver without a descriptor says that there is no such name
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as now:
+        return now.errno in _SHORTAGES
+    return False
+
+
+async def _lookup(host: str, port: int, **hints: Any) -> Any:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, **hints)
