@@ -197,7 +197,9 @@ def _run_batch(server: Program, count: int) -> list[str]:
         return started
 
 
-def _latency_row(name: str, values: list[float], sizes: Sizes, target: float, stretch: float) -> Row:
+def _latency_row(
+    name: str, values: list[float], sizes: Sizes, target: float, stretch: float
+) -> Row:
     count = f"{sizes.jobs:,} jobs, {sizes.pending:,} pending"
     note = f"median {percentile(values, 0.5):.1f} ms; {count}"
     return Row(

@@ -81,7 +81,9 @@ def curl(
     return cost
 
 
-def curl_to_file(file: Path, upstream: Program, path: str, *, size: int, core: int, tls: bool) -> Cost:
+def curl_to_file(
+    file: Path, upstream: Program, path: str, *, size: int, core: int, tls: bool
+) -> Cost:
     """Download to a file with curl on this core; the unit of work is a GB.
 
     The CPU time is that of curl, not of the server. Raises RuntimeError unless exactly `size` bytes

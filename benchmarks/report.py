@@ -31,7 +31,9 @@ class Row:
             return "stretch target met"
         margin = 0.0
         if self.value:
-            better, worse = (self.value, self.target) if self.higher_is_better else (self.target, self.value)
+            better, worse = (
+                (self.value, self.target) if self.higher_is_better else (self.target, self.value)
+            )
             margin = better / worse - 1
         return f"{'met' if reaches(self.value, self.target) else 'MISSED'} ({margin:+.0%})"
 
@@ -54,7 +56,10 @@ def table(rows: list[Row]) -> str:
     lines = [header, *(row.cells() for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     texts = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([texts[0], rule, *texts[1:]])

@@ -108,7 +108,9 @@ class Servers:
         command = [sys.executable, "-m", "benchmarks.silent_upstream", str(port), *certificate]
         return running(command, port, log=self.directory / "silent.log", core=LOAD_CORE)
 
-    def nginx(self, upstream: int, *, tls: bool, tls_upstream: bool) -> AbstractContextManager[Program]:
+    def nginx(
+        self, upstream: int, *, tls: bool, tls_upstream: bool
+    ) -> AbstractContextManager[Program]:
         """Run nginx as a proxy in front of the upstream port."""
         keepalive = "keepalive 128; keepalive_requests 1000000000;"
         upstreams = f"upstream u {{ server 127.0.0.1:{upstream}; {keepalive} }}"

@@ -13,8 +13,13 @@ from typing import cast
 
 import uvloop
 
-_FILE = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\n\r\n" + b"!BDN" * 256
-_DOCUMENT = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"results":[]}'
+_FILE = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\n\r\n"
+    + b"!BDN" * 256
+)
+_DOCUMENT = (
+    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"results":[]}'
+)
 
 
 class _Upstream(asyncio.Protocol):

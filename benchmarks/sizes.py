@@ -31,4 +31,6 @@ class Sizes:
 
 
 FULL = Sizes()
-TINY = Sizes(rounds=1, seconds=1, large=4 * MB, total=8 * MB, jobs=20, pending=5, probes=10, modes=1)
+TINY = Sizes(
+    rounds=1, seconds=1, large=4 * MB, total=8 * MB, jobs=20, pending=5, probes=10, modes=1
+)

@@ -51,7 +51,9 @@ def _rows(mode: str, costs: dict[str, float]) -> list[Row]:
     return rows
 
 
-def _measure_mode(servers: Servers, sizes: Sizes, *, tls: bool, tls_upstream: bool) -> dict[str, float]:
+def _measure_mode(
+    servers: Servers, sizes: Sizes, *, tls: bool, tls_upstream: bool
+) -> dict[str, float]:
     with servers.upstream(servers.directory, tls=tls_upstream) as upstream:
         starters: Starters = {
             _PROXY: lambda: servers.proxy(upstream.port, tls=tls, tls_upstream=tls_upstream),

@@ -38,7 +38,9 @@ def _interleaved(work: dict[str, Work], rounds: int) -> dict[str, list[Cost]]:
 
 def _median_cpu(costs: dict[str, list[Cost]]) -> dict[str, float]:
     """Return the median CPU time per unit of work by name."""
-    return {name: median([cost.cpu_per_unit for cost in measured]) for name, measured in costs.items()}
+    return {
+        name: median([cost.cpu_per_unit for cost in measured]) for name, measured in costs.items()
+    }
 
 
 def _cpu_note(cpu: dict[str, float]) -> str:
@@ -52,11 +54,20 @@ def through(servers: Servers, sizes: Sizes) -> list[Row]:
         with ExitStack() as stack:
             upstream = stack.enter_context(servers.upstream(files, tls=tls))
             programs = {
-                "proxy": stack.enter_context(servers.proxy(upstream.port, tls=tls, tls_upstream=tls)),
-                "HAProxy": stack.enter_context(servers.haproxy(upstream.port, tls=tls, tls_upstream=tls)),
-                "nginx": stack.enter_context(servers.nginx(upstream.port, tls=tls, tls_upstream=tls)),
+                "proxy": stack.enter_context(
+                    servers.proxy(upstream.port, tls=tls, tls_upstream=tls)
+                ),
+                "HAProxy": stack.enter_context(
+                    servers.haproxy(upstream.port, tls=tls, tls_upstream=tls)
+                ),
+                "nginx": stack.enter_context(
+                    servers.nginx(upstream.port, tls=tls, tls_upstream=tls)
+                ),
             }
-            work = {name: _download(program, "/files/big", sizes.large, tls) for name, program in programs.items()}
+            work = {
+                name: _download(program, "/files/big", sizes.large, tls)
+                for name, program in programs.items()
+            }
             cpu = _median_cpu(_interleaved(work, sizes.rounds))
         name = f"download through, {'TLS both sides' if tls else 'http'}: CPU vs HAProxy"
         ratio = cpu["HAProxy"] / cpu["proxy"]
@@ -103,8 +114,13 @@ def spool(servers: Servers, sizes: Sizes) -> list[Row]:
             }
             costs = _interleaved(work, sizes.rounds)
         cpu = _median_cpu(costs)
-        rates = {name: median([cost.rate * 1000 for cost in measured]) for name, measured in costs.items()}
-        note = ", ".join(f"{name} {rate:.0f} MB/s {cpu[name]:.2f} s/GB" for name, rate in rates.items())
+        rates = {
+            name: median([cost.rate * 1000 for cost in measured])
+            for name, measured in costs.items()
+        }
+        note = ", ".join(
+            f"{name} {rate:.0f} MB/s {cpu[name]:.2f} s/GB" for name, rate in rates.items()
+        )
         name = f"spool, {'https' if tls else 'http'}: speed vs curl -o"
         ratio = rates["proxy"] / rates["curl -o"]
         target, stretch = (1.3, 2.0) if tls else (None, None)

@@ -20,22 +20,22 @@ from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.api.download import Download
-from proxy.api.kickoff import Gateway, KickoffPolicy
-from proxy.api.request_body import Intake
+from proxy.api.kickoff import KickoffHandler, KickoffPolicy
+from proxy.api.request_body import RequestBodies
 from proxy.api.resources import Resources
 from proxy.api.responses import Site
-from proxy.api.router import Service
+from proxy.api.router import ApiRouter
 from proxy.clock import SteadyClock
 from proxy.config.loading import ConfigError
 from proxy.config.settings import Settings
 from proxy.core.job_document import Retention
 from proxy.core.openapi import describe
-from proxy.core.routing import Door
+from proxy.core.routing import Router
 from proxy.downstream.listener import Listener
-from proxy.downstream.server import FrontDoor
+from proxy.downstream.server import Server
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.runner import Limits, Runner
-from proxy.jobs.sealing import FernetSafe, MemoryOnly, Safe
+from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
 from proxy.jobs.transfer import Policy
 from proxy.net import certificate_watch as renewal
@@ -50,7 +50,7 @@ from proxy.stores.owner_key import owner_key
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
-from proxy.upstream.session_events import Watch
+from proxy.upstream.session_events import SessionEvents
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,9 @@ class Running:
         self._certificate: ServerCertificate | None = None
 
     async def stop(self) -> None:
-        """Finish what is in flight up to a deadline, leave jobs resumable, close the stores (CONTRACT §15 SIGTERM)."""
+        """Finish what is in flight up to a deadline, leave jobs resumable, close the stores
+        (CONTRACT §15 SIGTERM).
+        """
         await self._closing.aclose()
 
     def reload_certificate(self) -> None:
@@ -89,13 +91,16 @@ class Running:
         safe = _safe(settings)
         preserve_host = settings.upstream.preserve_host
         max_connections, relayed = _share(settings)
-        # three pools: no question about a caller goes where a caller's request went before (CONTRACT §2)
+        # three pools: no question about a caller goes where a caller's request went before
+        # (CONTRACT §2)
         passing, working, asking = (_pool(settings, limit=limit) for limit in (relayed, 0, 0))
         for pool in (passing, working, asking):
             closing.push_async_callback(pool.close)
         upstream = HttpUpstream(working, preserve_host=preserve_host)
         questions = HttpUpstream(asking, preserve_host=preserve_host, questions=True)
-        retention = Retention(result=settings.exports.result_ttl, record=settings.exports.record_ttl)
+        retention = Retention(
+            result=settings.exports.result_ttl, record=settings.exports.record_ttl
+        )
         access = Access(
             questions,
             key=key,
@@ -115,8 +120,10 @@ class Running:
             now=now,
         )
         self._keep_doing(sweeper.run())
-        service = _service(settings, safe, access, jobs, artifacts, upstream, runner, retention, now)
-        door = FrontDoor(
+        service = _service(
+            settings, safe, access, jobs, artifacts, upstream, runner, retention, now
+        )
+        door = Server(
             handler=service.handle,
             relay=Relay(
                 passing,
@@ -166,10 +173,12 @@ class Running:
         try:
             await site.start()
         except OSError as why:
-            raise StartFailed(f"admin.address {address}: {why}. Choose another with --admin.") from why
+            raise StartFailed(
+                f"admin.address {address}: {why}. Choose another with --admin."
+            ) from why
         self.admin_url = _url("http", runner.addresses[0])
 
-    async def _listen(self, door: FrontDoor) -> None:
+    async def _listen(self, door: Server) -> None:
         listen = self.settings.listen
         if listen.tls_certificate is not None:
             try:
@@ -182,7 +191,9 @@ class Running:
         try:
             address = await listener.open(listen.address.host, listen.address.port)
         except OSError as why:
-            raise StartFailed(f"listen.address {listen.address}: {why}. Choose another with --listen.") from why
+            raise StartFailed(
+                f"listen.address {listen.address}: {why}. Choose another with --listen."
+            ) from why
         self.url = _url("https" if context else "http", address)
         self._closing.push_async_callback(door.drain, _DRAIN)
         self._closing.callback(listener.close)
@@ -194,10 +205,18 @@ def _share(settings: Settings) -> tuple[int, int]:
     limit = descriptors.raise_limit()
     if limit is None:
         return wanted, pool
-    share = descriptors.share(limit, max_running=settings.exports.max_running, max_connections=wanted)
-    log.info("connections", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
+    share = descriptors.share(
+        limit, max_running=settings.exports.max_running, max_connections=wanted
+    )
+    log.info(
+        "connections", max_connections=share.clients, descriptors=limit, kept_back=share.reserve
+    )
     if wanted > share.clients:
-        log.warning("listen.max_connections is more than the descriptors allow", wanted=wanted, allowed=share.clients)
+        log.warning(
+            "listen.max_connections is more than the descriptors allow",
+            wanted=wanted,
+            allowed=share.clients,
+        )
     return share.clients, min(pool or share.upstream, share.upstream)
 
 
@@ -207,9 +226,14 @@ def _pool(settings: Settings, *, limit: int) -> Pool:
     tls = None
     if url.scheme == "https":
         if not upstream.verify:
-            log.warning("upstream.verify is false: whoever stands between the proxy and VB365 can read every password")
+            log.warning(
+                "upstream.verify is false: whoever stands between the proxy and VB365 can "
+                "read every password"
+            )
         try:
-            tls = upstream_context(ca_file=upstream.ca_file, fingerprint=upstream.fingerprint, verify=upstream.verify)
+            tls = upstream_context(
+                ca_file=upstream.ca_file, fingerprint=upstream.fingerprint, verify=upstream.verify
+            )
         except TlsError as why:
             raise StartFailed(f"upstream: {why}") from why
     port = url.port or (443 if tls else 80)
@@ -223,17 +247,17 @@ def _pool(settings: Settings, *, limit: int) -> Pool:
     )
 
 
-def _safe(settings: Settings) -> Safe:
+def _safe(settings: Settings) -> Sealer:
     try:
         keys = settings.secrets.keys
     except (OSError, ValueError) as why:
         raise StartFailed(f"secrets.key_file: {why}") from why
-    return FernetSafe([key.get_secret_value() for key in keys]) if keys else MemoryOnly()
+    return FernetSealer([key.get_secret_value() for key in keys]) if keys else MemoryOnly()
 
 
 def _runner(
     settings: Settings,
-    safe: Safe,
+    safe: Sealer,
     access: Access,
     jobs: DiskJobs,
     artifacts: FileArtifacts,
@@ -246,7 +270,9 @@ def _runner(
         jobs=jobs,
         artifacts=artifacts,
         upstream=upstream,
-        watch=Watch(questions, timeout=settings.upstream.check_timeout, now=now) if exports.watch_events else None,
+        watch=SessionEvents(questions, timeout=settings.upstream.check_timeout, now=now)
+        if exports.watch_events
+        else None,
         policy=Policy(
             generate_timeout=exports.generate_timeout,
             stall_timeout=exports.stall_timeout,
@@ -275,7 +301,7 @@ def _runner(
 
 def _service(
     settings: Settings,
-    safe: Safe,
+    safe: Sealer,
     access: Access,
     jobs: DiskJobs,
     artifacts: FileArtifacts,
@@ -283,17 +309,22 @@ def _service(
     runner: Runner,
     retention: Retention,
     now: SteadyClock,
-) -> Service:
+) -> ApiRouter:
     exports, public = settings.exports, settings.public
-    site = Site(public_url=public.url, trusted=public.trusted_proxies, segment=public.segment, retention=retention)
+    site = Site(
+        public_url=public.url,
+        trusted=public.trusted_proxies,
+        segment=public.segment,
+        retention=retention,
+    )
     download = Download(artifacts)
-    gateway = Gateway(
+    gateway = KickoffHandler(
         jobs=jobs,
         access=access,
         runner=runner,
         upstream=upstream,
         download=download,
-        intake=Intake(max_body=exports.max_request_body, memory=exports.body_memory),
+        intake=RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory),
         site=site,
         safe=safe,
         policy=KickoffPolicy(
@@ -316,22 +347,25 @@ def _service(
         max_wait=exports.max_wait,
         now=now,
     )
-    return Service(gateway, resources)
+    return ApiRouter(gateway, resources)
 
 
 def _admin(settings: Settings, upstream: Upstream, jobs: DiskJobs, runner: Runner) -> Admin:
     token = settings.admin.token
     return Admin(
         checks=Readiness(
-            upstream=upstream, jobs=jobs, shortage=runner.shortage, patience=settings.upstream.check_timeout
+            upstream=upstream,
+            jobs=jobs,
+            shortage=runner.shortage,
+            patience=settings.upstream.check_timeout,
         ),
         hosts=settings.admin.hosts,
         guard=TokenGuard(token.get_secret_value(), monotonic) if token else None,
     )
 
 
-def _door(settings: Settings) -> Door:
-    return Door(
+def _door(settings: Settings) -> Router:
+    return Router(
         segment=settings.public.segment,
         prefix=urlsplit(settings.public.url or "").path.rstrip("/"),
         max_body=settings.exports.max_request_body,
@@ -360,7 +394,8 @@ async def start(settings: Settings) -> Running:
 async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Serve until SIGTERM or SIGINT; the exit code (CONTRACT §15).
 
-    `reread` loads the configuration again at SIGHUP and raises `ConfigError`; of it the log level is taken.
+    `reread` loads the configuration again at SIGHUP and raises `ConfigError`; of it the log level
+    is taken.
     """
     notify(status="starting")
     try:

@@ -1,4 +1,6 @@
-"""The wall clock, made proof against jumps (CONTRACT §7 expiry: a clock that is set must not end or revive files)."""
+"""The wall clock, made proof against jumps (CONTRACT §7 expiry: a clock that is set must not end or
+revive files).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,15 @@ _SLEW = 0.1
 
 
 class SteadyClock:
-    """Unix seconds that never jump and never run backwards: a set clock is approached at a tenth of its pace.
+    """Unix seconds that never jump and never run backwards: a set clock is approached at a tenth of
+    its pace.
 
     `wall` and `monotonic` are the clocks of the system, in seconds.
     """
 
-    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._wall = wall
         self._monotonic = monotonic
         self._mark = monotonic()

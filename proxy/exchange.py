@@ -1,4 +1,6 @@
-"""What handlers of ours see of the front door: the true head, its decision, and an answer given byte for byte."""
+"""What handlers of ours see of the front door: the true head, its decision, and an answer given
+byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def _of(request: web.BaseRequest, name: str) -> object:
 class Verbatim(web.StreamResponse):
     """An answer written as it is: `reason`, the end-to-end ones of `fields`, and the whole `body`.
 
-    Nothing is added but its length, and `Connection: close` when the connection ends with it (CONTRACT §3, §12).
+    Nothing is added but its length, and `Connection: close` when the connection ends with it
+    (CONTRACT §3, §12).
     """
 
     def __init__(self, status: int, reason: bytes, fields: Fields, body: bytes) -> None:
@@ -76,7 +79,8 @@ class Verbatim(web.StreamResponse):
 class ExactHead(web.StreamResponse):
     """A streamed answer whose field values are latin-1 text of the bytes to send.
 
-    aiohttp writes them as UTF-8, which changes a value of VB365 that is handed on (CONTRACT §6 Content-Type).
+    aiohttp writes them as UTF-8, which changes a value of VB365 that is handed on (CONTRACT §6
+    Content-Type).
     """
 
     async def _write_headers(self) -> None:
@@ -85,7 +89,10 @@ class ExactHead(web.StreamResponse):
         assert request is not None  # noqa: S101  # aiohttp sets both first
         assert writer is not None  # noqa: S101
         major, minor = request.version
-        lines = [f"HTTP/{major}.{minor} {self.status} {self.reason}", *(f"{k}: {v}" for k, v in self.headers.items())]
+        lines = [
+            f"HTTP/{major}.{minor} {self.status} {self.reason}",
+            *(f"{k}: {v}" for k, v in self.headers.items()),
+        ]
         if _CONTROLS.search("".join(lines)):
             raise ValueError("a field value holds a control character")
         # the head is not counted as part of the announced body

@@ -1,6 +1,7 @@
 """The log: structlog on top of the standard library's, so that what libraries log looks the same.
 
-Use `structlog.get_logger()`; the last call of `configure` holds for every logger, whenever it was made.
+Use `structlog.get_logger()`; the last call of `configure` holds for every logger, whenever it was
+made.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(level.upper())
 
 
-def _on_one_line(logger: object, method: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Escape what is not printable, because paths, reasons and messages may be a stranger's bytes: they begin no line
-    of their own and a terminal obeys none of them.
+def _on_one_line(
+    logger: object, method: str, entry: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Escape what is not printable, because paths, reasons and messages may be a stranger's bytes:
+    they begin no line of their own and a terminal obeys none of them.
     """
     return {name: value if name == "exc_info" else _clean(value) for name, value in entry.items()}
 
@@ -59,7 +62,9 @@ def _clean(value: object) -> object:
 
 
 def _traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
-    """Write the traceback indented, so that a line feed in an exception's message begins no line of the log."""
+    """Write the traceback indented, so that a line feed in an exception's message begins no line of
+    the log.
+    """
     text = StringIO()
     structlog.dev.plain_traceback(text, exc_info)
     stream.write("\n".join(f"  {visible(line)}" for line in text.getvalue().split("\n")))
@@ -70,7 +75,10 @@ def _formatter(format: str, *, colors: bool) -> logging.Formatter:
     last: list[structlog.typing.Processor]
     if format == "json":
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        last = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer(default=str)]
+        last = [
+            structlog.processors.ExceptionRenderer(frames),
+            structlog.processors.JSONRenderer(default=str),
+        ]
     else:
         last = [
             _on_one_line,

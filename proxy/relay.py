@@ -1,7 +1,8 @@
 """Pass-through: one request of a client to U and its answer back, byte for byte (CONTRACT §12).
 
-Everything happens in callbacks of the two connections: what arrives on one is written to the other at once, and a
-reader that falls behind stops the other side's writer. Framing is followed only as far as needed to find the end.
+Everything happens in callbacks of the two connections: what arrives on one is written to the other
+at once, and a reader that falls behind stops the other side's writer. Framing is followed only as
+far as needed to find the end.
 """
 
 from __future__ import annotations
@@ -13,8 +14,24 @@ from typing import Protocol
 from proxy.core.errors import Problem
 from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import Body, body_of
-from proxy.core.http.fields import CLOSE, KEEP_ALIVE, Forwarding, asks_tunnel, request_bytes, response_bytes, websocket
-from proxy.core.http.heads import MAX_INTERIM, Framing, Head, Refusal, ResponseHead, find_answer_end, parse_response
+from proxy.core.http.fields import (
+    CLOSE,
+    KEEP_ALIVE,
+    Forwarding,
+    asks_tunnel,
+    request_bytes,
+    response_bytes,
+    websocket,
+)
+from proxy.core.http.heads import (
+    MAX_INTERIM,
+    Framing,
+    Head,
+    MalformedMessage,
+    ResponseHead,
+    find_answer_end,
+    parse_response,
+)
 from proxy.core.http.reuse import Outgoing, outgoing
 from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
 from proxy.upstream.connection import Connection
@@ -36,7 +53,8 @@ class Client(Protocol):
     scheme: bytes
     #: True once this connection shall not serve another request.
     closing: bool
-    #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). The client's end closes it.
+    #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). The client's end
+    #: closes it.
     private: Connection | None
 
     def interim(self, data: bytes) -> None:
@@ -76,7 +94,9 @@ class Relay:
         """Send the request on. `whole`: no byte of a body follows."""
         forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
         if self._host is not None:
-            target = origin_form(head.method, target)  # it would name the host that the client wrote
+            target = origin_form(
+                head.method, target
+            )  # it would name the host that the client wrote
         message = request_bytes(head, target, host=self._host, forwarding=forwarding)
         request = outgoing(head)
         exchange = Exchange(self.pool, client, head, request, message, whole=whole)
@@ -90,7 +110,9 @@ class Relay:
 
 
 class Exchange:
-    """One request and its answer. The front door drives the client's side, a `Connection` U's side."""
+    """One request and its answer. The front door drives the client's side, a `Connection` U's
+    side.
+    """
 
     __slots__ = (
         "_answer",
@@ -112,7 +134,14 @@ class Exchange:
     )
 
     def __init__(
-        self, pool: Pool, client: Client, head: Head, request: Outgoing, message: bytes, *, whole: bool
+        self,
+        pool: Pool,
+        client: Client,
+        head: Head,
+        request: Outgoing,
+        message: bytes,
+        *,
+        whole: bool,
     ) -> None:
         self._pool = pool
         self._client = client
@@ -220,12 +249,16 @@ class Exchange:
     def _fail(self, failure: UpstreamFailure) -> None:
         _log.warning("pass-through failed: %s", failure)
         if isinstance(failure, UpstreamTimedOut):
-            problem = Problem("upstream-timeout", "Veeam Backup for Microsoft 365 could not be reached in time.")
+            problem = Problem(
+                "upstream-timeout", "Veeam Backup for Microsoft 365 could not be reached in time."
+            )
         elif isinstance(failure, LocalShortage):
             text = "The proxy has no descriptor, port or memory for another connection. Try again."
             problem = Problem("capacity-exhausted", text, retry_after=_SHORTAGE_RETRY)
         else:
-            problem = Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 could not be reached.")
+            problem = Problem(
+                "upstream-unreachable", "Veeam Backup for Microsoft 365 could not be reached."
+            )
         self._client.problem(problem)
 
     # U's side, called by the connection.
@@ -255,7 +288,7 @@ class Exchange:
                     self._client.transport.write(forward)
                 if self._body.done:
                     self._finish(rest)
-        except Refusal as why:
+        except MalformedMessage as why:
             self._malformed(why)
 
     def connection_ended(self, why: Exception | None) -> None:
@@ -269,12 +302,20 @@ class Exchange:
             else:
                 _log.warning("the upstream broke its answer's body: %s", why or "closed")
                 self._client.break_off()
-        elif connection is not None and connection.used and self._request.repeatable and not self._heard:
+        elif (
+            connection is not None
+            and connection.used
+            and self._request.repeatable
+            and not self._heard
+        ):
             self.dial()  # RFC 9112 §9.3.1: the keep-alive race
         else:
             _log.warning("the upstream closed before its answer: %s", why or "closed")
             self._client.problem(
-                Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 closed the connection unanswered.")
+                Problem(
+                    "upstream-unreachable",
+                    "Veeam Backup for Microsoft 365 closed the connection unanswered.",
+                )
             )
 
     @property
@@ -294,7 +335,9 @@ class Exchange:
             if end < 0:
                 self._buffer = bytearray(data) if held is None else held
                 return
-            head, data = (data[:end], data[end:]) if held is None else (bytes(held[:end]), bytes(held[end:]))
+            head, data = (
+                (data[:end], data[end:]) if held is None else (bytes(held[:end]), bytes(held[end:]))
+            )
             searched, held, self._buffer = 0, None, None
             answer = parse_response(head, self._head.method)
             if answer.status >= 200:
@@ -305,7 +348,7 @@ class Exchange:
                 self._switch(answer, data)
                 return
             if self._interims > MAX_INTERIM:
-                raise Refusal("it has too many interim answers")
+                raise MalformedMessage("it has too many interim answers")
             if self._head.minor:
                 self._client.interim(response_bytes(answer))
             if not data:
@@ -317,7 +360,9 @@ class Exchange:
         dechunked = old and answer.framing is _CHUNKED
         body = body_of(answer.framing, answer.length, decode=old)
         delimited = answer.framing is not _UNTIL_CLOSE and not dechunked
-        self._keep = self._whole and self._head.keep_alive and delimited and not self._client.closing
+        self._keep = (
+            self._whole and self._head.keep_alive and delimited and not self._client.closing
+        )
         connection = (KEEP_ALIVE if old else b"") if self._keep else CLOSE
         out = response_bytes(answer, connection, dechunked=dechunked)
         if rest and not body.done:
@@ -331,7 +376,7 @@ class Exchange:
 
     def _switch(self, answer: ResponseHead, rest: bytes) -> None:
         if not (asks_tunnel(self._head) and websocket(answer)):
-            raise Refusal("protocols were switched without being asked")
+            raise MalformedMessage("protocols were switched without being asked")
         self._tunnel = True
         self._client.transport.write(response_bytes(answer) + rest)
         self._client.tunnel()
@@ -344,14 +389,17 @@ class Exchange:
             self._client.private = connection if private else None
         self._client.answered(keep=self._keep)
 
-    def _malformed(self, why: Refusal) -> None:
+    def _malformed(self, why: MalformedMessage) -> None:
         _log.warning("the upstream's answer is malformed: %s", why)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
         if self._body is None:
             self._client.problem(
-                Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 sent a malformed answer.")
+                Problem(
+                    "upstream-unreachable",
+                    "Veeam Backup for Microsoft 365 sent a malformed answer.",
+                )
             )
         else:
             self._client.break_off()

@@ -1,10 +1,12 @@
-"""Stores in memory, with faults on demand: they pass the contract suite of the real ones (tests/contract).
+"""Stores in memory, with faults on demand: they pass the contract suite of the real ones
+(tests/contract).
 
 `faults` of a store maps the name of a method to exceptions to raise, one for each call to come::
 
     jobs.faults["replace"].append(StoreUnavailable("the disk is gone"))
 
-A fault strikes before anything changes. `gates` maps the name of a method to an `asyncio.Event` to wait for first.
+A fault strikes before anything changes. `gates` maps the name of a method to an `asyncio.Event` to
+wait for first.
 """
 
 from __future__ import annotations
@@ -71,7 +73,11 @@ class MemoryJobs(Faulty):
         return self._find(owner, idempotency_key)
 
     def _find(self, owner: str, key: str | None) -> Job | None:
-        matches = (job for job in self.jobs.values() if owner in job.owners and job.request.idempotency_key == key)
+        matches = (
+            job
+            for job in self.jobs.values()
+            if owner in job.owners and job.request.idempotency_key == key
+        )
         return None if key is None else next((job for job in matches if not job.forgotten), None)
 
     async def body(self, id: str) -> bytes | None:
@@ -117,13 +123,19 @@ class MemoryJobs(Faulty):
 
     async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
         await self.enter("spent")
-        chosen = [job for job in self.jobs.values() if owners is None or set(owners) & set(job.owners)]
+        chosen = [
+            job for job in self.jobs.values() if owners is None or set(owners) & set(job.owners)
+        ]
         ranks = sorted(rank for job in chosen if (rank := retention.spent(job)) is not None)
         return [self.jobs[each] for *_, each in ranks[:limit]]
 
     async def due(self, stage: retention.Stage, until: float) -> Sequence[Job]:
         await self.enter("due")
-        found = [(at[1], job.id) for job in self.jobs.values() if (at := retention.stage(job)) and at[0] is stage]
+        found = [
+            (at[1], job.id)
+            for job in self.jobs.values()
+            if (at := retention.stage(job)) and at[0] is stage
+        ]
         return [self.jobs[each] for moment, each in sorted(found) if moment <= until]
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
@@ -192,14 +204,14 @@ class MemoryPartial:
         if self._ended:
             raise PartialLost("the partial is closed")
 
-    async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
+    async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         await self._enter("commit")
         if self._store.partials.get(self._id) is not self._data:
             raise PartialLost("the partial is not ours any more")
         if len(self._data) != size:
             raise LengthMismatch(f"{len(self._data)} bytes, not {size}")
         artifact = Artifact(self._id, size, hashlib.sha256(self._data).digest(), self._store.now())
-        note = memo(artifact)
+        note = record_copy(artifact)
         self._end()
         self._store.files[self._id] = (artifact, bytes(self._data), note)
         del self._store.partials[self._id]
@@ -242,11 +254,13 @@ class MemoryReader:
 
 
 class MemoryArtifacts(Faulty):
-    """An `ArtifactStore` in memory. Faults of partials and readers are those of the store: "write", "read",
-    "commit", "keep", "discard", "chunks".
+    """An `ArtifactStore` in memory. Faults of partials and readers are those of the store: "write",
+    "read", "commit", "keep", "discard", "chunks".
     """
 
-    def __init__(self, *, max_bytes: int | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, *, max_bytes: int | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         super().__init__()
         self.now = clock
         self.max_bytes = max_bytes
@@ -275,7 +289,7 @@ class MemoryArtifacts(Faulty):
         found = self.files.get(_checked(id))
         return None if found is None else found[0]
 
-    async def memo(self, id: str) -> bytes | None:
+    async def record_copy(self, id: str) -> bytes | None:
         await self.enter("memo")
         found = self.files.get(_checked(id))
         return None if found is None else found[2]
@@ -320,7 +334,9 @@ def _checked(job: str) -> str:
 
 
 def new_job(number: int = 0, **changes: Any) -> Job:
-    """A queued job created at second `number`; `key`, `session` and other members of the request go into it."""
+    """A queued job created at second `number`; `key`, `session` and other members of the request go
+    into it.
+    """
     request = ExportRequest(
         method="POST",
         target="/v8/RestoreSessions/s1/organization/mailboxes/m1/exportToPst",

@@ -47,7 +47,14 @@ class Vb365:
         self.asked: list[tuple[str, str]] = []
 
     async def send(
-        self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        stall: float,
     ) -> Scripted:
         assert not any(n.lower() == b"host" for n, _ in fields)
         token = next((v.decode() for n, v in fields if n == b"Authorization"), "")
@@ -75,14 +82,18 @@ def make(decide: Callable[[str, str, bool], int | None]) -> tuple[Access, Vb365,
 
 
 def credentials(token: str = "Bearer a", cookie: str | None = None) -> Credentials:
-    fields = [(b"authorization", token.encode())] + ([(b"Cookie", cookie.encode())] if cookie else [])
+    fields = [(b"authorization", token.encode())] + (
+        [(b"Cookie", cookie.encode())] if cookie else []
+    )
     made = Credentials.of(fields)
     assert made is not None
     return made
 
 
 def jwt(subject: str, salt: str = "1", issuer: str = "https://vb365") -> str:
-    claims = base64.urlsafe_b64encode(json.dumps({"iss": issuer, "sub": subject, "jti": salt}).encode()).decode()
+    claims = base64.urlsafe_b64encode(
+        json.dumps({"iss": issuer, "sub": subject, "jti": salt}).encode()
+    ).decode()
     return f"Bearer e30.{claims.rstrip('=')}.sig{salt}"
 
 
@@ -90,7 +101,9 @@ def owner_of(access: Access, who: Credentials) -> str:
     return access.owners(who)[0]
 
 
-def job(owner: str, session: str | None = "S1", *, api: str = "v8", aliases: tuple[str, ...] = ()) -> Job:
+def job(
+    owner: str, session: str | None = "S1", *, api: str = "v8", aliases: tuple[str, ...] = ()
+) -> Job:
     request = ExportRequest(
         method="POST",
         target="/v8/RestoreSessions/S1/organization/exportToPst",
@@ -104,7 +117,15 @@ def job(owner: str, session: str | None = "S1", *, api: str = "v8", aliases: tup
         fingerprint="",
     )
     now = time.time()
-    return Job(id=str(uuid4()), version=1, owner=owner, aliases=aliases, request=request, created=now, updated=now)
+    return Job(
+        id=str(uuid4()),
+        version=1,
+        owner=owner,
+        aliases=aliases,
+        request=request,
+        created=now,
+        updated=now,
+    )
 
 
 async def refused(access: Access, who: Credentials | None, what: Job) -> tuple[int, str]:
@@ -138,7 +159,9 @@ async def test_no_credentials_are_401_without_asking() -> None:
 
 
 async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None:
-    """§9: access.cache per credential x session; then U is asked again, and a revoked token is out."""
+    """§9: access.cache per credential x session; then U is asked again, and a revoked token is
+    out.
+    """
     answers = [200, 401]
     access, vb365, clock = make(lambda *_: answers.pop(0))
     who = credentials()
@@ -152,7 +175,9 @@ async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None
 @pytest.mark.parametrize("variant", ["s1", "%531", "S1%20", "S1;x"])
 async def test_an_answer_counts_for_the_very_bytes_of_the_session(variant: str) -> None:
     """§9: what U says of one spelling opens no session that it may tell from it."""
-    access, _, _ = make(lambda token, target, cookie: 200 if target == "/v8/RestoreSessions/S1" else 403)
+    access, _, _ = make(
+        lambda token, target, cookie: 200 if target == "/v8/RestoreSessions/S1" else 403
+    )
     await access.check(credentials(), job("o"))
     assert await refused(access, credentials(), job("o", session=variant)) == (404, "job-not-found")
 
@@ -162,7 +187,10 @@ async def test_no_job_s_id_passes_for_a_session_s() -> None:
     access, _, _ = make(lambda *_: 403)
     own = job("o")
     access.allow(credentials(), own)
-    assert await refused(access, credentials(), job("victim", session=own.id)) == (404, "job-not-found")
+    assert await refused(access, credentials(), job("victim", session=own.id)) == (
+        404,
+        "job-not-found",
+    )
 
 
 @pytest.mark.parametrize("answer", [200, 302, 401, 403, 404, 500, None])
@@ -178,7 +206,7 @@ async def test_an_unknown_id_is_answered_like_a_foreign_one(answer: int | None) 
     assert len(vb365.asked) == asked
 
 
-async def test_a_job_that_ran_with_anothers_credentials_is_not_its_owners_once_the_session_is_gone() -> None:
+async def test_a_borrowed_job_is_not_its_owners_once_the_session_is_gone() -> None:
     """§9: whoever never saw the session gets nothing of it by way of somebody who did."""
     access, _, _ = make(gone)
     who = credentials("Bearer ok")
@@ -221,7 +249,9 @@ async def test_the_kickoffs_own_credential_sees_its_job_without_asking() -> None
 
 
 async def test_a_kickoff_on_a_foreign_session_does_not_open_the_other_jobs_of_it() -> None:
-    """§9: whoever posts an export below a session may see that export, not what others exported from it."""
+    """§9: whoever posts an export below a session may see that export, not what others exported
+    from it.
+    """
     access, _, _ = make(lambda *_: 403)
     intruder = credentials("Bearer intruder")
     access.allow(intruder, job(owner_of(access, intruder)))
@@ -263,12 +293,16 @@ async def test_a_refreshed_jwt_is_the_same_caller_once_accepted() -> None:
     await access.check(second, job(owner))
     assert owner_of(access, second) == owner
     assert (await refused(access, credentials(jwt("mallory")), job(owner)))[0] == 404
-    assert (await refused(access, credentials(jwt("alice", issuer="https://evil")), job(owner)))[0] == 404
+    assert (await refused(access, credentials(jwt("alice", issuer="https://evil")), job(owner)))[
+        0
+    ] == 404
 
 
 async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing() -> None:
     """§2 Caller: a forged token never becomes its claimed owner."""
-    access, _, _ = make(lambda token, target, cookie: 200 if token.endswith("sig1") and target == SESSIONS else 404)
+    access, _, _ = make(
+        lambda token, target, cookie: 200 if token.endswith("sig1") and target == SESSIONS else 404
+    )
     genuine = credentials(jwt("alice", "1"))
     assert await access.learn(genuine)
     forged = replace(genuine, authorization=(jwt("alice", "forged").encode(),))
@@ -325,10 +359,16 @@ def test_two_authorization_lines_have_no_identity() -> None:
 
 
 async def test_a_cookie_beside_a_token_makes_no_new_caller() -> None:
-    """§2 Caller: the hash of Authorization, however its scheme is spelled; only without one that of Cookie."""
+    """§2 Caller: the hash of Authorization, however its scheme is spelled; only without one that of
+    Cookie.
+    """
     access, _, _ = make(lambda *_: 200)
     token = owner_of(access, credentials("Bearer a"))
-    for same in (credentials("Bearer a", "ARRAffinity=1"), credentials("Bearer a", "junk"), credentials("bearer  a")):
+    for same in (
+        credentials("Bearer a", "ARRAffinity=1"),
+        credentials("Bearer a", "junk"),
+        credentials("bearer  a"),
+    ):
         assert owner_of(access, same) == token
     assert owner_of(access, credentials("Bearer b", "ARRAffinity=1")) != token
     cookies = [Credentials.of([(b"Cookie", value)]) for value in (b"a", b"b")]
@@ -359,9 +399,20 @@ async def test_seeing_a_session_identifies_nobody() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [(200, True), (204, True), (401, False), (403, False), (404, False), (500, None), (302, None), (None, None)],
+    [
+        (200, True),
+        (204, True),
+        (401, False),
+        (403, False),
+        (404, False),
+        (500, None),
+        (302, None),
+        (None, None),
+    ],
 )
-async def test_an_identity_is_learnt_from_a_2xx_alone(answer: int | None, expected: bool | None) -> None:
+async def test_an_identity_is_learnt_from_a_2xx_alone(
+    answer: int | None, expected: bool | None
+) -> None:
     """§2: no answer is no identity, and no refusal either."""
     access, _, _ = make(lambda *_: answer)
     who = credentials(jwt("alice"), "antiforgery=1")
@@ -398,7 +449,9 @@ async def test_what_was_learnt_outlives_the_cache_and_grants_nothing() -> None:
 async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) -> None:
     """§2: v8, then v7, then v6; what is served is remembered; none comes from the caller."""
     served = "/v6/RestoreSessions"
-    access, vb365, clock = make(lambda token, target, cookie: 200 if target.startswith(served) else refusal)
+    access, vb365, clock = make(
+        lambda token, target, cookie: 200 if target.startswith(served) else refusal
+    )
     for asked in (3, 1):
         vb365.asked.clear()
         await access.identify(credentials())
@@ -419,19 +472,35 @@ async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [(401, 401), (403, 401), (404, 401), (400, 401), (500, 503), (302, 503), (429, 503), (None, 503)],
+    [
+        (401, 401),
+        (403, 401),
+        (404, 401),
+        (400, 401),
+        (500, 503),
+        (302, 503),
+        (429, 503),
+        (None, 503),
+    ],
 )
 async def test_a_list_needs_a_2xx(answer: int | None, expected: int) -> None:
     """§4, §9: not an empty list for whoever VB365 does not know."""
     access, _, _ = make(lambda *_: answer)
-    for who in (credentials("Bearer made-up"), credentials(jwt("x")), credentials(jwt("x"), "c=1"), None):
+    for who in (
+        credentials("Bearer made-up"),
+        credentials(jwt("x")),
+        credentials(jwt("x"), "c=1"),
+        None,
+    ):
         with pytest.raises(Problem) as why:
             await access.identify(who)
         assert why.value.status == (401 if who is None else expected)
 
 
 async def test_a_cookie_opens_nothing_of_an_expired_token_beside_it() -> None:
-    """§9, session gone: the token itself must still be accepted, not the cookie that somebody put beside it."""
+    """§9, session gone: the token itself must still be accepted, not the cookie that somebody put
+    beside it.
+    """
 
     def decide(token: str, target: str, cookie: bool) -> int:
         return 404 if target != SESSIONS else 200 if cookie or token == "Bearer good" else 401
@@ -447,7 +516,9 @@ async def test_a_cookie_opens_nothing_of_an_expired_token_beside_it() -> None:
 async def test_a_token_that_needs_its_cookie_is_its_caller() -> None:
     """§9, session gone: neither of the two is accepted alone."""
     access, vb365, _ = make(
-        lambda token, target, cookie: 404 if target != SESSIONS else 200 if token and cookie else 401
+        lambda token, target, cookie: (
+            404 if target != SESSIONS else 200 if token and cookie else 401
+        )
     )
     who = credentials("Bearer a", ".AspNetCore.Antiforgery=x")
     own = job(owner_of(access, who))
@@ -459,12 +530,18 @@ async def test_a_token_that_needs_its_cookie_is_its_caller() -> None:
 
 
 async def test_a_verdict_is_about_the_exact_credentials_that_were_asked_with() -> None:
-    """§2: a cookie's rights are no other cookie's, nor the token's beside it; the other way round neither."""
+    """§2: a cookie's rights are no other cookie's, nor the token's beside it; the other way round
+    neither.
+    """
     access, _, _ = make(lambda token, target, cookie: 200 if cookie else 403)
     await access.check(credentials("Bearer a", "good"), job("o"))
     assert (await refused(access, credentials("Bearer a"), job("o")))[0] == 404
     access, vb365, _ = make(lambda token, target, cookie: 200)
-    for who in (credentials("Bearer a", "good"), credentials("Bearer a", "bad"), credentials("Bearer b", "good")):
+    for who in (
+        credentials("Bearer a", "good"),
+        credentials("Bearer a", "bad"),
+        credentials("Bearer b", "good"),
+    ):
         await access.check(who, job("o"))
     assert len(vb365.asked) == 3
 
@@ -472,14 +549,18 @@ async def test_a_verdict_is_about_the_exact_credentials_that_were_asked_with() -
 @pytest.mark.parametrize("session", ["S1", None])
 async def test_an_odd_version_or_id_tells_no_job_from_none(session: str | None) -> None:
     """§9: VB365 answers 400 to what it cannot read; a job that names it is not told from no job."""
-    access, _, _ = make(lambda token, target, cookie: 400 if "S1" in target or "v77" in target else 404)
+    access, _, _ = make(
+        lambda token, target, cookie: 400 if "S1" in target or "v77" in target else 404
+    )
     foreign = await refused(access, credentials(), job("victim", session=session, api="v77"))
     problem = await access.unknown(credentials(), str(uuid4()))
     assert foreign == (problem.status, problem.name)
 
 
 async def test_whose_job_it_is_needs_vb365_only_for_a_claim() -> None:
-    """§9 borrowed: the credentials themselves are known; an identity must be learnt, or the call tried again."""
+    """§9 borrowed: the credentials themselves are known; an identity must be learnt, or the call
+    tried again.
+    """
     up = [False]
     access, vb365, _ = make(lambda *_: 200 if up[0] else None)
     who = credentials(jwt("alice"))
@@ -514,5 +595,11 @@ async def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for who in everybody:
         await access.check(who, job("o"))
         await access.learn(who)
-    assert [access.claimed(who) in access.owners(who) for who in everybody] == [False, False, True, True, True]
+    assert [access.claimed(who) in access.owners(who) for who in everybody] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert [access.knows(who.fields) for who in everybody] == [False, False, True, True, True]

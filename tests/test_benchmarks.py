@@ -14,10 +14,14 @@ NAMES = ["small", "through", "artifact", "spool", "latency", "memory", "jobs"]
 
 def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="benchmarks read Linux's clocks and pin programs to cores")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="benchmarks read Linux's clocks and pin programs to cores"
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_benchmark_runs_and_prints_its_rows(name: str) -> None:
     """PERFORMANCE: every aim has a benchmark that measures it."""
@@ -32,4 +36,7 @@ def test_an_unknown_name_is_told_with_those_there_are() -> None:
     ran = benchmarks("fastest")
     assert ran.returncode == 2
     assert "fastest" in ran.stderr
-    assert benchmarks("--help").stdout.partition("name  ")[2].partition("\n")[0].strip().split(", ") == NAMES
+    assert (
+        benchmarks("--help").stdout.partition("name  ")[2].partition("\n")[0].strip().split(", ")
+        == NAMES
+    )

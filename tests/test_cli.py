@@ -45,10 +45,14 @@ def invoke(*arguments: str) -> Result:
 
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A long-lived command, once it told where it listens; ended with SIGKILL if it still runs at the end."""
+    """A long-lived command, once it told where it listens; ended with SIGKILL if it still runs at
+    the end.
+    """
     root = str(Path(__file__).parents[1])
     environ = os.environ | {"PYTHONPATH": root}
-    with subprocess.Popen([*ALONE, *arguments], env=environ, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        [*ALONE, *arguments], env=environ, stderr=subprocess.PIPE, text=True
+    ) as program:
         assert program.stderr is not None
         try:
             told = [""]
@@ -65,7 +69,9 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_the_commands_are_those_of_the_contract() -> None:
-    """§15: `serve`, `demo`, `simulate`, `export`, `jobs`, `config check|print|init|schema`, `healthcheck`."""
+    """§15: `serve`, `demo`, `simulate`, `export`, `jobs`, `config check|print|init|schema`,
+    `healthcheck`.
+    """
     shown = invoke("--help").output
     for command in ("serve", "demo", "simulate", "export", "jobs", "config", "healthcheck"):
         assert re.search(rf"^\W*{command}\s", shown, re.MULTILINE), command
@@ -75,7 +81,9 @@ def test_the_commands_are_those_of_the_contract() -> None:
 
 
 def test_serve_has_the_flags_of_the_contract() -> None:
-    """§15: `--config FILE --upstream URL --listen HOST:PORT --admin HOST:PORT --data-dir DIR --workers N`."""
+    """§15: `--config FILE --upstream URL --listen HOST:PORT --admin HOST:PORT --data-dir DIR
+    --workers N`.
+    """
     shown = invoke("serve", "--help").output
     for flag in ("--config", "--upstream", "--listen", "--admin", "--data-dir", "--workers"):
         assert flag in shown
@@ -83,7 +91,9 @@ def test_serve_has_the_flags_of_the_contract() -> None:
 
 def test_python_m_proxy_is_the_same_command() -> None:
     """§15: also `python -m proxy`."""
-    told = subprocess.run([*ALONE, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    told = subprocess.run(
+        [*ALONE, "--version"], capture_output=True, text=True, timeout=30, check=True
+    )
     assert told.stdout == f"vb365-async-proxy {proxy.__version__}\n"
 
 
@@ -94,11 +104,15 @@ def test_help_loads_nothing_heavy() -> None:
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         "print(*{'aiohttp', 'pydantic', 'cryptography', 'uvloop'} & set(sys.modules))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
     assert told.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["serve", "--nonsense"], ["simulate", "--size", "3"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["serve", "--nonsense"], ["simulate", "--size", "3"]]
+)
 def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2
 
@@ -127,7 +141,12 @@ def test_all_problems_are_told_and_nothing_starts(command: list[str], tmp_path: 
     result = invoke(*command, "--config", str(file), "--listen", "nowhere")
     assert result.exit_code == 2
     assert result.stdout == ""
-    for name in ("exports.grase", "exports.max_wait", "flag --listen: listen.address", "upstream.url is required"):
+    for name in (
+        "exports.grase",
+        "exports.max_wait",
+        "flag --listen: listen.address",
+        "upstream.url is required",
+    ):
         assert name in result.stderr
     assert not data.exists()
 
@@ -188,15 +207,26 @@ def test_config_schema_is_json() -> None:
 def test_serve_tells_where_it_listens_is_healthy_and_ends_on_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§15: port 0 takes any free one; the ready line; `healthcheck` against the real admin listener; SIGTERM."""
+    """§15: port 0 takes any free one; the ready line; `healthcheck` against the real admin
+    listener; SIGTERM.
+    """
     monkeypatch.setenv("VB365_PROXY_LOG__FORMAT", "json")
-    places = ("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    places = (
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    )
     with running("serve", *places, "--data-dir", str(tmp_path)) as (program, url):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
         assert program.stderr is not None
         admin = json.loads(program.stderr.readline())["admin"].removeprefix("http://")
         assert invoke("healthcheck", "--admin", admin).exit_code == 0
-        assert invoke("healthcheck", "--admin", admin, "--ready").exit_code == 1, "its upstream is not there"
+        assert invoke("healthcheck", "--admin", admin, "--ready").exit_code == 1, (
+            "its upstream is not there"
+        )
         program.send_signal(signal.SIGTERM)
         assert program.wait(40) == 0
 
@@ -207,19 +237,31 @@ def test_a_shared_data_directory_is_refused_by_serve_and_by_config_check(tmp_pat
     for command in (["serve"], ["config", "check"]):
         result = invoke(*command, "--upstream", URL, "--data-dir", str(tmp_path))
         assert result.exit_code == 2
-        assert f"can be written by others (mode 0770)\n    Run: chmod 700 {tmp_path}" in result.stderr
+        assert (
+            f"can be written by others (mode 0770)\n    Run: chmod 700 {tmp_path}" in result.stderr
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
 def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
     """Whatever umask it is started with, and whichever library creates the file."""
-    places = ("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    places = (
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    )
     line = [*ALONE, "serve", *places, "--data-dir", str(tmp_path / "data")]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, umask=0) as program:
         assert program.stderr is not None
         assert any("listening on" in line for line in program.stderr)
-        modes = {path: path.stat().st_mode & 0o077 for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]}
+        modes = {
+            path: path.stat().st_mode & 0o077
+            for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+        }
         program.send_signal(signal.SIGTERM)
         program.stderr.read()
         assert program.wait(40) == 0
@@ -230,8 +272,19 @@ def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
 def test_serve_tells_a_port_in_use(tmp_path: Path) -> None:
     with running("simulate", "--port", "0") as (_, url):
         taken = url.removeprefix("http://")
-        places = ("--upstream", url, "--listen", taken, "--admin", "127.0.0.1:0", "--data-dir", str(tmp_path))
-        second = subprocess.run([*ALONE, "serve", *places], capture_output=True, text=True, timeout=60, check=False)
+        places = (
+            "--upstream",
+            url,
+            "--listen",
+            taken,
+            "--admin",
+            "127.0.0.1:0",
+            "--data-dir",
+            str(tmp_path),
+        )
+        second = subprocess.run(
+            [*ALONE, "serve", *places], capture_output=True, text=True, timeout=60, check=False
+        )
     assert second.returncode == 1
     assert f"listen.address {taken}" in second.stderr
     assert "Traceback" not in second.stderr
@@ -242,7 +295,9 @@ def test_serve_tells_a_port_in_use(tmp_path: Path) -> None:
 
 @contextmanager
 def admin(status: int) -> Iterator[tuple[str, list[str]]]:
-    """A listener that answers everything with `status`; its address and the paths that were asked for."""
+    """A listener that answers everything with `status`; its address and the paths that were asked
+    for.
+    """
     asked: list[str] = []
 
     class Answer(BaseHTTPRequestHandler):
@@ -267,7 +322,9 @@ def admin(status: int) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 @pytest.mark.parametrize(("options", "path"), [([], "/healthz"), (["--ready"], "/readyz")])
-def test_healthcheck_asks_the_admin_listener(status: int, code: int, options: list[str], path: str) -> None:
+def test_healthcheck_asks_the_admin_listener(
+    status: int, code: int, options: list[str], path: str
+) -> None:
     """§15: `healthcheck`, without an upstream set: that may have been a flag of `serve`."""
     with admin(status) as (address, asked):
         result = invoke("healthcheck", "--admin", address, *options)
@@ -289,7 +346,9 @@ def test_healthcheck_exits_1_when_nobody_answers() -> None:
 
 def test_simulate_runs_the_stand_in_until_sigterm() -> None:
     """The stand-in is there for others to develop against."""
-    with running("simulate", "--port", "0", "--size", "2MiB", "--generate", "10ms", "--rate", "1GiB") as (program, url):
+    with running(
+        "simulate", "--port", "0", "--size", "2MiB", "--generate", "10ms", "--rate", "1GiB"
+    ) as (program, url):
         form = b"grant_type=password&username=alice&password=secret-a"
         with urllib.request.urlopen(f"{url}/v8/token", form, timeout=10) as answer:
             assert json.load(answer)["access_token"]
@@ -348,9 +407,13 @@ def test_demo_keeps_everything_running_until_it_is_stopped() -> None:
         try:
             lines = list(takewhile(lambda line: "Ctrl-C stops it" not in line, demo.stdout))
             kick_off, status, _ = (shlex.split(line) for line in lines if line.startswith("curl "))
-            accepted = subprocess.run([*kick_off, "-sS"], capture_output=True, text=True, timeout=30, check=True)
+            accepted = subprocess.run(
+                [*kick_off, "-sS"], capture_output=True, text=True, timeout=30, check=True
+            )
             assert accepted.stdout.startswith("HTTP/1.1 202 Accepted")
-            done = subprocess.run([*status, "-sS"], capture_output=True, text=True, timeout=30, check=True)
+            done = subprocess.run(
+                [*status, "-sS"], capture_output=True, text=True, timeout=30, check=True
+            )
             assert '"status":"Success"' in done.stdout.replace(" ", "")
             demo.send_signal(signal.SIGINT)
             assert demo.wait(30) == 0
@@ -366,7 +429,9 @@ def test_demo_keeps_everything_running_until_it_is_stopped() -> None:
 def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """VB365 signs its own certificate: the commands as written, but for the address, and the two values filled in."""
+    """VB365 signs its own certificate: the commands as written, but for the address, and the two
+    values filled in.
+    """
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     block = re.findall(r"^   ```sh\n(.*?)^   ```", readme, re.DOTALL | re.MULTILINE)[0]
     show, init, check, serve = (line.strip().partition("  ")[0] for line in block.splitlines())
@@ -376,7 +441,9 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
     monkeypatch.setenv("VB365_PROXY_STORAGE__DIR", str(tmp_path / "data"))
 
     def shell(line: str) -> str:
-        told = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        told = subprocess.run(
+            line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
         assert told.returncode == 0, told.stderr
         return told.stdout
 

@@ -1,4 +1,6 @@
-"""The configuration: every source, every kind of value, every mistake told at once (CONTRACT §15)."""
+"""The configuration: every source, every kind of value, every mistake told at once (CONTRACT
+§15).
+"""
 
 from __future__ import annotations
 
@@ -85,8 +87,9 @@ def problem_with(name: str, value: str) -> Problem:
 #: CONTRACT §15, row by row, as it is written there; None where it names no default.
 TABLE: dict[str, dict[str, Any]] = {
     "listen": {
-        "address": HostPort("0.0.0.0", 4443), "tls_certificate": None, "tls_key": None, "head_timeout": 60.0,
-        "handshake_timeout": 10.0, "idle_timeout": 150.0, "max_connections": 10_000, "workers": 1,
+        "address": HostPort("0.0.0.0", 4443), "tls_certificate": None, "tls_key": None,
+        "head_timeout": 60.0, "handshake_timeout": 10.0, "idle_timeout": 150.0,
+        "max_connections": 10_000, "workers": 1,
     },
     "upstream": {
         "host": None, "ca_file": None, "fingerprint": None, "verify": True, "preserve_host": True,
@@ -96,14 +99,14 @@ TABLE: dict[str, dict[str, Any]] = {
         "max_running": 4, "max_running_per_caller": 0, "max_queued": 1000, "max_per_caller": 50,
         "grace": 2.0, "max_wait": 45.0, "preflight": True,
         "preflight_timeout": 5.0, "max_request_body": 16 * 2**20, "body_memory": 64 * 2**20,
-        "generate_timeout": 24 * 3600.0, "stall_timeout": 600.0, "attempts": 3, "suspend_ttl": 3600.0,
-        "cancel_hold": 120.0, "max_records_per_caller": 1000, "result_ttl": 24 * 3600.0,
-        "record_ttl": 7 * 24 * 3600.0, "watch_events": True, "reports": False, "rescue_sync": False,
-        "rescue_ttl": 3600.0,
+        "generate_timeout": 24 * 3600.0, "stall_timeout": 600.0, "attempts": 3,
+        "suspend_ttl": 3600.0, "cancel_hold": 120.0, "max_records_per_caller": 1000,
+        "result_ttl": 24 * 3600.0, "record_ttl": 7 * 24 * 3600.0, "watch_events": True,
+        "reports": False, "rescue_sync": False, "rescue_ttl": 3600.0,
     },
     "storage": {
-        "dir": Path("/var/lib/vb365-async-proxy"), "jobs": "disk", "artifacts": "file", "min_free": 5 * 2**30,
-        "max_records": 20_000, "max_bytes": None,
+        "dir": Path("/var/lib/vb365-async-proxy"), "jobs": "disk", "artifacts": "file",
+        "min_free": 5 * 2**30, "max_records": 20_000, "max_bytes": None,
     },
     "access": {"cache": 60.0},
     "secrets": {"key": None, "key_file": None},
@@ -118,7 +121,9 @@ def test_every_default_is_that_of_the_contract() -> None:
     """§15: the table, key by key; `upstream.url` is the one required setting."""
     settings = load(None, {"upstream.url": URL}, {})
     for section, values in TABLE.items():
-        found = {key: getattr(getattr(settings, section), key) for key in SECTIONS[section].model_fields}
+        found = {
+            key: getattr(getattr(settings, section), key) for key in SECTIONS[section].model_fields
+        }
         assert found == values | ({"url": URL} if section == "upstream" else {})
     assert list(SECTIONS) == list(TABLE)
 
@@ -127,8 +132,8 @@ def test_the_upstream_is_required() -> None:
     """§15: `url (required)`, and the problem says all three ways to set it."""
     (problem,) = problems_of({})
     assert (problem.key, problem.problem) == ("upstream.url", "is required")
-    assert "--upstream" in problem.mend
-    assert "VB365_PROXY_UPSTREAM__URL" in problem.mend
+    assert "--upstream" in problem.hint
+    assert "VB365_PROXY_UPSTREAM__URL" in problem.hint
 
 
 def test_settings_are_frozen() -> None:
@@ -147,12 +152,15 @@ def test_code_may_set_values_as_they_are() -> None:
 # Sources and their precedence
 
 
-def test_flags_beat_environment_beats_secret_files_beats_toml_beats_defaults(written: Written, tmp_path: Path) -> None:
+def test_flags_beat_environment_beats_secret_files_beats_toml_beats_defaults(
+    written: Written, tmp_path: Path
+) -> None:
     """§15: precedence flags > environment > secret files > TOML > defaults."""
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     toml = written(
-        '[upstream]\nurl = "http://toml"\n[listen]\naddress = "toml:1"\n[exports]\ngrace = "1s"\nattempts = 9'
+        '[upstream]\nurl = "http://toml"\n[listen]\naddress = "toml:1"\n[exports]\ngrace = '
+        '"1s"\nattempts = 9'
     )
     (secrets / "vb365_proxy_upstream__url").write_text("http://secret\n")
     (secrets / "VB365_PROXY_LISTEN__ADDRESS").write_text("secret:2")
@@ -174,7 +182,11 @@ def test_flags_beat_environment_beats_secret_files_beats_toml_beats_defaults(wri
 def test_an_empty_value_is_no_value(written: Written) -> None:
     """Container platforms set variables to nothing: the next source has the say."""
     toml = written(f'[upstream]\nurl = "{URL}"\nca_file = ""\n[exports]\ngrace = "1s"')
-    settings = load(toml, {"listen.address": ""}, {"VB365_PROXY_EXPORTS__GRACE": "", "VB365_PROXY_ADMIN__TOKEN": ""})
+    settings = load(
+        toml,
+        {"listen.address": ""},
+        {"VB365_PROXY_EXPORTS__GRACE": "", "VB365_PROXY_ADMIN__TOKEN": ""},
+    )
     assert settings.exports.grace == 1.0
     assert settings.upstream.ca_file is None
     assert settings.admin.token is None
@@ -197,9 +209,13 @@ def test_variables_that_are_no_settings_are_left_alone(variable: str) -> None:
 
 
 def test_every_setting_can_be_set_in_the_environment() -> None:
-    """§15: `VB365_PROXY_<SECTION>__<KEY>`: whatever the default is, written as it is written, is accepted."""
+    """§15: `VB365_PROXY_<SECTION>__<KEY>`: whatever the default is, written as it is written, is
+    accepted.
+    """
     environ = {
-        f"VB365_PROXY_{section}__{key}".upper(): value if isinstance(value, str) else json.dumps(value)
+        f"VB365_PROXY_{section}__{key}".upper(): value
+        if isinstance(value, str)
+        else json.dumps(value)
         for section, values in text.defaults().items()
         for key, value in values.items()
         if value is not None
@@ -243,17 +259,26 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
     ],
 )
 def test_a_value_is_read_as_it_is_meant(name: str, value: str, meant: object) -> None:
-    """§15: durations `250ms 2s 10m 24h 7d`, sizes `16MiB 5GiB`, HOST:PORT with port 0, prefixes, `_` segments."""
+    """§15: durations `250ms 2s 10m 24h 7d`, sizes `16MiB 5GiB`, HOST:PORT with port 0, prefixes,
+    `_` segments.
+    """
     assert value_of(load(None, {"upstream.url": URL} | {name: value}, {}), name) == meant
 
 
-@pytest.mark.parametrize("value", ["vb365.example.com", "VB365.example.com:4443", "[fd00::7]:443", "10.0.0.7"])
+@pytest.mark.parametrize(
+    "value", ["vb365.example.com", "VB365.example.com:4443", "[fd00::7]:443", "10.0.0.7"]
+)
 def test_the_host_field_for_the_upstream(value: str) -> None:
     """§2, §15 `upstream.host`."""
-    assert load(None, {"upstream.url": URL}, {"VB365_PROXY_UPSTREAM__HOST": value}).upstream.host == value.lower()
+    assert (
+        load(None, {"upstream.url": URL}, {"VB365_PROXY_UPSTREAM__HOST": value}).upstream.host
+        == value.lower()
+    )
 
 
-@pytest.mark.parametrize("value", ["https://vb365", "vb365/x", "vb365:99999", "[nonsense]", "a b", "vb365:", "-"])
+@pytest.mark.parametrize(
+    "value", ["https://vb365", "vb365/x", "vb365:99999", "[nonsense]", "a b", "vb365:", "-"]
+)
 def test_what_is_no_host_field_is_refused(value: str) -> None:
     assert problem_with("upstream.host", value).key == "upstream.host"
 
@@ -261,15 +286,22 @@ def test_what_is_no_host_field_is_refused(value: str) -> None:
 def test_host_names_of_the_admin_listener() -> None:
     """§16 `admin.hosts`."""
     hosts = {"VB365_PROXY_ADMIN__HOSTS": "Proxy.example.com, vb365-proxy"}
-    assert load(None, {"upstream.url": URL}, hosts).admin.hosts == ("proxy.example.com", "vb365-proxy")
+    assert load(None, {"upstream.url": URL}, hosts).admin.hosts == (
+        "proxy.example.com",
+        "vb365-proxy",
+    )
     assert problem_with("admin.hosts", "https://proxy").key == "admin.hosts"
 
 
-@pytest.mark.parametrize("value", ["10.0.0.7, 10.1.0.0/16,::1", '["10.0.0.7", "10.1.0.0/16", "::1"]'])
+@pytest.mark.parametrize(
+    "value", ["10.0.0.7, 10.1.0.0/16,::1", '["10.0.0.7", "10.1.0.0/16", "::1"]']
+)
 def test_lists_in_the_environment_are_comma_separated_or_json(value: str) -> None:
     """§15: lists in the environment; `trusted_proxies` takes addresses and CIDR ranges."""
     networks = set_to("public.trusted_proxies", value).public.trusted_proxies
-    assert networks == tuple(ipaddress.ip_network(item) for item in ("10.0.0.7/32", "10.1.0.0/16", "::1/128"))
+    assert networks == tuple(
+        ipaddress.ip_network(item) for item in ("10.0.0.7/32", "10.1.0.0/16", "::1/128")
+    )
 
 
 @pytest.mark.parametrize(
@@ -308,12 +340,14 @@ def test_lists_in_the_environment_are_comma_separated_or_json(value: str) -> Non
         ("secrets.key", f"{KEY[:-1]}é", "holds no Fernet key at place 1"),
     ],
 )
-def test_a_bad_value_is_told_with_its_source_and_how_to_mend_it(name: str, value: str, problem: str) -> None:
+def test_a_bad_value_is_told_with_its_source_and_how_to_mend_it(
+    name: str, value: str, problem: str
+) -> None:
     told = problem_with(name, value)
     assert problem in told.problem
     assert told.key == name
     assert told.source == "environment variable VB365_PROXY_" + name.upper().replace(".", "__")
-    assert told.mend.endswith(".")
+    assert told.hint.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +400,9 @@ def test_a_toml_value_of_another_type_is_told(written: Written, toml: str, probl
 
 @given(st.floats(min_value=0.001, max_value=3650 * 86400.0))
 def test_a_duration_that_is_shown_reads_as_the_same(seconds: float) -> None:
-    assert set_to("exports.grace", show_duration(seconds)).exports.grace == pytest.approx(seconds, abs=1e-6)
+    assert set_to("exports.grace", show_duration(seconds)).exports.grace == pytest.approx(
+        seconds, abs=1e-6
+    )
 
 
 @given(st.integers(min_value=0, max_value=2**50))
@@ -379,8 +415,13 @@ def test_a_size_that_is_shown_reads_as_the_same(size: int) -> None:
 
 def test_certificate_and_key_come_together(pems: Path) -> None:
     one, other = str(pems / "one.pem"), str(pems / "two.key")
-    assert "belongs together" in problems_of({"upstream.url": URL, "listen.tls_certificate": one})[0].problem
-    assert "belongs together" in problems_of({"upstream.url": URL, "listen.tls_key": other})[0].problem
+    assert (
+        "belongs together"
+        in problems_of({"upstream.url": URL, "listen.tls_certificate": one})[0].problem
+    )
+    assert (
+        "belongs together" in problems_of({"upstream.url": URL, "listen.tls_key": other})[0].problem
+    )
     mismatch = {"upstream.url": URL, "listen.tls_certificate": one, "listen.tls_key": other}
     assert "is not the key of the first certificate" in problems_of(mismatch)[0].problem
     good = mismatch | {"listen.tls_key": str(pems / "one.key")}
@@ -393,25 +434,42 @@ def test_a_file_without_authorities_is_told(pems: Path) -> None:
 
 
 def test_a_missing_certificate_is_told_once(pems: Path) -> None:
-    flags = {"upstream.url": URL, "listen.tls_certificate": "/nowhere", "listen.tls_key": str(pems / "one.key")}
+    flags = {
+        "upstream.url": URL,
+        "listen.tls_certificate": "/nowhere",
+        "listen.tls_key": str(pems / "one.key"),
+    }
     assert [problem.key for problem in problems_of(flags)] == ["listen.tls_certificate"]
 
 
 @pytest.mark.parametrize(
-    "ways", [{"fingerprint", "verify"}, {"ca_file", "verify"}, {"ca_file", "fingerprint"}, {"fingerprint"}, {"verify"}]
+    "ways",
+    [
+        {"fingerprint", "verify"},
+        {"ca_file", "verify"},
+        {"ca_file", "fingerprint"},
+        {"fingerprint"},
+        {"verify"},
+    ],
 )
 def test_there_is_one_way_to_trust_the_upstream(ways: set[str], pems: Path) -> None:
-    """System CAs, `ca_file`, `fingerprint` or `verify = false`: two of them contradict each other."""
+    """System CAs, `ca_file`, `fingerprint` or `verify = false`: two of them contradict each
+    other.
+    """
     every = {"fingerprint": "ab" * 32, "ca_file": str(pems / "ca.pem"), "verify": "false"}
     flags = {f"upstream.{way}": every[way] for way in ways} | {"upstream.url": URL}
     if len(ways) == 1:
         assert load(None, flags, {}).upstream.url == URL
-        assert "upstream.url is http:" in problems_of(flags | {"upstream.url": "http://x"})[0].problem
+        assert (
+            "upstream.url is http:" in problems_of(flags | {"upstream.url": "http://x"})[0].problem
+        )
     else:
         assert "different ways to trust" in problems_of(flags)[0].problem
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:9465", "[::]:9465", "10.0.0.1:9465", "admin.example:9465"])
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:9465", "[::]:9465", "10.0.0.1:9465", "admin.example:9465"]
+)
 def test_an_admin_listener_that_others_reach_needs_a_token(address: str) -> None:
     """§15 admin: an address that is not loopback without a token is a configuration error."""
     (told,) = problems_of({"upstream.url": URL, "admin.address": address})
@@ -428,23 +486,37 @@ def test_loopback_needs_no_token(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "reached"), [("0.0.0.0:1", ("127.0.0.1", 1)), ("[::]:1", ("::1", 1)), ("10.0.0.1:1", ("10.0.0.1", 1))]
+    ("address", "reached"),
+    [("0.0.0.0:1", ("127.0.0.1", 1)), ("[::]:1", ("::1", 1)), ("10.0.0.1:1", ("10.0.0.1", 1))],
 )
-def test_an_unspecified_address_is_reached_on_loopback(address: str, reached: tuple[str, int]) -> None:
+def test_an_unspecified_address_is_reached_on_loopback(
+    address: str, reached: tuple[str, int]
+) -> None:
     assert set_to("listen.address", address).listen.address.reachable == reached
 
 
 def test_webhooks_need_a_secret() -> None:
-    assert "is missing" in problems_of({"upstream.url": URL, "webhooks.urls": "https://x/hook?a=b"})[0].problem
-    both = {"upstream.url": URL, "webhooks.urls": "https://x/hook?a=b", "webhooks.secret": "whsec_x"}
+    assert (
+        "is missing"
+        in problems_of({"upstream.url": URL, "webhooks.urls": "https://x/hook?a=b"})[0].problem
+    )
+    both = {
+        "upstream.url": URL,
+        "webhooks.urls": "https://x/hook?a=b",
+        "webhooks.secret": "whsec_x",
+    }
     assert load(None, both, {}).webhooks.urls == ("https://x/hook?a=b",)
 
 
 def test_fernet_keys_rotate_in_place_or_in_a_file(tmp_path: Path) -> None:
-    """§15 secrets: several keys, the newest first; the file is read anew so that it can be rotated."""
+    """§15 secrets: several keys, the newest first; the file is read anew so that it can be
+    rotated.
+    """
     file = tmp_path / "keys"
     file.write_text(f"{KEY}\n")
-    assert [k.get_secret_value() for k in set_to("secrets.key", f"{NEWER_KEY},{KEY}").secrets.keys] == [NEWER_KEY, KEY]
+    assert [
+        k.get_secret_value() for k in set_to("secrets.key", f"{NEWER_KEY},{KEY}").secrets.keys
+    ] == [NEWER_KEY, KEY]
     secrets = set_to("secrets.key_file", str(file)).secrets
     assert [k.get_secret_value() for k in secrets.keys] == [KEY]
     file.write_text(f"{NEWER_KEY}\n{KEY}\n")
@@ -462,7 +534,9 @@ def test_fernet_keys_rotate_in_place_or_in_a_file(tmp_path: Path) -> None:
 
 def test_all_problems_of_all_sources_are_told_at_once(written: Written, tmp_path: Path) -> None:
     """§15: unknown keys and bad values: all problems at once, each with its source."""
-    toml = written('top = 1\n[exports]\nmax_runing = 3\ngrace = 5\n[nonsense]\nx = 1\n[public]\nsegment = "x"')
+    toml = written(
+        'top = 1\n[exports]\nmax_runing = 3\ngrace = 5\n[nonsense]\nx = 1\n[public]\nsegment = "x"'
+    )
     secret = tmp_path / "VB365_PROXY_ADMIN__TOCKEN"
     secret.write_text("x")
     environ = {
@@ -497,12 +571,12 @@ def test_all_problems_of_all_sources_are_told_at_once(written: Written, tmp_path
 )
 def test_a_misspelt_setting_is_guessed(variable: str, meant: str) -> None:
     (problem,) = problems_of({"upstream.url": URL}, {variable: "x"})
-    assert problem.mend == f"Did you mean {meant}?"
+    assert problem.hint == f"Did you mean {meant}?"
 
 
 def test_an_unguessable_setting_is_told_where_all_are() -> None:
     (problem,) = problems_of({"upstream.url": URL}, {"VB365_PROXY_QQQQ": "x"})
-    assert "config init" in problem.mend
+    assert "config init" in problem.hint
 
 
 @pytest.mark.parametrize(
@@ -521,7 +595,10 @@ def test_an_unreadable_file_is_one_problem_among_the_others(
     if content is not None:
         path.write_bytes(content)
     problems = problems_of({"upstream.url": URL}, {"VB365_PROXY_EXPORTS__GRACE": "x"}, path)
-    assert [p.source for p in problems] == [str(path), "environment variable VB365_PROXY_EXPORTS__GRACE"]
+    assert [p.source for p in problems] == [
+        str(path),
+        "environment variable VB365_PROXY_EXPORTS__GRACE",
+    ]
     assert problem in problems[0].problem
 
 
@@ -538,13 +615,18 @@ def test_secret_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_files_of_windows_programs_are_read(mark: bytes, tmp_path: Path) -> None:
-    """Notepad and Windows PowerShell begin UTF-8 with a byte order mark and end lines with CR LF."""
+    """Notepad and Windows PowerShell begin UTF-8 with a byte order mark and end lines with CR
+    LF.
+    """
     (tmp_path / "proxy.toml").write_bytes(
         mark + f'[upstream]\r\nurl = "{URL}"\r\n[storage]\r\ndir = "Zürich"\r\n'.encode()
     )
     (tmp_path / "VB365_PROXY_ADMIN__TOKEN").write_bytes(mark + b"secret\r\n")
     (tmp_path / "keys").write_bytes(mark + f"{NEWER_KEY}\r\n{KEY}\r\n".encode())
-    environ = {"VB365_PROXY_SECRETS_DIR": str(tmp_path), "VB365_PROXY_SECRETS__KEY_FILE": str(tmp_path / "keys")}
+    environ = {
+        "VB365_PROXY_SECRETS_DIR": str(tmp_path),
+        "VB365_PROXY_SECRETS__KEY_FILE": str(tmp_path / "keys"),
+    }
     settings = load(tmp_path / "proxy.toml", {}, environ)
     assert settings.storage.dir == Path("Zürich")
     assert settings.admin.token is not None
@@ -553,7 +635,9 @@ def test_files_of_windows_programs_are_read(mark: bytes, tmp_path: Path) -> None
 
 
 def test_utf_8_is_read_whatever_the_locale(tmp_path: Path) -> None:
-    (tmp_path / "proxy.toml").write_bytes(f'[upstream]\nurl = "{URL}"\n[storage]\ndir = "Zürich"\n'.encode())
+    (tmp_path / "proxy.toml").write_bytes(
+        f'[upstream]\nurl = "{URL}"\n[storage]\ndir = "Zürich"\n'.encode()
+    )
     code = "import sys; from pathlib import Path; from proxy.config import load;"
     code += "print(ascii(str(load(Path(sys.argv[1]), {}, {}).storage.dir)))"
     around = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -563,19 +647,28 @@ def test_utf_8_is_read_whatever_the_locale(tmp_path: Path) -> None:
 
 
 def test_a_pem_file_in_utf_16_is_named(pems: Path, tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text((pems / "ca.pem").read_text(encoding="ascii"), encoding="utf-16")
+    (tmp_path / "ca.pem").write_text(
+        (pems / "ca.pem").read_text(encoding="ascii"), encoding="utf-16"
+    )
     problem = problem_with("upstream.ca_file", str(tmp_path / "ca.pem"))
     assert "ca.pem is UTF-16: save it as UTF-8" in problem.problem
 
 
 def test_utf_16_is_named_in_every_file(tmp_path: Path) -> None:
     """Windows PowerShell's `>` writes UTF-16."""
-    for name, content in (("proxy.toml", "[upstream]"), ("VB365_PROXY_ADMIN__TOKEN", "secret"), ("keys", KEY)):
+    for name, content in (
+        ("proxy.toml", "[upstream]"),
+        ("VB365_PROXY_ADMIN__TOKEN", "secret"),
+        ("keys", KEY),
+    ):
         (tmp_path / name).write_text(content, encoding="utf-16")
-    environ = {"VB365_PROXY_SECRETS_DIR": str(tmp_path), "VB365_PROXY_SECRETS__KEY_FILE": str(tmp_path / "keys")}
+    environ = {
+        "VB365_PROXY_SECRETS_DIR": str(tmp_path),
+        "VB365_PROXY_SECRETS__KEY_FILE": str(tmp_path / "keys"),
+    }
     problems = problems_of({"upstream.url": URL}, environ, tmp_path / "proxy.toml")
     assert len(problems) == 3
-    assert {problem.mend for problem in problems} == {"Save it as UTF-8."}
+    assert {problem.hint for problem in problems} == {"Save it as UTF-8."}
     assert all("is UTF-16" in problem.problem for problem in problems)
 
 
@@ -583,7 +676,10 @@ def test_utf_16_is_named_in_every_file(tmp_path: Path) -> None:
     ("line", "hint"),
     [
         (r'dir = "C:\data"', "Write a Windows path in 'single quotes' or with forward slashes"),
-        (r'dir = "C:\Users\backup"', "Write a Windows path in 'single quotes' or with forward slashes"),
+        (
+            r'dir = "C:\Users\backup"',
+            "Write a Windows path in 'single quotes' or with forward slashes",
+        ),
         (r'dir = "C:\new"', "Write a Windows path in 'single quotes' or with forward slashes"),
         (r"dir = C:\data", "Write a Windows path in 'single quotes' or with forward slashes"),
         ("dir = C:/data", "Write text in straight quotes"),
@@ -597,11 +693,13 @@ def test_a_slip_in_a_toml_file_is_told_with_its_fix(line: str, hint: str, tmp_pa
     path = tmp_path / "proxy.toml"
     path.write_text(f"\n[storage]\n{line}\n", encoding="utf-8")
     (problem,) = problems_of({"upstream.url": URL}, {}, path)
-    assert problem.mend.startswith(hint)
+    assert problem.hint.startswith(hint)
 
 
 def test_a_windows_path_in_single_quotes_is_taken_as_it_is(written: Written) -> None:
-    assert load(written(r"storage = {dir = 'C:\new'}"), {"upstream.url": URL}, {}).storage.dir == Path(r"C:\new")
+    assert load(
+        written(r"storage = {dir = 'C:\new'}"), {"upstream.url": URL}, {}
+    ).storage.dir == Path(r"C:\new")
 
 
 @pytest.mark.parametrize(
@@ -624,7 +722,11 @@ def test_invisible_characters_of_a_value_are_shown_escaped(value: str, shown: st
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("admin.token", "c4nary two"), ("secrets.key", "c4nary"), ("storage.jobs", "redis://u:c4nary@h/0/0/")],
+    [
+        ("admin.token", "c4nary two"),
+        ("secrets.key", "c4nary"),
+        ("storage.jobs", "redis://u:c4nary@h/0/0/"),
+    ],
 )
 def test_a_bad_secret_is_not_repeated(name: str, value: str) -> None:
     """§9, §15: secrets never appear."""
@@ -642,7 +744,12 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
         "storage.jobs": "redis://u:c4nary@h/0",
     }
     settings = load(None, flags, {})
-    for shown in (repr(settings), str(settings), text.effective(settings), settings.model_dump_json()):
+    for shown in (
+        repr(settings),
+        str(settings),
+        text.effective(settings),
+        settings.model_dump_json(),
+    ):
         assert "c4nary" not in shown
         assert KEY not in shown
     assert tomllib.loads(text.effective(settings))["storage"]["jobs"] == "redis://********@h/0"
@@ -661,9 +768,15 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
         ("webhooks.urls", "https://x"),
     ],
 )
-def test_what_is_not_in_this_version_is_valid_but_cannot_be_served(name: str, value: str, tmp_path: Path) -> None:
+def test_what_is_not_in_this_version_is_valid_but_cannot_be_served(
+    name: str, value: str, tmp_path: Path
+) -> None:
     """Refused clearly rather than started half-configured."""
-    flags = {"upstream.url": URL, "storage.dir": str(tmp_path / "a" / "b"), "webhooks.secret": "whsec_x"}
+    flags = {
+        "upstream.url": URL,
+        "storage.dir": str(tmp_path / "a" / "b"),
+        "webhooks.secret": "whsec_x",
+    }
     assert unavailable(load(None, flags, {})) == []
     (problem,) = unavailable(load(None, flags | {name: value}, {}))
     assert (problem.key, problem.problem) == (name, "asks for what is not in this version")
@@ -711,13 +824,17 @@ def test_a_data_directory_that_others_can_write_is_refused_with_the_command_that
     (refused,) = found
     assert refused.key == "storage.dir"
     assert refused.problem == f"= {directory} {problem.format(tmp_path)}"
-    assert refused.mend == f"Run: {command.format(tmp_path)}"
-    assert subprocess.run(refused.mend.removeprefix("Run: "), shell=True, check=False).returncode == 0
+    assert refused.hint == f"Run: {command.format(tmp_path)}"
+    assert (
+        subprocess.run(refused.hint.removeprefix("Run: "), shell=True, check=False).returncode == 0
+    )
     assert unavailable(load(None, {"upstream.url": URL, "storage.dir": str(directory)}, {})) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
-def test_a_data_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of root it may be: root can write everywhere."""
     settings = load(None, {"upstream.url": URL, "storage.dir": str(tmp_path)}, {})
     me = tmp_path.stat().st_uid
@@ -727,15 +844,19 @@ def test_a_data_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch
         os.chown(tmp_path, 12345, -1)
     (refused,) = unavailable(settings)
     assert refused.problem == f"= {tmp_path} belongs to another user"
-    assert refused.mend == f"Run: chown -R {me + 1} {tmp_path} && chmod 700 {tmp_path}"
+    assert refused.hint == f"Run: chown -R {me + 1} {tmp_path} && chmod 700 {tmp_path}"
 
 
 def test_the_shipped_file_holds_every_setting_with_its_default() -> None:
-    """config/proxy.toml cannot drift: it is what `config init` writes, and every value in it is the default."""
+    """config/proxy.toml cannot drift: it is what `config init` writes, and every value in it is the
+    default.
+    """
     shipped = Path(__file__).parents[1] / "config" / "proxy.toml"
     assert shipped.read_text(encoding="utf-8") == text.sample(), "run `make docs`"
     tables = tomllib.loads(text.sample())
-    assert {s: set(t) for s, t in tables.items()} == {s: set(kind.model_fields) for s, kind in SECTIONS.items()}
+    assert {s: set(t) for s, t in tables.items()} == {
+        s: set(kind.model_fields) for s, kind in SECTIONS.items()
+    }
     assert load(shipped, {"upstream.url": URL}, {}) == load(None, {"upstream.url": URL}, {})
 
 
@@ -747,7 +868,11 @@ def test_every_setting_is_explained() -> None:
 
 
 def test_the_effective_settings_load_again(written: Written) -> None:
-    settings = load(None, {"upstream.url": URL, "exports.grace": "1500ms", "public.trusted_proxies": "10.0.0.0/8"}, {})
+    settings = load(
+        None,
+        {"upstream.url": URL, "exports.grace": "1500ms", "public.trusted_proxies": "10.0.0.0/8"},
+        {},
+    )
     assert load(written(text.effective(settings)), {}, {}) == settings
 
 
@@ -756,9 +881,13 @@ def test_the_schema_knows_every_key_and_every_default() -> None:
     for section, values in text.defaults().items():
         assert properties[section]["additionalProperties"] is False
         for key, default in values.items():
-            assert properties[section]["properties"][key].get("default") == (default if default != "" else None)
+            assert properties[section]["properties"][key].get("default") == (
+                default if default != "" else None
+            )
             assert "type" in properties[section]["properties"][key]
 
 
 def test_the_flags_are_settings() -> None:
-    assert set(loading.FLAGS) <= {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
+    assert set(loading.FLAGS) <= {
+        f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields
+    }

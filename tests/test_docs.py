@@ -1,4 +1,6 @@
-"""The documents say what is so: commands, flags, targets, settings, links; and the locked set-up is whole."""
+"""The documents say what is so: commands, flags, targets, settings, links; and the locked set-up is
+whole.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,15 @@ from proxy.config.settings import SECTIONS
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("config/**/*.md")])
 SETTINGS = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
-each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+each_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
 def code(document: Path) -> Iterator[str]:
-    """The document's code: the lines of its fenced blocks, continued ones joined, and its inline code."""
+    """The document's code: the lines of its fenced blocks, continued ones joined, and its inline
+    code.
+    """
     content = document.read_text(encoding="utf-8")
     for block in re.findall(r"^ *```.*?\n(.*?)^ *```", content, re.DOTALL | re.MULTILINE):
         yield from block.replace("\\\n", " ").splitlines()
@@ -34,19 +40,34 @@ def code(document: Path) -> Iterator[str]:
 
 def tree(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], set[str]]]:
     """Every command below this one, with its options."""
-    yield path, {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+    yield (
+        path,
+        {
+            option
+            for parameter in command.params
+            for option in parameter.opts + parameter.secondary_opts
+        },
+    )
     for name, below in getattr(command, "commands", {}).items():
         yield from tree(below, *path, name)
 
 
 def commands() -> dict[tuple[str, ...], set[str]]:
-    """The whole command line; the client's own, which `export` and `jobs` hand over to, included."""
+    """The whole command line; the client's own, which `export` and `jobs` hand over to,
+    included.
+    """
     own, client = typer.main.get_command(app), typer.main.get_command(client_app)
-    return {path: options | {"--help"} for path, options in (*tree(own), *tree(client)) if path or options}
+    return {
+        path: options | {"--help"}
+        for path, options in (*tree(own), *tree(client))
+        if path or options
+    }
 
 
 def invocations(line: str) -> Iterator[list[str]]:
-    """The words after `vb365-async-proxy` in a line of code, up to what a shell would end the command at."""
+    """The words after `vb365-async-proxy` in a line of code, up to what a shell would end the
+    command at.
+    """
     for rest in re.findall(r"(?<![\w./:-])vb365-async-proxy((?:\s+[^\s|;&>#]+)*)", line):
         try:
             yield shlex.split(rest)
@@ -61,7 +82,9 @@ def test_every_command_in_the_documents_exists(document: Path) -> None:
     for line in code(document):
         for words in invocations(line):
             names = [word for word in words if re.fullmatch(r"[a-z]+", word)]
-            path = next((tuple(names[:n]) for n in (2, 1) if tuple(names[:n]) in known and names[:n]), ())
+            path = next(
+                (tuple(names[:n]) for n in (2, 1) if tuple(names[:n]) in known and names[:n]), ()
+            )
             plain = [word for word in words[:1] if re.fullmatch(r"[a-z]+", word)]
             assert path or not plain, f"{line!r}: there is no such command"
             flags = {word.partition("=")[0] for word in words if re.match(r"--\w", word)}
@@ -70,7 +93,9 @@ def test_every_command_in_the_documents_exists(document: Path) -> None:
 
 @each_document
 def test_every_make_target_in_the_documents_exists(document: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     for line in code(document):
         for target in re.findall(r"(?:^|[\s;&$(])make ([a-z]+)", line):
             assert target in targets, f"{line!r}: there is no make {target}"
@@ -84,7 +109,9 @@ def anchors(document: Path) -> set[str]:
 
 @each_document
 def test_every_relative_link_leads_somewhere(document: Path) -> None:
-    content = re.sub(r"^ *```.*?^ *```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    content = re.sub(
+        r"^ *```.*?^ *```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
     for link in re.findall(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)", content):
         if re.match(r"[a-z]+:", link):
             continue
@@ -107,7 +134,9 @@ def test_every_setting_in_the_documents_exists(document: Path) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """docs/configuration.md holds the tables that the settings make: run `make docs` after a change."""
+    """docs/configuration.md holds the tables that the settings make: run `make docs` after a
+    change.
+    """
     documented = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert documented == text.filled(documented)
     for section, values in text.defaults().items():
@@ -128,11 +157,15 @@ def pins(name: str) -> dict[str, str]:
 LOCKS = ("requirements.lock", "requirements-runtime.lock", "requirements-build.lock")
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", *LOCKS, "pyproject.toml", "Makefile", "Dockerfile"])
+@pytest.mark.parametrize(
+    "name", ["constraints.txt", *LOCKS, "pyproject.toml", "Makefile", "Dockerfile"]
+)
 def test_no_registry_is_named(name: str) -> None:
     """Whoever installs decides where from."""
     content = (ROOT / name).read_text(encoding="utf-8")
-    assert not re.search(r"--(extra-)?index-url|--find-links|file:/|/simple(/|$)", content, re.MULTILINE)
+    assert not re.search(
+        r"--(extra-)?index-url|--find-links|file:/|/simple(/|$)", content, re.MULTILINE
+    )
     if name in {"constraints.txt", *LOCKS}:
         assert not re.search(r"https?:", content)
 
@@ -142,12 +175,16 @@ def test_constraints_and_lock_pin_the_same_versions() -> None:
 
 
 def names(requirements: Iterable[str]) -> set[str]:
-    return {re.split(r"[^A-Za-z0-9._-]", item)[0].lower().replace("_", "-") for item in requirements}
+    return {
+        re.split(r"[^A-Za-z0-9._-]", item)[0].lower().replace("_", "-") for item in requirements
+    }
 
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_dependency_is_pinned_with_hashes(name: str) -> None:
-    """The whole set-up, what runs, and what builds: each has all that pyproject.toml asks for, in one version."""
+    """The whole set-up, what runs, and what builds: each has all that pyproject.toml asks for, in
+    one version.
+    """
     written = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = written["project"]
     extras = [item for extra in project["optional-dependencies"].values() for item in extra]
@@ -168,18 +205,26 @@ def test_what_runs_is_what_the_code_imports() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "proxy").rglob("*.py"))
     imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE))
     assert {name.replace("-", "_") for name in names(project["dependencies"])} <= imported
-    assert not names(project["optional-dependencies"]["dev"]) & set(pins("requirements-runtime.lock"))
+    assert not names(project["optional-dependencies"]["dev"]) & set(
+        pins("requirements-runtime.lock")
+    )
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "README.md", "docs/deployment.md"])
 def test_every_way_to_install_checks_the_hashes(name: str) -> None:
-    """Packages come from a lock with hashes; the project itself brings none and builds with what is there."""
+    """Packages come from a lock with hashes; the project itself brings none and builds with what is
+    there.
+    """
     content = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     installs = re.findall(r"pip (?:install|wheel) (.*)", content)
     assert installs
     for arguments in installs:
         hashed = "--require-hashes --no-deps -r requirements-" in arguments
-        assert hashed or "--no-deps --no-build-isolation" in arguments or "--no-deps --no-index" in arguments
+        assert (
+            hashed
+            or "--no-deps --no-build-isolation" in arguments
+            or "--no-deps --no-index" in arguments
+        )
     assert {"requirements-runtime.lock", "requirements-build.lock"} <= set(
         re.findall(r"requirements-\w+\.lock", content)
     )

@@ -30,7 +30,11 @@ def test_json_lines_are_the_same_for_ours_and_for_libraries(stream: io.StringIO)
     ours, theirs = map(json.loads, stream.getvalue().splitlines())
     assert ours["event"] == "job finished"
     assert (ours["level"], ours["logger"], ours["job"]) == ("info", "proxy.test", "5f0c")
-    assert (theirs["event"], theirs["level"], theirs["logger"]) == ("odd request", "warning", "aiohttp.server")
+    assert (theirs["event"], theirs["level"], theirs["logger"]) == (
+        "odd request",
+        "warning",
+        "aiohttp.server",
+    )
     assert ours["timestamp"].endswith("Z")
 
 
@@ -82,15 +86,26 @@ def test_nobody_forges_a_line_or_speaks_to_the_terminal(format: str, stream: io.
     assert not set("\r\x1b\x9b\u2028") & set(stream.getvalue())
 
 
-HOSTILE = ["/v8/\x9b31mx", "/v8/\x80\x85\x9f", "/v8/\x7f", "/v8/\u202e\u200b", "/v8/\udc9b", "a b\x9d0;title\x07"]
+HOSTILE = [
+    "/v8/\x9b31mx",
+    "/v8/\x80\x85\x9f",
+    "/v8/\x7f",
+    "/v8/\u202e\u200b",
+    "/v8/\udc9b",
+    "a b\x9d0;title\x07",
+]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("format", ["console", "json"])
 def test_every_value_of_a_line_is_printable(format: str, hostile: str, stream: io.StringIO) -> None:
-    """C1 control characters drive a terminal as escape sequences do; a path or reason may hold them."""
+    """C1 control characters drive a terminal as escape sequences do; a path or reason may hold
+    them.
+    """
     logs.configure(format, "info", stream)
-    structlog.get_logger().info(hostile, path=hostile, reason=OSError(hostile), fields=[hostile, {hostile: hostile}])
+    structlog.get_logger().info(
+        hostile, path=hostile, reason=OSError(hostile), fields=[hostile, {hostile: hostile}]
+    )
     with structlog.contextvars.bound_contextvars(request=hostile):
         structlog.get_logger().info("bound")
     logging.getLogger("library").warning("it said %s", hostile)

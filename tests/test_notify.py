@@ -1,4 +1,6 @@
-"""The service manager hears when the proxy is ready and what it does (sd_notify(3)), and the unit relies on it."""
+"""The service manager hears when the proxy is ready and what it does (sd_notify(3)), and the unit
+relies on it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ UNIT = Path(__file__).parents[1] / "config" / "vb365-async-proxy.api.router"
 
 
 @pytest.fixture(params=["path", "abstract"])
-def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
     """A service manager's socket, by its path or in Linux's abstract namespace."""
     if request.param == "abstract" and sys.platform != "linux":
         pytest.skip("abstract sockets are Linux")
@@ -41,7 +45,9 @@ def test_states_and_status_are_one_datagram(manager: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "relative", "/nowhere/at/all", "@vb365-nobody"])
-def test_without_a_service_manager_nothing_happens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_service_manager_nothing_happens(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", name)
     notify(STOPPING, status="stopping")
 
@@ -51,8 +57,17 @@ def test_a_manager_that_does_not_read_blocks_nothing(manager: socket.socket) -> 
         notify(status="x" * 1000)
 
 
-def test_serve_says_when_it_is_ready_and_when_it_stops(manager: socket.socket, tmp_path: Path) -> None:
-    places = ("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+def test_serve_says_when_it_is_ready_and_when_it_stops(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    places = (
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    )
     line = [sys.executable, "-m", "proxy", "serve", *places, "--data-dir", str(tmp_path / "data")]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as program:
         assert manager.recv(4096) == b"STATUS=starting"
@@ -73,7 +88,15 @@ def test_a_start_that_failed_says_why(manager: socket.socket, tmp_path: Path) ->
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         places = ("--upstream", "http://127.0.0.1:1", "--listen", address, "--admin", "127.0.0.1:0")
-        line = [sys.executable, "-m", "proxy", "serve", *places, "--data-dir", str(tmp_path / "data")]
+        line = [
+            sys.executable,
+            "-m",
+            "proxy",
+            "serve",
+            *places,
+            "--data-dir",
+            str(tmp_path / "data"),
+        ]
         told = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert told.returncode == 1
     assert manager.recv(4096) == b"STATUS=starting"
@@ -88,7 +111,9 @@ def unit() -> dict[str, list[str]]:
 
 
 def test_the_unit_neither_restarts_a_bad_configuration_nor_dumps_credentials() -> None:
-    """config check exits 2, and so does serve; an ExecStartPre= that failed would be restarted for ever."""
+    """config check exits 2, and so does serve; an ExecStartPre= that failed would be restarted for
+    ever.
+    """
     settings = unit()
     assert "ExecStartPre" not in settings
     assert settings["RestartPreventExitStatus"] == ["2"]
@@ -98,7 +123,9 @@ def test_the_unit_neither_restarts_a_bad_configuration_nor_dumps_credentials() -
     assert {"MemoryMax", "OOMPolicy"} <= set(settings)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     """But for the program's path, which is not on this machine."""
     text = UNIT.read_text(encoding="utf-8")
@@ -107,6 +134,10 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     path = tmp_path / UNIT.name
     path.write_text(installed, encoding="utf-8")
     told = subprocess.run(
-        ["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=60, check=False
+        ["systemd-analyze", "verify", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")

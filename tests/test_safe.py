@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from cryptography.fernet import Fernet
 
-from proxy.jobs.sealing import FernetSafe, MemoryOnly
+from proxy.jobs.sealing import FernetSealer, MemoryOnly
 
 FIELDS = [(b"Authorization", b"Bearer canary"), (b"X-Odd", b"\xe9\xff")]
 
 
 def test_sealed_fields_come_back_and_tell_nothing() -> None:
-    safe = FernetSafe([Fernet.generate_key().decode()])
+    safe = FernetSealer([Fernet.generate_key().decode()])
     sealed = safe.seal(FIELDS)
     assert sealed is not None
     assert "canary" not in sealed
@@ -20,10 +20,10 @@ def test_sealed_fields_come_back_and_tell_nothing() -> None:
 def test_keys_rotate() -> None:
     """The first key seals, every key opens; without the key nothing does."""
     old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-    sealed = FernetSafe([old]).seal(FIELDS)
+    sealed = FernetSealer([old]).seal(FIELDS)
     assert sealed is not None
-    assert FernetSafe([new, old]).unseal(sealed) == FIELDS
-    assert FernetSafe([new]).unseal(sealed) is None
+    assert FernetSealer([new, old]).unseal(sealed) == FIELDS
+    assert FernetSealer([new]).unseal(sealed) is None
     assert MemoryOnly().unseal(sealed) is None
 
 
@@ -33,5 +33,5 @@ def test_without_a_key_nothing_is_sealed() -> None:
 
 def test_what_is_no_seal_opens_to_nothing() -> None:
     """A damaged record waits for its owner's call; it breaks nothing."""
-    safe = FernetSafe([Fernet.generate_key().decode()])
+    safe = FernetSealer([Fernet.generate_key().decode()])
     assert [safe.unseal(text) for text in ("", "gAAAA", "\xe9", "x" * 1000)] == [None] * 4

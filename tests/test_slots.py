@@ -26,7 +26,9 @@ def drained(slots: Slots[str]) -> str:
         ("a1 a2 a3 a4 b1 c1 c2", "a1 b1 c1 a2 c2 a3 a4"),
     ],
 )
-def test_callers_take_turns_and_within_a_caller_the_first_comes_first(queue: str, expected: str) -> None:
+def test_callers_take_turns_and_within_a_caller_the_first_comes_first(
+    queue: str, expected: str
+) -> None:
     slots: Slots[str] = Slots(total=1)
     for ticket in queue.split():
         slots.wait(ticket, ticket[0])
@@ -34,7 +36,9 @@ def test_callers_take_turns_and_within_a_caller_the_first_comes_first(queue: str
 
 
 def test_a_caller_that_comes_back_does_not_pass_those_who_wait_longer_for_their_turn() -> None:
-    """A start is remembered after the job has ended and while its caller has nothing in the queue."""
+    """A start is remembered after the job has ended and while its caller has nothing in the
+    queue.
+    """
     slots: Slots[str] = Slots(total=2)
     for ticket in ("a1", "b1"):
         slots.wait(ticket, ticket[0])

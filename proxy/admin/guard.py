@@ -11,7 +11,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::[0-9]*)?")
-#: Wrong tokens from one address within `_WINDOW` seconds, after which none of its tokens is looked at.
+#: Wrong tokens from one address within `_WINDOW` seconds, after which none of its tokens is looked
+#: at.
 _GUESSES = 10
 _WINDOW = 60.0
 #: Addresses whose wrong tokens are counted; the one that guessed longest ago is forgotten first.
@@ -35,7 +36,9 @@ def is_served(host: str | None, names: Collection[str]) -> bool:
 
 
 class TokenGuard:
-    """Compares bearer tokens with `token` in constant time, and counts the wrong ones. `now` a monotonic clock."""
+    """Compares bearer tokens with `token` in constant time, and counts the wrong ones. `now` a
+    monotonic clock.
+    """
 
     def __init__(self, token: str, now: Callable[[], float]) -> None:
         self._token = _digest(token)

@@ -15,8 +15,8 @@ _FIELDS = {"Cache-Control": "no-store"}
 
 
 class Admin:
-    """The admin application. `checks` tells readiness, `hosts` are the names that it answers to beside localhost and
-    IP addresses, `guard` is asked on all but the health paths.
+    """The admin application. `checks` tells readiness, `hosts` are the names that it answers to
+    beside localhost and IP addresses, `guard` is asked on all but the health paths.
     """
 
     def __init__(self, *, checks: Checks, hosts: Collection[str], guard: TokenGuard | None) -> None:
@@ -38,8 +38,14 @@ class Admin:
     ) -> web.StreamResponse:
         hosts = request.headers.getall("Host", [])
         # the authority of an absolute-form target would override Host (RFC 9112 §3.2.2)
-        if len(hosts) != 1 or not is_served(hosts[0], self._hosts) or not request.raw_path.startswith("/"):
-            return _refusal(421, "Ask by IP address, as localhost, or by a name that admin.hosts lists.")
+        if (
+            len(hosts) != 1
+            or not is_served(hosts[0], self._hosts)
+            or not request.raw_path.startswith("/")
+        ):
+            return _refusal(
+                421, "Ask by IP address, as localhost, or by a name that admin.hosts lists."
+            )
         if self._guard is not None and request.path not in _OPEN:
             return self._judge(self._guard, request) or await handler(request)
         return await handler(request)
@@ -48,20 +54,31 @@ class Admin:
         """The refusal of a request that needs the token; None lets it pass."""
         sent, address = request.headers.get("Authorization"), request.remote or ""
         if sent is not None and (wait := guard.wait(address)):
-            return _refusal(429, "Too many wrong tokens. Try again later.", {"Retry-After": str(wait)})
+            return _refusal(
+                429, "Too many wrong tokens. Try again later.", {"Retry-After": str(wait)}
+            )
         if sent is None or not guard.accepts(sent, address):
-            return _refusal(401, "Send the admin token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+            return _refusal(
+                401, "Send the admin token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
+            )
         return None
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"}, headers=_FIELDS)
 
     async def _ready(self, request: web.Request) -> web.Response:
-        """503 first thing on shutdown, so that balancers look elsewhere before the listener closes."""
+        """503 first thing on shutdown, so that balancers look elsewhere before the listener
+        closes.
+        """
         reasons = {"shutdown": "the proxy is stopping"} if self.draining else await self._checks()
         ready = not any(reasons.values())
-        checks = {name: {"ok": True} if why is None else {"ok": False, "reason": why} for name, why in reasons.items()}
-        return web.json_response({"ready": ready, "checks": checks}, status=200 if ready else 503, headers=_FIELDS)
+        checks = {
+            name: {"ok": True} if why is None else {"ok": False, "reason": why}
+            for name, why in reasons.items()
+        }
+        return web.json_response(
+            {"ready": ready, "checks": checks}, status=200 if ready else 503, headers=_FIELDS
+        )
 
 
 def _refusal(status: int, text: str, fields: dict[str, str] | None = None) -> web.Response:

@@ -1,4 +1,6 @@
-"""Whether the proxy can do its work: VB365 reachable, stores usable, space free (CONTRACT §16 `/readyz`)."""
+"""Whether the proxy can do its work: VB365 reachable, stores usable, space free (CONTRACT §16
+`/readyz`).
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,17 @@ class Readiness:
     `shortage` says why there is too little space for exports, None when there is enough, and raises
     `StoreUnavailable` when the artifact store cannot be asked.
 
-    However many ask, each check runs once at a time and its answer holds a second: probes need no credentials, so
-    they must not multiply into requests to VB365 and writes to the disk.
+    However many ask, each check runs once at a time and its answer holds a second: probes need no
+    credentials, so they must not multiply into requests to VB365 and writes to the disk.
     """
 
     def __init__(
-        self, *, upstream: Upstream, jobs: JobStore, shortage: Callable[[], Awaitable[str | None]], patience: float
+        self,
+        *,
+        upstream: Upstream,
+        jobs: JobStore,
+        shortage: Callable[[], Awaitable[str | None]],
+        patience: float,
     ) -> None:
         self._upstream = upstream
         self._jobs = jobs
@@ -53,7 +60,9 @@ class Readiness:
         return found
 
     async def _ask_upstream(self) -> Reasons:
-        """Any answer will do: even a 404 shows that VB365 is there. Without fields it gets VB365's own Host."""
+        """Any answer will do: even a 404 shows that VB365 is there. Without fields it gets VB365's
+        own Host.
+        """
         try:
             response = await self._upstream.send(
                 b"GET", b"/v8/Health", [], timeout=self._patience, stall=self._patience
@@ -78,7 +87,9 @@ class Readiness:
 
 
 class _Check:
-    """One question that all who want its answer share; `limit` in seconds bounds how long they wait for it."""
+    """One question that all who want its answer share; `limit` in seconds bounds how long they wait
+    for it.
+    """
 
     def __init__(self, name: str, ask: Callable[[], Awaitable[Reasons]], limit: float) -> None:
         self._name = name
@@ -93,7 +104,8 @@ class _Check:
             return self._answer
         if self._asking is None:
             self._asking = asyncio.create_task(self._run())
-        # whoever leaves does not end the question of the others, and one that hangs is not asked a second time
+        # whoever leaves does not end the question of the others, and one that hangs is not asked a
+        # second time
         done, _ = await asyncio.wait([self._asking], timeout=self._limit)
         if not done:
             return {self._name: f"no answer within {self._limit:g} s"}

@@ -1,1 +1,3 @@
-"""The proxy's own resources: kick-off, status, result, cancel, delete and list (CONTRACT §2 to §8)."""
+"""The proxy's own resources: kick-off, status, result, cancel, delete and list (CONTRACT §2 to
+§8).
+"""

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.api.responses import SERVER, Asked, answer
+from proxy.api.responses import SERVER, ApiRequest, answer
 from proxy.core.errors import Problem
 from proxy.core.http.disposition import content_disposition
 from proxy.core.http.ranges import (
@@ -41,21 +41,26 @@ class Download:
         self._artifacts = artifacts
 
     async def send(
-        self, asked: Asked, job: Job, *, method: str, extra: Iterable[tuple[str, str]] = ()
+        self, asked: ApiRequest, job: Job, *, method: str, extra: Iterable[tuple[str, str]] = ()
     ) -> web.StreamResponse:
         """Answer with the file as the request's fields ask, `extra` fields added.
 
-        `method` "GET" or "HEAD"; a kick-off's POST passes "POST" and gets the whole file. Raises `Problem`.
+        `method` "GET" or "HEAD"; a kick-off's POST passes "POST" and gets the whole file. Raises
+        `Problem`.
         """
         reader = await self._artifacts.open(job.id)
         if reader is None:
             raise Problem("result-deleted", "The exported file is gone.")
         try:
-            return await self._send(asked, job, reader, method, [*_file_headers(job, reader.artifact), *extra])
+            return await self._send(
+                asked, job, reader, method, [*_file_headers(job, reader.artifact), *extra]
+            )
         finally:
             await reader.close()
 
-    async def _send(self, asked: Asked, job: Job, reader: Reader, method: str, headers: _Headers) -> web.StreamResponse:
+    async def _send(
+        self, asked: ApiRequest, job: Job, reader: Reader, method: str, headers: _Headers
+    ) -> web.StreamResponse:
         size = reader.artifact.size
         facts = Facts(size=size, etag=file_etag(job), modified=reader.artifact.created)
         chosen = None if method == "POST" else select(method, asked.lines, facts)
@@ -64,18 +69,26 @@ class Download:
             case NotModified():
                 return answer(304, headers)
             case PreconditionFailed():
-                raise Problem("precondition-failed", "The file is not the one that the precondition names.")
+                raise Problem(
+                    "precondition-failed", "The file is not the one that the precondition names."
+                )
             case Unsatisfiable():
                 detail = f"The file has {size} bytes; at most 8 ranges are served at once."
-                raise Problem("range-not-satisfiable", detail, headers=(("Content-Range", f"bytes */{size}"),))
+                raise Problem(
+                    "range-not-satisfiable", detail, headers=(("Content-Range", f"bytes */{size}"),)
+                )
             case One(start, stop):
                 headers.append(("Content-Range", content_range(start, stop, size)))
-                return await _stream(asked, reader, 206, headers, _plain(start, stop, media_type), method)
+                return await _stream(
+                    asked, reader, 206, headers, _plain(start, stop, media_type), method
+                )
             case Several(parts):
                 body = multipart(parts, size, media_type, secrets.token_hex(16))
                 return await _stream(asked, reader, 206, headers, body, method)
             case _:
-                return await _stream(asked, reader, 200, headers, _plain(0, size, media_type), method)
+                return await _stream(
+                    asked, reader, 200, headers, _plain(0, size, media_type), method
+                )
 
 
 def _file_headers(job: Job, artifact: Artifact) -> _Headers:
@@ -101,7 +114,7 @@ def _plain(start: int, stop: int, media_type: str) -> Multipart:
 
 
 async def _stream(
-    asked: Asked, reader: Reader, status: int, headers: _Headers, body: Multipart, method: str
+    asked: ApiRequest, reader: Reader, status: int, headers: _Headers, body: Multipart, method: str
 ) -> web.StreamResponse:
     response = ExactHead(status=status, headers=CIMultiDict([*headers, ("Server", SERVER)]))
     response.headers["Content-Type"] = body.media_type

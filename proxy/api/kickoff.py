@@ -15,17 +15,17 @@ import structlog
 from aiohttp import web
 
 from proxy.api.download import Download
-from proxy.api.request_body import Intake
-from proxy.api.responses import Asked, Site, document_answer
+from proxy.api.request_body import RequestBodies
+from proxy.api.responses import ApiRequest, Site, document_answer
 from proxy.core.errors import Problem
 from proxy.core.job import ErrorCode, ExportRequest, Job, Phase, ResultState
-from proxy.core.job_document import accepted, seen
+from proxy.core.job_document import accepted, as_of
 from proxy.core.job_request import kickoff_fields
 from proxy.core.routing import Kickoff
 from proxy.exchange import Verbatim
-from proxy.jobs.run import Relayed, Run
+from proxy.jobs.run import Run, WholeResponse
 from proxy.jobs.runner import Runner
-from proxy.jobs.sealing import Safe
+from proxy.jobs.sealing import Sealer
 from proxy.ports import Fields, JobStore, Response, Upstream, UpstreamFailure
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
@@ -51,7 +51,7 @@ class KickoffPolicy:
     preserve_host: bool
 
 
-class Gateway:
+class KickoffHandler:
     """Answers asynchronous export POSTs. `now` is the wall clock."""
 
     def __init__(
@@ -62,9 +62,9 @@ class Gateway:
         runner: Runner,
         upstream: Upstream,
         download: Download,
-        intake: Intake,
+        intake: RequestBodies,
         site: Site,
-        safe: Safe,
+        safe: Sealer,
         policy: KickoffPolicy,
         now: Callable[[], float],
     ) -> None:
@@ -80,7 +80,7 @@ class Gateway:
         self._now = now
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def kickoff(self, asked: Asked, decision: Kickoff) -> web.StreamResponse:
+    async def kickoff(self, asked: ApiRequest, decision: Kickoff) -> web.StreamResponse:
         """Accept the export as a job, or answer why not. Raises `Problem`."""
         with ExitStack() as ending:
             async with self._intake.receive(asked) as body:
@@ -90,11 +90,13 @@ class Gateway:
             return await self._answer(asked, decision, *accepted)
 
     async def _accept(
-        self, asked: Asked, decision: Kickoff, body: bytes, ending: ExitStack
+        self, asked: ApiRequest, decision: Kickoff, body: bytes, ending: ExitStack
     ) -> web.StreamResponse | tuple[Job, Run]:
-        """A job that is on record and started, or the answer to a kick-off that makes none. Raises `Problem`.
+        """A job that is on record and started, or the answer to a kick-off that makes none. Raises
+        `Problem`.
 
-        `ending` ends the attendance of the run, also when the client leaves while the job is being stored.
+        `ending` ends the attendance of the run, also when the client leaves while the job is being
+        stored.
         """
         credentials = Credentials.of(asked.fields)
         if credentials is None:
@@ -116,7 +118,9 @@ class Gateway:
         if refusal is not None:
             return _verbatim(refusal)
         # a key or a place is not taken under an identity whose token VB365 refuses by now
-        owner, *aliases = (self._access.hashes if learnt is False else self._access.owners)(credentials)
+        owner, *aliases = (self._access.hashes if learnt is False else self._access.owners)(
+            credentials
+        )
         fields = kickoff_fields(asked.fields, preserve_host=self._policy.preserve_host)
         now = self._now()
         job = Job(
@@ -141,9 +145,11 @@ class Gateway:
         return job, run
 
     async def _submit(self, job: Job, body: bytes, run: Run) -> Job:
-        """Persist and start the job; or the one that its Idempotency-Key stands for, which needs no room of its own.
+        """Persist and start the job; or the one that its Idempotency-Key stands for, which needs no
+        room of its own.
 
-        A duplicate waits for the first of its kind: while that one arrives the quota cannot tell them apart.
+        A duplicate waits for the first of its kind: while that one arrives the quota cannot tell
+        them apart.
         """
         key = job.request.idempotency_key
         async with AsyncExitStack() as turns:
@@ -158,19 +164,24 @@ class Gateway:
                 return await self._runner.submit(job, body, run)
 
     async def _replay(
-        self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff
+        self, asked: ApiRequest, credentials: Credentials, request: ExportRequest, decision: Kickoff
     ) -> web.StreamResponse | None:
         """CONTRACT §8: the answer of the job that the key is taken for, None without one."""
         found = await self._find(self._access.owners(credentials), request.idempotency_key)
-        return None if found is None else await self._replayed(asked, credentials, request, decision, found)
+        return (
+            None
+            if found is None
+            else await self._replayed(asked, credentials, request, decision, found)
+        )
 
     async def _claimed_replay(
-        self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff
+        self, asked: ApiRequest, credentials: Credentials, request: ExportRequest, decision: Kickoff
     ) -> web.StreamResponse | None:
-        """The same under the identity that a token claims, while VB365 does not say whether it accepts the token.
+        """The same under the identity that a token claims, while VB365 does not say whether it
+        accepts the token.
 
-        Else a moment's failure of VB365 after a restart, with a token refreshed meanwhile, would make a second
-        generation. Whoever may not see the job is answered as if there were none.
+        Else a moment's failure of VB365 after a restart, with a token refreshed meanwhile, would
+        make a second generation. Whoever may not see the job is answered as if there were none.
         """
         claimed = self._access.claimed(credentials)
         found = None if claimed is None else await self._find([claimed], request.idempotency_key)
@@ -185,7 +196,9 @@ class Gateway:
         return await self._replayed(asked, credentials, request, decision, found)
 
     async def _find(self, owners: Iterable[str], key: str | None) -> Job | None:
-        """The job with that key of one of the owners. The key dies with the record, swept or not."""
+        """The job with that key of one of the owners. The key dies with the record, swept or
+        not.
+        """
         for owner in owners if key is not None else ():
             found = await self._jobs.find(owner, key or "")
             if found is None:
@@ -196,14 +209,22 @@ class Gateway:
         return None
 
     async def _replayed(
-        self, asked: Asked, credentials: Credentials, request: ExportRequest, decision: Kickoff, job: Job
+        self,
+        asked: ApiRequest,
+        credentials: Credentials,
+        request: ExportRequest,
+        decision: Kickoff,
+        job: Job,
     ) -> web.StreamResponse | None:
         """The answer for a job that has the same key; None if it was dropped meanwhile."""
         run = self._runner.attended(job.id)
         # first: whoever may not see the job learns nothing of what it exports (CONTRACT §9)
         await self._access.check(credentials, job)
         if job.request.fingerprint != request.fingerprint:
-            raise Problem("idempotency-key-reused", "This Idempotency-Key stands for another export. Use a new one.")
+            raise Problem(
+                "idempotency-key-reused",
+                "This Idempotency-Key stands for another export. Use a new one.",
+            )
         if run is not None:
             # the first of them waits for VB365's first answer, which is this one's as well
             first = await run.first_answer(self._grace(decision))
@@ -217,12 +238,18 @@ class Gateway:
         current = await self._jobs.get(job.id)
         if current is None or current.forgotten:
             return None
-        return self._accepted(asked, decision, seen(current, self._now()), [("Idempotency-Replayed", "true")])
+        return self._accepted(
+            asked, decision, as_of(current, self._now()), [("Idempotency-Replayed", "true")]
+        )
 
-    async def _preflight(self, asked: Asked, credentials: Credentials, decision: Kickoff) -> Relayed | None:
-        """VB365's refusal of the parent resource, to be relayed; None goes on: never a false refusal (CONTRACT §3.4).
+    async def _preflight(
+        self, asked: ApiRequest, credentials: Credentials, decision: Kickoff
+    ) -> WholeResponse | None:
+        """VB365's refusal of the parent resource, to be relayed; None goes on: never a false
+        refusal (CONTRACT §3.4).
 
-        It stands for the caller's own request, so path and Host are his: that it succeeds proves nothing about him.
+        It stands for the caller's own request, so path and Host are his: that it succeeds proves
+        nothing about him.
         """
         parent = decision.export.parent
         if not self._policy.preflight or parent is None:
@@ -235,22 +262,30 @@ class Gateway:
             log.info("preflight not answered", reason=str(why) or type(why).__name__)
             return None
 
-    async def _ask_parent(self, target: bytes, fields: Fields) -> Relayed | None:
+    async def _ask_parent(self, target: bytes, fields: Fields) -> WholeResponse | None:
         patience = self._policy.preflight_timeout
-        response = await self._upstream.send(b"GET", target, fields, timeout=patience, stall=patience)
+        response = await self._upstream.send(
+            b"GET", target, fields, timeout=patience, stall=patience
+        )
         try:
             if response.status in (401, 403, 404):
-                return Relayed(response.status, response.reason, response.fields, await _whole(response))
+                return WholeResponse(
+                    response.status, response.reason, response.fields, await _whole(response)
+                )
             return None
         finally:
             response.close()
 
     def _grace(self, decision: Kickoff) -> float:
-        """Seconds for which U's first answer is awaited; a shorter `wait` is what the client has patience for."""
+        """Seconds for which U's first answer is awaited; a shorter `wait` is what the client has
+        patience for.
+        """
         wait = decision.preferences.wait
         return self._policy.grace if wait is None else min(self._policy.grace, wait)
 
-    async def _answer(self, asked: Asked, decision: Kickoff, job: Job, run: Run) -> web.StreamResponse:
+    async def _answer(
+        self, asked: ApiRequest, decision: Kickoff, job: Job, run: Run
+    ) -> web.StreamResponse:
         started = asyncio.get_running_loop().time()
         # a queued job has no first answer to wait for, and none is relayed later
         if self._runner.is_waiting(job.id) or not run.attended:
@@ -282,7 +317,9 @@ class Gateway:
             current = await self._jobs.wait(current.id, current.version, left)
         return job if current is None else current
 
-    async def _outcome(self, asked: Asked, decision: Kickoff, job: Job, run: Run) -> web.StreamResponse:
+    async def _outcome(
+        self, asked: ApiRequest, decision: Kickoff, job: Job, run: Run
+    ) -> web.StreamResponse:
         """The end within `wait=N`: the file with 200, or U's own refusal (CONTRACT §3.9)."""
         if job.result is ResultState.AVAILABLE:
             links = self._site.links(asked, job)
@@ -299,7 +336,11 @@ class Gateway:
         return self._accepted(asked, decision, job)
 
     def _accepted(
-        self, asked: Asked, decision: Kickoff, job: Job, extra: list[tuple[str, str]] | None = None
+        self,
+        asked: ApiRequest,
+        decision: Kickoff,
+        job: Job,
+        extra: list[tuple[str, str]] | None = None,
     ) -> web.Response:
         links = self._site.links(asked, job)
         headers = accepted(job, links, self._applied(decision, file=False), self._now())
@@ -321,11 +362,11 @@ async def _whole(response: Response) -> bytes:
     return body
 
 
-def _verbatim(answer: Relayed) -> Verbatim:
+def _verbatim(answer: WholeResponse) -> Verbatim:
     return Verbatim(answer.status, answer.reason, answer.fields, answer.body)
 
 
-def _export_request(asked: Asked, decision: Kickoff, body: bytes) -> ExportRequest:
+def _export_request(asked: ApiRequest, decision: Kickoff, body: bytes) -> ExportRequest:
     export = decision.export
     digest = hashlib.sha256()
     for part in (asked.head.method, decision.target, hashlib.sha256(body).digest()):
@@ -344,7 +385,7 @@ def _export_request(asked: Asked, decision: Kickoff, body: bytes) -> ExportReque
     )
 
 
-def _idempotency_key(asked: Asked) -> str | None:
+def _idempotency_key(asked: ApiRequest) -> str | None:
     """CONTRACT §8: 1 to 255 visible ASCII characters, quotes optional."""
     lines = asked.lines("Idempotency-Key")
     if not lines:
@@ -352,6 +393,7 @@ def _idempotency_key(asked: Asked) -> str | None:
     match = _KEY.fullmatch(lines[0]) if len(lines) == 1 else None
     if match is None:
         raise Problem(
-            "idempotency-key-invalid", "Idempotency-Key must be one value of 1 to 255 visible ASCII characters."
+            "idempotency-key-invalid",
+            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters.",
         )
     return match[1] or match[2]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from proxy.api.responses import Asked
+from proxy.api.responses import ApiRequest
 from proxy.core.errors import Problem
 from proxy.core.pace import Pace
 from proxy.net.budget import Budget
@@ -18,7 +18,7 @@ _RETRY_AFTER = 5
 _CLOSE = (("Connection", "close"),)
 
 
-class Intake:
+class RequestBodies:
     """Receives bodies of at most `max_body` bytes, `memory` bytes of all clients at a time."""
 
     def __init__(self, *, max_body: int, memory: int) -> None:
@@ -26,11 +26,11 @@ class Intake:
         self.memory = Budget(memory)
 
     @asynccontextmanager
-    async def receive(self, asked: Asked) -> AsyncIterator[bytes]:
+    async def receive(self, asked: ApiRequest) -> AsyncIterator[bytes]:
         """The whole body, whose memory is the caller's until the context ends. Raises `Problem`.
 
-        What is announced is reserved before a byte is read, a chunked body as it grows. A client that leaves before
-        the end of its body ends this.
+        What is announced is reserved before a byte is read, a chunked body as it grows. A client
+        that leaves before the end of its body ends this.
         """
         reserved = _Reserved(self.memory)
         try:
@@ -38,7 +38,7 @@ class Intake:
         finally:
             reserved.release()
 
-    async def _body(self, asked: Asked, reserved: _Reserved) -> bytes:
+    async def _body(self, asked: ApiRequest, reserved: _Reserved) -> bytes:
         announced = asked.head.content_length
         if announced is not None:
             self._admit(announced)
@@ -59,14 +59,19 @@ class Intake:
                 pieces.append(piece)
         except TimeoutError as why:
             detail = "The body of an export must arrive with 1 KiB/s, over any 60 s."
-            raise Problem("bad-request", detail, headers=_CLOSE, status=web.HTTPRequestTimeout.status_code) from why
+            raise Problem(
+                "bad-request", detail, headers=_CLOSE, status=web.HTTPRequestTimeout.status_code
+            ) from why
         return b"".join(pieces)
 
     def _admit(self, size: int) -> None:
         if size > self._max_body:
             raise Problem(
                 "request-too-large",
-                f"The body of an export may have {self._max_body} bytes (exports.max_request_body).",
+                (
+                    f"The body of an export may have {self._max_body} bytes "
+                    "(exports.max_request_body)."
+                ),
                 headers=_CLOSE,
             )
 
@@ -86,7 +91,10 @@ class _Reserved:
         if more <= 0:
             return
         if not self._memory.take(more):
-            detail = "The bodies of exports that are being received take all of exports.body_memory. Try again."
+            detail = (
+                "The bodies of exports that are being received take all of "
+                "exports.body_memory. Try again."
+            )
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER, headers=_CLOSE)
         self._size = size
 

@@ -1,4 +1,6 @@
-"""Status, result, cancel, delete and list: what a caller does with its jobs (CONTRACT §2, §4, §6, §7, §9)."""
+"""Status, result, cancel, delete and list: what a caller does with its jobs (CONTRACT §2, §4, §6,
+§7, §9).
+"""
 
 from __future__ import annotations
 
@@ -12,22 +14,22 @@ from urllib.parse import parse_qsl, urlencode
 from aiohttp import web
 
 from proxy.api.download import Download
-from proxy.api.responses import Asked, Site, answer, document_answer
+from proxy.api.responses import ApiRequest, Site, answer, document_answer
 from proxy.core.errors import Problem
 from proxy.core.http.ranges import etag_list
 from proxy.core.job import (
     CancelRequested,
     Event,
     Forgotten,
+    IllegalTransition,
     Job,
     Phase,
-    Refused,
     Released,
     ResultState,
     Status,
     advance,
 )
-from proxy.core.job_document import document, etag, headers, retry_after, seen
+from proxy.core.job_document import as_of, document, etag, headers, retry_after
 from proxy.core.preferences import parse_prefer
 from proxy.core.routing import Own
 from proxy.jobs.runner import Runner
@@ -71,7 +73,7 @@ class Resources:
         self._max_wait = max_wait
         self._now = now
 
-    async def answer(self, asked: Asked, own: Own) -> web.StreamResponse:
+    async def answer(self, asked: ApiRequest, own: Own) -> web.StreamResponse:
         """The answer for a path below `_async`. Raises `Problem`."""
         if own.rest.lower() == "/openapi.json":
             return self._describe(asked)
@@ -88,23 +90,28 @@ class Resources:
         }
         return await self._allowing(asked, verbs[part], match[1].lower())
 
-    def _describe(self, asked: Asked) -> web.Response:
+    def _describe(self, asked: ApiRequest) -> web.Response:
         if asked.method in ("GET", "HEAD"):
             return answer(200, [("Cache-Control", "no-store")], self._description)
         return _not_allowed(asked, ["GET", "HEAD"])
 
-    async def _allowing(self, asked: Asked, verbs: dict[str, Any], subject: object) -> web.StreamResponse:
+    async def _allowing(
+        self, asked: ApiRequest, verbs: dict[str, Any], subject: object
+    ) -> web.StreamResponse:
         verb = verbs.get(asked.method)
         if verb is None:
             return _not_allowed(asked, list(verbs))
         response: web.StreamResponse = await verb(asked, subject)
         return response
 
-    async def _job(self, asked: Asked, id: str) -> Job:
-        """The job, if the caller may see it. An allowed call brings a Suspended job its credentials (CONTRACT §9)."""
+    async def _job(self, asked: ApiRequest, id: str) -> Job:
+        """The job, if the caller may see it. An allowed call brings a Suspended job its credentials
+        (CONTRACT §9).
+        """
         credentials = Credentials.of(asked.fields)
         if credentials is None:
-            raise unauthorized()  # whether there is such a job is nobody's business without credentials
+            # whether there is such a job is nobody's business without credentials
+            raise unauthorized()
         job = await self._jobs.get(id)
         if job is None or self._is_gone(job):
             raise await self._access.unknown(credentials, id)
@@ -112,13 +119,13 @@ class Resources:
         current = await self._jobs.get(id)
         if current is None:
             raise not_found()
-        return seen(current, self._now())
+        return as_of(current, self._now())
 
     def _is_gone(self, job: Job) -> bool:
         ends = self._site.retention.record_ends(job)
         return ends is not None and self._now() >= ends
 
-    async def _existing(self, asked: Asked, id: str) -> Job:
+    async def _existing(self, asked: ApiRequest, id: str) -> Job:
         job = await self._job(asked, id)
         if job.forgotten:
             raise Problem("job-deleted", "The export job was deleted.")
@@ -130,7 +137,7 @@ class Resources:
 
     # status
 
-    async def _status(self, asked: Asked, id: str) -> web.StreamResponse:
+    async def _status(self, asked: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._existing(asked, id)
         wait = self._wait(asked)
         if wait > 0:
@@ -141,17 +148,21 @@ class Resources:
             return answer(304, fields)
         return document_answer(200 if job.terminal else 202, job, links, fields)
 
-    def _wait(self, asked: Asked) -> float:
+    def _wait(self, asked: ApiRequest) -> float:
         return min(parse_prefer(asked.raw(b"prefer")).wait or 0, self._max_wait)
 
     async def _changed(self, job: Job, known: Any, wait: float) -> Job:
-        """Long-poll: the job once it differs from the known document, or else in status or phase (CONTRACT §4)."""
+        """Long-poll: the job once it differs from the known document, or else in status or phase
+        (CONTRACT §4).
+        """
         if known and not _matches(known, job):
             return job
         asked_of = (job.status, job.phase)
 
         def over(now: Job) -> bool:
-            return now.terminal or (not _matches(known, now) if known else (now.status, now.phase) != asked_of)
+            return now.terminal or (
+                not _matches(known, now) if known else (now.status, now.phase) != asked_of
+            )
 
         return await self._until(job, over, wait)
 
@@ -164,12 +175,12 @@ class Resources:
                 raise not_found()
             if current.forgotten:
                 raise Problem("job-deleted", "The export job was deleted.")
-            job = seen(current, self._now())
+            job = as_of(current, self._now())
         return job
 
     # result
 
-    async def _result(self, asked: Asked, id: str) -> web.StreamResponse:
+    async def _result(self, asked: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._existing(asked, id)
         wait = self._wait(asked)
         if wait > 0:
@@ -181,16 +192,23 @@ class Resources:
     def _no_file(self, job: Job) -> Problem:
         if not job.terminal:
             pause = retry_after(job, self._now())
-            return Problem("result-not-ready", f"The export is {job.phase}. Ask again later.", retry_after=pause)
+            return Problem(
+                "result-not-ready",
+                f"The export is {job.phase}. Ask again later.",
+                retry_after=pause,
+            )
         if job.status is Status.CANCELLED:
             return Problem("export-cancelled", "The export was cancelled; there is no file.")
         if job.status is Status.FAILED:
-            return Problem("export-failed", job.error.message if job.error else "The export failed; there is no file.")
+            return Problem(
+                "export-failed",
+                job.error.message if job.error else "The export failed; there is no file.",
+            )
         if job.result is ResultState.EXPIRED:
             return Problem("result-expired", "The exported file has expired. Export it again.")
         return Problem("result-deleted", "The exported file was deleted. Export it again.")
 
-    async def _release(self, asked: Asked, id: str) -> web.StreamResponse:
+    async def _release(self, asked: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._existing(asked, id)
         if not job.terminal:
             raise Problem(
@@ -205,14 +223,14 @@ class Resources:
 
     # cancel and delete
 
-    async def _cancel(self, asked: Asked, id: str) -> web.StreamResponse:
+    async def _cancel(self, asked: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._job(asked, id)
         if job.forgotten:
             raise Problem("job-deleted", "The export job was deleted.")
         changed = await self._advance(job, CancelRequested())
         if changed is None:
             raise Problem("job-deleted", "The export job was deleted.")
-        changed = seen(changed, self._now())
+        changed = as_of(changed, self._now())
         links = self._site.links(asked, changed)
         fields = headers(changed, links, self._site.retention, self._now())
         if changed.terminal:
@@ -220,7 +238,7 @@ class Resources:
         await self._runner.wake(id)
         return document_answer(202, changed, links, fields)
 
-    async def _delete(self, asked: Asked, id: str) -> web.StreamResponse:
+    async def _delete(self, asked: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._job(asked, id)
         if not job.forgotten:
             await self._advance(job, Forgotten())
@@ -228,12 +246,14 @@ class Resources:
         return answer(204)
 
     async def _advance(self, job: Job, event: Event) -> Job | None:
-        """Advance, then replace, else re-read: the job afterwards, unchanged if the event no longer applies."""
+        """Advance, then replace, else re-read: the job afterwards, unchanged if the event no longer
+        applies.
+        """
         current: Job | None = await self._jobs.get(job.id)
         while current is not None and not current.forgotten:
             try:
                 changed = advance(current, event, self._now())
-            except Refused:
+            except IllegalTransition:
                 return current
             if await self._jobs.replace(current, changed):
                 return changed
@@ -242,7 +262,7 @@ class Resources:
 
     # list
 
-    async def _list(self, asked: Asked, own: Own) -> web.StreamResponse:
+    async def _list(self, asked: ApiRequest, own: Own) -> web.StreamResponse:
         query = _query(own.query)
         offset, limit = _count(query, "offset", 0), min(_count(query, "limit", 30), _MAX_PAGE)
         status = _known_status(query)
@@ -253,7 +273,9 @@ class Resources:
         allowed = await self._visible(credentials, found)
         kept = [job for job in allowed if self._runner.may_show(job.id)]
         chosen = [job for job in kept if status is None or job.status is status]
-        results = [document(job, self._site.links(asked, job)) for job in chosen[offset : offset + limit]]
+        results = [
+            document(job, self._site.links(asked, job)) for job in chosen[offset : offset + limit]
+        ]
         links = _pages(self._site.listing(asked), query, offset, limit, len(chosen))
         page = {"offset": offset, "limit": limit, "results": results, "_links": links}
         return answer(200, [("Cache-Control", "no-store")], json.dumps(page).encode())
@@ -265,7 +287,7 @@ class Resources:
             known = {job.id: job for owner in owners for job in await self._jobs.list(owner=owner)}
             found = sorted(known.values(), key=lambda job: (job.created, job.id), reverse=True)
         now = self._now()
-        return [seen(job, now) for job in found if not job.forgotten and not self._is_gone(job)]
+        return [as_of(job, now) for job in found if not job.forgotten and not self._is_gone(job)]
 
     async def _visible(self, credentials: Credentials | None, jobs: list[Job]) -> list[Job]:
         """Those of the jobs that the caller may see (CONTRACT §9).
@@ -300,22 +322,28 @@ def _matches(lines: Any, job: Job) -> bool:
     return tags == "*" or etag(job).removeprefix("W/") in {tag.removeprefix("W/") for tag in tags}
 
 
-def _not_allowed(asked: Asked, verbs: list[str]) -> web.Response:
+def _not_allowed(asked: ApiRequest, verbs: list[str]) -> web.Response:
     allow = ", ".join([*verbs, "OPTIONS"])
     if asked.method == "OPTIONS":
         return answer(204, [("Allow", allow)])
-    raise Problem("method-not-allowed", f"Here only {allow} are allowed.", headers=(("Allow", allow),))
+    raise Problem(
+        "method-not-allowed", f"Here only {allow} are allowed.", headers=(("Allow", allow),)
+    )
 
 
 def _query(text: str | None) -> dict[str, str]:
-    """The first value of each parameter; names in lower case, as U does not tell the cases apart either."""
+    """The first value of each parameter; names in lower case, as U does not tell the cases apart
+    either.
+    """
     first: dict[str, str] = {}
     for name, value in parse_qsl(text or "", keep_blank_values=True):
         first.setdefault(name.lower(), value)
     return first
 
 
-def _pages(url: str, query: dict[str, str], offset: int, limit: int, total: int) -> dict[str, dict[str, str]]:
+def _pages(
+    url: str, query: dict[str, str], offset: int, limit: int, total: int
+) -> dict[str, dict[str, str]]:
     """Links of a page of the list: itself, and the neighbours that it has."""
     filters = {name: query[name] for name in ("status", "restoresessionid") if name in query}
 

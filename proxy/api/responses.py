@@ -1,4 +1,6 @@
-"""What our own answers share: the caller's view of the request, links, JSON and problems (CONTRACT §2, §11, §13)."""
+"""What our own answers share: the caller's view of the request, links, JSON and problems (CONTRACT
+§2, §11, §13).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from proxy.exchange import decision_of, head_of
 SERVER = f"vb365-async-proxy/{__version__}"
 
 
-class Asked:
+class ApiRequest:
     """One request of ours, read from its raw head: aiohttp's own view of it is sanitised."""
 
     def __init__(self, request: web.BaseRequest) -> None:
@@ -62,16 +64,16 @@ class Site:
     segment: str
     retention: Retention
 
-    def links(self, asked: Asked, job: Job) -> Links:
+    def links(self, asked: ApiRequest, job: Job) -> Links:
         """The job's absolute URLs as this caller must use them."""
         return link(self._base(asked), self.segment, job)
 
-    def listing(self, asked: Asked) -> str:
+    def listing(self, asked: ApiRequest) -> str:
         """The absolute URL of the list that was asked for."""
         version = f"/{asked.api}" if asked.api else ""
         return f"{self._base(asked)}{version}/{self.segment}/exports"
 
-    def _base(self, asked: Asked) -> str:
+    def _base(self, asked: ApiRequest) -> str:
         transport = asked.request.transport
         peer = transport.get_extra_info("peername") if transport else None
         local = transport.get_extra_info("sockname") if transport else None
@@ -92,7 +94,9 @@ def _authority(address: Any) -> str:
     return f"{host}:{address[1]}"
 
 
-def answer(status: int, headers: Iterable[tuple[str, str]] = (), content: bytes = b"") -> web.Response:
+def answer(
+    status: int, headers: Iterable[tuple[str, str]] = (), content: bytes = b""
+) -> web.Response:
     """An answer of our own. `headers` go out in order; Server says who answered."""
     fields = CIMultiDict(headers)
     fields["Server"] = SERVER
@@ -101,12 +105,14 @@ def answer(status: int, headers: Iterable[tuple[str, str]] = (), content: bytes 
     return web.Response(status=status, headers=fields, body=content)
 
 
-def document_answer(status: int, job: Job, links: Links, headers: Iterable[tuple[str, str]]) -> web.Response:
+def document_answer(
+    status: int, job: Job, links: Links, headers: Iterable[tuple[str, str]]
+) -> web.Response:
     """The job document with these header fields."""
     return answer(status, [*headers, ("Content-Type", "application/json")], body(job, links))
 
 
-def problem_answer(problem: Problem, asked: Asked) -> web.Response:
+def problem_answer(problem: Problem, asked: ApiRequest) -> web.Response:
     """The problem as CONTRACT §11 shows it."""
     headers, content = render(problem, asked.path, ", ".join(asked.lines("Accept")), api=asked.api)
     return answer(problem.status, headers, content)

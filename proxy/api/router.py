@@ -5,9 +5,9 @@ from __future__ import annotations
 import structlog
 from aiohttp import web
 
-from proxy.api.kickoff import Gateway
+from proxy.api.kickoff import KickoffHandler
 from proxy.api.resources import Resources
-from proxy.api.responses import Asked, problem_answer
+from proxy.api.responses import ApiRequest, problem_answer
 from proxy.core.errors import Problem
 from proxy.core.routing import BadSwitch, Kickoff, Own
 from proxy.ports import StoreUnavailable
@@ -17,16 +17,16 @@ log = structlog.get_logger(__name__)
 _STORE_RETRY_AFTER = 5
 
 
-class Service:
+class ApiRouter:
     """The handler of every request that is ours."""
 
-    def __init__(self, gateway: Gateway, resources: Resources) -> None:
+    def __init__(self, gateway: KickoffHandler, resources: Resources) -> None:
         self._gateway = gateway
         self._resources = resources
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer the request; every `Problem` as CONTRACT §11 shows it."""
-        asked = Asked(request)
+        asked = ApiRequest(request)
         try:
             return await self._answer(asked)
         except Problem as problem:
@@ -35,9 +35,11 @@ class Service:
         except StoreUnavailable as why:
             log.warning("store not available", reason=str(why))
             detail = "The proxy cannot read or write its jobs now. Try again."
-            return problem_answer(Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER), asked)
+            return problem_answer(
+                Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER), asked
+            )
 
-    async def _answer(self, asked: Asked) -> web.StreamResponse:
+    async def _answer(self, asked: ApiRequest) -> web.StreamResponse:
         decision = asked.decision
         match decision:
             case Kickoff():

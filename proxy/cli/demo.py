@@ -75,7 +75,9 @@ def run(*, keep: bool) -> int:
 
 def _start(running: ExitStack, directory: Path) -> str:
     """Start the simulator and the proxy; return the proxy's URL."""
-    _print_step("1. Start a VB365 simulator: an export is silent for 3 s, then sends 64 MiB at 16 MiB/s.")
+    _print_step(
+        "1. Start a VB365 simulator: an export is silent for 3 s, then sends 64 MiB at 16 MiB/s."
+    )
     options = ("--port", "0", "--size", "64MiB", "--generate", "3s", "--rate", "16MiB")
     upstream = running.enter_context(_subcommand("simulate", *options))
     _print_step("2. Start the proxy in front of it.")
@@ -191,7 +193,9 @@ class _Response:
         return dict(json.loads(self.body))
 
 
-def _request(proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]) -> _Response:
+def _request(
+    proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]
+) -> _Response:
     """Send a request and return the response. Raises `_DemoError`."""
     connection = HTTPConnection(urlsplit(proxy).netloc, timeout=_TIMEOUT)
     try:
@@ -206,7 +210,9 @@ def _request(proxy: str, method: str, path: str, body: str | None, fields: Mappi
         connection.close()
 
 
-def _request_json(proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]) -> dict[str, Any]:
+def _request_json(
+    proxy: str, method: str, path: str, body: str | None, fields: Mapping[str, str]
+) -> dict[str, Any]:
     """Send a request, print a line about it, and return the JSON object of the response."""
     response = _request(proxy, method, path, body, fields)
     typer.echo(f"  {method} {path}  ->  {response.status}")

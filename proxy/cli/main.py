@@ -1,6 +1,7 @@
 """The command line (CONTRACT §15): `vb365-async-proxy`, also `python -m proxy`.
 
-What a command needs is imported inside it: --help is instant, and `config check` works where the rest cannot start.
+What a command needs is imported inside it: --help is instant, and `config check` works where the
+rest cannot start.
 """
 
 from __future__ import annotations
@@ -28,17 +29,32 @@ config_app = typer.Typer(no_args_is_help=True, help="Check, print and make the c
 app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", envvar="VB365_PROXY_CONFIG", metavar="FILE", help="TOML file with settings")
+    Path | None,
+    typer.Option(
+        "--config", envvar="VB365_PROXY_CONFIG", metavar="FILE", help="TOML file with settings"
+    ),
 ]
-UpstreamUrl = Annotated[str | None, typer.Option("--upstream", metavar="URL", help="VB365's REST API")]
-ListenAddress = Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect")]
-AdminAddress = Annotated[str | None, typer.Option("--admin", metavar="HOST:PORT", help="The operator's listener")]
-DataDir = Annotated[str | None, typer.Option("--data-dir", metavar="DIR", help="Where jobs and files are kept")]
-Workers = Annotated[str | None, typer.Option("--workers", metavar="N", help="Processes that share the address")]
+UpstreamUrl = Annotated[
+    str | None, typer.Option("--upstream", metavar="URL", help="VB365's REST API")
+]
+ListenAddress = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect")
+]
+AdminAddress = Annotated[
+    str | None, typer.Option("--admin", metavar="HOST:PORT", help="The operator's listener")
+]
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", metavar="DIR", help="Where jobs and files are kept")
+]
+Workers = Annotated[
+    str | None, typer.Option("--workers", metavar="N", help="Processes that share the address")
+]
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code; characters that stdout's encoding lacks are escaped."""
+    """Run the command line and leave with its exit code; characters that stdout's encoding lacks
+    are escaped.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name=COMMAND)
@@ -72,7 +88,9 @@ def serve(
     flags = _flags(upstream, listen, admin, data_dir, workers)
     settings = _startable(config, flags)
     if sys.platform != "win32":
-        os.umask(0o077)  # what the process creates, its libraries' files included, is for its user alone
+        os.umask(
+            0o077
+        )  # what the process creates, its libraries' files included, is for its user alone
 
     from proxy import app as composition
     from proxy import logs
@@ -84,7 +102,9 @@ def serve(
 
 @app.command()
 def demo(
-    keep: Annotated[bool, typer.Option("--serve", help="Keep everything running, to try it by hand")] = False,
+    keep: Annotated[
+        bool, typer.Option("--serve", help="Keep everything running, to try it by hand")
+    ] = False,
 ) -> None:
     """Show an asynchronous export, end to end, against the stand-in VB365."""
     from proxy.cli.demo import run
@@ -110,14 +130,22 @@ def _parser(kind: str) -> Callable[[str], float]:
 def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one")] = 4443,
-    size: Annotated[int, typer.Option(parser=_parser("size"), metavar="SIZE", help="Of every export")] = "1MiB",  # type: ignore[assignment]
+    size: Annotated[
+        int, typer.Option(parser=_parser("size"), metavar="SIZE", help="Of every export")
+    ] = "1MiB",  # type: ignore[assignment]
     generate: Annotated[
-        float, typer.Option(parser=_parser("duration"), metavar="DURATION", help="Silence before an export's head")
+        float,
+        typer.Option(
+            parser=_parser("duration"), metavar="DURATION", help="Silence before an export's head"
+        ),
     ] = "0s",  # type: ignore[assignment]
     rate: Annotated[
-        int | None, typer.Option(parser=_parser("size"), metavar="SIZE", help="Bytes per second of an export")
+        int | None,
+        typer.Option(parser=_parser("size"), metavar="SIZE", help="Bytes per second of an export"),
     ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Speak https with a certificate signed by itself")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https with a certificate signed by itself")
+    ] = False,
 ) -> None:
     """Run the stand-in VB365, to try things out and to develop against."""
     from proxy.cli.simulate import run
@@ -127,7 +155,11 @@ def simulate(
     raise typer.Exit(_run(run(settings, host, port, tls=tls)))
 
 
-_FORWARD = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+_FORWARD = {
+    "ignore_unknown_options": True,
+    "allow_extra_args": True,
+    "allow_interspersed_args": False,
+}
 
 
 @app.command(context_settings=_FORWARD, add_help_option=False)
@@ -143,7 +175,9 @@ def jobs(context: typer.Context) -> None:
 
 
 def _client(context: typer.Context) -> None:
-    """Hand the command over to the client's own command line, which need not be loaded for anything else."""
+    """Hand the command over to the client's own command line, which need not be loaded for anything
+    else.
+    """
     from proxy.client import client_app
 
     client_app([str(context.info_name), *context.args], prog_name=COMMAND)
@@ -158,9 +192,13 @@ def config_check(
     data_dir: DataDir = None,
     workers: Workers = None,
 ) -> None:
-    """Tell every problem that would keep `serve` from starting here, as this user; exit 2 if there is one."""
+    """Tell every problem that would keep `serve` from starting here, as this user; exit 2 if there
+    is one.
+    """
     settings = _startable(config, _flags(upstream, listen, admin, data_dir, workers))
-    typer.echo(f"The configuration is good: {settings.upstream.url} behind {settings.listen.address}.")
+    typer.echo(
+        f"The configuration is good: {settings.upstream.url} behind {settings.listen.address}."
+    )
 
 
 @config_app.command("print")
@@ -182,7 +220,9 @@ def config_print(
 
 @config_app.command("init")
 def config_init(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to; stdout without it")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Where to; stdout without it")
+    ] = None,
 ) -> None:
     """Write a configuration file with every setting, its default and its meaning."""
     from proxy.config import text
@@ -215,8 +255,12 @@ def healthcheck(
 ) -> None:
     """Ask the running proxy's admin listener whether it is well; exit 0 if so, else 1."""
     # The upstream may have been a flag of `serve`; what it is does not matter here.
-    settings = _settings(config, {"admin.address": admin, "upstream.url": "http://localhost"}, failure=1)
-    raise typer.Exit(_ask(settings.admin.address.reachable, "/readyz" if ready else "/healthz", timeout))
+    settings = _settings(
+        config, {"admin.address": admin, "upstream.url": "http://localhost"}, failure=1
+    )
+    raise typer.Exit(
+        _ask(settings.admin.address.reachable, "/readyz" if ready else "/healthz", timeout)
+    )
 
 
 def _ask(address: tuple[str, int], path: str, timeout: float) -> int:
@@ -224,7 +268,8 @@ def _ask(address: tuple[str, int], path: str, timeout: float) -> int:
 
     connection = HTTPConnection(*address, timeout=timeout)
     try:
-        # the listener answers to localhost, but to the name in admin.address only if admin.hosts lists it
+        # the listener answers to localhost, but to the name in admin.address only if admin.hosts
+        # lists it
         connection.request("GET", path, headers={"Host": "localhost"})
         answer = connection.getresponse()
         typer.echo(f"{answer.status} {answer.read(1000).decode(errors='replace')}".strip())
@@ -237,7 +282,11 @@ def _ask(address: tuple[str, int], path: str, timeout: float) -> int:
 
 
 def _flags(
-    upstream: str | None, listen: str | None, admin: str | None, data_dir: str | None, workers: str | None
+    upstream: str | None,
+    listen: str | None,
+    admin: str | None,
+    data_dir: str | None,
+    workers: str | None,
 ) -> dict[str, str | None]:
     return {
         "upstream.url": upstream,
@@ -249,7 +298,9 @@ def _flags(
 
 
 def _settings(config: Path | None, flags: dict[str, str | None], *, failure: int = 2) -> Settings:
-    """The settings of all sources; tells all problems and leaves with `failure` if there are any."""
+    """The settings of all sources; tells all problems and leaves with `failure` if there are
+    any.
+    """
     from proxy.config import ConfigError, load
 
     try:
@@ -259,7 +310,9 @@ def _settings(config: Path | None, flags: dict[str, str | None], *, failure: int
 
 
 def _startable(config: Path | None, flags: dict[str, str | None]) -> Settings:
-    """The settings that `serve` can start with; tells all problems and leaves with 2 if there are any."""
+    """The settings that `serve` can start with; tells all problems and leaves with 2 if there are
+    any.
+    """
     from proxy.config import unavailable
 
     settings = _settings(config, flags)

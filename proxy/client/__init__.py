@@ -1,4 +1,6 @@
-"""The `export` and `jobs` commands: kick off, follow, fetch and verify, against any running proxy (CONTRACT §15)."""
+"""The `export` and `jobs` commands: kick off, follow, fetch and verify, against any running proxy
+(CONTRACT §15).
+"""
 
 from proxy.client.commands import client_app
 

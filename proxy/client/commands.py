@@ -1,4 +1,6 @@
-"""The commands `export` and `jobs` (CONTRACT §15). stdout carries the result only, stderr the story."""
+"""The commands `export` and `jobs` (CONTRACT §15). stdout carries the result only, stderr the
+story.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,14 @@ from proxy.core.text import UTF_16, NotUtf8, visible
 Work = Callable[[Proxy, Display], Awaitable[Outcome]]
 
 client_app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
-jobs_app = typer.Typer(no_args_is_help=True, help="List, show, cancel, delete and fetch the export jobs of a proxy.")
+jobs_app = typer.Typer(
+    no_args_is_help=True, help="List, show, cancel, delete and fetch the export jobs of a proxy."
+)
 client_app.add_typer(jobs_app, name="jobs")
 
-Named = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or its URL (then --url is not needed)")]
+Named = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job's id, or its URL (then --url is not needed)")
+]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -43,9 +49,14 @@ Output = Annotated[
     ),
 ]
 _WAIT = "Wait as long as a 429 or 503 asks for; with --no-download also until the export has ended"
-Release = Annotated[bool, typer.Option("--release", help="Let the proxy drop its copy once the file is here")]
+Release = Annotated[
+    bool, typer.Option("--release", help="Let the proxy drop its copy once the file is here")
+]
 CancelOnInterrupt = Annotated[
-    bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels the export; without it, the export goes on")
+    bool,
+    typer.Option(
+        "--cancel-on-interrupt", help="Ctrl-C cancels the export; without it, the export goes on"
+    ),
 ]
 
 
@@ -54,17 +65,30 @@ CancelOnInterrupt = Annotated[
 def export_command(
     connection: Connection,
     path: Annotated[str, typer.Option(help="The export, like /v8/RestoreSessions/…/exportToPst")],
-    body: Annotated[str | None, typer.Option(help="The request body: a file, - for stdin, or JSON text")] = None,
-    content_type: Annotated[str, typer.Option(help="The media type of the body")] = "application/json",
+    body: Annotated[
+        str | None, typer.Option(help="The request body: a file, - for stdin, or JSON text")
+    ] = None,
+    content_type: Annotated[
+        str, typer.Option(help="The media type of the body")
+    ] = "application/json",
     output: Output = None,
     idempotency_key: Annotated[
-        str, typer.Option(help="A kick-off with a key that was used before joins that export; 'none' sends no key")
+        str,
+        typer.Option(
+            help="A kick-off with a key that was used before joins that export; 'none' sends no key"
+        ),
     ] = "auto",
-    download: Annotated[bool, typer.Option(help="Fetch the file, or print the job's URL instead")] = True,
+    download: Annotated[
+        bool, typer.Option(help="Fetch the file, or print the job's URL instead")
+    ] = True,
     wait: Annotated[
         bool,
         typer.Option(
-            "--wait", help="Wait as long as a 429 or 503 asks; with --no-download also until the export has ended"
+            "--wait",
+            help=(
+                "Wait as long as a 429 or 503 asks; with --no-download also until the "
+                "export has ended"
+            ),
         ),
     ] = False,
     release: Release = False,
@@ -72,7 +96,8 @@ def export_command(
 ) -> None:
     """Run an export asynchronously: kick off, follow, download, verify.
 
-    Prints the file's path. Exit codes: 0 success, 3 success with a warning, 1 failed, 2 usage, 4 cancelled, 130 Ctrl-C.
+    Prints the file's path. Exit codes: 0 success, 3 success with a warning, 1 failed, 2 usage, 4
+    cancelled, 130 Ctrl-C.
     """
     wishes = Wishes(
         output=output,
@@ -84,7 +109,9 @@ def export_command(
     )
 
     async def work(proxy: Proxy, display: Display) -> Outcome:
-        return await export(proxy, display, path, content, content_type, _key(idempotency_key), wishes)
+        return await export(
+            proxy, display, path, content, content_type, _key(idempotency_key), wishes
+        )
 
     with _faults():
         content = _body(body, content_type)
@@ -136,7 +163,9 @@ def cancel_command(connection: Connection, job: Named) -> None:
 def delete_command(
     connection: Connection,
     job: Named,
-    file_only: Annotated[bool, typer.Option("--file-only", help="Release the file, keep the record")] = False,
+    file_only: Annotated[
+        bool, typer.Option("--file-only", help="Release the file, keep the record")
+    ] = False,
 ) -> None:
     """Cancel a job, release its file and forget it."""
 
@@ -151,13 +180,18 @@ def delete_command(
 @connected
 def list_command(
     connection: Connection,
-    status: Annotated[str | None, typer.Option(help="Running, Success, Warning, Failed or Cancelled")] = None,
-    session: Annotated[str | None, typer.Option(help="All jobs of this restore session, whoever started them")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Running, Success, Warning, Failed or Cancelled")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(help="All jobs of this restore session, whoever started them")
+    ] = None,
     offset: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int, typer.Option(min=1)] = 30,
     as_json: Annotated[bool, typer.Option("--json", help="Print the server's document")] = False,
 ) -> None:
-    """List the jobs that this token started, newest first; with --session, all of a restore session.
+    """List the jobs that this token started, newest first; with --session, all of a restore
+    session.
 
     A new login is a new token.
     """
@@ -165,7 +199,9 @@ def list_command(
     asked = urlencode({name: value for name, value in query.items() if value is not None})
 
     async def work(proxy: Proxy, display: Display) -> Outcome:
-        page = (await proxy.ask("GET", f"/{connection.api}/{connection.segment}/exports?{asked}")).document()
+        page = (
+            await proxy.ask("GET", f"/{connection.api}/{connection.segment}/exports?{asked}")
+        ).document()
         if as_json:
             return Outcome(0, pretty(page))
         return Outcome(0, laid_out(_table([Job(document) for document in page.get("results", [])])))
@@ -173,14 +209,18 @@ def list_command(
     _run(connection, work)
 
 
-def _on_job(connection: Connection, name: str, work: Callable[[Proxy, Display, str], Awaitable[Outcome]]) -> None:
+def _on_job(
+    connection: Connection, name: str, work: Callable[[Proxy, Display, str], Awaitable[Outcome]]
+) -> None:
     with _faults():
         connection, at = connection.for_job(name)
     _run(connection, lambda proxy, display: work(proxy, display, at))
 
 
 def _run(connection: Connection, work: Work) -> None:
-    """Do the work on a loop of its own, print its result, and end the process with its exit code."""
+    """Do the work on a loop of its own, print its result, and end the process with its exit
+    code.
+    """
 
     async def run() -> Outcome:
         with display(Stderr()) as shown:
@@ -211,9 +251,11 @@ def _faults() -> Iterator[None]:
 
 
 def _body(given: str | None, content_type: str) -> bytes | None:
-    """The bytes to send, as they are: bodies in the wild are not strict JSON, so they are never parsed.
+    """The bytes to send, as they are: bodies in the wild are not strict JSON, so they are never
+    parsed.
 
-    Raises `Fault` for a file that cannot be read, and for JSON in UTF-16, which VB365 does not read (RFC 8259 §8.1).
+    Raises `Fault` for a file that cannot be read, and for JSON in UTF-16, which VB365 does not read
+    (RFC 8259 §8.1).
     """
     if given is None:
         return None
@@ -230,9 +272,14 @@ def _body(given: str | None, content_type: str) -> bytes | None:
 
 
 def _version(path: str) -> str | None:
-    """The path's API version, to log in with. Raises `Fault` if the path cannot go over the wire as it is."""
+    """The path's API version, to log in with. Raises `Fault` if the path cannot go over the wire as
+    it is.
+    """
     if not re.fullmatch(r"/[!-~]*", path) or "#" in path:
-        raise Fault("--path must be a path as it goes over the wire: begin with /, percent-encode the rest", code=2)
+        raise Fault(
+            "--path must be a path as it goes over the wire: begin with /, percent-encode the rest",
+            code=2,
+        )
     match = re.match(r"/+(v\d+)/", path, re.IGNORECASE)
     return match[1] if match else None
 
@@ -245,7 +292,15 @@ def _key(given: str) -> str | None:
 
 def _table(jobs: list[Job]) -> Table:
     table = Table(
-        Column("id", min_width=36), "created", "export", "status", "phase", "size", "file", box=None, pad_edge=False
+        Column("id", min_width=36),
+        "created",
+        "export",
+        "status",
+        "phase",
+        "size",
+        "file",
+        box=None,
+        pad_edge=False,
     )
     for job in jobs:
         size = amount(job.size) if job.size else ""

@@ -27,14 +27,21 @@ class Connection:
     """Where and as whom to call; each member is an option of the command line."""
 
     url: Annotated[
-        str | None, typer.Option(envvar="VB365_URL", help="The proxy, like https://vb365.example.com:4443")
+        str | None,
+        typer.Option(envvar="VB365_URL", help="The proxy, like https://vb365.example.com:4443"),
     ] = None
-    token: Annotated[str | None, typer.Option(envvar="VB365_TOKEN", help=f"A bearer token. {_SECRET}")] = None
+    token: Annotated[
+        str | None, typer.Option(envvar="VB365_TOKEN", help=f"A bearer token. {_SECRET}")
+    ] = None
     token_file: Annotated[
-        Path | None, typer.Option(envvar="VB365_TOKEN_FILE", help="A file with the token, read again when it runs out")
+        Path | None,
+        typer.Option(
+            envvar="VB365_TOKEN_FILE", help="A file with the token, read again when it runs out"
+        ),
     ] = None
     username: Annotated[
-        str | None, typer.Option(envvar="VB365_USERNAME", help="Log in as this user; tokens renew themselves")
+        str | None,
+        typer.Option(envvar="VB365_USERNAME", help="Log in as this user; tokens renew themselves"),
     ] = None
     password: Annotated[
         str | None, typer.Option(envvar="VB365_PASSWORD", help=f"Asked for if not given. {_SECRET}")
@@ -42,30 +49,45 @@ class Connection:
     password_file: Annotated[
         Path | None, typer.Option(envvar="VB365_PASSWORD_FILE", help="A file with the password")
     ] = None
-    api: Annotated[str, typer.Option(envvar="VB365_API", help="The API version to log in and list with")] = "v8"
-    segment: Annotated[str, typer.Option(envvar="VB365_SEGMENT", help="The proxy's own path segment")] = "_async"
-    ca_file: Annotated[Path | None, typer.Option(envvar="VB365_CA_FILE", help="Trust these CA certificates (PEM)")] = (
-        None
+    api: Annotated[
+        str, typer.Option(envvar="VB365_API", help="The API version to log in and list with")
+    ] = "v8"
+    segment: Annotated[
+        str, typer.Option(envvar="VB365_SEGMENT", help="The proxy's own path segment")
+    ] = "_async"
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar="VB365_CA_FILE", help="Trust these CA certificates (PEM)")
+    ] = None
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Do not verify the server's certificate")
+    ] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every exchange's head")] = (
+        False
     )
-    insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify the server's certificate")] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every exchange's head")] = False
 
     def for_job(self, name: str) -> tuple[Connection, str]:
-        """The connection and path for a job named by id or by its URL, which also tells the proxy's address."""
+        """The connection and path for a job named by id or by its URL, which also tells the proxy's
+        address.
+        """
         path = named_job(name, self.api, self.segment)
         if name.startswith(("http://", "https://")):
             return replace(self, url=name[: name.lower().rindex(path.lower())]), path
         return self, path
 
     def credentials(self) -> Credentials:
-        """The strongest of what was given: a user (renewable), a token file, a token. Prompts for a password."""
+        """The strongest of what was given: a user (renewable), a token file, a token. Prompts for a
+        password.
+        """
         if self.username is not None:
             return Login(self.username, self._password(self.username), self.api)
         if self.token_file is not None:
             return TokenFile(self.token_file)
         if self.token is not None:
             return GivenToken(self.token)
-        raise Fault("No credentials: set VB365_TOKEN, or VB365_USERNAME and VB365_PASSWORD (see --help)", code=2)
+        raise Fault(
+            "No credentials: set VB365_TOKEN, or VB365_USERNAME and VB365_PASSWORD (see --help)",
+            code=2,
+        )
 
     @asynccontextmanager
     async def open(self, display: Display, credentials: Credentials) -> AsyncIterator[Proxy]:
@@ -97,7 +119,9 @@ class Connection:
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, whose first parameter is a `Connection`, that class's members as options of its own."""
+    """Give `command`, whose first parameter is a `Connection`, that class's members as options of
+    its own.
+    """
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = list(inspect.signature(Connection, eval_str=True).parameters.values())
     names = [parameter.name for parameter in shared]
@@ -106,9 +130,13 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
         connection = Connection(**{name: given.pop(name) for name in names})
         command(connection, **given)
 
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)
+    ]
     with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    with_options.__annotations__ = {
+        parameter.name: parameter.annotation for parameter in parameters
+    }
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
     return with_options
 

@@ -1,4 +1,6 @@
-"""Bearer tokens: given, read from a file, or obtained with a user name and a password from `POST /v{N}/token`."""
+"""Bearer tokens: given, read from a file, or obtained with a user name and a password from `POST
+/v{N}/token`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class GivenToken:
 
 
 class TokenFile:
-    """A token that something else keeps fresh in a file: it is read again when the server says 401."""
+    """A token that something else keeps fresh in a file: it is read again when the server says
+    401.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,7 +53,9 @@ class TokenFile:
 
 
 class Login:
-    """A user of VB365. Its tokens live 60 minutes, exports longer: `renew` refreshes, or logs in again."""
+    """A user of VB365. Its tokens live 60 minutes, exports longer: `renew` refreshes, or logs in
+    again.
+    """
 
     def __init__(self, username: str, password: str, api: str = "v8") -> None:
         self._username = username
@@ -65,7 +71,9 @@ class Login:
     async def renew(self, http: Http) -> bool:
         """By the refresh token if it is still good, else by the password."""
         if self._refresh is not None:
-            answer = await self._grant(http, grant_type="refresh_token", refresh_token=self._refresh)
+            answer = await self._grant(
+                http, grant_type="refresh_token", refresh_token=self._refresh
+            )
             if answer.status == 200:
                 self._accept(answer)
                 return True
@@ -74,7 +82,9 @@ class Login:
 
     async def _log_in(self, http: Http) -> str:
         return self._accept(
-            await self._grant(http, grant_type="password", username=self._username, password=self._password)
+            await self._grant(
+                http, grant_type="password", username=self._username, password=self._password
+            )
         )
 
     async def _grant(self, http: Http, **form: str) -> Answer:
@@ -89,7 +99,9 @@ class Login:
         document = answer.document()
         token = document.get("access_token")
         if not isinstance(token, str):
-            raise Fault(f"{self._path} answered without an access_token: is --url the proxy's address?")
+            raise Fault(
+                f"{self._path} answered without an access_token: is --url the proxy's address?"
+            )
         self._access, self._refresh = token, document.get("refresh_token")
         return token
 

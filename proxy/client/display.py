@@ -58,11 +58,17 @@ class Display:
             self._heading, self._since = heading, now
         if new or now - self._said >= _EVERY:
             self._said = now
-            self.say("  ".join(filter(None, (heading, duration(now - self._since) if not new else "", detail))))
+            self.say(
+                "  ".join(
+                    filter(None, (heading, duration(now - self._since) if not new else "", detail))
+                )
+            )
 
 
 class Bar(Display):
-    """A bar that is redrawn in place: its number of bytes, rate and time left, and the time since the phase began."""
+    """A bar that is redrawn in place: its number of bytes, rate and time left, and the time since
+    the phase began.
+    """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         super().__init__(console, clock)
@@ -132,7 +138,11 @@ def duration(seconds: float) -> str:
 
 def describe(received: int, size: int | None, rate: float | None, left: float | None) -> str:
     """Bytes, share, rate and time left, as far as they are known."""
-    words = [f"{amount(received)} of {amount(size)}, {100 * received // size} %" if size else amount(received)]
+    words = [
+        f"{amount(received)} of {amount(size)}, {100 * received // size} %"
+        if size
+        else amount(received)
+    ]
     if rate:
         words.append(f"{amount(rate)}/s")
     if left is not None:

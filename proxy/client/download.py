@@ -1,4 +1,6 @@
-"""The download (CONTRACT §6): resumed where it broke, and only accepted when length and SHA-256 are right."""
+"""The download (CONTRACT §6): resumed where it broke, and only accepted when length and SHA-256 are
+right.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _SHA_256 = re.compile(r"(?:^|,)\s*sha-256\s*=\s*:([A-Za-z0-9+/=]*):")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the server says of the whole file: `size` in bytes, its strong validator, its SHA-256."""
+    """What the server says of the whole file: `size` in bytes, its strong validator, its
+    SHA-256.
+    """
 
     size: int
     etag: str | None
@@ -41,11 +45,14 @@ class _Again(Exception):
         self.seconds = seconds
 
 
-async def download(proxy: Proxy, path: str, file: PartialFile, digest: bytes | None, report: Report) -> Facts:
-    """Fetch `path` into `file`. `digest` is what the job document promises, to be held beside `Repr-Digest`.
+async def download(
+    proxy: Proxy, path: str, file: PartialFile, digest: bytes | None, report: Report
+) -> Facts:
+    """Fetch `path` into `file`. `digest` is what the job document promises, to be held beside
+    `Repr-Digest`.
 
-    A broken connection is resumed; `TRIES` in a row that bring no byte end it with `Unreachable`. Bytes that turn
-    out wrong are fetched again from zero once, then `Corrupt`.
+    A broken connection is resumed; `TRIES` in a row that bring no byte end it with `Unreachable`.
+    Bytes that turn out wrong are fetched again from zero once, then `Corrupt`.
     """
     try:
         return await _verified(proxy, path, file, digest, report)
@@ -55,7 +62,9 @@ async def download(proxy: Proxy, path: str, file: PartialFile, digest: bytes | N
         return await _verified(proxy, path, file, digest, report)
 
 
-async def _verified(proxy: Proxy, path: str, file: PartialFile, digest: bytes | None, report: Report) -> Facts:
+async def _verified(
+    proxy: Proxy, path: str, file: PartialFile, digest: bytes | None, report: Report
+) -> Facts:
     facts = await _whole(proxy, path, file, digest is not None, report)
     for promised in (digest, facts.digest):
         if promised is not None and promised != file.digest:
@@ -83,7 +92,8 @@ async def _whole(proxy: Proxy, path: str, file: PartialFile, proof: bool, report
 
 
 def _asking(offset: int, facts: Facts | None, proof: bool) -> dict[str, str]:
-    """Ask for the rest only if it can be told from the rest of another file: by validator, or by digest at the end.
+    """Ask for the rest only if it can be told from the rest of another file: by validator, or by
+    digest at the end.
 
     RFC 9110 §13.1.5: If-Range makes a changed file come whole instead of as a wrong rest.
     """
@@ -94,9 +104,14 @@ def _asking(offset: int, facts: Facts | None, proof: bool) -> dict[str, str]:
 
 
 async def _begin(response: aiohttp.ClientResponse, file: PartialFile) -> Facts:
-    """Check that the body continues the file (or begins it anew) and return the facts of the whole."""
+    """Check that the body continues the file (or begins it anew) and return the facts of the
+    whole.
+    """
     if codings(value.encode() for value in response.headers.getall("Content-Encoding", [])):
-        raise Fault("Something between here and the proxy compresses the download: it must not (no-transform)")
+        raise Fault(
+            "Something between here and the proxy compresses the download: it must not "
+            "(no-transform)"
+        )
     if response.status == 206:
         size = _continued(response.headers.get("Content-Range", ""), file.offset)
     elif response.status == 200:
@@ -105,13 +120,19 @@ async def _begin(response: aiohttp.ClientResponse, file: PartialFile) -> Facts:
     else:
         await _refuse(response, file)
         raise _Again("The kept bytes do not fit", None)
-    return Facts(size, _strong(response.headers.get("ETag")), _repr_digest(response.headers.get("Repr-Digest", "")))
+    return Facts(
+        size,
+        _strong(response.headers.get("ETag")),
+        _repr_digest(response.headers.get("Repr-Digest", "")),
+    )
 
 
 def _continued(content_range: str, offset: int) -> int:
     match = _CONTENT_RANGE.fullmatch(content_range)
     if match is None or int(match[1]) != offset or int(match[2]) != int(match[3]) - 1:
-        raise Fault(f"The server was asked for the bytes from {offset} on and sent {content_range!r}")
+        raise Fault(
+            f"The server was asked for the bytes from {offset} on and sent {content_range!r}"
+        )
     return int(match[3])
 
 
@@ -122,7 +143,9 @@ def _announced(response: aiohttp.ClientResponse) -> int:
 
 
 async def _refuse(response: aiohttp.ClientResponse, file: PartialFile) -> None:
-    """Raise for any answer without file; only a 416 comes back, with the file emptied: its bytes were not the job's."""
+    """Raise for any answer without file; only a 416 comes back, with the file emptied: its bytes
+    were not the job's.
+    """
     if response.status == 416 and file.offset:
         await asyncio.to_thread(file.restart)
         return
@@ -132,7 +155,9 @@ async def _refuse(response: aiohttp.ClientResponse, file: PartialFile) -> None:
     raise refusal(answer)
 
 
-async def _receive(response: aiohttp.ClientResponse, file: PartialFile, size: int, report: Report) -> None:
+async def _receive(
+    response: aiohttp.ClientResponse, file: PartialFile, size: int, report: Report
+) -> None:
     async for chunk in response.content.iter_chunked(_CHUNK):
         await asyncio.to_thread(file.write, chunk)
         report(file.offset, size)

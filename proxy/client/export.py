@@ -1,4 +1,6 @@
-"""An export from kick-off to the verified file: the story that the `export` and `jobs fetch` commands tell."""
+"""An export from kick-off to the verified file: the story that the `export` and `jobs fetch`
+commands tell.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ _GONE = frozenset({404, 410})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the user wants done with the job. `output` is a file, a directory, or None for the working directory;
-    `wait` also waits for a kick-off that is refused for now; `segment` is the proxy's own path segment."""
+    """What the user wants done with the job. `output` is a file, a directory, or None for the
+    working directory; `wait` also waits for a kick-off that is refused for now; `segment` is the
+    proxy's own path segment.
+    """
 
     output: str | None = None
     segment: str = "_async"
@@ -43,18 +47,27 @@ class Outcome:
 
 
 async def export(
-    proxy: Proxy, display: Display, path: str, body: bytes | None, content_type: str, key: str | None, wishes: Wishes
+    proxy: Proxy,
+    display: Display,
+    path: str,
+    body: bytes | None,
+    content_type: str,
+    key: str | None,
+    wishes: Wishes,
 ) -> Outcome:
     """Kick off the export at `path` and see it through."""
     await proxy.check(wishes.segment)
     display.say(f"POST {path}")
     try:
-        job, at = await proxy.kick_off(path, body, content_type=content_type, key=key, patient=wishes.wait)
+        job, at = await proxy.kick_off(
+            path, body, content_type=content_type, key=key, patient=wishes.wait
+        )
     except (Unreachable, asyncio.CancelledError):
         if proxy.sent("POST", path):
             session = f" --session {match[1]}" if (match := _SESSION.search(path)) else ""
             display.say(
-                f"Whether the export has started is not known. This tells: vb365-async-proxy jobs list{session}"
+                "Whether the export has started is not known. This tells: vb365-async-proxy "
+                f"jobs list{session}"
             )
         raise
     display.say(f"202 Accepted: job {job.id}, {proxy.url(at)}")
@@ -64,7 +77,9 @@ async def export(
 
 
 async def see_through(proxy: Proxy, display: Display, at: str, wishes: Wishes) -> Outcome:
-    """Follow the job at the path `at` to its end and fetch its file. The job outlives whatever happens here."""
+    """Follow the job at the path `at` to its end and fetch its file. The job outlives whatever
+    happens here.
+    """
     try:
         return await _see_through(proxy, display, at, wishes)
     except asyncio.CancelledError:
@@ -88,7 +103,10 @@ async def _see_through(proxy: Proxy, display: Display, at: str, wishes: Wishes) 
     if wishes.release:
         await _release(proxy, display, at)
     if job.exit_code:
-        display.say(f"The export ended {job.status}: {job.document.get('message') or 'see the restore session'}")
+        display.say(
+            f"The export ended {job.status}: "
+            f"{job.document.get('message') or 'see the restore session'}"
+        )
     return Outcome(job.exit_code, str(path))
 
 
@@ -108,7 +126,9 @@ async def follow(proxy: Proxy, at: str, display: Display) -> Job:
 async def fetch(proxy: Proxy, display: Display, at: str, job: Job, output: str | None) -> Path:
     """The job's file, verified, under its name on the disk."""
     if not job.available:
-        raise Refused(f"The export has no file to fetch (any more): its result is {job.result_state}", 410)
+        raise Refused(
+            f"The export has no file to fetch (any more): its result is {job.result_state}", 410
+        )
     target = Target(output, job)
     await asyncio.to_thread(target.prepare)
     try:
@@ -128,7 +148,11 @@ async def _receive(proxy: Proxy, display: Display, at: str, job: Job, partial: P
         facts = await download(proxy, f"{at}/result", file, job.digest, display.downloading)
     finally:
         await asyncio.to_thread(file.close)
-    proven = "SHA-256 verified" if facts.digest or job.digest else "SHA-256 (the server told none to compare with)"
+    proven = (
+        "SHA-256 verified"
+        if facts.digest or job.digest
+        else "SHA-256 (the server told none to compare with)"
+    )
     return f"{amount(file.offset)}, {job.format or 'kind unknown'}, {proven}: {file.digest.hex()}"
 
 
@@ -153,6 +177,10 @@ async def _interrupted(proxy: Proxy, display: Display, at: str, cancel: bool) ->
     try:
         async with asyncio.timeout(10):
             job = Job((await proxy.ask("POST", f"{at}/cancel")).document())
-        display.say(f"The export had already ended {job.status}." if job.ended else "The export is being cancelled.")
+        display.say(
+            f"The export had already ended {job.status}."
+            if job.ended
+            else "The export is being cancelled."
+        )
     except (Fault, TimeoutError) as why:
         display.say(f"The export could not be cancelled ({why}). {_later(proxy, at)}")

@@ -12,7 +12,8 @@ from typing import BinaryIO
 from proxy.client.job import Job
 
 _SUFFIX = {"Pst": ".pst", "Zip": ".zip", "Msg": ".msg"}
-#: Suffixes that only name a kind of export. Another one (.docx is a ZIP too) is VB365's own word and stays.
+#: Suffixes that only name a kind of export. Another one (.docx is a ZIP too) is VB365's own word
+#: and stays.
 _KINDS = frozenset({*_SUFFIX.values(), ".bin"})
 _UNSAFE = re.compile(r'[<>:"/\\|?*]')
 #: Bytes of a name that leave room for what is appended to it below the usual limit of 255.
@@ -21,7 +22,9 @@ _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
 def with_suffix(name: str, kind: str | None) -> str:
-    """`name` with the suffix of the file's `kind`, where it has none or that of another kind of export."""
+    """`name` with the suffix of the file's `kind`, where it has none or that of another kind of
+    export.
+    """
     right = _SUFFIX.get(kind or "", "")
     suffix = PurePath(name).suffix.lower()
     if not right or suffix == right:
@@ -32,21 +35,33 @@ def with_suffix(name: str, kind: str | None) -> str:
 
 
 def safe_name(job: Job) -> str:
-    """A file name that is one on every system, from the name VB365 gave (else from the verb and the job's id)."""
+    """A file name that is one on every system, from the name VB365 gave (else from the verb and the
+    job's id).
+    """
     given = _UNSAFE.sub("_", (job.file_name or "").replace("\\", "/").rpartition("/")[2])
     given = "".join(character if character.isprintable() else "_" for character in given)
-    name = given.encode()[-_LONGEST:].decode(errors="ignore").strip(" .") or f"{job.title}-{job.id[:8]}"
+    name = (
+        given.encode()[-_LONGEST:].decode(errors="ignore").strip(" .")
+        or f"{job.title}-{job.id[:8]}"
+    )
     return with_suffix(f"_{name}" if _DEVICES.match(name) else name, job.format)
 
 
 class Target:
-    """Where the file goes. A directory gets VB365's name and never loses a file; a named file is replaced."""
+    """Where the file goes. A directory gets VB365's name and never loses a file; a named file is
+    replaced.
+    """
 
     def __init__(self, output: str | None, job: Job) -> None:
         self._exact = output is not None and not _is_directory(output)
-        name = _named(Path(output), job) if output and self._exact else Path(output or "") / safe_name(job)
+        name = (
+            _named(Path(output), job)
+            if output and self._exact
+            else Path(output or "") / safe_name(job)
+        )
         self._path = name
-        # The id keeps apart two exports that VB365 gave one name, and lets a later run go on with this one.
+        # The id keeps apart two exports that VB365 gave one name, and lets a later run go on with
+        # this one.
         self.partial = self._path.with_name(f"{self._path.name}.{job.id[:8]}.part")
 
     def prepare(self) -> None:
@@ -55,7 +70,11 @@ class Target:
 
     def accept(self) -> Path:
         """Give the partial file its name, in one step; the path."""
-        path = self._path if self._exact else next(path for path in _alternatives(self._path) if not path.exists())
+        path = (
+            self._path
+            if self._exact
+            else next(path for path in _alternatives(self._path) if not path.exists())
+        )
         self.partial.replace(path)
         return path
 

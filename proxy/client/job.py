@@ -11,7 +11,9 @@ from proxy.core.job import Phase, ResultState, Status
 
 
 class Job:
-    """A job at one moment. `document` is all the server said; the properties are what the client acts on."""
+    """A job at one moment. `document` is all the server said; the properties are what the client
+    acts on.
+    """
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
@@ -23,7 +25,9 @@ class Job:
             self._result: dict[str, Any] = document.get("result") or {}
             self._error: dict[str, Any] = document.get("error") or {}
         except (KeyError, ValueError, TypeError) as why:
-            raise Fault(f"The server answered with what is no job document ({why!r}): is --url the proxy's?") from why
+            raise Fault(
+                f"The server answered with what is no job document ({why!r}): is --url the proxy's?"
+            ) from why
 
     @property
     def ended(self) -> bool:
@@ -98,7 +102,10 @@ class Job:
         sentence = f"The export ended {self.status}{code}: {said}"
         if not self._error.get("retryable"):
             return sentence
-        return f"{sentence}{'' if sentence.endswith(('.', '!', '?', '…')) else '.'} Another try may succeed."
+        return (
+            f"{sentence}{'' if sentence.endswith(('.', '!', '?', '…')) else '.'} Another "
+            "try may succeed."
+        )
 
 
 def decode_digest(text: object) -> bytes | None:

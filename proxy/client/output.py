@@ -1,5 +1,5 @@
-"""What the commands write: the result to stdout, everything else to stderr. Neither an encoding that lacks a character
-nor a reader that has closed the pipe turns a success into a failure.
+"""What the commands write: the result to stdout, everything else to stderr. Neither an encoding
+that lacks a character nor a reader that has closed the pipe turns a success into a failure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Stderr(Console):
 
 
 def print_result(text: str) -> None:
-    """Write the result and a line feed to stdout; characters that its encoding lacks are escaped."""
+    """Write the result and a line feed to stdout; characters that its encoding lacks are
+    escaped.
+    """
     if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
         reconfigure(errors="backslashreplace")
     try:

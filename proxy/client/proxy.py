@@ -1,4 +1,6 @@
-"""The proxy as seen from outside: the calls of CONTRACT §2, with credentials and bounded patience."""
+"""The proxy as seen from outside: the calls of CONTRACT §2, with credentials and bounded
+patience.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from proxy.client.faults import Fault, Refused, Unreachable
 from proxy.client.job import Job
 from proxy.client.wire import Answer, Credentials, Http, refusal
 
-#: Tries in a row before a call is given up: some two minutes for a job under way (more than a restart of the proxy
-#: takes), seconds for a first contact (a wrong address should not look like patience).
+#: Tries in a row before a call is given up: some two minutes for a job under way (more than a
+#: restart of the proxy takes), seconds for a first contact (a wrong address should not look like
+#: patience).
 TRIES = 8
 FIRST_TRIES = 4
 #: Answers of a proxy or balancer that is restarting or busy.
@@ -35,14 +38,17 @@ Notice = Callable[[str], None]
 
 
 class Proxy:
-    """A running proxy. `path` arguments begin with "/" and are sent as they are, behind the base URL.
+    """A running proxy. `path` arguments begin with "/" and are sent as they are, behind the base
+    URL.
 
     `notice` is told, in a sentence, why a call is made again.
     """
 
     sleep: Sleep = staticmethod(asyncio.sleep)
 
-    def __init__(self, http: Http, credentials: Credentials, *, notice: Notice = lambda _: None) -> None:
+    def __init__(
+        self, http: Http, credentials: Credentials, *, notice: Notice = lambda _: None
+    ) -> None:
         self._http = http
         self._credentials = credentials
         self._notice = notice
@@ -54,7 +60,11 @@ class Proxy:
 
     @asynccontextmanager
     async def open(
-        self, method: str, path: str, fields: Mapping[str, str] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer whose body is still to be read. A 401 renews the credentials, once."""
         async with self._http.open(method, path, await self._authorized(fields), body) as response:
@@ -65,7 +75,11 @@ class Proxy:
             yield response
 
     async def call(
-        self, method: str, path: str, fields: Mapping[str, str] | None = None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> Answer:
         """One exchange, its answer whole."""
         async with self.open(method, path, fields, body) as response:
@@ -85,8 +99,8 @@ class Proxy:
     ) -> Answer:
         """As `call`, again after a broken connection or a `busy` status: at most `tries` times.
 
-        A Retry-After of more than `longest` seconds is not waited for. `patient` waits as often and as long as a 429
-        or 503 asks.
+        A Retry-After of more than `longest` seconds is not waited for. `patient` waits as often and
+        as long as a 429 or 503 asks.
         """
         failures = 0
         while True:
@@ -112,9 +126,16 @@ class Proxy:
         await self.sleep(seconds)
 
     async def kick_off(
-        self, path: str, body: bytes | None, *, content_type: str, key: str | None, patient: bool = False
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        content_type: str,
+        key: str | None,
+        patient: bool = False,
     ) -> tuple[Job, str]:
-        """Start an export: the job and its path. With a `key` a broken connection is no reason to give up (§8).
+        """Start an export: the job and its path. With a `key` a broken connection is no reason to
+        give up (§8).
 
         `patient` waits as long as a 429 or 503 asks.
         """
@@ -126,7 +147,14 @@ class Proxy:
         # Without a key only an answer that refused the kick-off allows another.
         tries, busy = (FIRST_TRIES, ASKED) if key is not None else (1, frozenset({429}))
         answer = await self.persist(
-            "POST", path, fields, body, busy=busy, tries=tries, longest=UNASKED_WAIT, patient=patient
+            "POST",
+            path,
+            fields,
+            body,
+            busy=busy,
+            tries=tries,
+            longest=UNASKED_WAIT,
+            patient=patient,
         )
         if answer.status in ASKED and answer.retry_after:
             wait = f"it asks to come back in {duration(answer.retry_after)}, which --wait waits for"
@@ -134,15 +162,19 @@ class Proxy:
         if answer.status >= 300:
             raise refusal(answer)
         if answer.status != 202:
-            raise Fault(f"The server answered {answer.status}, not 202: no proxy at --url, or --path is no export")
+            raise Fault(
+                f"The server answered {answer.status}, not 202: no proxy at --url, or --path "
+                "is no export"
+            )
         self._known = True
         return Job(answer.document()), job_path(answer.fields.get("Location", ""))
 
     async def check(self, segment: str) -> None:
-        """Raise `Fault` if the server is VB365 itself: there a kick-off would be a synchronous export.
+        """Raise `Fault` if the server is VB365 itself: there a kick-off would be a synchronous
+        export.
 
-        Asks for the proxy's description, without credentials (§2). A broken connection is left to the call that
-        follows, which is repeated.
+        Asks for the proxy's description, without credentials (§2). A broken connection is left to
+        the call that follows, which is repeated.
         """
         path = f"/{segment}/openapi.json"
         with suppress(Unreachable):
@@ -158,13 +190,16 @@ class Proxy:
         if self._known or answer.status not in (404, 405) or answer.of_a_proxy:
             return
         raise Fault(
-            f"{self.url('')} is VB365 itself, not the proxy: it answered {answer.status} to {path}. Give the proxy's "
+            f"{self.url('')} is VB365 itself, not the proxy: it answered {answer.status} to "
+            f"{path}. Give the proxy's "
             "address as --url, and its public.segment as --segment if that is another one",
             code=2,
         )
 
     async def job(self, path: str, etag: str | None = None) -> tuple[Job | None, Answer]:
-        """The job, or None when it is as `etag` says; the answer is for its ETag and Retry-After."""
+        """The job, or None when it is as `etag` says; the answer is for its ETag and
+        Retry-After.
+        """
         fields = {"Accept": "application/json"} | ({"If-None-Match": etag} if etag else {})
         answer = await self.persist("GET", path, fields)
         if answer.status == 304:
@@ -196,7 +231,8 @@ def backoff(failures: int) -> float:
 def job_path(location: str) -> str:
     """The job's path behind the base URL: from `Location`, of which only the path is used.
 
-    The credentials so never go to another host than the user's, and a balancer that rewrites URLs does no harm (§2).
+    The credentials so never go to another host than the user's, and a balancer that rewrites URLs
+    does no harm (§2).
     """
     match = _JOB_PATH.search(URL(location, encoded=True).raw_path)
     if match is None:

@@ -1,4 +1,6 @@
-"""One HTTP exchange as the client makes it: aiohttp set up so that what arrives is what was sent."""
+"""One HTTP exchange as the client makes it: aiohttp set up so that what arrives is what was
+sent.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ class Answer:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise Fault(f"The server answered {self.status} without a JSON document: is --url the proxy's address?")
+            raise Fault(
+                f"The server answered {self.status} without a JSON document: is --url the "
+                "proxy's address?"
+            )
         return document
 
     @property
@@ -63,7 +68,8 @@ class Credentials(Protocol):
 
 
 class Http:
-    """Requests to one base URL (scheme, authority, optional path prefix), without credentials and without retries.
+    """Requests to one base URL (scheme, authority, optional path prefix), without credentials and
+    without retries.
 
     `tls` is an SSL context, True for the system's CAs, False for no verification.
     """
@@ -79,7 +85,9 @@ class Http:
         self._sent: set[tuple[str, URL]] = set()
 
     async def __aenter__(self) -> Http:
-        async def note(session: object, context: object, params: aiohttp.TraceRequestHeadersSentParams) -> None:
+        async def note(
+            session: object, context: object, params: aiohttp.TraceRequestHeadersSentParams
+        ) -> None:
             self._sent.add((params.method, params.url))
 
         traces = aiohttp.TraceConfig()
@@ -103,14 +111,17 @@ class Http:
     async def open(
         self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is still to be read. Raises `Unreachable` when it breaks, also inside the block.
+        """An answer whose body is still to be read. Raises `Unreachable` when it breaks, also
+        inside the block.
 
         Raises `Fault` with exit code 2 for what another try cannot help.
         """
         url = URL(self.base + path, encoded=True)  # anything else would change odd targets
         sent = {"Accept-Encoding": "identity", **fields}
         try:
-            async with self._session.request(method, url, headers=sent, data=body, allow_redirects=False) as response:
+            async with self._session.request(
+                method, url, headers=sent, data=body, allow_redirects=False
+            ) as response:
                 self._answered = True
                 if self._trace is not None:
                     self._trace(response)
@@ -119,10 +130,14 @@ class Http:
             raise await cause(why, url, self.base, connected=self._answered) from why
 
     def sent(self, method: str, path: str) -> bool:
-        """Whether such a request may have reached the server: its head was written to a connection."""
+        """Whether such a request may have reached the server: its head was written to a
+        connection.
+        """
         return (method, URL(self.base + path, encoded=True)) in self._sent
 
-    async def call(self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None) -> Answer:
+    async def call(
+        self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
         """One exchange, its answer whole."""
         async with self.open(method, path, fields, body) as response:
             return Answer(response.status, response.headers.copy(), await response.read())
@@ -135,5 +150,8 @@ def refusal(answer: Answer) -> Refused:
     if answer.status == 401 and not reason:
         reason = ": the credentials are not accepted (any more)"
     if 300 <= answer.status < 400:
-        reason = f": redirected to {answer.fields.get('Location')}, which is not followed; is --url right?"
+        reason = (
+            f": redirected to {answer.fields.get('Location')}, which is not followed; "
+            "is --url right?"
+        )
     return Refused(f"The server answered {answer.status}{reason}", answer.status)

@@ -1,4 +1,6 @@
-"""The configuration (CONTRACT §15): `load` makes frozen `Settings` of flags, environment, secret files and a file."""
+"""The configuration (CONTRACT §15): `load` makes frozen `Settings` of flags, environment, secret
+files and a file.
+"""
 
 from proxy.config.loading import FLAGS, ConfigError, Problem, listed, load, unavailable
 from proxy.config.settings import Settings

@@ -1,4 +1,6 @@
-"""Whether the data directory is the proxy's alone: who else can write there can replace files, records and the key."""
+"""Whether the data directory is the proxy's alone: who else can write there can replace files,
+records and the key.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ if sys.platform == "win32":
 else:
 
     def shared(directory: Path) -> tuple[str, str] | None:
-        """How others can write to `directory`, or replace it, and the command that fixes it; None if they cannot.
+        """How others can write to `directory`, or replace it, and the command that fixes it; None
+        if they cannot.
 
-        A directory that does not exist yet is made for the proxy alone; then only its parents count. Root may own
-        it: root can write everywhere. Raises OSError.
+        A directory that does not exist yet is made for the proxy alone; then only its parents
+        count. Root may own it: root can write everywhere. Raises OSError.
         """
         directory = directory.resolve()
         if directory.exists():

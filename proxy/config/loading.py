@@ -1,7 +1,8 @@
 """Where settings come from: flags > environment > secret files > TOML > defaults (CONTRACT §15).
 
-Every source yields what it holds; the last word on a setting wins; then all of it is checked, so that all problems
-are told at once, each with its place. An empty value is no value: the next source has the say.
+Every source yields what it holds; the last word on a setting wins; then all of it is checked, so
+that all problems are told at once, each with its place. An empty value is no value: the next source
+has the say.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from proxy.core.text import NotUtf8, visible
 #: Variables with our prefix that are no settings.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 SECRETS_VARIABLE = f"{PREFIX}SECRETS_DIR"
-#: Where container platforms put secrets; read if it is there and SECRETS_VARIABLE names nothing else.
+#: Where container platforms put secrets; read if it is there and SECRETS_VARIABLE names nothing
+#: else.
 SECRETS_DIR = "/run/secrets"
 
 #: The flags of `serve`, by the setting that each one is.
@@ -38,8 +40,11 @@ FLAGS = {
     "listen.workers": "--workers",
 }
 
-#: Kubernetes tells a pod of a service named vb365-proxy in variables like these; they are not meant for us.
-_KUBERNETES = re.compile(PREFIX + r"(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+#: Kubernetes tells a pod of a service named vb365-proxy in variables like these; they are not meant
+#: for us.
+_KUBERNETES = re.compile(
+    PREFIX + r"(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 _NAMES = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
 _SECRET = {"admin.token", "secrets.key", "webhooks.secret"}
@@ -52,11 +57,11 @@ class Problem:
     source: str
     key: str
     problem: str
-    mend: str
+    hint: str
 
     def __str__(self) -> str:
         place = f"{self.source}: {self.key}" if self.key else self.source
-        return f"{visible(f'{place} {self.problem}')}\n    {visible(self.mend)}"
+        return f"{visible(f'{place} {self.problem}')}\n    {visible(self.hint)}"
 
 
 class ConfigError(Exception):
@@ -69,15 +74,20 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A value as it stands in a source; `name` is `section.key`, perhaps of no setting that exists."""
+    """A value as it stands in a source; `name` is `section.key`, perhaps of no setting that
+    exists.
+    """
 
     name: str
     value: Any
     source: str
 
 
-def load(config_file: Path | None, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
-    """The settings from all sources. `flags` are keyed like `FLAGS` ("upstream.url"); None is a flag not given.
+def load(
+    config_file: Path | None, flags: Mapping[str, str | None], environ: Mapping[str, str]
+) -> Settings:
+    """The settings from all sources. `flags` are keyed like `FLAGS` ("upstream.url"); None is a
+    flag not given.
 
     Raises `ConfigError` with every problem of every source.
     """
@@ -91,10 +101,17 @@ def load(config_file: Path | None, flags: Mapping[str, str | None], environ: Map
     sections: dict[str, Section] = {}
     for name, kind in SECTIONS.items():
         try:
-            values = {f.name.partition(".")[2]: f.value for f in found.values() if f.name.startswith(f"{name}.")}
+            values = {
+                f.name.partition(".")[2]: f.value
+                for f in found.values()
+                if f.name.startswith(f"{name}.")
+            }
             sections[name] = kind.model_validate(values, context=True)
         except ValidationError as errors:
-            problems += [_problem(f"{name}.{'.'.join(map(str, e['loc']))}", e, found) for e in errors.errors()]
+            problems += [
+                _problem(f"{name}.{'.'.join(map(str, e['loc']))}", e, found)
+                for e in errors.errors()
+            ]
     if problems:
         raise ConfigError(problems)
     return Settings(**sections)  # type: ignore[arg-type]  # each section is of its own kind
@@ -122,7 +139,14 @@ def _from_toml(path: Path, report: Callable[[Problem], None]) -> Iterator[_Found
         toml = read_text(path)
         tables = tomllib.loads(toml)
     except OSError as why:
-        report(Problem(str(path), "", f"cannot be read ({why.strerror})", "Name a file that this user may read."))
+        report(
+            Problem(
+                str(path),
+                "",
+                f"cannot be read ({why.strerror})",
+                "Name a file that this user may read.",
+            )
+        )
         return
     except NotUtf8 as why:
         report(Problem(str(path), "", str(why), _sentence(why.fix)))
@@ -132,32 +156,45 @@ def _from_toml(path: Path, report: Callable[[Problem], None]) -> Iterator[_Found
         return
     for section, table in tables.items():
         if isinstance(table, dict):
-            yield from (_Found(f"{section}.{key}", value, str(path)) for key, value in table.items())
+            yield from (
+                _Found(f"{section}.{key}", value, str(path)) for key, value in table.items()
+            )
         else:
             yield _Found(section, table, str(path))
 
 
 def _toml_hint(toml: str, error: str) -> str:
-    """How to fix a TOML file that the parser refused with `error`; of the line only characters that are not printable
-    are repeated, because the rest may be a secret.
+    """How to fix a TOML file that the parser refused with `error`; of the line only characters that
+    are not printable are repeated, because the rest may be a secret.
     """
     line = re.search(r"\(at line (\d+), ", error)
     wrong = toml.replace("\r\n", "\n").split("\n")[int(line[1]) - 1] if line else ""
     if odd := sorted({visible(c) for c in wrong if not c.isprintable() and c != "\t"}):
         return f"Line {line and line[1]} holds {' '.join(odd)}: write that line again by hand."
     if "\\" in wrong:
-        return "Write a Windows path in 'single quotes' or with forward slashes: dir = 'D:\\exports'."
+        return (
+            "Write a Windows path in 'single quotes' or with forward slashes: dir = 'D:\\exports'."
+        )
     if "Invalid value" in error:
         return 'Write text in straight quotes, for example url = "https://vb365.example.com:4443".'
     return "`vb365-async-proxy config init` shows how it looks."
 
 
-def _from_secret_files(environ: Mapping[str, str], report: Callable[[Problem], None]) -> Iterator[_Found]:
+def _from_secret_files(
+    environ: Mapping[str, str], report: Callable[[Problem], None]
+) -> Iterator[_Found]:
     """Files named like the environment variables, in any case; other files are not ours."""
     directory = Path(environ.get(SECRETS_VARIABLE) or SECRETS_DIR)
     if not directory.is_dir():
         if environ.get(SECRETS_VARIABLE):
-            report(Problem(SECRETS_VARIABLE, "", f"names {directory}, no directory", "Name the one with the secrets."))
+            report(
+                Problem(
+                    SECRETS_VARIABLE,
+                    "",
+                    f"names {directory}, no directory",
+                    "Name the one with the secrets.",
+                )
+            )
         return
     for path in sorted(directory.iterdir()):
         if path.name.upper().startswith(PREFIX):
@@ -166,7 +203,11 @@ def _from_secret_files(environ: Mapping[str, str], report: Callable[[Problem], N
             except NotUtf8 as why:
                 report(Problem(str(path), "", str(why), _sentence(why.fix)))
             except OSError as why:
-                report(Problem(str(path), "", f"cannot be read ({why.strerror})", "Let this user read it."))
+                report(
+                    Problem(
+                        str(path), "", f"cannot be read ({why.strerror})", "Let this user read it."
+                    )
+                )
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Found]:
@@ -183,25 +224,40 @@ def _setting(variable: str) -> str:
 def _unknown(item: _Found) -> Problem:
     near = difflib.get_close_matches(item.name.replace("_", "."), _NAMES, n=1, cutoff=0.7)
     near = near or difflib.get_close_matches(item.name, _NAMES, n=1, cutoff=0.6)
-    mend = f"Did you mean {near[0]}?" if near else "`vb365-async-proxy config init` shows all settings."
-    return Problem(item.source, item.name, "is no setting", mend)
+    hint = (
+        f"Did you mean {near[0]}?"
+        if near
+        else "`vb365-async-proxy config init` shows all settings."
+    )
+    return Problem(item.source, item.name, "is no setting", hint)
 
 
 def _problem(name: str, error: Any, found: Mapping[str, _Found]) -> Problem:
-    """The problem that pydantic's `error` tells; the value is shown unless it is, or may hold, a secret."""
+    """The problem that pydantic's `error` tells; the value is shown unless it is, or may hold, a
+    secret.
+    """
     item = found.get(name)
     if error["type"] == "missing":
         flag, variable = FLAGS[name], PREFIX + name.upper().replace(".", "__")
         section, _, key = name.partition(".")
-        return Problem("configuration", name, "is required", f"Set {flag}, {variable}, or {key} under [{section}].")
+        return Problem(
+            "configuration",
+            name,
+            "is required",
+            f"Set {flag}, {variable}, or {key} under [{section}].",
+        )
     told = error.get("ctx", {})
-    shown = f"= {_show(item.value)} " if item and name not in _SECRET and "@" not in str(item.value) else ""
-    mend = told.get("mend", "")
+    shown = (
+        f"= {_show(item.value)} "
+        if item and name not in _SECRET and "@" not in str(item.value)
+        else ""
+    )
+    hint = told.get("hint", "")
     return Problem(
         item.source if item else "configuration",
         name,
         shown + told.get("problem", error["msg"]),
-        _sentence(mend) if mend else "`vb365-async-proxy config init` shows how it is written.",
+        _sentence(hint) if hint else "`vb365-async-proxy config init` shows how it is written.",
     )
 
 
@@ -219,7 +275,8 @@ def _writable(directory: Path) -> bool:
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
-#: What the schema knows and this version cannot do yet: setting, "is it asked for", what to write meanwhile.
+#: What the schema knows and this version cannot do yet: setting, "is it asked for", what to write
+#: meanwhile.
 NOT_YET: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
     ("listen.workers", lambda s: s.listen.workers > 1, "Leave it at 1."),
     ("exports.rescue_sync", lambda s: s.exports.rescue_sync, "Leave it at false."),
@@ -230,23 +287,32 @@ NOT_YET: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
 
 
 def unavailable(settings: Settings) -> list[Problem]:
-    """What `serve` cannot do with these settings on this machine, in this version; empty when it can start."""
+    """What `serve` cannot do with these settings on this machine, in this version; empty when it
+    can start.
+    """
     problems = [
-        Problem("configuration", name, "asks for what is not in this version", mend)
-        for name, asked, mend in NOT_YET
+        Problem("configuration", name, "asks for what is not in this version", hint)
+        for name, asked, hint in NOT_YET
         if asked(settings)
     ]
     directory = settings.storage.dir
     if not _writable(directory):
-        mend = "Name one with --data-dir, or let this user write there."
-        problems.append(Problem("configuration", "storage.dir", f"= {directory} cannot be written to", mend))
+        hint = "Name one with --data-dir, or let this user write there."
+        problems.append(
+            Problem("configuration", "storage.dir", f"= {directory} cannot be written to", hint)
+        )
     elif found := shared(directory):
         how, command = found
-        problems.append(Problem("configuration", "storage.dir", f"= {directory} {how}", f"Run: {command}"))
+        problems.append(
+            Problem("configuration", "storage.dir", f"= {directory} {how}", f"Run: {command}")
+        )
     return problems
 
 
 def listed(problems: Iterable[Problem]) -> str:
     """Problems as text for people, with their number."""
     lines = [f"  {problem}" for problem in problems]
-    return f"{len(lines)} problem{'s' if len(lines) != 1 else ''} in the configuration:\n" + "\n".join(lines)
+    return (
+        f"{len(lines)} problem{'s' if len(lines) != 1 else ''} in the configuration:\n"
+        + "\n".join(lines)
+    )

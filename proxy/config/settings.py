@@ -1,6 +1,7 @@
 """What an operator may set (CONTRACT §15): every setting with its default and its meaning.
 
-The docstring below a setting is its documentation: config/proxy.toml and docs/configuration.md are written from it.
+The docstring below a setting is its documentation: config/proxy.toml and docs/configuration.md are
+written from it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ _MIB, _GIB = 1 << 20, 1 << 30
 class Section(BaseModel):
     """A table of the configuration; frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
 
 class Listen(Section):
@@ -59,7 +62,9 @@ class Listen(Section):
     address: Address = HostPort("0.0.0.0", 4443)  # noqa: S104  # a reverse proxy is there to be reached
     """HOST:PORT to listen on; [::]:4443 for IPv6, port 0 for any free one."""
     tls_certificate: FilePath | None = None
-    """PEM file with the certificate chain; with tls_key the proxy speaks https, without them http."""
+    """PEM file with the certificate chain; with tls_key the proxy speaks https, without them
+    http.
+    """
     tls_key: FilePath | None = Field(default=None, validate_default=True)
     """PEM file with the private key of tls_certificate, without a passphrase."""
     head_timeout: Timeout = 60.0
@@ -67,10 +72,13 @@ class Listen(Section):
     handshake_timeout: Timeout = 10.0
     """How long a TLS handshake may take."""
     idle_timeout: Timeout = 150.0
-    """How long a connection is kept open for its next request; longer than the balancer in front keeps it."""
+    """How long a connection is kept open for its next request; longer than the balancer in front
+    keeps it.
+    """
     max_connections: Count = 10_000
-    """Client connections at a time, unfinished TLS handshakes included; further ones get 503. 0 = no limit but the
-    one that the process's file descriptors set."""
+    """Client connections at a time, unfinished TLS handshakes included; further ones get 503. 0 =
+    no limit but the one that the process's file descriptors set.
+    """
     workers: Positive = 1
     """Processes that share the address."""
 
@@ -88,12 +96,17 @@ class Listen(Section):
 
 
 def _check_pair(certificate: Path, key: Path | None) -> None:
-    from proxy.net.tls import ServerCertificate, TlsError  # here: only who serves TLS needs what it loads
+    from proxy.net.tls import (
+        ServerCertificate,
+        TlsError,
+    )  # here: only who serves TLS needs what it loads
 
     try:
         ServerCertificate(certificate, key)
     except TlsError as why:
-        raise bad(f"cannot be served: {why}", "name the PEM files of a certificate chain and of its key") from why
+        raise bad(
+            f"cannot be served: {why}", "name the PEM files of a certificate chain and of its key"
+        ) from why
 
 
 class Upstream(Section):
@@ -106,14 +119,19 @@ class Upstream(Section):
     ca_file: FilePath | None = None
     """File with the authorities that VB365's certificate is trusted by, instead of the system's."""
     fingerprint: Fingerprint | None = None
-    """SHA-256 fingerprint of VB365's certificate (hex, colons allowed): exactly this one is trusted, self-signed
-    or not. `openssl x509 -noout -fingerprint -sha256` shows it."""
+    """SHA-256 fingerprint of VB365's certificate (hex, colons allowed): exactly this one is
+    trusted, self-signed or not. `openssl x509 -noout -fingerprint -sha256` shows it.
+    """
     verify: Switch = Field(default=True, validate_default=True)
-    """false trusts any certificate: whoever stands between the proxy and VB365 can then read passwords."""
+    """false trusts any certificate: whoever stands between the proxy and VB365 can then read
+    passwords.
+    """
     preserve_host: Switch = True
     """Send the Host field as the client sent it; false sends the upstream's own."""
     check_timeout: Timeout = 5.0
-    """How long VB365 may take to answer the proxy's own questions: who may see a job, session events, readiness."""
+    """How long VB365 may take to answer the proxy's own questions: who may see a job, session
+    events, readiness.
+    """
     forwarded: Switch = False
     """Append X-Forwarded-For, -Proto, -Host and Via to what VB365 gets."""
     connect_timeout: Timeout = 10.0
@@ -135,12 +153,21 @@ class Upstream(Section):
     @field_validator("verify")
     @classmethod
     def _one_trust(cls, verify: bool, info: ValidationInfo) -> bool:
-        ways = [f"upstream.{name}" for name in ("ca_file", "fingerprint") if info.data.get(name) is not None]
+        ways = [
+            f"upstream.{name}"
+            for name in ("ca_file", "fingerprint")
+            if info.data.get(name) is not None
+        ]
         ways += [] if verify else ["upstream.verify = false"]
         if len(ways) > 1:
-            raise bad(f"contradicts: {' and '.join(ways)} are different ways to trust", "keep one of them")
+            raise bad(
+                f"contradicts: {' and '.join(ways)} are different ways to trust", "keep one of them"
+            )
         if ways and info.data.get("url", "").startswith("http:"):
-            raise bad(f"contradicts: {ways[0]} is about a certificate, and upstream.url is http:", "write https:")
+            raise bad(
+                f"contradicts: {ways[0]} is about a certificate, and upstream.url is http:",
+                "write https:",
+            )
         return verify
 
 
@@ -148,7 +175,9 @@ class Exports(Section):
     """How asynchronous exports run."""
 
     max_running: Positive = 4
-    """Exports that VB365 works on at the same time, over all replicas; more of them wait as Queued."""
+    """Exports that VB365 works on at the same time, over all replicas; more of them wait as
+    Queued.
+    """
     max_running_per_caller: Count = 0
     """Of those, exports of one caller. 0 = no limit."""
     max_queued: Count = 1000
@@ -156,7 +185,9 @@ class Exports(Section):
     max_per_caller: Positive = 50
     """Exports of one caller that run or wait; further kick-offs get 429."""
     grace: Duration = 2.0
-    """How long a kick-off is held so that an early error of VB365 is answered as it is, not as a job."""
+    """How long a kick-off is held so that an early error of VB365 is answered as it is, not as a
+    job.
+    """
     max_wait: Duration = 45.0
     """The longest `Prefer: wait` that is honoured; keep it below the time-outs of balancers."""
     preflight: Switch = True
@@ -166,20 +197,27 @@ class Exports(Section):
     max_request_body: Size = 16 * _MIB
     """The largest body of a kick-off; a larger one gets 413."""
     body_memory: Size = 64 * _MIB
-    """Memory for the bodies of all kick-offs that are being received; a kick-off beyond it gets 503."""
+    """Memory for the bodies of all kick-offs that are being received; a kick-off beyond it gets
+    503.
+    """
     generate_timeout: Timeout = 24 * _HOUR
     """How long VB365 may be silent while it makes the file."""
     stall_timeout: Timeout = 10 * _MINUTE
     """How long VB365 may be silent in the middle of the file."""
     attempts: Positive = 3
-    """Generations from zero, and requests in a row that bring no new byte, before a job is Failed."""
+    """Generations from zero, and requests in a row that bring no new byte, before a job is
+    Failed.
+    """
     suspend_ttl: Timeout = 1 * _HOUR
     """How long an interrupted job waits for its owner's next call before it is Failed."""
     cancel_hold: Duration = 2 * _MINUTE
-    """How long an export that was cancelled while VB365 generated its file still counts as running: VB365 may go on
-    with the work."""
+    """How long an export that was cancelled while VB365 generated its file still counts as running:
+    VB365 may go on with the work.
+    """
     max_records_per_caller: Positive = 1000
-    """Jobs of one caller that are remembered; the oldest ended ones without a file are forgotten first."""
+    """Jobs of one caller that are remembered; the oldest ended ones without a file are forgotten
+    first.
+    """
     result_ttl: Timeout = 24 * _HOUR
     """How long a file can be downloaded after its export ended."""
     record_ttl: Timeout = 7 * _DAY
@@ -189,7 +227,9 @@ class Exports(Section):
     reports: Switch = False
     """Intercept `POST /v{N}/Reports/Generate…` as well."""
     rescue_sync: Switch = False
-    """Run exports that did not ask for async as jobs too, and let a retry after a time-out join them."""
+    """Run exports that did not ask for async as jobs too, and let a retry after a time-out join
+    them.
+    """
     rescue_ttl: Timeout = 1 * _HOUR
     """How long such an export can be joined after it ended."""
 
@@ -208,7 +248,9 @@ class Storage(Section):
     max_records: Positive = 20_000
     """Jobs that are remembered; the oldest ended ones without a file are forgotten first."""
     max_bytes: Size | None = None
-    """The most bytes that may be stored and announced together; without it the disk alone is the limit."""
+    """The most bytes that may be stored and announced together; without it the disk alone is the
+    limit.
+    """
 
 
 class Access(Section):
@@ -222,8 +264,9 @@ class Secrets(Section):
     """Credentials at rest; without a key they live in memory only."""
 
     key: Keys | None = None
-    """Fernet keys, separated by commas, the newest first: credentials are kept sealed, and jobs resume unattended
-    after a restart."""
+    """Fernet keys, separated by commas, the newest first: credentials are kept sealed, and jobs
+    resume unattended after a restart.
+    """
     key_file: KeyFile | None = Field(default=None, validate_default=True)
     """File that holds them instead."""
 
@@ -236,7 +279,9 @@ class Secrets(Section):
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
-        """The keys, the sealing one first; `key_file` is read each time: keys rotate. Raises OSError, `NotUtf8`."""
+        """The keys, the sealing one first; `key_file` is read each time: keys rotate. Raises
+        OSError, `NotUtf8`.
+        """
         text = read_text(self.key_file) if self.key_file else ""
         text = self.key.get_secret_value() if self.key else text
         return tuple(SecretStr(key) for key in split_keys(text) if key)
@@ -248,7 +293,9 @@ class Public(Section):
     url: Base | None = None
     """Base of the absolute URLs in answers, with a path prefix if there is one."""
     trusted_proxies: Networks = ()
-    """Addresses and CIDR ranges of the balancers whose Forwarded and X-Forwarded-* fields are believed."""
+    """Addresses and CIDR ranges of the balancers whose Forwarded and X-Forwarded-* fields are
+    believed.
+    """
     segment: Segment = "_async"
     """Path segment of the proxy's own resources."""
 
@@ -268,8 +315,8 @@ class Admin(Section):
     def _guarded(cls, token: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         address = info.data.get("address")
         if token is None and address is not None and not address.loopback:
-            mend = f"set one, best as {PREFIX}ADMIN__TOKEN or a secret file, or listen on 127.0.0.1"
-            raise bad(f"is missing, and admin.address {address} can be reached from outside", mend)
+            hint = f"set one, best as {PREFIX}ADMIN__TOKEN or a secret file, or listen on 127.0.0.1"
+            raise bad(f"is missing, and admin.address {address} can be reached from outside", hint)
         return token
 
 
@@ -294,7 +341,10 @@ class Webhooks(Section):
     @classmethod
     def _signed(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if secret is None and info.data.get("urls"):
-            raise bad("is missing, and webhooks.urls are set", "set the secret that receivers check signatures with")
+            raise bad(
+                "is missing, and webhooks.urls are set",
+                "set the secret that receivers check signatures with",
+            )
         return secret
 
 
@@ -317,5 +367,7 @@ class Settings(BaseModel):
 
 #: Sections by name, in the order of CONTRACT §15.
 SECTIONS: dict[str, type[Section]] = {
-    name: kind for name, field in Settings.model_fields.items() if isinstance(kind := field.annotation, type)
+    name: kind
+    for name, field in Settings.model_fields.items()
+    if isinstance(kind := field.annotation, type)
 }

@@ -1,5 +1,6 @@
-"""The configuration as text, all of it made from the settings' own defaults and docstrings, so that none can drift:
-the commented file, the effective settings, the JSON Schema, and the tables of the documentation.
+"""The configuration as text, all of it made from the settings' own defaults and docstrings, so that
+none can drift: the commented file, the effective settings, the JSON Schema, and the tables of the
+documentation.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from proxy.config.loading import FLAGS
 from proxy.config.settings import PREFIX, SECTIONS, Settings
 
 _HEAD = f"""\
-# The configuration of vb365-async-proxy: every setting with its default. Only upstream.url must be set.
+# The configuration of vb365-async-proxy: every setting with its default.
+# Only upstream.url must be set.
 #
-# Stronger than this file, in this order: flags of `serve`, environment variables ({PREFIX}<SECTION>__<KEY>,
-# for example {PREFIX}EXPORTS__GRACE=0s), secret files of the same names. An empty value is no value.
-# Durations are written 250ms 2s 10m 24h 7d, sizes 512KiB 16MiB 5GiB.
-# `vb365-async-proxy config check` tells every mistake at once.
+# Stronger than this file, in this order: flags of `serve`, environment variables
+# ({PREFIX}<SECTION>__<KEY>, for example {PREFIX}EXPORTS__GRACE=0s), secret files of
+# the same names. An empty value counts as not set.
+# Durations: 250ms 2s 10m 24h 7d. Sizes: 512KiB 16MiB 5GiB.
+# `vb365-async-proxy config check` reports every mistake at once.
 """
 _BEGIN, _END = "<!-- settings: made by `make docs` -->", "<!-- end of settings -->"
 
@@ -51,7 +54,9 @@ def _about(section: str) -> str:
 
 
 def sample() -> str:
-    """The commented TOML file with every default: config/proxy.toml, and what `config init` writes."""
+    """The commented TOML file with every default: config/proxy.toml, and what `config init`
+    writes.
+    """
     lines = [_HEAD]
     for section, values in defaults().items():
         lines += [f"# {_about(section)}", f"[{section}]"]
@@ -65,7 +70,10 @@ def sample() -> str:
 def effective(settings: Settings) -> str:
     """The settings as TOML, secrets masked."""
     sections: Mapping[str, Mapping[str, Any]] = settings.model_dump(mode="json")
-    tables = ([f"[{name}]", *(f"{k} = {_literal(v)}" for k, v in values.items())] for name, values in sections.items())
+    tables = (
+        [f"[{name}]", *(f"{k} = {_literal(v)}" for k, v in values.items())]
+        for name, values in sections.items()
+    )
     return "\n\n".join("\n".join(table) for table in tables) + "\n"
 
 
@@ -90,9 +98,13 @@ def schema() -> dict[str, Any]:
 
 
 def _property(made: dict[str, Any], default: Any) -> dict[str, Any]:
-    """Pydantic's schema of a key without what TOML does not know (null) and with the default as it is written."""
+    """Pydantic's schema of a key without what TOML does not know (null) and with the default as it
+    is written.
+    """
     kind = made.get("anyOf", [{}])[0] | made
-    kind = {name: value for name, value in kind.items() if name not in {"anyOf", "title", "default"}}
+    kind = {
+        name: value for name, value in kind.items() if name not in {"anyOf", "title", "default"}
+    }
     return kind if default in (None, "") else kind | {"default": default}
 
 
@@ -100,11 +112,20 @@ def tables() -> str:
     """The settings as Markdown tables, for docs/configuration.md."""
     lines = []
     for section, values in defaults().items():
-        lines += [f"### `[{section}]`", "", _about(section), "", "| key | default | meaning |", "|---|---|---|"]
+        lines += [
+            f"### `[{section}]`",
+            "",
+            _about(section),
+            "",
+            "| key | default | meaning |",
+            "|---|---|---|",
+        ]
         for key, description in _described(section):
             default = "" if values[key] in (None, "", []) else f"`{_bare(values[key])}`"
             flag = FLAGS.get(f"{section}.{key}")
-            lines.append(f"| `{key}` | {default} | {description}{f' Flag `{flag}`.' if flag else ''} |")
+            lines.append(
+                f"| `{key}` | {default} | {description}{f' Flag `{flag}`.' if flag else ''} |"
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """How the values of the configuration are written, read and shown (CONTRACT §15).
 
-Each kind of value is one `Written`: text from a file, the environment or a flag goes through its `parse`, which
-answers with what is wrong and how to mend it; values that code hands over are taken as they are.
+Each kind of value is one `Written`: text from a file, the environment or a flag goes through its
+`parse`, which answers with what is wrong and how to mend it; values that code hands over are taken
+as they are.
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ MASK = "********"
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
-_LONGEST = 3650 * 86400.0  # an end in more than ten years is a slip, and one in millennia overflows dates
+_LONGEST = (
+    3650 * 86400.0
+)  # an end in more than ten years is a slip, and one in millennia overflows dates
 
 
 def _quantity(value: Any, units: dict[str, Any]) -> float | None:
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]+)", value.strip()) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]+)", value.strip())
+        if isinstance(value, str)
+        else None
+    )
     return float(match[1]) * units[match[2]] if match and match[2] in units else None
 
 
@@ -46,7 +53,9 @@ def parse_duration(value: Any, *, positive: bool = False) -> float:
     """Seconds of a text like 250ms or 24h. Raises ValueError, as every `parse` here does."""
     seconds = _quantity(value, _SECONDS)
     if seconds is None:
-        raise bad("is not a duration", "write a number and a unit, for example 250ms, 2s, 10m, 24h or 7d")
+        raise bad(
+            "is not a duration", "write a number and a unit, for example 250ms, 2s, 10m, 24h or 7d"
+        )
     if seconds > _LONGEST:
         raise bad("is too long", "write at most 3650d")
     if positive and not seconds:
@@ -72,7 +81,9 @@ def _show_quantity(value: int, units: dict[str, int], *, unless_one: str = "") -
 
 
 def show_duration(seconds: float) -> str:
-    """Seconds as they are written in the configuration; 24h and 60s rather than 1d and 1m, as people say it."""
+    """Seconds as they are written in the configuration; 24h and 60s rather than 1d and 1m, as
+    people say it.
+    """
     microseconds = {unit: round(worth * 1e6) for unit, worth in _SECONDS.items()}
     return _show_quantity(round(seconds * 1e6), microseconds, unless_one="dm")
 
@@ -82,11 +93,21 @@ def show_size(size: int) -> str:
     return _show_quantity(size, _BYTES)
 
 
-_DURATION_SCHEMA = {"type": "string", "pattern": r"^(|\d+(\.\d+)?\s*(ms|s|m|h|d))$", "examples": ["250ms", "24h"]}
-_SIZE_SCHEMA = {"type": "string", "pattern": r"^(|\d+(\.\d+)?\s*([KMGT]i)?B)$", "examples": ["16MiB", "5GiB"]}
+_DURATION_SCHEMA = {
+    "type": "string",
+    "pattern": r"^(|\d+(\.\d+)?\s*(ms|s|m|h|d))$",
+    "examples": ["250ms", "24h"],
+}
+_SIZE_SCHEMA = {
+    "type": "string",
+    "pattern": r"^(|\d+(\.\d+)?\s*([KMGT]i)?B)$",
+    "examples": ["16MiB", "5GiB"],
+}
 
 Duration = Annotated[float, Written(parse_duration, show_duration, _DURATION_SCHEMA)]
-Timeout = Annotated[float, Written(partial(parse_duration, positive=True), show_duration, _DURATION_SCHEMA)]
+Timeout = Annotated[
+    float, Written(partial(parse_duration, positive=True), show_duration, _DURATION_SCHEMA)
+]
 Size = Annotated[int, Written(parse_size, show_size, _SIZE_SCHEMA)]
 
 
@@ -102,7 +123,16 @@ def _count(value: Any, *, least: int) -> int:
 
 
 def _switch(value: Any) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
     switch = words.get(value.strip().lower()) if isinstance(value, str) else value
     if not isinstance(switch, bool):
         raise bad("is neither true nor false", "write true or false")
@@ -123,8 +153,8 @@ def _words(*words: str) -> Written:
 def _segment(value: Any) -> str:
     segment = _text(value)
     if not re.fullmatch(r"_[A-Za-z0-9_-]+", segment):
-        mend = "write an underscore, then letters, digits, - and _ only: no path of VB365 begins so"
-        raise bad("is no segment of our own", mend)
+        hint = "write an underscore, then letters, digits, - and _ only: no path of VB365 begins so"
+        raise bad("is no segment of our own", hint)
     return segment
 
 
@@ -133,7 +163,9 @@ Positive = Annotated[int, Written(partial(_count, least=1), int, {"type": "integ
 Switch = Annotated[bool, Written(_switch, bool, {"type": "boolean"})]
 LogFormat = Annotated[str, _words("console", "json")]
 LogLevel = Annotated[str, _words("debug", "info", "warning", "error")]
-Segment = Annotated[str, Written(_segment, str, {"type": "string", "pattern": "^(|_[A-Za-z0-9_-]+)$"})]
+Segment = Annotated[
+    str, Written(_segment, str, {"type": "string", "pattern": "^(|_[A-Za-z0-9_-]+)$"})
+]
 
 
 # Addresses and URLs
@@ -158,7 +190,9 @@ class HostPort(NamedTuple):
 
     @property
     def reachable(self) -> tuple[str, int]:
-        """Where this machine reaches what listens here: an unspecified address is reached on loopback."""
+        """Where this machine reaches what listens here: an unspecified address is reached on
+        loopback.
+        """
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # compared, not bound
         return host, self.port
 
@@ -173,7 +207,10 @@ def _is_ipv6(host: str) -> bool:
 def _host_port(value: Any) -> HostPort:
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", _text(value))
     if not match or int(match[3]) > 65535 or (match[1] and not _is_ipv6(match[1])):
-        raise bad("is not HOST:PORT", "write for example 0.0.0.0:4443, [::]:4443 or 127.0.0.1:0 (any free port)")
+        raise bad(
+            "is not HOST:PORT",
+            "write for example 0.0.0.0:4443, [::]:4443 or 127.0.0.1:0 (any free port)",
+        )
     return HostPort(match[1] or match[2], int(match[3]))
 
 
@@ -185,12 +222,18 @@ def _http_url(value: Any) -> SplitResult:
         host = None if url.port == 0 else url.hostname
     except ValueError:
         host = None
-    if not re.fullmatch(r"[!-~]+", text) or not host or not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
+    if (
+        not re.fullmatch(r"[!-~]+", text)
+        or not host
+        or not re.fullmatch(r"[A-Za-z0-9._:%-]+", host)
+    ):
         raise bad("is not a URL with a host", example)
     if url.scheme not in {"http", "https"}:
         raise bad(f"begins with {url.scheme}:", f"only http and https are spoken; {example}")
     if "@" in url.netloc:
-        raise bad("holds a user name or password", "leave it out: callers bring their own credentials")
+        raise bad(
+            "holds a user name or password", "leave it out: callers bring their own credentials"
+        )
     if url.query or url.fragment or text.endswith(("?", "#")):
         raise bad("holds a query or a fragment", "leave out what follows the ? or #")
     return url
@@ -199,16 +242,21 @@ def _http_url(value: Any) -> SplitResult:
 def _origin(value: Any) -> str:
     url = _http_url(value)
     if url.path not in {"", "/"}:
-        mend = f"leave {url.path} out: the paths that clients ask for are forwarded as they are"
-        raise bad("holds a path", mend)
+        hint = f"leave {url.path} out: the paths that clients ask for are forwarded as they are"
+        raise bad("holds a path", hint)
     return f"{url.scheme}://{url.netloc.lower()}"
 
 
 def _base(value: Any) -> str:
     url = _http_url(value)
     path = url.path.rstrip("/")
-    if not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", path) or re.search(r"/\.{1,2}(/|$)", path):
-        raise bad("holds a path that cannot be a prefix", "write for example https://vb365.example.com/backup")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", path) or re.search(
+        r"/\.{1,2}(/|$)", path
+    ):
+        raise bad(
+            "holds a path that cannot be a prefix",
+            "write for example https://vb365.example.com/backup",
+        )
     return f"{url.scheme}://{url.netloc.lower()}{path}"
 
 
@@ -219,14 +267,20 @@ def _authority(value: Any) -> str:
     text = _text(value).lower()
     match = re.fullmatch(rf"(?:\[([^\[\]]+)\]|{_HOST_NAME})(?::(\d{{1,5}}))?", text, re.IGNORECASE)
     if not match or int(match[2] or 0) > 65535 or (match[1] and not _is_ipv6(match[1])):
-        raise bad("is not a host name", "write a name or an address, with the port if it is not the default one")
+        raise bad(
+            "is not a host name",
+            "write a name or an address, with the port if it is not the default one",
+        )
     return text
 
 
 def _host_name(value: Any) -> str:
     text = _text(value).lower()
     if not re.fullmatch(_HOST_NAME, text, re.IGNORECASE):
-        raise bad(f"holds {value!r}, which is not a host name", "write names only, for example proxy.example.com")
+        raise bad(
+            f"holds {value!r}, which is not a host name",
+            "write names only, for example proxy.example.com",
+        )
     return text
 
 
@@ -241,7 +295,8 @@ def _network(value: Any) -> Network:
         return ipaddress.ip_network(_text(value))
     except ValueError as why:
         raise bad(
-            f"holds {value!r}, no network ({why})", "write addresses and CIDR ranges: 10.0.0.7, 10.1.0.0/16"
+            f"holds {value!r}, no network ({why})",
+            "write addresses and CIDR ranges: 10.0.0.7, 10.1.0.0/16",
         ) from None
 
 
@@ -262,7 +317,11 @@ def _show_list(values: tuple[Any, ...]) -> list[str]:
 
 
 _LIST_SCHEMA = {"type": "array", "items": {"type": "string"}}
-_ADDRESS_SCHEMA = {"type": "string", "pattern": r"^(|.+:\d{1,5})$", "examples": ["0.0.0.0:4443", "[::]:4443"]}
+_ADDRESS_SCHEMA = {
+    "type": "string",
+    "pattern": r"^(|.+:\d{1,5})$",
+    "examples": ["0.0.0.0:4443", "[::]:4443"],
+}
 _URL_SCHEMA = {"type": "string", "pattern": "^(|https?://.+)$"}
 
 Address = Annotated[HostPort, Written(_host_port, str, _ADDRESS_SCHEMA)]
@@ -270,7 +329,9 @@ Origin = Annotated[str, Written(_origin, str, _URL_SCHEMA)]
 Base = Annotated[str, Written(_base, str, _URL_SCHEMA)]
 Authority = Annotated[str, Written(_authority, str, {"type": "string"})]
 Names = Annotated[tuple[str, ...], Written(partial(_list, of=_host_name), _show_list, _LIST_SCHEMA)]
-Networks = Annotated[tuple[Network, ...], Written(partial(_list, of=_network), _show_list, _LIST_SCHEMA)]
+Networks = Annotated[
+    tuple[Network, ...], Written(partial(_list, of=_network), _show_list, _LIST_SCHEMA)
+]
 Hooks = Annotated[tuple[str, ...], Written(partial(_list, of=_hook), _show_list, _LIST_SCHEMA)]
 
 
@@ -293,28 +354,36 @@ def _file(value: Any) -> Path:
         with path.open("rb"):
             return path
     except OSError as why:
-        raise bad(f"cannot be read ({why.strerror})", "name a file that this user may read") from None
+        raise bad(
+            f"cannot be read ({why.strerror})", "name a file that this user may read"
+        ) from None
 
 
 def _directory(value: Any) -> Path:
     path = _path(value)
     if path.exists() and not path.is_dir():
-        raise bad("is not a directory", "name a directory of the proxy's own; it is made when it is missing")
+        raise bad(
+            "is not a directory",
+            "name a directory of the proxy's own; it is made when it is missing",
+        )
     return path
 
 
 def _fingerprint(value: Any) -> str:
     digits = _text(value).replace(":", "").lower()
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
-        mend = "write what `openssl x509 -noout -fingerprint -sha256` shows after the = of VB365's certificate"
-        raise bad("is not a SHA-256 fingerprint (64 hex digits)", mend)
+        hint = (
+            "write what `openssl x509 -noout -fingerprint -sha256` shows after the = of "
+            "VB365's certificate"
+        )
+        raise bad("is not a SHA-256 fingerprint (64 hex digits)", hint)
     return digits
 
 
-def _store(value: Any, *, word: str, pattern: str, mend: str) -> str:
+def _store(value: Any, *, word: str, pattern: str, hint: str) -> str:
     text = _text(value)
     if text != word and not re.fullmatch(pattern, text):
-        raise bad("is no store", f"write {word} or {mend}")
+        raise bad("is no store", f"write {word} or {hint}")
     return text
 
 
@@ -329,13 +398,16 @@ def _secret(value: Any) -> SecretStr:
 def _token(value: Any) -> SecretStr:
     if not re.fullmatch(r"[!-~]+", _text(value)):
         raise bad(
-            "is no bearer token", "write visible ASCII without spaces, for example what `openssl rand -hex 32` makes"
+            "is no bearer token",
+            "write visible ASCII without spaces, for example what `openssl rand -hex 32` makes",
         )
     return _secret(value)
 
 
 def split_keys(text: str) -> tuple[str, ...]:
-    """The Fernet keys of a text, separated by commas or lines: the first seals, all of them open."""
+    """The Fernet keys of a text, separated by commas or lines: the first seals, all of them
+    open.
+    """
     return tuple(re.split(r"[\s,]+", text.strip()))
 
 
@@ -347,8 +419,11 @@ def check_keys(text: str) -> None:
         except (binascii.Error, ValueError):
             whole = False
         if not whole:
-            mend = "write keys of `openssl rand -base64 32 | tr +/ -_`, separated by commas, the newest first"
-            raise bad(f"holds no Fernet key at place {place} (32 bytes in URL-safe base64)", mend)
+            hint = (
+                "write keys of `openssl rand -base64 32 | tr +/ -_`, separated by commas, "
+                "the newest first"
+            )
+            raise bad(f"holds no Fernet key at place {place} (32 bytes in URL-safe base64)", hint)
 
 
 def _keys(value: Any) -> SecretStr:
@@ -372,10 +447,16 @@ def _mask(value: SecretStr) -> str:
 _TEXT_SCHEMA = {"type": "string"}
 _SECRET_SCHEMA = {"type": "string", "format": "password", "writeOnly": True}
 _JOBS = partial(
-    _store, word="disk", pattern=r"rediss?://[^/\s]+(/\d+)?", mend="redis://host:6379/0, or rediss:// over TLS"
+    _store,
+    word="disk",
+    pattern=r"rediss?://[^/\s]+(/\d+)?",
+    hint="redis://host:6379/0, or rediss:// over TLS",
 )
 _ARTIFACTS = partial(
-    _store, word="file", pattern=r"(s3|az|gs)://[^/\s]+(/\S*)?", mend="s3://bucket/prefix, az://… or gs://…"
+    _store,
+    word="file",
+    pattern=r"(s3|az|gs)://[^/\s]+(/\S*)?",
+    hint="s3://bucket/prefix, az://… or gs://…",
 )
 
 FilePath = Annotated[Path, Written(_file, str, _TEXT_SCHEMA)]

@@ -1,4 +1,6 @@
-"""Long texts of ended jobs, kept as their beginning and a digest (CONTRACT §3.5 "Records are bounded")."""
+"""Long texts of ended jobs, kept as their beginning and a digest (CONTRACT §3.5 "Records are
+bounded").
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import json
 
 
 def shortened(text: str, *, limit: int, keep: int = 1024) -> str:
-    """The text if it has at most `limit` bytes as JSON, else about its first `keep` and `…sha256:<hex>` of the whole.
+    """The text if it has at most `limit` bytes as JSON, else about its first `keep` and
+    `…sha256:<hex>` of the whole.
 
     JSON is how records are stored: there a character may take six bytes.
     """

@@ -59,7 +59,8 @@ _ERROR_CODES = {
 
 @dataclass(eq=False, slots=True)
 class Problem(Exception):
-    """An error to answer. `name` is a key of `KINDS`; `detail` says what is wrong and how to mend it.
+    """An error to answer. `name` is a key of `KINDS`; `detail` says what is wrong and how to mend
+    it.
 
     `retry_after` is in whole seconds; `headers` go out as they are; `status` overrides the table's.
     """
@@ -85,10 +86,11 @@ def _has_error_code(path: str, api: str | None) -> bool:
 def render(
     problem: Problem, path: str, accept: str | None, *, api: str | None = None
 ) -> tuple[list[tuple[str, str]], bytes]:
-    """The problem's header fields and body for the raw request `path` and the request's Accept value (CONTRACT §11).
+    """The problem's header fields and body for the raw request `path` and the request's Accept
+    value (CONTRACT §11).
 
-    `errorCode` stands on v8+ paths only; `api` is the version segment of a path that begins with a prefix.
-    `Accept: application/json` alone gets the body as that type.
+    `errorCode` stands on v8+ paths only; `api` is the version segment of a path that begins with a
+    prefix. `Accept: application/json` alone gets the body as that type.
     """
     document: dict[str, object] = {
         "type": f"urn:vb365-async:problem:{problem.name}",
@@ -100,7 +102,11 @@ def render(
     }
     if _has_error_code(path, api):
         document["errorCode"] = _ERROR_CODES.get(problem.status, "HttpError")
-    plain = accept is not None and "," not in accept and accept.partition(";")[0].strip().lower() == "application/json"
+    plain = (
+        accept is not None
+        and "," not in accept
+        and accept.partition(";")[0].strip().lower() == "application/json"
+    )
     headers = [
         ("Content-Type", "application/json" if plain else "application/problem+json"),
         ("Cache-Control", "no-store"),

@@ -1,7 +1,9 @@
-"""The job machine: what an export job is, and the only code that changes its state (CONTRACT §5, §7, §10).
+"""The job machine: what an export job is, and the only code that changes its state (CONTRACT §5,
+§7, §10).
 
-A `Job` is a frozen value. `advance(job, event, now)` returns the next one or raises `Refused`; `TRANSITIONS` is
-the whole machine as one literal table. Storing the result is the caller's business (`JobStore.replace`).
+A `Job` is a frozen value. `advance(job, event, now)` returns the next one or raises
+`IllegalTransition`; `TRANSITIONS` is the whole machine as one literal table. Storing the result is
+the caller's business (`JobStore.replace`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any, TypeVar
 
 from proxy.core.digests import shortened
 
-#: Bytes of JSON above which the request target of an ended job, and the error body of a stranger, are shortened.
+#: Bytes of JSON above which the request target of an ended job, and the error body of a stranger,
+#: are shortened.
 _LONG_TARGET, _LONG_BODY = 2048, 1024
 _LONG_SEGMENT = 255
 
@@ -31,7 +34,9 @@ class Status(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a job stands. FORGOTTEN is the tombstone of a deleted job and never appears in a document."""
+    """Where a job stands. FORGOTTEN is the tombstone of a deleted job and never appears in a
+    document.
+    """
 
     QUEUED = "Queued"
     GENERATING = "Generating"
@@ -68,10 +73,12 @@ class ErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What is kept of the kick-off (CONTRACT §9): never a credential. The body is stored beside the job.
+    """What is kept of the kick-off (CONTRACT §9): never a credential. The body is stored beside the
+    job.
 
-    `target` is the raw request target without `async` (bytes as latin-1 text); `session` the raw restore session
-    id segment, None for reports; `fingerprint` the hex SHA-256 over method, target and body (CONTRACT §8).
+    `target` is the raw request target without `async` (bytes as latin-1 text); `session` the raw
+    restore session id segment, None for reports; `fingerprint` the hex SHA-256 over method, target
+    and body (CONTRACT §8).
     """
 
     method: str
@@ -87,9 +94,9 @@ class ExportRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The facts of the upstream's 200 head: `size` in bytes when announced, `etag` the upstream's own validator and
-    `last_modified` its Last-Modified, as sent.
+class FileFacts:
+    """The facts of the upstream's 200 head: `size` in bytes when announced, `etag` the upstream's
+    own validator and `last_modified` its Last-Modified, as sent.
 
     `file_name` is made safe, None if the upstream gave none: then `core.naming` makes one.
     """
@@ -103,7 +110,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why a job failed; `status`, `content_type`, `body` are the upstream's answer where there was one."""
+    """Why a job failed; `status`, `content_type`, `body` are the upstream's answer where there was
+    one.
+    """
 
     code: ErrorCode
     message: str
@@ -116,15 +125,17 @@ class JobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One export. Times are Unix seconds, sizes bytes. `version` grows by one with every change (the `eTag`).
+    """One export. Times are Unix seconds, sizes bytes. `version` grows by one with every change
+    (the `eTag`).
 
-    `owner` is the caller's keyed hash, `aliases` further hashes of the same caller: of its credentials beside that of
-    its identity (CONTRACT §8). `holder` names the runner that drives the job; `digest` is base64 SHA-256; `sealed` the
-    encrypted request fields of a job that still needs U (CONTRACT §9 `secrets.key`), else None;
-    `borrowed` tells that it was resumed with the credentials of another caller than its owner; `abandoned` is the time
-    at which it was cancelled or deleted while U generated its file, since U may go on (CONTRACT §3.5 `cancel_hold`);
-    `accepted` tells that U has accepted the caller: in a check, or by an answer to the POST other than 401;
-    `denied` that the job was suspended because U did not.
+    `owner` is the caller's keyed hash, `aliases` further hashes of the same caller: of its
+    credentials beside that of its identity (CONTRACT §8). `holder` names the runner that drives the
+    job; `digest` is base64 SHA-256; `sealed` the encrypted request fields of a job that still needs
+    U (CONTRACT §9 `secrets.key`), else None; `borrowed` tells that it was resumed with the
+    credentials of another caller than its owner; `abandoned` is the time at which it was cancelled
+    or deleted while U generated its file, since U may go on (CONTRACT §3.5 `cancel_hold`);
+    `accepted` tells that U has accepted the caller: in a check, or by an answer to the POST other
+    than 401; `denied` that the job was suspended because U did not.
     """
 
     id: str
@@ -141,7 +152,7 @@ class Job:
     phase: Phase = Phase.QUEUED
     holder: str | None = None
     attempt: int = 0
-    answer: Answer | None = None
+    answer: FileFacts | None = None
     format: str | None = None
     received: int = 0
     rate: int | None = None
@@ -174,7 +185,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A runner drives the job. `offset` bytes of an earlier attempt are stored: 0 starts a generation from zero."""
+    """A runner drives the job. `offset` bytes of an earlier attempt are stored: 0 starts a
+    generation from zero.
+    """
 
     holder: str
     offset: int = 0
@@ -184,12 +197,14 @@ class Claimed:
 class Answered:
     """U's 200 (or a fitting 206) head is in."""
 
-    answer: Answer
+    answer: FileFacts
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """`received` bytes are stored in this attempt; `rate` in bytes per second; `format` as told by the first bytes."""
+    """`received` bytes are stored in this attempt; `rate` in bytes per second; `format` as told by
+    the first bytes.
+    """
 
     received: int
     rate: int | None
@@ -210,7 +225,9 @@ class Finalizing:
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The artifact is committed: `size` bytes, `digest` base64 SHA-256; expires at the Unix second `expires`."""
+    """The artifact is committed: `size` bytes, `digest` base64 SHA-256; expires at the Unix second
+    `expires`.
+    """
 
     size: int
     digest: str
@@ -239,7 +256,8 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The runner lost the job (restart, expired token): it waits for its owner's next call (CONTRACT §9).
+    """The runner lost the job (restart, expired token): it waits for its owner's next call
+    (CONTRACT §9).
 
     `denied`: U answered 401, and has not accepted the caller in a check either."""
 
@@ -248,7 +266,9 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Credentials are back, sealed if they are kept: the job queues again. `borrowed`: they are not its owner's."""
+    """Credentials are back, sealed if they are kept: the job queues again. `borrowed`: they are not
+    its owner's.
+    """
 
     sealed: str | None = None
     borrowed: bool = False
@@ -287,7 +307,7 @@ Event = (
 )
 
 
-class Refused(Exception):
+class IllegalTransition(Exception):
     """The event does not apply in the job's phase; nothing changed."""
 
     def __init__(self, phase: Phase, event: Event) -> None:
@@ -299,36 +319,42 @@ class Refused(Exception):
 _Q, _G, _T, _F, _X, _S, _C, _O = Phase
 __: Phase | None = None
 
-#: What each event makes of each phase; None refuses. Total: every event has a row, every row a cell per phase.
-#: CONTRACT §7: cancel beats a late answer of U (no way out of CANCELLING but COMPLETED, and not as a success);
-#: a persisted success beats a late cancel (COMPLETED refuses CancelRequested).
+#: What each event makes of each phase; None refuses. Total: every event has a row, every row a cell
+#: per phase. CONTRACT §7: cancel beats a late answer of U (no way out of CANCELLING but COMPLETED,
+#: and not as a success); a persisted success beats a late cancel (COMPLETED refuses
+#: CancelRequested).
 TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
-    #                 Queued Generating Transferring Finalizing Cancelling Suspended Completed Forgotten
-    Claimed:         (_G,    __,        __,          __,        __,        __,       __,       __),
-    Answered:        (__,    _T,        _T,          __,        __,        __,       __,       __),
-    Received:        (__,    __,        _T,          __,        __,        __,       __,       __),
-    Restarted:       (__,    _G,        _G,          __,        __,        __,       __,       __),
-    Finalizing:      (__,    __,        _F,          __,        __,        __,       __,       __),
-    Succeeded:       (__,    __,        __,          _C,        __,        _C,       __,       __),
-    Failed:          (_C,    _C,        _C,          _C,        __,        _C,       __,       __),
-    CancelRequested: (_X,    _X,        _X,          _X,        _X,        _X,       __,       __),
-    Cancelled:       (__,    __,        __,          __,        _C,        __,       __,       __),
-    Interrupted:     (_S,    _S,        _S,          _S,        __,        _S,       __,       __),
-    Resumed:         (__,    __,        __,          __,        __,        _Q,       __,       __),
-    Expired:         (__,    __,        __,          __,        __,        __,       _C,       __),
-    Released:        (__,    __,        __,          __,        __,        __,       _C,       __),
-    Forgotten:       (_O,    _O,        _O,          _O,        _O,        _O,       _O,       _O),
+    # The columns are the phases: Queued, Generating, Transferring, Finalizing, Cancelling,
+    # Suspended, Completed, Forgotten.
+    #                 Que  Gen  Tra  Fin  Can  Sus  Com  For
+    Claimed:         (_G, __, __, __, __, __, __, __),
+    Answered:        (__, _T, _T, __, __, __, __, __),
+    Received:        (__, __, _T, __, __, __, __, __),
+    Restarted:       (__, _G, _G, __, __, __, __, __),
+    Finalizing:      (__, __, _F, __, __, __, __, __),
+    Succeeded:       (__, __, __, _C, __, _C, __, __),
+    Failed:          (_C, _C, _C, _C, __, _C, __, __),
+    CancelRequested: (_X, _X, _X, _X, _X, _X, __, __),
+    Cancelled:       (__, __, __, __, _C, __, __, __),
+    Interrupted:     (_S, _S, _S, _S, __, _S, __, __),
+    Resumed:         (__, __, __, __, __, _Q, __, __),
+    Expired:         (__, __, __, __, __, __, _C, __),
+    Released:        (__, __, __, __, __, __, _C, __),
+    Forgotten:       (_O, _O, _O, _O, _O, _O, _O, _O),
 }  # fmt: skip
 
 
 def _claimed(job: Job, event: Claimed, now: float) -> Job:
-    """CONTRACT §5: `attempt` counts generations from zero; a Range continuation stays in its attempt.
+    """CONTRACT §5: `attempt` counts generations from zero; a Range continuation stays in its
+    attempt.
 
-    Fewer bytes may have survived than were reported: the report stands until they are there again, because percent
-    never falls within an attempt.
+    Fewer bytes may have survived than were reported: the report stands until they are there again,
+    because percent never falls within an attempt.
     """
     if event.offset:
-        return replace(job, holder=event.holder, received=max(job.received, event.offset), rate=None)
+        return replace(
+            job, holder=event.holder, received=max(job.received, event.offset), rate=None
+        )
     return replace(
         job,
         holder=event.holder,
@@ -347,11 +373,15 @@ def _answered(job: Job, event: Answered, now: float) -> Job:
 
 
 def _received(job: Job, event: Received, now: float) -> Job:
-    return replace(job, received=max(job.received, event.received), rate=event.rate, format=event.format)
+    return replace(
+        job, received=max(job.received, event.received), rate=event.rate, format=event.format
+    )
 
 
 def _restarted(job: Job, event: Restarted, now: float) -> Job:
-    return replace(job, attempt=job.attempt + 1, received=0, rate=None, answer=None, format=None, result=None)
+    return replace(
+        job, attempt=job.attempt + 1, received=0, rate=None, answer=None, format=None, result=None
+    )
 
 
 def _finalizing(job: Job, event: Finalizing, now: float) -> Job:
@@ -400,14 +430,18 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
 
 
 def refused(job: Job) -> bool:
-    """True for a job that U answered 401 and whose caller it never accepted (CONTRACT §3.5): anybody can make those."""
+    """True for a job that U answered 401 and whose caller it never accepted (CONTRACT §3.5):
+    anybody can make those.
+    """
     if job.accepted or job.status is not Status.FAILED or job.error is None:
         return False
     return job.error.status == 401 or (job.denied and job.error.code is ErrorCode.INTERRUPTED)
 
 
 def _kept(request: ExportRequest) -> ExportRequest:
-    """What an ended job keeps of its request: nothing is sent again, and a target has up to 256 KiB."""
+    """What an ended job keeps of its request: nothing is sent again, and a target has up to 256
+    KiB.
+    """
     return replace(
         request,
         target=shortened(request.target, limit=_LONG_TARGET),
@@ -419,7 +453,9 @@ def _kept(request: ExportRequest) -> ExportRequest:
 
 
 def _shortened(job: Job) -> Job:
-    """A refused job, of which no member is long. Its version segment stays an alias of the one that was sent."""
+    """A refused job, of which no member is long. Its version segment stays an alias of the one that
+    was sent.
+    """
     error, request = job.error, job.request
     if error is None:
         return job
@@ -468,7 +504,9 @@ def _interrupted(job: Job, event: Interrupted, now: float) -> Job:
 
 
 def _resumed(job: Job, event: Resumed, now: float) -> Job:
-    return replace(job, suspended=None, sealed=event.sealed, borrowed=job.borrowed or event.borrowed)
+    return replace(
+        job, suspended=None, sealed=event.sealed, borrowed=job.borrowed or event.borrowed
+    )
 
 
 def _expired(job: Job, event: Expired, now: float) -> Job:
@@ -482,8 +520,12 @@ def _released(job: Job, event: Released, now: float) -> Job:
 
 
 def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
-    """What the tombstone keeps: who may learn that the job was deleted, and nothing else that it held."""
-    request = replace(job.request, target="", content_type=None, idempotency_key=None, fingerprint="")
+    """What the tombstone keeps: who may learn that the job was deleted, and nothing else that it
+    held.
+    """
+    request = replace(
+        job.request, target="", content_type=None, idempotency_key=None, fingerprint=""
+    )
     return replace(
         job,
         request=request,
@@ -520,16 +562,20 @@ _COLUMN = {phase: column for column, phase in enumerate(Phase)}
 
 
 def advance(job: Job, event: Event, now: float) -> Job:
-    """The job after `event` at the Unix second `now`, its version one higher. Raises `Refused` per `TRANSITIONS`."""
+    """The job after `event` at the Unix second `now`, its version one higher. Raises
+    `IllegalTransition` per `TRANSITIONS`.
+    """
     phase = TRANSITIONS[type(event)][_COLUMN[job.phase]]
     if phase is None:
-        raise Refused(job.phase, event)
+        raise IllegalTransition(job.phase, event)
     changed = _EFFECTS[type(event)](job, event, now)
     return replace(changed, phase=phase, version=job.version + 1, updated=now)
 
 
 def file_expired(job: Job, now: float) -> bool:
-    """True once the result's time is over, swept or not: such a file is never served (CONTRACT §7)."""
+    """True once the result's time is over, swept or not: such a file is never served (CONTRACT
+    §7).
+    """
     if job.result is ResultState.EXPIRED:
         return True
     return job.result is ResultState.AVAILABLE and job.expires is not None and now >= job.expires
@@ -549,7 +595,9 @@ def encode(job: Job) -> bytes:
 
 
 def decode(data: bytes) -> Job:
-    """The job that `encode` wrote. Members of a newer version are left out; raises ValueError on anything else."""
+    """The job that `encode` wrote. Members of a newer version are left out; raises ValueError on
+    anything else.
+    """
     try:
         raw = json.loads(data)
         error = raw["error"]
@@ -559,11 +607,15 @@ def decode(data: bytes) -> Job:
             request=_revive(ExportRequest, raw["request"]),
             status=Status(raw["status"]),
             phase=Phase(raw["phase"]),
-            answer=None if raw["answer"] is None else _revive(Answer, raw["answer"]),
+            answer=None if raw["answer"] is None else _revive(FileFacts, raw["answer"]),
             result=None if raw["result"] is None else ResultState(raw["result"]),
-            error=None if error is None else _revive(JobError, error, code=ErrorCode(error["code"])),
+            error=None
+            if error is None
+            else _revive(JobError, error, code=ErrorCode(error["code"])),
             aliases=tuple(raw.get("aliases", ())),
-            accepted=bool(raw.get("accepted", True)),  # version 0.1.0 did not ask, and its records stay
+            accepted=bool(
+                raw.get("accepted", True)
+            ),  # version 0.1.0 did not ask, and its records stay
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as why:
         raise ValueError(f"not a job record: {why!r}") from why

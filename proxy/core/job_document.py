@@ -1,4 +1,6 @@
-"""A job as its status monitor shows it: the document, Retry-After, X-Progress and links (CONTRACT §3, §4, §5)."""
+"""A job as its status monitor shows it: the document, Retry-After, X-Progress and links (CONTRACT
+§3, §4, §5).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ _JSON_DEPTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """The job's absolute URLs. `status` is the status monitor; result and cancel follow from it (CONTRACT §2)."""
+    """The job's absolute URLs. `status` is the status monitor; result and cancel follow from it
+    (CONTRACT §2).
+    """
 
     status: str
 
@@ -49,7 +53,8 @@ class Links:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long things are kept, in seconds (CONTRACT §7): results, then records, and tombstones after DELETE.
+    """How long things are kept, in seconds (CONTRACT §7): results, then records, and tombstones
+    after DELETE.
 
     `refused` is for the records that strangers leave (CONTRACT §3.5).
     """
@@ -65,10 +70,16 @@ class Retention:
             return job.updated + self.tombstone
         if job.ended is None:
             return None
-        return job.ended + (min(self.refused, self.result + self.record) if refused(job) else self.result + self.record)
+        return job.ended + (
+            min(self.refused, self.result + self.record)
+            if refused(job)
+            else self.result + self.record
+        )
 
     def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
-        """The jobs that a sweep at `now` has to look at: those of each stage whose moment is at most this."""
+        """The jobs that a sweep at `now` has to look at: those of each stage whose moment is at
+        most this.
+        """
         return {
             Stage.CANCELLING: now,
             Stage.SUSPENDED: now - suspend_ttl,
@@ -79,8 +90,10 @@ class Retention:
         }
 
 
-def seen(job: Job, now: float) -> Job:
-    """The job as a reader must see it at `now`: an expired result shows as Expired before it is swept (CONTRACT §7)."""
+def as_of(job: Job, now: float) -> Job:
+    """The job as a reader must see it at `now`: an expired result shows as Expired before it is
+    swept (CONTRACT §7).
+    """
     if job.result is ResultState.AVAILABLE and file_expired(job, now):
         return advance(job, Expired(), now)
     return job
@@ -164,7 +177,9 @@ def headers(job: Job, links: Links, retention: Retention, now: float) -> list[tu
 
 
 def accepted(job: Job, links: Links, applied: str | None, now: float) -> list[tuple[str, str]]:
-    """The header fields of the kick-off's 202, Content-Type aside (CONTRACT §3); `applied` as in `applied()`."""
+    """The header fields of the kick-off's 202, Content-Type aside (CONTRACT §3); `applied` as in
+    `applied()`.
+    """
     fields = [
         ("Location", links.status),
         ("Content-Location", links.status),
@@ -269,16 +284,25 @@ def _error(error: JobError) -> dict[str, Any]:
             "body": _parsed(error),
             "truncated": error.truncated,
         }
-    return {"code": str(error.code), "message": error.message, "retryable": error.retryable, "upstream": upstream}
+    return {
+        "code": str(error.code),
+        "message": error.message,
+        "retryable": error.retryable,
+        "upstream": upstream,
+    }
 
 
 def _parsed(error: JobError) -> Any:
-    """JSON of at most 64 KiB as JSON, anything else and what was cut as the text it is (CONTRACT §5)."""
+    """JSON of at most 64 KiB as JSON, anything else and what was cut as the text it is (CONTRACT
+    §5).
+    """
     text = error.body
     if text is None or error.truncated or len(text) > _JSON_BODY_LIMIT:
         return text
     try:
-        value = json.loads(text.removeprefix("\ufeff"), parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(
+            text.removeprefix("\ufeff"), parse_constant=_no_constant, parse_float=_finite
+        )
     except (ValueError, RecursionError):
         return text
     return value if _is_shallow(value, _JSON_DEPTH) else text
@@ -296,10 +320,14 @@ def _finite(digits: str) -> float:
 
 
 def _is_shallow(value: Any, depth: int) -> bool:
-    """True if the value nests at most `depth` levels: more than can be read may not be possible to write."""
+    """True if the value nests at most `depth` levels: more than can be read may not be possible to
+    write.
+    """
     if isinstance(value, dict):
         value = list(value.values())
-    return not isinstance(value, list) or (depth > 0 and all(_is_shallow(member, depth - 1) for member in value))
+    return not isinstance(value, list) or (
+        depth > 0 and all(_is_shallow(member, depth - 1) for member in value)
+    )
 
 
 def _total(job: Job) -> int | None:
@@ -333,7 +361,10 @@ def _outcome(job: Job) -> str:
         case Status.CANCELLED:
             return "The export was cancelled"
         case Status.WARNING:
-            return "The file is there, but Veeam Backup for Microsoft 365 reports a warning or gave no length to verify"
+            return (
+                "The file is there, but Veeam Backup for Microsoft 365 reports a warning "
+                "or gave no length to verify"
+            )
         case _:
             return f"Exported {_size(job.size or 0)}"
 

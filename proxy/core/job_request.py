@@ -1,4 +1,6 @@
-"""The fields of a job's own request to U: of the kick-off, or of the call that resumes it (CONTRACT §1, §9)."""
+"""The fields of a job's own request to U: of the kick-off, or of the call that resumes it (CONTRACT
+§1, §9).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from proxy.core.preferences import other_preferences
 
 _Field = tuple[bytes, bytes]
 
-#: Never part of the job's request: it is not ranged or conditional, and its switch is for us (CONTRACT §1).
+#: Never part of the job's request: it is not ranged or conditional, and its switch is for us
+#: (CONTRACT §1).
 _OURS = frozenset(
     {
         b"range",
@@ -27,11 +30,15 @@ _OURS = frozenset(
     }
 )
 #: Of a resuming call nothing is taken that describes that call instead of the export.
-_OF_THE_CALL = frozenset({b"accept", b"accept-language", b"content-type", b"content-encoding", b"content-language"})
+_OF_THE_CALL = frozenset(
+    {b"accept", b"accept-language", b"content-type", b"content-encoding", b"content-language"}
+)
 
 
 def kickoff_fields(fields: Iterable[_Field], *, preserve_host: bool) -> list[_Field]:
-    """What the job sends of its kick-off's fields, in order; other preferences than ours stay (CONTRACT §1)."""
+    """What the job sends of its kick-off's fields, in order; other preferences than ours stay
+    (CONTRACT §1).
+    """
     received = list(fields)
     sent = [field for field in end_to_end(received) if field[0].lower() not in _OURS]
     if not preserve_host:
@@ -43,8 +50,12 @@ def kickoff_fields(fields: Iterable[_Field], *, preserve_host: bool) -> list[_Fi
     return sent
 
 
-def resumed_fields(fields: Iterable[_Field], request: ExportRequest, *, preserve_host: bool) -> list[_Field]:
-    """What a resumed job sends: the resuming call's fields, and what was stored of the kick-off (CONTRACT §9)."""
+def resumed_fields(
+    fields: Iterable[_Field], request: ExportRequest, *, preserve_host: bool
+) -> list[_Field]:
+    """What a resumed job sends: the resuming call's fields, and what was stored of the kick-off
+    (CONTRACT §9).
+    """
     call = [field for field in fields if field[0].lower() not in _OF_THE_CALL | {b"prefer"}]
     stored = (
         (b"Content-Type", request.content_type),

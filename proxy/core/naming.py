@@ -17,7 +17,8 @@ _POSTS_EXPORT = re.compile(r".*/posts/(?:[^/]+/)?export/?", re.IGNORECASE | re.D
 def result_name(job: Job) -> str | None:
     """VB365's name for the file; without one, a name made of verb, time of acceptance and format.
 
-    None until VB365 has answered, or until the format is known that the name depends on: a name that was shown stays.
+    None until VB365 has answered, or until the format is known that the name depends on: a name
+    that was shown stays.
     """
     if job.answer is None:
         return None
@@ -26,7 +27,10 @@ def result_name(job: Job) -> str | None:
     if job.format is None:
         return None
     accepted = datetime.fromtimestamp(job.created, UTC).strftime("%Y%m%dT%H%M%SZ")
-    return safe_name(f"{job.request.title}-{accepted}.{_extension(job)}") or f"export-{accepted}.{_extension(job)}"
+    return (
+        safe_name(f"{job.request.title}-{accepted}.{_extension(job)}")
+        or f"export-{accepted}.{_extension(job)}"
+    )
 
 
 def _extension(job: Job) -> str:

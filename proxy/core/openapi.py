@@ -12,13 +12,16 @@ _Object = dict[str, Any]
 
 
 def describe(version: str, segment: str) -> bytes:
-    """The document as JSON: what is below `segment`, and the kick-off. `version` is the product's."""
+    """The document as JSON: what is below `segment`, and the kick-off. `version` is the
+    product's.
+    """
     document = {
         "openapi": "3.1.0",
         "info": {
             "title": "vb365-async-proxy",
             "version": version,
-            "description": "Asynchronous exports in front of the Veeam Backup for Microsoft 365 REST API. Every path "
+            "description": "Asynchronous exports in front of the Veeam Backup for Microsoft "
+            "365 REST API. Every path "
             "below the proxy's segment also answers without its version, and with any other.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -56,7 +59,9 @@ def _empty(description: str) -> _Object:
 
 
 def _refusals(*names: str) -> _Object:
-    """Problems by status; where two share one, the first describes it and `type` tells them apart."""
+    """Problems by status; where two share one, the first describes it and `type` tells them
+    apart.
+    """
     refused: _Object = {}
     for name in ("unauthorized", "job-not-found", "upstream-unreachable-now", *names):
         status = "503" if name == "upstream-unreachable-now" else str(KINDS[name].status)
@@ -64,9 +69,17 @@ def _refusals(*names: str) -> _Object:
     return refused
 
 
-def _operation(id: str, summary: str, parameters: tuple[str, ...], responses: _Object, **more: Any) -> _Object:
+def _operation(
+    id: str, summary: str, parameters: tuple[str, ...], responses: _Object, **more: Any
+) -> _Object:
     taken = [_ref("parameters", name) for name in parameters]
-    return {"operationId": id, "summary": summary, "parameters": taken, "responses": responses, **more}
+    return {
+        "operationId": id,
+        "summary": summary,
+        "parameters": taken,
+        "responses": responses,
+        **more,
+    }
 
 
 _FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -86,7 +99,9 @@ def _paths(segment: str) -> _Object:
             "parameters": [
                 *named["parameters"],
                 _path("restoreSessionId", "Raw id of the restore session."),
-                _path("export", "Any of VB365's export paths; it ends in exportToPst, save or export."),
+                _path(
+                    "export", "Any of VB365's export paths; it ends in exportToPst, save or export."
+                ),
             ],
             "post": _kickoff(),
         },
@@ -99,11 +114,25 @@ def _paths(segment: str) -> _Object:
 
 
 def _path(name: str, description: str) -> _Object:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "description": description}
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": description,
+    }
 
 
 def _kickoff() -> _Object:
-    own = ("Location", "Content-Location", "Link", "Retry-After", "Preference-Applied", "Vary", "Idempotency-Replayed")
+    own = (
+        "Location",
+        "Content-Location",
+        "Link",
+        "Retry-After",
+        "Preference-Applied",
+        "Vary",
+        "Idempotency-Replayed",
+    )
     refused = _refusals(
         "invalid-async-parameter",
         "request-too-large",
@@ -118,7 +147,9 @@ def _kickoff() -> _Object:
         ("async", "prefer", "idempotencyKey"),
         {
             "200": {
-                "description": "The file: within `Prefer: wait=N`, or of an export that did not ask for async.",
+                "description": (
+                    "The file: within `Prefer: wait=N`, or of an export that did not ask for async."
+                ),
                 "headers": _headers(*_OF_FILE, "Content-Location", "Preference-Applied"),
                 "content": _FILE,
             },
@@ -126,21 +157,39 @@ def _kickoff() -> _Object:
             **refused,
             "default": {"description": "Any answer of VB365 within the grace period, as it is."},
         },
-        requestBody={"content": {"application/json": {"schema": {}}}, "description": "As VB365 takes it."},
+        requestBody={
+            "content": {"application/json": {"schema": {}}},
+            "description": "As VB365 takes it.",
+        },
     )
 
 
 def _list() -> _Object:
     page = {"description": "A page of jobs, newest first.", "content": _schema("Page")}
     parameters = ("offset", "limit", "status", "restoreSessionId")
-    return _operation("listExports", "The caller's own jobs", parameters, {"200": page, **_refusals("bad-request")})
+    return _operation(
+        "listExports",
+        "The caller's own jobs",
+        parameters,
+        {"200": page, **_refusals("bad-request")},
+    )
 
 
 def _status() -> _Object:
     running = _job("The job runs.", "Location", "Retry-After", "X-Progress", "ETag")
-    over = _job("The job is over: Success, Warning, Failed or Cancelled.", "AsyncResult", "Sunset", "ETag")
-    answers = {"200": over, "202": running, "304": _empty("The document is the known one."), **_refusals()}
-    gone = {"204": _empty("The job is cancelled, its file released, its record forgotten."), **_refusals()}
+    over = _job(
+        "The job is over: Success, Warning, Failed or Cancelled.", "AsyncResult", "Sunset", "ETag"
+    )
+    answers = {
+        "200": over,
+        "202": running,
+        "304": _empty("The document is the known one."),
+        **_refusals(),
+    }
+    gone = {
+        "204": _empty("The job is cancelled, its file released, its record forgotten."),
+        **_refusals(),
+    }
     return {
         "get": _operation("getExport", "The job's status", ("prefer", "ifNoneMatch"), answers),
         "delete": _operation("deleteExport", "Cancel, release and forget the job", (), gone),
@@ -153,14 +202,21 @@ def _result() -> _Object:
         "206": {
             "description": "The ranges that were asked for.",
             "headers": _headers(*_OF_FILE, "Content-Range"),
-            "content": {**_FILE, "multipart/byteranges": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                **_FILE,
+                "multipart/byteranges": {"schema": {"type": "string", "format": "binary"}},
+            },
         },
         "304": _empty("The client's copy is good."),
-        **_refusals("result-not-ready", "result-expired", "precondition-failed", "range-not-satisfiable"),
+        **_refusals(
+            "result-not-ready", "result-expired", "precondition-failed", "range-not-satisfiable"
+        ),
     }
     released = {"204": _empty("There is no file any more."), **_refusals("result-not-ready")}
     return {
-        "get": _operation("downloadExport", "The file", ("prefer", "range", "ifRange", "ifNoneMatch"), answers),
+        "get": _operation(
+            "downloadExport", "The file", ("prefer", "range", "ifRange", "ifNoneMatch"), answers
+        ),
         "delete": _operation("releaseExport", "Release the file and keep the record", (), released),
     }
 
@@ -175,21 +231,43 @@ def _cancel() -> _Object:
 
 
 def _description() -> _Object:
-    answer = {"description": "This document.", "content": {"application/json": {"schema": {"type": "object"}}}}
-    return {"operationId": "describe", "summary": "This document", "security": [], "responses": {"200": answer}}
+    answer = {
+        "description": "This document.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    return {
+        "operationId": "describe",
+        "summary": "This document",
+        "security": [],
+        "responses": {"200": answer},
+    }
 
 
 def _problems() -> _Object:
-    content = {"application/problem+json": {"schema": _ref("schemas", "Problem")}, **_schema("Problem")}
-    problems = {name: {"description": kind.title, "content": content} for name, kind in KINDS.items()}
+    content = {
+        "application/problem+json": {"schema": _ref("schemas", "Problem")},
+        **_schema("Problem"),
+    }
+    problems = {
+        name: {"description": kind.title, "content": content} for name, kind in KINDS.items()
+    }
     now = "Nobody can say now, or there is no room now: VB365, the store or the disk. Try again."
     return problems | {
-        "upstream-unreachable-now": {"description": now, "headers": _headers("Retry-After"), "content": content}
+        "upstream-unreachable-now": {
+            "description": now,
+            "headers": _headers("Retry-After"),
+            "content": content,
+        }
     }
 
 
 def _parameter(name: str, place: str, description: str, **schema: Any) -> _Object:
-    return {"name": name, "in": place, "description": description, "schema": schema or {"type": "string"}}
+    return {
+        "name": name,
+        "in": place,
+        "description": description,
+        "schema": schema or {"type": "string"},
+    }
 
 
 _PARAMETERS: _Object = {
@@ -200,7 +278,9 @@ _PARAMETERS: _Object = {
         "query",
         "true, 1, yes or empty asks for a job; false, 0 or no for the file, whatever Prefer says.",
     ),
-    "prefer": _parameter("Prefer", "header", "`respond-async`, and `wait=N` seconds to hold the answer."),
+    "prefer": _parameter(
+        "Prefer", "header", "`respond-async`, and `wait=N` seconds to hold the answer."
+    ),
     "idempotencyKey": _parameter(
         "Idempotency-Key",
         "header",
@@ -208,20 +288,28 @@ _PARAMETERS: _Object = {
         type="string",
         maxLength=257,
     ),
-    "ifNoneMatch": _parameter("If-None-Match", "header", "The ETag of the representation that is known."),
+    "ifNoneMatch": _parameter(
+        "If-None-Match", "header", "The ETag of the representation that is known."
+    ),
     "ifRange": _parameter("If-Range", "header", "The strong ETag of the file that was begun."),
     "range": _parameter("Range", "header", "`bytes=` ranges, 8 at most."),
     "offset": _parameter("offset", "query", "Jobs to skip.", type="integer", minimum=0, default=0),
     "limit": _parameter("limit", "query", "Jobs at most.", type="integer", minimum=0, default=30),
-    "status": _parameter("status", "query", "Only jobs with this status.", enum=[str(status) for status in Status]),
-    "restoreSessionId": _parameter("restoreSessionId", "query", "All jobs of this session that the caller may see."),
+    "status": _parameter(
+        "status", "query", "Only jobs with this status.", enum=[str(status) for status in Status]
+    ),
+    "restoreSessionId": _parameter(
+        "restoreSessionId", "query", "All jobs of this session that the caller may see."
+    ),
 }
 
 _HEADERS: _Object = {
     name: {"description": description, "schema": {"type": "string"}}
     for name, description in {
         "Accept-Ranges": "bytes",
-        "AsyncResult": "VB365's status code; 499, 502 or 504 where it was cancelled, broken or timed out.",
+        "AsyncResult": (
+            "VB365's status code; 499, 502 or 504 where it was cancelled, broken or timed out."
+        ),
         "Content-Disposition": "The file's name.",
         "Content-Location": "The job's, or its result's, URL.",
         "Content-Range": "The range, or the file's size.",
@@ -245,12 +333,21 @@ def _nullable(kind: str, **more: Any) -> _Object:
     return {"type": [kind, "null"], **more}
 
 
-def _enum(values: type[Status] | type[Phase] | type[ResultState] | type[ErrorCode], *left_out: str) -> _Object:
-    return {"type": "string", "enum": [str(value) for value in values if str(value) not in left_out]}
+def _enum(
+    values: type[Status] | type[Phase] | type[ResultState] | type[ErrorCode], *left_out: str
+) -> _Object:
+    return {
+        "type": "string",
+        "enum": [str(value) for value in values if str(value) not in left_out],
+    }
 
 
 def _record(*required: str, **properties: _Object) -> _Object:
-    return {"type": "object", "properties": properties, "required": list(required) or list(properties)}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required) or list(properties),
+    }
 
 
 _MOMENT = {"type": "string", "format": "date-time"}
@@ -279,8 +376,29 @@ _SCHEMAS: _Object = {
         _links={"type": "object", "additionalProperties": _LINK},
     ),
     "Job": _record(
-        *("id", "type", "status", "phase", "title", "message", "order", "creationTime", "startTime", "endTime"),
-        *("lastUpdateTime", "expirationTime", "eTag", "attempt", "progress", "request", "result", "error", "_links"),
+        *(
+            "id",
+            "type",
+            "status",
+            "phase",
+            "title",
+            "message",
+            "order",
+            "creationTime",
+            "startTime",
+            "endTime",
+        ),
+        *(
+            "lastUpdateTime",
+            "expirationTime",
+            "eTag",
+            "attempt",
+            "progress",
+            "request",
+            "result",
+            "error",
+            "_links",
+        ),
         id={"type": "string", "format": "uuid"},
         type={"type": "string", "enum": ["Export", "Save"]},
         status=_enum(Status),
@@ -303,7 +421,9 @@ _SCHEMAS: _Object = {
             bytesPerSecond=_NO_COUNT,
             secondsRemaining=_NO_COUNT,
         ),
-        request=_record(method=_TEXT, path=_TEXT, restoreSessionId=_NO_TEXT, idempotencyKey=_NO_TEXT),
+        request=_record(
+            method=_TEXT, path=_TEXT, restoreSessionId=_NO_TEXT, idempotencyKey=_NO_TEXT
+        ),
         result={"anyOf": [_ref("schemas", "Result"), {"type": "null"}]},
         error={"anyOf": [_ref("schemas", "Error"), {"type": "null"}]},
         _links={"type": "object", "additionalProperties": _LINK},
@@ -327,5 +447,7 @@ _SCHEMAS: _Object = {
         retryable={"type": "boolean"},
         upstream={"anyOf": [_ref("schemas", "UpstreamAnswer"), {"type": "null"}]},
     ),
-    "UpstreamAnswer": _record(status=_COUNT, contentType=_NO_TEXT, body={}, truncated={"type": "boolean"}),
+    "UpstreamAnswer": _record(
+        status=_COUNT, contentType=_NO_TEXT, body={}, truncated={"type": "boolean"}
+    ),
 }

@@ -1,4 +1,6 @@
-"""What VB365's answer to an export says, other than the file: its sentence, its meaning for the job (CONTRACT §5)."""
+"""What VB365's answer to an export says, other than the file: its sentence, its meaning for the job
+(CONTRACT §5).
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,13 @@ Fields = Iterable[tuple[bytes, bytes]]
 
 #: The longest sentence, in characters.
 MAX_SENTENCE = 300
-#: Bytes of a JSON body that are looked at: VB365's stack traces are shorter. Plain text is short or no sentence.
+#: Bytes of a JSON body that are looked at: VB365's stack traces are shorter. Plain text is short or
+#: no sentence.
 JSON_LIMIT = 256 * 1024
 _TEXT_LIMIT = 4 * 1024
 #: Where servers put the sentence, the most telling member first; names are compared in lower case.
-#: RESTExceptionInfo (v6, v7, v8) `message`, ASP.NET Web API `ExceptionMessage` and `Message`, RFC 9457 `detail` and
-#: `title`, RFC 6749 `error_description`, OData `error.message.value`.
+#: RESTExceptionInfo (v6, v7, v8) `message`, ASP.NET Web API `ExceptionMessage` and `Message`, RFC
+#: 9457 `detail` and `title`, RFC 6749 `error_description`, OData `error.message.value`.
 _MEMBERS = ("exceptionmessage", "message", "detail", "error_description", "error", "value", "title")
 _MAX_DEPTH = 4
 _MARKUP = re.compile(r"\A\s*<[!?a-z]|</[a-z]|<br\b", re.IGNORECASE)
@@ -28,7 +31,9 @@ _HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
 
 
 class Row(NamedTuple):
-    """Statuses from `first` to `last`; `worded` True: VB365 says why, False: it does not, None: either."""
+    """Statuses from `first` to `last`; `worded` True: VB365 says why, False: it does not, None:
+    either.
+    """
 
     first: int
     last: int
@@ -55,11 +60,14 @@ TABLE: tuple[Row, ...] = (
 def judge(status: int, sentence: str | None) -> Row:
     """The row of `TABLE` for an answer with this status, and with what `said` returned for it."""
     worded = sentence is not None
-    return next(row for row in TABLE if row.first <= status <= row.last and row.worded in (None, worded))
+    return next(
+        row for row in TABLE if row.first <= status <= row.last and row.worded in (None, worded)
+    )
 
 
 def said(content_type: str | None, body: bytes) -> str | None:
-    """VB365's own sentence: one line of at most `MAX_SENTENCE` visible characters. None: it says nothing readable.
+    """VB365's own sentence: one line of at most `MAX_SENTENCE` visible characters. None: it says
+    nothing readable.
 
     Of JSON, whatever its Content-Type, and of short plain text. Never markup.
     """
@@ -73,7 +81,11 @@ def _texts(content_type: str | None, body: bytes) -> Iterator[str]:
         yield from _within(json.loads(body), _MAX_DEPTH)
     except (ValueError, RecursionError):
         essence = (content_type or "text/plain").partition(";")[0].strip().lower()
-        if essence == "text/plain" and len(body) <= _TEXT_LIMIT and body.lstrip()[:1] not in (b"{", b"["):
+        if (
+            essence == "text/plain"
+            and len(body) <= _TEXT_LIMIT
+            and body.lstrip()[:1] not in (b"{", b"[")
+        ):
             yield _decoded(body)
 
 
@@ -97,14 +109,17 @@ def _decoded(body: bytes) -> str:
 
 
 def one_line(text: str) -> str | None:
-    """The text on one line, without what is invisible, at most `MAX_SENTENCE` characters; None if nothing is left.
+    """The text on one line, without what is invisible, at most `MAX_SENTENCE` characters; None if
+    nothing is left.
 
     Markup is nothing to read either.
     """
     if _MARKUP.search(text[: 2 * _TEXT_LIMIT]):
         return None
     spaced = "".join(" " if c.isspace() else c for c in text[: 2 * _TEXT_LIMIT])
-    visible = " ".join("".join(c for c in spaced if unicodedata.category(c) not in _HIDDEN_CATEGORIES).split())
+    visible = " ".join(
+        "".join(c for c in spaced if unicodedata.category(c) not in _HIDDEN_CATEGORIES).split()
+    )
     if not any(c.isalnum() for c in visible):
         return None
     return visible if len(visible) <= MAX_SENTENCE else visible[: MAX_SENTENCE - 1].rstrip() + "…"
@@ -118,14 +133,17 @@ _SHORTEST_SECRET = 6
 _MOST_SECRETS = 200
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
 #: Request fields that hold nothing secret.
-_OPEN = re.compile(rb"(?i)host|user-agent|accept(?:-.*)?|content-.*|prefer|expect|date|origin|referer|cache-control")
+_OPEN = re.compile(
+    rb"(?i)host|user-agent|accept(?:-.*)?|content-.*|prefer|expect|date|origin|referer|cache-control"
+)
 _SCHEMES = frozenset({b"bearer", b"negotiate", b"digest"})
 #: System.Text.Json, which VB365 uses, writes these as \u00XX.
 _ESCAPED = re.compile(rb"[\"&'+<>`]")
 
 
 def secrets(fields: Fields, target: bytes) -> list[bytes]:
-    """What an answer to this request may repeat and nobody may keep: credentials, unknown fields, query values.
+    """What an answer to this request may repeat and nobody may keep: credentials, unknown fields,
+    query values.
 
     The longest first, as `masked` needs them; at most `_MOST_SECRETS`, credentials before others.
     """
@@ -138,7 +156,11 @@ def secrets(fields: Fields, target: bytes) -> list[bytes]:
     for pair in target.partition(b"?")[2].split(b"&"):
         raw = pair.partition(b"=")[2]
         found |= dict.fromkeys((raw, unquote_to_bytes(raw.replace(b"+", b" "))))
-    hidden = [secret for secret in found if len(secret) >= _SHORTEST_SECRET and secret.lower() not in _SCHEMES]
+    hidden = [
+        secret
+        for secret in found
+        if len(secret) >= _SHORTEST_SECRET and secret.lower() not in _SCHEMES
+    ]
     hidden = hidden[:_MOST_SECRETS]
     hidden += [_ESCAPED.sub(lambda odd: b"\\u%04X" % ord(odd[0]), secret) for secret in hidden]
     return sorted(set(hidden), key=len, reverse=True)
@@ -154,7 +176,8 @@ def masked(content: bytes, hidden: Sequence[bytes]) -> bytes:
 def codings(values: Iterable[bytes]) -> list[bytes]:
     """The content codings that a body has, in lower case, from all Content-Encoding values.
 
-    `identity` is none, in any case and number, and neither is an empty element (RFC 9110 §8.4.1, §5.6.1).
+    `identity` is none, in any case and number, and neither is an empty element (RFC 9110 §8.4.1,
+    §5.6.1).
     """
     named = [element.strip(b" \t").lower() for value in values for element in value.split(b",")]
     return [name for name in named if name not in (b"", b"identity")]

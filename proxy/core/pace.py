@@ -17,7 +17,8 @@ class Pace:
     __slots__ = ("_arrivals", "_size")
 
     def __init__(self, now: float) -> None:
-        #: Time of an arrival and the size after it, back to the one that the last `BYTES` began with.
+        #: Time of an arrival and the size after it, back to the one that the last `BYTES` began
+        #: with.
         self._arrivals = deque([(now, 0)])
         self._size = 0
 

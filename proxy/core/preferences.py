@@ -10,17 +10,20 @@ from enum import Enum
 #: No caller waits longer than this many seconds, so more digits need not be told apart.
 _LONGEST_WAIT = 10**9
 
-#: Bytes of all `Prefer` lines together that are read. The element that reaches beyond them, and all after it, count
-#: as malformed: they say nothing to the proxy, and VB365 gets them as they were sent.
+#: Bytes of all `Prefer` lines together that are read. The element that reaches beyond them, and all
+#: after it, count as malformed: they say nothing to the proxy, and VB365 gets them as they were
+#: sent.
 MAX_PREFER = 8 << 10
 
-# No byte can be matched in two ways (runs of blanks are possessive), so a failing match costs linear time.
+# No byte can be matched in two ways (runs of blanks are possessive), so a failing match costs
+# linear time.
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 _EQUALS = rb"[ \t]*+=[ \t]*+"
 _PARAMETER = rb"%b(?:%b(?:%b|%b)?)?" % (_TOKEN, _EQUALS, _TOKEN, _QUOTED)
 _PREFERENCE = re.compile(
-    rb"(%b)(?:%b(%b|%b)?)?(?:[ \t]*+;[ \t]*+(?:%b)?)*" % (_TOKEN, _EQUALS, _TOKEN, _QUOTED, _PARAMETER)
+    rb"(%b)(?:%b(%b|%b)?)?(?:[ \t]*+;[ \t]*+(?:%b)?)*"
+    % (_TOKEN, _EQUALS, _TOKEN, _QUOTED, _PARAMETER)
 )
 _ELEMENT = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.?)*(?:"|\Z))+', re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
@@ -34,7 +37,9 @@ _FALSE = frozenset((b"false", b"0", b"no"))
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What `Prefer` says to the proxy: asynchronous or not, and how many seconds the caller waits (unclamped)."""
+    """What `Prefer` says to the proxy: asynchronous or not, and how many seconds the caller waits
+    (unclamped).
+    """
 
     respond_async: bool = False
     wait: int | None = None
@@ -52,7 +57,8 @@ class InvalidAsync(ValueError):
 
 
 def _elements(lines: Sequence[bytes]) -> tuple[list[bytes], bytes]:
-    """The list's elements, commas inside quotes not splitting, and what is beyond `MAX_PREFER` bytes.
+    """The list's elements, commas inside quotes not splitting, and what is beyond `MAX_PREFER`
+    bytes.
 
     A quote that never closes reaches to the end.
     """
@@ -79,7 +85,8 @@ def _named(element: bytes) -> tuple[bytes, bytes] | None:
 
 
 def parse_prefer(lines: Sequence[bytes]) -> Preferences:
-    """What the `Prefer` field lines ask of the proxy. Never an error: malformed elements are skipped.
+    """What the `Prefer` field lines ask of the proxy. Never an error: malformed elements are
+    skipped.
 
     The first instance of a preference wins (RFC 7240 §2).
     """
@@ -102,7 +109,9 @@ def _seconds(value: bytes) -> int | None:
 
 
 def other_preferences(lines: Sequence[bytes]) -> bytes | None:
-    """The `Prefer` value that stays for VB365, as sent: all elements but respond-async and wait, malformed ones too."""
+    """The `Prefer` value that stays for VB365, as sent: all elements but respond-async and wait,
+    malformed ones too.
+    """
     ours = (b"respond-async", b"wait")
     elements, unread = _elements(lines)
     kept = [element for element in elements if (_named(element) or (b"",))[0] not in ours]
@@ -120,7 +129,10 @@ def mode(query: bytes | None, preferences: Preferences) -> Mode:
         return Mode.ASYNC
     if values <= _FALSE:
         return Mode.SYNC
-    raise InvalidAsync("the async parameter takes true, 1, yes or nothing, or false, 0, no, and must not contradict")
+    raise InvalidAsync(
+        "the async parameter takes true, 1, yes or nothing, or false, 0, no, and must not "
+        "contradict"
+    )
 
 
 def strip_async(target: bytes) -> bytes:

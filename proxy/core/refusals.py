@@ -1,4 +1,6 @@
-"""An error as the bytes of a whole answer, for where no server framework stands between (CONTRACT §11)."""
+"""An error as the bytes of a whole answer, for where no server framework stands between (CONTRACT
+§11).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ _PLAIN_TARGET = re.compile(rb"\S+ (/[!-~]*) HTTP")
 
 
 def problem_bytes(problem: Problem, head: Head | None, *, keep: bool, begun: bytes = b"") -> bytes:
-    """The answer to the request of `head`, or to what has only `begun` like one. Without `keep` it says so."""
+    """The answer to the request of `head`, or to what has only `begun` like one. Without `keep` it
+    says so.
+    """
     accept = head.get_all(b"accept") if head else []
-    fields, content = render(problem, _path(head, begun), accept[0].decode("latin-1") if accept else None)
+    fields, content = render(
+        problem, _path(head, begun), accept[0].decode("latin-1") if accept else None
+    )
     lines = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in fields])
     status = b"HTTP/1.1 %d %b\r\n" % (problem.status, HTTPStatus(problem.status).phrase.encode())
     length = b"Content-Length: %d\r\n%b\r\n" % (len(content), b"" if keep else CLOSE)

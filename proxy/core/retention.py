@@ -1,4 +1,6 @@
-"""What time and limits do to records: when something is due, and which may go (CONTRACT §3.5, §7, §9)."""
+"""What time and limits do to records: when something is due, and which may go (CONTRACT §3.5, §7,
+§9).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from proxy.core.job import Job, Phase, ResultState, refused
 
 
 class Stage(StrEnum):
-    """What a job waits for that only time brings; a store keeps the jobs of a stage in the order of their moment."""
+    """What a job waits for that only time brings; a store keeps the jobs of a stage in the order of
+    their moment.
+    """
 
     CANCELLING = "cancelling"
     SUSPENDED = "suspended"
@@ -19,8 +23,9 @@ class Stage(StrEnum):
 
 
 def stage(job: Job) -> tuple[Stage, float] | None:
-    """The job's stage, and the moment (Unix seconds) that counts in it: of a file its expiry, else when the stage
-    began. None while the job queues or runs."""
+    """The job's stage, and the moment (Unix seconds) that counts in it: of a file its expiry, else
+    when the stage began. None while the job queues or runs.
+    """
     if job.forgotten:
         return Stage.FORGOTTEN, job.updated
     if job.phase is Phase.CANCELLING:
@@ -36,8 +41,8 @@ def stage(job: Job) -> tuple[Stage, float] | None:
 
 
 def spent(job: Job) -> tuple[bool, float, str] | None:
-    """The rank of a record that may go to make space for others, the first to go lowest; None for one that must stay:
-    of a job that runs, or whose file is promised.
+    """The rank of a record that may go to make space for others, the first to go lowest; None for
+    one that must stay: of a job that runs, or whose file is promised.
 
     Those that strangers left go before those of VB365's users, then the one that ended longest ago.
     """

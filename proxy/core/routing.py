@@ -1,4 +1,6 @@
-"""The decision on a request's head: relay it, its switch stripped or as it is, or answer it (CONTRACT §1, §2, §3)."""
+"""The decision on a request's head: relay it, its switch stripped or as it is, or answer it
+(CONTRACT §1, §2, §3).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from proxy.core.preferences import InvalidAsync, Mode, Preferences, mode, parse_
 
 
 @dataclass(frozen=True, slots=True)
-class Relay:
+class PassThrough:
     """Forward the request with this raw target; nothing else about it changes."""
 
     target: bytes
@@ -19,7 +21,9 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Kickoff:
-    """An asynchronous export for the gateway. `target` is without `async`; `preferences` as parsed from Prefer."""
+    """An asynchronous export for the gateway. `target` is without `async`; `preferences` as parsed
+    from Prefer.
+    """
 
     export: Export
     target: bytes
@@ -28,14 +32,17 @@ class Kickoff:
 
 @dataclass(frozen=True, slots=True)
 class BadSwitch:
-    """An export whose `async` parameter cannot be understood: 400, since a silent sync export would hang the caller."""
+    """An export whose `async` parameter cannot be understood: 400, since a silent sync export would
+    hang the caller.
+    """
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A request below the proxy's own segment. `api` is the version segment as sent ("v8"), None without one.
+    """A request below the proxy's own segment. `api` is the version segment as sent ("v8"), None
+    without one.
 
     `prefix` is the raw path up to and with the segment; `rest` what follows it, without query.
     """
@@ -46,14 +53,17 @@ class Own:
     query: str | None
 
 
-Decision = Relay | Kickoff | BadSwitch | Own
+Decision = PassThrough | Kickoff | BadSwitch | Own
 
 
-class Door:
-    """Decides on heads. `segment` begins with `_`; `prefix` is the path of `public.url` ("" or "/x", CONTRACT §13)."""
+class Router:
+    """Decides on heads. `segment` begins with `_`; `prefix` is the path of `public.url` ("" or
+    "/x", CONTRACT §13).
+    """
 
     def __init__(self, *, segment: str, prefix: str, max_body: int, reports: bool) -> None:
-        own = rf"(?P<base>(?:{re.escape(prefix)})?/+(?:(?P<api>v\d+)/+)?{re.escape(segment)})(?P<rest>/.*)?"
+        base = rf"(?:{re.escape(prefix)})?/+(?:(?P<api>v\d+)/+)?{re.escape(segment)}"
+        own = rf"(?P<base>{base})(?P<rest>/.*)?"
         self._own = re.compile(own, re.IGNORECASE | re.DOTALL)
         self._segment = segment.lower().encode()
         self._max_body = max_body
@@ -67,9 +77,9 @@ class Door:
             if own is not None:
                 return own
         if head.method != b"POST":
-            return Relay(target)
+            return PassThrough(target)
         export = match(head.method, target, reports=self._reports)
-        return Relay(target) if export is None else self._export(head, export)
+        return PassThrough(target) if export is None else self._export(head, export)
 
     def _own_path(self, target: bytes) -> Own | None:
         path, query = split_target(target)
@@ -88,11 +98,13 @@ class Door:
             return BadSwitch(str(why))
         target = strip_async(head.target)
         if chosen is Mode.SYNC or not self._for_gateway(head):
-            return Relay(target)
+            return PassThrough(target)
         return Kickoff(export, target, preferences)
 
     def _for_gateway(self, head: Head) -> bool:
-        """CONTRACT §3: a kick-off without credentials gets U's own 401, unless its announced body is too large."""
+        """CONTRACT §3: a kick-off without credentials gets U's own 401, unless its announced body
+        is too large.
+        """
         if head.get_all(b"authorization") or head.get_all(b"cookie"):
             return True
         length = head.content_length

@@ -26,9 +26,12 @@ def decoded(data: bytes) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` on one line with every character that is not printable escaped: control characters (C0 and C1),
-    separators other than the space, formatting characters (zero-width, bidirectional) and lone surrogates.
+    """`text` on one line with every character that is not printable escaped: control characters (C0
+    and C1), separators other than the space, formatting characters (zero-width, bidirectional) and
+    lone surrogates.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

@@ -14,7 +14,7 @@ from proxy.core.http.heads import Head
 from proxy.core.refusals import problem_bytes
 from proxy.core.routing import Decision
 from proxy.downstream import bridge as lanes
-from proxy.downstream.bridge import Lane
+from proxy.downstream.bridge import Bridge
 from proxy.downstream.inbox import Inbox
 from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
@@ -38,7 +38,7 @@ class Counters:
     broken: int = 0
 
 
-class Door(Protocol):
+class ConnectionOwner(Protocol):
     """What a client connection needs of the front door. Times are in seconds."""
 
     relay: relays.Relay
@@ -49,20 +49,20 @@ class Door(Protocol):
     #: Bytes that all clients may have in their inboxes.
     waiting: Budget
 
-    def lane(self, client: lanes.Client) -> Lane:
+    def lane(self, client: lanes.Client) -> Bridge:
         """aiohttp's half of a client connection."""
 
-    def enter(self, client: Link) -> bool:
+    def enter(self, client: BaseConnection) -> bool:
         """Count a new connection; False if it is one too many."""
 
-    def leave(self, client: Link) -> None:
+    def leave(self, client: BaseConnection) -> None:
         """A connection is gone."""
 
 
-class Link(asyncio.Protocol, ABC):
+class BaseConnection(asyncio.Protocol, ABC):
     """A client's connection, without what it serves: see `proxy.downstream.connection.Client`."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: ConnectionOwner) -> None:
         self._door = door
         self.transport = cast(asyncio.Transport, None)
         self.peer = b"unknown"
@@ -70,7 +70,7 @@ class Link(asyncio.Protocol, ABC):
         #: No request after the one in progress is served.
         self.closing = False
         self._phase = Phase.READY
-        self._serving: Lane | relays.Exchange | None = None
+        self._serving: Bridge | relays.Exchange | None = None
         self._inbox = Inbox(door.waiting)
         self._deadlines = Deadlines(len(Limit), self._expired)
         self._reading = cast(Reading, None)
@@ -136,7 +136,9 @@ class Link(asyncio.Protocol, ABC):
         self._reading.update()
 
     def _close(self, linger: float, *, unread: bool) -> None:
-        """Close after what is written is out. `unread`: the client still sends, and may do so for `linger` seconds."""
+        """Close after what is written is out. `unread`: the client still sends, and may do so for
+        `linger` seconds.
+        """
         for limit in (Limit.HEAD, Limit.BODY, Limit.IDLE):
             self._deadlines.clear(limit)
         if not unread or self._reading.ended:

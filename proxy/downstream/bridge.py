@@ -1,7 +1,7 @@
 """Where requests of ours meet aiohttp: a thin transport that carries one framed request at a time.
 
-aiohttp reads a plain stand-in for the head, since its parser is not as strict or as lenient as ours; handlers read
-the true one through `proxy.exchange`.
+aiohttp reads a plain stand-in for the head, since its parser is not as strict or as lenient as
+ours; handlers read the true one through `proxy.exchange`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from aiohttp import web
 from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
 
-#: Methods that aiohttp's parser and our handlers know. Another one becomes TRACE, which nothing of ours answers to.
+#: Methods that aiohttp's parser and our handlers know. Another one becomes TRACE, which nothing of
+#: ours answers to.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 _ODD = re.compile(rb'[^!-~]|["#<>\\^`{|}]')
-#: Idle seconds after which aiohttp's half of a connection is let go; it is made again when it is needed.
+#: Idle seconds after which aiohttp's half of a connection is let go; it is made again when it is
+#: needed.
 _IDLE = 60.0
 
 ServerOptions = dict[str, Any]
-#: For `web.Server`: nothing decompressed or logged, no limits on a head that is our own, a leaver's handler cancelled.
+#: For `web.Server`: nothing decompressed or logged, no limits on a head that is our own, a leaver's
+#: handler cancelled.
 OPTIONS: ServerOptions = {
     "access_log": None,
     "auto_decompress": False,
@@ -57,8 +60,10 @@ class Client(Protocol):
         """The answer cannot be finished: let the client see a broken connection."""
 
 
-class Lane(asyncio.Transport):
-    """The transport of one aiohttp handler, on one client connection. Carries request after request of ours."""
+class Bridge(asyncio.Transport):
+    """The transport of one aiohttp handler, on one client connection. Carries request after request
+    of ours.
+    """
 
     def __init__(self, client: Client, make: Callable[[], web.RequestHandler]) -> None:
         super().__init__()
@@ -78,7 +83,9 @@ class Lane(asyncio.Transport):
     # The front door's side.
 
     def begin(self, head: Head, decision: Decision, *, whole: bool, invite: bool) -> None:
-        """Hand the handler a request. `whole`: no byte of a body follows; `invite`: its client waits to be asked."""
+        """Hand the handler a request. `whole`: no byte of a body follows; `invite`: its client
+        waits to be asked.
+        """
         self._head, self._decision = head, decision
         self._whole = whole
         self._answered = self.begun = False
@@ -144,7 +151,9 @@ class Lane(asyncio.Transport):
         return self.closed
 
     def close(self) -> None:
-        """Called by aiohttp when it will serve this connection no more: after an answer, or instead of one."""
+        """Called by aiohttp when it will serve this connection no more: after an answer, or instead
+        of one.
+        """
         if self.closed:
             return
         self.closed = True

@@ -4,46 +4,48 @@ How it works. A connection is in one `Phase`, beginning with READY:
 
     READY ── head whole ──> SERVING ── answered, may serve on ──> READY
     SERVING ── 101 passed on ──> TUNNEL
-    READY, SERVING, TUNNEL ── last answer written, more bytes may come ──> LINGERING ── the client closes ──> gone
+    READY, SERVING, TUNNEL ── last answer written, more bytes may come ──> LINGERING
+    LINGERING ── the client closes ──> gone
 
-A READY connection whose next request arrives in one piece hands it on at once. All other bytes wait in the `Inbox`:
-an unfinished head, and requests behind the one in progress. Each `Limit` has one meaning and a deadline of its own,
-so that none of them can extend another: from the first byte of the next head to its last `Limit.HEAD` runs, whether
-a request before it is still being answered, its answer is read slowly, or reading is stopped and resumed.
-Reading stops while an exchange holds the request's body, and while whole requests fill the inbox; a head that is not
-whole never stops it, since its time runs.
+A READY connection whose next request arrives in one piece hands it on at once. All other bytes wait
+in the `Inbox`: an unfinished head, and requests behind the one in progress. Each `Limit` has one
+meaning and a deadline of its own, so that none of them can extend another: from the first byte of
+the next head to its last `Limit.HEAD` runs, whether a request before it is still being answered,
+its answer is read slowly, or reading is stopped and resumed. Reading stops while an exchange holds
+the request's body, and while whole requests fill the inbox; a head that is not whole never stops
+it, since its time runs.
 """
 
 from __future__ import annotations
 
 from proxy.core.errors import Problem
 from proxy.core.http.bodies import NOTHING, Body, body_of
-from proxy.core.http.heads import Head, Refusal, TooLarge, find_end, parse_request
+from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
 from proxy.core.refusals import problem_bytes
-from proxy.core.routing import Relay
-from proxy.downstream.base import Door, Link
-from proxy.downstream.bridge import Lane
+from proxy.core.routing import PassThrough
+from proxy.downstream.base import BaseConnection, ConnectionOwner
+from proxy.downstream.bridge import Bridge
 from proxy.downstream.lingering import LINGER, LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
 from proxy.net.sockets import reset
 from proxy.upstream.connection import Connection
 
-#: Bytes of the inbox that are tried first as a chunked body; then four times as many, and so on. What is copied in vain
-#: is in proportion to the body, not to what waits behind it.
+#: Bytes of the inbox that are tried first as a chunked body; then four times as many, and so on.
+#: What is copied in vain is in proportion to the body, not to what waits behind it.
 _TRIED = 512
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _READY, _SERVING, _TUNNEL, _LINGERING = Phase
 _IDLE, _BODY = Limit.IDLE, Limit.BODY
 
 
-class Client(Link):
+class ClientConnection(BaseConnection):
     """One client connection, and the request on it that is being served."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: ConnectionOwner) -> None:
         super().__init__(door)
         self.private: Connection | None = None
         self._head: Head | None = None
-        self._lane: Lane | None = None
+        self._lane: Bridge | None = None
         self._body: Body = NOTHING
         #: False while the client waits for `100 Continue`: its body is late only after that.
         self._invited = True
@@ -69,14 +71,16 @@ class Client(Link):
             self._serving.feed(data)
 
     def eof_received(self) -> bool:
-        """Called by the loop: the client has sent its last byte. True keeps the connection open for answers.
+        """Called by the loop: the client has sent its last byte. True keeps the connection open for
+        answers.
 
-        CONTRACT §12: on our own paths whole requests still get their answers; anything else counts as a client that
-        has left. So does every end on TLS: asyncio and uvloop close a connection after the peer's close_notify.
+        CONTRACT §12: on our own paths whole requests still get their answers; anything else counts
+        as a client that has left. So does every end on TLS: asyncio and uvloop close a connection
+        after the peer's close_notify.
         """
         self._reading.ended = True
         if self.scheme == b"http":
-            if self._phase is _SERVING and self._body.done and isinstance(self._serving, Lane):
+            if self._phase is _SERVING and self._body.done and isinstance(self._serving, Bridge):
                 return True
             if self._phase is _READY and self._slow and self._inbox:
                 return True
@@ -108,15 +112,19 @@ class Client(Link):
     # One request after another.
 
     def _next(self, data: bytes) -> None:
-        """Begin the request that `data` begins with, if its head is whole: the inbox is not needed for it."""
-        start = 2 if data.startswith(b"\r\n") else 0  # RFC 9112 §2.2: one empty line before a request is ignored
+        """Begin the request that `data` begins with, if its head is whole: the inbox is not needed
+        for it.
+        """
+        start = (
+            2 if data.startswith(b"\r\n") else 0
+        )  # RFC 9112 §2.2: one empty line before a request is ignored
         try:
             end = find_end(data, start)
             if end < 0:
                 self._queue(data)
                 return
             head = parse_request(data[start:end])
-        except Refusal as why:
+        except MalformedMessage as why:
             self._refuse(data[start : start + 4096], why)
             return
         self._begin(head, data[end:])
@@ -135,14 +143,16 @@ class Client(Link):
             self._last_answer()
 
     def _proceed(self) -> None:
-        """Serve the next request once it is here, is first, and the client reads; else wait for what is missing."""
+        """Serve the next request once it is here, is first, and the client reads; else wait for
+        what is missing.
+        """
         inbox = self._inbox
         while inbox:
             turn = self._phase is _READY and not self._slow
             try:
                 start, end = inbox.find_head()
                 head = parse_request(inbox.peek(start, end)) if turn and end >= 0 else None
-            except Refusal as why:
+            except MalformedMessage as why:
                 self._deadlines.clear(Limit.HEAD)
                 if turn:
                     self._refuse(inbox.peek(0, 4096), why)
@@ -179,7 +189,7 @@ class Client(Link):
         door.counters.requests += 1
         decision = door.decide(head)
         self._deadlines.clear(_IDLE)
-        if self._reading.ended and isinstance(decision, Relay):
+        if self._reading.ended and isinstance(decision, PassThrough):
             self._end()
             return
         self._phase = _SERVING
@@ -187,7 +197,7 @@ class Client(Link):
         body = self._body = body_of(head.framing, head.length)
         whole = body.done
         self._invited = not head.expect_continue
-        if isinstance(decision, Relay):
+        if isinstance(decision, PassThrough):
             door.counters.relayed += 1
             self._serving = door.relay.start(self, head, decision.target, whole=whole)
         else:
@@ -213,7 +223,7 @@ class Client(Link):
         self._invited = True
         try:
             forward, rest = self._body.feed(data)
-        except Refusal as why:
+        except MalformedMessage as why:
             self._broken_request(why)
             return
         if waiting:
@@ -307,16 +317,18 @@ class Client(Link):
         if serving is not None:
             serving.client_left()
 
-    def _refuse(self, begun: bytes, why: Refusal) -> None:
+    def _refuse(self, begun: bytes, why: MalformedMessage) -> None:
         """CONTRACT §12: 400, or 431 for a head of more than 256 KiB, and close."""
         self._door.counters.refused += 1
-        status = 431 if isinstance(why, TooLarge) else 400
+        status = 431 if isinstance(why, HeadTooLarge) else 400
         problem = Problem("bad-request", f"The request is refused: {why}.", status=status)
         self.transport.write(problem_bytes(problem, None, keep=False, begun=begun))
         self._close(LINGER, unread=True)
 
-    def _broken_request(self, why: Refusal) -> None:
-        """The body is malformed. Whatever was sent of it, its receiver must not take it for whole."""
+    def _broken_request(self, why: MalformedMessage) -> None:
+        """The body is malformed. Whatever was sent of it, its receiver must not take it for
+        whole.
+        """
         self._door.counters.refused += 1
         begun = self._serving is not None and self._serving.begun
         self._leave()

@@ -1,8 +1,10 @@
-"""Bytes of a client that belong to no request yet: an unfinished head, and requests that wait for their turn."""
+"""Bytes of a client that belong to no request yet: an unfinished head, and requests that wait for
+their turn.
+"""
 
 from __future__ import annotations
 
-from proxy.core.http.heads import Refusal, find_end
+from proxy.core.http.heads import MalformedMessage, find_end
 from proxy.net.budget import Budget
 
 #: Bytes of whole requests that wait behind the one in progress before the client is not read from.
@@ -19,14 +21,16 @@ class Inbox:
         self._bytes = bytearray()
         self._searched = 0
         #: What `find_head` has found, which holds until bytes are dropped.
-        self._found: tuple[int, int] | Refusal | None = None
+        self._found: tuple[int, int] | MalformedMessage | None = None
 
     def __len__(self) -> int:
         return len(self._bytes)
 
     @property
     def full(self) -> bool:
-        """Enough is here. An unfinished head is never enough: its time runs, so it must be able to come."""
+        """Enough is here. An unfinished head is never enough: its time runs, so it must be able to
+        come.
+        """
         return len(self._bytes) >= _PIPELINE and self._found is not None
 
     def keep(self, data: bytes) -> bool:
@@ -37,22 +41,25 @@ class Inbox:
         return True
 
     def find_head(self) -> tuple[int, int]:
-        """Start and end of the first head; the end is -1 if it is not whole. Raises `Refusal`.
+        """Start and end of the first head; the end is -1 if it is not whole. Raises
+        `MalformedMessage`.
 
         However often it is called, every byte is searched once.
         """
         if self._found is None:
-            start = 2 if self._bytes.startswith(b"\r\n") else 0  # RFC 9112 §2.2: one empty line may come first
+            start = (
+                2 if self._bytes.startswith(b"\r\n") else 0
+            )  # RFC 9112 §2.2: one empty line may come first
             try:
                 end = find_end(self._bytes, start, self._searched)
-            except Refusal as why:
+            except MalformedMessage as why:
                 self._found = why
             else:
                 self._searched = len(self._bytes)
                 if end < 0:
                     return start, end
                 self._found = start, end
-        if isinstance(self._found, Refusal):
+        if isinstance(self._found, MalformedMessage):
             raise self._found
         return self._found
 

@@ -9,8 +9,8 @@ from proxy.net.deadline import Deadlines
 
 #: A client that takes nothing of its answer is left alone for this many times `head_timeout`.
 SLOW = 5
-#: Seconds for which a client may go on sending after its last answer, so that it can read it: after a refusal, and
-#: after an early answer of VB365 (a body on its way is a lot of bytes).
+#: Seconds for which a client may go on sending after its last answer, so that it can read it: after
+#: a refusal, and after an early answer of VB365 (a body on its way is a lot of bytes).
 LINGER = 2.0
 LINGER_EARLY = 30.0
 #: Seconds of silence that end a lingering connection.
@@ -18,10 +18,11 @@ QUIET = 2.0
 
 
 class Lingering:
-    """Closes `transport`. `patience` is in seconds: the client may take nothing of its answer for that long.
+    """Closes `transport`. `patience` is in seconds: the client may take nothing of its answer for
+    that long.
 
-    Closing with bytes unread makes TCP reset the connection, and the client loses the answer: a client that is still
-    sending may go on for a while, and what it sends is dropped.
+    Closing with bytes unread makes TCP reset the connection, and the client loses the answer: a
+    client that is still sending may go on for a while, and what it sends is dropped.
     """
 
     __slots__ = ("_deadlines", "_loop", "_patience", "_transport", "_until")

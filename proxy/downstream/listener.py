@@ -1,7 +1,9 @@
-"""Accepts clients' connections: counted from the moment they are accepted, TLS handshakes included (CONTRACT §15).
+"""Accepts clients' connections: counted from the moment they are accepted, TLS handshakes included
+(CONTRACT §15).
 
-The loops' own servers show a TLS connection to its protocol after the handshake only, so that any number of clients
-could begin one and never end it; and uvloop's server closes for good when descriptors run out.
+The loops' own servers show a TLS connection to its protocol after the handshake only, so that any
+number of clients could begin one and never end it; and uvloop's server closes for good when
+descriptors run out.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import ssl
 from collections.abc import Coroutine
 from typing import Any
 
-from proxy.downstream.connection import Client
-from proxy.downstream.server import FrontDoor
+from proxy.downstream.connection import ClientConnection
+from proxy.downstream.server import Server
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +35,13 @@ async def accept_one(listening: socket.socket) -> socket.socket:
 
 
 class Listener:
-    """Listens for clients of `door`, over TLS if `tls` is given. `handshake_timeout` is in seconds."""
+    """Listens for clients of `door`, over TLS if `tls` is given. `handshake_timeout` is in
+    seconds.
+    """
 
-    def __init__(self, door: FrontDoor, *, tls: ssl.SSLContext | None = None, handshake_timeout: float = 10.0) -> None:
+    def __init__(
+        self, door: Server, *, tls: ssl.SSLContext | None = None, handshake_timeout: float = 10.0
+    ) -> None:
         self._door = door
         self._tls = tls
         self._handshake_timeout = handshake_timeout if tls is not None else None
@@ -45,7 +51,9 @@ class Listener:
     async def open(self, host: str, port: int) -> tuple[str, int]:
         """Listen on every address of `host`; returns the first one. Raises OSError."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
         try:
             for family, _, _, _, address in dict.fromkeys(found):
                 self._sockets.append(_listening(family, address))
@@ -89,7 +97,7 @@ class Listener:
         else:
             sock.close()
 
-    async def _connect(self, client: Client, sock: socket.socket) -> None:
+    async def _connect(self, client: ClientConnection, sock: socket.socket) -> None:
         """Make the connection the client's, after the handshake if there is one."""
         loop = asyncio.get_running_loop()
         try:
@@ -117,5 +125,7 @@ def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
         sock.listen(_BACKLOG)
     except OSError as why:
         sock.close()
-        raise OSError(why.errno, f"cannot listen on {address[0]} port {address[1]}: {why.strerror}") from why
+        raise OSError(
+            why.errno, f"cannot listen on {address[0]} port {address[1]}: {why.strerror}"
+        ) from why
     return sock

@@ -14,7 +14,9 @@ LOOK = 2.0
 
 
 class Reading:
-    """Reads from `transport` unless the body is `held` or `inbox` is full; the owner calls `update` after a change."""
+    """Reads from `transport` unless the body is `held` or `inbox` is full; the owner calls `update`
+    after a change.
+    """
 
     __slots__ = ("_deadlines", "_inbox", "_transport", "ended", "held", "stopped")
 
@@ -43,7 +45,9 @@ class Reading:
             self._deadlines.clear(Limit.LOOK)
 
     def gone(self) -> bool:
-        """`Limit.LOOK` has expired: whether the client has left. If not, there will be another look."""
+        """`Limit.LOOK` has expired: whether the client has left. If not, there will be another
+        look.
+        """
         if has_left(self._transport):
             return True
         self._deadlines.set(Limit.LOOK, LOOK)

@@ -1,6 +1,7 @@
 """The clients' side: one protocol per connection that frames one request at a time and hands it on.
 
-What `decide` calls a `Relay` is passed through by `proxy.relay`; everything else is ours and goes to the handler.
+What `decide` calls a `Relay` is passed through by `proxy.relay`; everything else is ours and goes
+to the handler.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from proxy import relay as relays
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
 from proxy.downstream import bridge as lanes
-from proxy.downstream.base import Counters, Link
-from proxy.downstream.bridge import OPTIONS, Lane
-from proxy.downstream.connection import Client
+from proxy.downstream.base import BaseConnection, Counters
+from proxy.downstream.bridge import OPTIONS, Bridge
+from proxy.downstream.connection import ClientConnection
 from proxy.net.budget import Budget
 from proxy.net.descriptors import CROWD
 
@@ -30,11 +31,13 @@ _WAITING = 64 << 20
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class FrontDoor:
-    """Makes the protocol of each client connection, for a `proxy.downstream.listener.Listener`. Needs a running loop.
+class Server:
+    """Makes the protocol of each client connection, for a `proxy.downstream.listener.Listener`.
+    Needs a running loop.
 
-    `handler` answers what `decide` does not relay. `head_timeout` bounds in seconds a request's head and every stall
-    of its body, `idle_timeout` the wait for a next request. `max_connections` 0 is no limit.
+    `handler` answers what `decide` does not relay. `head_timeout` bounds in seconds a request's
+    head and every stall of its body, `idle_timeout` the wait for a next request. `max_connections`
+    0 is no limit.
     """
 
     def __init__(
@@ -57,14 +60,14 @@ class FrontDoor:
         self._max_connections = max_connections
         self._handler = handler
         self._server = web.Server(self._serve, **OPTIONS)
-        self._clients: set[Link] = set()
+        self._clients: set[BaseConnection] = set()
         #: Accepted connections that are not made yet, and whether they may be served.
-        self._arriving: dict[Link, bool] = {}
+        self._arriving: dict[BaseConnection, bool] = {}
         self._empty: asyncio.Future[None] | None = None
 
-    def __call__(self) -> Client:
+    def __call__(self) -> ClientConnection:
         """A protocol for a new connection."""
-        return Client(self)
+        return ClientConnection(self)
 
     @property
     def open(self) -> int:
@@ -76,12 +79,13 @@ class FrontDoor:
         """Client connections with a request in progress."""
         return sum(client.busy for client in self._clients)
 
-    def lane(self, client: lanes.Client) -> Lane:
+    def lane(self, client: lanes.Client) -> Bridge:
         """aiohttp's half of a client connection."""
-        return Lane(client, self._server)
+        return Bridge(client, self._server)
 
-    def arrive(self, client: Link) -> bool:
-        """Count a connection that is accepted; `enter` or `leave` follows. False: it is to be closed without an answer.
+    def arrive(self, client: BaseConnection) -> bool:
+        """Count a connection that is accepted; `enter` or `leave` follows. False: it is to be
+        closed without an answer.
 
         A few beyond the limit may enter, so that they can be told.
         """
@@ -91,7 +95,7 @@ class FrontDoor:
         self._arriving[client] = not self._max_connections or self.open < self._max_connections
         return True
 
-    def enter(self, client: Link) -> bool:
+    def enter(self, client: BaseConnection) -> bool:
         """Count a new connection; False if it is one too many."""
         welcome = self._arriving.pop(client, None)
         if welcome is None:
@@ -103,7 +107,7 @@ class FrontDoor:
             return False
         return True
 
-    def leave(self, client: Link) -> None:
+    def leave(self, client: BaseConnection) -> None:
         """A connection is gone."""
         self._clients.discard(client)
         self._arriving.pop(client, None)
@@ -111,7 +115,9 @@ class FrontDoor:
             self._empty.set_result(None)
 
     async def drain(self, deadline: float) -> None:
-        """Close idle connections now, busy ones after their answer, what is left after `deadline` seconds at once."""
+        """Close idle connections now, busy ones after their answer, what is left after `deadline`
+        seconds at once.
+        """
         self.draining = True
         for client in list(self._clients):
             client.drain()
@@ -124,7 +130,7 @@ class FrontDoor:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Run the handler, send its answer to the end, and give the connection back."""
-        lane = cast(Lane, request.transport)
+        lane = cast(Bridge, request.transport)
         response = await self._answer(request)
         if lane.closing and not response.prepared:
             response.force_close()
@@ -139,7 +145,9 @@ class FrontDoor:
         try:
             return await self._handler(request)
         except web.HTTPException as answer:
-            return web.Response(status=answer.status, reason=answer.reason, headers=answer.headers, body=answer.body)
+            return web.Response(
+                status=answer.status, reason=answer.reason, headers=answer.headers, body=answer.body
+            )
         except Exception:
             if request.writer.output_size:
                 raise  # aiohttp logs it and closes: the client sees a broken answer
@@ -148,8 +156,14 @@ class FrontDoor:
 
 
 def _short(request: web.BaseRequest, response: web.StreamResponse) -> bool:
-    """A streamed answer must have been written as long as it was announced (with `write`, not `write_eof`)."""
-    if isinstance(response, web.Response) or request.method == "HEAD" or response.status in (204, 304):
+    """A streamed answer must have been written as long as it was announced (with `write`, not
+    `write_eof`).
+    """
+    if (
+        isinstance(response, web.Response)
+        or request.method == "HEAD"
+        or response.status in (204, 304)
+    ):
         return False
     return bool(request.writer.length)
 
@@ -157,6 +171,14 @@ def _short(request: web.BaseRequest, response: web.StreamResponse) -> bool:
 def _failed() -> web.Response:
     """CONTRACT §11: always a non-empty JSON object. Nothing of the fault is told."""
     text = "The proxy failed to answer. Its log says why."
-    document = {"type": "about:blank", "title": "Internal Server Error", "status": 500, "detail": text, "message": text}
+    document = {
+        "type": "about:blank",
+        "title": "Internal Server Error",
+        "status": 500,
+        "detail": text,
+        "message": text,
+    }
     headers = {"X-VB365-Async": "proxy", "Cache-Control": "no-store"}
-    return web.json_response(document, status=500, headers=headers, content_type="application/problem+json")
+    return web.json_response(
+        document, status=500, headers=headers, content_type="application/problem+json"
+    )

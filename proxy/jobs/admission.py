@@ -1,4 +1,6 @@
-"""Whether one more job is accepted: quota, queue, records, free space (CONTRACT §3.5). Refusals name their numbers."""
+"""Whether one more job is accepted: quota, queue, records, free space (CONTRACT §3.5). Refusals
+name their numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from proxy.core.amounts import plural
 from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.jobs.queue import Slots
-from proxy.jobs.reservations import Space
+from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Run
 from proxy.ports import ArtifactStore, Counts, JobStore
 
@@ -22,7 +24,9 @@ _TOGETHER = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much may run, wait and be stored (CONTRACT §15): counts of jobs, sizes in bytes, times in seconds."""
+    """How much may run, wait and be stored (CONTRACT §15): counts of jobs, sizes in bytes, times in
+    seconds.
+    """
 
     max_running: int
     max_queued: int
@@ -36,10 +40,18 @@ class Limits:
 
 
 class Admission:
-    """Lets kick-offs in one by one. A job that is about to be added counts as if it were there already."""
+    """Lets kick-offs in one by one. A job that is about to be added counts as if it were there
+    already.
+    """
 
     def __init__(
-        self, *, jobs: JobStore, artifacts: ArtifactStore, slots: Slots[Run], space: Space, limits: Limits
+        self,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        slots: Slots[Run],
+        space: Reservations,
+        limits: Limits,
     ) -> None:
         self._jobs = jobs
         self._artifacts = artifacts
@@ -50,10 +62,11 @@ class Admission:
 
     @asynccontextmanager
     async def __call__(self, owners: Sequence[str], now: float) -> AsyncIterator[None]:
-        """Reserve a place for one more job of the caller while the block runs. `now` in Unix seconds.
+        """Reserve a place for one more job of the caller while the block runs. `now` in Unix
+        seconds.
 
-        `owners` are all the hashes of the caller: a job counts once, under whichever of them it was taken.
-        Raises `Problem` 429 or 503, `StoreUnavailable`.
+        `owners` are all the hashes of the caller: a job counts once, under whichever of them it was
+        taken. Raises `Problem` 429 or 503, `StoreUnavailable`.
         """
         await self._space.measure()
         counts = await self._make_space(owners)
@@ -63,7 +76,9 @@ class Admission:
         self._check_queue()
         self._check_records(owners, counts)
         if (shortage := self._space.shortage()) is not None:
-            raise Problem("capacity-exhausted", f"Not enough space: {shortage}.", retry_after=_RETRY_AFTER)
+            raise Problem(
+                "capacity-exhausted", f"Not enough space: {shortage}.", retry_after=_RETRY_AFTER
+            )
         self._arriving.append(owners)
         try:
             yield
@@ -75,10 +90,14 @@ class Admission:
         unfinished = live + held + self._arriving_of(owners)
         if unfinished < self._limits.max_per_caller:
             return
-        detail = f"You already have {plural(unfinished, 'unfinished export')} (exports.max_per_caller)."
+        detail = (
+            f"You already have {plural(unfinished, 'unfinished export')} (exports.max_per_caller)."
+        )
         if held:
             cancelled = plural(held, "cancelled one")
-            detail += f" That includes {cancelled} that VB365 may still work on (exports.cancel_hold)."
+            detail += (
+                f" That includes {cancelled} that VB365 may still work on (exports.cancel_hold)."
+            )
         raise Problem("quota-exceeded", detail, retry_after=_RETRY_AFTER)
 
     def _check_queue(self) -> None:
@@ -93,16 +112,22 @@ class Admission:
         kept = "unfinished or with a file that can still be downloaded"
         if mine > 0:
             detail = (
-                f"You already have {plural(self._limits.max_records_per_caller, 'export')} on record, {kept} "
-                "(exports.max_records_per_caller). Delete those that you do not need any more."
+                f"You already have {plural(self._limits.max_records_per_caller, 'export')} "
+                f"on record, {kept} (exports.max_records_per_caller). "
+                "Delete those that you do not need any more."
             )
             raise Problem("quota-exceeded", detail, retry_after=_RETRY_AFTER)
         if all_ > 0:
-            detail = f"{plural(self._limits.max_records, 'export')} are on record, {kept} (storage.max_records)."
+            detail = (
+                f"{plural(self._limits.max_records, 'export')} are on record, {kept} "
+                "(storage.max_records)."
+            )
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
     async def _make_space(self, owners: Sequence[str]) -> Counts:
-        """Remove ended records without a file as far as one more record needs it, the oldest first; what is left."""
+        """Remove ended records without a file as far as one more record needs it, the oldest first;
+        what is left.
+        """
         while True:
             counts = await self._jobs.counts(owners)
             mine, all_ = self._excess(owners, counts)

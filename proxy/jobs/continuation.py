@@ -1,11 +1,13 @@
-"""The proof that two parts are one file (CONTRACT §10, RFC 9110 §15.3.7.3): a strong ETag, or an overlap."""
+"""The proof that two parts are one file (CONTRACT §10, RFC 9110 §15.3.7.3): a strong ETag, or an
+overlap.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from proxy.core.job import Answer
+from proxy.core.job import FileFacts
 from proxy.jobs.outcome import encoding, facts, value
 from proxy.ports import Field, Response, UpstreamBroken
 
@@ -18,7 +20,9 @@ _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The bytes [`start`, `stop`) of a file of `total` bytes, as the head of a 206 announces them."""
+    """The bytes [`start`, `stop`) of a file of `total` bytes, as the head of a 206 announces
+    them.
+    """
 
     start: int
     stop: int
@@ -27,19 +31,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """A POST for the rest of the file that `answer` began and of which `stored` bytes (at least one) are there.
+    """A POST for the rest of the file that `answer` began and of which `stored` bytes (at least
+    one) are there.
 
-    It asks for the bytes from `start` on: from `stored`, if `validator` (the strong ETag of the answer) is there to
-    prove that the file is the same; else from some bytes before, which are compared.
+    It asks for the bytes from `start` on: from `stored`, if `validator` (the strong ETag of the
+    answer) is there to prove that the file is the same; else from some bytes before, which are
+    compared.
     """
 
-    answer: Answer
+    answer: FileFacts
     stored: int
     start: int
     validator: bytes | None
 
     @classmethod
-    def of(cls, answer: Answer, stored: int) -> Continuation:
+    def of(cls, answer: FileFacts, stored: int) -> Continuation:
         """How to ask for the rest."""
         validator = _strong(None if answer.etag is None else answer.etag.encode("latin-1"))
         overlap = _OVERLAP if stored >= _OVERLAP else stored - stored // 2
@@ -52,19 +58,29 @@ class Continuation:
         return [*conditions, (b"Range", b"bytes=%d-" % self.start)]
 
     def part(self, response: Response) -> Part | None:
-        """What the answer carries; None unless its head fits the first answer's (CONTRACT §10). Where the two share no
-        strong ETag that is half of the proof: `rest` is the other one.
+        """What the answer carries; None unless its head fits the first answer's (CONTRACT §10).
+        Where the two share no strong ETag that is half of the proof: `rest` is the other one.
         """
         match = _CONTENT_RANGE.fullmatch(value(response.fields, b"content-range") or b"")
         if response.status != 206 or match is None:
             return None
         part = Part(int(match[1]), int(match[2]) + 1, int(match[3]))
-        fits = self._fits(part) and response.length in (None, part.stop - part.start) and self._is_same_file(response)
+        fits = (
+            self._fits(part)
+            and response.length in (None, part.stop - part.start)
+            and self._is_same_file(response)
+        )
         return part if fits else None
 
     def _fits(self, part: Part) -> bool:
-        """It begins where it should, and brings a byte that is not there yet, or the end of the file."""
-        if part.start != self.start or part.stop > part.total or self.answer.size not in (None, part.total):
+        """It begins where it should, and brings a byte that is not there yet, or the end of the
+        file.
+        """
+        if (
+            part.start != self.start
+            or part.stop > part.total
+            or self.answer.size not in (None, part.total)
+        ):
             return False
         return part.stop > self.stored or part.stop == part.total == self.stored
 
@@ -84,8 +100,9 @@ class Continuation:
         )
 
     async def rest(self, response: Response, overlap: bytes) -> bytes | None:
-        """Compare the answer's first bytes with the `overlap`, those stored from `start` on. Returns what of the body
-        was read behind them, None if they differ. Raises `UpstreamFailure` if they do not come.
+        """Compare the answer's first bytes with the `overlap`, those stored from `start` on.
+        Returns what of the body was read behind them, None if they differ. Raises `UpstreamFailure`
+        if they do not come.
         """
         body = bytearray()
         while len(body) < len(overlap):

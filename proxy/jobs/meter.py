@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class Meter:
-    """Bytes per second, smoothed over the last reports. `received` bytes were there at the second `moment`."""
+    """Bytes per second, smoothed over the last reports. `received` bytes were there at the second
+    `moment`.
+    """
 
     def __init__(self, received: int, moment: float) -> None:
         self._received = received

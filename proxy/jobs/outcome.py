@@ -9,14 +9,15 @@ from collections.abc import Sequence
 import structlog
 
 from proxy.core.http.disposition import file_name
-from proxy.core.job import Answer, ErrorCode, JobError
+from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
-from proxy.jobs.run import Relayed
+from proxy.jobs.run import WholeResponse
 from proxy.ports import Fields, Response, UpstreamFailure
 
 log = structlog.get_logger(__name__)
 
-#: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few hundred bytes.
+#: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few
+#: hundred bytes.
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _RECORDED_LIMIT = 64 * 1024
 _UTF_8 = getincrementaldecoder("utf-8")
@@ -28,14 +29,17 @@ def error(code: ErrorCode, message: str) -> JobError:
     return JobError(code=code, message=message, retryable=True)
 
 
-def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
-    """What an answer other than 200 makes of the job, in VB365's own words where it has any (CONTRACT §5).
+def refusal(answer: WholeResponse, hidden: Sequence[bytes]) -> JobError:
+    """What an answer other than 200 makes of the job, in VB365's own words where it has any
+    (CONTRACT §5).
 
-    `hidden` is what `core.outcome.secrets` names: an error page may repeat the request, and records are kept on disk.
+    `hidden` is what `core.outcome.secrets` names: an error page may repeat the request, and records
+    are kept on disk.
     """
     body = masked(answer.body[:JSON_LIMIT], hidden)
     content_type = text(value(answer.fields, b"content-type"))
-    # a 2xx may hold part of the file, which is nothing to quote, unless it is declared as JSON: no export is
+    # a 2xx may hold part of the file, which is nothing to quote, unless it is declared as JSON: no
+    # export is
     quoted = answer.status >= 300 or _JSON.fullmatch(content_type or "") is not None
     sentence = said(content_type, body) if quoted and len(answer.body) <= JSON_LIMIT else None
     row = judge(answer.status, sentence)
@@ -58,13 +62,17 @@ def refusal(answer: Relayed, hidden: Sequence[bytes]) -> JobError:
 
 
 def encoding(fields: Fields) -> str | None:
-    """The content codings of the answer's body, to be shown; None without one (`identity` is none)."""
+    """The content codings of the answer's body, to be shown; None without one (`identity` is
+    none).
+    """
     named = codings(value for name, value in fields if name.lower() == b"content-encoding")
     return one_line(b", ".join(named).decode("latin-1")) or "unreadable" if named else None
 
 
-async def collect(response: Response) -> Relayed:
-    """The whole answer, to be relayed or recorded; `complete` is False if it broke or is too large."""
+async def collect(response: Response) -> WholeResponse:
+    """The whole answer, to be relayed or recorded; `complete` is False if it broke or is too
+    large.
+    """
     pieces: list[bytes] = []
     size, complete = 0, True
     try:
@@ -74,13 +82,17 @@ async def collect(response: Response) -> Relayed:
         complete = size <= _ANSWER_LIMIT
     except UpstreamFailure as why:
         complete = False
-        log.warning("error answer of the upstream is incomplete", status=response.status, reason=str(why))
-    return Relayed(response.status, response.reason, response.fields, b"".join(pieces), complete)
+        log.warning(
+            "error answer of the upstream is incomplete", status=response.status, reason=str(why)
+        )
+    return WholeResponse(
+        response.status, response.reason, response.fields, b"".join(pieces), complete
+    )
 
 
-def facts(response: Response, size: int | None) -> Answer:
+def facts(response: Response, size: int | None) -> FileFacts:
     """What a 200 head says of the file; `size` in bytes if it is known."""
-    return Answer(
+    return FileFacts(
         media_type=text(value(response.fields, b"content-type")) or "application/octet-stream",
         file_name=file_name(value(response.fields, b"content-disposition")),
         size=size,

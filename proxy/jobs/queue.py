@@ -1,7 +1,9 @@
-"""Slots and the queue for them: which export runs next (CONTRACT §3.5, §3.6). No clock, no store, no task.
+"""Slots and the queue for them: which export runs next (CONTRACT §3.5, §3.6). No clock, no store,
+no task.
 
-Callers take turns: a free slot goes to the waiting caller whose last start is longest ago, and within a caller to the
-job that waits longest. A job is known by a ticket of the user's choice (any hashable, here `Run`).
+Callers take turns: a free slot goes to the waiting caller whose last start is longest ago, and
+within a caller to the job that waits longest. A job is known by a ticket of the user's choice (any
+hashable, here `Run`).
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from typing import Generic, TypeVar
 
 _Ticket = TypeVar("_Ticket")
 
-#: Callers whose last start is remembered. Those that started longest ago are forgotten first, and then count as
-#: callers that never started anything: their place in the order is the same.
+#: Callers whose last start is remembered. Those that started longest ago are forgotten first, and
+#: then count as callers that never started anything: their place in the order is the same.
 _REMEMBERED = 10_000
 
 
@@ -42,7 +44,9 @@ class Slots(Generic[_Ticket]):
 
     @property
     def free(self) -> int:
-        """Slots that neither a job has nor a cancelled one still holds. More may be held than there are."""
+        """Slots that neither a job has nor a cancelled one still holds. More may be held than there
+        are.
+        """
         return max(0, self._total - len(self._running) - len(self._held))
 
     def held(self, *owners: str) -> int:
@@ -56,13 +60,22 @@ class Slots(Generic[_Ticket]):
         self._queues.setdefault(owner, {})[ticket] = self._count
 
     def next(self) -> _Ticket | None:
-        """Give a free slot to the job whose turn it is; None without a free slot or a job that may have it."""
+        """Give a free slot to the job whose turn it is; None without a free slot or a job that may
+        have it.
+        """
         if not self.free:
             return None
-        callers = [owner for owner in self._queues if not self._per_caller or self._taken[owner] < self._per_caller]
+        callers = [
+            owner
+            for owner in self._queues
+            if not self._per_caller or self._taken[owner] < self._per_caller
+        ]
         if not callers:
             return None
-        owner = min(callers, key=lambda each: (self._started.get(each, 0), next(iter(self._queues[each].values()))))
+        owner = min(
+            callers,
+            key=lambda each: (self._started.get(each, 0), next(iter(self._queues[each].values()))),
+        )
         ticket = next(iter(self._queues[owner]))
         self._leave_queue(ticket)
         self._running[ticket] = owner
@@ -81,7 +94,8 @@ class Slots(Generic[_Ticket]):
     def leave(self, ticket: _Ticket, *, hold_until: float | None = None) -> None:
         """Take the job out of the queue or its slot. Idempotent.
 
-        `hold_until`: the slot stays taken until then, because VB365 may go on with the work (CONTRACT §3.5).
+        `hold_until`: the slot stays taken until then, because VB365 may go on with the work
+        (CONTRACT §3.5).
         """
         if ticket in self._waiting:
             self._leave_queue(ticket)

@@ -1,4 +1,6 @@
-"""The file of a running job while it grows: its bytes, its format, the space it takes, the progress it makes."""
+"""The file of a running job while it grows: its bytes, its format, the space it takes, the progress
+it makes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import structlog
 from proxy.core.formats import sniff
 from proxy.core.job import Received
 from proxy.jobs.meter import Meter
-from proxy.jobs.reservations import Space
+from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Record, until_available
 from proxy.ports import ArtifactStore, Partial, Response, StorageFull, StoreUnavailable
 
@@ -21,11 +23,11 @@ _PROGRESS_INTERVAL = 1.0
 
 
 class Reception:
-    """Stores what VB365 sends of one job. A store that is away is waited for, and VB365 with it; `StorageFull` and
-    `PartialLost` are raised. `open` comes first.
+    """Stores what VB365 sends of one job. A store that is away is waited for, and VB365 with it;
+    `StorageFull` and `PartialLost` are raised. `open` comes first.
     """
 
-    def __init__(self, record: Record, artifacts: ArtifactStore, space: Space) -> None:
+    def __init__(self, record: Record, artifacts: ArtifactStore, space: Reservations) -> None:
         self._record = record
         self._artifacts = artifacts
         self._space = space
@@ -43,7 +45,8 @@ class Reception:
     async def open(self) -> None:
         """Go on with the file that an earlier run has kept, or begin one.
 
-        The format is on record before the first bytes, which tell it, are stored: a file without it is not resumed.
+        The format is on record before the first bytes, which tell it, are stored: a file without it
+        is not resumed.
         """
         job = self._record.job
         kept = None
@@ -133,7 +136,9 @@ class Reception:
         """Put the progress on record, if the store takes it now."""
         received = self.offset
         try:
-            await self._record.advance(Received(received, self._meter.update(received, _time()), self.format))
+            await self._record.advance(
+                Received(received, self._meter.update(received, _time()), self.format)
+            )
         except StoreUnavailable as why:
             log.warning("progress not stored", job=self._id, reason=str(why))
 

@@ -1,4 +1,6 @@
-"""What a start finds: records and files are brought to agree, before the first request (CONTRACT §9, §10)."""
+"""What a start finds: records and files are brought to agree, before the first request (CONTRACT
+§9, §10).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ _TOGETHER = 64
 
 
 class Reconciler:
-    """Leaves no file without a record and no record that promises a missing file. `now` is the wall clock."""
+    """Leaves no file without a record and no record that promises a missing file. `now` is the wall
+    clock.
+    """
 
     def __init__(self, jobs: JobStore, artifacts: ArtifactStore, now: Callable[[], float]) -> None:
         self._jobs = jobs
@@ -40,15 +44,18 @@ class Reconciler:
         self._now = now
 
     async def run(self) -> None:
-        """Reconcile the stores. Records that were lost are rebuilt from what their files tell. Raises
-        `StoreUnavailable`."""
+        """Reconcile the stores. Records that were lost are rebuilt from what their files tell.
+        Raises `StoreUnavailable`.
+        """
         stored = await self._artifacts.ids()
         jobs = {job.id: job for job in await self._jobs.list()}
         await _each(stored - jobs.keys(), self._adopt)
         await _each(jobs.values(), lambda job: self._settle(job, job.id in stored))
 
     async def _adopt(self, id: str) -> None:
-        """No file is ever without a record but when the record was lost: it comes last, and goes last."""
+        """No file is ever without a record but when the record was lost: it comes last, and goes
+        last.
+        """
         job = await self._told(id)
         if job is None or job.result is not ResultState.AVAILABLE:
             log.warning("file without a record removed", job=id)
@@ -57,15 +64,17 @@ class Reconciler:
         log.warning("record rebuilt from its file", job=id)
         known = await self._jobs.add(job, b"")
         if known.id != id:  # another job has the key by now (CONTRACT §8)
-            await self._jobs.add(replace(job, request=replace(job.request, idempotency_key=None)), b"")
+            await self._jobs.add(
+                replace(job, request=replace(job.request, idempotency_key=None)), b""
+            )
 
     async def _told(self, id: str) -> Job | None:
         """The job as the memo of its committed file tells it."""
-        memo = await self._artifacts.memo(id)
-        if memo is None:
+        record_copy = await self._artifacts.record_copy(id)
+        if record_copy is None:
             return None
         try:
-            job = decode(memo)
+            job = decode(record_copy)
         except ValueError as why:
             log.warning("the file's memo does not tell its record", job=id, reason=str(why))
             return None
@@ -94,7 +103,9 @@ class Reconciler:
         done = await self._told(job.id)
         if done is None or done.size is None or done.digest is None or done.expires is None:
             return False
-        succeeded = Succeeded(done.size, done.digest, done.expires, done.format, done.status is Status.WARNING)
+        succeeded = Succeeded(
+            done.size, done.digest, done.expires, done.format, done.status is Status.WARNING
+        )
         record = Record(self._jobs, job, self._now)
         if job.phase not in (Phase.FINALIZING, Phase.SUSPENDED):
             await record.advance(Interrupted())

@@ -1,4 +1,6 @@
-"""The books of free space: what the stores have left, less what running exports were promised (CONTRACT §15)."""
+"""The books of free space: what the stores have left, less what running exports were promised
+(CONTRACT §15).
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,12 @@ from proxy.core.amounts import size as amount
 from proxy.ports import ArtifactStore, StorageFull
 
 
-class Space:
-    """Keeps N exports from being promised the same room. Sizes in bytes; `max_bytes` None leaves that to the disk.
+class Reservations:
+    """Keeps N exports from being promised the same room. Sizes in bytes; `max_bytes` None leaves
+    that to the disk.
 
-    The stores are asked now and then; what is written in between is deducted here, so that room that was promised
-    and is being filled is never free in between.
+    The stores are asked now and then; what is written in between is deducted here, so that room
+    that was promised and is being filled is never free in between.
     """
 
     def __init__(self, artifacts: ArtifactStore, *, min_free: int, max_bytes: int | None) -> None:
@@ -33,7 +36,9 @@ class Space:
         self._disk, self._quota, self._seen = disk, quota, seen
 
     def shortage(self) -> str | None:
-        """Why there is too little space for another kick-off, in numbers; None when there is enough (CONTRACT §3.5)."""
+        """Why there is too little space for another kick-off, in numbers; None when there is enough
+        (CONTRACT §3.5).
+        """
         taken = self._taken()
         if (free := self._disk - taken) < self._min_free:
             return f"{amount(max(0, free))} free, storage.min_free is {amount(self._min_free)}"
@@ -50,12 +55,16 @@ class Space:
         if size > self._left():
             await self.measure()  # files may have gone since the last look
         if size > self._left():
-            raise StorageFull(f"{size} bytes are announced and {max(0, int(self._left()))} are free")
+            raise StorageFull(
+                f"{size} bytes are announced and {max(0, int(self._left()))} are free"
+            )
         self._promised[id] = size
 
     async def stored(self, id: str, count: int) -> None:
-        """`count` more bytes of the job's file are stored. Raises `StorageFull` when a file of unknown length takes
-        the last room that others were not promised, `StoreUnavailable` if that is not known: `check` again."""
+        """`count` more bytes of the job's file are stored. Raises `StorageFull` when a file of
+        unknown length takes the last room that others were not promised, `StoreUnavailable` if that
+        is not known: `check` again.
+        """
         self._written += count
         if id in self._promised:
             self._promised[id] = max(0, self._promised[id] - count)
@@ -64,8 +73,9 @@ class Space:
             await self.check()
 
     async def check(self) -> None:
-        """Ask the store whether there is room for what was promised and stored. Raises `StorageFull`,
-        `StoreUnavailable`."""
+        """Ask the store whether there is room for what was promised and stored. Raises
+        `StorageFull`, `StoreUnavailable`.
+        """
         await self.measure()
         if self._left() < 0:
             raise StorageFull("a file of unknown length has outgrown the free space")

@@ -10,18 +10,19 @@ from typing import TypeVar
 import structlog
 
 from proxy.core.errors import Problem
-from proxy.core.job import Event, Job, JobError, Refused, advance
+from proxy.core.job import Event, IllegalTransition, Job, JobError, advance
 from proxy.ports import Fields, JobStore, LocalShortage, PartialLost, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
-#: Seconds for which the answer of a dropped job is held back until its record is gone: a matter of milliseconds.
+#: Seconds for which the answer of a dropped job is held back until its record is gone: a matter of
+#: milliseconds.
 _REMOVAL_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Relayed:
+class WholeResponse:
     """An answer of U with its body, to be handed to the caller as it is."""
 
     status: int
@@ -33,22 +34,24 @@ class Relayed:
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """What a live job has in memory only: the fields with the credentials, and the kick-off that may still attend it.
+    """What a live job has in memory only: the fields with the credentials, and the kick-off that
+    may still attend it.
 
-    While `attended`, an answer of VB365 but 200 goes to the kick-off through `first` and the job is dropped (CONTRACT
-    §3.7); `verdict` is that answer from the decision on. `first` is None once the job goes on by itself. Who makes an
-    attended run calls `go_on` in the end, whatever happens. `waited`: it was queued first, so that its token may have
-    expired since. `rejection` is an answer of VB365 but 200, `unanswered` what a caller is told of a POST that got no
-    HTTP answer at all. `stopped`: nothing interrupts what it does now. `woken`: its caller ended the job. `asking`: a
-    POST is out and no head of its answer is in.
+    While `attended`, an answer of VB365 but 200 goes to the kick-off through `first` and the job is
+    dropped (CONTRACT §3.7); `verdict` is that answer from the decision on. `first` is None once the
+    job goes on by itself. Who makes an attended run calls `go_on` in the end, whatever happens.
+    `waited`: it was queued first, so that its token may have expired since. `rejection` is an
+    answer of VB365 but 200, `unanswered` what a caller is told of a POST that got no HTTP answer at
+    all. `stopped`: nothing interrupts what it does now. `woken`: its caller ended the job.
+    `asking`: a POST is out and no head of its answer is in.
     """
 
     id: str
     fields: Fields
     attended: bool = False
-    verdict: Relayed | Problem | None = None
-    first: asyncio.Future[Relayed | Problem | None] = field(default_factory=asyncio.Future)
-    rejection: Relayed | None = None
+    verdict: WholeResponse | Problem | None = None
+    first: asyncio.Future[WholeResponse | Problem | None] = field(default_factory=asyncio.Future)
+    rejection: WholeResponse | None = None
     unanswered: Problem | None = None
     waited: bool = False
     task: asyncio.Task[None] | None = None
@@ -58,8 +61,9 @@ class Run:
     asking: bool = False
 
     def go_on(self) -> None:
-        """Nobody waits for the first answer any more, or somebody was shown the job: it is not dropped from now on,
-        unless that is decided already."""
+        """Nobody waits for the first answer any more, or somebody was shown the job: it is not
+        dropped from now on, unless that is decided already.
+        """
         if self.verdict is None:
             self.answer()
 
@@ -69,9 +73,10 @@ class Run:
         if not self.first.done():
             self.first.set_result(self.verdict)
 
-    async def first_answer(self, grace: float) -> Relayed | Problem | None:
-        """What the caller is told instead of a job; None if the job goes on. That is known after `grace` seconds, but
-        for a record that is being removed, which is waited for some seconds more.
+    async def first_answer(self, grace: float) -> WholeResponse | Problem | None:
+        """What the caller is told instead of a job; None if the job goes on. That is known after
+        `grace` seconds, but for a record that is being removed, which is waited for some seconds
+        more.
         """
         await asyncio.wait([self.first], timeout=grace)
         self.go_on()
@@ -100,8 +105,8 @@ class Lost(Exception):
 
 
 async def until_available(ask: Callable[[], Awaitable[_T]], **about: str) -> _T:
-    """Repeat what failed for a reason of this machine until it succeeds: nothing is lost because a store was away or
-    descriptors ran out for a while. `about` goes into the log.
+    """Repeat what failed for a reason of this machine until it succeeds: nothing is lost because a
+    store was away or descriptors ran out for a while. `about` goes into the log.
     """
     delay = 0.1
     while True:
@@ -125,11 +130,13 @@ class Record:
         self._unsure: list[tuple[Event, Job]] = []
 
     async def advance(self, event: Event) -> Job:
-        """Apply the event to the job as it is in the store. Raises `Lost` if it no longer applies."""
+        """Apply the event to the job as it is in the store. Raises `Lost` if it no longer
+        applies.
+        """
         while True:
             try:
                 changed = advance(self.job, event, self._now())
-            except Refused as why:
+            except IllegalTransition as why:
                 raise Lost from why
             if await self._replaced(event, changed):
                 return self._took(changed)
@@ -155,4 +162,6 @@ class Record:
 
     async def settle(self, event: Event) -> Job:
         """Like `advance`, but an unavailable store is asked again until it takes the event."""
-        return await until_available(lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__)
+        return await until_available(
+            lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__
+        )

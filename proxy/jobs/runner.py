@@ -1,4 +1,6 @@
-"""The running jobs: queue, slots, cancel, resume, and what a restart finds (CONTRACT §3.5, §3.6, §7, §9, §10)."""
+"""The running jobs: queue, slots, cancel, resume, and what a restart finds (CONTRACT §3.5, §3.6,
+§7, §9, §10).
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,12 @@ from proxy.core.job_request import resumed_fields
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
 from proxy.jobs.queue import Slots
-from proxy.jobs.reservations import Space
+from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Dropped, JobFailed, Lost, Record, Run, Suspended, until_available
-from proxy.jobs.sealing import Safe
+from proxy.jobs.sealing import Sealer
 from proxy.jobs.transfer import Policy, Transfer
 from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable, Upstream
-from proxy.upstream.session_events import Watch
+from proxy.upstream.session_events import SessionEvents
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +44,11 @@ _TICK = 1.0
 
 
 class Runner:
-    """Owns every live job of this process. `holder` names it in the records; `now` is the wall clock.
+    """Owns every live job of this process. `holder` names it in the records; `now` is the wall
+    clock.
 
-    `distrust` is told the request fields whose credentials U has just refused; `knows` tells whether U has ever
-    accepted those among the fields.
+    `distrust` is told the request fields whose credentials U has just refused; `knows` tells
+    whether U has ever accepted those among the fields.
     """
 
     def __init__(
@@ -54,10 +57,10 @@ class Runner:
         jobs: JobStore,
         artifacts: ArtifactStore,
         upstream: Upstream,
-        watch: Watch | None,
+        watch: SessionEvents | None,
         policy: Policy,
         limits: Limits,
-        safe: Safe,
+        safe: Sealer,
         distrust: Callable[[Fields], None],
         knows: Callable[[Fields], bool] = lambda fields: False,
         preserve_host: bool,
@@ -77,12 +80,16 @@ class Runner:
         self._holder = holder
         self._now = now
         self._runs: dict[str, Run] = {}
-        self._slots: Slots[Run] = Slots(total=limits.max_running, per_caller=limits.max_running_per_caller)
+        self._slots: Slots[Run] = Slots(
+            total=limits.max_running, per_caller=limits.max_running_per_caller
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._changes: set[asyncio.Task[Any]] = set()
         self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
-        self._space = Space(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
-        self._admission = Admission(jobs=jobs, artifacts=artifacts, slots=self._slots, space=self._space, limits=limits)
+        self._space = Reservations(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
+        self._admission = Admission(
+            jobs=jobs, artifacts=artifacts, slots=self._slots, space=self._space, limits=limits
+        )
         self._stopping = False
 
     @property
@@ -96,7 +103,9 @@ class Runner:
         return self._slots.waiting
 
     async def shortage(self) -> str | None:
-        """Why there is too little space for another export, None when there is enough. Raises `StoreUnavailable`."""
+        """Why there is too little space for another export, None when there is enough. Raises
+        `StoreUnavailable`.
+        """
         await self._space.measure()
         return self._space.shortage()
 
@@ -112,11 +121,16 @@ class Runner:
                 await self._resume(job, fields)
 
     def _recall(self, jobs: list[Job]) -> None:
-        """What the queue knew before the restart, as far as the records tell: last starts, and slots still held."""
+        """What the queue knew before the restart, as far as the records tell: last starts, and
+        slots still held.
+        """
         for job in sorted(jobs, key=lambda job: job.started or 0):
             if job.started is not None:
                 self._slots.started(job.owner)
-            if job.abandoned is not None and (until := job.abandoned + self._limits.cancel_hold) > self._now():
+            if (
+                job.abandoned is not None
+                and (until := job.abandoned + self._limits.cancel_hold) > self._now()
+            ):
                 self._slots.hold(job.owner, until)
 
     async def stop(self) -> None:
@@ -130,11 +144,15 @@ class Runner:
             await asyncio.wait(self._tasks)
 
     def admission(self, *owners: str) -> AbstractAsyncContextManager[None]:
-        """As `Admission`: a place for one more job of the caller while the block runs (CONTRACT §3.5)."""
+        """As `Admission`: a place for one more job of the caller while the block runs (CONTRACT
+        §3.5).
+        """
         return self._admission(owners, self._now())
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
-        """Persist the job and queue it; or return the job that its Idempotency-Key stands for already."""
+        """Persist the job and queue it; or return the job that its Idempotency-Key stands for
+        already.
+        """
 
         async def persist() -> Job:
             try:
@@ -149,8 +167,13 @@ class Runner:
         return await self._undivided(persist())
 
     async def _adopt(self, run: Run, job: Job) -> None:
-        """The store may have taken the job and failed to say so: then it is on record, and must come to an end."""
-        if await until_available(lambda: self._jobs.get(job.id), job=job.id) is not None and not self._stopping:
+        """The store may have taken the job and failed to say so: then it is on record, and must
+        come to an end.
+        """
+        if (
+            await until_available(lambda: self._jobs.get(job.id), job=job.id) is not None
+            and not self._stopping
+        ):
             run.go_on()
             self._enqueue(run, job.owner)
 
@@ -167,19 +190,25 @@ class Runner:
         return run is not None and run.task is None
 
     def attended(self, id: str) -> Run | None:
-        """The job's run while its kick-off waits for U's first answer, or that answer is on its way to it."""
+        """The job's run while its kick-off waits for U's first answer, or that answer is on its way
+        to it.
+        """
         run = self._runs.get(id)
         return run if run is not None and (run.attended or run.verdict is not None) else None
 
     def may_show(self, id: str) -> bool:
-        """Whether the job stays: False if it is dropped or about to be. True is a promise: it is not dropped later."""
+        """Whether the job stays: False if it is dropped or about to be. True is a promise: it is
+        not dropped later.
+        """
         run = self._runs.get(id)
         if run is not None:
             run.go_on()
         return id not in self._dropped and (run is None or run.verdict is None)
 
     async def wake(self, id: str) -> None:
-        """The job's record was cancelled or forgotten: stop its transfer, or clear up what it left."""
+        """The job's record was cancelled or forgotten: stop its transfer, or clear up what it
+        left.
+        """
         run = self._runs.get(id)
         if run is None:
             self._spawn(self._conclude(id))
@@ -188,13 +217,15 @@ class Runner:
             self._spawn(self._conclude(id))
         else:
             run.woken = True
-            # a task that is cancelled before its first step runs none of its clean-up; this one will look first
+            # a task that is cancelled before its first step runs none of its clean-up; this one
+            # will look first
             if run.begun and not run.stopped:
                 run.stopped = True
                 run.task.cancel()
 
     async def resume(self, job: Job, call: Fields, *, borrowed: bool = False) -> None:
-        """An allowed call with these request fields brought credentials: a Suspended job queues again (CONTRACT §9).
+        """An allowed call with these request fields brought credentials: a Suspended job queues
+        again (CONTRACT §9).
 
         `borrowed`: they are another caller's than the job's owner."""
         if job.phase is Phase.SUSPENDED:
@@ -210,7 +241,9 @@ class Runner:
 
     async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
         try:
-            await Record(self._jobs, job, self._now).advance(Resumed(self._safe.seal(run.fields), borrowed))
+            await Record(self._jobs, job, self._now).advance(
+                Resumed(self._safe.seal(run.fields), borrowed)
+            )
         except Lost:
             self._forget(run)  # resumed, cancelled or given up by somebody else
         except BaseException:
@@ -236,7 +269,9 @@ class Runner:
             del self._runs[run.id]
             self._space.release(run.id)
         # VB365 may go on with a request that was given up before it answered (CONTRACT §3.5)
-        self._slots.leave(run, hold_until=self._now() + self._limits.cancel_hold if run.asking else None)
+        self._slots.leave(
+            run, hold_until=self._now() + self._limits.cancel_hold if run.asking else None
+        )
         run.answer()
 
     async def _drive(self, run: Run) -> None:
@@ -273,7 +308,8 @@ class Runner:
             log.exception("job failed", job=run.id)
             return Failed(_INTERNAL)
         finally:
-            run.stopped = True  # a cancel from here on is found on record, and must not cut short what follows
+            # a cancel from here on is found on record, and must not cut short what follows
+            run.stopped = True
         return None
 
     async def _record_outcome(self, run: Run, event: Event | None) -> None:
@@ -314,7 +350,8 @@ class Runner:
     async def _conclude(self, id: str, *, driven: bool = False) -> None:
         """The caller ended the job: its bytes go first, then a cancelled record says so.
 
-        A job that nobody ended, though its transfer could not go on (`driven`), must not stay Running for ever.
+        A job that nobody ended, though its transfer could not go on (`driven`), must not stay
+        Running for ever.
         """
         try:
             job = await until_available(lambda: self._jobs.get(id), job=id)
@@ -338,7 +375,9 @@ class Runner:
         return task
 
     async def _tick(self) -> None:
-        """Every second: measure the free space while jobs run, and give on the slots whose hold is over."""
+        """Every second: measure the free space while jobs run, and give on the slots whose hold is
+        over.
+        """
         while True:
             await asyncio.sleep(_TICK)
             self._fill_slots()
@@ -359,4 +398,6 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
         log.error("background task failed", exc_info=why)
 
 
-_INTERNAL = JobError(code=ErrorCode.INTERNAL, message="The proxy failed. Its log says why.", retryable=True)
+_INTERNAL = JobError(
+    code=ErrorCode.INTERNAL, message="The proxy failed. Its log says why.", retryable=True
+)

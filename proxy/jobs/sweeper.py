@@ -1,4 +1,6 @@
-"""What time does to jobs: results and records expire, suspended jobs give up, tombstones go (CONTRACT §7, §9)."""
+"""What time does to jobs: results and records expire, suspended jobs give up, tombstones go
+(CONTRACT §7, §9).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.core.job import ErrorCode, Expired, Failed, Job, JobError, Phase, ResultState, file_expired
+from proxy.core.job import (
+    ErrorCode,
+    Expired,
+    Failed,
+    Job,
+    JobError,
+    Phase,
+    ResultState,
+    file_expired,
+)
 from proxy.core.job_document import Retention
 from proxy.jobs.run import Lost, Record
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
@@ -28,9 +39,11 @@ _INTERRUPTED = JobError(
 
 
 class Sweeper:
-    """Ends what is over. Readers never depend on it: they judge by the clock themselves (`monitor.seen`).
+    """Ends what is over. Readers never depend on it: they judge by the clock themselves
+    (`monitor.seen`).
 
-    `suspend_ttl` in seconds; `now` is the wall clock; `wake` is the runner's, for what a caller ended and nobody heard.
+    `suspend_ttl` in seconds; `now` is the wall clock; `wake` is the runner's, for what a caller
+    ended and nobody heard.
     """
 
     def __init__(
@@ -66,7 +79,9 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Look at every job that is due, and at every file. Raises `StoreUnavailable`."""
-        stored = await self._artifacts.ids()  # first: a file without a job afterwards has none any more
+        stored = (
+            await self._artifacts.ids()
+        )  # first: a file without a job afterwards has none any more
         for stage, until in self._retention.due(self._now(), suspend_ttl=self._suspend_ttl).items():
             await self._each(await self._jobs.due(stage, until), self._look)
         await self._each(stored, self._look_at_file)
@@ -82,7 +97,9 @@ class Sweeper:
         except Lost:
             pass  # changed by somebody else meanwhile: the next sweep sees it as it then is
         except StoreUnavailable as why:
-            log.warning("not swept", job=each if isinstance(each, str) else each.id, reason=str(why))
+            log.warning(
+                "not swept", job=each if isinstance(each, str) else each.id, reason=str(why)
+            )
 
     async def _look_at_file(self, id: str) -> None:
         job = await self._jobs.get(id)

@@ -11,10 +11,10 @@ import structlog
 
 from proxy.core.errors import Problem
 from proxy.core.job import (
-    Answer,
     Answered,
     Claimed,
     ErrorCode,
+    FileFacts,
     Finalizing,
     Job,
     Restarted,
@@ -26,8 +26,16 @@ from proxy.core.outcome import secrets
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.outcome import collect, encoding, error, facts, refusal
 from proxy.jobs.reception import Reception
-from proxy.jobs.reservations import Space
-from proxy.jobs.run import Dropped, JobFailed, Record, Relayed, Run, Suspended, until_available
+from proxy.jobs.reservations import Reservations
+from proxy.jobs.run import (
+    Dropped,
+    JobFailed,
+    Record,
+    Run,
+    Suspended,
+    WholeResponse,
+    until_available,
+)
 from proxy.ports import (
     Artifact,
     ArtifactStore,
@@ -43,7 +51,7 @@ from proxy.ports import (
     UpstreamFailure,
     UpstreamTimedOut,
 )
-from proxy.upstream.session_events import Watch
+from proxy.upstream.session_events import SessionEvents
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +69,9 @@ class Policy:
 
 
 class Transfer:
-    """Drives one claimed job. Raises `JobFailed`, `Suspended`, `Dropped` or `Lost`, having stored nothing of that."""
+    """Drives one claimed job. Raises `JobFailed`, `Suspended`, `Dropped` or `Lost`, having stored
+    nothing of that.
+    """
 
     def __init__(
         self,
@@ -70,9 +80,9 @@ class Transfer:
         jobs: JobStore,
         artifacts: ArtifactStore,
         upstream: Upstream,
-        watch: Watch | None,
+        watch: SessionEvents | None,
         policy: Policy,
-        space: Space,
+        space: Reservations,
         holder: str,
         now: Callable[[], float],
     ) -> None:
@@ -93,11 +103,15 @@ class Transfer:
         self._posted = now()
 
     async def run(self, job: Job) -> None:
-        """From Queued to Success or Warning; the partial file is gone or kept when this returns or raises."""
+        """From Queued to Success or Warning; the partial file is gone or kept when this returns or
+        raises.
+        """
         try:
             await self._run_to_the_end(job)
         except StorageFull as why:
-            raise JobFailed(error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")) from why
+            raise JobFailed(
+                error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")
+            ) from why
         except PartialLost as why:
             message = "The stored part of the file is lost. Start the export again."
             raise JobFailed(error(ErrorCode.INTERRUPTED, message)) from why
@@ -125,11 +139,18 @@ class Transfer:
     async def _request_body(self, job: Job) -> bytes:
         body = await until_available(lambda: self._jobs.body(job.id), job=job.id)
         if body is None:
-            raise JobFailed(error(ErrorCode.INTERRUPTED, "The body of the request is lost. Start the export again."))
+            raise JobFailed(
+                error(
+                    ErrorCode.INTERRUPTED,
+                    "The body of the request is lost. Start the export again.",
+                )
+            )
         return body
 
     async def _receive(self) -> bool:
-        """All bytes into the partial file, over as many POSTs as it takes; True if their number is proven."""
+        """All bytes into the partial file, over as many POSTs as it takes; True if their number is
+        proven.
+        """
         if self._file.offset and self._file.offset == self._answer.size:
             # interrupted between the last byte and the commit: there is nothing to ask VB365 for
             await self._record.settle(Answered(self._answer))
@@ -143,13 +164,15 @@ class Transfer:
                 return done
 
     @property
-    def _answer(self) -> Answer:
+    def _answer(self) -> FileFacts:
         answer = self._record.job.answer
         assert answer is not None  # noqa: S101  # Answered precedes every use
         return answer
 
     async def _begin(self) -> bool | None:
-        """One POST from zero. True or False: every byte is stored, and their number is proven or not. None: go on."""
+        """One POST from zero. True or False: every byte is stored, and their number is proven or
+        not. None: go on.
+        """
         self._posted = self._now()
         response = await self._post([])
         if response is None:
@@ -163,7 +186,8 @@ class Transfer:
     async def _continue(self) -> bool | None:
         """One POST for the rest of the file; returns as `_begin` does (CONTRACT §10).
 
-        A 206 is taken if it is proven that it carries the rest of the same file, a 200 as a new attempt.
+        A 206 is taken if it is proven that it carries the rest of the same file, a 200 as a new
+        attempt.
         """
         wanted = Continuation.of(self._answer, self._file.offset)
         response = await self._post(wanted.fields)
@@ -184,7 +208,9 @@ class Transfer:
             response.close()
 
     async def _take_part(self, response: Response, wanted: Continuation, part: Part) -> bool | None:
-        """Take a 206 whose head fits, once its first bytes have proven to be those that are stored."""
+        """Take a 206 whose head fits, once its first bytes have proven to be those that are
+        stored.
+        """
         overlap = await self._file.read(part.start, wanted.stored)
         try:
             rest = await wanted.rest(response, overlap)
@@ -199,7 +225,9 @@ class Transfer:
         return await self._take(response, rest, part)
 
     async def _post(self, more: list[Field]) -> Response | None:
-        """Send the export with `more` fields. None: there was no answer, and another POST may follow."""
+        """Send the export with `more` fields. None: there was no answer, and another POST may
+        follow.
+        """
         try:
             return await until_available(lambda: self._ask(more), job=self._run.id)
         except UpstreamFailure as why:
@@ -225,12 +253,16 @@ class Transfer:
         return response
 
     async def _no_answer(self, why: UpstreamFailure) -> None:
-        """CONTRACT §10: a POST from zero is never repeated blindly; a continuation is, in bounds."""
+        """CONTRACT §10: a POST from zero is never repeated blindly; a continuation is, in
+        bounds.
+        """
         if self._file.offset:
             await self._pause(why)
             return
         timed_out = isinstance(why, UpstreamTimedOut)
-        self._run.unanswered = Problem("upstream-timeout" if timed_out else "upstream-unreachable", str(why))
+        self._run.unanswered = Problem(
+            "upstream-timeout" if timed_out else "upstream-unreachable", str(why)
+        )
         if self._run.attended:
             await self._drop(self._run.unanswered)
         raise JobFailed(error(_code_of(why), str(why))) from why
@@ -240,7 +272,10 @@ class Transfer:
         if response.status != 200:
             await self._refused(response)
         if (coding := encoding(response.fields)) is not None:
-            message = f"Veeam Backup for Microsoft 365 encoded the file ({coding}) although identity was asked for"
+            message = (
+                f"Veeam Backup for Microsoft 365 encoded the file ({coding}) although "
+                "identity was asked for"
+            )
             raise JobFailed(error(ErrorCode.ERROR, message))
         size = response.length
         self._space.release(self._run.id)
@@ -259,7 +294,7 @@ class Transfer:
         target = self._record.job.request.target.encode("latin-1")
         raise JobFailed(refusal(relayed, secrets(self._run.fields, target)))
 
-    async def _drop(self, answer: Relayed | Problem) -> None:
+    async def _drop(self, answer: WholeResponse | Problem) -> None:
         """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job.
 
         A record that cannot be removed now stays, and becomes that of a failed job.
@@ -292,8 +327,12 @@ class Transfer:
             message = f"No complete file after {self._policy.attempts} attempts"
             raise JobFailed(error(ErrorCode.TRUNCATED, message))
 
-    async def _take(self, response: Response, rest: bytes = b"", part: Part | None = None) -> bool | None:
-        """Store the body, of which `rest` was read before; `part` says what of the file it is, None all of it."""
+    async def _take(
+        self, response: Response, rest: bytes = b"", part: Part | None = None
+    ) -> bool | None:
+        """Store the body, of which `rest` was read before; `part` says what of the file it is, None
+        all of it.
+        """
         before = self._file.offset
         try:
             await self._file.copy(response, rest)
@@ -326,11 +365,14 @@ class Transfer:
         return True
 
     async def _pause(self, why: UpstreamFailure, *, progress: bool = False) -> None:
-        """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new byte.
+        """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new
+        byte.
 
         Those that VB365 never saw (it restarts) are bounded by the time that a transfer may stall.
         """
-        log.warning("transfer interrupted", job=self._run.id, offset=self._file.offset, reason=str(why))
+        log.warning(
+            "transfer interrupted", job=self._run.id, offset=self._file.offset, reason=str(why)
+        )
         if progress:
             await asyncio.sleep(_BACKOFF[0])
             return
@@ -342,7 +384,9 @@ class Transfer:
         self._fruitless += 1
         if self._fruitless > self._policy.attempts:
             code = ErrorCode.TIMEOUT if isinstance(why, UpstreamTimedOut) else ErrorCode.TRUNCATED
-            raise JobFailed(error(code, f"The transfer broke {self._fruitless} times without progress: {why}"))
+            raise JobFailed(
+                error(code, f"The transfer broke {self._fruitless} times without progress: {why}")
+            )
         await asyncio.sleep(_BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1])
 
     async def _finish(self, verified: bool) -> None:
@@ -355,18 +399,23 @@ class Transfer:
             digest = base64.b64encode(artifact.sha256).decode()
             return Succeeded(size, digest, self._now() + self._policy.result_ttl, kind, warning)
 
-        def memo(artifact: Artifact) -> bytes:
+        def record_copy(artifact: Artifact) -> bytes:
             return encode(advance(job, succeeded(artifact), self._now()))
 
         try:
-            artifact = await until_available(lambda: self._file.partial.commit(size, memo), job=job.id)
+            artifact = await until_available(
+                lambda: self._file.partial.commit(size, record_copy), job=job.id
+            )
         except LengthMismatch as why:
             raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
-        # `Lost` if the caller ended the job meanwhile: the runner removes the file, if the record does not promise it
+        # `Lost` if the caller ended the job meanwhile: the runner removes the file, if the record
+        # does not promise it
         await self._record.settle(succeeded(artifact))
 
     async def _warned(self, job: Job) -> bool:
-        return self._watch is not None and await self._watch.warns(job, self._run.fields, self._posted)
+        return self._watch is not None and await self._watch.warns(
+            job, self._run.fields, self._posted
+        )
 
 
 def _code_of(why: UpstreamFailure) -> ErrorCode:

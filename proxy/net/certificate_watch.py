@@ -16,7 +16,9 @@ _WATCH_FILES = 5.0
 
 
 def reload(certificate: ServerCertificate) -> None:
-    """Show the files' certificate from now on; one that cannot be used leaves the old one in place."""
+    """Show the files' certificate from now on; one that cannot be used leaves the old one in
+    place.
+    """
     try:
         certificate.reload()
     except TlsError as why:

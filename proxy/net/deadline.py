@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 
 class Deadlines:
-    """`count` independent time limits, numbered from 0. `expired` is called with the number of each that passes.
+    """`count` independent time limits, numbered from 0. `expired` is called with the number of each
+    that passes.
 
     Setting one costs an assignment: the timer is moved only when a limit is due before it rings.
     """

@@ -1,4 +1,6 @@
-"""File descriptors: how many there are, and how many of them clients may take (CONTRACT §15 `listen`)."""
+"""File descriptors: how many there are, and how many of them clients may take (CONTRACT §15
+`listen`).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Share:
 
 
 def raise_limit() -> int | None:
-    """Raise the process's soft limit of descriptors to the hard one. The limit; None if there is none that counts."""
+    """Raise the process's soft limit of descriptors to the hard one. The limit; None if there is
+    none that counts.
+    """
     if sys.platform == "win32":
         return None
     import resource
@@ -39,8 +43,8 @@ def raise_limit() -> int | None:
 def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     """Divide `limit` descriptors so that every client can have a relayed request in flight.
 
-    A relayed request takes two, the client's connection and VB365's, so clients get half of what is left at most.
-    `max_connections` 0 is no limit of its own.
+    A relayed request takes two, the client's connection and VB365's, so clients get half of what is
+    left at most. `max_connections` 0 is no limit of its own.
     """
     reserve = _OWN + _PER_EXPORT * max_running
     left = max(limit - reserve - CROWD, 2)

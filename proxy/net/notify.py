@@ -1,4 +1,6 @@
-"""What the service manager is told: sd_notify(3), a datagram to the socket that NOTIFY_SOCKET names."""
+"""What the service manager is told: sd_notify(3), a datagram to the socket that NOTIFY_SOCKET
+names.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ READY, STOPPING = "READY=1", "STOPPING=1"
 
 
 def notify(*states: str, status: str) -> None:
-    """Send `states` and the one-line `status` that `systemctl status` shows. Without a service manager: nothing.
+    """Send `states` and the one-line `status` that `systemctl status` shows. Without a service
+    manager: nothing.
 
     A datagram that cannot be sent is dropped: the proxy serves all the same.
     """

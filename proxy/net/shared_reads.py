@@ -1,7 +1,8 @@
 """TLS read into one buffer that all connections share.
 
-Otherwise each read of a TLS connection, however few its bytes, allocates 256 KiB and gives them back: three system
-calls and the page faults of fresh memory, which is more than all the rest of a small request.
+Otherwise each read of a TLS connection, however few its bytes, allocates 256 KiB and gives them
+back: three system calls and the page faults of fresh memory, which is more than all the rest of a
+small request.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-#: Filled and emptied within one callback of the loop. Windows fills it between callbacks, so nothing is shared there.
+#: Filled and emptied within one callback of the loop. Windows fills it between callbacks, so
+#: nothing is shared there.
 _SHARED = memoryview(bytearray(1 << 18))
 _SHAREABLE = sys.platform != "win32"
 
@@ -21,7 +23,8 @@ class Buffered(asyncio.BufferedProtocol):
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
-        #: The last read filled the buffer: more may be decrypted already, where no look at the socket finds it.
+        #: The last read filled the buffer: more may be decrypted already, where no look at the
+        #: socket finds it.
         self.filled = False
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -51,7 +54,9 @@ class Buffered(asyncio.BufferedProtocol):
 
 
 def share_reads(transport: asyncio.Transport, protocol: asyncio.Protocol) -> Buffered | None:
-    """Call in `connection_made`: reads of a TLS connection go through the shared buffer from now on."""
+    """Call in `connection_made`: reads of a TLS connection go through the shared buffer from now
+    on.
+    """
     if not _SHAREABLE or transport.get_extra_info("sslcontext") is None:
         return None
     buffered = Buffered(protocol)

@@ -1,4 +1,6 @@
-"""What is asked of and told to the socket below a transport: vanished peers, bytes not read yet, resets."""
+"""What is asked of and told to the socket below a transport: vanished peers, bytes not read yet,
+resets.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-#: Linux: the first byte of TCP_INFO is the state; CLOSE and CLOSE_WAIT are those after the peer's end.
+#: Linux: the first byte of TCP_INFO is the state; CLOSE and CLOSE_WAIT are those after the peer's
+#: end.
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
 _LEFT = (7, 8)
 _RESET = struct.pack("ii", 1, 0)
@@ -37,7 +40,9 @@ def probe(transport: asyncio.BaseTransport) -> None:
 
 
 def has_left(transport: asyncio.BaseTransport) -> bool:
-    """Whether the peer has closed its side: for connections that nobody reads from, where the loop cannot tell."""
+    """Whether the peer has closed its side: for connections that nobody reads from, where the loop
+    cannot tell.
+    """
     sock = transport.get_extra_info("socket")
     if sock is None or _TCP_INFO is None:
         return False
@@ -48,7 +53,9 @@ def has_left(transport: asyncio.BaseTransport) -> bool:
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Abort so that the peer sees a broken connection, whatever ends its message: RST instead of FIN."""
+    """Abort so that the peer sees a broken connection, whatever ends its message: RST instead of
+    FIN.
+    """
     sock = transport.get_extra_info("socket")
     if sock is not None:
         with contextlib.suppress(OSError):
@@ -57,7 +64,9 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def look(transport: asyncio.BaseTransport) -> Callable[[], object]:
-    """A function that returns something true if the peer has sent bytes, an end or a reset that is not read yet."""
+    """A function that returns something true if the peer has sent bytes, an end or a reset that is
+    not read yet.
+    """
     sock = transport.get_extra_info("socket")
     descriptor = -1 if sock is None else sock.fileno()
     if descriptor < 0:
@@ -70,7 +79,9 @@ def look(transport: asyncio.BaseTransport) -> Callable[[], object]:
 
 
 def unread(transport: asyncio.BaseTransport) -> Iterator[bytes]:
-    """What the peer had sent before a write to it failed; call in `connection_lost`, without TLS only."""
+    """What the peer had sent before a write to it failed; call in `connection_lost`, without TLS
+    only.
+    """
     sock = transport.get_extra_info("socket")
     descriptor = -1 if sock is None or sys.platform == "win32" else sock.fileno()
     with contextlib.suppress(OSError):

@@ -1,4 +1,5 @@
-"""TLS on both sides: whom to believe to be VB365, and the certificate that the proxy shows (CONTRACT §15).
+"""TLS on both sides: whom to believe to be VB365, and the certificate that the proxy shows
+(CONTRACT §15).
 
 Everything that reads files here blocks: at run time call it in a thread.
 """
@@ -23,21 +24,27 @@ _EXPIRES_SOON = timedelta(days=14)
 
 
 class TlsError(Exception):
-    """A certificate, key or CA file cannot be used: the message names the file, the fault and the mend."""
+    """A certificate, key or CA file cannot be used: the message names the file, the fault and the
+    mend.
+    """
 
 
 class PinMismatch(ssl.SSLCertVerificationError):
     """The upstream showed another certificate than the pinned one. Both are raw SHA-256 digests."""
 
     def __init__(self, presented: bytes, pinned: bytes) -> None:
-        super().__init__(1, f"the certificate has fingerprint {_readable(presented)}, not {_readable(pinned)}")
+        super().__init__(
+            1, f"the certificate has fingerprint {_readable(presented)}, not {_readable(pinned)}"
+        )
         self.reason = "PIN_MISMATCH"
         self.presented = presented
         self.pinned = pinned
 
 
 def fingerprint(der: bytes) -> str:
-    """The SHA-256 fingerprint of a DER certificate as `openssl x509 -fingerprint -sha256` shows it."""
+    """The SHA-256 fingerprint of a DER certificate as `openssl x509 -fingerprint -sha256` shows
+    it.
+    """
     return _readable(sha256(der).digest())
 
 
@@ -50,10 +57,11 @@ def upstream_context(
 ) -> ssl.SSLContext:
     """The context for connections to VB365, TLS 1.2 and later.
 
-    A pinned `fingerprint` (hex, colons allowed) trusts exactly that certificate, whatever its chain, name and dates;
-    else `verify=False` trusts any (the caller warns loudly); else the chain must lead to `ca_file` (PEM or DER; the
-    server's own self-signed certificate will do) or, without it, to the system's CAs, and the name must fit.
-    Raises `TlsError`, and ValueError for a malformed fingerprint.
+    A pinned `fingerprint` (hex, colons allowed) trusts exactly that certificate, whatever its
+    chain, name and dates; else `verify=False` trusts any (the caller warns loudly); else the chain
+    must lead to `ca_file` (PEM or DER; the server's own self-signed certificate will do) or,
+    without it, to the system's CAs, and the name must fit. Raises `TlsError`, and ValueError for a
+    malformed fingerprint.
     """
     if fingerprint is not None:
         return _secured(_PinnedContext.of(fingerprint))
@@ -79,16 +87,23 @@ def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
     data = _read(ca_file)
     try:
         # Windows exports certificates as DER unless told otherwise.
-        context.load_verify_locations(cadata=data.decode("ascii", "ignore") if b"-----BEGIN" in data else data)
+        context.load_verify_locations(
+            cadata=data.decode("ascii", "ignore") if b"-----BEGIN" in data else data
+        )
     except (ssl.SSLError, ValueError) as error:
-        raise TlsError(f"{ca_file} holds no certificate: name a PEM file of CA certificates") from error
-    # A server's own certificate is trusted as it is; such ones seldom have all that strict checks ask for.
+        raise TlsError(
+            f"{ca_file} holds no certificate: name a PEM file of CA certificates"
+        ) from error
+    # A server's own certificate is trusted as it is; such ones seldom have all that strict checks
+    # ask for.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
 
 
 class _PinnedObject(ssl.SSLObject):
-    """The pin is part of the handshake, so that no caller can forget it and nothing is sent before."""
+    """The pin is part of the handshake, so that no caller can forget it and nothing is sent
+    before.
+    """
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -128,8 +143,8 @@ class _PinnedContext(ssl.SSLContext):
 class ServerCertificate:
     """The proxy's own certificate, which can be renewed while connections live.
 
-    `context` is for the listener and stays the same object. `certificate` is the PEM chain, `key` its PEM private key
-    without a passphrase (None: in the same file). Raises `TlsError`.
+    `context` is for the listener and stays the same object. `certificate` is the PEM chain, `key`
+    its PEM private key without a passphrase (None: in the same file). Raises `TlsError`.
     """
 
     def __init__(self, certificate: Path, key: Path | None = None) -> None:
@@ -140,7 +155,8 @@ class ServerCertificate:
         self.context.sni_callback = self._choose
 
     def reload(self) -> None:
-        """Show the files' certificate in new handshakes; open connections go on. Raises `TlsError`: the old one stays.
+        """Show the files' certificate in new handshakes; open connections go on. Raises `TlsError`:
+        the old one stays.
 
         The swap is one assignment, safe from any thread.
         """
@@ -152,22 +168,37 @@ class ServerCertificate:
         return self._stamps() != self._seen
 
     def warning(self, now: datetime) -> str | None:
-        """What is wrong, or will be soon, with the dates of the certificate file; None if nothing is."""
+        """What is wrong, or will be soon, with the dates of the certificate file; None if nothing
+        is.
+        """
         try:
             leaf = x509.load_pem_x509_certificates(_read(self._certificate))[0]
         except (TlsError, ValueError):
-            return None  # OpenSSL reads more than this library; without dates there is nothing to warn of
+            # OpenSSL reads more than this library; without dates there is nothing to warn of
+            return None
         if leaf.not_valid_before_utc > now:
-            return f"{self._certificate} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            return (
+                f"{self._certificate} is not valid before "
+                f"{leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            )
         if leaf.not_valid_after_utc < now:
-            return f"{self._certificate} expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: clients refuse it"
+            return (
+                f"{self._certificate} expired on "
+                f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: clients refuse it"
+            )
         if leaf.not_valid_after_utc < now + _EXPIRES_SOON:
-            return f"{self._certificate} expires on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+            return (
+                f"{self._certificate} expires on "
+                f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+            )
         return None
 
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        # OpenSSL asks with and without SNI. load_cert_chain into the live context would not do: that keeps one
-        # certificate per key type, so an RSA one replaced by an ECDSA one could still be shown.
+    def _choose(
+        self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        # OpenSSL asks with and without SNI. load_cert_chain into the live context would not do:
+        # that keeps one certificate per key type, so an RSA one replaced by an ECDSA one could
+        # still be shown.
         connection.context = self._current
 
     def _load(self) -> ssl.SSLContext:
@@ -198,7 +229,9 @@ def _read(path: Path) -> bytes:
 
 
 class _Encrypted(Exception):
-    """OpenSSL asks for the key's passphrase. Without an answer of ours it would ask on the terminal."""
+    """OpenSSL asks for the key's passphrase. Without an answer of ours it would ask on the
+    terminal.
+    """
 
 
 def _refuse_passphrase() -> str:
@@ -206,19 +239,28 @@ def _refuse_passphrase() -> str:
 
 
 def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    for path, label, name in ((certificate, b"CERTIFICATE-----", "certificate"), (key, b"PRIVATE KEY-----", "key")):
+    for path, label, name in (
+        (certificate, b"CERTIFICATE-----", "certificate"),
+        (key, b"PRIVATE KEY-----", "key"),
+    ):
         if label not in _read(path):
             raise TlsError(f"{path} holds no {name} in PEM form (-----BEGIN …)")
     try:
         context.load_cert_chain(certificate, key, password=_refuse_passphrase)
     except _Encrypted:
-        raise TlsError(f"{key} is encrypted: store the key without a passphrase, readable by the proxy only") from None
+        raise TlsError(
+            f"{key} is encrypted: store the key without a passphrase, readable by the proxy only"
+        ) from None
     except ssl.SSLError as error:
         if _code(error) in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
-            raise TlsError(f"{key} is not the key of the first certificate in {certificate}") from error
+            raise TlsError(
+                f"{key} is not the key of the first certificate in {certificate}"
+            ) from error
         raise TlsError(f"{certificate} and {key} cannot be used: {_reason(error)}") from error
     except OSError as error:
-        raise TlsError(f"{certificate} or {key} cannot be read: {error.strerror or error}") from error
+        raise TlsError(
+            f"{certificate} or {key} cannot be read: {error.strerror or error}"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -230,7 +272,12 @@ def _code(error: BaseException) -> str:
     return getattr(error, "reason", None) or ""
 
 
-_UNTRUSTED = (18, 19, 20, 21)  # X509_V_ERR_*: self-signed, in the chain, no local issuer, no issuer at all
+_UNTRUSTED = (
+    18,
+    19,
+    20,
+    21,
+)  # X509_V_ERR_*: self-signed, in the chain, no local issuer, no issuer at all
 _DATES = {9: "is not valid yet: check the clocks", 10: "has expired: renew it on the server"}
 _WRONG_NAMES = (62, 64)
 _OLD = frozenset(("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"))
@@ -242,8 +289,11 @@ def explain(error: BaseException, host: str, presented: str | None = None) -> st
 
     `error` may wrap the ssl error; `presented` is the certificate's fingerprint if it is known.
     """
-    # Libraries wrap these errors in ssl errors of their own, which tell nothing: OpenSSL's have a reason.
-    cause = next((link for link in _chain(error) if isinstance(link, ssl.SSLError) and _code(link)), None)
+    # Libraries wrap these errors in ssl errors of their own, which tell nothing: OpenSSL's have a
+    # reason.
+    cause = next(
+        (link for link in _chain(error) if isinstance(link, ssl.SSLError) and _code(link)), None
+    )
     if isinstance(cause, PinMismatch):
         return (
             f"The certificate of {host} is not the pinned one; if it was renewed on purpose, "
@@ -252,22 +302,42 @@ def explain(error: BaseException, host: str, presented: str | None = None) -> st
     if isinstance(cause, ssl.SSLCertVerificationError):
         return _distrust(cause, host, presented)
     if cause and _code(cause) in _NOT_TLS:
-        return f"{host} does not speak TLS on this port; check the port of upstream.url, or write http:// if meant."
+        return (
+            f"{host} does not speak TLS on this port; check the port of upstream.url, or "
+            "write http:// if meant."
+        )
     if cause and _code(cause) in _OLD:
         return f"{host} does not speak TLS 1.2 or later; enable it there."
     return f"TLS with {host} failed: {_reason(cause or error)}."
 
 
 def _distrust(error: ssl.SSLCertVerificationError, host: str, presented: str | None) -> str:
-    pin = f"upstream.fingerprint to {presented} (check it on the server)" if presented else "upstream.fingerprint"
+    pin = (
+        f"upstream.fingerprint to {presented} (check it on the server)"
+        if presented
+        else "upstream.fingerprint"
+    )
     if error.verify_code in _UNTRUSTED:
-        kind = "self-signed" if error.verify_code == _UNTRUSTED[0] else "not signed by a known authority"
-        return f"The certificate of {host} is {kind}; set upstream.ca_file to it or to its CA, or set {pin}."
+        kind = (
+            "self-signed"
+            if error.verify_code == _UNTRUSTED[0]
+            else "not signed by a known authority"
+        )
+        return (
+            f"The certificate of {host} is {kind}; set upstream.ca_file to it or to its "
+            f"CA, or set {pin}."
+        )
     if error.verify_code in _WRONG_NAMES:
-        return f"The certificate of {host} is for another name; use that name in upstream.url, or set {pin}."
+        return (
+            f"The certificate of {host} is for another name; use that name in "
+            f"upstream.url, or set {pin}."
+        )
     if error.verify_code in _DATES:
         return f"The certificate of {host} {_DATES[error.verify_code]}, or set {pin}."
-    return f"The certificate of {host} is not trusted: {error.verify_message}; mend it there, or set {pin}."
+    return (
+        f"The certificate of {host} is not trusted: {error.verify_message}; mend it "
+        f"there, or set {pin}."
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

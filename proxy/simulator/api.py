@@ -70,7 +70,9 @@ class Api:
     A handler gets an authenticated call (unless its route is anonymous) of a served API version.
     """
 
-    def __init__(self, settings: SimulatorSettings, tokens: Tokens, sessions: Sessions, notifier: Notifier) -> None:
+    def __init__(
+        self, settings: SimulatorSettings, tokens: Tokens, sessions: Sessions, notifier: Notifier
+    ) -> None:
         self._settings = settings
         self._tokens = tokens
         self._sessions = sessions
@@ -120,13 +122,18 @@ class Api:
         token = self._sessions.token if since == "latest" else int(since)
         limit = _count(call, "limit", _DEFAULT_LIMIT, _MAX_LIMIT)
         seconds = _count(call, "timeoutseconds", 0, 3600)
-        await self._notifier.wait_for(lambda: bool(self._changes(call, token)), min(seconds, _MAX_POLL))
+        await self._notifier.wait_for(
+            lambda: bool(self._changes(call, token)), min(seconds, _MAX_POLL)
+        )
         changes = self._changes(call, token)[:limit]
         last = changes[-1][0] if changes else token
         results = [
-            {"eventType": "RestoreSessionUpdate", "id": session.id, "eTag": session.etag} for _, session in changes
+            {"eventType": "RestoreSessionUpdate", "id": session.id, "eTag": session.etag}
+            for _, session in changes
         ]
-        return json_response(200, {"nextChangeToken": str(last), "limit": limit, "results": results})
+        return json_response(
+            200, {"nextChangeToken": str(last), "limit": limit, "results": results}
+        )
 
     def _changes(self, call: Call, token: int) -> list[tuple[int, Session]]:
         return [
@@ -178,7 +185,9 @@ class Api:
     async def sessions(self, call: Call) -> Response:
         """GET RestoreSessions: the sessions that the caller may see."""
         sessions = self._sessions.list(call.caller)
-        return self._page(call, [partial(self._session_document, call, session) for session in sessions])
+        return self._page(
+            call, [partial(self._session_document, call, session) for session in sessions]
+        )
 
     async def session(self, call: Call) -> Response:
         """GET RestoreSessions/{id}: one session."""
@@ -195,7 +204,9 @@ class Api:
     async def events(self, call: Call) -> Response:
         """GET RestoreSessions/{id}/Events: the events of a session."""
         session = self.visible_session(call)
-        return self._page(call, [partial(self._event_document, call, session, event) for event in session.events])
+        return self._page(
+            call, [partial(self._event_document, call, session, event) for event in session.events]
+        )
 
     async def event(self, call: Call) -> Response:
         """GET RestoreSessions/{id}/Events/{event}: one event."""
@@ -280,11 +291,15 @@ class Api:
         resource = operations.parse_path(segments)
         if resource is None:
             raise HttpError(not_found(call))
-        if self._settings.strict and not catalog.exists(session.user.tenant, resource, self._settings.objects):
+        if self._settings.strict and not catalog.exists(
+            session.user.tenant, resource, self._settings.objects
+        ):
             raise HttpError(not_found(call))
         return resource
 
-    def _object(self, call: Call, session: Session, resource: ResourcePath, path: str) -> dict[str, Any]:
+    def _object(
+        self, call: Call, session: Session, resource: ResourcePath, path: str
+    ) -> dict[str, Any]:
         facts = catalog.describe(session.user.tenant, resource, self._settings.objects)
         return _linked(call, facts, path)
 

@@ -120,8 +120,13 @@ def form(call: Call) -> Mapping[str, str]:
     """
     if "json" not in call.request.headers.get("Content-Type", ""):
         fields = (pair.partition(b"=") for pair in call.body.split(b"&") if pair)
-        return {unquote_plus(name.decode()): unquote_plus(value.decode()) for name, _, value in fields}
+        return {
+            unquote_plus(name.decode()): unquote_plus(value.decode()) for name, _, value in fields
+        }
     raw = json.loads(call.body)
     if not isinstance(raw, dict):
         raise ValueError("the body is not a JSON object")  # noqa: TRY004  # malformed input is always ValueError
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in raw.items()}
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in raw.items()
+    }

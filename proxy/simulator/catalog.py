@@ -58,7 +58,9 @@ _IDS: dict[str, Callable[[str], str]] = {
 
 
 @lru_cache(maxsize=4096)
-def ids(organization: str, collections: tuple[str, ...], parents: tuple[str, ...], count: int) -> tuple[str, ...]:
+def ids(
+    organization: str, collections: tuple[str, ...], parents: tuple[str, ...], count: int
+) -> tuple[str, ...]:
     """Return the ids of the `count` members of the last collection.
 
     `parents` are the ids of the objects that contain it.

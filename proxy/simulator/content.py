@@ -163,7 +163,9 @@ class _PatternCrc:
 
     def __init__(self, seed: int) -> None:
         self._base = zlib.crc32(_blocks(seed, 0, 1))
-        self._slopes = [zlib.crc32(_blocks(seed, 1 << bit, 1)) ^ self._base for bit in range(_INDEX_BITS)]
+        self._slopes = [
+            zlib.crc32(_blocks(seed, 1 << bit, 1)) ^ self._base for bit in range(_INDEX_BITS)
+        ]
 
     def of_blocks(self, count: int) -> int:
         """Return the CRC-32 of the first `count` blocks."""
@@ -331,7 +333,9 @@ def make(kind: Kind, size: int, seed: int = 0, members: int = 2) -> Content:
     return Content(kind, sum(part.size for part in parts), parts)
 
 
-def content(size: int, kind: str, start: int = 0, stop: int | None = None, *, seed: int = 0) -> bytes:
+def content(
+    size: int, kind: str, start: int = 0, stop: int | None = None, *, seed: int = 0
+) -> bytes:
     """Return the bytes [start, stop) of the file of this size in bytes, kind and seed."""
     return make(Kind(kind), size, seed).read(start, stop)
 

@@ -30,7 +30,9 @@ from proxy.simulator.transfer import (
     if_range,
 )
 
-_OUTLOOK_MISSING = "To perform export to PST, 64-bit version of Microsoft Outlook 2013 or later must be installed"
+_OUTLOOK_MISSING = (
+    "To perform export to PST, 64-bit version of Microsoft Outlook 2013 or later must be installed"
+)
 _SESSION_STOPPED = "The restore session has been stopped"
 
 
@@ -119,7 +121,9 @@ class Exports:
         """Empty the temporary folder."""
         self._files.clear()
 
-    def _find_or_start(self, call: Call, operation: Operation, session: Session | None, effects: Effects) -> Generation:
+    def _find_or_start(
+        self, call: Call, operation: Operation, session: Session | None, effects: Effects
+    ) -> Generation:
         """Return the generation that serves this request.
 
         A request with Range uses the file of an identical earlier request, even if that file is
@@ -139,7 +143,9 @@ class Exports:
             self._files.popitem(last=False)
         return started
 
-    def _start(self, call: Call, operation: Operation, session: Session | None, effects: Effects) -> Generation:
+    def _start(
+        self, call: Call, operation: Operation, session: Session | None, effects: Effects
+    ) -> Generation:
         size = self._settings.size if effects.size is None else effects.size
         seed = self._settings.seed if effects.seed is None else effects.seed
         kind, members = operation.choose(call.body, size)
@@ -166,7 +172,9 @@ class Exports:
         elif effects.outlook_missing:
             generation.failure = error(version, 500, _OUTLOOK_MISSING)
         generation.done.set()
-        self._finish_event(generation, effects.event or ("Failed" if generation.failure else "Success"))
+        self._finish_event(
+            generation, effects.event or ("Failed" if generation.failure else "Success")
+        )
         self._notifier.notify()
 
     def _finish_event(self, generation: Generation, status: str) -> None:

@@ -142,7 +142,8 @@ def _operation(row: str) -> Operation:
 
 OPERATIONS = tuple(_operation(row) for row in _TABLE.strip().splitlines())
 _PATTERNS = [
-    (re.compile(re.sub(r"\{\w+\}", "[^/]+", operation.template), re.IGNORECASE), operation) for operation in OPERATIONS
+    (re.compile(re.sub(r"\{\w+\}", "[^/]+", operation.template), re.IGNORECASE), operation)
+    for operation in OPERATIONS
 ]
 
 

@@ -72,7 +72,9 @@ class SentResponse(web.StreamResponse):
         """Do nothing: the body is already sent."""
 
 
-def with_changes(headers: Headers, changes: dict[str, str | None] | None, cookies: Sequence[str] | None) -> Headers:
+def with_changes(
+    headers: Headers, changes: dict[str, str | None] | None, cookies: Sequence[str] | None
+) -> Headers:
     """Return the fields with `changes` applied and one Set-Cookie field per cookie appended.
 
     A change replaces all fields of that name, or adds one; the value None removes them.

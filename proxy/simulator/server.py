@@ -71,7 +71,9 @@ class Simulator:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http{'s' if self._tls else ''}://{host}:{self.port}"
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0, ssl: tls.SSLContext | None = None) -> None:
+    async def start(
+        self, host: str = "127.0.0.1", port: int = 0, ssl: tls.SSLContext | None = None
+    ) -> None:
         """Listen on this address; port 0 selects a free port. Raises OSError."""
         self._host, self._tls = host, ssl
         self._http = web.Server(
@@ -232,7 +234,9 @@ class Simulator:
             return True
         return False
 
-    async def _respond(self, call: Call, writer: ResponseWriter, effects: Effects) -> Response | None:
+    async def _respond(
+        self, call: Call, writer: ResponseWriter, effects: Effects
+    ) -> Response | None:
         """Return the normal response, or None after an export has written its own."""
         if call.version not in self.settings.versions:
             return not_found(call)
@@ -282,7 +286,9 @@ def _abort_connections(http: web.Server) -> None:
             connection.transport.abort()
 
 
-async def _read_body(request: web.BaseRequest, record: RecordedRequest, writer: ResponseWriter) -> bytes:
+async def _read_body(
+    request: web.BaseRequest, record: RecordedRequest, writer: ResponseWriter
+) -> bytes:
     """Read the whole body, record it, and return its first 64 KiB."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await writer.write_continue()

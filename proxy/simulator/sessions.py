@@ -80,7 +80,9 @@ class Sessions:
     latest changes as pairs of change number and session, oldest first.
     """
 
-    def __init__(self, settings: SimulatorSettings, now: Callable[[], float], notifier: Notifier) -> None:
+    def __init__(
+        self, settings: SimulatorSettings, now: Callable[[], float], notifier: Notifier
+    ) -> None:
         self._settings = settings
         self._now = now
         self._notifier = notifier
@@ -141,7 +143,9 @@ class Sessions:
         self._record_change(session)
         return event
 
-    def finish(self, session: Session, event: Event, status: str, message: str, size: int | None = None) -> None:
+    def finish(
+        self, session: Session, event: Event, status: str, message: str, size: int | None = None
+    ) -> None:
         """Set the final status of the event. `size` is the size of the item in bytes."""
         event.status, event.message, event.size, event.end = status, message, size, self._now()
         self._record_change(session)

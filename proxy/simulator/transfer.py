@@ -175,7 +175,9 @@ def _content_disposition(name: str) -> str:
     return f"attachment; filename={name}; filename*=UTF-8''{quote(name)}"
 
 
-def _split(chunks: Iterator[memoryview | bytes], boundaries: list[int], max_size: int) -> Iterator[memoryview | bytes]:
+def _split(
+    chunks: Iterator[memoryview | bytes], boundaries: list[int], max_size: int
+) -> Iterator[memoryview | bytes]:
     """Yield the bytes in pieces of at most `max_size` bytes, split at each boundary."""
     sent = 0
     for chunk in chunks:

@@ -1,1 +1,3 @@
-"""Where jobs and artifacts are kept: every store passes the one contract suite in tests/contract."""
+"""Where jobs and artifacts are kept: every store passes the one contract suite in
+tests/contract.
+"""

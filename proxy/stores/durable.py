@@ -14,7 +14,8 @@ log = structlog.get_logger(__name__)
 #: Bytes as they are (Windows), and never through a symbolic link that somebody planted.
 PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
-#: What fsync(2) says of a directory on vboxsf, CIFS and drvfs: they cannot do it, which is no failure of the disk.
+#: What fsync(2) says of a directory on vboxsf, CIFS and drvfs: they cannot do it, which is no
+#: failure of the disk.
 _NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
 #: Devices of which the log says that already.
 _said: set[int] = set()
@@ -52,7 +53,10 @@ def _say_once(directory: Path, device: int, why: OSError) -> None:
     if device not in _said:
         _said.add(device)
         log.warning(
-            "the file system cannot sync directories: a loss of power may undo the last change of a name",
+            (
+                "the file system cannot sync directories: a loss of power may undo the last "
+                "change of a name"
+            ),
             directory=str(directory),
             reason=why.strerror,
         )

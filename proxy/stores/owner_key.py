@@ -11,7 +11,9 @@ from proxy.ports import StoreUnavailable
 
 
 def owner_key(path: Path) -> bytes:
-    """The key of all owner hashes, made on the first start (CONTRACT §9). Raises `StoreUnavailable`."""
+    """The key of all owner hashes, made on the first start (CONTRACT §9). Raises
+    `StoreUnavailable`.
+    """
     try:
         with contextlib.suppress(FileExistsError):
             _write_new(path, secrets.token_bytes(32))
@@ -19,7 +21,9 @@ def owner_key(path: Path) -> bytes:
     except OSError as why:
         raise StoreUnavailable(f"owner key {path}: {why}") from why
     if len(key) < 32:
-        raise StoreUnavailable(f"owner key {path} is damaged: restore it, or remove it and lose who owns which job.")
+        raise StoreUnavailable(
+            f"owner key {path} is damaged: restore it, or remove it and lose who owns which job."
+        )
     return key
 
 

@@ -15,9 +15,9 @@ async def undisturbed(
     stop: Callable[[], None] | None = None,
     unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
 ) -> _T:
-    """The outcome of work that a thread has in hand. A cancellation calls `stop` and is raised only when the work has
-    ended and `unwanted` has disposed of its result: nothing goes on behind the back of a caller who does the next
-    thing already.
+    """The outcome of work that a thread has in hand. A cancellation calls `stop` and is raised only
+    when the work has ended and `unwanted` has disposed of its result: nothing goes on behind the
+    back of a caller who does the next thing already.
     """
     cancelled = await _ended(running, stop)
     if cancelled is None:
@@ -29,7 +29,9 @@ async def undisturbed(
     raise cancelled
 
 
-async def _ended(running: asyncio.Future[Any], stop: Callable[[], None] | None) -> asyncio.CancelledError | None:
+async def _ended(
+    running: asyncio.Future[Any], stop: Callable[[], None] | None
+) -> asyncio.CancelledError | None:
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
         try:

@@ -1,9 +1,10 @@
 """Who may see a job: VB365 is asked, and its answers are cached (CONTRACT §2 "Caller", §9).
 
-Two questions are asked, each with nothing of the caller's but Authorization and Cookie. The session question,
-`GET /v{N}/RestoreSessions/{sid}`, tells whether the credentials may see that session, and nothing else: the caller of a
-kick-off wrote the `sid`. The identity question, `GET /v{N}/RestoreSessions?limit=1`, tells whether VB365 takes the
-credentials; asked with a JWT alone, it makes the token's claims count.
+Two questions are asked, each with nothing of the caller's but Authorization and Cookie. The session
+question, `GET /v{N}/RestoreSessions/{sid}`, tells whether the credentials may see that session, and
+nothing else: the caller of a kick-off wrote the `sid`. The identity question, `GET
+/v{N}/RestoreSessions?limit=1`, tells whether VB365 takes the credentials; asked with a JWT alone,
+it makes the token's claims count.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _ENTRIES = 10_000
 _RETRY_AFTER = 5
 #: API versions with the resources that are asked for, in the order in which they are tried.
 _VERSIONS = ("v8", "v7", "v6")
-#: VB365 answers so for what is not there, for a version that it does not serve, and for an id that it cannot read.
+#: VB365 answers so for what is not there, for a version that it does not serve, and for an id that
+#: it cannot read.
 _UNKNOWN = (400, 404)
 _REFUSED = (401, 403, *_UNKNOWN)
 
@@ -47,24 +49,33 @@ class _Table(OrderedDict[_K, _V]):
 
 
 class Access:
-    """Asks VB365 who may see what. `cache` and `timeout` in seconds; `now` a monotonic clock; `key` keys all hashes.
+    """Asks VB365 who may see what. `cache` and `timeout` in seconds; `now` a monotonic clock; `key`
+    keys all hashes.
 
     Positive answers are cached; refusals are not, so that a right that was just granted counts.
     """
 
     def __init__(
-        self, upstream: Upstream, *, key: bytes, cache: float, timeout: float, now: Callable[[], float]
+        self,
+        upstream: Upstream,
+        *,
+        key: bytes,
+        cache: float,
+        timeout: float,
+        now: Callable[[], float],
     ) -> None:
         self._upstream = upstream
         self._key = key
         self._cache = cache
         self._timeout = timeout
         self._now = now
-        # A verdict is about the exact Authorization and Cookie lines that VB365 saw together, because it may need
-        # both, or look at one of them only: under the token alone a cookie would vouch for the token beside it, under
-        # the caller one cookie's rights would pass to another cookie. Key: caller, those lines, kind, what was asked.
+        # A verdict is about the exact Authorization and Cookie lines that VB365 saw together,
+        # because it may need both, or look at one of them only: under the token alone a cookie
+        # would vouch for the token beside it, under the caller one cookie's rights would pass to
+        # another cookie. Key: caller, those lines, kind, what was asked.
         self._verdicts: _Table[tuple[str, str, str, str], float] = _Table()
-        # Not bounded by `cache`: what VB365 once accepted stays true of a token, and no right follows from it.
+        # Not bounded by `cache`: what VB365 once accepted stays true of a token, and no right
+        # follows from it.
         self._identities: _Table[str, str] = _Table()
         self._known: _Table[str, bool] = _Table()
         self._served: str | None = None
@@ -73,10 +84,11 @@ class Access:
     # who a caller is
 
     def owners(self, credentials: Credentials) -> tuple[str, ...]:
-        """Every owner that the credentials stand for, as keyed hashes; a new job's `owner` is the first.
+        """Every owner that the credentials stand for, as keyed hashes; a new job's `owner` is the
+        first.
 
-        The identity, if VB365 accepted the token, then the hashes of the credentials: jobs that began before VB365
-        accepted the token, or before a restart, belong to those.
+        The identity, if VB365 accepted the token, then the hashes of the credentials: jobs that
+        began before VB365 accepted the token, or before a restart, belong to those.
         """
         identity = self._identities.get(self._caller(credentials))
         return (*(() if identity is None else (identity,)), *self.hashes(credentials))
@@ -86,17 +98,23 @@ class Access:
         return tuple(dict.fromkeys((self._caller(credentials), self._as_sent(credentials))))
 
     def claimed(self, credentials: Credentials) -> str | None:
-        """The owner that a JWT claims to stand for. It proves nothing: `check` must pass before anything is told."""
+        """The owner that a JWT claims to stand for. It proves nothing: `check` must pass before
+        anything is told.
+        """
         claims = credentials.claims
         return None if claims is None else self._keyed("identity", claims)
 
     def knows(self, fields: Fields) -> bool:
-        """True if VB365 has accepted the credentials among these request fields at least once since the start."""
+        """True if VB365 has accepted the credentials among these request fields at least once since
+        the start.
+        """
         credentials = Credentials.of(fields)
         return credentials is not None and self._caller(credentials) in self._known
 
     async def learn(self, credentials: Credentials) -> bool | None:
-        """Make a JWT's claims count if VB365 accepts it. False: it does not, or there are none; None: no answer."""
+        """Make a JWT's claims count if VB365 accepts it. False: it does not, or there are none;
+        None: no answer.
+        """
         if credentials.claims is None:
             return False
         try:
@@ -107,7 +125,9 @@ class Access:
         return _good(status) if _good(status) or status in _REFUSED else None
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
-        """True if the job is this caller's own. Raises `Problem` 503 when VB365 would have to say so and does not."""
+        """True if the job is this caller's own. Raises `Problem` 503 when VB365 would have to say
+        so and does not.
+        """
         if not set(job.owners).isdisjoint(self.owners(credentials)):
             return True
         if self.claimed(credentials) not in job.owners:
@@ -117,7 +137,8 @@ class Access:
         return not set(job.owners).isdisjoint(self.owners(credentials))
 
     def _caller(self, credentials: Credentials) -> str:
-        """The hash of Authorization, and only without one that of Cookie: a balancer's cookie changes all the time.
+        """The hash of Authorization, and only without one that of Cookie: a balancer's cookie
+        changes all the time.
 
         A token is the same however its scheme is spelled.
         """
@@ -128,7 +149,9 @@ class Access:
 
     def _as_sent(self, credentials: Credentials) -> str:
         """The same of the bytes as they were sent, as version 0.1.0 did it."""
-        return self._hash((credentials.authorization, () if credentials.authorization else credentials.cookie))
+        return self._hash(
+            (credentials.authorization, () if credentials.authorization else credentials.cookie)
+        )
 
     def _exactly(self, credentials: Credentials) -> str:
         return self._hash((credentials.authorization, credentials.cookie))
@@ -142,16 +165,19 @@ class Access:
     # what VB365 said
 
     def allow(self, credentials: Credentials, job: Job) -> None:
-        """The kick-off's own credentials see this job for the cache's lifetime without asking (CONTRACT §9).
+        """The kick-off's own credentials see this job for the cache's lifetime without asking
+        (CONTRACT §9).
 
         This job alone: that they may see the restore session is not known before VB365 said so.
         """
         self._note(credentials, "job", job.id)
 
     def distrust(self, fields: Fields) -> None:
-        """VB365 refused a job's request with these credentials: what it said of this caller before counts no more.
+        """VB365 refused a job's request with these credentials: what it said of this caller before
+        counts no more.
 
-        Else a caller that polls with an expired token would bring the job back over and over, to be refused again.
+        Else a caller that polls with an expired token would bring the job back over and over, to be
+        refused again.
         """
         credentials = Credentials.of(fields)
         if credentials is not None:
@@ -170,7 +196,8 @@ class Access:
     # who may see what
 
     async def identify(self, credentials: Credentials | None) -> tuple[str, ...]:
-        """The owners that the caller of a request that names no job stands for, once VB365 accepts the credentials.
+        """The owners that the caller of a request that names no job stands for, once VB365 accepts
+        the credentials.
 
         Raises `Problem` 401 or 503.
         """
@@ -185,8 +212,11 @@ class Access:
             raise unauthorized() if status in _REFUSED else unreachable()
         return self.owners(credentials)
 
-    async def check(self, credentials: Credentials | None, job: Job, answers: Round | None = None) -> None:
-        """Return iff the credentials may see the job now (CONTRACT §9). Raises `Problem` 401, 404 or 503.
+    async def check(
+        self, credentials: Credentials | None, job: Job, answers: Round | None = None
+    ) -> None:
+        """Return iff the credentials may see the job now (CONTRACT §9). Raises `Problem` 401, 404
+        or 503.
 
         `answers` holds what VB365 said to earlier checks of the same request.
         """
@@ -205,9 +235,11 @@ class Access:
             raise not_found()
 
     async def unknown(self, credentials: Credentials, id: str) -> Problem:
-        """The answer for an id that is no job's: what one would be whose session these credentials do not see.
+        """The answer for an id that is no job's: what one would be whose session these credentials
+        do not see.
 
-        VB365 is asked the same, so that neither the answer nor the time it takes tells which ids exist (CONTRACT §9).
+        VB365 is asked the same, so that neither the answer nor the time it takes tells which ids
+        exist (CONTRACT §9).
         """
         try:
             await self._sees(credentials, id)
@@ -216,13 +248,18 @@ class Access:
         return not_found()
 
     async def _sees(
-        self, credentials: Credentials, session: str, answers: Round | None = None, api: str | None = None
+        self,
+        credentials: Credentials,
+        session: str,
+        answers: Round | None = None,
+        api: str | None = None,
     ) -> int:
-        """VB365's status for a session: 2xx, 400, 403 or 404. Raises `Problem` 401 or 503 for anything else.
+        """VB365's status for a session: 2xx, 400, 403 or 404. Raises `Problem` 401 or 503 for
+        anything else.
 
-        `api` is asked first, if it is known to us: its answer to a version that it does not serve must not tell a job
-        from an id that is none. The session is asked for byte for byte: whether VB365 tells cases and encodings apart
-        is not for us to say.
+        `api` is asked first, if it is known to us: its answer to a version that it does not serve
+        must not tell a job from an id that is none. The session is asked for byte for byte: whether
+        VB365 tells cases and encodings apart is not for us to say.
         """
         status = 404
         for version in self._versions(api):
@@ -242,12 +279,15 @@ class Access:
         return status
 
     async def _check_owner(self, credentials: Credentials, job: Job, answers: Round | None) -> None:
-        """The session is gone at VB365, or there was none: the kick-off's own caller, while VB365 accepts it.
+        """The session is gone at VB365, or there was none: the kick-off's own caller, while VB365
+        accepts it.
 
-        Not of a job that ran with another caller's credentials: who could not see the session itself must not get
-        with their help what it holds.
+        Not of a job that ran with another caller's credentials: who could not see the session
+        itself must not get with their help what it holds.
         """
-        if job.borrowed or set(job.owners).isdisjoint({*self.owners(credentials), self.claimed(credentials)}):
+        if job.borrowed or set(job.owners).isdisjoint(
+            {*self.owners(credentials), self.claimed(credentials)}
+        ):
             raise not_found()
         status = await self._accepted(credentials, answers)
         if status == 401:
@@ -259,7 +299,8 @@ class Access:
         self._note(credentials, "job", job.id)
 
     async def _accepted(self, credentials: Credentials, answers: Round | None) -> int:
-        """VB365's status for the caller: for what names it, which is the token if there is one, not a cookie beside.
+        """VB365's status for the caller: for what names it, which is the token if there is one, not
+        a cookie beside.
 
         A token may need its cookie. It is not accepted if the cookie would have been without it.
         """
@@ -278,7 +319,9 @@ class Access:
     # questions
 
     async def _identity(self, credentials: Credentials, answers: Round | None = None) -> int:
-        """VB365's status for the identity question with these very credentials, in a version that it serves."""
+        """VB365's status for the identity question with these very credentials, in a version that
+        it serves.
+        """
         status = 404
         for version in self._versions():
             target = f"/{version}/RestoreSessions?limit=1"
@@ -294,7 +337,9 @@ class Access:
         return status
 
     def _versions(self, first: str | None = None) -> list[str]:
-        """The API versions to ask, in order. None is the caller's alone: it writes what it likes into its URLs."""
+        """The API versions to ask, in order. None is the caller's alone: it writes what it likes
+        into its URLs.
+        """
         wanted = (first, self._served, *_VERSIONS)
         return list(dict.fromkeys(version for version in wanted if version in _VERSIONS))
 
@@ -304,8 +349,12 @@ class Access:
         if claimed is not None and not credentials.cookie:
             self._identities.put(self._caller(credentials), claimed)
 
-    async def _ask(self, version: str, target: str, credentials: Credentials, answers: Round | None) -> int:
-        """VB365's status for a GET; concurrent equal questions share one request. Raises `Problem` 503."""
+    async def _ask(
+        self, version: str, target: str, credentials: Credentials, answers: Round | None
+    ) -> int:
+        """VB365's status for a GET; concurrent equal questions share one request. Raises `Problem`
+        503.
+        """
         key = (self._exactly(credentials), target)
         task = (answers or {}).get(key) or self._asking.get(key)
         if task is None:
@@ -352,14 +401,19 @@ def unauthorized() -> Problem:
     """401: no credentials, or U does not take them."""
     return Problem(
         "unauthorized",
-        "Send the credentials (Authorization or Cookie) with which Veeam Backup for Microsoft 365 is used.",
+        (
+            "Send the credentials (Authorization or Cookie) with which Veeam Backup for "
+            "Microsoft 365 is used."
+        ),
         headers=(("WWW-Authenticate", "Bearer"),),
     )
 
 
 def not_found() -> Problem:
     """404, the same for unknown jobs and for those of others (CONTRACT §9)."""
-    return Problem("job-not-found", "There is no export job with this id among those that you may see.")
+    return Problem(
+        "job-not-found", "There is no export job with this id among those that you may see."
+    )
 
 
 def unreachable() -> Problem:

@@ -11,14 +11,21 @@ from proxy.core.http.fields import end_to_end
 from proxy.core.http.heads import (
     MAX_INTERIM,
     Framing,
-    Refusal,
+    MalformedMessage,
     ResponseHead,
     find_answer_end,
     parse_request,
     parse_response,
 )
 from proxy.core.http.reuse import Outgoing, any_binds
-from proxy.ports import Fields, Response, UpstreamBroken, UpstreamFailure, UpstreamTimedOut, UpstreamUnreachable
+from proxy.ports import (
+    Fields,
+    Response,
+    UpstreamBroken,
+    UpstreamFailure,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
+)
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 
@@ -29,8 +36,9 @@ _HIGH = 1 << 20
 class HttpUpstream:
     """`ports.Upstream` over a pool of connections of its own: waiting exports starve nobody.
 
-    Without `preserve_host` the Host of every request is U's own (CONTRACT §12 `upstream.preserve_host`). With
-    `questions` no body and no unsafe method is ever sent: no caller writes on these connections (CONTRACT §2).
+    Without `preserve_host` the Host of every request is U's own (CONTRACT §12
+    `upstream.preserve_host`). With `questions` no body and no unsafe method is ever sent: no caller
+    writes on these connections (CONTRACT §2).
     """
 
     def __init__(self, pool: Pool, *, preserve_host: bool = True, questions: bool = False) -> None:
@@ -39,15 +47,25 @@ class HttpUpstream:
         self._questions = questions
 
     async def send(
-        self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        stall: float,
     ) -> Response:
-        """See `ports.Upstream.send`. Raises ValueError for a head that the proxy would not accept itself."""
+        """See `ports.Upstream.send`. Raises ValueError for a head that the proxy would not accept
+        itself.
+        """
         request = Outgoing(method, 1, bool(body), any_binds(fields))
         if self._questions and not request.repeatable:
             raise ValueError("a question has a safe method and no body")
         if not self._preserve_host:
             fields = [field for field in fields if field[0].lower() != b"host"]
-        # a kick-off's absolute-form target names the Host of the kick-off, and its job may be resumed under another
+        # a kick-off's absolute-form target names the Host of the kick-off, and its job may be
+        # resumed under another
         message = _message(method, origin_form(method, target), fields, body, self._pool.authority)
         answer: _Answer | None = None
         try:
@@ -60,7 +78,9 @@ class HttpUpstream:
                 await answer.ask(message)
                 return answer
         except TimeoutError as why:
-            raise UpstreamTimedOut(f"no answer within {timeout:g} s", delivered=answer is not None) from why
+            raise UpstreamTimedOut(
+                f"no answer within {timeout:g} s", delivered=answer is not None
+            ) from why
 
     async def close(self) -> None:
         """Close idle connections."""
@@ -83,7 +103,7 @@ def _check(head: bytes, method: bytes, target: bytes, fields: Fields) -> None:
     """Nothing in a field or target may read as another field or request than was meant."""
     try:
         read = parse_request(head)
-    except Refusal as why:
+    except MalformedMessage as why:
         raise ValueError(f"not a request: {why}") from why
     meant = tuple([(name, value.strip(b" \t")) for name, value in fields])
     if (read.method, read.target, read.fields) != (method, target, meant):
@@ -91,7 +111,9 @@ def _check(head: bytes, method: bytes, target: bytes, fields: Fields) -> None:
 
 
 class _Answer:
-    """One request's answer: takes a connection's bytes in, hands the body out, makes U wait when nobody reads."""
+    """One request's answer: takes a connection's bytes in, hands the body out, makes U wait when
+    nobody reads.
+    """
 
     def __init__(self, connection: Connection, request: Outgoing, stall: float) -> None:
         self._connection = connection
@@ -114,7 +136,9 @@ class _Answer:
         self._waiter: asyncio.Future[None] | None = None
 
     async def ask(self, message: bytes) -> bool:
-        """Send the request and wait for the head. False: the reused connection was gone before U could answer."""
+        """Send the request and wait for the head. False: the reused connection was gone before U
+        could answer.
+        """
         connection = self._connection
         connection.ask(self, self._request, message)
         try:
@@ -192,14 +216,16 @@ class _Answer:
                 if head.status >= 200:
                     return self._begin(head)
                 if head.status == 101:
-                    raise Refusal("protocols were switched without being asked")  # noqa: TRY301
+                    raise MalformedMessage("protocols were switched without being asked")  # noqa: TRY301
                 searched = 0
                 self._interims += 1
                 if self._interims > MAX_INTERIM:
-                    raise Refusal("it has too many interim answers")  # noqa: TRY301
-        except Refusal as why:
+                    raise MalformedMessage("it has too many interim answers")  # noqa: TRY301
+        except MalformedMessage as why:
             self._connection.close()
-            self._fail(UpstreamBroken(f"the upstream's answer is not valid HTTP: {why}", delivered=True))
+            self._fail(
+                UpstreamBroken(f"the upstream's answer is not valid HTTP: {why}", delivered=True)
+            )
         return b""
 
     def _begin(self, head: ResponseHead) -> bytes:
@@ -222,7 +248,7 @@ class _Answer:
             return
         try:
             forward, rest = self._body.feed(data)
-        except Refusal as why:
+        except MalformedMessage as why:
             self._connection.close()
             self._fail(UpstreamBroken(f"the upstream's body is malformed: {why}", delivered=True))
             return

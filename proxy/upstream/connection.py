@@ -1,4 +1,6 @@
-"""One connection to VB365: whose bytes it carries now, and what becomes of it afterwards (CONTRACT §12)."""
+"""One connection to VB365: whose bytes it carries now, and what becomes of it afterwards (CONTRACT
+§12).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from proxy.core.http.reuse import Fate, Outgoing, fate
 from proxy.net.shared_reads import Buffered, share_reads
 from proxy.net.sockets import look, probe, unread
 
-_CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE  # looking a member up costs more than it should on the hot path
+_CLOSED, _PRIVATE = (
+    Fate.CLOSED,
+    Fate.PRIVATE,
+)  # looking a member up costs more than it should on the hot path
 
 
 class Keeper(Protocol):
@@ -25,7 +30,9 @@ class Keeper(Protocol):
 
 
 class User(Protocol):
-    """Who a connection's bytes are for. After `connection_ended` the connection is no longer theirs."""
+    """Who a connection's bytes are for. After `connection_ended` the connection is no longer
+    theirs.
+    """
 
     def data_received(self, data: bytes) -> None:
         """Bytes of U."""
@@ -88,7 +95,9 @@ class Connection(asyncio.Protocol):
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop, also when a write failed before the loop has read what VB365 answered."""
+        """Called by the loop, also when a write failed before the loop has read what VB365
+        answered.
+        """
         if exc is not None and self._reads is None:
             for data in unread(self.transport):
                 if self.user is None:
@@ -125,9 +134,11 @@ class Connection(asyncio.Protocol):
         self.transport.write(message)
 
     def give_back(self, answer: ResponseHead, *, leftover: bool) -> bool:
-        """The answer was read to its end, `leftover` if more came: keep the connection for another request or close it.
+        """The answer was read to its end, `leftover` if more came: keep the connection for another
+        request or close it.
 
-        True: it is kept open for its user's client alone, who takes it again (`Pool.take`) or closes it.
+        True: it is kept open for its user's client alone, who takes it again (`Pool.take`) or
+        closes it.
         """
         self.user = None
         if self.closed:
@@ -166,7 +177,9 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close(self, *, flush: bool = False) -> None:
-        """Close at once, so that U sees it; with `flush` after everything written is out. Idempotent."""
+        """Close at once, so that U sees it; with `flush` after everything written is out.
+        Idempotent.
+        """
         self.user = None
         if not self.closed:
             self.closed = True

@@ -1,4 +1,6 @@
-"""The credentials of one request, and what a token claims about its caller (CONTRACT §2 "Caller")."""
+"""The credentials of one request, and what a token claims about its caller (CONTRACT §2
+"Caller").
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Credentials:
 
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
-        """The request fields of a question with these credentials. Host is left to the upstream: it is VB365's own."""
+        """The request fields of a question with these credentials. Host is left to the upstream: it
+        is VB365's own.
+        """
         return [
             *((b"Authorization", value) for value in self.authorization),
             *((b"Cookie", value) for value in self.cookie),
@@ -45,7 +49,9 @@ class Credentials:
 
     @property
     def claims(self) -> str | None:
-        """What a JWT claims to be, its `iss` with its subject. Counts only once VB365 accepted the token itself."""
+        """What a JWT claims to be, its `iss` with its subject. Counts only once VB365 accepted the
+        token itself.
+        """
         return None if self.bearer is None else _claims(self.bearer)
 
     def parts(self) -> list[Credentials]:

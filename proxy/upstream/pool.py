@@ -1,6 +1,7 @@
 """Connections to the upstream: dialled, kept while idle, handed out for reuse (CONTRACT §12).
 
-Relay and the proxy's own calls take connections and give them back here; `core.reuse` decides what may be reused.
+Relay and the proxy's own calls take connections and give them back here; `core.reuse` decides what
+may be reused.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from proxy.net.tls import explain
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
 from proxy.upstream.connection import Connection
 
-#: An idle connection is dropped after once to twice as many seconds: before any known server closes it by itself.
+#: An idle connection is dropped after once to twice as many seconds: before any known server closes
+#: it by itself.
 IDLE = 15.0
 #: A resolved name is asked for again after this many seconds, and after every failure to connect.
 RESOLVED = 60.0
 
-#: Failures to connect that say nothing of VB365: this machine has no descriptor, port or memory left.
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+#: Failures to connect that say nothing of VB365: this machine has no descriptor, port or memory
+#: left.
+_SHORTAGES = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
 
 #: Family, protocol and host of one address of the upstream.
 _Address = tuple[int, int, str]
@@ -34,9 +39,10 @@ _Address = tuple[int, int, str]
 class Pool:
     """Connections to one origin.
 
-    `host` is ASCII; `tls` is None for plain TCP; `verify_peer` gets the certificate (DER) after the handshake and
-    raises `ssl.SSLError` to refuse it. `limit` bounds the connections, idle ones included; 0 is no limit. `authority`
-    is the origin's own Host where that is not what it is reached by.
+    `host` is ASCII; `tls` is None for plain TCP; `verify_peer` gets the certificate (DER) after the
+    handshake and raises `ssl.SSLError` to refuse it. `limit` bounds the connections, idle ones
+    included; 0 is no limit. `authority` is the origin's own Host where that is not what it is
+    reached by.
     """
 
     def __init__(
@@ -91,7 +97,9 @@ class Pool:
         return len(self._idle) + len(self._private)
 
     def take(self, request: Outgoing, private: Connection | None = None) -> Connection | None:
-        """An idle connection that may serve `request`: the one that is its client's own, else the one used last."""
+        """An idle connection that may serve `request`: the one that is its client's own, else the
+        one used last.
+        """
         if private is not None and private in self._private:
             del self._private[private]
             if not private.speaking:
@@ -107,7 +115,9 @@ class Pool:
         return None
 
     async def connect(self) -> Connection:
-        """A fresh connection. Raises `UpstreamUnreachable`, `LocalShortage`, `UpstreamTimedOut`: nothing was sent."""
+        """A fresh connection. Raises `UpstreamUnreachable`, `LocalShortage`, `UpstreamTimedOut`:
+        nothing was sent.
+        """
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._room()
@@ -117,10 +127,14 @@ class Pool:
                     self._gone()
                     raise
         except TimeoutError as why:
-            raise UpstreamTimedOut(f"no connection to {self._name} in time", delivered=False) from why
+            raise UpstreamTimedOut(
+                f"no connection to {self._name} in time", delivered=False
+            ) from why
         except OSError as why:
             kind = LocalShortage if _is_shortage(why) else UpstreamUnreachable
-            raise kind(f"no connection to {self._name}: {self._said(why)}", delivered=False) from why
+            raise kind(
+                f"no connection to {self._name}: {self._said(why)}", delivered=False
+            ) from why
 
     def put(self, connection: Connection, *, private: bool = False) -> bool:
         """Keep an idle connection for the next taker. True: it is `private` and open."""
@@ -194,7 +208,9 @@ class Pool:
 
     async def _dial(self) -> Connection:
         """Try each address; when all that were remembered fail, resolve once more and try again."""
-        remembered = asyncio.get_running_loop().time() - self._resolved < RESOLVED and self._addresses
+        remembered = (
+            asyncio.get_running_loop().time() - self._resolved < RESOLVED and self._addresses
+        )
         if remembered:
             try:
                 return await self._try(list(remembered))
@@ -222,14 +238,17 @@ class Pool:
         for at, address in enumerate(addresses):
             last = at == len(addresses) - 1
             try:
-                async with asyncio.timeout(None if last else (until - loop.time()) / (len(addresses) - at)):
+                async with asyncio.timeout(
+                    None if last else (until - loop.time()) / (len(addresses) - at)
+                ):
                     connection = await self._open_to(address)
             except OSError as why:  # a TimeoutError is one
                 failures.append(why)
             else:
                 self._addresses = [address, *addresses[:at], *addresses[at + 1 :]]
                 return connection
-        # A machine without IPv6 has no port for ::1 (EADDRNOTAVAIL): what another address answered says more.
+        # A machine without IPv6 has no port for ::1 (EADDRNOTAVAIL): what another address answered
+        # says more.
         told = [why for why in failures if why.errno != errno.EADDRNOTAVAIL] or failures
         raise told[-1] if told else OSError("the name has no address")
 
@@ -246,7 +265,9 @@ class Pool:
         )
         try:
             if self._verify_peer is not None:
-                self._verify_peer(connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
+                self._verify_peer(
+                    connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+                )
             connection.adopt()
         except OSError:  # ssl.SSLError is one
             connection.transport.abort()

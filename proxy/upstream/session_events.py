@@ -24,11 +24,13 @@ _PAGES = 10
 _PAGE_LIMIT = 8 * 1024 * 1024
 _TRIES = 3
 _PAUSE = 0.5
-#: An event starts with its request. U's Date field is cut to the second: a smaller difference of the clocks is none.
+#: An event starts with its request. U's Date field is cut to the second: a smaller difference of
+#: the clocks is none.
 _SLACK = 5.0
 _SAME_CLOCK = 1.5
 _TIED = 0.25
-#: What the event of an export that gave its whole file may say: those that failed are other exports' (CONTRACT §5).
+#: What the event of an export that gave its whole file may say: those that failed are other
+#: exports' (CONTRACT §5).
 _POSSIBLE = frozenset({"Running", "Success", "Warning"})
 #: What a page that is not a page of events comes to: it must not cost the caller the file.
 _NONSENSE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -40,8 +42,10 @@ class _Event:
     status: str
 
 
-class Watch:
-    """Asks U for the session's events. `timeout` bounds one export's questions, in seconds; `now` is the wall clock."""
+class SessionEvents:
+    """Asks U for the session's events. `timeout` bounds one export's questions, in seconds; `now`
+    is the wall clock.
+    """
 
     def __init__(self, upstream: Upstream, *, timeout: float, now: Callable[[], float]) -> None:
         self._upstream = upstream
@@ -51,8 +55,9 @@ class Watch:
     async def warns(self, job: Job, fields: Fields, posted: float) -> bool:
         """True if the event of the export that was posted at the Unix second `posted` says Warning.
 
-        Events carry no job id: the one of the same type that started nearest to the POST counts, and those tied
-        with it. U not answering is no warning: the file's length was verified without it.
+        Events carry no job id: the one of the same type that started nearest to the POST counts,
+        and those tied with it. U not answering is no warning: the file's length was verified
+        without it.
         """
         credentials = Credentials.of(fields)
         if credentials is None or job.request.session is None:
@@ -65,7 +70,9 @@ class Watch:
                         break
                     await asyncio.sleep(_PAUSE)
         except (UpstreamFailure, TimeoutError, *_NONSENSE) as why:
-            log.warning("session events not read", job=job.id, reason=str(why) or type(why).__name__)
+            log.warning(
+                "session events not read", job=job.id, reason=str(why) or type(why).__name__
+            )
             return False
         return "Warning" in statuses
 
@@ -83,13 +90,22 @@ class Watch:
                 break
         distances = [(abs(event.started - posted), event.status) for event in found]
         nearest = min(distances, default=(0.0, ""))[0]
-        return {status for distance, status in distances if distance <= min(nearest + _TIED, _SLACK)}
+        return {
+            status for distance, status in distances if distance <= min(nearest + _TIED, _SLACK)
+        }
 
-    async def _page(self, job: Job, credentials: Credentials, page: int) -> tuple[list[dict[str, Any]], float]:
+    async def _page(
+        self, job: Job, credentials: Credentials, page: int
+    ) -> tuple[list[dict[str, Any]], float]:
         """One page of events, and how far U's clock is ahead of ours in seconds."""
-        path = f"/{job.request.api}/RestoreSessions/{job.request.session}/Events?offset={page * _PAGE}&limit={_PAGE}"
+        session = f"/{job.request.api}/RestoreSessions/{job.request.session}"
+        path = f"{session}/Events?offset={page * _PAGE}&limit={_PAGE}"
         response = await self._upstream.send(
-            b"GET", path.encode("latin-1"), credentials.fields, timeout=self._timeout, stall=self._timeout
+            b"GET",
+            path.encode("latin-1"),
+            credentials.fields,
+            timeout=self._timeout,
+            stall=self._timeout,
         )
         try:
             body = b""

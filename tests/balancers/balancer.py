@@ -1,4 +1,6 @@
-"""nginx and HAProxy with the shipped configuration: only ports, paths and, where a test says so, time-outs differ."""
+"""nginx and HAProxy with the shipped configuration: only ports, paths and, where a test says so,
+time-outs differ.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,11 @@ LIMIT = 20
 #: The ports of the three variants in the shipped files.
 THROUGH, SPLIT, PREFIX = 443, 8443, 9443
 
-#: nginx as Debian sets it up, and the shortest way to put it in front of something: every other setting is a default.
-DEFAULT_NGINX = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{proxy}; }} }}"
+#: nginx as Debian sets it up, and the shortest way to put it in front of something: every other
+#: setting is a default.
+DEFAULT_NGINX = (
+    "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{proxy}; }} }}"
+)
 
 
 def program(name: str) -> str | None:
@@ -39,7 +44,9 @@ class Files:
 
     @classmethod
     def write(cls, authority: trustme.CA, place: Path) -> Files:
-        issued = authority.issue_cert("localhost", "127.0.0.1", "vb365.internal", key_type=trustme.KeyType.ECDSA)
+        issued = authority.issue_cert(
+            "localhost", "127.0.0.1", "vb365.internal", key_type=trustme.KeyType.ECDSA
+        )
         files = cls(place / "ca.pem", place / "chain.pem", place / "key.pem", place / "both.pem")
         authority.cert_pem.write_to_path(str(files.authority))
         files.chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
@@ -50,7 +57,9 @@ class Files:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is put into a shipped configuration: where it listens, what stands behind it, which files it reads."""
+    """What is put into a shipped configuration: where it listens, what stands behind it, which
+    files it reads.
+    """
 
     ports: Mapping[int, int]
     proxy: int
@@ -59,7 +68,10 @@ class Plan:
 
     def nginx(self) -> dict[str, str]:
         return {
-            **{f"listen {port} ssl": f"listen 127.0.0.1:{there} ssl" for port, there in self.ports.items()},
+            **{
+                f"listen {port} ssl": f"listen 127.0.0.1:{there} ssl"
+                for port, there in self.ports.items()
+            },
             "server 127.0.0.1:4443;": f"server 127.0.0.1:{self.proxy};",
             "server vb365.internal:4443;": f"server 127.0.0.1:{self.vb365};",
             "/etc/ssl/vb365/fullchain.pem": str(self.files.chain),
@@ -69,7 +81,10 @@ class Plan:
 
     def haproxy(self) -> dict[str, str]:
         return {
-            **{f"bind :{port} ssl": f"bind 127.0.0.1:{there} ssl" for port, there in self.ports.items()},
+            **{
+                f"bind :{port} ssl": f"bind 127.0.0.1:{there} ssl"
+                for port, there in self.ports.items()
+            },
             "server proxy 127.0.0.1:4443": f"server proxy 127.0.0.1:{self.proxy}",
             "server vb365 vb365.internal:4443": f"server vb365 127.0.0.1:{self.vb365}",
             "/etc/haproxy/vb365.pem": str(self.files.both),
@@ -92,10 +107,19 @@ def nginx(site: str, place: Path) -> list[str]:
     temporary = " ".join(f"{kind}_temp_path {place}/{kind};" for kind in kinds)
     (place / "vb365.conf").write_text(site)
     (place / "nginx.conf").write_text(
-        f"{user} daemon off; worker_processes 1; pid {place}/nginx.pid; error_log stderr warn; events {{}}\n"
+        f"{user} daemon off; worker_processes 1; pid {place}/nginx.pid; error_log stderr "
+        f"warn; events {{}}\n"
         f"http {{ access_log off; {temporary} include {place}/vb365.conf; }}\n"
     )
-    return [str(program("nginx")), "-c", str(place / "nginx.conf"), "-p", str(place), "-e", "stderr"]
+    return [
+        str(program("nginx")),
+        "-c",
+        str(place / "nginx.conf"),
+        "-p",
+        str(place),
+        "-e",
+        "stderr",
+    ]
 
 
 def haproxy(configuration: str, place: Path) -> list[str]:
@@ -128,14 +152,25 @@ def reserved() -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def balancing(
-    name: str, place: Path, files: Files, *, proxy: int, vb365: int = 9, changes: Mapping[str, str] | None = None
+    name: str,
+    place: Path,
+    files: Files,
+    *,
+    proxy: int,
+    vb365: int = 9,
+    changes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Balancer]:
     """Run `name` with its shipped configuration; `changes` are further pieces of it to exchange."""
     with contextlib.ExitStack() as reservations:
-        ports = {port: reservations.enter_context(reserved()).getsockname()[1] for port in (THROUGH, SPLIT, PREFIX)}
+        ports = {
+            port: reservations.enter_context(reserved()).getsockname()[1]
+            for port in (THROUGH, SPLIT, PREFIX)
+        }
         plan = Plan(ports, proxy, vb365, files)
         wanted = plan.nginx() if name == "nginx" else plan.haproxy()
-        shipped = (CONFIG / {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[name]).read_text(encoding="utf-8")
+        shipped = (CONFIG / {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[name]).read_text(
+            encoding="utf-8"
+        )
         text = filled(shipped, wanted | dict(changes or {}))
         command = nginx(text, place) if name == "nginx" else haproxy(text, place)
         async with running(command, ports, place) as balancer:
@@ -153,7 +188,9 @@ async def default_nginx(place: Path, proxy: int) -> AsyncIterator[Balancer]:
 
 
 @contextlib.asynccontextmanager
-async def running(command: list[str], ports: Mapping[int, int], place: Path) -> AsyncIterator[Balancer]:
+async def running(
+    command: list[str], ports: Mapping[int, int], place: Path
+) -> AsyncIterator[Balancer]:
     log = place / "stderr"
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(

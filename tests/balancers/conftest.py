@@ -64,8 +64,14 @@ async def proxying(upstream: str, place: Path, **settings: str) -> AsyncIterator
         "admin.address": "127.0.0.1:0",
         "storage.dir": str(place / "data"),
     }
-    given = {"EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB", "PUBLIC__TRUSTED_PROXIES": "127.0.0.1"} | settings
-    running = await app.start(load(None, flags, {f"VB365_PROXY_{name}": value for name, value in given.items()}))
+    given = {
+        "EXPORTS__GRACE": "0s",
+        "STORAGE__MIN_FREE": "1MiB",
+        "PUBLIC__TRUSTED_PROXIES": "127.0.0.1",
+    } | settings
+    running = await app.start(
+        load(None, flags, {f"VB365_PROXY_{name}": value for name, value in given.items()})
+    )
     try:
         yield running
     finally:
@@ -73,7 +79,9 @@ async def proxying(upstream: str, place: Path, **settings: str) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def standing(settings: SimulatorSettings, tls: ssl.SSLContext | None = None) -> AsyncIterator[Simulator]:
+async def standing(
+    settings: SimulatorSettings, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Simulator]:
     stand_in = Simulator(settings)
     await stand_in.start(ssl=tls)
     try:
@@ -91,7 +99,9 @@ class Scene:
     balancer: Balancer
     http: aiohttp.ClientSession
 
-    async def kick_off(self, path: str, variant: int = THROUGH, prefix: str = "", **fields: str) -> str:
+    async def kick_off(
+        self, path: str, variant: int = THROUGH, prefix: str = "", **fields: str
+    ) -> str:
         """Kick off an export as alice; the job's URL, as the 202 says it."""
         wanted = self.vb365.login() | {"Prefer": "respond-async"} | fields
         url = URL(f"{self.balancer.url(variant)}{prefix}{path}", encoded=True)
@@ -115,12 +125,16 @@ SceneMaker = Callable[..., AbstractAsyncContextManager[Scene]]
 
 @pytest.fixture
 def scene(name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext) -> SceneMaker:
-    """Set a scene: `stand_in` are settings of VB365, `changes` pieces of the balancer's configuration to exchange,
-    the rest settings of the proxy."""
+    """Set a scene: `stand_in` are settings of VB365, `changes` pieces of the balancer's
+    configuration to exchange, the rest settings of the proxy.
+    """
 
     @contextlib.asynccontextmanager
     async def made(
-        *, stand_in: SimulatorSettings | None = None, changes: Mapping[str, str] | None = None, **settings: str
+        *,
+        stand_in: SimulatorSettings | None = None,
+        changes: Mapping[str, str] | None = None,
+        **settings: str,
     ) -> AsyncIterator[Scene]:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(files.both)
@@ -128,9 +142,12 @@ def scene(name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext) -> 
         async with (
             standing(stand_in or SimulatorSettings(), tls) as vb365,
             proxying(f"https://localhost:{vb365.port}", tmp_path, **(trust | settings)) as proxy,
-            balancing(name, tmp_path, files, proxy=port_of(proxy.url), vb365=vb365.port, changes=changes) as balancer,
+            balancing(
+                name, tmp_path, files, proxy=port_of(proxy.url), vb365=vb365.port, changes=changes
+            ) as balancer,
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=trusting), timeout=aiohttp.ClientTimeout(total=60)
+                connector=aiohttp.TCPConnector(ssl=trusting),
+                timeout=aiohttp.ClientTimeout(total=60),
             ) as http,
         ):
             yield Scene(vb365, proxy, balancer, http)

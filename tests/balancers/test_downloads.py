@@ -16,12 +16,15 @@ from tests.balancers.conftest import Scene, SceneMaker, port_of, proxying, stand
 from tests.balancers.test_exports import mailbox
 
 MIB = 1 << 20
-#: What nginx says when it puts an answer aside: by default up to 1 GiB, after which it stops reading from upstream.
+#: What nginx says when it puts an answer aside: by default up to 1 GiB, after which it stops
+#: reading from upstream.
 ASIDE = "an upstream response is buffered to a temporary file"
 
 
 async def digest_of(answer: aiohttp.ClientResponse, *, dawdle: float = 0.0) -> str:
-    """SHA-256 of the body in base64; `dawdle` seconds of not reading come first, in which buffers fill up."""
+    """SHA-256 of the body in base64; `dawdle` seconds of not reading come first, in which buffers
+    fill up.
+    """
     digest = hashlib.sha256()
     await asyncio.sleep(dawdle)
     async for chunk in answer.content.iter_chunked(MIB):
@@ -54,8 +57,9 @@ async def test_a_file_over_1_gib_arrives_whole(scene: SceneMaker) -> None:
 
 
 async def through_default_nginx(size: int, place: Path, *, control: bool) -> None:
-    """An export and its download by a client that dawdles, through nginx with nothing set; `control` downloads
-    what VB365 answers itself, too."""
+    """An export and its download by a client that dawdles, through nginx with nothing set;
+    `control` downloads what VB365 answers itself, too.
+    """
     async with (
         standing(SimulatorSettings(size=size)) as vb365,
         proxying(vb365.url, place) as proxy,
@@ -64,13 +68,17 @@ async def through_default_nginx(size: int, place: Path, *, control: bool) -> Non
     ):
         here = Scene(vb365, proxy, balancer, http)
         session = vb365.open_session()
-        path = next(path for path in vb365.export_paths(session) if path.lower().endswith("/exporttopst"))
+        path = next(
+            path for path in vb365.export_paths(session) if path.lower().endswith("/exporttopst")
+        )
         asked = vb365.login() | {"Prefer": "respond-async"}
         url = balancer.url().replace("https", "http")
         async with http.post(url + path, data=b"{}", headers=asked) as answer:
             assert answer.status == 202
             job = (
-                url + answer.headers["Location"].partition("/v8/")[1] + answer.headers["Location"].partition("/v8/")[2]
+                url
+                + answer.headers["Location"].partition("/v8/")[1]
+                + answer.headers["Location"].partition("/v8/")[2]
             )
         document = await here.outcome(job)
         assert document["status"] == "Success", document
@@ -85,10 +93,14 @@ async def through_default_nginx(size: int, place: Path, *, control: bool) -> Non
 
 
 async def test_default_nginx_puts_no_file_aside(default_nginx_only: None, tmp_path: Path) -> None:
-    """CONTRACT §6: X-Accel-Buffering: no; else nginx would cut a slow client's download after 1 GiB."""
+    """CONTRACT §6: X-Accel-Buffering: no; else nginx would cut a slow client's download after 1
+    GiB.
+    """
     await through_default_nginx(24 * MIB, tmp_path, control=True)
 
 
 @pytest.mark.slow
-async def test_a_file_over_1_gib_passes_default_nginx(default_nginx_only: None, tmp_path: Path) -> None:
+async def test_a_file_over_1_gib_passes_default_nginx(
+    default_nginx_only: None, tmp_path: Path
+) -> None:
     await through_default_nginx(1100 * MIB, tmp_path, control=False)

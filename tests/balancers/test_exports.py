@@ -23,11 +23,15 @@ HASTY = {
 def mailbox(scene: Scene) -> str:
     """The path of a mailbox's export to PST."""
     paths = scene.vb365.export_paths(scene.vb365.open_session())
-    return next(path for path in paths if path.lower().endswith("/exporttopst") and "/mailboxes/" in path)
+    return next(
+        path for path in paths if path.lower().endswith("/exporttopst") and "/mailboxes/" in path
+    )
 
 
 async def fetched(scene: Scene, job: str) -> bytes:
-    """The finished job's file, its digest verified against the job document and VB365's own content."""
+    """The finished job's file, its digest verified against the job document and VB365's own
+    content.
+    """
     document = await scene.outcome(job)
     assert document["status"] == "Success", document
     async with scene.http.get(f"{job}/result", headers=scene.vb365.login()) as answer:
@@ -77,7 +81,9 @@ async def test_what_a_client_says_of_forwarding_does_not_get_through(scene: Scen
 
 
 async def test_an_untrusted_balancer_is_not_believed(scene: SceneMaker) -> None:
-    """CONTRACT §13: without `public.trusted_proxies` the proxy tells its own scheme and the Host it was asked for."""
+    """CONTRACT §13: without `public.trusted_proxies` the proxy tells its own scheme and the Host it
+    was asked for.
+    """
     async with scene(PUBLIC__TRUSTED_PROXIES="192.0.2.1") as here:
         job = await here.kick_off(mailbox(here))
         assert job.startswith(f"{here.balancer.url().replace('https', 'http')}/v8/_async/exports/")
@@ -94,7 +100,9 @@ async def test_public_url_beats_what_a_balancer_says(scene: SceneMaker) -> None:
 
 
 async def test_below_a_path_prefix(scene: SceneMaker) -> None:
-    """CONTRACT §12, §13: the prefix is cut off, an id with %2F stays as it is, and every address has the prefix."""
+    """CONTRACT §12, §13: the prefix is cut off, an id with %2F stays as it is, and every address
+    has the prefix.
+    """
     async with scene() as here:
         paths = here.vb365.export_paths(here.vb365.open_session())
         for path in (mailbox(here), next(path for path in paths if "%2F" in path)):
@@ -107,7 +115,9 @@ async def test_below_a_path_prefix(scene: SceneMaker) -> None:
 
 
 async def test_a_status_long_poll_and_vb365s_own(scene: SceneMaker, name: str) -> None:
-    """CONTRACT §4: `Prefer: wait` is answered before the balancer loses patience; and so is VB365's long-poll."""
+    """CONTRACT §4: `Prefer: wait` is answered before the balancer loses patience; and so is VB365's
+    long-poll.
+    """
     async with scene(changes=HASTY[name], EXPORTS__MAX_WAIT="1s") as here:
         here.vb365.fault(path="exportToPst", hold=True)
         job = await here.kick_off(mailbox(here))
@@ -138,5 +148,7 @@ async def test_ranges_and_validators_get_through(scene: SceneMaker) -> None:
             assert answer.headers["Content-Range"] == "bytes 99990-99999/100000"
             assert answer.headers["ETag"].startswith('"')
             assert await answer.read() == whole[-10:]
-        async with here.http.get(f"{job}/result", headers=fields | {"Range": "bytes=100000-"}) as answer:
+        async with here.http.get(
+            f"{job}/result", headers=fields | {"Range": "bytes=100000-"}
+        ) as answer:
             assert answer.status == 416

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 from proxy.core.http.heads import parse_request
-from proxy.core.routing import Door, Relay
+from proxy.core.routing import PassThrough, Router
 from tests.balancers.balancer import SPLIT, Balancer, Files, balancing
 from tests.balancers.conftest import SceneMaker
 from tests.balancers.test_exports import mailbox
@@ -86,7 +86,9 @@ def answering(word: bytes) -> Callable[[Peer], Coroutine[None, None, None]]:
             head = await peer.head()
             told = b"" if head.startswith(b"HEAD") else head.split(b"\r\n", 1)[0]
             size = len(head.split(b"\r\n", 1)[0])
-            await peer.send(b"HTTP/1.1 200 OK\r\nX-Who: %s\r\nContent-Length: %d\r\n\r\n%s" % (word, size, told))
+            await peer.send(
+                b"HTTP/1.1 200 OK\r\nX-Who: %s\r\nContent-Length: %d\r\n\r\n%s" % (word, size, told)
+            )
 
     return script
 
@@ -109,12 +111,19 @@ async def test_only_what_is_the_proxys_business_goes_there(
 ) -> None:
     """CONTRACT §1, §2; and the target arrives as it was sent (§12)."""
     async with splitting(name, files, tmp_path) as balancer:
-        opened = asyncio.open_connection("127.0.0.1", balancer.ports[SPLIT], ssl=trusting, server_hostname="localhost")
+        opened = asyncio.open_connection(
+            "127.0.0.1", balancer.ports[SPLIT], ssl=trusting, server_hostname="localhost"
+        )
         client = Peer(*await asyncio.wait_for(opened, LIMIT))
         wrong = []
         for who, cases in ((b"proxy", FOR_THE_PROXY), (b"vb365", FOR_VB365)):
             for method, target, fields in cases:
-                lines = (f"{method} {target} HTTP/1.1", "Host: localhost", *fields, "Content-Length: 0")
+                lines = (
+                    f"{method} {target} HTTP/1.1",
+                    "Host: localhost",
+                    *fields,
+                    "Content-Length: 0",
+                )
                 await client.send("\r\n".join((*lines, "", "")).encode())
                 head = await client.head()
                 told = b"" if method == "HEAD" else await client.exactly(len(lines[0]))
@@ -126,17 +135,25 @@ async def test_only_what_is_the_proxys_business_goes_there(
 
 def decision(method: str, target: str, fields: tuple[str, ...]) -> object:
     """What the proxy itself makes of the request, with credentials."""
-    lines = (f"{method} {target} HTTP/1.1", "Host: localhost", "Authorization: Bearer x", *fields, "Content-Length: 0")
-    door = Door(segment="_async", prefix="", max_body=1, reports=False)
+    lines = (
+        f"{method} {target} HTTP/1.1",
+        "Host: localhost",
+        "Authorization: Bearer x",
+        *fields,
+        "Content-Length: 0",
+    )
+    door = Router(segment="_async", prefix="", max_body=1, reports=False)
     return door.decide(parse_request("\r\n".join((*lines, "", "")).encode()))
 
 
 def test_the_table_agrees_with_the_proxy() -> None:
     """What is told to go straight to VB365 is nothing that the proxy would have handled itself."""
     for case in FOR_VB365:
-        assert isinstance(decision(*case), Relay), case
-    passed_on = [case for case in FOR_THE_PROXY if isinstance(decision(*case), Relay)]
-    assert [target for _, target, _ in passed_on] == [MAIL + "?async=false"], "the switch must still be stripped"
+        assert isinstance(decision(*case), PassThrough), case
+    passed_on = [case for case in FOR_THE_PROXY if isinstance(decision(*case), PassThrough)]
+    assert [target for _, target, _ in passed_on] == [MAIL + "?async=false"], (
+        "the switch must still be stripped"
+    )
 
 
 async def test_if_the_proxy_is_down_all_else_goes_on(scene: SceneMaker) -> None:
@@ -150,5 +167,7 @@ async def test_if_the_proxy_is_down_all_else_goes_on(scene: SceneMaker) -> None:
         async with here.http.post(url + path, data=b"{}", headers=fields) as answer:
             assert answer.status == 200
             assert (await answer.read())[:4] == b"!BDN"
-        async with here.http.post(url + path, data=b"{}", headers=fields | {"Prefer": "respond-async"}) as answer:
+        async with here.http.post(
+            url + path, data=b"{}", headers=fields | {"Prefer": "respond-async"}
+        ) as answer:
             assert answer.status in (502, 503)

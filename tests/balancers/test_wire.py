@@ -1,4 +1,6 @@
-"""What balancers like to break: targets, large heads and bodies, upgrades, untrusted peers (CONTRACT §12, §13)."""
+"""What balancers like to break: targets, large heads and bodies, upgrades, untrusted peers
+(CONTRACT §12, §13).
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,20 @@ from tests.http.wire import LIMIT, Origin, Peer, Script
 async def before(
     script: Script, name: str, files: Files, place: Path, trusting: ssl.SSLContext
 ) -> AsyncIterator[tuple[Peer, Balancer]]:
-    """A client's connection to the balancer in front of the proxy in front of a scripted upstream."""
+    """A client's connection to the balancer in front of the proxy in front of a scripted
+    upstream.
+    """
     async with (
         Origin(script).running() as origin,
         proxying(f"http://127.0.0.1:{origin.port}", place) as proxy,
         balancing(name, place, files, proxy=port_of(proxy.url)) as balancer,
     ):
         opened = asyncio.open_connection(
-            "127.0.0.1", balancer.ports[THROUGH], ssl=trusting, server_hostname="localhost", limit=1 << 21
+            "127.0.0.1",
+            balancer.ports[THROUGH],
+            ssl=trusting,
+            server_hostname="localhost",
+            limit=1 << 21,
         )
         client = Peer(*await asyncio.wait_for(opened, LIMIT))
         try:
@@ -61,7 +69,9 @@ async def test_targets_reach_vb365_as_they_were_sent(
 async def test_a_token_of_64_kib_passes_and_large_answer_fields_come_back(
     name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext
 ) -> None:
-    """CONTRACT §12: nginx's default ends at 8 KiB with 400, HAProxy's at 16 KiB and at 101 fields."""
+    """CONTRACT §12: nginx's default ends at 8 KiB with 400, HAProxy's at 16 KiB and at 101
+    fields.
+    """
     token = b"t" * (64 * 1024 - 100)
     many = b"".join(b"X-%d: y\r\n" % n for n in range(500))
 
@@ -73,14 +83,20 @@ async def test_a_token_of_64_kib_passes_and_large_answer_fields_come_back(
 
     async with before(script, name, files, tmp_path, trusting) as (client, _):
         await client.send(
-            b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token + b"\r\n" + many + b"\r\n"
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
+            + token
+            + b"\r\n"
+            + many
+            + b"\r\n"
         )
         head = await client.head()
         assert head.startswith(b"HTTP/1.1 200")
         assert token in head
 
 
-async def test_a_websocket_is_tunnelled(name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext) -> None:
+async def test_a_websocket_is_tunnelled(
+    name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext
+) -> None:
     """CONTRACT §12: after the upstream's own 101, bytes flow both ways."""
 
     async def script(peer: Peer) -> None:
@@ -88,7 +104,8 @@ async def test_a_websocket_is_tunnelled(name: str, files: Files, tmp_path: Path,
         assert b"upgrade: websocket" in head
         await peer.send(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"  # RFC 6455 §1.3; HAProxy looks at it
+            # RFC 6455 §1.3; HAProxy looks at it
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
         )
         for _ in range(3):
             await peer.send(b"<" + await peer.exactly(4) + b">")
@@ -116,14 +133,26 @@ async def test_a_large_upload_is_no_matter_for_the_balancer(
         await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     async with before(script, name, files, tmp_path, trusting) as (client, _):
-        await client.send(b"PUT /big HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        await client.send(
+            b"PUT /big HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
+            + bytes(size)
+        )
         assert (await client.head()).startswith(b"HTTP/1.1 204")
 
 
 FORWARDED = (
-    ({"Forwarded": 'for=192.0.2.7;proto=https;host="vb365.example.com"'}, "https://vb365.example.com"),
-    ({"Forwarded": "host=a.example:8443, host=b.example", "X-Forwarded-Host": "c.example"}, "http://a.example:8443"),
-    ({"X-Forwarded-Proto": "https", "X-Forwarded-Host": "a.example, b.example"}, "https://a.example"),
+    (
+        {"Forwarded": 'for=192.0.2.7;proto=https;host="vb365.example.com"'},
+        "https://vb365.example.com",
+    ),
+    (
+        {"Forwarded": "host=a.example:8443, host=b.example", "X-Forwarded-Host": "c.example"},
+        "http://a.example:8443",
+    ),
+    (
+        {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "a.example, b.example"},
+        "https://a.example",
+    ),
     (
         {"X-Forwarded-Host": "a.example", "X-Forwarded-Port": "8080", "X-Forwarded-Prefix": "/p"},
         "http://a.example:8080/p",
@@ -136,8 +165,13 @@ FORWARDED = (
 async def test_forwarding_is_believed_of_trusted_peers_only(
     fields: dict[str, str], base: str | None, tmp_path: Path
 ) -> None:
-    """CONTRACT §13: 127.0.0.1 is trusted, 127.0.0.2 is not. Without balancers: the rule is the proxy's own."""
-    async with standing(SimulatorSettings(size=1000)) as vb365, proxying(vb365.url, tmp_path) as proxy:
+    """CONTRACT §13: 127.0.0.1 is trusted, 127.0.0.2 is not. Without balancers: the rule is the
+    proxy's own.
+    """
+    async with (
+        standing(SimulatorSettings(size=1000)) as vb365,
+        proxying(vb365.url, tmp_path) as proxy,
+    ):
         path = vb365.export_paths(vb365.open_session())[0]
         for peer, expected in (("127.0.0.1", base or proxy.url), ("127.0.0.2", proxy.url)):
             connector = aiohttp.TCPConnector(local_addr=(peer, 0))

@@ -22,7 +22,12 @@ from tests.client.fake_proxy import FakeProxy
 @contextmanager
 def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeProxy]:
     """The fake on a loop and thread of its own: the commands under test run loops of theirs."""
-    proxy, loop, ready, stop = FakeProxy(), asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    proxy, loop, ready, stop = (
+        FakeProxy(),
+        asyncio.new_event_loop(),
+        threading.Event(),
+        asyncio.Event(),
+    )
 
     async def serve() -> None:
         runner = web.ServerRunner(web.Server(proxy.answer), shutdown_timeout=1)  # type: ignore[arg-type]
@@ -71,12 +76,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(fake: FakeProxy, slept: list[float], here: Path) -> Any:
-    """Run a command line; credentials and address come from the environment unless `env` says otherwise."""
+    """Run a command line; credentials and address come from the environment unless `env` says
+    otherwise.
+    """
 
     def _run(*line: str, stdin: str | None = None, **env: str | None) -> Result:
         around: dict[str, str | None] = {"VB365_URL": fake.url, "VB365_TOKEN": "good"}
         result = CliRunner().invoke(client_app, list(line), input=stdin, env=around | env)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert result.exception is None or isinstance(result.exception, SystemExit), (
+            result.exception
+        )
         return result
 
     return _run

@@ -24,14 +24,31 @@ def document(status: str, phase: str, **members: Any) -> dict[str, Any]:
     result = None
     if status in ("Success", "Warning"):
         digest = base64.b64encode(hashlib.sha256(FILE).digest()).decode()
-        result = {"state": "Available", "format": "Pst", "fileName": "Jane Roe.zip", "size": len(FILE)}
+        result = {
+            "state": "Available",
+            "format": "Pst",
+            "fileName": "Jane Roe.zip",
+            "size": len(FILE),
+        }
         result |= {"eTag": '"e1"', "digest": {"sha-256": digest}}
-    base = {"id": ID, "type": "Export", "status": status, "phase": phase, "title": "exportToPst", "result": result}
+    base = {
+        "id": ID,
+        "type": "Export",
+        "status": status,
+        "phase": phase,
+        "title": "exportToPst",
+        "result": result,
+    }
     return base | {"message": f"{phase} it", "progress": {}, "error": None} | members
 
 
 def transferring(received: int) -> dict[str, Any]:
-    rest = {"bytesReceived": received, "bytesTotal": len(FILE), "bytesPerSecond": 2**20, "secondsRemaining": 1}
+    rest = {
+        "bytesReceived": received,
+        "bytesTotal": len(FILE),
+        "bytesPerSecond": 2**20,
+        "secondsRemaining": 1,
+    }
     return document("Running", "Transferring", progress=rest)
 
 
@@ -40,7 +57,9 @@ STORY = [document("Running", "Generating"), transferring(2**19), SUCCESS]
 
 
 class FakeProxy:
-    """Answers what the test lays out: `story` document by document, `broken` and `odd` before anything else."""
+    """Answers what the test lays out: `story` document by document, `broken` and `odd` before
+    anything else.
+    """
 
     def __init__(self) -> None:
         self.story = list(STORY)
@@ -50,7 +69,8 @@ class FakeProxy:
         self.odd: list[tuple[str, int | str, dict[str, str]]] = []
         #: Bytes after which each download breaks, in order.
         self.cuts: list[int] = []
-        #: Bytes the client has on disk: with it, a download breaks only once all that was sent is there.
+        #: Bytes the client has on disk: with it, a download breaks only once all that was sent is
+        #: there.
         self.kept: int | None = None
         self.fields: dict[str, str] = {}
         self.file = FILE
@@ -61,11 +81,17 @@ class FakeProxy:
 
     def calls(self, ending: str) -> list[tuple[dict[str, str], bytes]]:
         """Fields and bodies of the requests so far whose `METHOD /path` ends like that."""
-        return [(fields, body) for method, target, fields, body in self.seen if f"{method} {target}".endswith(ending)]
+        return [
+            (fields, body)
+            for method, target, fields, body in self.seen
+            if f"{method} {target}".endswith(ending)
+        ]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         called = f"{request.method} {request.raw_path}"
-        self.seen.append((request.method, request.raw_path, dict(request.headers), await request.read()))
+        self.seen.append(
+            (request.method, request.raw_path, dict(request.headers), await request.read())
+        )
         self.before(called)
         if self.odd and called.endswith(self.odd[0][0]):
             _, status, fields = self.odd.pop(0)
@@ -86,16 +112,24 @@ class FakeProxy:
         if "password=pa%26ss" not in form and "refresh_token=r1" not in form:
             return web.json_response({"message": "wrong password"}, status=400)
         self.tokens = {f"fresh{len(self.seen)}"}
-        return web.json_response({"access_token": next(iter(self.tokens)), "refresh_token": "r1", "expires_in": 3600})
+        return web.json_response(
+            {"access_token": next(iter(self.tokens)), "refresh_token": "r1", "expires_in": 3600}
+        )
 
     async def job(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if "/_async/" not in path:
             return self.running(202, self.story[0])
         if path.endswith("/exports"):
-            return web.json_response({"offset": 0, "limit": 30, "results": [SUCCESS, transferring(0)]})
+            return web.json_response(
+                {"offset": 0, "limit": 30, "results": [SUCCESS, transferring(0)]}
+            )
         if path.endswith("/result"):
-            return web.Response(status=204) if request.method == "DELETE" else await self.download(request)
+            return (
+                web.Response(status=204)
+                if request.method == "DELETE"
+                else await self.download(request)
+            )
         if request.method == "DELETE":
             return web.Response(status=204)
         if path.endswith("/cancel"):
@@ -114,11 +148,16 @@ class FakeProxy:
 
     def running(self, status: int, now: dict[str, Any], etag: str = 'W/"0"') -> web.Response:
         location = f"http://another.example/prefix{STATUS}"
-        return web.json_response(now, status=status, headers={"Location": location, "Retry-After": "3", "ETag": etag})
+        return web.json_response(
+            now, status=status, headers={"Location": location, "Retry-After": "3", "ETag": etag}
+        )
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         digest = base64.b64encode(hashlib.sha256(FILE).digest()).decode()
-        fields = {"ETag": '"e1"', "Repr-Digest": f"sha-512=:AA==:, sha-256=:{digest}:"} | self.fields
+        fields = {
+            "ETag": '"e1"',
+            "Repr-Digest": f"sha-512=:AA==:, sha-256=:{digest}:",
+        } | self.fields
         start, size = 0, len(self.file)
         asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
         if asked and self.ranges and request.headers.get("If-Range", '"e1"') == '"e1"':
@@ -126,7 +165,9 @@ class FakeProxy:
             if start >= size:
                 return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
             fields["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
-        response = web.StreamResponse(status=206 if start else 200, headers={k: v for k, v in fields.items() if v})
+        response = web.StreamResponse(
+            status=206 if start else 200, headers={k: v for k, v in fields.items() if v}
+        )
         response.content_length = size - start
         await response.prepare(request)
         stop = min(size, start + self.cuts.pop(0)) if self.cuts else size
@@ -138,7 +179,9 @@ class FakeProxy:
         return response
 
     async def arrived(self, stop: int) -> None:
-        """The client has kept the bytes up to `stop`: aiohttp drops what is still in its buffer at a break."""
+        """The client has kept the bytes up to `stop`: aiohttp drops what is still in its buffer at
+        a break.
+        """
         async with asyncio.timeout(10):
             while self.kept is not None and self.kept < stop:  # noqa: ASYNC110  # told from another thread
                 await asyncio.sleep(0.001)

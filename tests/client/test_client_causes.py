@@ -1,4 +1,6 @@
-"""What the commands say, and do, when the server is another one, is not there, or asks to come back (CONTRACT §15)."""
+"""What the commands say, and do, when the server is another one, is not there, or asks to come back
+(CONTRACT §15).
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,12 @@ async def vb365(request: web.Request) -> web.StreamResponse:
     return web.json_response({"message": f"The resource {request.path} was not found"}, status=404)
 
 
-@pytest.mark.parametrize("line", [*COMMANDS, ("jobs", "list"), ("jobs", "delete", ID), ("jobs", "fetch", ID)])
-def test_vb365_itself_is_told_in_one_request(run: Any, fake: FakeProxy, line: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "line", [*COMMANDS, ("jobs", "list"), ("jobs", "delete", ID), ("jobs", "fetch", ID)]
+)
+def test_vb365_itself_is_told_in_one_request(
+    run: Any, fake: FakeProxy, line: tuple[str, ...]
+) -> None:
     """A kick-off there would be a synchronous export."""
     fake.job = vb365  # type: ignore[method-assign]
     fake.odd = [("GET /_async/openapi.json", 404, {})]
@@ -64,13 +70,20 @@ def test_an_error_that_the_proxy_made_is_its_own(run: Any, fake: FakeProxy) -> N
 
 def test_a_job_that_was_seen_is_not_doubted(run: Any, fake: FakeProxy) -> None:
     """A 404 of a balancer in the middle of the polls."""
-    fake.before = lambda called: fake.odd.append((STATUS, 404, {})) if called == f"GET {STATUS}" else None
+    fake.before = lambda called: (
+        fake.odd.append((STATUS, 404, {})) if called == f"GET {STATUS}" else None
+    )
     result = run(*EXPORT_COMMAND)
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "The server answered 404: not now")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        1,
+        "The server answered 404: not now",
+    )
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_https_to_a_port_without_tls_is_told(run: Any, fake: FakeProxy, line: tuple[str, ...]) -> None:
+def test_https_to_a_port_without_tls_is_told(
+    run: Any, fake: FakeProxy, line: tuple[str, ...]
+) -> None:
     result = run(*line, VB365_URL=fake.url.replace("http:", "https:"))
     assert result.exit_code == 2
     assert "does not speak TLS: write http:// in --url" in result.stderr
@@ -78,7 +91,9 @@ def test_https_to_a_port_without_tls_is_told(run: Any, fake: FakeProxy, line: tu
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_http_to_a_port_with_tls_is_told(run: Any, tls: ssl.SSLContext, line: tuple[str, ...]) -> None:
+def test_http_to_a_port_with_tls_is_told(
+    run: Any, tls: ssl.SSLContext, line: tuple[str, ...]
+) -> None:
     with serving(tls) as fake:
         result = run(*line, VB365_URL=fake.url.replace("https:", "http:"))
     assert result.exit_code == 2
@@ -87,7 +102,9 @@ def test_http_to_a_port_with_tls_is_told(run: Any, tls: ssl.SSLContext, line: tu
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_certificate_that_is_not_trusted_is_told(run: Any, tls: ssl.SSLContext, line: tuple[str, ...]) -> None:
+def test_a_certificate_that_is_not_trusted_is_told(
+    run: Any, tls: ssl.SSLContext, line: tuple[str, ...]
+) -> None:
     with serving(tls) as fake:
         result = run(*line, VB365_URL=fake.url)
         assert fake.seen == []
@@ -156,12 +173,16 @@ def test_without_wait_it_is_said_how_long(run: Any, fake: FakeProxy, slept: list
     fake.odd = [(EXPORT, 429, {"Retry-After": "7200"})]
     result = run(*EXPORT_COMMAND)
     assert (result.exit_code, slept) == (1, [])
-    said = "The server answered 429: not now; it asks to come back in 2:00:00, which --wait waits for"
+    said = (
+        "The server answered 429: not now; it asks to come back in 2:00:00, which --wait waits for"
+    )
     assert result.stderr.splitlines()[-1] == said
     assert DOUBT not in result.stderr
 
 
-def test_without_a_key_only_a_429_is_waited_for(run: Any, fake: FakeProxy, slept: list[float]) -> None:
+def test_without_a_key_only_a_429_is_waited_for(
+    run: Any, fake: FakeProxy, slept: list[float]
+) -> None:
     """A 503 may be an intermediary's, with the export under way."""
     fake.odd = [(EXPORT, 429, {"Retry-After": "9"}), (EXPORT, 503, {"Retry-After": "9"})]
     result = run(*EXPORT_COMMAND, "--wait", "--idempotency-key", "none")
@@ -174,7 +195,9 @@ async def http(closed: str) -> AsyncIterator[Http]:
         yield http
 
 
-async def test_a_request_counts_as_sent_once_its_head_is_written(http: Http, fake: FakeProxy) -> None:
+async def test_a_request_counts_as_sent_once_its_head_is_written(
+    http: Http, fake: FakeProxy
+) -> None:
     with pytest.raises(Unreachable):
         await http.call("POST", EXPORT, {})
     assert not http.sent("POST", EXPORT)

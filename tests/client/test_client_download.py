@@ -37,8 +37,12 @@ def test_a_broken_download_goes_on_where_it_broke(run: Any, fake: FakeProxy, her
     assert rest == [(f"bytes={offset}-", '"e1"') for offset in (300_000, 300_000, 700_000)]
 
 
-def test_a_server_without_ranges_is_read_from_zero_and_not_for_ever(run: Any, fake: FakeProxy, here: Path) -> None:
-    """A 200 to a Range request is the whole file: it replaces what was there; eight breaks at one place are enough."""
+def test_a_server_without_ranges_is_read_from_zero_and_not_for_ever(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
+    """A 200 to a Range request is the whole file: it replaces what was there; eight breaks at one
+    place are enough.
+    """
     fake.ranges, fake.cuts = False, [300_000, 300_000]
     assert run("export", "--path", EXPORT).exit_code == 0
     assert (here / "Jane Roe.pst").read_bytes() == FILE
@@ -49,7 +53,9 @@ def test_a_server_without_ranges_is_read_from_zero_and_not_for_ever(run: Any, fa
     assert not (here / "again.pst").exists()
 
 
-def test_wrong_bytes_are_fetched_once_more_and_never_kept(run: Any, fake: FakeProxy, here: Path) -> None:
+def test_wrong_bytes_are_fetched_once_more_and_never_kept(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
     fake.file = b"!BDX" + FILE[4:]
     result = run("export", "--path", EXPORT)
     assert result.exit_code == 1
@@ -92,7 +98,9 @@ async def chunked(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def test_a_later_fetch_goes_on_with_what_an_earlier_one_left(run: Any, fake: FakeProxy, here: Path) -> None:
+def test_a_later_fetch_goes_on_with_what_an_earlier_one_left(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
     """The digest of the document proves the whole; bytes that are not the job's are dropped."""
     fake.story = [SUCCESS]
     part = here / f"Jane Roe.pst.{ID[:8]}.part"
@@ -112,7 +120,9 @@ def test_output_names_a_file_or_a_directory(run: Any, fake: FakeProxy, here: Pat
     assert run("jobs", "fetch", ID, "-o", "named.dat").stdout == "named.dat\n"
     assert (here / "named.dat").read_bytes() == FILE
     assert run("jobs", "fetch", ID, "-o", "deep/er/").stdout == f"{Path('deep/er/Jane Roe.pst')}\n"
-    assert run("jobs", "fetch", ID, "-o", "deep/er/").stdout == f"{Path('deep/er/Jane Roe-2.pst')}\n"
+    assert (
+        run("jobs", "fetch", ID, "-o", "deep/er/").stdout == f"{Path('deep/er/Jane Roe-2.pst')}\n"
+    )
     assert run("jobs", "fetch", ID, "-o", "bare").stdout == "bare.pst\n"
 
 

@@ -12,18 +12,28 @@ from aiohttp import web
 from tests.client.fake_proxy import EXPORT, FILE, ID, STATUS, STORY, SUCCESS, FakeProxy, document
 
 
-def test_an_export_ends_as_a_verified_file_named_for_what_it_is(run: Any, fake: FakeProxy, here: Path) -> None:
+def test_an_export_ends_as_a_verified_file_named_for_what_it_is(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
     """§15, §3, §6: VB365 called it .zip, its first bytes say Pst."""
     result = run("export", "--path", EXPORT, "--body", '{"pstSizeLimitBytes": 1,}')
     assert result.exit_code == 0
     assert result.stdout == "Jane Roe.pst\n"
     assert (here / "Jane Roe.pst").read_bytes() == FILE
     assert [entry.name for entry in here.iterdir()] == ["Jane Roe.pst"]
-    for line in (f"202 Accepted: job {ID}", "Generating", "Transferring", "Downloading", "SHA-256 verified"):
+    for line in (
+        f"202 Accepted: job {ID}",
+        "Generating",
+        "Transferring",
+        "Downloading",
+        "SHA-256 verified",
+    ):
         assert line in result.stderr
 
 
-def test_the_kick_off_asks_for_async_and_sends_path_and_body_as_given(run: Any, fake: FakeProxy) -> None:
+def test_the_kick_off_asks_for_async_and_sends_path_and_body_as_given(
+    run: Any, fake: FakeProxy
+) -> None:
     """§1: the target is never normalised, the body never parsed; §8: a key of its own."""
     run("export", "--path", EXPORT, "--body", '{"a": 1,}')
     ((fields, body),) = fake.calls(f"POST {EXPORT}")
@@ -35,7 +45,9 @@ def test_the_kick_off_asks_for_async_and_sends_path_and_body_as_given(run: Any, 
 
 
 @pytest.mark.parametrize("given", ["body.json", "@body.json", "-"])
-def test_the_body_comes_from_a_file_or_stdin(run: Any, fake: FakeProxy, here: Path, given: str) -> None:
+def test_the_body_comes_from_a_file_or_stdin(
+    run: Any, fake: FakeProxy, here: Path, given: str
+) -> None:
     (here / "body.json").write_bytes(b'{"b": 2}')
     assert run("export", "--path", EXPORT, "--body", given, stdin='{"b": 2}').exit_code == 0
     assert fake.calls(f"POST {EXPORT}")[0][1] == b'{"b": 2}'
@@ -54,7 +66,9 @@ def test_polls_keep_to_retry_after_and_etag(run: Any, fake: FakeProxy, slept: li
     fake.story = [document("Running", "Generating"), document("Running", "Generating"), SUCCESS]
     assert run("export", "--path", EXPORT).exit_code == 0
     assert slept == [3, 7]
-    assert [fields.get("If-None-Match") is not None for fields, _ in fake.calls(f"GET {STATUS}")] == [False, True, True]
+    assert [
+        fields.get("If-None-Match") is not None for fields, _ in fake.calls(f"GET {STATUS}")
+    ] == [False, True, True]
 
 
 def test_credentials_go_to_the_given_address_only(run: Any, fake: FakeProxy) -> None:
@@ -66,10 +80,18 @@ def test_credentials_go_to_the_given_address_only(run: Any, fake: FakeProxy) -> 
 @pytest.mark.parametrize(
     ("ended", "code", "said"),
     [
-        (document("Warning", "Completed", message="2 items were skipped"), 3, "ended Warning: 2 items were skipped"),
+        (
+            document("Warning", "Completed", message="2 items were skipped"),
+            3,
+            "ended Warning: 2 items were skipped",
+        ),
         (document("Cancelled", "Completed"), 4, "ended Cancelled"),
         (
-            document("Failed", "Completed", error={"code": "Interrupted", "message": "gone", "retryable": True}),
+            document(
+                "Failed",
+                "Completed",
+                error={"code": "Interrupted", "message": "gone", "retryable": True},
+            ),
             1,
             "ended Failed (Interrupted): gone. Another try may succeed.",
         ),
@@ -94,7 +116,11 @@ def test_the_exit_code_tells_the_outcome(
             b'{"message":"64-bit Outlook\\r\\n\\u001b[31mmust be installed"}',
             "64-bit Outlook [31mmust be",
         ),
-        ("application/problem+json", b'{"title":"Bad","detail":"No such mailbox"}', "answered 500: No such mailbox"),
+        (
+            "application/problem+json",
+            b'{"title":"Bad","detail":"No such mailbox"}',
+            "answered 500: No such mailbox",
+        ),
         ("text/plain", b"out of order", "answered 500: out of order"),
         ("text/html", b"<html><body>IIS</body></html>", "answered 500\n"),
     ],
@@ -102,7 +128,9 @@ def test_the_exit_code_tells_the_outcome(
 def test_a_refused_kick_off_is_told_in_vb365s_words(
     run: Any, fake: FakeProxy, content_type: str, body: bytes, said: str
 ) -> None:
-    """§5, §11: its sentence on one line, whatever shape it comes in, and never a page; exit code 1."""
+    """§5, §11: its sentence on one line, whatever shape it comes in, and never a page; exit code
+    1.
+    """
 
     async def refuse(request: web.Request) -> web.Response:
         return web.Response(status=500, body=body, headers={"Content-Type": content_type})
@@ -114,7 +142,9 @@ def test_a_refused_kick_off_is_told_in_vb365s_words(
     assert not {"\x1b", "\r", "<"} & set(result.stderr)
 
 
-def test_no_download_prints_the_jobs_url_at_once_or_at_the_end(run: Any, fake: FakeProxy, here: Path) -> None:
+def test_no_download_prints_the_jobs_url_at_once_or_at_the_end(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
     result = run("export", "--path", EXPORT, "--no-download")
     assert (result.exit_code, result.stdout) == (0, f"{fake.url}{STATUS}\n")
     assert not fake.calls(f"GET {STATUS}")
@@ -127,31 +157,47 @@ def test_no_download_prints_the_jobs_url_at_once_or_at_the_end(run: Any, fake: F
 def test_release_gives_the_file_back_only_after_it_is_here(run: Any, fake: FakeProxy) -> None:
     """§7: DELETE of the result."""
     assert run("export", "--path", EXPORT, "--release").exit_code == 0
-    assert [method for method, target, _, _ in fake.seen if target.endswith("/result")] == ["GET", "DELETE"]
+    assert [method for method, target, _, _ in fake.seen if target.endswith("/result")] == [
+        "GET",
+        "DELETE",
+    ]
     fake.story, fake.odd = list(STORY), [("DELETE " + STATUS + "/result", 409, {})]
     result = run("export", "--path", EXPORT, "--release")
     assert (result.exit_code, "has not released its copy" in result.stderr) == (0, True)
 
 
 def test_a_login_renews_its_token_when_a_poll_says_401(run: Any, fake: FakeProxy) -> None:
-    """§9: tokens live 60 minutes, exports longer. The refresh token first, the password when that is refused."""
+    """§9: tokens live 60 minutes, exports longer. The refresh token first, the password when that
+    is refused.
+    """
     poll = f"GET {STATUS}"
     fake.odd = [(poll, 401, {}), (poll, 401, {}), ("POST /v8/token", 400, {})]
     fake.story = [document("Running", "Generating"), document("Running", "Queued"), SUCCESS]
-    result = run("export", "--path", EXPORT, VB365_TOKEN=None, VB365_USERNAME="jane", VB365_PASSWORD="pa&ss")
+    result = run(
+        "export", "--path", EXPORT, VB365_TOKEN=None, VB365_USERNAME="jane", VB365_PASSWORD="pa&ss"
+    )
     assert result.exit_code == 1, "a fresh token that is refused at once is not renewed for ever"
     fake.odd = [(poll, 401, {}), ("POST /v8/token", 400, {})]
     fake.story = list(STORY)
     fake.seen.clear()
-    result = run("export", "--path", EXPORT, VB365_TOKEN=None, VB365_USERNAME="jane", VB365_PASSWORD="pa&ss")
+    result = run(
+        "export", "--path", EXPORT, VB365_TOKEN=None, VB365_USERNAME="jane", VB365_PASSWORD="pa&ss"
+    )
     assert result.exit_code == 0
-    grants = [re.findall(r"grant_type=(\w+)", body.decode())[0] for _, body in fake.calls("POST /v8/token")]
+    grants = [
+        re.findall(r"grant_type=(\w+)", body.decode())[0]
+        for _, body in fake.calls("POST /v8/token")
+    ]
     assert grants == ["password", "refresh_token", "password"]
-    assert all(b"disable_antiforgery_token=true" in body for _, body in fake.calls("POST /v8/token"))
+    assert all(
+        b"disable_antiforgery_token=true" in body for _, body in fake.calls("POST /v8/token")
+    )
 
 
 def test_a_password_is_asked_for_and_never_shown(run: Any, fake: FakeProxy) -> None:
-    result = run("export", "--path", EXPORT, "-v", stdin="pa&ss\n", VB365_TOKEN=None, VB365_USERNAME="jane")
+    result = run(
+        "export", "--path", EXPORT, "-v", stdin="pa&ss\n", VB365_TOKEN=None, VB365_USERNAME="jane"
+    )
     assert result.exit_code == 0
     assert "Authorization: ***" in result.stderr
     for secret in ("pa&ss", "pa%26ss", *fake.tokens):
@@ -168,7 +214,9 @@ def test_a_wrong_password_is_said_in_the_servers_words(run: Any) -> None:
     assert (result.exit_code, result.stderr) == (1, "The server answered 400: wrong password\n")
 
 
-def test_a_token_file_is_read_again_when_the_token_runs_out(run: Any, fake: FakeProxy, here: Path) -> None:
+def test_a_token_file_is_read_again_when_the_token_runs_out(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
     """§9: something else keeps the file fresh; without that the command ends."""
     (here / "token").write_text("old\n")
     fake.tokens = {"old"}
@@ -193,9 +241,17 @@ def test_a_token_that_ran_out_ends_the_command_not_the_export(run: Any, fake: Fa
     assert f"vb365-async-proxy jobs fetch {fake.url}{STATUS}" in result.stderr
 
 
-def test_a_kick_off_that_broke_is_repeated_with_the_same_key(run: Any, fake: FakeProxy, slept: list[float]) -> None:
-    """§8: the same fingerprint under the same key is the same job; §3: 503 and 429 say when to come back."""
-    fake.odd = [(EXPORT, "abort", {}), (EXPORT, 503, {"Retry-After": "9"}), (EXPORT, 429, {"Retry-After": "5"})]
+def test_a_kick_off_that_broke_is_repeated_with_the_same_key(
+    run: Any, fake: FakeProxy, slept: list[float]
+) -> None:
+    """§8: the same fingerprint under the same key is the same job; §3: 503 and 429 say when to come
+    back.
+    """
+    fake.odd = [
+        (EXPORT, "abort", {}),
+        (EXPORT, 503, {"Retry-After": "9"}),
+        (EXPORT, 429, {"Retry-After": "5"}),
+    ]
     assert run("export", "--path", EXPORT).exit_code == 0
     assert len({fields["Idempotency-Key"] for fields, _ in fake.calls(EXPORT)}) == 1
     assert slept[:3] == [1, 9, 5]
@@ -205,7 +261,9 @@ def test_without_a_key_a_kick_off_is_never_repeated(run: Any, fake: FakeProxy) -
     fake.odd = [(EXPORT, "abort", {})]
     result = run("export", "--path", EXPORT, "--idempotency-key", "none")
     assert result.exit_code == 1
-    assert "is not known. This tells: vb365-async-proxy jobs list --session s%2F1\n" in result.stderr
+    assert (
+        "is not known. This tells: vb365-async-proxy jobs list --session s%2F1\n" in result.stderr
+    )
     assert len(fake.calls(EXPORT)) == 1
 
 
@@ -214,11 +272,16 @@ def test_a_refused_kick_off_is_not_repeated(run: Any, fake: FakeProxy) -> None:
     for status in (400, 403, 404, 409, 422, 500, 502, 504):
         fake.odd = [(EXPORT, status, {})]
         result = run("export", "--path", EXPORT)
-        assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, f"The server answered {status}: not now")
+        assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+            1,
+            f"The server answered {status}: not now",
+        )
     assert len(fake.calls(EXPORT)) == 8
 
 
-def test_polls_outlive_a_restart_but_not_for_ever(run: Any, fake: FakeProxy, slept: list[float]) -> None:
+def test_polls_outlive_a_restart_but_not_for_ever(
+    run: Any, fake: FakeProxy, slept: list[float]
+) -> None:
     poll = f"GET {STATUS}"
     fake.odd = [(poll, 502, {}), (poll, 503, {"Retry-After": "4"})]
     assert run("export", "--path", EXPORT).exit_code == 0

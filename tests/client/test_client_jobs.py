@@ -28,7 +28,10 @@ def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) 
     """§2, §7."""
     listed = run("jobs", "list", "--status", "Success", "--session", "s/1")
     assert ID in listed.stdout
-    assert fake.seen[-1][1] == "/v8/_async/exports?offset=0&limit=30&status=Success&restoreSessionId=s%2F1"
+    assert (
+        fake.seen[-1][1]
+        == "/v8/_async/exports?offset=0&limit=30&status=Success&restoreSessionId=s%2F1"
+    )
     assert json.loads(run("jobs", "list", "--json").stdout)["results"][0]["id"] == ID
     assert json.loads(run("jobs", "show", ID).stdout)["phase"] == "Generating"
     assert json.loads(run("jobs", "cancel", ID).stdout)["phase"] == "Cancelling"
@@ -62,25 +65,40 @@ def test_a_wrong_command_line_is_told_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_secret_files_of_windows_programs_are_read(run: Any, fake: FakeProxy, here: Path, mark: bytes) -> None:
+def test_secret_files_of_windows_programs_are_read(
+    run: Any, fake: FakeProxy, here: Path, mark: bytes
+) -> None:
     """UTF-8 whatever the locale, with or without Notepad's byte order mark."""
     (here / "token").write_bytes(mark + b"good\r\n")
     assert run("jobs", "show", ID, "--token-file", "token").exit_code == 0
     (here / "password").write_bytes(mark + b"pa&ss\r\n")
-    assert run("jobs", "show", ID, "--password-file", "password", VB365_USERNAME="jane").exit_code == 0
+    assert (
+        run("jobs", "show", ID, "--password-file", "password", VB365_USERNAME="jane").exit_code == 0
+    )
 
 
 @pytest.mark.parametrize("option", ["--token-file", "--password-file"])
-def test_a_secret_file_in_utf_16_is_named(run: Any, fake: FakeProxy, here: Path, option: str) -> None:
+def test_a_secret_file_in_utf_16_is_named(
+    run: Any, fake: FakeProxy, here: Path, option: str
+) -> None:
     """Windows PowerShell's `>` writes it."""
     (here / "secret").write_text("good", encoding="utf-16")
-    result = run("jobs", "show", ID, option, "secret", VB365_USERNAME="jane" if "password" in option else None)
+    result = run(
+        "jobs",
+        "show",
+        ID,
+        option,
+        "secret",
+        VB365_USERNAME="jane" if "password" in option else None,
+    )
     assert (result.exit_code, result.stderr) == (2, "secret is UTF-16: save it as UTF-8\n")
     assert fake.seen == []
 
 
 def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -> None:
-    """Not trusted: told at once, and how to mend it; trusted by --ca-file; accepted by --insecure, with a warning."""
+    """Not trusted: told at once, and how to mend it; trusted by --ca-file; accepted by --insecure,
+    with a warning.
+    """
     authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     authority.cert_pem.write_to_path("ca.pem")
@@ -101,20 +119,35 @@ def test_a_body_in_utf_16_is_named(run: Any, fake: FakeProxy, here: Path) -> Non
     """RFC 8259 §8.1: JSON is UTF-8; Windows PowerShell's `>` is not."""
     (here / "body.json").write_text("{}", encoding="utf-16")
     result = run("export", "--path", EXPORT, "--body", "body.json")
-    assert (result.exit_code, result.stderr) == (2, "--body: body.json is UTF-16: save it as UTF-8\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "--body: body.json is UTF-16: save it as UTF-8\n",
+    )
     assert fake.seen == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent to a child process")
 @pytest.mark.parametrize("cancel", [False, True])
-def test_ctrl_c_leaves_the_export_running_unless_told_otherwise(fake: FakeProxy, here: Path, cancel: bool) -> None:
+def test_ctrl_c_leaves_the_export_running_unless_told_otherwise(
+    fake: FakeProxy, here: Path, cancel: bool
+) -> None:
     """§15: exit code 130 and the command that fetches the file later."""
     fake.story = [document("Running", "Generating")]
-    line = [sys.executable, "-c", "from proxy.client import client_app; client_app()", "export", "--path", EXPORT]
+    line = [
+        sys.executable,
+        "-c",
+        "from proxy.client import client_app; client_app()",
+        "export",
+        "--path",
+        EXPORT,
+    ]
     root = Path(__file__).parents[2]
     env = os.environ | {"VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(root)}
     with subprocess.Popen(
-        [*line, *(["--cancel-on-interrupt"] if cancel else [])], env=env, text=True, stderr=subprocess.PIPE
+        [*line, *(["--cancel-on-interrupt"] if cancel else [])],
+        env=env,
+        text=True,
+        stderr=subprocess.PIPE,
     ) as client:
         assert client.stderr is not None
         said = ""
@@ -137,7 +170,9 @@ def test_a_job_is_named_by_id_or_url() -> None:
         job_path("https://h/v8/RestoreSessions/x")
 
 
-def test_plain_lines_come_at_new_phases_and_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_come_at_new_phases_and_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     now = [0.0]
     shown = Display(Console(), clock=lambda: now[0])
     for now[0] in (0.0, 1.0, 2.0, 11.0, 12.0):

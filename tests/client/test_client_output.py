@@ -19,10 +19,14 @@ ROOT = Path(__file__).parents[2]
 NAME = "Zoë 日本.pst"
 
 
-def command(fake: FakeProxy, *line: str, encoding: str = "utf-8", **how: Any) -> subprocess.Popen[bytes]:
+def command(
+    fake: FakeProxy, *line: str, encoding: str = "utf-8", **how: Any
+) -> subprocess.Popen[bytes]:
     around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}
     around |= {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    return subprocess.Popen([sys.executable, "-m", "proxy", *line], env=around, stderr=subprocess.PIPE, **how)
+    return subprocess.Popen(
+        [sys.executable, "-m", "proxy", *line], env=around, stderr=subprocess.PIPE, **how
+    )
 
 
 def named(name: str) -> dict[str, Any]:
@@ -32,18 +36,26 @@ def named(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437"])
-def test_an_export_succeeds_whatever_the_encoding_of_stdout(fake: FakeProxy, here: Path, encoding: str) -> None:
+def test_an_export_succeeds_whatever_the_encoding_of_stdout(
+    fake: FakeProxy, here: Path, encoding: str
+) -> None:
     """The file has its name; the line on stdout is escaped where it must be."""
     fake.story = [named(NAME)]
-    with command(fake, "export", "--path", EXPORT, encoding=encoding, stdout=subprocess.PIPE) as client:
+    with command(
+        fake, "export", "--path", EXPORT, encoding=encoding, stdout=subprocess.PIPE
+    ) as client:
         out, err = client.communicate(timeout=60)
     assert client.returncode == 0, err
     assert out.splitlines() == [NAME.encode(encoding, "backslashreplace")]
     assert (here / NAME).read_bytes() == FILE
 
 
-@pytest.mark.parametrize("line", [("jobs", "show", ID), ("jobs", "list"), ("jobs", "list", "--json")])
-def test_job_commands_succeed_whatever_the_encoding_of_stdout(fake: FakeProxy, line: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "line", [("jobs", "show", ID), ("jobs", "list"), ("jobs", "list", "--json")]
+)
+def test_job_commands_succeed_whatever_the_encoding_of_stdout(
+    fake: FakeProxy, line: tuple[str, ...]
+) -> None:
     """JSON stays JSON."""
     SUCCESS["result"]["fileName"], before = NAME, SUCCESS["result"]["fileName"]
     fake.story = [SUCCESS]
@@ -60,8 +72,12 @@ def test_job_commands_succeed_whatever_the_encoding_of_stdout(fake: FakeProxy, l
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
-@pytest.mark.parametrize("line", [("export", "--path", EXPORT), ("jobs", "list"), ("jobs", "show", ID)])
-def test_a_closed_stdout_changes_no_exit_code(fake: FakeProxy, here: Path, line: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "line", [("export", "--path", EXPORT), ("jobs", "list"), ("jobs", "show", ID)]
+)
+def test_a_closed_stdout_changes_no_exit_code(
+    fake: FakeProxy, here: Path, line: tuple[str, ...]
+) -> None:
     """`| head`, once it has seen enough."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -83,7 +99,9 @@ def test_a_closed_stderr_ends_no_export(fake: FakeProxy, here: Path) -> None:
     around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "proxy", "export", "--path", EXPORT]
     try:
-        told = subprocess.run(line, env=around, stdout=subprocess.PIPE, stderr=writing, timeout=60, check=False)
+        told = subprocess.run(
+            line, env=around, stdout=subprocess.PIPE, stderr=writing, timeout=60, check=False
+        )
     finally:
         os.close(writing)
     assert (told.returncode, told.stdout) == (0, b"Jane Roe.pst\n")

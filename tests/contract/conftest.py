@@ -1,4 +1,6 @@
-"""Every store there is, opened for a test: a new one joins the suite with a line in `JOBS` or `ARTIFACTS`."""
+"""Every store there is, opened for a test: a new one joins the suite with a line in `JOBS` or
+`ARTIFACTS`.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,13 @@ def nothing_blocks_the_loop() -> Iterator[None]:
     with blockbuster_ctx("proxy") as guard:
         extra = [
             BlockBusterFunction(module, name, scanned_modules="proxy")
-            for module, name in ((os, "open"), (os, "fsync"), (os, "pread"), (os, "close"), (fcntl, "flock"))
+            for module, name in (
+                (os, "open"),
+                (os, "fsync"),
+                (os, "pread"),
+                (os, "close"),
+                (fcntl, "flock"),
+            )
         ]
         for function in extra:
             function.activate()
@@ -76,7 +84,9 @@ def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> OpenArtifa
 
 @pytest.fixture
 def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
-    """Let the store's next "write" or "commit" fail halfway: some of its bytes are on the disk already."""
+    """Let the store's next "write" or "commit" fail halfway: some of its bytes are on the disk
+    already.
+    """
 
     def write(descriptor: int, chunk: bytes) -> None:
         monkeypatch.undo()

@@ -13,7 +13,15 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.ports import Artifact, ArtifactStore, LengthMismatch, Partial, PartialLost, StorageFull, StoreUnavailable
+from proxy.ports import (
+    Artifact,
+    ArtifactStore,
+    LengthMismatch,
+    Partial,
+    PartialLost,
+    StorageFull,
+    StoreUnavailable,
+)
 from tests.contract.conftest import Fail, OpenArtifacts
 
 T = TypeVar("T")
@@ -55,7 +63,7 @@ async def read(artifacts: ArtifactStore, id: str, start: int = 0, stop: int | No
 
 async def assert_nothing(artifacts: ArtifactStore, id: str) -> None:
     assert await artifacts.get(id) is None
-    assert await artifacts.memo(id) is None
+    assert await artifacts.record_copy(id) is None
     assert await artifacts.open(id) is None
     assert await artifacts.resume(id) is None
     assert id not in await artifacts.ids()
@@ -63,7 +71,7 @@ async def assert_nothing(artifacts: ArtifactStore, id: str) -> None:
 
 async def assert_invisible(artifacts: ArtifactStore, id: str) -> None:
     assert await artifacts.get(id) is None
-    assert await artifacts.memo(id) is None
+    assert await artifacts.record_copy(id) is None
     assert await artifacts.open(id) is None
     assert id in await artifacts.ids()
 
@@ -78,10 +86,14 @@ async def test_an_unknown_artifact_is_none(artifacts: ArtifactStore) -> None:
 async def test_what_was_committed_can_be_read(artifacts: ArtifactStore, content: bytes) -> None:
     job = new_id()
     artifact = await stored(artifacts, job, content)
-    assert (artifact.id, artifact.size, artifact.sha256) == (job, len(content), hashlib.sha256(content).digest())
+    assert (artifact.id, artifact.size, artifact.sha256) == (
+        job,
+        len(content),
+        hashlib.sha256(content).digest(),
+    )
     assert artifact.created > 1.7e9
     assert await artifacts.get(job) == artifact
-    assert await artifacts.memo(job) == note(artifact)
+    assert await artifacts.record_copy(job) == note(artifact)
     assert await read(artifacts, job) == content
     assert await artifacts.ids() == {job}
 
@@ -144,7 +156,9 @@ async def test_nothing_is_visible_before_commit_returned(artifacts: ArtifactStor
 
 
 @pytest.mark.parametrize("size", [0, len(CONTENT) - 1, len(CONTENT) + 1])
-async def test_a_file_of_another_length_stays_uncommitted(artifacts: ArtifactStore, size: int) -> None:
+async def test_a_file_of_another_length_stays_uncommitted(
+    artifacts: ArtifactStore, size: int
+) -> None:
     """§10: a body shorter than it should be is never Success."""
     job = new_id()
     partial = await artifacts.create(job)
@@ -159,7 +173,9 @@ async def test_a_file_of_another_length_stays_uncommitted(artifacts: ArtifactSto
     assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
 
 
-async def test_a_memo_that_cannot_be_made_leaves_the_file_uncommitted(artifacts: ArtifactStore) -> None:
+async def test_a_memo_that_cannot_be_made_leaves_the_file_uncommitted(
+    artifacts: ArtifactStore,
+) -> None:
     job = new_id()
     partial = await artifacts.create(job)
 
@@ -248,7 +264,9 @@ async def test_ending_twice_changes_nothing(artifacts: ArtifactStore) -> None:
 
 
 async def test_a_write_that_failed_may_be_repeated(artifacts: ArtifactStore, fail: Fail) -> None:
-    """No byte twice, none missing, none foreign; the digest is of what was accepted (CONTRACT §10)."""
+    """No byte twice, none missing, none foreign; the digest is of what was accepted (CONTRACT
+    §10).
+    """
     job, mib = new_id(), 1 << 20
     partial = await artifacts.create(job)
     fail(artifacts, "write")
@@ -267,7 +285,9 @@ async def test_a_write_that_failed_may_be_repeated(artifacts: ArtifactStore, fai
     assert await read(artifacts, job) == CONTENT
 
 
-async def test_the_last_write_that_failed_is_repeated_by_commit(artifacts: ArtifactStore, fail: Fail) -> None:
+async def test_the_last_write_that_failed_is_repeated_by_commit(
+    artifacts: ArtifactStore, fail: Fail
+) -> None:
     job = new_id()
     partial = await artifacts.create(job)
     fail(artifacts, "write")
@@ -288,11 +308,13 @@ async def test_a_commit_that_failed_may_be_repeated(artifacts: ArtifactStore, fa
     await assert_invisible(artifacts, job)
     artifact = await partial.commit(len(CONTENT), note)
     assert await artifacts.get(job) == artifact
-    assert await artifacts.memo(job) == note(artifact)
+    assert await artifacts.record_copy(job) == note(artifact)
     assert await read(artifacts, job) == CONTENT
 
 
-async def test_what_was_accepted_can_be_read_before_the_commit(artifacts: ArtifactStore, fail: Fail) -> None:
+async def test_what_was_accepted_can_be_read_before_the_commit(
+    artifacts: ArtifactStore, fail: Fail
+) -> None:
     """§10: the overlap is compared with the stored bytes, those still gathered too."""
     job = new_id()
     partial = await artifacts.create(job)
@@ -361,7 +383,7 @@ async def test_a_second_commit_takes_the_place_of_the_first(artifacts: ArtifactS
     assert await artifacts.get(job) == first
     second = await partial.commit(7, note)
     assert await artifacts.get(job) == second
-    assert await artifacts.memo(job) == note(second)
+    assert await artifacts.record_copy(job) == note(second)
     assert await read(artifacts, job) == b"second!"
     assert await artifacts.used() == 7
 
@@ -465,14 +487,35 @@ async def test_used_counts_bytes_accepted_and_committed(artifacts: ArtifactStore
 
 
 _FIXED = "0a8ee813-141c-40b2-82c6-d72c106be657"  # every xdist worker must collect the same names
-HOSTILE = ["", ".", "..", "../../etc/passwd", "/etc/passwd", "a/b", "x" * 300, "\x00", "é", _FIXED.upper()]
-HOSTILE += [_FIXED + tail for tail in ("/", "/..", "\n", ".file", "\x00")] + [f"{{{_FIXED}}}", _FIXED.replace("-", "")]
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a/b",
+    "x" * 300,
+    "\x00",
+    "é",
+    _FIXED.upper(),
+]
+HOSTILE += [_FIXED + tail for tail in ("/", "/..", "\n", ".file", "\x00")] + [
+    f"{{{_FIXED}}}",
+    _FIXED.replace("-", ""),
+]
 
 
 @pytest.mark.parametrize("id", HOSTILE)
 async def test_only_a_uuid_is_an_id(artifacts: ArtifactStore, id: str) -> None:
     """No text that came from outside ever becomes part of a path."""
-    calls = (artifacts.create, artifacts.resume, artifacts.get, artifacts.memo, artifacts.open, artifacts.remove)
+    calls = (
+        artifacts.create,
+        artifacts.resume,
+        artifacts.get,
+        artifacts.record_copy,
+        artifacts.open,
+        artifacts.remove,
+    )
     for call in calls:
         with pytest.raises(ValueError):
             await call(id)
@@ -483,7 +526,14 @@ async def test_a_closed_store_is_unavailable(artifacts: ArtifactStore) -> None:
     job = new_id()
     await stored(artifacts, job)
     await artifacts.close()
-    calls = (artifacts.create, artifacts.resume, artifacts.get, artifacts.memo, artifacts.open, artifacts.remove)
+    calls = (
+        artifacts.create,
+        artifacts.resume,
+        artifacts.get,
+        artifacts.record_copy,
+        artifacts.open,
+        artifacts.remove,
+    )
     for call in calls:
         with pytest.raises(StoreUnavailable):
             await call(job)
@@ -493,7 +543,9 @@ async def test_a_closed_store_is_unavailable(artifacts: ArtifactStore) -> None:
     await artifacts.close()
 
 
-async def test_a_cancelled_commit_happened_or_not_and_discard_leaves_nothing(artifacts: ArtifactStore) -> None:
+async def test_a_cancelled_commit_happened_or_not_and_discard_leaves_nothing(
+    artifacts: ArtifactStore,
+) -> None:
     """§7: cancel against completion."""
     random_ = random.Random(3)
     for _ in range(60):
@@ -516,7 +568,9 @@ async def test_a_cancelled_commit_happened_or_not_and_discard_leaves_nothing(art
     assert await artifacts.used() == 0
 
 
-async def test_a_cancelled_create_or_resume_leaves_no_writer_behind(artifacts: ArtifactStore) -> None:
+async def test_a_cancelled_create_or_resume_leaves_no_writer_behind(
+    artifacts: ArtifactStore,
+) -> None:
     job = new_id()
     kept = await artifacts.create(job)
     await kept.write(CONTENT)

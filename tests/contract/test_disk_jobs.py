@@ -1,4 +1,6 @@
-"""What a store on disk promises beyond the contract: the next process finds it all, and trusts nothing it finds."""
+"""What a store on disk promises beyond the contract: the next process finds it all, and trusts
+nothing it finds.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def fill(directory: Path, count: int, body: bytes = b"{}") -> list[Job]:
 
 
 def execute(directory: Path, statement: str, *values: Any) -> None:
-    with closing(sqlite3.connect(directory / "jobs" / "cache.db", isolation_level=None)) as connection:
+    with closing(
+        sqlite3.connect(directory / "jobs" / "cache.db", isolation_level=None)
+    ) as connection:
         connection.execute(statement, values)
 
 
@@ -74,9 +78,20 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=20)
-@given(owner=TEXTS, session=st.none() | TEXTS, key=st.none() | TEXTS.filter(bool), target=TEXTS, body=st.binary())
+@given(
+    owner=TEXTS,
+    session=st.none() | TEXTS,
+    key=st.none() | TEXTS.filter(bool),
+    target=TEXTS,
+    body=st.binary(),
+)
 def test_any_text_and_any_body_survive_the_disk(
-    shared_directory: Path, owner: str, session: str | None, key: str | None, target: str, body: bytes
+    shared_directory: Path,
+    owner: str,
+    session: str | None,
+    key: str | None,
+    target: str,
+    body: bytes,
 ) -> None:
     """§1: bodies and targets in the wild are any bytes."""
     job = new_job(owner=owner, session=session, key=key, target=target)
@@ -115,7 +130,10 @@ def test_every_commit_is_synced_and_nothing_is_ever_evicted(tmp_path: Path) -> N
     database = JobDatabase(tmp_path)
     database.open()
     cache = database._cache
-    pragmas = {name: cache._con.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")}
+    pragmas = {
+        name: cache._con.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("synchronous", "journal_mode")
+    }
     assert pragmas == {"synchronous": 2, "journal_mode": "wal"}
     assert (cache.eviction_policy, cache.cull_limit, cache.size_limit) == ("none", 0, 2**62)
     database.close()
@@ -152,7 +170,10 @@ class Canary:
         return eval, (f"__import__('os').unlink({str(self.path)!r})",)
 
 
-PLANT = "INSERT INTO Cache(key, raw, store_time, mode, filename, value, expire_time) VALUES (?, ?, 0, ?, ?, ?, ?)"
+PLANT = (
+    "INSERT INTO Cache(key, raw, store_time, mode, filename, value, expire_time) VALUES "
+    "(?, ?, 0, ?, ?, ?, ?)"
+)
 
 
 def hostile_rows(job: Job, canary: Path) -> dict[str, tuple[object, ...]]:
@@ -177,15 +198,31 @@ def hostile_rows(job: Job, canary: Path) -> dict[str, tuple[object, ...]]:
         "JSON of another kind": (name, 1, 1, None, b"[]", None),
         "half a record": (name, 1, 1, None, record[:-40], None),
         "another job's record": (f"job:{new_job().id}", 1, 1, None, record, None),
-        "an id that is no text": (name, 1, 1, None, record.replace(f'"{job.id}"'.encode(), b"5"), None),
-        "a time that is no number": (name, 1, 1, None, record.replace(b'"created":0.0', b'"created":"0"'), None),
+        "an id that is no text": (
+            name,
+            1,
+            1,
+            None,
+            record.replace(f'"{job.id}"'.encode(), b"5"),
+            None,
+        ),
+        "a time that is no number": (
+            name,
+            1,
+            1,
+            None,
+            record.replace(b'"created":0.0', b'"created":"0"'),
+            None,
+        ),
         "an unknown key": ("settings", 1, 1, None, b"{}", None),
         "a body without a record": (f"body:{job.id}", 1, 1, None, b"body", None),
     }
 
 
 @pytest.mark.parametrize("name", hostile_rows(new_job(), Path("x")).keys())
-async def test_a_row_that_is_not_ours_is_set_aside_and_never_unpickled(tmp_path: Path, name: str) -> None:
+async def test_a_row_that_is_not_ours_is_set_aside_and_never_unpickled(
+    tmp_path: Path, name: str
+) -> None:
     """CVE-2025-69872: whoever can write the database must not run code in the proxy."""
     good = await asyncio.to_thread(fill, tmp_path, 3)
     canary = tmp_path / "canary"
@@ -241,7 +278,11 @@ def test_the_disk_refuses_to_pickle(tmp_path: Path) -> None:
         disk.get(b"key", True)
     with pytest.raises(Unreadable):
         disk.get("key", 0)
-    for mode, filename, held, read in ((4, None, b"x", False), (1, "x", b"x", False), (1, None, "x", False)):
+    for mode, filename, held, read in (
+        (4, None, b"x", False),
+        (1, "x", b"x", False),
+        (1, None, "x", False),
+    ):
         with pytest.raises(Unreadable):
             disk.fetch(mode, filename, held, read)
     assert disk.fetch(1, None, b"x", False) == b"x"
@@ -265,10 +306,18 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut in a page": lambda file: cut(file, file.stat().st_size - 100),
     "header smashed": lambda file: overwrite(file, 0, b"\x00" * 100),
     "schema smashed": lambda file: overwrite(file, 100, b"\xff" * 3996),
-    "a page smashed": lambda file: overwrite(file, file.stat().st_size // 8192 * 4096, b"\xa5" * 4096),
-    "another schema": lambda file: execute(file.parent.parent, "ALTER TABLE Cache RENAME COLUMN mode TO mood"),
-    "a foreign setting": lambda file: execute(file.parent.parent, "INSERT INTO Settings VALUES ('close', 'x')"),
-    "a foreign pragma": lambda file: execute(file.parent.parent, "INSERT INTO Settings VALUES ('sqlite_x', 'x')"),
+    "a page smashed": lambda file: overwrite(
+        file, file.stat().st_size // 8192 * 4096, b"\xa5" * 4096
+    ),
+    "another schema": lambda file: execute(
+        file.parent.parent, "ALTER TABLE Cache RENAME COLUMN mode TO mood"
+    ),
+    "a foreign setting": lambda file: execute(
+        file.parent.parent, "INSERT INTO Settings VALUES ('close', 'x')"
+    ),
+    "a foreign pragma": lambda file: execute(
+        file.parent.parent, "INSERT INTO Settings VALUES ('sqlite_x', 'x')"
+    ),
 }
 
 
@@ -309,12 +358,16 @@ async def test_most_records_outlive_a_little_damage(tmp_path: Path, name: str) -
     await store.close()
 
 
-async def test_a_database_that_is_only_locked_is_not_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_is_only_locked_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(job_scan, "PATIENCE", 0)
     jobs = await asyncio.to_thread(fill, tmp_path, 2)
 
     def open_locked() -> None:
-        with closing(sqlite3.connect(tmp_path / "jobs" / "cache.db", isolation_level=None)) as other:
+        with closing(
+            sqlite3.connect(tmp_path / "jobs" / "cache.db", isolation_level=None)
+        ) as other:
             other.execute("PRAGMA locking_mode = EXCLUSIVE")
             other.execute("BEGIN EXCLUSIVE")
             with pytest.raises(StoreUnavailable, match="locked"):
@@ -359,7 +412,9 @@ async def test_a_file_in_the_directorys_place_is_told(tmp_path: Path) -> None:
 async def test_members_of_a_newer_version_are_left_out(tmp_path: Path) -> None:
     job = (await asyncio.to_thread(fill, tmp_path, 1))[0]
     renewed = encode(job).replace(b'{"id"', b'{"colour":"blue","id"')
-    await asyncio.to_thread(execute, tmp_path, "UPDATE Cache SET value = ? WHERE key LIKE 'job:%'", renewed)
+    await asyncio.to_thread(
+        execute, tmp_path, "UPDATE Cache SET value = ? WHERE key LIKE 'job:%'", renewed
+    )
     store = await DiskJobs.open(tmp_path)
     assert (store.notes, await store.list()) == ((), [job])
     assert await store.replace(job, replace(job, version=2))

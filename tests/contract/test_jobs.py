@@ -63,7 +63,9 @@ async def test_add_does_not_write_a_job_twice(jobs: JobStore) -> None:
     assert await jobs.body(job.id) == b"first"
 
 
-async def test_a_second_add_with_the_same_key_returns_the_first_job_and_writes_nothing(jobs: JobStore) -> None:
+async def test_a_second_add_with_the_same_key_returns_the_first_job_and_writes_nothing(
+    jobs: JobStore,
+) -> None:
     """§8: the same caller's key stands for one job."""
     first = await jobs.add(new_job(key="k"), b"first")
     second = new_job(key="k")
@@ -75,7 +77,13 @@ async def test_a_second_add_with_the_same_key_returns_the_first_job_and_writes_n
 
 async def test_a_key_is_of_its_owner_and_no_key_is_no_key(jobs: JobStore) -> None:
     """§8: scoped to the caller; without a key every POST is a new job."""
-    for job in (new_job(key="k"), new_job(key="k", owner="bob"), new_job(key="K"), new_job(), new_job()):
+    for job in (
+        new_job(key="k"),
+        new_job(key="k", owner="bob"),
+        new_job(key="K"),
+        new_job(),
+        new_job(),
+    ):
         assert await jobs.add(job, b"") == job
     assert len(await jobs.list()) == 5
 
@@ -121,16 +129,26 @@ async def test_a_key_is_taken_under_every_owner_of_its_job(jobs: JobStore) -> No
     assert await jobs.find("other", "k") is await jobs.find("more", "k") is None
 
 
-async def test_concurrent_adds_under_different_owners_of_one_caller_make_one_job(jobs: JobStore) -> None:
+async def test_concurrent_adds_under_different_owners_of_one_caller_make_one_job(
+    jobs: JobStore,
+) -> None:
     """§8: also for concurrent duplicates, while what is known of the caller changes."""
-    owners = [("token", ()), ("identity", ("token",)), ("token", ("identity",)), ("identity", ("other", "token"))]
+    owners = [
+        ("token", ()),
+        ("identity", ("token",)),
+        ("token", ("identity",)),
+        ("identity", ("other", "token")),
+    ]
     for round_ in range(25):
         busy = asyncio.create_task(jobs.add(new_job(999, owner="bob"), b""))
         await asyncio.sleep(0)
         key = f"k{round_}"
         random.Random(round_).shuffle(owners)
         answers = await asyncio.gather(
-            *(jobs.add(new_job(key=key, owner=owner, aliases=aliases), b"") for owner, aliases in owners)
+            *(
+                jobs.add(new_job(key=key, owner=owner, aliases=aliases), b"")
+                for owner, aliases in owners
+            )
         )
         await busy
         assert len({job.id for job in answers}) == 1
@@ -341,7 +359,9 @@ async def test_counts_tells_a_callers_live_jobs_and_records_and_all_records(jobs
 
 
 async def test_spent_tells_the_oldest_ended_records_without_a_file(jobs: JobStore) -> None:
-    """§3.5: tombstones too; what strangers left goes first; never a running job or a promised file."""
+    """§3.5: tombstones too; what strangers left goes first; never a running job or a promised
+    file.
+    """
     await stored(jobs, new_job(1))
     await stored(jobs, replace(ended(2), result=ResultState.AVAILABLE))
     third = await stored(jobs, ended(30))
@@ -404,7 +424,9 @@ async def test_wait_returns_none_when_the_job_goes(jobs: JobStore) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0.01, 0, -1])
-async def test_wait_returns_the_unchanged_job_after_its_time(jobs: JobStore, timeout: float) -> None:
+async def test_wait_returns_the_unchanged_job_after_its_time(
+    jobs: JobStore, timeout: float
+) -> None:
     job = await jobs.add(new_job(), b"")
     async with asyncio.timeout(5):
         assert await jobs.wait(job.id, 1, timeout) == job

@@ -1,4 +1,6 @@
-"""The store on disk does, over any sequence of calls, cancellations and restarts, what the one in memory does."""
+"""The store on disk does, over any sequence of calls, cancellations and restarts, what the one in
+memory does.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from proxy.core.job import Claimed, ErrorCode, Failed, Forgotten, Job, JobError, Refused, advance
+from proxy.core.job import (
+    Claimed,
+    ErrorCode,
+    Failed,
+    Forgotten,
+    IllegalTransition,
+    Job,
+    JobError,
+    advance,
+)
 from proxy.core.retention import Stage
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.fakes import MemoryJobs, new_job
@@ -29,7 +40,9 @@ EVENTS = [
 
 
 class Jobs(RuleBasedStateMachine):
-    """`versions` holds every version of every job that there ever was: also those that are stored no more."""
+    """`versions` holds every version of every job that there ever was: also those that are stored
+    no more.
+    """
 
     versions = Bundle("versions")
 
@@ -66,7 +79,14 @@ class Jobs(RuleBasedStateMachine):
         key=st.sampled_from([None, "k", "l"]),
         session=st.sampled_from([None, "s", "S", "t"]),
     )
-    def add(self, created: int, owner: str, aliases: tuple[str, ...], key: str | None, session: str | None) -> Job:
+    def add(
+        self,
+        created: int,
+        owner: str,
+        aliases: tuple[str, ...],
+        key: str | None,
+        session: str | None,
+    ) -> Job:
         job = new_job(created, owner=owner, aliases=aliases, key=key, session=session)
         self.ids.add(job.id)
         expected = self.run(self.model.add(job, job.id.encode()))
@@ -78,7 +98,7 @@ class Jobs(RuleBasedStateMachine):
         old = self.known(old)
         try:
             new = advance(old, event, old.updated + 1)
-        except Refused:
+        except IllegalTransition:
             new = replace(old, version=old.version + 1)
         expected = self.run(self.model.replace(old, new))
         assert self.run(self.disk.replace(old, new)) == expected
@@ -109,12 +129,20 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(target=versions, old=versions)
     def race(self, old: Job) -> object:
-        """Two replaces and a removal at a time: the winners of both stores are the same, for both go in order."""
+        """Two replaces and a removal at a time: the winners of both stores are the same, for both
+        go in order.
+        """
         old = self.known(old)
-        first, second = (replace(old, version=old.version + 1, holder=name) for name in ("first", "second"))
+        first, second = (
+            replace(old, version=old.version + 1, holder=name) for name in ("first", "second")
+        )
 
         async def all_of(store: DiskJobs | MemoryJobs) -> list[bool]:
-            return list(await asyncio.gather(store.replace(old, first), store.replace(old, second), store.remove(old)))
+            return list(
+                await asyncio.gather(
+                    store.replace(old, first), store.replace(old, second), store.remove(old)
+                )
+            )
 
         expected = self.run(all_of(self.model))
         assert self.run(all_of(self.disk)) == expected

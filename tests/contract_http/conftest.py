@@ -36,7 +36,9 @@ class Clock:
 
 @dataclass
 class House:
-    """A running proxy and what stands behind it; `fields` are the credentials of its ordinary caller."""
+    """A running proxy and what stands behind it; `fields` are the credentials of its ordinary
+    caller.
+    """
 
     running: app.Running
     clock: Clock
@@ -47,9 +49,16 @@ class House:
         return self.running.url
 
     async def ask(
-        self, method: str, target: str, fields: Given | None = None, body: bytes | None = None, **more: Any
+        self,
+        method: str,
+        target: str,
+        fields: Given | None = None,
+        body: bytes | None = None,
+        **more: Any,
     ) -> Message:
-        """Ask with the caller's credentials, or with exactly `fields`; `more` fields have `_` for `-`."""
+        """Ask with the caller's credentials, or with exactly `fields`; `more` fields have `_` for
+        `-`.
+        """
         given = dict(self.fields if fields is None else fields)
         given |= {name.replace("_", "-"): value for name, value in more.items()}
         return await ask(self.url, method, target, given, body)
@@ -74,7 +83,9 @@ class House:
         """The status of the job once it is terminal."""
         async with asyncio.timeout(20):
             etag = ""
-            while (answer := await self.get(status, Prefer="wait=5", If_None_Match=etag or '""')).status in (202, 304):
+            while (
+                answer := await self.get(status, Prefer="wait=5", If_None_Match=etag or '""')
+            ).status in (202, 304):
                 etag = answer["ETag"]
         assert answer.status == 200, answer
         return answer
@@ -85,7 +96,9 @@ class House:
             answer = await self.get(status)
             while not over(answer.json()):
                 etag = answer["ETag"]
-                while (answer := await self.get(status, Prefer="wait=5", If_None_Match=etag)).status == 304:
+                while (
+                    answer := await self.get(status, Prefer="wait=5", If_None_Match=etag)
+                ).status == 304:
                     pass
         return answer
 
@@ -122,7 +135,10 @@ class Stage(House):
 
     def asked(self, part: str, method: str = "GET") -> int:
         """How many requests with `part` in their target reached the stand-in."""
-        return sum(part.lower() in one.target.lower() and one.method == method for one in self.simulator.requests)
+        return sum(
+            part.lower() in one.target.lower() and one.method == method
+            for one in self.simulator.requests
+        )
 
 
 class Play(House):
@@ -162,7 +178,9 @@ async def closing() -> AsyncIterator[contextlib.AsyncExitStack]:
 
 @pytest.fixture
 def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakeStage:
-    """Start the stand-in and a proxy: `sim` settings of the stand-in, keywords as the environment has them."""
+    """Start the stand-in and a proxy: `sim` settings of the stand-in, keywords as the environment
+    has them.
+    """
 
     async def make(sim: dict[str, Any] | None = None, *, data: str = "data", **given: str) -> Stage:
         simulator = Simulator(SimulatorSettings(**({"size": SIZE} | (sim or {}))))
@@ -172,7 +190,9 @@ def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack)
         closing.push_async_callback(running.stop)
         session = simulator.open_session()
         fields = simulator.login()
-        return Stage(running=running, clock=clock, fields=fields, simulator=simulator, session=session.id)
+        return Stage(
+            running=running, clock=clock, fields=fields, simulator=simulator, session=session.id
+        )
 
     return make
 

@@ -1,4 +1,6 @@
-"""CONTRACT §11, §13, §2: error bodies, the base of URLs, and live answers held against the description."""
+"""CONTRACT §11, §13, §2: error bodies, the base of URLs, and live answers held against the
+description.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,19 @@ def check_problem(answer: Message, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("base", "coded"),
-    [("/v8/", True), ("/V8/", True), ("/v12/", True), ("/v7/", False), ("/v6/", False), ("/", False), ("/p/v8/", True)],
+    [
+        ("/v8/", True),
+        ("/V8/", True),
+        ("/v12/", True),
+        ("/v7/", False),
+        ("/v6/", False),
+        ("/", False),
+        ("/p/v8/", True),
+    ],
 )
-async def test_error_code_stands_on_v8_paths_only(make_stage: MakeStage, base: str, coded: bool) -> None:
+async def test_error_code_stands_on_v8_paths_only(
+    make_stage: MakeStage, base: str, coded: bool
+) -> None:
     """§11: and is never null; with the public prefix before the version too."""
     stage = await make_stage(PUBLIC__URL="https://x.example/p")
     answer = await stage.get(base + UNKNOWN)
@@ -53,7 +65,9 @@ async def test_error_code_stands_on_v8_paths_only(make_stage: MakeStage, base: s
 )
 async def test_accept_json_alone_gets_json(stage: Stage, accept: str | None, kind: str) -> None:
     """§11: the same body."""
-    answer = await stage.ask("GET", "/v8/" + UNKNOWN, stage.fields | ({"Accept": accept} if accept else {}))
+    answer = await stage.ask(
+        "GET", "/v8/" + UNKNOWN, stage.fields | ({"Accept": accept} if accept else {})
+    )
     assert answer["Content-Type"] == kind
     check_problem(answer, "job-not-found")
 
@@ -61,7 +75,9 @@ async def test_accept_json_alone_gets_json(stage: Stage, accept: str | None, kin
 async def test_two_accept_lines_are_not_alone(stage: Stage) -> None:
     """§11."""
     fields = [*stage.fields.items(), ("Accept", "application/json"), ("Accept", "*/*")]
-    assert (await ask(stage.url, "GET", "/v8/" + UNKNOWN, fields))["Content-Type"] == "application/problem+json"
+    assert (await ask(stage.url, "GET", "/v8/" + UNKNOWN, fields))[
+        "Content-Type"
+    ] == "application/problem+json"
 
 
 async def test_relayed_errors_carry_nothing_added(stage: Stage) -> None:
@@ -96,10 +112,18 @@ async def test_an_upstream_that_is_down_is_502_for_everything_else(stage: Stage)
         ({}, {"Host": "h", "X-Forwarded-Host": "evil", "X-Forwarded-Proto": "https"}, "http://h"),
         ({"PUBLIC__URL": "https://p.example/vb/"}, {"Host": "h"}, "https://p.example/vb"),
         ({"PUBLIC__URL": "https://p.example"}, {"Forwarded": "host=x"}, "https://p.example"),
-        ({"PUBLIC__TRUSTED_PROXIES": "127.0.0.0/8"}, {"Host": "h", "Forwarded": "proto=https;host=f"}, "https://f"),
+        (
+            {"PUBLIC__TRUSTED_PROXIES": "127.0.0.0/8"},
+            {"Host": "h", "Forwarded": "proto=https;host=f"},
+            "https://f",
+        ),
         (
             {"PUBLIC__TRUSTED_PROXIES": "127.0.0.1"},
-            {"Host": "h", "Forwarded": 'host="f:8443";proto=https, host=other', "X-Forwarded-Host": "x"},
+            {
+                "Host": "h",
+                "Forwarded": 'host="f:8443";proto=https, host=other',
+                "X-Forwarded-Host": "x",
+            },
             "https://f:8443",
         ),
         (
@@ -120,10 +144,19 @@ async def test_an_upstream_that_is_down_is_502_for_everything_else(stage: Stage)
         ),
         (
             {"PUBLIC__TRUSTED_PROXIES": "127.0.0.1"},
-            {"Host": "h", "X-Forwarded-Proto": "gopher", "X-Forwarded-Host": "a b", "X-Forwarded-Port": "99999"},
+            {
+                "Host": "h",
+                "X-Forwarded-Proto": "gopher",
+                "X-Forwarded-Host": "a b",
+                "X-Forwarded-Port": "99999",
+            },
             "http://h",
         ),
-        ({"PUBLIC__TRUSTED_PROXIES": "10.0.0.0/8"}, {"Host": "h", "Forwarded": "host=evil"}, "http://h"),
+        (
+            {"PUBLIC__TRUSTED_PROXIES": "10.0.0.0/8"},
+            {"Host": "h", "Forwarded": "host=evil"},
+            "http://h",
+        ),
     ],
 )
 async def test_the_base_of_urls(
@@ -131,7 +164,9 @@ async def test_the_base_of_urls(
 ) -> None:
     """§13: public.url, else what a trusted direct peer forwards, else scheme and Host."""
     stage = await make_stage(**settings)
-    answer = await stage.ask("POST", stage.export, stage.fields | fields | {"Prefer": "respond-async"}, b"")
+    answer = await stage.ask(
+        "POST", stage.export, stage.fields | fields | {"Prefer": "respond-async"}, b""
+    )
     url = f"{base}/v8/_async/exports/{answer.json()['id']}"
     assert answer["Location"] == answer["Content-Location"] == url
     links = answer.json()["_links"]
@@ -176,8 +211,16 @@ async def test_live_answers_match_the_description(stage: Stage) -> None:
     def check(answer: Message, path: str, method: str) -> Message:
         response = described(document, path, method, answer.status)
         for name in response.get("headers", {}):
-            optional = name in ("Idempotency-Replayed", "Preference-Applied", "Vary", "Location", "Retry-After")
-            optional |= name == "Content-Range" and b"\r\nContent-Range: " in answer.body  # of several parts
+            optional = name in (
+                "Idempotency-Replayed",
+                "Preference-Applied",
+                "Vary",
+                "Location",
+                "Retry-After",
+            )
+            optional |= (
+                name == "Content-Range" and b"\r\nContent-Range: " in answer.body
+            )  # of several parts
             assert optional or name in answer, (path, method, answer.status, name)
         content = response.get("content")
         if content and answer.body:
@@ -201,13 +244,24 @@ async def test_live_answers_match_the_description(stage: Stage) -> None:
     done = await stage.done()
     check(await stage.get(done), job, "get")
     check(await stage.get(done + "/result"), job + "/result", "get")
-    for field in ({"Range": "bytes=0-1"}, {"Range": "bytes=0-1,5-6"}, {"Range": "bytes=999999-"}, {"If-Match": '"x"'}):
-        check(await stage.ask("GET", done + "/result", stage.fields | field), job + "/result", "get")
+    for field in (
+        {"Range": "bytes=0-1"},
+        {"Range": "bytes=0-1,5-6"},
+        {"Range": "bytes=999999-"},
+        {"If-Match": '"x"'},
+    ):
+        check(
+            await stage.ask("GET", done + "/result", stage.fields | field), job + "/result", "get"
+        )
     check(await stage.get("/v8/_async/exports"), listing, "get")
     check(await stage.get("/v8/_async/exports?limit=x"), listing, "get")
     check(await stage.ask("GET", "/v8/_async/exports", {}), listing, "get")
     for method, suffix in (("GET", ""), ("POST", "/cancel"), ("GET", "/result")):
-        check(await stage.ask(method, done + suffix, stage.simulator.login("bob")), job + suffix, method.lower())
+        check(
+            await stage.ask(method, done + suffix, stage.simulator.login("bob")),
+            job + suffix,
+            method.lower(),
+        )
     check(await stage.ask("DELETE", done + "/result"), job + "/result", "delete")
     check(await stage.get(done + "/result"), job + "/result", "get")
     stage.fault(outlook_missing=True)
@@ -233,13 +287,19 @@ async def test_httplint_finds_nothing_bad_in_our_answers(stage: Stage) -> None:
         ("PUT", status, {}),
     ]
     for method, target, fields in asked:
-        answer = await stage.ask(method, target, stage.fields | fields, b"" if method == "POST" else None)
+        answer = await stage.ask(
+            method, target, stage.fields | fields, b"" if method == "POST" else None
+        )
         request = HttpRequestLinter()
         request.process_request_topline(method.encode(), (stage.url + target).encode(), b"HTTP/1.1")
-        request.process_headers([(name.encode(), value.encode()) for name, value in (stage.fields | fields).items()])
+        request.process_headers(
+            [(name.encode(), value.encode()) for name, value in (stage.fields | fields).items()]
+        )
         linter = HttpResponseLinter()
         linter.request = request
-        linter.process_response_topline(b"HTTP/1.1", str(answer.status).encode(), answer.reason.encode())
+        linter.process_response_topline(
+            b"HTTP/1.1", str(answer.status).encode(), answer.reason.encode()
+        )
         linter.process_headers([(name.encode(), value.encode()) for name, value in answer.fields])
         linter.feed_content(answer.body)
         linter.finish_content(True)

@@ -31,7 +31,9 @@ async def empty(request: web.Request) -> web.Response:
 
 @dataclass
 class Parts:
-    """The parts that readiness asks: each call waits for `gate`, counts, and raises or returns what is set."""
+    """The parts that readiness asks: each call waits for `gate`, counts, and raises or returns what
+    is set.
+    """
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[str] = field(default_factory=list)
@@ -71,7 +73,9 @@ Serve = Callable[..., Awaitable[Callable[..., Awaitable[Message]]]]
 async def serve() -> Any:
     servers = []
 
-    async def start(*, token: str | None = None, hosts: tuple[str, ...] = (), checks: Any = well, **more: Any) -> Any:
+    async def start(
+        *, token: str | None = None, hosts: tuple[str, ...] = (), checks: Any = well, **more: Any
+    ) -> Any:
         guard = None if token is None else TokenGuard(token, more.get("now", lambda: 0.0))
         admin = Admin(checks=checks, hosts=hosts, guard=guard)
         admin.draining = more.get("draining", False)
@@ -115,7 +119,9 @@ async def test_probes_over_the_wire_share_one_question(make_play: MakePlay) -> N
         return raw("404 Not Found")
 
     play = await make_play(script)
-    answers = await asyncio.gather(*(ask(play.running.admin_url, "GET", "/readyz") for _ in range(50)))
+    answers = await asyncio.gather(
+        *(ask(play.running.admin_url, "GET", "/readyz") for _ in range(50))
+    )
     assert {answer.status for answer in answers} == {200}
     assert [request.first for request in play.upstream.requests] == ["GET /v8/Health HTTP/1.1"]
     assert play.upstream.requests[0]["Host"] in play.upstream.url
@@ -124,21 +130,30 @@ async def test_probes_over_the_wire_share_one_question(make_play: MakePlay) -> N
 async def test_the_answer_names_each_check_and_its_reason() -> None:
     parts = Parts()
     parts.gate.set()
-    parts.outcomes = {"upstream": UpstreamUnreachable("refused", delivered=False), "space": "1.2 GiB free"}
+    parts.outcomes = {
+        "upstream": UpstreamUnreachable("refused", delivered=False),
+        "space": "1.2 GiB free",
+    }
     assert await parts.readiness()() == {
         "upstream": "refused",
         "jobs": None,
         "artifacts": None,
         "space": "1.2 GiB free",
     }
-    parts.outcomes = {"jobs": StoreUnavailable("read-only"), "space": StoreUnavailable("gone"), "upstream": OSError()}
+    parts.outcomes = {
+        "jobs": StoreUnavailable("read-only"),
+        "space": StoreUnavailable("gone"),
+        "upstream": OSError(),
+    }
     found = await parts.readiness()()
     assert (found["jobs"], found["artifacts"]) == ("read-only", "gone")
     assert found["space"] is not None
     assert found["upstream"] == "the check failed; the log says why"
 
 
-async def test_a_check_that_hangs_is_named_and_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_that_hangs_is_named_and_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A dead disk makes /readyz 503, and probes do not pile up behind it."""
     monkeypatch.setattr("proxy.admin.readiness._MARGIN", 0)
     parts = Parts()
@@ -208,7 +223,9 @@ async def test_a_proxy_that_stops_is_not_ready(serve: Serve) -> None:
         (None, False),
     ],
 )
-def test_only_addresses_localhost_and_listed_names_are_served(host: str | None, served: bool) -> None:
+def test_only_addresses_localhost_and_listed_names_are_served(
+    host: str | None, served: bool
+) -> None:
     """§16: a page whose name resolves to the listener (DNS rebinding) sends its own name."""
     assert is_served(host, ["Admin.example.com"]) is served
 
@@ -224,7 +241,9 @@ async def test_another_host_gets_421_everywhere(serve: Serve, path: str) -> None
 async def test_admin_hosts_reach_the_listener(make_stage: MakeStage) -> None:
     stage = await make_stage(ADMIN__HOSTS="proxy.example.com")
     for host, status in (("proxy.example.com", 200), ("evil.example", 421)):
-        assert (await ask(stage.running.admin_url, "GET", "/healthz", {"Host": host})).status == status
+        assert (
+            await ask(stage.running.admin_url, "GET", "/healthz", {"Host": host})
+        ).status == status
 
 
 # The token
@@ -234,7 +253,12 @@ async def test_all_but_the_health_paths_need_the_token(serve: Serve) -> None:
     asked = await serve(token=TOKEN)
     for path in ("/healthz", "/readyz"):
         assert (await asked(path)).status == 200
-    for fields in ({}, {"Authorization": "Bearer b"}, {"Authorization": TOKEN}, {"Authorization": "Bearer \xff"}):
+    for fields in (
+        {},
+        {"Authorization": "Bearer b"},
+        {"Authorization": TOKEN},
+        {"Authorization": "Bearer \xff"},
+    ):
         answer = await asked("/api/x", **fields)
         assert (answer.status, answer["WWW-Authenticate"]) == (401, "Bearer")
         assert (await asked("/nothing", **fields)).status == 401

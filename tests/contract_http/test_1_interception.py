@@ -56,7 +56,9 @@ async def accepting(request: Message) -> bytes:
         ("?async=2", None, "bad"),
     ],
 )
-async def test_the_mode_is_the_tables(make_play: MakePlay, query: str, prefer: str | None, mode: str) -> None:
+async def test_the_mode_is_the_tables(
+    make_play: MakePlay, query: str, prefer: str | None, mode: str
+) -> None:
     """§1, the table of `async` and `Prefer`."""
     play = await make_play(accepting)
     fields = play.fields | ({} if prefer is None else {"Prefer": prefer})
@@ -76,7 +78,11 @@ async def test_the_mode_is_the_tables(make_play: MakePlay, query: str, prefer: s
 async def test_several_prefer_lines_are_one_list(make_play: MakePlay) -> None:
     """§1: all field lines joined with a comma; the first instance of a preference wins."""
     play = await make_play(accepting)
-    lines = [("Authorization", "Bearer t"), ("Prefer", "wait=0"), ("Prefer", "wait=7, respond-async")]
+    lines = [
+        ("Authorization", "Bearer t"),
+        ("Prefer", "wait=0"),
+        ("Prefer", "wait=7, respond-async"),
+    ]
     answer = await play.ask("POST", EXPORT, body=b"", fields=None)
     assert answer.status == 200
     answer = await ask(play.url, "POST", EXPORT, lines, b"")
@@ -96,7 +102,9 @@ async def test_several_prefer_lines_are_one_list(make_play: MakePlay) -> None:
         ("", ""),
     ],
 )
-async def test_a_synchronous_export_loses_nothing_but_the_switch(make_play: MakePlay, sent: str, seen: str) -> None:
+async def test_a_synchronous_export_loses_nothing_but_the_switch(
+    make_play: MakePlay, sent: str, seen: str
+) -> None:
     """§1: `async` is stripped in the sync modes too; all other bytes stay, and Prefer goes to U."""
     play = await make_play(accepting)
     fields = play.fields | {"Prefer": "wait=3", "Range": "bytes=1-", "Idempotency-Key": "k"}
@@ -159,7 +167,9 @@ async def test_other_requests_pass_untouched(make_play: MakePlay, method: str, t
     ],
 )
 async def test_what_matches_the_rule_becomes_a_job(make_play: MakePlay, path: str) -> None:
-    """§1: case-insensitive, a trailing slash, `%2F` inside a segment; U gets the path as it was sent."""
+    """§1: case-insensitive, a trailing slash, `%2F` inside a segment; U gets the path as it was
+    sent.
+    """
     play = await make_play(accepting)
     status = await play.begun(path + "?x=1&async=true&y=%7E")
     await play.finished(status)
@@ -174,7 +184,9 @@ async def test_the_switch_alone_leaves_no_question_mark(make_play: MakePlay) -> 
     assert play.upstream.posts()[0].target == EXPORT
 
 
-async def test_every_export_operation_of_every_version_is_intercepted(make_stage: MakeStage) -> None:
+async def test_every_export_operation_of_every_version_is_intercepted(
+    make_stage: MakeStage,
+) -> None:
     """§1: exactly the 29 export operations of each of API v6, v7, v8."""
     stage = await make_stage({"size": 10}, EXPORTS__MAX_RUNNING="50", EXPORTS__MAX_PER_CALLER="500")
     session = stage.simulator.sessions.get(stage.session)
@@ -219,7 +231,9 @@ async def test_the_jobs_request_is_the_kickoffs(make_play: MakePlay) -> None:
         ("TE", "trailers"),
         ("Expect", "100-continue"),
     ]
-    assert (await ask(play.url, "POST", EXPORT, [f for f in fields if f[0] != "Expect"], body)).status == 202
+    assert (
+        await ask(play.url, "POST", EXPORT, [f for f in fields if f[0] != "Expect"], body)
+    ).status == 202
     while not play.upstream.posts():
         await play.get("/v8/_async/exports")
     [request] = play.upstream.posts()
@@ -258,7 +272,9 @@ async def test_no_preference_of_ours_reaches_the_upstream(make_play: MakePlay) -
 async def test_bodies_of_the_wild_are_passed_as_received(make_play: MakePlay, framing: str) -> None:
     """§1: body bytes exactly as received, whatever frames them; never parsed."""
     play = await make_play(accepting)
-    expected = {"chunked": b"{,}hello", "none": b"", "empty": b"", "odd": bytes(range(256)) * 300}[framing]
+    expected = {"chunked": b"{,}hello", "none": b"", "empty": b"", "odd": bytes(range(256)) * 300}[
+        framing
+    ]
     more = {"Content-Type": "application/json"}
     given: bytes | None = expected
     if framing == "chunked":
@@ -274,7 +290,9 @@ async def test_bodies_of_the_wild_are_passed_as_received(make_play: MakePlay, fr
 
 
 async def test_host_is_the_upstreams_own_without_preserve_host(make_play: MakePlay) -> None:
-    """§12, §15 `upstream.preserve_host = false`: kick-off, preflight and access checks say U's own Host."""
+    """§12, §15 `upstream.preserve_host = false`: kick-off, preflight and access checks say U's own
+    Host.
+    """
     play = await make_play(accepting, UPSTREAM__PRESERVE_HOST="false", ACCESS__CACHE="0s")
     answer = await play.kickoff(EXPORT, Host="other.example")
     await play.finished(answer["Location"].removeprefix("http://other.example"))
@@ -283,8 +301,12 @@ async def test_host_is_the_upstreams_own_without_preserve_host(make_play: MakePl
 
 
 @pytest.mark.parametrize("preserve", ["true", "false"])
-async def test_12_no_job_sends_the_host_that_its_target_names(preserve: str, make_play: MakePlay) -> None:
-    """A kick-off's target may have the absolute form; the job's request has the origin-form of it."""
+async def test_12_no_job_sends_the_host_that_its_target_names(
+    preserve: str, make_play: MakePlay
+) -> None:
+    """A kick-off's target may have the absolute form; the job's request has the origin-form of
+    it.
+    """
     play = await make_play(accepting, UPSTREAM__PRESERVE_HOST=preserve)
     answer = await play.kickoff("http://VB365.example:80" + EXPORT, Host="vb365.example")
     assert answer.status == 202
@@ -296,7 +318,9 @@ async def test_12_no_job_sends_the_host_that_its_target_names(preserve: str, mak
 
 
 async def test_reports_are_exports_only_when_asked_for(make_stage: MakeStage) -> None:
-    """§1 `exports.reports`: intercepted, no preflight, and only the kick-off's own caller has access."""
+    """§1 `exports.reports`: intercepted, no preflight, and only the kick-off's own caller has
+    access.
+    """
     stage = await make_stage(EXPORTS__REPORTS="true", ACCESS__CACHE="0s")
     answer = await stage.kickoff("/v8/Reports/GenerateLicenseOverview")
     assert answer.status == 202

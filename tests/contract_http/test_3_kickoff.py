@@ -14,7 +14,9 @@ from proxy.simulator import Simulator
 from tests.contract_http.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.contract_http.wire import Message, Wire, ask, raw, request_bytes
 
-PATH = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+PATH = (
+    "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+)
 ODD = raw(
     "409 Not Really OK",
     [
@@ -57,7 +59,11 @@ async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
 async def test_a_client_that_leaves_inside_its_body_starts_no_job(stage: Stage) -> None:
     """§3.1: the client gone before its end means no job."""
     head = request_bytes(
-        "POST", stage.export, stage.fields | {"Prefer": "respond-async", "Content-Length": "10"}, None, "h"
+        "POST",
+        stage.export,
+        stage.fields | {"Prefer": "respond-async", "Content-Length": "10"},
+        None,
+        "h",
     )
     wire = await Wire.to(stage.url)
     await wire.send(head + b"12345")
@@ -70,7 +76,11 @@ async def test_a_client_that_leaves_inside_its_body_starts_no_job(stage: Stage) 
 
 async def test_100_continue_is_answered_and_nothing_else_of_1xx(stage: Stage) -> None:
     """§4: no 1xx but `100 Continue` to a client that asked."""
-    fields = stage.fields | {"Prefer": "respond-async", "Expect": "100-continue", "Content-Length": "2"}
+    fields = stage.fields | {
+        "Prefer": "respond-async",
+        "Expect": "100-continue",
+        "Content-Length": "2",
+    }
     wire = await Wire.to(stage.url)
     await wire.send(request_bytes("POST", stage.export, fields, None, "h"))
     assert (await wire.message()).first == "HTTP/1.1 100 Continue"
@@ -83,8 +93,12 @@ async def test_100_continue_is_answered_and_nothing_else_of_1xx(stage: Stage) ->
 
 
 async def test_without_credentials_the_caller_sees_the_upstreams_401(stage: Stage) -> None:
-    """§3.2: forwarded synchronously, the switch stripped; before anything is said of its Idempotency-Key."""
-    answer = await stage.ask("POST", stage.export + "?async=true&x=1", {"Idempotency-Key": "bad key"}, b"{}")
+    """§3.2: forwarded synchronously, the switch stripped; before anything is said of its
+    Idempotency-Key.
+    """
+    answer = await stage.ask(
+        "POST", stage.export + "?async=true&x=1", {"Idempotency-Key": "bad key"}, b"{}"
+    )
     assert answer.status == 401
     assert answer.body == b""
     assert "X-VB365-Async" not in answer
@@ -93,8 +107,12 @@ async def test_without_credentials_the_caller_sees_the_upstreams_401(stage: Stag
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_the_preflights_refusal_is_relayed_verbatim(make_play: MakePlay, status: int) -> None:
-    """§3.4: GET of the path minus its last segment; 401, 403, 404 relayed with every field, and no job."""
-    play = await make_play(answering(None, ODD.replace(b"409", b"%d" % status)), EXPORTS__GRACE="2s")
+    """§3.4: GET of the path minus its last segment; 401, 403, 404 relayed with every field, and no
+    job.
+    """
+    play = await make_play(
+        answering(None, ODD.replace(b"409", b"%d" % status)), EXPORTS__GRACE="2s"
+    )
     answer = await play.kickoff(PATH + "?async=1&x=y", Cookie="k=v")
     assert answer.first == f"HTTP/1.1 {status} Not Really OK"
     sent = [
@@ -111,7 +129,9 @@ async def test_the_preflights_refusal_is_relayed_verbatim(make_play: MakePlay, s
     assert (request["Authorization"], request["Cookie"]) == ("Bearer t", "k=v")
 
 
-@pytest.mark.parametrize("parent", [raw("500 Oops"), raw("400 Bad"), raw("302 Found"), None, b"garbage\r\n\r\n"])
+@pytest.mark.parametrize(
+    "parent", [raw("500 Oops"), raw("400 Bad"), raw("302 Found"), None, b"garbage\r\n\r\n"]
+)
 async def test_any_other_preflight_goes_on(make_play: MakePlay, parent: bytes | None) -> None:
     """§3.4: never a false refusal."""
     play = await make_play(answering(raw("200 OK", [], b"x"), parent))
@@ -132,7 +152,9 @@ async def test_a_preflight_that_takes_too_long_goes_on(make_play: MakePlay) -> N
 
 async def test_no_preflight_when_it_is_off(make_play: MakePlay) -> None:
     """§3.4 `exports.preflight`."""
-    play = await make_play(answering(raw("200 OK", [], b"x"), raw("404 No")), EXPORTS__PREFLIGHT="false")
+    play = await make_play(
+        answering(raw("200 OK", [], b"x"), raw("404 No")), EXPORTS__PREFLIGHT="false"
+    )
     assert (await play.kickoff(PATH)).status == 202
     assert all(request.method == "POST" for request in play.upstream.requests)
 
@@ -145,7 +167,9 @@ async def test_too_many_live_jobs_of_one_caller_get_429(make_stage: MakeStage) -
     answer = await stage.kickoff(stage.export)
     assert answer.status == 429
     assert answer.json()["type"] == "urn:vb365-async:problem:quota-exceeded"
-    assert answer.json()["detail"] == "You already have 1 unfinished export (exports.max_per_caller)."
+    assert (
+        answer.json()["detail"] == "You already have 1 unfinished export (exports.max_per_caller)."
+    )
     assert answer.json()["errorCode"] == "HttpError"
     assert int(answer["Retry-After"]) > 0
     other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
@@ -156,14 +180,28 @@ async def test_too_many_live_jobs_of_one_caller_get_429(make_stage: MakeStage) -
 
 
 async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: MakeStage) -> None:
-    """§3.5, §3.6: `Queued` while `max_running` run, FIFO; 503 `capacity-exhausted` beyond `max_queued`."""
-    stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_QUEUED="2", EXPORTS__GRACE="10s")
+    """§3.5, §3.6: `Queued` while `max_running` run, FIFO; 503 `capacity-exhausted` beyond
+    `max_queued`.
+    """
+    stage = await make_stage(
+        EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_QUEUED="2", EXPORTS__GRACE="10s"
+    )
     stage.fault(hold=True)
-    paths = [stage.path_of("exportToPst"), stage.path_of("items/save"), stage.path_of("posts/export")]
+    paths = [
+        stage.path_of("exportToPst"),
+        stage.path_of("items/save"),
+        stage.path_of("posts/export"),
+    ]
     first = await stage.begun(paths[0], Prefer="respond-async, wait=0")
-    queued = [await stage.kickoff(path) for path in paths[1:]]  # no grace for these, or this would take 10 s each
+    queued = [
+        await stage.kickoff(path) for path in paths[1:]
+    ]  # no grace for these, or this would take 10 s each
     for answer in queued:
-        assert (answer.status, answer.json()["phase"], answer["Retry-After"]) == (202, "Queued", "10")
+        assert (answer.status, answer.json()["phase"], answer["Retry-After"]) == (
+            202,
+            "Queued",
+            "10",
+        )
         assert answer.json()["startTime"] is not None
         assert answer.json()["attempt"] == 0
     answer = await stage.kickoff(paths[0])
@@ -189,14 +227,19 @@ async def test_too_little_free_space_gets_503(make_stage: MakeStage) -> None:
     assert "Retry-After" in answer
 
 
-@pytest.mark.parametrize("status", ["400", "401", "403", "404", "409", "500", "202", "206", "302", "599"])
+@pytest.mark.parametrize(
+    "status", ["400", "401", "403", "404", "409", "500", "202", "206", "302", "599"]
+)
 async def test_any_answer_but_200_in_the_grace_is_relayed(make_play: MakePlay, status: str) -> None:
     """§3.7: status, reason, all end-to-end fields, body; nothing added; the job is dropped."""
     play = await make_play(answering(ODD.replace(b"409", status.encode())), EXPORTS__GRACE="10s")
     answer = await play.kickoff(PATH)
     assert answer.first == f"HTTP/1.1 {status} Not Really OK"
     assert answer.all("Set-Cookie") == ["a=b; path=/", "c=d"]
-    assert [pair for pair in answer.fields if pair[0].lower() == "x-one"] == [("X-One", "1"), ("x-one", "2")]
+    assert [pair for pair in answer.fields if pair[0].lower() == "x-one"] == [
+        ("X-One", "1"),
+        ("x-one", "2"),
+    ]
     assert answer.names == {"x-one", "set-cookie", "content-type", "content-length"}
     assert answer.body == b"\xff not json"
     assert (await play.get("/v8/_async/exports")).json()["results"] == []
@@ -204,7 +247,9 @@ async def test_any_answer_but_200_in_the_grace_is_relayed(make_play: MakePlay, s
 
 async def test_an_answer_without_a_body_is_relayed_in_the_grace(make_play: MakePlay) -> None:
     """§3.7: 204 has neither a body nor a length."""
-    play = await make_play(answering(raw("204 No Content", ["X: 1"], length=False)), EXPORTS__GRACE="10s")
+    play = await make_play(
+        answering(raw("204 No Content", ["X: 1"], length=False)), EXPORTS__GRACE="10s"
+    )
     answer = await play.kickoff(PATH)
     assert (answer.first, answer.fields) == ("HTTP/1.1 204 No Content", [("X", "1")])
 
@@ -239,9 +284,16 @@ async def test_no_answer_in_time_is_504(make_stage: MakeStage) -> None:
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(400, "UpstreamRejected"), (404, "UpstreamRejected"), (500, "UpstreamError"), (202, "UpstreamError")],
+    [
+        (400, "UpstreamRejected"),
+        (404, "UpstreamRejected"),
+        (500, "UpstreamError"),
+        (202, "UpstreamError"),
+    ],
 )
-async def test_after_the_grace_such_an_answer_is_a_failed_job(make_stage: MakeStage, status: int, code: str) -> None:
+async def test_after_the_grace_such_an_answer_is_a_failed_job(
+    make_stage: MakeStage, status: int, code: str
+) -> None:
     """§3.7, §4 AsyncResult, §5 error: 4xx UpstreamRejected, the rest UpstreamError."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     stage.fault(status=status, body='{"message":"no"}')
@@ -284,7 +336,9 @@ async def test_the_202_is_as_the_contract_shows_it(stage: Stage) -> None:
         ('respond-async, wait="0"', "", "respond-async, wait=0"),
     ],
 )
-async def test_only_what_was_sent_is_applied(stage: Stage, prefer: str | None, query: str, applied: str | None) -> None:
+async def test_only_what_was_sent_is_applied(
+    stage: Stage, prefer: str | None, query: str, applied: str | None
+) -> None:
     """§3: Preference-Applied."""
     fields = stage.fields | ({} if prefer is None else {"Prefer": prefer})
     answer = await stage.ask("POST", stage.export + query, fields, b"")
@@ -301,7 +355,9 @@ async def test_the_grace_ends_with_the_upstreams_200(make_stage: MakeStage) -> N
 
 
 async def test_wait_answers_with_the_file(make_stage: MakeStage) -> None:
-    """§3.9: 200, Content-Location of the result, and all fields of §6; 45 s at most; no Range for a POST."""
+    """§3.9: 200, Content-Location of the result, and all fields of §6; 45 s at most; no Range for a
+    POST.
+    """
     stage = await make_stage(EXPORTS__GRACE="2s")
     answer = await stage.kickoff(stage.export, Prefer="respond-async, wait=100", Range="bytes=0-1")
     assert answer.status == 200
@@ -360,21 +416,27 @@ async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: Mak
     for prefer in ("respond-async", "respond-async, wait=40"):
         seen = stage.simulator.held
         wire = await Wire.to(stage.url)
-        await wire.send(request_bytes("POST", stage.export, stage.fields | {"Prefer": prefer}, b"{}", "h"))
+        await wire.send(
+            request_bytes("POST", stage.export, stage.fields | {"Prefer": prefer}, b"{}", "h")
+        )
         await stage.simulator.until(partial(_more_held, stage.simulator, seen))
         wire.close()
     stage.simulator.release()
     jobs = (await stage.get("/v8/_async/exports")).json()["results"]
     assert len(jobs) == 2
     for job in jobs:
-        assert (await stage.finished(stage.path(job["_links"]["self"]["href"]))).json()["status"] == "Success"
+        assert (await stage.finished(stage.path(job["_links"]["self"]["href"]))).json()[
+            "status"
+        ] == "Success"
 
 
 # §8
 
 
 async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
-    """§8: 202 with the same job and Idempotency-Replayed; U is not called again; quotes are optional."""
+    """§8: 202 with the same job and Idempotency-Replayed; U is not called again; quotes are
+    optional.
+    """
     first = await stage.kickoff(stage.export, Idempotency_Key="key-1")
     assert "Idempotency-Replayed" not in first
     assert first.json()["request"]["idempotencyKey"] == "key-1"
@@ -391,7 +453,9 @@ async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
 async def test_concurrent_duplicates_are_one_job(make_stage: MakeStage) -> None:
     """§8: also for concurrent duplicates, with room for one job only."""
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1")
-    answers = await asyncio.gather(*(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8)))
+    answers = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
+    )
     assert {answer.status for answer in answers} == {202}
     assert len({answer["Location"] for answer in answers}) == 1
     assert sum("Idempotency-Replayed" in answer for answer in answers) == 7
@@ -403,7 +467,9 @@ async def test_concurrent_duplicates_share_the_refusal_in_the_grace(make_stage: 
     """§3.7, §8: nobody is sent to a job that was dropped."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     stage.fault(status=400, body="{}", latency=0.3)
-    answers = await asyncio.gather(*(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(4)))
+    answers = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(4))
+    )
     assert [answer.status for answer in answers] == [400] * 4
     assert stage.asked("exportToPst", "POST") == 1
 
@@ -412,8 +478,12 @@ async def test_concurrent_duplicates_share_the_refusal_in_the_grace(make_stage: 
 async def test_another_export_under_the_key_is_422(stage: Stage, change: str) -> None:
     """§8: the fingerprint is method, path, query (minus `async`) and body."""
     assert (await stage.kickoff(stage.export, Idempotency_Key="k")).status == 202
-    path = {"path": stage.path_of("items/save"), "query": stage.export + "?x=1"}.get(change, stage.export)
-    answer = await stage.kickoff(path, body=b"{ }" if change == "body" else b"{}", Idempotency_Key="k")
+    path = {"path": stage.path_of("items/save"), "query": stage.export + "?x=1"}.get(
+        change, stage.export
+    )
+    answer = await stage.kickoff(
+        path, body=b"{ }" if change == "body" else b"{}", Idempotency_Key="k"
+    )
     assert answer.status == 422
     assert answer.json()["type"] == "urn:vb365-async:problem:idempotency-key-reused"
 
@@ -438,7 +508,9 @@ async def test_keys_are_the_callers_own(stage: Stage) -> None:
     assert len(set(plain)) == 2
 
 
-async def test_the_key_dies_with_the_record(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_key_dies_with_the_record(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """§8: deleted or expired, swept or not."""
 
     async def dead(self: object) -> None:
@@ -462,7 +534,12 @@ async def test_the_key_dies_with_the_record(make_stage: MakeStage, monkeypatch: 
 
 async def test_repeated_keys_are_400(stage: Stage) -> None:
     """§8: one key."""
-    lines = [*stage.fields.items(), ("Prefer", "respond-async"), ("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
+    lines = [
+        *stage.fields.items(),
+        ("Prefer", "respond-async"),
+        ("Idempotency-Key", "a"),
+        ("Idempotency-Key", "a"),
+    ]
     assert (await ask(stage.url, "POST", stage.export, lines, b"")).status == 400
 
 
@@ -474,13 +551,17 @@ async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Wire:
     """A connection that has sent a kick-off's head, with the caller's credentials, and `body`."""
     wire = await Wire.to(stage.url)
     more = {name.replace("_", "-"): value for name, value in fields.items()}
-    head = request_bytes("POST", stage.export, stage.fields | {"Prefer": "respond-async"} | more, None, "h")
+    head = request_bytes(
+        "POST", stage.export, stage.fields | {"Prefer": "respond-async"} | more, None, "h"
+    )
     await wire.send(head + body)
     return wire
 
 
 async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeStage) -> None:
-    """What is announced is reserved at once, a chunked body as it grows; all of it is given back."""
+    """What is announced is reserved at once, a chunked body as it grows; all of it is given
+    back.
+    """
     stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
 
     async def refused(**more: Any) -> bool:
@@ -507,7 +588,9 @@ async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeS
     announced.close()
     assert not await refused(**large)
 
-    chunked = await part_of_a_kickoff(stage, b"14000\r\n" + b"x" * (80 << 10), Transfer_Encoding="chunked")
+    chunked = await part_of_a_kickoff(
+        stage, b"14000\r\n" + b"x" * (80 << 10), Transfer_Encoding="chunked"
+    )
     await until_refused(wanted=True, **large)
     chunked.close()
     await until_refused(wanted=False, **large)
@@ -519,7 +602,9 @@ async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeS
     assert not await refused(body=b"y" * (90 << 10))
 
 
-async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(make_stage: MakeStage) -> None:
+async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(
+    make_stage: MakeStage,
+) -> None:
     stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
     fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
     wires = [await part_of_a_kickoff(stage, b"x", **fields) for _ in range(3)]
@@ -532,7 +617,9 @@ async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(make_stag
         wire.close()
 
 
-async def test_3_1_a_body_that_drips_is_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_3_1_a_body_that_drips_is_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pace, "WINDOW", 0.5)
     wire = await part_of_a_kickoff(stage, b"x", Content_Length="1000")
     answer = asyncio.ensure_future(wire.message())

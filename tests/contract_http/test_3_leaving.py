@@ -1,4 +1,6 @@
-"""CONTRACT §3.7, §3.9, §8: clients that leave, retry or look while a kick-off waits for its first answer."""
+"""CONTRACT §3.7, §3.9, §8: clients that leave, retry or look while a kick-off waits for its first
+answer.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ SHORT = "300ms"
 
 
 class Gate:
-    """A method of the job store that halts, once, after its effect: `entered` tells when, `open` lets it return."""
+    """A method of the job store that halts, once, after its effect: `entered` tells when, `open`
+    lets it return.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, *, skip: int = 0) -> None:
         self.entered = asyncio.Event()
@@ -54,7 +58,9 @@ async def begin(stage: Stage, **more: str) -> Wire:
 
 
 async def leave(stage: Stage, client: Wire) -> None:
-    """Reset the client's connection. A request that comes after that is answered after it was noticed."""
+    """Reset the client's connection. A request that comes after that is answered after it was
+    noticed.
+    """
     connection = client.writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
@@ -75,10 +81,14 @@ def refuse(stage: Stage, **more: Any) -> None:
 async def test_a_client_that_leaves_while_its_job_is_stored_leaves_nothing_waiting(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """§3.9: a retry with its Idempotency-Key gets its answer within the grace, and the job stays."""
+    """§3.9: a retry with its Idempotency-Key gets its answer within the grace, and the job
+    stays.
+    """
     stage = await make_stage(EXPORTS__GRACE=SHORT)
     refuse(stage)
-    gate = Gate(monkeypatch, "find" if moment == "before the effect" else "add", skip=2 * (moment[0] == "b"))
+    gate = Gate(
+        monkeypatch, "find" if moment == "before the effect" else "add", skip=2 * (moment[0] == "b")
+    )
     client = await begin(stage)
     async with asyncio.timeout(20):
         await gate.entered.wait()
@@ -94,7 +104,9 @@ async def test_a_client_that_leaves_while_its_job_is_stored_leaves_nothing_waiti
     assert [job["id"] for job in await listed(stage)] == [document["id"]]
 
 
-async def test_a_client_that_leaves_within_its_grace_does_not_stop_its_job(make_stage: MakeStage) -> None:
+async def test_a_client_that_leaves_within_its_grace_does_not_stop_its_job(
+    make_stage: MakeStage,
+) -> None:
     """§3.9: at any moment; here while it waits for the first answer."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
@@ -110,14 +122,20 @@ async def test_a_client_that_leaves_within_its_grace_does_not_stop_its_job(make_
     assert stage.asked("exportToPst", "POST") == 1
 
 
-async def test_a_retry_beside_its_first_gets_its_answer_within_the_grace(make_stage: MakeStage) -> None:
-    """§8: its own grace; and a job that was replayed with 202 is not dropped when VB365 refuses it later."""
+async def test_a_retry_beside_its_first_gets_its_answer_within_the_grace(
+    make_stage: MakeStage,
+) -> None:
+    """§8: its own grace; and a job that was replayed with 202 is not dropped when VB365 refuses it
+    later.
+    """
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
     first = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
     async with asyncio.timeout(20):
         await generating(stage)
-        retry = await stage.kickoff(stage.export, Idempotency_Key="k", Prefer="respond-async, wait=0")
+        retry = await stage.kickoff(
+            stage.export, Idempotency_Key="k", Prefer="respond-async, wait=0"
+        )
         assert (retry.status, (await first).status) == (202, 202)
         stage.simulator.release()
         document = (await stage.finished(stage.path(retry["Location"]))).json()
@@ -128,7 +146,9 @@ async def test_duplicates_within_the_grace_share_the_refusal(make_stage: MakeSta
     """§3.7, §8: relayed to each of them; there is no job."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
-    clients = [asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k")) for _ in range(4)]
+    clients = [
+        asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k")) for _ in range(4)
+    ]
     async with asyncio.timeout(20):
         await generating(stage)
         await asyncio.sleep(0.2)  # the others are on their way to the first one's answer
@@ -142,7 +162,9 @@ async def test_duplicates_within_the_grace_share_the_refusal(make_stage: MakeSta
 
 
 async def test_a_job_that_was_listed_is_not_dropped(make_stage: MakeStage) -> None:
-    """§3.7: who has seen it in the list can rely on it; its kick-off is answered with 202 at once."""
+    """§3.7: who has seen it in the list can rely on it; its kick-off is answered with 202 at
+    once.
+    """
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
     client = asyncio.create_task(stage.kickoff(stage.export))
@@ -199,7 +221,9 @@ async def test_a_key_whose_job_is_dropped_while_it_is_looked_up_starts_another(
         await gate.entered.wait()
         stage.simulator.release()
         assert (await first).status == 500
-        monkeypatch.setattr("proxy.jobs.runner.Runner.attended", lambda *_: None)  # as it is a moment later
+        monkeypatch.setattr(
+            "proxy.jobs.runner.Runner.attended", lambda *_: None
+        )  # as it is a moment later
         gate.opened.set()
         answer = await second
         assert answer.status == 202

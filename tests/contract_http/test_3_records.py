@@ -13,7 +13,9 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract_http.conftest import MakePlay, MakeStage, Play, Stage
 from tests.contract_http.wire import Message, raw
 
-PATH = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+PATH = (
+    "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+)
 
 
 async def failed(stage: Stage, **more: Any) -> str:
@@ -25,7 +27,9 @@ async def failed(stage: Stage, **more: Any) -> str:
 
 
 async def test_the_oldest_ended_records_of_a_caller_go_first(make_stage: MakeStage) -> None:
-    """§3.5 `exports.max_records_per_caller`: tombstones too, never a running job or a promised file; then 429."""
+    """§3.5 `exports.max_records_per_caller`: tombstones too, never a running job or a promised
+    file; then 429.
+    """
     stage = await make_stage(EXPORTS__MAX_RECORDS_PER_CALLER="4")
     file = await stage.done()
     deleted, first, second = [await failed(stage) for _ in range(3)]
@@ -38,9 +42,13 @@ async def test_the_oldest_ended_records_of_a_caller_go_first(make_stage: MakeSta
     assert (await stage.get(second)).status == 200
     running.append(await stage.begun(stage.export))
     refused = await stage.kickoff(stage.export)
-    assert (refused.status, refused.json()["type"]) == (429, "urn:vb365-async:problem:quota-exceeded")
+    assert (refused.status, refused.json()["type"]) == (
+        429,
+        "urn:vb365-async:problem:quota-exceeded",
+    )
     assert refused.json()["detail"] == (
-        "You already have 4 exports on record, unfinished or with a file that can still be downloaded "
+        "You already have 4 exports on record, unfinished or with a file that can still be "
+        "downloaded "
         "(exports.max_records_per_caller). Delete those that you do not need any more."
     )
     assert int(refused["Retry-After"]) > 0
@@ -63,9 +71,13 @@ async def test_all_records_are_bounded_and_a_promised_file_stays(make_stage: Mak
     await stage.begun(stage.export)
     assert (await stage.get(gone)).status == 404
     refused = await stage.kickoff(stage.export)
-    assert (refused.status, refused.json()["type"]) == (503, "urn:vb365-async:problem:capacity-exhausted")
+    assert (refused.status, refused.json()["type"]) == (
+        503,
+        "urn:vb365-async:problem:capacity-exhausted",
+    )
     assert refused.json()["detail"] == (
-        "2 exports are on record, unfinished or with a file that can still be downloaded (storage.max_records)."
+        "2 exports are on record, unfinished or with a file that can still be downloaded "
+        "(storage.max_records)."
     )
     assert int(refused["Retry-After"]) > 0
     assert (await stage.get(file + "/result")).status == 200
@@ -86,12 +98,18 @@ async def test_many_kick_offs_at_a_time_hold_the_bound(make_stage: MakeStage) ->
 async def strangers(play: Play, count: int) -> None:
     """Kick-offs with made-up tokens, whose heads are as large as VB365's answers."""
     path = f"{PATH}?{'q' * 20_000}"
-    fields = {"Prefer": "respond-async, wait=0", "Content-Type": "x" * 20_000, "Accept": "y" * 20_000}
+    fields = {
+        "Prefer": "respond-async, wait=0",
+        "Content-Type": "x" * 20_000,
+        "Accept": "y" * 20_000,
+    }
     gate = asyncio.Semaphore(20)
 
     async def kick_off(number: int) -> None:
         async with gate:
-            answer = await play.ask("POST", path, {"Authorization": f"Bearer {number}"} | fields, b"{}")
+            answer = await play.ask(
+                "POST", path, {"Authorization": f"Bearer {number}"} | fields, b"{}"
+            )
             assert answer.status == 202, answer
 
     await asyncio.gather(*(kick_off(number) for number in range(count)))
@@ -100,7 +118,9 @@ async def strangers(play: Play, count: int) -> None:
 async def test_400_made_up_tokens_leave_little_and_not_for_long(
     make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§3.5: a job that ended by U's 401 and whose caller U never accepted: small, and no record after ten minutes."""
+    """§3.5: a job that ended by U's 401 and whose caller U never accepted: small, and no record
+    after ten minutes.
+    """
     stores: list[DiskJobs] = []
     open_store = DiskJobs.open
 
@@ -111,7 +131,11 @@ async def test_400_made_up_tokens_leave_little_and_not_for_long(
     monkeypatch.setattr(DiskJobs, "open", open_and_note)
 
     async def script(request: Message) -> bytes:
-        return raw("500 Busy") if request.method == "GET" else raw("401 Unauthorized", [], b"x" * 70_000)
+        return (
+            raw("500 Busy")
+            if request.method == "GET"
+            else raw("401 Unauthorized", [], b"x" * 70_000)
+        )
 
     play = await make_play(script, EXPORTS__MAX_RUNNING="20", EXPORTS__SUSPEND_TTL="1s")
     await strangers(play, 400)

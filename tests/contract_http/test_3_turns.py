@@ -1,4 +1,6 @@
-"""Fair turns, and slots that a cancelled generation still holds (CONTRACT §3.5, §3.6), over the wire."""
+"""Fair turns, and slots that a cancelled generation still holds (CONTRACT §3.5, §3.6), over the
+wire.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ async def working(stage: Stage, count: int) -> None:
     await stage.simulator.until(lambda: stage.simulator.held >= count)
 
 
-async def test_another_callers_first_export_does_not_wait_for_fifty_of_the_first(make_stage: MakeStage) -> None:
+async def test_another_callers_first_export_does_not_wait_for_fifty_of_the_first(
+    make_stage: MakeStage,
+) -> None:
     """§3.6: a free slot goes to the caller whose last start is longest ago."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_PER_CALLER="60")
     stage.fault(hold=True)
@@ -47,7 +51,9 @@ async def test_max_running_per_caller_keeps_slots_for_others(make_stage: MakeSta
 
 
 @pytest.mark.parametrize("end", ["cancel", "delete", "cancel and delete"])
-async def test_kick_off_and_cancel_in_a_loop_does_not_multiply_the_load(make_stage: MakeStage, end: str) -> None:
+async def test_kick_off_and_cancel_in_a_loop_does_not_multiply_the_load(
+    make_stage: MakeStage, end: str
+) -> None:
     """§3.5 `cancel_hold`: VB365 may go on with what was cancelled, so its slot is not given on."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="2", EXPORTS__MAX_PER_CALLER="8")
     stage.fault(hold=True)
@@ -89,7 +95,9 @@ async def test_a_cancelled_generation_counts_for_its_callers_quota(make_stage: M
     assert (await stage.kickoff(stage.export)).status == 202
 
 
-async def test_an_export_that_is_cancelled_while_its_file_arrives_frees_its_slot(make_stage: MakeStage) -> None:
+async def test_an_export_that_is_cancelled_while_its_file_arrives_frees_its_slot(
+    make_stage: MakeStage,
+) -> None:
     """§3.5: VB365 has generated that one."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     stage.fault(stall_at=1000, count=1)

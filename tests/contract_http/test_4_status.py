@@ -21,7 +21,9 @@ NEVER = {"operation-location", "azure-asyncoperation"}
 
 
 async def test_the_paths_have_aliases_of_any_version(stage: Stage) -> None:
-    """§2: any /v{M}/ and no version at all; the segment in any case; links keep the kick-off's version."""
+    """§2: any /v{M}/ and no version at all; the segment in any case; links keep the kick-off's
+    version.
+    """
     status = await stage.begun(stage.path_of(version=7))
     await stage.finished(status)
     assert status.startswith("/v7/_async/exports/")
@@ -30,9 +32,9 @@ async def test_the_paths_have_aliases_of_any_version(stage: Stage) -> None:
         answer = await stage.get(f"{base}/_async/exports/{job}")
         assert answer.status == 200
         assert answer.json()["_links"]["self"]["href"] == f"{stage.url}/v7/_async/exports/{job}"
-        assert (await stage.get(f"{base}/_async/exports/{job}/result")).body == stage.simulator.content(
-            stage.path_of(version=7)
-        ).read(0, SIZE)
+        assert (
+            await stage.get(f"{base}/_async/exports/{job}/result")
+        ).body == stage.simulator.content(stage.path_of(version=7)).read(0, SIZE)
     assert (await stage.get(f"/v8/_ASYNC/Exports/{job.upper()}")).status == 200
 
 
@@ -120,7 +122,9 @@ async def test_the_transfer_is_shown(stage: Stage) -> None:
     """§4, §5: percent, format and U's names before the transfer ends."""
     stage.fault(stall_at=SIZE // 2)
     status = await stage.begun(stage.export)
-    answer = await stage.until(status, lambda document: document["result"] and document["result"]["format"])
+    answer = await stage.until(
+        status, lambda document: document["result"] and document["result"]["format"]
+    )
     document = answer.json()
     assert (answer.status, document["phase"]) == (202, "Transferring")
     assert answer["X-Progress"].startswith("Transferring ")
@@ -128,7 +132,12 @@ async def test_the_transfer_is_shown(stage: Stage) -> None:
     assert document["result"]["state"] == "Pending"
     assert document["result"]["format"] == "Pst"
     assert document["result"]["mediaType"] == "application/octet-stream"
-    assert document["result"]["size"] == document["itemSizeBytes"] == document["progress"]["bytesTotal"] == SIZE
+    assert (
+        document["result"]["size"]
+        == document["itemSizeBytes"]
+        == document["progress"]["bytesTotal"]
+        == SIZE
+    )
     assert document["progress"]["bytesReceived"] <= SIZE // 2
     stage.simulator.release()
     await stage.finished(status)
@@ -141,7 +150,10 @@ async def test_over_is_200(stage: Stage) -> None:
     document = answer.json()
     assert answer.first == "HTTP/1.1 200 OK"
     assert answer["AsyncResult"] == "200"
-    assert parsedate_to_datetime(answer["Sunset"]).isoformat()[:19] + "Z" == document["result"]["expirationTime"]
+    assert (
+        parsedate_to_datetime(answer["Sunset"]).isoformat()[:19] + "Z"
+        == document["result"]["expirationTime"]
+    )
     assert not answer.names & (NEVER | {"location", "retry-after", "x-progress", "x-vb365-async"})
     jsonschema.validate(document, EVENT, format_checker=jsonschema.FormatChecker())
     assert document["result"]["state"] == "Available"
@@ -158,7 +170,11 @@ async def test_an_outcome_is_never_the_polls_error(stage: Stage) -> None:
     status = await stage.begun(stage.export)
     await stage.ask("POST", status + "/cancel")
     cancelled = await stage.finished(status)
-    assert (cancelled.status, cancelled["AsyncResult"], cancelled.json()["status"]) == (200, "499", "Cancelled")
+    assert (cancelled.status, cancelled["AsyncResult"], cancelled.json()["status"]) == (
+        200,
+        "499",
+        "Cancelled",
+    )
 
 
 async def test_a_reset_is_502_and_silence_504(make_stage: MakeStage) -> None:
@@ -243,7 +259,9 @@ async def test_long_poll_answers_when_the_document_changes(stage: Stage) -> None
 
 
 async def test_long_poll_ends_after_its_time(make_stage: MakeStage) -> None:
-    """§4: after N seconds, clamped to `exports.max_wait`: 304 if the document is the known one, else 202."""
+    """§4: after N seconds, clamped to `exports.max_wait`: 304 if the document is the known one,
+    else 202.
+    """
     stage = await make_stage(EXPORTS__MAX_WAIT="200ms")
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
@@ -268,7 +286,9 @@ async def test_the_list_is_the_callers_own_newest_first(stage: Stage) -> None:
     newest = [stage.url + path for path in [failed, *reversed(paths)]]
 
     async def listed(query: str = "", user: str | None = None) -> list[str]:
-        answer = await stage.ask("GET", "/v8/_async/exports" + query, stage.simulator.login(user) if user else None)
+        answer = await stage.ask(
+            "GET", "/v8/_async/exports" + query, stage.simulator.login(user) if user else None
+        )
         assert answer.status == 200
         assert answer["Cache-Control"] == "no-store"
         return [job["_links"]["self"]["href"] for job in answer.json()["results"]]
@@ -302,11 +322,15 @@ async def test_a_bad_filter_is_400(stage: Stage, query: str) -> None:
 async def test_the_list_needs_credentials_that_the_upstream_takes(stage: Stage) -> None:
     """§9: 401 without, and for those that U refuses."""
     assert (await stage.ask("GET", "/v8/_async/exports", {})).status == 401
-    assert (await stage.ask("GET", "/v8/_async/exports", {"Authorization": "Bearer no"})).status == 401
+    assert (
+        await stage.ask("GET", "/v8/_async/exports", {"Authorization": "Bearer no"})
+    ).status == 401
 
 
 async def test_an_upstream_without_length_or_chunks_gives_a_warning(make_play: MakePlay) -> None:
-    """§5 Warning: the length could not be verified; unknown numbers left out; U's fields verbatim."""
+    """§5 Warning: the length could not be verified; unknown numbers left out; U's fields
+    verbatim.
+    """
 
     async def script(request: Message) -> bytes | None:
         if request.method != "POST":

@@ -14,19 +14,52 @@ import pytest
 from tests.contract_http.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.contract_http.wire import Message, raw
 
-PATH = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+PATH = (
+    "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+)
 REQUIRED = {"id", "status", "message", "startTime", "order"}
 ENUMS = {
     "type": {"None", "Save", "Export", "Send", "Restore", "View"},
     "status": {"Running", "Success", "Warning", "Failed", "Cancelled", "Skipped"},
 }
-STRINGS = {"itemName", "itemType", "source", "target", "id", "startTime", "duration", "title", "message"}
+STRINGS = {
+    "itemName",
+    "itemType",
+    "source",
+    "target",
+    "id",
+    "startTime",
+    "duration",
+    "title",
+    "message",
+}
 NUMBERS = {"itemSizeBytes", "order"}
 #: In v8 only; there they may be null. `endTime` may be so in every version.
 NULLABLE_V8 = {"organizationId", "backedUpOrganizationId", "userId", "groupId", "siteId", "teamId"}
 MEMBERS = {
-    *("id", "type", "status", "phase", "title", "message", "order", "creationTime", "startTime", "endTime"),
-    *("lastUpdateTime", "expirationTime", "eTag", "attempt", "progress", "request", "result", "error", "_links"),
+    *(
+        "id",
+        "type",
+        "status",
+        "phase",
+        "title",
+        "message",
+        "order",
+        "creationTime",
+        "startTime",
+        "endTime",
+    ),
+    *(
+        "lastUpdateTime",
+        "expirationTime",
+        "eTag",
+        "attempt",
+        "progress",
+        "request",
+        "result",
+        "error",
+        "_links",
+    ),
 }
 PHASES = ["Queued", "Generating", "Transferring", "Finalizing", "Completed"]
 
@@ -36,7 +69,9 @@ def in_phase(phase: str, document: dict[str, Any]) -> bool:
 
 
 def assert_event(document: dict[str, Any]) -> None:
-    """It is a RESTRestoreSessionEvent: required members, types, enums, and null only where the schema has it."""
+    """It is a RESTRestoreSessionEvent: required members, types, enums, and null only where the
+    schema has it.
+    """
     assert document.keys() >= REQUIRED
     assert not document.keys() & NULLABLE_V8
     for name in document.keys() & STRINGS:
@@ -47,14 +82,21 @@ def assert_event(document: dict[str, Any]) -> None:
         assert document[name] in values
     assert UUID(document["id"]).version == 4
     assert datetime.fromisoformat(document["startTime"]).tzinfo is not None
-    assert document["endTime"] is None or datetime.fromisoformat(document["endTime"]).tzinfo is not None
+    assert (
+        document["endTime"] is None
+        or datetime.fromisoformat(document["endTime"]).tzinfo is not None
+    )
     assert all(isinstance(link["href"], str) for link in document["_links"].values())
 
 
 def assert_document(document: dict[str, Any]) -> None:
     assert_event(document)
     assert document.keys() - {"itemSizeBytes"} == MEMBERS
-    assert (document["endTime"] is None) == (document["status"] == "Running") == ("cancel" in document["_links"])
+    assert (
+        (document["endTime"] is None)
+        == (document["status"] == "Running")
+        == ("cancel" in document["_links"])
+    )
     size = document["progress"]["bytesTotal"]
     assert document.get("itemSizeBytes") == size
     assert (document["progress"]["percent"] is None) == (size is None)
@@ -62,9 +104,12 @@ def assert_document(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("version", [6, 7, 8])
 @pytest.mark.parametrize(
-    ("effects", "status"), [({}, "Success"), ({"event": "Warning"}, "Warning"), ({"status": 500}, "Failed")]
+    ("effects", "status"),
+    [({}, "Success"), ({"event": "Warning"}, "Warning"), ({"status": 500}, "Failed")],
 )
-async def test_every_version_can_read_it(stage: Stage, version: int, effects: dict[str, Any], status: str) -> None:
+async def test_every_version_can_read_it(
+    stage: Stage, version: int, effects: dict[str, Any], status: str
+) -> None:
     """§5: a valid RESTRestoreSessionEvent of v6, v7 and v8, running and ended."""
     stage.fault(hold=True, **effects)
     path = stage.path_of(version=version)
@@ -84,11 +129,16 @@ async def test_every_version_can_read_it(stage: Stage, version: int, effects: di
             "restoreSessionId": stage.session,
             "idempotencyKey": None,
         }
-        assert document["_links"]["restoreSession"]["href"] == f"/v{version}/RestoreSessions/{stage.session}"
+        assert (
+            document["_links"]["restoreSession"]["href"]
+            == f"/v{version}/RestoreSessions/{stage.session}"
+        )
 
 
 async def test_the_phases_come_in_their_order(make_stage: MakeStage) -> None:
-    """§5: Queued → Generating → Transferring → Finalizing → Completed; percent never falls; eTag grows."""
+    """§5: Queued → Generating → Transferring → Finalizing → Completed; percent never falls; eTag
+    grows.
+    """
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     stage.fault(hold=True, count=2)
     stage.fault(stall_at=SIZE // 2, skip=1, count=1)
@@ -104,7 +154,12 @@ async def test_the_phases_come_in_their_order(make_stage: MakeStage) -> None:
         await stage.simulator.until(lambda: stage.simulator.held == 1)
         stage.simulator.release()
     seen.append((await stage.finished(second)).json())
-    assert [document["phase"] for document in seen] == ["Queued", "Generating", "Transferring", "Completed"]
+    assert [document["phase"] for document in seen] == [
+        "Queued",
+        "Generating",
+        "Transferring",
+        "Completed",
+    ]
     etags = [document["eTag"] for document in seen]
     assert etags == sorted(set(etags))
     percents = [document["progress"]["percent"] for document in seen]
@@ -134,7 +189,9 @@ async def test_a_watcher_sees_no_phase_twice_and_no_percent_fall(make_stage: Mak
 
 
 async def test_what_is_not_known_is_null_or_left_out(stage: Stage) -> None:
-    """§5: unknown numbers are null or left out, never invented; `result` is null until U's 200 headers are in."""
+    """§5: unknown numbers are null or left out, never invented; `result` is null until U's 200
+    headers are in.
+    """
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
     await stage.simulator.until(lambda: stage.simulator.held == 1)
@@ -152,7 +209,9 @@ async def test_what_is_not_known_is_null_or_left_out(stage: Stage) -> None:
 
 
 async def test_an_available_result_has_all_its_members(stage: Stage) -> None:
-    """§5: state, eTag, digest and expirationTime beside U's own words, and they are those of the download."""
+    """§5: state, eTag, digest and expirationTime beside U's own words, and they are those of the
+    download.
+    """
     status = await stage.done()
     document = (await stage.get(status)).json()
     assert_document(document)
@@ -171,7 +230,12 @@ async def test_an_available_result_has_all_its_members(stage: Stage) -> None:
         "expirationTime": document["expirationTime"],
     }
     assert result["fileName"] in file["Content-Disposition"]
-    assert document["expirationTime"] > document["endTime"] >= document["startTime"] >= document["creationTime"]
+    assert (
+        document["expirationTime"]
+        > document["endTime"]
+        >= document["startTime"]
+        >= document["creationTime"]
+    )
     assert document["error"] is None
     assert (document["itemSizeBytes"], document["progress"]["bytesReceived"]) == (SIZE, SIZE)
 
@@ -194,7 +258,12 @@ async def test_a_result_that_is_gone_says_so(stage: Stage, end: str, state: str)
 
 @pytest.mark.parametrize(
     ("start", "name"),
-    [(b"!BDN", "Pst"), (b"PK\x03\x04", "Zip"), (bytes.fromhex("D0CF11E0A1B11AE1"), "Msg"), (b"PK\x05\x06", "Other")],
+    [
+        (b"!BDN", "Pst"),
+        (b"PK\x03\x04", "Zip"),
+        (bytes.fromhex("D0CF11E0A1B11AE1"), "Msg"),
+        (b"PK\x05\x06", "Other"),
+    ],
 )
 async def test_the_format_is_told_by_the_first_bytes_before_the_end(
     make_play: MakePlay, start: bytes, name: str
@@ -202,12 +271,18 @@ async def test_the_format_is_told_by_the_first_bytes_before_the_end(
     """§5: whatever U's Content-Type says, which stays verbatim; known before the transfer ends."""
 
     async def script(request: Message) -> bytes:
-        head = raw("200 OK", ["Content-Type: Text/ODD;x", f"Content-Length: {len(start) + 64}"], length=False)
+        head = raw(
+            "200 OK",
+            ["Content-Type: Text/ODD;x", f"Content-Length: {len(start) + 64}"],
+            length=False,
+        )
         return head + start + bytes(32) if request.method == "POST" else raw("200 OK", [], b"{}")
 
     play = await make_play(script)
     status = await play.begun(PATH)
-    document = (await play.until(status, lambda document: bool((document["result"] or {}).get("format")))).json()
+    document = (
+        await play.until(status, lambda document: bool((document["result"] or {}).get("format")))
+    ).json()
     assert document["status"] == "Running"
     assert (document["phase"], document["result"]["state"]) == ("Transferring", "Pending")
     assert (document["result"]["format"], document["result"]["mediaType"]) == (name, "Text/ODD;x")
@@ -237,12 +312,21 @@ async def test_an_error_carries_the_upstreams_answer(
     play = await make_play(script)
     document = (await play.finished(await play.begun(PATH))).json()
     assert_document(document)
-    assert (document["status"], document["phase"], document["result"]) == ("Failed", "Completed", None)
+    assert (document["status"], document["phase"], document["result"]) == (
+        "Failed",
+        "Completed",
+        None,
+    )
     error = document["error"]
     assert error.keys() == {"code", "message", "retryable", "upstream"}
     assert (error["code"], error["retryable"]) == ("UpstreamRejected", False)
     assert error["message"] == document["message"] != ""
-    assert error["upstream"] == {"status": 400, "contentType": media_type, "body": shown, "truncated": False}
+    assert error["upstream"] == {
+        "status": 400,
+        "contentType": media_type,
+        "body": shown,
+        "truncated": False,
+    }
 
 
 async def test_a_long_error_body_is_text_and_says_when_it_is_cut(make_play: MakePlay) -> None:
@@ -317,7 +401,11 @@ async def test_a_cancelled_document_says_cancelled(stage: Stage) -> None:
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
     answer = await stage.ask("POST", status + "/cancel")
-    assert (answer.status, answer.json()["status"], answer.json()["phase"]) == (202, "Running", "Cancelling")
+    assert (answer.status, answer.json()["status"], answer.json()["phase"]) == (
+        202,
+        "Running",
+        "Cancelling",
+    )
     ended = (await stage.finished(status)).json()
     assert_document(ended)
     assert (ended["status"], ended["phase"], ended["result"]) == ("Cancelled", "Completed", None)

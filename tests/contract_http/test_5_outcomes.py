@@ -15,7 +15,9 @@ EVENT = json.loads((Path(__file__).parents[1] / "data/restore_session_event.json
 
 
 async def test_a_warning_of_the_sessions_event_is_the_jobs(make_stage: MakeStage) -> None:
-    """§5 Warning: complete and downloadable; `exports.watch_events` turns the look at the events off."""
+    """§5 Warning: complete and downloadable; `exports.watch_events` turns the look at the events
+    off.
+    """
     for watch, status in (("true", "Warning"), ("false", "Success")):
         stage = await make_stage(EXPORTS__WATCH_EVENTS=watch, data=watch)
         stage.fault(event="Warning")
@@ -37,16 +39,28 @@ async def test_a_chunked_file_has_no_size_before_its_end(stage: Stage) -> None:
     """§5: unknown numbers are left out or null, never invented; its end proves it whole."""
     stage.fault(framing="chunked", stall_at=SIZE // 2)
     path = await stage.begun(stage.export)
-    shown = (await stage.until(path, lambda document: document["result"] and document["result"]["format"])).json()
+    shown = (
+        await stage.until(
+            path, lambda document: document["result"] and document["result"]["format"]
+        )
+    ).json()
     assert "itemSizeBytes" not in shown
-    assert (shown["result"]["size"], shown["progress"]["percent"], shown["progress"]["bytesTotal"]) == (
+    assert (
+        shown["result"]["size"],
+        shown["progress"]["percent"],
+        shown["progress"]["bytesTotal"],
+    ) == (
         None,
         None,
         None,
     )
     stage.simulator.release()
     over = (await stage.finished(path)).json()
-    assert (over["status"], over["itemSizeBytes"], over["progress"]["percent"]) == ("Success", SIZE, 100)
+    assert (over["status"], over["itemSizeBytes"], over["progress"]["percent"]) == (
+        "Success",
+        SIZE,
+        100,
+    )
 
 
 @pytest.mark.parametrize("lie", [5, -5])
@@ -65,7 +79,9 @@ async def test_a_length_that_lies_is_never_success(make_stage: MakeStage, lie: i
 
 @pytest.mark.parametrize("version", [6, 7, 8])
 async def test_documents_of_every_version_are_events(stage: Stage, version: int) -> None:
-    """§5: valid as RESTRestoreSessionEvent, whatever became of the job; so are the pages of the list."""
+    """§5: valid as RESTRestoreSessionEvent, whatever became of the job; so are the pages of the
+    list.
+    """
     export = stage.path_of(version=version)
     for fault in ({"hold": True}, {"outlook_missing": True}, {}):
         stage.simulator.faults.clear()
@@ -91,7 +107,11 @@ async def test_a_store_that_fails_is_503(stage: Stage, monkeypatch: pytest.Monke
 
     for name in ("get", "add", "list"):
         monkeypatch.setattr(f"proxy.stores.disk_jobs.store.DiskJobs.{name}", broken)
-    for answer in (await stage.kickoff(stage.export), await stage.get(status), await stage.get("/v8/_async/exports")):
+    for answer in (
+        await stage.kickoff(stage.export),
+        await stage.get(status),
+        await stage.get("/v8/_async/exports"),
+    ):
         assert answer.status == 503
         assert answer.json()["type"] == "urn:vb365-async:problem:store-unavailable"
         assert "Retry-After" in answer

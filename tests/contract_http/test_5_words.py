@@ -1,4 +1,6 @@
-"""CONTRACT §3.7, §5: what VB365 answered instead of a file, over the wire: in time, after the grace, and in words."""
+"""CONTRACT §3.7, §5: what VB365 answered instead of a file, over the wire: in time, after the
+grace, and in words.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from proxy import app
 from tests.contract_http.conftest import Clock, House, MakePlay, MakeStage, Play, settings_of
 from tests.contract_http.wire import Message, Script, raw
 
-PATH = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+PATH = (
+    "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+)
 OUTLOOK = "64-bit Outlook must be installed"
 ANSWERED = f"Veeam Backup for Microsoft 365 answered 500: {OUTLOOK}"
 JSON = ["Content-Type: application/json; charset=utf-8"]
@@ -41,8 +45,12 @@ async def failed(play: Play) -> Message:
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-async def test_vb365s_sentence_reaches_document_result_and_log(make_stage: MakeStage, version: int) -> None:
-    """§5 `message`: RESTExceptionInfo of every version; §6: the 409 of /result; final, for VB365 said why."""
+async def test_vb365s_sentence_reaches_document_result_and_log(
+    make_stage: MakeStage, version: int
+) -> None:
+    """§5 `message`: RESTExceptionInfo of every version; §6: the 409 of /result; final, for VB365
+    said why.
+    """
     stage = await make_stage()
     stage.fault(outlook_missing=True)
     with capture_logs() as logged:
@@ -61,20 +69,36 @@ async def test_vb365s_sentence_reaches_document_result_and_log(make_stage: MakeS
     assert message in [entry.get("reason") for entry in logged if entry["event"] == "job failed"]
 
 
-async def test_the_export_command_says_what_vb365_said(make_stage: MakeStage, tmp_path: Path) -> None:
+async def test_the_export_command_says_what_vb365_said(
+    make_stage: MakeStage, tmp_path: Path
+) -> None:
     """§5 "and the commands": on stderr, with exit code 1; no other try is recommended."""
     stage = await make_stage()
     stage.fault(outlook_missing=True)
-    environment = {"VB365_URL": stage.url, "VB365_TOKEN": stage.fields["Authorization"].removeprefix("Bearer ")}
-    line = ("-m", "proxy", "export", "--path", stage.export, "--body", "{}", "--output", str(tmp_path) + "/")
+    environment = {
+        "VB365_URL": stage.url,
+        "VB365_TOKEN": stage.fields["Authorization"].removeprefix("Bearer "),
+    }
+    line = (
+        "-m",
+        "proxy",
+        "export",
+        "--path",
+        stage.export,
+        "--body",
+        "{}",
+        "--output",
+        str(tmp_path) + "/",
+    )
     command = await asyncio.create_subprocess_exec(
         sys.executable, *line, env=os.environ | environment, stdout=PIPE, stderr=PIPE
     )
     out, err = await asyncio.wait_for(command.communicate(), 60)
     assert (command.returncode, out) == (1, b"")
     assert (
-        b"Failed (UpstreamError): Veeam Backup for Microsoft 365 answered 500: To perform export to PST, 64-bit" in err
-    )
+        b"Failed (UpstreamError): Veeam Backup for Microsoft 365 answered 500: To perform "
+        b"export to PST, 64-bit"
+    ) in err
     assert b"Another try" not in err
 
 
@@ -90,11 +114,39 @@ async def test_the_export_command_says_what_vb365_said(make_stage: MakeStage, tm
             False,
         ),
         ("500 E", ["Content-Type: text/plain"], OUTLOOK.encode(), ANSWERED, "UpstreamError", False),
-        ("500 E", ["Content-Type: text/html"], b"<html><body>no", ANSWERED.partition(":")[0], "UpstreamError", True),
+        (
+            "500 E",
+            ["Content-Type: text/html"],
+            b"<html><body>no",
+            ANSWERED.partition(":")[0],
+            "UpstreamError",
+            True,
+        ),
         ("500 E", [], b"", ANSWERED.partition(":")[0], "UpstreamError", True),
-        ("503 E", JSON, b'{"message":"restarting"}', "answered 503: restarting", "UpstreamError", True),
-        ("429 E", JSON, b'{"message":"slow down"}', "answered 429: slow down", "UpstreamRejected", True),
-        ("403 E", JSON, b'{"message":"no right"}', "answered 403: no right", "UpstreamRejected", False),
+        (
+            "503 E",
+            JSON,
+            b'{"message":"restarting"}',
+            "answered 503: restarting",
+            "UpstreamError",
+            True,
+        ),
+        (
+            "429 E",
+            JSON,
+            b'{"message":"slow down"}',
+            "answered 429: slow down",
+            "UpstreamRejected",
+            True,
+        ),
+        (
+            "403 E",
+            JSON,
+            b'{"message":"no right"}',
+            "answered 403: no right",
+            "UpstreamRejected",
+            False,
+        ),
         ("409 E", JSON, b"", "answered 409", "UpstreamRejected", False),
         ("206 P", ["Content-Range: bytes 0-0/9"], b"x", "answered 206", "UpstreamError", True),
         ("206 P", JSON, b'{"message":"no"}', "answered 206: no", "UpstreamError", True),
@@ -106,10 +158,18 @@ async def test_the_export_command_says_what_vb365_said(make_stage: MakeStage, tm
     ],
 )
 async def test_after_the_grace_any_answer_but_200_fails_the_job(
-    make_play: MakePlay, status: str, fields: list[str], body: bytes, message: str, code: str, retryable: bool
+    make_play: MakePlay,
+    status: str,
+    fields: list[str],
+    body: bytes,
+    message: str,
+    code: str,
+    retryable: bool,
 ) -> None:
     """§3.7: 4xx UpstreamRejected, the rest UpstreamError; §4: AsyncResult is VB365's status."""
-    play = await make_play(answering(raw(status, fields, body, length=status[:3] not in ("204", "304"))))
+    play = await make_play(
+        answering(raw(status, fields, body, length=status[:3] not in ("204", "304")))
+    )
     over = await failed(play)
     error = over.json()["error"]
     assert error["message"].endswith(message)
@@ -132,7 +192,9 @@ async def test_after_the_grace_any_answer_but_200_fails_the_job(
         b"HTTP/1.1 102 Processing\r\n\r\n" + raw("409 Conflict", JSON, b'{"message":"no"}'),
     ],
 )
-async def test_within_the_grace_any_answer_but_200_is_relayed(make_play: MakePlay, answer: bytes) -> None:
+async def test_within_the_grace_any_answer_but_200_is_relayed(
+    make_play: MakePlay, answer: bytes
+) -> None:
     """§3.7: status, reason, fields and body are VB365's, and there is no job."""
     play = await make_play(answering(answer), EXPORTS__GRACE="10s")
     relayed = await play.kickoff(PATH)
@@ -156,7 +218,9 @@ NO_HTTP = [
 
 
 @pytest.mark.parametrize("answer", NO_HTTP)
-async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(make_play: MakePlay, answer: bytes) -> None:
+async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(
+    make_play: MakePlay, answer: bytes
+) -> None:
     """§5: UpstreamError, at once although the connection stays open; the message says so."""
     over = await failed(await make_play(answering(answer)))
     error = over.json()["error"]
@@ -164,7 +228,9 @@ async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(make_play: 
     assert "not valid HTTP" in error["message"] == over.json()["message"]
 
 
-@pytest.mark.parametrize(("grace", "wait"), [("10s", ""), ("0s", ", wait=10"), ("10s", ", wait=10")])
+@pytest.mark.parametrize(
+    ("grace", "wait"), [("10s", ""), ("0s", ", wait=10"), ("10s", ", wait=10")]
+)
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
@@ -175,15 +241,22 @@ async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(make_play: 
         (b"", "closed the connection"),
     ],
 )
-async def test_who_still_waits_gets_502(make_play: MakePlay, grace: str, wait: str, answer: bytes, says: str) -> None:
-    """§3.7, §3.9: reset before its headers, only interim answers, or no HTTP: 502; within the grace there is no job."""
+async def test_who_still_waits_gets_502(
+    make_play: MakePlay, grace: str, wait: str, answer: bytes, says: str
+) -> None:
+    """§3.7, §3.9: reset before its headers, only interim answers, or no HTTP: 502; within the grace
+    there is no job.
+    """
 
     async def script(request: Message) -> bytes | None:
         return (answer or None) if request.method == "POST" else raw("200 OK", [], b"{}")
 
     play = await make_play(script, EXPORTS__GRACE=grace)
     told = await play.kickoff(PATH, Prefer=f"respond-async{wait}")
-    assert (told.status, told.json()["type"]) == (502, "urn:vb365-async:problem:upstream-unreachable")
+    assert (told.status, told.json()["type"]) == (
+        502,
+        "urn:vb365-async:problem:upstream-unreachable",
+    )
     assert says in told.json()["detail"]
     jobs = (await play.get("/v8/_async/exports")).json()["results"]
     assert [job["error"]["code"] for job in jobs] == (
@@ -192,7 +265,9 @@ async def test_who_still_waits_gets_502(make_play: MakePlay, grace: str, wait: s
 
 
 async def test_an_answer_repeats_no_secret_into_what_is_kept(make_play: MakePlay) -> None:
-    """§5, §9: an error page that shows the request leaves no credential and no query value in the document."""
+    """§5, §9: an error page that shows the request leaves no credential and no query value in the
+    document.
+    """
 
     async def script(request: Message) -> bytes:
         if request.method != "POST":
@@ -211,10 +286,13 @@ async def test_an_answer_repeats_no_secret_into_what_is_kept(make_play: MakePlay
 
 
 @pytest.mark.parametrize(
-    "value", ["Identity", "", "identity, identity", "IDENTITY,", "identity\r\nContent-Encoding: identity"]
+    "value",
+    ["Identity", "", "identity, identity", "IDENTITY,", "identity\r\nContent-Encoding: identity"],
 )
 async def test_identity_is_no_encoding(make_play: MakePlay, value: str) -> None:
-    """RFC 9110 §8.4.1: such a file is as good as one without the field; §6: the field is not handed on."""
+    """RFC 9110 §8.4.1: such a file is as good as one without the field; §6: the field is not handed
+    on.
+    """
     content = b"!BDN" + bytes(60)
     play = await make_play(answering(raw("200 OK", [f"Content-Encoding: {value}"], content)))
     path = await play.begun(PATH)
@@ -223,10 +301,16 @@ async def test_identity_is_no_encoding(make_play: MakePlay, value: str) -> None:
     assert (file.body, "Content-Encoding" in file) == (content, False)
 
 
-@pytest.mark.parametrize("value", ["gzip", "identity, GZip", "\xfe", "identity\r\nContent-Encoding: br"])
-async def test_an_encoded_file_is_an_error_that_names_the_encoding(make_play: MakePlay, value: str) -> None:
+@pytest.mark.parametrize(
+    "value", ["gzip", "identity, GZip", "\xfe", "identity\r\nContent-Encoding: br"]
+)
+async def test_an_encoded_file_is_an_error_that_names_the_encoding(
+    make_play: MakePlay, value: str
+) -> None:
     """§1 asks for identity: what comes encoded nevertheless is not the file, and never Success."""
-    play = await make_play(answering(raw("200 OK", [f"Content-Encoding: {value}"], b"!BDN" + bytes(60))))
+    play = await make_play(
+        answering(raw("200 OK", [f"Content-Encoding: {value}"], b"!BDN" + bytes(60)))
+    )
     error = (await failed(play)).json()["error"]
     assert error["code"] == "UpstreamError"
     assert value.lower().rpartition(" ")[2].replace("\xfe", "\xfe") in error["message"]
@@ -250,8 +334,14 @@ def deaf() -> Iterator[str]:
 async def test_a_connection_that_takes_too_long_is_504(
     deaf: str, tmp_path: Path, clock: Clock, grace: str, status: int
 ) -> None:
-    """§3.7: within the grace there is no job; after it, it failed as UpstreamTimeout (§4: AsyncResult 504)."""
-    given = {"UPSTREAM__CONNECT_TIMEOUT": "200ms", "EXPORTS__PREFLIGHT": "false", "EXPORTS__GRACE": grace}
+    """§3.7: within the grace there is no job; after it, it failed as UpstreamTimeout (§4:
+    AsyncResult 504).
+    """
+    given = {
+        "UPSTREAM__CONNECT_TIMEOUT": "200ms",
+        "EXPORTS__PREFLIGHT": "false",
+        "EXPORTS__GRACE": grace,
+    }
     running = await app.start(settings_of(deaf, tmp_path, given))
     try:
         house = House(running, clock, {"Authorization": "Bearer t"})

@@ -55,7 +55,10 @@ async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -
     await play.finished(status)
     answer = await play.get(status + "/result")
     assert answer["Content-Type"] == "text/HTML; Charset=x"
-    assert answer["Content-Disposition"] == "attachment; filename=\"u_.html\"; filename*=UTF-8''%C3%BC_.html"
+    assert (
+        answer["Content-Disposition"]
+        == "attachment; filename=\"u_.html\"; filename*=UTF-8''%C3%BC_.html"
+    )
 
 
 async def test_the_etag_survives_a_restart(make_stage: MakeStage) -> None:
@@ -140,9 +143,12 @@ async def test_one_range(stage: Stage, result: str, value: str, start: int, stop
 
 
 @pytest.mark.parametrize(
-    "value", ["items=0-1", "bytes", "bytes=", "bytes=a-b", "bytes=5-2", "bytes=-", "0-1", "bytes=1-2;x"]
+    "value",
+    ["items=0-1", "bytes", "bytes=", "bytes=a-b", "bytes=5-2", "bytes=-", "0-1", "bytes=1-2;x"],
 )
-async def test_an_unknown_unit_or_malformed_range_is_ignored(stage: Stage, result: str, value: str) -> None:
+async def test_an_unknown_unit_or_malformed_range_is_ignored(
+    stage: Stage, result: str, value: str
+) -> None:
     """§6: 200 with the whole file."""
     answer = await stage.get(result, Range=value)
     assert (answer.status, len(answer.body)) == (200, SIZE)
@@ -169,12 +175,16 @@ async def test_no_satisfiable_range_is_416(stage: Stage, result: str, value: str
 async def test_several_ranges_are_multipart(stage: Stage, result: str) -> None:
     """§6: multipart/byteranges, 8 parts at most."""
     wanted = [(n * 1000, n * 1000 + 10) for n in range(7, -1, -1)]
-    answer = await stage.get(result, Range="bytes=" + ",".join(f"{start}-{stop - 1}" for start, stop in wanted))
+    answer = await stage.get(
+        result, Range="bytes=" + ",".join(f"{start}-{stop - 1}" for start, stop in wanted)
+    )
     assert answer.status == 206
     assert answer["Content-Type"].startswith("multipart/byteranges; boundary=")
     assert "Content-Range" not in answer
     assert answer["Content-Length"] == str(len(answer.body))
-    whole = message_from_bytes(f"Content-Type: {answer['Content-Type']}\r\n\r\n".encode() + answer.body)
+    whole = message_from_bytes(
+        f"Content-Type: {answer['Content-Type']}\r\n\r\n".encode() + answer.body
+    )
     parts = whole.get_payload()
     assert len(parts) == 8
     for part, (start, stop) in zip(parts, wanted, strict=True):
@@ -189,12 +199,21 @@ async def test_if_range_compares_strongly(stage: Stage, result: str) -> None:
     got = await stage.get(result)
     etag, modified = got["ETag"], got["Last-Modified"]
     later = formatdate(parsedate_to_datetime(modified).timestamp() + 10, usegmt=True)
-    for value, status in ((etag, 206), (modified, 206), ("W/" + etag, 200), ('"x"', 200), (later, 200), ("x", 200)):
+    for value, status in (
+        (etag, 206),
+        (modified, 206),
+        ("W/" + etag, 200),
+        ('"x"', 200),
+        (later, 200),
+        ("x", 200),
+    ):
         assert (await stage.get(result, Range="bytes=0-0", If_Range=value)).status == status, value
 
 
 async def test_not_ready_is_409(stage: Stage) -> None:
-    """§6: `result-not-ready` with Retry-After, HEAD too; `Prefer: wait=N` holds before it, and gives the file."""
+    """§6: `result-not-ready` with Retry-After, HEAD too; `Prefer: wait=N` holds before it, and
+    gives the file.
+    """
     stage.fault(hold=True)
     result = await stage.begun(stage.export) + "/result"
     for method in ("GET", "HEAD"):
@@ -231,7 +250,10 @@ async def test_failed_and_cancelled_are_409(stage: Stage) -> None:
     await stage.ask("POST", status + "/cancel")
     await stage.finished(status)
     cancelled = await stage.get(status + "/result")
-    assert (cancelled.status, cancelled.json()["type"]) == (409, "urn:vb365-async:problem:export-cancelled")
+    assert (cancelled.status, cancelled.json()["type"]) == (
+        409,
+        "urn:vb365-async:problem:export-cancelled",
+    )
     assert "Retry-After" not in failed
     assert "Retry-After" not in cancelled
 
@@ -263,7 +285,9 @@ async def test_a_download_in_flight_finishes(make_stage: MakeStage, end: str) ->
         stage.clock.ahead += 86400 + 1
         assert (await stage.get(status + "/result")).status == 410
     else:
-        assert (await stage.ask("DELETE", status + ("" if end == "delete" else "/result"))).status == 204
+        assert (
+            await stage.ask("DELETE", status + ("" if end == "delete" else "/result"))
+        ).status == 204
     head, _, body = begun.partition(b"\r\n\r\n")
     assert b"\r\nContent-Length: 30000000" in head
     digest = hashlib.sha256(body)

@@ -1,4 +1,6 @@
-"""CONTRACT §5, §6: what the file is called, its type to the byte, and that no browser guesses another."""
+"""CONTRACT §5, §6: what the file is called, its type to the byte, and that no browser guesses
+another.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ async def test_without_a_name_of_vb365_the_file_opens_nevertheless(
         assert file["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_the_name_stays_from_the_first_bytes_on_and_over_a_restart(make_play: MakePlay) -> None:
+async def test_the_name_stays_from_the_first_bytes_on_and_over_a_restart(
+    make_play: MakePlay,
+) -> None:
     """§5: known before the transfer ends; what was shown once is what is offered in the end."""
 
     async def script(request: Message) -> bytes:
@@ -71,7 +75,9 @@ async def test_the_name_stays_from_the_first_bytes_on_and_over_a_restart(make_pl
 
     play = await make_play(script)
     status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
-    document = (await play.until(status, lambda document: bool((document["result"] or {}).get("format")))).json()
+    document = (
+        await play.until(status, lambda document: bool((document["result"] or {}).get("format")))
+    ).json()
     name = document["result"]["fileName"]
     assert document["status"] == "Running"
     assert name == f"exportToPst-{stamp(document)}.pst"
@@ -91,9 +97,13 @@ async def test_the_name_is_null_until_the_format_is_known(make_play: MakePlay) -
     head = "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n"
     shown = []
     for disposition in ("", 'Content-Disposition: attachment; filename="a.pst"\r\n'):
-        play = await make_play(answering((head + disposition + "\r\n").encode()), data=disposition[:1] or "data")
+        play = await make_play(
+            answering((head + disposition + "\r\n").encode()), data=disposition[:1] or "data"
+        )
         status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
-        result = (await play.until(status, lambda document: document["result"] is not None)).json()["result"]
+        result = (await play.until(status, lambda document: document["result"] is not None)).json()[
+            "result"
+        ]
         shown.append((result["format"], result["fileName"]))
         assert (await play.ask("POST", status + "/cancel")).status == 202
     assert shown == [(None, None), (None, "a.pst")]
@@ -108,7 +118,9 @@ async def test_a_windows_path_keeps_its_last_part(make_play: MakePlay) -> None:
     assert offered(await play.get(status + "/result")) == "mailbox.pst"
 
 
-async def head_of(play: Play, method: str, target: str, fields: dict[str, str], version: str = "1.1") -> bytes:
+async def head_of(
+    play: Play, method: str, target: str, fields: dict[str, str], version: str = "1.1"
+) -> bytes:
     wire = await Wire.to(play.url)
     try:
         request = request_bytes(method, target, play.fields | fields, None, "h")
@@ -124,12 +136,18 @@ async def head_of(play: Play, method: str, target: str, fields: dict[str, str], 
 )
 async def test_content_type_is_vb365s_to_the_byte(make_play: MakePlay, value: bytes) -> None:
     """§6: also where it is no UTF-8; in every answer that stands for the file."""
-    play = await make_play(answering(raw("200 OK", ["Content-Type: " + value.decode("latin-1")], PST)))
+    play = await make_play(
+        answering(raw("200 OK", ["Content-Type: " + value.decode("latin-1")], PST))
+    )
     status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
     document = (await play.finished(status)).json()
     assert document["result"]["mediaType"] == value.decode("latin-1")
     line = b"\r\nContent-Type: " + value + b"\r\n"
-    for method, fields, code in (("GET", {}, b"200"), ("HEAD", {}, b"200"), ("GET", {"Range": "bytes=1-2"}, b"206")):
+    for method, fields, code in (
+        ("GET", {}, b"200"),
+        ("HEAD", {}, b"200"),
+        ("GET", {"Range": "bytes=1-2"}, b"206"),
+    ):
         for version in ("1.1", "1.0"):
             head = await head_of(play, method, status + "/result", fields, version)
             assert head.startswith(b"HTTP/" + version.encode() + b" " + code)
@@ -137,8 +155,14 @@ async def test_content_type_is_vb365s_to_the_byte(make_play: MakePlay, value: by
             assert head.count(b"\r\nContent-Length: ") == 1
     parts = await play.get(status + "/result", Range="bytes=0-0,5-5")
     assert parts.body.count(line) == 2
-    waited = await play.kickoff(SESSION + "/mailboxes/m/exportToPst", Prefer="respond-async, wait=10")
-    assert (waited.status, waited["Content-Type"].encode("latin-1"), waited.body) == (200, value, PST)
+    waited = await play.kickoff(
+        SESSION + "/mailboxes/m/exportToPst", Prefer="respond-async, wait=10"
+    )
+    assert (waited.status, waited["Content-Type"].encode("latin-1"), waited.body) == (
+        200,
+        value,
+        PST,
+    )
     assert waited["X-Content-Type-Options"] == "nosniff"
 
 
@@ -168,6 +192,8 @@ async def test_sha256sum_understands_the_digest(make_play: MakePlay, tmp_path: P
     digest = (await play.finished(status)).json()["result"]["sha256"]
     assert re.fullmatch("[0-9a-f]{64}", digest)
     (tmp_path / "mailbox.pst").write_bytes((await play.get(status + "/result")).body)
-    check = await asyncio.create_subprocess_exec("sha256sum", "--check", "-", cwd=tmp_path, stdin=PIPE, stdout=PIPE)
+    check = await asyncio.create_subprocess_exec(
+        "sha256sum", "--check", "-", cwd=tmp_path, stdin=PIPE, stdout=PIPE
+    )
     told, _ = await asyncio.wait_for(check.communicate(f"{digest}  mailbox.pst\n".encode()), 20)
     assert (check.returncode, told) == (0, b"mailbox.pst: OK\n")

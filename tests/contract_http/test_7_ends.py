@@ -22,7 +22,9 @@ async def running(stage: Stage) -> str:
 
 
 async def test_cancel_of_a_running_job(stage: Stage) -> None:
-    """§7: 202, phase Cancelling, U's connection closed, soon Cancelled; it never changes afterwards."""
+    """§7: 202, phase Cancelling, U's connection closed, soon Cancelled; it never changes
+    afterwards.
+    """
     status = await running(stage)
     answer = await stage.ask("POST", status + "/cancel")
     assert answer.status == 202
@@ -72,7 +74,11 @@ async def test_release(stage: Stage) -> None:
     document = (await stage.get(status)).json()
     assert (document["status"], document["result"]["state"]) == ("Success", "Deleted")
     gone = await stage.get(status + "/result")
-    assert (gone.status, kind(gone), gone.json()["errorCode"]) == (410, "result-deleted", "ResourceNotFound")
+    assert (gone.status, kind(gone), gone.json()["errorCode"]) == (
+        410,
+        "result-deleted",
+        "ResourceNotFound",
+    )
 
 
 async def test_release_without_a_file(stage: Stage) -> None:
@@ -86,13 +92,17 @@ async def test_release_without_a_file(stage: Stage) -> None:
 
 @pytest.mark.parametrize("state", ["running", "terminal"])
 async def test_delete(stage: Stage, state: str) -> None:
-    """§7: 204: cancelled, released, forgotten; idempotent; everything else 404 `job-deleted`; 404 after 24 h."""
+    """§7: 204: cancelled, released, forgotten; idempotent; everything else 404 `job-deleted`; 404
+    after 24 h.
+    """
     status = await running(stage) if state == "running" else await stage.done()
     for _ in range(2):
         answer = await stage.ask("DELETE", status)
         assert (answer.first, answer.body) == ("HTTP/1.1 204 No Content", b"")
     if state == "running":
-        await stage.simulator.until(lambda: stage.simulator.deliveries[-1].outcome == "disconnected")
+        await stage.simulator.until(
+            lambda: stage.simulator.deliveries[-1].outcome == "disconnected"
+        )
     calls = [("GET", ""), ("GET", "/result"), ("POST", "/cancel"), ("DELETE", "/result")]
     for method, suffix in calls:
         answer = await stage.ask(method, status + suffix)
@@ -107,7 +117,13 @@ async def test_delete(stage: Stage, state: str) -> None:
 async def test_unknown_or_not_yours(stage: Stage) -> None:
     """§7: 404 for every call, the same for both."""
     status = await stage.done()
-    calls = [("POST", "/cancel"), ("DELETE", "/result"), ("DELETE", ""), ("GET", ""), ("GET", "/result")]
+    calls = [
+        ("POST", "/cancel"),
+        ("DELETE", "/result"),
+        ("DELETE", ""),
+        ("GET", ""),
+        ("GET", "/result"),
+    ]
     foreign = stage.simulator.login("bob")
     for method, suffix in calls:
         unknown = f"/v8/_async/exports/{uuid.uuid4()}"

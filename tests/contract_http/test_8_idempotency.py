@@ -25,13 +25,20 @@ async def test_a_malformed_key_is_400(stage: Stage, key: str) -> None:
 
 async def test_two_keys_are_400(stage: Stage) -> None:
     """§8: it is one value."""
-    lines = [*stage.fields.items(), ("Prefer", "respond-async"), ("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
+    lines = [
+        *stage.fields.items(),
+        ("Prefer", "respond-async"),
+        ("Idempotency-Key", "a"),
+        ("Idempotency-Key", "a"),
+    ]
     answer = await ask(stage.url, "POST", stage.export, lines, b"{}")
     assert (answer.status, kind(answer)) == (400, "idempotency-key-invalid")
 
 
 async def test_a_replay_is_the_same_job(stage: Stage) -> None:
-    """§8: 202 with the same job and `Idempotency-Replayed: true`, U not called again; quotes do not count."""
+    """§8: 202 with the same job and `Idempotency-Replayed: true`, U not called again; quotes do not
+    count.
+    """
     key = "k" * 255
     first = await stage.kickoff(stage.export, Idempotency_Key=key)
     assert first.status == 202
@@ -49,7 +56,9 @@ async def test_a_replay_is_the_same_job(stage: Stage) -> None:
 async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
     """§8: also for concurrent duplicates."""
     stage.fault(hold=True)
-    answers = await asyncio.gather(*(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8)))
+    answers = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
+    )
     assert {answer.status for answer in answers} == {202}
     assert len({answer["Location"] for answer in answers}) == 1
     assert sum("Idempotency-Replayed" not in answer for answer in answers) == 1
@@ -61,7 +70,11 @@ async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
 async def test_another_fingerprint_is_422(stage: Stage) -> None:
     """§8: path, query (minus `async`) and body make the fingerprint."""
     await stage.begun(stage.export, Idempotency_Key="k")
-    for path, body in ((stage.export + "?x=1", b"{}"), (stage.export, b"{ }"), (stage.path_of("items/save"), b"{}")):
+    for path, body in (
+        (stage.export + "?x=1", b"{}"),
+        (stage.export, b"{ }"),
+        (stage.path_of("items/save"), b"{}"),
+    ):
         answer = await stage.kickoff(path, body=body, Idempotency_Key="k")
         assert (answer.status, kind(answer)) == (422, "idempotency-key-reused")
         assert answer.json()["errorCode"] == "ParameterValidationFailure"
@@ -97,8 +110,12 @@ async def test_without_a_key_every_post_is_a_new_job(stage: Stage) -> None:
     assert await stage.begun(stage.export) != await stage.begun(stage.export)
 
 
-async def test_what_expired_unswept_is_shown_so(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """§7: a replay and a late cancel tell of no file that has expired, even if the sweeper is dead."""
+async def test_what_expired_unswept_is_shown_so(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§7: a replay and a late cancel tell of no file that has expired, even if the sweeper is
+    dead.
+    """
 
     async def dead(self: object) -> None:
         return None

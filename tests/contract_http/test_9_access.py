@@ -14,23 +14,36 @@ from tests.contract_http.conftest import MakePlay, MakeStage, Stage
 from tests.contract_http.wire import Message, raw
 
 EXPORT = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/exportToPst"
-CALLS = [("GET", ""), ("HEAD", ""), ("GET", "/result"), ("POST", "/cancel"), ("DELETE", "/result"), ("DELETE", "")]
+CALLS = [
+    ("GET", ""),
+    ("HEAD", ""),
+    ("GET", "/result"),
+    ("POST", "/cancel"),
+    ("DELETE", "/result"),
+    ("DELETE", ""),
+]
 
 
 def jwt(subject: str, number: int, name: str = "sub") -> dict[str, str]:
     parts = [{"alg": "none"}, {"iss": "https://i", name: subject, "jti": number}]
-    text = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    text = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts
+    ]
     return {"Authorization": f"Bearer {'.'.join([*text, 'sig'])}"}
 
 
 def kept_in(place: Path) -> tuple[str, bytes]:
     """The names and the content of all files."""
     paths = list(place.rglob("*"))
-    return "\n".join(map(str, paths)), b"".join(path.read_bytes() for path in paths if path.is_file())
+    return "\n".join(map(str, paths)), b"".join(
+        path.read_bytes() for path in paths if path.is_file()
+    )
 
 
 class Upstream:
-    """An upstream whose answers to access checks the test sets, by Authorization; 200 without a word."""
+    """An upstream whose answers to access checks the test sets, by Authorization; 200 without a
+    word.
+    """
 
     def __init__(self) -> None:
         self.sessions: dict[str, int] = {}
@@ -51,7 +64,9 @@ class Upstream:
 
 
 @pytest.mark.parametrize(("method", "suffix"), CALLS)
-async def test_without_credentials_every_call_is_401(stage: Stage, method: str, suffix: str) -> None:
+async def test_without_credentials_every_call_is_401(
+    stage: Stage, method: str, suffix: str
+) -> None:
     """§9: whether there is such a job or not; and for a token that U refuses."""
     status = await stage.done()
     unknown = "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001"
@@ -60,28 +75,40 @@ async def test_without_credentials_every_call_is_401(stage: Stage, method: str, 
             answer = await stage.ask(method, target + suffix, fields)
             assert answer.status == 401, (target, fields)
             assert answer["X-VB365-Async"] == "proxy"
-            assert method == "HEAD" or answer.json()["type"] == "urn:vb365-async:problem:unauthorized"
+            assert (
+                method == "HEAD" or answer.json()["type"] == "urn:vb365-async:problem:unauthorized"
+            )
             assert method == "HEAD" or answer.json()["errorCode"] == "ResourceAccessDenied"
     assert (await stage.get(status)).json()["result"]["state"] == "Available"
 
 
 @pytest.mark.parametrize("foreign", [403, 404])
-async def test_whom_the_upstream_refuses_the_session_sees_404(make_stage: MakeStage, foreign: int) -> None:
+async def test_whom_the_upstream_refuses_the_session_sees_404(
+    make_stage: MakeStage, foreign: int
+) -> None:
     """§9: existence is not disclosed; whoever sees the session sees the job."""
     stage = await make_stage({"foreign_session": foreign})
     status = await stage.done()
     for user in ("bob", "carol"):
         assert (await stage.ask("GET", status, stage.simulator.login(user))).status == 404
-    assert (await stage.ask("GET", status + "/result", stage.simulator.login("operator"))).status == 200
+    assert (
+        await stage.ask("GET", status + "/result", stage.simulator.login("operator"))
+    ).status == 200
 
 
-async def test_the_check_asks_for_the_session_with_the_calls_credentials(make_play: MakePlay) -> None:
-    """§9: `GET /v{N}/RestoreSessions/{sid}`, N the kick-off's, Authorization and Cookie; a refreshed token works."""
+async def test_the_check_asks_for_the_session_with_the_calls_credentials(
+    make_play: MakePlay,
+) -> None:
+    """§9: `GET /v{N}/RestoreSessions/{sid}`, N the kick-off's, Authorization and Cookie; a
+    refreshed token works.
+    """
     play = await make_play(Upstream())
     status = await play.begun(EXPORT.replace("v8", "V7"))
     await play.finished(status)
     play.upstream.requests.clear()
-    assert (await play.ask("GET", status, {"Authorization": "Bearer new", "Cookie": "a=b", "X-Y": "z"})).status == 200
+    assert (
+        await play.ask("GET", status, {"Authorization": "Bearer new", "Cookie": "a=b", "X-Y": "z"})
+    ).status == 200
     [request] = play.upstream.requests
     assert request.first == f"GET /v7/RestoreSessions/{EXPORT.split('/')[3]} HTTP/1.1"
     assert (request["Authorization"], request["Cookie"]) == ("Bearer new", "a=b")
@@ -89,7 +116,9 @@ async def test_the_check_asks_for_the_session_with_the_calls_credentials(make_pl
 
 
 async def test_answers_are_cached_for_a_while_refusals_are_not(make_play: MakePlay) -> None:
-    """§9: `access.cache`, per credential and session; the kick-off's own credential is allowed so long unasked."""
+    """§9: `access.cache`, per credential and session; the kick-off's own credential is allowed so
+    long unasked.
+    """
     upstream = Upstream()
     play = await make_play(upstream)
     status = await play.begun(EXPORT)
@@ -156,7 +185,9 @@ async def test_the_session_gone_leaves_the_kickoffs_own_caller(make_play: MakePl
     upstream.sessions = dict.fromkeys(("Bearer t", "Bearer u"), 404)
     play.upstream.requests.clear()
     assert (await play.get(status)).status == 200
-    assert [request.target for request in play.upstream.requests][-1] == "/v8/RestoreSessions?limit=1"
+    assert [request.target for request in play.upstream.requests][
+        -1
+    ] == "/v8/RestoreSessions?limit=1"
     assert (await play.ask("GET", status, {"Authorization": "Bearer u"})).status == 404
     upstream.listing["Bearer t"] = 401
     assert (await play.get(status)).status == 401
@@ -173,7 +204,9 @@ async def test_a_refreshed_jwt_is_the_same_caller(make_play: MakePlay, name: str
     more = {"Idempotency_Key": "k"}
     status = await play.begun(EXPORT, **more)
     await play.finished(status)
-    upstream.sessions = {fields["Authorization"]: 404 for fields in (jwt("alice", 2, name), jwt("bob", 3, name))}
+    upstream.sessions = {
+        fields["Authorization"]: 404 for fields in (jwt("alice", 2, name), jwt("bob", 3, name))
+    }
     play.fields = jwt("alice", 2, name)
     assert (await play.get(status)).status == 200  # the session is gone
     again = await play.kickoff(EXPORT, Idempotency_Key="k")
@@ -183,7 +216,9 @@ async def test_a_refreshed_jwt_is_the_same_caller(make_play: MakePlay, name: str
     assert len(play.upstream.posts()) == 1
 
 
-async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing(make_play: MakePlay) -> None:
+async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing(
+    make_play: MakePlay,
+) -> None:
     """§2 Caller: a forged JWT beside a good cookie is nobody."""
     upstream = Upstream()
     play = await make_play(upstream)
@@ -204,22 +239,39 @@ async def test_a_cookie_alone_is_a_caller(make_play: MakePlay) -> None:
     status = await play.begun(EXPORT)
     await play.finished(status)
     assert len((await play.get("/v8/_async/exports")).json()["results"]) == 1
-    assert (await play.ask("GET", "/v8/_async/exports", {"Cookie": "session=2"})).json()["results"] == []
+    assert (await play.ask("GET", "/v8/_async/exports", {"Cookie": "session=2"})).json()[
+        "results"
+    ] == []
 
 
-async def test_secrets_are_nowhere(make_stage: MakeStage, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """§9: logs, documents, files and file names hold no credential, no query value; bodies go with their job."""
+async def test_secrets_are_nowhere(
+    make_stage: MakeStage, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """§9: logs, documents, files and file names hold no credential, no query value; bodies go with
+    their job.
+    """
     stage = await make_stage()
     token = stage.fields["Authorization"].removeprefix("Bearer ")
-    secrets = {"token": token, "cookie": "cookie-canary", "query": "query-canary", "field": "field-canary"}
-    more: dict[str, Any] = {"Cookie": "c=cookie-canary", "X_Secret": "field-canary", "Idempotency_Key": "k"}
+    secrets = {
+        "token": token,
+        "cookie": "cookie-canary",
+        "query": "query-canary",
+        "field": "field-canary",
+    }
+    more: dict[str, Any] = {
+        "Cookie": "c=cookie-canary",
+        "X_Secret": "field-canary",
+        "Idempotency_Key": "k",
+    }
     answer = await stage.kickoff(stage.export + "?x=query-canary", body=b'{"body-canary"}', **more)
     status = stage.path(answer["Location"])
     document = await stage.finished(status)
     await stage.ask("GET", status + "?x=query-canary", {"Authorization": "Bearer " + token + "x"})
     listed = await stage.get("/v8/_async/exports")
     stage.fault(outlook_missing=True)
-    await stage.finished(await stage.begun(stage.export + "?x=query-canary", Cookie="c=cookie-canary"))
+    await stage.finished(
+        await stage.begun(stage.export + "?x=query-canary", Cookie="c=cookie-canary")
+    )
     await stage.running.stop()
     logged = "".join(capfd.readouterr())
     shown = answer.body + document.body + listed.body
@@ -228,13 +280,17 @@ async def test_secrets_are_nowhere(make_stage: MakeStage, capfd: pytest.CaptureF
         assert secret not in logged, what
         assert secret.encode() not in shown, what
         assert secret not in names, what
-        assert what == "query" or secret.encode() not in stored, what  # the target is kept with the job
+        assert what == "query" or secret.encode() not in stored, (
+            what
+        )  # the target is kept with the job
     assert "body-canary" not in logged
     assert b"body-canary" not in shown
 
 
 async def test_a_suspended_job_goes_on_with_its_owners_next_call(make_stage: MakeStage) -> None:
-    """§9: after a restart Suspended; the next allowed call resumes it with its credentials, a refused one does not."""
+    """§9: after a restart Suspended; the next allowed call resumes it with its credentials, a
+    refused one does not.
+    """
     stage = await make_stage()
     stage.fault(hold=True, count=1)
     status = await stage.begun(stage.export)

@@ -12,7 +12,9 @@ from tests.contract_http.conftest import Stage
 
 
 async def test_no_call_blocks_the_loop_from_kickoff_to_delete(stage: Stage) -> None:
-    """§2: every resource is used once while blockbuster watches; it would see a call that blocks."""
+    """§2: every resource is used once while blockbuster watches; it would see a call that
+    blocks.
+    """
     with blockbuster_ctx():
         with pytest.raises(BlockingError):
             Path(a_file_of_ours).stat()  # noqa: ASYNC240  # the proof that it watches

@@ -39,8 +39,12 @@ async def jobs(stage: Stage) -> dict[str, str]:
     return {"running": running, "ended": ended, "failed": failed}
 
 
-async def exchange(stage: Stage, first: str, fields: dict[str, str], *, bodiless: bool = False) -> tuple[Message, bool]:
-    """One request line with these fields and no others: its answer, and whether the connection is closed after it."""
+async def exchange(
+    stage: Stage, first: str, fields: dict[str, str], *, bodiless: bool = False
+) -> tuple[Message, bool]:
+    """One request line with these fields and no others: its answer, and whether the connection is
+    closed after it.
+    """
     wire = await Wire.to(stage.url)
     try:
         lines = [first, *(f"{name}: {value}" for name, value in fields.items()), "", ""]
@@ -75,13 +79,19 @@ async def test_head_is_get_without_its_body(stage: Stage) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("keep", [False, True])
-async def test_an_http_1_0_client_is_answered_on_every_path(stage: Stage, method: str, keep: bool) -> None:
-    """RFC 9112 §9.3: no Host needed, never chunked, closed unless keep-alive is asked for; URLs are absolute."""
+async def test_an_http_1_0_client_is_answered_on_every_path(
+    stage: Stage, method: str, keep: bool
+) -> None:
+    """RFC 9112 §9.3: no Host needed, never chunked, closed unless keep-alive is asked for; URLs are
+    absolute.
+    """
     known = await jobs(stage)
     fields = stage.fields | ({"Connection": "keep-alive"} if keep else {})
     for name, path in PATHS.items():
         target = path.format(**known)
-        message, closed = await exchange(stage, f"{method} {target} HTTP/1.0", fields, bodiless=method == "HEAD")
+        message, closed = await exchange(
+            stage, f"{method} {target} HTTP/1.0", fields, bodiless=method == "HEAD"
+        )
         expected = await stage.ask(method, target)
         assert (message.status, closed) == (expected.status, not keep), name
         assert "Transfer-Encoding" not in message
@@ -90,7 +100,9 @@ async def test_an_http_1_0_client_is_answered_on_every_path(stage: Stage, method
         elif method == "GET":
             assert json.loads(message.body), name
         if name == "running":
-            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v8/_async/exports/[0-9a-f-]{36}", message["Location"])
+            assert re.fullmatch(
+                r"http://127\.0\.0\.1:\d+/v8/_async/exports/[0-9a-f-]{36}", message["Location"]
+            )
     stage.simulator.release()
 
 

@@ -1,4 +1,6 @@
-"""A client that shows an answer as it stood on the wire, and an upstream that answers with given bytes."""
+"""A client that shows an answer as it stood on the wire, and an upstream that answers with given
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -82,10 +84,14 @@ class Wire:
         await asyncio.wait_for(self.writer.drain(), LIMIT)
 
     async def message(self, *, bodiless: bool = False, ends: bool = False) -> Message:
-        """The next message. `bodiless`: of HEAD; `ends`: without a length, the end of the connection ends it."""
+        """The next message. `bodiless`: of HEAD; `ends`: without a length, the end of the
+        connection ends it.
+        """
         head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), LIMIT)).decode("latin-1")
         first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
-        fields = [(name, value.strip(" ")) for name, _, value in (line.partition(":") for line in lines)]
+        fields = [
+            (name, value.strip(" ")) for name, _, value in (line.partition(":") for line in lines)
+        ]
         message = Message(first, fields, b"")
         if bodiless or (first.startswith("HTTP") and message.status in (100, 204, 304)):
             return message
@@ -125,7 +131,9 @@ def request_bytes(method: str, target: str, fields: Given, body: bytes | None, h
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
-async def ask(url: str, method: str, target: str, fields: Given = (), body: bytes | None = None) -> Message:
+async def ask(
+    url: str, method: str, target: str, fields: Given = (), body: bytes | None = None
+) -> Message:
     """One request on a connection of its own, one answer."""
     wire = await Wire.to(url)
     try:
@@ -135,7 +143,9 @@ async def ask(url: str, method: str, target: str, fields: Given = (), body: byte
         wire.close()
 
 
-def raw(status: str, fields: Iterable[str] = (), body: bytes = b"", *, length: bool = True) -> bytes:
+def raw(
+    status: str, fields: Iterable[str] = (), body: bytes = b"", *, length: bool = True
+) -> bytes:
     """An answer in bytes: `status` like "200 OK", `fields` as whole lines."""
     lines = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(body)}"] if length else [])]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

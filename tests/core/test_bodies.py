@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.core.http import bodies
 from proxy.core.http.bodies import MAX_SIZE_LINE, MAX_TRAILERS, Body, Chunks, body_of
-from proxy.core.http.heads import Framing, Refusal
+from proxy.core.http.heads import Framing, MalformedMessage
 
 
 def run(body: Body, *reads: bytes) -> tuple[bytes, bytes]:
@@ -51,7 +51,9 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("raw", "payload", "passed"), GOOD, ids=lambda value: repr(value))
-def test_12_chunks_pass_without_their_extensions(raw: bytes, payload: bytes, passed: bytes | None) -> None:
+def test_12_chunks_pass_without_their_extensions(
+    raw: bytes, payload: bytes, passed: bytes | None
+) -> None:
     """However the bytes arrive; trailers are kept, what follows is left alone."""
     expected = raw if passed is None else passed
     for cut in range(len(raw)):
@@ -106,9 +108,9 @@ BAD = [
 @pytest.mark.parametrize("raw", BAD, ids=lambda value: repr(value[:30]))
 def test_12_bad_chunks_are_refused(raw: bytes) -> None:
     """In one read and byte by byte."""
-    with pytest.raises(Refusal):
+    with pytest.raises(MalformedMessage):
         run(Chunks(), raw)
-    with pytest.raises(Refusal):
+    with pytest.raises(MalformedMessage):
         run(Chunks(), *[raw[at : at + 1] for at in range(len(raw))])
 
 
@@ -117,7 +119,9 @@ def test_12_bad_chunks_are_refused(raw: bytes) -> None:
     st.lists(st.integers(0, 200), max_size=6),
     st.booleans(),
 )
-def test_12_any_split_of_a_chunked_body_reads_the_same(chunks: list[bytes], cuts: list[int], decode: bool) -> None:
+def test_12_any_split_of_a_chunked_body_reads_the_same(
+    chunks: list[bytes], cuts: list[int], decode: bool
+) -> None:
     raw = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\nrest"
     bounds = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
     reads = [raw[a:b] for a, b in itertools.pairwise(bounds) if a < b]
@@ -126,7 +130,10 @@ def test_12_any_split_of_a_chunked_body_reads_the_same(chunks: list[bytes], cuts
 
 
 @given(
-    st.lists(st.sampled_from([b"0", b"5", b"a", b"\r\n", b"\n", b"\r", b";", b"x", b" ", b"0\r\n\r\n"]), max_size=12),
+    st.lists(
+        st.sampled_from([b"0", b"5", b"a", b"\r\n", b"\n", b"\r", b";", b"x", b" ", b"0\r\n\r\n"]),
+        max_size=12,
+    ),
     st.lists(st.integers(0, 20), max_size=3),
 )
 def test_12_any_split_of_nonsense_gives_one_verdict(pieces: list[bytes], cuts: list[int]) -> None:
@@ -140,7 +147,7 @@ def _verdict(reads: list[bytes]) -> object:
     try:
         body = Chunks(decode=True)
         return (*run(body, *reads), body.done)
-    except Refusal:
+    except MalformedMessage:
         return "refused"
 
 
@@ -185,9 +192,11 @@ def feed_all(scanner: Chunks, pieces: list[bytes]) -> None:
         scanner.feed(piece)
 
 
-@pytest.mark.parametrize("line", [b"1\r\r\n", b"0\r\nX: y\r\r\n", b"1;a\r;\r\n", b"1 1\r\n", b"1  2;\r\n", b";\r\n"])
+@pytest.mark.parametrize(
+    "line", [b"1\r\r\n", b"0\r\nX: y\r\r\n", b"1;a\r;\r\n", b"1 1\r\n", b"1  2;\r\n", b";\r\n"]
+)
 def test_malformed_lines_are_refused_however_they_are_cut(line: bytes) -> None:
     for cut in range(1, len(line)):
         pieces = [line[at : at + cut] for at in range(0, len(line), cut)]
-        with pytest.raises(Refusal):
+        with pytest.raises(MalformedMessage):
             feed_all(Chunks(), pieces)

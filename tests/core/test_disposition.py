@@ -39,7 +39,10 @@ from proxy.core.http.disposition import MAX_NAME, content_disposition, file_name
         (b'attachment; filename="\\Temp\\mailbox.pst"', "mailbox.pst"),
         (b'attachment; filename="Temp\\REST_EXPORT_1\\mailbox.pst"', "mailbox.pst"),
         (b'attachment; filename="C:\\Temp\\\xfcber.pst"', "\u00fcber.pst"),
-        (b"attachment; filename=\"C:\\Temp\\x.pst\"; filename*=UTF-8''C%3A%5CTemp%5C%C3%BC.pst", "\u00fc.pst"),
+        (
+            b"attachment; filename=\"C:\\Temp\\x.pst\"; filename*=UTF-8''C%3A%5CTemp%5C%C3%BC.pst",
+            "\u00fc.pst",
+        ),
         # no paths: the escapes of RFC 9110
         (b'attachment; filename="f\\oo.html"', "foo.html"),
         (b'attachment; filename="\\"a\\" and \\"b\\".pst"', "_a_ and _b_.pst"),
@@ -69,7 +72,9 @@ from proxy.core.http.disposition import MAX_NAME, content_disposition, file_name
     ],
 )
 def test_the_upstreams_name_is_read(value: bytes, name: str) -> None:
-    """RFC 6266 §4.3: filename* preferred, then filename; what servers send beside the standard is understood too."""
+    """RFC 6266 §4.3: filename* preferred, then filename; what servers send beside the standard is
+    understood too.
+    """
     assert file_name(value) == name
 
 
@@ -132,11 +137,15 @@ def test_an_unusable_name_is_none(value: bytes | None) -> None:
     ],
 )
 def test_names_are_made_safe(unsafe: str, safe: str) -> None:
-    """§6: no path, nothing invisible, nothing a file system refuses, at most 200 bytes with the extension kept."""
+    """§6: no path, nothing invisible, nothing a file system refuses, at most 200 bytes with the
+    extension kept.
+    """
     assert safe_name(unsafe) == safe
 
 
-HOSTILE = st.text(max_size=300) | st.text('./\\ :"%con\u202e\uff0f\uff0e\ud800\u00e9\u65e5=?utf8BQ', max_size=300)
+HOSTILE = st.text(max_size=300) | st.text(
+    './\\ :"%con\u202e\uff0f\uff0e\ud800\u00e9\u65e5=?utf8BQ', max_size=300
+)
 
 
 @given(HOSTILE)
@@ -155,7 +164,8 @@ def test_every_name_is_safe_and_stays_as_it_is(unsafe: str) -> None:
 
 
 @given(
-    st.binary(max_size=100) | HOSTILE.map(lambda text: f'attachment; filename="{text}"'.encode(errors="surrogatepass"))
+    st.binary(max_size=100)
+    | HOSTILE.map(lambda text: f'attachment; filename="{text}"'.encode(errors="surrogatepass"))
 )
 def test_no_field_value_is_an_error(value: bytes) -> None:
     assert file_name(value) != ""
@@ -163,11 +173,17 @@ def test_no_field_value_is_an_error(value: bytes) -> None:
 
 @given(HOSTILE)
 def test_the_name_survives_the_way_to_the_client(unsafe: str) -> None:
-    """§6 RFC 6266 `filename` + `filename*`: ASCII only; read back by us and by the standard library."""
+    """§6 RFC 6266 `filename` + `filename*`: ASCII only; read back by us and by the standard
+    library.
+    """
     name = safe_name(unsafe) or "export"
     value = content_disposition(name)
     found = re.fullmatch(
-        r"attachment; filename=\"([ !#$&-.0-\[\]-~]+)\"; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]+)", value
+        (
+            r"attachment; filename=\"([ !#$&-.0-\[\]-~]+)\"; "
+            r"filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]+)"
+        ),
+        value,
     )
     assert found is not None
     assert unquote(found[2]) == name
@@ -195,8 +211,16 @@ def test_the_ascii_look_alike_is_safe_too(name: str, plain: str) -> None:
     assert f'filename="{plain}";' in content_disposition(name)
 
 
-@pytest.mark.parametrize("unit", [b'"', b"\\", b";", b"=?", b"=?utf-8?B?", b"%", b" ", b"filename=", b"=?utf-8?q?a?= "])
+@pytest.mark.parametrize(
+    "unit", [b'"', b"\\", b";", b"=?", b"=?utf-8?B?", b"%", b" ", b"filename=", b"=?utf-8?q?a?= "]
+)
 def test_no_field_value_is_expensive(unit: bytes) -> None:
-    """A parser that backtracked would not come back from this; the suite's time-out is the judge."""
-    for value in (unit * 20_000, b'a; filename="' + unit * 20_000, b"a; filename*=UTF-8''" + unit * 20_000 + b"\x00"):
+    """A parser that backtracked would not come back from this; the suite's time-out is the
+    judge.
+    """
+    for value in (
+        unit * 20_000,
+        b'a; filename="' + unit * 20_000,
+        b"a; filename*=UTF-8''" + unit * 20_000 + b"\x00",
+    ):
         assert len((file_name(value) or "").encode()) <= MAX_NAME

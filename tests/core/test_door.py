@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from proxy.core.http.heads import Head, parse_request
-from proxy.core.routing import BadSwitch, Door, Kickoff, Own, Relay
+from proxy.core.routing import BadSwitch, Kickoff, Own, PassThrough, Router
 
 EXPORT = "/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst"
-DOOR = Door(segment="_async", prefix="", max_body=1000, reports=False)
-PREFIXED = Door(segment="_Jobs", prefix="/vb.365", max_body=1000, reports=True)
+DOOR = Router(segment="_async", prefix="", max_body=1000, reports=False)
+PREFIXED = Router(segment="_Jobs", prefix="/vb.365", max_body=1000, reports=True)
 
 
 def head(method: str, target: str, *fields: str) -> Head:
@@ -25,29 +25,41 @@ def head(method: str, target: str, *fields: str) -> Head:
         ("/_async/openapi.json?", "/_async", None, "/openapi.json", ""),
         ("//v8//_async/exports/1/result", "//v8//_async", "v8", "/exports/1/result", None),
         ("/v8/_async", "/v8/_async", "v8", "", None),
-        ("http://h:1/v8/_async/x", "/v8/_async", "v8", "/x", None),
+        ("http://h/v8/_async/x", "/v8/_async", "v8", "/x", None),
     ],
 )
-def test_all_below_the_segment_is_ours(target: str, prefix: str, api: str | None, rest: str, query: str | None) -> None:
+def test_all_below_the_segment_is_ours(
+    target: str, prefix: str, api: str | None, rest: str, query: str | None
+) -> None:
     """§2: any version, none at all, any method."""
     for method in ("GET", "POST", "BREW"):
         assert DOOR.decide(head(method, target)) == Own(prefix, api, rest, query)
 
 
 @pytest.mark.parametrize(
-    "target", ["/v8/_asyncs/exports", "/v8/x_async", "/x/_async/exports", "/v8/v7/_async", "/?_async", "/v8/%5fasync/x"]
+    "target",
+    [
+        "/v8/_asyncs/exports",
+        "/v8/x_async",
+        "/x/_async/exports",
+        "/v8/v7/_async",
+        "/?_async",
+        "/v8/%5fasync/x",
+    ],
 )
 def test_what_is_not_below_the_segment_passes(target: str) -> None:
     """§2: one segment, as its own."""
-    assert DOOR.decide(head("GET", target)) == Relay(target.encode())
+    assert DOOR.decide(head("GET", target)) == PassThrough(target.encode())
 
 
 def test_own_paths_answer_with_and_without_the_prefix() -> None:
     """§13, `public.segment`."""
-    assert PREFIXED.decide(head("GET", "/vb.365/v8/_jobs/x")) == Own("/vb.365/v8/_jobs", "v8", "/x", None)
+    assert PREFIXED.decide(head("GET", "/vb.365/v8/_jobs/x")) == Own(
+        "/vb.365/v8/_jobs", "v8", "/x", None
+    )
     assert PREFIXED.decide(head("GET", "/v8/_jobs/x")) == Own("/v8/_jobs", "v8", "/x", None)
-    assert PREFIXED.decide(head("GET", "/vbx365/v8/_jobs/x")) == Relay(b"/vbx365/v8/_jobs/x")
-    assert PREFIXED.decide(head("GET", "/v8/_async/x")) == Relay(b"/v8/_async/x")
+    assert PREFIXED.decide(head("GET", "/vbx365/v8/_jobs/x")) == PassThrough(b"/vbx365/v8/_jobs/x")
+    assert PREFIXED.decide(head("GET", "/v8/_async/x")) == PassThrough(b"/v8/_async/x")
 
 
 def test_an_asynchronous_export_is_for_the_gateway() -> None:
@@ -57,14 +69,20 @@ def test_an_asynchronous_export_is_for_the_gateway() -> None:
         assert isinstance(decision, Kickoff)
         assert decision.target == EXPORT.encode() + b"?x=y"
         assert decision.preferences.wait == 7
-        assert (decision.export.api, decision.export.session, decision.export.title) == ("v8", "s", "exportToPst")
+        assert (decision.export.api, decision.export.session, decision.export.title) == (
+            "v8",
+            "s",
+            "exportToPst",
+        )
 
 
 def test_a_synchronous_export_passes_without_its_switch() -> None:
     """§1."""
-    assert DOOR.decide(head("POST", EXPORT, "Cookie: a=b")) == Relay(EXPORT.encode())
-    answer = DOOR.decide(head("POST", EXPORT + "?async=no&x", "Cookie: a=b", "Prefer: respond-async"))
-    assert answer == Relay(EXPORT.encode() + b"?x")
+    assert DOOR.decide(head("POST", EXPORT, "Cookie: a=b")) == PassThrough(EXPORT.encode())
+    answer = DOOR.decide(
+        head("POST", EXPORT + "?async=no&x", "Cookie: a=b", "Prefer: respond-async")
+    )
+    assert answer == PassThrough(EXPORT.encode() + b"?x")
 
 
 def test_a_switch_that_is_not_understood_is_refused() -> None:
@@ -75,13 +93,15 @@ def test_a_switch_that_is_not_understood_is_refused() -> None:
 def test_only_posts_of_exports_are_looked_at() -> None:
     """§1: every other request passes as it is."""
     for method, target in (("GET", EXPORT + "?async=1"), ("POST", "/v8/token?async=perhaps")):
-        assert DOOR.decide(head(method, target, "Cookie: a=b")) == Relay(target.encode())
+        assert DOOR.decide(head(method, target, "Cookie: a=b")) == PassThrough(target.encode())
 
 
 def test_without_credentials_the_upstream_says_401() -> None:
     """§3.2; but §3.1 first: an announced body that is too large is the gateway's to refuse."""
-    assert DOOR.decide(head("POST", EXPORT + "?async")) == Relay(EXPORT.encode())
-    assert DOOR.decide(head("POST", EXPORT + "?async", "Content-Length: 1000")) == Relay(EXPORT.encode())
+    assert DOOR.decide(head("POST", EXPORT + "?async")) == PassThrough(EXPORT.encode())
+    assert DOOR.decide(head("POST", EXPORT + "?async", "Content-Length: 1000")) == PassThrough(
+        EXPORT.encode()
+    )
     assert isinstance(DOOR.decide(head("POST", EXPORT + "?async", "Content-Length: 1001")), Kickoff)
 
 
@@ -89,4 +109,4 @@ def test_reports_are_exports_if_wanted() -> None:
     """§1 `exports.reports`."""
     report = head("POST", "/v8/Reports/GenerateX?async", "Cookie: a=b")
     assert isinstance(PREFIXED.decide(report), Kickoff)
-    assert DOOR.decide(report) == Relay(b"/v8/Reports/GenerateX?async")
+    assert DOOR.decide(report) == PassThrough(b"/v8/Reports/GenerateX?async")

@@ -185,7 +185,9 @@ def test_retry_after_and_other_fields_go_out() -> None:
     """§3 step 5, §4, §6: `Retry-After`, `Allow`, `Content-Range: bytes */size`."""
     assert _headers(Problem("quota-exceeded", "x", retry_after=30))["Retry-After"] == "30"
     assert _headers(Problem("quota-exceeded", "x", retry_after=0))["Retry-After"] == "0"
-    assert _headers(Problem("method-not-allowed", "x", headers=(("Allow", "GET"),)))["Allow"] == "GET"
+    assert (
+        _headers(Problem("method-not-allowed", "x", headers=(("Allow", "GET"),)))["Allow"] == "GET"
+    )
 
 
 def test_a_problem_is_an_exception_that_says_what_it_is() -> None:

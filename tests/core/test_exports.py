@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from proxy.core.exports import Export, match, split_target
 
-OPERATIONS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data/operations.json").read_text())
+OPERATIONS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "data/operations.json").read_text()
+)
 EXPORTS = [operation for operation in OPERATIONS if operation["export"]]
 SAVE = b"/v8/RestoreSessions/5f0c/organization/mailboxes/m/items/save"
 
@@ -29,7 +31,9 @@ def _label(operation: dict[str, Any]) -> str:
 
 def test_there_are_29_export_operations_in_each_api_version() -> None:
     """§1: the rule selects exactly the 29 export operations of each of API v6, v7, v8."""
-    counts = {version: sum(o["version"] == version for o in EXPORTS) for version in ("v6", "v7", "v8")}
+    counts = {
+        version: sum(o["version"] == version for o in EXPORTS) for version in ("v6", "v7", "v8")
+    }
     assert counts == {"v6": 29, "v7": 29, "v8": 29}
 
 
@@ -52,12 +56,18 @@ def test_every_other_operation_is_not_matched(operation: dict[str, Any]) -> None
     assert match(operation["method"].encode(), _concrete(operation["path"])) is None
 
 
-@pytest.mark.parametrize("operation", [o for o in OPERATIONS if "/Reports/" in o["path"]], ids=_label)
-def test_reports_are_matched_on_request_without_session_and_parent(operation: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "operation", [o for o in OPERATIONS if "/Reports/" in o["path"]], ids=_label
+)
+def test_reports_are_matched_on_request_without_session_and_parent(
+    operation: dict[str, Any],
+) -> None:
     """§1 `exports.reports = true`."""
     path = operation["path"].encode()
     title = operation["path"].rpartition("/")[2]
-    assert match(b"POST", path, reports=True) == Export(operation["version"], None, None, title, "Export")
+    assert match(b"POST", path, reports=True) == Export(
+        operation["version"], None, None, title, "Export"
+    )
     assert match(b"POST", path + b"/", reports=True) is not None
     assert match(b"GET", path, reports=True) is None
 
@@ -69,7 +79,9 @@ def test_reports_add_nothing_but_reports() -> None:
             assert match(*request, reports=True) == match(*request)
 
 
-@pytest.mark.parametrize("method", [b"GET", b"PUT", b"HEAD", b"OPTIONS", b"post", b"Post", b"POSTS", b""])
+@pytest.mark.parametrize(
+    "method", [b"GET", b"PUT", b"HEAD", b"OPTIONS", b"post", b"Post", b"POSTS", b""]
+)
 def test_only_the_exact_method_post_exports(method: bytes) -> None:
     """§1: method = POST; methods are case-sensitive (RFC 9110 §9.1)."""
     assert match(method, SAVE) is None
@@ -103,7 +115,9 @@ def test_only_the_exact_method_post_exports(method: bytes) -> None:
     ],
 )
 def test_empty_and_dot_segments_are_never_exports(target: bytes) -> None:
-    """§1: no empty or dot segment (`.`, `..`, also written with `%2e`), for a server that decodes separators too."""
+    """§1: no empty or dot segment (`.`, `..`, also written with `%2e`), for a server that decodes
+    separators too.
+    """
     assert match(b"POST", target) is None
 
 
@@ -133,7 +147,9 @@ def test_a_report_s_name_hides_no_dot_segment(name: bytes) -> None:
 )
 def test_other_odd_segments_are_ordinary(segment: bytes) -> None:
     """§1: `%2F` inside a segment is an ordinary character; the path is never decoded."""
-    found = match(b"POST", b"/v8/RestoreSessions/" + segment + b"/organization/" + segment + b"/save")
+    found = match(
+        b"POST", b"/v8/RestoreSessions/" + segment + b"/organization/" + segment + b"/save"
+    )
     assert found is not None
     assert found.session == segment.decode()
 
@@ -205,24 +221,55 @@ def test_targets_split_into_path_and_query(target: bytes, path: bytes, query: by
     assert split_target(target) == (path, query)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=8).filter(lambda s: not set(s) & set(b"/?")), max_size=6), st.binary())
+@given(
+    st.lists(
+        st.binary(min_size=1, max_size=8).filter(lambda s: not set(s) & set(b"/?")), max_size=6
+    ),
+    st.binary(),
+)
 def test_the_rule_is_the_contracts_expression(segments: list[bytes], rest: bytes) -> None:
     """§1: the same verdict as the contract's own expression plus a look at each segment."""
-    target = b"/v7/restoreSessions/s/Organization/" + b"".join(s + b"/" for s in segments) + b"export" + rest
+    target = (
+        b"/v7/restoreSessions/s/Organization/"
+        + b"".join(s + b"/" for s in segments)
+        + b"export"
+        + rest
+    )
     path = target.partition(b"?")[0]
     dots = {b".", b"..", b"%2e", b"%2e.", b".%2e", b"%2e%2e"}
     segments = re.split(rb"/|\\|%2f|%5c", path.lower())
     expected = re.fullmatch(
-        rb"/v\d+/restoresessions/[^/]+/organization/(?:[^/]+/)*(?:exporttopst|save|export)/?", path, re.IGNORECASE
+        rb"/v\d+/restoresessions/[^/]+/organization/(?:[^/]+/)*(?:exporttopst|save|export)/?",
+        path,
+        re.IGNORECASE,
     ) and dots.isdisjoint(segments)
     assert (match(b"POST", target) is not None) == bool(expected)
 
 
 @pytest.mark.parametrize(
-    "unit", [b"a/", b"save/", b"/", b".", b"%2e/", b"%2f%2e", b"\\a/", b"organization/", b"v8/restoresessions/"]
+    "unit",
+    [
+        b"a/",
+        b"save/",
+        b"/",
+        b".",
+        b"%2e/",
+        b"%2f%2e",
+        b"\\a/",
+        b"organization/",
+        b"v8/restoresessions/",
+    ],
 )
 def test_no_path_is_expensive(unit: bytes) -> None:
-    """A rule that backtracked would not come back from a mebibyte; the suite's time-out is the judge."""
+    """A rule that backtracked would not come back from a mebibyte; the suite's time-out is the
+    judge.
+    """
     for tail in (b"", b"save", b"save/", b"savex"):
-        match(b"POST", b"/v8/RestoreSessions/s/organization/" + unit * (2**20 // len(unit)) + tail, reports=True)
-    assert match(b"POST", b"/v8/restoresessions/s/organization/" + b"a/" * 2**19 + b"save") is not None
+        match(
+            b"POST",
+            b"/v8/RestoreSessions/s/organization/" + unit * (2**20 // len(unit)) + tail,
+            reports=True,
+        )
+    assert (
+        match(b"POST", b"/v8/restoresessions/s/organization/" + b"a/" * 2**19 + b"save") is not None
+    )

@@ -21,7 +21,9 @@ def request(*lines: bytes, line: bytes = b"GET /x HTTP/1.1") -> Head:
     return parse_request(b"\r\n".join([line, *lines, b"", b""]))
 
 
-def response(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK", method: bytes = b"GET") -> ResponseHead:
+def response(
+    *lines: bytes, line: bytes = b"HTTP/1.1 200 OK", method: bytes = b"GET"
+) -> ResponseHead:
     return parse_response(b"\r\n".join([line, *lines, b"", b""]), method)
 
 
@@ -59,7 +61,10 @@ def test_12_an_http_1_0_request_stays_one() -> None:
 
 def test_12_the_host_is_replaced_only_on_demand() -> None:
     head = request(b"X: 1", b"Host: client", b"Y: 2")
-    assert request_bytes(head, b"/x", host=b"u:4443") == b"GET /x HTTP/1.1\r\nHost: u:4443\r\nX: 1\r\nY: 2\r\n\r\n"
+    assert (
+        request_bytes(head, b"/x", host=b"u:4443")
+        == b"GET /x HTTP/1.1\r\nHost: u:4443\r\nX: 1\r\nY: 2\r\n\r\n"
+    )
 
 
 def test_12_forwarding_fields_are_appended_only_on_demand() -> None:
@@ -71,16 +76,26 @@ def test_12_forwarding_fields_are_appended_only_on_demand() -> None:
         b"Via: 1.1 vb365-async-proxy\r\n\r\n"
     )
     bare = request(line=b"GET /x HTTP/1.0")
-    assert b"X-Forwarded-Host" not in request_bytes(bare, b"/x", forwarding=Forwarding(b"::1", b"http"))
+    assert b"X-Forwarded-Host" not in request_bytes(
+        bare, b"/x", forwarding=Forwarding(b"::1", b"http")
+    )
 
 
 def test_12_the_websocket_upgrade_passes() -> None:
-    head = request(b"Host: h", b"connection: keep-alive, Upgrade", b"upgrade: WebSocket", b"Sec-WebSocket-Key: k")
+    head = request(
+        b"Host: h",
+        b"connection: keep-alive, Upgrade",
+        b"upgrade: WebSocket",
+        b"Sec-WebSocket-Key: k",
+    )
     assert asks_tunnel(head)
     assert request_bytes(head, b"/x") == (
-        b"GET /x HTTP/1.1\r\nHost: h\r\nupgrade: WebSocket\r\nSec-WebSocket-Key: k\r\nConnection: Upgrade\r\n\r\n"
+        b"GET /x HTTP/1.1\r\nHost: h\r\nupgrade: WebSocket\r\nSec-WebSocket-Key: "
+        b"k\r\nConnection: Upgrade\r\n\r\n"
     )
-    answer = response(b"Upgrade: websocket", b"Connection: Upgrade", b"X: 1", line=b"HTTP/1.1 101 Switching")
+    answer = response(
+        b"Upgrade: websocket", b"Connection: Upgrade", b"X: 1", line=b"HTTP/1.1 101 Switching"
+    )
     assert websocket(answer)
     assert response_bytes(answer) == (
         b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nX: 1\r\nConnection: Upgrade\r\n\r\n"
@@ -104,7 +119,13 @@ def test_12_any_other_upgrade_is_dropped(lines: tuple[bytes, ...], line: bytes) 
 
 
 def test_12_the_answers_connection_is_ours() -> None:
-    answer = response(b"Connection: close, X-Gone", b"X-Gone: 1", b"Date: d", b"Keep-Alive: 9", b"Content-Length: 0")
+    answer = response(
+        b"Connection: close, X-Gone",
+        b"X-Gone: 1",
+        b"Date: d",
+        b"Keep-Alive: 9",
+        b"Content-Length: 0",
+    )
     assert response_bytes(answer) == b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 0\r\n\r\n"
     assert response_bytes(answer, CLOSE).endswith(b"Content-Length: 0\r\nConnection: close\r\n\r\n")
     old = response(b"Content-Length: 0", line=b"HTTP/1.0 200 OK")
@@ -115,14 +136,26 @@ def test_12_transfer_encoding_stays_unless_the_body_is_dechunked_or_forbidden() 
     lines = (b"A: 1", b"Transfer-Encoding: chunked")
     assert b"Transfer-Encoding: chunked\r\n" in response_bytes(response(*lines))
     assert response_bytes(response(*lines), dechunked=True) == b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n"
-    assert response_bytes(response(*lines, line=b"HTTP/1.1 204 No")) == b"HTTP/1.1 204 No\r\nA: 1\r\n\r\n"
+    assert (
+        response_bytes(response(*lines, line=b"HTTP/1.1 204 No"))
+        == b"HTTP/1.1 204 No\r\nA: 1\r\n\r\n"
+    )
 
 
 def test_1_the_job_sends_end_to_end_fields_only() -> None:
-    fields = [(b"A", b"1"), (b"Connection", b"X-Gone"), (b"x-gone", b"2"), (b"Transfer-Encoding", b"chunked")]
+    fields = [
+        (b"A", b"1"),
+        (b"Connection", b"X-Gone"),
+        (b"x-gone", b"2"),
+        (b"Transfer-Encoding", b"chunked"),
+    ]
     assert end_to_end([*fields, (b"a", b"3")]) == [(b"A", b"1"), (b"a", b"3")]
 
 
 def test_5_secrets_never_stand_in_a_log() -> None:
     fields = [(b"authorization", b"Bearer s"), (b"Set-Cookie", b"s"), (b"Accept", b"*/*")]
-    assert redacted(fields) == [(b"authorization", b"***"), (b"Set-Cookie", b"***"), (b"Accept", b"*/*")]
+    assert redacted(fields) == [
+        (b"authorization", b"***"),
+        (b"Set-Cookie", b"***"),
+        (b"Accept", b"*/*"),
+    ]

@@ -26,5 +26,7 @@ from proxy.core.formats import sniff
     ],
 )
 def test_the_first_bytes_tell_the_format(first: bytes, expected: str | None) -> None:
-    """§5: `!BDN` Pst, `PK\\x03\\x04` Zip, `D0CF11E0` Msg, else Other; None while they are too few."""
+    """§5: `!BDN` Pst, `PK\\x03\\x04` Zip, `D0CF11E0` Msg, else Other; None while they are too
+    few.
+    """
     assert sniff(first) == expected

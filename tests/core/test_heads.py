@@ -17,8 +17,8 @@ from proxy.core.http.heads import (
     MAX_HEAD,
     MAX_LINE,
     Framing,
-    Refusal,
-    TooLarge,
+    HeadTooLarge,
+    MalformedMessage,
     find_end,
     parse_request,
     parse_response,
@@ -126,7 +126,7 @@ REFUSED_REQUESTS = {
 
 @pytest.mark.parametrize("raw", REFUSED_REQUESTS.values(), ids=REFUSED_REQUESTS.keys())
 def test_12_what_can_be_read_in_two_ways_is_refused(raw: bytes) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(MalformedMessage):
         parse_request(raw)
 
 
@@ -155,7 +155,9 @@ def test_12_odd_targets_stay_as_sent(target: bytes) -> None:
 
 
 def test_12_fields_keep_order_case_repeats_and_bytes() -> None:
-    head = parse_request(request(b"x-a: 1", b"X-A:2", b"X-Empty:", b"X-B:\t\xe4\xff \t", b"x-a: a b "))
+    head = parse_request(
+        request(b"x-a: 1", b"X-A:2", b"X-Empty:", b"X-B:\t\xe4\xff \t", b"x-a: a b ")
+    )
     assert head.fields == (
         (b"Host", b"h"),
         (b"x-a", b"1"),
@@ -194,7 +196,9 @@ def test_12_framing_of_requests(lines: tuple[bytes, ...], framing: Framing, leng
     assert head.content_length == (None if framing is Framing.CHUNKED else length)
 
 
-@pytest.mark.parametrize("host", [b"", b"h", b"a.b-c_d:4443", b"[::1]", b"[fe80::1%25eth0]:80", b"192.0.2.1:1", b"h:"])
+@pytest.mark.parametrize(
+    "host", [b"", b"h", b"a.b-c_d:4443", b"[::1]", b"[fe80::1%25eth0]:80", b"192.0.2.1:1", b"h:"]
+)
 def test_12_hosts_that_pass(host: bytes) -> None:
     assert parse_request(request(host=b"Host: " + host)).host == host
 
@@ -225,9 +229,13 @@ def test_12_keep_alive(version: bytes, connection: bytes, stays: bool) -> None:
 
 
 def test_12_hops_are_the_fields_that_end_here() -> None:
-    head = parse_request(request(b"Connection: X-A, close", b"connection: x-b", b"TE: trailers", b"Keep-Alive: 1"))
+    head = parse_request(
+        request(b"Connection: X-A, close", b"connection: x-b", b"TE: trailers", b"Keep-Alive: 1")
+    )
     assert head.hops == {b"connection", b"x-a", b"x-b", b"close", b"te", b"keep-alive"}
-    assert not parse_request(request(b"X-Connection: x", b"Tea: x", b"Hostess: x", b"X: te: x")).hops
+    assert not parse_request(
+        request(b"X-Connection: x", b"Tea: x", b"Hostess: x", b"X: te: x")
+    ).hops
 
 
 @pytest.mark.parametrize(
@@ -282,7 +290,7 @@ REFUSED_RESPONSES = {
 
 @pytest.mark.parametrize("raw", REFUSED_RESPONSES.values(), ids=REFUSED_RESPONSES.keys())
 def test_12_the_like_from_the_upstream_is_refused(raw: bytes) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(MalformedMessage):
         parse_response(raw, b"GET")
 
 
@@ -305,13 +313,22 @@ def test_12_framing_of_responses(
     lines: tuple[bytes, ...], status: int, method: bytes, framing: Framing, length: int
 ) -> None:
     head = parse_response(response(*lines, line=b"HTTP/1.1 %d Why" % status), method)
-    assert (head.status, head.reason, head.framing, head.length) == (status, b"Why", framing, length)
+    assert (head.status, head.reason, head.framing, head.length) == (
+        status,
+        b"Why",
+        framing,
+        length,
+    )
     assert head.keep_alive is (framing is not Framing.CLOSE)
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
-    [(b"HTTP/1.1 200", b""), (b"HTTP/1.1 200 ", b""), (b"HTTP/1.1 200 Sch\xf6n  so", b"Sch\xf6n  so")],
+    [
+        (b"HTTP/1.1 200", b""),
+        (b"HTTP/1.1 200 ", b""),
+        (b"HTTP/1.1 200 Sch\xf6n  so", b"Sch\xf6n  so"),
+    ],
 )
 def test_12_reasons_pass(line: bytes, reason: bytes) -> None:
     head = parse_response(response(b"X-A: 1", line=line), b"GET")
@@ -345,7 +362,7 @@ def test_the_end_of_a_head_is_found_however_it_arrives() -> None:
 )
 def test_12_nonsense_is_refused_before_it_ends(begun: bytes) -> None:
     """Nobody waits for a time-out to learn that TLS was spoken to a plain port."""
-    with pytest.raises(Refusal):
+    with pytest.raises(MalformedMessage):
         find_end(begun)
 
 
@@ -355,7 +372,7 @@ def test_12_a_head_over_the_bound_is_refused() -> None:
     fits = fits[:-4] + b"a" * (MAX_HEAD - len(fits)) + fits[-4:]
     assert find_end(fits) == MAX_HEAD == 256 * 1024
     for longer in (fits[:-4] + b"a\r\n\r\n", fits[:-4] + b"aaaaa"):
-        with pytest.raises(TooLarge, match="too large"):
+        with pytest.raises(HeadTooLarge, match="too large"):
             find_end(longer)
 
 
@@ -372,7 +389,9 @@ def _reachable(root: object) -> Iterator[object]:
 
 
 def test_no_value_of_a_head_is_remembered() -> None:
-    """A token is not in memory longer than its request: heads that were read before are known by a digest."""
+    """A token is not in memory longer than its request: heads that were read before are known by a
+    digest.
+    """
     secret = b"kept-to-itself-7431"
     for name in (b"Authorization: Bearer ", b"Cookie: s=", b"X-Api-Key: "):
         raw = request(name + secret, b"Connection: keep-alive, x-hop", b"X-Hop: " + secret)
@@ -389,13 +408,17 @@ def test_no_value_of_a_head_is_remembered() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     for n in range(2000):
         parse_request(request(b"X-N: %d" % n))
-        parse_request(request(b"Connection: " + b",".join([b"x%d-%d" % (n, k) for k in range(100)])))
+        parse_request(
+            request(b"Connection: " + b",".join([b"x%d-%d" % (n, k) for k in range(100)]))
+        )
     assert len(heads._remembered) <= 1024
     assert max(len(facts.hops) for facts in heads._remembered.values()) <= 16
 
 
 _NAMES = st.text("abcXYZ019-_.!~", min_size=1, max_size=8).map(str.encode)
-_VALUES = st.binary(max_size=12).map(lambda b: bytes(c for c in b if c == 9 or 32 <= c != 127).strip(b" \t"))
+_VALUES = st.binary(max_size=12).map(
+    lambda b: bytes(c for c in b if c == 9 or 32 <= c != 127).strip(b" \t")
+)
 
 
 @given(
@@ -403,15 +426,22 @@ _VALUES = st.binary(max_size=12).map(lambda b: bytes(c for c in b if c == 9 or 3
     st.binary(max_size=20).map(lambda b: b"/" + bytes(c for c in b if 33 <= c != 127)),
     st.lists(st.tuples(_NAMES.map(lambda name: b"X-" + name), _VALUES), max_size=8),
 )
-def test_12_what_is_valid_is_read_back(method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    raw = request(*[name + b": " + value for name, value in fields], line=method + b" " + target + b" HTTP/1.1")
+def test_12_what_is_valid_is_read_back(
+    method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
+) -> None:
+    raw = request(
+        *[name + b": " + value for name, value in fields],
+        line=method + b" " + target + b" HTTP/1.1",
+    )
     head = parse_request(raw)
     assert (head.method, head.target, head.fields[1:]) == (method, target, tuple(fields))
 
 
 _FRAMING = [b"Content-Length: 1\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: h\r\n"]
 _STARTS = [b"GET", b"/", b"*", b"HTTP/1.1", b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n"]
-_PIECES = st.sampled_from([b" ", b"\r\n", b"\n", b"\r", b":", b"X", b"\t", b"\x00", b"\xe4", *_FRAMING, *_STARTS])
+_PIECES = st.sampled_from(
+    [b" ", b"\r\n", b"\n", b"\r", b":", b"X", b"\t", b"\x00", b"\xe4", *_FRAMING, *_STARTS]
+)
 
 
 @given(st.lists(_PIECES, max_size=12), st.lists(st.integers(0, 80), max_size=4))
@@ -432,18 +462,20 @@ def _verdict(reads: list[bytes]) -> object:
             end = find_end(buffer, searched=searched)
             if end >= 0:
                 return parse_request(bytes(buffer[:end]))
-        except Refusal:
+        except MalformedMessage:
             return "refused"
     return None
 
 
 @given(st.lists(_PIECES, max_size=12))
 def test_12_never_two_interpretations(pieces: list[bytes]) -> None:
-    """What passes has one Host, one framing, and no byte that ends a line elsewhere than CRLF does."""
+    """What passes has one Host, one framing, and no byte that ends a line elsewhere than CRLF
+    does.
+    """
     raw = b"GET / HTTP/1.1\r\n" + b"".join(pieces) + b"\r\n\r\n"
     try:
         head = parse_request(raw)
-    except Refusal:
+    except MalformedMessage:
         return
     assert head.block.count(b"\n") == head.block.count(b"\r") == len(head.fields)
     assert len(head.get_all(b"host")) == 1

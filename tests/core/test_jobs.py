@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from proxy.core import job as jobs
 from proxy.core.job import (
     TRANSITIONS,
-    Answer,
     Answered,
     Cancelled,
     CancelRequested,
@@ -24,14 +23,15 @@ from proxy.core.job import (
     Expired,
     ExportRequest,
     Failed,
+    FileFacts,
     Finalizing,
     Forgotten,
+    IllegalTransition,
     Interrupted,
     Job,
     JobError,
     Phase,
     Received,
-    Refused,
     Released,
     Restarted,
     ResultState,
@@ -57,7 +57,7 @@ REQUEST = ExportRequest(
     fingerprint="f00d",
 )
 QUEUED = Job(id="1", version=1, owner="me", request=REQUEST, created=100.0, updated=100.0)
-ANSWER = Answer(media_type="application/octet-stream", file_name="a.pst", size=10, etag=None)
+ANSWER = FileFacts(media_type="application/octet-stream", file_name="a.pst", size=10, etag=None)
 ERROR = JobError(code=ErrorCode.TRUNCATED, message="cut", retryable=True)
 SUCCEEDED = Succeeded(size=10, digest="ZGln", expires=900.0, format="Pst")
 SAMPLES: dict[type[Event], Event] = {
@@ -114,12 +114,16 @@ def test_the_table_is_total() -> None:
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
 def test_advance_does_what_the_table_says(kind: type[Event], phase: Phase) -> None:
-    """The next phase, one version up and a new time; or `Refused`, which changes nothing."""
+    """The next phase, one version up and a new time; or `IllegalTransition`, which changes
+    nothing.
+    """
     before = _after(*WAYS[phase])
     assert before.phase is phase
     target = TRANSITIONS[kind][list(Phase).index(phase)]
     if target is None:
-        with pytest.raises(Refused, match=f"{kind.__name__} does not apply to a job in phase {phase}") as refusal:
+        with pytest.raises(
+            IllegalTransition, match=f"{kind.__name__} does not apply to a job in phase {phase}"
+        ) as refusal:
             advance(before, SAMPLES[kind], 300.0)
         assert (refusal.value.phase, refusal.value.event) == (phase, SAMPLES[kind])
     else:
@@ -134,7 +138,9 @@ def test_every_phase_can_be_reached_and_left() -> None:
 
 
 def test_cancel_beats_a_late_answer() -> None:
-    """§7: nothing but the cancellation's own end leaves Cancelling; not U's answer, not a success, not a failure."""
+    """§7: nothing but the cancellation's own end leaves Cancelling; not U's answer, not a success,
+    not a failure.
+    """
     assert _accepted_in(Phase.CANCELLING) == {CancelRequested, Cancelled, Forgotten}
 
 
@@ -145,8 +151,13 @@ def test_a_persisted_success_beats_a_late_cancel() -> None:
 
 
 def test_only_a_proven_body_succeeds() -> None:
-    """§10: success comes out of Finalizing, or of a suspended job whose committed file was found."""
-    assert {phase for phase in Phase if Succeeded in _accepted_in(phase)} == {Phase.FINALIZING, Phase.SUSPENDED}
+    """§10: success comes out of Finalizing, or of a suspended job whose committed file was
+    found.
+    """
+    assert {phase for phase in Phase if Succeeded in _accepted_in(phase)} == {
+        Phase.FINALIZING,
+        Phase.SUSPENDED,
+    }
 
 
 def test_a_success_tells_its_file() -> None:
@@ -156,7 +167,13 @@ def test_a_success_tells_its_file() -> None:
         True,
         False,
     )
-    assert (DONE.size, DONE.received, DONE.digest, DONE.expires, DONE.format) == (10, 10, "ZGln", 900.0, "Pst")
+    assert (DONE.size, DONE.received, DONE.digest, DONE.expires, DONE.format) == (
+        10,
+        10,
+        "ZGln",
+        900.0,
+        "Pst",
+    )
     assert (DONE.ended, DONE.holder, DONE.rate) == (205.0, None, None)
     warned = _after(*WAYS[Phase.FINALIZING], replace(SUCCEEDED, warning=True))
     assert (warned.status, warned.result) == (Status.WARNING, ResultState.AVAILABLE)
@@ -171,31 +188,62 @@ def test_a_success_tells_its_file() -> None:
         ((*TRANSFERRING, Interrupted()), ResultState.INCOMPLETE),
     ],
 )
-def test_a_failed_or_cancelled_job_has_no_file(events: tuple[Event, ...], result: ResultState | None) -> None:
+def test_a_failed_or_cancelled_job_has_no_file(
+    events: tuple[Event, ...], result: ResultState | None
+) -> None:
     """§5: `result` is null until U's 200 headers are in; Incomplete when its bytes never were."""
     failed = _after(*events, Failed(ERROR))
     assert (failed.status, failed.result, failed.error) == (Status.FAILED, result, ERROR)
     cancelled = _after(*events, CancelRequested(), Cancelled())
     assert (cancelled.status, cancelled.result, cancelled.error) == (Status.CANCELLED, result, None)
     for job in (failed, cancelled):
-        assert (job.terminal, job.holder, job.rate, job.suspended, job.ended) == (True, None, None, None, job.updated)
+        assert (job.terminal, job.holder, job.rate, job.suspended, job.ended) == (
+            True,
+            None,
+            None,
+            None,
+            job.updated,
+        )
 
 
 def test_attempt_counts_generations_from_zero() -> None:
-    """§5: a Range continuation stays in its attempt; a new start drops what was known of the old one's answer."""
+    """§5: a Range continuation stays in its attempt; a new start drops what was known of the old
+    one's answer.
+    """
     first = _after(*TRANSFERRING)
     assert (first.attempt, first.started) == (1, 201.0)
     second = _after(Restarted(), job=first)
-    assert (second.attempt, second.received, second.answer, second.format, second.result) == (2, 0, None, None, None)
-    suspended = _after(Answered(ANSWER), Received(7, None, "Pst"), Interrupted(), Resumed(), job=second)
+    assert (second.attempt, second.received, second.answer, second.format, second.result) == (
+        2,
+        0,
+        None,
+        None,
+        None,
+    )
+    suspended = _after(
+        Answered(ANSWER), Received(7, None, "Pst"), Interrupted(), Resumed(), job=second
+    )
     continued = _after(Claimed("other", offset=7), job=suspended)
-    assert (continued.attempt, continued.received, continued.answer, continued.started) == (2, 7, ANSWER, 201.0)
+    assert (continued.attempt, continued.received, continued.answer, continued.started) == (
+        2,
+        7,
+        ANSWER,
+        201.0,
+    )
     anew = _after(Claimed("other"), job=suspended)
-    assert (anew.attempt, anew.received, anew.answer, anew.result, anew.started) == (3, 0, None, None, 201.0)
+    assert (anew.attempt, anew.received, anew.answer, anew.result, anew.started) == (
+        3,
+        0,
+        None,
+        None,
+        201.0,
+    )
 
 
 def test_received_bytes_never_fall_within_an_attempt() -> None:
-    """§5: percent never falls within an attempt, also when fewer bytes survived a crash than were reported."""
+    """§5: percent never falls within an attempt, also when fewer bytes survived a crash than were
+    reported.
+    """
     job = _after(*TRANSFERRING, Received(3, None, "Pst"))
     assert job.received == 5
     survived = _after(Interrupted(), Resumed(), Claimed("r", offset=2), Answered(ANSWER), job=job)
@@ -204,7 +252,9 @@ def test_received_bytes_never_fall_within_an_attempt() -> None:
 
 
 def test_a_suspension_is_timed_from_its_beginning() -> None:
-    """§9 `suspend_ttl`: a second interruption of a suspended job does not prolong it; a resumption ends it."""
+    """§9 `suspend_ttl`: a second interruption of a suspended job does not prolong it; a resumption
+    ends it.
+    """
     suspended = _after(*TRANSFERRING, Interrupted())
     assert (suspended.suspended, suspended.holder, suspended.rate) == (204.0, None, None)
     assert advance(suspended, Interrupted(), 999.0).suspended == 204.0
@@ -225,8 +275,14 @@ def test_a_released_or_expired_file_is_not_available() -> None:
     """§7: and what became of it first stands; a job without a file keeps saying so."""
     released = _after(Released(), job=DONE)
     expired = _after(Expired(), job=DONE)
-    assert (released.result, _after(Expired(), job=released).result) == (ResultState.DELETED, ResultState.DELETED)
-    assert (expired.result, _after(Released(), job=expired).result) == (ResultState.EXPIRED, ResultState.EXPIRED)
+    assert (released.result, _after(Expired(), job=released).result) == (
+        ResultState.DELETED,
+        ResultState.DELETED,
+    )
+    assert (expired.result, _after(Released(), job=expired).result) == (
+        ResultState.EXPIRED,
+        ResultState.EXPIRED,
+    )
     failed = _after(Claimed("r"), Failed(ERROR))
     assert _after(Released(), Expired(), job=failed).result is None
 
@@ -240,10 +296,22 @@ def test_a_tombstone_holds_nothing_of_the_export(phase: Phase) -> None:
     assert (tombstone.owner, tombstone.request.session) == (before.owner, before.request.session)
     assert tombstone.status is (before.status if before.terminal else Status.CANCELLED)
     assert tombstone.ended == (300.0 if before.ended is None else before.ended)
-    gone = (tombstone.answer, tombstone.error, tombstone.digest, tombstone.result, tombstone.holder, tombstone.rate)
+    gone = (
+        tombstone.answer,
+        tombstone.error,
+        tombstone.digest,
+        tombstone.result,
+        tombstone.holder,
+        tombstone.rate,
+    )
     assert gone == (None,) * 6
     request = tombstone.request
-    assert (request.target, request.content_type, request.idempotency_key, request.fingerprint) == ("", None, None, "")
+    assert (request.target, request.content_type, request.idempotency_key, request.fingerprint) == (
+        "",
+        None,
+        None,
+        "",
+    )
 
 
 def test_an_expired_file_is_expired_before_anyone_sweeps() -> None:
@@ -257,13 +325,24 @@ def test_an_expired_file_is_expired_before_anyone_sweeps() -> None:
 
 COUNTS = st.integers(0, 2**63)
 ANSWERS = st.builds(
-    Answer, media_type=st.text(), file_name=st.text(), size=st.none() | COUNTS, etag=st.none() | st.text()
+    FileFacts,
+    media_type=st.text(),
+    file_name=st.text(),
+    size=st.none() | COUNTS,
+    etag=st.none() | st.text(),
 )
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Claimed, st.text(), st.sampled_from([0, 1, 5])),
     st.builds(Answered, ANSWERS),
-    st.builds(Received, st.integers(0, 20), st.none() | COUNTS, st.none() | st.sampled_from(["Pst", "Zip"])),
-    st.sampled_from([event for kind, event in SAMPLES.items() if kind not in (Claimed, Answered, Received)]),
+    st.builds(
+        Received,
+        st.integers(0, 20),
+        st.none() | COUNTS,
+        st.none() | st.sampled_from(["Pst", "Zip"]),
+    ),
+    st.sampled_from(
+        [event for kind, event in SAMPLES.items() if kind not in (Claimed, Answered, Received)]
+    ),
 )
 
 
@@ -273,7 +352,7 @@ def _walk(events: list[Event]) -> list[Job]:
     for step, event in enumerate(events, 1):
         try:
             path.append(advance(path[-1], event, 100.0 + step))
-        except Refused:
+        except IllegalTransition:
             continue
     return path
 
@@ -285,17 +364,27 @@ def test_on_every_walk_the_promises_hold(events: list[Event]) -> None:
     for before, after in itertools.pairwise(path):
         assert (after.id, after.owner, after.created) == (before.id, before.owner, before.created)
         assert after.version == before.version + 1
-        assert after.terminal == (after.phase in (Phase.COMPLETED, Phase.FORGOTTEN)) == (after.ended is not None)
+        assert (
+            after.terminal
+            == (after.phase in (Phase.COMPLETED, Phase.FORGOTTEN))
+            == (after.ended is not None)
+        )
         assert after.attempt in (before.attempt, before.attempt + 1)
         if before.terminal:
             assert (after.status, after.ended, after.holder) == (before.status, before.ended, None)
             assert (after.answer, after.size) == (before.answer, before.size) or after.forgotten
-        elif after.attempt == before.attempt and after.phase is not Phase.FINALIZING and not after.terminal:
+        elif (
+            after.attempt == before.attempt
+            and after.phase is not Phase.FINALIZING
+            and not after.terminal
+        ):
             assert after.received >= before.received
         if after.result is ResultState.AVAILABLE:
             assert after.status in (Status.SUCCESS, Status.WARNING)
             assert None not in (after.size, after.digest, after.expires)
-        assert (after.suspended is not None) <= (after.phase in (Phase.SUSPENDED, Phase.CANCELLING, Phase.FORGOTTEN))
+        assert (after.suspended is not None) <= (
+            after.phase in (Phase.SUSPENDED, Phase.CANCELLING, Phase.FORGOTTEN)
+        )
 
 
 TIMES = st.floats(allow_nan=False)
@@ -323,7 +412,13 @@ JOBS = st.builds(
     answer=st.none() | ANSWERS,
     result=st.none() | st.sampled_from(ResultState),
     error=st.none()
-    | st.builds(JobError, status=st.none() | COUNTS, content_type=MAYBE_TEXT, body=MAYBE_TEXT, truncated=st.booleans()),
+    | st.builds(
+        JobError,
+        status=st.none() | COUNTS,
+        content_type=MAYBE_TEXT,
+        body=MAYBE_TEXT,
+        truncated=st.booleans(),
+    ),
 )
 
 
@@ -364,7 +459,19 @@ def test_a_record_of_version_0_1_0_opens() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["id", "version", "owner", "request", "created", "status", "phase", "answer", "result", "error"]
+    "name",
+    [
+        "id",
+        "version",
+        "owner",
+        "request",
+        "created",
+        "status",
+        "phase",
+        "answer",
+        "result",
+        "error",
+    ],
 )
 def test_a_record_without_a_member_it_needs_is_none(name: str) -> None:
     raw = json.loads(encode(FULL))
@@ -393,7 +500,10 @@ def test_a_record_with_a_wrong_member_is_none(name: str, value: object) -> None:
 
 
 @given(
-    st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
+    st.binary()
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(
+        lambda v: json.dumps(v).encode()
+    )
 )
 def test_anything_else_is_a_value_error(data: bytes) -> None:
     """Corrupted records are told apart, never half read."""

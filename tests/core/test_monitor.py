@@ -11,7 +11,16 @@ import jsonschema
 import pytest
 
 from proxy.core import job_document as monitor
-from proxy.core.job import Answer, ErrorCode, ExportRequest, Job, JobError, Phase, ResultState, Status
+from proxy.core.job import (
+    ErrorCode,
+    ExportRequest,
+    FileFacts,
+    Job,
+    JobError,
+    Phase,
+    ResultState,
+    Status,
+)
 from proxy.core.job_document import Links, Retention
 
 ID = "5f0c6d3e-0000-4000-8000-000000000001"
@@ -39,7 +48,9 @@ QUEUED = Job(
     updated=NOW + 0.9,
 )
 GENERATING = replace(QUEUED, phase=Phase.GENERATING, started=NOW + 1, attempt=1)
-ANSWER = Answer(media_type="application/octet-stream; x", file_name="ü.zip", size=5 * 2**30, etag=None)
+ANSWER = FileFacts(
+    media_type="application/octet-stream; x", file_name="ü.zip", size=5 * 2**30, etag=None
+)
 TRANSFERRING = replace(
     GENERATING,
     phase=Phase.TRANSFERRING,
@@ -69,8 +80,17 @@ CANCELLED = replace(
     rate=None,
     result=ResultState.INCOMPLETE,
 )
-ERROR = JobError(code=ErrorCode.REJECTED, message="No", retryable=False, status=400, content_type="a/b", body='{"m":1}')
-FAILED = replace(GENERATING, phase=Phase.COMPLETED, status=Status.FAILED, ended=NOW + 9, error=ERROR)
+ERROR = JobError(
+    code=ErrorCode.REJECTED,
+    message="No",
+    retryable=False,
+    status=400,
+    content_type="a/b",
+    body='{"m":1}',
+)
+FAILED = replace(
+    GENERATING, phase=Phase.COMPLETED, status=Status.FAILED, ended=NOW + 9, error=ERROR
+)
 ALL = (
     QUEUED,
     GENERATING,
@@ -92,13 +112,18 @@ def document(job: Job) -> dict[str, Any]:
 
 def failed(code: ErrorCode, **more: Any) -> Job:
     return replace(
-        FAILED, error=replace(ERROR, code=code, status=None, body=None) if not more else replace(ERROR, **more)
+        FAILED,
+        error=replace(ERROR, code=code, status=None, body=None)
+        if not more
+        else replace(ERROR, **more),
     )
 
 
 @pytest.mark.parametrize("job", ALL, ids=lambda job: f"{job.status}-{job.phase}")
 def test_every_document_is_a_restore_session_event(job: Job) -> None:
-    """§5: valid for v6, v7 and v8, whose schemas are one but for nullable ids that we do not send."""
+    """§5: valid for v6, v7 and v8, whose schemas are one but for nullable ids that we do not
+    send.
+    """
     shown = json.loads(monitor.body(job, LINKS))
     assert shown == document(job)
     jsonschema.validate(shown, EVENT, format_checker=jsonschema.FormatChecker())
@@ -167,14 +192,16 @@ def test_an_available_result_tells_how_to_verify_it() -> None:
 
 
 def test_unknown_numbers_are_null_or_left_out() -> None:
-    """§5: never invented; startTime, which VB365 requires, is the creation's until the job starts."""
+    """§5: never invented; startTime, which VB365 requires, is the creation's until the job
+    starts.
+    """
     shown = document(QUEUED)
     assert "itemSizeBytes" not in shown
     assert shown["result"] is None
     assert shown["startTime"] == shown["creationTime"]
-    assert shown["progress"] == dict.fromkeys(("percent", "bytesTotal", "bytesPerSecond", "secondsRemaining")) | {
-        "bytesReceived": 0
-    }
+    assert shown["progress"] == dict.fromkeys(
+        ("percent", "bytesTotal", "bytesPerSecond", "secondsRemaining")
+    ) | {"bytesReceived": 0}
     endless = replace(TRANSFERRING, answer=replace(ANSWER, size=None), received=2048)
     assert document(endless)["message"] == "Transferring 2.0 KiB"
     assert document(endless)["progress"]["percent"] is None
@@ -205,7 +232,20 @@ def test_a_report_has_no_session() -> None:
         ("[" * 101 + "]" * 101, "[" * 101 + "]" * 101),
         ('{"a":' * 50 + "[1]" + "}" * 50, json.loads('{"a":' * 50 + "[1]" + "}" * 50)),
     ],
-    ids=["json", "text", "no number", "deep", "long", "none", "infinite", "minus", "real", "mark", "deeper", "nested"],
+    ids=[
+        "json",
+        "text",
+        "no number",
+        "deep",
+        "long",
+        "none",
+        "infinite",
+        "minus",
+        "real",
+        "mark",
+        "deeper",
+        "nested",
+    ],
 )
 def test_an_upstreams_answer_is_json_if_it_is(body: str | None, shown: object) -> None:
     """§5: parsed if JSON of at most 64 KiB, else text."""
@@ -301,8 +341,14 @@ def test_a_terminal_jobs_fields() -> None:
         ("AsyncResult", "200"),
         ("Sunset", "Mon, 23 Nov 2026 03:13:13 GMT"),
     ]
-    assert monitor.headers(CANCELLED, LINKS, KEPT, NOW)[-1] == ("Sunset", "Mon, 23 Nov 2026 03:23:13 GMT")
-    assert monitor.headers(replace(DONE, expires=None), LINKS, KEPT, NOW) == [*common, ("AsyncResult", "200")]
+    assert monitor.headers(CANCELLED, LINKS, KEPT, NOW)[-1] == (
+        "Sunset",
+        "Mon, 23 Nov 2026 03:23:13 GMT",
+    )
+    assert monitor.headers(replace(DONE, expires=None), LINKS, KEPT, NOW) == [
+        *common,
+        ("AsyncResult", "200"),
+    ]
 
 
 def test_the_202s_fields() -> None:
@@ -323,15 +369,17 @@ def test_the_202s_fields() -> None:
 
 def test_an_expired_file_shows_as_expired_before_it_is_swept() -> None:
     """§7: `result.state` Expired from that second on; nothing else is touched."""
-    assert monitor.seen(DONE, NOW + 68.9) is DONE
-    late = monitor.seen(DONE, NOW + 69)
+    assert monitor.as_of(DONE, NOW + 68.9) is DONE
+    late = monitor.as_of(DONE, NOW + 69)
     assert (late.result, late.status) == (ResultState.EXPIRED, Status.SUCCESS)
-    assert monitor.seen(late, NOW + 99) is late
-    assert monitor.seen(QUEUED, NOW + 10**9) is QUEUED
+    assert monitor.as_of(late, NOW + 99) is late
+    assert monitor.as_of(QUEUED, NOW + 10**9) is QUEUED
 
 
 def test_records_end_after_the_results_time_and_their_own() -> None:
-    """§7: `record_ttl` after `result_ttl`; tombstones live 24 h; a running job's record does not end."""
+    """§7: `record_ttl` after `result_ttl`; tombstones live 24 h; a running job's record does not
+    end.
+    """
     assert KEPT.record_ends(DONE) == NOW + 9 + 660
     assert KEPT.record_ends(QUEUED) is None
     assert KEPT.record_ends(replace(DONE, phase=Phase.FORGOTTEN, updated=NOW)) == NOW + 86400

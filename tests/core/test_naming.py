@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.core.job import Answer, ExportRequest, Job, Phase, ResultState, decode, encode
+from proxy.core.job import ExportRequest, FileFacts, Job, Phase, ResultState, decode, encode
 from proxy.core.naming import result_name
 
 SESSION = "/v8/RestoreSessions/s/organization/"
@@ -22,7 +22,7 @@ REQUEST = ExportRequest(
     idempotency_key=None,
     fingerprint="f",
 )
-NAMELESS = Answer(media_type="application/octet-stream", file_name=None, size=None, etag=None)
+NAMELESS = FileFacts(media_type="application/octet-stream", file_name=None, size=None, etag=None)
 #: Accepted at 2026-11-23T03:12:04Z, started and changed later.
 JOB = Job(
     id="5f0c6d3e-0000-4000-8000-000000000001",
@@ -58,13 +58,20 @@ def exported(path: str, format: str | None) -> Job:
         ("teams/posts/files/save", "Other", "save-20261123T031204Z.bin"),
     ],
 )
-def test_without_a_name_of_vb365_the_format_tells_the_ending(path: str, format: str, name: str) -> None:
-    """§5: `{title}-{yyyymmddThhmmssZ}.{pst|zip|msg|bin}`, `html` for posts' export: something that opens."""
+def test_without_a_name_of_vb365_the_format_tells_the_ending(
+    path: str, format: str, name: str
+) -> None:
+    """§5: `{title}-{yyyymmddThhmmssZ}.{pst|zip|msg|bin}`, `html` for posts' export: something that
+    opens.
+    """
     assert result_name(exported(path, format)) == name
 
 
 def test_vb365s_name_is_kept() -> None:
-    assert result_name(replace(JOB, answer=replace(NAMELESS, file_name="a.zip"), format="Pst")) == "a.zip"
+    assert (
+        result_name(replace(JOB, answer=replace(NAMELESS, file_name="a.zip"), format="Pst"))
+        == "a.zip"
+    )
 
 
 def test_no_name_is_invented_before_the_format_is_known() -> None:
@@ -83,9 +90,14 @@ def test_the_name_does_not_change_with_the_job() -> None:
 def test_a_report_has_a_safe_name_too() -> None:
     """§1 `exports.reports`: the last segment is nobody's but the client's."""
     request = replace(REQUEST, target='/v8/Reports/Generate":\xfc', title='Generate":\xfc')
-    assert result_name(replace(JOB, request=request, format="Other")) == "Generate__\xfc-20261123T031204Z.bin"
+    assert (
+        result_name(replace(JOB, request=request, format="Other"))
+        == "Generate__\xfc-20261123T031204Z.bin"
+    )
 
 
 def test_a_record_of_version_0_1_0_keeps_its_name() -> None:
-    record = encode(replace(JOB, answer=replace(NAMELESS, file_name="export-5f0c6d3e"), format="Pst"))
+    record = encode(
+        replace(JOB, answer=replace(NAMELESS, file_name="export-5f0c6d3e"), format="Pst")
+    )
     assert result_name(decode(record)) == "export-5f0c6d3e"

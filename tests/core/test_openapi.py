@@ -1,4 +1,6 @@
-"""CONTRACT §2: the description of the proxy's own resources is a valid OpenAPI 3.1 document, and complete."""
+"""CONTRACT §2: the description of the proxy's own resources is a valid OpenAPI 3.1 document, and
+complete.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ METHODS = {"get", "head", "post", "delete"}
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from nodes(inner)
 
 
@@ -56,7 +60,9 @@ def test_every_resource_and_method_is_described() -> None:
         f"{job}/cancel": {"post"},
         "/_async/openapi.json": {"get"},
     }
-    assert {path: METHODS & item.keys() - {"head"} for path, item in DOCUMENT["paths"].items()} == expected
+    assert {
+        path: METHODS & item.keys() - {"head"} for path, item in DOCUMENT["paths"].items()
+    } == expected
     assert "/v{version}/_jobs/exports" in json.loads(describe("1", "_jobs"))["paths"]
 
 
@@ -70,16 +76,22 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_path_parameters_are_those_of_the_path() -> None:
-    """OpenAPI 3.1 §4.8.12: each template expression has its parameter, and each operation its own id."""
+    """OpenAPI 3.1 §4.8.12: each template expression has its parameter, and each operation its own
+    id.
+    """
     seen = set()
     for path, item, operation in operations():
-        parameters = [resolved(one) for one in item.get("parameters", []) + operation.get("parameters", [])]
+        parameters = [
+            resolved(one) for one in item.get("parameters", []) + operation.get("parameters", [])
+        ]
         named = {one["name"] for one in parameters if one["in"] == "path"}
         assert named == set(re.findall(r"{(\w+)}", path))
         assert all(one["required"] for one in parameters if one["in"] == "path")
         seen.add(operation["operationId"])
         assert all(re.fullmatch(r"[1-5]\d\d|default", status) for status in operation["responses"])
-        assert all(resolved(response)["description"] for response in operation["responses"].values())
+        assert all(
+            resolved(response)["description"] for response in operation["responses"].values()
+        )
     assert len(seen) == len(list(operations()))
 
 

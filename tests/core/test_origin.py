@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from proxy.core.http.origin import Networks, base_url
 
-TRUSTED = [ip_network("10.0.0.0/8"), ip_network("::1/128"), ip_network("fe80::/10"), ip_network("::ffff:192.0.2.0/120")]
+TRUSTED = [
+    ip_network("10.0.0.0/8"),
+    ip_network("::1/128"),
+    ip_network("fe80::/10"),
+    ip_network("::ffff:192.0.2.0/120"),
+]
 BALANCER = "10.1.2.3"
 LOCAL = "192.0.2.1:4443"
 HOST: dict[str, str | list[str]] = {"Host": "inner:8080"}
@@ -31,10 +36,14 @@ def _base(
         value = fields.get(name, ())
         return [value] if isinstance(value, str) else value
 
-    return base_url(public_url=public_url, trusted=trusted, peer=peer, scheme=scheme, local=local, fields=lines)
+    return base_url(
+        public_url=public_url, trusted=trusted, peer=peer, scheme=scheme, local=local, fields=lines
+    )
 
 
-@pytest.mark.parametrize("url", ["https://vb.example.com", "https://vb.example.com/", "https://vb.example.com/veeam/"])
+@pytest.mark.parametrize(
+    "url", ["https://vb.example.com", "https://vb.example.com/", "https://vb.example.com/veeam/"]
+)
 def test_the_public_url_wins(url: str) -> None:
     """§13 `public.url` (may hold a path prefix), whatever anybody says."""
     fields = HOST | {"Forwarded": "host=x;proto=http", "X-Forwarded-Prefix": "/y"}
@@ -60,7 +69,10 @@ def test_the_public_url_wins(url: str) -> None:
         ({"Forwarded": "host=h"}, "http://h"),
         ({"Forwarded": "host=h;proto=gopher"}, "http://h"),
         ({"Forwarded": "host=/evil;proto=https"}, "https://inner:8080"),
-        ({"Forwarded": "host=h", "X-Forwarded-Host": "x", "X-Forwarded-Proto": "https"}, "http://h"),
+        (
+            {"Forwarded": "host=h", "X-Forwarded-Host": "x", "X-Forwarded-Proto": "https"},
+            "http://h",
+        ),
         ({"Forwarded": "host=h", "X-Forwarded-Port": "99"}, "http://h"),
         ({"Forwarded": "host=h", "X-Forwarded-Prefix": "/p"}, "http://h/p"),
         ({"Forwarded": "for=1.2.3.4", "X-Forwarded-Host": "x"}, "http://x"),
@@ -71,7 +83,9 @@ def test_the_public_url_wins(url: str) -> None:
         ({"Forwarded": "host=h junk", "X-Forwarded-Host": "x"}, "http://x"),
     ],
 )
-def test_forwarded_of_a_trusted_peer_is_believed(fields: dict[str, str | list[str]], expected: str) -> None:
+def test_forwarded_of_a_trusted_peer_is_believed(
+    fields: dict[str, str | list[str]], expected: str
+) -> None:
     """§13: `Forwarded` (it wins), its first value; RFC 7239 §4; malformed ones are ignored."""
     assert _base(HOST | fields) == expected
 
@@ -80,24 +94,36 @@ def test_forwarded_of_a_trusted_peer_is_believed(fields: dict[str, str | list[st
     ("fields", "expected"),
     [
         ({"X-Forwarded-Proto": "https"}, "https://inner:8080"),
-        ({"X-Forwarded-Proto": "HTTPS, http", "X-Forwarded-Host": "outer , inner"}, "https://outer"),
+        (
+            {"X-Forwarded-Proto": "HTTPS, http", "X-Forwarded-Host": "outer , inner"},
+            "https://outer",
+        ),
         ({"X-Forwarded-Host": ["outer", "inner"]}, "http://outer"),
         ({"X-Forwarded-Host": "outer:99"}, "http://outer:99"),
         ({"X-Forwarded-Host": "outer:99", "X-Forwarded-Port": "98"}, "http://outer:98"),
         (
-            {"X-Forwarded-Host": "outer", "X-Forwarded-Port": "8443, 1", "X-Forwarded-Proto": "https"},
+            {
+                "X-Forwarded-Host": "outer",
+                "X-Forwarded-Port": "8443, 1",
+                "X-Forwarded-Proto": "https",
+            },
             "https://outer:8443",
         ),
         ({"X-Forwarded-Port": "443", "X-Forwarded-Proto": "https"}, "https://inner"),
         ({"X-Forwarded-Host": "[::1]:99"}, "http://[::1]:99"),
         ({"X-Forwarded-Prefix": "/a/b/"}, "http://inner:8080/a/b"),
-        ({"X-Forwarded-Prefix": "/a%20b/;c=d@e:f~!$&'()*+"}, "http://inner:8080/a%20b/;c=d@e:f~!$&'()*+"),
+        (
+            {"X-Forwarded-Prefix": "/a%20b/;c=d@e:f~!$&'()*+"},
+            "http://inner:8080/a%20b/;c=d@e:f~!$&'()*+",
+        ),
         ({"X-Forwarded-Prefix": "/a, /b"}, "http://inner:8080/a"),
         ({"X-Forwarded-Prefix": "/"}, "http://inner:8080"),
         ({"X-Forwarded-Prefix": ""}, "http://inner:8080"),
     ],
 )
-def test_x_forwarded_of_a_trusted_peer_is_believed(fields: dict[str, str | list[str]], expected: str) -> None:
+def test_x_forwarded_of_a_trusted_peer_is_believed(
+    fields: dict[str, str | list[str]], expected: str
+) -> None:
     """§13: `X-Forwarded-Proto, -Host, -Port, -Prefix`, the first value of each."""
     assert _base(HOST | fields) == expected
 
@@ -172,9 +198,13 @@ def test_bad_values_are_ignored(fields: dict[str, str | list[str]]) -> None:
     ],
 )
 def test_only_trusted_direct_peers_are_believed(peer: str | None, believed: bool) -> None:
-    """§13: only if the direct peer is in `public.trusted_proxies`; IPv4-mapped peers are IPv4 peers."""
+    """§13: only if the direct peer is in `public.trusted_proxies`; IPv4-mapped peers are IPv4
+    peers.
+    """
     for name, value in (("Forwarded", "host=outer"), ("X-Forwarded-Host", "outer")):
-        assert _base(HOST | {name: value}, peer=peer) == ("http://outer" if believed else "http://inner:8080")
+        assert _base(HOST | {name: value}, peer=peer) == (
+            "http://outer" if believed else "http://inner:8080"
+        )
     prefixed = _base(HOST | {"X-Forwarded-Prefix": "/p"}, peer=peer)
     assert prefixed == ("http://inner:8080/p" if believed else "http://inner:8080")
 
@@ -214,7 +244,9 @@ def test_else_the_scheme_and_host_of_the_request(scheme: str, host: str, expecte
         ({"X-Forwarded-Host": "outer"}, LOCAL, "http://outer"),
     ],
 )
-def test_without_a_usable_host_the_local_address_serves(fields: dict[str, str], local: str, expected: str) -> None:
+def test_without_a_usable_host_the_local_address_serves(
+    fields: dict[str, str], local: str, expected: str
+) -> None:
     """HTTP/1.0 needs no Host; a `Host` that is none is never echoed."""
     assert _base(fields, local=local) == expected
 
@@ -224,21 +256,36 @@ FIELD = (
     | st.text('host=proto;,"\\:[]/%.@ \t\r\nhtps19', max_size=30)
     | st.sampled_from(["host=h:1;proto=https", "/p/q", "https", "[::1]:5", "h.example.com", "8443"])
 )
-NAMES = ["Host", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix"]
+NAMES = [
+    "Host",
+    "Forwarded",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+]
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), FIELD | st.lists(FIELD, max_size=2)))
-def test_nothing_that_anybody_sends_breaks_out_of_the_url(fields: dict[str, str | list[str]]) -> None:
-    """§13, and §11 of hostile bytes: a Location made from it is one well-formed URL, whoever the peer is."""
+def test_nothing_that_anybody_sends_breaks_out_of_the_url(
+    fields: dict[str, str | list[str]],
+) -> None:
+    """§13, and §11 of hostile bytes: a Location made from it is one well-formed URL, whoever the
+    peer is.
+    """
     for peer in (BALANCER, None):
         url = _base(fields, peer=peer)
         assert re.fullmatch(
-            r"https?://(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d*)?(?:/[\w.~!$&'()*+;=:@%-]+)*", url, re.ASCII
+            r"https?://(?:[\w.~-]+|\[[0-9a-fA-F:.]+\])(?::[1-9]\d*)?(?:/[\w.~!$&'()*+;=:@%-]+)*",
+            url,
+            re.ASCII,
         )
 
 
 @pytest.mark.parametrize("unit", [";", "a=b;", 'a="', "\\", " ", "a=", " ; ", '"'])
 def test_no_forwarded_is_expensive(unit: str) -> None:
-    """A parser that backtracked would not come back from this; the suite's time-out is the judge."""
+    """A parser that backtracked would not come back from this; the suite's time-out is the
+    judge.
+    """
     for line in (unit * 50_000, "host=h;" + unit * 50_000 + "\x00", 'a="' + unit * 50_000):
         assert _base(HOST | {"Forwarded": line}) in ("http://inner:8080", "http://h")

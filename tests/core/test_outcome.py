@@ -23,7 +23,10 @@ JSON = "application/json; charset=utf-8"
         (JSON, {"message": OUTLOOK, "errorCode": None}),  # v7
         (JSON, {"stackTrace": "at Veeam.X()", "errorCode": "HttpError", "message": OUTLOOK}),  # v8
         (JSON, {"Message": "An error has occurred.", "ExceptionMessage": OUTLOOK}),
-        ("application/problem+json", {"type": "about:blank", "title": "Error", "status": 500, "detail": OUTLOOK}),
+        (
+            "application/problem+json",
+            {"type": "about:blank", "title": "Error", "status": 500, "detail": OUTLOOK},
+        ),
         ("application/problem+json", {"title": OUTLOOK, "status": 500}),
         (JSON, {"error": {"code": "x", "message": OUTLOOK}}),
         (JSON, {"error": {"message": {"lang": "en", "value": OUTLOOK}}}),
@@ -40,7 +43,9 @@ JSON = "application/json; charset=utf-8"
     ],
 )
 def test_vb365s_sentence_is_found_in_json(content_type: str | None, body: object) -> None:
-    """§5 `message`: RESTExceptionInfo of v6, v7 and v8, and the error shapes of ASP.NET, RFC 9457, OAuth and OData."""
+    """§5 `message`: RESTExceptionInfo of v6, v7 and v8, and the error shapes of ASP.NET, RFC 9457,
+    OAuth and OData.
+    """
     assert said(content_type, json.dumps(body).encode()) == OUTLOOK
 
 
@@ -92,9 +97,16 @@ def test_a_long_sentence_is_cut() -> None:
     assert (len(text) <= MAX_SENTENCE, text.endswith("word…")) == (True, True)
 
 
-@given(st.text() | st.text("\r\n\t\x1b\x85\u2028\u202e<a /é", max_size=3000), st.sampled_from([JSON, "text/plain"]))
+@given(
+    st.text() | st.text("\r\n\t\x1b\x85\u2028\u202e<a /é", max_size=3000),
+    st.sampled_from([JSON, "text/plain"]),
+)
 def test_every_sentence_is_one_bounded_visible_line(text: str, content_type: str) -> None:
-    body = json.dumps({"message": text}).encode() if content_type == JSON else text.encode(errors="replace")
+    body = (
+        json.dumps({"message": text}).encode()
+        if content_type == JSON
+        else text.encode(errors="replace")
+    )
     sentence = said(content_type, body)
     if sentence is not None:
         assert 0 < len(sentence) <= MAX_SENTENCE
@@ -125,7 +137,9 @@ def test_every_sentence_is_one_bounded_visible_line(text: str, content_type: str
         (999, True, ErrorCode.ERROR, True),
     ],
 )
-def test_the_table_says_what_becomes_of_the_job(status: int, worded: bool, code: ErrorCode, retryable: bool) -> None:
+def test_the_table_says_what_becomes_of_the_job(
+    status: int, worded: bool, code: ErrorCode, retryable: bool
+) -> None:
     """§3.7, §5: 4xx UpstreamRejected, the rest UpstreamError; VB365's own refusal is final."""
     row = judge(status, OUTLOOK if worded else None)
     assert (row.code, row.retryable) == (code, retryable)
@@ -137,7 +151,9 @@ def test_every_status_has_a_row_and_every_row_is_of_use() -> None:
 
 
 def test_what_the_request_held_does_not_come_back() -> None:
-    """§5, §9: neither credentials nor unknown fields nor query values, also as System.Text.Json escapes them."""
+    """§5, §9: neither credentials nor unknown fields nor query values, also as System.Text.Json
+    escapes them.
+    """
     fields = [
         (b"Host", b"vb365.example.com"),
         (b"authorization", b"Bearer ab+cd/ef=="),
@@ -149,8 +165,8 @@ def test_what_the_request_held_does_not_come_back() -> None:
     hidden = secrets(fields, b"/v8/x?plain=searched+words&y=%C3%BCber%20all&z=1")
     assert hidden == sorted(hidden, key=len, reverse=True)
     page = (
-        "Bearer ab+cd/ef== ab\\u002Bcd/ef== session=s3cr3tvalue s3cr3tvalue unknown-field searched+words "
-        "searched words über all %C3%BCber%20all"
+        "Bearer ab+cd/ef== ab\\u002Bcd/ef== session=s3cr3tvalue s3cr3tvalue unknown-field "
+        "searched+words searched words über all %C3%BCber%20all"
     )
     assert masked(page.encode(), hidden) == b"*** *** *** *** *** *** *** *** ***"
     kept = b"Bearer tokens: some agent of vb365.example.com in language a=b z=1"
@@ -159,7 +175,10 @@ def test_what_the_request_held_does_not_come_back() -> None:
 
 def test_looking_for_secrets_is_bounded() -> None:
     """A head of 256 KiB holds 30,000 values; credentials come first, wherever they stand."""
-    fields = [(b"X-Many", b";".join(b"value%d" % n for n in range(30_000))), (b"Authorization", b"Bearer the-token")]
+    fields = [
+        (b"X-Many", b";".join(b"value%d" % n for n in range(30_000))),
+        (b"Authorization", b"Bearer the-token"),
+    ]
     hidden = secrets(fields, b"/x?" + b"&".join(b"a=value%d" % n for n in range(30_000)))
     assert len(hidden) <= 400
     assert b"the-token" in hidden

@@ -55,7 +55,9 @@ SILENT = Preferences()
     ],
 )
 def test_respond_async_is_asked_for(lines: list[bytes]) -> None:
-    """§1: it counts when its value is absent, empty, `true` or `1`; malformed elements are skipped."""
+    """§1: it counts when its value is absent, empty, `true` or `1`; malformed elements are
+    skipped.
+    """
     assert parse_prefer(lines).respond_async
 
 
@@ -131,13 +133,18 @@ def test_wait_is_digits_or_ignored(value: bytes, seconds: int | None) -> None:
         ([b"respond-async, wait=10"], None),
         ([b"Respond-Async; x=y", b'WAIT="1"', b"wait=abc, respond-async=no"], None),
         ([b'respond-async,  return=minimal ; "x", wait=3'], b'return=minimal ; "x"'),
-        ([b"return = minimal", b'handling="strict, very"', b"wait=3"], b'return = minimal, handling="strict, very"'),
+        (
+            [b"return = minimal", b'handling="strict, very"', b"wait=3"],
+            b'return = minimal, handling="strict, very"',
+        ),
         ([b"respond-async foo, wait=1"], b"respond-async foo"),
         ([b'respond-async, foo="never, closed'], b'foo="never, closed'),
         ([b"odata.maxpagesize=5,a,a"], b"odata.maxpagesize=5, a, a"),
     ],
 )
-def test_the_other_preferences_stay_for_the_upstream(lines: list[bytes], kept: bytes | None) -> None:
+def test_the_other_preferences_stay_for_the_upstream(
+    lines: list[bytes], kept: bytes | None
+) -> None:
     """§1: minus `Prefer: respond-async|wait`; other preferences stay, as sent."""
     assert other_preferences(lines) == kept
 
@@ -167,7 +174,9 @@ def test_the_other_preferences_stay_for_the_upstream(lines: list[bytes], kept: b
         (b" async=true", SILENT, Mode.SYNC),
     ],
 )
-def test_the_mode_follows_the_table(query: bytes | None, preferences: Preferences, expected: Mode) -> None:
+def test_the_mode_follows_the_table(
+    query: bytes | None, preferences: Preferences, expected: Mode
+) -> None:
     """§1: explicit beats preference; names and values are case-insensitive and compared as sent."""
     assert mode(query, preferences) is expected
 
@@ -187,7 +196,9 @@ def test_the_mode_follows_the_table(query: bytes | None, preferences: Preference
     ],
 )
 @pytest.mark.parametrize("preferences", [ASKS, SILENT])
-def test_any_other_value_or_a_contradiction_is_invalid(query: bytes, preferences: Preferences) -> None:
+def test_any_other_value_or_a_contradiction_is_invalid(
+    query: bytes, preferences: Preferences
+) -> None:
     """§1: 400 `invalid-async-parameter`: silently syncing would hang the caller for minutes."""
     with pytest.raises(InvalidAsync):
         mode(query, preferences)
@@ -218,7 +229,9 @@ def test_async_is_stripped_and_nothing_else(target: bytes, stripped: bytes) -> N
     assert strip_async(target) == stripped
 
 
-PIECES = st.lists(st.binary(max_size=6).filter(lambda piece: b"&" not in piece), min_size=1, max_size=5)
+PIECES = st.lists(
+    st.binary(max_size=6).filter(lambda piece: b"&" not in piece), min_size=1, max_size=5
+)
 
 
 @given(st.binary().filter(lambda path: b"?" not in path), PIECES)
@@ -230,10 +243,14 @@ def test_stripping_leaves_targets_without_async_alone(path: bytes, pieces: list[
 
 @given(
     PIECES,
-    st.lists(st.sampled_from([b"async", b"ASYNC=1", b"aSync=x=y", b"async="]), min_size=1, max_size=3),
+    st.lists(
+        st.sampled_from([b"async", b"ASYNC=1", b"aSync=x=y", b"async="]), min_size=1, max_size=3
+    ),
     st.data(),
 )
-def test_stripping_undoes_inserting(pieces: list[bytes], switches: list[bytes], data: st.DataObject) -> None:
+def test_stripping_undoes_inserting(
+    pieces: list[bytes], switches: list[bytes], data: st.DataObject
+) -> None:
     """§1: wherever and however often the switch was put in."""
     plain = [piece for piece in pieces if not piece.lower().startswith(b"async")] or [b"a"]
     mixed = list(plain)
@@ -254,9 +271,13 @@ def test_prefer_is_never_an_error(lines: list[bytes]) -> None:
     assert other_preferences([rest] if rest else []) == rest
 
 
-@pytest.mark.parametrize("unit", [b'"', b"\\", b'"\\', b"; ", b" ", b"a=", b"a;", b';a="', b",", b"a= ;", b'a="";'])
+@pytest.mark.parametrize(
+    "unit", [b'"', b"\\", b'"\\', b"; ", b" ", b"a=", b"a;", b';a="', b",", b"a= ;", b'a="";']
+)
 def test_no_prefer_is_expensive(unit: bytes) -> None:
-    """A parser that backtracked would not come back from this; the suite's time-out is the judge."""
+    """A parser that backtracked would not come back from this; the suite's time-out is the
+    judge.
+    """
     noise = unit * (2**18 // len(unit))
     for line in (
         noise,
@@ -271,7 +292,9 @@ def test_no_prefer_is_expensive(unit: bytes) -> None:
 
 
 def test_prefer_is_read_up_to_8_kib() -> None:
-    """A bound on CPU: what reaches beyond is malformed for the proxy and reaches VB365 as it was sent."""
+    """A bound on CPU: what reaches beyond is malformed for the proxy and reaches VB365 as it was
+    sent.
+    """
     filler = b"a" * (MAX_PREFER - len(b",respond-async"))
     assert parse_prefer([filler, b"respond-async"]).respond_async
     assert parse_prefer([filler, b"respond-async", b"b"]).respond_async
@@ -296,7 +319,9 @@ def test_a_long_prefer_costs_no_more_than_its_first_8_kib(monkeypatch: pytest.Mo
     assert sum(read) <= MAX_PREFER
 
 
-@pytest.mark.parametrize("query", [b"&" * 65000, b"async&" * 11000, b"async=1&x&" * 6500, b"asyn&" * 13000])
+@pytest.mark.parametrize(
+    "query", [b"&" * 65000, b"async&" * 11000, b"async=1&x&" * 6500, b"asyn&" * 13000]
+)
 def test_a_query_is_read_without_a_call_per_parameter(query: bytes) -> None:
     kept = b"&".join([piece for piece in query.split(b"&") if piece.partition(b"=")[0] != b"async"])
     calls: list[str] = []

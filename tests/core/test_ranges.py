@@ -47,7 +47,9 @@ def _lookup(fields: Mapping[str, str | Sequence[str]]) -> Lookup:
 
 
 def _get(facts: Facts = FACTS, **fields: str | Sequence[str]) -> Selection:
-    return select("GET", _lookup({name.replace("_", "-"): value for name, value in fields.items()}), facts)
+    return select(
+        "GET", _lookup({name.replace("_", "-"): value for name, value in fields.items()}), facts
+    )
 
 
 def test_without_fields_the_whole_file_is_sent() -> None:
@@ -126,7 +128,15 @@ def test_a_repeated_range_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=-000", "bytes=100-,-0", f"bytes={2**64}-{2**65}"]
+    "value",
+    [
+        "bytes=100-",
+        "bytes=100-200",
+        "bytes=-0",
+        "bytes=-000",
+        "bytes=100-,-0",
+        f"bytes={2**64}-{2**65}",
+    ],
 )
 def test_no_satisfiable_range_is_416(value: str) -> None:
     """§6: none satisfiable 416."""
@@ -161,7 +171,10 @@ def test_of_an_empty_file_only_a_suffix_is_satisfiable(value: str, expected: Sel
         ("bytes=0-9,200-300", One(0, 10)),
         ("bytes=0-,-1", One(0, 100)),
         ("bytes=5-6,5-6,5-6", One(5, 7)),
-        ("bytes=" + ",".join(f"{n}-{n}" for n in range(0, 16, 2)), Several(tuple((n, n + 1) for n in range(0, 16, 2)))),
+        (
+            "bytes=" + ",".join(f"{n}-{n}" for n in range(0, 16, 2)),
+            Several(tuple((n, n + 1) for n in range(0, 16, 2))),
+        ),
     ],
 )
 def test_several_ranges_are_coalesced_and_keep_their_order(value: str, expected: Selection) -> None:
@@ -174,7 +187,9 @@ def test_more_than_eight_parts_are_416() -> None:
     spread = [f"{n}-{n}" for n in range(0, 18, 2)]
     assert len(spread) == MAX_PARTS + 1
     assert _get(Range="bytes=" + ",".join(spread)) == Unsatisfiable()
-    assert _get(Range="bytes=" + ",".join([*spread[:8], "100-"])) == Several(tuple((n, n + 1) for n in range(0, 16, 2)))
+    assert _get(Range="bytes=" + ",".join([*spread[:8], "100-"])) == Several(
+        tuple((n, n + 1) for n in range(0, 16, 2))
+    )
     assert _get(Range="bytes=" + ",".join(f"{n}-{n}" for n in range(100))) == One(0, 100)
 
 
@@ -239,7 +254,9 @@ def test_if_match_is_a_strong_comparison(value: str | list[str], holds: bool) ->
 def test_if_none_match_is_a_weak_comparison(value: str | list[str], fresh: bool) -> None:
     """§6: If-None-Match 304, for GET and HEAD; RFC 9110 §13.1.2."""
     assert _get(If_None_Match=value) == (NotModified() if fresh else Whole())
-    assert select("HEAD", _lookup({"If-None-Match": value}), FACTS) == (NotModified() if fresh else Whole())
+    assert select("HEAD", _lookup({"If-None-Match": value}), FACTS) == (
+        NotModified() if fresh else Whole()
+    )
 
 
 @pytest.mark.parametrize(
@@ -331,9 +348,9 @@ def test_etag_lists_keep_what_is_well_formed() -> None:
     assert etag_list([]) == []
 
 
-SPEC = st.tuples(st.integers(0, 120), st.integers(0, 120)).map(lambda p: f"{min(p)}-{max(p)}") | st.integers(
-    0, 120
-).flatmap(lambda n: st.sampled_from([f"{n}-", f"-{n}"]))
+SPEC = st.tuples(st.integers(0, 120), st.integers(0, 120)).map(
+    lambda p: f"{min(p)}-{max(p)}"
+) | st.integers(0, 120).flatmap(lambda n: st.sampled_from([f"{n}-", f"-{n}"]))
 
 
 def _bytes_of(spec: str, size: int) -> set[int]:
@@ -375,7 +392,9 @@ def test_a_multipart_body_is_what_it_announces(cuts: list[tuple[int, int]]) -> N
     file = bytes(b % 64 + 48 for b in range(500))
     parts = [(start, start + length) for start, length in cuts]
     body = multipart(parts, 500, "application/octet-stream", "b0undary")
-    sent = b"".join(piece if isinstance(piece, bytes) else file[slice(*piece)] for piece in body.pieces)
+    sent = b"".join(
+        piece if isinstance(piece, bytes) else file[slice(*piece)] for piece in body.pieces
+    )
     assert len(sent) == body.length
     message = message_from_bytes(f"Content-Type: {body.media_type}\r\n\r\n".encode() + sent)
     assert message.is_multipart()
@@ -384,7 +403,11 @@ def test_a_multipart_body_is_what_it_announces(cuts: list[tuple[int, int]]) -> N
     assert len(received) == len(parts)
     for part, (start, stop) in zip(received, parts, strict=True):
         assert isinstance(part, Message)
-        assert part["Content-Range"] == content_range(start, stop, 500) == f"bytes {start}-{stop - 1}/500"
+        assert (
+            part["Content-Range"]
+            == content_range(start, stop, 500)
+            == f"bytes {start}-{stop - 1}/500"
+        )
         assert part["Content-Type"] == "application/octet-stream"
         assert part.get_payload(decode=True) == file[start:stop]
 
@@ -392,6 +415,9 @@ def test_a_multipart_body_is_what_it_announces(cuts: list[tuple[int, int]]) -> N
 def test_the_parts_carry_the_upstreams_own_media_type() -> None:
     """§6: U's `Content-Type` verbatim, also when it is not ASCII."""
     body = multipart([(0, 1), (5, 9)], 10, "text/\xe9", "b")
-    assert body.pieces[0] == b"\r\n--b\r\nContent-Type: text/\xe9\r\nContent-Range: bytes 0-0/10\r\n\r\n"
+    assert (
+        body.pieces[0]
+        == b"\r\n--b\r\nContent-Type: text/\xe9\r\nContent-Range: bytes 0-0/10\r\n\r\n"
+    )
     assert body.pieces[1:2] == ((0, 1),)
     assert body.pieces[-1] == b"\r\n--b--\r\n"

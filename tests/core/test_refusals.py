@@ -19,10 +19,14 @@ def request(method: bytes = b"GET", accept: bytes = b"*/*") -> bytes:
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_11_a_problem_is_a_whole_answer(keep: bool) -> None:
-    head, _, body = problem_bytes(PROBLEM, parse_request(request()), keep=keep).partition(b"\r\n\r\n")
+    head, _, body = problem_bytes(PROBLEM, parse_request(request()), keep=keep).partition(
+        b"\r\n\r\n"
+    )
     lines = head.split(b"\r\n")
     assert lines[0] == b"HTTP/1.1 502 Bad Gateway"
-    assert {b"X-VB365-Async: proxy", b"Retry-After: 3", b"Content-Length: %d" % len(body)} < set(lines)
+    assert {b"X-VB365-Async: proxy", b"Retry-After: 3", b"Content-Length: %d" % len(body)} < set(
+        lines
+    )
     assert (b"Connection: close" in lines) is not keep
     assert json.loads(body)["instance"] == "/v8/x"
 
@@ -35,7 +39,12 @@ def test_11_accept_and_head_are_heeded() -> None:
 
 @pytest.mark.parametrize(
     ("begun", "path"),
-    [(b"GET /v7/x?s HTTP/1.1\r\nHo", "/v7/x"), (b"GET /a\x01 HTTP/1.1", "/"), (b"", "/"), (b"GET /\xff HTTP", "/")],
+    [
+        (b"GET /v7/x?s HTTP/1.1\r\nHo", "/v7/x"),
+        (b"GET /a\x01 HTTP/1.1", "/"),
+        (b"", "/"),
+        (b"GET /\xff HTTP", "/"),
+    ],
 )
 def test_11_of_a_malformed_request_only_a_plain_path_is_repeated(begun: bytes, path: str) -> None:
     answer = problem_bytes(Problem("bad-request", "no"), None, keep=False, begun=begun)

@@ -50,11 +50,16 @@ def test_other_preferences_stay() -> None:
 
 def test_host_is_kept_or_left_to_the_upstream() -> None:
     """§12 `upstream.preserve_host`."""
-    assert kickoff_fields(KICKOFF, preserve_host=False) == [*KICKOFF[1:6], (b"Accept-Encoding", b"identity")]
+    assert kickoff_fields(KICKOFF, preserve_host=False) == [
+        *KICKOFF[1:6],
+        (b"Accept-Encoding", b"identity"),
+    ]
 
 
 def test_a_resumed_job_has_the_calls_credentials_and_the_kickoffs_content() -> None:
-    """§9: Content-Type, Accept and Accept-Language are stored, all else comes from the resuming call."""
+    """§9: Content-Type, Accept and Accept-Language are stored, all else comes from the resuming
+    call.
+    """
     call = [
         (b"Host", b"h"),
         (b"Authorization", b"Bearer new"),

@@ -11,13 +11,13 @@ import pytest
 
 from proxy.core.digests import shortened
 from proxy.core.job import (
-    Answer,
     Answered,
     Cancelled,
     CancelRequested,
     Claimed,
     ErrorCode,
     Failed,
+    FileFacts,
     Forgotten,
     Interrupted,
     Job,
@@ -50,23 +50,37 @@ def failed(given: JobError, *, accepted: bool = False, **request: Any) -> Job:
         (advance(new_job(1), Claimed("r"), 2.0), None),
         (advance(new_job(1), Interrupted(), 2.0), (Stage.SUSPENDED, 2.0)),
         (advance(new_job(1), CancelRequested(), 2.0), (Stage.CANCELLING, 2.0)),
-        (advance(advance(new_job(1), CancelRequested(), 2.0), Cancelled(), 3.0), (Stage.ENDED, 3.0)),
+        (
+            advance(advance(new_job(1), CancelRequested(), 2.0), Cancelled(), 3.0),
+            (Stage.ENDED, 3.0),
+        ),
         (failed(error(500)), (Stage.ENDED, 3.0)),
         (failed(error(401), accepted=True), (Stage.ENDED, 3.0)),
         (failed(error(401)), (Stage.REFUSED, 3.0)),
-        (replace(failed(error(500)), result=ResultState.AVAILABLE, expires=9.0), (Stage.AVAILABLE, 9.0)),
+        (
+            replace(failed(error(500)), result=ResultState.AVAILABLE, expires=9.0),
+            (Stage.AVAILABLE, 9.0),
+        ),
         (advance(failed(error(401)), Forgotten(), 7.0), (Stage.FORGOTTEN, 7.0)),
     ],
 )
 def test_every_job_has_its_stage(job: Job, expected: tuple[Stage, float] | None) -> None:
     assert stage(job) == expected
-    may_stay = expected is None or expected[0] in (Stage.CANCELLING, Stage.SUSPENDED, Stage.AVAILABLE)
+    may_stay = expected is None or expected[0] in (
+        Stage.CANCELLING,
+        Stage.SUSPENDED,
+        Stage.AVAILABLE,
+    )
     assert (spent(job) is None) == may_stay
 
 
 def test_a_sweep_looks_at_each_stage_when_its_record_is_over() -> None:
     """`Retention.due` and `record_ends` agree."""
-    for job in (failed(error(500)), failed(error(401)), advance(failed(error(500)), Forgotten(), 7.0)):
+    for job in (
+        failed(error(500)),
+        failed(error(401)),
+        advance(failed(error(500)), Forgotten(), 7.0),
+    ):
         ends, found = RETENTION.record_ends(job), stage(job)
         assert ends is not None
         assert found is not None
@@ -79,13 +93,15 @@ def test_what_a_stranger_leaves_is_over_after_ten_minutes() -> None:
     assert RETENTION.record_ends(failed(error(401))) == 603.0
     assert RETENTION.record_ends(failed(error(401), accepted=True)) == 6003.0
     assert RETENTION.record_ends(failed(error(403))) == 6003.0
-    answer = Answer(media_type="x/y", file_name="f", size=1, etag=None)
+    answer = FileFacts(media_type="x/y", file_name="f", size=1, etag=None)
     answered = advance(advance(new_job(1), Claimed("r"), 2.0), Answered(answer), 2.0)
     assert RETENTION.record_ends(advance(answered, Failed(error(401)), 3.0)) == 6003.0
 
 
 def test_a_stranger_that_was_suspended_is_a_stranger() -> None:
-    """§3.5: a 401 to a job that had waited suspends it, and after `suspend_ttl` it fails as interrupted."""
+    """§3.5: a 401 to a job that had waited suspends it, and after `suspend_ttl` it fails as
+    interrupted.
+    """
     interrupted = Failed(JobError(code=ErrorCode.INTERRUPTED, message="late", retryable=True))
     for denied, ends in ((True, 603.0), (False, 6003.0)):
         suspended = advance(new_job(1), Interrupted(denied=denied), 2.0)
@@ -99,14 +115,20 @@ def test_a_long_target_is_kept_as_its_beginning_and_a_digest() -> None:
     assert running.request.target == target
     kept = decode(encode(failed(error(500), target=target))).request
     assert kept.target == f"{target[:1024]}…sha256:{hashlib.sha256(target.encode()).hexdigest()}"
-    assert document(failed(error(500), target=target), Links("http://x"))["request"]["path"] == kept.target
+    assert (
+        document(failed(error(500), target=target), Links("http://x"))["request"]["path"]
+        == kept.target
+    )
     short = failed(error(500), target=PATH + "?" + "q" * (2047 - len(PATH)))
     assert len(short.request.target) == 2048
     assert document(short, Links("http://x"))["request"]["path"] == PATH
 
 
 def test_a_non_ascii_path_is_shown_as_sent() -> None:
-    assert document(new_job(1, target="/v8/\xff\xe4?\xff"), Links("http://x"))["request"]["path"] == "/v8/\xff\xe4"
+    assert (
+        document(new_job(1, target="/v8/\xff\xe4?\xff"), Links("http://x"))["request"]["path"]
+        == "/v8/\xff\xe4"
+    )
 
 
 def test_the_body_of_a_refusal_is_short_for_strangers_alone() -> None:

@@ -10,13 +10,17 @@ from proxy.core.http.reuse import Fate, any_binds, binds, fate, outgoing
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 
 
-def judged(method: bytes = b"GET", fields: bytes = b"", answer: bytes = OK, minor: int = 1, **more: bool) -> Fate:
+def judged(
+    method: bytes = b"GET", fields: bytes = b"", answer: bytes = OK, minor: int = 1, **more: bool
+) -> Fate:
     head = parse_request(b"%b / HTTP/1.%d\r\nHost: h\r\n%b\r\n" % (method, minor, fields))
     return fate(outgoing(head), parse_response(answer, method), **more)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"POST", b"DELETE", b"X"])
-def test_12_after_a_whole_answer_to_a_request_without_a_body_anybody_may_go_on(method: bytes) -> None:
+def test_12_after_a_whole_answer_to_a_request_without_a_body_anybody_may_go_on(
+    method: bytes,
+) -> None:
     assert judged(method) is Fate.SHARED
     assert judged(method, b"Content-Length: 0\r\n") is Fate.SHARED
 
@@ -79,7 +83,10 @@ def test_12_an_http_1_0_request_ends_its_connection() -> None:
 )
 def test_12_ntlm_and_negotiate_make_the_connection_one_clients_own(line: bytes) -> None:
     assert judged(fields=line + b"\r\n") is Fate.PRIVATE
-    assert judged(answer=b"HTTP/1.1 401 No\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n") is Fate.PRIVATE
+    assert (
+        judged(answer=b"HTTP/1.1 401 No\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n")
+        is Fate.PRIVATE
+    )
     name, _, value = line.rpartition(b"\n")[2].partition(b":")
     assert any_binds([(b"X", b"y"), (name, value.strip())])
 
@@ -115,5 +122,12 @@ def test_12_what_was_one_clients_own_stays_so() -> None:
         (b"get", b"", False),
     ],
 )
-def test_12_only_safe_requests_without_a_body_may_go_out_twice(method: bytes, fields: bytes, repeatable: bool) -> None:
-    assert outgoing(parse_request(method + b" / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n")).repeatable is repeatable
+def test_12_only_safe_requests_without_a_body_may_go_out_twice(
+    method: bytes, fields: bytes, repeatable: bool
+) -> None:
+    assert (
+        outgoing(
+            parse_request(method + b" / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n")
+        ).repeatable
+        is repeatable
+    )

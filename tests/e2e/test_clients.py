@@ -1,4 +1,6 @@
-"""Clients of the wild against the running proxy: veeam-365, azure-core, curl, and what docs/clients.md says."""
+"""Clients of the wild against the running proxy: veeam-365, azure-core, curl, and what
+docs/clients.md says.
+"""
 
 from __future__ import annotations
 
@@ -82,12 +84,19 @@ async def explored(url: str) -> Scene:
             async with http.request(method, path, **given) as response:
                 return await response.json()
 
-        form = {"grant_type": "password", "username": USER, "password": PASSWORD, "disable_antiforgery_token": "true"}
+        form = {
+            "grant_type": "password",
+            "username": USER,
+            "password": PASSWORD,
+            "disable_antiforgery_token": "true",
+        }
         token = (await call("POST", "/v8/token", data=form))["access_token"]
         mine = {"Authorization": f"Bearer {token}"}
         organization = (await call("GET", "/v8/Organizations", headers=mine))["results"][0]["id"]
         asked = {"dateTime": "2026-11-23T00:00:00Z", "type": "vex"}
-        session = await call("POST", f"/v8/Organizations/{organization}/explore", headers=mine, json=asked)
+        session = await call(
+            "POST", f"/v8/Organizations/{organization}/explore", headers=mine, json=asked
+        )
         mailboxes = f"/v8/RestoreSessions/{session['id']}/organization/mailboxes"
         mailbox = (await call("GET", mailboxes, headers=mine))["results"][0]["id"]
     return Scene(url, token, f"{mailboxes}/{mailbox}/exportToPst")
@@ -126,8 +135,12 @@ def snippets(heading: str) -> list[tuple[str, str]]:
 
 
 async def test_veeam_365_exports_asynchronously_with_one_event_hook(scene: Scene) -> None:
-    """Issue 2 item 9, CONTRACT §3, §6: a client written for synchronous exports gets the 202 through unchanged code."""
-    from veeam_365.v8.api.exchange_mailbox import exchange_mailbox_export_mailbox_to_pst_action as export
+    """Issue 2 item 9, CONTRACT §3, §6: a client written for synchronous exports gets the 202
+    through unchanged code.
+    """
+    from veeam_365.v8.api.exchange_mailbox import (
+        exchange_mailbox_export_mailbox_to_pst_action as export,
+    )
     from veeam_365.v8.api.exchange_mailbox import exchange_mailbox_get as mailboxes
     from veeam_365.v8.models.rest_export_folder_to_pst import RESTExportFolderToPst
 
@@ -169,11 +182,16 @@ def polled_by_azure(scene: Scene) -> tuple[str, dict[str, Any]]:
     mine = HeadersPolicy({"Authorization": f"Bearer {scene.token}"})
     client: PipelineClient[Any, Any] = PipelineClient(scene.url, policies=[RequestIdPolicy(), mine])
     with client:
-        kick_off = HttpRequest("POST", scene.url + scene.export, headers={"Prefer": "respond-async"}, json={})
+        kick_off = HttpRequest(
+            "POST", scene.url + scene.export, headers={"Prefer": "respond-async"}, json={}
+        )
         answer = client._pipeline.run(kick_off)
         assert answer.http_response.status_code == 202
         poller = LROPoller(
-            client, answer, lambda ended: json.loads(ended.http_response.text()), LROBasePolling(timeout=1)
+            client,
+            answer,
+            lambda ended: json.loads(ended.http_response.text()),
+            LROBasePolling(timeout=1),
         )
         document = poller.result(30)
         return poller.status(), document
@@ -182,15 +200,33 @@ def polled_by_azure(scene: Scene) -> tuple[str, dict[str, Any]]:
 async def test_azure_cores_poller_follows_location_to_succeeded(scene: Scene) -> None:
     """Issue 2 item 9, CONTRACT §3, §4: an absolute Location, 202 while running, 200 at the end."""
     status, document = await asyncio.to_thread(polled_by_azure, scene)
-    assert (status, document["status"], document["result"]["format"]) == ("Succeeded", "Success", "Pst")
+    assert (status, document["status"], document["result"]["format"]) == (
+        "Succeeded",
+        "Success",
+        "Pst",
+    )
 
 
 async def test_plain_curl_waits_for_the_file_by_retrying(scene: Scene, tmp_path: Path) -> None:
-    """Issue 2 item 9, CONTRACT §6: 409 with Retry-After until the file is there; no polling, no JSON."""
+    """Issue 2 item 9, CONTRACT §6: 409 with Retry-After until the file is there; no polling, no
+    JSON.
+    """
     mine = ["-H", f"Authorization: Bearer {scene.token}"]
-    asked = [*mine, "-H", "Prefer: respond-async", "-H", "Content-Type: application/json", "-d", "{}"]
+    asked = [
+        *mine,
+        "-H",
+        "Prefer: respond-async",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        "{}",
+    ]
     curl = ["curl", "-sS", "-f"]
-    job = await run([*curl, "-o", "202", "-w", "%header{location}", *asked, scene.url + scene.export], scene, tmp_path)
+    job = await run(
+        [*curl, "-o", "202", "-w", "%header{location}", *asked, scene.url + scene.export],
+        scene,
+        tmp_path,
+    )
     got = ["--retry", "20", "--retry-all-errors", "-o", "mailbox.pst", f"{job}/result"]
     await run([*curl, *mine, "-v", "--stderr", "heads", *got], scene, tmp_path)
     heads = (tmp_path / "heads").read_text(encoding="utf-8")
@@ -199,7 +235,9 @@ async def test_plain_curl_waits_for_the_file_by_retrying(scene: Scene, tmp_path:
 
 
 @pytest.mark.parametrize("heading", ["Python: requests", "Python: httpx", "Python: veeam-365"])
-async def test_the_documented_python_works_as_it_stands(scene: Scene, tmp_path: Path, heading: str) -> None:
+async def test_the_documented_python_works_as_it_stands(
+    scene: Scene, tmp_path: Path, heading: str
+) -> None:
     ((language, text),) = snippets(heading)
     assert language == "python"
     (tmp_path / "snippet.py").write_text(text, encoding="utf-8")
@@ -228,7 +266,10 @@ async def test_the_documented_curl_ends_when_the_export_fails(
     kick_off, _ = (text for language, text in snippets("curl") if language == "bash")
     out = await run(["bash", "-euo", "pipefail", "-c", kick_off], scene, tmp_path, code=1)
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "Failed"
-    assert out.splitlines()[-1] == json.loads((tmp_path / "status.json").read_text())["error"]["message"]
+    assert (
+        out.splitlines()[-1]
+        == json.loads((tmp_path / "status.json").read_text())["error"]["message"]
+    )
     assert not (tmp_path / "mailbox.pst").exists()
 
 
@@ -250,9 +291,11 @@ async def test_the_command_on_board_works_as_documented(scene: Scene, tmp_path: 
 
 
 async def test_the_jobs_commands_follow_a_job_to_its_grave(scene: Scene, tmp_path: Path) -> None:
-    """CONTRACT §7, §15: kick off without waiting, list, cancel, delete; user name and password instead of a token.
+    """CONTRACT §7, §15: kick off without waiting, list, cancel, delete; user name and password
+    instead of a token.
 
-    Each login has a token of its own, and tokens are opaque: it sees the job by the session, not as its own (§2).
+    Each login has a token of its own, and tokens are opaque: it sees the job by the session, not as
+    its own (§2).
     """
 
     async def command(*line: str) -> str:

@@ -1,4 +1,6 @@
-"""The memory of a real `serve` process while it stores and serves (issue 2 "Done when", CONTRACT §6, §10)."""
+"""The memory of a real `serve` process while it stores and serves (issue 2 "Done when", CONTRACT
+§6, §10).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from proxy.simulator import Kind, expected_sha256
 from tests.e2e.test_clients import Scene, explored
 
 LIMIT = 128 << 20
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="VmHWM is told by Linux alone")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="VmHWM is told by Linux alone"
+)
 
 
 @asynccontextmanager
@@ -56,7 +60,9 @@ def most_memory(pid: int) -> int:
 
 async def stored(http: aiohttp.ClientSession, scene: Scene) -> str:
     """Export and wait; the URL of the job."""
-    async with http.post(scene.url + scene.export, headers={"Prefer": "respond-async, wait=0"}, json={}) as answer:
+    async with http.post(
+        scene.url + scene.export, headers={"Prefer": "respond-async, wait=0"}, json={}
+    ) as answer:
         assert answer.status == 202, await answer.text()
         job = answer.headers["Location"]
     while True:
@@ -84,7 +90,9 @@ async def digest(http: aiohttp.ClientSession, url: str) -> str:
         pytest.param(5 << 30, id="5 GiB", marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
     ],
 )
-async def test_storing_and_serving_costs_less_than_128_MiB_whatever_the_size(size: int, tmp_path: Path) -> None:
+async def test_storing_and_serving_costs_less_than_128_MiB_whatever_the_size(
+    size: int, tmp_path: Path
+) -> None:
     """Issue 2, §10: the file is never in memory, and comes out as it went in."""
     listening = r"(https?://[0-9.]+:\d+)"
     environ = {
@@ -94,13 +102,21 @@ async def test_storing_and_serving_costs_less_than_128_MiB_whatever_the_size(siz
         "VB365_PROXY_STORAGE__MIN_FREE": "1MiB",
     }
     async with (
-        program("simulate", "--port", "0", "--size", f"{size >> 20}MiB", says=listening) as (_, upstream),
-        program("serve", "--upstream", upstream, says=rf"listening on {listening}", **environ) as (pid, url),
+        program("simulate", "--port", "0", "--size", f"{size >> 20}MiB", says=listening) as (
+            _,
+            upstream,
+        ),
+        program("serve", "--upstream", upstream, says=rf"listening on {listening}", **environ) as (
+            pid,
+            url,
+        ),
     ):
         scene = await explored(url)
         allowed = {"Authorization": f"Bearer {scene.token}"}
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
-        async with aiohttp.ClientSession(headers=allowed, timeout=timeout, read_bufsize=1 << 20) as http:
+        async with aiohttp.ClientSession(
+            headers=allowed, timeout=timeout, read_bufsize=1 << 20
+        ) as http:
             job = await stored(http, scene)
             assert await digest(http, f"{job}/result") == expected_sha256(size, Kind.PST)
             async with http.delete(job) as answer:

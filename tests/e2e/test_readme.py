@@ -1,4 +1,6 @@
-"""The README's transcript is true: its commands run as they stand, and show what it says they show."""
+"""The README's transcript is true: its commands run as they stand, and show what it says they
+show.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ URL_LINE = re.compile(r"URL=http://[0-9.:]+")
 
 def transcript() -> list[tuple[str, str]]:
     """Each command of the README's console blocks, and what it shows."""
-    blocks = re.findall(r"^```console\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(
+        r"^```console\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     steps: list[tuple[str, str]] = []
     for line in "".join(blocks).splitlines():
         if line.startswith("$ "):
@@ -60,7 +64,9 @@ async def shown(commands: list[str], place: Path) -> list[str]:
     return [part.removeprefix("\n") for part in out.decode().split(f"{ended}\n")[:-1]]
 
 
-@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="curl or jq is not installed")
+@pytest.mark.skipif(
+    not (shutil.which("curl") and shutil.which("jq")), reason="curl or jq is not installed"
+)
 async def test_the_transcript_is_true(tmp_path: Path) -> None:
     """Issue 2: a real curl transcript; but for ids, numbers and dates it is what happens."""
     stand_in = Simulator(SimulatorSettings(size=SIZE, generate=4.0, rate=10 << 20))
@@ -76,7 +82,9 @@ async def test_the_transcript_is_true(tmp_path: Path) -> None:
     try:
         steps = transcript()
         assert URL_LINE.fullmatch(steps[0][0])
-        written = await shown([f"URL={proxy.url}", *(command for command, _ in steps[1:])], tmp_path)
+        written = await shown(
+            [f"URL={proxy.url}", *(command for command, _ in steps[1:])], tmp_path
+        )
     finally:
         await proxy.stop()
         await stand_in.stop()

@@ -1,4 +1,6 @@
-"""Exports by the hundred through everything that can go wrong at once; counts what was injected and survived."""
+"""Exports by the hundred through everything that can go wrong at once; counts what was injected and
+survived.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,17 @@ class Report:
     bytes: int = 0
 
     def __str__(self) -> str:
-        parts = [("faults injected", self.faults), ("exports", self.outcomes), ("why jobs failed", self.reasons)]
-        lines = [f"chaos: {self.seconds:.0f} s, {self.bytes / 2**20:.0f} MiB verified, {self.unmet} faults never met"]
+        parts = [
+            ("faults injected", self.faults),
+            ("exports", self.outcomes),
+            ("why jobs failed", self.reasons),
+        ]
+        lines = [
+            (
+                f"chaos: {self.seconds:.0f} s, {self.bytes / 2**20:.0f} MiB verified, "
+                f"{self.unmet} faults never met"
+            )
+        ]
         for title, counted in parts:
             lines.append(f"  {title}: {counted.total()}")
             lines += [f"    {count:6} {name}" for name, count in counted.most_common()]
@@ -141,7 +152,8 @@ class Chaos:
         """Until the proxy accepts it or hands U's refusal over; the key makes it one job."""
         while True:
             status, document = await self._insist(
-                caller, lambda: caller.ask("POST", path, Prefer="respond-async", Idempotency_Key=key)
+                caller,
+                lambda: caller.ask("POST", path, Prefer="respond-async", Idempotency_Key=key),
             )
             if status == 202:
                 return str(document["id"])
@@ -150,7 +162,9 @@ class Chaos:
                 return None
             await asyncio.sleep(0.3)
 
-    async def _insist(self, caller: Caller, ask: Callable[[], Awaitable[tuple[int, Any]]]) -> tuple[int, Any]:
+    async def _insist(
+        self, caller: Caller, ask: Callable[[], Awaitable[tuple[int, Any]]]
+    ) -> tuple[int, Any]:
         """An answer from a proxy that may be away; a fresh token when the old one expired."""
         while True:
             try:
@@ -219,7 +233,9 @@ class Chaos:
             made.append(("disk filled", 3.0, 6.0, self._fill_disk))
         return made
 
-    async def _repeat(self, name: str, least: float, most: float, act: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(
+        self, name: str, least: float, most: float, act: Callable[[], Awaitable[None]]
+    ) -> None:
         while True:
             await asyncio.sleep(self.chance.uniform(least, most))
             self.report.faults[name] += 1
@@ -264,7 +280,9 @@ class Chaos:
         """A fault for a second POST that never came was not injected."""
         waiting = {fault.path for fault in self._simulator.faults if fault.count is not None}
         self.report.unmet = len(waiting & self._planned.keys())
-        self.report.faults.update(name for path, name in self._planned.items() if path not in waiting)
+        self.report.faults.update(
+            name for path, name in self._planned.items() if path not in waiting
+        )
 
     async def _check_stores(self) -> None:
         """No file without a record, no promise without a file, no job that is not done."""

@@ -1,4 +1,6 @@
-"""A runner between stores and an upstream in memory, every step of which can be delayed, failed or the last one."""
+"""A runner between stores and an upstream in memory, every step of which can be delayed, failed or
+the last one.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ from tests.fakes import MemoryArtifacts, MemoryJobs
 CONTENT = b"!BDN" + random.Random(1).randbytes(4996)
 DIGEST = hashlib.sha256(CONTENT).digest()
 PIECE = 1000
-CALL: list[Field] = [(b"Host", b"vb365"), (b"Authorization", b"Bearer a"), (b"Content-Type", b"application/json")]
+CALL: list[Field] = [
+    (b"Host", b"vb365"),
+    (b"Authorization", b"Bearer a"),
+    (b"Content-Type", b"application/json"),
+]
 LIMITS = Limits(max_running=2, max_queued=100, max_per_caller=100, min_free=0, max_bytes=None)
 RETENTION = Retention(result=100.0, record=1000.0)
 SUSPEND_TTL = 50.0
@@ -91,7 +97,11 @@ class Stepping:
             await self._step(f"before {name}")
             result = await found(*args, **kwargs)
             await self._step(f"after {name}")
-            return Stepping(result, self._step, "partial") if attribute in ("create", "resume") and result else result
+            return (
+                Stepping(result, self._step, "partial")
+                if attribute in ("create", "resume") and result
+                else result
+            )
 
         return stepped
 
@@ -101,7 +111,9 @@ class Reply:
 
     reason = b"OK"
 
-    def __init__(self, owner: FakeUpstream, status: int, fields: Fields, data: bytes, **facts: Any) -> None:
+    def __init__(
+        self, owner: FakeUpstream, status: int, fields: Fields, data: bytes, **facts: Any
+    ) -> None:
         self.status, self.fields = status, fields
         self.length: int | None = facts.get("length", len(data))
         self.delimited: bool = facts.get("delimited", True)
@@ -124,7 +136,20 @@ class Reply:
 class FakeUpstream:
     """Serves CONTENT; `plan` holds what becomes of the POSTs to come, "ok" when it is empty."""
 
-    MISDEEDS = ("cut", "cut0", "lie", "500", "404", "401", "refused", "reset", "timeout", "ignore", "range", "chunked")
+    MISDEEDS = (
+        "cut",
+        "cut0",
+        "lie",
+        "500",
+        "404",
+        "401",
+        "refused",
+        "reset",
+        "timeout",
+        "ignore",
+        "range",
+        "chunked",
+    )
 
     def __init__(self, step: Tick) -> None:
         self.step = step
@@ -138,33 +163,53 @@ class FakeUpstream:
         return sum(offset == 0 for offset in self.posts)
 
     async def send(
-        self, method: bytes, target: bytes, fields: Fields, body: bytes = b"", *, timeout: float, stall: float
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        stall: float,
     ) -> Any:
         await self.step("upstream.send")
         assert body == b"{}"
         deed = self.plan.popleft() if self.plan else "ok"
         if deed == "refused":
             raise UpstreamUnreachable("refused", delivered=False)
-        found = next((re.fullmatch(rb"bytes=(\d+)-", value) for name, value in fields if name == b"Range"), None)
+        found = next(
+            (re.fullmatch(rb"bytes=(\d+)-", value) for name, value in fields if name == b"Range"),
+            None,
+        )
         start = int(found[1]) if found else 0
         self.posts.append(start)
         await self.gate.wait()
         if deed in ("reset", "timeout"):
-            raise (UpstreamUnreachable if deed == "reset" else UpstreamTimedOut)(deed, delivered=True)
+            raise (UpstreamUnreachable if deed == "reset" else UpstreamTimedOut)(
+                deed, delivered=True
+            )
         if deed.isdigit():
-            return Reply(self, int(deed), [(b"Content-Type", b"application/json")], b'{"message":"no"}')
+            return Reply(
+                self, int(deed), [(b"Content-Type", b"application/json")], b'{"message":"no"}'
+            )
         return self._file(start, deed)
 
     def _file(self, start: int, deed: str) -> Reply:
         start = 0 if deed == "ignore" else start
         rest = CONTENT[start:]
-        facts: dict[str, Any] = {"cut": len(rest) // 2} if deed == "cut" else {"cut": 0} if deed == "cut0" else {}
+        facts: dict[str, Any] = (
+            {"cut": len(rest) // 2} if deed == "cut" else {"cut": 0} if deed == "cut0" else {}
+        )
         if deed == "lie":
             facts = {"length": len(rest) + 7, "cut": len(rest)}
         if deed == "chunked":
             facts = {"length": None}
         begun = start + 1 if deed == "range" else start
-        fields = [(b"Content-Range", b"bytes %d-%d/%d" % (begun, len(CONTENT) - 1, len(CONTENT)))] if start else []
+        fields = (
+            [(b"Content-Range", b"bytes %d-%d/%d" % (begun, len(CONTENT) - 1, len(CONTENT)))]
+            if start
+            else []
+        )
         return Reply(self, 206 if start else 200, fields, rest, **facts)
 
     async def close(self) -> None:
@@ -191,14 +236,19 @@ class House:
     def boot(self, steps: Steps) -> None:
         """A new process: what the last one had in memory is gone."""
         self.steps = steps
-        jobs, artifacts = Stepping(self.jobs, steps, "jobs"), Stepping(self.artifacts, steps, "artifacts")
+        jobs, artifacts = (
+            Stepping(self.jobs, steps, "jobs"),
+            Stepping(self.artifacts, steps, "artifacts"),
+        )
         self.upstream = FakeUpstream(steps)
         self.runner = Runner(
             jobs=jobs,
             artifacts=artifacts,
             upstream=self.upstream,
             watch=None,
-            policy=Policy(generate_timeout=9, stall_timeout=0.05, attempts=3, result_ttl=RETENTION.result),
+            policy=Policy(
+                generate_timeout=9, stall_timeout=0.05, attempts=3, result_ttl=RETENTION.result
+            ),
             limits=self.limits,
             safe=MemoryOnly(),
             distrust=self.refused.append,
@@ -228,7 +278,9 @@ class House:
         )
 
     async def restart(self, steps: Steps | None = None) -> None:
-        """What a start does before the first request. Reconciling is part of the process: it may crash too."""
+        """What a start does before the first request. Reconciling is part of the process: it may
+        crash too.
+        """
         if isinstance(self.artifacts, MemoryArtifacts):
             self.artifacts.growing.clear()  # the system ends the claims of the dead
         self.boot(steps or Steps())
@@ -251,7 +303,14 @@ class House:
             idempotency_key=key,
             fingerprint="f",
         )
-        job = Job(id=str(uuid4()), version=1, owner="o", request=request, created=self.clock, updated=self.clock)
+        job = Job(
+            id=str(uuid4()),
+            version=1,
+            owner="o",
+            request=request,
+            created=self.clock,
+            updated=self.clock,
+        )
         run = Run(job.id, CALL, attended=attended)
         async with self.runner.admission("o"):
             stored = await self.runner.submit(job, b"{}", run)
@@ -305,14 +364,18 @@ class House:
         return job  # type: ignore[no-any-return]
 
     async def check(self) -> None:
-        """What always holds while nothing is in flight: stores and promises agree, and nothing was taken back."""
+        """What always holds while nothing is in flight: stores and promises agree, and nothing was
+        taken back.
+        """
         jobs: dict[str, Job] = {job.id: job for job in await self.jobs.list()}
         stored: set[str] = await self.artifacts.ids()
         for job_id in stored:
             assert job_id in jobs, "a file without a record"
             job = jobs[job_id]
             assert not job.forgotten, "bytes of a deleted job"
-            assert not job.terminal or job.result is ResultState.AVAILABLE, f"bytes of a job that is {job.status}"
+            assert not job.terminal or job.result is ResultState.AVAILABLE, (
+                f"bytes of a job that is {job.status}"
+            )
         for job in jobs.values():
             await self._check_job(job)
         for job_id in self.accepted:
@@ -328,7 +391,11 @@ class House:
             artifact = await self.artifacts.get(job.id)
             assert artifact is not None, "a record promises a file that is not there"
             assert job.status in (Status.SUCCESS, Status.WARNING)
-            assert (artifact.size, artifact.sha256, job.size) == (len(CONTENT), DIGEST, len(CONTENT))
+            assert (artifact.size, artifact.sha256, job.size) == (
+                len(CONTENT),
+                DIGEST,
+                len(CONTENT),
+            )
             assert job.digest == base64.b64encode(DIGEST).decode()
             assert await self.read(job.id) == CONTENT
 

@@ -31,11 +31,25 @@ class Proxy:
     `descriptors` is the limit of open files that it starts with.
     """
 
-    def __init__(self, directory: Path, upstream: str, *, descriptors: int | None = None, **settings: str) -> None:
+    def __init__(
+        self, directory: Path, upstream: str, *, descriptors: int | None = None, **settings: str
+    ) -> None:
         names = {f"VB365_PROXY_{name}": value for name, value in (SETTINGS | settings).items()}
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("VB365_PROXY_")} | names
-        self._command = ["serve", "--upstream", upstream, "--data-dir", str(directory), "--admin", "127.0.0.1:0"]
-        limit = ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$0" "$@"'] if descriptors else []
+        self._environment = {
+            k: v for k, v in os.environ.items() if not k.startswith("VB365_PROXY_")
+        } | names
+        self._command = [
+            "serve",
+            "--upstream",
+            upstream,
+            "--data-dir",
+            str(directory),
+            "--admin",
+            "127.0.0.1:0",
+        ]
+        limit = (
+            ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$0" "$@"'] if descriptors else []
+        )
         self._command = [*limit, sys.executable, "-m", "proxy", *self._command]
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -89,7 +103,9 @@ class Proxy:
 
 
 class Caller:
-    """One caller of a proxy that may be away or restart: what cannot be had now raises `aiohttp.ClientError`."""
+    """One caller of a proxy that may be away or restart: what cannot be had now raises
+    `aiohttp.ClientError`.
+    """
 
     def __init__(self, proxy: Proxy, http: aiohttp.ClientSession, token: Mapping[str, str]) -> None:
         self.proxy, self.http, self.token = proxy, http, dict(token)
@@ -99,7 +115,9 @@ class Caller:
         url = self.proxy.url + target
         body = b"{}" if method == "POST" else None
         headers = (
-            self.token | {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in fields.items()}
+            self.token
+            | {"Content-Type": "application/json"}
+            | {k.replace("_", "-"): v for k, v in fields.items()}
         )
         async with self.http.request(method, url, data=body, headers=headers) as response:
             if response.content_type in ("application/json", "application/problem+json"):

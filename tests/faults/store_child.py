@@ -1,4 +1,5 @@
-"""A process that uses both stores until it is killed, and says on stdout what it begins and what has returned.
+"""A process that uses both stores until it is killed, and says on stdout what it begins and what
+has returned.
 
 `python -m tests.faults.store_child DIRECTORY SEED`
 """
@@ -65,11 +66,11 @@ async def store(artifacts: FileArtifacts, job: Job, chance: random.Random) -> No
         say("kept", job.id, len(content))
         return
 
-    def memo(artifact: Artifact) -> bytes:
+    def record_copy(artifact: Artifact) -> bytes:
         return artifact.sha256
 
     say("committing", job.id)
-    await partial.commit(len(content), memo)
+    await partial.commit(len(content), record_copy)
     say("committed", job.id, len(content))
 
 

@@ -1,4 +1,6 @@
-"""A disk that is full, fails, is slow or was tampered with, under artifacts: nothing short, nothing half done."""
+"""A disk that is full, fails, is slow or was tampered with, under artifacts: nothing short, nothing
+half done.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def fail_second_directory_sync(patch: pytest.MonkeyPatch) -> None:
 BREAKS: dict[str, Break] = {
     "sync": lambda patch: patch.setattr(Spool, "_sync", failing(errno.EIO)),
     "sidecar": lambda patch: patch.setattr(artifact_files, "write_file", failing(errno.EROFS)),
-    "no room for the sidecar": lambda patch: patch.setattr(artifact_files, "write_file", failing(errno.EDQUOT)),
+    "no room for the sidecar": lambda patch: patch.setattr(
+        artifact_files, "write_file", failing(errno.EDQUOT)
+    ),
     "rename": lambda patch: patch.setattr(Path, "replace", failing(errno.EACCES)),
     "directory": fail_second_directory_sync,
 }
@@ -133,7 +137,9 @@ async def test_a_commit_that_fails_anywhere_leaves_the_file_uncommitted(
     await store.close()
 
 
-async def test_a_write_that_fails_is_told_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_fails_is_told_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = await FileArtifacts.at(tmp_path)
     partial = await store.create(new_id())
     monkeypatch.setattr(spool, "_write_all", failing(errno.EIO))
@@ -152,7 +158,9 @@ async def test_a_slow_disk_holds_the_writer_back_and_not_the_loop(
     """§15 memory stays flat: a partial holds a few MiB, however fast the network is."""
     store = await FileArtifacts.at(tmp_path)
     gate, append = threading.Event(), Spool.append
-    monkeypatch.setattr(Spool, "append", lambda spool, chunks: gate.wait(30) and append(spool, chunks))
+    monkeypatch.setattr(
+        Spool, "append", lambda spool, chunks: gate.wait(30) and append(spool, chunks)
+    )
     partial = await store.create(new_id())
 
     async def write() -> None:
@@ -239,13 +247,15 @@ TAMPER: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", TAMPER)
-async def test_a_file_that_does_not_fit_its_sidecar_is_no_artifact(tmp_path: Path, name: str) -> None:
+async def test_a_file_that_does_not_fit_its_sidecar_is_no_artifact(
+    tmp_path: Path, name: str
+) -> None:
     """§6: never a short file; the clean-up still finds what is left of it."""
     store = await FileArtifacts.at(tmp_path)
     job, file = await committed(store, b"12345")
     await asyncio.to_thread(TAMPER[name], file)
     assert await store.get(job) is None
-    assert await store.memo(job) is None
+    assert await store.record_copy(job) is None
     assert await store.open(job) is None
     assert await store.resume(job) is None
     assert await store.ids() == {job}
@@ -337,7 +347,9 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 
 
 async def test_two_processes_share_a_volume_without_treading_on_each_other(tmp_path: Path) -> None:
-    """§15: replicas on one mounted volume; a writer that lost its job cannot touch its successor's file."""
+    """§15: replicas on one mounted volume; a writer that lost its job cannot touch its successor's
+    file.
+    """
     one, two = await FileArtifacts.at(tmp_path), await FileArtifacts.at(tmp_path)
     job = new_id()
     old = await one.create(job)
@@ -461,7 +473,7 @@ async def test_a_commit_that_failed_anywhere_may_be_repeated(
     monkeypatch.undo()
     artifact = await partial.commit(5, note)
     assert await store.get(job) == artifact
-    assert await store.memo(job) == note(artifact)
+    assert await store.record_copy(job) == note(artifact)
     assert artifact.sha256 == hashlib.sha256(b"12345").digest()
     await store.close()
 
@@ -487,7 +499,7 @@ async def test_a_rename_that_could_not_be_undone_is_undone_by_the_next_commit(
     monkeypatch.undo()
     artifact = await partial.commit(5, note)
     assert await store.get(job) == artifact
-    assert await store.memo(job) == note(artifact)
+    assert await store.record_copy(job) == note(artifact)
     await store.close()
 
 
@@ -496,7 +508,9 @@ async def test_a_rename_that_could_not_be_undone_is_undone_by_the_next_commit(
 async def test_after_a_failed_sync_the_file_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool, end: str
 ) -> None:
-    """fsync(2): after a failed sync the system may drop what it could not write, and the next sync succeeds."""
+    """fsync(2): after a failed sync the system may drop what it could not write, and the next sync
+    succeeds.
+    """
     store = await FileArtifacts.at(tmp_path)
     job, content = new_id(), os.urandom(3 * MIB)
     partial = await store.create(job)

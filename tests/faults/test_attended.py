@@ -1,4 +1,6 @@
-"""A run whose kick-off waits for the first answer: the wait ends, whatever happens (CONTRACT §3.7, §3.9)."""
+"""A run whose kick-off waits for the first answer: the wait ends, whatever happens (CONTRACT §3.7,
+§3.9).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.job import Job, Status
-from proxy.jobs.run import Relayed, Run
+from proxy.jobs.run import Run, WholeResponse
 from proxy.ports import StoreUnavailable
 from tests.faults.harness import CALL, house
 
@@ -30,7 +32,7 @@ async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_
         _, run = await world.submit(attended=True)
         await until_decided(run)
         answer = await asyncio.wait_for(run.first_answer(0.01), 10)
-        assert isinstance(answer, Relayed)
+        assert isinstance(answer, WholeResponse)
         assert answer.status == 500
         world.jobs.gates["remove"].set()
         await world.quiet()

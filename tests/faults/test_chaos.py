@@ -1,4 +1,6 @@
-"""`make chaos`, and a short form of it: every accepted job ends, and every file is the right one (issue 4)."""
+"""`make chaos`, and a short form of it: every accepted job ends, and every file is the right one
+(issue 4).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import pytest
 from tests.faults import chaos
 
 
-async def _chaos(place: Path, capsys: pytest.CaptureFixture[str], *, exports: int, seconds: float, seed: int) -> None:
+async def _chaos(
+    place: Path, capsys: pytest.CaptureFixture[str], *, exports: int, seconds: float, seed: int
+) -> None:
     report = await chaos.run(place, exports=exports, seconds=seconds, seed=seed)
     with capsys.disabled():
         print(f"\n{report}")  # noqa: T201  # the report is what `make chaos` is for
@@ -20,13 +24,17 @@ async def _chaos(place: Path, capsys: pytest.CaptureFixture[str], *, exports: in
 
 
 async def test_chaos_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """§10: cuts, stalls, resets, lies, restarts, kills and a full disk, all at once, for some seconds."""
+    """§10: cuts, stalls, resets, lies, restarts, kills and a full disk, all at once, for some
+    seconds.
+    """
     await _chaos(tmp_path, capsys, exports=50, seconds=8, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [2, 3])
-async def test_chaos_at_length(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_chaos_at_length(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same for minutes."""
     await _chaos(tmp_path, capsys, exports=500, seconds=150, seed=seed)

@@ -1,4 +1,6 @@
-"""Two parts are one file only if that is proven (CONTRACT §10): whatever VB365 makes of a Range, nothing is spliced."""
+"""Two parts are one file only if that is proven (CONTRACT §10): whatever VB365 makes of a Range,
+nothing is spliced.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def sent(world: World, number: int) -> dict[bytes, bytes]:
     return {name.lower(): value for name, value in posts[number].headers}
 
 
-#: What the second answer says otherwise than the first: its bytes are those of another generation too.
+#: What the second answer says otherwise than the first: its bytes are those of another generation
+#: too.
 OTHERS: dict[str, tuple[Fault, Fault]] = {
     "no etag": ({}, {}),
     "weak etag": ({"etag": 'W/"a"'}, {"etag": 'W/"a"'}),
@@ -59,13 +62,25 @@ OTHERS: dict[str, tuple[Fault, Fault]] = {
     "etag appears": ({}, {"etag": '"a"'}),
     "other etag": ({"etag": '"a"'}, {"etag": '"b"'}),
     "other Last-Modified": ({"headers": MODIFIED}, {"headers": LATER}),
-    "other Last-Modified, same etag": ({"etag": '"a"', "headers": MODIFIED}, {"etag": '"a"', "headers": LATER}),
+    "other Last-Modified, same etag": (
+        {"etag": '"a"', "headers": MODIFIED},
+        {"etag": '"a"', "headers": LATER},
+    ),
     "Last-Modified vanishes, same etag": ({"etag": '"a"', "headers": MODIFIED}, {"etag": '"a"'}),
     "other Content-Type": ({}, {"content_type": "application/zip"}),
-    "other Content-Type, same etag": ({"etag": '"a"'}, {"etag": '"a"', "content_type": "application/zip"}),
-    "multipart": ({"etag": '"a"'}, {"etag": '"a"', "content_type": "multipart/byteranges; boundary=x"}),
+    "other Content-Type, same etag": (
+        {"etag": '"a"'},
+        {"etag": '"a"', "content_type": "application/zip"},
+    ),
+    "multipart": (
+        {"etag": '"a"'},
+        {"etag": '"a"', "content_type": "multipart/byteranges; boundary=x"},
+    ),
     "other name": ({}, {"disposition": "attachment; filename=other.pst"}),
-    "other name, same etag": ({"etag": '"a"'}, {"etag": '"a"', "disposition": "attachment; filename=other.pst"}),
+    "other name, same etag": (
+        {"etag": '"a"'},
+        {"etag": '"a"', "disposition": "attachment; filename=other.pst"},
+    ),
     "other total": ({"etag": '"a"'}, {"etag": '"a"', "size": SIZE + 1}),
     "other total, chunked": ({"framing": "chunked"}, {"size": SIZE + 1, "framing": "chunked"}),
 }
@@ -80,7 +95,11 @@ async def test_another_generation_is_never_joined_to_the_first(world: World, nam
     assert job.attempt == 2
 
 
-DIFFERENT = [name for name in OTHERS if name not in ("no etag", "weak etag", "no etag at all", "etag appears")]
+DIFFERENT = [
+    name
+    for name in OTHERS
+    if name not in ("no etag", "weak etag", "no etag at all", "etag appears")
+]
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENT if name != "other total, chunked"])
@@ -99,7 +118,10 @@ SAME: dict[str, tuple[Fault, Fault]] = {
     "Last-Modified": ({"headers": MODIFIED}, {"headers": MODIFIED}),
     "chunked": ({"framing": "chunked"}, {}),
     "both chunked": ({"framing": "chunked", "etag": '"a"'}, {"framing": "chunked", "etag": '"a"'}),
-    "no name": ({"headers": {"Content-Disposition": None}}, {"headers": {"Content-Disposition": None}}),
+    "no name": (
+        {"headers": {"Content-Disposition": None}},
+        {"headers": {"Content-Disposition": None}},
+    ),
 }
 
 
@@ -121,10 +143,13 @@ async def test_with_a_strong_etag_the_rest_is_asked_for(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "start"), [(CUT, CUT - OVERLAP), (OVERLAP, 0), (OVERLAP - 1, (OVERLAP - 1) // 2), (1001, 500), (5, 2)]
+    ("cut", "start"),
+    [(CUT, CUT - OVERLAP), (OVERLAP, 0), (OVERLAP - 1, (OVERLAP - 1) // 2), (1001, 500), (5, 2)],
 )
 @pytest.mark.parametrize("etag", [None, 'W/"a"'])
-async def test_without_one_an_overlap_is_asked_for(world: World, cut: int, start: int, etag: str | None) -> None:
+async def test_without_one_an_overlap_is_asked_for(
+    world: World, cut: int, start: int, etag: str | None
+) -> None:
     """§10: `Range: bytes=M-` with M = N - 64 KiB, N/2 if N is smaller; no If-Range."""
     job = await export(world, {"etag": etag}, {"etag": etag}, cut=cut)
     await world.check(job)
@@ -149,11 +174,19 @@ def part(world: House, start: int, stop: int, **facts: Any) -> Reply:
     """A 206 that announces [start, stop) and sends `data`."""
     data = facts.pop("data", CONTENT[start:stop])
     announced = b"bytes %d-%d/%d" % (start, stop - 1, len(CONTENT))
-    return Reply(world.upstream, 206, [(b"Content-Range", announced), *facts.pop("fields", [])], data, **facts)
+    return Reply(
+        world.upstream,
+        206,
+        [(b"Content-Range", announced), *facts.pop("fields", [])],
+        data,
+        **facts,
+    )
 
 
 async def finished(world: House, *answers: Served) -> Job:
-    """The job whose first answer is cut at 2,500 bytes, whose next ones are these, and whose later ones are right."""
+    """The job whose first answer is cut at 2,500 bytes, whose next ones are these, and whose later
+    ones are right.
+    """
     world.upstream.plan.append("cut")
     original = world.upstream._file
     rest = iter(answers)
@@ -172,7 +205,9 @@ async def finished(world: House, *answers: Served) -> Job:
 
 async def test_a_shorter_part_than_asked_for_is_taken_and_the_next_asked_for() -> None:
     async with house() as world:
-        job = await finished(world, lambda start: part(world, start, 3000), lambda start: part(world, start, 4001))
+        job = await finished(
+            world, lambda start: part(world, start, 3000), lambda start: part(world, start, 4001)
+        )
         assert (job.status, job.attempt) == (Status.SUCCESS, 1)
         assert world.upstream.posts == [0, 1250, 1500, 2000]
 
@@ -187,7 +222,10 @@ async def test_a_part_that_brings_no_new_byte_proves_nothing(stop: int) -> None:
 async def test_a_part_whose_body_is_longer_than_announced_is_not_kept() -> None:
     async with house() as world:
         job = await finished(
-            world, lambda start: part(world, start, 3000, data=CONTENT[start:3000] + b"foreign", length=None)
+            world,
+            lambda start: part(
+                world, start, 3000, data=CONTENT[start:3000] + b"foreign", length=None
+            ),
         )
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
 
@@ -223,7 +261,8 @@ async def test_a_body_that_ends_inside_the_overlap_proves_nothing() -> None:
     """A chunked body that ends in order, before what its head announced."""
     async with house() as world:
         job = await finished(
-            world, lambda start: part(world, start, len(CONTENT), data=CONTENT[start:2000], length=None)
+            world,
+            lambda start: part(world, start, len(CONTENT), data=CONTENT[start:2000], length=None),
         )
         assert (job.status, job.attempt) == (Status.SUCCESS, 1)
 
@@ -266,4 +305,7 @@ async def test_a_job_that_had_every_byte_is_finished_without_the_upstream() -> N
         assert world.upstream.posts == []
         await world.check()
         assert job.size == len(CONTENT)
-        assert hashlib.sha256(await world.read(job_id) or b"").digest() == hashlib.sha256(CONTENT).digest()
+        assert (
+            hashlib.sha256(await world.read(job_id) or b"").digest()
+            == hashlib.sha256(CONTENT).digest()
+        )

@@ -1,7 +1,9 @@
-"""A process that ends at any step of the runner, the stores or the upstream loses nothing (CONTRACT §3.6, §9, §10).
+"""A process that ends at any step of the runner, the stores or the upstream loses nothing (CONTRACT
+§3.6, §9, §10).
 
-Each scenario is run once per step it has, and crashes there: before the step's effect or after it. A process is then
-started over the same stores, and everything must agree. The kills of real processes are in test_kill.py.
+Each scenario is run once per step it has, and crashes there: before the step's effect or after it.
+A process is then started over the same stores, and everything must agree. The kills of real
+processes are in test_kill.py.
 """
 
 from __future__ import annotations
@@ -15,7 +17,16 @@ from time import perf_counter
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.job import Claimed, Interrupted, Phase, ResultState, Status, Succeeded, advance, encode
+from proxy.core.job import (
+    Claimed,
+    Interrupted,
+    Phase,
+    ResultState,
+    Status,
+    Succeeded,
+    advance,
+    encode,
+)
 from proxy.jobs.reconciler import Reconciler
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
@@ -116,7 +127,9 @@ async def until_crash(house: House, scenario: Scenario) -> None:
 
 
 async def crash_at(step: int, scenario: Scenario, again: int | None = None) -> tuple[House, bool]:
-    """Crash at the step, start again (and crash `again` while reconciling), and see that everything agrees."""
+    """Crash at the step, start again (and crash `again` while reconciling), and see that everything
+    agrees.
+    """
     house = House()
     house.boot(Steps(crash_at=step))
     await until_crash(house, scenario)
@@ -134,7 +147,9 @@ async def crash_at(step: int, scenario: Scenario, again: int | None = None) -> t
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_a_crash_at_every_step_loses_nothing(name: str) -> None:
-    """§9, §10: no accepted job, no finished file; no orphan, no broken promise; and what can go on goes on."""
+    """§9, §10: no accepted job, no finished file; no orphan, no broken promise; and what can go on
+    goes on.
+    """
     step, crashed = 1, True
     with capture_logs():
         while crashed:
@@ -196,7 +211,9 @@ def _made_before(directory: Path, numbers: Iterable[int]) -> list[str]:
 async def test_ten_thousand_jobs_are_reconciled_in_bounded_time(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """§9: 4,000 finished whose records are lost and rebuilt, 5,000 interrupted, 1,000 whose file is missing."""
+    """§9: 4,000 finished whose records are lost and rebuilt, 5,000 interrupted, 1,000 whose file is
+    missing.
+    """
     finished = _made_before(tmp_path, range(4000))
     jobs = await DiskJobs.open(tmp_path)
     live = [new_job(number) for number in range(5000)]
@@ -247,7 +264,9 @@ async def test_a_job_store_that_is_away_for_a_while_costs_no_export(method: str)
             async with house() as world:
                 original, calls = getattr(world.jobs, method), 0
 
-                async def flaky(*args: object, _skip: int = skip, _original: object = original) -> object:
+                async def flaky(
+                    *args: object, _skip: int = skip, _original: object = original
+                ) -> object:
                     nonlocal calls
                     calls += 1
                     if calls == _skip + 1:
@@ -269,7 +288,9 @@ async def test_a_change_that_the_store_took_without_saying_so_is_not_lost() -> N
             async with house() as world:
                 original, calls = world.jobs.replace, 0
 
-                async def deaf(*args: object, _skip: int = skip, _original: object = original) -> object:
+                async def deaf(
+                    *args: object, _skip: int = skip, _original: object = original
+                ) -> object:
                     nonlocal calls
                     calls += 1
                     result = await _original(*args)  # type: ignore[operator]

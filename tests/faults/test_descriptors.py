@@ -1,4 +1,6 @@
-"""Whatever cancels the end of a file's use, its descriptor is closed once and its accounting ends."""
+"""Whatever cancels the end of a file's use, its descriptor is closed once and its accounting
+ends.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,9 @@ async def test_many_downloads_cut_at_any_moment_leave_no_open_file(tmp_path: Pat
 
 
 @pytest.mark.parametrize("end", ["keep", "discard"])
-async def test_a_partial_cancelled_at_its_end_gives_its_descriptor_back(tmp_path: Path, end: str) -> None:
+async def test_a_partial_cancelled_at_its_end_gives_its_descriptor_back(
+    tmp_path: Path, end: str
+) -> None:
     """Also while it waits for its turn at the job's names, and when it is cancelled twice."""
     store = await FileArtifacts.at(tmp_path)
     before = await open_files()
@@ -130,7 +134,9 @@ def test_a_directory_that_cannot_be_synced_is_named_once(
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_a_directory_whose_sync_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_directory_whose_sync_fails_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     monkeypatch.setattr(os, "fsync", failing(code))
     with pytest.raises(OSError, match=os.strerror(code)):
         sync_directory(tmp_path)

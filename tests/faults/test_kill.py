@@ -1,4 +1,6 @@
-"""Real processes that are killed: what was accepted comes to its end, what was finished stays (CONTRACT §9, §10)."""
+"""Real processes that are killed: what was accepted comes to its end, what was finished stays
+(CONTRACT §9, §10).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ SIZE = 6_000_000
 class Scene:
     def __init__(self, simulator: Simulator, proxy: Proxy, caller: Caller) -> None:
         self.simulator, self.proxy, self.caller = simulator, proxy, caller
-        self.path = next(p for p in simulator.export_paths(simulator.open_session()) if p.endswith("exportToPst"))
+        self.path = next(
+            p for p in simulator.export_paths(simulator.open_session()) if p.endswith("exportToPst")
+        )
 
     async def halted(self, at: int) -> str:
         """A job whose transfer halts when U has sent `at` bytes, which the proxy has stored."""
@@ -96,7 +100,9 @@ async def test_sigterm_hands_over_cleanly(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
-async def test_a_damaged_job_database_is_set_aside_and_rebuilt(scene: Scene, tmp_path: Path, damage: str) -> None:
+async def test_a_damaged_job_database_is_set_aside_and_rebuilt(
+    scene: Scene, tmp_path: Path, damage: str
+) -> None:
     """§9: the proxy says so, starts, serves the finished files and takes new exports."""
     job = await scene.caller.kick_off(scene.path)
     await scene.caller.finished(job)
@@ -106,7 +112,9 @@ async def test_a_damaged_job_database_is_set_aside_and_rebuilt(scene: Scene, tmp
     if damage == "missing":
         database.unlink()
     else:
-        database.write_bytes(content[: len(content) // 3] if damage == "truncated" else b"garbage" * 5000)
+        database.write_bytes(
+            content[: len(content) // 3] if damage == "truncated" else b"garbage" * 5000
+        )
     await scene.proxy.start()
     assert any("set aside" in line for line in scene.proxy.lines)
     await scene.check(job)

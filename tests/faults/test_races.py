@@ -1,4 +1,6 @@
-"""What happens at the same time, in hundreds of orders each: the wire, the records and the files tell one story."""
+"""What happens at the same time, in hundreds of orders each: the wire, the records and the files
+tell one story.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ async def test_cancel_against_suspend_and_resume() -> None:
             job_id, _ = await world.submit()
             await later(chance)
 
-            async def resume(world: House = world, chance: random.Random = chance, job_id: str = job_id) -> None:
+            async def resume(
+                world: House = world, chance: random.Random = chance, job_id: str = job_id
+            ) -> None:
                 for _ in range(3):
                     await later(chance, 40)
                     await world.resume(job_id)
@@ -174,7 +178,9 @@ async def test_expiry_against_resume() -> None:
             assert await world.phase(job_id) is Phase.SUSPENDED
             world.clock += 50
 
-            async def resume(world: House = world, chance: random.Random = chance, job_id: str = job_id) -> None:
+            async def resume(
+                world: House = world, chance: random.Random = chance, job_id: str = job_id
+            ) -> None:
                 await later(chance, 12)
                 await world.resume(job_id)
 
@@ -225,7 +231,9 @@ async def test_a_caller_that_leaves_at_any_moment() -> None:
 
 @pytest.mark.parametrize("deed", ["500", "reset"])
 async def test_dropping_against_cancel(deed: str) -> None:
-    """§3.7: the kick-off gets U's answer and there is no job, or the job is cancelled: never half of each."""
+    """§3.7: the kick-off gets U's answer and there is no job, or the job is cancelled: never half
+    of each.
+    """
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
             world.upstream.plan.append(deed)

@@ -1,4 +1,6 @@
-"""A failure of this machine is not the outcome of a job: it is waited out, at every step (CONTRACT §18, §10)."""
+"""A failure of this machine is not the outcome of a job: it is waited out, at every step (CONTRACT
+§18, §10).
+"""
 
 from __future__ import annotations
 
@@ -188,7 +190,9 @@ async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Pat
                 world.upstream.plan.extend(["cut", "401"])
                 try:
                     job_id, _ = await world.submit()
-                except StoreUnavailable:  # not accepted; what the store has taken all the same ends too
+                except (
+                    StoreUnavailable
+                ):  # not accepted; what the store has taken all the same ends too
                     job_id, _ = await world.submit()
                 done = await world.finished(job_id)
                 assert done.status is Status.SUCCESS, f"step {step}: {done.error}"
@@ -197,7 +201,9 @@ async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Pat
                 if reached:
                     await steps.over.wait()
                 await world.check()
-                assert all(job.terminal or job.phase is Phase.SUSPENDED for job in await jobs.list())
+                assert all(
+                    job.terminal or job.phase is Phase.SUSPENDED for job in await jobs.list()
+                )
             finally:
                 await world.runner.stop()
                 await artifacts.close()

@@ -1,4 +1,6 @@
-"""Room for files: promised once, given back at the end, checked at every write (CONTRACT §3.5, §5, §15)."""
+"""Room for files: promised once, given back at the end, checked at every write (CONTRACT §3.5, §5,
+§15).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
 from proxy.core.job import ErrorCode, Status
-from proxy.jobs.reservations import Space
+from proxy.jobs.reservations import Reservations
 from proxy.ports import StorageFull
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import MemoryArtifacts
@@ -23,9 +25,9 @@ from tests.faults.harness import CONTENT, LIMITS, house
 SIZE = len(CONTENT)
 
 
-async def books(room: int, **limits: int | None) -> tuple[Space, MemoryArtifacts]:
+async def books(room: int, **limits: int | None) -> tuple[Reservations, MemoryArtifacts]:
     artifacts = MemoryArtifacts(max_bytes=room)
-    space = Space(artifacts, **({"min_free": 0, "max_bytes": None} | limits))  # type: ignore[arg-type]
+    space = Reservations(artifacts, **({"min_free": 0, "max_bytes": None} | limits))  # type: ignore[arg-type]
     await space.measure()
     return space, artifacts
 
@@ -41,7 +43,9 @@ async def test_what_is_promised_is_not_free() -> None:
 
 
 async def test_what_is_being_filled_is_never_free_in_between() -> None:
-    """The disk is asked now and then: the bytes written since count as taken, or they would be promised again."""
+    """The disk is asked now and then: the bytes written since count as taken, or they would be
+    promised again.
+    """
     space, artifacts = await books(100)
     await space.promise("a", 60)
     partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
@@ -85,7 +89,9 @@ async def test_kick_offs_need_min_free_beyond_all_promises() -> None:
 
 
 async def test_many_running_exports_never_promise_the_same_room() -> None:
-    """§15 `storage.max_bytes`: of eight that start together only as many go on as fit, and those are whole."""
+    """§15 `storage.max_bytes`: of eight that start together only as many go on as fit, and those
+    are whole.
+    """
     limits = replace(LIMITS, max_running=8, max_bytes=3 * SIZE + 100)
     with capture_logs():
         async with house(limits=limits) as world:
@@ -159,7 +165,9 @@ async def test_a_resumed_transfer_needs_room_for_its_rest() -> None:
             assert (await world.jobs.get(job_id)).status is Status.SUCCESS
 
 
-async def test_free_space_of_a_directory_counts_what_was_written_since_it_was_asked(tmp_path: Path) -> None:
+async def test_free_space_of_a_directory_counts_what_was_written_since_it_was_asked(
+    tmp_path: Path,
+) -> None:
     """The disk is asked once a second: a file that grows in between takes its room at once."""
     artifacts = await FileArtifacts.at(tmp_path)
     before = await artifacts.free()
@@ -193,7 +201,9 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 def _small_disk(command: list[str], **kwargs: object) -> str:
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **kwargs)  # type: ignore[call-overload]
+    told = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, **kwargs
+    )  # type: ignore[call-overload]
     if told.returncode == 32 or "unshare" in told.stderr or "mount:" in told.stderr:
         pytest.skip(f"no mount here: {told.stderr.strip()}")
     assert told.returncode == 0, told.stderr
@@ -201,11 +211,15 @@ def _small_disk(command: list[str], **kwargs: object) -> str:
 
 
 def test_a_real_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
-    """§5: ENOSPC of a file system of 8 MiB (tmpfs in a name space of its own; needs the right to mount)."""
+    """§5: ENOSPC of a file system of 8 MiB (tmpfs in a name space of its own; needs the right to
+    mount).
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
     script = f'mount -t tmpfs -o size=8m none {disk} && exec {sys.executable} -c "$1" {disk}/data'
-    told = _small_disk(["unshare", "-m", "sh", "-c", script, "sh", _SMALL_DISK], cwd=Path(__file__).parents[2])
+    told = _small_disk(
+        ["unshare", "-m", "sh", "-c", script, "sh", _SMALL_DISK], cwd=Path(__file__).parents[2]
+    )
     assert told == "full set() []"
 
 

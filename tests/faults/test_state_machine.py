@@ -1,4 +1,6 @@
-"""Jobs through random operations, faults, jumps of time and restarts, against what callers were told."""
+"""Jobs through random operations, faults, jumps of time and restarts, against what callers were
+told.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A disk that is full, fails, lies or is tampered with: said plainly, nothing half done, everything else goes on."""
+"""A disk that is full, fails, lies or is tampered with: said plainly, nothing half done, everything
+else goes on.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ FAILED = Failed(JobError(code=ErrorCode.STORAGE_FULL, message="no room", retryab
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """The system itself refuses to let any file of this process grow beyond `size` bytes (EFBIG)."""
+    """The system itself refuses to let any file of this process grow beyond `size` bytes
+    (EFBIG).
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -51,7 +55,9 @@ def new_id() -> str:
 
 
 async def on_thread(store: DiskJobs, statement: str) -> None:
-    """Run a statement on the store's own connection, so that SQLite itself refuses the next write."""
+    """Run a statement on the store's own connection, so that SQLite itself refuses the next
+    write.
+    """
 
     def execute() -> None:
         store._database._cache._con.execute(statement).fetchall()
@@ -84,7 +90,10 @@ async def test_one_job_that_does_not_fit_does_not_take_the_others_along(tmp_path
     small = [new_job(number) for number in range(20)]
     large = new_job(99)
     with largest_file(4 * MIB):
-        calls = [store.add(job, b"x" * (8 * MIB if job is large else 10)) for job in (*small[:10], large, *small[10:])]
+        calls = [
+            store.add(job, b"x" * (8 * MIB if job is large else 10))
+            for job in (*small[:10], large, *small[10:])
+        ]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(outcomes.pop(10), StoreUnavailable)
     assert outcomes == small
@@ -95,7 +104,9 @@ async def test_one_job_that_does_not_fit_does_not_take_the_others_along(tmp_path
 @pytest.mark.parametrize(
     "statement", ["PRAGMA max_page_count = 1", "PRAGMA query_only = ON"], ids=["full", "read-only"]
 )
-async def test_a_disk_that_takes_no_write_changes_nothing_and_recovers(tmp_path: Path, statement: str) -> None:
+async def test_a_disk_that_takes_no_write_changes_nothing_and_recovers(
+    tmp_path: Path, statement: str
+) -> None:
     store = await DiskJobs.open(tmp_path)
     job = await store.add(new_job(1, key="k"), b"body")
     await on_thread(store, statement)
@@ -143,7 +154,9 @@ async def test_a_commit_that_fails_is_rolled_back(tmp_path: Path) -> None:
     await on_thread(store, "CREATE TABLE parent (id INTEGER PRIMARY KEY)")
     child = "CREATE TABLE child (id REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED)"
     await on_thread(store, child)
-    await on_thread(store, "CREATE TRIGGER fail AFTER INSERT ON Cache BEGIN INSERT INTO child VALUES (1); END")
+    await on_thread(
+        store, "CREATE TRIGGER fail AFTER INSERT ON Cache BEGIN INSERT INTO child VALUES (1); END"
+    )
     await on_thread(store, "PRAGMA foreign_keys = ON")
     with pytest.raises(StoreUnavailable, match="FOREIGN KEY"):
         await store.add(new_job(1), b"")
@@ -154,7 +167,9 @@ async def test_a_commit_that_fails_is_rolled_back(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_defect_in_the_writer_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_in_the_writer_reaches_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No call is ever left without an answer."""
     store = await DiskJobs.open(tmp_path)
 
@@ -229,7 +244,10 @@ def disk_of(place: Path, mebibytes: int) -> Iterator[Path]:
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk takes root: a full disk is proven by EFBIG and by injected errors only")
+        pytest.skip(
+            "mounting a small disk takes root: a full disk is proven by EFBIG and by "
+            "injected errors only"
+        )
     try:
         yield place
     finally:
@@ -281,8 +299,12 @@ async def test_a_disk_that_runs_full_under_both_stores(tiny_disk: Path) -> None:
     await artifacts.close()
 
 
-async def test_the_store_opens_on_a_full_disk_and_takes_note_of_what_is_removed(small_disk: Path) -> None:
-    """A restart while the disk is full must not take pass-through down, and a clean-up must be able to make room."""
+async def test_the_store_opens_on_a_full_disk_and_takes_note_of_what_is_removed(
+    small_disk: Path,
+) -> None:
+    """A restart while the disk is full must not take pass-through down, and a clean-up must be able
+    to make room.
+    """
     store = await DiskJobs.open(small_disk)
     jobs = [await store.add(new_job(number), b"body") for number in range(50)]
     await store.close()
@@ -305,7 +327,9 @@ async def test_the_store_opens_on_a_full_disk_and_takes_note_of_what_is_removed(
     await store.close()
 
 
-async def test_a_disk_that_runs_full_under_an_open_store_still_takes_changes(small_disk: Path) -> None:
+async def test_a_disk_that_runs_full_under_an_open_store_still_takes_changes(
+    small_disk: Path,
+) -> None:
     """Expiry and DELETE are changes too: without them a full disk stays full."""
     store = await DiskJobs.open(small_disk)
     jobs = [await store.add(new_job(number), b"body") for number in range(50)]

@@ -1,4 +1,6 @@
-"""`kill -9` at any moment: what returned has happened, what did not return happened whole or not at all."""
+"""`kill -9` at any moment: what returned has happened, what did not return happened whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Log:
 
 
 def run_and_kill(directory: Path, seed: int, log: Log) -> None:
-    """A child that is killed after a number of lines, or a moment after it began to open the stores."""
+    """A child that is killed after a number of lines, or a moment after it began to open the
+    stores.
+    """
     chance = random.Random(seed)
     command = [sys.executable, "-m", "tests.faults.store_child", str(directory), str(seed)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
@@ -112,17 +116,25 @@ async def check_content(artifacts: FileArtifacts, id: str, size: int | None) -> 
     await reader.close()
     assert size in (None, reader.artifact.size)
     assert content == content_of(id, reader.artifact.size)
-    assert reader.artifact.sha256 == hashlib.sha256(content).digest() == await artifacts.memo(id)
+    assert (
+        reader.artifact.sha256
+        == hashlib.sha256(content).digest()
+        == await artifacts.record_copy(id)
+    )
 
 
 async def check_no_orphans(directory: Path, artifacts: FileArtifacts) -> None:
     """Every file belongs to an id that the store tells, so that removing the ids leaves nothing."""
-    names = await asyncio.to_thread(lambda: [path.name for path in (directory / "artifacts").rglob("*.*")])
+    names = await asyncio.to_thread(
+        lambda: [path.name for path in (directory / "artifacts").rglob("*.*")]
+    )
     assert {name.partition(".")[0] for name in names} == await artifacts.ids()
 
 
 def test_a_process_that_is_killed_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    """§3.6, §15: every accepted job, every committed file, nothing else; round after round on the same directory."""
+    """§3.6, §15: every accepted job, every committed file, nothing else; round after round on the
+    same directory.
+    """
     log = Log()
     for number in range(ROUNDS):
         run_and_kill(tmp_path, number, log)
@@ -142,7 +154,9 @@ def test_a_process_that_is_killed_loses_nothing_and_leaves_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_process_that_is_killed_while_it_sets_a_database_aside_loses_no_record(tmp_path: Path, seed: int) -> None:
+def test_a_process_that_is_killed_while_it_sets_a_database_aside_loses_no_record(
+    tmp_path: Path, seed: int
+) -> None:
     """One of the two databases is whole at any moment."""
     jobs = fill(tmp_path, 2000)
     DAMAGE["a foreign setting"](tmp_path / "jobs" / "cache.db")

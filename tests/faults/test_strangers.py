@@ -1,4 +1,6 @@
-"""Strangers that take every connection they get leave enough for exports and for clients that are connected (§15)."""
+"""Strangers that take every connection they get leave enough for exports and for clients that are
+connected (§15).
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_15_strangers_leave_descriptors_for_exports(simulator: Simulator, tmp_path: Path, tls: bool) -> None:
-    """1,100 silent connections, with TLS handshakes that never end, against a limit of 1,024 descriptors."""
+async def test_15_strangers_leave_descriptors_for_exports(
+    simulator: Simulator, tmp_path: Path, tls: bool
+) -> None:
+    """1,100 silent connections, with TLS handshakes that never end, against a limit of 1,024
+    descriptors.
+    """
     settings = {"LISTEN__HANDSHAKE_TIMEOUT": "10m", "LISTEN__HEAD_TIMEOUT": "10m"}
     if tls:
         made = trustme.CA().issue_cert("localhost", "127.0.0.1")
@@ -43,9 +49,15 @@ async def test_15_strangers_leave_descriptors_for_exports(simulator: Simulator, 
         connector = aiohttp.TCPConnector(ssl=False, limit=1)
         async with aiohttp.ClientSession(connector=connector) as http:
             caller = Caller(proxy, http, simulator.login())
-            path = next(p for p in simulator.export_paths(simulator.open_session()) if p.endswith("exportToPst"))
+            path = next(
+                p
+                for p in simulator.export_paths(simulator.open_session())
+                if p.endswith("exportToPst")
+            )
             assert (await caller.ask("GET", "/v8/Health"))[0] == 200
-            strangers += [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(STRANGERS)]
+            strangers += [
+                (await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(STRANGERS)
+            ]
             for _ in range(3):
                 job = await caller.kick_off(path)
                 assert (await caller.finished(job))["status"] == "Success"
@@ -54,5 +66,7 @@ async def test_15_strangers_leave_descriptors_for_exports(simulator: Simulator, 
     finally:
         for writer in strangers:
             writer.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in strangers), return_exceptions=True)
+        await asyncio.gather(
+            *(writer.wait_closed() for writer in strangers), return_exceptions=True
+        )
         await proxy.kill()

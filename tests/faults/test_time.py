@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from proxy.clock import SteadyClock
 from proxy.core.job import ErrorCode, Phase, ResultState, Status
-from proxy.core.job_document import seen
+from proxy.core.job_document import as_of
 from proxy.ports import StoreUnavailable
 from tests.faults.harness import CONTENT, House, house
 
@@ -59,7 +59,9 @@ def test_drift_is_followed_at_once() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(-1e6, 1e6)), max_size=30))
-def test_time_never_runs_backwards_nor_faster_than_a_tenth_more(moves: list[tuple[float, float]]) -> None:
+def test_time_never_runs_backwards_nor_faster_than_a_tenth_more(
+    moves: list[tuple[float, float]],
+) -> None:
     clocks = Clocks()
     last = clocks.steady()
     for seconds, jump in moves:
@@ -113,8 +115,8 @@ async def test_a_dead_sweeper_lets_no_expired_file_out() -> None:
     """§7: readers judge by the clock themselves."""
     async with house() as world:
         job = await world.jobs.get(await finished(world))
-        assert seen(job, world.clock + 99).result is ResultState.AVAILABLE
-        assert seen(job, world.clock + 100).result is ResultState.EXPIRED
+        assert as_of(job, world.clock + 99).result is ResultState.AVAILABLE
+        assert as_of(job, world.clock + 100).result is ResultState.EXPIRED
 
 
 async def test_a_download_in_flight_ends_whole_though_the_file_expires() -> None:
@@ -139,7 +141,11 @@ async def test_a_suspended_job_is_given_up_in_time() -> None:
             world.clock += 1
             await world.sweep()
             job = await world.jobs.get(job_id)
-            assert (job.status, job.error.code, job.error.retryable) == (Status.FAILED, ErrorCode.INTERRUPTED, True)
+            assert (job.status, job.error.code, job.error.retryable) == (
+                Status.FAILED,
+                ErrorCode.INTERRUPTED,
+                True,
+            )
             await world.check()
 
 
@@ -180,7 +186,9 @@ async def test_one_file_that_cannot_be_removed_stops_no_sweep() -> None:
             world.artifacts.faults["remove"].extend([StoreUnavailable("permission denied")] * 4)
             await world.sweep()
             assert len(await world.artifacts.ids()) == 1
-            assert [(await world.jobs.get(job_id)).result for job_id in ids] == [ResultState.EXPIRED] * 3
+            assert [(await world.jobs.get(job_id)).result for job_id in ids] == [
+                ResultState.EXPIRED
+            ] * 3
             await world.sweep()
             assert await world.artifacts.ids() == set()
 

@@ -1,4 +1,6 @@
-"""Jobs driven through every misbehaviour of the upstream: the runner, the real upstream client, the stand-in."""
+"""Jobs driven through every misbehaviour of the upstream: the runner, the real upstream client, the
+stand-in.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,18 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import Problem
-from proxy.core.job import CancelRequested, ErrorCode, ExportRequest, Forgotten, Job, Phase, ResultState, Status
+from proxy.core.job import (
+    CancelRequested,
+    ErrorCode,
+    ExportRequest,
+    Forgotten,
+    Job,
+    Phase,
+    ResultState,
+    Status,
+)
 from proxy.core.job_request import kickoff_fields
-from proxy.jobs.run import Record, Relayed, Run
+from proxy.jobs.run import Record, Run, WholeResponse
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly
 from proxy.jobs.transfer import Policy
@@ -24,7 +35,7 @@ from proxy.ports import Artifact, StorageFull, StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
-from proxy.upstream.session_events import Watch
+from proxy.upstream.session_events import SessionEvents
 from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, new_job
 
 SIZE = 300_000
@@ -46,12 +57,14 @@ class World:
         self.path = next(p for p in simulator.export_paths(session) if p.endswith("exportToPst"))
         self.runner = self.make_runner()
 
-    def make_runner(self, *, holder: str = "test", stall: float = 5.0, limits: Limits = LIMITS) -> Runner:
+    def make_runner(
+        self, *, holder: str = "test", stall: float = 5.0, limits: Limits = LIMITS
+    ) -> Runner:
         return Runner(
             jobs=self.jobs,
             artifacts=self.artifacts,
             upstream=self.upstream,
-            watch=Watch(self.upstream, timeout=5, now=time.time),
+            watch=SessionEvents(self.upstream, timeout=5, now=time.time),
             policy=Policy(generate_timeout=10, stall_timeout=stall, attempts=3, result_ttl=60),
             limits=limits,
             safe=MemoryOnly(),
@@ -79,7 +92,9 @@ class World:
             fingerprint="f",
         )
         now = time.time()
-        return Job(id=str(uuid.uuid4()), version=1, owner="o", request=request, created=now, updated=now)
+        return Job(
+            id=str(uuid.uuid4()), version=1, owner="o", request=request, created=now, updated=now
+        )
 
     async def submit(self, *, attended: bool = False) -> tuple[Job, Run]:
         job = self.job()
@@ -170,7 +185,9 @@ async def test_a_cut_transfer_is_continued_by_range(world: World, cut: str, fram
     assert sum(world.simulator.generations.values()) == 1
 
 
-async def test_a_transfer_may_be_cut_more_often_than_attempts_while_it_advances(world: World) -> None:
+async def test_a_transfer_may_be_cut_more_often_than_attempts_while_it_advances(
+    world: World,
+) -> None:
     """§10: a 400 GB transfer may be cut more often than three times."""
     job = await world.export(cut_at=40_000, count=6)
     await world.check(job)
@@ -185,7 +202,9 @@ async def test_an_upstream_that_ignores_range_starts_a_new_attempt(world: World)
     assert job.attempt == 2
 
 
-@pytest.mark.parametrize("content_range", ["bytes 0-299999/300000", "bytes 99999-299999/300000", "nonsense"])
+@pytest.mark.parametrize(
+    "content_range", ["bytes 0-299999/300000", "bytes 99999-299999/300000", "nonsense"]
+)
 async def test_a_wrong_content_range_is_never_spliced(world: World, content_range: str) -> None:
     """§10: start and total must fit."""
     world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
@@ -203,10 +222,15 @@ async def test_a_changed_validator_is_never_spliced(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [{"cut_at": 0}, {"lie": 1000}, {"framing": "chunked", "unterminated": True, "cut_at": 0}]
+    "fault",
+    [{"cut_at": 0}, {"lie": 1000}, {"framing": "chunked", "unterminated": True, "cut_at": 0}],
 )
-async def test_a_body_that_never_ends_right_is_never_success(world: World, fault: dict[str, Any]) -> None:
-    """§10: a body shorter than its length, or chunked without its end, is Failed after bounded attempts."""
+async def test_a_body_that_never_ends_right_is_never_success(
+    world: World, fault: dict[str, Any]
+) -> None:
+    """§10: a body shorter than its length, or chunked without its end, is Failed after bounded
+    attempts.
+    """
     job = await world.export(**fault)
     await world.check(job, Status.FAILED)
     assert job.error is not None
@@ -254,9 +278,13 @@ async def test_a_stall_is_broken_off_and_continued(world: World) -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(400, ErrorCode.REJECTED), (500, ErrorCode.ERROR), (206, ErrorCode.ERROR)]
 )
-async def test_a_refusal_after_the_grace_fails_the_job(world: World, status: int, code: ErrorCode) -> None:
+async def test_a_refusal_after_the_grace_fails_the_job(
+    world: World, status: int, code: ErrorCode
+) -> None:
     """§3.7: 4xx UpstreamRejected, the rest UpstreamError; U's answer is kept."""
-    job = await world.export(status=status, body='{"message":"no"}', content_type="application/json")
+    job = await world.export(
+        status=status, body='{"message":"no"}', content_type="application/json"
+    )
     await world.check(job, Status.FAILED)
     assert job.error is not None
     assert (job.error.code, job.error.status, job.error.body) == (code, status, '{"message":"no"}')
@@ -267,7 +295,7 @@ async def test_a_refusal_within_the_grace_is_handed_over_and_no_job_stays(world:
     world.simulator.fault(path=world.path, method="POST", status=409, body="busy")
     job, run = await world.submit(attended=True)
     answer = await asyncio.wait_for(run.first, 10)
-    assert isinstance(answer, Relayed)
+    assert isinstance(answer, WholeResponse)
     assert (answer.status, answer.body) == (409, b"busy")
     assert await world.jobs.get(job.id) is None
     assert await world.artifacts.ids() == set()
@@ -307,7 +335,9 @@ async def test_cancel_closes_the_upstream_connection_and_removes_the_file(world:
     """§7: phase Cancelling, U's connection closed, soon Cancelled."""
     world.simulator.fault(path=world.path, method="POST", stall_at=50_000)
     job, _ = await world.submit()
-    current = await world.until(job.id, lambda job: job.received > 0 or job.phase is Phase.TRANSFERRING)
+    current = await world.until(
+        job.id, lambda job: job.received > 0 or job.phase is Phase.TRANSFERRING
+    )
     await Record(world.jobs, current, time.time).advance(CancelRequested())
     await world.runner.wake(job.id)
     done = await world.finished(job.id)
@@ -383,7 +413,9 @@ async def test_a_caller_has_a_quota(world: World) -> None:
 
 
 async def test_a_quota_is_not_doubled_by_a_second_hash_of_the_caller(world: World) -> None:
-    """§3.5, §8: a job counts under every owner it was taken for, once; so does one that is just being taken."""
+    """§3.5, §8: a job counts under every owner it was taken for, once; so does one that is just
+    being taken.
+    """
     await world.runner.stop()
     world.runner = world.make_runner(limits=replace(LIMITS, max_per_caller=2))
     await world.runner.start()
@@ -433,7 +465,9 @@ async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> No
 
         async def commit_then_lose_the_store(*args: Any) -> Artifact:
             artifact = await commit(*args)
-            world.jobs.faults["replace"].extend([StoreUnavailable("gone"), StoreUnavailable("gone")])
+            world.jobs.faults["replace"].extend(
+                [StoreUnavailable("gone"), StoreUnavailable("gone")]
+            )
             return artifact
 
         partial.commit = commit_then_lose_the_store  # type: ignore[assignment, method-assign]

@@ -38,7 +38,9 @@ def proxy_in_front_of(port: int) -> Iterator[int]:
 
 
 class Raw:
-    """A server on blocking sockets that reads one head per connection and writes what it is told, in pieces."""
+    """A server on blocking sockets that reads one head per connection and writes what it is told,
+    in pieces.
+    """
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = pieces

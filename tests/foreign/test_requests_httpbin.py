@@ -1,4 +1,6 @@
-"""The calls of requests' own functional tests, against httpbin, directly and through the proxy (CONTRACT §12)."""
+"""The calls of requests' own functional tests, against httpbin, directly and through the proxy
+(CONTRACT §12).
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,21 @@ CALLS: dict[str, Callable[[], Call]] = {
     "POST bytes": lambda: call("POST", "/post", data=bytes(range(256))),
     "POST nothing": lambda: call("POST", "/post"),
     "POST a file": lambda: call("POST", "/post", data=io.BytesIO(b"x" * 100_000)),
-    "POST a multipart form": lambda: call("POST", "/post", data=FORM[0], headers={"Content-Type": FORM[1]}),
+    "POST a multipart form": lambda: call(
+        "POST", "/post", data=FORM[0], headers={"Content-Type": FORM[1]}
+    ),
     "POST what a generator yields": lambda: call("POST", "/anything", data=pieces()),
     "PUT": lambda: call("PUT", "/put", data=b"put"),
     "PATCH": lambda: call("PATCH", "/patch", data=b"patch"),
     "DELETE": lambda: call("DELETE", "/delete"),
     "DELETE with a body": lambda: call("DELETE", "/delete", data=b"body"),
     "GET with a body": lambda: call("GET", "/get", data=b"body"),
-    "own fields": lambda: call("GET", "/headers", headers={"X-Odd_Name": "1", "x-lower": "2", "Accept": "a/b"}),
-    "no agent": lambda: call("GET", "/headers", headers={"User-Agent": None, "Accept-Encoding": None}),
+    "own fields": lambda: call(
+        "GET", "/headers", headers={"X-Odd_Name": "1", "x-lower": "2", "Accept": "a/b"}
+    ),
+    "no agent": lambda: call(
+        "GET", "/headers", headers={"User-Agent": None, "Accept-Encoding": None}
+    ),
     "cookies sent": lambda: call("GET", "/cookies", cookies={"a": "b", "c": "d"}),
     "cookies set": lambda: call("GET", "/cookies/set?a=b&c=d"),
     "cookies deleted": lambda: call("GET", "/cookies/delete?a"),
@@ -85,9 +93,12 @@ CALLS: dict[str, Callable[[], Call]] = {
     "500": lambda: call("GET", "/status/500"),
     "UTF-8": lambda: call("GET", "/encoding/utf8"),
     "XML": lambda: call("GET", "/xml"),
-    "everything about the request": lambda: call("PUT", "/anything?a=b", data=b"x", headers={"X-A": "\xe4"}),
+    "everything about the request": lambda: call(
+        "PUT", "/anything?a=b", data=b"x", headers={"X-A": "\xe4"}
+    ),
 }
-#: What differs between two calls of the same server (its clock, the nonces of its challenges), and hop by hop.
+#: What differs between two calls of the same server (its clock, the nonces of its challenges), and
+#: hop by hop.
 _VOLATILE = {"date", "last-modified", "www-authenticate", "etag", "connection"}
 
 
@@ -98,14 +109,19 @@ def outcome(ask: Call, port: int, named: int) -> object:
         del session.headers["Connection"]  # hop by hop: httpbin would tell whether it came
         answer = ask(session, f"http://127.0.0.1:{port}")
         chain = [*answer.history, answer]
-        told = [(one.status_code, one.reason, one.url, _fields(one), dict(one.cookies), one.content) for one in chain]
+        told = [
+            (one.status_code, one.reason, one.url, _fields(one), dict(one.cookies), one.content)
+            for one in chain
+        ]
         again = session.get(f"http://127.0.0.1:{port}/get", timeout=LIMIT)  # the session goes on
         told.append((again.status_code, again.reason, again.url, [], dict(session.cookies), b""))
     return [repr(one).replace(str(port), str(named)) for one in told]
 
 
 def _fields(answer: requests.Response) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in answer.raw.headers.items() if name.lower() not in _VOLATILE]
+    return [
+        (name, value) for name, value in answer.raw.headers.items() if name.lower() not in _VOLATILE
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +131,12 @@ def through(httpbin: Server) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("made", CALLS.values(), ids=CALLS.keys())
-def test_12_requests_sees_no_difference(made: Callable[[], Call], httpbin: Server, through: int) -> None:
-    """§12: the outcome is equal, field for field. Each side's answers name its own port, which is put right here."""
+def test_12_requests_sees_no_difference(
+    made: Callable[[], Call], httpbin: Server, through: int
+) -> None:
+    """§12: the outcome is equal, field for field. Each side's answers name its own port, which is
+    put right here.
+    """
     direct = outcome(made(), httpbin.port, 1)
     proxied = outcome(made(), through, 1)
     assert proxied == direct

@@ -1,4 +1,6 @@
-"""varnishtest, a second and independent HTTP implementation, as client and as upstream of the proxy (CONTRACT §12)."""
+"""varnishtest, a second and independent HTTP implementation, as client and as upstream of the proxy
+(CONTRACT §12).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def test_12_varnishtest_agrees(script: Path, tmp_path: Path) -> None:
     with proxy_in_front_of(port) as front:
         command = [program, "-t", "40", "-D", f"uport={port}", "-D", f"pport={front}", str(script)]
         environment = {**os.environ, "PATH": PATH, "TMPDIR": str(tmp_path)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=environment, check=False
+        )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
 
 

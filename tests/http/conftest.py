@@ -16,7 +16,9 @@ from tests.http.tls_peers import NOW, Run
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, LoopFactory]:
     """Every asynchronous test of this folder runs on both loops."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
@@ -45,4 +47,6 @@ def localhost(authority: trustme.CA) -> trustme.LeafCert:
 
 @pytest.fixture(scope="module")
 def expired(authority: trustme.CA) -> trustme.LeafCert:
-    return authority.issue_cert("localhost", not_before=NOW - timedelta(9), not_after=NOW - timedelta(1))
+    return authority.issue_cert(
+        "localhost", not_before=NOW - timedelta(9), not_after=NOW - timedelta(1)
+    )

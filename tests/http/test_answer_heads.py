@@ -42,7 +42,9 @@ def seconds(taker: Exchange | _Answer, pieces: int) -> float:
 
 
 @pytest.mark.parametrize("make", [relayed, called])
-async def test_12_a_head_that_trickles_in_costs_linear_time(make: Callable[[], Exchange | _Answer]) -> None:
+async def test_12_a_head_that_trickles_in_costs_linear_time(
+    make: Callable[[], Exchange | _Answer],
+) -> None:
     """Four times the pieces cost about four times the time; it was sixteen times."""
     short = min(seconds(make(), 7_500) for _ in range(3))
     long = min(seconds(make(), 30_000) for _ in range(3))
@@ -59,8 +61,12 @@ def answering(raw: bytes) -> Origin:
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-@pytest.mark.parametrize(("interims", "status"), [(0, 200), (1, 200), (MAX_INTERIM, 200), (MAX_INTERIM + 1, 502)])
-async def test_12_a_hundred_interim_answers_pass_and_no_more(interims: int, status: int, at_once: bool) -> None:
+@pytest.mark.parametrize(
+    ("interims", "status"), [(0, 200), (1, 200), (MAX_INTERIM, 200), (MAX_INTERIM + 1, 502)]
+)
+async def test_12_a_hundred_interim_answers_pass_and_no_more(
+    interims: int, status: int, at_once: bool
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         for _ in range(0 if at_once else interims):
@@ -76,7 +82,9 @@ async def test_12_a_hundred_interim_answers_pass_and_no_more(interims: int, stat
 
 
 @pytest.mark.parametrize(("interims", "whole"), [(MAX_INTERIM, True), (MAX_INTERIM + 1, False)])
-async def test_12_the_proxys_own_calls_take_a_hundred_interim_answers(interims: int, whole: bool) -> None:
+async def test_12_the_proxys_own_calls_take_a_hundred_interim_answers(
+    interims: int, whole: bool
+) -> None:
     async with answering(INTERIM * interims + FINAL).running() as origin:
         upstream = HttpUpstream(Pool("127.0.0.1", origin.port))
         if whole:
@@ -90,7 +98,14 @@ async def test_12_the_proxys_own_calls_take_a_hundred_interim_answers(interims: 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"SSH-2.0-OpenSSH_9.6\r\n", b"220 mail ESMTP\r\n", b"H", b"HTTP/2.0 200 OK\r\n\r\n", b"<html>", b"\x15\x03\1"],
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"220 mail ESMTP\r\n",
+        b"H",
+        b"HTTP/2.0 200 OK\r\n\r\n",
+        b"<html>",
+        b"\x15\x03\1",
+    ],
 )
 async def test_11_an_answer_that_is_no_http_is_known_at_once(raw: bytes) -> None:
     """The server keeps the connection open: nobody waits for a head that cannot come."""

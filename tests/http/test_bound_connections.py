@@ -15,7 +15,9 @@ MARK = b"\r\nAuthorization: "
 
 
 class Windows:
-    """A server that authenticates connections in three steps, as IIS does. Answers with who is asking."""
+    """A server that authenticates connections in three steps, as IIS does. Answers with who is
+    asking.
+    """
 
     def __init__(self, scheme: bytes = b"NTLM") -> None:
         self.scheme = scheme
@@ -35,12 +37,19 @@ class Windows:
             self.heard.append((head.partition(b" HTTP")[0], who))
             if who is NOBODY:
                 challenge = self.scheme + (b" challenge" if step else b"")
-                await peer.send(b"HTTP/1.1 401 No\r\nWWW-Authenticate: %b\r\nContent-Length: 0\r\n\r\n" % challenge)
+                await peer.send(
+                    b"HTTP/1.1 401 No\r\nWWW-Authenticate: %b\r\nContent-Length: 0\r\n\r\n"
+                    % challenge
+                )
             else:
-                await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(who), who))
+                await peer.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(who), who)
+                )
 
 
-def asking(method: bytes = b"GET", token: bytes = b"", body: bytes = b"", scheme: bytes = b"NTLM") -> bytes:
+def asking(
+    method: bytes = b"GET", token: bytes = b"", body: bytes = b"", scheme: bytes = b"NTLM"
+) -> bytes:
     lines = [b"%b /x HTTP/1.1" % method, b"Host: h"]
     lines += [b"Authorization: %b %b" % (scheme, token)] if token else []
     lines += [b"Content-Length: %d" % len(body)] if method == b"POST" else []
@@ -53,7 +62,9 @@ async def answered(peer: Peer, raw: bytes) -> tuple[int, bytes]:
     return int(head[9:12]), body
 
 
-async def logged_in(proxy: Proxy, who: bytes, method: bytes = b"GET", scheme: bytes = b"NTLM") -> Peer:
+async def logged_in(
+    proxy: Proxy, who: bytes, method: bytes = b"GET", scheme: bytes = b"NTLM"
+) -> Peer:
     client = await proxy.connect()
     assert (await answered(client, asking(method)))[0] == 401
     assert (await answered(client, asking(method, b"hello", scheme=scheme)))[0] == 401
@@ -63,7 +74,9 @@ async def logged_in(proxy: Proxy, who: bytes, method: bytes = b"GET", scheme: by
 
 @pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate"])
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-async def test_12_a_handshake_works_and_nobody_else_is_answered_as_its_client(method: bytes, scheme: bytes) -> None:
+async def test_12_a_handshake_works_and_nobody_else_is_answered_as_its_client(
+    method: bytes, scheme: bytes
+) -> None:
     async with through(Windows(scheme)) as (proxy, origin):
         alice = await logged_in(proxy, b"alice", method, scheme)
         assert origin.accepted == 1
@@ -96,7 +109,9 @@ async def test_12_the_connection_ends_with_its_client() -> None:
         await eventually(lambda: proxy.pool.open == 0)
 
 
-async def test_12_a_request_on_an_own_connection_that_ends_unanswered_is_not_delivered_twice() -> None:
+async def test_12_a_request_on_an_own_connection_that_ends_unanswered_is_not_delivered_twice() -> (
+    None
+):
     heads = 0
 
     async def script(peer: Peer) -> None:
@@ -105,7 +120,9 @@ async def test_12_a_request_on_an_own_connection_that_ends_unanswered_is_not_del
             await peer.head()
             heads += 1
             if heads == 1:
-                await peer.send(b"HTTP/1.1 401 No\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n")
+                await peer.send(
+                    b"HTTP/1.1 401 No\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n"
+                )
 
     async with through(script) as (proxy, origin):
         client = await proxy.connect()

@@ -1,4 +1,6 @@
-"""The pool of connections to VB365: what is looked at before a connection serves again (CONTRACT §12)."""
+"""The pool of connections to VB365: what is looked at before a connection serves again (CONTRACT
+§12).
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class User:
 
 @contextlib.asynccontextmanager
 async def listening(limit: int = 0) -> AsyncIterator[tuple[Pool, Callable[[], socket.socket]]]:
-    """A pool, and how its peer accepts: in this thread, so that nothing is read before the test lets the loop run."""
+    """A pool, and how its peer accepts: in this thread, so that nothing is read before the test
+    lets the loop run.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as peers:
         pool = Pool("127.0.0.1", listener.getsockname()[1], connect_timeout=0.5, limit=limit)
         yield pool, lambda: peers.enter_context(listener.accept()[0])
@@ -65,9 +69,13 @@ async def test_12_a_quiet_connection_serves_again() -> None:
         connection.close()
 
 
-@pytest.mark.parametrize("what", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", b"\0", None])
+@pytest.mark.parametrize(
+    "what", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", b"\0", None]
+)
 @pytest.mark.parametrize("request_", [GET, NTLM])
-async def test_12_bytes_or_an_end_that_wait_in_the_kernel_forbid_reuse(what: bytes | None, request_: Outgoing) -> None:
+async def test_12_bytes_or_an_end_that_wait_in_the_kernel_forbid_reuse(
+    what: bytes | None, request_: Outgoing
+) -> None:
     """The loop has not read them yet when the next request comes."""
     async with listening() as (pool, accept):
         connection, private = await used(pool, request_)

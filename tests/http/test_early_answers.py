@@ -1,4 +1,6 @@
-"""A final answer that comes before the request's body is sent reaches the client, even if a reset follows (§12)."""
+"""A final answer that comes before the request's body is sent reaches the client, even if a reset
+follows (§12).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def accepted(listener: socket.socket, tls: ssl.SSLContext | None) -> socket.sock
     """The proxy's next connection, its request's head read."""
     peer, _ = listener.accept()
     peer.settimeout(LIMIT)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a reset discards what waits for an ACK
+    peer.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # else a reset discards what waits for an ACK
     peer = tls.wrap_socket(peer, server_side=True) if tls else peer
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -54,15 +58,23 @@ def end(peer: socket.socket, *, reset: bool) -> None:
 async def test_12_an_early_answer_arrives_whole_whatever_follows_it(
     size: int, reset: bool, tls: bool, localhost: trustme.LeafCert, authority: trustme.CA
 ) -> None:
-    """The proxy wakes up with a piece of the body, an answer and a reset: the piece must not be sent first."""
+    """The proxy wakes up with a piece of the body, an answer and a reset: the piece must not be
+    sent first.
+    """
     server, trusting = contexts(localhost, authority)
     answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as sockets:
         listener.settimeout(LIMIT)
-        async with proxy_to(listener.getsockname()[1], pool={"tls": trusting} if tls else {}) as proxy:
+        async with proxy_to(
+            listener.getsockname()[1], pool={"tls": trusting} if tls else {}
+        ) as proxy:
             for _ in range(REPEATS):
-                client = sockets.enter_context(socket.create_connection(("127.0.0.1", proxy.port), LIMIT))
-                client.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (1 << 30))
+                client = sockets.enter_context(
+                    socket.create_connection(("127.0.0.1", proxy.port), LIMIT)
+                )
+                client.sendall(
+                    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (1 << 30)
+                )
                 peer = await asyncio.to_thread(accepted, listener, server if tls else None)
                 client.sendall(PIECE)
                 peer.sendall(answer)

@@ -12,7 +12,7 @@ import trustme
 from aiohttp import web
 
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, Relay
+from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.bridge import OPTIONS
 from proxy.exchange import Verbatim, decision_of, head_of
 from tests.http.tls_peers import server_side
@@ -24,7 +24,7 @@ OURS = cast(Decision, "ours")
 
 
 def decide(head: Head) -> Decision:
-    return OURS if b"_own" in head.target else Relay(head.target)
+    return OURS if b"_own" in head.target else PassThrough(head.target)
 
 
 async def upstream(peer: Peer) -> None:
@@ -49,9 +49,15 @@ async def test_relayed_and_own_requests_share_a_connection() -> None:
         for n in range(100):
             await client.send(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n)
             assert (await client.answer())[1] == b"/%d" % n
-            await client.send(b"POST /_own/%d HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc" % n)
+            await client.send(
+                b"POST /_own/%d HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc" % n
+            )
             assert (await client.answer())[1] == b"POST /_own/%d abc" % n
-        assert (origin.accepted, proxy.door.counters.requests, proxy.door.counters.relayed) == (1, 200, 100)
+        assert (origin.accepted, proxy.door.counters.requests, proxy.door.counters.relayed) == (
+            1,
+            200,
+            100,
+        )
 
 
 async def test_a_pipelined_mix_is_answered_in_order() -> None:
@@ -59,7 +65,13 @@ async def test_a_pipelined_mix_is_answered_in_order() -> None:
         mix = [
             (b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", b"/1"),
             (b"GET /_own/2 HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /_own/2 "),
-            (b"POST /_own/3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n0\r\n\r\n", None),
+            (
+                (
+                    b"POST /_own/3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: "
+                    b"chunked\r\n\r\n2;x\r\nab\r\n0\r\n\r\n"
+                ),
+                None,
+            ),
             (b"PUT /_own/4 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\ncd", b"PUT /_own/4 cd"),
             (b"\r\nGET /5 HTTP/1.1\r\nHost: h\r\n\r\n", b"/5"),
         ] * 20
@@ -70,7 +82,8 @@ async def test_a_pipelined_mix_is_answered_in_order() -> None:
 
 async def test_own_requests_arrive_however_they_are_cut() -> None:
     raw = (
-        b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1;e\r\nd\r\n0\r\nX: y\r\n\r\n"
+        b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: "
+        b"chunked\r\n\r\n3\r\nabc\r\n1;e\r\nd\r\n0\r\nX: y\r\n\r\n"
     )
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         client = await proxy.connect()
@@ -91,7 +104,9 @@ async def test_own_requests_arrive_however_they_are_cut() -> None:
         (b"OPTIONS", b"/_own?"),
     ],
 )
-async def test_handlers_see_the_true_head_whatever_aiohttp_thinks_of_it(method: bytes, target: bytes) -> None:
+async def test_handlers_see_the_true_head_whatever_aiohttp_thinks_of_it(
+    method: bytes, target: bytes
+) -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         fields = b"Host: h\r\nX: \xff\r\n" + b"".join(b"X-%d: v\r\n" % n for n in range(1000))
         client = await proxy.ask(b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, fields))
@@ -107,7 +122,9 @@ async def test_a_method_that_aiohttp_does_not_know_is_none_that_a_handler_knows(
         assert (await client.answer())[1] == b"TRACE"
 
 
-async def test_handlers_see_the_true_connection(localhost: trustme.LeafCert, authority: trustme.CA) -> None:
+async def test_handlers_see_the_true_connection(
+    localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
     async def facts(request: web.BaseRequest) -> web.StreamResponse:
         transport = request.transport
         assert transport is not None
@@ -116,12 +133,19 @@ async def test_handlers_see_the_true_connection(localhost: trustme.LeafCert, aut
 
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
-    async with through(silent, decide=decide, handler=facts, server_tls=server_side(localhost), client_tls=trust) as (
+    async with through(
+        silent, decide=decide, handler=facts, server_tls=server_side(localhost), client_tls=trust
+    ) as (
         proxy,
         _,
     ):
         client = await proxy.ask(OWN)
-        assert json.loads((await client.answer())[1]) == ["https", "127.0.0.1", "127.0.0.1", proxy.port]
+        assert json.loads((await client.answer())[1]) == [
+            "https",
+            "127.0.0.1",
+            "127.0.0.1",
+            proxy.port,
+        ]
         await client.close()
 
 
@@ -163,7 +187,9 @@ def verbatim(status: int = 401, body: bytes = b"no") -> Verbatim:
     return Verbatim(status, b"Nicht sch\xf6n", fields, body)
 
 
-VERBATIM = b" Nicht sch\xf6n\r\nwWW-Authenticate: Bearer\r\nSet-Cookie: a=\xff\r\nSet-Cookie: b\r\nx: \r\n"
+VERBATIM = (
+    b" Nicht sch\xf6n\r\nwWW-Authenticate: Bearer\r\nSet-Cookie: a=\xff\r\nSet-Cookie: b\r\nx: \r\n"
+)
 
 
 async def test_3_an_answer_of_the_upstream_is_relayed_verbatim() -> None:
@@ -179,7 +205,10 @@ async def test_3_an_answer_of_the_upstream_is_relayed_verbatim() -> None:
         await client.send(b"GET /_own304 HTTP/1.1\r\nHost: h\r\n\r\n")
         assert await client.head() == b"HTTP/1.1 304" + VERBATIM + b"\r\n"
         await client.send(b"HEAD /_own999 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-        assert await client.rest() == b"HTTP/1.1 999" + VERBATIM + b"Content-Length: 2\r\nConnection: close\r\n\r\n"
+        assert (
+            await client.rest()
+            == b"HTTP/1.1 999" + VERBATIM + b"Content-Length: 2\r\nConnection: close\r\n\r\n"
+        )
 
 
 async def test_http_exceptions_are_answers() -> None:
@@ -264,7 +293,9 @@ def half_close(client: Peer) -> None:
 
 @pytest.mark.parametrize("requests", [1, 3])
 async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests: int) -> None:
-    """On our own paths: every whole request before the end is answered, then the connection closes."""
+    """On our own paths: every whole request before the end is answered, then the connection
+    closes.
+    """
     go = asyncio.Event()
 
     async def waiting(request: web.BaseRequest) -> web.StreamResponse:
@@ -311,7 +342,9 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> N
         OWN + b"GET /_own HTTP/1.1\r\nHo",
     ],
 )
-async def test_12_what_is_relayed_or_not_whole_counts_as_left_after_a_half_close(raw: bytes) -> None:
+async def test_12_what_is_relayed_or_not_whole_counts_as_left_after_a_half_close(
+    raw: bytes,
+) -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         client = await proxy.ask(raw)
         half_close(client)
@@ -340,7 +373,9 @@ async def test_3_a_client_that_leaves_within_its_body_is_no_whole_request() -> N
 
 async def test_12_malformed_chunks_are_400_and_no_whole_request() -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
-        client = await proxy.ask(b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        client = await proxy.ask(
+            b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
         await eventually(lambda: proxy.door.busy == 1)
         await client.send(b"+0\r\n\r\n")
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
@@ -353,14 +388,17 @@ async def test_an_answer_without_reading_the_body_keeps_the_order() -> None:
         return web.Response(text="early")
 
     async with through(upstream, decide=decide, handler=at_once) as (proxy, _):
-        client = await proxy.ask(b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n")
+        client = await proxy.ask(
+            b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n"
+        )
         assert (await client.answer())[1] == b"early"
         await client.send(b"GET /" * 40000 + GET)
         assert (await client.answer())[1] == b"/"
 
 
 async def test_back_pressure_both_ways() -> None:
-    """An upload that the handler does not read and a download that the client does not read are both made to wait.
+    """An upload that the handler does not read and a download that the client does not read are
+    both made to wait.
 
     64 MiB each: more than the kernel's buffers between two sockets ever hold.
     """
@@ -381,7 +419,9 @@ async def test_back_pressure_both_ways() -> None:
     go = asyncio.Event()
     async with through(silent, decide=decide, handler=slow) as (proxy, _):
         client = await proxy.connect(limit=1 << 16)
-        await client.send(b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
+        await client.send(
+            b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (64 << 20)
+        )
         client.writer.write(bytes(64 << 20))
         await eventually(lambda: proxy.door.busy == 1)
         await asyncio.sleep(0.3)
@@ -396,7 +436,9 @@ async def test_back_pressure_both_ways() -> None:
         await client.send(OWN)
 
 
-async def test_a_lane_that_aiohttp_has_given_up_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_aiohttp_has_given_up_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(OPTIONS, "keepalive_timeout", 0.05)
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         client = await proxy.connect()

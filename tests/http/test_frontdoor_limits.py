@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, Relay
+from proxy.core.routing import Decision, PassThrough
 from proxy.downstream import connection as clients
 from proxy.downstream.inbox import Inbox
 from tests.core.test_heads import REFUSED_REQUESTS
@@ -44,7 +44,9 @@ async def test_12_what_is_ambiguous_gets_400_and_reaches_nobody() -> None:
 
 async def test_12_requests_before_a_refused_one_are_answered() -> None:
     async with through(upstream) as (proxy, _):
-        client = await proxy.ask(GET + GET + b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1,1\r\n\r\n" + GET)
+        client = await proxy.ask(
+            GET + GET + b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1,1\r\n\r\n" + GET
+        )
         assert (await client.answer())[1] == b"ok"
         assert (await client.answer())[1] == b"ok"
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
@@ -66,7 +68,9 @@ async def test_12_a_refused_client_that_goes_on_sending_can_read_its_answer() ->
         assert (await client.answer())[0].startswith(b"HTTP/1.1 400 ")
 
 
-async def test_12_a_client_that_never_stops_sending_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_12_a_client_that_never_stops_sending_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(clients, "LINGER", 0.2)
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
@@ -177,7 +181,9 @@ async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_se
 
 
 async def test_12_nor_of_those_that_come_later() -> None:
-    """The next request comes while the last answer is stuck: it waits, and is answered in the end."""
+    """The next request comes while the last answer is stuck: it waits, and is answered in the
+    end.
+    """
     served = 0
 
     async def script(peer: Peer) -> None:
@@ -208,7 +214,9 @@ async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> 
         await eventually(lambda: proxy.door.counters.refused == 1)
 
     async with through(script) as (proxy, _):
-        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         client.writer.write(b"fffff\r\n" + bytes(0xFFFFF) + b"\r\nx\r\n")
         head, _body = await client.answer()
         assert head.startswith(b"HTTP/1.1 400 ")
@@ -259,7 +267,7 @@ async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
         return web.Response()
 
     def decide(head: Head) -> Decision:
-        return Relay(head.target) if head.target == b"/" else cast(Decision, "ours")
+        return PassThrough(head.target) if head.target == b"/" else cast(Decision, "ours")
 
     async with through(silent, decide=decide, handler=handler) as (proxy, _):
         relayed = await proxy.ask(GET)
@@ -308,7 +316,9 @@ async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
 
 
 async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() -> None:
-    """The answer in progress arrives whole, however long it takes; the head behind it is given up meanwhile."""
+    """The answer in progress arrives whole, however long it takes; the head behind it is given up
+    meanwhile.
+    """
     size = 30_000_000
 
     async def script(peer: Peer) -> None:
@@ -384,7 +394,12 @@ async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
 
     async with through(script) as (proxy, _):
         client = await proxy.connect()
-        await client.send(GET + b"GET / HTTP/1.1\r\nHost: h\r\n" + (b"X: " + b"a" * 50_000 + b"\r\n") * 4 + b"\r\n")
+        await client.send(
+            GET
+            + b"GET / HTTP/1.1\r\nHost: h\r\n"
+            + (b"X: " + b"a" * 50_000 + b"\r\n") * 4
+            + b"\r\n"
+        )
         await eventually(lambda: proxy.door.waiting.taken > 200_000)
         go.set()
         for _ in range(2):
@@ -395,7 +410,9 @@ async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
 async def test_12_a_head_of_more_than_256_kib_gets_431(whole: bool) -> None:
     async with through(upstream) as (proxy, origin):
         client = await proxy.connect()
-        await client.send(b"GET /v8/x HTTP/1.1\r\nHost: h\r\n" + (b"X: " + b"a" * 60_000 + b"\r\n") * 5)
+        await client.send(
+            b"GET /v8/x HTTP/1.1\r\nHost: h\r\n" + (b"X: " + b"a" * 60_000 + b"\r\n") * 5
+        )
         if whole:
             await client.send(b"\r\n")
         head, _, body = (await client.rest()).partition(b"\r\n\r\n")
@@ -405,7 +422,9 @@ async def test_12_a_head_of_more_than_256_kib_gets_431(whole: bool) -> None:
 
 
 async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
-    """Who asks for more than is left is turned away; a whole request in one piece needs none of it."""
+    """Who asks for more than is left is turned away; a whole request in one piece needs none of
+    it.
+    """
     async with through(upstream) as (proxy, _):
         proxy.door.waiting.limit = 100_000
         part = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000
@@ -443,8 +462,12 @@ async def test_12_requests_that_wait_share_it_too() -> None:
         assert proxy.door.waiting.taken == 0
 
 
-async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cost of a full pipeline is linear: of what waits, a request's turn copies a bounded part."""
+async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cost of a full pipeline is linear: of what waits, a request's turn copies a bounded
+    part.
+    """
     copied = 0
     peek = Inbox.peek
 

@@ -41,7 +41,11 @@ async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
     localhost: trustme.LeafCert, trust: ssl.SSLContext
 ) -> None:
     async with through(
-        upstream, server_tls=server_side(localhost), client_tls=trust, handshake_timeout=0.3, head_timeout=20
+        upstream,
+        server_tls=server_side(localhost),
+        client_tls=trust,
+        handshake_timeout=0.3,
+        head_timeout=20,
     ) as (proxy, _):
         silent = await silent_connection(proxy)
         begun = await silent_connection(proxy)
@@ -58,8 +62,12 @@ async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
 async def test_15_unfinished_handshakes_count_as_connections(
     localhost: trustme.LeafCert, trust: ssl.SSLContext
 ) -> None:
-    """One more than `max_connections` gets 503 after its own handshake; who was there before is served."""
-    async with through(upstream, server_tls=server_side(localhost), client_tls=trust, max_connections=3) as (proxy, _):
+    """One more than `max_connections` gets 503 after its own handshake; who was there before is
+    served.
+    """
+    async with through(
+        upstream, server_tls=server_side(localhost), client_tls=trust, max_connections=3
+    ) as (proxy, _):
         first = await proxy.ask(GET)
         await first.answer()
         silent = [await silent_connection(proxy) for _ in range(2)]
@@ -129,7 +137,9 @@ async def test_15_no_descriptor_for_a_connection_is_waited_out(
 
 @pytest.mark.parametrize(("wanted", "clients"), [(0, 464), (10_000, 464), (100, 100)])
 def test_15_every_client_can_have_a_relayed_request_in_flight(wanted: int, clients: int) -> None:
-    """64 and 4 for each export that may run are kept back; both connections of a relayed request have room."""
+    """64 and 4 for each export that may run are kept back; both connections of a relayed request
+    have room.
+    """
     shared = share(1024, max_running=4, max_connections=wanted)
     assert shared.reserve == 64 + 4 * 4
     assert shared.clients == clients

@@ -9,14 +9,16 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, Relay
+from proxy.core.routing import Decision, PassThrough
 from tests.http.wire import Peer, through
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
-def once(answer: bytes, heard: list[bytes], *, body: bytes = b"") -> Callable[[Peer], Awaitable[None]]:
+def once(
+    answer: bytes, heard: list[bytes], *, body: bytes = b""
+) -> Callable[[Peer], Awaitable[None]]:
     """An upstream that reads one head and the body up to `body`, answers, and goes on."""
 
     async def script(peer: Peer) -> None:
@@ -34,8 +36,14 @@ SAME = [
     b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
     b"GET HTTP://H:80/x HTTP/1.1\r\nHost: h\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"FOO /\xc3\xa4\xff HTTP/1.1\r\nhOsT: h\r\nX-A: 1\r\nx-a:2\r\nX-A:\t\xe4 \r\nEmpty:\r\nX-A: 1\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: h\r\nPrefer: respond-async\r\nAccept-Encoding: gzip, br\r\nCookie: a=b\r\n\r\n",
+    (
+        b"FOO /\xc3\xa4\xff HTTP/1.1\r\nhOsT: h\r\nX-A: 1\r\nx-a:2\r\nX-A:\t\xe4 "
+        b"\r\nEmpty:\r\nX-A: 1\r\n\r\n"
+    ),
+    (
+        b"GET / HTTP/1.1\r\nHost: h\r\nPrefer: respond-async\r\nAccept-Encoding: gzip, "
+        b"br\r\nCookie: a=b\r\n\r\n"
+    ),
     b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer " + b"t" * 65536 + b"\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(b"X-%d: v\r\n" % n for n in range(1000)) + b"\r\n",
     b"DELETE /x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
@@ -55,13 +63,23 @@ async def test_12_requests_arrive_as_they_were_sent(raw: bytes) -> None:
 BODIES = [
     (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\n\r\n", b'{"a":,}', b"}"),
     (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n", b"x\r}", b"}"),
-    (b"PUT / HTTP/1.1\r\nHost: h\r\ntransfer-encoding: Chunked\r\n\r\n", b"3\r\nabc\r\n0\r\n\r\n", b"0\r\n\r\n"),
-    (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\nX-Sum: 9\r\n\r\n", b"9\r\n\r\n"),
+    (
+        b"PUT / HTTP/1.1\r\nHost: h\r\ntransfer-encoding: Chunked\r\n\r\n",
+        b"3\r\nabc\r\n0\r\n\r\n",
+        b"0\r\n\r\n",
+    ),
+    (
+        b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"0\r\nX-Sum: 9\r\n\r\n",
+        b"9\r\n\r\n",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("head", "body", "end"), BODIES)
-async def test_12_bodies_on_any_method_keep_their_framing(head: bytes, body: bytes, end: bytes) -> None:
+async def test_12_bodies_on_any_method_keep_their_framing(
+    head: bytes, body: bytes, end: bytes
+) -> None:
     heard: list[bytes] = []
     async with through(once(OK, heard, body=end)) as (proxy, _):
         client = await proxy.connect()
@@ -82,12 +100,17 @@ async def test_12_chunk_extensions_are_dropped() -> None:
 
 
 ANSWERS = [
-    b"HTTP/1.1 200 OK\r\ndATE: x\r\nX-A: 1\r\nx-a:2\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
+    (
+        b"HTTP/1.1 200 OK\r\ndATE: x\r\nX-A: 1\r\nx-a:2\r\nSet-Cookie: a\r\nSet-Cookie: "
+        b"b\r\nContent-Length: 0\r\n\r\n"
+    ),
     b"HTTP/1.1 299 Sch\xf6n  so\r\nContent-Length: 1\r\nEmpty:\r\n\r\nx",
     b"HTTP/1.1 200 \r\nContent-Length: 1\r\n\r\nx",
     b"HTTP/1.1 999 Odd\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x00\r",
     b"HTTP/1.1 200 OK\r\nX: " + b"v" * 65536 + b"\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: v\r\n" % n for n in range(1000)) + b"Content-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n"
+    + b"".join(b"X-%d: v\r\n" % n for n in range(1000))
+    + b"Content-Length: 0\r\n\r\n",
 ]
 
 
@@ -99,7 +122,9 @@ async def test_12_answers_arrive_as_they_were_sent(raw: bytes) -> None:
 
 
 async def test_12_answers_arrive_however_they_are_cut() -> None:
-    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"
+    raw = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"
+    )
 
     async def script(peer: Peer) -> None:
         while True:
@@ -140,14 +165,19 @@ async def test_12_bodiless_answers_keep_the_client_and_without_doubt_the_upstrea
 async def test_12_hop_by_hop_fields_are_replaced_both_ways() -> None:
     heard: list[bytes] = []
     answer = (
-        b"HTTP/1.1 200 OK\r\nConnection: X-U, close\r\nX-U: 1\r\nKeep-Alive: 5\r\nContent-Length: 0\r\nY: 2\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nConnection: X-U, close\r\nX-U: 1\r\nKeep-Alive: "
+        b"5\r\nContent-Length: 0\r\nY: 2\r\n\r\n"
     )
     async with through(once(answer, heard)) as (proxy, _):
         client = await proxy.ask(
-            b"GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: close, X-C\r\nX-C: 1\r\nX-D: 2\r\n"
+            b"GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: close, X-C\r\nX-C: "
+            b"1\r\nX-D: 2\r\n"
             b"Upgrade: h2c\r\nProxy-Connection: x\r\n\r\n"
         )
-        assert await client.rest() == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nY: 2\r\nConnection: close\r\n\r\n"
+        assert (
+            await client.rest()
+            == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nY: 2\r\nConnection: close\r\n\r\n"
+        )
     assert heard == [b"GET / HTTP/1.1\r\nHost: h\r\nX-D: 2\r\n\r\n"]
 
 
@@ -155,7 +185,7 @@ async def test_12_the_decision_may_change_the_target_and_nothing_else() -> None:
     heard: list[bytes] = []
 
     def decide(head: Head) -> Decision:
-        return Relay(head.target.replace(b"?async=0", b""))
+        return PassThrough(head.target.replace(b"?async=0", b""))
 
     async with through(once(OK, heard), decide=decide) as (proxy, _):
         client = await proxy.ask(b"GET /x?async=0 HTTP/1.1\r\nHost:h\r\nX:  1\r\n\r\n")
@@ -165,7 +195,10 @@ async def test_12_the_decision_may_change_the_target_and_nothing_else() -> None:
 
 async def test_12_host_and_forwarding_fields_only_on_demand() -> None:
     heard: list[bytes] = []
-    async with through(once(OK, heard), relay={"preserve_host": False, "forwarded": True}) as (proxy, origin):
+    async with through(once(OK, heard), relay={"preserve_host": False, "forwarded": True}) as (
+        proxy,
+        origin,
+    ):
         client = await proxy.ask(GET)
         await client.answer()
         port = b"%d" % origin.port
@@ -179,10 +212,14 @@ async def test_12_pipelined_requests_are_answered_in_order() -> None:
     async def script(peer: Peer) -> None:
         while True:
             target = (await peer.head()).split(b" ")[1]
-            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target))
+            await peer.send(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target)
+            )
 
     async with through(script) as (proxy, _):
-        client = await proxy.ask(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n for n in range(50)))
+        client = await proxy.ask(
+            b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n for n in range(50))
+        )
         assert [(await client.answer())[1] for _ in range(50)] == [b"/%d" % n for n in range(50)]
 
 
@@ -200,7 +237,10 @@ async def test_12_a_pipelined_request_behind_a_body_is_not_part_of_it() -> None:
 
 async def test_12_an_http_1_0_client_gets_what_it_understands() -> None:
     """No chunks, no interim answers, and the end of the connection unless it asked to keep it."""
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: 1\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n"
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: "
+        b"1\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n"
+    )
     async with through(once(b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + chunked, [])) as (proxy, _):
         client = await proxy.ask(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         assert await client.rest() == b"HTTP/1.1 200 OK\r\nX: 1\r\nConnection: close\r\n\r\nabcde"
@@ -222,7 +262,9 @@ async def test_12_an_answer_that_ends_with_its_connection_ends_ours() -> None:
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(GET)
-        assert await client.rest() == b"HTTP/1.1 200 OK\r\nX: 1\r\nConnection: close\r\n\r\nsome more"
+        assert (
+            await client.rest() == b"HTTP/1.1 200 OK\r\nX: 1\r\nConnection: close\r\n\r\nsome more"
+        )
 
 
 async def test_12_interim_answers_are_forwarded() -> None:
@@ -240,7 +282,9 @@ async def test_12_expect_continue_works_end_to_end() -> None:
         await peer.send(OK)
 
     async with through(script, head_timeout=0.5) as (proxy, _):
-        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        )
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"body")
         assert (await client.answer())[1] == b"ok"
@@ -255,8 +299,13 @@ async def test_12_a_refused_expectation_ends_the_connection() -> None:
         await peer.gone()
 
     async with through(script) as (proxy, _):
-        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 40\r\n\r\n")
-        assert await client.rest() == b"HTTP/1.1 417 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 40\r\n\r\n"
+        )
+        assert (
+            await client.rest()
+            == b"HTTP/1.1 417 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
+        )
 
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
@@ -318,9 +367,16 @@ async def test_12_any_other_upgrade_is_dropped() -> None:
 
 @pytest.mark.parametrize(
     ("target", "sent"),
-    [(b"http://h/x?y", b"/x?y"), (b"http://h", b"/"), (b"//x", b"//x"), (b"/http://h/", b"/http://h/")],
+    [
+        (b"http://h/x?y", b"/x?y"),
+        (b"http://h", b"/"),
+        (b"//x", b"//x"),
+        (b"/http://h/", b"/http://h/"),
+    ],
 )
-async def test_12_without_preserve_host_no_target_names_the_clients_host(target: bytes, sent: bytes) -> None:
+async def test_12_without_preserve_host_no_target_names_the_clients_host(
+    target: bytes, sent: bytes
+) -> None:
     heard: list[bytes] = []
     async with through(once(OK, heard), relay={"preserve_host": False}) as (proxy, origin):
         client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
@@ -357,7 +413,9 @@ async def test_12_a_malformed_answer_is_502_and_a_valid_problem(raw: bytes) -> N
         await peer.close()
 
     async with through(script) as (proxy, _):
-        client = await proxy.ask(b"GET /v8/x?y HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n")
+        client = await proxy.ask(
+            b"GET /v8/x?y HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n"
+        )
         head, body = await client.answer()
         assert head.startswith(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\n")
         assert b"X-VB365-Async: proxy\r\n" in head
@@ -366,7 +424,9 @@ async def test_12_a_malformed_answer_is_502_and_a_valid_problem(raw: bytes) -> N
         assert (problem["errorCode"], problem["instance"]) == ("HttpError", "/v8/x")
         await client.send(b"GET /v6/x HTTP/1.1\r\nHost: h\r\n\r\n")
         head, body = await client.answer()
-        assert head.startswith(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/problem+json\r\n")
+        assert head.startswith(
+            b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/problem+json\r\n"
+        )
         assert "errorCode" not in json.loads(body)
 
 

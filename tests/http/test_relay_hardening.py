@@ -15,7 +15,8 @@ INSIDE = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
 BODIES = [
     b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(INSIDE), INSIDE),
     b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(INSIDE), INSIDE),
-    b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(INSIDE), INSIDE),
+    b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    % (len(INSIDE), INSIDE),
 ]
 
 
@@ -50,7 +51,9 @@ async def test_12_a_client_that_waits_for_100_is_not_late() -> None:
         await peer.send(OK)
 
     async with through(script, head_timeout=0.2) as (proxy, _):
-        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        )
         await asyncio.wait_for(asked.wait(), LIMIT)
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"body")
@@ -66,6 +69,8 @@ async def test_12_a_client_that_does_not_keep_its_word_is_ended() -> None:
         await peer.gone()
 
     async with through(script, head_timeout=0.2) as (proxy, _):
-        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        )
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert await client.gone()

@@ -30,7 +30,9 @@ async def test_12_safe_requests_share_a_connection_others_get_a_fresh_one() -> N
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"DELETE", b"PATCH", b"FOO"])
-async def test_12_what_could_be_delivered_twice_is_not_sent_on_a_used_connection(method: bytes) -> None:
+async def test_12_what_could_be_delivered_twice_is_not_sent_on_a_used_connection(
+    method: bytes,
+) -> None:
     async with through(answer_all) as (proxy, origin):
         client = await proxy.ask(GET)
         await client.answer()

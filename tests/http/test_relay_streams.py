@@ -27,7 +27,9 @@ async def drink(peer: Peer, size: int) -> None:
         assert await peer.exactly(len(PIECE)) == PIECE
 
 
-def contexts(leaf: trustme.LeafCert, authority: trustme.CA) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def contexts(
+    leaf: trustme.LeafCert, authority: trustme.CA
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return server_side(leaf), client
@@ -63,7 +65,9 @@ async def test_12_big_bodies_pass_both_ways(
         await send(peer)
 
     server, client_context = contexts(localhost, authority)
-    options = {"server_tls": server, "client_tls": client_context, "origin_tls": server} if tls else {}
+    options = (
+        {"server_tls": server, "client_tls": client_context, "origin_tls": server} if tls else {}
+    )
     pool = {"tls": client_context} if tls else {}
     async with through(script, pool=pool, **options) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n")
@@ -151,11 +155,15 @@ async def test_12_the_answer_may_come_while_the_body_is_still_coming() -> None:
 
 
 async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
-    """U closes without reading the body; the client can read why before it learns that nobody listens."""
+    """U closes without reading the body; the client can read why before it learns that nobody
+    listens.
+    """
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        await peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge")
+        await peer.send(
+            b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
+        )
         await peer.gone()
 
     async with through(script) as (proxy, _):
@@ -167,7 +175,9 @@ async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
 
 
 @pytest.mark.parametrize(
-    "after", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome"], ids=["unanswered", "answered"]
+    "after",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome"],
+    ids=["unanswered", "answered"],
 )
 async def test_12_a_client_that_leaves_closes_the_upstreams_request(after: bytes) -> None:
     gone = asyncio.Event()
@@ -215,8 +225,12 @@ BROKEN = [
 @pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[17:]))
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-async def test_12_a_broken_answer_is_never_a_short_success(raw: bytes, reset: bool, version: bytes) -> None:
-    """Not even when the end of the connection would be the end of the answer: the client's is reset."""
+async def test_12_a_broken_answer_is_never_a_short_success(
+    raw: bytes, reset: bool, version: bytes
+) -> None:
+    """Not even when the end of the connection would be the end of the answer: the client's is
+    reset.
+    """
     if not reset and b"-" not in raw:
         pytest.skip("this one has ended as it should")
     cut = asyncio.Event()
@@ -262,7 +276,9 @@ async def test_12_nonsense_within_a_chunked_request_is_400_and_no_whole_request(
         gone.set()
 
     async with through(script) as (proxy, origin):
-        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
         await eventually(lambda: origin.accepted == 1)
         await client.send(b"0x0\r\n\r\n")
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
@@ -270,7 +286,9 @@ async def test_12_nonsense_within_a_chunked_request_is_400_and_no_whole_request(
 
 
 async def test_12_silence_of_the_upstream_is_never_ended_by_us() -> None:
-    """Long-polls and exports are silent for long; every time-out of the proxy is far shorter here."""
+    """Long-polls and exports are silent for long; every time-out of the proxy is far shorter
+    here.
+    """
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -307,7 +325,9 @@ async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_notic
         assert proxy.pool.open == 0
 
 
-async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(reading, "LOOK", 0.1)
 
     async def script(peer: Peer) -> None:
@@ -332,5 +352,7 @@ async def test_12_a_body_that_comes_before_the_connection_waits_for_it() -> None
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     async with through(script) as (proxy, _):
-        client = await proxy.ask(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        client = await proxy.ask(
+            b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+        )
         assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")

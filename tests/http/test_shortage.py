@@ -110,10 +110,15 @@ async def test_12_a_name_that_cannot_be_resolved_for_want_of_a_descriptor_is_a_s
 async def test_12_an_address_without_a_route_does_not_hide_the_refusal_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`localhost` on a machine without IPv6: the first address is refused, the second one has no local address."""
+    """`localhost` on a machine without IPv6: the first address is refused, the second one has no
+    local address.
+    """
 
     async def lookup(*_: object, **__: object) -> Any:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 1)) for host in ("127.0.0.1", "127.0.0.2")]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 1))
+            for host in ("127.0.0.1", "127.0.0.2")
+        ]
 
     async def open_to(_: Pool, address: tuple[int, int, str]) -> Any:
         raise OSError(errno.ECONNREFUSED if address[2] == "127.0.0.1" else errno.EADDRNOTAVAIL, "x")

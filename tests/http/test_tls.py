@@ -1,4 +1,6 @@
-"""Whom the proxy believes to be VB365, over real sockets, on asyncio and uvloop (CONTRACT §15 upstream)."""
+"""Whom the proxy believes to be VB365, over real sockets, on asyncio and uvloop (CONTRACT §15
+upstream).
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,31 @@ from proxy.net.tls import (
     fingerprint,
     upstream_context,
 )
-from tests.http.tls_peers import NOW, Run, connected, der, echoing, failure, pin, self_signed, server_side, shown, write
+from tests.http.tls_peers import (
+    NOW,
+    Run,
+    connected,
+    der,
+    echoing,
+    failure,
+    pin,
+    self_signed,
+    server_side,
+    shown,
+    write,
+)
 
 
 def test_the_system_authorities_are_trusted_by_default(
-    run: Run, authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    authority: trustme.CA,
+    localhost: trustme.LeafCert,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """§15: without `ca_file`, `fingerprint` and `verify = false` the system's CAs decide, and the name."""
+    """§15: without `ca_file`, `fingerprint` and `verify = false` the system's CAs decide, and the
+    name.
+    """
     bundle = tmp_path / "system.pem"
     bundle.write_bytes(authority.cert_pem.bytes())
 
@@ -46,7 +66,9 @@ def test_the_system_authorities_are_trusted_by_default(
 def test_a_ca_file_is_trusted(
     run: Run, authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path, form: str
 ) -> None:
-    """§15 `upstream.ca_file`: a CA in PEM or DER, several of them, or the server's own certificate."""
+    """§15 `upstream.ca_file`: a CA in PEM or DER, several of them, or the server's own
+    certificate.
+    """
     pem = authority.cert_pem.bytes()
     file = tmp_path / "ca"
     file.write_bytes(
@@ -71,7 +93,9 @@ def test_a_ca_file_is_trusted(
 
 
 def test_a_self_signed_certificate_is_trusted_by_file(run: Run, tmp_path: Path) -> None:
-    """§15: the default of VB365; the fault without the file names the ways out, and the fingerprint."""
+    """§15: the default of VB365; the fault without the file names the ways out, and the
+    fingerprint.
+    """
     certificate, key = self_signed()
     file = tmp_path / "vb365.pem"
     file.write_bytes(certificate)
@@ -84,16 +108,22 @@ def test_a_self_signed_certificate_is_trusted_by_file(run: Run, tmp_path: Path) 
             error = await failure(server.port, upstream_context())
             presented = fingerprint(der(certificate))
             assert explain(error, "vb365", presented) == (
-                "The certificate of vb365 is self-signed; set upstream.ca_file to it or to its CA, or set "
+                "The certificate of vb365 is self-signed; set upstream.ca_file to it or to "
+                "its CA, or set "
                 f"upstream.fingerprint to {presented} (check it on the server)."
             )
-            for trusting in (upstream_context(ca_file=file), upstream_context(fingerprint=presented)):
+            for trusting in (
+                upstream_context(ca_file=file),
+                upstream_context(fingerprint=presented),
+            ):
                 assert await shown(server.port, trusting) == presented
 
     run(scenario())
 
 
-@pytest.mark.parametrize("write", [str, str.lower, lambda pin: pin.replace(":", "")], ids=["openssl", "lower", "plain"])
+@pytest.mark.parametrize(
+    "write", [str, str.lower, lambda pin: pin.replace(":", "")], ids=["openssl", "lower", "plain"]
+)
 def test_a_pinned_certificate_is_trusted_whatever_else(
     run: Run, expired: trustme.LeafCert, write: Callable[[str], str]
 ) -> None:
@@ -128,7 +158,9 @@ def test_another_certificate_than_the_pinned_gets_nothing(
 
 
 def test_the_pin_holds_in_aiohttp_too(run: Run, localhost: trustme.LeafCert) -> None:
-    """§15: the context alone carries the pin, so every client library obeys it; wrapped errors are explained."""
+    """§15: the context alone carries the pin, so every client library obeys it; wrapped errors are
+    explained.
+    """
 
     async def scenario() -> None:
         async with echoing(server_side(localhost)) as server, aiohttp.ClientSession() as session:
@@ -169,13 +201,17 @@ def test_verify_false_trusts_anyone(run: Run, expired: trustme.LeafCert) -> None
 
     async def scenario() -> None:
         async with echoing(server_side(expired)) as server:
-            assert await shown(server.port, upstream_context(verify=False), "other.example.com") == pin(expired)
+            assert await shown(
+                server.port, upstream_context(verify=False), "other.example.com"
+            ) == pin(expired)
 
     run(scenario())
 
 
 @pytest.mark.parametrize(("days", "says"), [(-1, "has expired"), (30, "is not valid yet")])
-def test_wrong_dates_are_explained(run: Run, authority: trustme.CA, tmp_path: Path, days: int, says: str) -> None:
+def test_wrong_dates_are_explained(
+    run: Run, authority: trustme.CA, tmp_path: Path, days: int, says: str
+) -> None:
     end = NOW + timedelta(days)
     leaf = authority.issue_cert("localhost", not_before=end - timedelta(9), not_after=end)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -213,7 +249,9 @@ def _old(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-def test_a_client_of_tls_before_1_2_is_refused(run: Run, localhost: trustme.LeafCert, tmp_path: Path) -> None:
+def test_a_client_of_tls_before_1_2_is_refused(
+    run: Run, localhost: trustme.LeafCert, tmp_path: Path
+) -> None:
     """TLS 1.2+."""
     ours = ServerCertificate(*write(localhost, tmp_path)).context
     client = upstream_context(verify=False)
@@ -243,7 +281,9 @@ def test_a_server_of_tls_before_1_2_is_explained(run: Run, localhost: trustme.Le
             refusing = asyncio.create_task(asyncio.to_thread(refuse))
             error = await failure(listener.getsockname()[1], upstream_context(verify=False))
             await refusing
-            assert explain(error, "vb365") == "vb365 does not speak TLS 1.2 or later; enable it there."
+            assert (
+                explain(error, "vb365") == "vb365 does not speak TLS 1.2 or later; enable it there."
+            )
 
     run(scenario())
 
@@ -252,7 +292,9 @@ def test_a_server_of_tls_before_1_2_is_explained(run: Run, localhost: trustme.Le
 def test_http_1_1_is_what_is_spoken_inside(
     run: Run, localhost: trustme.LeafCert, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
-    """ALPN http/1.1, on TLS 1.2 and 1.3; a client that offers something else as well gets it too."""
+    """ALPN http/1.1, on TLS 1.2 and 1.3; a client that offers something else as well gets it
+    too.
+    """
     ours = ServerCertificate(*write(localhost, tmp_path)).context
 
     async def scenario() -> None:
@@ -262,20 +304,29 @@ def test_http_1_1_is_what_is_spoken_inside(
                 context.minimum_version = context.maximum_version = version
                 context.set_alpn_protocols(offered)
                 async with connected(server.port, context) as (_, writer):
-                    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
-        async with echoing(ours) as server, connected(server.port, upstream_context(verify=False)) as (_, writer):
+                    assert (
+                        writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+                    )
+        async with (
+            echoing(ours) as server,
+            connected(server.port, upstream_context(verify=False)) as (_, writer),
+        ):
             assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
 
     run(scenario())
 
 
-@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"\x30\x82"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"\x30\x82"]
+)
 def test_a_useless_ca_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     """§15: clear errors for each failure."""
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(TlsError, match=r"ca\.pem (?:cannot be read: No such file|holds no certificate)"):
+    with pytest.raises(
+        TlsError, match=r"ca\.pem (?:cannot be read: No such file|holds no certificate)"
+    ):
         upstream_context(ca_file=file)
 
 
@@ -287,14 +338,21 @@ def test_a_malformed_fingerprint_is_refused(pin: str) -> None:
 
 def _code(code: int) -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    error.reason, error.verify_code, error.verify_message = "CERTIFICATE_VERIFY_FAILED", code, "some reason"
+    error.reason, error.verify_code, error.verify_message = (
+        "CERTIFICATE_VERIFY_FAILED",
+        code,
+        "some reason",
+    )
     return error
 
 
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (_code(19), "The certificate of h is not signed by a known authority; set upstream.ca_file"),
+        (
+            _code(19),
+            "The certificate of h is not signed by a known authority; set upstream.ca_file",
+        ),
         (_code(64), "The certificate of h is for another name;"),
         (_code(99), "The certificate of h is not trusted: some reason;"),
         (ssl.SSLError(1, "odd"), "TLS with h failed: "),

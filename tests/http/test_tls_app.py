@@ -1,4 +1,6 @@
-"""The whole proxy with TLS on either side (CONTRACT §15 listen.tls_*, upstream.ca_file, fingerprint, verify)."""
+"""The whole proxy with TLS on either side (CONTRACT §15 listen.tls_*, upstream.ca_file,
+fingerprint, verify).
+"""
 
 from __future__ import annotations
 
@@ -31,20 +33,30 @@ class Place:
         self.proxies: list[app.Running] = []
 
     async def proxy(self, **settings: str) -> app.Running:
-        given = {"STORAGE__DIR": str(self.path / f"data{len(self.proxies)}"), "STORAGE__MIN_FREE": "1MiB"} | settings
+        given = {
+            "STORAGE__DIR": str(self.path / f"data{len(self.proxies)}"),
+            "STORAGE__MIN_FREE": "1MiB",
+        } | settings
         environ = {f"VB365_PROXY_{name}": value for name, value in given.items()}
-        environ |= {"VB365_PROXY_LISTEN__ADDRESS": "127.0.0.1:0", "VB365_PROXY_ADMIN__ADDRESS": "127.0.0.1:0"}
+        environ |= {
+            "VB365_PROXY_LISTEN__ADDRESS": "127.0.0.1:0",
+            "VB365_PROXY_ADMIN__ADDRESS": "127.0.0.1:0",
+        }
         environ |= {"VB365_PROXY_UPSTREAM__URL": f"https://localhost:{self.simulator.port}"}
         running = await app.start(load(None, {}, environ))
         self.proxies.append(running)
         return running
 
     def certificate(self, name: str) -> ssl.SSLContext:
-        """A new certificate for the proxy, written over the old one; the client's context that trusts it alone."""
+        """A new certificate for the proxy, written over the old one; the client's context that
+        trusts it alone.
+        """
         authority = trustme.CA()
         made = authority.issue_cert("localhost", organization_name=name)
         made.private_key_pem.write_to_path(self.path / "key.pem")
-        (self.path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+        (self.path / "cert.pem").write_bytes(
+            b"".join(blob.bytes() for blob in made.cert_chain_pems)
+        )
         context = ssl.create_default_context()
         authority.configure_trust(context)
         context.set_alpn_protocols(["h2", "http/1.1"])
@@ -69,7 +81,11 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 async def answer(reader: asyncio.StreamReader) -> bytes:
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    length = next(
+        int(line[15:])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length:")
+    )
     return head + await reader.readexactly(length)
 
 
@@ -100,18 +116,20 @@ async def test_an_upstream_is_trusted_by_its_authority_or_by_its_fingerprint_or_
     [({}, "upstream.ca_file"), ({"UPSTREAM__FINGERPRINT": "ab" * 32}, "is not the pinned one")],
 )
 async def test_an_upstream_that_is_not_trusted_is_502_and_says_the_mend(
-    place: Place, trust: dict[str, str], mend: str
+    place: Place, trust: dict[str, str], hint: str
 ) -> None:
     """Clear errors for each failure; nothing is sent to a stranger."""
     proxy = await place.proxy(**trust)
     assert (await health(proxy)).startswith(b"HTTP/1.1 502")
     async with ClientSession() as client, client.get(f"{proxy.admin_url}/readyz") as answered:
         assert answered.status == 503
-        assert mend in await answered.text()
+        assert hint in await answered.text()
     assert not place.simulator.requests
 
 
-async def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(place: Place) -> None:
+async def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(
+    place: Place,
+) -> None:
     """§15: SIGHUP reloads certificates; TLS 1.2+, ALPN http/1.1."""
     old = place.certificate("old")
     proxy = await place.proxy(
@@ -121,9 +139,14 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(
     )
     assert proxy.url.startswith("https://")
     port = int(proxy.url.rpartition(":")[2])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=old, server_hostname="localhost")
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=old, server_hostname="localhost"
+    )
     tls = writer.get_extra_info("ssl_object")
-    assert (tls.selected_alpn_protocol(), tls.version() in ("TLSv1.2", "TLSv1.3")) == ("http/1.1", True)
+    assert (tls.selected_alpn_protocol(), tls.version() in ("TLSv1.2", "TLSv1.3")) == (
+        "http/1.1",
+        True,
+    )
     writer.write(HEALTH)
     await answer(reader)
     new = place.certificate("new")
@@ -133,13 +156,17 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(
     writer.close()
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.open_connection("127.0.0.1", port, ssl=old, server_hostname="localhost")
-    second, closing = await asyncio.open_connection("127.0.0.1", port, ssl=new, server_hostname="localhost")
+    second, closing = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=new, server_hostname="localhost"
+    )
     closing.write(HEALTH)
     assert (await answer(second)).startswith(b"HTTP/1.1 200")
     closing.close()
     (place.path / "cert.pem").write_text("not a certificate")
     proxy.reload_certificate()
-    third, closing = await asyncio.open_connection("127.0.0.1", port, ssl=new, server_hostname="localhost")
+    third, closing = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=new, server_hostname="localhost"
+    )
     closing.write(HEALTH)
     assert (await answer(third)).startswith(b"HTTP/1.1 200")
     closing.close()

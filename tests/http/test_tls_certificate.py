@@ -1,4 +1,6 @@
-"""The certificate that the proxy shows, and its renewal, on asyncio and uvloop (CONTRACT §15 listen)."""
+"""The certificate that the proxy shows, and its renewal, on asyncio and uvloop (CONTRACT §15
+listen).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests.http.tls_peers import NOW, Run, connected, der, echoing, pin, ping, s
 def test_a_renewed_certificate_is_shown_to_new_connections_only(
     run: Run, authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path
 ) -> None:
-    """Reload without a dropped connection, with and without SNI, also when the key type changes back and forth."""
+    """Reload without a dropped connection, with and without SNI, also when the key type changes
+    back and forth.
+    """
     kinds = (trustme.KeyType.RSA, trustme.KeyType.ECDSA, trustme.KeyType.RSA)
     renewals = [authority.issue_cert("localhost", "127.0.0.1", key_type=kind) for kind in kinds]
     certificate, key = write(localhost, tmp_path)
@@ -105,7 +109,9 @@ def test_bad_new_files_keep_the_old_certificate(
     run(scenario())
 
 
-def test_a_swapped_link_is_a_change(authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path) -> None:
+def test_a_swapped_link_is_a_change(
+    authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path
+) -> None:
     """Mounted secrets are renewed so: same name, same size, another file behind it."""
     certificate, key = write(localhost, tmp_path)
     link = tmp_path / "link.pem"
@@ -121,7 +127,9 @@ def test_a_swapped_link_is_a_change(authority: trustme.CA, localhost: trustme.Le
     assert ours.changed()
 
 
-def test_certificate_and_key_may_share_a_file(run: Run, localhost: trustme.LeafCert, tmp_path: Path) -> None:
+def test_certificate_and_key_may_share_a_file(
+    run: Run, localhost: trustme.LeafCert, tmp_path: Path
+) -> None:
     both = tmp_path / "both.pem"
     localhost.private_key_and_cert_chain_pem.write_to_path(str(both))
 
@@ -139,7 +147,10 @@ def files(authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path) ->
     rsa = authority.issue_cert("localhost", key_type=trustme.KeyType.RSA)
     ecdsa = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
     secret = serialization.load_pem_private_key(localhost.private_key_pem.bytes(), None)
-    formats = {"pkcs8": serialization.PrivateFormat.PKCS8, "openssl": serialization.PrivateFormat.TraditionalOpenSSL}
+    formats = {
+        "pkcs8": serialization.PrivateFormat.PKCS8,
+        "openssl": serialization.PrivateFormat.TraditionalOpenSSL,
+    }
     for name, form in formats.items():
         sealed = secret.private_bytes(
             serialization.Encoding.PEM, form, serialization.BestAvailableEncryption(b"passphrase")
@@ -149,8 +160,12 @@ def files(authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path) ->
     (tmp_path / "other.key").write_bytes(ecdsa.private_key_pem.bytes())
     (tmp_path / "der.pem").write_bytes(der(localhost.cert_chain_pems[0].bytes()))
     (tmp_path / "empty").write_bytes(b"")
-    (tmp_path / "cut.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
-    (tmp_path / "cut.key").write_bytes(b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n")
+    (tmp_path / "cut.pem").write_bytes(
+        b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    )
+    (tmp_path / "cut.key").write_bytes(
+        b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n"
+    )
     (tmp_path / "directory").mkdir()
     return tmp_path
 
@@ -165,8 +180,16 @@ def files(authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path) ->
         ("der.pem", "server.key", r"der\.pem holds no certificate in PEM form"),
         ("server.key", "server.key", r"server\.key holds no certificate in PEM form"),
         ("server.pem", "server.pem", r"server\.pem holds no key in PEM form"),
-        ("server.pem", "other.key", r"other\.key is not the key of the first certificate in .*server\.pem"),
-        ("server.pem", "rsa.key", r"rsa\.key is not the key of the first certificate in .*server\.pem"),
+        (
+            "server.pem",
+            "other.key",
+            r"other\.key is not the key of the first certificate in .*server\.pem",
+        ),
+        (
+            "server.pem",
+            "rsa.key",
+            r"rsa\.key is not the key of the first certificate in .*server\.pem",
+        ),
         ("server.pem", "pkcs8.key", r"pkcs8\.key is encrypted"),
         ("server.pem", "openssl.key", r"openssl\.key is encrypted"),
         ("cut.pem", "server.key", r"cut\.pem and .*server\.key cannot be used: "),
@@ -174,21 +197,32 @@ def files(authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path) ->
     ],
 )
 def test_every_useless_file_is_named(files: Path, certificate: str, key: str, says: str) -> None:
-    """§15 tls_certificate, tls_key: clear errors for each failure; nothing asks for a passphrase on the terminal."""
+    """§15 tls_certificate, tls_key: clear errors for each failure; nothing asks for a passphrase on
+    the terminal.
+    """
     with pytest.raises(TlsError, match=says):
         ServerCertificate(files / certificate, files / key)
 
 
 def test_an_expired_certificate_is_a_warning(
-    run: Run, authority: trustme.CA, localhost: trustme.LeafCert, expired: trustme.LeafCert, tmp_path: Path
+    run: Run,
+    authority: trustme.CA,
+    localhost: trustme.LeafCert,
+    expired: trustme.LeafCert,
+    tmp_path: Path,
 ) -> None:
     """It is served nevertheless: some clients do not look, and the others say so themselves."""
-    fine, gone = ServerCertificate(*write(localhost, tmp_path)), ServerCertificate(*write(expired, tmp_path, "old"))
+    fine, gone = (
+        ServerCertificate(*write(localhost, tmp_path)),
+        ServerCertificate(*write(expired, tmp_path, "old")),
+    )
     start, end = NOW - timedelta(9), NOW - timedelta(1)
     assert fine.warning(NOW) is None
     assert f"old.pem expired on {end:%Y-%m-%d %H:%M} UTC" in (gone.warning(NOW) or "")
     assert f"expires on {end:%Y-%m-%d %H:%M} UTC" in (gone.warning(NOW - timedelta(5)) or "")
-    assert f"is not valid before {start:%Y-%m-%d %H:%M} UTC" in (gone.warning(NOW - timedelta(20)) or "")
+    assert f"is not valid before {start:%Y-%m-%d %H:%M} UTC" in (
+        gone.warning(NOW - timedelta(20)) or ""
+    )
     (tmp_path / "server.pem").unlink()
     assert fine.warning(NOW) is None
 

@@ -38,12 +38,16 @@ class Caller:
         self.origin = origin
         self.upstream: Upstream = HttpUpstream(pool)
 
-    async def get(self, method: bytes = b"GET", body: bytes = b"", stall: float = LIMIT) -> Response:
+    async def get(
+        self, method: bytes = b"GET", body: bytes = b"", stall: float = LIMIT
+    ) -> Response:
         return await self.upstream.send(method, b"/x", HOST, body, timeout=LIMIT, stall=stall)
 
 
 @contextlib.asynccontextmanager
-async def calling(script: Script, served: ssl.SSLContext | None = None, **pool: Any) -> AsyncIterator[Caller]:
+async def calling(
+    script: Script, served: ssl.SSLContext | None = None, **pool: Any
+) -> AsyncIterator[Caller]:
     async with Origin(script).running(served) as origin:
         caller = Caller(Pool("127.0.0.1", origin.port, **pool), origin)
         try:
@@ -78,7 +82,9 @@ async def test_fields_go_out_as_they_are_with_a_length_for_bodies_and_posts() ->
     lines = b"Host: h\r\nx-A: 1\r\nX-a: \xff\r\nempty: \r\n"
     async with calling(answering(OK, heard)) as caller:
         for method in (b"GET", b"POST"):
-            await whole(await caller.upstream.send(method, b"//x%2F?", fields, timeout=LIMIT, stall=LIMIT))
+            await whole(
+                await caller.upstream.send(method, b"//x%2F?", fields, timeout=LIMIT, stall=LIMIT)
+            )
         await whole(await caller.upstream.send(b"GET", b"/", (), timeout=LIMIT, stall=LIMIT))
         port = b"%d" % caller.origin.port
     assert heard == [
@@ -89,9 +95,12 @@ async def test_fields_go_out_as_they_are_with_a_length_for_bodies_and_posts() ->
 
 
 @pytest.mark.parametrize(
-    ("target", "field"), [(b"/a b", (b"X", b"y")), (b"/", (b"X", b"a\r\nY: b")), (b"/", (b"X:", b"y"))]
+    ("target", "field"),
+    [(b"/a b", (b"X", b"y")), (b"/", (b"X", b"a\r\nY: b")), (b"/", (b"X:", b"y"))],
 )
-async def test_12_a_head_that_we_would_refuse_is_never_sent(target: bytes, field: tuple[bytes, bytes]) -> None:
+async def test_12_a_head_that_we_would_refuse_is_never_sent(
+    target: bytes, field: tuple[bytes, bytes]
+) -> None:
     async with calling(answering(OK)) as caller:
         with pytest.raises(ValueError, match="not a request"):
             await caller.upstream.send(b"GET", target, (field,), timeout=LIMIT, stall=LIMIT)
@@ -117,13 +126,22 @@ async def test_the_body_goes_out_byte_for_byte() -> None:
     [
         (b"Content-Length: 4\r\n\r\nbody", 4, True, b"body"),
         (b"Content-Length: 0\r\n\r\n", 0, True, b""),
-        (b"Transfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n1\r\nd\r\n0\r\nX: y\r\n\r\n", None, True, b"abcd"),
+        (
+            b"Transfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n1\r\nd\r\n0\r\nX: y\r\n\r\n",
+            None,
+            True,
+            b"abcd",
+        ),
         (b"\r\nbody", None, False, b"body"),
     ],
 )
-async def test_10_bodies_of_every_framing(raw: bytes, length: int | None, delimited: bool, body: bytes) -> None:
+async def test_10_bodies_of_every_framing(
+    raw: bytes, length: int | None, delimited: bool, body: bytes
+) -> None:
     head = b"HTTP/1.1 299 Sch\xf6n\r\nX-A: 1\r\nx-a: 2\r\nConnection: x-b\r\nX-B: 3\r\n"
-    async with calling(answering(b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 100 C\r\n\r\n" + head + raw, close=True)) as caller:
+    async with calling(
+        answering(b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 100 C\r\n\r\n" + head + raw, close=True)
+    ) as caller:
         response = await caller.get()
         assert (response.status, response.reason) == (299, b"Sch\xf6n")
         assert list(response.fields)[:2] == [(b"X-A", b"1"), (b"x-a", b"2")]
@@ -148,7 +166,11 @@ async def test_10_an_answer_arrives_however_it_is_cut() -> None:
 
 @pytest.mark.parametrize("method", [b"HEAD", b"GET"])
 async def test_bodiless_answers(method: bytes) -> None:
-    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" if method == b"HEAD" else b"HTTP/1.1 304 Not\r\n\r\n"
+    raw = (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+        if method == b"HEAD"
+        else b"HTTP/1.1 304 Not\r\n\r\n"
+    )
     async with calling(answering(raw)) as caller:
         for _ in range(2):
             response = await caller.get(method)
@@ -331,7 +353,14 @@ async def test_a_reader_that_waits_makes_the_upstream_wait() -> None:
 
 async def test_12_posts_get_fresh_connections_and_gets_share_them() -> None:
     async with calling(answering(OK)) as caller:
-        for method, connections in ((b"GET", 1), (b"GET", 1), (b"POST", 2), (b"GET", 2), (b"POST", 3), (b"PUT", 4)):
+        for method, connections in (
+            (b"GET", 1),
+            (b"GET", 1),
+            (b"POST", 2),
+            (b"GET", 2),
+            (b"POST", 3),
+            (b"PUT", 4),
+        ):
             assert await whole(await caller.get(method)) == b"ok"
             assert caller.origin.accepted == connections
 
@@ -388,11 +417,15 @@ async def test_15_a_certificate_is_checked_before_anything_is_sent(
     authority.configure_trust(trust)
     async with calling(answering(OK, heard), server_side(localhost), tls=trust) as caller:
         assert await whole(await caller.get()) == b"ok"
-    async with calling(answering(OK, heard), server_side(localhost), tls=trust, verify_peer=refuse) as caller:
+    async with calling(
+        answering(OK, heard), server_side(localhost), tls=trust, verify_peer=refuse
+    ) as caller:
         with pytest.raises(UpstreamUnreachable, match="not the pinned one"):
             await caller.get()
         assert caller.pool.open == 0
-    async with calling(answering(OK, heard), server_side(localhost), tls=ssl.create_default_context()) as caller:
+    async with calling(
+        answering(OK, heard), server_side(localhost), tls=ssl.create_default_context()
+    ) as caller:
         with pytest.raises(UpstreamUnreachable, match=r"upstream\.ca_file"):
             await caller.get()
         assert caller.pool.open == 0
@@ -407,7 +440,9 @@ async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
     async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
         nonlocal asked
         asked += 1
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in addresses[asked - 1]]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in addresses[asked - 1]
+        ]
 
     async with calling(answering(OK)) as caller:
         caller.pool.lookup = getaddrinfo
@@ -434,4 +469,6 @@ async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
     ],
 )
 def test_12_the_upstreams_own_host(host: str, port: int, tls: bool, authority_: bytes) -> None:
-    assert Pool(host, port, tls=ssl.create_default_context() if tls else None).authority == authority_
+    assert (
+        Pool(host, port, tls=ssl.create_default_context() if tls else None).authority == authority_
+    )

@@ -24,12 +24,16 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 def self_signed() -> tuple[bytes, bytes]:
-    """Certificate and key in PEM, without any extension but the name, as an appliance makes them."""
+    """Certificate and key in PEM, without any extension but the name, as an appliance makes
+    them.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(NOW - timedelta(1)).not_valid_after(NOW + timedelta(99))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
+    )
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -86,8 +90,12 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @contextlib.asynccontextmanager
-async def connected(port: int, context: ssl.SSLContext, name: str = "localhost") -> AsyncIterator[Connection]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+async def connected(
+    port: int, context: ssl.SSLContext, name: str = "localhost"
+) -> AsyncIterator[Connection]:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=context, server_hostname=name
+    )
     try:
         yield reader, writer
     finally:

@@ -1,4 +1,6 @@
-"""Raw bytes on both sides of the proxy: a scripted upstream, a client that reads answers, the proxy in between."""
+"""Raw bytes on both sides of the proxy: a scripted upstream, a client that reads answers, the proxy
+in between.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from typing import Any, cast
 from aiohttp import web
 
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, Relay
+from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.listener import Listener
-from proxy.downstream.server import FrontDoor
+from proxy.downstream.server import Server
 from proxy.net.sockets import reset
 from proxy.relay import Relay as Relaying
 from proxy.upstream.pool import Pool
@@ -122,13 +124,13 @@ async def not_ours(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def relay_all(head: Head) -> Decision:
-    return Relay(head.target)
+    return PassThrough(head.target)
 
 
 class Proxy:
     """A front door on loopback."""
 
-    def __init__(self, door: FrontDoor, pool: Pool, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, door: Server, pool: Pool, port: int, tls: ssl.SSLContext | None) -> None:
         self.door = door
         self.pool = pool
         self.port = port
@@ -137,7 +139,9 @@ class Proxy:
 
     async def connect(self, *, limit: int = 1 << 21) -> Peer:
         host = "localhost" if self._tls else None
-        opened = asyncio.open_connection("127.0.0.1", self.port, limit=limit, ssl=self._tls, server_hostname=host)
+        opened = asyncio.open_connection(
+            "127.0.0.1", self.port, limit=limit, ssl=self._tls, server_hostname=host
+        )
         peer = Peer(*await asyncio.wait_for(opened, LIMIT))
         self._clients.append(peer)
         return peer
@@ -166,7 +170,9 @@ async def proxy_to(
     **door: Any,
 ) -> AsyncIterator[Proxy]:
     connections = Pool("127.0.0.1", port, **(pool or {}))
-    front = FrontDoor(handler=handler, relay=Relaying(connections, **(relay or {})), decide=decide, **door)
+    front = Server(
+        handler=handler, relay=Relaying(connections, **(relay or {})), decide=decide, **door
+    )
     listener = Listener(front, tls=server_tls, handshake_timeout=handshake_timeout)
     proxy = Proxy(front, connections, (await listener.open("127.0.0.1", 0))[1], client_tls)
     try:

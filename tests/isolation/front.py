@@ -1,4 +1,6 @@
-"""A front before the stand-in, as careless as the field knows them: it answers what it does not serve with 200."""
+"""A front before the stand-in, as careless as the field knows them: it answers what it does not
+serve with 200.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _PER_HOP = {"host", "connection", "transfer-encoding", "content-length"}
 
 
 class Front:
-    """Passes on what names `HOST`, its path decoded and its dot segments resolved; its default site answers 200."""
+    """Passes on what names `HOST`, its path decoded and its dot segments resolved; its default site
+    answers 200.
+    """
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -27,9 +31,15 @@ class Front:
         if "%2f" in path.lower():
             path = posixpath.normpath(unquote(path))
         fields = [(name, value) for name, value in request.fields if name.lower() not in _PER_HOP]
-        answer = await ask(self.simulator.url, request.method, path + mark + query, fields, request.body or None)
+        answer = await ask(
+            self.simulator.url, request.method, path + mark + query, fields, request.body or None
+        )
         fields = [(name, value) for name, value in answer.fields if name.lower() not in _PER_HOP]
-        return raw(answer.first.partition(" ")[2], [f"{name}: {value}" for name, value in fields], answer.body)
+        return raw(
+            answer.first.partition(" ")[2],
+            [f"{name}: {value}" for name, value in fields],
+            answer.body,
+        )
 
 
 @contextlib.asynccontextmanager

@@ -58,12 +58,28 @@ class Served:
 @contextlib.asynccontextmanager
 async def served(upstream: str, data: Path, **settings: str) -> AsyncIterator[Served]:
     """Start `serve`; settings as the environment has them, without the prefix."""
-    environ = {"EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB", "LOG__LEVEL": "debug"} | settings
+    environ = {
+        "EXPORTS__GRACE": "0s",
+        "STORAGE__MIN_FREE": "1MiB",
+        "LOG__LEVEL": "debug",
+    } | settings
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", "--upstream", upstream, "--listen", "127.0.0.1:0"),
+        *(
+            sys.executable,
+            "-m",
+            "proxy",
+            "serve",
+            "--upstream",
+            upstream,
+            "--listen",
+            "127.0.0.1:0",
+        ),
         *("--admin", "127.0.0.1:0", "--data-dir", str(data)),
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **{f"VB365_PROXY_{name}": value for name, value in environ.items()}},
+        env={
+            "PATH": os.environ["PATH"],
+            **{f"VB365_PROXY_{name}": value for name, value in environ.items()},
+        },
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -78,4 +94,8 @@ async def served(upstream: str, data: Path, **settings: str) -> AsyncIterator[Se
 
 def at_rest(data: Path) -> dict[str, bytes]:
     """Every file below the data directory, by its path there."""
-    return {str(file.relative_to(data)): file.read_bytes() for file in sorted(data.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(data)): file.read_bytes()
+        for file in sorted(data.rglob("*"))
+        if file.is_file()
+    }

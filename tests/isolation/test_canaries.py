@@ -1,4 +1,6 @@
-"""A canary scan: what a caller sends in confidence is searched in all that the proxy writes and says (CONTRACT §9)."""
+"""A canary scan: what a caller sends in confidence is searched in all that the proxy writes and
+says (CONTRACT §9).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from tests.isolation.served import Served, at_rest, served
 
 SIZE = 300_000
 QUERY, BODY = b"canary-query", b"canary-body"
-CONFIDENTIAL = {"Cookie": "c=canary-cookie", "X-Canary": "canary-field", "User-Agent": "canary-agent"}
+CONFIDENTIAL = {
+    "Cookie": "c=canary-cookie",
+    "X-Canary": "canary-field",
+    "User-Agent": "canary-agent",
+}
 
 
 class Miner:
@@ -25,15 +31,21 @@ class Miner:
         self.fields = simulator.login() | CONFIDENTIAL
         self.told: list[Message] = []
         session = simulator.open_session()
-        self.export = next(path for path in simulator.export_paths(session) if path.endswith("exportToPst"))
+        self.export = next(
+            path for path in simulator.export_paths(session) if path.endswith("exportToPst")
+        )
         self.proxy: Served
 
     @property
     def never(self) -> list[bytes]:
         """What must stand nowhere at all."""
-        return [value.rpartition(" ")[2].rpartition("=")[2].encode() for value in self.fields.values()]
+        return [
+            value.rpartition(" ")[2].rpartition("=")[2].encode() for value in self.fields.values()
+        ]
 
-    async def ask(self, method: str, target: str, body: bytes | None = None, **more: str) -> Message:
+    async def ask(
+        self, method: str, target: str, body: bytes | None = None, **more: str
+    ) -> Message:
         given = self.fields | {name.replace("_", "-"): value for name, value in more.items()}
         message = await ask(self.proxy.url, method, target, given, body)
         self.told.append(message)
@@ -44,20 +56,26 @@ class Miner:
             self.simulator.fault(**({"path": self.export, "method": "POST", "count": 1} | fault))
         body = b'{"contentKeyword": "%b"}' % BODY
         target = f"{self.export}?note={QUERY.decode()}"
-        told = await self.ask("POST", target, body, Prefer="respond-async", Content_Type="application/json")
+        told = await self.ask(
+            "POST", target, body, Prefer="respond-async", Content_Type="application/json"
+        )
         assert told.status == 202, told
         return told["Location"].removeprefix(self.proxy.url)
 
     async def end(self, status: str) -> str:
         """The job's outcome; every document on the way is kept."""
         etag = '""'
-        while (told := await self.ask("GET", status, Prefer="wait=5", If_None_Match=etag)).status in (202, 304):
+        while (
+            told := await self.ask("GET", status, Prefer="wait=5", If_None_Match=etag)
+        ).status in (202, 304):
             etag = told["ETag"]
         outcome: str = told.json()["status"]
         return outcome
 
     async def outcomes(self) -> None:
-        """Success, every kind of failure, a broken transfer that goes on, a token that expires on the way."""
+        """Success, every kind of failure, a broken transfer that goes on, a token that expires on
+        the way.
+        """
         status = await self.begin()
         assert await self.end(status) == "Success"
         await self.ask("GET", f"{status}/result")
@@ -77,7 +95,9 @@ class Miner:
         """What is refused, and what breaks, before there is a job."""
         query = QUERY.decode()
         await self.ask("POST", f"{self.export}?async={query}", BODY)
-        await self.ask("POST", f"{self.export}?async=1&note={query}", BODY, Idempotency_Key="canary body")
+        await self.ask(
+            "POST", f"{self.export}?async=1&note={query}", BODY, Idempotency_Key="canary body"
+        )
         await self.ask("GET", f"/v8/_async/exports/none?x={query}")
         await self.ask("PATCH", f"/v8/_async/exports?x={query}")
         await self.ask("GET", f"/v8/_async/exports?status={query}")
@@ -89,9 +109,15 @@ class Miner:
         assert await self.end(await self.begin()) == "Success"
 
     async def malformed_heads(self) -> None:
-        lines = [*(f"{name}: {value}" for name, value in self.fields.items()), "Content-Length: x", "bad line"]
+        lines = [
+            *(f"{name}: {value}" for name, value in self.fields.items()),
+            "Content-Length: x",
+            "bad line",
+        ]
         wire = await Wire.to(self.proxy.url)
-        await wire.send("\r\n".join([f"GET /?x={QUERY.decode()} HTTP/1.1", "Host: x", *lines, "", ""]).encode())
+        await wire.send(
+            "\r\n".join([f"GET /?x={QUERY.decode()} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+        )
         self.told.append(await wire.message(ends=True))
         wire.close()
 
@@ -116,8 +142,12 @@ def assert_clean(where: str, content: bytes, canaries: list[bytes]) -> None:
 
 @pytest.mark.parametrize("format", ["console", "json"])
 async def test_no_canary_sings(miner: Miner, tmp_path: Path, format: str) -> None:
-    """§9: through success, failure, suspension, resumption, `kill -9` and restart: logs, documents, disk, admin."""
-    settings = {"LOG__FORMAT": format} | ({"SECRETS__KEY": Fernet.generate_key().decode()} if format == "json" else {})
+    """§9: through success, failure, suspension, resumption, `kill -9` and restart: logs, documents,
+    disk, admin.
+    """
+    settings = {"LOG__FORMAT": format} | (
+        {"SECRETS__KEY": Fernet.generate_key().decode()} if format == "json" else {}
+    )
     async with served(miner.simulator.url, tmp_path, **settings) as miner.proxy:
         await miner.outcomes()
         await miner.refusals()
@@ -128,7 +158,9 @@ async def test_no_canary_sings(miner: Miner, tmp_path: Path, format: str) -> Non
         await miner.proxy.kill()
     scan_disk(miner, tmp_path)
     scan_words(miner, miner.proxy.log)
-    store = b"".join(content for name, content in at_rest(tmp_path).items() if name.startswith("jobs"))
+    store = b"".join(
+        content for name, content in at_rest(tmp_path).items() if name.startswith("jobs")
+    )
     assert QUERY in store  # the scan would find what there is
     assert BODY in store
     miner.simulator.release()
@@ -143,7 +175,9 @@ async def test_no_canary_sings(miner: Miner, tmp_path: Path, format: str) -> Non
 
 
 def scan_words(miner: Miner, log: bytes) -> None:
-    """Of what is said nothing at all is the caller's: no credential, no field, no query value, no body."""
+    """Of what is said nothing at all is the caller's: no credential, no field, no query value, no
+    body.
+    """
     assert_clean("the log", log, [*miner.never, QUERY, BODY])
     for message in miner.told:
         shown = "\n".join([message.first, *map(": ".join, message.fields)]).encode() + message.body
@@ -151,7 +185,9 @@ def scan_words(miner: Miner, log: bytes) -> None:
 
 
 def scan_disk(miner: Miner, data: Path) -> None:
-    """On disk: target and body in the job store alone; beside a file its record, whose target may hold a query."""
+    """On disk: target and body in the job store alone; beside a file its record, whose target may
+    hold a query.
+    """
     for name, content in at_rest(data).items():
         assert_clean(f"a file's name: {name}", name.encode(), [*miner.never, QUERY, BODY])
         assert_clean(name, content, miner.never)

@@ -1,4 +1,6 @@
-"""What a kill leaves of a caller's credentials, and who brings them back (CONTRACT §9 `secrets.key`, `suspend_ttl`)."""
+"""What a kill leaves of a caller's credentials, and who brings them back (CONTRACT §9
+`secrets.key`, `suspend_ttl`).
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,16 @@ class Caller:
         self.fields = simulator.login() | {"Cookie": "c=canary-cookie", "X-Canary": "canary-field"}
         self.secrets = [*(value.rpartition(" ")[2].encode() for value in self.fields.values())]
         session = simulator.open_session()
-        self.export = next(path for path in simulator.export_paths(session) if path.endswith("exportToPst"))
+        self.export = next(
+            path for path in simulator.export_paths(session) if path.endswith("exportToPst")
+        )
 
     async def begin(self, proxy: Served) -> str:
         """An export that U is generating; the path of its status monitor."""
         self.simulator.fault(path=self.export, method="POST", hold=True, count=1)
-        told = await ask(proxy.url, "POST", self.export, self.fields | {"Prefer": "respond-async"}, b"{}")
+        told = await ask(
+            proxy.url, "POST", self.export, self.fields | {"Prefer": "respond-async"}, b"{}"
+        )
         assert told.status == 202, told
         await self.simulator.until(lambda: self.simulator.held == 1)
         return told["Location"].removeprefix(proxy.url)
@@ -50,7 +56,9 @@ class Caller:
         return told
 
     async def get(self, proxy: Served, path: str, etag: str = '""') -> Message:
-        return await ask(proxy.url, "GET", path, self.fields | {"Prefer": "wait=5", "If-None-Match": etag})
+        return await ask(
+            proxy.url, "GET", path, self.fields | {"Prefer": "wait=5", "If-None-Match": etag}
+        )
 
     @property
     def posts(self) -> int:
@@ -60,7 +68,9 @@ class Caller:
         told = await self.finished(proxy, status)
         assert told.json()["status"] == "Success", told
         content = self.simulator.content(self.export)
-        assert (await self.get(proxy, f"{status}/result")).body == bytes(content.read(0, content.size))
+        assert (await self.get(proxy, f"{status}/result")).body == bytes(
+            content.read(0, content.size)
+        )
 
 
 @pytest.fixture
@@ -81,8 +91,12 @@ def assert_nothing_readable(caller: Caller, data: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [OLD, f"{NEW},{OLD}"], ids=["the same key", "rotated"])
-async def test_with_the_key_a_killed_job_resumes_unattended(caller: Caller, tmp_path: Path, after: str) -> None:
-    """§9: kill -9, start again: U is asked before any caller calls; nothing of it is readable at rest."""
+async def test_with_the_key_a_killed_job_resumes_unattended(
+    caller: Caller, tmp_path: Path, after: str
+) -> None:
+    """§9: kill -9, start again: U is asked before any caller calls; nothing of it is readable at
+    rest.
+    """
     async with served(caller.simulator.url, tmp_path, SECRETS__KEY=OLD) as proxy:
         status = await caller.begin(proxy)
         await proxy.kill()
@@ -96,7 +110,9 @@ async def test_with_the_key_a_killed_job_resumes_unattended(caller: Caller, tmp_
         await proxy.stop()
     assert_nothing_readable(caller, tmp_path)
     jobs = await DiskJobs.open(tmp_path)
-    assert [job.sealed for job in await jobs.list()] == [None]  # a job that needs U no more needs no credentials
+    assert [job.sealed for job in await jobs.list()] == [
+        None
+    ]  # a job that needs U no more needs no credentials
     await jobs.close()
 
 
@@ -116,7 +132,9 @@ async def test_without_the_right_key_a_killed_job_waits_for_a_call(
         assert caller.posts == 2
 
 
-async def test_without_a_key_nothing_of_the_credentials_is_at_rest(caller: Caller, tmp_path: Path) -> None:
+async def test_without_a_key_nothing_of_the_credentials_is_at_rest(
+    caller: Caller, tmp_path: Path
+) -> None:
     """§9: in memory only: not even sealed."""
     async with served(caller.simulator.url, tmp_path) as proxy:
         status = await caller.begin(proxy)
@@ -137,9 +155,15 @@ async def test_a_suspended_job_that_nobody_asks_for_fails(caller: Caller, tmp_pa
         await proxy.kill()
     async with served(caller.simulator.url, tmp_path, EXPORTS__SUSPEND_TTL="1s") as proxy:
         while (await caller.job(proxy))["status"] == "Running":  # noqa: ASYNC110  # the event is in another process
-            await asyncio.sleep(0.1)  # and to wait for it there would be the call that resumes the job
+            await asyncio.sleep(
+                0.1
+            )  # and to wait for it there would be the call that resumes the job
         told = (await caller.get(proxy, status)).json()
-    assert (told["status"], told["error"]["code"], told["error"]["retryable"]) == ("Failed", "Interrupted", True)
+    assert (told["status"], told["error"]["code"], told["error"]["retryable"]) == (
+        "Failed",
+        "Interrupted",
+        True,
+    )
     assert caller.posts == 1
 
 

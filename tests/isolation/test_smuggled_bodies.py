@@ -1,4 +1,6 @@
-"""A server that leaves bodies unread and reads them as the next request: no one else's request may follow (§2, §12)."""
+"""A server that leaves bodies unread and reads them as the next request: no one else's request may
+follow (§2, §12).
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,19 @@ from proxy.upstream.pool import Pool
 from tests.contract_http.conftest import Clock, House, settings_of
 from tests.http.wire import LIMIT, Origin, Peer, eventually, proxy_to
 
-FRAMINGS = (b"Content-Length: %d\r\n\r\n%b", b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n")
+FRAMINGS = (
+    b"Content-Length: %d\r\n\r\n%b",
+    b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n",
+)
 #: The next head on the connection would end this one's field.
 TRAP = b"GET /open HTTP/1.1\r\nHost: h\r\nX: "
 EXPORT = "/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst"
 
 
 class Deaf:
-    """Answers heads and never reads a body. Restore session `s` is for alice's eyes; `/open` for everybody's."""
+    """Answers heads and never reads a body. Restore session `s` is for alice's eyes; `/open` for
+    everybody's.
+    """
 
     def __init__(self) -> None:
         self.origin = Origin(self.script)
@@ -32,11 +39,15 @@ class Deaf:
             head = await peer.head()
             line = head.partition(b"\r\n")[0]
             self.heard.append(line)
-            foreign = b"/RestoreSessions/s" in line and b"\r\nAuthorization: Bearer alice\r\n" not in head
+            foreign = (
+                b"/RestoreSessions/s" in line and b"\r\nAuthorization: Bearer alice\r\n" not in head
+            )
             if foreign and line.startswith(b"GET /v8/RestoreSessions/s HTTP"):
                 await peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
             else:
-                await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(line), line))
+                await peer.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(line), line)
+                )
 
 
 @contextlib.asynccontextmanager
@@ -53,9 +64,13 @@ async def test_12_relay_no_request_follows_an_unread_body() -> None:
                 b"Content-Length: %d\r\n\r\n%b",
                 b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n",
             ):
-                mallory = await proxy.ask(method + b" /m HTTP/1.1\r\nHost: h\r\n" + framing % (len(TRAP), TRAP))
+                mallory = await proxy.ask(
+                    method + b" /m HTTP/1.1\r\nHost: h\r\n" + framing % (len(TRAP), TRAP)
+                )
                 await mallory.answer()
-                victim = await proxy.ask(b"GET /v HTTP/1.1\r\nHost: h\r\nAuthorization: secret\r\n\r\n")
+                victim = await proxy.ask(
+                    b"GET /v HTTP/1.1\r\nHost: h\r\nAuthorization: secret\r\n\r\n"
+                )
                 assert (await victim.answer())[1] == b"GET /v HTTP/1.1"
     assert not any(b"/open" in line for line in server.heard)
 
@@ -64,9 +79,14 @@ async def test_12_jobs_no_request_follows_an_unread_body() -> None:
     async with deaf() as server:
         upstream = HttpUpstream(Pool("127.0.0.1", server.origin.port))
         for _ in range(3):
-            for method, body, line in ((b"POST", TRAP, b"POST /x HTTP/1.1"), (b"GET", b"", b"GET /x HTTP/1.1")):
+            for method, body, line in (
+                (b"POST", TRAP, b"POST /x HTTP/1.1"),
+                (b"GET", b"", b"GET /x HTTP/1.1"),
+            ):
                 fields = [(b"Host", b"h"), (b"Authorization", b"Bearer victim")]
-                response = await upstream.send(method, b"/x", fields, body, timeout=LIMIT, stall=LIMIT)
+                response = await upstream.send(
+                    method, b"/x", fields, body, timeout=LIMIT, stall=LIMIT
+                )
                 assert await response.read() == line
                 assert await response.read() == b""
         await upstream.close()
@@ -76,7 +96,9 @@ async def test_12_jobs_no_request_follows_an_unread_body() -> None:
 async def test_2_checks_no_verdict_follows_a_strangers_body(tmp_path: Path) -> None:
     """Mallory's export body must not answer the question whether he sees alice's session."""
     async with deaf() as server:
-        running = await app.start(settings_of(f"http://127.0.0.1:{server.origin.port}", tmp_path / "data", {}))
+        running = await app.start(
+            settings_of(f"http://127.0.0.1:{server.origin.port}", tmp_path / "data", {})
+        )
         try:
             house = House(running=running, clock=Clock(), fields={"Authorization": "Bearer alice"})
             alices = await house.begun(EXPORT, body=b"")
@@ -85,7 +107,9 @@ async def test_2_checks_no_verdict_follows_a_strangers_body(tmp_path: Path) -> N
                 house.fields = {"Authorization": "Bearer mallory"}
                 await house.kickoff(EXPORT.replace("/s/", "/mine/"), body=TRAP)
                 await house.kickoff(EXPORT, body=TRAP)
-                await eventually(lambda: server.heard.count(b"POST " + EXPORT.encode() + b" HTTP/1.1") > 1)
+                await eventually(
+                    lambda: server.heard.count(b"POST " + EXPORT.encode() + b" HTTP/1.1") > 1
+                )
                 for path in (alices, alices + "/result"):
                     assert (await house.get(path)).status == 404
         finally:

@@ -14,7 +14,11 @@ def named_in(file: Path) -> set[str]:
     if not file.is_file():
         return set()
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, kinds)}
+    return {
+        node.name
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, kinds)
+    }
 
 
 def test_every_proof_exists() -> None:

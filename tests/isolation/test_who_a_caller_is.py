@@ -1,4 +1,6 @@
-"""Attacks on who a caller is taken for, through the running proxy (CONTRACT §2 "Caller", §8, §9)."""
+"""Attacks on who a caller is taken for, through the running proxy (CONTRACT §2 "Caller", §8,
+§9).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ async def behind_a_front(
     stage = await make_stage({"token": "jwt", "size": 1000})
     front = await closing.enter_async_context(fronted(stage.simulator))
     await stage.running.stop()
-    stage.running = await app.start(settings_of(front.url, tmp_path / "front", {"UPSTREAM__HOST": HOST}))
+    stage.running = await app.start(
+        settings_of(front.url, tmp_path / "front", {"UPSTREAM__HOST": HOST})
+    )
     stage.fields["Host"] = HOST
     yield stage
     await stage.running.stop()
@@ -45,7 +49,11 @@ async def behind_a_front(
 async def alices(stage: Stage) -> str:
     """The status path of a finished job of alice's with a key, what VB365 said of her forgotten."""
     answer = await ask(
-        stage.url, "POST", stage.export, [*stage.fields.items(), *ASYNC, ("Idempotency-Key", KEY)], b"{}"
+        stage.url,
+        "POST",
+        stage.export,
+        [*stage.fields.items(), *ASYNC, ("Idempotency-Key", KEY)],
+        b"{}",
     )
     assert answer.status == 202
     status = f"{LIST}/{answer.json()['id']}"
@@ -60,10 +68,19 @@ async def test_no_host_makes_a_forged_token_somebody(behind_a_front: Stage, host
     stage = behind_a_front
     status = await alices(stage)
     mallory = [("Host", host), ("Authorization", forged(stage.fields["Authorization"]))]
-    for method, target in (("GET", status), ("GET", f"{status}/result"), ("DELETE", status), ("GET", LIST)):
+    for method, target in (
+        ("GET", status),
+        ("GET", f"{status}/result"),
+        ("DELETE", status),
+        ("GET", LIST),
+    ):
         assert (await ask(stage.url, method, target, mallory)).status == 401, target
-    assert (await ask(stage.url, "GET", f"{LIST}?restoreSessionId={stage.session}", mallory)).status == 401
-    kickoff = await ask(stage.url, "POST", stage.export, [*mallory, *ASYNC, ("Idempotency-Key", KEY)], b"{ }")
+    assert (
+        await ask(stage.url, "GET", f"{LIST}?restoreSessionId={stage.session}", mallory)
+    ).status == 401
+    kickoff = await ask(
+        stage.url, "POST", stage.export, [*mallory, *ASYNC, ("Idempotency-Key", KEY)], b"{ }"
+    )
     assert "Idempotency-Replayed" not in kickoff
     assert kickoff.status == (401 if host == HOST else 202)
     mine = (await stage.get(LIST)).json()["results"]
@@ -84,7 +101,9 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("host", HOSTS[:2])
-async def test_no_path_plants_a_job_in_anothers_list(behind_a_front: Stage, path: str, host: str) -> None:
+async def test_no_path_plants_a_job_in_anothers_list(
+    behind_a_front: Stage, path: str, host: str
+) -> None:
     """§2: the preflight asks for what the caller wrote: it may refuse, and never vouches."""
     stage = behind_a_front
     status = await alices(stage)
@@ -93,11 +112,15 @@ async def test_no_path_plants_a_job_in_anothers_list(behind_a_front: Stage, path
     if ".." in path.replace("%2e", "."):
         assert "X-VB365-Async" not in kickoff
     assert (await ask(stage.url, "GET", LIST, mallory)).status == 401
-    assert [job["id"] for job in (await stage.get(LIST)).json()["results"]] == [status.rpartition("/")[2]]
+    assert [job["id"] for job in (await stage.get(LIST)).json()["results"]] == [
+        status.rpartition("/")[2]
+    ]
 
 
 async def test_the_proxys_own_requests_name_the_upstreams_own_host(make_play: MakePlay) -> None:
-    """§2, §15 `upstream.host`: checks, events and readiness; the preflight and the job keep the caller's Host."""
+    """§2, §15 `upstream.host`: checks, events and readiness; the preflight and the job keep the
+    caller's Host.
+    """
 
     async def script(request: Message) -> bytes:
         return raw("200 OK", ["Content-Type: application/json"], b'{"results":[]}')
@@ -122,7 +145,9 @@ async def test_the_proxys_own_requests_name_the_upstreams_own_host(make_play: Ma
 
 
 async def test_a_cookie_vouches_for_no_token(make_play: MakePlay) -> None:
-    """§2, §9: VB365 takes mallory's cookie and ignores the token beside it; alice's expired token opens nothing."""
+    """§2, §9: VB365 takes mallory's cookie and ignores the token beside it; alice's expired token
+    opens nothing.
+    """
     gone: set[str] = set()
 
     async def script(request: Message) -> bytes:
@@ -130,7 +155,9 @@ async def test_a_cookie_vouches_for_no_token(make_play: MakePlay) -> None:
         if request.method == "POST":
             return raw("200 OK", [], b"mail")
         if request.target.partition("?")[0].endswith("/RestoreSessions/s"):
-            return raw("404 Not Found" if "s" in gone else "200 OK" if who == "Bearer alice" else "403 No")
+            return raw(
+                "404 Not Found" if "s" in gone else "200 OK" if who == "Bearer alice" else "403 No"
+            )
         return raw("401 No" if who in gone else "200 OK", [], b"{}")
 
     play = await make_play(script, ACCESS__CACHE="0s")
@@ -168,7 +195,9 @@ async def test_a_rotating_cookie_keeps_its_key(make_stage: MakeStage, token: str
     stage = await make_stage({"token": token, "size": 1000})
     first = await stage.done(Idempotency_Key=KEY, Cookie="ARRAffinity=0")
     for number in range(1, 4):
-        again = await stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie=f"ARRAffinity={number}")
+        again = await stage.kickoff(
+            stage.export, Idempotency_Key=KEY, Cookie=f"ARRAffinity={number}"
+        )
         assert (again.status, again["Idempotency-Replayed"]) == (202, "true")
         assert again["Location"].endswith(first)
         stage.clock.ahead += 61
@@ -178,9 +207,14 @@ async def test_a_rotating_cookie_keeps_its_key(make_stage: MakeStage, token: str
 # what a list and an unknown id tell
 
 
-async def test_list_and_single_look_up_agree_on_a_borrowed_job(make_stage: MakeStage, tmp_path: Path) -> None:
+async def test_list_and_single_look_up_agree_on_a_borrowed_job(
+    make_stage: MakeStage, tmp_path: Path
+) -> None:
     """§4, §9: bob's jobs in alice's session, one of them resumed by her; the session is gone."""
-    sim, given = {"size": 1000, "foreign_session": 404}, {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_RUNNING": "1"}
+    sim, given = (
+        {"size": 1000, "foreign_session": 404},
+        {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_RUNNING": "1"},
+    )
     stage = await make_stage(sim, **given)
     alice, bob = stage.fields, stage.simulator.login("bob")
     stage.fault(hold=True, count=1)
@@ -212,7 +246,9 @@ async def test_list_and_single_look_up_agree_on_a_borrowed_job(make_stage: MakeS
 async def test_no_version_of_the_url_tells_existing_ids(
     make_play: MakePlay, refusal: str, user: str, alias: str
 ) -> None:
-    """§9: VB365 is asked in a version of the proxy's own choosing, equally often for foreign and made-up ids."""
+    """§9: VB365 is asked in a version of the proxy's own choosing, equally often for foreign and
+    made-up ids.
+    """
 
     async def script(request: Message) -> bytes:
         if request.target.split("/")[1] not in ("v6", "v7", "v8"):
@@ -233,23 +269,33 @@ async def test_no_version_of_the_url_tells_existing_ids(
     told = set()
     for job in (*jobs, str(uuid4())):
         play.upstream.requests.clear()
-        answer = await play.ask("GET", f"{alias}/_async/exports/{job}", {"Authorization": f"Bearer {user}"})
-        told.add((answer.status, answer.body.replace(job.encode(), b"{id}"), len(play.upstream.requests)))
+        answer = await play.ask(
+            "GET", f"{alias}/_async/exports/{job}", {"Authorization": f"Bearer {user}"}
+        )
+        told.add(
+            (answer.status, answer.body.replace(job.encode(), b"{id}"), len(play.upstream.requests))
+        )
     assert len(told) == 1
     assert {status for status, _, _ in told} == {401 if user == "nobody" else 404}
 
 
 @pytest.mark.parametrize("alias", ["/v9", "/v77", "/v8", "/v1", ""])
 @pytest.mark.parametrize("token", ["opaque", "jwt"])
-async def test_the_list_is_nobodys_whom_vb365_does_not_know(make_stage: MakeStage, alias: str, token: str) -> None:
-    """§4, §9: a made-up token is 401 in every version of the URL; a genuine one has its list there."""
+async def test_the_list_is_nobodys_whom_vb365_does_not_know(
+    make_stage: MakeStage, alias: str, token: str
+) -> None:
+    """§4, §9: a made-up token is 401 in every version of the URL; a genuine one has its list
+    there.
+    """
     stage = await make_stage({"token": token, "size": 1000})
     await stage.done()
     listed = await stage.get(f"{alias}/_async/exports")
     assert len(listed.json()["results"]) == 1
     for made_up in ("Bearer made-up", "Bearer e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.x", "Basic YTpi"):
         for query in ("", f"?restoreSessionId={stage.session}"):
-            answer = await stage.ask("GET", f"{alias}/_async/exports{query}", {"Authorization": made_up})
+            answer = await stage.ask(
+                "GET", f"{alias}/_async/exports{query}", {"Authorization": made_up}
+            )
             assert answer.status == 401
 
 
@@ -260,7 +306,9 @@ Retry = Callable[[dict[str, str]], Awaitable[Message]]
 
 
 async def one_generation(stage: Stage, retry: Retry, first: str) -> None:
-    """GETs answer 503: the same token and a refreshed one wait; afterwards both get the first job."""
+    """GETs answer 503: the same token and a refreshed one wait; afterwards both get the first
+    job.
+    """
     stage.simulator.fault(path="RestoreSessions", method="GET", status=503)
     callers = [stage.fields, stage.simulator.login("alice")]
     for caller in callers:
@@ -275,18 +323,26 @@ async def one_generation(stage: Stage, retry: Retry, first: str) -> None:
     assert stage.asked("exportToPst", "POST") == 1
 
 
-async def test_a_key_survives_a_kill_while_vb365_does_not_answer(make_stage: MakeStage, tmp_path: Path) -> None:
+async def test_a_key_survives_a_kill_while_vb365_does_not_answer(
+    make_stage: MakeStage, tmp_path: Path
+) -> None:
     """§8: also after a restart, and when VB365 does not answer."""
     stage = await make_stage({"token": "jwt", "size": 1000})
     headers = {"Prefer": "respond-async", "Idempotency-Key": KEY}
     async with served(stage.simulator.url, tmp_path / "killed") as proxy:
         answer = await ask(proxy.url, "POST", stage.export, stage.fields | headers, b"{}")
         first = answer.json()["id"]
-        while (await ask(proxy.url, "GET", f"{LIST}/{first}", stage.fields | {"Prefer": "wait=5"})).status != 200:
+        while (
+            await ask(proxy.url, "GET", f"{LIST}/{first}", stage.fields | {"Prefer": "wait=5"})
+        ).status != 200:
             pass
         await proxy.kill()
     async with served(stage.simulator.url, tmp_path / "killed") as proxy:
-        await one_generation(stage, lambda caller: ask(proxy.url, "POST", stage.export, caller | headers, b"{}"), first)
+        await one_generation(
+            stage,
+            lambda caller: ask(proxy.url, "POST", stage.export, caller | headers, b"{}"),
+            first,
+        )
 
 
 async def test_a_key_survives_the_cache(make_stage: MakeStage) -> None:
@@ -295,16 +351,25 @@ async def test_a_key_survives_the_cache(make_stage: MakeStage) -> None:
     first = await stage.done(Idempotency_Key=KEY)
     stage.clock.ahead += 61
     headers = {"Prefer": "respond-async", "Idempotency-Key": KEY}
-    await one_generation(stage, lambda caller: stage.ask("POST", stage.export, caller | headers, b"{}"), first)
+    await one_generation(
+        stage, lambda caller: stage.ask("POST", stage.export, caller | headers, b"{}"), first
+    )
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 5])
-async def test_concurrent_duplicates_are_one_job_whoever_is_known(make_stage: MakeStage, failures: int) -> None:
-    """§8: VB365 answers the identity question of some of them, and each comes with another cookie."""
+async def test_concurrent_duplicates_are_one_job_whoever_is_known(
+    make_stage: MakeStage, failures: int
+) -> None:
+    """§8: VB365 answers the identity question of some of them, and each comes with another
+    cookie.
+    """
     stage = await make_stage({"token": "jwt", "size": 1000}, ACCESS__CACHE="0s")
     stage.simulator.fault(path="RestoreSessions", method="GET", status=503, count=failures)
     answers = await asyncio.gather(
-        *(stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie=f"ARRAffinity={number}") for number in range(6))
+        *(
+            stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie=f"ARRAffinity={number}")
+            for number in range(6)
+        )
     )
     assert {answer.status for answer in answers} <= {202, 503}
     locations = {answer["Location"] for answer in answers if answer.status == 202}
@@ -316,7 +381,9 @@ async def test_concurrent_duplicates_are_one_job_whoever_is_known(make_stage: Ma
 
 
 async def test_a_key_taken_while_vb365_did_not_answer_is_kept(make_stage: MakeStage) -> None:
-    """§3.4, §8: no false refusal; the hash of the credentials is the owner then, and the quota is one."""
+    """§3.4, §8: no false refusal; the hash of the credentials is the owner then, and the quota is
+    one.
+    """
     stage = await make_stage({"token": "jwt"}, EXPORTS__MAX_PER_CALLER="2")
     stage.fault(hold=True)
     stage.simulator.fault(path="RestoreSessions", method="GET", status=503)
@@ -335,7 +402,9 @@ async def test_a_key_taken_while_vb365_did_not_answer_is_kept(make_stage: MakeSt
 
 
 async def test_a_claim_takes_and_tells_nothing_of_a_key(make_stage: MakeStage) -> None:
-    """§8, §9: a forged token of alice's neither finds her key nor poisons one that she has yet to use."""
+    """§8, §9: a forged token of alice's neither finds her key nor poisons one that she has yet to
+    use.
+    """
     stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__PREFLIGHT="false")
     await stage.done(Idempotency_Key=KEY)
     mallory = {"Authorization": forged(stage.fields["Authorization"]), "Prefer": "respond-async"}
@@ -360,7 +429,9 @@ async def test_an_expired_token_takes_no_key_of_its_identity(make_stage: MakeSta
     old, stage.fields = stage.fields, stage.simulator.login("alice")
     stage.simulator.tokens.revoke(old["Authorization"])
     stage.clock.ahead += 61
-    assert (await stage.ask("POST", stage.export, old | dict(ASYNC) | {"Idempotency-Key": KEY}, b"{ }")).status == 202
+    assert (
+        await stage.ask("POST", stage.export, old | dict(ASYNC) | {"Idempotency-Key": KEY}, b"{ }")
+    ).status == 202
     hers = await stage.kickoff(stage.export, Idempotency_Key=KEY)
     assert hers.status == 202
     assert "Idempotency-Replayed" not in hers
@@ -376,7 +447,10 @@ async def test_who_may_not_see_a_job_is_told_404_and_not_422(make_stage: MakeSta
     stage.clock.ahead += 61
     for body in (b"{}", b"{ }"):
         answer = await stage.kickoff(stage.export, body=body, Idempotency_Key=KEY)
-        assert (answer.status, answer.json()["type"]) == (404, "urn:vb365-async:problem:job-not-found")
+        assert (answer.status, answer.json()["type"]) == (
+            404,
+            "urn:vb365-async:problem:job-not-found",
+        )
     assert (await stage.ask("GET", status, alice)).status == 200
 
 

@@ -51,9 +51,13 @@ class Scene:
         return await self.stage.ask("POST", self.export, fields, b"{}")
 
 
-async def kickoff_as(stage: Stage, user: str | dict[str, str], path: str, *more: tuple[str, str]) -> Message:
+async def kickoff_as(
+    stage: Stage, user: str | dict[str, str], path: str, *more: tuple[str, str]
+) -> Message:
     who = stage.simulator.login(user) if isinstance(user, str) else user
-    return await ask(stage.url, "POST", path, [*who.items(), ("Prefer", "respond-async"), *more], b"{}")
+    return await ask(
+        stage.url, "POST", path, [*who.items(), ("Prefer", "respond-async"), *more], b"{}"
+    )
 
 
 async def nobody(scene: Scene) -> None:
@@ -127,9 +131,11 @@ Situation = Callable[[Scene], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Row:
-    """What a caller gets: the status of each verb on one job, the lengths of both lists, the repeated kick-off.
+    """What a caller gets: the status of each verb on one job, the lengths of both lists, the
+    repeated kick-off.
 
-    A list that is refused stands as its status; a kick-off's `replayed` says whether the first job came back.
+    A list that is refused stands as its status; a kick-off's `replayed` says whether the first job
+    came back.
     """
 
     situation: Situation
@@ -188,7 +194,10 @@ async def set_the_scene(make_stage: MakeStage, row: Row) -> Scene:
 async def test_every_verb_has_its_answer(make_stage: MakeStage, row: Row) -> None:
     """§9: the table of who gets what."""
     scene = await set_the_scene(make_stage, row)
-    for told, expected in ((await scene.list(), row.listed), (await scene.list_session(), row.of_session)):
+    for told, expected in (
+        (await scene.list(), row.listed),
+        (await scene.list_session(), row.of_session),
+    ):
         if expected < 400:
             assert told.status == 200
             assert [job["id"] for job in told.json()["results"]] == [scene.job] * expected
@@ -212,14 +221,25 @@ def assert_refusal(told: Message, status: int, *, bodiless: bool = False) -> Non
     assert told["Cache-Control"] == "no-store"
     assert ("WWW-Authenticate" in told) is (status == 401)
     assert ("Retry-After" in told) is (status == 503)
-    assert not told.names & {"etag", "location", "sunset", "asyncresult", "x-progress", "content-disposition"}
+    assert not told.names & {
+        "etag",
+        "location",
+        "sunset",
+        "asyncresult",
+        "x-progress",
+        "content-disposition",
+    }
     if not bodiless:
         assert told.json()["type"] == f"urn:vb365-async:problem:{PROBLEMS[status]}"
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if min(row.verbs) >= 400], ids=name_of)
-async def test_a_foreign_id_is_answered_like_one_that_never_was(make_stage: MakeStage, row: Row) -> None:
-    """§9: existence is not disclosed: the same bytes, but for the id and the date; and U is asked as often."""
+async def test_a_foreign_id_is_answered_like_one_that_never_was(
+    make_stage: MakeStage, row: Row
+) -> None:
+    """§9: existence is not disclosed: the same bytes, but for the id and the date; and U is asked
+    as often.
+    """
     scene = await set_the_scene(make_stage, row)
     for verb in VERBS:
         asked = len(scene.stage.simulator.requests)
@@ -238,7 +258,9 @@ def shown(told: Message, id: str) -> object:
 
 
 async def test_a_cached_answer_opens_what_u_said_and_no_more(make_stage: MakeStage) -> None:
-    """§9: while U is down: the session it spoke of, for `access.cache`; not an unknown id, nor another caller."""
+    """§9: while U is down: the session it spoke of, for `access.cache`; not an unknown id, nor
+    another caller.
+    """
     stage = await make_stage({"size": 1000})
     scene = Scene(stage, (await stage.done()).rpartition("/")[2], stage.export, dict(stage.fields))
     bobs = Scene(stage, scene.job, stage.export, stage.simulator.login("bob"))
@@ -251,8 +273,12 @@ async def test_a_cached_answer_opens_what_u_said_and_no_more(make_stage: MakeSta
     assert (await scene.call("status")).status == 503
 
 
-@pytest.mark.parametrize("id", ["1", "..", "%2e%2e", "00000000-0000-1000-8000-000000000000", "é", "%00", "*"])
-async def test_what_is_no_id_is_404_for_everybody_and_u_is_not_asked(make_stage: MakeStage, id: str) -> None:
+@pytest.mark.parametrize(
+    "id", ["1", "..", "%2e%2e", "00000000-0000-1000-8000-000000000000", "é", "%00", "*"]
+)
+async def test_what_is_no_id_is_404_for_everybody_and_u_is_not_asked(
+    make_stage: MakeStage, id: str
+) -> None:
     """§2: without a look-up."""
     stage = await make_stage()
     for fields in ({}, stage.fields, {"Authorization": "Bearer made-up"}):
@@ -261,7 +287,9 @@ async def test_what_is_no_id_is_404_for_everybody_and_u_is_not_asked(make_stage:
 
 
 async def test_a_claimed_identity_reads_spends_and_replays_nothing(make_stage: MakeStage) -> None:
-    """§2 Caller: a forged JWT of alice's, alone or beside bob's own cookie or token, is never alice."""
+    """§2 Caller: a forged JWT of alice's, alone or beside bob's own cookie or token, is never
+    alice.
+    """
     stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__MAX_PER_CALLER="1")
     stage.fault(hold=True)
     status = await stage.begun(stage.export, Idempotency_Key=KEY)
@@ -269,7 +297,9 @@ async def test_a_claimed_identity_reads_spends_and_replays_nothing(make_stage: M
     forged = genuine.rpartition(".")[0] + ".Zm9yZ2Vk"
     bobs = stage.simulator.login("bob")["Authorization"]
     session = stage.simulator.open_session("bob")
-    path = next(path for path in stage.simulator.export_paths(session) if path.endswith("exportToPst"))
+    path = next(
+        path for path in stage.simulator.export_paths(session) if path.endswith("exportToPst")
+    )
     disguises: list[list[tuple[str, str]]] = [
         [("Authorization", forged)],
         [("Authorization", forged), ("Cookie", "session=bob")],
@@ -300,10 +330,15 @@ async def test_the_quota_is_the_callers_own(make_stage: MakeStage) -> None:
     for _ in range(2):
         await stage.begun(stage.export)
     refused = await stage.kickoff(stage.export)
-    assert (refused.status, refused.json()["type"]) == (429, "urn:vb365-async:problem:quota-exceeded")
+    assert (refused.status, refused.json()["type"]) == (
+        429,
+        "urn:vb365-async:problem:quota-exceeded",
+    )
     assert (await kickoff_as(stage, "alice", stage.export)).status == 429
     session = stage.simulator.open_session("bob")
-    path = next(path for path in stage.simulator.export_paths(session) if path.endswith("exportToPst"))
+    path = next(
+        path for path in stage.simulator.export_paths(session) if path.endswith("exportToPst")
+    )
     assert (await kickoff_as(stage, "bob", path)).status == 202
     stage.simulator.release()
 
@@ -320,7 +355,9 @@ async def test_one_key_of_two_callers_is_two_jobs(make_stage: MakeStage) -> None
     assert other.status == 202
 
 
-async def test_a_spelling_of_a_session_is_a_session_of_its_own_to_the_cache(make_stage: MakeStage) -> None:
+async def test_a_spelling_of_a_session_is_a_session_of_its_own_to_the_cache(
+    make_stage: MakeStage,
+) -> None:
     """§1, §9: case and encoding are U's to judge; each spelling is asked for."""
     stage = await make_stage({"size": 1000})
     upper = stage.export.replace(stage.session, stage.session.upper())
@@ -331,9 +368,13 @@ async def test_a_spelling_of_a_session_is_a_session_of_its_own_to_the_cache(make
         assert (await stage.get(status)).status in (200, 202)
     stage.clock.ahead += 61
     for spelling, status in zip((stage.session, stage.session.upper()), statuses, strict=True):
-        asked = [one.target for one in stage.simulator.requests].count(f"/v8/RestoreSessions/{spelling}")
+        asked = [one.target for one in stage.simulator.requests].count(
+            f"/v8/RestoreSessions/{spelling}"
+        )
         await stage.get(status)
-        again = [one.target for one in stage.simulator.requests].count(f"/v8/RestoreSessions/{spelling}")
+        again = [one.target for one in stage.simulator.requests].count(
+            f"/v8/RestoreSessions/{spelling}"
+        )
         assert again == asked + 1
 
 
@@ -361,19 +402,31 @@ async def test_no_stranger_writes_the_links(make_stage: MakeStage, name: str, va
 async def test_the_upstreams_words_split_no_response(make_stage: MakeStage) -> None:
     """§6: a file name with line breaks, quotes and markup becomes one harmless field value."""
     stage = await make_stage({"size": 1000})
-    name = "attachment; filename*=UTF-8''a%0D%0ASet-Cookie:%20a=b%0D%0A%0D%0A%22%3Cscript%3E..%2F..%2Fx.pst"
+    name = (
+        "attachment; "
+        "filename*=UTF-8''a%0D%0ASet-Cookie:%20a=b%0D%0A%0D%0A%22%3Cscript%3E..%2F..%2Fx.pst"
+    )
     stage.fault(disposition=name)
     status = await stage.done()
     told = await stage.get(f"{status}/result")
     assert "Set-Cookie" not in told
     assert told.body == stage.file()
-    assert "/" not in told["Content-Disposition"].partition("filename=")[2].partition("filename*")[0]
+    assert (
+        "/" not in told["Content-Disposition"].partition("filename=")[2].partition("filename*")[0]
+    )
     assert "\r" not in (await stage.get(status)).json()["result"]["fileName"]
 
 
-async def test_who_never_saw_the_session_gets_nothing_by_way_of_who_does(make_stage: MakeStage, tmp_path: Path) -> None:
-    """§9: bob's job in alice's session, resumed by alice's call after a restart, is not bob's when the session ends."""
-    sim, given = {"size": 1000, "foreign_session": 404}, {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_RUNNING": "1"}
+async def test_who_never_saw_the_session_gets_nothing_by_way_of_who_does(
+    make_stage: MakeStage, tmp_path: Path
+) -> None:
+    """§9: bob's job in alice's session, resumed by alice's call after a restart, is not bob's when
+    the session ends.
+    """
+    sim, given = (
+        {"size": 1000, "foreign_session": 404},
+        {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_RUNNING": "1"},
+    )
     stage = await make_stage(sim, **given)
     stage.fault(hold=True, count=1)
     await stage.begun(stage.export)

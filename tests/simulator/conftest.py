@@ -58,7 +58,9 @@ async def start() -> AsyncIterator[Start]:
     """Starts simulators with the given settings and stops them at the end of the test."""
     async with AsyncExitStack() as stack:
 
-        async def start_simulator(now: Callable[[], float] | None = None, **settings: Any) -> Simulator:
+        async def start_simulator(
+            now: Callable[[], float] | None = None, **settings: Any
+        ) -> Simulator:
             parsed = SimulatorSettings(**settings)
             sim = Simulator(parsed) if now is None else Simulator(parsed, now=now)
             await sim.start()
@@ -75,7 +77,9 @@ async def connect() -> AsyncIterator[Connect]:
 
         async def create_client(sim: Simulator, user: str | None = "alice") -> Client:
             http = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=20), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+                timeout=aiohttp.ClientTimeout(total=20),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
             )
             return Client(await stack.enter_async_context(http), sim, user)
 
@@ -109,5 +113,7 @@ async def raw(sim: Simulator, data: bytes) -> bytes:
 def post(sim: Simulator, path: str, *lines: str) -> bytes:
     """Return the bytes of an export request with Connection: close."""
     fields = {"Host": "x", "Connection": "close", **sim.login()}
-    text = "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "".join(f"{line}\r\n" for line in lines)
+    text = "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "".join(
+        f"{line}\r\n" for line in lines
+    )
     return f"POST {path} HTTP/1.1\r\n{text}Content-Length: 0\r\n\r\n".encode()

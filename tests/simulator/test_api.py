@@ -23,7 +23,9 @@ async def test_a_served_version_requires_credentials(
     assert (await alice.get(f"/{version}/ServiceInstance")).json["version"]
 
 
-@pytest.mark.parametrize("target", ["/v4/ServiceInstance", "/v9/ServiceInstance", "/v8/Nothing", "/", "/nothing?a=b"])
+@pytest.mark.parametrize(
+    "target", ["/v4/ServiceInstance", "/v9/ServiceInstance", "/v8/Nothing", "/", "/nothing?a=b"]
+)
 async def test_an_unknown_path_is_404(alice: Client, target: str) -> None:
     reply = await alice.get(target)
     assert (reply.status, bool(reply.json["message"])) == (404, True)
@@ -33,7 +35,9 @@ async def test_a_wrong_method_is_404(alice: Client) -> None:
     assert (await alice.call("PUT", "/v8/ServiceInstance")).status == 404
 
 
-async def test_health_needs_no_credentials_and_exists_in_v8_only(alice: Client, connect: Connect) -> None:
+async def test_health_needs_no_credentials_and_exists_in_v8_only(
+    alice: Client, connect: Connect
+) -> None:
     anonymous = await connect(alice.sim, None)
     assert (await anonymous.get("/v8/Health")).json["status"] == "Healthy"
     assert (await anonymous.get("/v7/Health")).status == 404
@@ -42,7 +46,11 @@ async def test_health_needs_no_credentials_and_exists_in_v8_only(alice: Client, 
 async def test_errors_have_the_members_of_their_version(alice: Client) -> None:
     """docs/upstream.md §4; the only errorCode of v7 does not apply to these errors."""
     bodies = [(await alice.get(f"/v{version}/RestoreSessions/x")).json for version in (6, 7, 8)]
-    assert [set(body) for body in bodies] == [{"message"}, {"message"}, {"message", "errorCode", "stackTrace"}]
+    assert [set(body) for body in bodies] == [
+        {"message"},
+        {"message"},
+        {"message", "errorCode", "stackTrace"},
+    ]
     assert bodies[2]["errorCode"] == "ResourceNotFound"
 
 
@@ -59,7 +67,11 @@ async def test_pages_follow_offset_and_limit_and_are_linked(start: Start, connec
         link = page["_links"].get("next", {}).get("href")
     assert link is None
     assert len(set(seen)) == 75
-    assert (await alice.get(f"{path}?offset=70&limit=3")).json["_links"]["prev"]["href"].endswith("offset=67&limit=3")
+    assert (
+        (await alice.get(f"{path}?offset=70&limit=3"))
+        .json["_links"]["prev"]["href"]
+        .endswith("offset=67&limit=3")
+    )
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "offset=1.5", "limit=10001", "LIMIT="])
@@ -73,7 +85,10 @@ async def test_links_are_relative_from_v6_on(alice: Client, version: int, absolu
     alice.sim.open_session()
     page = (await alice.get(f"/v{version}/RestoreSessions")).json
     links = [page["_links"]["self"]["href"], page["results"][0]["_links"]["self"]["href"]]
-    assert [link.startswith(alice.sim.url + f"/v{version}/") for link in links] == [absolute, absolute]
+    assert [link.startswith(alice.sim.url + f"/v{version}/") for link in links] == [
+        absolute,
+        absolute,
+    ]
     assert all(absolute or link.startswith(f"/v{version}/") for link in links)
 
 
@@ -85,13 +100,22 @@ async def test_every_link_of_every_object_can_be_followed(alice: Client) -> None
         seen += 1
         for one in document.get("results", []):
             assert (await alice.get(one["_links"]["self"]["href"])).json["_links"] == one["_links"]
-        todo += [link["href"] for name, link in document["_links"].items() if name not in ("self", "prev", "next")]
+        todo += [
+            link["href"]
+            for name, link in document["_links"].items()
+            if name not in ("self", "prev", "next")
+        ]
     assert seen == 1 + 4  # the organization and its collections
 
 
-async def test_tenants_see_their_own_organization_and_operators_all(alice: Client, connect: Connect) -> None:
+async def test_tenants_see_their_own_organization_and_operators_all(
+    alice: Client, connect: Connect
+) -> None:
     names = {
-        user: [one["name"] for one in (await (await connect(alice.sim, user)).get(ORGANIZATION)).json["results"]]
+        user: [
+            one["name"]
+            for one in (await (await connect(alice.sim, user)).get(ORGANIZATION)).json["results"]
+        ]
         for user in ("alice", "carol", "operator")
     }
     assert names["alice"] == ["contoso.onmicrosoft.com"]
@@ -102,15 +126,23 @@ async def test_tenants_see_their_own_organization_and_operators_all(alice: Clien
     assert (await alice.get("/v8/Organization")).json["name"] == names["alice"][0]
 
 
-@pytest.mark.parametrize(("version", "started", "stopped"), [(6, 200, 200), (7, 200, 200), (8, 201, 204)])
-async def test_a_session_is_started_listed_and_stopped(alice: Client, version: int, started: int, stopped: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "started", "stopped"), [(6, 200, 200), (7, 200, 200), (8, 201, 204)]
+)
+async def test_a_session_is_started_listed_and_stopped(
+    alice: Client, version: int, started: int, stopped: int
+) -> None:
     page = (await alice.get(f"/v{version}/Organizations")).json
     organization = (page["results"] if version == 8 else page)[0]  # a page from v8 on
-    reply = await alice.post(organization["_links"]["explore"]["href"], json={"type": "veod", "dateTime": None})
+    reply = await alice.post(
+        organization["_links"]["explore"]["href"], json={"type": "veod", "dateTime": None}
+    )
     assert (reply.status, reply.json["type"], reply.json["state"]) == (started, "Veod", "Working")
     assert ("eTag" in reply.json) == (version == 8)
     own = f"/v{version}/RestoreSessions/{reply.json['id']}"
-    assert (await alice.get(f"/v{version}/RestoreSessions?limit=1")).json["results"][0]["id"] == reply.json["id"]
+    assert (await alice.get(f"/v{version}/RestoreSessions?limit=1")).json["results"][0][
+        "id"
+    ] == reply.json["id"]
     assert (await alice.post(f"{own}/Stop")).status == stopped
     assert (await alice.get(own)).json["state"] == "Stopped"
     assert (await alice.get(f"{own}/organization/mailboxes")).status == 404
@@ -123,7 +155,9 @@ async def test_tenants_start_a_session_for_their_own_organization(alice: Client)
 
 
 @pytest.mark.parametrize("status", [403, 404])
-async def test_the_session_of_another_user_is_refused(start: Start, connect: Connect, status: int) -> None:
+async def test_the_session_of_another_user_is_refused(
+    start: Start, connect: Connect, status: int
+) -> None:
     sim = await start(foreign_session=status)
     bob, operator = await connect(sim, "bob"), await connect(sim, "operator")
     own = f"/v8/RestoreSessions/{sim.open_session('alice').id}"
@@ -158,7 +192,9 @@ def test_times_have_seven_fractional_digits_and_the_utc_offset_of_the_server() -
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-async def test_the_event_of_an_export_is_running_and_then_has_its_final_status(alice: Client, version: int) -> None:
+async def test_the_event_of_an_export_is_running_and_then_has_its_final_status(
+    alice: Client, version: int
+) -> None:
     session = alice.sim.open_session()
     path = alice.sim.export_paths(session, version)[0]
     alice.sim.fault(path="exportToPst", hold=True)
@@ -179,7 +215,9 @@ async def test_the_event_of_an_export_is_running_and_then_has_its_final_status(a
 
 async def test_a_save_adds_a_save_event(alice: Client) -> None:
     session = alice.sim.open_session()
-    await alice.post(next(path for path in alice.sim.export_paths(session) if path.endswith("/Save")))
+    await alice.post(
+        next(path for path in alice.sim.export_paths(session) if path.endswith("/Save"))
+    )
     assert session.events[0].type == "Save"
 
 
@@ -197,7 +235,9 @@ async def test_the_event_feed_is_a_long_poll(alice: Client) -> None:
     """docs/upstream.md §2: GET /v8/Events?timeoutSeconds=N waits up to N seconds for a change."""
     empty = (await alice.get("/v8/Events?from=latest")).json
     assert empty["results"] == []
-    poll = asyncio.create_task(alice.get(f"/v8/Events?from={empty['nextChangeToken']}&timeoutSeconds=20"))
+    poll = asyncio.create_task(
+        alice.get(f"/v8/Events?from={empty['nextChangeToken']}&timeoutSeconds=20")
+    )
     await alice.sim.until(lambda: "timeoutSeconds" in alice.sim.requests[-1].target)
     assert not poll.done()
     alice.sim.open_session("bob")

@@ -94,10 +94,14 @@ def test_the_expected_digest_is_the_digest_of_the_bytes() -> None:
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_crc32_combine_returns_the_crc_of_the_concatenation(first: bytes, second: bytes) -> None:
-    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(
+        first + second
+    )
 
 
-@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 7 * BLOCK + 5, 321 * BLOCK, 1000 * BLOCK + 17])
+@pytest.mark.parametrize(
+    "size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 7 * BLOCK + 5, 321 * BLOCK, 1000 * BLOCK + 17]
+)
 @pytest.mark.parametrize("seed", [0, 365])
 def test_the_crc_of_a_pattern_is_the_crc_of_its_bytes(size: int, seed: int) -> None:
     crc = 0
@@ -153,4 +157,6 @@ def test_ranges_of_a_file_of_5_gib_are_generated_alone() -> None:
     assert len(end) == 100
     at = 3 * GIB + 4
     assert made.read(at, at + 16) == b"@@@@@@@@@@@@L@@@"  # block 0xc000, in nibbles
-    assert b"".join(made.read(at - 50 + n * 7, at - 43 + n * 7) for n in range(20)) == made.read(at - 50, at + 90)
+    assert b"".join(made.read(at - 50 + n * 7, at - 43 + n * 7) for n in range(20)) == made.read(
+        at - 50, at + 90
+    )

@@ -79,7 +79,9 @@ async def test_a_range_is_served_from_the_generated_file(
     assert (alice.sim.deliveries[-1].start, alice.sim.deliveries[-1].sent) == (first, stop - first)
 
 
-@pytest.mark.parametrize("wanted", ["bytes=5-2", "items=0-1", "bytes=", "bytes=0-1,3-4", "bytes=x-"])
+@pytest.mark.parametrize(
+    "wanted", ["bytes=5-2", "items=0-1", "bytes=", "bytes=0-1,3-4", "bytes=x-"]
+)
 async def test_an_invalid_range_is_ignored(alice: Client, wanted: str) -> None:
     assert (await alice.post(pst(alice), headers={"Range": wanted})).status == 200
 
@@ -97,7 +99,9 @@ async def test_a_post_without_range_generates_another_file(alice: Client) -> Non
     assert alice.sim.generations[path] == 2
 
 
-async def test_only_an_identical_request_gets_the_same_file(alice: Client, connect: Connect) -> None:
+async def test_only_an_identical_request_gets_the_same_file(
+    alice: Client, connect: Connect
+) -> None:
     path, ranged = pst(alice), {"Range": "bytes=0-1"}
     await alice.post(path, data=b"{}")
     await alice.post(path, data=b"{ }", headers=ranged)
@@ -186,7 +190,12 @@ async def test_requests_are_recorded_as_received(alice: Client) -> None:
     target = f"{path}?x=%61&&y"
     await raw(alice.sim, post(alice.sim, target, "X-A: 1", "x-a: \xfc2"))
     record = alice.sim.requests[-1]
-    assert (record.method, record.target, record.complete, record.status) == ("POST", target, True, 200)
+    assert (record.method, record.target, record.complete, record.status) == (
+        "POST",
+        target,
+        True,
+        200,
+    )
     lines = [pair for pair in record.headers if pair[0].lower() == b"x-a"]
     assert lines == [(b"X-A", b"1"), (b"x-a", "\xfc2".encode())]
     await alice.post(path, data=b"x" * 100_000)
@@ -236,7 +245,9 @@ async def test_serve_runs_until_it_is_cancelled() -> None:
     ready: asyncio.Future[Simulator] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(SimulatorSettings(), port=0, ready=ready.set_result))
     sim = await asyncio.wait_for(ready, 10)
-    assert b"401" in await raw(sim, b"GET /v8/ServiceInstance HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert b"401" in await raw(
+        sim, b"GET /v8/ServiceInstance HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -74,7 +74,9 @@ def test_each_effect_comes_from_the_latest_fault_that_has_it() -> None:
         ([[]], "a fault is a JSON object"),
     ],
 )
-async def test_an_invalid_fault_is_400_with_the_reason(alice: Client, fault: Any, message: str) -> None:
+async def test_an_invalid_fault_is_400_with_the_reason(
+    alice: Client, fault: Any, message: str
+) -> None:
     reply = await alice.call("PUT", "/_control/faults", json=fault)
     assert reply.status == 400
     assert message in reply.json["message"]
@@ -96,7 +98,9 @@ async def test_control_adds_replaces_lists_and_clears(alice: Client) -> None:
     assert (await alice.post("/_control/other")).status == 404
 
 
-async def test_control_returns_requests_generations_and_deliveries(alice: Client, path: str) -> None:
+async def test_control_returns_requests_generations_and_deliveries(
+    alice: Client, path: str
+) -> None:
     await alice.post(path)
     state = (await alice.get("/_control")).json
     assert state["generations"] == {path: 1}
@@ -129,7 +133,11 @@ async def test_a_status_with_a_given_body(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, count=1, status=409, body="<b>no</b>", content_type="text/html")
     alice.sim.fault(path=path, count=1, headers={"X-A": "1"}, set_cookies=["a=1", "b=2"])
     reply = await alice.post(path)
-    assert (reply.status, reply.body, reply.headers["Content-Type"]) == (409, b"<b>no</b>", "text/html")
+    assert (reply.status, reply.body, reply.headers["Content-Type"]) == (
+        409,
+        b"<b>no</b>",
+        "text/html",
+    )
     assert (reply.headers["X-A"], reply.headers.getall("Set-Cookie")) == ("1", ["a=1", "b=2"])
     assert alice.sim.generations.total() == 0
     assert (await alice.post(path)).status == 200
@@ -146,7 +154,11 @@ async def test_missing_outlook_is_500_after_the_generation(alice: Client, path: 
 async def test_a_202_as_a_future_vb365_might_send_it(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, accepted=True)
     reply = await alice.post(path)
-    assert (reply.status, bool(reply.headers["Location"]), reply.json) == (202, True, {"sessionId": "1"})
+    assert (reply.status, bool(reply.headers["Location"]), reply.json) == (
+        202,
+        True,
+        {"sessionId": "1"},
+    )
     assert alice.sim.deliveries[-1].outcome == "refused"
 
 
@@ -194,7 +206,9 @@ async def test_the_event_of_the_session_has_the_given_status(alice: Client, stat
 
 @pytest.mark.parametrize("cut", ["reset", "close"])
 @pytest.mark.parametrize("at", [0, 1, 65_540, SIZE - 1])
-async def test_a_body_is_cut_after_exactly_that_many_bytes(alice: Client, path: str, cut: str, at: int) -> None:
+async def test_a_body_is_cut_after_exactly_that_many_bytes(
+    alice: Client, path: str, cut: str, at: int
+) -> None:
     alice.sim.fault(path=path, cut_at=at, cut=cut, count=1)
     assert await read_until_failure(alice, path) == PST.read(0, at)
     assert (alice.sim.deliveries[-1].outcome, alice.sim.deliveries[-1].sent) == ("cut", at)
@@ -237,7 +251,10 @@ async def test_a_slow_transfer(alice: Client, path: str) -> None:
 async def test_chunked_framing(alice: Client, path: str) -> None:
     alice.sim.fault(path=path, framing="chunked")
     reply = await alice.post(path)
-    assert (reply.headers["Transfer-Encoding"], "Content-Length" in reply.headers) == ("chunked", False)
+    assert (reply.headers["Transfer-Encoding"], "Content-Length" in reply.headers) == (
+        "chunked",
+        False,
+    )
     assert reply.body == PST.read()
 
 
@@ -298,7 +315,9 @@ async def test_a_gzip_body_and_a_given_content_disposition(alice: Client, path: 
 
 
 async def test_fields_are_replaced_and_removed(alice: Client, path: str) -> None:
-    alice.sim.fault(path=path, headers={"content-type": "application/x-pst", "Content-Disposition": None})
+    alice.sim.fault(
+        path=path, headers={"content-type": "application/x-pst", "Content-Disposition": None}
+    )
     reply = await alice.post(path)
     assert reply.headers.getall("Content-Type") == ["application/x-pst"]
     assert "Content-Disposition" not in reply.headers

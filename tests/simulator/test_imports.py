@@ -22,7 +22,9 @@ def imported_modules(path: Path) -> set[str]:
 
 
 MODULES = {
-    f"proxy.simulator.{path.stem}": imported_modules(path) for path in PACKAGE.glob("*.py") if path.stem != "__init__"
+    f"proxy.simulator.{path.stem}": imported_modules(path)
+    for path in PACKAGE.glob("*.py")
+    if path.stem != "__init__"
 }
 
 
@@ -35,5 +37,7 @@ def test_the_simulator_imports_no_other_package_than_core() -> None:
 def test_no_module_imports_itself_through_others() -> None:
     remaining = {name: imports & MODULES.keys() for name, imports in MODULES.items()}
     while leaves := {name for name, imports in remaining.items() if not imports}:
-        remaining = {name: imports - leaves for name, imports in remaining.items() if name not in leaves}
+        remaining = {
+            name: imports - leaves for name, imports in remaining.items() if name not in leaves
+        }
     assert remaining == {}

@@ -31,7 +31,9 @@ def shape(path: str) -> str:
 
 @pytest.mark.parametrize("version", [6, 7, 8])
 def test_the_table_has_exactly_the_published_29_exports(version: int) -> None:
-    published = {shape(row["path"]) for row in FACTS if row["version"] == f"v{version}" and row["export"]}
+    published = {
+        shape(row["path"]) for row in FACTS if row["version"] == f"v{version}" and row["export"]
+    }
     ours = {
         shape(f"/v{version}/RestoreSessions/{{}}/{operation.template}")
         for operation in OPERATIONS
@@ -43,12 +45,20 @@ def test_the_table_has_exactly_the_published_29_exports(version: int) -> None:
 
 @pytest.mark.parametrize("version", [6, 7, 8])
 def test_the_reports_are_the_published_ones(version: int) -> None:
-    published = {row["path"].rpartition("/")[2] for row in FACTS if row["path"].startswith(f"/v{version}/Reports/")}
-    assert {f"Generate{name}" for name in REPORTS if find_report(version, f"generate{name}")} == published
+    published = {
+        row["path"].rpartition("/")[2]
+        for row in FACTS
+        if row["path"].startswith(f"/v{version}/Reports/")
+    }
+    assert {
+        f"Generate{name}" for name in REPORTS if find_report(version, f"generate{name}")
+    } == published
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-async def test_each_export_returns_its_kind_of_file_and_has_a_parent_resource(alice: Client, version: int) -> None:
+async def test_each_export_returns_its_kind_of_file_and_has_a_parent_resource(
+    alice: Client, version: int
+) -> None:
     session = alice.sim.open_session()
     for path in alice.sim.export_paths(session, version):
         reply = await alice.post(path)
@@ -66,14 +76,22 @@ async def test_each_export_returns_its_kind_of_file_and_has_a_parent_resource(al
 async def test_paths_match_in_any_case_with_repeated_and_trailing_slashes(alice: Client) -> None:
     session = alice.sim.open_session()
     path = alice.sim.export_paths(session)[1]
-    odd = "//" + path.replace("RestoreSessions", "restoreSESSIONS").replace("exportToPst", "EXPORTTOPST")[1:] + "/"
+    odd = (
+        "//"
+        + path.replace("RestoreSessions", "restoreSESSIONS").replace("exportToPst", "EXPORTTOPST")[
+            1:
+        ]
+        + "/"
+    )
     reply = await alice.post(odd)
     assert (reply.status, reply.body[:4]) == (200, b"!BDN")
     assert alice.sim.requests[-1].target == odd
 
 
 async def test_ids_with_reserved_characters_stay_one_segment(alice: Client) -> None:
-    folder = next(path for path in alice.sim.export_paths(alice.sim.open_session()) if "/folders/" in path)
+    folder = next(
+        path for path in alice.sim.export_paths(alice.sim.open_session()) if "/folders/" in path
+    )
     assert "%2B" in folder or "%2F" in folder
     assert (await alice.post(folder)).status == 200
     assert (await alice.post(folder.replace("%2F", "/").replace("%2B", "/"))).status == 404
@@ -81,7 +99,11 @@ async def test_ids_with_reserved_characters_stay_one_segment(alice: Client) -> N
 
 async def test_the_path_of_the_teams_file_save_changed_in_v8(alice: Client) -> None:
     session = alice.sim.open_session()
-    old = next(path for path in alice.sim.export_paths(session, 7) if "/files/" in path and "files/save" not in path)
+    old = next(
+        path
+        for path in alice.sim.export_paths(session, 7)
+        if "/files/" in path and "files/save" not in path
+    )
     new = next(path for path in alice.sim.export_paths(session, 8) if "/channels/" in path)
     assert [(await alice.post(path)).status for path in (old, new)] == [200, 200]
     assert (await alice.post(old.replace("/v7/", "/v8/"))).status == 404
@@ -90,7 +112,8 @@ async def test_the_path_of_the_teams_file_save_changed_in_v8(alice: Client) -> N
 
 async def test_a_pst_above_the_size_limit_is_a_zip_of_psts(alice: Client) -> None:
     path = alice.sim.export_paths(alice.sim.open_session())[0]
-    body = b'{"enablePstSizeLimit": "True", "pstSizeLimitBytes": 300000,}'  # invalid JSON, as real clients send it
+    # invalid JSON, as real clients send it
+    body = b'{"enablePstSizeLimit": "True", "pstSizeLimitBytes": 300000,}'
     with zipfile.ZipFile(io.BytesIO((await alice.post(path, data=body)).body)) as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 4  # 1 MiB in parts of 300,000 bytes
@@ -98,20 +121,32 @@ async def test_a_pst_above_the_size_limit_is_a_zip_of_psts(alice: Client) -> Non
 
 
 async def test_a_single_document_is_returned_raw_or_as_zip_on_request(alice: Client) -> None:
-    path = next(p for p in alice.sim.export_paths(alice.sim.open_session()) if re.search(r"/Documents/[^/]+/save$", p))
+    path = next(
+        p
+        for p in alice.sim.export_paths(alice.sim.open_session())
+        if re.search(r"/Documents/[^/]+/save$", p)
+    )
     assert (await alice.post(path, json={"asZip": False})).body.startswith(MAGIC[Kind.RAW])
     assert (await alice.post(path, json={"asZip": True})).body.startswith(b"PK\x03\x04")
 
 
 async def test_a_report_needs_no_session(alice: Client) -> None:
-    assert (await alice.post("/v8/Reports/GenerateTeamsProtection", json={})).body.startswith(b"%PDF")
+    assert (await alice.post("/v8/Reports/GenerateTeamsProtection", json={})).body.startswith(
+        b"%PDF"
+    )
     assert (await alice.post("/v7/Reports/GenerateTeamsProtection", json={})).status == 404
 
 
 async def test_an_export_of_an_unknown_object_is_404(alice: Client) -> None:
     paths = alice.sim.export_paths(alice.sim.open_session())
-    unknown = next(path for path in paths if "/mailboxes/" in path).replace("mailboxes/", "mailboxes/x")
-    assert (await alice.post(unknown)).status == (await alice.get(unknown.rpartition("/")[0])).status == 404
+    unknown = next(path for path in paths if "/mailboxes/" in path).replace(
+        "mailboxes/", "mailboxes/x"
+    )
+    assert (
+        (await alice.post(unknown)).status
+        == (await alice.get(unknown.rpartition("/")[0])).status
+        == 404
+    )
     assert alice.sim.generations.total() == 0
 
 

@@ -39,7 +39,9 @@ def model(vc: Any, name: str, **fields: Any) -> Any:
 
 async def open_session(vc: Any, sim: Simulator) -> UUID:
     """Start a restore session through the client and return its id."""
-    session = await call(vc, "restore_session.restore_session_explore_action", body=model(vc, "RESTExploreOptions"))
+    session = await call(
+        vc, "restore_session.restore_session_explore_action", body=model(vc, "RESTExploreOptions")
+    )
     assert session.id == UUID(next(iter(sim.sessions.list(sim.settings.user("alice")))).id)
     return UUID(str(session.id))
 
@@ -78,7 +80,9 @@ async def test_sessions_and_events_are_listed(vc: Any, sim: Simulator) -> None:
     assert session is not None
     sim.sessions.begin(session, "Export", "exportToPst", "x")
     events = await call(vc, "restore_session_event.restore_session_event_get", own)
-    assert [(one.type_.value, one.status.value) for one in events.results] == [("Export", "Running")]
+    assert [(one.type_.value, one.status.value) for one in events.results] == [
+        ("Export", "Running")
+    ]
 
 
 async def test_the_parents_of_exports_can_be_listed(vc: Any, sim: Simulator) -> None:
@@ -117,7 +121,9 @@ async def test_a_session_is_stopped(vc: Any, sim: Simulator) -> None:
 
 async def test_errors_parse_into_the_model_of_the_client(vc: Any) -> None:
     missing = UUID(int=0)
-    parsed = await vc.call(vc.api("restore_session.restore_session_get_by_restore_session_id"), missing)
+    parsed = await vc.call(
+        vc.api("restore_session.restore_session_get_by_restore_session_id"), missing
+    )
     assert (type(parsed).__name__, bool(parsed.message)) == ("RESTExceptionInfo", True)
 
 
@@ -127,4 +133,6 @@ async def test_feed_health_and_statistics_of_v8(sim: Simulator) -> None:
         own = await open_session(client, sim)
         assert (await call(client, "health.health_get")).status.value == "Healthy"
         assert (await call(client, "events.events_get", from_="0")).results[0].id == str(own)
-        assert (await call(client, "restore_session.restore_session_get_restore_statistics", own)).items == []
+        assert (
+            await call(client, "restore_session.restore_session_get_restore_statistics", own)
+        ).items == []

@@ -29,7 +29,9 @@ async def status(client: Client, token: str, **headers: str) -> int:
 
 @pytest.mark.parametrize("target", ["/v8/token", "/v7/Token", "/v6/TOKEN"])
 @pytest.mark.parametrize("form", ["data", "json"])
-async def test_a_password_grant_as_form_or_json_returns_a_token(alice: Client, target: str, form: str) -> None:
+async def test_a_password_grant_as_form_or_json_returns_a_token(
+    alice: Client, target: str, form: str
+) -> None:
     options: dict[str, Any] = {form: PASSWORD}
     grant = (await alice.post(target, **options)).json
     assert {"access_token", "refresh_token", "userName"} < set(grant)
@@ -55,21 +57,28 @@ async def test_a_percent_encoded_form_is_accepted_as_curl_sends_it(alice: Client
         ({}, 400),
     ],
 )
-async def test_a_denied_grant_has_a_message(alice: Client, form: dict[str, str], expected: int) -> None:
+async def test_a_denied_grant_has_a_message(
+    alice: Client, form: dict[str, str], expected: int
+) -> None:
     reply = await alice.post("/v8/token", json=form)
     assert (reply.status, bool(reply.json["message"])) == (expected, True)
 
 
 async def test_a_token_request_with_invalid_json_is_400(alice: Client) -> None:
     for body in (b"{", b"[1]"):
-        reply = await alice.post("/v8/token", data=body, headers={"Content-Type": "application/json"})
+        reply = await alice.post(
+            "/v8/token", data=body, headers={"Content-Type": "application/json"}
+        )
         assert reply.status == 400
 
 
 @pytest.mark.parametrize(
-    ("grant", "user"), [("operator", "operator"), ("urn:ietf:params:oauth:grant-type:jwt-bearer", "alice")]
+    ("grant", "user"),
+    [("operator", "operator"), ("urn:ietf:params:oauth:grant-type:jwt-bearer", "alice")],
 )
-async def test_an_assertion_grant_returns_a_token_of_its_user(alice: Client, grant: str, user: str) -> None:
+async def test_an_assertion_grant_returns_a_token_of_its_user(
+    alice: Client, grant: str, user: str
+) -> None:
     claims = base64.urlsafe_b64encode(json.dumps({"upn": user}).encode()).decode().rstrip("=")
     form = {"grant_type": grant, "client_id": "app", "assertion": f"e30.{claims}.sig"}
     assert (await alice.post("/v8/token", data=form)).json["userName"] == user
@@ -89,7 +98,9 @@ async def test_a_rejected_token_is_401_with_an_empty_body(
     sim: Any, connect: Connect, authorization: str | None
 ) -> None:
     anonymous = await connect(sim, None)
-    reply = await anonymous.get(PROBE, headers={} if authorization is None else {"Authorization": authorization})
+    reply = await anonymous.get(
+        PROBE, headers={} if authorization is None else {"Authorization": authorization}
+    )
     assert (reply.status, reply.body) == (401, b"")
 
 
@@ -107,7 +118,10 @@ async def test_tokens_expire_with_time_and_on_demand(start: Start, connect: Conn
 
 
 async def test_a_token_of_v7_works_on_v8(alice: Client) -> None:
-    assert await status(alice, (await alice.post("/v7/Token", data=PASSWORD)).json["access_token"]) == 200
+    assert (
+        await status(alice, (await alice.post("/v7/Token", data=PASSWORD)).json["access_token"])
+        == 200
+    )
 
 
 async def test_logging_out_revokes_the_token(alice: Client) -> None:
@@ -119,7 +133,10 @@ async def test_a_refreshed_jwt_has_the_same_subject(start: Start, connect: Conne
     alice = await connect(await start(token="jwt"))
     first = (await alice.post("/v8/token", data=PASSWORD)).json
     form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
-    tokens = [first["access_token"], (await alice.post("/v8/token", data=form)).json["access_token"]]
+    tokens = [
+        first["access_token"],
+        (await alice.post("/v8/token", data=form)).json["access_token"],
+    ]
     claims = [json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==")) for token in tokens]
     assert tokens[0] != tokens[1]
     assert {(one["iss"], one["sub"]) for one in claims} == {("https://vb365.example", "alice")}
@@ -127,14 +144,19 @@ async def test_a_refreshed_jwt_has_the_same_subject(start: Start, connect: Conne
     assert await status(alice, tokens[1][:-4]) == 401
 
 
-async def test_with_antiforgery_a_token_needs_its_cookie_unless_disabled(start: Start, connect: Connect) -> None:
+async def test_with_antiforgery_a_token_needs_its_cookie_unless_disabled(
+    start: Start, connect: Connect
+) -> None:
     alice = await connect(await start(antiforgery=True))
     reply = await alice.post("/v8/token", data=PASSWORD)
     lines = reply.headers.getall("Set-Cookie")
     assert len(lines) == 2
     token = reply.json["access_token"]
     assert await status(alice, token) == 401
-    assert await status(alice, token, Cookie="; ".join(line.partition(";")[0] for line in lines)) == 200
+    assert (
+        await status(alice, token, Cookie="; ".join(line.partition(";")[0] for line in lines))
+        == 200
+    )
     assert await status(alice, token, Cookie=".AspNetCore.Antiforgery=other") == 401
     free = await alice.post("/v8/token", json=PASSWORD | {"disable_antiforgery_token": True})
     assert "Set-Cookie" not in free.headers

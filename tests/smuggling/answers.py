@@ -1,7 +1,7 @@
 """Hostile and broken answers of the upstream as data, each with its verdict.
 
-`BAD` is 502, with nothing of the answer in it. `VISIBLE` is a broken connection, never a short success. Bytes are what
-the client must get, to the end of its connection or of the answer.
+`BAD` is 502, with nothing of the answer in it. `VISIBLE` is a broken connection, never a short
+success. Bytes are what the client must get, to the end of its connection or of the answer.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ MALFORMED = {
     "Connection: Transfer-Encoding": head(b"Connection: transfer-encoding", _TE, body=b"0\r\n\r\n"),
     "an endless head": b"HTTP/1.1 200 OK\r\nX: " + b"a" * (1 << 20) + b"\r\n\r\n",
     "too many fields": head(*[b"a: b"] * 3000),
-    "101 unasked": head(b"Upgrade: websocket", b"Connection: Upgrade", line=b"HTTP/1.1 101 Switching"),
+    "101 unasked": head(
+        b"Upgrade: websocket", b"Connection: Upgrade", line=b"HTTP/1.1 101 Switching"
+    ),
     "101 without Upgrade": head(line=b"HTTP/1.1 101 Switching"),
     "chunks: no size": head(_TE, body=b"\r\n"),
     "chunks: 0x": head(_TE, body=b"0x2\r\nok\r\n0\r\n\r\n"),
@@ -140,14 +142,23 @@ def _whole() -> list[Answer]:
         "a second answer behind the first": (ok + _SECOND, ok),
         "bytes behind the answer": (ok + b"\r\n\x00junk", ok),
         "a second answer behind chunks": (chunked + _SECOND, chunked),
-        "a body behind 204": (head(line=b"HTTP/1.1 204 No") + _SECOND, head(line=b"HTTP/1.1 204 No")),
-        "a body behind 304": (head(line=b"HTTP/1.1 304 No") + _SECOND, head(line=b"HTTP/1.1 304 No")),
+        "a body behind 204": (
+            head(line=b"HTTP/1.1 204 No") + _SECOND,
+            head(line=b"HTTP/1.1 204 No"),
+        ),
+        "a body behind 304": (
+            head(line=b"HTTP/1.1 304 No") + _SECOND,
+            head(line=b"HTTP/1.1 304 No"),
+        ),
         "an escaped CRLF": (escaped, escaped),
         "an answer as a body": (
             head(b"Content-Length: %d" % len(_SECOND), body=_SECOND),
             head(b"Content-Length: %d" % len(_SECOND), body=_SECOND),
         ),
-        "a made-up Connection": (head(b"Connection: x", b"X: evil", b"Content-Length: 2", body=b"ok"), ok),
+        "a made-up Connection": (
+            head(b"Connection: x", b"X: evil", b"Content-Length: 2", body=b"ok"),
+            ok,
+        ),
         "Trailer that never comes": (
             head(b"Trailer: X-Sum", _TE, body=b"2\r\nok\r\n0\r\n\r\n"),
             head(b"Trailer: X-Sum", _TE, body=b"2\r\nok\r\n0\r\n\r\n"),
@@ -155,16 +166,26 @@ def _whole() -> list[Answer]:
     }
     found = [Answer(name, raw, got) for name, (raw, got) in cases.items()]
     length = head(b"Content-Length: 6")
-    found.append(Answer("a body to HEAD", head(b"Content-Length: 6", body=b"second"), length, _HEAD))
+    found.append(
+        Answer("a body to HEAD", head(b"Content-Length: 6", body=b"second"), length, _HEAD)
+    )
     found.append(Answer("an answer behind HEAD", length + _SECOND, length, _HEAD))
-    found.append(Answer("chunks to HTTP/1.0", chunked, last.replace(b"Content-Length: 2\r\n", b""), old))
+    found.append(
+        Answer("chunks to HTTP/1.0", chunked, last.replace(b"Content-Length: 2\r\n", b""), old)
+    )
     found.append(Answer("a second answer to HTTP/1.0", ok + _SECOND, last, old))
     return found
 
 
 ANSWERS = [
-    *[Answer(name, raw, BAD, _HEAD if "HEAD" in name else Answer.asked) for name, raw in MALFORMED.items()],
+    *[
+        Answer(name, raw, BAD, _HEAD if "HEAD" in name else Answer.asked)
+        for name, raw in MALFORMED.items()
+    ],
     *[Answer(f"{name} (1.1)", raw, VISIBLE) for name, raw in SHORT.items()],
-    *[Answer(f"{name} (1.0)", raw, VISIBLE, b"GET /x HTTP/1.0\r\n\r\n") for name, raw in SHORT.items()],
+    *[
+        Answer(f"{name} (1.0)", raw, VISIBLE, b"GET /x HTTP/1.0\r\n\r\n")
+        for name, raw in SHORT.items()
+    ],
     *_whole(),
 ]

@@ -1,4 +1,6 @@
-"""Three independent readings of a byte stream of requests. A stream is safe when all of them are one."""
+"""Three independent readings of a byte stream of requests. A stream is safe when all of them are
+one.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,16 @@ def _turn(connection: h11.Connection) -> None:
 
 
 def lengths_first(stream: bytes) -> list[Request]:
-    """A server of the careless kind: lines end with LF, the last Content-Length counts, then chunks."""
+    """A server of the careless kind: lines end with LF, the last Content-Length counts, then
+    chunks.
+    """
     return _careless(stream, prefer_chunks=False)
 
 
 def chunks_first(stream: bytes) -> list[Request]:
-    """Another: anything that holds `chunked` is chunked, whatever stands beside it; sizes are read leniently."""
+    """Another: anything that holds `chunked` is chunked, whatever stands beside it; sizes are read
+    leniently.
+    """
     return _careless(stream, prefer_chunks=True)
 
 

@@ -1,4 +1,6 @@
-"""Hostile requests as data, each with its verdict. `SMUGGLED` is what the attacker wants the upstream to see."""
+"""Hostile requests as data, each with its verdict. `SMUGGLED` is what the attacker wants the
+upstream to see.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Broken:
-    """The head was well, the body is not: the upstream never gets a whole request, the client 400 or a reset."""
+    """The head was well, the body is not: the upstream never gets a whole request, the client 400
+    or a reset.
+    """
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Attack:
     verdict: Verdict
 
 
-def post(*lines: bytes, body: bytes = b"", line: bytes = b"POST /x HTTP/1.1", host: bytes = b"Host: h") -> bytes:
+def post(
+    *lines: bytes, body: bytes = b"", line: bytes = b"POST /x HTTP/1.1", host: bytes = b"Host: h"
+) -> bytes:
     return b"\r\n".join([line, *([host] if host else []), *lines, b"", b""]) + body
 
 
@@ -133,7 +139,9 @@ LENGTHS = {
     "twice, in another case": b"Content-Length: 0\r\ncontent-length: 5",
     "twice, one empty": b"Content-Length: 5\r\nContent-Length:",
     "named in Connection": b"Content-Length: 5\r\nConnection: Content-Length",
-    "named in Connection, behind others": b"Connection: close, x, CONTENT-LENGTH\r\nContent-Length: 5",
+    "named in Connection, behind others": (
+        b"Connection: close, x, CONTENT-LENGTH\r\nContent-Length: 5"
+    ),
     "a bare LF before it": b"X: y\nContent-Length: 5",
 }
 
@@ -294,7 +302,9 @@ def _refused() -> list[Attack]:
         "CL.TE": post(_CL % len(_END + SMUGGLED), _TE, body=_END + SMUGGLED),
         "TE.CL": post(_TE, _CL % 4, body=b"%x\r\n%b\r\n%b" % (len(SMUGGLED), SMUGGLED, _END)),
         "CL.TE with length 0": post(_CL % 0, _TE, body=_END + SMUGGLED),
-        "CL.TE in lower case": post(b"content-length: 6", b"transfer-encoding: CHUNKED", body=_END + b"G"),
+        "CL.TE in lower case": post(
+            b"content-length: 6", b"transfer-encoding: CHUNKED", body=_END + b"G"
+        ),
         "CL.TE on GET": post(_CL % 5, _TE, line=b"GET / HTTP/1.1", body=_END),
         "CL.TE with a bad length": post(b"Content-Length: x", _TE, body=_END),
     }
@@ -302,7 +312,10 @@ def _refused() -> list[Attack]:
 
 
 def _broken() -> list[Attack]:
-    return [Attack(f"chunks: {name}", post(_TE, body=body + SMUGGLED), Broken()) for name, body in CHUNKS.items()]
+    return [
+        Attack(f"chunks: {name}", post(_TE, body=body + SMUGGLED), Broken())
+        for name, body in CHUNKS.items()
+    ]
 
 
 def _forwarded() -> list[Attack]:
@@ -311,9 +324,16 @@ def _forwarded() -> list[Attack]:
     chunked = post(_TE, body=b"%x\r\n%b\r\n%b" % (len(SMUGGLED), SMUGGLED, _END))
     extended = post(_TE, body=b"%x;a=b\r\n%b\r\n0;c\r\n\r\n" % (len(SMUGGLED), SMUGGLED))
     named = post(b"X_Content-Length: 5", b"Content_Length: 9", b"X-Transfer-Encoding: chunked")
-    upgrade = post(b"Connection: Upgrade", b"Upgrade: websocket", line=b"GET /s HTTP/1.1", host=b"Host: h")
+    upgrade = post(
+        b"Connection: Upgrade", b"Upgrade: websocket", line=b"GET /s HTTP/1.1", host=b"Host: h"
+    )
     socket = post(b"Upgrade: websocket", b"Connection: Upgrade", line=b"GET /s HTTP/1.1")
-    h2c = post(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: A", line=b"GET / HTTP/1.1")
+    h2c = post(
+        b"Connection: Upgrade, HTTP2-Settings",
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: A",
+        line=b"GET / HTTP/1.1",
+    )
     plain = post(line=b"GET / HTTP/1.1")
     crlf = post(line=b"GET /%0d%0aX-A:%20b HTTP/1.1")
     tunnel = b"GET /s HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
@@ -336,14 +356,23 @@ def _forwarded() -> list[Attack]:
         ),
         "an escaped CRLF in the target": (crlf, (crlf,)),
         "credentials named in Connection": (
-            post(b"Authorization: Basic YTpi", b"Connection: authorization", line=b"GET / HTTP/1.1"),
+            post(
+                b"Authorization: Basic YTpi", b"Connection: authorization", line=b"GET / HTTP/1.1"
+            ),
             (plain,),
         ),
         "forwarding fields named in Connection": (
-            post(b"X-Forwarded-For: 1.1.1.1", b"Connection: keep-alive, X-Forwarded-For", line=b"GET / HTTP/1.1"),
+            post(
+                b"X-Forwarded-For: 1.1.1.1",
+                b"Connection: keep-alive, X-Forwarded-For",
+                line=b"GET / HTTP/1.1",
+            ),
             (plain,),
         ),
-        "TE: trailers": (post(b"TE: trailers", b"Connection: TE", line=b"GET / HTTP/1.1"), (plain,)),
+        "TE: trailers": (
+            post(b"TE: trailers", b"Connection: TE", line=b"GET / HTTP/1.1"),
+            (plain,),
+        ),
         "one empty line before": (b"\r\n" + SAFE, (SAFE,)),
     }
     return [Attack(name, raw, Forwarded(requests)) for name, (raw, requests) in cases.items()]

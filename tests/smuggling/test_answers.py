@@ -1,4 +1,6 @@
-"""Response splitting and broken answers: 502, a visible break, or exactly the answer (CONTRACT §12)."""
+"""Response splitting and broken answers: 502, a visible break, or exactly the answer (CONTRACT
+§12).
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,13 @@ def answering(raw: bytes) -> Origin:
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
 async def test_12_hostile_answers_get_their_verdict(answer: Answer) -> None:
-    """§12: the like from U 502; U breaking mid-body breaks the answer visibly; nothing behind an answer is used."""
-    async with answering(answer.raw).running() as origin, proxy_to(origin.port, decide=DOOR.decide) as proxy:
+    """§12: the like from U 502; U breaking mid-body breaks the answer visibly; nothing behind an
+    answer is used.
+    """
+    async with (
+        answering(answer.raw).running() as origin,
+        proxy_to(origin.port, decide=DOOR.decide) as proxy,
+    ):
         client = await proxy.ask(answer.asked)
         if isinstance(answer.verdict, bytes):
             assert await read_answer(client, answer.asked.partition(b" ")[0]) == answer.verdict
@@ -47,7 +54,9 @@ async def test_12_hostile_answers_get_their_verdict(answer: Answer) -> None:
             with pytest.raises(ConnectionResetError):
                 await client.rest()
         if b"HTTP/1.1\r\n" in answer.asked and answer.verdict != "broken":
-            await client.send(GOOD)  # on the same connection: what is left of the answer before is not the next one
+            await client.send(
+                GOOD
+            )  # on the same connection: what is left of the answer before is not the next one
             assert await read_answer(client, b"GET") == OK
         other = await proxy.ask(GOOD)
         assert await read_answer(other, b"GET") == OK
@@ -82,7 +91,9 @@ ECHOED = [
 
 @pytest.mark.parametrize("target", ECHOED)
 async def test_12_what_we_echo_cannot_end_a_line(target: bytes) -> None:
-    """§11: the instance of a problem is the path, as JSON in ASCII; no field of ours holds a byte of the client."""
+    """§11: the instance of a problem is the path, as JSON in ASCII; no field of ours holds a byte
+    of the client.
+    """
     async with answering(b"nonsense\r\n\r\n").running() as origin, proxy_to(origin.port) as proxy:
         client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
         head, body = await client.answer()
@@ -94,7 +105,9 @@ async def test_12_what_we_echo_cannot_end_a_line(target: bytes) -> None:
 
 def test_11_a_problem_is_one_answer_whatever_the_head_holds() -> None:
     raw = b'GET /\xe4\x85"\\ HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n'
-    head, _, body = problem_bytes(Problem("bad-request", "no"), parse_request(raw), keep=False).partition(b"\r\n\r\n")
+    head, _, body = problem_bytes(
+        Problem("bad-request", "no"), parse_request(raw), keep=False
+    ).partition(b"\r\n\r\n")
     assert head.isascii()
     assert b"\n" not in body
     assert body.isascii()

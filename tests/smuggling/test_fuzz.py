@@ -1,6 +1,8 @@
-"""The fuzzer: requests and answers torn apart and put together by chance. Seconds here, minutes with `make fuzz`.
+"""The fuzzer: requests and answers torn apart and put together by chance. Seconds here, minutes
+with `make fuzz`.
 
-Never two interpretations, never an unhandled exception, never a hang, and a good request is answered afterwards (§12).
+Never two interpretations, never an unhandled exception, never a hang, and a good request is
+answered afterwards (§12).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from tests.transparency.test_transparency import DOOR
 #: Seconds that a client may be silent: short, so that what is unfinished ends soon.
 SHORT = 0.03
 
-#: Each example is a conversation over sockets, so `make fuzz` makes fewer of them than of pure functions.
+#: Each example is a conversation over sockets, so `make fuzz` makes fewer of them than of pure
+#: functions.
 EXAMPLES = max(settings().max_examples // 10, 60)
 
 _PIECES = st.sampled_from(
@@ -60,8 +63,21 @@ _PIECES = st.sampled_from(
             b"hello",
             b"ffffffffffffffff",
         ],
-        *[b"Host: h\r\n", b"Host: i\r\n", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"content-length:"],
-        *[b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding:", b"chunked", b"0\r\n\r\n", b"5\r\nhello\r\n", b"0x"],
+        *[
+            b"Host: h\r\n",
+            b"Host: i\r\n",
+            b"Content-Length: 5\r\n",
+            b"Content-Length: 0\r\n",
+            b"content-length:",
+        ],
+        *[
+            b"Transfer-Encoding: chunked\r\n",
+            b"Transfer-Encoding:",
+            b"chunked",
+            b"0\r\n\r\n",
+            b"5\r\nhello\r\n",
+            b"0x",
+        ],
         *[
             b"Connection: close\r\n",
             b"Connection: ",
@@ -92,13 +108,23 @@ _ANSWER_PIECES = st.sampled_from(
             b"hello",
             b"X: y",
         ],
-        *[b"Connection: close\r\n", b"\r", b"\x00", b";", b":", b" ", b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n"],
+        *[
+            b"Connection: close\r\n",
+            b"\r",
+            b"\x00",
+            b";",
+            b":",
+            b" ",
+            b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n",
+        ],
     ]
 )
 
 
 @st.composite
-def _torn(draw: st.DrawFn, whole: st.SearchStrategy[bytes], pieces: st.SearchStrategy[bytes]) -> bytes:
+def _torn(
+    draw: st.DrawFn, whole: st.SearchStrategy[bytes], pieces: st.SearchStrategy[bytes]
+) -> bytes:
     """Pieces; or something known, with a few places cut out and pieces put in."""
     if draw(st.booleans()):
         return b"".join(draw(st.lists(pieces, min_size=1, max_size=14)))
@@ -115,7 +141,9 @@ class Complaints:
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: self.told.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: self.told.append(context)
+        )
 
 
 async def send_and_wait(proxy: Proxy, raw: bytes, cuts: list[int]) -> bytes:
@@ -137,20 +165,33 @@ def _cuts(raw: bytes, places: list[int]) -> list[int]:
 
 @settings(max_examples=EXAMPLES)
 @given(
-    st.lists(st.tuples(_torn(_ATTACKS, _PIECES), st.lists(st.integers(0, 4000), max_size=3)), min_size=1, max_size=8)
+    st.lists(
+        st.tuples(_torn(_ATTACKS, _PIECES), st.lists(st.integers(0, 4000), max_size=3)),
+        min_size=1,
+        max_size=8,
+    )
 )
-async def test_12_torn_requests_are_never_read_in_two_ways(inputs: list[tuple[bytes, list[int]]]) -> None:
-    """Each stream that reached U is one to three readers, and no more came out of it than went in."""
+async def test_12_torn_requests_are_never_read_in_two_ways(
+    inputs: list[tuple[bytes, list[int]]],
+) -> None:
+    """Each stream that reached U is one to three readers, and no more came out of it than went
+    in.
+    """
     complaints = Complaints()
     for raw, places in inputs:
         witness = Witness()
         async with (
             Origin(witness.script).running() as origin,
-            proxy_to(origin.port, decide=DOOR.decide, head_timeout=SHORT, idle_timeout=SHORT) as proxy,
+            proxy_to(
+                origin.port, decide=DOOR.decide, head_timeout=SHORT, idle_timeout=SHORT
+            ) as proxy,
         ):
             got = await send_and_wait(proxy, raw, _cuts(raw, places))
             reached = len(witness.whole)
-            assert await read_answer(await proxy.ask(SAFE), b"GET") == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            assert (
+                await read_answer(await proxy.ask(SAFE), b"GET")
+                == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            )
         assert got.count(b"HTTP/1.1 200 OK\r\n") <= reached
         _check_origin(raw, witness.whole[:reached])
         _check_streams(witness)
@@ -158,12 +199,15 @@ async def test_12_torn_requests_are_never_read_in_two_ways(inputs: list[tuple[by
 
 
 def _check_origin(raw: bytes, whole: list[bytes]) -> None:
-    """What reached U is what one of the readers makes of the client's bytes: nothing is made up or moved."""
+    """What reached U is what one of the readers makes of the client's bytes: nothing is made up or
+    moved.
+    """
     forwarded = [lengths_first(one)[0] for one in whole]
     assert any(reader(raw)[: len(forwarded)] == forwarded for reader in READERS)
 
 
-#: h11 takes no target with a byte beyond ASCII, which §12 passes: to all readers they are shown as letters.
+#: h11 takes no target with a byte beyond ASCII, which §12 passes: to all readers they are shown as
+#: letters.
 _PLAIN = bytes(range(128)) + b"x" * 128
 
 
@@ -171,17 +215,26 @@ def _check_streams(witness: Witness) -> None:
     for stream in witness.streams:
         readings = [reader(bytes(stream).translate(_PLAIN)) for reader in READERS]
         assert readings[0] == readings[1] == readings[2]
-    assert sum(len(lengths_first(bytes(stream))) for stream in witness.streams) == len(witness.whole)
+    assert sum(len(lengths_first(bytes(stream))) for stream in witness.streams) == len(
+        witness.whole
+    )
 
 
 @settings(max_examples=EXAMPLES)
 @given(st.lists(st.tuples(_torn(_ANSWERS, _ANSWER_PIECES), st.booleans()), min_size=1, max_size=8))
 async def test_12_torn_answers_are_never_a_short_success(inputs: list[tuple[bytes, bool]]) -> None:
-    """What the client takes for a whole answer is what an independent reader takes for one, byte by byte."""
+    """What the client takes for a whole answer is what an independent reader takes for one, byte by
+    byte.
+    """
     complaints = Complaints()
     for raw, old in inputs:
-        async with answering(raw).running() as origin, proxy_to(origin.port, decide=DOOR.decide) as proxy:
-            client = await proxy.ask(b"GET /x HTTP/1.%d\r\nHost: h\r\nConnection: close\r\n\r\n" % (not old))
+        async with (
+            answering(raw).running() as origin,
+            proxy_to(origin.port, decide=DOOR.decide) as proxy,
+        ):
+            client = await proxy.ask(
+                b"GET /x HTTP/1.%d\r\nHost: h\r\nConnection: close\r\n\r\n" % (not old)
+            )
             got, clean = await _until_the_end(client)
             assert await read_answer(await proxy.ask(GOOD), b"GET") == OK
         body = _whole_body(got, clean=clean)
@@ -216,7 +269,11 @@ def _whole_body(raw: bytes, *, clean: bool) -> bytes | None:
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 return body
-            elif event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+            elif (
+                event is h11.NEED_DATA
+                or event is h11.PAUSED
+                or isinstance(event, h11.ConnectionClosed)
+            ):
                 return None
     except h11.RemoteProtocolError:
         return None

@@ -19,7 +19,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Witness:
-    """An upstream that keeps every byte of every connection, and answers what is a whole request."""
+    """An upstream that keeps every byte of every connection, and answers what is a whole
+    request.
+    """
 
     def __init__(self) -> None:
         self.streams: list[bytearray] = []
@@ -63,7 +65,9 @@ class _Tap(Peer):
 
 
 async def outcome(proxy: Proxy, raw: bytes, answers: int) -> list[bytes]:
-    """Send it, read that many answers, and with 0 everything up to the end, whatever kind of end."""
+    """Send it, read that many answers, and with 0 everything up to the end, whatever kind of
+    end.
+    """
     client = await proxy.connect()
     with contextlib.suppress(ConnectionError):
         await client.send(raw)
@@ -78,7 +82,9 @@ async def outcome(proxy: Proxy, raw: bytes, answers: int) -> list[bytes]:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 async def test_12_hostile_requests_get_their_verdict(attack: Attack) -> None:
-    """§12, last paragraph. Afterwards a good request is answered, and nobody reads the streams in another way."""
+    """§12, last paragraph. Afterwards a good request is answered, and nobody reads the streams in
+    another way.
+    """
     witness = Witness()
     async with (
         Origin(witness.script).running() as origin,
@@ -104,7 +110,9 @@ def _check_refusal(got: bytes, *, may_be_reset: bool) -> None:
     if not got and may_be_reset:
         return
     head, _, body = got.partition(b"\r\n\r\n")
-    assert head.startswith((b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.1 431 Request Header Fields Too Large\r\n"))
+    assert head.startswith(
+        (b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    )
     assert b"\r\nConnection: close" in head
     assert b"\r\nX-VB365-Async: proxy" in head
     assert b"Content-Length: %d\r\n" % len(body) in head

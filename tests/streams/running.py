@@ -32,12 +32,19 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxy(upstream: int, place: Path, **settings: str) -> Iterator[Proxy]:
-    """A proxy in front of that port of this machine; `settings` are environment variables without their prefix."""
+    """A proxy in front of that port of this machine; `settings` are environment variables without
+    their prefix.
+    """
     command = [sys.executable, "-m", "proxy", "serve", "--upstream", f"http://127.0.0.1:{upstream}"]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", str(place)]
-    environment = {**os.environ, **{f"VB365_PROXY_{name}": value for name, value in settings.items()}}
+    environment = {
+        **os.environ,
+        **{f"VB365_PROXY_{name}": value for name, value in settings.items()},
+    }
     log = (place / "log").open("w+", encoding="utf-8")
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=log, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=log, text=True, env=environment
+    )
     try:
         assert process.stderr is not None
         for line in process.stderr:

@@ -1,4 +1,6 @@
-"""Long bodies, slow readers and idle crowds: memory stays flat, others are served (CONTRACT §12; issue 3, item 2)."""
+"""Long bodies, slow readers and idle crowds: memory stays flat, others are served (CONTRACT §12;
+issue 3, item 2).
+"""
 
 from __future__ import annotations
 
@@ -74,13 +76,17 @@ async def test_12_a_slow_reader_never_grows_memory(tmp_path: Path) -> None:
 
 
 async def test_12_idle_and_dribbling_crowds_are_bounded_and_harm_nobody(tmp_path: Path) -> None:
-    """§12 slowloris: a thousand silent clients and five hundred that send a byte now and then, all ended in time."""
+    """§12 slowloris: a thousand silent clients and five hundred that send a byte now and then, all
+    ended in time.
+    """
     async with Origin(answer_all).running() as origin:
         with proxy(origin.port, tmp_path, LISTEN__HEAD_TIMEOUT="2s") as running:
             await is_served(running)
             before = running.memory()
             async with contextlib.AsyncExitStack() as clients:
-                crowd = [await clients.enter_async_context(connected(running.port)) for _ in range(1500)]
+                crowd = [
+                    await clients.enter_async_context(connected(running.port)) for _ in range(1500)
+                ]
                 dribbling = asyncio.create_task(dribble(crowd[:500]))
                 await is_served(running)
                 assert running.memory() - before < 1500 * 32 << 10
@@ -128,13 +134,20 @@ async def upload(running: Proxy, size: int) -> int:
 
 async def drinking(peer: Peer) -> None:
     head = await peer.head()
-    left = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]) if b"POST" in head else 0
+    left = (
+        int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        if b"POST" in head
+        else 0
+    )
     while left:
         left -= len(await asyncio.wait_for(peer.reader.read(MIB), LIMIT))
     await peer.send(OK)
 
 
-SIZES = [pytest.param(256, id="256 MiB"), pytest.param(10 * 1024, id="10 GiB", marks=pytest.mark.slow)]
+SIZES = [
+    pytest.param(256, id="256 MiB"),
+    pytest.param(10 * 1024, id="10 GiB", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.timeout(900)

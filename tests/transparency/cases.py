@@ -1,4 +1,6 @@
-"""What is sent both ways, as data: requests with answers, and the names of the differences that are meant."""
+"""What is sent both ways, as data: requests with answers, and the names of the differences that are
+meant.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Case:
-    """`asked` holds requests, sent at once; `answered` the upstream's answer to each of them, in order.
+    """`asked` holds requests, sent at once; `answered` the upstream's answer to each of them, in
+    order.
 
-    `differs` names all that may differ on the two sides (tests/transparency/differences.py). `closes`: the upstream
-    ends its last connection after the answer, which tells the end of its body.
+    `differs` names all that may differ on the two sides (tests/transparency/differences.py).
+    `closes`: the upstream ends its last connection after the answer, which tells the end of its
+    body.
     """
 
     name: str
@@ -25,7 +29,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
-def request(*lines: bytes, line: bytes = b"GET /v8/x HTTP/1.1", body: bytes = b"", host: bytes = b"Host: h") -> bytes:
+def request(
+    *lines: bytes, line: bytes = b"GET /v8/x HTTP/1.1", body: bytes = b"", host: bytes = b"Host: h"
+) -> bytes:
     return b"\r\n".join([line, *([host] if host else []), *lines, b"", b""]) + body
 
 
@@ -39,11 +45,16 @@ def sized(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK", body: bytes = b"ok") 
 
 def asking(name: str, raw: bytes, *differs: str) -> Case:
     return Case(
-        name, (raw,), (OK if not raw.startswith(b"HEAD ") else answer(b"Content-Length: 2"),), frozenset(differs)
+        name,
+        (raw,),
+        (OK if not raw.startswith(b"HEAD ") else answer(b"Content-Length: 2"),),
+        frozenset(differs),
     )
 
 
-def answering(name: str, raw: bytes, *differs: str, asked: bytes = GET, closes: bool = False) -> Case:
+def answering(
+    name: str, raw: bytes, *differs: str, asked: bytes = GET, closes: bool = False
+) -> Case:
     return Case(name, (asked,), (raw,), frozenset(differs), closes)
 
 
@@ -118,7 +129,12 @@ FIELDS = {
     "quotes and commas": (b'X-A: "a,b", c;d="\\""',),
     "a token of 64 KiB": (b"Authorization: Bearer " + b"t" * 65536,),
     "1,000 fields": tuple(b"X-%d: v%d" % (n, n) for n in range(1000)),
-    "credentials": (b"Authorization: Basic YTpi", b"Cookie: a=b; c=d", b"Cookie: e=f", b"X-XSRF-TOKEN: t"),
+    "credentials": (
+        b"Authorization: Basic YTpi",
+        b"Cookie: a=b; c=d",
+        b"Cookie: e=f",
+        b"X-XSRF-TOKEN: t",
+    ),
     "proxy credentials": (b"Proxy-Authorization: Basic YTpi",),
     "codings": (b"Accept-Encoding: gzip;q=1.0, br, *;q=0", b"Accept: */*"),
     "preconditions": (
@@ -128,16 +144,33 @@ FIELDS = {
         b"If-Range: x",
     ),
     "preferences": (b"Prefer: respond-async, wait=5", b"Idempotency-Key: k"),
-    "forwarding": (b"X-Forwarded-For: 1.2.3.4", b"Forwarded: for=1.2.3.4", b"Via: 1.0 a", b"X-Forwarded-Proto: https"),
+    "forwarding": (
+        b"X-Forwarded-For: 1.2.3.4",
+        b"Forwarded: for=1.2.3.4",
+        b"Via: 1.0 a",
+        b"X-Forwarded-Proto: https",
+    ),
     "an agent": (b"User-Agent: \xe4gent/1.0 (a; b)", b"Referer: /x", b"Origin: null"),
     "a date": (b"Date: not a date",),
     "an expectation that is not ours": (b"Expect: 200-ok",),
     "upgrade-insecure-requests": (b"Upgrade-Insecure-Requests: 1", b"Sec-Fetch-Mode: cors"),
-    "names that resemble framing": (b"Content-Length-X: 5", b"X-Transfer-Encoding: chunked", b"Content_Length: 7"),
+    "names that resemble framing": (
+        b"Content-Length-X: 5",
+        b"X-Transfer-Encoding: chunked",
+        b"Content_Length: 7",
+    ),
     "a trailer announcement": (b"Trailer: X-Sum",),
 }
 
-HOSTS = [b"Host:", b"Host: ", b"HOST: h:4443", b"host:h", b"Host: [::1]:80", b"Host: a.b-c_d", b"Host: h."]
+HOSTS = [
+    b"Host:",
+    b"Host: ",
+    b"HOST: h:4443",
+    b"host:h",
+    b"Host: [::1]:80",
+    b"Host: a.b-c_d",
+    b"Host: h.",
+]
 
 BODIES = {
     "not JSON": b'{"a":1,}',
@@ -167,7 +200,10 @@ EXTENDED = {
     "beside trailers": b"1;a\r\nx\r\n0;b\r\nX-Sum: 1\r\n\r\n",
 }
 _TE = b"Transfer-Encoding: chunked"
-_LINES = [*[b"%s /x HTTP/1.1" % method for method in (b"POST", b"GET", b"DELETE")], b"ODD /x HTTP/1.1"]
+_LINES = [
+    *[b"%s /x HTTP/1.1" % method for method in (b"POST", b"GET", b"DELETE")],
+    b"ODD /x HTTP/1.1",
+]
 
 HOPS = {
     "Connection: close": (b"Connection: close",),
@@ -188,26 +224,46 @@ def _close(name: str) -> tuple[str, ...]:
 
 def requests() -> list[Case]:
     """What clients send."""
-    found = [asking(f"target {target[:30]!r}", request(line=b"GET %b HTTP/1.1" % target)) for target in TARGETS]
+    found = [
+        asking(f"target {target[:30]!r}", request(line=b"GET %b HTTP/1.1" % target))
+        for target in TARGETS
+    ]
     found.append(asking("target *", request(line=b"OPTIONS * HTTP/1.1")))
-    found += [asking(f"method {method[:20]!r}", request(line=b"%b /x HTTP/1.1" % method)) for method in METHODS]
+    found += [
+        asking(f"method {method[:20]!r}", request(line=b"%b /x HTTP/1.1" % method))
+        for method in METHODS
+    ]
     found += [asking(f"fields: {name}", request(*lines)) for name, lines in FIELDS.items()]
     found += [asking(f"host {host!r}", request(host=host)) for host in HOSTS]
     for name, body in BODIES.items():
         for line in _LINES if name == "one byte" else _LINES[:1]:
             length = b"content-LENGTH:%d" % len(body)
-            found.append(asking(f"{line[:4]!r} with a body: {name}", request(length, line=line, body=body)))
+            found.append(
+                asking(f"{line[:4]!r} with a body: {name}", request(length, line=line, body=body))
+            )
     found.append(asking("length 0", request(b"Content-Length: 0", line=_LINES[0])))
     found.append(asking("length 002", request(b"Content-Length: 002", line=_LINES[0], body=b"ab")))
     found.append(asking("no length", request(line=_LINES[0])))
     for name, body in CHUNKED.items():
         for line in _LINES if name == "one chunk" else _LINES[:1]:
-            found.append(asking(f"{line[:4]!r} with chunks: {name}", request(_TE, line=line, body=body)))
-    found.append(asking("Chunked", request(b"transfer-ENCODING:\tChunked ", line=_LINES[0], body=b"0\r\n\r\n")))
+            found.append(
+                asking(f"{line[:4]!r} with chunks: {name}", request(_TE, line=line, body=body))
+            )
+    found.append(
+        asking(
+            "Chunked", request(b"transfer-ENCODING:\tChunked ", line=_LINES[0], body=b"0\r\n\r\n")
+        )
+    )
     for name, body in EXTENDED.items():
-        found.append(asking(f"extensions: {name}", request(_TE, line=_LINES[0], body=body), "chunk_extensions"))
+        found.append(
+            asking(
+                f"extensions: {name}", request(_TE, line=_LINES[0], body=body), "chunk_extensions"
+            )
+        )
     for name, lines in HOPS.items():
-        found.append(asking(f"hop by hop: {name}", request(*lines), "hop_by_hop_fields", *_close(name)))
+        found.append(
+            asking(f"hop by hop: {name}", request(*lines), "hop_by_hop_fields", *_close(name))
+        )
     found.append(asking("an empty line before", b"\r\n" + GET, "empty_line_before_a_request"))
     return [*found, *_pipelines()]
 
@@ -223,7 +279,12 @@ def _pipelines() -> list[Case]:
         Case("pipelined HEAD", (head, GET, head, GET), (short, OK, short, OK)),
         Case("pipelined, chunked answers", (GET, GET), (_chunked(b"2\r\nok\r\n0\r\n\r\n"), OK)),
         Case("forty pipelined", (GET,) * 40, (OK,) * 40),
-        Case("empty lines between", (post, b"\r\n" + GET), (OK, OK), frozenset({"empty_line_before_a_request"})),
+        Case(
+            "empty lines between",
+            (post, b"\r\n" + GET),
+            (OK, OK),
+            frozenset({"empty_line_before_a_request"}),
+        ),
         Case(
             "close after the second",
             (GET, request(b"Connection: close")),
@@ -233,8 +294,48 @@ def _pipelines() -> list[Case]:
     ]
 
 
-STATUSES = [200, 201, 202, 203, 206, 207, 226, 299, 300, 301, 302, 303, 307, 400, 401, 403, 404, 405, 409, 410]
-STATUSES += [411, 412, 416, 418, 422, 426, 429, 451, 499, 500, 501, 503, 504, 511, 599, 600, 777, 999]
+STATUSES = [
+    200,
+    201,
+    202,
+    203,
+    206,
+    207,
+    226,
+    299,
+    300,
+    301,
+    302,
+    303,
+    307,
+    400,
+    401,
+    403,
+    404,
+    405,
+    409,
+    410,
+]
+STATUSES += [
+    411,
+    412,
+    416,
+    418,
+    422,
+    426,
+    429,
+    451,
+    499,
+    500,
+    501,
+    503,
+    504,
+    511,
+    599,
+    600,
+    777,
+    999,
+]
 
 REASONS = {
     "empty": b"",
@@ -248,13 +349,27 @@ REASONS = {
 }
 
 ANSWER_FIELDS = {
-    **{name: FIELDS[name] for name in FIELDS if name not in ("proxy credentials", "an expectation that is not ours")},
+    **{
+        name: FIELDS[name]
+        for name in FIELDS
+        if name not in ("proxy credentials", "an expectation that is not ours")
+    },
     "several Set-Cookie": (b"Set-Cookie: a=1; Path=/", b"set-cookie: b=2", b"Set-Cookie: a=3, 4"),
-    "Date and Server": (b"Date: Mon, 23 Nov 2026 03:12:04 GMT", b"Server: Kestrel", b"X-Powered-By: ASP.NET"),
+    "Date and Server": (
+        b"Date: Mon, 23 Nov 2026 03:12:04 GMT",
+        b"Server: Kestrel",
+        b"X-Powered-By: ASP.NET",
+    ),
     "Location": (b"Location: //odd/../%2f", b"Content-Location: x"),
     "challenges": (b"WWW-Authenticate: Negotiate", b'WWW-Authenticate: Basic realm="\xe4"'),
-    "a made-up marker": (b"X-VB365-Async: proxy", b"Preference-Applied: respond-async", b"Retry-After: -1"),
-    "disposition": (b"Content-Disposition: attachment; filename=\"\xe4.pst\"; filename*=UTF-8''%C3%A4.pst",),
+    "a made-up marker": (
+        b"X-VB365-Async: proxy",
+        b"Preference-Applied: respond-async",
+        b"Retry-After: -1",
+    ),
+    "disposition": (
+        b"Content-Disposition: attachment; filename=\"\xe4.pst\"; filename*=UTF-8''%C3%A4.pst",
+    ),
     "Alt-Svc": (b'Alt-Svc: h3=":443"', b"Strict-Transport-Security: max-age=1"),
 }
 
@@ -267,12 +382,19 @@ def _chunked(body: bytes, *lines: bytes) -> bytes:
 
 def answers() -> list[Case]:
     """What the upstream sends."""
-    found = [answering(f"status {status}", sized(line=b"HTTP/1.1 %d Why" % status)) for status in STATUSES]
+    found = [
+        answering(f"status {status}", sized(line=b"HTTP/1.1 %d Why" % status))
+        for status in STATUSES
+    ]
     for name, reason in REASONS.items():
         found.append(answering(f"reason: {name}", sized(line=b"HTTP/1.1 200 " + reason)))
-    found.append(answering("no reason", sized(line=b"HTTP/1.1 200"), "space_before_an_absent_reason"))
+    found.append(
+        answering("no reason", sized(line=b"HTTP/1.1 200"), "space_before_an_absent_reason")
+    )
     found += [answering(f"answered {name}", sized(*lines)) for name, lines in ANSWER_FIELDS.items()]
-    found.append(answering("gzip", sized(b"Content-Encoding: gzip", body=gzip.compress(b"hello", mtime=0))))
+    found.append(
+        answering("gzip", sized(b"Content-Encoding: gzip", body=gzip.compress(b"hello", mtime=0)))
+    )
     found.append(answering("gzip that is none", sized(b"Content-Encoding: gzip, br", body=b"no")))
     found.append(answering("a length of 0", sized(body=b"")))
     for name, body in BODIES.items():
@@ -280,11 +402,22 @@ def answers() -> list[Case]:
         ending = "own_connection_line"
         found.append(answering(f"until close: {name}", answer(body=body), ending, closes=True))
     found.append(answering("until close: nothing", answer(), "own_connection_line", closes=True))
-    found += [answering(f"answered chunks: {name}", _chunked(body)) for name, body in CHUNKED.items()]
+    found += [
+        answering(f"answered chunks: {name}", _chunked(body)) for name, body in CHUNKED.items()
+    ]
     for name, body in EXTENDED.items():
-        found.append(answering(f"answered extensions: {name}", _chunked(body), "answered_chunk_extensions"))
-    for name in ("Connection: close", "Connection: keep-alive", "named in Connection", "Proxy-Connection"):
-        found.append(answering(f"answered {name}", sized(*HOPS[name]), "answered_hop_by_hop_fields"))
+        found.append(
+            answering(f"answered extensions: {name}", _chunked(body), "answered_chunk_extensions")
+        )
+    for name in (
+        "Connection: close",
+        "Connection: keep-alive",
+        "named in Connection",
+        "Proxy-Connection",
+    ):
+        found.append(
+            answering(f"answered {name}", sized(*HOPS[name]), "answered_hop_by_hop_fields")
+        )
     return [*found, *_bodiless(), *_interim(), *_old()]
 
 
@@ -296,12 +429,18 @@ def _bodiless() -> list[Case]:
         answering("HEAD with neither", answer(b"X: 1"), asked=head),
         answering("HEAD, 404", answer(b"Content-Length: 5", line=b"HTTP/1.1 404 No"), asked=head),
         answering("204", answer(b"X: 1", line=b"HTTP/1.1 204 No Content")),
-        answering("204 with length 0", answer(b"Content-Length: 0", line=b"HTTP/1.1 204 No Content")),
         answering(
-            "204 with chunks", answer(_TE, line=b"HTTP/1.1 204 No Content"), "no_transfer_encoding_without_a_body"
+            "204 with length 0", answer(b"Content-Length: 0", line=b"HTTP/1.1 204 No Content")
+        ),
+        answering(
+            "204 with chunks",
+            answer(_TE, line=b"HTTP/1.1 204 No Content"),
+            "no_transfer_encoding_without_a_body",
         ),
         answering("304", answer(b'ETag: "x"', line=b"HTTP/1.1 304 Not Modified")),
-        answering("304 with a length", answer(b"Content-Length: 9", line=b"HTTP/1.1 304 Not Modified")),
+        answering(
+            "304 with a length", answer(b"Content-Length: 9", line=b"HTTP/1.1 304 Not Modified")
+        ),
         answering("304 with chunks", answer(_TE, line=b"HTTP/1.1 304 Not Modified")),
         answering("205 with length 0", answer(b"Content-Length: 0", line=b"HTTP/1.1 205 Reset")),
     ]
@@ -318,7 +457,11 @@ def _interim() -> list[Case]:
         answering("100 unasked", answer(line=b"HTTP/1.1 100 Continue") + OK, asked=post),
         answering("103 before 204", hints + answer(line=b"HTTP/1.1 204 No Content")),
         answering("103 before chunks", hints + _chunked(b"2\r\nok\r\n0\r\n\r\n")),
-        answering("103 to HEAD", hints + answer(b"Content-Length: 2"), asked=request(line=b"HEAD /x HTTP/1.1")),
+        answering(
+            "103 to HEAD",
+            hints + answer(b"Content-Length: 2"),
+            asked=request(line=b"HEAD /x HTTP/1.1"),
+        ),
     ]
 
 
@@ -336,18 +479,27 @@ def _old() -> list[Case]:
         answering("1.0", OK, ended, asked=plain),
         answering("1.0 with Host", OK, ended, asked=hosted),
         answering("1.0 with a body", OK, ended, asked=post),
-        answering("1.0 HEAD", answer(b"Content-Length: 2"), ended, asked=request(line=b"HEAD /x HTTP/1.0")),
+        answering(
+            "1.0 HEAD", answer(b"Content-Length: 2"), ended, asked=request(line=b"HEAD /x HTTP/1.0")
+        ),
         answering("1.0 kept", OK, "hop_by_hop_fields", ended, asked=kept),
         Case("1.0 kept twice", (kept, kept), (OK, OK), frozenset({"hop_by_hop_fields", ended})),
-        answering("1.0, chunks", _chunked(b"2\r\nok\r\n3\r\n, o\r\n0\r\n\r\n"), *_DECHUNKED, asked=hosted),
-        answering("1.0, trailers", _chunked(b"2\r\nok\r\n0\r\nX: 1\r\n\r\n"), *_DECHUNKED, asked=hosted),
+        answering(
+            "1.0, chunks", _chunked(b"2\r\nok\r\n3\r\n, o\r\n0\r\n\r\n"), *_DECHUNKED, asked=hosted
+        ),
+        answering(
+            "1.0, trailers", _chunked(b"2\r\nok\r\n0\r\nX: 1\r\n\r\n"), *_DECHUNKED, asked=hosted
+        ),
         answering("1.0, no chunk", _chunked(b"0\r\n\r\n", b"X: 1"), *_DECHUNKED, asked=hosted),
         answering("1.0, 103", hints + OK, "no_interim_answers_to_http_1_0", ended, asked=hosted),
         answering("1.0, until close", answer(body=b"ok"), ended, asked=hosted, closes=True),
         answering("answered 1.0", answer(line=old, body=b"ok"), "own_version", ended, closes=True),
         answering("answered 1.0 with a length", sized(line=old), "own_version"),
         answering(
-            "answered 1.0 kept", sized(b"Connection: keep-alive", line=old), "own_version", "answered_hop_by_hop_fields"
+            "answered 1.0 kept",
+            sized(b"Connection: keep-alive", line=old),
+            "own_version",
+            "answered_hop_by_hop_fields",
         ),
         answering("1.0 on both sides", sized(line=old), "own_version", ended, asked=hosted),
         answering(

@@ -1,4 +1,5 @@
-"""Every difference that the proxy is meant to make, by name. What is not in these two tables passes as it is.
+"""Every difference that the proxy is meant to make, by name. What is not in these two tables passes
+as it is.
 
 Each is a function from what was sent to what must arrive; it leaves alone what it is not about.
 """
@@ -18,7 +19,11 @@ AnswerDifference = Callable[[Message, Message], Message | None]
 
 
 def _connection(message: Message) -> set[bytes]:
-    return {element.strip().lower() for value in message.values(b"connection") for element in value.split(b",")}
+    return {
+        element.strip().lower()
+        for value in message.values(b"connection")
+        for element in value.split(b",")
+    }
 
 
 def _hops(message: Message) -> set[bytes]:
@@ -26,9 +31,9 @@ def _hops(message: Message) -> set[bytes]:
 
 
 def _tunnel(message: Message) -> bool:
-    return [value.lower() for value in message.values(b"upgrade")] == [b"websocket"] and b"upgrade" in _connection(
-        message
-    )
+    return [value.lower() for value in message.values(b"upgrade")] == [
+        b"websocket"
+    ] and b"upgrade" in _connection(message)
 
 
 def empty_line_before_a_request(sent: Message) -> Message:
@@ -37,7 +42,9 @@ def empty_line_before_a_request(sent: Message) -> Message:
 
 
 def hop_by_hop_fields(sent: Message) -> Message:
-    """RFC 9110 §7.6.1: they end here, and those that Connection names. A WebSocket's Upgrade is passed on."""
+    """RFC 9110 §7.6.1: they end here, and those that Connection names. A WebSocket's Upgrade is
+    passed on.
+    """
     if sent.start.startswith(b"GET ") and _tunnel(sent):
         kept = sent.without(lambda name: name != b"upgrade" and name in _hops(sent))
         return replace(kept, lines=(*kept.lines, b"Connection: Upgrade\r\n"))
@@ -66,7 +73,9 @@ def _without_extensions(body: bytes) -> bytes:
 
 
 def answered_hop_by_hop_fields(asked: Message, sent: Message) -> Message:
-    """The upstream's Connection is about its own connection. A WebSocket's 101 keeps its Upgrade."""
+    """The upstream's Connection is about its own connection. A WebSocket's 101 keeps its
+    Upgrade.
+    """
     if b" 101 " in sent.start:
         kept = sent.without(lambda name: name != b"upgrade" and name in _hops(sent))
         return replace(kept, lines=(*kept.lines, b"Connection: Upgrade\r\n"))
@@ -85,12 +94,18 @@ def own_version(asked: Message, sent: Message) -> Message:
 
 def space_before_an_absent_reason(asked: Message, sent: Message) -> Message:
     """RFC 9112 §4: the space before the reason is there even when the reason is not."""
-    return replace(sent, start=sent.start + b" ") if re.fullmatch(rb"HTTP/1\.[01] \d{3}", sent.start) else sent
+    return (
+        replace(sent, start=sent.start + b" ")
+        if re.fullmatch(rb"HTTP/1\.[01] \d{3}", sent.start)
+        else sent
+    )
 
 
 def no_transfer_encoding_without_a_body(asked: Message, sent: Message) -> Message:
     """RFC 9112 §6.1: a 204 must not have one."""
-    return sent.without(lambda name: name == b"transfer-encoding") if b" 204 " in sent.start else sent
+    return (
+        sent.without(lambda name: name == b"transfer-encoding") if b" 204 " in sent.start else sent
+    )
 
 
 def no_interim_answers_to_http_1_0(asked: Message, sent: Message) -> Message | None:
@@ -107,7 +122,9 @@ def no_chunks_to_http_1_0(asked: Message, sent: Message) -> Message:
 
 
 def own_connection_line(asked: Message, sent: Message) -> Message:
-    """RFC 9112 §9.6: said when the connection ends, and to a client of HTTP/1.0 also when it does not."""
+    """RFC 9112 §9.6: said when the connection ends, and to a client of HTTP/1.0 also when it does
+    not.
+    """
     status = int(sent.start.split(b" ")[1])
     if status < 200:
         return sent
@@ -116,12 +133,22 @@ def own_connection_line(asked: Message, sent: Message) -> Message:
     bodiless = asked.start.startswith(b"HEAD ") or status in (204, 304)
     delimited = bool(sent.values(b"content-length")) or sent.chunked or bodiless
     keep = delimited and b"close" not in options and (not old or b"keep-alive" in options)
-    line = (b"Connection: keep-alive\r\n",) if keep and old else () if keep else (b"Connection: close\r\n",)
+    line = (
+        (b"Connection: keep-alive\r\n",)
+        if keep and old
+        else ()
+        if keep
+        else (b"Connection: close\r\n",)
+    )
     return replace(sent, lines=(*sent.lines, *line))
 
 
 #: In this order.
-REQUEST: tuple[RequestDifference, ...] = (empty_line_before_a_request, hop_by_hop_fields, chunk_extensions)
+REQUEST: tuple[RequestDifference, ...] = (
+    empty_line_before_a_request,
+    hop_by_hop_fields,
+    chunk_extensions,
+)
 ANSWER: tuple[AnswerDifference, ...] = (
     answered_hop_by_hop_fields,
     answered_chunk_extensions,
@@ -137,7 +164,10 @@ NAMES = {difference.__name__ for difference in (*REQUEST, *ANSWER)}
 
 def expected_request(sent: bytes) -> tuple[bytes, set[str]]:
     """What must reach the upstream, and the names of the differences that are in it."""
-    message, made = Message.of(sent) if not sent.startswith(b"\r\n") else _led_by_empty_line(sent), set()
+    message, made = (
+        Message.of(sent) if not sent.startswith(b"\r\n") else _led_by_empty_line(sent),
+        set(),
+    )
     for difference in REQUEST:
         changed = difference(message)
         if changed != message:

@@ -1,4 +1,6 @@
-"""Reading HTTP/1.x the plain way, with nothing of the proxy's own code: the judge must not be the accused."""
+"""Reading HTTP/1.x the plain way, with nothing of the proxy's own code: the judge must not be the
+accused.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Message:
 
     def without(self, drop: Callable[[bytes], bool]) -> Message:
         """The message without the lines whose lower-case name `drop` accepts."""
-        return Message(self.start, tuple(line for line in self.lines if not drop(name_of(line))), self.body)
+        return Message(
+            self.start, tuple(line for line in self.lines if not drop(name_of(line))), self.body
+        )
 
     @property
     def chunked(self) -> bool:
@@ -57,7 +61,9 @@ def value_of(line: bytes) -> bytes:
 @contextlib.asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Peer]:
     """A client of what listens on that port."""
-    peer = Peer(*await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, limit=1 << 21), LIMIT))
+    peer = Peer(
+        *await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, limit=1 << 21), LIMIT)
+    )
     try:
         yield peer
     finally:
@@ -112,7 +118,9 @@ async def _read_chunks(peer: Peer) -> bytes:
 
 
 def chunks(body: bytes) -> tuple[list[bytes], bytes]:
-    """Payloads of a chunked body, and what stands behind its last chunk: the trailers with the empty line."""
+    """Payloads of a chunked body, and what stands behind its last chunk: the trailers with the
+    empty line.
+    """
     found: list[bytes] = []
     while True:
         line, _, body = body.partition(b"\r\n")

@@ -1,4 +1,5 @@
-"""Conversations in which both sides speak in turn: every byte arrives as it was said, directly and through the proxy.
+"""Conversations in which both sides speak in turn: every byte arrives as it was said, directly and
+through the proxy.
 
 A step that arrives otherwise says so (`arrives`), with the reason beside it (CONTRACT §12).
 """
@@ -17,7 +18,9 @@ from tests.transparency.test_transparency import DOOR
 
 @dataclass(frozen=True)
 class Said:
-    """`by` is "client" or "upstream"; `arrives` is what the other side gets through the proxy instead of `text`."""
+    """`by` is "client" or "upstream"; `arrives` is what the other side gets through the proxy
+    instead of `text`.
+    """
 
     by: str
     text: bytes
@@ -33,7 +36,9 @@ def upstream(text: bytes, arrives: bytes | None = None) -> Said:
 
 
 EXPECTING = b"POST /x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
-CHUNKED = b"PUT /x HTTP/1.1\r\nHost: h\r\nexpect: 100-Continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = (
+    b"PUT /x HTTP/1.1\r\nHost: h\r\nexpect: 100-Continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -42,7 +47,8 @@ SOCKET = (
     b"Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 )
 SWITCH = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\nConnection: Upgrade\r\n\r\n"
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "
+    b"x\r\nConnection: Upgrade\r\n\r\n"
 )
 POST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n"
 EARLY = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n"
@@ -65,7 +71,12 @@ DIALOGUES = {
         client(b"body"),
         upstream(OK),
     ],
-    "100 and chunks": [client(CHUNKED), upstream(CONTINUE), client(b"4\r\nbody\r\n0\r\n\r\n"), upstream(OK)],
+    "100 and chunks": [
+        client(CHUNKED),
+        upstream(CONTINUE),
+        client(b"4\r\nbody\r\n0\r\n\r\n"),
+        upstream(OK),
+    ],
     "a body without waiting": [client(EXPECTING + b"body"), upstream(CONTINUE + OK)],
     "a body in place of patience": [client(EXPECTING), client(b"bo"), client(b"dy"), upstream(OK)],
     "401 instead of 100": [
@@ -94,7 +105,11 @@ DIALOGUES = {
         client(b"\x88\x80abcd"),
         upstream(b"\x88\x00"),
     ],
-    "a WebSocket whose server speaks at once": [client(SOCKET), upstream(SWITCH + b"\x81\x02hi"), client(b"\x89\x00")],
+    "a WebSocket whose server speaks at once": [
+        client(SOCKET),
+        upstream(SWITCH + b"\x81\x02hi"),
+        client(b"\x89\x00"),
+    ],
     "a WebSocket with HTTP inside": [
         client(SOCKET),
         upstream(SWITCH),
@@ -109,7 +124,12 @@ DIALOGUES = {
         upstream(OK),
     ],
     "a body in pieces": [client(POST), client(b"ab"), client(b"cdef"), client(b"gh"), upstream(OK)],
-    "a head in pieces": [client(GET[:3], b""), client(GET[3:20], b""), client(GET[20:], GET), upstream(OK)],
+    "a head in pieces": [
+        client(GET[:3], b""),
+        client(GET[3:20], b""),
+        client(GET[20:], GET),
+        upstream(OK),
+    ],
     "an answer in pieces": [client(GET), upstream(EARLY), upstream(b"abc"), upstream(b"defgh")],
     "an answer's head in pieces": [client(GET), upstream(OK[:9], b""), upstream(OK[9:], OK)],
     "an echo": [
@@ -122,7 +142,10 @@ DIALOGUES = {
     ],
     "server-sent events": [
         client(GET),
-        upstream(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n"),
+        upstream(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: "
+            b"text/event-stream\r\n\r\n"
+        ),
         upstream(b"9\r\ndata: 1\n\n\r\n"),
         upstream(b"9\r\ndata: 2\n\n\r\n"),
         upstream(b"0\r\n\r\n"),
@@ -159,8 +182,12 @@ class Connections:
         await self.over.wait()
 
 
-async def play(steps: list[Said], speaker: Peer, connections: Connections, *, proxied: bool) -> None:
-    """Hold the dialogue. Through the proxy each non-idempotent request comes on a connection of its own."""
+async def play(
+    steps: list[Said], speaker: Peer, connections: Connections, *, proxied: bool
+) -> None:
+    """Hold the dialogue. Through the proxy each non-idempotent request comes on a connection of its
+    own.
+    """
     turns: list[list[Said]] = [[]]
     for step in steps:
         if step.by == "client" and step.text.endswith(b"Length: 4\r\n\r\n") and turns[-1]:
@@ -171,7 +198,11 @@ async def play(steps: list[Said], speaker: Peer, connections: Connections, *, pr
         first = turn[0]
         await speaker.send(first.text)
         if listener is None or proxied:
-            listener = await asyncio.wait_for(connections.newest.get(), LIMIT) if first.arrives is None else None
+            listener = (
+                await asyncio.wait_for(connections.newest.get(), LIMIT)
+                if first.arrives is None
+                else None
+            )
         if listener is None:
             listener = await _late(turn, speaker, connections, proxied=proxied)
             turn = turn[2:]
@@ -181,7 +212,9 @@ async def play(steps: list[Said], speaker: Peer, connections: Connections, *, pr
     connections.over.set()
 
 
-async def _late(turn: list[Said], speaker: Peer, connections: Connections, *, proxied: bool) -> Peer:
+async def _late(
+    turn: list[Said], speaker: Peer, connections: Connections, *, proxied: bool
+) -> Peer:
     """A head that comes in three pieces reaches the upstream with its last one."""
     for step in turn[1:3]:
         await speaker.send(step.text)
@@ -193,8 +226,12 @@ async def _late(turn: list[Said], speaker: Peer, connections: Connections, *, pr
 
 @pytest.mark.parametrize("steps", DIALOGUES.values(), ids=DIALOGUES.keys())
 @pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
-async def test_12_what_is_said_is_heard_before_the_next_word(steps: list[Said], proxied: bool) -> None:
-    """§12: Expect, interim answers, WebSockets, early answers and pieces, with no deadlock anywhere."""
+async def test_12_what_is_said_is_heard_before_the_next_word(
+    steps: list[Said], proxied: bool
+) -> None:
+    """§12: Expect, interim answers, WebSockets, early answers and pieces, with no deadlock
+    anywhere.
+    """
     connections = Connections()
     async with Origin(connections.script).running() as origin:
         if not proxied:

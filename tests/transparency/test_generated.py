@@ -16,9 +16,19 @@ _values = st.lists(st.sampled_from(_value_bytes), max_size=20).map(bytes)
 _gaps = st.sampled_from([b"", b" ", b"\t", b"  "])
 _fields = st.lists(st.tuples(_names, _gaps, _values).map(lambda f: b"%b:%b%b\r\n" % f), max_size=6)
 _hops = st.sampled_from(
-    [b"", b"", b"", b"Connection: X-A\r\nX-a: 1\r\n", b"Keep-Alive: 5\r\n", b"tE: x\r\n", b"Upgrade: h2c\r\n"]
+    [
+        b"",
+        b"",
+        b"",
+        b"Connection: X-A\r\nX-a: 1\r\n",
+        b"Keep-Alive: 5\r\n",
+        b"tE: x\r\n",
+        b"Upgrade: h2c\r\n",
+    ]
 )
-_targets = st.lists(st.sampled_from([*range(33, 127), *range(128, 256)]), max_size=24).map(lambda t: b"/" + bytes(t))
+_targets = st.lists(st.sampled_from([*range(33, 127), *range(128, 256)]), max_size=24).map(
+    lambda t: b"/" + bytes(t)
+)
 _methods = st.sampled_from([b"GET", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"X-ODD", b"get"])
 _sizes = st.sampled_from([b"%x", b"%X", b"0%x"])
 _extensions = st.sampled_from([b"", b"", b";a", b' ;a="b;c"', b";\xe4"])
@@ -27,7 +37,9 @@ _trailers = st.lists(st.tuples(_names, _values).map(lambda f: b"%b:%b\r\n" % f),
 
 
 def _chunked(parts: list[tuple[bytes, bytes, bytes]], trailers: list[bytes]) -> tuple[bytes, bytes]:
-    body = b"".join((size % len(data)) + ext + b"\r\n" + data + b"\r\n" for size, ext, data in parts)
+    body = b"".join(
+        (size % len(data)) + ext + b"\r\n" + data + b"\r\n" for size, ext, data in parts
+    )
     return b"Transfer-Encoding: chunked\r\n", body + b"0\r\n" + b"".join(trailers) + b"\r\n"
 
 
@@ -55,8 +67,12 @@ def _answers(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=max(settings().max_examples // 10, 60))
 @given(st.lists(st.tuples(_requests(), _answers()), min_size=1, max_size=3))
-async def test_12_whatever_is_sent_only_the_named_differences_are_made(pairs: list[tuple[bytes, bytes]]) -> None:
-    case = Case("by chance", tuple(asked for asked, _ in pairs), tuple(answered for _, answered in pairs))
+async def test_12_whatever_is_sent_only_the_named_differences_are_made(
+    pairs: list[tuple[bytes, bytes]],
+) -> None:
+    case = Case(
+        "by chance", tuple(asked for asked, _ in pairs), tuple(answered for _, answered in pairs)
+    )
     got = await through_the_proxy(case)
     assert got.received == [expected_request(asked)[0] for asked, _ in pairs]
     assert got.answered == [expected_answer(asked, answered)[0] for asked, answered in pairs]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.core.routing import Door
+from proxy.core.routing import Router
 from tests.http.wire import Origin, Peer, proxy_to
 from tests.transparency.cases import CASES, Case
 from tests.transparency.differences import NAMES, expected_answer, expected_request
 from tests.transparency.reference import connected, read_answer, read_request
 
-DOOR = Door(segment="_async", prefix="", max_body=1 << 24, reports=False)
+DOOR = Router(segment="_async", prefix="", max_body=1 << 24, reports=False)
 
 
 @dataclass
@@ -72,7 +72,9 @@ async def test_12_only_the_named_differences_are_made(case: Case) -> None:
     differs: set[str] = set()
     assert proxied.received == _all(differs, [expected_request(asked) for asked in direct.received])
     pairs = zip(direct.received, direct.answered, strict=True)
-    assert proxied.answered == _all(differs, [expected_answer(asked, answered) for asked, answered in pairs])
+    assert proxied.answered == _all(
+        differs, [expected_answer(asked, answered) for asked, answered in pairs]
+    )
     assert differs == case.differs
 
 

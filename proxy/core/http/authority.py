@@ -1,19 +1,24 @@
-"""The authority in an absolute-form target, and the origin-form of it (RFC 9112 §3.2; CONTRACT §12)."""
+"""The authority in an absolute-form target, and the origin-form of it (RFC 9112 §3.2; CONTRACT
+§12).
+"""
 
 from __future__ import annotations
 
 import re
 
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+\-.]*+)://([^/?#]*+)")
-_HOST_AND_PORT = re.compile(rb"(\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]++)(?::([0-9]{0,5}))?")
+_HOST_AND_PORT = re.compile(
+    rb"(\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]++)(?::([0-9]{0,5}))?"
+)
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
 
 def names_host(target: bytes, host: bytes | None) -> bool:
-    """Whether an absolute-form target names the authority that the Host field names; other forms name none.
+    """Whether an absolute-form target names the authority that the Host field names; other forms
+    name none.
 
-    Case does not matter, nor whether the default port of the target's scheme is written. A request without a Host
-    field (HTTP/1.0) says it only once.
+    Case does not matter, nor whether the default port of the target's scheme is written. A request
+    without a Host field (HTTP/1.0) says it only once.
     """
     absolute = _ABSOLUTE.match(target)
     if absolute is None or host is None:
@@ -24,7 +29,9 @@ def names_host(target: bytes, host: bytes | None) -> bool:
 
 
 def origin_form(method: bytes, target: bytes) -> bytes:
-    """The target without scheme and authority: what is asked of the origin itself (RFC 9112 §3.2.1, §3.2.4)."""
+    """The target without scheme and authority: what is asked of the origin itself (RFC 9112 §3.2.1,
+    §3.2.4).
+    """
     absolute = _ABSOLUTE.match(target)
     if absolute is None:
         return target
@@ -35,7 +42,9 @@ def origin_form(method: bytes, target: bytes) -> bytes:
 
 
 def _split(authority: bytes, default: int | None) -> tuple[bytes, int | None] | None:
-    """Host in lower case and port; None for what is no host with a port, user information among it."""
+    """Host in lower case and port; None for what is no host with a port, user information among
+    it.
+    """
     found = _HOST_AND_PORT.fullmatch(authority)
     if found is None:
         return None

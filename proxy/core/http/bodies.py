@@ -1,6 +1,8 @@
-"""Where a body ends: scanners that take the bytes of a connection and hand back the body's and what follows it.
+"""Where a body ends: scanners that take the bytes of a connection and hand back the body's and what
+follows it.
 
-`feed(data)` returns `(forward, rest)`: bytes to pass on and bytes after the end (only ever non-empty when `done`).
+`feed(data)` returns `(forward, rest)`: bytes to pass on and bytes after the end (only ever
+non-empty when `done`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import enum
 import re
 from typing import Protocol
 
-from proxy.core.http.heads import FIELD_LINE, Framing, Refusal
+from proxy.core.http.heads import FIELD_LINE, Framing, MalformedMessage
 
 #: Bounds in bytes: a chunk-size line with its extensions, all trailer lines of a body together.
 MAX_SIZE_LINE = 1 << 12
@@ -24,7 +26,8 @@ _SIZE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff
 _SIZE_WITHIN = 16
 _END_BEGUN = re.compile(rb"\r")
 _TEXT_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
-#: RFC 9110 §6.5.1: trailers that would change framing, routing or the connection if somebody merged them.
+#: RFC 9110 §6.5.1: trailers that would change framing, routing or the connection if somebody merged
+#: them.
 _NO_TRAILERS = frozenset(
     {
         b"authorization",
@@ -50,7 +53,9 @@ class Body(Protocol):
     done: bool
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """The next bytes of the connection, not empty and not after `done`. Raises `Refusal` on malformed chunks."""
+        """The next bytes of the connection, not empty and not after `done`. Raises
+        `MalformedMessage` on malformed chunks.
+        """
 
 
 class Nothing:
@@ -106,7 +111,8 @@ _BEGUN = {_Stage.SIZE: _SIZE_BEGUN, _Stage.DATA_END: _END_BEGUN, _Stage.TRAILERS
 class Chunks:
     """A chunked body, verified chunk by chunk (RFC 9112 §7.1).
 
-    What goes forward is the body still chunked, extensions left out and trailers kept, or with `decode` its payload.
+    What goes forward is the body still chunked, extensions left out and trailers kept, or with
+    `decode` its payload.
     """
 
     __slots__ = ("_decode", "_held", "_left", "_stage", "_trailers", "done")
@@ -120,7 +126,7 @@ class Chunks:
         self._trailers = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Raises `Refusal` as soon as the bytes cannot become a chunked body."""
+        """Raises `MalformedMessage` as soon as the bytes cannot become a chunked body."""
         out: list[bytes | memoryview] = []
         view, size = memoryview(data), len(data)
         at = begin = 0
@@ -141,8 +147,12 @@ class Chunks:
             return data[begin:at], data[at:]
         return b"".join((*out, view[begin:at])), data[at:]
 
-    def _skim(self, data: bytes, at: int, size: int, payload: list[bytes | memoryview] | None) -> int:
-        """Pass over payload, and over plain chunk sizes in between: most of a long body is read here."""
+    def _skim(
+        self, data: bytes, at: int, size: int, payload: list[bytes | memoryview] | None
+    ) -> int:
+        """Pass over payload, and over plain chunk sizes in between: most of a long body is read
+        here.
+        """
         while True:
             stop = at + self._left
             if payload is not None:
@@ -159,7 +169,9 @@ class Chunks:
             at = match.end()
 
     def _line(self, line: bytes) -> bytes | None:
-        """Read a line between data, or the beginning of one; returns what goes forward in its place if not itself."""
+        """Read a line between data, or the beginning of one; returns what goes forward in its place
+        if not itself.
+        """
         if not line.endswith(b"\n"):
             self._hold(line)
             return b""
@@ -172,12 +184,14 @@ class Chunks:
         return self._take(whole)
 
     def _hold(self, begun: bytes) -> None:
-        """Keep the beginning of a line, if one can come of it. Only the new bytes are looked at, and few before."""
+        """Keep the beginning of a line, if one can come of it. Only the new bytes are looked at,
+        and few before.
+        """
         held = self._held
         trailers = self._stage is _Stage.TRAILERS
         limit = MAX_TRAILERS - self._trailers if trailers else MAX_SIZE_LINE
         if len(held) + len(begun) > limit or held.endswith(b"\r"):
-            raise Refusal("a chunk is malformed")
+            raise MalformedMessage("a chunk is malformed")
         if not held:
             pattern, checked = _BEGUN[self._stage], begun
         elif trailers or b";" in held:
@@ -185,16 +199,18 @@ class Chunks:
         else:  # a size is within the first bytes, blanks are all that can follow before a semicolon
             pattern, checked = _BEGUN[self._stage], bytes(held[:_SIZE_WITHIN]) + begun
         if not pattern.fullmatch(checked):
-            raise Refusal("a chunk is malformed")
+            raise MalformedMessage("a chunk is malformed")
         held += begun
 
     def _take(self, line: bytes) -> bytes:
-        """Read one line between data; returns what goes forward of it: the same object when it is left as sent."""
+        """Read one line between data; returns what goes forward of it: the same object when it is
+        left as sent.
+        """
         if self._stage is _Stage.SIZE:
             return self._size(line)
         if self._stage is _Stage.DATA_END:
             if line != b"\r\n":
-                raise Refusal("a chunk is longer than its size")
+                raise MalformedMessage("a chunk is longer than its size")
             self._stage = _Stage.SIZE
         else:
             self._trailer(line)
@@ -203,7 +219,7 @@ class Chunks:
     def _size(self, line: bytes) -> bytes:
         match = _SIZE_LINE.fullmatch(line)
         if match is None or len(line) > MAX_SIZE_LINE:
-            raise Refusal("a chunk size is malformed")
+            raise MalformedMessage("a chunk size is malformed")
         self._left = int(match[1], 16)
         self._stage = _Stage.DATA if self._left else _Stage.TRAILERS
         return line if match[2] is None else match[1] + b"\r\n"
@@ -215,11 +231,13 @@ class Chunks:
         match = FIELD_LINE.fullmatch(line)
         self._trailers += len(line)
         if match is None or match[1].lower() in _NO_TRAILERS or self._trailers > MAX_TRAILERS:
-            raise Refusal("a trailer is malformed or must not be one")
+            raise MalformedMessage("a trailer is malformed or must not be one")
 
 
 def body_of(framing: Framing, length: int, *, decode: bool = False) -> Body:
-    """The scanner for a message of that framing. `decode` yields the payload of chunks instead of the chunks."""
+    """The scanner for a message of that framing. `decode` yields the payload of chunks instead of
+    the chunks.
+    """
     if framing is _NONE:
         return NOTHING
     if framing is _LENGTH:

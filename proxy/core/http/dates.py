@@ -25,7 +25,8 @@ _EPOCH = date(1970, 1, 1).toordinal()
 def parse_date(text: str, *, near: float) -> int | None:
     """The Unix second of an HTTP date in any of its three forms; None if it is none.
 
-    A two-digit year is the one that lies less than 50 years before or at most 50 after the Unix second `near`.
+    A two-digit year is the one that lies less than 50 years before or at most 50 after the Unix
+    second `near`.
     """
     found = next((match for form in _FORMS if (match := form.fullmatch(text))), None)
     if found is None:

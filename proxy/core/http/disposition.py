@@ -1,4 +1,6 @@
-"""The file's name: U's made safe, and how it is told to the client (CONTRACT §6; RFC 6266, RFC 8187)."""
+"""The file's name: U's made safe, and how it is told to the client (CONTRACT §6; RFC 6266, RFC
+8187).
+"""
 
 from __future__ import annotations
 
@@ -8,26 +10,39 @@ from base64 import b64decode
 from collections.abc import Iterator
 from urllib.parse import quote, unquote_to_bytes
 
-#: The longest name handed out, in bytes of UTF-8: file systems take 255, and clients add endings of their own.
+#: The longest name handed out, in bytes of UTF-8: file systems take 255, and clients add endings of
+#: their own.
 MAX_NAME = 200
 _MAX_EXTENSION = 20
 
 _PARAMETER = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.?)*(?:"|\Z))+', re.DOTALL)
-#: From a drive, a share, a variable, or with two or more backslashes that a sender had no reason to escape with.
-_WINDOWS_PATH = re.compile(rb'(?:[A-Za-z]:[\\/]|\\\\|\.{1,2}\\|%\w+%\\)(?!["\\])|(?:[^"\\]*+\\(?!["\\])){2}')
-_EXTENDED = re.compile(rb"(utf-8|iso-8859-1)'[^']*+'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9a-f]{2})*)", re.IGNORECASE)
-# ASP.NET's ContentDispositionHeaderValue.FileName writes names that are not ASCII so, against RFC 6266.
-_ENCODED_WORD = re.compile(r"=\?(utf-8|iso-8859-1)\?([bq])\?([!->@-~]*)\?=(?:[ \t]++(?==\?))?", re.IGNORECASE)
+#: From a drive, a share, a variable, or with two or more backslashes that a sender had no reason to
+#: escape with.
+_WINDOWS_PATH = re.compile(
+    rb'(?:[A-Za-z]:[\\/]|\\\\|\.{1,2}\\|%\w+%\\)(?!["\\])|(?:[^"\\]*+\\(?!["\\])){2}'
+)
+_EXTENDED = re.compile(
+    rb"(utf-8|iso-8859-1)'[^']*+'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9a-f]{2})*)", re.IGNORECASE
+)
+# ASP.NET's ContentDispositionHeaderValue.FileName writes names that are not ASCII so, against RFC
+# 6266.
+_ENCODED_WORD = re.compile(
+    r"=\?(utf-8|iso-8859-1)\?([bq])\?([!->@-~]*)\?=(?:[ \t]++(?==\?))?", re.IGNORECASE
+)
 _UNSAFE = re.compile(r'[<>:"|?*]')
 _HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(?:\.|\Z)", re.IGNORECASE)
+_RESERVED = re.compile(
+    r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(?:\.|\Z)", re.IGNORECASE
+)
 _NOT_PLAIN = re.compile(r'[^ -~]|["%/\\]')
 
 
 def file_name(content_disposition: bytes | None) -> str | None:
-    """A safe name for VB365's file: `filename*`, else `filename` of the field value; None without a usable one.
+    """A safe name for VB365's file: `filename*`, else `filename` of the field value; None without a
+    usable one.
 
-    Safe: one path component of at most `MAX_NAME` bytes that every file system takes and no terminal misreads.
+    Safe: one path component of at most `MAX_NAME` bytes that every file system takes and no
+    terminal misreads.
     """
     named = dict(_parameters(content_disposition or b""))
     for candidate in (_extended(named.get(b"filename*")), _plain(named.get(b"filename"))):
@@ -37,7 +52,9 @@ def file_name(content_disposition: bytes | None) -> str | None:
 
 
 def _parameters(value: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Names in lower case and unquoted values, the last one first: so the first of each name wins in a dict."""
+    """Names in lower case and unquoted values, the last one first: so the first of each name wins
+    in a dict.
+    """
     for found in reversed(_PARAMETER.findall(value)):
         name, equals, text = found.partition(b"=")
         if equals:
@@ -47,16 +64,23 @@ def _parameters(value: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _unquoted(text: bytes) -> bytes:
     """The content of a quoted-string, whose escapes are undone unless it is a Windows path.
 
-    VB365 may write its own path unescaped: read by the letter of RFC 9110 §5.6.4 its separators would vanish.
+    VB365 may write its own path unescaped: read by the letter of RFC 9110 §5.6.4 its separators
+    would vanish.
     """
     if not text.startswith(b'"'):
         return text
     content = text[1:].removesuffix(b'"')
-    return content if _WINDOWS_PATH.match(content) else re.sub(rb"\\(.)", rb"\1", content, flags=re.DOTALL)
+    return (
+        content
+        if _WINDOWS_PATH.match(content)
+        else re.sub(rb"\\(.)", rb"\1", content, flags=re.DOTALL)
+    )
 
 
 def _extended(value: bytes | None) -> str | None:
-    """RFC 8187 ext-value; None unless it is well-formed in a character set that the RFC names or its elder did."""
+    """RFC 8187 ext-value; None unless it is well-formed in a character set that the RFC names or
+    its elder did.
+    """
     found = _EXTENDED.fullmatch(value or b"")
     if found is None:
         return None
@@ -82,13 +106,17 @@ def _decoded_word(found: re.Match[str]) -> str:
     try:
         if encoding in "bB":
             return b64decode(text, validate=True).decode(charset)
-        return unquote_to_bytes(text.replace("%", "%25").replace("_", " ").replace("=", "%")).decode(charset)
+        return unquote_to_bytes(
+            text.replace("%", "%25").replace("_", " ").replace("=", "%")
+        ).decode(charset)
     except ValueError:
         return found[0]
 
 
 def safe_name(name: str) -> str:
-    """The last path component without what is invisible, forbidden or reserved on any system; "" if nothing stays."""
+    """The last path component without what is invisible, forbidden or reserved on any system; "" if
+    nothing stays.
+    """
     component = re.split(r"[/\\]", name)[-1]
     visible = "".join(c for c in component if unicodedata.category(c) not in _HIDDEN_CATEGORIES)
     trimmed = _UNSAFE.sub("_", visible).lstrip(". ").rstrip(". ")
@@ -107,7 +135,9 @@ def _shortened(name: str) -> str:
 
 
 def content_disposition(name: str) -> str:
-    """The field value that offers a file as `name`: an ASCII look-alike, and the name itself (RFC 6266 §4.3)."""
+    """The field value that offers a file as `name`: an ASCII look-alike, and the name itself (RFC
+    6266 §4.3).
+    """
     decomposed = unicodedata.normalize("NFKD", name)
     ascii_only = "".join(c for c in decomposed if not unicodedata.combining(c))
     plain = safe_name(_NOT_PLAIN.sub("_", ascii_only)) or "export"

@@ -1,7 +1,9 @@
-"""Which fields travel: outbound heads are built here, from inbound ones that nobody edits (CONTRACT §12).
+"""Which fields travel: outbound heads are built here, from inbound ones that nobody edits (CONTRACT
+§12).
 
-Order, case, repeats and the bytes of a field line stay as sent. Hop-by-hop fields (RFC 9110 §7.6.1 and those that
-Connection names) end at the proxy; the proxy says its own where the next hop needs to know.
+Order, case, repeats and the bytes of a field line stay as sent. Hop-by-hop fields (RFC 9110 §7.6.1
+and those that Connection names) end at the proxy; the proxy says its own where the next hop needs
+to know.
 """
 
 from __future__ import annotations
@@ -11,9 +13,20 @@ from dataclasses import dataclass
 
 from proxy.core.http.heads import Field, Framing, Head, ResponseHead, elements, without
 
-_HOP_BY_HOP = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"})
+_HOP_BY_HOP = frozenset(
+    {b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"}
+)
 #: Values that must never stand in a log.
-_SECRET = frozenset({b"authorization", b"cookie", b"set-cookie", b"proxy-authorization", b"x-api-key", b"x-xsrf-token"})
+_SECRET = frozenset(
+    {
+        b"authorization",
+        b"cookie",
+        b"set-cookie",
+        b"proxy-authorization",
+        b"x-api-key",
+        b"x-xsrf-token",
+    }
+)
 _HOST = frozenset({b"host"})
 _UPGRADE = frozenset({b"upgrade"})
 _TRANSFER_ENCODING = frozenset({b"transfer-encoding"})
@@ -25,14 +38,18 @@ UPGRADE = b"Connection: Upgrade\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """What `upstream.forwarded = true` appends: the peer's address, `http` or `https`, and our name for Via."""
+    """What `upstream.forwarded = true` appends: the peer's address, `http` or `https`, and our name
+    for Via.
+    """
 
     peer: bytes
     scheme: bytes
     name: bytes = b"vb365-async-proxy"
 
     def lines(self, head: Head) -> bytes:
-        """The field lines for a request with `head`. Appended lines continue the lists that balancers began."""
+        """The field lines for a request with `head`. Appended lines continue the lists that
+        balancers began.
+        """
         return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n%bVia: 1.%d %b\r\n" % (
             self.peer,
             self.scheme,
@@ -50,7 +67,8 @@ def websocket(head: Head | ResponseHead) -> bool:
 def request_bytes(
     head: Head, target: bytes, *, host: bytes | None = None, forwarding: Forwarding | None = None
 ) -> bytes:
-    """The head that goes to U: `target` instead of the client's, `host` instead of its Host if given.
+    """The head that goes to U: `target` instead of the client's, `host` instead of its Host if
+    given.
 
     An HTTP/1.0 request stays one: U then answers in a way that its client understands.
     """
@@ -69,10 +87,13 @@ def asks_tunnel(head: Head) -> bool:
     return head.method == b"GET" and head.framing is Framing.NONE and websocket(head)
 
 
-def response_bytes(head: ResponseHead, connection: bytes = b"", *, dechunked: bool = False) -> bytes:
+def response_bytes(
+    head: ResponseHead, connection: bytes = b"", *, dechunked: bool = False
+) -> bytes:
     """The head that goes to the client. `connection` is the proxy's own Connection line, or empty.
 
-    The version is ours (RFC 9112 §2.3). `dechunked` leaves out Transfer-Encoding, for HTTP/1.0 clients.
+    The version is ours (RFC 9112 §2.3). `dechunked` leaves out Transfer-Encoding, for HTTP/1.0
+    clients.
     """
     block = head.kept
     if head.status == 101:

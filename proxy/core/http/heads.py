@@ -1,6 +1,8 @@
-"""A strict grammar of HTTP/1.x heads: bytes in, a `Head` or a `Refusal` out (CONTRACT §12, last paragraph).
+"""A strict grammar of HTTP/1.x heads: bytes in, a `Head` or a `MalformedMessage` out (CONTRACT §12,
+last paragraph).
 
-What two implementations could read differently is refused, never guessed. Fields stay as they stood on the wire.
+What two implementations could read differently is refused, never guessed. Fields stay as they stood
+on the wire.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import NamedTuple
 
 from proxy.core.http.authority import names_host
 
-#: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has 256 KiB at most.
+#: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has 256
+#: KiB at most.
 MAX_HEAD = 1 << 18
 MAX_LINE = (1 << 16) + 1024
 MAX_FIELDS = 2048
@@ -22,7 +25,8 @@ MAX_INTERIM = 100
 _HTTP = b"HTTP/1."
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request to us.
+#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request
+#: to us.
 _TARGET = rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*+://)[\x21-\x7e\x80-\xff]*+|\*"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?")
@@ -36,10 +40,16 @@ FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")\r\n")
 #: RFC 3986 §3.2: what a Host field may hold; empty is allowed (RFC 9110 §7.2).
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-#: What no head can hold: control bytes, bare CR, bare LF. Three searches are ten times as fast as one.
-_NEVER = (re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), re.compile(rb"\r[^\n]"), re.compile(rb"(?<!\r)\n"))
+#: What no head can hold: control bytes, bare CR, bare LF. Three searches are ten times as fast as
+#: one.
+_NEVER = (
+    re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+    re.compile(rb"\r[^\n]"),
+    re.compile(rb"(?<!\r)\n"),
+)
 
-#: RFC 9110 §7.6.1. Transfer-Encoding is one of them too, but what passes is always `chunked` and stays `chunked`.
+#: RFC 9110 §7.6.1. Transfer-Encoding is one of them too, but what passes is always `chunked` and
+#: stays `chunked`.
 _HOPS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"te", b"upgrade"})
 #: Naming these in Connection asks us to drop what frames or routes the message.
 _UNDROPPABLE = frozenset({b"content-length", b"transfer-encoding", b"host"})
@@ -48,11 +58,13 @@ _NONE: frozenset[bytes] = frozenset()
 Field = tuple[bytes, bytes]
 
 
-class Refusal(Exception):
-    """The bytes are no message that everybody reads alike. The text says why; it holds no byte of the message."""
+class MalformedMessage(Exception):
+    """The bytes are no message that everybody reads alike. The text says why; it holds no byte of
+    the message.
+    """
 
 
-class TooLarge(Refusal):
+class HeadTooLarge(MalformedMessage):
     """The head is longer than `MAX_HEAD`."""
 
     def __init__(self) -> None:
@@ -72,10 +84,12 @@ _NO_BODY = Framing.NONE  # looking a member up costs more than it should on the 
 
 
 class Head(NamedTuple):
-    """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for `Framing.LENGTH`.
+    """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for
+    `Framing.LENGTH`.
 
-    `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the lines without
-    those; `host` the Host value; `upgrade` the value of an Upgrade that Connection announces.
+    `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the
+    lines without those; `host` the Host value; `upgrade` the value of an Upgrade that Connection
+    announces.
     """
 
     method: bytes
@@ -93,7 +107,9 @@ class Head(NamedTuple):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Name and value of every field line, in order, case kept, white space around values left out."""
+        """Name and value of every field line, in order, case kept, white space around values left
+        out.
+        """
         return split_fields(self.block)
 
     @property
@@ -112,7 +128,9 @@ class Head(NamedTuple):
 
 
 class ResponseHead(NamedTuple):
-    """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for an answer to HEAD."""
+    """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for an
+    answer to HEAD.
+    """
 
     status: int
     reason: bytes
@@ -127,7 +145,9 @@ class ResponseHead(NamedTuple):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Name and value of every field line, in order, case kept, white space around values left out."""
+        """Name and value of every field line, in order, case kept, white space around values left
+        out.
+        """
         return split_fields(self.block)
 
     @property
@@ -181,27 +201,29 @@ def _runs(block: bytes, names: frozenset[bytes]) -> tuple[tuple[int, int], ...]:
 def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
     """The offset after the head that begins at `start`, or -1 when more bytes are needed.
 
-    `searched` bytes of the buffer were looked at by an earlier call. Raises `Refusal` as soon as no head can come
-    of it: a client that sends nonsense need not wait for a time-out.
+    `searched` bytes of the buffer were looked at by an earlier call. Raises `MalformedMessage` as
+    soon as no head can come of it: a client that sends nonsense need not wait for a time-out.
     """
     end = buffer.find(b"\r\n\r\n", max(start, searched - 3))
     if end >= 0:
         if end + 4 - start > MAX_HEAD:
-            raise TooLarge
+            raise HeadTooLarge
         return end + 4
     if _impossible(buffer, max(start, searched - 1)):
-        raise Refusal(_WHY_NEVER)
+        raise MalformedMessage(_WHY_NEVER)
     if buffer.startswith(b"\r\n", start):
-        raise Refusal("a head begins with an empty line")
+        raise MalformedMessage("a head begins with an empty line")
     if len(buffer) - start > MAX_HEAD:
-        raise TooLarge
+        raise HeadTooLarge
     return -1
 
 
 def find_answer_end(buffer: bytes | bytearray, searched: int = 0) -> int:
-    """Like `find_end`, for an answer. Raises `Refusal` also as soon as the bytes are no HTTP/1 answer."""
+    """Like `find_end`, for an answer. Raises `MalformedMessage` also as soon as the bytes are no
+    HTTP/1 answer.
+    """
     if not buffer.startswith(_HTTP) and not _HTTP.startswith(buffer):
-        raise Refusal("it does not begin with an HTTP/1 status line")
+        raise MalformedMessage("it does not begin with an HTTP/1 status line")
     return find_end(buffer, searched=searched)
 
 
@@ -212,8 +234,9 @@ def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
 class _Facts(NamedTuple):
     """What a block of field lines says.
 
-    `framing` None: nothing about a body. `runs`: start and end of the lines that are passed on, None for all of them.
-    `host_fault`: Host is not one valid host. No other value of a field is in here.
+    `framing` None: nothing about a body. `runs`: start and end of the lines that are passed on,
+    None for all of them. `host_fault`: Host is not one valid host. No other value of a field is in
+    here.
     """
 
     framing: Framing | None
@@ -228,23 +251,25 @@ class _Facts(NamedTuple):
 
 
 def parse_request(raw: bytes) -> Head:
-    """The request head that `raw` is, its empty line included. Raises `Refusal`."""
+    """The request head that `raw` is, its empty line included. Raises `MalformedMessage`."""
     end = raw.find(b"\r\n")
     match = _REQUEST_LINE.fullmatch(raw, 0, end)
     if match is None or raw[-4:] != b"\r\n\r\n":
-        raise Refusal(_why_no_request(raw))
+        raise MalformedMessage(_why_no_request(raw))
     method, target, version = match.groups()
     if end > MAX_LINE:
-        raise Refusal("the request target is too long")
+        raise MalformedMessage("the request target is too long")
     if method == b"CONNECT":
-        raise Refusal("CONNECT asks for a tunnel, which is not served here")
+        raise MalformedMessage("CONNECT asks for a tunnel, which is not served here")
     minor = 1 if version == b"1" else 0
     block = raw[end + 2 : -2]
     facts = _facts_of(block, minor)
     if facts.host_fault or (minor and facts.host is None):
-        raise Refusal("Host is not one valid host" if facts.host_fault else "Host is missing")
+        raise MalformedMessage(
+            "Host is not one valid host" if facts.host_fault else "Host is missing"
+        )
     if not target.startswith(b"/") and not names_host(target, facts.host):
-        raise Refusal("the target names another host than the Host field")
+        raise MalformedMessage("the target names another host than the Host field")
     return Head(
         method,
         target,
@@ -262,11 +287,13 @@ def parse_request(raw: bytes) -> Head:
 
 
 def parse_response(raw: bytes, method: bytes) -> ResponseHead:
-    """The response head that `raw` is, its empty line included, to a request of `method`. Raises `Refusal`."""
+    """The response head that `raw` is, its empty line included, to a request of `method`. Raises
+    `MalformedMessage`.
+    """
     end = raw.find(b"\r\n")
     match = _STATUS_LINE.fullmatch(raw, 0, end)
     if match is None or raw[-4:] != b"\r\n\r\n":
-        raise Refusal(_why_no_response(raw))
+        raise MalformedMessage(_why_no_response(raw))
     version, digits, reason = match.groups()
     minor, status = 1 if version == b"1" else 0, int(digits)
     block = raw[end + 2 : -2]
@@ -288,10 +315,11 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
     )
 
 
-#: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A block is recognised
-#: by its length and its hash, a SipHash under a random key of this process (PEP 456), so that no credential in it is in
-#: memory longer than its request. Do not set PYTHONHASHSEED in production: 0 turns this off. What is remembered of a
-#: thousand blocks of at most `_REMEMBERED` bytes stays below 10 MB: only facts with few hop-by-hop names are kept.
+#: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A
+#: block is recognised by its length and its hash, a SipHash under a random key of this process (PEP
+#: 456), so that no credential in it is in memory longer than its request. Do not set PYTHONHASHSEED
+#: in production: 0 turns this off. What is remembered of a thousand blocks of at most `_REMEMBERED`
+#: bytes stays below 10 MB: only facts with few hop-by-hop names are kept.
 _REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_HOPS = 4096, 1024, 16
 _KEYED = sys.flags.hash_randomization == 1
 _remembered: dict[tuple[int, int, int], _Facts] = {}
@@ -313,9 +341,9 @@ def _facts_of(block: bytes, minor: int) -> _Facts:
 
 def _facts(block: bytes, minor: int) -> _Facts:
     if not _FIELDS.fullmatch(block):
-        raise Refusal(_WHY_NEVER if _impossible(block) else _WHY_NO_FIELDS)
+        raise MalformedMessage(_WHY_NEVER if _impossible(block) else _WHY_NO_FIELDS)
     if block.count(b"\n") > MAX_FIELDS:
-        raise Refusal("the head has too many fields")
+        raise MalformedMessage("the head has too many fields")
     special = _special(b"\n" + block)
     connection = _connection(special)
     framing, length = _framing(special, minor, connection)
@@ -347,23 +375,25 @@ def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
     return frozenset(elements(values)) if values else _NONE
 
 
-def _framing(special: dict[bytes, list[bytes]], minor: int, connection: frozenset[bytes]) -> tuple[Framing | None, int]:
+def _framing(
+    special: dict[bytes, list[bytes]], minor: int, connection: frozenset[bytes]
+) -> tuple[Framing | None, int]:
     """RFC 9112 §6.3, refusing where it lets a recipient choose. None: nothing is said of a body."""
     if not connection.isdisjoint(_UNDROPPABLE):
-        raise Refusal("Connection names a field that must not be dropped")
+        raise MalformedMessage("Connection names a field that must not be dropped")
     lengths, codings = special.get(b"content-length"), special.get(b"transfer-encoding")
     if codings is not None:
         if lengths is not None:
-            raise Refusal("Content-Length and Transfer-Encoding are both present")
+            raise MalformedMessage("Content-Length and Transfer-Encoding are both present")
         if minor == 0:
-            raise Refusal("HTTP/1.0 knows no Transfer-Encoding")
+            raise MalformedMessage("HTTP/1.0 knows no Transfer-Encoding")
         if len(codings) != 1 or codings[0].lower() != b"chunked":
-            raise Refusal("Transfer-Encoding is not exactly chunked")
+            raise MalformedMessage("Transfer-Encoding is not exactly chunked")
         return Framing.CHUNKED, 0
     if lengths is None:
         return None, 0
     if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise Refusal("Content-Length is not one decimal number")
+        raise MalformedMessage("Content-Length is not one decimal number")
     return Framing.LENGTH, int(lengths[0])
 
 

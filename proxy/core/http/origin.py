@@ -12,19 +12,25 @@ Lookup = Callable[[str], Sequence[str]]
 Networks = Sequence[IPv4Network | IPv6Network]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9._~-]{1,255}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{0,5}))?")
+_AUTHORITY = re.compile(
+    r"(?P<host>[A-Za-z0-9._~-]{1,255}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{0,5}))?"
+)
 _PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*/?")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
-# Unquoted values are taken beyond RFC 7239's tokens (`host=a:8443` is common): what they hold is validated anyway.
+# Unquoted values are taken beyond RFC 7239's tokens (`host=a:8443` is common): what they hold is
+# validated anyway.
 _PAIR = re.compile(
-    r'[ \t]*+(?:([!#$%&\'*+.^_`|~0-9A-Za-z-]++)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*+)))?[ \t]*+(?:(;)|(?=,)|\Z)'
+    r'[ \t]*+(?:([!#$%&\'*+.^_`|~0-9A-Za-z-]++)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*+)))?'
+    r"[ \t]*+(?:(;)|(?=,)|\Z)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What a balancer says of the request that it received; None where it says nothing that is valid."""
+    """What a balancer says of the request that it received; None where it says nothing that is
+    valid.
+    """
 
     scheme: str | None = None
     authority: tuple[str, int | None] | None = None
@@ -32,28 +38,46 @@ class _Said:
 
 
 def base_url(
-    *, public_url: str | None, trusted: Networks, peer: str | None, scheme: str, local: str, fields: Lookup
+    *,
+    public_url: str | None,
+    trusted: Networks,
+    peer: str | None,
+    scheme: str,
+    local: str,
+    fields: Lookup,
 ) -> str:
     """The URL before the proxy's own paths, without a trailing slash (CONTRACT §13).
 
-    `public_url` wins; then what a trusted direct `peer` (its IP address, None if it has none) says; then `scheme`
-    and Host of the request; `local` is the `host:port` that was connected to, for requests without a usable Host.
+    `public_url` wins; then what a trusted direct `peer` (its IP address, None if it has none) says;
+    then `scheme` and Host of the request; `local` is the `host:port` that was connected to, for
+    requests without a usable Host.
     """
     if public_url is not None:
         return public_url.rstrip("/")
     said, prefix = _Said(), ""
     if _is_trusted(peer, trusted):
         said, prefix = _forwarded(fields) or _x_forwarded(fields), _prefix(fields)
-    host, port = said.authority or _authority(_first(fields, "Host")) or _authority(local) or ("localhost", None)
+    host, port = (
+        said.authority
+        or _authority(_first(fields, "Host"))
+        or _authority(local)
+        or ("localhost", None)
+    )
     return _url(said.scheme or scheme, host, said.port or port) + prefix
 
 
 def _url(scheme: str, host: str, port: int | None) -> str:
-    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+    return (
+        f"{scheme}://{host}"
+        if port in (None, _DEFAULT_PORTS[scheme])
+        else f"{scheme}://{host}:{port}"
+    )
 
 
 def _is_trusted(peer: str | None, trusted: Networks) -> bool:
-    """True for a peer in one of the networks; an IPv4-mapped IPv6 peer is its IPv4 address as well."""
+    """True for a peer in one of the networks; an IPv4-mapped IPv6 peer is its IPv4 address as
+    well.
+    """
     if peer is None or not trusted:
         return False
     try:
@@ -61,7 +85,9 @@ def _is_trusted(peer: str | None, trusted: Networks) -> bool:
     except ValueError:
         return False
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return any(address in network or (mapped is not None and mapped in network) for network in trusted)
+    return any(
+        address in network or (mapped is not None and mapped in network) for network in trusted
+    )
 
 
 def _first(fields: Lookup, name: str) -> str:
@@ -97,14 +123,18 @@ def _is_v6(text: str) -> bool:
 
 
 def _forwarded(fields: Lookup) -> _Said | None:
-    """The first element of Forwarded; None unless it says a valid scheme or host: it is not mixed with the other."""
+    """The first element of Forwarded; None unless it says a valid scheme or host: it is not mixed
+    with the other.
+    """
     pairs = _pairs(next(iter(fields("Forwarded")), ""))
     said = _Said(_scheme(pairs.get("proto", "")), _authority(pairs.get("host", "")))
     return said if said.scheme or said.authority else None
 
 
 def _pairs(line: str) -> dict[str, str]:
-    """The parameters of the line's first element (RFC 7239 §4), names in lower case; none of a malformed one."""
+    """The parameters of the line's first element (RFC 7239 §4), names in lower case; none of a
+    malformed one.
+    """
     pairs: dict[str, str] = {}
     position, more = 0, True
     while more:
@@ -113,7 +143,9 @@ def _pairs(line: str) -> dict[str, str]:
             return {}
         name, quoted, plain, semicolon = found.groups()
         if name:
-            pairs.setdefault(name.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+            pairs.setdefault(
+                name.lower(), plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+            )
         position, more = found.end(), semicolon is not None
     return pairs
 
@@ -127,6 +159,8 @@ def _x_forwarded(fields: Lookup) -> _Said:
 
 
 def _prefix(fields: Lookup) -> str:
-    """X-Forwarded-Prefix without its trailing slash, if it is an absolute path without empty and dot segments."""
+    """X-Forwarded-Prefix without its trailing slash, if it is an absolute path without empty and
+    dot segments.
+    """
     text = _first(fields, "X-Forwarded-Prefix")
     return text.rstrip("/") if _PREFIX.fullmatch(text) and not _DOT_SEGMENT.search(text) else ""

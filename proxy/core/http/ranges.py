@@ -1,4 +1,6 @@
-"""Preconditions and ranges: what to send of a file for a GET or HEAD (CONTRACT §6; RFC 9110 §13, §14)."""
+"""Preconditions and ranges: what to send of a file for a GET or HEAD (CONTRACT §6; RFC 9110 §13,
+§14).
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ class One:
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """206 as multipart/byteranges: 2 to `MAX_PARTS` parts that neither overlap nor touch, in the order asked for."""
+    """206 as multipart/byteranges: 2 to `MAX_PARTS` parts that neither overlap nor touch, in the
+    order asked for.
+    """
 
     parts: tuple[Part, ...]
 
@@ -103,7 +107,8 @@ def _fresh(fields: Lookup, facts: Facts) -> bool:
 
 
 def _if_range(fields: Lookup, facts: Facts) -> bool:
-    """Step 5: the same strong entity tag or exactly the same date (RFC 9110 §13.1.5); true without If-Range.
+    """Step 5: the same strong entity tag or exactly the same date (RFC 9110 §13.1.5); true without
+    If-Range.
 
     The date is a strong validator here, because the file behind a job's URL never changes.
     """
@@ -126,7 +131,9 @@ def _date(lines: Sequence[str], facts: Facts) -> int | None:
 
 
 def etag_list(lines: Sequence[str]) -> list[str] | Literal["*"]:
-    """The entity tags of If-Match or If-None-Match (RFC 9110 §8.8.3), `W/` kept; malformed elements are left out."""
+    """The entity tags of If-Match or If-None-Match (RFC 9110 §8.8.3), `W/` kept; malformed elements
+    are left out.
+    """
     joined = ",".join(lines)
     if joined.strip(" \t") == "*":
         return "*"
@@ -157,7 +164,9 @@ def _answer(parts: Sequence[Part]) -> Selection:
 
 
 def _part(spec: str, size: int) -> Part | None:
-    """The bytes that one range spec selects, an empty part (start ≥ stop) if none; None when it is malformed."""
+    """The bytes that one range spec selects, an empty part (start ≥ stop) if none; None when it is
+    malformed.
+    """
     found = _SPEC.fullmatch(spec)
     if found is None or spec == "-":
         return None
@@ -177,9 +186,13 @@ def _clamped(digits: str, size: int) -> int:
 
 
 def coalesce(parts: Sequence[Part]) -> list[Part]:
-    """Parts that overlap or touch made one (RFC 9110 §15.3.7.2), each where the first of its members stood."""
+    """Parts that overlap or touch made one (RFC 9110 §15.3.7.2), each where the first of its
+    members stood.
+    """
     merged: list[tuple[int, int, int]] = []
-    for start, stop, order in sorted((start, stop, order) for order, (start, stop) in enumerate(parts)):
+    for start, stop, order in sorted(
+        (start, stop, order) for order, (start, stop) in enumerate(parts)
+    ):
         if merged and start <= merged[-1][1]:
             last = merged[-1]
             merged[-1] = (last[0], max(last[1], stop), min(last[2], order))
@@ -195,7 +208,9 @@ def content_range(start: int, stop: int, size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Multipart:
-    """A multipart/byteranges body: `pieces` in order, literal bytes or a `Part` of the file; `length` in bytes."""
+    """A multipart/byteranges body: `pieces` in order, literal bytes or a `Part` of the file;
+    `length` in bytes.
+    """
 
     media_type: str
     pieces: tuple[bytes | Part, ...]
@@ -205,12 +220,18 @@ class Multipart:
 def multipart(parts: Sequence[Part], size: int, media_type: str, boundary: str) -> Multipart:
     """The body that carries `parts` of a file of `size` bytes (RFC 9110 §14.6).
 
-    `media_type` is the file's own, latin-1 text; `boundary` 1 to 70 letters and digits that the file does not hold.
+    `media_type` is the file's own, latin-1 text; `boundary` 1 to 70 letters and digits that the
+    file does not hold.
     """
     pieces: list[bytes | Part] = []
     for start, stop in parts:
-        head = f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: {content_range(start, stop, size)}"
+        head = (
+            f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: "
+            f"{content_range(start, stop, size)}"
+        )
         pieces += [head.encode("latin-1") + b"\r\n\r\n", (start, stop)]
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
-    length = sum(len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
+    length = sum(
+        len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces
+    )
     return Multipart(f"multipart/byteranges; boundary={boundary}", tuple(pieces), length)

@@ -1,4 +1,6 @@
-"""Whether a connection to VB365 serves another request, and whose: decided here for every request (CONTRACT §12)."""
+"""Whether a connection to VB365 serves another request, and whose: decided here for every request
+(CONTRACT §12).
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,28 @@ from typing import NamedTuple
 
 from proxy.core.http.heads import Field, Framing, Head, ResponseHead, split_fields
 
-#: RFC 9110 §9.2.1. Only these go out on a connection that others have used: a race with its end is possible there.
+#: RFC 9110 §9.2.1. Only these go out on a connection that others have used: a race with its end is
+#: possible there.
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 _CHUNKED = Framing.CHUNKED  # looking a member up costs more than it should on the hot path
 #: These schemes authenticate a connection instead of a request (RFC 4559 §6).
 _SCHEMES = ([b"ntlm"], [b"negotiate"])
 _AUTHENTICATION = frozenset(
-    {b"authorization", b"proxy-authorization", b"www-authenticate", b"proxy-authenticate", b"persistent-auth"}
+    {
+        b"authorization",
+        b"proxy-authorization",
+        b"www-authenticate",
+        b"proxy-authenticate",
+        b"persistent-auth",
+    }
 )
 
 
 class Outgoing(NamedTuple):
-    """What matters of a request: `body` is True if a byte of one or a chunk goes out, `binding` if its credentials
-    authenticate the connection."""
+    """What matters of a request: `body` is True if a byte of one or a chunk goes out, `binding` if
+    its credentials authenticate the connection.
+    """
 
     method: bytes
     minor: int
@@ -47,13 +57,17 @@ _CLOSED, _SHARED, _PRIVATE = Fate.CLOSED, Fate.SHARED, Fate.PRIVATE
 
 def outgoing(head: Head) -> Outgoing:
     """What matters of the request with this head."""
-    return Outgoing(head.method, head.minor, head.framing is _CHUNKED or head.length > 0, binds(head.block))
+    return Outgoing(
+        head.method, head.minor, head.framing is _CHUNKED or head.length > 0, binds(head.block)
+    )
 
 
 def fate(request: Outgoing, answer: ResponseHead, *, private: bool = False) -> Fate:
-    """What becomes of the connection on which `request` got `answer`; `private` if it is one client's already.
+    """What becomes of the connection on which `request` got `answer`; `private` if it is one
+    client's already.
 
-    Whatever VB365 makes of a body, or of one that it announced and did not send, no other request follows it.
+    Whatever VB365 makes of a body, or of one that it announced and did not send, no other request
+    follows it.
     """
     if request.body or not request.minor or not answer.minor or not answer.keep_alive:
         return _CLOSED
@@ -63,7 +77,9 @@ def fate(request: Outgoing, answer: ResponseHead, *, private: bool = False) -> F
 
 
 def binds(block: bytes) -> bool:
-    """Whether a block of field lines, of either side, authenticates its connection by NTLM or Negotiate."""
+    """Whether a block of field lines, of either side, authenticates its connection by NTLM or
+    Negotiate.
+    """
     lower = block.lower()
     if b"ntlm" not in lower and b"negotiate" not in lower and b"persistent-auth" not in lower:
         return False
@@ -72,13 +88,16 @@ def binds(block: bytes) -> bool:
 
 def any_binds(fields: Iterable[Field]) -> bool:
     """Whether one of the fields authenticates its connection by NTLM or Negotiate."""
-    return any(_binds(name.lower(), value) for name, value in fields if name.lower() in _AUTHENTICATION)
+    return any(
+        _binds(name.lower(), value) for name, value in fields if name.lower() in _AUTHENTICATION
+    )
 
 
 def _binds(name: bytes, value: bytes) -> bool:
     if name == b"persistent-auth":
         return True
-    # a comma in a quoted string makes one element too many: at worst a connection is private without need
+    # a comma in a quoted string makes one element too many: at worst a connection is private
+    # without need
     return any(element.lower().split(None, 1)[:1] in _SCHEMES for element in value.split(b","))
 
 

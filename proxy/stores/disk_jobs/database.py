@@ -1,4 +1,6 @@
-"""The job records on disk: a diskcache of plain bytes, checked when it is opened. Everything here blocks."""
+"""The job records on disk: a diskcache of plain bytes, checked when it is opened. Everything here
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
 
 from proxy.core.job import Job, encode
 from proxy.ports import StoreUnavailable
-from proxy.stores.disk_jobs.reserve import Ballast
+from proxy.stores.disk_jobs.reserve import ReserveFile
 from proxy.stores.disk_jobs.scan import BODY, PATIENCE, RECORD, Scan, quarantine, salvage, scan
 from proxy.stores.durable import sync_directory
 
-#: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a row of no ours.
+#: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a
+#: row of no ours.
 _FAILURES = (sqlite3.Error, Timeout, OSError)
 
 _PROBE = "probe"
@@ -30,12 +33,14 @@ _SETTINGS: Final = DEFAULT_SETTINGS | {
     "cull_limit": 0,
     "size_limit": 2**62,
     "statistics": 0,
-    # diskcache's NORMAL leaves a commit in WAL mode to the page cache, and a power loss takes it away. FULL syncs the
-    # log at every commit: what `add` and `replace` returned for has happened (CONTRACT §3.6). Progress pays for it
-    # too, at most once a second and job; the commits of concurrent calls share one sync.
+    # diskcache's NORMAL leaves a commit in WAL mode to the page cache, and a power loss takes
+    # it away. FULL syncs the log at every commit: what `add` and `replace` returned for has
+    # happened (CONTRACT §3.6). Progress pays for it too, at most once a second and job; the
+    # commits of concurrent calls share one sync.
     "sqlite_synchronous": 2,
     "sqlite_journal_mode": "wal",
-    "sqlite_mmap_size": 0,  # a file cut short is SIGBUS through a mapping, and an error through read()
+    # a file cut short is SIGBUS through a mapping, and an error through read()
+    "sqlite_mmap_size": 0,
 }
 
 
@@ -44,8 +49,9 @@ class Unreadable(ValueError):
 
 
 class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
-    """Keys are text, values are bytes in their row. What diskcache would pickle or unpickle (CVE-2025-69872: rows of
-    `mode` 4 or `raw` 0) and what names a file is refused, in both directions.
+    """Keys are text, values are bytes in their row. What diskcache would pickle or unpickle
+    (CVE-2025-69872: rows of `mode` 4 or `raw` 0) and what names a file is refused, in both
+    directions.
     """
 
     def put(self, key: object) -> tuple[str, bool]:
@@ -60,8 +66,12 @@ class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
             raise Unreadable("a key is text")
         return key
 
-    def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, None, object]:
-        """The value as it goes into the row: never into a file beside it, which no transaction would cover."""
+    def store(
+        self, value: object, read: bool, key: object = UNKNOWN
+    ) -> tuple[int, int, None, object]:
+        """The value as it goes into the row: never into a file beside it, which no transaction
+        would cover.
+        """
         if type(value) is not bytes or read:
             raise Unreadable("a value is bytes")
         return 0, MODE_RAW, None, sqlite3.Binary(value)
@@ -86,7 +96,9 @@ KEEP: Final = Keep()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to become of one job on disk: `job` None drops its record, `body` None drops its body."""
+    """What is to become of one job on disk: `job` None drops its record, `body` None drops its
+    body.
+    """
 
     id: str
     job: Job | None
@@ -95,7 +107,9 @@ class Change:
 
 @dataclass(slots=True)
 class Findings:
-    """What opening found: the jobs, where a damaged database went, and a sentence for each thing that was amiss."""
+    """What opening found: the jobs, where a damaged database went, and a sentence for each thing
+    that was amiss.
+    """
 
     jobs: list[Job] = field(default_factory=list)
     set_aside: Path | None = None
@@ -103,17 +117,21 @@ class Findings:
 
 
 class JobDatabase:
-    """The database in `directory`/jobs. All of it runs in one and the same thread; failures are `StoreUnavailable`."""
+    """The database in `directory`/jobs. All of it runs in one and the same thread; failures are
+    `StoreUnavailable`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / "jobs"
         self._fresh = directory / "jobs.new"
-        self._ballast = Ballast(directory / "ballast")
+        self._ballast = ReserveFile(directory / "ballast")
         self._cache: Any = None
 
     def open(self) -> Findings:
-        """Read and check everything; a database that cannot be trusted is set aside and a new one begun."""
+        """Read and check everything; a database that cannot be trusted is set aside and a new one
+        begun.
+        """
         try:
             findings = self._open()
         except _FAILURES as why:
@@ -135,7 +153,9 @@ class JobDatabase:
         return findings
 
     def _finish_beginning(self) -> None:
-        """A process that was killed while it began a new database left a whole one or a heap of nothing."""
+        """A process that was killed while it began a new database left a whole one or a heap of
+        nothing.
+        """
         if not self._fresh.exists():
             return
         if self._path.exists() or scan(self._fresh / DBNAME).trouble is not None:
@@ -152,21 +172,30 @@ class JobDatabase:
             return Findings(list(found.jobs.values()))
         place = self._directory / f"jobs.rejected-{_stamp()}.jsonl"
         quarantine(file, found.rejected, place)
-        notes = [f"a row of the job database was set aside in {place}: {why}" for _, why in found.rejected]
+        notes = [
+            f"a row of the job database was set aside in {place}: {why}"
+            for _, why in found.rejected
+        ]
         return Findings(list(found.jobs.values()), notes=notes)
 
     def _begin_anew(self, found: Scan) -> Findings:
-        """What could be read of the damaged database goes into the new one; the artifacts' memos tell the rest."""
+        """What could be read of the damaged database goes into the new one; the artifacts' memos
+        tell the rest.
+        """
         place = self._directory / f"jobs.corrupt-{_stamp()}"
-        self._begin((Change(job.id, job, body) for job, body in salvage(self._path / DBNAME, found)), place)
+        self._begin(
+            (Change(job.id, job, body) for job, body in salvage(self._path / DBNAME, found)), place
+        )
         note = (
-            f"the job database was damaged ({found.trouble}): it was set aside as {place}, and a new one begun with "
-            f"the {len(found.jobs)} records that could still be read"
+            f"the job database was damaged ({found.trouble}): it was moved to {place}, and a new "
+            f"one was made with the {len(found.jobs)} records that could still be read"
         )
         return Findings(list(found.jobs.values()), place, [note])
 
     def _begin(self, changes: Iterable[Change], place: Path | None = None) -> None:
-        """A new database takes the old one's place once it is whole: a crash at any moment leaves one of the two."""
+        """A new database takes the old one's place once it is whole: a crash at any moment leaves
+        one of the two.
+        """
         self._fresh.mkdir(mode=0o700)
         with closing(_connect(self._fresh)) as fresh:
             _write(fresh, changes)
@@ -176,7 +205,9 @@ class JobDatabase:
         sync_directory(self._directory)
 
     def commit(self, changes: Sequence[Change]) -> list[StoreUnavailable | None]:
-        """Make the changes durable, in one transaction if that can be; tells for each whether it failed."""
+        """Make the changes durable, in one transaction if that can be; tells for each whether it
+        failed.
+        """
         try:
             _write(self._cache, changes)
             return [None] * len(changes)
@@ -185,7 +216,9 @@ class JobDatabase:
             if self._ballast.drop():
                 return self.commit(changes)
             if len(changes) == 1:
-                return [StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")]
+                return [
+                    StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")
+                ]
         return [outcome for change in changes for outcome in self.commit([change])]
 
     def probe(self) -> None:
@@ -197,7 +230,9 @@ class JobDatabase:
                 self._cache.delete(_PROBE)
         except _FAILURES as why:
             self._recover()
-            raise StoreUnavailable(f"the job database in {self._path} cannot be written: {why}") from why
+            raise StoreUnavailable(
+                f"the job database in {self._path} cannot be written: {why}"
+            ) from why
 
     def _recover(self) -> None:
         """diskcache leaves a transaction open whose COMMIT failed, and has no way to end it."""
@@ -214,7 +249,9 @@ class JobDatabase:
             body: bytes | None = self._cache.get(BODY + id)
             return body
         except (*_FAILURES, Unreadable) as why:
-            raise StoreUnavailable(f"the job database in {self._path} cannot be read: {why}") from why
+            raise StoreUnavailable(
+                f"the job database in {self._path} cannot be read: {why}"
+            ) from why
 
     def close(self) -> None:
         """Fold the log into the database and let go of it."""
@@ -228,7 +265,9 @@ def _connect(path: Path) -> Any:
 def _write(cache: Any, changes: Iterable[Change]) -> None:
     with cache.transact():
         for change in changes:
-            _write_row(cache, RECORD + change.id, None if change.job is None else encode(change.job))
+            _write_row(
+                cache, RECORD + change.id, None if change.job is None else encode(change.job)
+            )
             if not isinstance(change.body, Keep):
                 _write_row(cache, BODY + change.id, change.body)
 

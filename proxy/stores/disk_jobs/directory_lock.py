@@ -25,7 +25,9 @@ class DirectoryInUse(StoreUnavailable):
 
 
 class DirectoryLock:
-    """An exclusive lock on `directory`/lock; the system lets go of it when the process ends, however it ends."""
+    """An exclusive lock on `directory`/lock; the system lets go of it when the process ends,
+    however it ends.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -34,7 +36,8 @@ class DirectoryLock:
         except (BlockingIOError, PermissionError) as why:
             os.close(self._descriptor)
             raise DirectoryInUse(
-                f"the data directory {directory} is in use by another process: stop it, or choose another storage.dir"
+                f"the data directory {directory} is in use by another process: stop it, or "
+                "choose another storage.dir"
             ) from why
         except OSError:
             os.close(self._descriptor)

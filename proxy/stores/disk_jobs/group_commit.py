@@ -1,4 +1,6 @@
-"""Orders the changes of a job store: decided on the loop one after the other, made durable in one thread."""
+"""Orders the changes of a job store: decided on the loop one after the other, made durable in one
+thread.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,12 @@ class _Decided:
 
 
 class GroupCommit:
-    """First come, first served. A batch is one transaction; operations that touch the same thing never share one, so
-    that each is decided on what is durable: of two that compare and set the same version, one wins.
+    """First come, first served. A batch is one transaction; operations that touch the same thing
+    never share one, so that each is decided on what is durable: of two that compare and set the
+    same version, one wins.
 
-    It is driven by callbacks and not by a task, so that nothing can cancel it: once a change is on its way to the disk
-    it reaches the memory too (`apply`), whatever becomes of its caller.
+    It is driven by callbacks and not by a task, so that nothing can cancel it: once a change is on
+    its way to the disk it reaches the memory too (`apply`), whatever becomes of its caller.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class GroupCommit:
     def submit(
         self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]
     ) -> asyncio.Future[_T]:
-        """The answer that `decide` gives, once the change that it asks for is durable and applied."""
+        """The answer that `decide` gives, once the change that it asks for is durable and
+        applied.
+        """
         operation = _Operation(touches, decide, asyncio.get_running_loop().create_future())
         self._waiting.append(operation)
         if not self._batch:
@@ -80,7 +85,11 @@ class GroupCommit:
     def _gather(self) -> list[_Decided]:
         batch: list[_Decided] = []
         touched: set[Hashable] = set()
-        while self._waiting and len(batch) < _LARGEST_BATCH and touched.isdisjoint(self._waiting[0].touches):
+        while (
+            self._waiting
+            and len(batch) < _LARGEST_BATCH
+            and touched.isdisjoint(self._waiting[0].touches)
+        ):
             operation = self._waiting.popleft()
             if operation.done.cancelled():
                 continue

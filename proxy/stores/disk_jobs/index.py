@@ -65,7 +65,9 @@ class JobIndex:
 
     def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""
-        return Counts(len(_union(self._live, owners)), len(_union(self._by_owner, owners)), len(self._jobs))
+        return Counts(
+            len(_union(self._live, owners)), len(_union(self._by_owner, owners)), len(self._jobs)
+        )
 
     def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
         """As `JobStore.spent`."""
@@ -78,7 +80,10 @@ class JobIndex:
     def due(self, stage: Stage, until: float) -> Sequence[Job]:
         """As `JobStore.due`."""
         waiting = self._stages[stage]
-        return [self._jobs[each] for _, each in waiting[: bisect_right(waiting, until, key=itemgetter(0))]]
+        return [
+            self._jobs[each]
+            for _, each in waiting[: bisect_right(waiting, until, key=itemgetter(0))]
+        ]
 
     def put(self, job: Job) -> None:
         """Add the job, or replace the one with its id."""
@@ -150,7 +155,9 @@ class JobIndex:
 
 
 def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection[str]:
-    """The members of the owners' sets, each once; most callers have one owner, whose set is not copied."""
+    """The members of the owners' sets, each once; most callers have one owner, whose set is not
+    copied.
+    """
     found = [index[owner] for owner in owners if owner in index]
     return found[0] if len(found) == 1 else set().union(*found)
 

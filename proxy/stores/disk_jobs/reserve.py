@@ -1,4 +1,6 @@
-"""Room that is put by while there is plenty, so that a full disk can still be told what is removed from it."""
+"""Room that is put by while there is plenty, so that a full disk can still be told what is removed
+from it.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,16 @@ _SIZE = 4 << 20
 _PLENTY = 8 * _SIZE
 
 
-class Ballast:
+class ReserveFile:
     """A file of 4 MiB at `path` that can be dropped. Blocks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def refill(self) -> None:
-        """Put room by, if it is not and there is plenty. Never raises `OSError`: it is only a precaution."""
+        """Put room by, if it is not and there is plenty. Never raises `OSError`: it is only a
+        precaution.
+        """
         with suppress(OSError):
             if self._path.exists() or shutil.disk_usage(self._path.parent).free < _PLENTY:
                 return

@@ -1,6 +1,8 @@
-"""Reads a job database that nobody vouches for: what is good in it, what is not, and whether the file can be trusted.
+"""Reads a job database that nobody vouches for: what is good in it, what is not, and whether the
+file can be trusted.
 
-Plain SQLite over diskcache 5.6.3's one table, read-mostly; nothing here unpickles or follows a file name. It blocks.
+Plain SQLite over diskcache 5.6.3's one table, read-mostly; nothing here unpickles or follows a file
+name. It blocks.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _Row = tuple[int, object, object, int]
 
 @dataclass(slots=True)
 class Scan:
-    """`trouble` says why the file as a whole cannot be trusted; `rejected` holds rowid and reason of each bad row."""
+    """`trouble` says why the file as a whole cannot be trusted; `rejected` holds rowid and reason
+    of each bad row.
+    """
 
     trouble: str | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -46,7 +50,9 @@ class Scan:
 
 
 def scan(file: Path) -> Scan:
-    """Everything that can be read of the database. Raises `sqlite3.Error` when the disk rather than the file fails."""
+    """Everything that can be read of the database. Raises `sqlite3.Error` when the disk rather than
+    the file fails.
+    """
     if not file.exists() or file.stat().st_size == 0:
         return Scan(trouble=f"{file.name} is missing or empty")
     found = Scan()
@@ -69,14 +75,18 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 def _trouble(connection: sqlite3.Connection, file: Path) -> str | None:
     try:
-        # SQLite reads a last page that is cut short as if zeros followed. A crash while the log was folded in may
-        # leave such a page as well: folding it in once more mends that.
+        # SQLite reads a last page that is cut short as if zeros followed. A crash while the log was
+        # folded in may leave such a page as well: folding it in once more mends that.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if file.stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0]:
             return "the file is cut short"
         verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         connection.execute(_ROWS.format(">", "ASC"), (0,)).close()
-        foreign = [key for (key,) in connection.execute("SELECT key FROM Settings") if key.decode() not in _SETTINGS]
+        foreign = [
+            key
+            for (key,) in connection.execute("SELECT key FROM Settings")
+            if key.decode() not in _SETTINGS
+        ]
     except (sqlite3.Error, UnicodeDecodeError) as why:
         return _damage(why)
     if foreign:
@@ -85,7 +95,9 @@ def _trouble(connection: sqlite3.Connection, file: Path) -> str | None:
 
 
 def _damage(why: sqlite3.Error | UnicodeDecodeError) -> str:
-    """What is wrong with the file; a lock, a full or a failing disk is not the file's fault and raised again."""
+    """What is wrong with the file; a lock, a full or a failing disk is not the file's fault and
+    raised again.
+    """
     code = getattr(why, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         raise why
@@ -161,7 +173,9 @@ def salvage(file: Path, found: Scan) -> Iterator[tuple[Job, bytes | None]]:
 
 def _body(connection: sqlite3.Connection, rowid: int | None) -> bytes | None:
     try:
-        row = connection.execute("SELECT value FROM Cache NOT INDEXED WHERE rowid = ?", (rowid,)).fetchone()
+        row = connection.execute(
+            "SELECT value FROM Cache NOT INDEXED WHERE rowid = ?", (rowid,)
+        ).fetchone()
     except sqlite3.Error as why:
         _damage(why)
         return None
@@ -172,13 +186,17 @@ def _body(connection: sqlite3.Connection, rowid: int | None) -> bytes | None:
 
 
 def quarantine(file: Path, rejected: list[tuple[int, str]], place: Path) -> None:
-    """Move the rejected rows out of the database into `place`, one JSON line each, values in base64."""
+    """Move the rejected rows out of the database into `place`, one JSON line each, values in
+    base64.
+    """
     with closing(_connect(file)) as connection:
         lines = [_line(connection, rowid, why) for rowid, why in rejected]
         write_file(place, "".join(lines).encode())
         sync_directory(place.parent)
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany("DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid, _ in rejected])
+        connection.executemany(
+            "DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid, _ in rejected]
+        )
         connection.execute("COMMIT")
 
 

@@ -22,14 +22,20 @@ _T = TypeVar("_T")
 
 
 class DiskJobs:
-    """A `JobStore` whose every record is on disk before a call returns, and in memory for every look-up.
+    """A `JobStore` whose every record is on disk before a call returns, and in memory for every
+    look-up.
 
-    `set_aside` is where a damaged database went when the store was opened, None when it was sound; `notes` holds a
-    sentence for the log about each thing that was amiss. Records that were lost can be rebuilt from the artifacts.
+    `set_aside` is where a damaged database went when the store was opened, None when it was sound;
+    `notes` holds a sentence for the log about each thing that was amiss. Records that were lost can
+    be rebuilt from the artifacts.
     """
 
     def __init__(
-        self, lock: DirectoryLock, thread: ThreadPoolExecutor, database: JobDatabase, findings: Findings
+        self,
+        lock: DirectoryLock,
+        thread: ThreadPoolExecutor,
+        database: JobDatabase,
+        findings: Findings,
     ) -> None:
         self.set_aside = findings.set_aside
         self.notes = tuple(findings.notes)
@@ -46,13 +52,16 @@ class DiskJobs:
     async def open(cls, directory: Path) -> DiskJobs:
         """The jobs kept in `directory`, which is made if it is not there.
 
-        Raises `DirectoryInUse` when another process owns the directory, `StoreUnavailable` when it cannot be used.
+        Raises `DirectoryInUse` when another process owns the directory, `StoreUnavailable` when it
+        cannot be used.
         """
         loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
         try:
             opening = loop.run_in_executor(thread, _open, directory)
-            opened = await undisturbed(opening, unwanted=lambda late: loop.run_in_executor(thread, _let_go, *late[:2]))
+            opened = await undisturbed(
+                opening, unwanted=lambda late: loop.run_in_executor(thread, _let_go, *late[:2])
+            )
         except BaseException:
             thread.shutdown(wait=False)
             raise
@@ -82,7 +91,9 @@ class DiskJobs:
     async def body(self, id: str) -> bytes | None:
         """As `JobStore.body`."""
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._database.body, id)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._database.body, id
+        )
 
     async def replace(self, old: Job, new: Job) -> bool:
         """As `JobStore.replace`."""
@@ -94,7 +105,9 @@ class DiskJobs:
 
     async def remove(self, job: Job) -> bool:
         """As `JobStore.remove`."""
-        return await self._submit(_touched(job), partial(self._decide, job, Change(job.id, None, None)))
+        return await self._submit(
+            _touched(job), partial(self._decide, job, Change(job.id, None, None))
+        )
 
     def _decide(self, old: Job, change: Change) -> tuple[bool, Change | None]:
         stored = self._index.get(old.id)
@@ -130,7 +143,9 @@ class DiskJobs:
     async def probe(self) -> None:
         """As `JobStore.probe`: something is written, and taken back."""
         self._check_open()
-        await undisturbed(asyncio.get_running_loop().run_in_executor(self._thread, self._database.probe))
+        await undisturbed(
+            asyncio.get_running_loop().run_in_executor(self._thread, self._database.probe)
+        )
 
     async def close(self) -> None:
         """As `JobStore.close`: what was asked for before is still written. Idempotent."""
@@ -145,7 +160,9 @@ class DiskJobs:
         await loop.run_in_executor(self._thread, _let_go, self._lock, self._database)
         self._thread.shutdown(wait=False)
 
-    async def _submit(self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]) -> _T:
+    async def _submit(
+        self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]
+    ) -> _T:
         self._check_open()
         return await self._writer.submit(touches, decide)
 
@@ -182,5 +199,7 @@ def _let_go(lock: DirectoryLock, database: JobDatabase) -> None:
 
 
 def _touched(*jobs: Job) -> frozenset[Hashable]:
-    """What must not be decided twice at a time: the job, and the idempotency keys it takes or frees (CONTRACT §8)."""
+    """What must not be decided twice at a time: the job, and the idempotency keys it takes or frees
+    (CONTRACT §8).
+    """
     return frozenset({job.id for job in jobs} | {claim for job in jobs for claim in claims(job)})

@@ -1,8 +1,9 @@
 """Where an artifact store keeps what, and how it is found again. Everything here blocks.
 
-In `artifacts`/<first two of the id>/ stand `<id>.partial` while the file grows; `<id>.json`, the sidecar, written and
-synced before the commit; `<id>.file`, the committed file. Renaming the partial to `.file` is the commit: whatever a
-crash leaves before it is still a partial, and a sidecar alone means nothing.
+In `artifacts`/<first two of the id>/ stand `<id>.partial` while the file grows; `<id>.json`, the
+sidecar, written and synced before the commit; `<id>.file`, the committed file. Renaming the partial
+to `.file` is the commit: whatever a crash leaves before it is still a partial, and a sidecar alone
+means nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def checked(id: str) -> str:
-    """The id, if it is a UUID in lower case: no other text ever becomes part of a path. Raises ValueError."""
+    """The id, if it is a UUID in lower case: no other text ever becomes part of a path. Raises
+    ValueError.
+    """
     if re.fullmatch(_UUID, id) is None:
         raise ValueError(f"not a job id: {id!r}")
     return id
@@ -89,13 +92,13 @@ def make_directory(directory: Path, *, durable: bool) -> None:
         sync_directory(directory.parent)
 
 
-def write_sidecar(places: Places, artifact: Artifact, memo: bytes, *, durable: bool) -> None:
+def write_sidecar(places: Places, artifact: Artifact, record_copy: bytes, *, durable: bool) -> None:
     """Put the sidecar in its place, whole or not at all."""
     facts = {
         "size": artifact.size,
         "sha256": artifact.sha256.hex(),
         "created": artifact.created,
-        "memo": base64.b64encode(memo).decode(),
+        "memo": base64.b64encode(record_copy).decode(),
     }
     write_file(places.draft, json.dumps(facts).encode(), durable=durable)
     places.draft.replace(places.sidecar)
@@ -104,16 +107,18 @@ def write_sidecar(places: Places, artifact: Artifact, memo: bytes, *, durable: b
 
 
 def committed(places: Places) -> tuple[Artifact, bytes] | None:
-    """The committed artifact and its memo. A file that does not fit its sidecar is none: never a short one."""
+    """The committed artifact and its memo. A file that does not fit its sidecar is none: never a
+    short one.
+    """
     with disk_errors(places.file):
         try:
             size = places.file.stat(follow_symlinks=False).st_size
             facts = json.loads(places.sidecar.read_bytes())
-            digest, memo = bytes.fromhex(facts["sha256"]), base64.b64decode(facts["memo"])
+            digest, record_copy = bytes.fromhex(facts["sha256"]), base64.b64decode(facts["memo"])
             artifact = Artifact(places.id, facts["size"], digest, float(facts["created"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-    return (artifact, memo) if artifact.size == size and len(digest) == 32 else None
+    return (artifact, record_copy) if artifact.size == size and len(digest) == 32 else None
 
 
 def opened(places: Places) -> tuple[Artifact, int] | None:

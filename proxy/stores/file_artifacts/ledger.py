@@ -6,7 +6,9 @@ from collections.abc import Hashable, Mapping
 
 
 class Ledger:
-    """Bytes by entry. An entry is (id, "file" or "partial") for a file at rest, and its writer for one that grows."""
+    """Bytes by entry. An entry is (id, "file" or "partial") for a file at rest, and its writer for
+    one that grows.
+    """
 
     def __init__(self) -> None:
         self._sizes: dict[Hashable, int] = {}
@@ -26,11 +28,13 @@ class Ledger:
         self.changes += 1
 
     def recount(self, found: Mapping[tuple[str, str], int], since: int) -> None:
-        """Take over what a look at the disk found, unless something has changed `since` then: on a volume that is
-        shared others store and remove too.
+        """Take over what a look at the disk found, unless something has changed `since` then: on a
+        volume that is shared others store and remove too.
         """
         if self.changes != since:
             return
-        growing = {entry: size for entry, size in self._sizes.items() if not isinstance(entry, tuple)}
+        growing = {
+            entry: size for entry, size in self._sizes.items() if not isinstance(entry, tuple)
+        }
         self._sizes = growing | dict(found)
         self.total = sum(self._sizes.values())

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 #: Small enough to overlap, large enough that the hop into the thread does not count.
 _BATCH = 1 << 20
-#: The writer waits when this much is gathered behind the batch in hand: a partial holds twice that in memory at most.
+#: The writer waits when this much is gathered behind the batch in hand: a partial holds twice that
+#: in memory at most.
 _GATHERED = 2 << 20
 
 
 class FilePartial:
     """A `Partial` over a `Spool`. One call at a time.
 
-    Bytes are gathered, then handed to a thread as a batch. A batch that could not be written stays in hand, and the
-    next call tries it again before it does anything else.
+    Bytes are gathered, then handed to a thread as a batch. A batch that could not be written stays
+    in hand, and the next call tries it again before it does anything else.
     """
 
     def __init__(self, store: FileArtifacts, id: str, spool: Spool) -> None:
@@ -51,7 +52,9 @@ class FilePartial:
         return self._offset
 
     async def write(self, chunk: bytes) -> None:
-        """As `Partial.write`. The bytes may still be on their way to the disk: a later call raises for them."""
+        """As `Partial.write`. The bytes may still be on their way to the disk: a later call raises
+        for them.
+        """
         self._check()
         if self._trouble is not None:
             await self._settled()
@@ -80,11 +83,15 @@ class FilePartial:
 
     def _check_room(self, size: int) -> None:
         if size > self._store.room():
-            self._failure = StorageFull(f"storage.max_bytes leaves no room for the file of job {self.id}")
+            self._failure = StorageFull(
+                f"storage.max_bytes leaves no room for the file of job {self.id}"
+            )
             self._check()
 
     def _append(self) -> None:
-        """Hand a batch to the thread, unless it is busy with one: that in hand, else what is gathered."""
+        """Hand a batch to the thread, unless it is busy with one: that in hand, else what is
+        gathered.
+        """
         if self._appending is not None:
             return
         if not self._batch:
@@ -127,25 +134,28 @@ class FilePartial:
         if self._trouble is not None:
             raise self._trouble
 
-    async def commit(self, size: int, memo: Callable[[Artifact], bytes]) -> Artifact:
+    async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         """As `Partial.commit`."""
         self._check()
         await self._settled()
         if self._offset != size:
             raise LengthMismatch(f"the file of job {self.id} has {self._offset} bytes, not {size}")
         artifact = Artifact(self.id, size, self._spool.digest(), self._store.now())
-        await self._store.exclusively(self.id, partial(self._commit, artifact, memo(artifact)))
+        await self._store.exclusively(
+            self.id, partial(self._commit, artifact, record_copy(artifact))
+        )
         self._store.ended(self, (self.id, "file"))
         self._stopped = self._ended = True
         return artifact
 
-    def _commit(self, artifact: Artifact, memo: bytes) -> None:
-        self._spool.commit(artifact, memo)
+    def _commit(self, artifact: Artifact, record_copy: bytes) -> None:
+        self._spool.commit(artifact, record_copy)
         self._committed = True
 
     async def keep(self) -> None:
-        """As `Partial.keep`. Raises if bytes that were accepted could not be stored; a `StorageFull` that was known
-        before it does not raise again."""
+        """As `Partial.keep`. Raises if bytes that were accepted could not be stored; a
+        `StorageFull` that was known before it does not raise again.
+        """
         await undisturbed(asyncio.ensure_future(self._keep()))
 
     async def _keep(self) -> None:
@@ -164,7 +174,9 @@ class FilePartial:
             raise failure
 
     async def discard(self) -> None:
-        """As `Partial.discard`: also of a file whose `commit` was cancelled too late, not of one that it returned."""
+        """As `Partial.discard`: also of a file whose `commit` was cancelled too late, not of one
+        that it returned.
+        """
         await undisturbed(asyncio.ensure_future(self._discard()))
 
     async def _discard(self) -> None:

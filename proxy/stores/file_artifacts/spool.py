@@ -1,4 +1,6 @@
-"""The file of a job that still grows: appended to, hashed on the way, committed at the end. Everything here blocks."""
+"""The file of a job that still grows: appended to, hashed on the way, committed at the end.
+Everything here blocks.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,20 @@ from threading import Event
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
 from proxy.stores.durable import PLAIN, sync_directory
-from proxy.stores.file_artifacts.files import Places, disk_errors, make_directory, read_at, write_sidecar
+from proxy.stores.file_artifacts.files import (
+    Places,
+    disk_errors,
+    make_directory,
+    read_at,
+    write_sidecar,
+)
 
 if sys.platform != "win32":
     import fcntl
 
 _PIECE = 1 << 20
-#: A sync now and then bounds what a commit waits for, and what the job store's own sync may have to wait behind.
+#: A sync now and then bounds what a commit waits for, and what the job store's own sync may have to
+#: wait behind.
 _SYNC_EVERY = 16 << 20
 _FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 
@@ -25,8 +34,8 @@ _FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 class Spool:
     """A partial file in hand. One call at a time.
 
-    `durable` syncs the bytes every 16 MiB, at `keep` and before a commit, the names after it: a commit that returned
-    survives a loss of power.
+    `durable` syncs the bytes every 16 MiB, at `keep` and before a commit, the names after it: a
+    commit that returned survives a loss of power.
     """
 
     def __init__(self, places: Places, descriptor: int, *, durable: bool) -> None:
@@ -36,7 +45,8 @@ class Spool:
         self._digest = hashlib.sha256()
         self._unsynced = 0
         self._torn = False
-        #: A sync has failed: the system may have dropped bytes that it had accepted, and the next sync succeeds.
+        #: A sync has failed: the system may have dropped bytes that it had accepted, and the next
+        #: sync succeeds.
         self._doubtful = False
         self._identity = _identity(os.fstat(descriptor))
         self.length = 0
@@ -51,7 +61,9 @@ class Spool:
 
     @classmethod
     def resume(cls, places: Places, *, durable: bool, stop: Event) -> Spool | None:
-        """The kept file, read once more for its digest until `stop` is set; None if there is none."""
+        """The kept file, read once more for its digest until `stop` is set; None if there is
+        none.
+        """
         with disk_errors(places.partial):
             try:
                 spool = cls._open(places, 0, durable)
@@ -81,7 +93,9 @@ class Spool:
             self.length += len(piece)
 
     def append(self, chunks: Sequence[bytes]) -> None:
-        """Write and hash all of the chunks, or none: after a raise the same call may be repeated."""
+        """Write and hash all of the chunks, or none: after a raise the same call may be
+        repeated.
+        """
         with disk_errors(self._places.partial):
             self._drop_torn()
             self._torn = True
@@ -115,7 +129,9 @@ class Spool:
         self._unsynced = 0
 
     def _verify(self) -> None:
-        """Compare what is on disk with what was appended, if there is doubt. Raises `PartialLost`."""
+        """Compare what is on disk with what was appended, if there is doubt. Raises
+        `PartialLost`.
+        """
         if not self._doubtful:
             return
         if hasattr(os, "posix_fadvise"):
@@ -131,9 +147,9 @@ class Spool:
         """SHA-256 of what was appended."""
         return self._digest.digest()
 
-    def commit(self, artifact: Artifact, memo: bytes) -> None:
-        """Make it the job's artifact. Raises `LengthMismatch`, and `PartialLost` if the path leads to another file or
-        none. After `StoreUnavailable` the call may be repeated.
+    def commit(self, artifact: Artifact, record_copy: bytes) -> None:
+        """Make it the job's artifact. Raises `LengthMismatch`, and `PartialLost` if the path leads
+        to another file or none. After `StoreUnavailable` the call may be repeated.
         """
         places = self._places
         with disk_errors(places.file):
@@ -142,9 +158,10 @@ class Spool:
             self._check(artifact.size)
             self._sync()
             self._verify()
-            # A file committed earlier goes first: a new sidecar must never stand beside the old file.
+            # A file committed earlier goes first: a new sidecar must never stand beside the old
+            # file.
             places.file.unlink(missing_ok=True)
-            write_sidecar(places, artifact, memo, durable=self._durable)
+            write_sidecar(places, artifact, record_copy, durable=self._durable)
             self._publish()
         self.close()
 
@@ -185,7 +202,9 @@ class Spool:
             return False
 
     def keep(self) -> None:
-        """Make what is there durable and let go of it. Raises `PartialLost` and removes it if the disk lost a part."""
+        """Make what is there durable and let go of it. Raises `PartialLost` and removes it if the
+        disk lost a part.
+        """
         if self._descriptor < 0:
             return
         with disk_errors(self._places.partial):

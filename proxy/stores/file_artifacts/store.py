@@ -1,4 +1,6 @@
-"""Artifacts as files in a directory of this machine, or of a volume that several share (CONTRACT §15)."""
+"""Artifacts as files in a directory of this machine, or of a volume that several share (CONTRACT
+§15).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from proxy.stores.threads import undisturbed
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _PIECE = 1 << 20
-#: Shared by writers, readers and kept files that are hashed again; each waits for the disk most of its time.
+#: Shared by writers, readers and kept files that are hashed again; each waits for the disk most of
+#: its time.
 _THREADS = 16
 _FREE_IS_FRESH = 1.0
 
@@ -58,7 +61,9 @@ class FileReader:
         return await undisturbed(reading)
 
     async def close(self) -> None:
-        """As `Reader.close`. The descriptor's number is not given back while a thread reads from it."""
+        """As `Reader.close`. The descriptor's number is not given back while a thread reads from
+        it.
+        """
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
         await undisturbed(self._closing)
@@ -73,7 +78,9 @@ class FileReader:
 class FileArtifacts:
     """An `ArtifactStore` in `directory`/artifacts; `artifact_files` says which files there are."""
 
-    def __init__(self, root: Path, *, max_bytes: int | None, durable: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, root: Path, *, max_bytes: int | None, durable: bool, clock: Callable[[], float]
+    ) -> None:
         self.now = clock
         self.ledger = Ledger()
         self._root = root
@@ -97,9 +104,9 @@ class FileArtifacts:
     ) -> FileArtifacts:
         """The artifacts kept in `directory`, which is made if it is not there.
 
-        `max_bytes` bounds what is stored, None leaves that to the disk. `durable` False leaves syncing to the system:
-        a power loss may then take what was committed, a crash of the process may not. `clock` tells Unix seconds.
-        Raises `StoreUnavailable`.
+        `max_bytes` bounds what is stored, None leaves that to the disk. `durable` False leaves
+        syncing to the system: a power loss may then take what was committed, a crash of the process
+        may not. `clock` tells Unix seconds. Raises `StoreUnavailable`.
         """
         store = cls(directory / "artifacts", max_bytes=max_bytes, durable=durable, clock=clock)
         try:
@@ -113,12 +120,16 @@ class FileArtifacts:
     async def create(self, id: str) -> FilePartial:
         """As `ArtifactStore.create`."""
         places = self._places(id)
-        made = await self.exclusively(id, partial(Spool.create, places, durable=self._durable), unwanted=self._dispose)
+        made = await self.exclusively(
+            id, partial(Spool.create, places, durable=self._durable), unwanted=self._dispose
+        )
         self.ledger.drop((id, "partial"))
         return FilePartial(self, id, made)
 
     async def resume(self, id: str) -> FilePartial | None:
-        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer has the file in hand."""
+        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer has the file in
+        hand.
+        """
         stop = Event()
         resume = partial(Spool.resume, self._places(id), durable=self._durable, stop=stop)
         kept = await self.exclusively(id, resume, stop=stop.set, unwanted=self._dispose)
@@ -132,7 +143,7 @@ class FileArtifacts:
         found = await self._ask(files.committed, self._places(id))
         return None if found is None else found[0]
 
-    async def memo(self, id: str) -> bytes | None:
+    async def record_copy(self, id: str) -> bytes | None:
         """As `ArtifactStore.memo`."""
         found = await self._ask(files.committed, self._places(id))
         return None if found is None else found[1]
@@ -151,7 +162,9 @@ class FileArtifacts:
         self._disk_asked = float("-inf")
 
     async def ids(self) -> set[str]:
-        """As `ArtifactStore.ids`. Looks at the disk, and so also finds what others did on a shared volume."""
+        """As `ArtifactStore.ids`. Looks at the disk, and so also finds what others did on a shared
+        volume.
+        """
         changes = self.ledger.changes
         found = await self._ask(files.survey, self._root)
         growing = {each.id for each in self._growing}
@@ -164,7 +177,9 @@ class FileArtifacts:
         return {job for job, _ in found}
 
     async def free(self) -> int:
-        """As `ArtifactStore.free`: what the disk has, asked at most once a second, and what `max_bytes` leaves."""
+        """As `ArtifactStore.free`: what the disk has, asked at most once a second, and what
+        `max_bytes` leaves.
+        """
         now = time.monotonic()
         if now - self._disk_asked > _FREE_IS_FRESH:
             held = self.ledger.total
@@ -181,7 +196,9 @@ class FileArtifacts:
         """As `ArtifactStore.close`; files still being written are kept. Idempotent."""
         if self._closed:
             return
-        failures = await asyncio.gather(*(each.keep() for each in self._growing), return_exceptions=True)
+        failures = await asyncio.gather(
+            *(each.keep() for each in self._growing), return_exceptions=True
+        )
         self._closed = True
         self._threads.shutdown(wait=False)
         for failure in failures:
@@ -190,10 +207,14 @@ class FileArtifacts:
 
     # What partials and readers need of their store
 
-    def begin(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
+    def begin(
+        self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]:
         """Have a thread do blocking work."""
         self._check_open()
-        return asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
+        return asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(work, *args, **kwargs)
+        )
 
     async def exclusively(
         self,
@@ -208,8 +229,12 @@ class FileArtifacts:
             return await undisturbed(self.begin(work), stop=stop, unwanted=unwanted)
 
     def let_go(self, descriptor: int) -> asyncio.Future[None]:
-        """Close a file. If it was removed meanwhile its blocks are freed only now, which takes as long."""
-        return asyncio.get_running_loop().run_in_executor(None if self._closed else self._threads, os.close, descriptor)
+        """Close a file. If it was removed meanwhile its blocks are freed only now, which takes as
+        long.
+        """
+        return asyncio.get_running_loop().run_in_executor(
+            None if self._closed else self._threads, os.close, descriptor
+        )
 
     def room(self) -> int:
         """Bytes that `max_bytes` leaves; negative when it was lowered below what is stored."""
