@@ -264,6 +264,20 @@ class Response(Protocol):
         """Close the connection unless the body was read to its end. Idempotent."""
 
 
+@dataclass(frozen=True, slots=True)
+class WholeResponse:
+    """A response of VB365 with its body, to be handed to the caller as it is.
+
+    `complete` is False if the body broke or was too large to be read whole.
+    """
+
+    status: int
+    reason: bytes
+    fields: Fields
+    body: bytes
+    complete: bool = True
+
+
 class Upstream(Protocol):
     """The proxy's own calls to VB365: jobs, preflight and access checks. Nothing is ever sent
     twice.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
 
 from proxy.core.errors import Problem
 from proxy.core.http.authority import origin_form
@@ -33,6 +32,7 @@ from proxy.core.http.heads import (
     parse_response,
 )
 from proxy.core.http.reuse import Outgoing, outgoing
+from proxy.downstream.duplex import ClientSide
 from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
@@ -43,40 +43,6 @@ _CHUNKED, _UNTIL_CLOSE = Framing.CHUNKED, Framing.CLOSE
 _SHORTAGE_RETRY = 5
 
 _log = logging.getLogger(__name__)
-
-
-class Client(Protocol):
-    """What a relayed exchange needs of the client's connection."""
-
-    transport: asyncio.Transport
-    peer: bytes
-    scheme: bytes
-    #: True once this connection shall not serve another request.
-    closing: bool
-    #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). The client's end
-    #: closes it.
-    private: Connection | None
-
-    def interim(self, data: bytes) -> None:
-        """Write a 1xx answer to the client."""
-
-    def hold(self) -> None:
-        """Stop reading the request's body until `unhold`."""
-
-    def unhold(self) -> None:
-        """Go on reading."""
-
-    def tunnel(self) -> None:
-        """From now on every byte of the client is for the exchange."""
-
-    def answered(self, *, keep: bool) -> None:
-        """The answer is sent to its end; the connection serves the next request iff `keep`."""
-
-    def problem(self, problem: Problem) -> None:
-        """Nothing of an answer is sent yet: answer with this, which ends the exchange."""
-
-    def break_off(self) -> None:
-        """The answer cannot be finished: let the client see a broken connection."""
 
 
 class Relay:
@@ -90,18 +56,17 @@ class Relay:
         self._host = None if preserve_host else pool.authority
         self._forwarded = forwarded
 
-    def start(self, client: Client, head: Head, target: bytes, *, whole: bool) -> Exchange:
+    def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
         """Send the request on. `whole`: no byte of a body follows."""
         forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
         if self._host is not None:
-            target = origin_form(
-                head.method, target
-            )  # it would name the host that the client wrote
+            # the absolute form would name the host that the client wrote
+            target = origin_form(head.method, target)
         message = request_bytes(head, target, host=self._host, forwarding=forwarding)
         request = outgoing(head)
         exchange = Exchange(self.pool, client, head, request, message, whole=whole)
         private, client.private = client.private, None
-        connection = self.pool.take(request, private)
+        connection = self.pool.take(request, private if isinstance(private, Connection) else None)
         if connection is not None:
             exchange.send_on(connection)
         else:
@@ -136,7 +101,7 @@ class Exchange:
     def __init__(
         self,
         pool: Pool,
-        client: Client,
+        client: ClientSide,
         head: Head,
         request: Outgoing,
         message: bytes,

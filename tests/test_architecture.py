@@ -22,7 +22,6 @@ each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.rel
 LAYERS = (
     {"core"},
     {"ports", "net", "logs", "clock"},
-    {"exchange"},
     {"downstream", "upstream", "stores"},
     {"relay", "jobs"},
     {"api", "admin"},
@@ -32,8 +31,7 @@ LAYERS = (
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 #: The resources know requests and responses, never the connection that carries them.
 STRANGERS = {("api", "downstream"), ("admin", "downstream"), ("jobs", "downstream")}
-#: To be removed: what the move into packages has not undone yet.
-EXCEPTIONS = {("downstream", "relay"), ("downstream", "upstream")}
+#: To be removed.
 CIRCLES = {("proxy.stores.file_artifacts.partial", "proxy.stores.file_artifacts.store")}
 #: Packages beside the layers, with everything that they may import.
 APART = {
@@ -52,7 +50,7 @@ KNOWN_TO = {
 #: Third-party libraries, and the packages that may import them. structlog and typing helpers are
 #: free.
 LIBRARIES = {
-    "aiohttp": {"exchange", "downstream", "api", "admin", "app", "client", "simulator"},
+    "aiohttp": {"downstream", "api", "admin", "app", "client", "simulator"},
     "diskcache": {"stores"},
     "redis": {"stores"},
     "obstore": {"stores"},
@@ -65,7 +63,7 @@ LIBRARIES = {
     "uvloop": {"cli"},
 }
 #: The top level of proxy/ holds packages; a file there is one of these.
-TOP_LEVEL = {"exchange", "__init__", "__main__", "app", "relay", "ports", "logs", "clock"}
+TOP_LEVEL = {"__init__", "__main__", "app", "relay", "ports", "logs", "clock"}
 #: core imports none of these: no I/O, no clock, no randomness.
 IMPURE = {"asyncio", "aiohttp", "os", "time", "random", "logging"}
 IMPURE |= {
@@ -111,8 +109,6 @@ def allowed(importer: str, imported: str) -> bool:
         return importer in KNOWN_TO[imported]
     if importer in APART:
         return imported in APART[importer]
-    if (importer, imported) in EXCEPTIONS:
-        return True
     return (importer, imported) not in STRANGERS and LAYER[imported] < LAYER[importer]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from email.utils import formatdate
 
 from aiohttp import web
-from multidict import CIMultiDict
 
+from proxy.api.file_response import FileResponse
 from proxy.api.responses import SERVER, ApiRequest, answer
 from proxy.core.errors import Problem
 from proxy.core.http.disposition import content_disposition
@@ -28,7 +28,6 @@ from proxy.core.http.ranges import (
 from proxy.core.job import Job
 from proxy.core.job_document import file_etag
 from proxy.core.naming import result_name
-from proxy.exchange import ExactHead
 from proxy.ports import Artifact, ArtifactStore, Reader
 
 _Headers = list[tuple[str, str]]
@@ -116,9 +115,8 @@ def _plain(start: int, stop: int, media_type: str) -> Multipart:
 async def _stream(
     asked: ApiRequest, reader: Reader, status: int, headers: _Headers, body: Multipart, method: str
 ) -> web.StreamResponse:
-    response = ExactHead(status=status, headers=CIMultiDict([*headers, ("Server", SERVER)]))
-    response.headers["Content-Type"] = body.media_type
-    response.content_length = body.length
+    fields = [*headers, ("Server", SERVER), ("Content-Type", body.media_type)]
+    response = FileResponse(status, fields, body.length)
     await response.prepare(asked.request)
     if method != "HEAD":
         for piece in body.pieces:

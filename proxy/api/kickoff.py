@@ -16,17 +16,16 @@ from aiohttp import web
 
 from proxy.api.download import Download
 from proxy.api.request_body import RequestBodies
-from proxy.api.responses import ApiRequest, Site, document_answer
+from proxy.api.responses import ApiRequest, ApiResponse, Site, document_answer
 from proxy.core.errors import Problem
 from proxy.core.job import ErrorCode, ExportRequest, Job, Phase, ResultState
 from proxy.core.job_document import accepted, as_of
 from proxy.core.job_request import kickoff_fields
 from proxy.core.routing import Kickoff
-from proxy.exchange import Verbatim
-from proxy.jobs.run import Run, WholeResponse
+from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
-from proxy.ports import Fields, JobStore, Response, Upstream, UpstreamFailure
+from proxy.ports import Fields, JobStore, Response, Upstream, UpstreamFailure, WholeResponse
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 
@@ -80,18 +79,18 @@ class KickoffHandler:
         self._now = now
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def kickoff(self, asked: ApiRequest, decision: Kickoff) -> web.StreamResponse:
+    async def kickoff(self, asked: ApiRequest, decision: Kickoff) -> ApiResponse:
         """Accept the export as a job, or answer why not. Raises `Problem`."""
         with ExitStack() as ending:
             async with self._intake.receive(asked) as body:
                 accepted = await self._accept(asked, decision, body, ending)
-            if isinstance(accepted, web.StreamResponse):
-                return accepted
-            return await self._answer(asked, decision, *accepted)
+            if isinstance(accepted, tuple):
+                return await self._answer(asked, decision, *accepted)
+            return accepted
 
     async def _accept(
         self, asked: ApiRequest, decision: Kickoff, body: bytes, ending: ExitStack
-    ) -> web.StreamResponse | tuple[Job, Run]:
+    ) -> ApiResponse | tuple[Job, Run]:
         """A job that is on record and started, or the answer to a kick-off that makes none. Raises
         `Problem`.
 
@@ -116,7 +115,7 @@ class KickoffHandler:
         if replayed is not None:
             return replayed
         if refusal is not None:
-            return _verbatim(refusal)
+            return refusal
         # a key or a place is not taken under an identity whose token VB365 refuses by now
         owner, *aliases = (self._access.hashes if learnt is False else self._access.owners)(
             credentials
@@ -165,7 +164,7 @@ class KickoffHandler:
 
     async def _replay(
         self, asked: ApiRequest, credentials: Credentials, request: ExportRequest, decision: Kickoff
-    ) -> web.StreamResponse | None:
+    ) -> ApiResponse | None:
         """CONTRACT §8: the answer of the job that the key is taken for, None without one."""
         found = await self._find(self._access.owners(credentials), request.idempotency_key)
         return (
@@ -176,7 +175,7 @@ class KickoffHandler:
 
     async def _claimed_replay(
         self, asked: ApiRequest, credentials: Credentials, request: ExportRequest, decision: Kickoff
-    ) -> web.StreamResponse | None:
+    ) -> ApiResponse | None:
         """The same under the identity that a token claims, while VB365 does not say whether it
         accepts the token.
 
@@ -215,7 +214,7 @@ class KickoffHandler:
         request: ExportRequest,
         decision: Kickoff,
         job: Job,
-    ) -> web.StreamResponse | None:
+    ) -> ApiResponse | None:
         """The answer for a job that has the same key; None if it was dropped meanwhile."""
         run = self._runner.attended(job.id)
         # first: whoever may not see the job learns nothing of what it exports (CONTRACT §9)
@@ -231,7 +230,7 @@ class KickoffHandler:
             if isinstance(first, Problem):
                 raise first
             if first is not None:
-                return _verbatim(first)
+                return first
         if job.phase is Phase.SUSPENDED:
             borrowed = not await self._access.owns(credentials, job)
             await self._runner.resume(job, asked.fields, borrowed=borrowed)
@@ -285,7 +284,7 @@ class KickoffHandler:
 
     async def _answer(
         self, asked: ApiRequest, decision: Kickoff, job: Job, run: Run
-    ) -> web.StreamResponse:
+    ) -> ApiResponse:
         started = asyncio.get_running_loop().time()
         # a queued job has no first answer to wait for, and none is relayed later
         if self._runner.is_waiting(job.id) or not run.attended:
@@ -294,7 +293,7 @@ class KickoffHandler:
         if isinstance(first, Problem):
             raise first
         if first is not None:
-            return _verbatim(first)
+            return first
         wait = min(decision.preferences.wait or 0, self._policy.max_wait)
         rest = wait - (asyncio.get_running_loop().time() - started)
         current = await self._terminal(await self._claimed(job), rest)
@@ -319,7 +318,7 @@ class KickoffHandler:
 
     async def _outcome(
         self, asked: ApiRequest, decision: Kickoff, job: Job, run: Run
-    ) -> web.StreamResponse:
+    ) -> ApiResponse:
         """The end within `wait=N`: the file with 200, or U's own refusal (CONTRACT §3.9)."""
         if job.result is ResultState.AVAILABLE:
             links = self._site.links(asked, job)
@@ -328,7 +327,7 @@ class KickoffHandler:
                 extra.append(("Preference-Applied", applied))
             return await self._download.send(asked, job, method="POST", extra=extra)
         if run.rejection is not None and run.rejection.complete:
-            return _verbatim(run.rejection)
+            return run.rejection
         if run.unanswered is not None:
             raise run.unanswered
         if job.error is not None and job.error.code in _NO_ANSWER:
@@ -360,10 +359,6 @@ async def _whole(response: Response) -> bytes:
     while len(body) <= _PREFLIGHT_LIMIT and (piece := await response.read()):
         body += piece
     return body
-
-
-def _verbatim(answer: WholeResponse) -> Verbatim:
-    return Verbatim(answer.status, answer.reason, answer.fields, answer.body)
 
 
 def _export_request(asked: ApiRequest, decision: Kickoff, body: bytes) -> ExportRequest:

@@ -14,11 +14,15 @@ from multidict import CIMultiDict
 from proxy import __version__
 from proxy.core.errors import Problem, render
 from proxy.core.exports import split_target
+from proxy.core.http.heads import Head
 from proxy.core.http.origin import Networks, base_url
 from proxy.core.job import Job
 from proxy.core.job_document import Links, Retention, body, link
-from proxy.core.routing import Own
-from proxy.exchange import decision_of, head_of
+from proxy.core.routing import Decision, Own
+from proxy.ports import WholeResponse
+
+#: What a handler returns; the connection writes it.
+ApiResponse = web.StreamResponse | WholeResponse
 
 SERVER = f"vb365-async-proxy/{__version__}"
 
@@ -26,10 +30,10 @@ SERVER = f"vb365-async-proxy/{__version__}"
 class ApiRequest:
     """One request of ours, read from its raw head: aiohttp's own view of it is sanitised."""
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, head: Head, decision: Decision) -> None:
         self.request = request
-        self.head = head_of(request)
-        self.decision = decision_of(request)
+        self.head = head
+        self.decision = decision
         self.fields = self.head.fields
         path, query = split_target(self.head.target)
         self.path = path.decode("latin-1")

@@ -7,9 +7,10 @@ from aiohttp import web
 
 from proxy.api.kickoff import KickoffHandler
 from proxy.api.resources import Resources
-from proxy.api.responses import ApiRequest, problem_answer
+from proxy.api.responses import ApiRequest, ApiResponse, problem_answer
 from proxy.core.errors import Problem
-from proxy.core.routing import BadSwitch, Kickoff, Own
+from proxy.core.http.heads import Head
+from proxy.core.routing import BadSwitch, Decision, Kickoff, Own
 from proxy.ports import StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -24,9 +25,12 @@ class ApiRouter:
         self._gateway = gateway
         self._resources = resources
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer the request; every `Problem` as CONTRACT §11 shows it."""
-        asked = ApiRequest(request)
+    async def handle(self, request: web.BaseRequest, head: Head, decision: Decision) -> ApiResponse:
+        """Answer the request; every `Problem` as CONTRACT §11 shows it.
+
+        `head` is the head as the client sent it, `decision` what `core.routing` made of it.
+        """
+        asked = ApiRequest(request, head, decision)
         try:
             return await self._answer(asked)
         except Problem as problem:
@@ -39,7 +43,7 @@ class ApiRouter:
                 Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER), asked
             )
 
-    async def _answer(self, asked: ApiRequest) -> web.StreamResponse:
+    async def _answer(self, asked: ApiRequest) -> ApiResponse:
         decision = asked.decision
         match decision:
             case Kickoff():

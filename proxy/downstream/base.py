@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from proxy import relay as relays
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
 from proxy.core.refusals import problem_bytes
 from proxy.core.routing import Decision
-from proxy.downstream import bridge as lanes
 from proxy.downstream.bridge import Bridge
+from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
 from proxy.downstream.inbox import Inbox
 from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
@@ -41,7 +40,7 @@ class Counters:
 class ConnectionOwner(Protocol):
     """What a client connection needs of the front door. Times are in seconds."""
 
-    relay: relays.Relay
+    relay: Forwarder
     decide: Callable[[Head], Decision]
     head_timeout: float
     idle_timeout: float
@@ -49,7 +48,7 @@ class ConnectionOwner(Protocol):
     #: Bytes that all clients may have in their inboxes.
     waiting: Budget
 
-    def lane(self, client: lanes.Client) -> Bridge:
+    def lane(self, client: ClientSide) -> Bridge:
         """aiohttp's half of a client connection."""
 
     def enter(self, client: BaseConnection) -> bool:
@@ -70,7 +69,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         #: No request after the one in progress is served.
         self.closing = False
         self._phase = Phase.READY
-        self._serving: Bridge | relays.Exchange | None = None
+        self._serving: Exchange | None = None
         self._inbox = Inbox(door.waiting)
         self._deadlines = Deadlines(len(Limit), self._expired)
         self._reading = cast(Reading, None)

@@ -1,7 +1,7 @@
 """Where requests of ours meet aiohttp: a thin transport that carries one framed request at a time.
 
-aiohttp reads a plain stand-in for the head, since its parser is not as strict or as lenient as
-ours; handlers read the true one through `proxy.exchange`.
+aiohttp reads a plain stand-in for the head, since its parser is neither as strict nor as lenient as
+the proxy's; the handler gets the true one as an argument.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
 from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
+from proxy.downstream.duplex import ClientSide
 
 #: Methods that aiohttp's parser and our handlers know. Another one becomes TRACE, which nothing of
 #: ours answers to.
@@ -38,34 +39,12 @@ OPTIONS: ServerOptions = {
 }
 
 
-class Client(Protocol):
-    """What a lane needs of the client's connection."""
-
-    transport: asyncio.Transport
-    closing: bool
-
-    def interim(self, data: bytes) -> None:
-        """Write a 1xx answer to the client."""
-
-    def hold(self) -> None:
-        """Stop reading the request's body until `unhold`."""
-
-    def unhold(self) -> None:
-        """Go on reading."""
-
-    def answered(self, *, keep: bool) -> None:
-        """The answer is sent to its end; the connection serves the next request iff `keep`."""
-
-    def break_off(self) -> None:
-        """The answer cannot be finished: let the client see a broken connection."""
-
-
 class Bridge(asyncio.Transport):
     """The transport of one aiohttp handler, on one client connection. Carries request after request
     of ours.
     """
 
-    def __init__(self, client: Client, make: Callable[[], web.RequestHandler]) -> None:
+    def __init__(self, client: ClientSide, make: Callable[[], web.RequestHandler]) -> None:
         super().__init__()
         self._client = client
         self._protocol = make()
@@ -122,6 +101,16 @@ class Bridge(asyncio.Transport):
             self._protocol.resume_writing()
 
     # The handler's side.
+
+    @property
+    def request(self) -> tuple[Head, Decision]:
+        """The head of the request in progress as the client sent it, and the decision on it.
+
+        Raises `ConnectionResetError` when there is none any more.
+        """
+        if self._head is None or self._decision is None:
+            raise ConnectionResetError("the client has left")
+        return self._head, self._decision
 
     @property
     def closing(self) -> bool:
@@ -182,11 +171,7 @@ class Bridge(asyncio.Transport):
         return self._client.transport.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`head`, `decision`, and what the client's transport knows."""
-        if name == "head":
-            return self._head
-        if name == "decision":
-            return self._decision
+        """What the client's transport knows."""
         return self._client.transport.get_extra_info(name, default)
 
 

@@ -25,10 +25,10 @@ from proxy.core.refusals import problem_bytes
 from proxy.core.routing import PassThrough
 from proxy.downstream.base import BaseConnection, ConnectionOwner
 from proxy.downstream.bridge import Bridge
+from proxy.downstream.duplex import Closable
 from proxy.downstream.lingering import LINGER, LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
 from proxy.net.sockets import reset
-from proxy.upstream.connection import Connection
 
 #: Bytes of the inbox that are tried first as a chunked body; then four times as many, and so on.
 #: What is copied in vain is in proportion to the body, not to what waits behind it.
@@ -43,7 +43,7 @@ class ClientConnection(BaseConnection):
 
     def __init__(self, door: ConnectionOwner) -> None:
         super().__init__(door)
-        self.private: Connection | None = None
+        self.private: Closable | None = None
         self._head: Head | None = None
         self._lane: Bridge | None = None
         self._body: Body = NOTHING

@@ -13,22 +13,25 @@ from typing import cast
 
 from aiohttp import web
 
-from proxy import relay as relays
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
-from proxy.downstream import bridge as lanes
 from proxy.downstream.base import BaseConnection, Counters
 from proxy.downstream.bridge import OPTIONS, Bridge
 from proxy.downstream.connection import ClientConnection
+from proxy.downstream.duplex import ClientSide, Forwarder
+from proxy.downstream.whole_response import Verbatim
 from proxy.net.budget import Budget
 from proxy.net.descriptors import CROWD
+from proxy.ports import WholeResponse
 
 _log = logging.getLogger(__name__)
 
 #: CONTRACT §12: bytes of all clients' unfinished heads and waiting requests together.
 _WAITING = 64 << 20
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+#: Answers a request of the proxy's own, given aiohttp's view of it, its head as the client sent it
+#: and the decision on it.
+Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamResponse | WholeResponse]]
 
 
 class Server:
@@ -44,7 +47,7 @@ class Server:
         self,
         *,
         handler: Handler,
-        relay: relays.Relay,
+        relay: Forwarder,
         decide: Callable[[Head], Decision],
         head_timeout: float = 60.0,
         idle_timeout: float = 150.0,
@@ -79,7 +82,7 @@ class Server:
         """Client connections with a request in progress."""
         return sum(client.busy for client in self._clients)
 
-    def lane(self, client: lanes.Client) -> Bridge:
+    def lane(self, client: ClientSide) -> Bridge:
         """aiohttp's half of a client connection."""
         return Bridge(client, self._server)
 
@@ -131,7 +134,7 @@ class Server:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Run the handler, send its answer to the end, and give the connection back."""
         lane = cast(Bridge, request.transport)
-        response = await self._answer(request)
+        response = await self._answer(request, *lane.request)
         if lane.closing and not response.prepared:
             response.force_close()
         await response.prepare(request)
@@ -141,9 +144,12 @@ class Server:
         lane.answered(keep=bool(response.keep_alive))
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         try:
-            return await self._handler(request)
+            response = await self._handler(request, head, decision)
+            return Verbatim(response) if isinstance(response, WholeResponse) else response
         except web.HTTPException as answer:
             return web.Response(
                 status=answer.status, reason=answer.reason, headers=answer.headers, body=answer.body

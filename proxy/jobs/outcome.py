@@ -11,8 +11,7 @@ import structlog
 from proxy.core.http.disposition import file_name
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
-from proxy.jobs.run import WholeResponse
-from proxy.ports import Fields, Response, UpstreamFailure
+from proxy.ports import Fields, Response, UpstreamFailure, WholeResponse
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,14 @@ import structlog
 
 from proxy.core.errors import Problem
 from proxy.core.job import Event, IllegalTransition, Job, JobError, advance
-from proxy.ports import Fields, JobStore, LocalShortage, PartialLost, StoreUnavailable
+from proxy.ports import (
+    Fields,
+    JobStore,
+    LocalShortage,
+    PartialLost,
+    StoreUnavailable,
+    WholeResponse,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -19,17 +26,6 @@ _T = TypeVar("_T")
 #: Seconds for which the answer of a dropped job is held back until its record is gone: a matter of
 #: milliseconds.
 _REMOVAL_PATIENCE = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class WholeResponse:
-    """An answer of U with its body, to be handed to the caller as it is."""
-
-    status: int
-    reason: bytes
-    fields: Fields
-    body: bytes
-    complete: bool = True
 
 
 @dataclass(eq=False, slots=True)

@@ -33,7 +33,6 @@ from proxy.jobs.run import (
     Record,
     Run,
     Suspended,
-    WholeResponse,
     until_available,
 )
 from proxy.ports import (
@@ -50,6 +49,7 @@ from proxy.ports import (
     UpstreamBroken,
     UpstreamFailure,
     UpstreamTimedOut,
+    WholeResponse,
 )
 from proxy.upstream.session_events import SessionEvents
 

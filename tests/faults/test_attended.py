@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.job import Job, Status
-from proxy.jobs.run import Run, WholeResponse
-from proxy.ports import StoreUnavailable
+from proxy.jobs.run import Run
+from proxy.ports import StoreUnavailable, WholeResponse
 from tests.faults.harness import CALL, house
 
 

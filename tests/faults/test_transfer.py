@@ -27,11 +27,11 @@ from proxy.core.job import (
     Status,
 )
 from proxy.core.job_request import kickoff_fields
-from proxy.jobs.run import Record, Run, WholeResponse
+from proxy.jobs.run import Record, Run
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly
 from proxy.jobs.transfer import Policy
-from proxy.ports import Artifact, StorageFull, StoreUnavailable
+from proxy.ports import Artifact, StorageFull, StoreUnavailable, WholeResponse
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool

@@ -10,8 +10,9 @@ import pytest
 
 from proxy.core.http.heads import MAX_INTERIM, parse_request
 from proxy.core.http.reuse import Outgoing, outgoing
+from proxy.downstream.duplex import ClientSide
 from proxy.ports import UpstreamBroken
-from proxy.relay import Client, Exchange
+from proxy.relay import Exchange
 from proxy.upstream.client import HttpUpstream, _Answer
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
@@ -24,7 +25,7 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
 def relayed() -> Exchange:
     head = parse_request(REQUEST)
-    return Exchange(Pool("h", 1), cast(Client, None), head, outgoing(head), REQUEST, whole=True)
+    return Exchange(Pool("h", 1), cast(ClientSide, None), head, outgoing(head), REQUEST, whole=True)
 
 
 def called() -> _Answer:

@@ -14,7 +14,7 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.bridge import OPTIONS
-from proxy.exchange import Verbatim, decision_of, head_of
+from proxy.ports import WholeResponse
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Peer, eventually, through
 
@@ -37,9 +37,8 @@ async def silent(peer: Peer) -> None:
     await peer.gone()
 
 
-async def echo(request: web.BaseRequest) -> web.StreamResponse:
-    head = head_of(request)
-    assert decision_of(request) is OURS
+async def echo(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
+    assert decision is OURS
     return web.Response(body=b"%b %b %b" % (head.method, head.target, await request.read()))
 
 
@@ -114,7 +113,9 @@ async def test_handlers_see_the_true_head_whatever_aiohttp_thinks_of_it(
 
 
 async def test_a_method_that_aiohttp_does_not_know_is_none_that_a_handler_knows() -> None:
-    async def method(request: web.BaseRequest) -> web.StreamResponse:
+    async def method(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         return web.Response(text=request.method)
 
     async with through(silent, decide=decide, handler=method) as (proxy, _):
@@ -125,7 +126,7 @@ async def test_a_method_that_aiohttp_does_not_know_is_none_that_a_handler_knows(
 async def test_handlers_see_the_true_connection(
     localhost: trustme.LeafCert, authority: trustme.CA
 ) -> None:
-    async def facts(request: web.BaseRequest) -> web.StreamResponse:
+    async def facts(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
         transport = request.transport
         assert transport is not None
         peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
@@ -173,7 +174,7 @@ async def test_the_connection_says_when_it_closes() -> None:
         assert (await client.rest()).startswith(b"HTTP/1.0 200 OK\r\n")
 
 
-def verbatim(status: int = 401, body: bytes = b"no") -> Verbatim:
+def verbatim(status: int = 401, body: bytes = b"no") -> WholeResponse:
     fields = (
         (b"wWW-Authenticate", b"Bearer"),
         (b"Set-Cookie", b"a=\xff"),
@@ -184,7 +185,7 @@ def verbatim(status: int = 401, body: bytes = b"no") -> Verbatim:
         (b"Transfer-Encoding", b"chunked"),
         (b"x", b""),
     )
-    return Verbatim(status, b"Nicht sch\xf6n", fields, body)
+    return WholeResponse(status, b"Nicht sch\xf6n", fields, body)
 
 
 VERBATIM = (
@@ -195,8 +196,8 @@ VERBATIM = (
 async def test_3_an_answer_of_the_upstream_is_relayed_verbatim() -> None:
     """Nothing is added but its length: no Date, no Server, no Content-Type."""
 
-    async def relayed(request: web.BaseRequest) -> web.StreamResponse:
-        return verbatim(int(head_of(request).target[-3:]))
+    async def relayed(request: web.BaseRequest, head: Head, decision: Decision) -> WholeResponse:
+        return verbatim(int(head.target[-3:]))
 
     async with through(silent, decide=decide, handler=relayed) as (proxy, _):
         client = await proxy.ask(b"POST /_own401 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
@@ -212,7 +213,9 @@ async def test_3_an_answer_of_the_upstream_is_relayed_verbatim() -> None:
 
 
 async def test_http_exceptions_are_answers() -> None:
-    async def missing(request: web.BaseRequest) -> web.StreamResponse:
+    async def missing(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         raise web.HTTPNotFound(text="nothing")
 
     async with through(silent, decide=decide, handler=missing) as (proxy, _):
@@ -224,7 +227,9 @@ async def test_http_exceptions_are_answers() -> None:
 
 
 async def test_11_a_failing_handler_is_a_valid_problem_that_tells_nothing() -> None:
-    async def failing(request: web.BaseRequest) -> web.StreamResponse:
+    async def failing(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         raise ValueError("secret")
 
     async with through(upstream, decide=decide, handler=failing) as (proxy, _):
@@ -238,7 +243,9 @@ async def test_11_a_failing_handler_is_a_valid_problem_that_tells_nothing() -> N
 
 @pytest.mark.parametrize("length", [None, 100])
 async def test_a_handler_that_fails_within_its_answer_breaks_it_visibly(length: int | None) -> None:
-    async def failing(request: web.BaseRequest) -> web.StreamResponse:
+    async def failing(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_length = length
         await response.prepare(request)
@@ -253,7 +260,7 @@ async def test_a_handler_that_fails_within_its_answer_breaks_it_visibly(length: 
 
 
 async def test_a_stream_shorter_than_announced_breaks_visibly() -> None:
-    async def short(request: web.BaseRequest) -> web.StreamResponse:
+    async def short(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_length = 100
         await response.prepare(request)
@@ -270,7 +277,9 @@ async def test_a_stream_shorter_than_announced_breaks_visibly() -> None:
 async def test_a_client_that_leaves_cancels_its_handler() -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def waiting(request: web.BaseRequest) -> web.StreamResponse:
+    async def waiting(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         began.set()
         try:
             await asyncio.sleep(LIMIT)
@@ -298,7 +307,9 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests
     """
     go = asyncio.Event()
 
-    async def waiting(request: web.BaseRequest) -> web.StreamResponse:
+    async def waiting(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         await asyncio.wait_for(go.wait(), LIMIT)
         return web.Response(body=await request.read())
 
@@ -315,7 +326,7 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests
 
 
 async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> None:
-    async def long(request: web.BaseRequest) -> web.StreamResponse:
+    async def long(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_length = 20_000_000
         await response.prepare(request)
@@ -356,7 +367,9 @@ async def test_3_a_client_that_leaves_within_its_body_is_no_whole_request() -> N
     read: list[bytes] = []
     ended = asyncio.Event()
 
-    async def reading(request: web.BaseRequest) -> web.StreamResponse:
+    async def reading(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         try:
             read.append(await request.read())
         finally:
@@ -384,7 +397,9 @@ async def test_12_malformed_chunks_are_400_and_no_whole_request() -> None:
 async def test_an_answer_without_reading_the_body_keeps_the_order() -> None:
     """What is left of the body is not taken for the next request."""
 
-    async def at_once(request: web.BaseRequest) -> web.StreamResponse:
+    async def at_once(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         return web.Response(text="early")
 
     async with through(upstream, decide=decide, handler=at_once) as (proxy, _):
@@ -404,7 +419,7 @@ async def test_back_pressure_both_ways() -> None:
     """
     sent = 0
 
-    async def slow(request: web.BaseRequest) -> web.StreamResponse:
+    async def slow(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
         nonlocal sent
         while not go.is_set():
             await asyncio.wait_for(go.wait(), LIMIT)

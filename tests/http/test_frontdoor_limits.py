@@ -262,7 +262,9 @@ async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
     async def silent(peer: Peer) -> None:
         await peer.gone()
 
-    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         await asyncio.sleep(LIMIT)
         return web.Response()
 
@@ -282,7 +284,9 @@ async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
 async def test_15_draining_asks_the_clients_of_our_own_answers_to_leave() -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
-    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
         asked.set()
         await asyncio.wait_for(go.wait(), LIMIT)
         return web.Response(text="done")

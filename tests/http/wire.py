@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.listener import Listener
-from proxy.downstream.server import Server
+from proxy.downstream.server import Handler, Server
 from proxy.net.sockets import reset
 from proxy.relay import Relay as Relaying
 from proxy.upstream.pool import Pool
@@ -119,7 +119,7 @@ class Origin:
         assert not self.errors, self.errors
 
 
-async def not_ours(request: web.BaseRequest) -> web.StreamResponse:
+async def not_ours(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
     raise AssertionError("nothing of this test is for our handlers")
 
 
@@ -161,7 +161,7 @@ async def proxy_to(
     port: int,
     *,
     decide: Callable[[Head], Decision] = relay_all,
-    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = not_ours,
+    handler: Handler = not_ours,
     pool: dict[str, Any] | None = None,
     relay: dict[str, Any] | None = None,
     server_tls: ssl.SSLContext | None = None,

@@ -1,0 +1,85 @@
+"""The two sides of a request in progress: the client's connection, and what serves the request.
+
+The connection drives an `Exchange`; the exchange answers through the `ClientSide`. A relayed
+request (`proxy.relay`) and one of the proxy's own (`proxy.downstream.bridge`) are exchanges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from proxy.core.errors import Problem
+from proxy.core.http.heads import Head
+
+
+class Closable(Protocol):
+    """A connection that can be closed."""
+
+    def close(self) -> None:
+        """Close at once. Idempotent."""
+
+
+class ClientSide(Protocol):
+    """The client's connection, as an exchange uses it."""
+
+    transport: asyncio.Transport
+    #: The client's address and `http` or `https`.
+    peer: bytes
+    scheme: bytes
+    #: True once this connection serves no further request.
+    closing: bool
+    #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). It is closed
+    #: with the client's connection.
+    private: Closable | None
+
+    def interim(self, data: bytes) -> None:
+        """Write a 1xx response."""
+
+    def hold(self) -> None:
+        """Stop reading the request's body until `unhold`."""
+
+    def unhold(self) -> None:
+        """Read again."""
+
+    def tunnel(self) -> None:
+        """From now on every byte of the client belongs to the exchange."""
+
+    def answered(self, *, keep: bool) -> None:
+        """The response is written to its end. The connection serves the next request iff `keep`."""
+
+    def problem(self, problem: Problem) -> None:
+        """Respond with `problem`, which ends the exchange. Nothing of a response was written."""
+
+    def break_off(self) -> None:
+        """Abort the connection: the response cannot be finished and must not look whole."""
+
+
+class Exchange(Protocol):
+    """What serves a request, as the client's connection drives it."""
+
+    @property
+    def begun(self) -> bool:
+        """Bytes of the final response are written."""
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of the request's body, still chunked if it is chunked."""
+
+    def end(self) -> None:
+        """The request is whole."""
+
+    def client_left(self) -> None:
+        """The client is gone."""
+
+    def client_slow(self) -> None:
+        """The client reads slower than the exchange writes."""
+
+    def client_ready(self) -> None:
+        """The client reads again."""
+
+
+class Forwarder(Protocol):
+    """Starts the exchanges of requests that are passed through."""
+
+    def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
+        """Forward the request with this target. `whole`: no byte of a body follows."""

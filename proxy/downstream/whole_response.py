@@ -1,0 +1,74 @@
+"""A response of VB365 that is written as it is (CONTRACT §3, §12)."""
+
+from __future__ import annotations
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+from proxy.core.http.fields import CLOSE, end_to_end
+from proxy.ports import WholeResponse
+
+#: Written by the proxy, which knows the length of the body.
+_FRAMING = frozenset({b"content-length"})
+#: RFC 9110 §8.6: no Content-Length and no body with these.
+_BODILESS = (204, 304)
+
+
+class Verbatim(web.StreamResponse):
+    """Writes status, reason, the end-to-end fields and the body of `response`.
+
+    Nothing is added but the length, and `Connection: close` when the connection ends with it. Only
+    the public interface of `web.StreamResponse` is overridden.
+    """
+
+    def __init__(self, response: WholeResponse) -> None:
+        super().__init__(status=response.status, reason="")
+        self._response = response
+        self._writer: AbstractStreamWriter | None = None
+        self._closes = False
+
+    @property
+    def prepared(self) -> bool:
+        """True once the response is written."""
+        return self._writer is not None
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection serves another request afterwards."""
+        return not self._closes
+
+    def force_close(self) -> None:
+        """Close the connection after this response."""
+        self._closes = True
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write all of it. Idempotent."""
+        if self._writer is None:
+            self._writer = request.writer
+            if not request.keep_alive or request.version < HttpVersion11:
+                self._closes = True
+            await self._writer.write(self._bytes(request.method))
+        return self._writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Wait until the client has taken enough of it."""
+        if self._writer is not None:
+            await self._writer.drain()
+
+    def _bytes(self, method: str) -> bytes:
+        response = self._response
+        fields = [
+            field for field in end_to_end(response.fields) if field[0].lower() not in _FRAMING
+        ]
+        lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+        bodiless = response.status in _BODILESS
+        length = b"" if bodiless else b"Content-Length: %d\r\n" % len(response.body)
+        close = CLOSE if self._closes else b""
+        head = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
+            response.status,
+            response.reason,
+            lines,
+            length,
+            close,
+        )
+        return head if method == "HEAD" or bodiless else head + response.body
