@@ -28,8 +28,8 @@ from proxy.api.router import ApiRouter
 from proxy.clock import SteadyClock
 from proxy.config.loading import ConfigError
 from proxy.config.settings import Settings
-from proxy.core.job_document import Retention
 from proxy.core.openapi import describe
+from proxy.core.retention import Retention
 from proxy.core.routing import Router
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Server

@@ -19,8 +19,9 @@ from proxy.api.request_body import RequestBodies
 from proxy.api.responses import ApiRequest, ApiResponse, Site, document_answer
 from proxy.core.errors import Problem
 from proxy.core.job import ErrorCode, ExportRequest, Job, Phase, ResultState
-from proxy.core.job_document import accepted, as_of
+from proxy.core.job_document import accepted
 from proxy.core.job_request import kickoff_fields
+from proxy.core.retention import as_of
 from proxy.core.routing import Kickoff
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
@@ -202,8 +203,8 @@ class KickoffHandler:
             found = await self._jobs.find(owner, key or "")
             if found is None:
                 continue
-            ends = self._site.retention.record_ends(found)
-            if ends is None or self._now() < ends or not await self._jobs.remove(found):
+            over = self._site.retention.record_over(found, self._now())
+            if not over or not await self._jobs.remove(found):
                 return found
         return None
 

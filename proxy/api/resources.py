@@ -29,8 +29,9 @@ from proxy.core.job import (
     Status,
     advance,
 )
-from proxy.core.job_document import as_of, document, etag, headers, retry_after
+from proxy.core.job_document import document, etag, headers, retry_after
 from proxy.core.preferences import parse_prefer
+from proxy.core.retention import as_of
 from proxy.core.routing import Own
 from proxy.jobs.runner import Runner
 from proxy.ports import ArtifactStore, JobStore
@@ -122,8 +123,7 @@ class Resources:
         return as_of(current, self._now())
 
     def _is_gone(self, job: Job) -> bool:
-        ends = self._site.retention.record_ends(job)
-        return ends is not None and self._now() >= ends
+        return self._site.retention.record_over(job, self._now())
 
     async def _existing(self, asked: ApiRequest, id: str) -> Job:
         job = await self._job(asked, id)

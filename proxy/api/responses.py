@@ -17,7 +17,8 @@ from proxy.core.exports import split_target
 from proxy.core.http.heads import Head
 from proxy.core.http.origin import Networks, base_url
 from proxy.core.job import Job
-from proxy.core.job_document import Links, Retention, body, link
+from proxy.core.job_document import Links, body, link
+from proxy.core.retention import Retention
 from proxy.core.routing import Decision, Own
 from proxy.ports import WholeResponse
 

@@ -572,15 +572,6 @@ def advance(job: Job, event: Event, now: float) -> Job:
     return replace(changed, phase=phase, version=job.version + 1, updated=now)
 
 
-def file_expired(job: Job, now: float) -> bool:
-    """True once the result's time is over, swept or not: such a file is never served (CONTRACT
-    §7).
-    """
-    if job.result is ResultState.EXPIRED:
-        return True
-    return job.result is ResultState.AVAILABLE and job.expires is not None and now >= job.expires
-
-
 _T_ = TypeVar("_T_")
 
 

@@ -13,20 +13,9 @@ from math import isfinite
 from typing import Any
 
 from proxy.core.exports import split_target
-from proxy.core.job import (
-    ErrorCode,
-    Expired,
-    Job,
-    JobError,
-    Phase,
-    ResultState,
-    Status,
-    advance,
-    file_expired,
-    refused,
-)
+from proxy.core.job import ErrorCode, Job, JobError, Phase, ResultState, Status
 from proxy.core.naming import result_name
-from proxy.core.retention import Stage
+from proxy.core.retention import Retention
 
 _JSON_BODY_LIMIT = 64 * 1024
 _JSON_DEPTH = 100
@@ -49,54 +38,6 @@ class Links:
     def cancel(self) -> str:
         """Where a POST cancels the job."""
         return self.status + "/cancel"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """How long things are kept, in seconds (CONTRACT §7): results, then records, and tombstones
-    after DELETE.
-
-    `refused` is for the records that strangers leave (CONTRACT §3.5).
-    """
-
-    result: float
-    record: float
-    tombstone: float = 24 * 3600.0
-    refused: float = 600.0
-
-    def record_ends(self, job: Job) -> float | None:
-        """The Unix second from which the record no longer exists; None while the job runs."""
-        if job.forgotten:
-            return job.updated + self.tombstone
-        if job.ended is None:
-            return None
-        return job.ended + (
-            min(self.refused, self.result + self.record)
-            if refused(job)
-            else self.result + self.record
-        )
-
-    def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
-        """The jobs that a sweep at `now` has to look at: those of each stage whose moment is at
-        most this.
-        """
-        return {
-            Stage.CANCELLING: now,
-            Stage.SUSPENDED: now - suspend_ttl,
-            Stage.AVAILABLE: now,
-            Stage.ENDED: now - (self.result + self.record),
-            Stage.REFUSED: now - min(self.refused, self.result + self.record),
-            Stage.FORGOTTEN: now - self.tombstone,
-        }
-
-
-def as_of(job: Job, now: float) -> Job:
-    """The job as a reader must see it at `now`: an expired result shows as Expired before it is
-    swept (CONTRACT §7).
-    """
-    if job.result is ResultState.AVAILABLE and file_expired(job, now):
-        return advance(job, Expired(), now)
-    return job
 
 
 def link(base: str, segment: str, job: Job) -> Links:

@@ -1,18 +1,17 @@
-"""What time and limits do to records: when something is due, and which may go (CONTRACT §3.5, §7,
-§9).
+"""When a result, a record and a tombstone end, and which records may be removed early (CONTRACT
+§3.5, §7, §9).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
-from proxy.core.job import Job, Phase, ResultState, refused
+from proxy.core.job import Expired, Job, Phase, ResultState, advance, refused
 
 
 class Stage(StrEnum):
-    """What a job waits for that only time brings; a store keeps the jobs of a stage in the order of
-    their moment.
-    """
+    """What a job waits for until some moment. A store keeps the jobs of a stage ordered by it."""
 
     CANCELLING = "cancelling"
     SUSPENDED = "suspended"
@@ -23,8 +22,8 @@ class Stage(StrEnum):
 
 
 def stage(job: Job) -> tuple[Stage, float] | None:
-    """The job's stage, and the moment (Unix seconds) that counts in it: of a file its expiry, else
-    when the stage began. None while the job queues or runs.
+    """The job's stage and its moment in Unix seconds: the expiry of an available file, otherwise
+    the start of the stage. None while the job is queued or running.
     """
     if job.forgotten:
         return Stage.FORGOTTEN, job.updated
@@ -41,11 +40,80 @@ def stage(job: Job) -> tuple[Stage, float] | None:
 
 
 def spent(job: Job) -> tuple[bool, float, str] | None:
-    """The rank of a record that may go to make space for others, the first to go lowest; None for
-    one that must stay: of a job that runs, or whose file is promised.
+    """The sort key of a record that may be removed to make space, the first to remove lowest.
 
-    Those that strangers left go before those of VB365's users, then the one that ended longest ago.
+    Jobs of unauthenticated callers come first, then the job that ended longest ago. None for a
+    record that must stay: its job has not ended, or its file is available.
     """
     if not (job.terminal or job.forgotten) or job.result is ResultState.AVAILABLE:
         return None
     return not refused(job), job.updated if job.ended is None else job.ended, job.id
+
+
+def keeps_bytes(job: Job) -> bool:
+    """Whether the bytes stored for the job must stay: it has not ended, or its file is available.
+
+    A job that is being cancelled keeps them until its transfer is closed.
+    """
+    return not job.terminal or job.result is ResultState.AVAILABLE
+
+
+def file_expired(job: Job, now: float) -> bool:
+    """Whether the result has expired by `now`, even if the sweeper has not marked it yet. Such a
+    file is never served (CONTRACT §7).
+    """
+    if job.result is ResultState.EXPIRED:
+        return True
+    return job.result is ResultState.AVAILABLE and job.expires is not None and now >= job.expires
+
+
+def as_of(job: Job, now: float) -> Job:
+    """The job as it is shown at `now`: an expired result is Expired even if the sweeper has not
+    marked it yet (CONTRACT §7).
+    """
+    if job.result is ResultState.AVAILABLE and file_expired(job, now):
+        return advance(job, Expired(), now)
+    return job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long results, then their records, and tombstones are kept, in seconds (CONTRACT §7).
+
+    `refused` is the limit for records of unauthenticated callers (CONTRACT §3.5).
+    """
+
+    result: float
+    record: float
+    tombstone: float = 24 * 3600.0
+    refused: float = 600.0
+
+    def record_ends(self, job: Job) -> float | None:
+        """The Unix second from which the record no longer exists. None until the job has ended."""
+        if job.forgotten:
+            return job.updated + self.tombstone
+        if job.ended is None:
+            return None
+        return job.ended + (self._refused if refused(job) else self.result + self.record)
+
+    def record_over(self, job: Job, now: float) -> bool:
+        """Whether the record no longer exists at `now`, even if it has not been removed yet."""
+        ends = self.record_ends(job)
+        return ends is not None and now >= ends
+
+    def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
+        """The jobs that a sweep at `now` looks at: in each stage, those whose moment is at most
+        this Unix second.
+        """
+        return {
+            Stage.CANCELLING: now,
+            Stage.SUSPENDED: now - suspend_ttl,
+            Stage.AVAILABLE: now,
+            Stage.ENDED: now - (self.result + self.record),
+            Stage.REFUSED: now - self._refused,
+            Stage.FORGOTTEN: now - self.tombstone,
+        }
+
+    @property
+    def _refused(self) -> float:
+        return min(self.refused, self.result + self.record)

@@ -24,6 +24,7 @@ from proxy.core.job import (
     Succeeded,
     decode,
 )
+from proxy.core.retention import keeps_bytes
 from proxy.jobs.run import Record
 from proxy.ports import ArtifactStore, JobStore
 
@@ -90,12 +91,12 @@ class Reconciler:
             await self._advance(job, Interrupted())
 
     async def _settle_ended(self, job: Job, stored: bool) -> None:
-        promised = job.result is ResultState.AVAILABLE
-        if promised and not (stored and await self._artifacts.get(job.id)):
+        keep = keeps_bytes(job)
+        if keep and not (stored and await self._artifacts.get(job.id)):
             log.error("the file of a finished export is missing", job=job.id)
             await self._advance(job, Released())
-            promised = False
-        if stored and not promised:
+            keep = False
+        if stored and not keep:
             await self._artifacts.remove(job.id)
 
     async def _finish(self, job: Job) -> bool:

@@ -21,10 +21,10 @@ from proxy.core.job import (
     Job,
     JobError,
     Phase,
-    ResultState,
     Resumed,
 )
 from proxy.core.job_request import resumed_fields
+from proxy.core.retention import keeps_bytes
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
 from proxy.jobs.queue import Slots
@@ -355,7 +355,7 @@ class Runner:
         """
         try:
             job = await until_available(lambda: self._jobs.get(id), job=id)
-            if job is None or job.phase is Phase.CANCELLING or _is_over_without_file(job):
+            if job is None or job.phase is Phase.CANCELLING or not keeps_bytes(job):
                 await self._artifacts.remove(id)
             if job is not None and job.phase is Phase.CANCELLING:
                 await Record(self._jobs, job, self._now).settle(Cancelled())
@@ -387,10 +387,6 @@ class Runner:
                 await self._space.measure()
             except StoreUnavailable as why:
                 log.warning("free space not known", reason=str(why))
-
-
-def _is_over_without_file(job: Job) -> bool:
-    return job.terminal and job.result is not ResultState.AVAILABLE
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

@@ -19,9 +19,8 @@ from proxy.core.job import (
     JobError,
     Phase,
     ResultState,
-    file_expired,
 )
-from proxy.core.job_document import Retention
+from proxy.core.retention import Retention, file_expired, keeps_bytes
 from proxy.jobs.run import Lost, Record
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
 
@@ -40,7 +39,7 @@ _INTERRUPTED = JobError(
 
 class Sweeper:
     """Ends what is over. Readers never depend on it: they judge by the clock themselves
-    (`monitor.seen`).
+    (`core.retention.as_of`).
 
     `suspend_ttl` in seconds; `now` is the wall clock; `wake` is the runner's, for what a caller
     ended and nobody heard.
@@ -110,13 +109,12 @@ class Sweeper:
                 await self._artifacts.remove(id)
         elif job.forgotten:
             await self._wake(id)
-        elif job.terminal and job.result is not ResultState.AVAILABLE:
+        elif not keeps_bytes(job):
             await self._artifacts.remove(id)  # what could not be removed when the job ended
 
     async def _look(self, job: Job) -> None:
         now = self._now()
-        ends = self._retention.record_ends(job)
-        if ends is not None and now >= ends:
+        if self._retention.record_over(job, now):
             await self._artifacts.remove(job.id)
             await self._jobs.remove(job)
         elif job.result is ResultState.AVAILABLE and file_expired(job, now):

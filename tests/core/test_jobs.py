@@ -41,7 +41,6 @@ from proxy.core.job import (
     advance,
     decode,
     encode,
-    file_expired,
 )
 
 REQUEST = ExportRequest(
@@ -312,15 +311,6 @@ def test_a_tombstone_holds_nothing_of_the_export(phase: Phase) -> None:
         None,
         "",
     )
-
-
-def test_an_expired_file_is_expired_before_anyone_sweeps() -> None:
-    """§7: an expired file is never served, even if the sweeper is dead."""
-    assert [file_expired(DONE, now) for now in (899.9, 900.0, 1e12)] == [False, True, True]
-    assert file_expired(_after(Expired(), job=DONE), 0.0)
-    assert not file_expired(_after(Released(), job=DONE), 1e12)
-    assert not file_expired(QUEUED, 1e12)
-    assert not file_expired(replace(DONE, expires=None), 1e12)
 
 
 COUNTS = st.integers(0, 2**63)

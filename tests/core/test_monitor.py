@@ -21,7 +21,8 @@ from proxy.core.job import (
     ResultState,
     Status,
 )
-from proxy.core.job_document import Links, Retention
+from proxy.core.job_document import Links
+from proxy.core.retention import Retention
 
 ID = "5f0c6d3e-0000-4000-8000-000000000001"
 NOW = 1_795_403_524.0  # 2026-11-23T03:12:04Z
@@ -365,24 +366,6 @@ def test_the_202s_fields() -> None:
     applied = ("Preference-Applied", "respond-async")
     expected[3] = ("Retry-After", "1")
     assert monitor.accepted(DONE, LINKS, "respond-async", NOW) == [*expected, applied]
-
-
-def test_an_expired_file_shows_as_expired_before_it_is_swept() -> None:
-    """§7: `result.state` Expired from that second on; nothing else is touched."""
-    assert monitor.as_of(DONE, NOW + 68.9) is DONE
-    late = monitor.as_of(DONE, NOW + 69)
-    assert (late.result, late.status) == (ResultState.EXPIRED, Status.SUCCESS)
-    assert monitor.as_of(late, NOW + 99) is late
-    assert monitor.as_of(QUEUED, NOW + 10**9) is QUEUED
-
-
-def test_records_end_after_the_results_time_and_their_own() -> None:
-    """§7: `record_ttl` after `result_ttl`; tombstones live 24 h; a running job's record does not
-    end.
-    """
-    assert KEPT.record_ends(DONE) == NOW + 9 + 660
-    assert KEPT.record_ends(QUEUED) is None
-    assert KEPT.record_ends(replace(DONE, phase=Phase.FORGOTTEN, updated=NOW)) == NOW + 86400
 
 
 def test_links_are_below_the_kickoffs_version() -> None:

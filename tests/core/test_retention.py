@@ -1,4 +1,6 @@
-"""Which records are due, which may go, and what ended jobs keep (CONTRACT §3.5, §7)."""
+"""When results and records end, which may be removed, and what ended jobs keep (CONTRACT §3.5,
+§7).
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,32 @@ from proxy.core.job import (
     CancelRequested,
     Claimed,
     ErrorCode,
+    Expired,
     Failed,
     FileFacts,
+    Finalizing,
     Forgotten,
     Interrupted,
     Job,
     JobError,
+    Released,
     ResultState,
+    Status,
+    Succeeded,
     advance,
     decode,
     encode,
 )
-from proxy.core.job_document import Links, Retention, document
-from proxy.core.retention import Stage, spent, stage
+from proxy.core.job_document import Links, document
+from proxy.core.retention import (
+    Retention,
+    Stage,
+    as_of,
+    file_expired,
+    keeps_bytes,
+    spent,
+    stage,
+)
 from tests.fakes import new_job
 
 RETENTION = Retention(result=1000.0, record=5000.0)
@@ -41,6 +56,62 @@ def error(status: int | None = 401, **more: Any) -> JobError:
 
 def failed(given: JobError, *, accepted: bool = False, **request: Any) -> Job:
     return advance(advance(new_job(1, **request), Claimed("r"), 2.0), Failed(given, accepted), 3.0)
+
+
+def exported() -> Job:
+    """A job that ended at 3 and whose file expires at 900."""
+    facts = FileFacts(media_type="x/y", file_name="f", size=1, etag=None)
+    events = (Claimed("r"), Answered(facts), Finalizing(1), Succeeded(1, "d", 900.0, "Zip"))
+    job = new_job(1)
+    for event in events:
+        job = advance(job, event, 3.0)
+    return job
+
+
+def test_a_file_expires_before_the_sweeper_marks_it() -> None:
+    """§7: an expired file is never served, even if the sweeper is dead."""
+    done = exported()
+    assert [file_expired(done, now) for now in (899.9, 900.0, 1e12)] == [False, True, True]
+    assert file_expired(advance(done, Expired(), 4.0), 0.0)
+    assert not file_expired(advance(done, Released(), 4.0), 1e12)
+    assert not file_expired(new_job(1), 1e12)
+    assert not file_expired(replace(done, expires=None), 1e12)
+
+
+def test_an_expired_file_is_shown_as_expired_before_the_sweeper_marks_it() -> None:
+    """§7: `result.state` is Expired from that second; nothing else changes."""
+    done = exported()
+    assert as_of(done, 899.9) is done
+    late = as_of(done, 900.0)
+    assert (late.result, late.status) == (ResultState.EXPIRED, Status.SUCCESS)
+    assert as_of(late, 999.0) is late
+    assert as_of(new_job(1), 1e12).result is None
+
+
+def test_bytes_stay_until_the_job_has_ended_and_while_its_file_is_available() -> None:
+    """The sweeper, the reconciler and the runner remove the bytes of all other jobs."""
+    done, cancelling = exported(), advance(new_job(1), CancelRequested(), 2.0)
+    assert [keeps_bytes(job) for job in (new_job(1), cancelling, done)] == [True, True, True]
+    ended = (
+        advance(cancelling, Cancelled(), 3.0),
+        failed(error(500)),
+        advance(done, Expired(), 4.0),
+        advance(done, Released(), 4.0),
+        advance(done, Forgotten(), 4.0),
+        advance(new_job(1), Forgotten(), 4.0),
+    )
+    assert not any(map(keeps_bytes, ended))
+
+
+def test_a_record_ends_after_result_ttl_and_record_ttl() -> None:
+    """§7: `record_ttl` follows `result_ttl`, a tombstone lives 24 h, and the record of a running
+    job does not end.
+    """
+    assert RETENTION.record_ends(exported()) == 6003.0
+    assert RETENTION.record_ends(new_job(1)) is None
+    assert RETENTION.record_ends(advance(exported(), Forgotten(), 9.0)) == 9.0 + 86400
+    assert [RETENTION.record_over(exported(), now) for now in (6002.9, 6003.0)] == [False, True]
+    assert not RETENTION.record_over(new_job(1), 1e12)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from proxy.core.job import (
     ResultState,
     Status,
 )
-from proxy.core.job_document import Retention
+from proxy.core.retention import Retention
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Limits, Runner

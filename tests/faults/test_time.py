@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from proxy.clock import SteadyClock
 from proxy.core.job import ErrorCode, Phase, ResultState, Status
-from proxy.core.job_document import as_of
+from proxy.core.retention import as_of
 from proxy.ports import StoreUnavailable
 from tests.faults.harness import CONTENT, House, house
 
