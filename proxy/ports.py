@@ -4,7 +4,7 @@ that cross them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -165,7 +165,7 @@ class Reader(Protocol):
 
     artifact: Artifact
 
-    def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+    def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
         """The bytes [start, stop). Raises `StoreUnavailable` if they cannot all be had: never a
         short read.
         """

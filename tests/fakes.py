@@ -16,7 +16,7 @@ import hashlib
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import fields, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -241,7 +241,7 @@ class MemoryReader:
         self._data = data
         self._closed = False
 
-    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         for at in range(start, stop, 1 << 16):
             await self._store.enter("chunks")
             piece = self._data[at : min(at + (1 << 16), stop)]

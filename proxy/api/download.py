@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from contextlib import aclosing
 from email.utils import formatdate
+from typing import cast
 
 from aiohttp import web
+from aiohttp.http_writer import StreamWriter
 
-from proxy.api.file_response import FileResponse
+from proxy.api.file_response import FileResponse, sent_before_more
 from proxy.api.responses import SERVER, ApiRequest, answer
 from proxy.core.errors import Problem
 from proxy.core.http.disposition import content_disposition
@@ -119,11 +122,21 @@ async def _stream(
     response = FileResponse(status, fields, body.length)
     await response.prepare(asked.request)
     if method != "HEAD":
-        for piece in body.pieces:
-            if isinstance(piece, bytes):
-                await response.write(piece)
-                continue
-            async for chunk in reader.chunks(*piece):
-                await response.write(chunk)
+        with sent_before_more(asked.request):
+            for piece in body.pieces:
+                if isinstance(piece, bytes):
+                    await response.write(piece)
+                else:
+                    await _copy(asked, reader, *piece)
     await response.write_eof()
     return response
+
+
+async def _copy(asked: ApiRequest, reader: Reader, start: int, stop: int) -> None:
+    """Send [start, stop) of the file. A client that takes nothing keeps one piece in memory."""
+    writer = cast(StreamWriter, asked.request.writer)
+    async with aclosing(reader.chunks(start, stop)) as chunks:
+        async for chunk in chunks:
+            await writer.write(chunk, drain=False)
+            del chunk  # TLS has made its own copy
+            await writer.drain()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -78,3 +79,22 @@ class FileResponse(web.StreamResponse):
         if self._writer is not None and not self._ended:
             self._ended = True
             await self._writer.write_eof(data)
+
+
+@contextmanager
+def sent_before_more(request: web.BaseRequest) -> Iterator[None]:
+    """Within the block `request.writer.drain()` waits until the transport has sent everything.
+
+    Else a client that takes nothing keeps 64 KiB more in memory, and 512 KiB on TLS (the defaults
+    of asyncio and uvloop). The TLS layer counts what it has encrypted; below it the socket's
+    transport keeps another 64 KiB.
+    """
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has left")
+    # not 0: the TLS of both loops takes an empty buffer to have reached that
+    transport.set_write_buffer_limits(high=1, low=0)
+    try:
+        yield
+    finally:
+        transport.set_write_buffer_limits()

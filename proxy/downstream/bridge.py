@@ -166,6 +166,11 @@ class Bridge(asyncio.Transport):
         """Called by aiohttp."""
         self._client.unhold()
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """When the handler is told to wait, until its answer ends: see `asyncio.WriteTransport`."""
+        if not self.closed and not self._client.transport.is_closing():
+            self._client.transport.set_write_buffer_limits(high, low)
+
     def get_write_buffer_size(self) -> int:
         """Bytes that the client has not taken yet."""
         return self._client.transport.get_write_buffer_size()

@@ -43,6 +43,7 @@ async def test_a_reader_cancelled_while_it_closes_gives_its_descriptor_back(
     store = await FileArtifacts.at(tmp_path)
     job = await stored(store)
     gate, read = threading.Event(), artifact_files.read_at
+    monkeypatch.setattr(artifact_files, "read_cached", lambda *args: b"")
     monkeypatch.setattr(artifact_files, "read_at", lambda *args: gate.wait(30) and read(*args))
     reader = await store.open(job)
     assert reader is not None

@@ -48,7 +48,7 @@ def proxy(upstream: int, place: Path, **settings: str) -> Iterator[Proxy]:
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            ready = re.search(r"listening on http://127\.0\.0\.1:(\d+)", line)
+            ready = re.search(r"listening on https?://127\.0\.0\.1:(\d+)", line)
             if ready:
                 yield Proxy(process, int(ready[1]))
                 return

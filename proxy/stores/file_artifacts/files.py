@@ -153,6 +153,22 @@ def read_at(descriptor: int, start: int, count: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def read_cached(descriptor: int, start: int, count: int) -> bytearray:
+    """The bytes from `start` on that the page cache holds: at most `count`, often none.
+
+    Never waits for the disk: where the system cannot promise that, there are none.
+    """
+    if not sys.platform.startswith("linux"):
+        return bytearray()
+    piece = bytearray(count)
+    try:
+        got = os.preadv(descriptor, [piece], start, os.RWF_NOWAIT)
+    except OSError:  # EAGAIN, EOPNOTSUPP on file systems without it; `read_at` meets all others
+        got = 0
+    del piece[got:]
+    return piece
+
+
 def _pread(descriptor: int, count: int, start: int) -> bytes:
     if sys.platform == "win32":
         os.lseek(descriptor, start, os.SEEK_SET)

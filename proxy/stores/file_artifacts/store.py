@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,63 +16,22 @@ from threading import Event
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
+from proxy.net.budget import Budget
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import Places, checked
 from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.partial import FilePartial
+from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.threads import undisturbed
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_PIECE = 1 << 20
 #: Shared by writers, readers and kept files that are hashed again; each waits for the disk most of
 #: its time.
 _THREADS = 16
 _FREE_IS_FRESH = 1.0
-
-
-class FileReader:
-    """A `Reader` over an open file."""
-
-    def __init__(self, store: FileArtifacts, artifact: Artifact, descriptor: int) -> None:
-        self.artifact = artifact
-        self._store = store
-        self._descriptor = descriptor
-        self._reading: set[asyncio.Future[bytes]] = set()
-        self._closing: asyncio.Future[None] | None = None
-
-    def fileno(self) -> int:
-        """The descriptor of the open file, for sendfile; valid until `close`."""
-        return self._descriptor
-
-    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """As `Reader.chunks`, in pieces of 1 MiB."""
-        for at in range(start, stop, _PIECE):
-            yield await self._read(at, min(_PIECE, stop - at))
-
-    async def _read(self, start: int, count: int) -> bytes:
-        if self._closing is not None:
-            raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
-        reading = self._store.begin(files.read_at, self._descriptor, start, count)
-        self._reading.add(reading)
-        reading.add_done_callback(self._reading.discard)
-        return await undisturbed(reading)
-
-    async def close(self) -> None:
-        """As `Reader.close`. The descriptor's number is not given back while a thread reads from
-        it.
-        """
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close())
-        await undisturbed(self._closing)
-
-    async def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        while self._reading:
-            await asyncio.wait(self._reading)
-        await self._store.let_go(descriptor)
 
 
 class FileArtifacts:
@@ -83,6 +42,7 @@ class FileArtifacts:
     ) -> None:
         self.now = clock
         self.ledger = Ledger()
+        self.large_pieces = Budget(LARGE_PIECES)
         self._root = root
         self._max_bytes = max_bytes
         self._durable = durable

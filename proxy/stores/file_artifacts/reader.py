@@ -1,0 +1,94 @@
+"""An open artifact: read on the event loop what the page cache holds, and the rest in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
+
+from proxy.net.budget import Budget
+from proxy.ports import Artifact, StoreUnavailable
+from proxy.stores.file_artifacts import files
+from proxy.stores.threads import undisturbed
+
+#: Bytes of a piece. A piece is in memory until the client has taken it, so that large ones are for
+#: a few readers at a time, and only for those that took the last piece at `_FAST` bytes a second.
+_SMALL, _LARGE = 16 << 10, 256 << 10
+_FAST = 32 << 20
+#: Readers that may have a large piece at a time.
+LARGE_PIECES = 32
+
+
+class Threads(Protocol):
+    """What a reader needs of its store."""
+
+    #: Large pieces that all readers of the store may have at a time.
+    large_pieces: Budget
+
+    def begin(
+        self, work: Callable[[int, int, int], bytes], descriptor: int, start: int, count: int, /
+    ) -> asyncio.Future[bytes]:
+        """Have a thread do blocking work."""
+
+    def let_go(self, descriptor: int) -> asyncio.Future[None]:
+        """Close a file."""
+
+
+class FileReader:
+    """A `Reader` over an open file."""
+
+    def __init__(self, store: Threads, artifact: Artifact, descriptor: int) -> None:
+        self.artifact = artifact
+        self._store = store
+        self._descriptor = descriptor
+        self._reading: set[asyncio.Future[bytes]] = set()
+        self._closing: asyncio.Future[None] | None = None
+
+    def fileno(self) -> int:
+        """The descriptor of the open file, for sendfile; valid until `close`."""
+        return self._descriptor
+
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
+        """As `Reader.chunks`. No reference to a piece is kept while it is with the caller."""
+        loop = asyncio.get_running_loop()
+        grants = self._store.large_pieces
+        fast = False
+        at = start
+        while at < stop:
+            large = fast and grants.take(1)
+            try:
+                pieces = [await self._read(at, min(_LARGE if large else _SMALL, stop - at))]
+                size = len(pieces[0])
+                before = loop.time()
+                yield pieces.pop()
+                fast = size > (loop.time() - before) * _FAST
+                at += size
+            finally:
+                if large:
+                    grants.give(1)
+
+    async def _read(self, start: int, count: int) -> bytes | bytearray:
+        """At least one byte and at most `count`."""
+        if self._closing is not None:
+            raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
+        if cached := files.read_cached(self._descriptor, start, count):
+            await asyncio.sleep(0)  # a fast client must not keep the loop from all others
+            return cached
+        reading = self._store.begin(files.read_at, self._descriptor, start, count)
+        self._reading.add(reading)
+        reading.add_done_callback(self._reading.discard)
+        return await undisturbed(reading)
+
+    async def close(self) -> None:
+        """As `Reader.close`. The descriptor's number is not given back while a thread reads from
+        it.
+        """
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await undisturbed(self._closing)
+
+    async def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        while self._reading:
+            await asyncio.wait(self._reading)
+        await self._store.let_go(descriptor)
