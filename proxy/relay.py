@@ -13,15 +13,6 @@ import logging
 from proxy.core.errors import Problem
 from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import Body, body_of
-from proxy.core.http.fields import (
-    CLOSE,
-    KEEP_ALIVE,
-    Forwarding,
-    asks_tunnel,
-    request_bytes,
-    response_bytes,
-    websocket,
-)
 from proxy.core.http.heads import (
     MAX_INTERIM,
     Framing,
@@ -30,6 +21,15 @@ from proxy.core.http.heads import (
     ResponseHead,
     find_answer_end,
     parse_response,
+)
+from proxy.core.http.outbound import (
+    CLOSE,
+    KEEP_ALIVE,
+    Forwarding,
+    asks_tunnel,
+    request_bytes,
+    response_bytes,
+    websocket,
 )
 from proxy.core.http.reuse import Outgoing, outgoing
 from proxy.downstream.duplex import ClientSide

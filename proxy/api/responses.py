@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 from proxy import __version__
 from proxy.core.errors import Problem, render
 from proxy.core.exports import split_target
+from proxy.core.http.fields import values_of
 from proxy.core.http.heads import Head
 from proxy.core.http.origin import Networks, base_url
 from proxy.core.job import Job
@@ -48,12 +49,11 @@ class ApiRequest:
 
     def lines(self, name: str) -> Sequence[str]:
         """The values of a field's lines, in order."""
-        wanted = name.lower().encode()
-        return [value.decode("latin-1") for key, value in self.fields if key.lower() == wanted]
+        return [value.decode("latin-1") for value in self.raw(name.lower().encode())]
 
     def raw(self, name: bytes) -> list[bytes]:
         """The same as bytes; `name` in lower case."""
-        return [value for key, value in self.fields if key.lower() == name]
+        return values_of(self.fields, name)
 
     def first(self, name: str) -> str | None:
         """The value of a field's first line, None without one."""

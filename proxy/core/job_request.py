@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from proxy.core.http.fields import end_to_end
+from proxy.core.http.fields import end_to_end, values_of
 from proxy.core.job import ExportRequest
 from proxy.core.preferences import other_preferences
 
@@ -43,7 +43,7 @@ def kickoff_fields(fields: Iterable[_Field], *, preserve_host: bool) -> list[_Fi
     sent = [field for field in end_to_end(received) if field[0].lower() not in _OURS]
     if not preserve_host:
         sent = [field for field in sent if field[0].lower() != b"host"]
-    others = other_preferences([value for name, value in received if name.lower() == b"prefer"])
+    others = other_preferences(values_of(received, b"prefer"))
     if others is not None:
         sent.append((b"Prefer", others))
     sent.append((b"Accept-Encoding", b"identity"))

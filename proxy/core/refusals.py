@@ -8,8 +8,8 @@ import re
 from http import HTTPStatus
 
 from proxy.core.errors import Problem, render
-from proxy.core.http.fields import CLOSE
 from proxy.core.http.heads import Head
+from proxy.core.http.outbound import CLOSE
 
 _PLAIN_TARGET = re.compile(rb"\S+ (/[!-~]*) HTTP")
 

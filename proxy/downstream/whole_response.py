@@ -5,7 +5,8 @@ from __future__ import annotations
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.core.http.fields import CLOSE, end_to_end
+from proxy.core.http.fields import end_to_end
+from proxy.core.http.outbound import CLOSE
 from proxy.ports import WholeResponse
 
 #: Written by the proxy, which knows the length of the body.

@@ -7,8 +7,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from proxy.core.http.fields import value_of
 from proxy.core.job import FileFacts
-from proxy.jobs.outcome import encoding, facts, value
+from proxy.jobs.outcome import encoding, facts
 from proxy.ports import Field, Response, UpstreamBroken
 
 #: Bytes that are asked for once more where no strong ETag proves the rest.
@@ -61,7 +62,7 @@ class Continuation:
         """What the answer carries; None unless its head fits the first answer's (CONTRACT §10).
         Where the two share no strong ETag that is half of the proof: `rest` is the other one.
         """
-        match = _CONTENT_RANGE.fullmatch(value(response.fields, b"content-range") or b"")
+        match = _CONTENT_RANGE.fullmatch(value_of(response.fields, b"content-range") or b"")
         if response.status != 206 or match is None:
             return None
         part = Part(int(match[1]), int(match[2]) + 1, int(match[3]))
@@ -87,7 +88,7 @@ class Continuation:
     def _is_same_file(self, response: Response) -> bool:
         if encoding(response.fields) is not None:
             return False
-        etag = value(response.fields, b"etag")
+        etag = value_of(response.fields, b"etag")
         if self.validator is not None and etag != self.validator:
             return False
         told, first = facts(response, None), self.answer

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import structlog
 
 from proxy.core.http.disposition import file_name
+from proxy.core.http.fields import value_of, values_of
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
 from proxy.ports import Fields, Response, UpstreamFailure, WholeResponse
@@ -36,7 +37,7 @@ def refusal(answer: WholeResponse, hidden: Sequence[bytes]) -> JobError:
     are kept on disk.
     """
     body = masked(answer.body[:JSON_LIMIT], hidden)
-    content_type = text(value(answer.fields, b"content-type"))
+    content_type = text(value_of(answer.fields, b"content-type"))
     # a 2xx may hold part of the file, which is nothing to quote, unless it is declared as JSON: no
     # export is
     quoted = answer.status >= 300 or _JSON.fullmatch(content_type or "") is not None
@@ -64,7 +65,7 @@ def encoding(fields: Fields) -> str | None:
     """The content codings of the answer's body, to be shown; None without one (`identity` is
     none).
     """
-    named = codings(value for name, value in fields if name.lower() == b"content-encoding")
+    named = codings(values_of(fields, b"content-encoding"))
     return one_line(b", ".join(named).decode("latin-1")) or "unreadable" if named else None
 
 
@@ -92,17 +93,12 @@ async def collect(response: Response) -> WholeResponse:
 def facts(response: Response, size: int | None) -> FileFacts:
     """What a 200 head says of the file; `size` in bytes if it is known."""
     return FileFacts(
-        media_type=text(value(response.fields, b"content-type")) or "application/octet-stream",
-        file_name=file_name(value(response.fields, b"content-disposition")),
+        media_type=text(value_of(response.fields, b"content-type")) or "application/octet-stream",
+        file_name=file_name(value_of(response.fields, b"content-disposition")),
         size=size,
-        etag=text(value(response.fields, b"etag")),
-        last_modified=text(value(response.fields, b"last-modified")),
+        etag=text(value_of(response.fields, b"etag")),
+        last_modified=text(value_of(response.fields, b"last-modified")),
     )
-
-
-def value(fields: Fields, name: bytes) -> bytes | None:
-    """The value of the first line with the lower-case name."""
-    return next((value for key, value in fields if key.lower() == name), None)
 
 
 def text(value: bytes | None) -> str | None:

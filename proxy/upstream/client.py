@@ -7,7 +7,7 @@ from collections import deque
 
 from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import Body, body_of
-from proxy.core.http.fields import end_to_end
+from proxy.core.http.fields import end_to_end, value_of
 from proxy.core.http.heads import (
     MAX_INTERIM,
     Framing,
@@ -89,7 +89,7 @@ class HttpUpstream:
 
 def _message(method: bytes, target: bytes, fields: Fields, body: bytes, authority: bytes) -> bytes:
     fields = list(fields)
-    if not any(name.lower() == b"host" for name, _ in fields):
+    if value_of(fields, b"host") is None:
         fields.insert(0, (b"Host", authority))
     if body or method == b"POST":
         fields.append((b"Content-Length", b"%d" % len(body)))

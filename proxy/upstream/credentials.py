@@ -8,6 +8,7 @@ import base64
 import json
 from dataclasses import dataclass
 
+from proxy.core.http.fields import values_of
 from proxy.ports import Fields
 
 
@@ -21,11 +22,7 @@ class Credentials:
     @classmethod
     def of(cls, fields: Fields) -> Credentials | None:
         """The credentials among a request's fields, None without any (CONTRACT §3.2)."""
-
-        def lines(name: bytes) -> tuple[bytes, ...]:
-            return tuple(value for key, value in fields if key.lower() == name)
-
-        found = cls(lines(b"authorization"), lines(b"cookie"))
+        found = cls(tuple(values_of(fields, b"authorization")), tuple(values_of(fields, b"cookie")))
         return found if found.authorization or found.cookie else None
 
     @property

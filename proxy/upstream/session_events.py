@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from proxy.core.http.fields import value_of
 from proxy.core.job import Job
 from proxy.ports import Fields, Upstream, UpstreamFailure
 from proxy.upstream.credentials import Credentials
@@ -118,11 +119,11 @@ class SessionEvents:
         return [dict(event) for event in json.loads(body)["results"]], self._skew(response.fields)
 
     def _skew(self, fields: Fields) -> float:
-        for name, value in fields:
-            if name.lower() == b"date":
-                skew = parsedate_to_datetime(value.decode("latin-1")).timestamp() - self._now()
-                return skew if abs(skew) > _SAME_CLOCK else 0.0
-        return 0.0
+        date = value_of(fields, b"date")
+        if date is None:
+            return 0.0
+        skew = parsedate_to_datetime(date.decode("latin-1")).timestamp() - self._now()
+        return skew if abs(skew) > _SAME_CLOCK else 0.0
 
 
 def _moment(text: object) -> float:

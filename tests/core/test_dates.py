@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.http.dates import http_date, parse_date
+from proxy.core.http.dates import parse_date
 
 MODIFIED = 784111777
 EQUAL = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -89,9 +89,3 @@ def test_dates_round_trip(drawn: datetime) -> None:
     moment = drawn.replace(microsecond=0)
     second = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
     assert parse_date(format_datetime(moment, usegmt=True), near=0) == second
-    assert http_date(second + 0.5) == format_datetime(moment, usegmt=True)
-
-
-def test_http_dates_are_imf_fixdates() -> None:
-    assert http_date(MODIFIED + 0.999) == EQUAL
-    assert http_date(-0.5) == "Wed, 31 Dec 1969 23:59:59 GMT"

@@ -11,7 +11,8 @@ import enum
 import re
 from typing import Protocol
 
-from proxy.core.http.heads import FIELD_LINE, Framing, MalformedMessage
+from proxy.core.http.fields import FIELD_LINE
+from proxy.core.http.heads import Framing, MalformedMessage
 
 #: Bounds in bytes: a chunk-size line with its extensions, all trailer lines of a body together.
 MAX_SIZE_LINE = 1 << 12

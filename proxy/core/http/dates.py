@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime
-from email.utils import format_datetime
 
 _TIME = r"(?P<h>[01]\d|2[0-3]):(?P<m>[0-5]\d):(?P<s>[0-5]\d|60)"
 _DAY, _LONG_DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
-# IMF-fixdate, rfc850-date, asctime-date. The standard library's parsers take far more than these.
+# IMF-fixdate, rfc850-date, asctime-date. The parsers of the standard library accept far more.
 _FORMS = tuple(
     re.compile(pattern, re.ASCII)
     for pattern in (
@@ -23,10 +22,10 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 
 def parse_date(text: str, *, near: float) -> int | None:
-    """The Unix second of an HTTP date in any of its three forms; None if it is none.
+    """The Unix second of an HTTP date in any of its three forms; None for any other text.
 
-    A two-digit year is the one that lies less than 50 years before or at most 50 after the Unix
-    second `near`.
+    A two-digit year is the one less than 50 years before or at most 50 years after the Unix second
+    `near`.
     """
     found = next((match for form in _FORMS if (match := form.fullmatch(text))), None)
     if found is None:
@@ -43,8 +42,3 @@ def parse_date(text: str, *, near: float) -> int | None:
 def _full_year(short: int, near: float) -> int:
     latest = datetime.fromtimestamp(near, UTC).year + 50
     return latest - (latest - short) % 100
-
-
-def http_date(seconds: float) -> str:
-    """The IMF-fixdate of a Unix second, rounded down, for Last-Modified, Sunset and the like."""
-    return format_datetime(datetime.fromtimestamp(seconds // 1, UTC), usegmt=True)

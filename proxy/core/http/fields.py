@@ -1,117 +1,71 @@
-"""Which fields travel: outbound heads are built here, from inbound ones that nobody edits (CONTRACT
-§12).
+"""Field lines and lists of fields: the grammar of a line, look-up by name, hop-by-hop fields (RFC
+9110 §5, §7.6.1).
 
-Order, case, repeats and the bytes of a field line stay as sent. Hop-by-hop fields (RFC 9110 §7.6.1
-and those that Connection names) end at the proxy; the proxy says its own where the next hop needs
-to know.
+Order, case, repeats and bytes of a field stay as they were received.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from proxy.core.http.heads import Field, Framing, Head, ResponseHead, elements, without
+Field = tuple[bytes, bytes]
 
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+FIELD_LINE = re.compile(rb"(" + TOKEN + rb"):[ \t]*+(" + VALUE + rb")\r\n")
 _HOP_BY_HOP = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"}
 )
-#: Values that must never stand in a log.
-_SECRET = frozenset(
-    {
-        b"authorization",
-        b"cookie",
-        b"set-cookie",
-        b"proxy-authorization",
-        b"x-api-key",
-        b"x-xsrf-token",
-    }
-)
-_HOST = frozenset({b"host"})
-_UPGRADE = frozenset({b"upgrade"})
-_TRANSFER_ENCODING = frozenset({b"transfer-encoding"})
-
-CLOSE = b"Connection: close\r\n"
-KEEP_ALIVE = b"Connection: keep-alive\r\n"
-UPGRADE = b"Connection: Upgrade\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Forwarding:
-    """What `upstream.forwarded = true` appends: the peer's address, `http` or `https`, and our name
-    for Via.
-    """
-
-    peer: bytes
-    scheme: bytes
-    name: bytes = b"vb365-async-proxy"
-
-    def lines(self, head: Head) -> bytes:
-        """The field lines for a request with `head`. Appended lines continue the lists that
-        balancers began.
-        """
-        return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n%bVia: 1.%d %b\r\n" % (
-            self.peer,
-            self.scheme,
-            b"" if head.host is None else b"X-Forwarded-Host: %b\r\n" % head.host,
-            head.minor,
-            self.name,
-        )
+def split_fields(block: bytes) -> tuple[Field, ...]:
+    """The fields of a block of valid field lines."""
+    return tuple([(name, value.rstrip(b" \t")) for name, value in FIELD_LINE.findall(block)])
 
 
-def websocket(head: Head | ResponseHead) -> bool:
-    """True iff the head asks for, or grants, the one upgrade that is tunnelled (CONTRACT §12)."""
-    return head.upgrade is not None and head.upgrade.lower() == b"websocket"
+def values_of(fields: Iterable[Field], name: bytes) -> list[bytes]:
+    """The values of the fields with the lower-case name `name`, in order."""
+    return [value for found, value in fields if found.lower() == name]
 
 
-def request_bytes(
-    head: Head, target: bytes, *, host: bytes | None = None, forwarding: Forwarding | None = None
-) -> bytes:
-    """The head that goes to U: `target` instead of the client's, `host` instead of its Host if
-    given.
-
-    An HTTP/1.0 request stays one: U then answers in a way that its client understands.
-    """
-    block = head.kept
-    if head.upgrade is not None and asks_tunnel(head):
-        block = without(head.block, head.hops - _UPGRADE) + UPGRADE
-    if host is not None:
-        block = b"Host: %b\r\n%b" % (host, without(block, _HOST))
-    if forwarding is not None:
-        block += forwarding.lines(head)
-    return b"%b %b HTTP/1.%d\r\n%b\r\n" % (head.method, target, head.minor, block)
+def value_of(fields: Iterable[Field], name: bytes) -> bytes | None:
+    """The value of the first field with the lower-case name `name`, or None."""
+    return next(iter(values_of(fields, name)), None)
 
 
-def asks_tunnel(head: Head) -> bool:
-    """True iff a 101 of U may turn this request's connection into a tunnel."""
-    return head.method == b"GET" and head.framing is Framing.NONE and websocket(head)
-
-
-def response_bytes(
-    head: ResponseHead, connection: bytes = b"", *, dechunked: bool = False
-) -> bytes:
-    """The head that goes to the client. `connection` is the proxy's own Connection line, or empty.
-
-    The version is ours (RFC 9112 §2.3). `dechunked` leaves out Transfer-Encoding, for HTTP/1.0
-    clients.
-    """
-    block = head.kept
-    if head.status == 101:
-        block = without(head.block, head.hops - _UPGRADE)
-        connection = UPGRADE
-    elif dechunked or head.status == 204:
-        block = without(block, _TRANSFER_ENCODING)
-    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (head.status, head.reason, block, connection)
+def elements(values: Iterable[bytes]) -> set[bytes]:
+    """The lower-case elements of a comma-separated list, over all its lines (RFC 9110 §5.6.1)."""
+    return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
 
 
 def end_to_end(fields: Iterable[Field]) -> list[Field]:
-    """The fields that are meant for the other end, in order (RFC 9110 §7.6.1)."""
+    """The fields without the hop-by-hop ones and those that Connection names, in order (RFC 9110
+    §7.6.1).
+    """
     fields = list(fields)
-    named = elements([value for name, value in fields if name.lower() == b"connection"])
-    drop = _HOP_BY_HOP | named
+    drop = _HOP_BY_HOP | elements(values_of(fields, b"connection"))
     return [field for field in fields if field[0].lower() not in drop]
 
 
-def redacted(fields: Iterable[Field]) -> list[Field]:
-    """The fields as a log may show them."""
-    return [(name, b"***" if name.lower() in _SECRET else value) for name, value in fields]
+def without(block: bytes, names: frozenset[bytes]) -> bytes:
+    """The block of field lines without the lines whose lower-case name is in `names`."""
+    if not names:
+        return block
+    return b"".join([block[start:end] for start, end in runs_without(block, names)])
+
+
+def runs_without(block: bytes, names: frozenset[bytes]) -> tuple[tuple[int, int], ...]:
+    """Start and end offsets of each run of lines whose lower-case name is not in `names`."""
+    runs = []
+    start = at = 0
+    for line in block.split(b"\r\n")[:-1]:
+        end = at + len(line) + 2
+        if line.partition(b":")[0].lower() in names:
+            if start < at:
+                runs.append((start, at))
+            start = end
+        at = end
+    if start < at:
+        runs.append((start, at))
+    return tuple(runs)

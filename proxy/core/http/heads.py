@@ -13,6 +13,15 @@ import sys
 from typing import NamedTuple
 
 from proxy.core.http.authority import names_host
+from proxy.core.http.fields import (
+    TOKEN,
+    VALUE,
+    Field,
+    elements,
+    runs_without,
+    split_fields,
+    values_of,
+)
 
 #: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has 256
 #: KiB at most.
@@ -23,20 +32,17 @@ MAX_FIELDS = 2048
 MAX_INTERIM = 100
 
 _HTTP = b"HTTP/1."
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 #: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request
 #: to us.
 _TARGET = rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*+://)[\x21-\x7e\x80-\xff]*+|\*"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb"))?")
-_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+")
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb"))?")
+_FIELDS = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+")
 #: The fields that decide framing and connections; each line must follow an LF.
 _SPECIAL = re.compile(
     rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect)"
     rb":[ \t]*+([^\r]*+)"
 )
-FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")\r\n")
 #: RFC 3986 §3.2: what a Host field may hold; empty is allowed (RFC 9110 §7.2).
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -54,8 +60,6 @@ _HOPS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"te", b"u
 #: Naming these in Connection asks us to drop what frames or routes the message.
 _UNDROPPABLE = frozenset({b"content-length", b"transfer-encoding", b"host"})
 _NONE: frozenset[bytes] = frozenset()
-
-Field = tuple[bytes, bytes]
 
 
 class MalformedMessage(Exception):
@@ -158,44 +162,6 @@ class ResponseHead(NamedTuple):
     def get_all(self, name: bytes) -> list[bytes]:
         """Values of the lines whose lower-case name is `name`, in order."""
         return values_of(self.fields, name)
-
-
-def split_fields(block: bytes) -> tuple[Field, ...]:
-    """The fields of a block of valid field lines."""
-    return tuple([(name, value.rstrip(b" \t")) for name, value in FIELD_LINE.findall(block)])
-
-
-def values_of(fields: tuple[Field, ...], name: bytes) -> list[bytes]:
-    """Values of the fields whose lower-case name is `name`, in order."""
-    return [value for found, value in fields if found.lower() == name]
-
-
-def elements(values: list[bytes]) -> set[bytes]:
-    """The lower-case elements of a comma-separated list, over all its lines (RFC 9110 §5.6.1)."""
-    return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
-
-
-def without(block: bytes, names: frozenset[bytes]) -> bytes:
-    """The block without the lines whose lower-case name is among `names`."""
-    if not names:
-        return block
-    return b"".join([block[start:end] for start, end in _runs(block, names)])
-
-
-def _runs(block: bytes, names: frozenset[bytes]) -> tuple[tuple[int, int], ...]:
-    """Start and end of each run of lines whose lower-case name is not among `names`."""
-    runs = []
-    start = at = 0
-    for line in block.split(b"\r\n")[:-1]:
-        end = at + len(line) + 2
-        if line.partition(b":")[0].lower() in names:
-            if start < at:
-                runs.append((start, at))
-            start = end
-        at = end
-    if start < at:
-        runs.append((start, at))
-    return tuple(runs)
 
 
 def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
@@ -355,7 +321,7 @@ def _facts(block: bytes, minor: int) -> _Facts:
         length,
         b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
         hops,
-        _runs(block, hops) if hops else None,
+        runs_without(block, hops) if hops else None,
         hosts[0] if hosts else None,
         len(hosts) > 1 or (len(hosts) == 1 and not _HOST.fullmatch(hosts[0])),
         minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
@@ -400,7 +366,7 @@ def _framing(
 def _why_no_request(raw: bytes) -> str:
     if _impossible(raw):
         return _WHY_NEVER
-    if re.match(_TOKEN + rb" [^ \t\r]+ HTTP/(?!1\.[01]\r)", raw):
+    if re.match(TOKEN + rb" [^ \t\r]+ HTTP/(?!1\.[01]\r)", raw):
         return "the HTTP version is not 1.0 or 1.1"
     return "the request line is not a method, a target and a version"
 

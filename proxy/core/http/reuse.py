@@ -8,7 +8,8 @@ import enum
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from proxy.core.http.heads import Field, Framing, Head, ResponseHead, split_fields
+from proxy.core.http.fields import Field, split_fields
+from proxy.core.http.heads import Framing, Head, ResponseHead
 
 #: RFC 9110 §9.2.1. Only these go out on a connection that others have used: a race with its end is
 #: possible there.
