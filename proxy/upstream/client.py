@@ -11,13 +11,14 @@ from proxy.core.http.fields import end_to_end, value_of
 from proxy.core.http.heads import (
     MAX_INTERIM,
     Framing,
+    Head,
     MalformedMessage,
     ResponseHead,
     find_answer_end,
     parse_request,
     parse_response,
 )
-from proxy.core.http.reuse import Outgoing, any_binds
+from proxy.core.http.reuse import Outgoing, outgoing
 from proxy.ports import (
     Fields,
     Response,
@@ -59,14 +60,14 @@ class HttpUpstream:
         """See `ports.Upstream.send`. Raises ValueError for a head that the proxy would not accept
         itself.
         """
-        request = Outgoing(method, 1, bool(body), any_binds(fields))
-        if self._questions and not request.repeatable:
-            raise ValueError("a question has a safe method and no body")
         if not self._preserve_host:
             fields = [field for field in fields if field[0].lower() != b"host"]
         # a kick-off's absolute-form target names the Host of the kick-off, and its job may be
         # resumed under another
-        message = _message(method, origin_form(method, target), fields, body, self._pool.authority)
+        head, read = _head(method, origin_form(method, target), fields, body, self._pool.authority)
+        request, message = outgoing(read), head + body
+        if self._questions and not request.repeatable:
+            raise ValueError("a question has a safe method and no body")
         answer: _Answer | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -87,7 +88,13 @@ class HttpUpstream:
         await self._pool.close()
 
 
-def _message(method: bytes, target: bytes, fields: Fields, body: bytes, authority: bytes) -> bytes:
+def _head(
+    method: bytes, target: bytes, fields: Fields, body: bytes, authority: bytes
+) -> tuple[bytes, Head]:
+    """The head of a request as bytes, and as a server reads it.
+
+    Raises ValueError if that is another request than was meant.
+    """
     fields = list(fields)
     if value_of(fields, b"host") is None:
         fields.insert(0, (b"Host", authority))
@@ -95,12 +102,6 @@ def _message(method: bytes, target: bytes, fields: Fields, body: bytes, authorit
         fields.append((b"Content-Length", b"%d" % len(body)))
     lines = b"".join([b"%b: %b\r\n" % field for field in fields])
     head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines)
-    _check(head, method, target, fields)
-    return head + body
-
-
-def _check(head: bytes, method: bytes, target: bytes, fields: Fields) -> None:
-    """Nothing in a field or target may read as another field or request than was meant."""
     try:
         read = parse_request(head)
     except MalformedMessage as why:
@@ -108,6 +109,7 @@ def _check(head: bytes, method: bytes, target: bytes, fields: Fields) -> None:
     meant = tuple([(name, value.strip(b" \t")) for name, value in fields])
     if (read.method, read.target, read.fields) != (method, target, meant):
         raise ValueError("not a request: a value reads as something else")
+    return head, read
 
 
 class _Answer:

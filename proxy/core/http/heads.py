@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 from proxy.core.http.authority import names_host
+from proxy.core.http.binding import binds
 from proxy.core.http.fields import (
     TOKEN,
     VALUE,
@@ -93,7 +94,7 @@ class Head(NamedTuple):
 
     `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the
     lines without those; `host` the Host value; `upgrade` the value of an Upgrade that Connection
-    announces.
+    announces; `binds` is True if a field authenticates the connection (NTLM, Negotiate).
     """
 
     method: bytes
@@ -108,6 +109,7 @@ class Head(NamedTuple):
     host: bytes | None
     expect_continue: bool
     upgrade: bytes | None
+    binds: bool
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -146,6 +148,7 @@ class ResponseHead(NamedTuple):
     hops: frozenset[bytes]
     kept: bytes
     upgrade: bytes | None
+    binds: bool
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -214,6 +217,7 @@ class _Facts(NamedTuple):
     host_fault: bool
     expect_continue: bool
     upgrade: bytes | None
+    binds: bool
 
 
 def parse_request(raw: bytes) -> Head:
@@ -249,6 +253,7 @@ def parse_request(raw: bytes) -> Head:
         facts.host,
         facts.expect_continue,
         facts.upgrade,
+        facts.binds,
     )
 
 
@@ -278,6 +283,7 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         facts.hops,
         block if facts.runs is None else b"".join([block[start:end] for start, end in facts.runs]),
         facts.upgrade,
+        facts.binds,
     )
 
 
@@ -326,6 +332,7 @@ def _facts(block: bytes, minor: int) -> _Facts:
         len(hosts) > 1 or (len(hosts) == 1 and not _HOST.fullmatch(hosts[0])),
         minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
         upgrade[0] if minor == 1 and len(upgrade) == 1 and b"upgrade" in connection else None,
+        binds(block),
     )
 
 

@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
 from typing import NamedTuple
 
-from proxy.core.http.fields import Field, split_fields
 from proxy.core.http.heads import Framing, Head, ResponseHead
 
 #: RFC 9110 §9.2.1. Only these go out on a connection that others have used: a race with its end is
@@ -16,17 +14,6 @@ from proxy.core.http.heads import Framing, Head, ResponseHead
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 _CHUNKED = Framing.CHUNKED  # looking a member up costs more than it should on the hot path
-#: These schemes authenticate a connection instead of a request (RFC 4559 §6).
-_SCHEMES = ([b"ntlm"], [b"negotiate"])
-_AUTHENTICATION = frozenset(
-    {
-        b"authorization",
-        b"proxy-authorization",
-        b"www-authenticate",
-        b"proxy-authenticate",
-        b"persistent-auth",
-    }
-)
 
 
 class Outgoing(NamedTuple):
@@ -59,7 +46,7 @@ _CLOSED, _SHARED, _PRIVATE = Fate.CLOSED, Fate.SHARED, Fate.PRIVATE
 def outgoing(head: Head) -> Outgoing:
     """What matters of the request with this head."""
     return Outgoing(
-        head.method, head.minor, head.framing is _CHUNKED or head.length > 0, binds(head.block)
+        head.method, head.minor, head.framing is _CHUNKED or head.length > 0, head.binds
     )
 
 
@@ -74,32 +61,7 @@ def fate(request: Outgoing, answer: ResponseHead, *, private: bool = False) -> F
         return _CLOSED
     if request.method == b"HEAD" or (answer.status in (204, 304) and _announces_body(answer)):
         return _CLOSED
-    return _PRIVATE if private or request.binding or binds(answer.block) else _SHARED
-
-
-def binds(block: bytes) -> bool:
-    """Whether a block of field lines, of either side, authenticates its connection by NTLM or
-    Negotiate.
-    """
-    lower = block.lower()
-    if b"ntlm" not in lower and b"negotiate" not in lower and b"persistent-auth" not in lower:
-        return False
-    return any_binds(split_fields(lower))
-
-
-def any_binds(fields: Iterable[Field]) -> bool:
-    """Whether one of the fields authenticates its connection by NTLM or Negotiate."""
-    return any(
-        _binds(name.lower(), value) for name, value in fields if name.lower() in _AUTHENTICATION
-    )
-
-
-def _binds(name: bytes, value: bytes) -> bool:
-    if name == b"persistent-auth":
-        return True
-    # a comma in a quoted string makes one element too many: at worst a connection is private
-    # without need
-    return any(element.lower().split(None, 1)[:1] in _SCHEMES for element in value.split(b","))
+    return _PRIVATE if private or request.binding or answer.binds else _SHARED
 
 
 def _announces_body(answer: ResponseHead) -> bool:
