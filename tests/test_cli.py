@@ -1,4 +1,4 @@
-"""The command line as its users meet it: commands, exit codes, what goes where (CONTRACT §15)."""
+"""The command line: commands, exit codes, stdout and stderr (CONTRACT §15)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import typer.main
 from typer.testing import CliRunner, Result
 
 import proxy
 from proxy.cli.main import app
-from proxy.config import text
+from proxy.cli.options import Sources
+from proxy.config import FLAGS, text
 
 URL = "https://vb365.example.com:4443"
 ALONE = [sys.executable, "-m", "proxy"]
@@ -45,9 +47,7 @@ def invoke(*arguments: str) -> Result:
 
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A long-lived command, once it told where it listens; ended with SIGKILL if it still runs at
-    the end.
-    """
+    """Start a command that listens; yield it and its URL. Kill it if it still runs at the end."""
     root = str(Path(__file__).parents[1])
     environ = os.environ | {"PYTHONPATH": root}
     with subprocess.Popen(
@@ -55,11 +55,11 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     ) as program:
         assert program.stderr is not None
         try:
-            told = [""]
-            while not told[-1].startswith("listening on "):
-                told.append(program.stderr.readline())
-                assert told[-1], f"it ended before it listened: {''.join(told)}"
-            yield program, told[-1].split()[-1]
+            lines = [""]
+            while not lines[-1].startswith("listening on "):
+                lines.append(program.stderr.readline())
+                assert lines[-1], f"it exited before it listened: {''.join(lines)}"
+            yield program, lines[-1].split()[-1]
         finally:
             if program.poll() is None:
                 program.kill()
@@ -89,25 +89,35 @@ def test_serve_has_the_flags_of_the_contract() -> None:
         assert flag in shown
 
 
+def test_each_flag_of_the_configuration_is_one_option() -> None:
+    """The options that set a setting are those of the configuration's table, by the same name."""
+    assert set(Sources().flags) == set(FLAGS)
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    options = {option for parameter in serve.params for option in parameter.opts}
+    assert options == {*FLAGS.values(), "--config"}
+    given = dict.fromkeys(("upstream", "listen", "admin", "data_dir", "workers"), "x")
+    assert Sources(**given).flags == dict.fromkeys(FLAGS, "x")  # type: ignore[arg-type]
+
+
 def test_python_m_proxy_is_the_same_command() -> None:
     """§15: also `python -m proxy`."""
-    told = subprocess.run(
+    done = subprocess.run(
         [*ALONE, "--version"], capture_output=True, text=True, timeout=30, check=True
     )
-    assert told.stdout == f"vb365-async-proxy {proxy.__version__}\n"
+    assert done.stdout == f"vb365-async-proxy {proxy.__version__}\n"
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """A shell's user waits for --help; aiohttp and pydantic stay out of it."""
+    """--help imports neither aiohttp nor pydantic, which take long to load."""
     code = (
         "import sys; from typer.testing import CliRunner; from proxy.cli.main import app;"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         "print(*{'aiohttp', 'pydantic', 'cryptography', 'uvloop'} & set(sys.modules))"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
-    assert told.stdout.strip() == ""
+    assert done.stdout.strip() == ""
 
 
 @pytest.mark.parametrize(
@@ -118,8 +128,8 @@ def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["export", "--help"], ["jobs", "fetch", "--help"]])
-def test_the_client_s_commands_are_on_board(arguments: list[str]) -> None:
-    """They are handed over whole, options and all."""
+def test_the_client_s_commands_are_part_of_it(arguments: list[str]) -> None:
+    """They are passed on with all their options."""
     result = invoke(*arguments)
     assert result.exit_code == 0
     assert f"vb365-async-proxy {' '.join(arguments[:-1])} [OPTIONS]" in result.output
@@ -134,7 +144,7 @@ def test_the_client_s_usage_errors_exit_2() -> None:
 
 
 @pytest.mark.parametrize("command", [["serve"], ["config", "check"], ["config", "print"]])
-def test_all_problems_are_told_and_nothing_starts(command: list[str], tmp_path: Path) -> None:
+def test_all_problems_are_reported_and_nothing_starts(command: list[str], tmp_path: Path) -> None:
     """§15: unknown keys and bad values: all problems at once, exit 2, nothing started."""
     file, data = tmp_path / "proxy.toml", tmp_path / "data"
     file.write_text(f'[storage]\ndir = "{data}"\n[exports]\ngrase = "1s"\nmax_wait = 5')
@@ -152,11 +162,11 @@ def test_all_problems_are_told_and_nothing_starts(command: list[str], tmp_path: 
 
 
 def test_serve_refuses_what_this_version_cannot_do(tmp_path: Path) -> None:
-    """Valid settings whose code is not there: exit 2, not a half-configured start."""
+    """Valid settings of features that do not exist yet: exit 2 instead of an incomplete start."""
     data = tmp_path / "data"
     result = invoke("serve", "--upstream", URL, "--data-dir", str(data), "--workers", "2")
     assert result.exit_code == 2
-    assert "listen.workers asks for what is not in this version" in result.stderr
+    assert "listen.workers is not supported in this version" in result.stderr
     assert not data.exists()
 
 
@@ -193,18 +203,19 @@ def test_config_init_writes_the_shipped_file_and_replaces_none(tmp_path: Path) -
     file.write_text("mine")
     result = invoke("config", "init", str(file))
     assert result.exit_code == 2
-    assert "cannot be written: File exists" in result.stderr
+    assert "Cannot write " in result.stderr
+    assert "File exists" in result.stderr
     assert file.read_text() == "mine"
 
 
 def test_config_schema_is_json() -> None:
-    assert json.loads(invoke("config", "schema").stdout) == text.schema()
+    assert json.loads(invoke("config", "schema").stdout) == text.json_schema()
 
 
 # serve
 
 
-def test_serve_tells_where_it_listens_is_healthy_and_ends_on_sigterm(
+def test_serve_reports_its_address_is_healthy_and_ends_on_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """§15: port 0 takes any free one; the ready line; `healthcheck` against the real admin
@@ -269,7 +280,7 @@ def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
     assert set(modes.values()) == {0}
 
 
-def test_serve_tells_a_port_in_use(tmp_path: Path) -> None:
+def test_serve_reports_a_port_in_use(tmp_path: Path) -> None:
     with running("simulate", "--port", "0") as (_, url):
         taken = url.removeprefix("http://")
         places = (
@@ -295,9 +306,7 @@ def test_serve_tells_a_port_in_use(tmp_path: Path) -> None:
 
 @contextmanager
 def admin(status: int) -> Iterator[tuple[str, list[str]]]:
-    """A listener that answers everything with `status`; its address and the paths that were asked
-    for.
-    """
+    """Run a server that responds with `status`; yield its address and a list of its requests."""
     asked: list[str] = []
 
     class Answer(BaseHTTPRequestHandler):
@@ -308,7 +317,7 @@ def admin(status: int) -> Iterator[tuple[str, list[str]]]:
             self.wfile.write(b"a word")
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -325,27 +334,27 @@ def admin(status: int) -> Iterator[tuple[str, list[str]]]:
 def test_healthcheck_asks_the_admin_listener(
     status: int, code: int, options: list[str], path: str
 ) -> None:
-    """§15: `healthcheck`, without an upstream set: that may have been a flag of `serve`."""
+    """§15: `healthcheck` needs no upstream, which may be a flag of `serve`."""
     with admin(status) as (address, asked):
         result = invoke("healthcheck", "--admin", address, *options)
-    # by a name that the listener answers to whatever admin.address says
+    # The listener accepts this name whatever admin.address is.
     assert (result.exit_code, asked) == (code, [f"localhost {path}"])
     assert result.stdout == f"{status} a word\n"
 
 
-def test_healthcheck_exits_1_when_nobody_answers() -> None:
+def test_healthcheck_exits_1_without_a_response() -> None:
     with admin(200) as (address, _):
         pass
     result = invoke("healthcheck", "--admin", address, "--timeout", "2")
     assert result.exit_code == 1
-    assert "no answer from 127.0.0.1" in result.stderr
+    assert "No response from 127.0.0.1" in result.stderr
 
 
 # simulate
 
 
-def test_simulate_runs_the_stand_in_until_sigterm() -> None:
-    """The stand-in is there for others to develop against."""
+def test_simulate_runs_until_sigterm() -> None:
+    """It serves the VB365 API on a free port."""
     with running(
         "simulate", "--port", "0", "--size", "2MiB", "--generate", "10ms", "--rate", "1GiB"
     ) as (program, url):
@@ -357,7 +366,7 @@ def test_simulate_runs_the_stand_in_until_sigterm() -> None:
 
 
 def test_simulate_signs_its_own_certificate() -> None:
-    """As VB365 does; the fingerprint to pin is told."""
+    """As VB365 does by default."""
     with running("simulate", "--port", "0", "--tls") as (program, url):
         assert url.startswith("https://127.0.0.1:")
         with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -366,7 +375,7 @@ def test_simulate_signs_its_own_certificate() -> None:
         assert program.wait(10) == 0
 
 
-def test_simulate_tells_a_port_in_use() -> None:
+def test_simulate_reports_a_port_in_use() -> None:
     with running("simulate", "--port", "0") as (_, url):
         second = subprocess.run(
             [*ALONE, "simulate", "--port", url.rpartition(":")[2]],
@@ -384,22 +393,22 @@ def test_simulate_tells_a_port_in_use() -> None:
 
 
 def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
-    """The newcomer's first command: 202, polls, download, digest, and exit 0 in under 20 s."""
-    told = subprocess.run([*ALONE, "demo"], capture_output=True, text=True, timeout=60, check=False)
-    assert told.returncode == 0, told.stdout + told.stderr
+    """202, polls, download, digest, exit code 0."""
+    done = subprocess.run([*ALONE, "demo"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "POST /v8/token  ->  200",
         "> Prefer: respond-async",
         "< HTTP/1.1 202 Accepted",
         "< Location: http://",
     ):
-        assert line in told.stdout
-    assert "Transferring" in told.stderr
-    assert "The file holds, byte for byte, what VB365 sent: SHA-256 " in told.stdout
+        assert line in done.stdout
+    assert "Transferring" in done.stderr
+    assert "The file holds, byte for byte, what VB365 sent: SHA-256 " in done.stdout
 
 
-def test_demo_keeps_everything_running_until_it_is_stopped() -> None:
-    """`demo --serve`: the URL and ready-made curl lines, which work as they stand."""
+def test_demo_serve_keeps_everything_running_until_ctrl_c() -> None:
+    """The curl commands that it prints work unchanged."""
     with subprocess.Popen(
         [*ALONE, "demo", "--serve"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as demo:
@@ -429,9 +438,7 @@ def test_demo_keeps_everything_running_until_it_is_stopped() -> None:
 def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """VB365 signs its own certificate: the commands as written, but for the address, and the two
-    values filled in.
-    """
+    """The commands as written, with the real address and with url and fingerprint filled in."""
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     block = re.findall(r"^   ```sh\n(.*?)^   ```", readme, re.DOTALL | re.MULTILINE)[0]
     show, init, check, serve = (line.strip().partition("  ")[0] for line in block.splitlines())
@@ -441,11 +448,11 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
     monkeypatch.setenv("VB365_PROXY_STORAGE__DIR", str(tmp_path / "data"))
 
     def shell(line: str) -> str:
-        told = subprocess.run(
+        done = subprocess.run(
             line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
         )
-        assert told.returncode == 0, told.stderr
-        return told.stdout
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     with running("simulate", "--port", "0", "--tls") as (_, url):
         shown = shell(show.replace("vb365.example.com:4443", url.removeprefix("https://"))).strip()
@@ -454,7 +461,7 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
         toml = toml.replace('\nurl = ""', f'\nurl = "{url}"', 1)
         toml = toml.replace('\nfingerprint = ""', f'\nfingerprint = "{shown.partition("=")[2]}"', 1)
         (tmp_path / "proxy.toml").write_text(toml, encoding="utf-8")
-        assert "The configuration is good" in shell(check)
+        assert "Configuration OK" in shell(check)
         monkeypatch.chdir(tmp_path)
         with running(*shlex.split(serve)[1:]) as (_, proxied):
             form = b"grant_type=password&username=alice&password=secret-a"

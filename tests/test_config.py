@@ -1,6 +1,4 @@
-"""The configuration: every source, every kind of value, every mistake told at once (CONTRACT
-§15).
-"""
+"""The configuration: sources, types of values, errors (CONTRACT §15)."""
 
 from __future__ import annotations
 
@@ -21,9 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from proxy.config import ConfigError, Problem, Settings, listed, load, loading, text, unavailable
+from proxy.config import (
+    ConfigError,
+    Problem,
+    Settings,
+    format_problems,
+    load,
+    loading,
+    startup_problems,
+    text,
+)
+from proxy.config.addresses import HostPort
+from proxy.config.scalars import show_duration, show_size
 from proxy.config.settings import SECTIONS, Exports
-from proxy.config.values import HostPort, show_duration, show_size
 
 URL = "https://vb365.example.com:4443"
 KEY = base64.urlsafe_b64encode(bytes(32)).decode()
@@ -145,7 +153,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_code_may_set_values_as_they_are() -> None:
-    """Only what stands outside is parsed: tests and the composition root set seconds and bytes."""
+    """Values that code passes are not parsed: seconds and bytes."""
     assert Exports(grace=0.05, max_request_body=10).grace == 0.05
 
 
@@ -180,7 +188,7 @@ def test_flags_beat_environment_beats_secret_files_beats_toml_beats_defaults(
 
 
 def test_an_empty_value_is_no_value(written: Written) -> None:
-    """Container platforms set variables to nothing: the next source has the say."""
+    """Container platforms set variables to nothing: the next source decides."""
     toml = written(f'[upstream]\nurl = "{URL}"\nca_file = ""\n[exports]\ngrace = "1s"')
     settings = load(
         toml,
@@ -313,11 +321,11 @@ def test_lists_in_the_environment_are_comma_separated_or_json(value: str) -> Non
         ("exports.grace", "9999d", "is too long"),
         ("exports.stall_timeout", "0s", "must be more than zero"),
         ("storage.min_free", "16MB", "is not a size"),
-        ("exports.attempts", "0", "is not a whole number from 1 on"),
-        ("exports.attempts", "1.5", "is not a whole number from 1 on"),
-        ("upstream.pool", "-1", "is not a whole number from 0 on"),
-        ("exports.preflight", "maybe", "is neither true nor false"),
-        ("log.level", "loud", "is not known here"),
+        ("exports.attempts", "0", "is not a whole number of at least 1"),
+        ("exports.attempts", "1.5", "is not a whole number of at least 1"),
+        ("upstream.pool", "-1", "is not a whole number of at least 0"),
+        ("exports.preflight", "maybe", "is not true or false"),
+        ("log.level", "loud", "is not a known value"),
         ("listen.address", "4443", "is not HOST:PORT"),
         ("listen.address", ":4443", "is not HOST:PORT"),
         ("listen.address", "::1:4443", "is not HOST:PORT"),
@@ -325,29 +333,29 @@ def test_lists_in_the_environment_are_comma_separated_or_json(value: str) -> Non
         ("listen.address", "127.0.0.1:65536", "is not HOST:PORT"),
         ("upstream.fingerprint", "abcd", "is not a SHA-256 fingerprint"),
         ("upstream.ca_file", "/nowhere/ca.pem", "cannot be read (No such file or directory)"),
-        ("public.url", "https://x/../y", "holds a path that cannot be a prefix"),
-        ("public.url", "https://x/a?b", "holds a query or a fragment"),
-        ("public.segment", "async", "is no segment of our own"),
-        ("public.segment", "_a/b", "is no segment of our own"),
-        ("public.trusted_proxies", "10.0.0.1/8", "no network"),
+        ("public.url", "https://x/../y", "contains a path that cannot be a prefix"),
+        ("public.url", "https://x/a?b", "contains a query or a fragment"),
+        ("public.segment", "async", "is not a valid path segment"),
+        ("public.segment", "_a/b", "is not a valid path segment"),
+        ("public.trusted_proxies", "10.0.0.1/8", "not a network"),
         ("public.trusted_proxies", '["10.0.0.1"', "is not a JSON array"),
-        ("storage.jobs", "postgres://x", "is no store"),
-        ("storage.artifacts", "s3://", "is no store"),
+        ("storage.jobs", "postgres://x", "is not a supported store"),
+        ("storage.artifacts", "s3://", "is not a supported store"),
         ("storage.dir", "/dev/null", "is not a directory"),
-        ("admin.token", "two words", "is no bearer token"),
-        ("secrets.key", "short", "holds no Fernet key at place 1"),
-        ("secrets.key", f"{KEY},{KEY[:-2]}", "holds no Fernet key at place 2"),
-        ("secrets.key", f"{KEY[:-1]}é", "holds no Fernet key at place 1"),
+        ("admin.token", "two words", "is not a bearer token"),
+        ("secrets.key", "short", "key 1 is not a Fernet key"),
+        ("secrets.key", f"{KEY},{KEY[:-2]}", "key 2 is not a Fernet key"),
+        ("secrets.key", f"{KEY[:-1]}é", "key 1 is not a Fernet key"),
     ],
 )
-def test_a_bad_value_is_told_with_its_source_and_how_to_mend_it(
+def test_a_bad_value_is_reported_with_its_source_and_a_hint(
     name: str, value: str, problem: str
 ) -> None:
-    told = problem_with(name, value)
-    assert problem in told.problem
-    assert told.key == name
-    assert told.source == "environment variable VB365_PROXY_" + name.upper().replace(".", "__")
-    assert told.hint.endswith(".")
+    found = problem_with(name, value)
+    assert problem in found.problem
+    assert found.key == name
+    assert found.source == "environment variable VB365_PROXY_" + name.upper().replace(".", "__")
+    assert found.hint.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -363,39 +371,41 @@ def test_a_bad_value_is_told_with_its_source_and_how_to_mend_it(
         ("https://bücher.example", "is not a URL with a host"),
         ("https://[::1", "is not a URL with a host"),
         ("ftp://x", "begins with ftp:"),
-        ("https://x/v8", "holds a path"),
-        ("https://x/?a=b", "holds a query or a fragment"),
-        ("https://x?", "holds a query or a fragment"),
-        ("https://x#y", "holds a query or a fragment"),
-        ("https://alice:secret@x", "holds a user name or password"),
+        ("https://x/v8", "contains a path"),
+        ("https://x/?a=b", "contains a query or a fragment"),
+        ("https://x?", "contains a query or a fragment"),
+        ("https://x#y", "contains a query or a fragment"),
+        ("https://alice:secret@x", "contains a user name or password"),
     ],
 )
 def test_the_upstream_is_scheme_host_and_port_only(url: str, problem: str) -> None:
     """§15 upstream.url; a password in it is not shown again."""
-    (told,) = problems_of({"upstream.url": url})
-    assert problem in told.problem
-    assert "secret" not in str(told)
+    (found,) = problems_of({"upstream.url": url})
+    assert problem in found.problem
+    assert "secret" not in str(found)
 
 
 @pytest.mark.parametrize(
     ("toml", "problem"),
     [
         ("[exports]\ngrace = 2", "= 2 is not a duration"),
-        ("[exports]\nattempts = true", "= true is not a whole number from 1 on"),
-        ("[exports]\nattempts = 1.5", "= 1.5 is not a whole number from 1 on"),
-        ("[exports]\npreflight = 1", "= 1 is neither true nor false"),
+        ("[exports]\nattempts = true", "= true is not a whole number of at least 1"),
+        ("[exports]\nattempts = 1.5", "= 1.5 is not a whole number of at least 1"),
+        ("[exports]\npreflight = 1", "= 1 is not true or false"),
         ("[public]\nsegment = 3", "= 3 is not text"),
         ("[public]\ntrusted_proxies = 3", "= 3 is not a list"),
         ("[webhooks]\nurls = [3]", "= [3] is not text"),
-        ("[upstream]\nverify = 1979-05-27", '= "1979-05-27" is neither true nor false'),
-        ("exports = 3", "is no setting"),
+        ("[upstream]\nverify = 1979-05-27", '= "1979-05-27" is not true or false'),
+        ("exports = 3", "is not a known setting"),
         ("[exports.grace]\nx = 1", '= {"x": 1} is not a duration'),
     ],
 )
-def test_a_toml_value_of_another_type_is_told(written: Written, toml: str, problem: str) -> None:
-    (told,) = problems_of({"upstream.url": URL}, toml=written(toml))
-    assert problem in told.problem
-    assert told.source.endswith("proxy.toml")
+def test_a_toml_value_of_another_type_is_reported(
+    written: Written, toml: str, problem: str
+) -> None:
+    (found,) = problems_of({"upstream.url": URL}, toml=written(toml))
+    assert problem in found.problem
+    assert found.source.endswith("proxy.toml")
 
 
 @given(st.floats(min_value=0.001, max_value=3650 * 86400.0))
@@ -416,11 +426,12 @@ def test_a_size_that_is_shown_reads_as_the_same(size: int) -> None:
 def test_certificate_and_key_come_together(pems: Path) -> None:
     one, other = str(pems / "one.pem"), str(pems / "two.key")
     assert (
-        "belongs together"
+        "must be set together"
         in problems_of({"upstream.url": URL, "listen.tls_certificate": one})[0].problem
     )
     assert (
-        "belongs together" in problems_of({"upstream.url": URL, "listen.tls_key": other})[0].problem
+        "must be set together"
+        in problems_of({"upstream.url": URL, "listen.tls_key": other})[0].problem
     )
     mismatch = {"upstream.url": URL, "listen.tls_certificate": one, "listen.tls_key": other}
     assert "is not the key of the first certificate" in problems_of(mismatch)[0].problem
@@ -428,12 +439,12 @@ def test_certificate_and_key_come_together(pems: Path) -> None:
     assert load(None, good, {}).listen.tls_key == pems / "one.key"
 
 
-def test_a_file_without_authorities_is_told(pems: Path) -> None:
-    (told,) = problems_of({"upstream.url": URL, "upstream.ca_file": str(pems / "one.key")})
-    assert "holds no certificate" in told.problem
+def test_a_file_without_authorities_is_reported(pems: Path) -> None:
+    (found,) = problems_of({"upstream.url": URL, "upstream.ca_file": str(pems / "one.key")})
+    assert "holds no certificate" in found.problem
 
 
-def test_a_missing_certificate_is_told_once(pems: Path) -> None:
+def test_a_missing_certificate_is_reported_once(pems: Path) -> None:
     flags = {
         "upstream.url": URL,
         "listen.tls_certificate": "/nowhere",
@@ -472,10 +483,10 @@ def test_there_is_one_way_to_trust_the_upstream(ways: set[str], pems: Path) -> N
 )
 def test_an_admin_listener_that_others_reach_needs_a_token(address: str) -> None:
     """§15 admin: an address that is not loopback without a token is a configuration error."""
-    (told,) = problems_of({"upstream.url": URL, "admin.address": address})
-    assert told.key == "admin.token"
-    assert "is missing" in told.problem
-    assert address in told.problem
+    (found,) = problems_of({"upstream.url": URL, "admin.address": address})
+    assert found.key == "admin.token"
+    assert "is required" in found.problem
+    assert address in found.problem
     guarded = load(None, {"upstream.url": URL, "admin.address": address, "admin.token": "t"}, {})
     assert guarded.admin.token is not None
 
@@ -497,7 +508,7 @@ def test_an_unspecified_address_is_reached_on_loopback(
 
 def test_webhooks_need_a_secret() -> None:
     assert (
-        "is missing"
+        "is required"
         in problems_of({"upstream.url": URL, "webhooks.urls": "https://x/hook?a=b"})[0].problem
     )
     both = {
@@ -509,8 +520,8 @@ def test_webhooks_need_a_secret() -> None:
 
 
 def test_fernet_keys_rotate_in_place_or_in_a_file(tmp_path: Path) -> None:
-    """§15 secrets: several keys, the newest first; the file is read anew so that it can be
-    rotated.
+    """§15 secrets: several keys, the newest first; the file is read again so that it
+    can be rotated.
     """
     file = tmp_path / "keys"
     file.write_text(f"{KEY}\n")
@@ -523,16 +534,16 @@ def test_fernet_keys_rotate_in_place_or_in_a_file(tmp_path: Path) -> None:
     assert [k.get_secret_value() for k in secrets.keys] == [NEWER_KEY, KEY]
     assert set_to("log.level", "info").secrets.keys == ()
     file.write_text("nonsense")
-    assert "holds no Fernet key" in problem_with("secrets.key_file", str(file)).problem
+    assert "is not a Fernet key" in problem_with("secrets.key_file", str(file)).problem
     file.write_text(KEY)
     both = problems_of({"upstream.url": URL, "secrets.key": KEY, "secrets.key_file": str(file)})
-    assert "is set beside secrets.key" in both[0].problem
+    assert "and secrets.key cannot be set together" in both[0].problem
 
 
 # Mistakes
 
 
-def test_all_problems_of_all_sources_are_told_at_once(written: Written, tmp_path: Path) -> None:
+def test_all_problems_of_all_sources_are_reported_at_once(written: Written, tmp_path: Path) -> None:
     """§15: unknown keys and bad values: all problems at once, each with its source."""
     toml = written(
         'top = 1\n[exports]\nmax_runing = 3\ngrace = 5\n[nonsense]\nx = 1\n[public]\nsegment = "x"'
@@ -557,7 +568,7 @@ def test_all_problems_of_all_sources_are_told_at_once(written: Written, tmp_path
         ("configuration", "upstream.url"),
         ("configuration", "admin.token"),
     }
-    assert listed(problems).startswith("10 problems in the configuration:\n")
+    assert format_problems(problems).startswith("10 problems in the configuration:\n")
 
 
 @pytest.mark.parametrize(
@@ -574,7 +585,7 @@ def test_a_misspelt_setting_is_guessed(variable: str, meant: str) -> None:
     assert problem.hint == f"Did you mean {meant}?"
 
 
-def test_an_unguessable_setting_is_told_where_all_are() -> None:
+def test_the_hint_for_an_unguessable_setting_names_config_init() -> None:
     (problem,) = problems_of({"upstream.url": URL}, {"VB365_PROXY_QQQQ": "x"})
     assert "config init" in problem.hint
 
@@ -602,7 +613,7 @@ def test_an_unreadable_file_is_one_problem_among_the_others(
     assert problem in problems[0].problem
 
 
-def test_secret_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_secret_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     (tmp_path / "VB365_PROXY_ADMIN__TOKEN").write_bytes(b"\xff")
     (problem,) = problems_of({"upstream.url": URL}, {"VB365_PROXY_SECRETS_DIR": str(tmp_path)})
     assert "is not UTF-8" in problem.problem
@@ -642,8 +653,8 @@ def test_utf_8_is_read_whatever_the_locale(tmp_path: Path) -> None:
     code += "print(ascii(str(load(Path(sys.argv[1]), {}, {}).storage.dir)))"
     around = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     line = [sys.executable, "-c", code, str(tmp_path / "proxy.toml")]
-    told = subprocess.run(line, env=around, capture_output=True, text=True, timeout=60, check=True)
-    assert told.stdout == "'Z\\xfcrich'\n"
+    found = subprocess.run(line, env=around, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout == "'Z\\xfcrich'\n"
 
 
 def test_a_pem_file_in_utf_16_is_named(pems: Path, tmp_path: Path) -> None:
@@ -684,12 +695,14 @@ def test_utf_16_is_named_in_every_file(tmp_path: Path) -> None:
         (r"dir = C:\data", "Write a Windows path in 'single quotes' or with forward slashes"),
         ("dir = C:/data", "Write text in straight quotes"),
         ("dir = \u201c/data\u201d", "Write text in straight quotes"),
-        ("\xa0dir = '/data'", r"Line 3 holds \xa0: write that line again by hand."),
-        ("dir = '/da\x00ta'", r"Line 3 holds \x00: write that line again by hand."),
-        ("= = =", "`vb365-async-proxy config init` shows how it looks."),
+        ("\xa0dir = '/data'", r"Line 3 contains \xa0: type that line again."),
+        ("dir = '/da\x00ta'", r"Line 3 contains \x00: type that line again."),
+        ("= = =", "See `vb365-async-proxy config init` for an example."),
     ],
 )
-def test_a_slip_in_a_toml_file_is_told_with_its_fix(line: str, hint: str, tmp_path: Path) -> None:
+def test_an_error_in_a_toml_file_is_reported_with_its_fix(
+    line: str, hint: str, tmp_path: Path
+) -> None:
     path = tmp_path / "proxy.toml"
     path.write_text(f"\n[storage]\n{line}\n", encoding="utf-8")
     (problem,) = problems_of({"upstream.url": URL}, {}, path)
@@ -712,9 +725,9 @@ def test_a_windows_path_in_single_quotes_is_taken_as_it_is(written: Written) -> 
     ],
 )
 def test_invisible_characters_of_a_value_are_shown_escaped(value: str, shown: str) -> None:
-    told = str(problem_with("exports.grace", value))
-    assert f"exports.grace = {shown} is not a duration" in told
-    assert told.replace("\n", "").isprintable()
+    found = str(problem_with("exports.grace", value))
+    assert f"exports.grace = {shown} is not a duration" in found
+    assert found.replace("\n", "").isprintable()
 
 
 # Secrets are not shown
@@ -730,8 +743,8 @@ def test_invisible_characters_of_a_value_are_shown_escaped(value: str, shown: st
 )
 def test_a_bad_secret_is_not_repeated(name: str, value: str) -> None:
     """§9, §15: secrets never appear."""
-    told = problem_with(name, value)
-    assert "c4nary" not in str(told)
+    found = problem_with(name, value)
+    assert "c4nary" not in str(found)
 
 
 def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
@@ -747,12 +760,12 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
     for shown in (
         repr(settings),
         str(settings),
-        text.effective(settings),
+        text.to_toml(settings),
         settings.model_dump_json(),
     ):
         assert "c4nary" not in shown
         assert KEY not in shown
-    assert tomllib.loads(text.effective(settings))["storage"]["jobs"] == "redis://********@h/0"
+    assert tomllib.loads(text.to_toml(settings))["storage"]["jobs"] == "redis://********@h/0"
 
 
 # What this version cannot do
@@ -777,19 +790,21 @@ def test_what_is_not_in_this_version_is_valid_but_cannot_be_served(
         "storage.dir": str(tmp_path / "a" / "b"),
         "webhooks.secret": "whsec_x",
     }
-    assert unavailable(load(None, flags, {})) == []
-    (problem,) = unavailable(load(None, flags | {name: value}, {}))
-    assert (problem.key, problem.problem) == (name, "asks for what is not in this version")
+    assert startup_problems(load(None, flags, {})) == []
+    (problem,) = startup_problems(load(None, flags | {name: value}, {}))
+    assert (problem.key, problem.problem) == (name, "is not supported in this version")
 
 
-def test_a_directory_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_reported_before_anything_starts(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
     below = load(None, {"upstream.url": URL, "storage.dir": str(tmp_path / "file" / "below")}, {})
-    assert [problem.key for problem in unavailable(below)] == ["storage.dir"]
+    assert [problem.key for problem in startup_problems(below)] == ["storage.dir"]
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
         locked = load(None, {"upstream.url": URL, "storage.dir": str(tmp_path / "new")}, {})
-        assert [problem.key for problem in unavailable(locked)] == ["storage.dir"]
+        assert [problem.key for problem in startup_problems(locked)] == ["storage.dir"]
 
 
 # The texts made from it
@@ -817,7 +832,7 @@ def test_a_data_directory_that_others_can_write_is_refused_with_the_command_that
     if mode is None:
         directory.rmdir()
     directory.parent.chmod(parent)
-    found = unavailable(load(None, {"upstream.url": URL, "storage.dir": str(directory)}, {}))
+    found = startup_problems(load(None, {"upstream.url": URL, "storage.dir": str(directory)}, {}))
     if problem is None:
         assert found == []
         return
@@ -828,7 +843,9 @@ def test_a_data_directory_that_others_can_write_is_refused_with_the_command_that
     assert (
         subprocess.run(refused.hint.removeprefix("Run: "), shell=True, check=False).returncode == 0
     )
-    assert unavailable(load(None, {"upstream.url": URL, "storage.dir": str(directory)}, {})) == []
+    assert (
+        startup_problems(load(None, {"upstream.url": URL, "storage.dir": str(directory)}, {})) == []
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
@@ -840,9 +857,9 @@ def test_a_data_directory_of_another_user_is_refused(
     me = tmp_path.stat().st_uid
     monkeypatch.setattr("os.geteuid", lambda: me + 1)
     if me == 0:
-        assert unavailable(settings) == []
+        assert startup_problems(settings) == []
         os.chown(tmp_path, 12345, -1)
-    (refused,) = unavailable(settings)
+    (refused,) = startup_problems(settings)
     assert refused.problem == f"= {tmp_path} belongs to another user"
     assert refused.hint == f"Run: chown -R {me + 1} {tmp_path} && chmod 700 {tmp_path}"
 
@@ -852,8 +869,8 @@ def test_the_shipped_file_holds_every_setting_with_its_default() -> None:
     default.
     """
     shipped = Path(__file__).parents[1] / "config" / "proxy.toml"
-    assert shipped.read_text(encoding="utf-8") == text.sample(), "run `make docs`"
-    tables = tomllib.loads(text.sample())
+    assert shipped.read_text(encoding="utf-8") == text.sample_toml(), "run `make docs`"
+    tables = tomllib.loads(text.sample_toml())
     assert {s: set(t) for s, t in tables.items()} == {
         s: set(kind.model_fields) for s, kind in SECTIONS.items()
     }
@@ -873,11 +890,11 @@ def test_the_effective_settings_load_again(written: Written) -> None:
         {"upstream.url": URL, "exports.grace": "1500ms", "public.trusted_proxies": "10.0.0.0/8"},
         {},
     )
-    assert load(written(text.effective(settings)), {}, {}) == settings
+    assert load(written(text.to_toml(settings)), {}, {}) == settings
 
 
 def test_the_schema_knows_every_key_and_every_default() -> None:
-    properties = text.schema()["properties"]
+    properties = text.json_schema()["properties"]
     for section, values in text.defaults().items():
         assert properties[section]["additionalProperties"] is False
         for key, default in values.items():

@@ -128,7 +128,7 @@ def test_every_setting_in_the_documents_exists(document: Path) -> None:
     sections = "|".join(SECTIONS)
     for line in code(document):
         for name in re.findall(rf"(?<![\w./-])((?:{sections})\.[a-z_]+)(?![\w./(-])", line):
-            assert name in SETTINGS, f"{line!r}: there is no setting {name}"
+            assert name in SETTINGS, f"{line!r}: there is not a known setting {name}"
         for section, key in re.findall(r"VB365_PROXY_([A-Z]+)__([A-Z_]+)", line):
             assert f"{section}.{key}".lower() in SETTINGS, f"{line!r}: there is no such setting"
 
@@ -138,7 +138,7 @@ def test_every_setting_is_documented() -> None:
     change.
     """
     documented = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert documented == text.filled(documented)
+    assert documented == text.with_tables(documented)
     for section, values in text.defaults().items():
         table = documented.partition(f"### `[{section}]`")[2].partition("###")[0]
         for key in values:

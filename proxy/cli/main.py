@@ -1,7 +1,7 @@
 """The command line (CONTRACT §15): `vb365-async-proxy`, also `python -m proxy`.
 
-What a command needs is imported inside it: --help is instant, and `config check` works where the
-rest cannot start.
+Commands import what they need when they run: --help stays fast, and `config check` works where the
+dependencies of `serve` cannot be loaded.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 import proxy
+from proxy.cli.options import (
+    AdminAddress,
+    ConfigFile,
+    ConfigOutput,
+    Ready,
+    Sources,
+    Timeout,
+    with_sources,
+)
 
 if TYPE_CHECKING:
     from proxy.config import Problem, Settings
@@ -25,43 +33,22 @@ if TYPE_CHECKING:
 COMMAND = "vb365-async-proxy"
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-config_app = typer.Typer(no_args_is_help=True, help="Check, print and make the configuration.")
+config_app = typer.Typer(no_args_is_help=True, help="Create, check and print the configuration.")
 app.add_typer(config_app, name="config")
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", envvar="VB365_PROXY_CONFIG", metavar="FILE", help="TOML file with settings"
-    ),
-]
-UpstreamUrl = Annotated[
-    str | None, typer.Option("--upstream", metavar="URL", help="VB365's REST API")
-]
-ListenAddress = Annotated[
-    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect")
-]
-AdminAddress = Annotated[
-    str | None, typer.Option("--admin", metavar="HOST:PORT", help="The operator's listener")
-]
-DataDir = Annotated[
-    str | None, typer.Option("--data-dir", metavar="DIR", help="Where jobs and files are kept")
-]
-Workers = Annotated[
-    str | None, typer.Option("--workers", metavar="N", help="Processes that share the address")
-]
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code; characters that stdout's encoding lacks
-    are escaped.
+    """Run the command line and exit.
+
+    Characters that the encoding of stdout lacks are escaped.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name=COMMAND)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"{COMMAND} {proxy.__version__}")
         raise typer.Exit
 
@@ -69,85 +56,95 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell the version")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """An asynchronous reverse proxy in front of the Veeam Backup for Microsoft 365 REST API."""
+    """An asynchronous reverse proxy for the Veeam Backup for Microsoft 365 REST API."""
 
 
 @app.command()
-def serve(
-    config: ConfigFile = None,
-    upstream: UpstreamUrl = None,
-    listen: ListenAddress = None,
-    admin: AdminAddress = None,
-    data_dir: DataDir = None,
-    workers: Workers = None,
-) -> None:
-    """Run the proxy."""
-    flags = _flags(upstream, listen, admin, data_dir, workers)
-    settings = _startable(config, flags)
+@with_sources
+def serve(sources: Sources) -> None:
+    """Run the proxy.
+
+    Settings come from these options, VB365_PROXY_* environment variables, secret files and the
+    configuration file, in this order.
+    """
+    settings = _startable(sources)
     if sys.platform != "win32":
-        os.umask(
-            0o077
-        )  # what the process creates, its libraries' files included, is for its user alone
+        os.umask(0o077)  # also for the files that libraries create
 
     from proxy import app as composition
     from proxy import logs
     from proxy.config import load
 
     logs.configure(settings.log.format, settings.log.level)
-    raise typer.Exit(_run(composition.run(settings, lambda: load(config, flags, os.environ))))
+    serving = composition.run(settings, lambda: load(sources.config, sources.flags, os.environ))
+    raise typer.Exit(_run(serving))
 
 
 @app.command()
 def demo(
     keep: Annotated[
-        bool, typer.Option("--serve", help="Keep everything running, to try it by hand")
+        bool, typer.Option("--serve", help="Keep the proxy and the simulator running.")
     ] = False,
 ) -> None:
-    """Show an asynchronous export, end to end, against the stand-in VB365."""
+    """Run an asynchronous export against a VB365 simulator, step by step."""
     from proxy.cli.demo import run
 
     raise typer.Exit(run(keep=keep))
 
 
-def _parser(kind: str) -> Callable[[str], float]:
-    """Reads a command line's duration or size as the configuration does."""
+def _size(text: str) -> float:
+    from proxy.config import scalars
 
-    def parse(text: str) -> float:
-        from proxy.config import values
+    return _parsed(scalars.parse_size, text)
 
-        try:
-            return values.parse_size(text) if kind == "size" else values.parse_duration(text)
-        except ValueError as why:
-            raise typer.BadParameter(f"{text!r} {why}") from why
 
-    return parse
+def _duration(text: str) -> float:
+    from proxy.config import scalars
+
+    return _parsed(scalars.parse_duration, text)
+
+
+def _parsed(parse: Callable[[str], float], text: str) -> float:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} {error}") from error
 
 
 @app.command()
 def simulate(
-    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one")] = 4443,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")
+    ] = 4443,
     size: Annotated[
-        int, typer.Option(parser=_parser("size"), metavar="SIZE", help="Of every export")
-    ] = "1MiB",  # type: ignore[assignment]
+        int, typer.Option(parser=_size, metavar="SIZE", help="Size of an exported file.")
+    ] = "1MiB",  # type: ignore[assignment]  # typer parses the default
     generate: Annotated[
         float,
         typer.Option(
-            parser=_parser("duration"), metavar="DURATION", help="Silence before an export's head"
+            parser=_duration, metavar="DURATION", help="How long the generation of a file takes."
         ),
-    ] = "0s",  # type: ignore[assignment]
+    ] = "0s",  # type: ignore[assignment]  # typer parses the default
     rate: Annotated[
         int | None,
-        typer.Option(parser=_parser("size"), metavar="SIZE", help="Bytes per second of an export"),
+        typer.Option(
+            parser=_size,
+            metavar="SIZE",
+            help="Bytes per second of a transfer (default: no limit).",
+        ),
     ] = None,
     tls: Annotated[
-        bool, typer.Option("--tls", help="Speak https with a certificate signed by itself")
+        bool, typer.Option("--tls", help="Serve https with a new self-signed certificate.")
     ] = False,
 ) -> None:
-    """Run the stand-in VB365, to try things out and to develop against."""
+    """Run a VB365 simulator for demos, tests and development."""
     from proxy.cli.simulate import run
     from proxy.simulator import SimulatorSettings
 
@@ -164,78 +161,56 @@ _FORWARD = {
 
 @app.command(context_settings=_FORWARD, add_help_option=False)
 def export(context: typer.Context) -> None:
-    """Kick off an export at a proxy, follow it and fetch the verified file."""
-    _client(context)
+    """Start an export at a proxy, follow it and download the file."""
+    _run_client(context)
 
 
 @app.command(context_settings=_FORWARD, add_help_option=False)
 def jobs(context: typer.Context) -> None:
-    """List, show, cancel, delete and fetch the export jobs of a proxy."""
-    _client(context)
+    """List, show, cancel, delete and fetch export jobs of a proxy."""
+    _run_client(context)
 
 
-def _client(context: typer.Context) -> None:
-    """Hand the command over to the client's own command line, which need not be loaded for anything
-    else.
-    """
+def _run_client(context: typer.Context) -> None:
+    """Pass the command on to the client's own command line, which only these commands load."""
     from proxy.client import client_app
 
     client_app([str(context.info_name), *context.args], prog_name=COMMAND)
 
 
 @config_app.command("check")
-def config_check(
-    config: ConfigFile = None,
-    upstream: UpstreamUrl = None,
-    listen: ListenAddress = None,
-    admin: AdminAddress = None,
-    data_dir: DataDir = None,
-    workers: Workers = None,
-) -> None:
-    """Tell every problem that would keep `serve` from starting here, as this user; exit 2 if there
-    is one.
-    """
-    settings = _startable(config, _flags(upstream, listen, admin, data_dir, workers))
-    typer.echo(
-        f"The configuration is good: {settings.upstream.url} behind {settings.listen.address}."
-    )
+@with_sources
+def config_check(sources: Sources) -> None:
+    """Report everything that prevents `serve` from starting. Exit code 2 if there is anything."""
+    settings = _startable(sources)
+    typer.echo(f"Configuration OK: {settings.listen.address} -> {settings.upstream.url}")
 
 
 @config_app.command("print")
-def config_print(
-    config: ConfigFile = None,
-    upstream: UpstreamUrl = None,
-    listen: ListenAddress = None,
-    admin: AdminAddress = None,
-    data_dir: DataDir = None,
-    workers: Workers = None,
-) -> None:
-    """Print the settings in force as TOML, secrets masked."""
-    settings = _settings(config, _flags(upstream, listen, admin, data_dir, workers))
+@with_sources
+def config_print(sources: Sources) -> None:
+    """Print the effective settings as TOML, with secrets masked."""
+    settings = _settings(sources.config, sources.flags)
 
     from proxy.config import text
 
-    typer.echo(text.effective(settings), nl=False)
+    typer.echo(text.to_toml(settings), nl=False)
 
 
 @config_app.command("init")
-def config_init(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Where to; stdout without it")
-    ] = None,
-) -> None:
-    """Write a configuration file with every setting, its default and its meaning."""
+def config_init(file: ConfigOutput = None) -> None:
+    """Write a configuration file with all settings, their defaults and descriptions."""
     from proxy.config import text
 
     if file is None:
-        typer.echo(text.sample(), nl=False)
+        typer.echo(text.sample_toml(), nl=False)
         return
     try:
         with file.open("x", encoding="utf-8") as new:
-            new.write(text.sample())
-    except OSError as why:
-        typer.echo(f"{file} cannot be written: {why.strerror}", err=True)
-        raise typer.Exit(2) from why
+            new.write(text.sample_toml())
+    except OSError as error:
+        typer.echo(f"Cannot write {file}: {error.strerror}", err=True)
+        raise typer.Exit(2) from error
 
 
 @config_app.command("schema")
@@ -243,93 +218,73 @@ def config_schema() -> None:
     """Print the JSON Schema of the configuration file, for editors."""
     from proxy.config import text
 
-    typer.echo(json.dumps(text.schema(), indent=2))
+    typer.echo(json.dumps(text.json_schema(), indent=2))
 
 
 @app.command()
 def healthcheck(
     config: ConfigFile = None,
     admin: AdminAddress = None,
-    ready: Annotated[bool, typer.Option("--ready", help="Ask /readyz, not /healthz")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer")] = 5.0,
+    ready: Ready = False,
+    timeout: Timeout = 5.0,
 ) -> None:
-    """Ask the running proxy's admin listener whether it is well; exit 0 if so, else 1."""
-    # The upstream may have been a flag of `serve`; what it is does not matter here.
-    settings = _settings(
-        config, {"admin.address": admin, "upstream.url": "http://localhost"}, failure=1
-    )
-    raise typer.Exit(
-        _ask(settings.admin.address.reachable, "/readyz" if ready else "/healthz", timeout)
-    )
+    """Check a running proxy through its admin listener. Exit code 0 if healthy, else 1."""
+    # The upstream may be a flag of `serve`; it is not needed here.
+    flags = {"admin.address": admin, "upstream.url": "http://localhost"}
+    settings = _settings(config, flags, exit_code=1)
+    path = "/readyz" if ready else "/healthz"
+    raise typer.Exit(_check_health(settings.admin.address.reachable, path, timeout))
 
 
-def _ask(address: tuple[str, int], path: str, timeout: float) -> int:
+def _check_health(address: tuple[str, int], path: str, timeout: float) -> int:
     from http.client import HTTPConnection, HTTPException
 
     connection = HTTPConnection(*address, timeout=timeout)
     try:
-        # the listener answers to localhost, but to the name in admin.address only if admin.hosts
-        # lists it
+        # The listener accepts localhost always, and the name in admin.address only if it is in
+        # admin.hosts.
         connection.request("GET", path, headers={"Host": "localhost"})
-        answer = connection.getresponse()
-        typer.echo(f"{answer.status} {answer.read(1000).decode(errors='replace')}".strip())
-    except (OSError, HTTPException) as why:
-        typer.echo(f"no answer from {address[0]} port {address[1]}: {why}", err=True)
+        response = connection.getresponse()
+        body = response.read(1000).decode(errors="replace")
+        typer.echo(f"{response.status} {body}".strip())
+    except (OSError, HTTPException) as error:
+        host, port = address
+        typer.echo(f"No response from {host} port {port}: {error}", err=True)
         return 1
     finally:
         connection.close()
-    return 0 if answer.status == 200 else 1
+    return 0 if response.status == 200 else 1
 
 
-def _flags(
-    upstream: str | None,
-    listen: str | None,
-    admin: str | None,
-    data_dir: str | None,
-    workers: str | None,
-) -> dict[str, str | None]:
-    return {
-        "upstream.url": upstream,
-        "listen.address": listen,
-        "admin.address": admin,
-        "storage.dir": data_dir,
-        "listen.workers": workers,
-    }
-
-
-def _settings(config: Path | None, flags: dict[str, str | None], *, failure: int = 2) -> Settings:
-    """The settings of all sources; tells all problems and leaves with `failure` if there are
-    any.
-    """
+def _settings(config: ConfigFile, flags: dict[str, str | None], *, exit_code: int = 2) -> Settings:
+    """Load the settings; print all problems and exit if there are any."""
     from proxy.config import ConfigError, load
 
     try:
         return load(config, flags, os.environ)
-    except ConfigError as why:
-        _refuse(why.problems, failure)
+    except ConfigError as error:
+        _exit_with(error.problems, exit_code)
 
 
-def _startable(config: Path | None, flags: dict[str, str | None]) -> Settings:
-    """The settings that `serve` can start with; tells all problems and leaves with 2 if there are
-    any.
-    """
-    from proxy.config import unavailable
+def _startable(sources: Sources) -> Settings:
+    """Load settings that `serve` can start with; print all problems and exit if there are any."""
+    from proxy.config import startup_problems
 
-    settings = _settings(config, flags)
-    if problems := unavailable(settings):
-        _refuse(problems, 2)
+    settings = _settings(sources.config, sources.flags)
+    if problems := startup_problems(settings):
+        _exit_with(problems, 2)
     return settings
 
 
-def _refuse(problems: list[Problem], code: int) -> NoReturn:
-    from proxy.config import listed
+def _exit_with(problems: list[Problem], exit_code: int) -> NoReturn:
+    from proxy.config import format_problems
 
-    typer.echo(listed(problems), err=True)
-    raise typer.Exit(code)
+    typer.echo(format_problems(problems), err=True)
+    raise typer.Exit(exit_code)
 
 
 def _run(main: Coroutine[None, None, int]) -> int:
-    """Run on uvloop where it is installed: there is none for Windows."""
+    """Run on uvloop if it is installed (it does not exist for Windows), else on asyncio's loop."""
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         import uvloop

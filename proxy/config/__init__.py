@@ -1,8 +1,15 @@
-"""The configuration (CONTRACT §15): `load` makes frozen `Settings` of flags, environment, secret
-files and a file.
-"""
+"""The configuration (CONTRACT §15): `load` returns immutable `Settings`."""
 
-from proxy.config.loading import FLAGS, ConfigError, Problem, listed, load, unavailable
+from proxy.config.loading import FLAGS, ConfigError, Problem, format_problems, load
 from proxy.config.settings import Settings
+from proxy.config.startup import startup_problems
 
-__all__ = ["FLAGS", "ConfigError", "Problem", "Settings", "listed", "load", "unavailable"]
+__all__ = [
+    "FLAGS",
+    "ConfigError",
+    "Problem",
+    "Settings",
+    "format_problems",
+    "load",
+    "startup_problems",
+]

@@ -1,15 +1,13 @@
-"""Where settings come from: flags > environment > secret files > TOML > defaults (CONTRACT §15).
+"""Loading settings from flags > environment > secret files > TOML file > defaults (CONTRACT §15).
 
-Every source yields what it holds; the last word on a setting wins; then all of it is checked, so
-that all problems are told at once, each with its place. An empty value is no value: the next source
-has the say.
+All sources are read, the strongest source of each setting wins, and then everything is validated,
+so that all problems are reported at once. An empty value counts as not set.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,19 +17,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from proxy.config.directory import shared
 from proxy.config.settings import PREFIX, SECTIONS, Section, Settings
-from proxy.config.written import read_text
+from proxy.config.syntax import read_text
 from proxy.core.text import NotUtf8, visible
 
-#: Variables with our prefix that are no settings.
+#: Variables with the prefix that are not settings.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 SECRETS_VARIABLE = f"{PREFIX}SECRETS_DIR"
-#: Where container platforms put secrets; read if it is there and SECRETS_VARIABLE names nothing
-#: else.
+#: Where container platforms mount secrets. Used if it exists and SECRETS_VARIABLE is not set.
 SECRETS_DIR = "/run/secrets"
 
-#: The flags of `serve`, by the setting that each one is.
+#: The flags of `serve` by the setting that each of them sets.
 FLAGS = {
     "upstream.url": "--upstream",
     "listen.address": "--listen",
@@ -40,8 +36,7 @@ FLAGS = {
     "listen.workers": "--workers",
 }
 
-#: Kubernetes tells a pod of a service named vb365-proxy in variables like these; they are not meant
-#: for us.
+#: Variables that Kubernetes sets in every pod for a service that is named vb365-proxy.
 _KUBERNETES = re.compile(
     PREFIX + r"(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
 )
@@ -52,7 +47,7 @@ _SECRET = {"admin.token", "secrets.key", "webhooks.secret"}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where it stands, which setting, what is wrong and how to mend it."""
+    """An error in the configuration: where it is, in which setting, what it is and a fix."""
 
     source: str
     key: str
@@ -65,7 +60,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` are all of them."""
+    """The configuration is invalid; `problems` has all errors."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -73,191 +68,166 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A value as it stands in a source; `name` is `section.key`, perhaps of no setting that
-    exists.
-    """
+class _Item:
+    """A value in a source. `name` is `section.key`, and may be unknown."""
 
     name: str
     value: Any
     source: str
 
 
+Report = Callable[[Problem], None]
+
+
 def load(
     config_file: Path | None, flags: Mapping[str, str | None], environ: Mapping[str, str]
 ) -> Settings:
-    """The settings from all sources. `flags` are keyed like `FLAGS` ("upstream.url"); None is a
-    flag not given.
+    """Return the settings of all sources.
 
+    `flags` has the keys of `FLAGS`, for example "upstream.url"; None is a flag that is not given.
     Raises `ConfigError` with every problem of every source.
     """
     problems: list[Problem] = []
-    found: dict[str, _Found] = {}
+    items: dict[str, _Item] = {}
     for item in _collect(config_file, flags, environ, problems.append):
         if item.name not in _NAMES:
             problems.append(_unknown(item))
         elif item.value != "":
-            found[item.name] = item
+            items[item.name] = item
     sections: dict[str, Section] = {}
     for name, kind in SECTIONS.items():
+        values = {
+            item.name.partition(".")[2]: item.value
+            for item in items.values()
+            if item.name.startswith(f"{name}.")
+        }
         try:
-            values = {
-                f.name.partition(".")[2]: f.value
-                for f in found.values()
-                if f.name.startswith(f"{name}.")
-            }
             sections[name] = kind.model_validate(values, context=True)
-        except ValidationError as errors:
+        except ValidationError as invalid:
             problems += [
-                _problem(f"{name}.{'.'.join(map(str, e['loc']))}", e, found)
-                for e in errors.errors()
+                _problem(f"{name}.{'.'.join(map(str, error['loc']))}", error, items)
+                for error in invalid.errors()
             ]
     if problems:
         raise ConfigError(problems)
-    return Settings(**sections)  # type: ignore[arg-type]  # each section is of its own kind
+    return Settings(**sections)  # type: ignore[arg-type]  # each section has its own type
 
 
 def _collect(
     config_file: Path | None,
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
-    report: Callable[[Problem], None],
-) -> Iterator[_Found]:
-    """What all sources hold, the weakest first."""
+    report: Report,
+) -> Iterator[_Item]:
+    """Yield the values of all sources, the weakest source first."""
     if config_file is not None:
         yield from _from_toml(config_file, report)
     yield from _from_secret_files(environ, report)
     yield from _from_environment(environ)
     for name, value in flags.items():
         if value is not None:
-            yield _Found(name, value, f"flag {FLAGS.get(name, name)}")
+            yield _Item(name, value, f"flag {FLAGS.get(name, name)}")
 
 
-def _from_toml(path: Path, report: Callable[[Problem], None]) -> Iterator[_Found]:
-    toml = ""
+def _from_toml(path: Path, report: Report) -> Iterator[_Item]:
+    toml = _read(path, "Name a file that this user can read.", report)
+    if toml is None:
+        return
     try:
-        toml = read_text(path)
         tables = tomllib.loads(toml)
-    except OSError as why:
-        report(
-            Problem(
-                str(path),
-                "",
-                f"cannot be read ({why.strerror})",
-                "Name a file that this user may read.",
-            )
-        )
-        return
-    except NotUtf8 as why:
-        report(Problem(str(path), "", str(why), _sentence(why.fix)))
-        return
-    except ValueError as why:
-        report(Problem(str(path), "", f"is not TOML: {why}", _toml_hint(toml, str(why))))
+    except ValueError as error:
+        report(Problem(str(path), "", f"is not TOML: {error}", _toml_hint(toml, str(error))))
         return
     for section, table in tables.items():
         if isinstance(table, dict):
-            yield from (
-                _Found(f"{section}.{key}", value, str(path)) for key, value in table.items()
-            )
+            yield from (_Item(f"{section}.{key}", value, str(path)) for key, value in table.items())
         else:
-            yield _Found(section, table, str(path))
+            yield _Item(section, table, str(path))
+
+
+def _read(path: Path, hint: str, report: Report) -> str | None:
+    """Return the text of a file, or report the problem and return None."""
+    try:
+        return read_text(path)
+    except NotUtf8 as error:
+        report(Problem(str(path), "", str(error), _sentence(error.fix)))
+    except OSError as error:
+        report(Problem(str(path), "", f"cannot be read ({error.strerror})", hint))
+    return None
 
 
 def _toml_hint(toml: str, error: str) -> str:
-    """How to fix a TOML file that the parser refused with `error`; of the line only characters that
-    are not printable are repeated, because the rest may be a secret.
+    """Return how to fix a TOML file that the parser rejected with `error`.
+
+    Of the line, only characters that are not printable are shown: the rest may be a secret.
     """
-    line = re.search(r"\(at line (\d+), ", error)
-    wrong = toml.replace("\r\n", "\n").split("\n")[int(line[1]) - 1] if line else ""
-    if odd := sorted({visible(c) for c in wrong if not c.isprintable() and c != "\t"}):
-        return f"Line {line and line[1]} holds {' '.join(odd)}: write that line again by hand."
-    if "\\" in wrong:
+    match = re.search(r"\(at line (\d+), ", error)
+    line = toml.replace("\r\n", "\n").split("\n")[int(match[1]) - 1] if match else ""
+    if odd := sorted({visible(c) for c in line if not c.isprintable() and c != "\t"}):
+        return f"Line {match and match[1]} contains {' '.join(odd)}: type that line again."
+    if "\\" in line:
         return (
             "Write a Windows path in 'single quotes' or with forward slashes: dir = 'D:\\exports'."
         )
     if "Invalid value" in error:
         return 'Write text in straight quotes, for example url = "https://vb365.example.com:4443".'
-    return "`vb365-async-proxy config init` shows how it looks."
+    return "See `vb365-async-proxy config init` for an example."
 
 
-def _from_secret_files(
-    environ: Mapping[str, str], report: Callable[[Problem], None]
-) -> Iterator[_Found]:
-    """Files named like the environment variables, in any case; other files are not ours."""
+def _from_secret_files(environ: Mapping[str, str], report: Report) -> Iterator[_Item]:
+    """Yield the files that are named like environment variables, in any case; ignore others."""
     directory = Path(environ.get(SECRETS_VARIABLE) or SECRETS_DIR)
     if not directory.is_dir():
         if environ.get(SECRETS_VARIABLE):
-            report(
-                Problem(
-                    SECRETS_VARIABLE,
-                    "",
-                    f"names {directory}, no directory",
-                    "Name the one with the secrets.",
-                )
-            )
+            hint = "Name the directory with the secrets."
+            report(Problem(SECRETS_VARIABLE, "", f"names {directory}, which is no directory", hint))
         return
     for path in sorted(directory.iterdir()):
         if path.name.upper().startswith(PREFIX):
-            try:
-                yield _Found(_setting(path.name), read_text(path).strip(), str(path))
-            except NotUtf8 as why:
-                report(Problem(str(path), "", str(why), _sentence(why.fix)))
-            except OSError as why:
-                report(
-                    Problem(
-                        str(path), "", f"cannot be read ({why.strerror})", "Let this user read it."
-                    )
-                )
+            value = _read(path, "Allow this user to read it.", report)
+            if value is not None:
+                yield _Item(_setting(path.name), value.strip(), str(path))
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[_Found]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Item]:
     for variable, value in environ.items():
-        foreign = variable in {CONFIG_VARIABLE, SECRETS_VARIABLE} or _KUBERNETES.fullmatch(variable)
-        if variable.startswith(PREFIX) and not foreign:
-            yield _Found(_setting(variable), value, f"environment variable {variable}")
+        other = variable in {CONFIG_VARIABLE, SECRETS_VARIABLE} or _KUBERNETES.fullmatch(variable)
+        if variable.startswith(PREFIX) and not other:
+            yield _Item(_setting(variable), value, f"environment variable {variable}")
 
 
 def _setting(variable: str) -> str:
     return variable[len(PREFIX) :].lower().replace("__", ".", 1)
 
 
-def _unknown(item: _Found) -> Problem:
-    near = difflib.get_close_matches(item.name.replace("_", "."), _NAMES, n=1, cutoff=0.7)
-    near = near or difflib.get_close_matches(item.name, _NAMES, n=1, cutoff=0.6)
+def _unknown(item: _Item) -> Problem:
+    similar = difflib.get_close_matches(item.name.replace("_", "."), _NAMES, n=1, cutoff=0.7)
+    similar = similar or difflib.get_close_matches(item.name, _NAMES, n=1, cutoff=0.6)
     hint = (
-        f"Did you mean {near[0]}?"
-        if near
-        else "`vb365-async-proxy config init` shows all settings."
+        f"Did you mean {similar[0]}?"
+        if similar
+        else "See `vb365-async-proxy config init` for all settings."
     )
-    return Problem(item.source, item.name, "is no setting", hint)
+    return Problem(item.source, item.name, "is not a known setting", hint)
 
 
-def _problem(name: str, error: Any, found: Mapping[str, _Found]) -> Problem:
-    """The problem that pydantic's `error` tells; the value is shown unless it is, or may hold, a
-    secret.
-    """
-    item = found.get(name)
+def _problem(name: str, error: Any, items: Mapping[str, _Item]) -> Problem:
+    """Convert an error of pydantic. The value is shown unless it is, or may contain, a secret."""
+    item = items.get(name)
     if error["type"] == "missing":
-        flag, variable = FLAGS[name], PREFIX + name.upper().replace(".", "__")
         section, _, key = name.partition(".")
-        return Problem(
-            "configuration",
-            name,
-            "is required",
-            f"Set {flag}, {variable}, or {key} under [{section}].",
-        )
-    told = error.get("ctx", {})
-    shown = (
-        f"= {_show(item.value)} "
-        if item and name not in _SECRET and "@" not in str(item.value)
-        else ""
-    )
-    hint = told.get("hint", "")
+        variable = PREFIX + name.upper().replace(".", "__")
+        hint = f"Set {FLAGS[name]}, {variable}, or {key} under [{section}]."
+        return Problem("configuration", name, "is required", hint)
+    context = error.get("ctx", {})
+    secret = name in _SECRET or (item and "@" in str(item.value))
+    value = f"= {_show(item.value)} " if item and not secret else ""
+    hint = context.get("hint", "")
     return Problem(
         item.source if item else "configuration",
         name,
-        shown + told.get("problem", error["msg"]),
-        _sentence(hint) if hint else "`vb365-async-proxy config init` shows how it is written.",
+        value + context.get("problem", error["msg"]),
+        _sentence(hint) if hint else "See `vb365-async-proxy config init` for its syntax.",
     )
 
 
@@ -269,50 +239,8 @@ def _show(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _writable(directory: Path) -> bool:
-    """True when `directory` can be written to, or made."""
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-
-
-#: What the schema knows and this version cannot do yet: setting, "is it asked for", what to write
-#: meanwhile.
-NOT_YET: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
-    ("listen.workers", lambda s: s.listen.workers > 1, "Leave it at 1."),
-    ("exports.rescue_sync", lambda s: s.exports.rescue_sync, "Leave it at false."),
-    ("storage.jobs", lambda s: s.storage.jobs != "disk", 'Leave it at "disk".'),
-    ("storage.artifacts", lambda s: s.storage.artifacts != "file", 'Leave it at "file".'),
-    ("webhooks.urls", lambda s: bool(s.webhooks.urls), "Leave them out."),
-)
-
-
-def unavailable(settings: Settings) -> list[Problem]:
-    """What `serve` cannot do with these settings on this machine, in this version; empty when it
-    can start.
-    """
-    problems = [
-        Problem("configuration", name, "asks for what is not in this version", hint)
-        for name, asked, hint in NOT_YET
-        if asked(settings)
-    ]
-    directory = settings.storage.dir
-    if not _writable(directory):
-        hint = "Name one with --data-dir, or let this user write there."
-        problems.append(
-            Problem("configuration", "storage.dir", f"= {directory} cannot be written to", hint)
-        )
-    elif found := shared(directory):
-        how, command = found
-        problems.append(
-            Problem("configuration", "storage.dir", f"= {directory} {how}", f"Run: {command}")
-        )
-    return problems
-
-
-def listed(problems: Iterable[Problem]) -> str:
-    """Problems as text for people, with their number."""
+def format_problems(problems: Iterable[Problem]) -> str:
+    """Return the problems as text for people, below a line with their number."""
     lines = [f"  {problem}" for problem in problems]
-    return (
-        f"{len(lines)} problem{'s' if len(lines) != 1 else ''} in the configuration:\n"
-        + "\n".join(lines)
-    )
+    plural = "" if len(lines) == 1 else "s"
+    return "\n".join([f"{len(lines)} problem{plural} in the configuration:", *lines])

@@ -1,7 +1,7 @@
-"""What an operator may set (CONTRACT §15): every setting with its default and its meaning.
+"""The settings (CONTRACT §15), each with its default.
 
-The docstring below a setting is its documentation: config/proxy.toml and docs/configuration.md are
-written from it.
+The docstring below a setting is its documentation: config/proxy.toml and the tables of
+docs/configuration.md are generated from it.
 """
 
 from __future__ import annotations
@@ -10,38 +10,34 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
-from proxy.config.values import (
+from proxy.config.addresses import (
     Address,
     ArtifactsUrl,
     Authority,
-    Base,
-    Count,
-    Directory,
-    Duration,
-    FilePath,
-    Fingerprint,
-    Hooks,
+    BaseUrl,
     HostPort,
     JobsUrl,
-    KeyFile,
-    Keys,
-    LogFormat,
-    LogLevel,
     Names,
     Networks,
     Origin,
+    WebhookUrls,
+)
+from proxy.config.paths import Directory, FilePath
+from proxy.config.scalars import (
+    Count,
+    Duration,
+    LogFormat,
+    LogLevel,
     Positive,
-    Secret,
     Segment,
     Size,
     Switch,
     Timeout,
-    Token,
-    split_keys,
 )
-from proxy.config.written import bad, read_text
+from proxy.config.secret_values import Fingerprint, KeyFile, Keys, Secret, Token, split_keys
+from proxy.config.syntax import invalid, read_text
 
-#: How every environment variable of ours begins.
+#: The prefix of every environment variable that is a setting.
 PREFIX = "VB365_PROXY_"
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
@@ -49,7 +45,7 @@ _MIB, _GIB = 1 << 20, 1 << 30
 
 
 class Section(BaseModel):
-    """A table of the configuration; frozen."""
+    """A table of the configuration file; immutable."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
@@ -60,227 +56,220 @@ class Listen(Section):
     """Where clients connect."""
 
     address: Address = HostPort("0.0.0.0", 4443)  # noqa: S104  # a reverse proxy is there to be reached
-    """HOST:PORT to listen on; [::]:4443 for IPv6, port 0 for any free one."""
+    """HOST:PORT to listen on; [::]:4443 for IPv6, port 0 for any free port."""
     tls_certificate: FilePath | None = None
-    """PEM file with the certificate chain; with tls_key the proxy speaks https, without them
-    http.
-    """
+    """PEM file with the certificate chain. The proxy serves https if this and tls_key are set."""
     tls_key: FilePath | None = Field(default=None, validate_default=True)
-    """PEM file with the private key of tls_certificate, without a passphrase."""
+    """PEM file with the private key of tls_certificate, not encrypted."""
     head_timeout: Timeout = 60.0
-    """How long a request's head, or the next piece of its body, may take to arrive."""
+    """Time limit for the head of a request, and for each further part of its body, to arrive."""
     handshake_timeout: Timeout = 10.0
-    """How long a TLS handshake may take."""
+    """Time limit for a TLS handshake."""
     idle_timeout: Timeout = 150.0
-    """How long a connection is kept open for its next request; longer than the balancer in front
-    keeps it.
+    """How long an idle connection is kept open. Keep it longer than a load balancer in front of the
+    proxy does.
     """
     max_connections: Count = 10_000
-    """Client connections at a time, unfinished TLS handshakes included; further ones get 503. 0 =
-    no limit but the one that the process's file descriptors set.
+    """Maximum number of open client connections, unfinished TLS handshakes included; further ones
+    get 503. 0 = limited only by the file descriptors of the process.
     """
     workers: Positive = 1
-    """Processes that share the address."""
+    """Number of processes that share the address. Only 1 is supported in this version."""
 
     @field_validator("tls_key")
     @classmethod
-    def _pair(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+    def _complete_pair(cls, key: Path | None, info: ValidationInfo) -> Path | None:
         if "tls_certificate" not in info.data:
-            return key  # the certificate has a problem of its own
+            return key  # the certificate is invalid, which is reported already
         certificate = info.data["tls_certificate"]
         if (certificate is None) != (key is None):
-            raise bad("belongs together with listen.tls_certificate", "set both, or neither")
+            raise invalid("and listen.tls_certificate must be set together", "set both or neither")
         if certificate is not None:
             _check_pair(certificate, key)
         return key
 
 
 def _check_pair(certificate: Path, key: Path | None) -> None:
-    from proxy.net.tls import (
-        ServerCertificate,
-        TlsError,
-    )  # here: only who serves TLS needs what it loads
+    # Imported here because it loads libraries that only TLS needs.
+    from proxy.net.tls import ServerCertificate, TlsError
 
     try:
         ServerCertificate(certificate, key)
-    except TlsError as why:
-        raise bad(
-            f"cannot be served: {why}", "name the PEM files of a certificate chain and of its key"
-        ) from why
+    except TlsError as error:
+        hint = "name the PEM files of a certificate chain and of its key"
+        raise invalid(f"cannot be used: {error}", hint) from error
 
 
 class Upstream(Section):
-    """The VB365 REST server behind the proxy."""
+    """The VB365 server behind the proxy."""
 
     url: Origin
-    """Required: scheme, host and port of VB365's REST API, for example `https://vb365.example.com:4443`."""
+    """Required. Scheme, host and port of VB365's REST API, for example `https://vb365.example.com:4443`."""
     host: Authority | None = None
-    """Host field of the proxy's own requests to VB365; without it the authority of upstream.url."""
+    """Host field of the proxy's own requests to VB365. Default: host and port of upstream.url."""
     ca_file: FilePath | None = None
-    """File with the authorities that VB365's certificate is trusted by, instead of the system's."""
+    """PEM file with the CA certificates that verify VB365's certificate. Default: the system's."""
     fingerprint: Fingerprint | None = None
-    """SHA-256 fingerprint of VB365's certificate (hex, colons allowed): exactly this one is
-    trusted, self-signed or not. `openssl x509 -noout -fingerprint -sha256` shows it.
+    """SHA-256 fingerprint (hex, colons allowed) of the only certificate to trust, self-signed or
+    not. `openssl x509 -noout -fingerprint -sha256` prints it.
     """
     verify: Switch = Field(default=True, validate_default=True)
-    """false trusts any certificate: whoever stands between the proxy and VB365 can then read
-    passwords.
-    """
+    """false accepts any certificate: anyone between the proxy and VB365 can then read passwords."""
     preserve_host: Switch = True
-    """Send the Host field as the client sent it; false sends the upstream's own."""
+    """true forwards the client's Host field; false sends the upstream's own."""
     check_timeout: Timeout = 5.0
-    """How long VB365 may take to answer the proxy's own questions: who may see a job, session
-    events, readiness.
-    """
+    """Time limit of the proxy's own requests to VB365: access checks, events, readiness."""
     forwarded: Switch = False
-    """Append X-Forwarded-For, -Proto, -Host and Via to what VB365 gets."""
+    """Add X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host and Via to requests to VB365."""
     connect_timeout: Timeout = 10.0
-    """How long a connection to VB365 may take to be made, TLS included."""
+    """Time limit for connecting to VB365, TLS handshake included."""
     pool: Count = 0
-    """Connections to VB365 at a time for ordinary requests. 0 = no limit."""
+    """Maximum number of connections to VB365 for ordinary requests. 0 = no limit."""
 
     @field_validator("ca_file")
     @classmethod
-    def _authorities(cls, ca_file: Path | None) -> Path | None:
+    def _valid_authorities(cls, ca_file: Path | None) -> Path | None:
         from proxy.net.tls import TlsError, upstream_context
 
         try:
             upstream_context(ca_file=ca_file)
-        except TlsError as why:
-            raise bad(f"cannot be trusted by: {why}", "name a file of CA certificates") from why
+        except TlsError as error:
+            raise invalid(f"cannot be used: {error}", "name a file of CA certificates") from error
         return ca_file
 
     @field_validator("verify")
     @classmethod
-    def _one_trust(cls, verify: bool, info: ValidationInfo) -> bool:
-        ways = [
+    def _one_kind_of_trust(cls, verify: bool, info: ValidationInfo) -> bool:
+        kinds = [
             f"upstream.{name}"
             for name in ("ca_file", "fingerprint")
             if info.data.get(name) is not None
         ]
-        ways += [] if verify else ["upstream.verify = false"]
-        if len(ways) > 1:
-            raise bad(
-                f"contradicts: {' and '.join(ways)} are different ways to trust", "keep one of them"
-            )
-        if ways and info.data.get("url", "").startswith("http:"):
-            raise bad(
-                f"contradicts: {ways[0]} is about a certificate, and upstream.url is http:",
-                "write https:",
-            )
+        kinds += [] if verify else ["upstream.verify = false"]
+        if len(kinds) > 1:
+            problem = f"conflicts: {' and '.join(kinds)} are different ways to trust a certificate"
+            raise invalid(problem, "keep one of them")
+        if kinds and info.data.get("url", "").startswith("http:"):
+            problem = f"conflicts: {kinds[0]} is for https, and upstream.url is http:"
+            raise invalid(problem, f"write https: in upstream.url, or remove {kinds[0]}")
         return verify
 
 
 class Exports(Section):
-    """How asynchronous exports run."""
+    """Asynchronous exports."""
 
     max_running: Positive = 4
-    """Exports that VB365 works on at the same time, over all replicas; more of them wait as
-    Queued.
-    """
+    """Maximum number of exports that VB365 works on at the same time; others wait as Queued."""
     max_running_per_caller: Count = 0
-    """Of those, exports of one caller. 0 = no limit."""
+    """Maximum number of these for one caller. 0 = no limit."""
     max_queued: Count = 1000
-    """Exports that may wait; further kick-offs get 503."""
+    """Maximum number of exports that wait; further kick-offs get 503."""
     max_per_caller: Positive = 50
-    """Exports of one caller that run or wait; further kick-offs get 429."""
+    """Maximum number of unfinished exports of one caller; further kick-offs get 429."""
     grace: Duration = 2.0
-    """How long a kick-off is held so that an early error of VB365 is answered as it is, not as a
-    job.
+    """How long the response to a kick-off is held back. If VB365 reports an error in this time, the
+    client gets that error instead of a job.
     """
     max_wait: Duration = 45.0
-    """The longest `Prefer: wait` that is honoured; keep it below the time-outs of balancers."""
+    """Upper limit of `Prefer: wait`. Keep it below the timeouts of load balancers."""
     preflight: Switch = True
-    """Ask VB365 for the exported resource first, so that 401, 403 and 404 are answered at once."""
+    """Request the exported resource from VB365 first, so that 401, 403 and 404 are returned at
+    once.
+    """
     preflight_timeout: Timeout = 5.0
-    """How long that may take; a kick-off goes on without its answer."""
+    """Time limit for the preflight request; the kick-off continues without its result."""
     max_request_body: Size = 16 * _MIB
-    """The largest body of a kick-off; a larger one gets 413."""
+    """Maximum size of the body of a kick-off; larger ones get 413."""
     body_memory: Size = 64 * _MIB
-    """Memory for the bodies of all kick-offs that are being received; a kick-off beyond it gets
-    503.
+    """Memory for the bodies of all kick-offs that are being received; a kick-off that needs more
+    gets 503.
     """
     generate_timeout: Timeout = 24 * _HOUR
-    """How long VB365 may be silent while it makes the file."""
+    """How long VB365 may send nothing while it generates the file."""
     stall_timeout: Timeout = 10 * _MINUTE
-    """How long VB365 may be silent in the middle of the file."""
+    """How long VB365 may send nothing in the middle of the file."""
     attempts: Positive = 3
-    """Generations from zero, and requests in a row that bring no new byte, before a job is
-    Failed.
+    """Maximum number of generations, and of consecutive requests without a new byte, before a job
+    is Failed.
     """
     suspend_ttl: Timeout = 1 * _HOUR
     """How long an interrupted job waits for its owner's next call before it is Failed."""
     cancel_hold: Duration = 2 * _MINUTE
-    """How long an export that was cancelled while VB365 generated its file still counts as running:
-    VB365 may go on with the work.
+    """How long an export that was cancelled while VB365 generated its file still counts as running,
+    since VB365 may continue to work on it.
     """
     max_records_per_caller: Positive = 1000
-    """Jobs of one caller that are remembered; the oldest ended ones without a file are forgotten
+    """Maximum number of job records of one caller. The oldest ended ones without a file are removed
     first.
     """
     result_ttl: Timeout = 24 * _HOUR
     """How long a file can be downloaded after its export ended."""
     record_ttl: Timeout = 7 * _DAY
-    """How long a job is remembered after its file is gone."""
+    """How long the record of a job is kept after its file is removed."""
     watch_events: Switch = True
-    """Look into the restore session's events to tell Warning from Success."""
+    """Read the restore session's events to distinguish Warning from Success."""
     reports: Switch = False
-    """Intercept `POST /v{N}/Reports/Generate…` as well."""
+    """Also intercept `POST /v{N}/Reports/Generate…`."""
     rescue_sync: Switch = False
-    """Run exports that did not ask for async as jobs too, and let a retry after a time-out join
-    them.
+    """Run synchronous exports as jobs too, and let a retry after a timeout join them. Not supported
+    in this version.
     """
     rescue_ttl: Timeout = 1 * _HOUR
-    """How long such an export can be joined after it ended."""
+    """How long such an export can be joined after it ended. Not used in this version."""
 
 
 class Storage(Section):
-    """Where jobs and files are kept."""
+    """Jobs and files."""
 
     dir: Directory = Path("/var/lib/vb365-async-proxy")
-    """Directory of the proxy's own, for jobs, files and the owner key."""
+    """Directory for jobs, files and the owner key. No other program may write to it."""
     jobs: JobsUrl = Field(default="disk", repr=False)
-    """disk, or redis://host:6379/0 (rediss:// over TLS) shared by all replicas."""
+    """Where job records are stored: disk, or redis://host:6379/0 (rediss:// for TLS). Only disk is
+    supported in this version.
+    """
     artifacts: ArtifactsUrl = "file"
-    """file, or s3://bucket/prefix, az://… or gs://… shared by all replicas."""
+    """Where files are stored: file, or s3://bucket/prefix, az://… or gs://…. Only file is supported
+    in this version.
+    """
     min_free: Size = 5 * _GIB
-    """Free space below which kick-offs get 503."""
+    """Free disk space below which kick-offs get 503."""
     max_records: Positive = 20_000
-    """Jobs that are remembered; the oldest ended ones without a file are forgotten first."""
+    """Maximum number of job records. The oldest ended ones without a file are removed first."""
     max_bytes: Size | None = None
-    """The most bytes that may be stored and announced together; without it the disk alone is the
-    limit.
+    """Maximum number of bytes of all files, including the announced rest of unfinished ones.
+    Default: limited only by the disk.
     """
 
 
 class Access(Section):
-    """Who may see a job."""
+    """Access to jobs."""
 
     cache: Duration = 60.0
-    """How long VB365's answer that a credential may see a session is believed."""
+    """How long VB365's response that a credential may see a restore session is reused."""
 
 
 class Secrets(Section):
-    """Credentials at rest; without a key they live in memory only."""
+    """Encryption of stored credentials. Without a key, credentials are kept in memory only."""
 
     key: Keys | None = None
-    """Fernet keys, separated by commas, the newest first: credentials are kept sealed, and jobs
-    resume unattended after a restart.
+    """Fernet keys, separated by commas, the newest first. With a key, credentials are stored
+    encrypted and interrupted jobs resume by themselves after a restart.
     """
     key_file: KeyFile | None = Field(default=None, validate_default=True)
-    """File that holds them instead."""
+    """File with the keys, instead of secrets.key."""
 
     @field_validator("key_file")
     @classmethod
-    def _one_place(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
+    def _one_source(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
         if key_file is not None and info.data.get("key") is not None:
-            raise bad("is set beside secrets.key", "keep one of them")
+            raise invalid("and secrets.key cannot be set together", "keep one of them")
         return key_file
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
-        """The keys, the sealing one first; `key_file` is read each time: keys rotate. Raises
-        OSError, `NotUtf8`.
+        """The keys; the first one encrypts, all of them decrypt.
+
+        `key_file` is read at each call, so that keys can be rotated. Raises OSError and `NotUtf8`.
         """
         text = read_text(self.key_file) if self.key_file else ""
         text = self.key.get_secret_value() if self.key else text
@@ -288,40 +277,43 @@ class Secrets(Section):
 
 
 class Public(Section):
-    """How clients reach the proxy, where that is not what it sees itself."""
+    """The proxy's address as clients see it."""
 
-    url: Base | None = None
-    """Base of the absolute URLs in answers, with a path prefix if there is one."""
+    url: BaseUrl | None = None
+    """Base of the URLs in responses, with a path prefix if there is one. Default: taken from the
+    request.
+    """
     trusted_proxies: Networks = ()
-    """Addresses and CIDR ranges of the balancers whose Forwarded and X-Forwarded-* fields are
-    believed.
+    """Addresses and CIDR ranges of load balancers whose Forwarded and X-Forwarded-* fields are
+    used.
     """
     segment: Segment = "_async"
     """Path segment of the proxy's own resources."""
 
 
 class Admin(Section):
-    """The operator's listener: health, metrics, dashboard."""
+    """The admin listener: health checks."""
 
     address: Address = HostPort("127.0.0.1", 9465)
-    """HOST:PORT to listen on; an address that is not loopback needs a token."""
+    """HOST:PORT to listen on. An address other than loopback requires a token."""
     token: Token | None = Field(default=None, validate_default=True)
-    """Bearer token, asked for on everything but /healthz and /readyz once it is set."""
+    """Bearer token that requests must send, except for /healthz and /readyz."""
     hosts: Names = ()
-    """Host names that the listener answers to, beside IP addresses and localhost."""
+    """Host names to accept in requests, in addition to IP addresses and localhost."""
 
     @field_validator("token")
     @classmethod
-    def _guarded(cls, token: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    def _protected(cls, token: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         address = info.data.get("address")
         if token is None and address is not None and not address.loopback:
-            hint = f"set one, best as {PREFIX}ADMIN__TOKEN or a secret file, or listen on 127.0.0.1"
-            raise bad(f"is missing, and admin.address {address} can be reached from outside", hint)
+            problem = f"is required because admin.address {address} is not a loopback address"
+            hint = f"set {PREFIX}ADMIN__TOKEN, or a secret file, or listen on 127.0.0.1"
+            raise invalid(problem, hint)
         return token
 
 
 class Log(Section):
-    """What is written to stderr."""
+    """The log, on stderr."""
 
     format: LogFormat = "console"
     """console for people, json for machines."""
@@ -330,26 +322,24 @@ class Log(Section):
 
 
 class Webhooks(Section):
-    """Calls to others when a job has ended (Standard Webhooks)."""
+    """Notifications of ended jobs (Standard Webhooks). Not supported in this version."""
 
-    urls: Hooks = ()
-    """Where to post."""
+    urls: WebhookUrls = ()
+    """URLs to post to."""
     secret: Secret | None = Field(default=None, validate_default=True)
-    """Signing secret (whsec_…)."""
+    """Secret to sign notifications with (whsec_…)."""
 
     @field_validator("secret")
     @classmethod
     def _signed(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if secret is None and info.data.get("urls"):
-            raise bad(
-                "is missing, and webhooks.urls are set",
-                "set the secret that receivers check signatures with",
-            )
+            problem = "is required because webhooks.urls is set"
+            raise invalid(problem, "set the secret that receivers verify signatures with")
         return secret
 
 
 class Settings(BaseModel):
-    """The whole configuration of vb365-async-proxy; frozen."""
+    """All settings; immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

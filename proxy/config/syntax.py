@@ -1,6 +1,4 @@
-"""What every kind of value of the configuration is made of: how it is read, shown and refused
-(CONTRACT §15).
-"""
+"""The base of all value types: how a setting is parsed, shown and described (CONTRACT §15)."""
 
 from __future__ import annotations
 
@@ -14,50 +12,54 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from proxy.core.text import decoded
 
+#: Shown in place of a secret.
+MASK = "********"
+TEXT_SCHEMA = {"type": "string"}
 
-def bad(problem: str, hint: str) -> PydanticCustomError:
-    """The error of a value: what is wrong with it and how to mend it."""
+
+def invalid(problem: str, hint: str) -> PydanticCustomError:
+    """Return the error of a value: what is wrong with it and how to fix it."""
     return PydanticCustomError("setting", "{problem}", {"problem": problem, "hint": hint})
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
-    """A kind of value: `parse` reads what stands outside, `show` writes it again, `schema` tells
-    JSON Schema.
+class Syntax:
+    """The syntax of a type of value, as a pydantic annotation.
+
+    `parse` converts what a file, the environment or a flag holds, `show` converts it back, and
+    `schema` is its JSON Schema. Values that code passes are not parsed.
     """
 
     parse: Callable[[Any], Any]
     show: Callable[[Any], Any]
     schema: dict[str, Any]
 
-    def _read(self, value: Any, info: ValidationInfo) -> Any:
+    def _parse(self, value: Any, info: ValidationInfo) -> Any:
         return self.parse(value) if info.context else value
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Pydantic's hook: parse before the type is checked, show when the settings are written as
-        JSON.
-        """
+        """Parse before the type is checked; show when the settings are serialised as JSON."""
         show = core_schema.plain_serializer_function_ser_schema(self.show, when_used="json")
         return core_schema.with_info_before_validator_function(
-            self._read, handler(source), serialization=show
+            self._parse, handler(source), serialization=show
         )
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Pydantic's hook: the value as it is written outside."""
+        """Return the schema of the value as it is written, not of the parsed one."""
         return self.schema
 
 
 def text(value: Any) -> str:
-    """The value if it is text, without the space around it."""
+    """Return a string without the white space around it. Raises ValueError for other types."""
     if not isinstance(value, str):
-        raise bad("is not text", 'write it in quotes: "…"')
+        raise invalid("is not text", 'write it in quotes: "…"')
     return value.strip()
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that people write. Raises OSError and `NotUtf8`."""
+    """Return the text of a UTF-8 file. Raises OSError and `NotUtf8`."""
     return decoded(path.read_bytes())

@@ -1,0 +1,89 @@
+"""The options of `serve`, `config` and `healthcheck`, each defined once (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="VB365_PROXY_CONFIG",
+        metavar="FILE",
+        help="Configuration file (TOML).",
+        show_default=False,
+    ),
+]
+UpstreamUrl = Annotated[
+    str | None,
+    typer.Option("--upstream", metavar="URL", help="Base URL of VB365's REST API."),
+]
+ListenAddress = Annotated[
+    str | None,
+    typer.Option("--listen", metavar="HOST:PORT", help="Address to serve clients on."),
+]
+AdminAddress = Annotated[
+    str | None,
+    typer.Option("--admin", metavar="HOST:PORT", help="Address of the admin listener."),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", metavar="DIR", help="Directory for jobs and files."),
+]
+Workers = Annotated[
+    str | None,
+    typer.Option("--workers", metavar="N", help="Number of processes that share the address."),
+]
+ConfigOutput = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="File to create (default: stdout).", show_default=False),
+]
+Ready = Annotated[bool, typer.Option("--ready", help="Check /readyz instead of /healthz.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Time limit in seconds.")]
+
+
+#: The options that set a setting, by parameter.
+_SETTINGS = {
+    "upstream": "upstream.url",
+    "listen": "listen.address",
+    "admin": "admin.address",
+    "data_dir": "storage.dir",
+    "workers": "listen.workers",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """The configuration file and the flags; each member is an option of the command line."""
+
+    config: ConfigFile = None
+    upstream: UpstreamUrl = None
+    listen: ListenAddress = None
+    admin: AdminAddress = None
+    data_dir: DataDir = None
+    workers: Workers = None
+
+    @property
+    def flags(self) -> dict[str, str | None]:
+        """The flags by the setting that each of them sets; None for one that is not given."""
+        return {setting: getattr(self, name) for name, setting in _SETTINGS.items()}
+
+
+def with_sources(command: Callable[[Sources], None]) -> Callable[..., None]:
+    """Give `command` the members of `Sources` as its options."""
+
+    def with_options(**options: Any) -> None:
+        command(Sources(**options))
+
+    signature = inspect.signature(Sources, eval_str=True)
+    parameters = signature.parameters.values()
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    with_options.__signature__ = signature.replace(return_annotation=None)  # type: ignore[attr-defined]  # read by inspect
+    return with_options

@@ -1,0 +1,45 @@
+"""Checks of valid settings against this version and this machine, before `serve` starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.config.directory import foreign_access
+from proxy.config.loading import Problem
+from proxy.config.settings import Settings
+
+#: Settings of features that this version does not have: name, whether it is used, and a hint.
+UNSUPPORTED: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
+    ("listen.workers", lambda s: s.listen.workers > 1, "Leave it at 1."),
+    ("exports.rescue_sync", lambda s: s.exports.rescue_sync, "Leave it at false."),
+    ("storage.jobs", lambda s: s.storage.jobs != "disk", 'Leave it at "disk".'),
+    ("storage.artifacts", lambda s: s.storage.artifacts != "file", 'Leave it at "file".'),
+    ("webhooks.urls", lambda s: bool(s.webhooks.urls), "Leave it empty."),
+)
+
+
+def startup_problems(settings: Settings) -> list[Problem]:
+    """Return what prevents `serve` from starting with these settings on this machine."""
+    problems = [
+        Problem("configuration", name, "is not supported in this version", hint)
+        for name, used, hint in UNSUPPORTED
+        if used(settings)
+    ]
+    directory = settings.storage.dir
+    if not _writable(directory):
+        hint = "Choose another one with --data-dir, or allow this user to write to it."
+        problem = f"= {directory} is not writable"
+        problems.append(Problem("configuration", "storage.dir", problem, hint))
+    elif found := foreign_access(directory):
+        how, command = found
+        problem = f"= {directory} {how}"
+        problems.append(Problem("configuration", "storage.dir", problem, f"Run: {command}"))
+    return problems
+
+
+def _writable(directory: Path) -> bool:
+    """Return whether `directory` can be written to, or created."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
