@@ -254,16 +254,17 @@ class MemoryReader:
 
 
 class MemoryArtifacts(Faulty):
-    """An `ArtifactStore` in memory. Faults of partials and readers are those of the store: "write",
-    "read", "commit", "keep", "discard", "chunks".
+    """An `ArtifactStore` in memory, with room for `capacity` bytes (None: no limit). Faults of
+    partials and readers are those of the store: "write", "read", "commit", "keep", "discard",
+    "chunks".
     """
 
     def __init__(
-        self, *, max_bytes: int | None = None, clock: Callable[[], float] = time.time
+        self, *, capacity: int | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__()
         self.now = clock
-        self.max_bytes = max_bytes
+        self.capacity = capacity
         self.files: dict[str, tuple[Artifact, bytes, bytes]] = {}
         self.partials: dict[str, bytearray] = {}
         self.growing: dict[int, bytearray] = {}
@@ -313,7 +314,7 @@ class MemoryArtifacts(Faulty):
         return max(0, self.room())
 
     def room(self) -> int:
-        return sys.maxsize if self.max_bytes is None else self.max_bytes - self._used()
+        return sys.maxsize if self.capacity is None else self.capacity - self._used()
 
     async def used(self) -> int:
         await self.enter("used")

@@ -21,7 +21,7 @@ from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import MemoryArtifacts, MemoryJobs
 
 Fail = Callable[[ArtifactStore, str], None]
-OpenArtifacts = Callable[..., Awaitable[ArtifactStore]]
+OpenArtifacts = Callable[[], Awaitable[ArtifactStore]]
 
 
 async def _memory_jobs(directory: Path) -> JobStore:
@@ -32,12 +32,12 @@ async def _disk_jobs(directory: Path) -> JobStore:
     return await DiskJobs.open(directory)
 
 
-async def _memory_artifacts(directory: Path, *, max_bytes: int | None = None) -> ArtifactStore:
-    return MemoryArtifacts(max_bytes=max_bytes)
+async def _memory_artifacts(directory: Path) -> ArtifactStore:
+    return MemoryArtifacts()
 
 
-async def _file_artifacts(directory: Path, *, max_bytes: int | None = None) -> ArtifactStore:
-    return await FileArtifacts.at(directory, max_bytes=max_bytes)
+async def _file_artifacts(directory: Path) -> ArtifactStore:
+    return await FileArtifacts.at(directory)
 
 
 JOBS = {"memory": _memory_jobs, "disk": _disk_jobs}
@@ -75,8 +75,8 @@ async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 @pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in ARTIFACTS.items()])
 def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> OpenArtifacts:
-    async def open_(**options: int | None) -> ArtifactStore:
-        store: ArtifactStore = await request.param(tmp_path, **options)
+    async def open_() -> ArtifactStore:
+        store: ArtifactStore = await request.param(tmp_path)
         return store
 
     return open_

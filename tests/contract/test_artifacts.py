@@ -19,10 +19,9 @@ from proxy.ports import (
     LengthMismatch,
     Partial,
     PartialLost,
-    StorageFull,
     StoreUnavailable,
 )
-from tests.contract.conftest import Fail, OpenArtifacts
+from tests.contract.conftest import Fail
 
 T = TypeVar("T")
 CONTENT = os.urandom(3 << 20) + b"!BDN"
@@ -428,48 +427,6 @@ async def test_a_closed_reader_reads_nothing(artifacts: ArtifactStore) -> None:
     await reader.close()
     with pytest.raises(StoreUnavailable):
         await anext(reader.chunks(0, 1))
-
-
-async def test_max_bytes_bounds_all_files_together(open_artifacts: OpenArtifacts) -> None:
-    """§15 storage.max_bytes: a running job that outgrows it ends StorageFull, the others go on."""
-    artifacts = await open_artifacts(max_bytes=1000)
-    assert await artifacts.free() == 1000
-    await stored(artifacts, new_id(), b"x" * 400)
-    big, small = new_id(), new_id()
-    greedy, modest = await artifacts.create(big), await artifacts.create(small)
-    await greedy.write(b"x" * 500)
-    await modest.write(b"x" * 50)
-    assert await artifacts.free() == 50
-    with pytest.raises(StorageFull):
-        await greedy.write(b"x" * 51)
-    with pytest.raises(StorageFull):
-        await greedy.write(b"x")
-    with pytest.raises(StorageFull):
-        await greedy.commit(500, note)
-    await greedy.discard()
-    assert await artifacts.free() == 550
-    await modest.write(b"x" * 550)
-    await modest.commit(600, note)
-    assert await artifacts.free() == 0
-    await artifacts.remove(small)
-    assert await artifacts.free() == 600
-    assert await artifacts.used() == 400
-    await artifacts.close()
-
-
-async def test_a_file_that_found_no_room_can_be_kept(open_artifacts: OpenArtifacts) -> None:
-    artifacts = await open_artifacts(max_bytes=5)
-    job = new_id()
-    partial = await artifacts.create(job)
-    await partial.write(b"12345")
-    with pytest.raises(StorageFull):
-        await partial.write(b"6")
-    await partial.keep()
-    resumed = await artifacts.resume(job)
-    assert resumed is not None
-    await resumed.commit(5, note)
-    assert await read(artifacts, job) == b"12345"
-    await artifacts.close()
 
 
 async def test_used_counts_bytes_accepted_and_committed(artifacts: ArtifactStore) -> None:

@@ -271,7 +271,7 @@ async def test_a_file_that_shrinks_under_a_reader_is_an_error(tmp_path: Path) ->
     job, file = await committed(store, b"x" * (3 * MIB))
     reader = await store.open(job)
     assert reader is not None
-    assert os.fstat(reader.fileno()).st_size == 3 * MIB
+    assert os.fstat(reader._descriptor).st_size == 3 * MIB
     pieces = reader.chunks(0, 3 * MIB)
     await anext(pieces)
     os.truncate(file, MIB + 5)
@@ -293,7 +293,7 @@ async def test_a_reader_that_is_closed_in_the_middle_of_a_read_gives_no_other_fi
     monkeypatch.setattr(artifact_files, "read_at", lambda *args: gate.wait(30) and read(*args))
     reader = await store.open(job)
     assert reader is not None
-    descriptor = reader.fileno()
+    descriptor = reader._descriptor
     reading = asyncio.ensure_future(anext(reader.chunks(0, MIB)))
     await asyncio.sleep(0)
     reading.cancel()

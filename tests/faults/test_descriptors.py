@@ -47,7 +47,7 @@ async def test_a_reader_cancelled_while_it_closes_gives_its_descriptor_back(
     monkeypatch.setattr(artifact_files, "read_at", lambda *args: gate.wait(30) and read(*args))
     reader = await store.open(job)
     assert reader is not None
-    descriptor = reader.fileno()
+    descriptor = reader._descriptor
     reading = asyncio.ensure_future(anext(reader.chunks(0, MIB)))
     await asyncio.sleep(0)
     reading.cancel()

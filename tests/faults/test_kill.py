@@ -116,6 +116,6 @@ async def test_a_damaged_job_database_is_set_aside_and_rebuilt(
             content[: len(content) // 3] if damage == "truncated" else b"garbage" * 5000
         )
     await scene.proxy.start()
-    assert any("set aside" in line for line in scene.proxy.lines)
+    assert any("the job database was damaged" in line for line in scene.proxy.lines)
     await scene.check(job)
     await scene.check(await scene.caller.kick_off(scene.path))

@@ -107,12 +107,9 @@ class Change:
 
 @dataclass(slots=True)
 class Findings:
-    """What opening found: the jobs, where a damaged database went, and a sentence for each thing
-    that was amiss.
-    """
+    """What `JobDatabase.open` found: the jobs, and a sentence for each problem."""
 
     jobs: list[Job] = field(default_factory=list)
-    set_aside: Path | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -190,7 +187,7 @@ class JobDatabase:
             f"the job database was damaged ({found.trouble}): it was moved to {place}, and a new "
             f"one was made with the {len(found.jobs)} records that could still be read"
         )
-        return Findings(list(found.jobs.values()), place, [note])
+        return Findings(list(found.jobs.values()), [note])
 
     def _begin(self, changes: Iterable[Change], place: Path | None = None) -> None:
         """A new database takes the old one's place once it is whole: a crash at any moment leaves

@@ -25,9 +25,8 @@ class DiskJobs:
     """A `JobStore` whose every record is on disk before a call returns, and in memory for every
     look-up.
 
-    `set_aside` is where a damaged database went when the store was opened, None when it was sound;
-    `notes` holds a sentence for the log about each thing that was amiss. Records that were lost can
-    be rebuilt from the artifacts.
+    `notes` holds a sentence for the log about each problem that was found when the store was
+    opened. Lost records can be rebuilt from the artifacts.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class DiskJobs:
         database: JobDatabase,
         findings: Findings,
     ) -> None:
-        self.set_aside = findings.set_aside
         self.notes = tuple(findings.notes)
         self._lock = lock
         self._thread = thread

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.threads import undisturbed
 
@@ -58,7 +58,6 @@ class FilePartial:
         self._check()
         if self._trouble is not None:
             await self._settled()
-        self._check_room(len(chunk))
         self._gathered.append(chunk)
         self._waiting += len(chunk)
         self._offset += len(chunk)
@@ -80,13 +79,6 @@ class FilePartial:
             raise self._failure
         if self._stopped:
             raise PartialLost(f"the partial file of job {self.id} is closed")
-
-    def _check_room(self, size: int) -> None:
-        if size > self._store.room():
-            self._failure = StorageFull(
-                f"storage.max_bytes leaves no room for the file of job {self.id}"
-            )
-            self._check()
 
     def _append(self) -> None:
         """Hand a batch to the thread, unless it is busy with one: that in hand, else what is

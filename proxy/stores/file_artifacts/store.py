@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,26 +30,20 @@ _T = TypeVar("_T")
 #: Shared by writers, readers and kept files that are hashed again; each waits for the disk most of
 #: its time.
 _THREADS = 16
-_FREE_IS_FRESH = 1.0
 
 
 class FileArtifacts:
     """An `ArtifactStore` in `directory`/artifacts; `artifact_files` says which files there are."""
 
-    def __init__(
-        self, root: Path, *, max_bytes: int | None, durable: bool, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, root: Path, *, durable: bool, clock: Callable[[], float]) -> None:
         self.now = clock
         self.ledger = Ledger()
         self.large_pieces = Budget(LARGE_PIECES)
         self._root = root
-        self._max_bytes = max_bytes
         self._durable = durable
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[FilePartial] = set()
-        self._disk_free = 0  # and what we hold: what is written later is deducted at once
-        self._disk_asked = float("-inf")
         self._closed = False
 
     @classmethod
@@ -58,17 +51,16 @@ class FileArtifacts:
         cls,
         directory: Path,
         *,
-        max_bytes: int | None = None,
         durable: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> FileArtifacts:
         """The artifacts kept in `directory`, which is made if it is not there.
 
-        `max_bytes` bounds what is stored, None leaves that to the disk. `durable` False leaves
-        syncing to the system: a power loss may then take what was committed, a crash of the process
-        may not. `clock` tells Unix seconds. Raises `StoreUnavailable`.
+        `durable` False leaves syncing to the system: a power loss may then take what was
+        committed, a crash of the process may not. `clock` returns Unix seconds. Raises
+        `StoreUnavailable`.
         """
-        store = cls(directory / "artifacts", max_bytes=max_bytes, durable=durable, clock=clock)
+        store = cls(directory / "artifacts", durable=durable, clock=clock)
         try:
             await undisturbed(store.begin(files.make_root, store._root))
             await store.ids()
@@ -119,7 +111,6 @@ class FileArtifacts:
         """As `ArtifactStore.remove`."""
         await self.exclusively(id, partial(files.remove, self._places(id)))
         self.ledger.drop((id, "file"), (id, "partial"))
-        self._disk_asked = float("-inf")
 
     async def ids(self) -> set[str]:
         """As `ArtifactStore.ids`. Looks at the disk, and so also finds what others did on a shared
@@ -137,15 +128,8 @@ class FileArtifacts:
         return {job for job, _ in found}
 
     async def free(self) -> int:
-        """As `ArtifactStore.free`: what the disk has, asked at most once a second, and what
-        `max_bytes` leaves.
-        """
-        now = time.monotonic()
-        if now - self._disk_asked > _FREE_IS_FRESH:
-            held = self.ledger.total
-            self._disk_free = held + await self._ask(files.free, self._root)
-            self._disk_asked = now
-        return max(0, min(self._disk_free - self.ledger.total, self.room()))
+        """As `ArtifactStore.free`."""
+        return await self._ask(files.free, self._root)
 
     async def used(self) -> int:
         """As `ArtifactStore.used`."""
@@ -195,10 +179,6 @@ class FileArtifacts:
         return asyncio.get_running_loop().run_in_executor(
             None if self._closed else self._threads, os.close, descriptor
         )
-
-    def room(self) -> int:
-        """Bytes that `max_bytes` leaves; negative when it was lowered below what is stored."""
-        return sys.maxsize if self._max_bytes is None else self._max_bytes - self.ledger.total
 
     def begun(self, growing: FilePartial) -> None:
         """The file is being written."""
