@@ -97,7 +97,7 @@ class Running:
         for pool in (passing, working, asking):
             closing.push_async_callback(pool.close)
         upstream = HttpUpstream(working, preserve_host=preserve_host)
-        questions = HttpUpstream(asking, preserve_host=preserve_host, questions=True)
+        questions = HttpUpstream(asking, preserve_host=preserve_host, checks_only=True)
         retention = Retention(
             result=settings.exports.result_ttl, record=settings.exports.record_ttl
         )

@@ -149,7 +149,7 @@ class Exchange:
 
     @staticmethod
     def _is_answering(connection: Connection) -> bool:
-        return not connection.paused and connection.speaking
+        return not connection.paused and connection.readable
 
     def _feed_on(self) -> None:
         """Send what was held back, once all is read that VB365 has sent."""

@@ -98,10 +98,7 @@ class KickoffHandler:
         `ending` ends the attendance of the run, also when the client leaves while the job is being
         stored.
         """
-        credentials = Credentials.of(asked.fields)
-        if credentials is None:
-            # the door relays these, but for an announced body that is too large
-            raise Problem("bad-request", "The request has neither Authorization nor Cookie.")
+        credentials = asked.credentials()
         request = _export_request(asked, decision, body)
         replayed = await self._replay(asked, credentials, request, decision)
         if replayed is not None:

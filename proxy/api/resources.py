@@ -35,8 +35,9 @@ from proxy.core.retention import as_of
 from proxy.core.routing import Own
 from proxy.jobs.runner import Runner
 from proxy.ports import ArtifactStore, JobStore
-from proxy.upstream.access import Access, Round, not_found, unauthorized
+from proxy.upstream.access import Access, Statuses
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.problems import not_found
 
 _UUID4 = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}"
 _JOB = re.compile(rf"/exports/({_UUID4})(?:/(result|cancel))?/?", re.IGNORECASE)
@@ -109,10 +110,7 @@ class Resources:
         """The job, if the caller may see it. An allowed call brings a Suspended job its credentials
         (CONTRACT §9).
         """
-        credentials = Credentials.of(asked.fields)
-        if credentials is None:
-            # whether there is such a job is nobody's business without credentials
-            raise unauthorized()
+        credentials = asked.credentials()
         job = await self._jobs.get(id)
         if job is None or self._is_gone(job):
             raise await self._access.unknown(credentials, id)
@@ -129,9 +127,8 @@ class Resources:
         job = await self._job(asked, id)
         if job.forgotten:
             raise Problem("job-deleted", "The export job was deleted.")
-        credentials = Credentials.of(asked.fields)
-        if job.phase is Phase.SUSPENDED and credentials is not None:
-            borrowed = not await self._access.owns(credentials, job)
+        if job.phase is Phase.SUSPENDED:
+            borrowed = not await self._access.owns(asked.credentials(), job)
             await self._runner.resume(job, asked.fields, borrowed=borrowed)
         return job
 
@@ -267,7 +264,7 @@ class Resources:
         offset, limit = _count(query, "offset", 0), min(_count(query, "limit", 30), _MAX_PAGE)
         status = _known_status(query)
         session = query.get("restoresessionid")
-        credentials = Credentials.of(asked.fields)
+        credentials = asked.credentials()
         owners = await self._access.identify(credentials)
         found = await self._candidates(owners, session)
         allowed = await self._visible(credentials, found)
@@ -289,12 +286,12 @@ class Resources:
         now = self._now()
         return [as_of(job, now) for job in found if not job.forgotten and not self._is_gone(job)]
 
-    async def _visible(self, credentials: Credentials | None, jobs: list[Job]) -> list[Job]:
+    async def _visible(self, credentials: Credentials, jobs: list[Job]) -> list[Job]:
         """Those of the jobs that the caller may see (CONTRACT §9).
 
         Each job is checked as its own URL does it, and each restore session is asked for once.
         """
-        answers: Round = {}
+        answers: Statuses = {}
         turn = asyncio.Semaphore(_CONCURRENT_CHECKS)
 
         async def judge(job: Job) -> bool:
@@ -304,7 +301,7 @@ class Resources:
         verdicts = await asyncio.gather(*map(judge, jobs))
         return [job for job, visible in zip(jobs, verdicts, strict=True) if visible]
 
-    async def _may_see(self, credentials: Credentials | None, job: Job, answers: Round) -> bool:
+    async def _may_see(self, credentials: Credentials, job: Job, answers: Statuses) -> bool:
         try:
             await self._access.check(credentials, job, answers)
         except Problem as why:

@@ -22,6 +22,8 @@ from proxy.core.job_document import Links, body, link
 from proxy.core.retention import Retention
 from proxy.core.routing import Decision, Own
 from proxy.ports import WholeResponse
+from proxy.upstream.credentials import Credentials
+from proxy.upstream.problems import unauthorized
 
 #: What a handler returns; the connection writes it.
 ApiResponse = web.StreamResponse | WholeResponse
@@ -46,6 +48,16 @@ class ApiRequest:
     def api(self) -> str | None:
         """The version segment of a path of the proxy's own, wherever a prefix left it ("v8")."""
         return self.decision.api if isinstance(self.decision, Own) else None
+
+    def credentials(self) -> Credentials:
+        """The request's credentials. Raises `Problem` 401 without any.
+
+        The router relays a kick-off without credentials, unless its body is too large.
+        """
+        found = Credentials.of(self.fields)
+        if found is None:
+            raise unauthorized()
+        return found
 
     def lines(self, name: str) -> Sequence[str]:
         """The values of a field's lines, in order."""

@@ -21,7 +21,7 @@ from proxy.downstream.reading import Reading
 from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
 from proxy.net.shared_reads import share_reads
-from proxy.net.sockets import probe
+from proxy.net.sockets import enable_keepalive
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
         share_reads(self.transport, self)
-        probe(transport)
+        enable_keepalive(transport)
         if self._door.enter(self):
             self._deadlines.set(Limit.IDLE, self._door.head_timeout)
         else:

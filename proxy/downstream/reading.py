@@ -7,7 +7,7 @@ import asyncio
 from proxy.downstream.inbox import Inbox
 from proxy.downstream.phases import Limit
 from proxy.net.deadline import Deadlines
-from proxy.net.sockets import has_left
+from proxy.net.sockets import peer_closed
 
 #: Seconds between looks at a client that is not read from: has it left?
 LOOK = 2.0
@@ -48,7 +48,7 @@ class Reading:
         """`Limit.LOOK` has expired: whether the client has left. If not, there will be another
         look.
         """
-        if has_left(self._transport):
+        if peer_closed(self._transport):
             return True
         self._deadlines.set(Limit.LOOK, LOOK)
         return False

@@ -1,1 +1,1 @@
-"""Sockets: TLS, certificates, buffers and deadlines. Knows neither HTTP nor jobs."""
+"""Sockets: TLS, certificates, buffers and deadlines. Independent of HTTP and jobs."""

@@ -1,6 +1,4 @@
-"""What is asked of and told to the socket below a transport: vanished peers, bytes not read yet,
-resets.
-"""
+"""Operations on the socket below a transport: keep-alive, unread bytes, resets."""
 
 from __future__ import annotations
 
@@ -14,48 +12,45 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-#: Linux: the first byte of TCP_INFO is the state; CLOSE and CLOSE_WAIT are those after the peer's
-#: end.
+#: Linux: the first byte of TCP_INFO is the TCP state.
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
-_LEFT = (7, 8)
+#: TCP_CLOSE and TCP_CLOSE_WAIT.
+_PEER_CLOSED = (7, 8)
+#: struct linger: on, zero seconds.
 _RESET = struct.pack("ii", 1, 0)
-_PROBES = [
+_KEEPALIVE = [
     (socket.IPPROTO_TCP, getattr(socket, name), seconds)
     for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 ]
-#: Bytes read at a time of what a broken connection has left.
+#: Bytes per read from a broken connection.
 _PIECE = 1 << 18
 
 
-def probe(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel notice a peer that has vanished without a word, within about two minutes."""
+def enable_keepalive(transport: asyncio.BaseTransport) -> None:
+    """Turn on TCP keep-alive, so that a vanished peer is detected within about two minutes."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for level, option, seconds in _PROBES:
+        for level, option, seconds in _KEEPALIVE:
             sock.setsockopt(level, option, seconds)
 
 
-def has_left(transport: asyncio.BaseTransport) -> bool:
-    """Whether the peer has closed its side: for connections that nobody reads from, where the loop
-    cannot tell.
-    """
+def peer_closed(transport: asyncio.BaseTransport) -> bool:
+    """Report whether the peer has closed its side of a connection that is not being read."""
     sock = transport.get_extra_info("socket")
     if sock is None or _TCP_INFO is None:
         return False
     try:
-        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _LEFT
+        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _PEER_CLOSED
     except OSError:
         return True
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Abort so that the peer sees a broken connection, whatever ends its message: RST instead of
-    FIN.
-    """
+    """Abort with RST instead of FIN, so that the peer sees an error whatever its framing."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
         with contextlib.suppress(OSError):
@@ -63,10 +58,8 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def look(transport: asyncio.BaseTransport) -> Callable[[], object]:
-    """A function that returns something true if the peer has sent bytes, an end or a reset that is
-    not read yet.
-    """
+def poller(transport: asyncio.BaseTransport) -> Callable[[], object]:
+    """Return a function whose result is true if bytes, an end or a reset are waiting to be read."""
     sock = transport.get_extra_info("socket")
     descriptor = -1 if sock is None else sock.fileno()
     if descriptor < 0:
@@ -79,8 +72,9 @@ def look(transport: asyncio.BaseTransport) -> Callable[[], object]:
 
 
 def unread(transport: asyncio.BaseTransport) -> Iterator[bytes]:
-    """What the peer had sent before a write to it failed; call in `connection_lost`, without TLS
-    only.
+    """Yield what the peer sent before a write to it failed.
+
+    Call in `connection_lost`, for connections without TLS only.
     """
     sock = transport.get_extra_info("socket")
     descriptor = -1 if sock is None or sys.platform == "win32" else sock.fileno()

@@ -1,1 +1,1 @@
-"""VB365's side: connections, the proxy's own requests, and who may see what."""
+"""VB365: connections, the proxy's own requests, and access checks."""

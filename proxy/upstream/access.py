@@ -1,10 +1,12 @@
-"""Who may see a job: VB365 is asked, and its answers are cached (CONTRACT §2 "Caller", §9).
+"""Access checks: VB365 decides who may see a job, and its decisions are cached (CONTRACT §2
+"Caller", §9).
 
-Two questions are asked, each with nothing of the caller's but Authorization and Cookie. The session
-question, `GET /v{N}/RestoreSessions/{sid}`, tells whether the credentials may see that session, and
-nothing else: the caller of a kick-off wrote the `sid`. The identity question, `GET
-/v{N}/RestoreSessions?limit=1`, tells whether VB365 takes the credentials; asked with a JWT alone,
-it makes the token's claims count.
+There are two checks. Each sends nothing of the caller's but Authorization and Cookie.
+
+- The session check, `GET /v{N}/RestoreSessions/{sid}`, shows whether the credentials may see that
+  session. It proves no identity, because the caller of a kick-off chose the `sid`.
+- The identity check, `GET /v{N}/RestoreSessions?limit=1`, shows whether VB365 accepts the
+  credentials. Sent with a JWT alone, a success makes the token's claims valid.
 """
 
 from __future__ import annotations
@@ -12,47 +14,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
 
 from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.ports import Fields, Upstream, UpstreamFailure
+from proxy.upstream.bounded import BoundedDict
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.problems import not_found, unauthorized, unreachable
 
-#: Entries of each table at most; the oldest go first, so that hostile tokens cannot grow memory.
-_ENTRIES = 10_000
-_RETRY_AFTER = 5
-#: API versions with the resources that are asked for, in the order in which they are tried.
+#: API versions that have the checked resources, in the order in which they are tried.
 _VERSIONS = ("v8", "v7", "v6")
-#: VB365 answers so for what is not there, for a version that it does not serve, and for an id that
-#: it cannot read.
+#: VB365's statuses for a missing resource, a version that it does not serve, and a malformed id.
 _UNKNOWN = (400, 404)
-_REFUSED = (401, 403, *_UNKNOWN)
+_DENIED = (401, 403, *_UNKNOWN)
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-#: Answers of one list of jobs, refusals too: a session is asked for once however many jobs it has.
-Round = dict[tuple[str, str], "asyncio.Task[int]"]
-
-
-class _Table(OrderedDict[_K, _V]):
-    """A bounded dictionary."""
-
-    def put(self, key: _K, value: _V) -> None:
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > _ENTRIES:
-            self.popitem(last=False)
+#: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
+#: included, so that a list checks each session once however many jobs it has.
+Statuses = dict[tuple[str, str], "asyncio.Task[int]"]
 
 
 class Access:
-    """Asks VB365 who may see what. `cache` and `timeout` in seconds; `now` a monotonic clock; `key`
-    keys all hashes.
+    """Checks with VB365 who may see which job.
 
-    Positive answers are cached; refusals are not, so that a right that was just granted counts.
+    `cache` and `timeout` are in seconds; `key` keys all hashes; `now` returns seconds. Successes
+    are cached. Denials are not, so that a newly granted permission takes effect at once.
     """
 
     def __init__(
@@ -66,67 +52,71 @@ class Access:
     ) -> None:
         self._upstream = upstream
         self._key = key
-        self._cache = cache
+        self._lifetime = cache
         self._timeout = timeout
         self._now = now
-        # A verdict is about the exact Authorization and Cookie lines that VB365 saw together,
-        # because it may need both, or look at one of them only: under the token alone a cookie
-        # would vouch for the token beside it, under the caller one cookie's rights would pass to
-        # another cookie. Key: caller, those lines, kind, what was asked.
-        self._verdicts: _Table[tuple[str, str, str, str], float] = _Table()
-        # Not bounded by `cache`: what VB365 once accepted stays true of a token, and no right
-        # follows from it.
-        self._identities: _Table[str, str] = _Table()
-        self._known: _Table[str, bool] = _Table()
+        # Maps (caller, credentials, kind, subject) to the end of the entry's lifetime. A decision
+        # applies to the exact Authorization and Cookie lines that VB365 saw together, because it
+        # may need both or read only one. Keyed by token alone, a cookie would vouch for any token
+        # sent with it; keyed by caller alone, one cookie's permissions would pass to another's.
+        self._allowed: BoundedDict[tuple[str, str, str, str], float] = BoundedDict()
+        # These two do not expire: that VB365 once accepted a token stays true, and it grants no
+        # permission.
+        self._identities: BoundedDict[str, str] = BoundedDict()
+        self._known: BoundedDict[str, bool] = BoundedDict()
         self._served: str | None = None
-        self._asking: Round = {}
+        self._pending: Statuses = {}
 
-    # who a caller is
+    # who the caller is
 
     def owners(self, credentials: Credentials) -> tuple[str, ...]:
-        """Every owner that the credentials stand for, as keyed hashes; a new job's `owner` is the
-        first.
+        """Return every owner that the credentials identify, as keyed hashes.
 
-        The identity, if VB365 accepted the token, then the hashes of the credentials: jobs that
-        began before VB365 accepted the token, or before a restart, belong to those.
+        The identity comes first if VB365 has accepted the token, then the hashes of the
+        credentials: jobs that were created before VB365 accepted the token, or before a restart,
+        belong to those. A new job's `owner` is the first.
         """
-        identity = self._identities.get(self._caller(credentials))
+        identity = self._identities.get(self._caller_hash(credentials))
         return (*(() if identity is None else (identity,)), *self.hashes(credentials))
 
     def hashes(self, credentials: Credentials) -> tuple[str, ...]:
-        """The owners that the credentials stand for by themselves, whatever VB365 says of them."""
-        return tuple(dict.fromkeys((self._caller(credentials), self._as_sent(credentials))))
+        """Return the owners that the credentials identify by themselves, without VB365."""
+        return tuple(
+            dict.fromkeys((self._caller_hash(credentials), self._hash_as_sent(credentials)))
+        )
 
     def claimed(self, credentials: Credentials) -> str | None:
-        """The owner that a JWT claims to stand for. It proves nothing: `check` must pass before
-        anything is told.
+        """Return the owner that a JWT claims to be, None without claims.
+
+        It proves nothing: `check` must pass before anything is disclosed.
         """
         claims = credentials.claims
         return None if claims is None else self._keyed("identity", claims)
 
     def knows(self, fields: Fields) -> bool:
-        """True if VB365 has accepted the credentials among these request fields at least once since
-        the start.
+        """Report whether VB365 has accepted the credentials in these request fields at least once
+        since the proxy started.
         """
         credentials = Credentials.of(fields)
-        return credentials is not None and self._caller(credentials) in self._known
+        return credentials is not None and self._caller_hash(credentials) in self._known
 
     async def learn(self, credentials: Credentials) -> bool | None:
-        """Make a JWT's claims count if VB365 accepts it. False: it does not, or there are none;
-        None: no answer.
+        """Check a JWT with VB365, so that its claims become valid if VB365 accepts it.
+
+        Returns False if VB365 rejects it or there are no claims, None if VB365 does not respond.
         """
         if credentials.claims is None:
             return False
         try:
             async with asyncio.timeout(self._timeout):
-                status = await self._identity(credentials.parts()[0])
+                status = await self._identity_status(credentials.parts()[0])
         except (Problem, TimeoutError):
             return None
-        return _good(status) if _good(status) or status in _REFUSED else None
+        return _is_success(status) if _is_success(status) or status in _DENIED else None
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
-        """True if the job is this caller's own. Raises `Problem` 503 when VB365 would have to say
-        so and does not.
+        """Report whether the job is this caller's own. Raises `Problem` 503 if that depends on a
+        check that VB365 does not answer.
         """
         if not set(job.owners).isdisjoint(self.owners(credentials)):
             return True
@@ -136,24 +126,24 @@ class Access:
             raise unreachable()
         return not set(job.owners).isdisjoint(self.owners(credentials))
 
-    def _caller(self, credentials: Credentials) -> str:
-        """The hash of Authorization, and only without one that of Cookie: a balancer's cookie
-        changes all the time.
+    def _caller_hash(self, credentials: Credentials) -> str:
+        """Return the hash of Authorization, or of Cookie if there is no Authorization.
 
-        A token is the same however its scheme is spelled.
+        A load balancer's cookie changes with every response. The spelling of the scheme `Bearer`
+        does not matter.
         """
         bearer = credentials.bearer
         if bearer is not None:
             return self._hash(((b"Bearer " + bearer,), ()))
-        return self._as_sent(credentials)
+        return self._hash_as_sent(credentials)
 
-    def _as_sent(self, credentials: Credentials) -> str:
-        """The same of the bytes as they were sent, as version 0.1.0 did it."""
+    def _hash_as_sent(self, credentials: Credentials) -> str:
+        """Return the same hash over the bytes as they were sent, as in version 0.1.0."""
         return self._hash(
             (credentials.authorization, () if credentials.authorization else credentials.cookie)
         )
 
-    def _exactly(self, credentials: Credentials) -> str:
+    def _exact_hash(self, credentials: Credentials) -> str:
         return self._hash((credentials.authorization, credentials.cookie))
 
     def _hash(self, lines: tuple[tuple[bytes, ...], tuple[bytes, ...]]) -> str:
@@ -162,265 +152,238 @@ class Access:
     def _keyed(self, kind: str, text: str) -> str:
         return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()
 
-    # what VB365 said
+    # what VB365 has allowed
 
     def allow(self, credentials: Credentials, job: Job) -> None:
-        """The kick-off's own credentials see this job for the cache's lifetime without asking
+        """Let a kick-off's own credentials see its job for the cache's lifetime without a check
         (CONTRACT §9).
 
-        This job alone: that they may see the restore session is not known before VB365 said so.
+        This applies to that job alone: VB365 has not yet confirmed that the credentials may see the
+        restore session.
         """
-        self._note(credentials, "job", job.id)
+        self._remember(credentials, "job", job.id)
 
     def distrust(self, fields: Fields) -> None:
-        """VB365 refused a job's request with these credentials: what it said of this caller before
-        counts no more.
+        """Drop this caller's cached decisions, because VB365 rejected a job's request with these
+        credentials.
 
-        Else a caller that polls with an expired token would bring the job back over and over, to be
-        refused again.
+        Otherwise a caller that polls with an expired token would resume the job over and over, only
+        for VB365 to reject it again.
         """
         credentials = Credentials.of(fields)
         if credentials is not None:
-            caller = self._caller(credentials)
-            for key in [key for key in self._verdicts if key[0] == caller]:
-                del self._verdicts[key]
+            caller = self._caller_hash(credentials)
+            for key in [key for key in self._allowed if key[0] == caller]:
+                del self._allowed[key]
 
-    def _note(self, credentials: Credentials, kind: str, about: str) -> None:
-        key = (self._caller(credentials), self._exactly(credentials), kind, about)
-        self._verdicts.put(key, self._now() + self._cache)
+    def _remember(self, credentials: Credentials, kind: str, subject: str) -> None:
+        key = (self._caller_hash(credentials), self._exact_hash(credentials), kind, subject)
+        self._allowed.put(key, self._now() + self._lifetime)
 
-    def _noted(self, credentials: Credentials, kind: str, about: str) -> bool:
-        key = (self._caller(credentials), self._exactly(credentials), kind, about)
-        return self._now() < self._verdicts.get(key, float("-inf"))
+    def _is_cached(self, credentials: Credentials, kind: str, subject: str) -> bool:
+        key = (self._caller_hash(credentials), self._exact_hash(credentials), kind, subject)
+        return self._now() < self._allowed.get(key, float("-inf"))
 
     # who may see what
 
-    async def identify(self, credentials: Credentials | None) -> tuple[str, ...]:
-        """The owners that the caller of a request that names no job stands for, once VB365 accepts
-        the credentials.
+    async def identify(self, credentials: Credentials) -> tuple[str, ...]:
+        """Return the caller's owners for a request that names no job, once VB365 accepts the
+        credentials.
 
         Raises `Problem` 401 or 503.
         """
-        if credentials is None:
-            raise unauthorized()
         status = 401
         if credentials.claims is not None:
-            status = await self._identity(credentials.parts()[0])
-        if not _good(status) and (credentials.cookie or credentials.claims is None):
-            status = await self._identity(credentials)
-        if not _good(status):
-            raise unauthorized() if status in _REFUSED else unreachable()
+            status = await self._identity_status(credentials.parts()[0])
+        if not _is_success(status) and (credentials.cookie or credentials.claims is None):
+            status = await self._identity_status(credentials)
+        if not _is_success(status):
+            raise unauthorized() if status in _DENIED else unreachable()
         return self.owners(credentials)
 
     async def check(
-        self, credentials: Credentials | None, job: Job, answers: Round | None = None
+        self, credentials: Credentials, job: Job, statuses: Statuses | None = None
     ) -> None:
-        """Return iff the credentials may see the job now (CONTRACT §9). Raises `Problem` 401, 404
-        or 503.
+        """Return if the credentials may see the job now (CONTRACT §9), else raise `Problem` 401,
+        404 or 503.
 
-        `answers` holds what VB365 said to earlier checks of the same request.
+        `statuses` is shared by the checks of one request.
         """
-        if credentials is None:
-            raise unauthorized()
-        if self._noted(credentials, "job", job.id):
+        if self._is_cached(credentials, "job", job.id):
             return
         session = job.request.session
         if session is None:
-            await self._check_owner(credentials, job, answers)
+            await self._check_owner(credentials, job, statuses)
             return
-        status = await self._sees(credentials, session, answers, job.request.api)
+        status = await self._session_status(credentials, session, statuses, job.request.api)
         if status in _UNKNOWN:
-            await self._check_owner(credentials, job, answers)
+            await self._check_owner(credentials, job, statuses)
         elif status == 403:
             raise not_found()
 
     async def unknown(self, credentials: Credentials, id: str) -> Problem:
-        """The answer for an id that is no job's: what one would be whose session these credentials
-        do not see.
+        """Return the problem for an id without a job: the same as for a job in a session that these
+        credentials may not see.
 
-        VB365 is asked the same, so that neither the answer nor the time it takes tells which ids
+        VB365 gets the same request, so that neither the response nor its timing discloses which ids
         exist (CONTRACT §9).
         """
         try:
-            await self._sees(credentials, id)
+            await self._session_status(credentials, id)
         except Problem as why:
             return why
         return not_found()
 
-    async def _sees(
+    async def _session_status(
         self,
         credentials: Credentials,
         session: str,
-        answers: Round | None = None,
+        statuses: Statuses | None = None,
         api: str | None = None,
     ) -> int:
-        """VB365's status for a session: 2xx, 400, 403 or 404. Raises `Problem` 401 or 503 for
-        anything else.
+        """Return VB365's status for a session: 2xx, 400, 403 or 404. Raises `Problem` 401 or 503
+        for any other.
 
-        `api` is asked first, if it is known to us: its answer to a version that it does not serve
-        must not tell a job from an id that is none. The session is asked for byte for byte: whether
-        VB365 tells cases and encodings apart is not for us to say.
+        `api` is tried first if it is one of `_VERSIONS`: any other one could make the response for
+        a job differ from that for an unknown id. `session` is sent byte for byte, because VB365 may
+        treat another case or encoding as another session.
         """
         status = 404
         for version in self._versions(api):
             target = f"/{version}/RestoreSessions/{session}"
-            if self._noted(credentials, "session", target):
+            if self._is_cached(credentials, "session", target):
                 return 200
-            status = await self._ask(version, target, credentials, answers)
-            if _good(status):
-                self._note(credentials, "session", target)
-                self._known.put(self._caller(credentials), True)
+            status = await self._ask(version, target, credentials, statuses)
+            if _is_success(status):
+                self._remember(credentials, "session", target)
+                self._known.put(self._caller_hash(credentials), True)
             if status != 400 or version == self._served:
                 break
         if status == 401:
             raise unauthorized()
-        if status not in _REFUSED and not _good(status):
+        if status not in _DENIED and not _is_success(status):
             raise unreachable()
         return status
 
-    async def _check_owner(self, credentials: Credentials, job: Job, answers: Round | None) -> None:
-        """The session is gone at VB365, or there was none: the kick-off's own caller, while VB365
-        accepts it.
+    async def _check_owner(
+        self, credentials: Credentials, job: Job, statuses: Statuses | None
+    ) -> None:
+        """Check a job whose session no longer exists at VB365, or that has none: its owner may see
+        it while VB365 accepts the owner's credentials.
 
-        Not of a job that ran with another caller's credentials: who could not see the session
-        itself must not get with their help what it holds.
+        A job that ran with another caller's credentials is excluded: an owner that could not see
+        the session must not get its contents by way of a caller that can.
         """
         if job.borrowed or set(job.owners).isdisjoint(
             {*self.owners(credentials), self.claimed(credentials)}
         ):
             raise not_found()
-        status = await self._accepted(credentials, answers)
+        status = await self._caller_status(credentials, statuses)
         if status == 401:
             raise unauthorized()
-        if status not in _REFUSED and not _good(status):
+        if status not in _DENIED and not _is_success(status):
             raise unreachable()
-        if not _good(status) or set(job.owners).isdisjoint(self.owners(credentials)):
+        if not _is_success(status) or set(job.owners).isdisjoint(self.owners(credentials)):
             raise not_found()
-        self._note(credentials, "job", job.id)
+        self._remember(credentials, "job", job.id)
 
-    async def _accepted(self, credentials: Credentials, answers: Round | None) -> int:
-        """VB365's status for the caller: for what names it, which is the token if there is one, not
-        a cookie beside.
+    async def _caller_status(self, credentials: Credentials, statuses: Statuses | None) -> int:
+        """Return VB365's status for what identifies the caller: the token, or the cookie if there
+        is no token.
 
-        A token may need its cookie. It is not accepted if the cookie would have been without it.
+        A token may need its cookie. It does not count as accepted if VB365 accepts the cookie
+        alone.
         """
         token, *cookie = credentials.parts()
-        status = await self._identity(token, answers)
-        if not cookie or _good(status):
+        status = await self._identity_status(token, statuses)
+        if not cookie or _is_success(status):
             return status
-        status = await self._identity(credentials, answers)
-        if not _good(status):
+        status = await self._identity_status(credentials, statuses)
+        if not _is_success(status):
             return status
-        alone = await self._identity(cookie[0], answers)
-        if _good(alone):
+        alone = await self._identity_status(cookie[0], statuses)
+        if _is_success(alone):
             return 403
-        return status if alone in _REFUSED else alone
+        return status if alone in _DENIED else alone
 
-    # questions
+    # requests to VB365
 
-    async def _identity(self, credentials: Credentials, answers: Round | None = None) -> int:
-        """VB365's status for the identity question with these very credentials, in a version that
-        it serves.
+    async def _identity_status(
+        self, credentials: Credentials, statuses: Statuses | None = None
+    ) -> int:
+        """Return VB365's status for the identity check with exactly these credentials, in a version
+        that it serves.
         """
         status = 404
         for version in self._versions():
             target = f"/{version}/RestoreSessions?limit=1"
-            if self._noted(credentials, "identity", target):
+            if self._is_cached(credentials, "identity", target):
                 return 200
-            status = await self._ask(version, target, credentials, answers)
-            if _good(status):
+            status = await self._ask(version, target, credentials, statuses)
+            if _is_success(status):
                 self._served = version
-                self._note(credentials, "identity", target)
-                self._learnt(credentials)
+                self._remember(credentials, "identity", target)
+                self._accept_identity(credentials)
             if status not in _UNKNOWN:
                 break
         return status
 
     def _versions(self, first: str | None = None) -> list[str]:
-        """The API versions to ask, in order. None is the caller's alone: it writes what it likes
-        into its URLs.
+        """Return the API versions to try, in order, `first` only if it is one of `_VERSIONS`: the
+        caller can write anything into its URLs.
         """
         wanted = (first, self._served, *_VERSIONS)
         return list(dict.fromkeys(version for version in wanted if version in _VERSIONS))
 
-    def _learnt(self, credentials: Credentials) -> None:
-        self._known.put(self._caller(credentials), True)
+    def _accept_identity(self, credentials: Credentials) -> None:
+        self._known.put(self._caller_hash(credentials), True)
         claimed = self.claimed(credentials)
         if claimed is not None and not credentials.cookie:
-            self._identities.put(self._caller(credentials), claimed)
+            self._identities.put(self._caller_hash(credentials), claimed)
 
     async def _ask(
-        self, version: str, target: str, credentials: Credentials, answers: Round | None
+        self, version: str, target: str, credentials: Credentials, statuses: Statuses | None
     ) -> int:
-        """VB365's status for a GET; concurrent equal questions share one request. Raises `Problem`
-        503.
+        """Return VB365's status for a GET. Equal concurrent checks share one request. Raises
+        `Problem` 503.
         """
-        key = (self._exactly(credentials), target)
-        task = (answers or {}).get(key) or self._asking.get(key)
+        key = (self._exact_hash(credentials), target)
+        task = (statuses or {}).get(key) or self._pending.get(key)
         if task is None:
             task = asyncio.create_task(self._get(target.encode("latin-1"), credentials))
-            self._asking[key] = task
-            task.add_done_callback(lambda done: self._asked(key, done))
-        if answers is not None:
-            answers[key] = task
+            self._pending[key] = task
+            task.add_done_callback(lambda done: self._finished(key, done))
+        if statuses is not None:
+            statuses[key] = task
         try:
             status = await asyncio.shield(task)
         except UpstreamFailure as why:
             raise unreachable() from why
-        if _good(status) or status in (401, 403):
+        if _is_success(status) or status in (401, 403):
             self._served = self._served or version
         return status
 
-    def _asked(self, key: tuple[str, str], task: asyncio.Task[int]) -> None:
-        del self._asking[key]
+    def _finished(self, key: tuple[str, str], task: asyncio.Task[int]) -> None:
+        del self._pending[key]
         if not task.cancelled():
-            task.exception()  # every caller may have left: nobody else would take note of it
+            task.exception()  # mark it as retrieved: all waiters may have been cancelled
 
     async def _get(self, target: bytes, credentials: Credentials) -> int:
         response = await self._upstream.send(
             b"GET", target, credentials.fields, timeout=self._timeout, stall=self._timeout
         )
         try:
-            # read a short body to its end, so that the connection can be used again
+            # read a short body to its end, so that the connection can be reused
             async with asyncio.timeout(self._timeout):
                 for _ in range(8):
                     if not await response.read():
                         break
         except (UpstreamFailure, TimeoutError):
-            pass  # the status alone is the answer; close() drops the connection
+            pass  # only the status matters; close() drops the connection
         finally:
             response.close()
         return response.status
 
 
-def _good(status: int) -> bool:
+def _is_success(status: int) -> bool:
     return 200 <= status < 300
-
-
-def unauthorized() -> Problem:
-    """401: no credentials, or U does not take them."""
-    return Problem(
-        "unauthorized",
-        (
-            "Send the credentials (Authorization or Cookie) with which Veeam Backup for "
-            "Microsoft 365 is used."
-        ),
-        headers=(("WWW-Authenticate", "Bearer"),),
-    )
-
-
-def not_found() -> Problem:
-    """404, the same for unknown jobs and for those of others (CONTRACT §9)."""
-    return Problem(
-        "job-not-found", "There is no export job with this id among those that you may see."
-    )
-
-
-def unreachable() -> Problem:
-    """503: nobody can say now whether the caller may see the job."""
-    return Problem(
-        "upstream-unreachable",
-        "Veeam Backup for Microsoft 365 cannot be asked whether you may see this job. Try again.",
-        retry_after=_RETRY_AFTER,
-        status=503,
-    )

@@ -1,4 +1,4 @@
-"""The proxy's own calls to VB365 (`ports.Upstream`): jobs, preflight, access checks."""
+"""The proxy's own requests to VB365 (`ports.Upstream`): jobs, preflight, access checks."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ from proxy.ports import (
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 
-#: Bytes of a body that wait for `read` before U is made to wait.
-_HIGH = 1 << 20
+#: Buffered bytes of a body beyond which reading is paused.
+_HIGH_WATER = 1 << 20
 
 
 class HttpUpstream:
-    """`ports.Upstream` over a pool of connections of its own: waiting exports starve nobody.
+    """`ports.Upstream` over a connection pool of its own, so that exports starve no other requests.
 
-    Without `preserve_host` the Host of every request is U's own (CONTRACT §12
-    `upstream.preserve_host`). With `questions` no body and no unsafe method is ever sent: no caller
-    writes on these connections (CONTRACT §2).
+    Without `preserve_host` every request has VB365's own Host (CONTRACT §12
+    `upstream.preserve_host`). With `checks_only` neither a body nor an unsafe method can be sent,
+    so that no caller writes to these connections (CONTRACT §2).
     """
 
-    def __init__(self, pool: Pool, *, preserve_host: bool = True, questions: bool = False) -> None:
+    def __init__(
+        self, pool: Pool, *, preserve_host: bool = True, checks_only: bool = False
+    ) -> None:
         self._pool = pool
         self._preserve_host = preserve_host
-        self._questions = questions
+        self._checks_only = checks_only
 
     async def send(
         self,
@@ -57,30 +59,32 @@ class HttpUpstream:
         timeout: float,
         stall: float,
     ) -> Response:
-        """See `ports.Upstream.send`. Raises ValueError for a head that the proxy would not accept
-        itself.
+        """See `ports.Upstream.send`. Raises ValueError for a head that the proxy itself would
+        reject.
         """
         if not self._preserve_host:
             fields = [field for field in fields if field[0].lower() != b"host"]
-        # a kick-off's absolute-form target names the Host of the kick-off, and its job may be
-        # resumed under another
-        head, read = _head(method, origin_form(method, target), fields, body, self._pool.authority)
-        request, message = outgoing(read), head + body
-        if self._questions and not request.repeatable:
-            raise ValueError("a question has a safe method and no body")
-        answer: _Answer | None = None
+        # a kick-off's absolute-form target holds its Host, and another call with another Host may
+        # resume the job
+        head, parsed = _head(
+            method, origin_form(method, target), fields, body, self._pool.authority
+        )
+        request, message = outgoing(parsed), head + body
+        if self._checks_only and not request.repeatable:
+            raise ValueError("a check has a safe method and no body")
+        response: _StreamedResponse | None = None
         try:
             async with asyncio.timeout(timeout):
                 if (reused := self._pool.take(request)) is not None:
-                    answer = _Answer(reused, request, stall)
-                    if await answer.ask(message):
-                        return answer
-                answer = _Answer(await self._pool.connect(), request, stall)
-                await answer.ask(message)
-                return answer
+                    response = _StreamedResponse(reused, request, stall)
+                    if await response.request(message):
+                        return response
+                response = _StreamedResponse(await self._pool.connect(), request, stall)
+                await response.request(message)
+                return response
         except TimeoutError as why:
             raise UpstreamTimedOut(
-                f"no answer within {timeout:g} s", delivered=answer is not None
+                f"no response within {timeout:g} s", delivered=response is not None
             ) from why
 
     async def close(self) -> None:
@@ -103,25 +107,26 @@ def _head(
     lines = b"".join([b"%b: %b\r\n" % field for field in fields])
     head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines)
     try:
-        read = parse_request(head)
+        parsed = parse_request(head)
     except MalformedMessage as why:
-        raise ValueError(f"not a request: {why}") from why
-    meant = tuple([(name, value.strip(b" \t")) for name, value in fields])
-    if (read.method, read.target, read.fields) != (method, target, meant):
-        raise ValueError("not a request: a value reads as something else")
-    return head, read
+        raise ValueError(f"malformed request: {why}") from why
+    expected = tuple([(name, value.strip(b" \t")) for name, value in fields])
+    if (parsed.method, parsed.target, parsed.fields) != (method, target, expected):
+        raise ValueError("malformed request: a value parses as something else")
+    return head, parsed
 
 
-class _Answer:
-    """One request's answer: takes a connection's bytes in, hands the body out, makes U wait when
-    nobody reads.
+class _StreamedResponse:
+    """The response to one request: parses a connection's bytes and buffers the body until `read`.
+
+    Reading from the connection pauses while the buffer is full.
     """
 
     def __init__(self, connection: Connection, request: Outgoing, stall: float) -> None:
         self._connection = connection
         self._request = request
         self._stall = stall
-        #: See `ports.Response`; they mean something once `ask` has returned.
+        #: See `ports.Response`; valid once `request` has returned.
         self.status = 0
         self.reason = b""
         self.fields: Fields = ()
@@ -132,14 +137,14 @@ class _Answer:
         self._head: ResponseHead | None = None
         self._body: Body | None = None
         self._pieces: deque[bytes] = deque()
-        self._held = 0
+        self._buffered = 0
         self._over = False
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    async def ask(self, message: bytes) -> bool:
-        """Send the request and wait for the head. False: the reused connection was gone before U
-        could answer.
+    async def request(self, message: bytes) -> bool:
+        """Send the request and wait for the head. Return False if a reused connection ended before
+        VB365 sent anything.
         """
         connection = self._connection
         connection.ask(self, self._request, message)
@@ -156,7 +161,7 @@ class _Answer:
         return True
 
     async def read(self) -> bytes:
-        """See `ports.Response.read`. What came before U broke is handed out first."""
+        """See `ports.Response.read`. Bytes that arrived before a failure are returned first."""
         while not self._pieces:
             if self._over and self._failure is None:
                 return b""
@@ -169,19 +174,19 @@ class _Answer:
                 raise self._failure from why
         data = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
-        self._held = 0
+        self._buffered = 0
         if not self._over:
             self._connection.resume()
         return data
 
     def close(self) -> None:
-        """Close the connection unless the body was received to its end."""
+        """Close the connection, unless the body has been received to its end."""
         if not self._over:
             self._over = True
             self._connection.close()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of U."""
+        """See `upstream.connection.Receiver`."""
         if self._body is None:
             data = self._heads(data)
         if data and self._body is not None:
@@ -190,25 +195,26 @@ class _Answer:
             self._finish(b"")
 
     def connection_ended(self, why: Exception | None) -> None:
-        """U has closed or broken the connection."""
+        """See `upstream.connection.Receiver`."""
         if self._body is None:
-            said = "" if why is None else f": {why}"
-            text = f"the upstream closed the connection before its answer's head{said}"
+            reason = "" if why is None else f": {why}"
+            text = f"the upstream closed the connection before its response's head{reason}"
             self._fail(UpstreamUnreachable(text, delivered=True))
         elif not self.delimited and why is None:
             self._over = True
         else:
-            self._fail(UpstreamBroken("the upstream broke its answer's body", delivered=True))
+            text = "the upstream ended the connection within its response's body"
+            self._fail(UpstreamBroken(text, delivered=True))
         self._wake()
 
     def pause_writing(self) -> None:
-        """The request is in memory as a whole; there is nobody to slow down."""
+        """Do nothing: the whole request is in memory."""
 
     def resume_writing(self) -> None:
-        """See `pause_writing`."""
+        """Do nothing, as `pause_writing`."""
 
     def _heads(self, data: bytes) -> bytes:
-        """Take heads up to and with the final one; returns what follows it."""
+        """Parse heads up to the final one. Return the bytes that follow it."""
         searched = len(self._buffer)
         self._buffer += data
         try:
@@ -218,15 +224,15 @@ class _Answer:
                 if head.status >= 200:
                     return self._begin(head)
                 if head.status == 101:
-                    raise MalformedMessage("protocols were switched without being asked")  # noqa: TRY301
+                    raise MalformedMessage("it switches protocols unasked")  # noqa: TRY301
                 searched = 0
                 self._interims += 1
                 if self._interims > MAX_INTERIM:
-                    raise MalformedMessage("it has too many interim answers")  # noqa: TRY301
+                    raise MalformedMessage("it has too many interim responses")  # noqa: TRY301
         except MalformedMessage as why:
             self._connection.close()
             self._fail(
-                UpstreamBroken(f"the upstream's answer is not valid HTTP: {why}", delivered=True)
+                UpstreamBroken(f"the upstream's response is not valid HTTP: {why}", delivered=True)
             )
         return b""
 
@@ -256,15 +262,15 @@ class _Answer:
             return
         if forward:
             self._pieces.append(forward)
-            self._held += len(forward)
+            self._buffered += len(forward)
         if self._body.done:
             self._finish(rest)
-        elif self._held > _HIGH:
+        elif self._buffered > _HIGH_WATER:
             self._connection.pause()
         self._wake()
 
     def _finish(self, rest: bytes) -> None:
-        """The body is whole. The connection ends unless it serves any other request."""
+        """Give the connection back at the end of the body."""
         assert self._head is not None  # noqa: S101
         self._over = True
         if self._connection.give_back(self._head, leftover=bool(rest)):
@@ -276,7 +282,7 @@ class _Answer:
         self._wake()
 
     async def _change(self) -> None:
-        """Wait until something has happened. Raises what cannot be waited out."""
+        """Wait for the next event of the connection. Raises its failure, if it has failed."""
         if self._failure is not None:
             raise self._failure
         self._waiter = asyncio.get_running_loop().create_future()

@@ -1,6 +1,4 @@
-"""One connection to VB365: whose bytes it carries now, and what becomes of it afterwards (CONTRACT
-§12).
-"""
+"""One connection to VB365: who receives its bytes, and whether it is reused (CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -11,82 +9,85 @@ from typing import Protocol, cast
 from proxy.core.http.heads import ResponseHead
 from proxy.core.http.reuse import Fate, Outgoing, fate
 from proxy.net.shared_reads import Buffered, share_reads
-from proxy.net.sockets import look, probe, unread
+from proxy.net.sockets import enable_keepalive, poller, unread
 
-_CLOSED, _PRIVATE = (
-    Fate.CLOSED,
-    Fate.PRIVATE,
-)  # looking a member up costs more than it should on the hot path
+# Module globals: an enum member look-up is too slow for the hot path.
+_CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
 
 
-class Keeper(Protocol):
-    """What a connection needs of its pool."""
+class ConnectionPool(Protocol):
+    """What a connection needs from its pool."""
 
     def put(self, connection: Connection, *, private: bool = False) -> bool:
-        """Keep an idle connection for the next taker. True: it is `private` and open."""
+        """Keep an idle connection for reuse. Return True if it is `private` and still open."""
 
     def drop(self, connection: Connection) -> None:
-        """Forget a connection that is closed."""
+        """Remove a closed connection from the pool."""
 
 
-class User(Protocol):
-    """Who a connection's bytes are for. After `connection_ended` the connection is no longer
-    theirs.
+class Receiver(Protocol):
+    """The receiver of a connection's bytes, one per request.
+
+    It must not use the connection after `connection_ended`.
     """
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of U."""
+        """Receive bytes from VB365."""
 
     def connection_ended(self, why: Exception | None) -> None:
-        """U has closed (None) or the connection broke."""
+        """Handle the end of the connection: a close by VB365 (None) or an error."""
 
     def pause_writing(self) -> None:
-        """U reads slower than we write."""
+        """Stop writing: VB365 reads more slowly than the proxy writes."""
 
     def resume_writing(self) -> None:
-        """U has caught up."""
+        """Write again."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection to VB365. While nobody uses it, any byte or end from VB365 closes it."""
+    """One connection to VB365. An idle connection closes itself on any byte or end from VB365."""
 
     __slots__ = (
-        "_look",
+        "_poll",
         "_pool",
         "_private",
         "_reads",
+        "_receiver",
         "_request",
         "closed",
         "idle_since",
         "paused",
         "transport",
         "used",
-        "user",
     )
 
-    def __init__(self, pool: Keeper) -> None:
+    #: Set by `connection_made`, before anything else can use the connection.
+    transport: asyncio.Transport
+
+    def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self.transport = cast(asyncio.Transport, None)
-        self.user: User | None = None
+        self._receiver: Receiver | None = None
+        #: True once the connection has served a request.
         self.used = False
         self.paused = False
-        self.closed = True  # until the pool has adopted it
+        #: True until `adopt`, so that closing a connection that was never counted does nothing.
+        self.closed = True
         self.idle_since = 0
         self._request: Outgoing | None = None
         self._private = False
-        self._look: Callable[[], object] | None = None
+        self._poll: Callable[[], object] | None = None
         self._reads: Buffered | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self.transport = cast(asyncio.Transport, transport)
         self._reads = share_reads(self.transport, self)
-        probe(transport)
+        enable_keepalive(transport)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        if self.user is not None:
-            self.user.data_received(data)
+        if self._receiver is not None:
+            self._receiver.data_received(data)
         else:
             self.close()
 
@@ -95,92 +96,92 @@ class Connection(asyncio.Protocol):
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop, also when a write failed before the loop has read what VB365
-        answered.
-        """
+        """Called by the loop, also when a write fails before the loop has read VB365's response."""
         if exc is not None and self._reads is None:
             for data in unread(self.transport):
-                if self.user is None:
+                if self._receiver is None:
                     break
-                self.user.data_received(data)
+                self._receiver.data_received(data)
         self._end(exc)
 
     def pause_writing(self) -> None:
         """Called by the loop."""
-        if self.user is not None:
-            self.user.pause_writing()
+        if self._receiver is not None:
+            self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
         """Called by the loop."""
-        if self.user is not None:
-            self.user.resume_writing()
+        if self._receiver is not None:
+            self._receiver.resume_writing()
 
     def adopt(self) -> None:
-        """Count as open from now on. Raises `ConnectionResetError` if U was faster."""
+        """Mark the connection as open. Raises `ConnectionResetError` if VB365 has already closed
+        it.
+        """
         if self.transport.is_closing():
             raise ConnectionResetError("closed by the peer at once")
         self.closed = False
 
     def _end(self, why: Exception | None) -> None:
-        user, self.user = self.user, None
+        receiver, self._receiver = self._receiver, None
         self.close()
-        if user is not None:
-            user.connection_ended(why)
+        if receiver is not None:
+            receiver.connection_ended(why)
 
-    def ask(self, user: User, request: Outgoing, message: bytes) -> None:
-        """Send `message`, the request and what has come of its body; its answer goes to `user`."""
-        self.user = user
+    def ask(self, receiver: Receiver, request: Outgoing, message: bytes) -> None:
+        """Send `message`, the head of `request` and the part of its body that has arrived.
+
+        The response goes to `receiver`.
+        """
+        self._receiver = receiver
         self._request = request
         self.transport.write(message)
 
-    def give_back(self, answer: ResponseHead, *, leftover: bool) -> bool:
-        """The answer was read to its end, `leftover` if more came: keep the connection for another
-        request or close it.
+    def give_back(self, response: ResponseHead, *, leftover: bool) -> bool:
+        """Keep the connection for another request, or close it. Call at the end of the response.
 
-        True: it is kept open for its user's client alone, who takes it again (`Pool.take`) or
-        closes it.
+        `leftover`: bytes followed the response. Returns True if the connection stays open for one
+        client alone, which must take it again (`Pool.take`) or close it.
         """
-        self.user = None
+        self._receiver = None
         if self.closed:
             return False
         request = self._request
-        outcome = Fate.CLOSED if request is None else fate(request, answer, private=self._private)
-        if leftover or outcome is _CLOSED or self._unclear():
+        outcome = Fate.CLOSED if request is None else fate(request, response, private=self._private)
+        if leftover or outcome is _CLOSED or self._has_buffered_data():
             self.close()
             return False
         self.used = True
         self._private = outcome is _PRIVATE
         return self._pool.put(self, private=self._private)
 
-    def _unclear(self) -> bool:
-        """Something may be left in a buffer, in either direction."""
+    def _has_buffered_data(self) -> bool:
+        """Report whether a buffer may hold data, in either direction."""
         filled = self._reads is not None and self._reads.filled
         return self.paused or filled or bool(self.transport.get_write_buffer_size())
 
     @property
-    def speaking(self) -> bool:
-        """VB365 has sent something that the loop has not read yet."""
-        if self._look is None:
-            self._look = look(self.transport)
-        return bool(self._look())
+    def readable(self) -> bool:
+        """Whether VB365 has sent something that the loop has not read yet."""
+        if self._poll is None:
+            self._poll = poller(self.transport)
+        return bool(self._poll())
 
     def pause(self) -> None:
-        """Stop reading until `resume`."""
+        """Stop reading until `resume` is called."""
         if not self.paused and not self.transport.is_closing():
             self.paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read again. Has no effect on a connection that was not paused."""
+        """Read again. Does nothing unless the connection is paused."""
         if self.paused and not self.transport.is_closing():
             self.paused = False
             self.transport.resume_reading()
 
     def close(self, *, flush: bool = False) -> None:
-        """Close at once, so that U sees it; with `flush` after everything written is out.
-        Idempotent.
-        """
-        self.user = None
+        """Close at once, or with `flush` after all written data is sent. Idempotent."""
+        self._receiver = None
         if not self.closed:
             self.closed = True
             self._pool.drop(self)

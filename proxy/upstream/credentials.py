@@ -1,6 +1,4 @@
-"""The credentials of one request, and what a token claims about its caller (CONTRACT §2
-"Caller").
-"""
+"""The credentials of a request, and the claims of a token (CONTRACT §2 "Caller")."""
 
 from __future__ import annotations
 
@@ -14,22 +12,20 @@ from proxy.ports import Fields
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The Authorization and Cookie lines of one request. In memory only."""
+    """The Authorization and Cookie lines of one request. Never stored."""
 
     authorization: tuple[bytes, ...]
     cookie: tuple[bytes, ...]
 
     @classmethod
     def of(cls, fields: Fields) -> Credentials | None:
-        """The credentials among a request's fields, None without any (CONTRACT §3.2)."""
+        """Return the credentials in a request's fields, None without any (CONTRACT §3.2)."""
         found = cls(tuple(values_of(fields, b"authorization")), tuple(values_of(fields, b"cookie")))
         return found if found.authorization or found.cookie else None
 
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
-        """The request fields of a question with these credentials. Host is left to the upstream: it
-        is VB365's own.
-        """
+        """The fields of a check with these credentials. `Upstream` adds VB365's own Host."""
         return [
             *((b"Authorization", value) for value in self.authorization),
             *((b"Cookie", value) for value in self.cookie),
@@ -38,23 +34,23 @@ class Credentials:
 
     @property
     def bearer(self) -> bytes | None:
-        """The bearer token, if that is the whole of Authorization."""
+        """The bearer token, None if Authorization is anything else."""
         if len(self.authorization) != 1:
-            return None  # which of several lines VB365 believes is not known
+            return None  # it is not known which of several lines VB365 uses
         scheme, _, token = self.authorization[0].partition(b" ")
         return token.strip() if scheme.lower() == b"bearer" else None
 
     @property
     def claims(self) -> str | None:
-        """What a JWT claims to be, its `iss` with its subject. Counts only once VB365 accepted the
-        token itself.
+        """The issuer and subject of a JWT, None without them. Invalid until VB365 accepts the
+        token.
         """
         return None if self.bearer is None else _claims(self.bearer)
 
     def parts(self) -> list[Credentials]:
-        """Authorization and Cookie apart, each by itself, in this order; those that are there."""
-        apart = [Credentials(self.authorization, ()), Credentials((), self.cookie)]
-        return [each for each in apart if each.authorization or each.cookie]
+        """Return Authorization alone and Cookie alone, in this order, without empty ones."""
+        parts = [Credentials(self.authorization, ()), Credentials((), self.cookie)]
+        return [part for part in parts if part.authorization or part.cookie]
 
 
 def _claims(token: bytes) -> str | None:

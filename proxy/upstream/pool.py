@@ -1,6 +1,6 @@
-"""Connections to the upstream: dialled, kept while idle, handed out for reuse (CONTRACT §12).
+"""A pool of connections to the upstream (CONTRACT §12).
 
-Relay and the proxy's own calls take connections and give them back here; `core.reuse` decides what
+The relay and the proxy's own requests each use pools; `core.http.reuse` decides which connections
 may be reused.
 """
 
@@ -20,29 +20,27 @@ from proxy.net.tls import explain
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
 from proxy.upstream.connection import Connection
 
-#: An idle connection is dropped after once to twice as many seconds: before any known server closes
-#: it by itself.
+#: An idle connection is closed after one to two times this many seconds, sooner than any known
+#: server closes it.
 IDLE = 15.0
-#: A resolved name is asked for again after this many seconds, and after every failure to connect.
+#: Addresses are resolved again after this many seconds, and after every failure to connect.
 RESOLVED = 60.0
 
-#: Failures to connect that say nothing of VB365: this machine has no descriptor, port or memory
-#: left.
+#: Errors that are local and say nothing about VB365: no descriptor, port or memory left.
 _SHORTAGES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
 
-#: Family, protocol and host of one address of the upstream.
+#: Address family, protocol and IP address.
 _Address = tuple[int, int, str]
 
 
 class Pool:
     """Connections to one origin.
 
-    `host` is ASCII; `tls` is None for plain TCP; `verify_peer` gets the certificate (DER) after the
-    handshake and raises `ssl.SSLError` to refuse it. `limit` bounds the connections, idle ones
-    included; 0 is no limit. `authority` is the origin's own Host where that is not what it is
-    reached by.
+    `host` is ASCII; `tls` is None for plain TCP. `limit` is the maximum number of connections,
+    idle ones included; 0 means no limit. `authority` is the origin's own Host, if it differs from
+    `host` and `port`.
     """
 
     def __init__(
@@ -51,7 +49,6 @@ class Pool:
         port: int,
         *,
         tls: ssl.SSLContext | None = None,
-        verify_peer: Callable[[bytes], None] | None = None,
         connect_timeout: float = 10.0,
         limit: int = 0,
         idle: float = IDLE,
@@ -61,7 +58,6 @@ class Pool:
         self.port = port
         self._authority = authority
         self._tls = tls
-        self._verify_peer = verify_peer
         self._connect_timeout = connect_timeout
         self._limit = limit
         self._idle_for = idle
@@ -73,13 +69,13 @@ class Pool:
         self._resolved = 0.0
         self._sweeps = 0
         self._shut = False
-        #: Resolves names, like `loop.getaddrinfo`.
+        #: Resolves names like `loop.getaddrinfo`; tests replace it.
         self.lookup: Callable[..., Awaitable[Any]] = _lookup
         self._sweep: asyncio.TimerHandle | None = None
 
     @property
     def authority(self) -> bytes:
-        """The Host field of requests that are not sent for a client; a default port is left out."""
+        """The origin's own Host field value, without a default port."""
         if self._authority is not None:
             return self._authority.encode("ascii")
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -88,43 +84,44 @@ class Pool:
 
     @property
     def open(self) -> int:
-        """Connections that are open or being opened."""
+        """The number of connections that are open or being opened."""
         return self._open
 
     @property
     def idle(self) -> int:
-        """Connections that wait for reuse."""
+        """The number of idle connections."""
         return len(self._idle) + len(self._private)
 
     def take(self, request: Outgoing, private: Connection | None = None) -> Connection | None:
-        """An idle connection that may serve `request`: the one that is its client's own, else the
-        one used last.
+        """Return an idle connection for `request`: `private` if it is idle, else the one most
+        recently used, None without one.
         """
         if private is not None and private in self._private:
             del self._private[private]
-            if not private.speaking:
+            if not private.readable:
                 return private
             private.close()
         if not request.repeatable:
             return None
         while self._idle:
             connection = self._idle.pop()
-            if not connection.speaking:
+            if not connection.readable:
                 return connection
             connection.close()
         return None
 
     async def connect(self) -> Connection:
-        """A fresh connection. Raises `UpstreamUnreachable`, `LocalShortage`, `UpstreamTimedOut`:
-        nothing was sent.
+        """Open a new connection.
+
+        Raises `UpstreamUnreachable`, `LocalShortage` or `UpstreamTimedOut`; nothing was sent.
         """
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await self._room()
+                await self._acquire()
                 try:
                     return await self._dial()
                 except BaseException:
-                    self._gone()
+                    self._release()
                     raise
         except TimeoutError as why:
             raise UpstreamTimedOut(
@@ -133,11 +130,11 @@ class Pool:
         except OSError as why:
             kind = LocalShortage if _is_shortage(why) else UpstreamUnreachable
             raise kind(
-                f"no connection to {self._name}: {self._said(why)}", delivered=False
+                f"no connection to {self._name}: {self._reason(why)}", delivered=False
             ) from why
 
     def put(self, connection: Connection, *, private: bool = False) -> bool:
-        """Keep an idle connection for the next taker. True: it is `private` and open."""
+        """Keep an idle connection for reuse. Return True if it is `private` and still open."""
         if self._waiters or self._shut:
             connection.close()
             return False
@@ -151,14 +148,14 @@ class Pool:
         return False
 
     def drop(self, connection: Connection) -> None:
-        """Forget a connection that is closed."""
+        """Remove a closed connection from the pool."""
         self._private.pop(connection, None)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
-        self._gone()
+        self._release()
 
     async def close(self) -> None:
-        """Close idle connections, and from now on every one that is handed back."""
+        """Close idle connections now and all others when they are given back."""
         self._shut = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -170,8 +167,8 @@ class Pool:
     def _name(self) -> str:
         return f"{self.host}:{self.port}"
 
-    async def _room(self) -> None:
-        """Wait until one more connection may be opened, and count it."""
+    async def _acquire(self) -> None:
+        """Wait until another connection may be opened, and count it."""
         while self._limit and self._open >= self._limit:
             if oldest := next(iter(self._idle or self._private), None):
                 oldest.close()
@@ -181,12 +178,12 @@ class Pool:
             try:
                 await waiter
             except asyncio.CancelledError:
-                if not waiter.cancelled():  # it had been woken: the room goes to the next one
+                if not waiter.cancelled():  # it was woken already: wake the next one instead
                     self._wake()
                 raise
         self._open += 1
 
-    def _gone(self) -> None:
+    def _release(self) -> None:
         self._open -= 1
         self._wake()
 
@@ -198,7 +195,7 @@ class Pool:
                 return
 
     def _evict(self) -> None:
-        """Close what has been idle since before the last sweep, so for one to two periods."""
+        """Close connections that have been idle since before the last sweep."""
         self._sweep = None
         while self._idle and self._idle[0].idle_since < self._sweeps:
             self._idle[0].close()
@@ -207,7 +204,7 @@ class Pool:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
 
     async def _dial(self) -> Connection:
-        """Try each address; when all that were remembered fail, resolve once more and try again."""
+        """Try each address. If all remembered ones fail, resolve again and retry once."""
         remembered = (
             asyncio.get_running_loop().time() - self._resolved < RESOLVED and self._addresses
         )
@@ -225,13 +222,15 @@ class Pool:
         found = await self.lookup(self.host, self.port, type=socket.SOCK_STREAM)
         return [(family, protocol, str(address[0])) for family, _, protocol, _, address in found]
 
-    def _said(self, why: OSError) -> str:
+    def _reason(self, why: OSError) -> str:
         if isinstance(why, ssl.SSLError):
             return explain(why, self.host)
         return why.strerror or str(why) or type(why).__name__
 
     async def _try(self, addresses: list[_Address]) -> Connection:
-        """The first address that answers; the time left is shared among those still to try."""
+        """Connect to the first address that accepts. The remaining time is divided equally among
+        the addresses not tried yet.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._connect_timeout
         failures = []
@@ -247,10 +246,9 @@ class Pool:
             else:
                 self._addresses = [address, *addresses[:at], *addresses[at + 1 :]]
                 return connection
-        # A machine without IPv6 has no port for ::1 (EADDRNOTAVAIL): what another address answered
-        # says more.
-        told = [why for why in failures if why.errno != errno.EADDRNOTAVAIL] or failures
-        raise told[-1] if told else OSError("the name has no address")
+        # Without IPv6 there is no port for ::1 (EADDRNOTAVAIL): any other error is more useful.
+        useful = [why for why in failures if why.errno != errno.EADDRNOTAVAIL] or failures
+        raise useful[-1] if useful else OSError("the name has no address")
 
     async def _open_to(self, address: _Address) -> Connection:
         family, protocol, host = address
@@ -264,24 +262,20 @@ class Pool:
             server_hostname=self.host if self._tls is not None else None,
         )
         try:
-            if self._verify_peer is not None:
-                self._verify_peer(
-                    connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-                )
             connection.adopt()
-        except OSError:  # ssl.SSLError is one
+        except ConnectionResetError:
             connection.transport.abort()
             raise
         return connection
 
 
 def _is_shortage(why: OSError) -> bool:
-    """Whether connecting failed for want of something on this machine."""
+    """Report whether connecting failed because this machine has run out of a resource."""
     if not isinstance(why, socket.gaierror):
         return why.errno in _SHORTAGES
     if why.errno == socket.EAI_MEMORY:
         return True
-    try:  # a resolver without a descriptor says that there is no such name
+    try:  # without a descriptor the resolver reports that the name does not exist
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
     except OSError as now:
         return now.errno in _SHORTAGES

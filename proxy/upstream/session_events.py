@@ -1,4 +1,4 @@
-"""Watches a restore session's events for a warning about one export (CONTRACT §5 Warning)."""
+"""Looks for a warning about an export in its restore session's events (CONTRACT §5 Warning)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ _PAGES = 10
 _PAGE_LIMIT = 8 * 1024 * 1024
 _TRIES = 3
 _PAUSE = 0.5
-#: An event starts with its request. U's Date field is cut to the second: a smaller difference of
-#: the clocks is none.
-_SLACK = 5.0
+#: Seconds between an export's POST and the start of its event, at most.
+_MAX_DISTANCE = 5.0
+#: Seconds of clock difference that are ignored: VB365's Date field has a resolution of one second.
 _SAME_CLOCK = 1.5
+#: Seconds within which two events are equally near.
 _TIED = 0.25
-#: What the event of an export that gave its whole file may say: those that failed are other
-#: exports' (CONTRACT §5).
+#: Statuses that the event of a complete export may have: failed ones belong to other exports
+#: (CONTRACT §5).
 _POSSIBLE = frozenset({"Running", "Success", "Warning"})
-#: What a page that is not a page of events comes to: it must not cost the caller the file.
-_NONSENSE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+#: Errors that parsing a malformed page raises. They must not cost the caller the file.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class _Event:
 
 
 class SessionEvents:
-    """Asks U for the session's events. `timeout` bounds one export's questions, in seconds; `now`
-    is the wall clock.
+    """Reads a restore session's events from VB365.
+
+    `timeout` limits all requests for one export, in seconds; `now` returns Unix seconds.
     """
 
     def __init__(self, upstream: Upstream, *, timeout: float, now: Callable[[], float]) -> None:
@@ -54,11 +56,12 @@ class SessionEvents:
         self._now = now
 
     async def warns(self, job: Job, fields: Fields, posted: float) -> bool:
-        """True if the event of the export that was posted at the Unix second `posted` says Warning.
+        """Report whether the event of the export that was posted at `posted`, in Unix seconds, has
+        the status Warning.
 
-        Events carry no job id: the one of the same type that started nearest to the POST counts,
-        and those tied with it. U not answering is no warning: the file's length was verified
-        without it.
+        Events have no job id: the event of the same type that started nearest to the POST counts,
+        and those tied with it. No response from VB365 is no warning, because the file's length has
+        been verified without it.
         """
         credentials = Credentials.of(fields)
         if credentials is None or job.request.session is None:
@@ -70,7 +73,7 @@ class SessionEvents:
                     if "Running" not in statuses:
                         break
                     await asyncio.sleep(_PAUSE)
-        except (UpstreamFailure, TimeoutError, *_NONSENSE) as why:
+        except (UpstreamFailure, TimeoutError, *_MALFORMED) as why:
             log.warning(
                 "session events not read", job=job.id, reason=str(why) or type(why).__name__
             )
@@ -92,13 +95,15 @@ class SessionEvents:
         distances = [(abs(event.started - posted), event.status) for event in found]
         nearest = min(distances, default=(0.0, ""))[0]
         return {
-            status for distance, status in distances if distance <= min(nearest + _TIED, _SLACK)
+            status
+            for distance, status in distances
+            if distance <= min(nearest + _TIED, _MAX_DISTANCE)
         }
 
     async def _page(
         self, job: Job, credentials: Credentials, page: int
     ) -> tuple[list[dict[str, Any]], float]:
-        """One page of events, and how far U's clock is ahead of ours in seconds."""
+        """Return one page of events, and how far VB365's clock is ahead of ours in seconds."""
         session = f"/{job.request.api}/RestoreSessions/{job.request.session}"
         path = f"{session}/Events?offset={page * _PAGE}&limit={_PAGE}"
         response = await self._upstream.send(
@@ -113,7 +118,7 @@ class SessionEvents:
             while len(body) <= _PAGE_LIMIT and (piece := await response.read()):
                 body += piece
             if response.status != 200:
-                raise ValueError(f"the events answered {response.status}")
+                raise ValueError(f"VB365 responded {response.status}")
         finally:
             response.close()
         return [dict(event) for event in json.loads(body)["results"]], self._skew(response.fields)
@@ -127,5 +132,5 @@ class SessionEvents:
 
 
 def _moment(text: object) -> float:
-    """VB365 writes seven digits of a second: more than datetime reads."""
+    """Parse a time of VB365, which has seven fractional digits: more than datetime accepts."""
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", str(text))).timestamp()

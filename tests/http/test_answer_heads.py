@@ -13,7 +13,7 @@ from proxy.core.http.reuse import Outgoing, outgoing
 from proxy.downstream.duplex import ClientSide
 from proxy.ports import UpstreamBroken
 from proxy.relay import Exchange
-from proxy.upstream.client import HttpUpstream, _Answer
+from proxy.upstream.client import HttpUpstream, _StreamedResponse
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 from tests.http.wire import LIMIT, Origin, Peer, through
@@ -28,11 +28,13 @@ def relayed() -> Exchange:
     return Exchange(Pool("h", 1), cast(ClientSide, None), head, outgoing(head), REQUEST, whole=True)
 
 
-def called() -> _Answer:
-    return _Answer(cast(Connection, None), Outgoing(b"GET", 1, body=False, binding=False), LIMIT)
+def called() -> _StreamedResponse:
+    return _StreamedResponse(
+        cast(Connection, None), Outgoing(b"GET", 1, body=False, binding=False), LIMIT
+    )
 
 
-def seconds(taker: Exchange | _Answer, pieces: int) -> float:
+def seconds(taker: Exchange | _StreamedResponse, pieces: int) -> float:
     """Time to take a head that comes in as many pieces, never whole."""
     taker.data_received(b"HTTP/1.1 200 OK\r\n")
     line = b"X: aaa\r\n"
@@ -44,7 +46,7 @@ def seconds(taker: Exchange | _Answer, pieces: int) -> float:
 
 @pytest.mark.parametrize("make", [relayed, called])
 async def test_12_a_head_that_trickles_in_costs_linear_time(
-    make: Callable[[], Exchange | _Answer],
+    make: Callable[[], Exchange | _StreamedResponse],
 ) -> None:
     """Four times the pieces cost about four times the time; it was sixteen times."""
     short = min(seconds(make(), 7_500) for _ in range(3))
@@ -92,7 +94,7 @@ async def test_12_the_proxys_own_calls_take_a_hundred_interim_answers(
             response = await upstream.send(b"GET", b"/", (), timeout=LIMIT, stall=LIMIT)
             assert await response.read() == b"ok"
         else:
-            with pytest.raises(UpstreamBroken, match="too many interim answers"):
+            with pytest.raises(UpstreamBroken, match="too many interim responses"):
                 await upstream.send(b"GET", b"/", (), timeout=LIMIT, stall=LIMIT)
         await upstream.close()
 

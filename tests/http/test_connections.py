@@ -22,7 +22,7 @@ NTLM = Outgoing(b"GET", 1, body=False, binding=True)
 OK = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"GET")
 
 
-class User:
+class Receiver:
     """Takes what comes for it."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ async def listening(limit: int = 0) -> AsyncIterator[tuple[Pool, Callable[[], so
 async def used(pool: Pool, request: Outgoing = GET) -> tuple[Connection, bool]:
     """A connection that has served `request`, and whether it is its client's own now."""
     connection = await pool.connect()
-    connection.ask(User(), request, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    connection.ask(Receiver(), request, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     return connection, connection.give_back(OK, leftover=False)
 
 
@@ -101,7 +101,7 @@ async def test_12_a_connection_that_stopped_reading_is_not_given_to_another() ->
     """Bytes may be left above the socket, where no look finds them."""
     async with listening() as (pool, _):
         connection = await pool.connect()
-        connection.ask(User(), GET, b"x")
+        connection.ask(Receiver(), GET, b"x")
         connection.pause()
         assert not connection.give_back(OK, leftover=False)
         assert pool.open == 0
@@ -114,7 +114,7 @@ async def test_12_nobody_else_takes_a_clients_own_connection() -> None:
         assert pool.take(GET) is None
         assert pool.take(GET, connection) is connection
         # once private, always private
-        connection.ask(User(), GET, b"x")
+        connection.ask(Receiver(), GET, b"x")
         assert connection.give_back(OK, leftover=False)
         assert pool.take(GET) is None
         connection.close()

@@ -118,7 +118,7 @@ async def test_2_checks_no_verdict_follows_a_strangers_body(tmp_path: Path) -> N
 
 
 async def test_2_a_question_carries_no_body() -> None:
-    questions = HttpUpstream(Pool("127.0.0.1", 1), questions=True)
+    checks = HttpUpstream(Pool("127.0.0.1", 1), checks_only=True)
     for method, body in ((b"GET", b"x"), (b"POST", b""), (b"PUT", b"x")):
         with pytest.raises(ValueError, match="safe method"):
-            await questions.send(method, b"/", (), body, timeout=LIMIT, stall=LIMIT)
+            await checks.send(method, b"/", (), body, timeout=LIMIT, stall=LIMIT)
