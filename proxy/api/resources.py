@@ -30,6 +30,7 @@ from proxy.core.job import (
     advance,
 )
 from proxy.core.job_document import document, etag, headers, retry_after
+from proxy.core.paths import Resource, parse
 from proxy.core.preferences import parse_prefer
 from proxy.core.retention import as_of
 from proxy.core.routing import Own
@@ -39,9 +40,6 @@ from proxy.upstream.access import Access, Statuses
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import not_found
 
-_UUID4 = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}"
-_JOB = re.compile(rf"/exports/({_UUID4})(?:/(result|cancel))?/?", re.IGNORECASE)
-_LIST = re.compile(r"/exports/?", re.IGNORECASE)
 _MAX_PAGE = 1000
 _CONCURRENT_CHECKS = 8
 
@@ -77,20 +75,20 @@ class Resources:
 
     async def answer(self, asked: ApiRequest, own: Own) -> web.StreamResponse:
         """The answer for a path below `_async`. Raises `Problem`."""
-        if own.rest.lower() == "/openapi.json":
-            return self._describe(asked)
-        if _LIST.fullmatch(own.rest):
-            return await self._allowing(asked, {"GET": self._list, "HEAD": self._list}, own)
-        match = _JOB.fullmatch(own.rest)
-        if match is None:
+        found = parse(own.rest)
+        if found is None:
             raise not_found()
-        part = (match[2] or "").lower()
-        verbs: dict[str, dict[str, Any]] = {
-            "": {"GET": self._status, "HEAD": self._status, "DELETE": self._delete},
-            "result": {"GET": self._result, "HEAD": self._result, "DELETE": self._release},
-            "cancel": {"POST": self._cancel},
+        resource, job_id = found
+        if resource is Resource.DESCRIPTION:
+            return self._describe(asked)
+        if resource is Resource.LIST:
+            return await self._allowing(asked, {"GET": self._list, "HEAD": self._list}, own)
+        verbs: dict[Resource, dict[str, Any]] = {
+            Resource.STATUS: {"GET": self._status, "HEAD": self._status, "DELETE": self._delete},
+            Resource.RESULT: {"GET": self._result, "HEAD": self._result, "DELETE": self._release},
+            Resource.CANCEL: {"POST": self._cancel},
         }
-        return await self._allowing(asked, verbs[part], match[1].lower())
+        return await self._allowing(asked, verbs[resource], job_id)
 
     def _describe(self, asked: ApiRequest) -> web.Response:
         if asked.method in ("GET", "HEAD"):

@@ -18,7 +18,8 @@ from proxy.core.http.fields import values_of
 from proxy.core.http.heads import Head
 from proxy.core.http.origin import Networks, base_url
 from proxy.core.job import Job
-from proxy.core.job_document import Links, body, link
+from proxy.core.job_document import body
+from proxy.core.paths import Links, job_links, list_url
 from proxy.core.retention import Retention
 from proxy.core.routing import Decision, Own
 from proxy.ports import WholeResponse
@@ -83,12 +84,11 @@ class Site:
 
     def links(self, asked: ApiRequest, job: Job) -> Links:
         """The job's absolute URLs as this caller must use them."""
-        return link(self._base(asked), self.segment, job)
+        return job_links(self._base(asked), job.request.api, self.segment, job.id)
 
     def listing(self, asked: ApiRequest) -> str:
         """The absolute URL of the list that was asked for."""
-        version = f"/{asked.api}" if asked.api else ""
-        return f"{self._base(asked)}{version}/{self.segment}/exports"
+        return list_url(self._base(asked), asked.api, self.segment)
 
     def _base(self, asked: ApiRequest) -> str:
         transport = asked.request.transport

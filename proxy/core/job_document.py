@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
 from math import isfinite
@@ -15,34 +14,11 @@ from typing import Any
 from proxy.core.exports import split_target
 from proxy.core.job import ErrorCode, Job, JobError, Phase, ResultState, Status
 from proxy.core.naming import result_name
+from proxy.core.paths import Links
 from proxy.core.retention import Retention
 
 _JSON_BODY_LIMIT = 64 * 1024
 _JSON_DEPTH = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """The job's absolute URLs. `status` is the status monitor; result and cancel follow from it
-    (CONTRACT §2).
-    """
-
-    status: str
-
-    @property
-    def result(self) -> str:
-        """Where the file is downloaded."""
-        return self.status + "/result"
-
-    @property
-    def cancel(self) -> str:
-        """Where a POST cancels the job."""
-        return self.status + "/cancel"
-
-
-def link(base: str, segment: str, job: Job) -> Links:
-    """The job's links below the absolute base URL (CONTRACT §2)."""
-    return Links(f"{base}/{job.request.api}/{segment}/exports/{job.id}")
 
 
 def etag(job: Job) -> str:

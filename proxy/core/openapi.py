@@ -7,6 +7,7 @@ from typing import Any
 
 from proxy.core.errors import KINDS
 from proxy.core.job import ErrorCode, Phase, ResultState, Status
+from proxy.core.paths import description_url, job_links, list_url
 
 _Object = dict[str, Any]
 
@@ -90,8 +91,8 @@ _OF_FILE = (
 
 
 def _paths(segment: str) -> _Object:
-    exports = f"/v{{version}}/{segment}/exports"
-    job = f"{exports}/{{id}}"
+    exports = list_url("", "v{version}", segment)
+    job = job_links("", "v{version}", segment, "{id}")
     named = {"parameters": [_ref("parameters", "version")]}
     one = {"parameters": [_ref("parameters", "version"), _ref("parameters", "id")]}
     return {
@@ -106,10 +107,10 @@ def _paths(segment: str) -> _Object:
             "post": _kickoff(),
         },
         exports: {**named, "get": _list()},
-        job: {**one, **_status()},
-        f"{job}/result": {**one, **_result()},
-        f"{job}/cancel": {**one, "post": _cancel()},
-        f"/{segment}/openapi.json": {"get": _description()},
+        job.status: {**one, **_status()},
+        job.result: {**one, **_result()},
+        job.cancel: {**one, "post": _cancel()},
+        description_url("", segment): {"get": _description()},
     }
 
 

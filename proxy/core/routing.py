@@ -1,28 +1,28 @@
-"""The decision on a request's head: relay it, its switch stripped or as it is, or answer it
-(CONTRACT §1, §2, §3).
+"""What is done with a request, decided by its head: relay it, with or without its `async`
+parameter, or serve it (CONTRACT §1, §2, §3).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from proxy.core.exports import Export, match, split_target
 from proxy.core.http.heads import Head
+from proxy.core.paths import OwnPaths
 from proxy.core.preferences import InvalidAsync, Mode, Preferences, mode, parse_prefer, strip_async
 
 
 @dataclass(frozen=True, slots=True)
 class PassThrough:
-    """Forward the request with this raw target; nothing else about it changes."""
+    """Forward the request with this raw target; nothing else changes."""
 
     target: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Kickoff:
-    """An asynchronous export for the gateway. `target` is without `async`; `preferences` as parsed
-    from Prefer.
+    """Start an asynchronous export. `target` is the raw target without `async`; `preferences` is
+    the parsed Prefer field.
     """
 
     export: Export
@@ -32,8 +32,8 @@ class Kickoff:
 
 @dataclass(frozen=True, slots=True)
 class BadSwitch:
-    """An export whose `async` parameter cannot be understood: 400, since a silent sync export would
-    hang the caller.
+    """Reject an export with an invalid `async` parameter: 400, because a synchronous export would
+    block the caller for minutes without a word.
     """
 
     detail: str
@@ -41,10 +41,10 @@ class BadSwitch:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A request below the proxy's own segment. `api` is the version segment as sent ("v8"), None
-    without one.
+    """Serve a resource below the proxy's own segment. `api` is the version segment in lower case
+    ("v8"), None without one.
 
-    `prefix` is the raw path up to and with the segment; `rest` what follows it, without query.
+    `prefix` is the raw path up to and with the segment; `rest` is what follows, without the query.
     """
 
     prefix: str
@@ -57,20 +57,18 @@ Decision = PassThrough | Kickoff | BadSwitch | Own
 
 
 class Router:
-    """Decides on heads. `segment` begins with `_`; `prefix` is the path of `public.url` ("" or
-    "/x", CONTRACT §13).
+    """Decides on request heads. `segment` begins with `_`; `prefix` is the path of `public.url` (""
+    or "/x", CONTRACT §13); `max_body` is in bytes.
     """
 
     def __init__(self, *, segment: str, prefix: str, max_body: int, reports: bool) -> None:
-        base = rf"(?:{re.escape(prefix)})?/+(?:(?P<api>v\d+)/+)?{re.escape(segment)}"
-        own = rf"(?P<base>{base})(?P<rest>/.*)?"
-        self._own = re.compile(own, re.IGNORECASE | re.DOTALL)
+        self._own = OwnPaths(segment, prefix)
         self._segment = segment.lower().encode()
         self._max_body = max_body
         self._reports = reports
 
     def decide(self, head: Head) -> Decision:
-        """What becomes of the request with this head."""
+        """What to do with the request that has this head."""
         target = head.target
         if self._segment in target.lower():
             own = self._own_path(target)
@@ -83,12 +81,10 @@ class Router:
 
     def _own_path(self, target: bytes) -> Own | None:
         path, query = split_target(target)
-        found = self._own.fullmatch(path.decode("latin-1"))
+        found = self._own.split(path.decode("latin-1"))
         if found is None:
             return None
-        text = None if query is None else query.decode("latin-1")
-        api = found["api"]
-        return Own(found["base"], None if api is None else api.lower(), found["rest"] or "", text)
+        return Own(*found, None if query is None else query.decode("latin-1"))
 
     def _export(self, head: Head, export: Export) -> Decision:
         preferences = parse_prefer(head.get_all(b"prefer"))
@@ -97,13 +93,13 @@ class Router:
         except InvalidAsync as why:
             return BadSwitch(str(why))
         target = strip_async(head.target)
-        if chosen is Mode.SYNC or not self._for_gateway(head):
+        if chosen is Mode.SYNC or not self._may_start_job(head):
             return PassThrough(target)
         return Kickoff(export, target, preferences)
 
-    def _for_gateway(self, head: Head) -> bool:
-        """CONTRACT §3: a kick-off without credentials gets U's own 401, unless its announced body
-        is too large.
+    def _may_start_job(self, head: Head) -> bool:
+        """CONTRACT §3: a kick-off without credentials goes to VB365, which answers 401, unless its
+        announced body is too large.
         """
         if head.get_all(b"authorization") or head.get_all(b"cookie"):
             return True

@@ -34,7 +34,8 @@ from proxy.core.job import (
     decode,
     encode,
 )
-from proxy.core.job_document import Links, document
+from proxy.core.job_document import document
+from proxy.core.paths import Links
 from proxy.core.retention import (
     Retention,
     Stage,

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from proxy.core import job_document as monitor
+from proxy.core import job_document
 from proxy.core.job import (
     ErrorCode,
     ExportRequest,
@@ -21,7 +21,7 @@ from proxy.core.job import (
     ResultState,
     Status,
 )
-from proxy.core.job_document import Links
+from proxy.core.paths import Links
 from proxy.core.retention import Retention
 
 ID = "5f0c6d3e-0000-4000-8000-000000000001"
@@ -108,7 +108,7 @@ ALL = (
 
 
 def document(job: Job) -> dict[str, Any]:
-    return monitor.document(job, LINKS)
+    return job_document.document(job, LINKS)
 
 
 def failed(code: ErrorCode, **more: Any) -> Job:
@@ -125,7 +125,7 @@ def test_every_document_is_a_restore_session_event(job: Job) -> None:
     """§5: valid for v6, v7 and v8, whose schemas are one but for nullable ids that we do not
     send.
     """
-    shown = json.loads(monitor.body(job, LINKS))
+    shown = json.loads(job_document.body(job, LINKS))
     assert shown == document(job)
     jsonschema.validate(shown, EVENT, format_checker=jsonschema.FormatChecker())
     assert "secret" not in json.dumps(shown)
@@ -206,7 +206,7 @@ def test_unknown_numbers_are_null_or_left_out() -> None:
     endless = replace(TRANSFERRING, answer=replace(ANSWER, size=None), received=2048)
     assert document(endless)["message"] == "Transferring 2.0 KiB"
     assert document(endless)["progress"]["percent"] is None
-    assert monitor.percent(replace(DONE, size=0, received=0)) == 100
+    assert job_document.percent(replace(DONE, size=0, received=0)) == 100
 
 
 def test_a_report_has_no_session() -> None:
@@ -290,7 +290,7 @@ def test_an_error_without_an_answer_has_none() -> None:
 )
 def test_retry_after_adapts(job: Job, elapsed: float, seconds: int) -> None:
     """§4: Queued 10; Generating clamp(elapsed/10, 2, 30); Transferring clamp(eta/2, 1, 30)."""
-    assert monitor.retry_after(job, NOW + 1 + elapsed) == seconds
+    assert job_document.retry_after(job, NOW + 1 + elapsed) == seconds
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_retry_after_adapts(job: Job, elapsed: float, seconds: int) -> None:
 )
 def test_x_progress_is_phase_and_percent(job: Job, text: str) -> None:
     """§4: `X-Progress: Transferring 30%`."""
-    assert monitor.x_progress(job) == text
+    assert job_document.x_progress(job) == text
 
 
 @pytest.mark.parametrize(
@@ -320,12 +320,12 @@ def test_x_progress_is_phase_and_percent(job: Job, text: str) -> None:
 )
 def test_async_result_is_the_upstreams_status_or_made_up(job: Job, status: int) -> None:
     """§4: 499, 502, 504 for cancelled, broken, timed out."""
-    assert monitor.async_result(job) == status
+    assert job_document.async_result(job) == status
 
 
 def test_a_running_jobs_fields() -> None:
     """§4: 202 with Location, Retry-After, X-Progress; ETag and no-store."""
-    assert monitor.headers(TRANSFERRING, LINKS, KEPT, NOW) == [
+    assert job_document.headers(TRANSFERRING, LINKS, KEPT, NOW) == [
         ("ETag", 'W/"17"'),
         ("Cache-Control", "no-store"),
         ("Location", LINKS.status),
@@ -337,16 +337,16 @@ def test_a_running_jobs_fields() -> None:
 def test_a_terminal_jobs_fields() -> None:
     """§4: AsyncResult, and Sunset: of the file while there is one, then of the record."""
     common = [("ETag", 'W/"17"'), ("Cache-Control", "no-store")]
-    assert monitor.headers(DONE, LINKS, KEPT, NOW) == [
+    assert job_document.headers(DONE, LINKS, KEPT, NOW) == [
         *common,
         ("AsyncResult", "200"),
         ("Sunset", "Mon, 23 Nov 2026 03:13:13 GMT"),
     ]
-    assert monitor.headers(CANCELLED, LINKS, KEPT, NOW)[-1] == (
+    assert job_document.headers(CANCELLED, LINKS, KEPT, NOW)[-1] == (
         "Sunset",
         "Mon, 23 Nov 2026 03:23:13 GMT",
     )
-    assert monitor.headers(replace(DONE, expires=None), LINKS, KEPT, NOW) == [
+    assert job_document.headers(replace(DONE, expires=None), LINKS, KEPT, NOW) == [
         *common,
         ("AsyncResult", "200"),
     ]
@@ -362,12 +362,7 @@ def test_the_202s_fields() -> None:
         ("Vary", "Prefer"),
         ("Cache-Control", "no-store"),
     ]
-    assert monitor.accepted(QUEUED, LINKS, None, NOW) == expected
+    assert job_document.accepted(QUEUED, LINKS, None, NOW) == expected
     applied = ("Preference-Applied", "respond-async")
     expected[3] = ("Retry-After", "1")
-    assert monitor.accepted(DONE, LINKS, "respond-async", NOW) == [*expected, applied]
-
-
-def test_links_are_below_the_kickoffs_version() -> None:
-    """§2."""
-    assert monitor.link("https://h/p", "_async", QUEUED) == LINKS
+    assert job_document.accepted(DONE, LINKS, "respond-async", NOW) == [*expected, applied]

@@ -1,4 +1,4 @@
-"""CONTRACT §1, §2, §3, §13: what the door makes of a request's head."""
+"""CONTRACT §1, §2, §3, §13: the decision on a request head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from proxy.core.http.heads import Head, parse_request
 from proxy.core.routing import BadSwitch, Kickoff, Own, PassThrough, Router
 
 EXPORT = "/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst"
-DOOR = Router(segment="_async", prefix="", max_body=1000, reports=False)
+ROUTER = Router(segment="_async", prefix="", max_body=1000, reports=False)
 PREFIXED = Router(segment="_Jobs", prefix="/vb.365", max_body=1000, reports=True)
 
 
@@ -28,12 +28,12 @@ def head(method: str, target: str, *fields: str) -> Head:
         ("http://h/v8/_async/x", "/v8/_async", "v8", "/x", None),
     ],
 )
-def test_all_below_the_segment_is_ours(
+def test_all_paths_below_the_segment_are_own_paths(
     target: str, prefix: str, api: str | None, rest: str, query: str | None
 ) -> None:
     """§2: any version, none at all, any method."""
     for method in ("GET", "POST", "BREW"):
-        assert DOOR.decide(head(method, target)) == Own(prefix, api, rest, query)
+        assert ROUTER.decide(head(method, target)) == Own(prefix, api, rest, query)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_all_below_the_segment_is_ours(
         "/v8/%5fasync/x",
     ],
 )
-def test_what_is_not_below_the_segment_passes(target: str) -> None:
-    """§2: one segment, as its own."""
-    assert DOOR.decide(head("GET", target)) == PassThrough(target.encode())
+def test_other_paths_pass_through(target: str) -> None:
+    """§2: the segment is compared as a whole."""
+    assert ROUTER.decide(head("GET", target)) == PassThrough(target.encode())
 
 
 def test_own_paths_answer_with_and_without_the_prefix() -> None:
@@ -62,10 +62,12 @@ def test_own_paths_answer_with_and_without_the_prefix() -> None:
     assert PREFIXED.decide(head("GET", "/v8/_async/x")) == PassThrough(b"/v8/_async/x")
 
 
-def test_an_asynchronous_export_is_for_the_gateway() -> None:
-    """§1: its target without the switch."""
+def test_an_asynchronous_export_is_a_kickoff() -> None:
+    """§1: its target is without `async`."""
     for credentials in ("Authorization: Bearer t", "Cookie: a=b"):
-        decision = DOOR.decide(head("POST", EXPORT + "?async=1&x=y", "Prefer: wait=7", credentials))
+        decision = ROUTER.decide(
+            head("POST", EXPORT + "?async=1&x=y", "Prefer: wait=7", credentials)
+        )
         assert isinstance(decision, Kickoff)
         assert decision.target == EXPORT.encode() + b"?x=y"
         assert decision.preferences.wait == 7
@@ -76,37 +78,41 @@ def test_an_asynchronous_export_is_for_the_gateway() -> None:
         )
 
 
-def test_a_synchronous_export_passes_without_its_switch() -> None:
+def test_a_synchronous_export_passes_through_without_async() -> None:
     """§1."""
-    assert DOOR.decide(head("POST", EXPORT, "Cookie: a=b")) == PassThrough(EXPORT.encode())
-    answer = DOOR.decide(
+    assert ROUTER.decide(head("POST", EXPORT, "Cookie: a=b")) == PassThrough(EXPORT.encode())
+    answer = ROUTER.decide(
         head("POST", EXPORT + "?async=no&x", "Cookie: a=b", "Prefer: respond-async")
     )
     assert answer == PassThrough(EXPORT.encode() + b"?x")
 
 
-def test_a_switch_that_is_not_understood_is_refused() -> None:
-    """§1: 400, whatever else."""
-    assert isinstance(DOOR.decide(head("POST", EXPORT + "?async=perhaps")), BadSwitch)
+def test_an_invalid_async_parameter_is_rejected() -> None:
+    """§1: 400, whatever else the request says."""
+    assert isinstance(ROUTER.decide(head("POST", EXPORT + "?async=perhaps")), BadSwitch)
 
 
-def test_only_posts_of_exports_are_looked_at() -> None:
-    """§1: every other request passes as it is."""
+def test_only_export_posts_are_inspected() -> None:
+    """§1: every other request passes through unchanged."""
     for method, target in (("GET", EXPORT + "?async=1"), ("POST", "/v8/token?async=perhaps")):
-        assert DOOR.decide(head(method, target, "Cookie: a=b")) == PassThrough(target.encode())
+        assert ROUTER.decide(head(method, target, "Cookie: a=b")) == PassThrough(target.encode())
 
 
-def test_without_credentials_the_upstream_says_401() -> None:
-    """§3.2; but §3.1 first: an announced body that is too large is the gateway's to refuse."""
-    assert DOOR.decide(head("POST", EXPORT + "?async")) == PassThrough(EXPORT.encode())
-    assert DOOR.decide(head("POST", EXPORT + "?async", "Content-Length: 1000")) == PassThrough(
+def test_a_kickoff_without_credentials_passes_through() -> None:
+    """§3.2: VB365 answers 401. §3.1 comes first: the proxy rejects an announced body that is too
+    large.
+    """
+    assert ROUTER.decide(head("POST", EXPORT + "?async")) == PassThrough(EXPORT.encode())
+    assert ROUTER.decide(head("POST", EXPORT + "?async", "Content-Length: 1000")) == PassThrough(
         EXPORT.encode()
     )
-    assert isinstance(DOOR.decide(head("POST", EXPORT + "?async", "Content-Length: 1001")), Kickoff)
+    assert isinstance(
+        ROUTER.decide(head("POST", EXPORT + "?async", "Content-Length: 1001")), Kickoff
+    )
 
 
-def test_reports_are_exports_if_wanted() -> None:
+def test_reports_are_exports_if_enabled() -> None:
     """§1 `exports.reports`."""
     report = head("POST", "/v8/Reports/GenerateX?async", "Cookie: a=b")
     assert isinstance(PREFIXED.decide(report), Kickoff)
-    assert DOOR.decide(report) == PassThrough(b"/v8/Reports/GenerateX?async")
+    assert ROUTER.decide(report) == PassThrough(b"/v8/Reports/GenerateX?async")
