@@ -74,6 +74,42 @@ def test_a_caller_has_at_most_its_share_of_the_slots() -> None:
     assert slots.next() == "a3"
 
 
+def test_jobs_with_a_hash_in_common_are_of_one_caller() -> None:
+    """§2, §3.6: a caller's identity may be unknown for one job and known for the next, in either
+    order: that makes it no second queue.
+    """
+    slots: Slots[str] = Slots(total=1)
+    slots.wait("unknown", "credential")
+    slots.wait("known", "identity", "credential")
+    slots.wait("another", "b")
+    assert drained(slots) == "unknown another known"
+    slots.wait("refreshed", "identity", "credential 2")
+    slots.wait("unknown again", "credential")
+    slots.wait("c", "c")
+    assert drained(slots) == "c refreshed unknown again"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(("credential",), ("identity", "credential")), (("identity", "credential"), ("credential",))],
+)
+def test_a_caller_has_one_share_under_all_its_hashes(
+    first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    """§3.5, §3.6: in running jobs and in slots that cancelled ones hold."""
+    slots: Slots[str] = Slots(total=3, per_caller=1)
+    slots.wait("first", *first)
+    assert slots.next() == "first"
+    slots.wait("second", *second)
+    assert slots.next() is None
+    slots.leave("first", hold_until=5)
+    assert (slots.next(), slots.held(*second)) == (None, 1)
+    slots.expire(5)
+    assert slots.next() == "second"
+    slots.leave("second")
+    assert not slots._taken
+
+
 def test_a_job_leaves_the_queue_at_once() -> None:
     slots: Slots[str] = Slots(total=1)
     for ticket in ("a1", "a2", "a3", "b1"):
@@ -114,8 +150,8 @@ def test_only_a_running_job_can_hold_a_slot() -> None:
 
 def test_more_may_be_held_after_a_restart_than_there_are_slots() -> None:
     slots: Slots[str] = Slots(total=1)
-    slots.hold("a", 5)
-    slots.hold("b", 6)
+    slots.hold(5, "a")
+    slots.hold(6, "b")
     slots.wait("c1", "c")
     slots.expire(5)
     assert (slots.free, slots.next()) == (0, None)
@@ -133,4 +169,4 @@ def test_what_is_remembered_of_callers_is_bounded() -> None:
         slots.expire(number)
     assert len(slots._started) == 10_000
     assert not slots._taken
-    assert not slots._queues
+    assert not slots._waiting

@@ -2,8 +2,9 @@
 no task.
 
 Callers take turns: a free slot goes to the waiting caller whose last start is longest ago, and
-within a caller to the job that waits longest. A job is known by a ticket of the user's choice (any
-hashable, here `Run`).
+within a caller to the job that waits longest. A caller is known by one or more hashes
+(`Job.owners`): jobs that have one in common are of the same caller, also if its identity was known
+for one of them only. A job is known by a ticket of the user's choice (any hashable, here `Run`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Generic, TypeVar
 
 _Ticket = TypeVar("_Ticket")
 
-#: Callers whose last start is remembered. Those that started longest ago are forgotten first, and
-#: then count as callers that never started anything: their place in the order is the same.
+#: Hashes whose last start is remembered. Those of the longest ago are forgotten first, and then
+#: count as callers that never started anything: their place in the order is the same.
 _REMEMBERED = 10_000
 
 
@@ -24,10 +25,10 @@ class Slots(Generic[_Ticket]):
     def __init__(self, *, total: int, per_caller: int = 0) -> None:
         self._total = total
         self._per_caller = per_caller
-        self._running: dict[_Ticket, str] = {}
-        self._waiting: dict[_Ticket, str] = {}
-        self._queues: dict[str, dict[_Ticket, int]] = {}
-        self._held: list[tuple[float, str]] = []
+        self._running: dict[_Ticket, tuple[str, ...]] = {}
+        #: In the order of arrival.
+        self._waiting: dict[_Ticket, tuple[str, ...]] = {}
+        self._held: list[tuple[float, tuple[str, ...]]] = []
         self._taken: Counter[str] = Counter()
         self._started: OrderedDict[str, int] = OrderedDict()
         self._count = 0
@@ -50,14 +51,12 @@ class Slots(Generic[_Ticket]):
         return max(0, self._total - len(self._running) - len(self._held))
 
     def held(self, *owners: str) -> int:
-        """Slots that cancelled jobs of the owners still hold."""
-        return sum(holder in owners for _, holder in self._held)
+        """Slots that cancelled jobs of the caller still hold."""
+        return sum(not set(owners).isdisjoint(holder) for _, holder in self._held)
 
-    def wait(self, ticket: _Ticket, owner: str) -> None:
-        """Put the owner's job at the end of the owner's queue."""
-        self._count += 1
-        self._waiting[ticket] = owner
-        self._queues.setdefault(owner, {})[ticket] = self._count
+    def wait(self, ticket: _Ticket, *owners: str) -> None:
+        """Put the caller's job at the end of its queue."""
+        self._waiting[ticket] = owners
 
     def next(self) -> _Ticket | None:
         """Give a free slot to the job whose turn it is; None without a free slot or a job that may
@@ -65,30 +64,29 @@ class Slots(Generic[_Ticket]):
         """
         if not self.free:
             return None
-        callers = [
-            owner
-            for owner in self._queues
-            if not self._per_caller or self._taken[owner] < self._per_caller
-        ]
-        if not callers:
+        eligible = [ticket for ticket, owners in self._waiting.items() if self._may_start(owners)]
+        if not eligible:
             return None
-        owner = min(
-            callers,
-            key=lambda each: (self._started.get(each, 0), next(iter(self._queues[each].values()))),
-        )
-        ticket = next(iter(self._queues[owner]))
-        self._leave_queue(ticket)
-        self._running[ticket] = owner
-        self._taken[owner] += 1
-        self.started(owner)
+        ticket = min(eligible, key=self._last_start)  # of several the first, which waits longest
+        owners = self._waiting.pop(ticket)
+        self._running[ticket] = owners
+        self._taken.update(owners)
+        self.started(*owners)
         return ticket
 
-    def started(self, owner: str) -> None:
-        """Note that the owner had the last turn."""
+    def _may_start(self, owners: tuple[str, ...]) -> bool:
+        return not self._per_caller or all(self._taken[each] < self._per_caller for each in owners)
+
+    def _last_start(self, ticket: _Ticket) -> int:
+        return max(self._started.get(each, 0) for each in self._waiting[ticket])
+
+    def started(self, *owners: str) -> None:
+        """Note that the caller had the last turn."""
         self._count += 1
-        self._started[owner] = self._count
-        self._started.move_to_end(owner)
-        if len(self._started) > _REMEMBERED:
+        for each in owners:
+            self._started[each] = self._count
+            self._started.move_to_end(each)
+        while len(self._started) > _REMEMBERED:
             self._started.popitem(last=False)
 
     def leave(self, ticket: _Ticket, *, hold_until: float | None = None) -> None:
@@ -97,19 +95,18 @@ class Slots(Generic[_Ticket]):
         `hold_until`: the slot stays taken until then, because VB365 may go on with the work
         (CONTRACT §3.5).
         """
-        if ticket in self._waiting:
-            self._leave_queue(ticket)
-        owner = self._running.pop(ticket, None)
-        if owner is None:
+        self._waiting.pop(ticket, None)
+        owners = self._running.pop(ticket, None)
+        if owners is None:
             return
-        self._release(owner)
+        self._release(owners)
         if hold_until is not None:
-            self.hold(owner, hold_until)
+            self.hold(hold_until, *owners)
 
-    def hold(self, owner: str, until: float) -> None:
-        """Count one more slot as the owner's until the moment `until`."""
-        self._held.append((until, owner))
-        self._taken[owner] += 1
+    def hold(self, until: float, *owners: str) -> None:
+        """Count one more slot as the caller's until the moment `until`."""
+        self._held.append((until, owners))
+        self._taken.update(owners)
 
     def expire(self, now: float) -> None:
         """End the holds whose time is over."""
@@ -120,16 +117,9 @@ class Slots(Generic[_Ticket]):
     def clear(self) -> None:
         """Empty the queue."""
         self._waiting.clear()
-        self._queues.clear()
 
-    def _leave_queue(self, ticket: _Ticket) -> None:
-        owner = self._waiting.pop(ticket)
-        queue = self._queues[owner]
-        del queue[ticket]
-        if not queue:
-            del self._queues[owner]
-
-    def _release(self, owner: str) -> None:
-        self._taken[owner] -= 1
-        if not self._taken[owner]:
-            del self._taken[owner]
+    def _release(self, owners: tuple[str, ...]) -> None:
+        for each in owners:
+            self._taken[each] -= 1
+            if not self._taken[each]:
+                del self._taken[each]

@@ -126,12 +126,12 @@ class Runner:
         """
         for job in sorted(jobs, key=lambda job: job.started or 0):
             if job.started is not None:
-                self._slots.started(job.owner)
+                self._slots.started(*job.owners)
             if (
                 job.abandoned is not None
                 and (until := job.abandoned + self._limits.cancel_hold) > self._now()
             ):
-                self._slots.hold(job.owner, until)
+                self._slots.hold(until, *job.owners)
 
     async def stop(self) -> None:
         """Let go of every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
@@ -161,7 +161,7 @@ class Runner:
                 self._spawn(self._adopt(run, job))
                 raise
             if stored.id == job.id:
-                self._enqueue(run, job.owner)
+                self._enqueue(run, job)
             return stored
 
         return await self._undivided(persist())
@@ -175,7 +175,7 @@ class Runner:
             and not self._stopping
         ):
             run.go_on()
-            self._enqueue(run, job.owner)
+            self._enqueue(run, job)
 
     async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
         """A caller that is cancelled does not part a change on record from what must follow it."""
@@ -251,11 +251,11 @@ class Runner:
             raise
         else:
             log.info("job resumed", job=job.id)
-            self._enqueue(run, job.owner)
+            self._enqueue(run, job)
 
-    def _enqueue(self, run: Run, owner: str) -> None:
+    def _enqueue(self, run: Run, job: Job) -> None:
         self._runs[run.id] = run
-        self._slots.wait(run, owner)
+        self._slots.wait(run, *job.owners)
         self._fill_slots()
         run.waited = run.task is None
 

@@ -350,7 +350,7 @@ async def test_a_cancel_before_its_transfer_took_a_step_gives_the_slot_back(worl
     job = world.job()
     await world.jobs.add(job, b"{}")
     await Record(world.jobs, job, time.time).advance(CancelRequested())
-    world.runner._enqueue(Run(job.id, world.fields()), job.owner)
+    world.runner._enqueue(Run(job.id, world.fields()), job)
     assert world.runner.running == 1
     await world.runner.wake(job.id)
     assert (await world.finished(job.id)).status is Status.CANCELLED
