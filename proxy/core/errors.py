@@ -35,9 +35,9 @@ KINDS: dict[str, Kind] = {
         Kind("request-too-large", 413, "The request body is too large"),
         Kind("range-not-satisfiable", 416, "No requested range can be served"),
         Kind("idempotency-key-reused", 422, "The Idempotency-Key was used for another export"),
-        Kind("quota-exceeded", 429, "Too many running exports"),
+        Kind("quota-exceeded", 429, "The caller has too many exports"),
         Kind("upstream-unreachable", 502, "Veeam Backup for Microsoft 365 did not answer"),
-        Kind("capacity-exhausted", 503, "No capacity for another export"),
+        Kind("capacity-exhausted", 503, "The proxy has no capacity for this now"),
         Kind("store-unavailable", 503, "The job store is not available"),
         Kind("upstream-timeout", 504, "Veeam Backup for Microsoft 365 took too long"),
     )

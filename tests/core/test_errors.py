@@ -208,3 +208,11 @@ def test_the_body_is_always_a_json_object(detail: str, path: str, accept: str | 
     document = json.loads(body)
     assert (document["detail"], document["instance"]) == (detail, path)
     assert all("\r" not in value and "\n" not in value for _, value in headers)
+
+
+def test_the_titles_are_true_wherever_their_types_are_used() -> None:
+    """`capacity-exhausted` also refuses connections and pass-through, `quota-exceeded` ended jobs
+    on record.
+    """
+    assert "export" not in KINDS["capacity-exhausted"].title
+    assert "running" not in KINDS["quota-exceeded"].title
