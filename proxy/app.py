@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from proxy import __version__, logs
+from proxy.admin import listener
 from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
@@ -165,18 +166,20 @@ class Running:
         self._closing.push_async_callback(end)
 
     async def _listen_admin(self, admin: Admin) -> None:
-        runner = web.AppRunner(admin.application(), access_log=None)
+        runner = web.AppRunner(
+            admin.application(), access_log=None, keepalive_timeout=listener.REQUEST_TIMEOUT
+        )
         await runner.setup()
         self._closing.push_async_callback(runner.cleanup)
         address = self.settings.admin.address
-        site = web.TCPSite(runner, address.host, address.port)
         try:
-            await site.start()
+            listening = await listener.listen(runner, address.host, address.port)
         except OSError as why:
             raise StartFailed(
                 f"admin.address {address}: {why}. Choose another with --admin."
             ) from why
-        self.admin_url = _url("http", runner.addresses[0])
+        self._closing.callback(listening.close)
+        self.admin_url = _url("http", listening.sockets[0].getsockname())
 
     async def _listen(self, door: Server) -> None:
         listen = self.settings.listen

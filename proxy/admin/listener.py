@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
@@ -12,6 +13,10 @@ from proxy.admin.guard import TokenGuard, is_served
 Checks = Callable[[], Awaitable[dict[str, str | None]]]
 _OPEN = ("/healthz", "/readyz")
 _FIELDS = {"Cache-Control": "no-store"}
+#: Open connections; one that comes when there are as many is closed at once.
+MAX_CONNECTIONS = 256
+#: Seconds within which each request of a connection arrives, counted from the last response.
+REQUEST_TIMEOUT = 10.0
 
 
 class Admin:
@@ -79,6 +84,25 @@ class Admin:
         return web.json_response(
             {"ready": ready, "checks": checks}, status=200 if ready else 503, headers=_FIELDS
         )
+
+
+async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+    """Serve the application of the runner, which is set up. Raises OSError."""
+    server = runner.server
+    assert server is not None  # noqa: S101  # set up
+
+    def accept() -> asyncio.Protocol:
+        return server() if len(server.connections) < MAX_CONNECTIONS else _Refused()
+
+    return await asyncio.get_running_loop().create_server(accept, host, port)
+
+
+class _Refused(asyncio.Protocol):
+    """A connection that is closed at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        transport.close()
 
 
 def _refusal(status: int, text: str, fields: dict[str, str] | None = None) -> web.Response:

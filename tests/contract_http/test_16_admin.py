@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -293,3 +295,63 @@ def test_wrong_tokens_count_by_address_and_what_is_counted_is_bounded() -> None:
     for number in range(5000):
         guard.accepts("Bearer x", f"10.0.{number // 256}.{number % 256}")
     assert len(guard._wrong) == 1000
+
+
+# Slow clients
+
+
+async def test_a_connection_without_a_request_is_closed_in_time(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent, with a head that drips, or idle behind a response; others are served meanwhile."""
+    monkeypatch.setattr("proxy.admin.listener.REQUEST_TIMEOUT", 0.5)
+    stage = await make_stage()
+    admin = urlsplit(stage.running.admin_url)
+    starts = (
+        b"",
+        b"GET /healthz HTTP/1.1\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    )
+    clients = [await asyncio.open_connection(admin.hostname, admin.port) for _ in starts]
+    for (_, writer), start in zip(clients, starts, strict=True):
+        writer.write(start)
+
+    async def drip() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            clients[1][1].write(b"X: y\r\n")
+
+    dripping = asyncio.create_task(drip())
+    assert (await ask(stage.running.admin_url, "GET", "/healthz")).status == 200
+    async with asyncio.timeout(10):
+        for reader, writer in clients:
+            await reader.read()
+            writer.close()
+    dripping.cancel()
+
+
+async def test_connections_of_the_admin_listener_are_bounded(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.admin.listener.MAX_CONNECTIONS", 3)
+    stage = await make_stage()
+    admin = urlsplit(stage.running.admin_url)
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    clients = []
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(admin.hostname, admin.port)
+        clients.append(writer)
+        writer.write(request)
+        assert b"200 OK" in await asyncio.wait_for(reader.readline(), 10)
+    reader, writer = await asyncio.open_connection(admin.hostname, admin.port)
+    clients.append(writer)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    for writer in clients:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                if (await ask(stage.running.admin_url, "GET", "/healthz")).status == 200:
+                    break
