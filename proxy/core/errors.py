@@ -1,15 +1,19 @@
-"""Every error the proxy answers, as one table, and how it looks on the wire (CONTRACT §11)."""
+"""Every error that the proxy answers: one table, its JSON, its bytes (CONTRACT §11)."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from proxy.core.http.heads import Head
+from proxy.core.http.outbound import CLOSE
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One row of the table: problem type name, HTTP status, title."""
+    """A row of the table: the name of the problem type, the HTTP status and the title."""
 
     name: str
     status: int
@@ -20,30 +24,33 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("bad-request", 400, "The request is malformed"),
-        Kind("invalid-async-parameter", 400, "The async parameter is not understood"),
-        Kind("idempotency-key-invalid", 400, "The Idempotency-Key is malformed"),
-        Kind("unauthorized", 401, "Credentials are missing or not accepted"),
-        Kind("job-not-found", 404, "There is no such export job"),
+        Kind("invalid-async-parameter", 400, "The async parameter is invalid"),
+        Kind("idempotency-key-invalid", 400, "The Idempotency-Key is invalid"),
+        Kind("unauthorized", 401, "Credentials are missing or were not accepted"),
+        Kind("job-not-found", 404, "The export job does not exist"),
         Kind("job-deleted", 404, "The export job was deleted"),
-        Kind("method-not-allowed", 405, "The method is not allowed here"),
+        Kind("method-not-allowed", 405, "The method is not allowed"),
         Kind("result-not-ready", 409, "The export is not ready yet"),
         Kind("export-failed", 409, "The export failed"),
         Kind("export-cancelled", 409, "The export was cancelled"),
         Kind("result-expired", 410, "The exported file has expired"),
         Kind("result-deleted", 410, "The exported file was deleted"),
-        Kind("precondition-failed", 412, "A precondition does not hold"),
+        Kind("precondition-failed", 412, "A precondition failed"),
         Kind("request-too-large", 413, "The request body is too large"),
-        Kind("range-not-satisfiable", 416, "No requested range can be served"),
+        Kind("range-not-satisfiable", 416, "The range is not satisfiable"),
         Kind("idempotency-key-reused", 422, "The Idempotency-Key was used for another export"),
         Kind("quota-exceeded", 429, "The caller has too many exports"),
-        Kind("upstream-unreachable", 502, "Veeam Backup for Microsoft 365 did not answer"),
+        Kind("upstream-unreachable", 502, "Veeam Backup for Microsoft 365 is unreachable"),
         Kind("capacity-exhausted", 503, "The proxy has no capacity for this now"),
         Kind("store-unavailable", 503, "The job store is not available"),
-        Kind("upstream-timeout", 504, "Veeam Backup for Microsoft 365 took too long"),
+        Kind("upstream-timeout", 504, "Veeam Backup for Microsoft 365 did not respond in time"),
     )
 }
 
-#: CONTRACT §11: values of the v8 `errorCode` enum by status; every other status is HttpError.
+#: A failure of the proxy itself. It has no problem type of its own (RFC 9457 §4.2.1).
+_INTERNAL = Kind("about:blank", 500, "Internal Server Error")
+
+#: CONTRACT §11: `errorCode` of v8 by status; HttpError for any other status.
 _ERROR_CODES = {
     400: "ParameterValidationFailure",
     401: "ResourceAccessDenied",
@@ -57,12 +64,16 @@ _ERROR_CODES = {
 }
 
 
+#: The beginning of a malformed request whose path may be shown.
+_PLAIN_TARGET = re.compile(rb"\S+ (/[!-~]*) HTTP")
+
+
 @dataclass(eq=False, slots=True)
 class Problem(Exception):
-    """An error to answer. `name` is a key of `KINDS`; `detail` says what is wrong and how to mend
-    it.
+    """An error to answer. `name` is a key of `KINDS`; `detail` says what is wrong and what to do.
 
-    `retry_after` is in whole seconds; `headers` go out as they are; `status` overrides the table's.
+    `retry_after` is in whole seconds; `headers` are further header fields; `status` overrides that
+    of the table.
     """
 
     name: str
@@ -86,11 +97,11 @@ def _has_error_code(path: str, api: str | None) -> bool:
 def render(
     problem: Problem, path: str, accept: str | None, *, api: str | None = None
 ) -> tuple[list[tuple[str, str]], bytes]:
-    """The problem's header fields and body for the raw request `path` and the request's Accept
-    value (CONTRACT §11).
+    """The header fields and the body for a request with this raw path and Accept value (CONTRACT
+    §11).
 
-    `errorCode` stands on v8+ paths only; `api` is the version segment of a path that begins with a
-    prefix. `Accept: application/json` alone gets the body as that type.
+    `errorCode` is included for v8 and later: by `api`, the version segment of the request, or, if
+    it is None, by the beginning of the path. `Accept: application/json` alone selects that type.
     """
     document: dict[str, object] = {
         "type": f"urn:vb365-async:problem:{problem.name}",
@@ -116,3 +127,47 @@ def render(
     if problem.retry_after is not None:
         headers.append(("Retry-After", str(problem.retry_after)))
     return headers, json.dumps(document).encode()
+
+
+def problem_bytes(problem: Problem, head: Head | None, *, keep: bool, begun: bytes = b"") -> bytes:
+    """The whole response to the request with this head, or, without one, to a malformed request
+    that begins with the bytes `begun`. Unless `keep`, it says that the connection closes.
+    """
+    accept = head.get_all(b"accept") if head else []
+    fields, content = render(
+        problem, _path(head, begun), accept[0].decode("latin-1") if accept else None
+    )
+    lines = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in fields])
+    status = b"HTTP/1.1 %d %b\r\n" % (problem.status, HTTPStatus(problem.status).phrase.encode())
+    length = b"Content-Length: %d\r\n%b\r\n" % (len(content), b"" if keep else CLOSE)
+    return status + lines + length + (b"" if head and head.method == b"HEAD" else content)
+
+
+def _path(head: Head | None, begun: bytes) -> str:
+    """The path to show. That of a malformed request is shown only if it is plain ASCII."""
+    if head is not None:
+        target = head.target
+    else:
+        match = _PLAIN_TARGET.match(begun)
+        target = match[1] if match else b"/"
+    return target.partition(b"?")[0].decode("latin-1")
+
+
+def internal_error() -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, header fields and body for a failure of the proxy itself. Nothing of the failure is
+    disclosed.
+    """
+    detail = "The proxy failed to answer. Its log says why."
+    document = {
+        "type": _INTERNAL.name,
+        "title": _INTERNAL.title,
+        "status": _INTERNAL.status,
+        "detail": detail,
+        "message": detail,
+    }
+    headers = [
+        ("X-VB365-Async", "proxy"),
+        ("Cache-Control", "no-store"),
+        ("Content-Type", "application/problem+json; charset=utf-8"),
+    ]
+    return _INTERNAL.status, headers, json.dumps(document).encode()

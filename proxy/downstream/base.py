@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from proxy.core.errors import Problem
+from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.heads import Head
-from proxy.core.refusals import problem_bytes
 from proxy.core.routing import Decision
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder

@@ -18,10 +18,9 @@ it, since its time runs.
 
 from __future__ import annotations
 
-from proxy.core.errors import Problem
+from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
-from proxy.core.refusals import problem_bytes
 from proxy.core.routing import PassThrough
 from proxy.downstream.base import BaseConnection, ConnectionOwner
 from proxy.downstream.bridge import Bridge

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
+from multidict import CIMultiDict
 
+from proxy.core.errors import internal_error
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
 from proxy.downstream.base import BaseConnection, Counters
@@ -175,16 +177,5 @@ def _short(request: web.BaseRequest, response: web.StreamResponse) -> bool:
 
 
 def _failed() -> web.Response:
-    """CONTRACT §11: always a non-empty JSON object. Nothing of the fault is told."""
-    text = "The proxy failed to answer. Its log says why."
-    document = {
-        "type": "about:blank",
-        "title": "Internal Server Error",
-        "status": 500,
-        "detail": text,
-        "message": text,
-    }
-    headers = {"X-VB365-Async": "proxy", "Cache-Control": "no-store"}
-    return web.json_response(
-        document, status=500, headers=headers, content_type="application/problem+json"
-    )
+    status, headers, content = internal_error()
+    return web.Response(status=status, headers=CIMultiDict(headers), body=content)

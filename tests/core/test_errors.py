@@ -1,4 +1,4 @@
-"""CONTRACT §11: errors, valid for VB365's own clients of v6, v7 and v8."""
+"""Errors, readable for VB365's own clients of v6, v7 and v8 (CONTRACT §11)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.errors import KINDS, Problem, render
+from proxy.core.errors import KINDS, Problem, internal_error, problem_bytes, render
+from proxy.core.http.heads import parse_request
 
 #: The `errorCode` enums of RESTExceptionInfo; v6 has no such member.
 ERROR_CODES = {
@@ -43,7 +44,7 @@ def _headers(problem: Problem, accept: str | None = None) -> dict[str, str]:
     return dict(headers)
 
 
-def test_the_table_holds_the_contracts_types() -> None:
+def test_the_table_holds_the_types_of_the_contract() -> None:
     """§11 Types, with the statuses of §3 to §9 and §11."""
     assert {name: kind.status for name, kind in KINDS.items()} == {
         "invalid-async-parameter": 400,
@@ -74,7 +75,7 @@ def test_the_table_holds_the_contracts_types() -> None:
 @pytest.mark.parametrize("version", ERROR_CODES)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_error_is_a_valid_exception_info_of_each_version(name: str, version: str) -> None:
-    """§11: VB365's own error shape, so that existing handlers keep working."""
+    """§11: the shape of VB365's own errors, so that existing handlers keep working."""
     document = _document(Problem(name, "what is wrong"), f"/{version}/_async/exports/1")
     assert isinstance(document["message"], str)
     assert document["message"]
@@ -121,7 +122,7 @@ def test_every_error_is_a_problem_document(name: str) -> None:
     ],
 )
 def test_the_error_code_follows_the_status(status: int, code: str) -> None:
-    """§11, a value of the v8 enum, never null; a status that overrides the table's counts."""
+    """§11: a value of the v8 enum, never null; an overriding status counts."""
     problem = Problem("bad-request", "x", status=status)
     document = _document(problem)
     assert (document["errorCode"], document["status"], problem.status) == (code, status, status)
@@ -147,7 +148,7 @@ def test_the_error_code_follows_the_status(status: int, code: str) -> None:
         ("", False),
     ],
 )
-def test_the_error_code_stands_on_v8_paths_and_later_only(path: str, has: bool) -> None:
+def test_the_error_code_is_included_for_v8_and_later_only(path: str, has: bool) -> None:
     """§11: `errorCode` on v8+ paths only."""
     assert ("errorCode" in _document(Problem("bad-request", "x"), path)) == has
 
@@ -165,14 +166,14 @@ def test_the_error_code_stands_on_v8_paths_and_later_only(path: str, has: bool) 
         (" Application/JSON ; charset=utf-8", "application/json"),
     ],
 )
-def test_accept_json_alone_gets_json(accept: str | None, media_type: str) -> None:
+def test_accept_json_alone_selects_json(accept: str | None, media_type: str) -> None:
     """§11: `Accept: application/json` alone gets the same body as application/json."""
     problem = Problem("bad-request", "x")
     assert _headers(problem, accept)["Content-Type"] == media_type
     assert _document(problem, accept=accept) == _document(problem)
 
 
-def test_the_header_fields_mark_the_proxys_own_errors() -> None:
+def test_the_header_fields_mark_errors_of_the_proxy() -> None:
     """§11 `X-VB365-Async: proxy`; §4 `Cache-Control: no-store` on every answer of our own."""
     assert _headers(Problem("bad-request", "x")) == {
         "Content-Type": "application/problem+json",
@@ -181,7 +182,7 @@ def test_the_header_fields_mark_the_proxys_own_errors() -> None:
     }
 
 
-def test_retry_after_and_other_fields_go_out() -> None:
+def test_retry_after_and_further_fields_are_sent() -> None:
     """§3 step 5, §4, §6: `Retry-After`, `Allow`, `Content-Range: bytes */size`."""
     assert _headers(Problem("quota-exceeded", "x", retry_after=30))["Retry-After"] == "30"
     assert _headers(Problem("quota-exceeded", "x", retry_after=0))["Retry-After"] == "0"
@@ -190,19 +191,19 @@ def test_retry_after_and_other_fields_go_out() -> None:
     )
 
 
-def test_a_problem_is_an_exception_that_says_what_it_is() -> None:
+def test_a_problem_is_an_exception_with_a_message() -> None:
     with pytest.raises(Problem, match="409 result-not-ready: wait"):
         raise Problem("result-not-ready", "wait")
 
 
-def test_an_unknown_problem_is_a_mistake_of_ours() -> None:
+def test_an_unknown_problem_name_is_rejected() -> None:
     with pytest.raises(KeyError):
         Problem("no-such-problem", "x")
 
 
 @given(st.text(), st.text(), st.none() | st.text())
 def test_the_body_is_always_a_json_object(detail: str, path: str, accept: str | None) -> None:
-    """§11: always a non-empty JSON object, in ASCII, whatever it quotes."""
+    """§11: a non-empty JSON object in ASCII, whatever it quotes."""
     headers, body = render(Problem("bad-request", detail), path, accept)
     assert body.isascii()
     document = json.loads(body)
@@ -216,3 +217,60 @@ def test_the_titles_are_true_wherever_their_types_are_used() -> None:
     """
     assert "export" not in KINDS["capacity-exhausted"].title
     assert "running" not in KINDS["quota-exceeded"].title
+
+
+PROBLEM = Problem("upstream-unreachable", "down", retry_after=3)
+
+
+def request(method: bytes = b"GET", accept: bytes = b"*/*") -> bytes:
+    return method + b" /v8/x?secret HTTP/1.1\r\nHost: h\r\nAccept: " + accept + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_11_a_problem_is_a_whole_response(keep: bool) -> None:
+    head, _, body = problem_bytes(PROBLEM, parse_request(request()), keep=keep).partition(
+        b"\r\n\r\n"
+    )
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 502 Bad Gateway"
+    assert {b"X-VB365-Async: proxy", b"Retry-After: 3", b"Content-Length: %d" % len(body)} < set(
+        lines
+    )
+    assert (b"Connection: close" in lines) is not keep
+    assert json.loads(body)["instance"] == "/v8/x"
+
+
+def test_11_accept_and_head_are_respected() -> None:
+    answer = problem_bytes(PROBLEM, parse_request(request(b"HEAD", b"application/json")), keep=True)
+    assert b"\r\nContent-Type: application/json\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("begun", "path"),
+    [
+        (b"GET /v7/x?s HTTP/1.1\r\nHo", "/v7/x"),
+        (b"GET /a\x01 HTTP/1.1", "/"),
+        (b"", "/"),
+        (b"GET /\xff HTTP", "/"),
+    ],
+)
+def test_11_only_a_plain_path_of_a_malformed_request_is_shown(begun: bytes, path: str) -> None:
+    answer = problem_bytes(Problem("bad-request", "no"), None, keep=False, begun=begun)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["instance"] == path
+
+
+def test_11_a_failure_of_the_proxy_discloses_nothing() -> None:
+    """The bytes of version 0.1.0: `about:blank`, no `instance`, no `errorCode`."""
+    status, headers, content = internal_error()
+    assert status == 500
+    assert headers == [
+        ("X-VB365-Async", "proxy"),
+        ("Cache-Control", "no-store"),
+        ("Content-Type", "application/problem+json; charset=utf-8"),
+    ]
+    assert content == (
+        b'{"type": "about:blank", "title": "Internal Server Error", "status": 500, '
+        b'"detail": "The proxy failed to answer. Its log says why.", '
+        b'"message": "The proxy failed to answer. Its log says why."}'
+    )

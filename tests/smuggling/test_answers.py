@@ -9,9 +9,8 @@ import json
 
 import pytest
 
-from proxy.core.errors import Problem
+from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.heads import parse_request
-from proxy.core.refusals import problem_bytes
 from tests.http.wire import LIMIT, Origin, Peer, proxy_to
 from tests.smuggling.answers import ANSWERS, BAD, Answer
 from tests.transparency.reference import read_answer, read_request
