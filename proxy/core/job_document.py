@@ -1,6 +1,4 @@
-"""A job as its status monitor shows it: the document, Retry-After, X-Progress and links (CONTRACT
-§3, §4, §5).
-"""
+"""A job as its status resource shows it: the document and the header fields (CONTRACT §3, §4, §5)."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ def etag(job: Job) -> str:
 
 
 def percent(job: Job) -> int | None:
-    """Whole percent of the announced bytes, None when their number is unknown."""
+    """Percentage of the announced bytes, rounded down. None if their number is unknown."""
     total = _total(job)
     if total is None:
         return None
@@ -35,7 +33,7 @@ def percent(job: Job) -> int | None:
 
 
 def seconds_remaining(job: Job) -> int | None:
-    """The transfer's estimated rest, in whole seconds; None when it cannot be told."""
+    """Estimated seconds until the transfer ends, rounded up. None if there is no estimate."""
     total = _total(job)
     if total is None or not job.rate or job.phase is not Phase.TRANSFERRING:
         return None
@@ -43,7 +41,7 @@ def seconds_remaining(job: Job) -> int | None:
 
 
 def retry_after(job: Job, now: float) -> int:
-    """Whole seconds until the next poll pays (CONTRACT §4)."""
+    """Whole seconds to wait before the next poll (CONTRACT §4)."""
     match job.phase:
         case Phase.QUEUED:
             return 10
@@ -59,14 +57,16 @@ def retry_after(job: Job, now: float) -> int:
 
 
 def x_progress(job: Job) -> str:
-    """The phase and, when known, the percent: below 100 characters (CONTRACT §4)."""
+    """The phase and the percentage if it is known, in less than 100 characters (CONTRACT §4)."""
     known = percent(job)
     transferring = job.phase in (Phase.TRANSFERRING, Phase.FINALIZING)
     return f"{job.phase} {known}%" if transferring and known is not None else str(job.phase)
 
 
 def async_result(job: Job) -> int:
-    """U's status code, or one made up: 499 cancelled, 504 timed out, 502 broken (CONTRACT §4)."""
+    """The status code of VB365; without one 499 (cancelled), 504 (timed out) or 502 (any other
+    error) (CONTRACT §4).
+    """
     if job.status is Status.CANCELLED:
         return 499
     if job.error is None:
@@ -77,7 +77,7 @@ def async_result(job: Job) -> int:
 
 
 def headers(job: Job, links: Links, retention: Retention, now: float) -> list[tuple[str, str]]:
-    """The status answer's header fields, Content-Type aside (CONTRACT §4)."""
+    """The header fields of a status response, without Content-Type (CONTRACT §4)."""
     fields = [("ETag", etag(job)), ("Cache-Control", "no-store")]
     if not job.terminal:
         fields += [
@@ -94,8 +94,9 @@ def headers(job: Job, links: Links, retention: Retention, now: float) -> list[tu
 
 
 def accepted(job: Job, links: Links, applied: str | None, now: float) -> list[tuple[str, str]]:
-    """The header fields of the kick-off's 202, Content-Type aside (CONTRACT §3); `applied` as in
-    `applied()`.
+    """The header fields of the 202 response to a kick-off, without Content-Type (CONTRACT §3).
+
+    `applied` is the value of Preference-Applied, if any.
     """
     fields = [
         ("Location", links.status),
@@ -129,7 +130,7 @@ def document(job: Job, links: Links) -> dict[str, Any]:
         "message": _message(job),
         "order": 0,
         "creationTime": _time(job.created),
-        # required and not nullable in VB365's schemas: a job that waits shows when it was accepted
+        # required and not nullable in VB365's schemas: a queued job shows when it was accepted
         "startTime": _time(job.created if job.started is None else job.started),
         "endTime": None if job.ended is None else _time(job.ended),
         "lastUpdateTime": _time(job.updated),
@@ -157,12 +158,12 @@ def document(job: Job, links: Links) -> dict[str, Any]:
 
 
 def _path(target: str) -> str:
-    """The target's path; of an ended job its beginning and a digest if it was long."""
+    """The path of the target. A long one of an ended job is its beginning and a digest."""
     return split_target(target.encode("utf-8"))[0].decode("utf-8")
 
 
 def body(job: Job, links: Links) -> bytes:
-    """The job document as it goes over the wire."""
+    """The job document as JSON."""
     return json.dumps(document(job, links)).encode()
 
 
@@ -188,7 +189,9 @@ def _result(job: Job, links: Links) -> dict[str, Any] | None:
 
 
 def file_etag(job: Job) -> str:
-    """The strong validator of the file: its digest, so the same on every replica (CONTRACT §6)."""
+    """The strong validator of the file: its digest, which is the same on all replicas (CONTRACT
+    §6).
+    """
     return f'"{job.digest}"'
 
 
@@ -210,8 +213,8 @@ def _error(error: JobError) -> dict[str, Any]:
 
 
 def _parsed(error: JobError) -> Any:
-    """JSON of at most 64 KiB as JSON, anything else and what was cut as the text it is (CONTRACT
-    §5).
+    """The body as a JSON value if it is complete JSON of at most 64 KiB, otherwise as text
+    (CONTRACT §5).
     """
     text = error.body
     if text is None or error.truncated or len(text) > _JSON_BODY_LIMIT:
@@ -226,18 +229,18 @@ def _parsed(error: JobError) -> Any:
 
 
 def _no_constant(name: str) -> Any:
-    """NaN and Infinity are no JSON: a document that holds them could not be read."""
+    """Reject NaN and Infinity: a document that contains them is not JSON."""
     raise ValueError(name)
 
 
 def _finite(digits: str) -> float:
-    """A number as Python reads it; 1e999 would be written as Infinity."""
+    """The number, unless it overflows: 1e999 would be written as Infinity."""
     number = float(digits)
     return number if isfinite(number) else _no_constant(digits)
 
 
 def _is_shallow(value: Any, depth: int) -> bool:
-    """True if the value nests at most `depth` levels: more than can be read may not be possible to
+    """Whether the value nests at most `depth` levels. Python can read deeper ones than it can
     write.
     """
     if isinstance(value, dict):
@@ -258,7 +261,7 @@ def _message(job: Job) -> str:
         return job.error.message
     match job.phase:
         case Phase.QUEUED:
-            return "Waiting for a running export to end"
+            return "Waiting for another export to finish"
         case Phase.GENERATING:
             return "Veeam Backup for Microsoft 365 is generating the file"
         case Phase.TRANSFERRING:
@@ -268,7 +271,7 @@ def _message(job: Job) -> str:
         case Phase.CANCELLING:
             return "Cancelling"
         case Phase.SUSPENDED:
-            return "Interrupted; the next status request with valid credentials resumes it"
+            return "Interrupted. The next status request with valid credentials resumes the export."
         case _:
             return _outcome(job)
 
@@ -279,8 +282,8 @@ def _outcome(job: Job) -> str:
             return "The export was cancelled"
         case Status.WARNING:
             return (
-                "The file is there, but Veeam Backup for Microsoft 365 reports a warning "
-                "or gave no length to verify"
+                "The file is complete, but Veeam Backup for Microsoft 365 reported a warning "
+                "or sent no length to verify"
             )
         case _:
             return f"Exported {_size(job.size or 0)}"
