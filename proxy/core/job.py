@@ -1,9 +1,8 @@
-"""The job machine: what an export job is, and the only code that changes its state (CONTRACT §5,
-§7, §10).
+"""The export job and its state machine (CONTRACT §5, §7, §10).
 
-A `Job` is a frozen value. `advance(job, event, now)` returns the next one or raises
-`IllegalTransition`; `TRANSITIONS` is the whole machine as one literal table. Storing the result is
-the caller's business (`JobStore.replace`).
+A `Job` is a frozen value. `advance(job, event, now)` returns the job after an event, or raises
+`IllegalTransition`; `TRANSITIONS` is the whole machine as one table. The caller stores the result
+(`JobStore.replace`).
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from typing import Any, TypeVar
 
 from proxy.core.digests import shortened
 
-#: Bytes of JSON above which the request target of an ended job, and the error body of a stranger,
-#: are shortened.
+#: Bytes of JSON above which the request target of an ended job, and the error body of a refused
+#: one, are shortened.
 _LONG_TARGET, _LONG_BODY = 2048, 1024
 _LONG_SEGMENT = 255
 
 
 class Status(StrEnum):
-    """The outcome as VB365's own event enum words it (CONTRACT §5). Terminal = not RUNNING."""
+    """The outcome, in the words of VB365's events (CONTRACT §5). All but RUNNING are final."""
 
     RUNNING = "Running"
     SUCCESS = "Success"
@@ -34,8 +33,8 @@ class Status(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a job stands. FORGOTTEN is the tombstone of a deleted job and never appears in a
-    document.
+    """The current step of a job. FORGOTTEN marks the tombstone of a deleted job and never appears in
+    a document.
     """
 
     QUEUED = "Queued"
@@ -49,7 +48,7 @@ class Phase(StrEnum):
 
 
 class ResultState(StrEnum):
-    """What became of the file (CONTRACT §5 `result.state`)."""
+    """The state of the file (CONTRACT §5 `result.state`)."""
 
     PENDING = "Pending"
     AVAILABLE = "Available"
@@ -73,12 +72,12 @@ class ErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What is kept of the kick-off (CONTRACT §9): never a credential. The body is stored beside the
-    job.
+    """What is stored of the kick-off request: never a credential (CONTRACT §9). The store keeps the
+    body separately.
 
-    `target` is the raw request target without `async` (bytes as latin-1 text); `session` the raw
-    restore session id segment, None for reports; `fingerprint` the hex SHA-256 over method, target
-    and body (CONTRACT §8).
+    `target` is the raw request target without `async`, and `session` the raw id segment of the
+    restore session, None for reports; both are bytes as latin-1 text. `fingerprint` is the hex
+    SHA-256 of method, target and body (CONTRACT §8).
     """
 
     method: str
@@ -95,10 +94,10 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
-    """The facts of the upstream's 200 head: `size` in bytes when announced, `etag` the upstream's
-    own validator and `last_modified` its Last-Modified, as sent.
+    """What the head of VB365's 200 response says about the file: `size` in bytes if announced,
+    `etag` and `last_modified` as sent.
 
-    `file_name` is made safe, None if the upstream gave none: then `core.naming` makes one.
+    `file_name` is the sanitised name, None if VB365 sent none: then `core.naming` makes one.
     """
 
     media_type: str
@@ -110,8 +109,8 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why a job failed; `status`, `content_type`, `body` are the upstream's answer where there was
-    one.
+    """Why a job failed. `status`, `content_type` and `body` are those of VB365's response, if there
+    was one.
     """
 
     code: ErrorCode
@@ -125,17 +124,21 @@ class JobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One export. Times are Unix seconds, sizes bytes. `version` grows by one with every change
-    (the `eTag`).
+    """One export. Times are in Unix seconds, sizes in bytes. `version` is incremented by every
+    change.
 
-    `owner` is the caller's keyed hash, `aliases` further hashes of the same caller: of its
-    credentials beside that of its identity (CONTRACT §8). `holder` names the runner that drives the
-    job; `digest` is base64 SHA-256; `sealed` the encrypted request fields of a job that still needs
-    U (CONTRACT §9 `secrets.key`), else None; `borrowed` tells that it was resumed with the
-    credentials of another caller than its owner; `abandoned` is the time at which it was cancelled
-    or deleted while U generated its file, since U may go on (CONTRACT §3.5 `cancel_hold`);
-    `accepted` tells that U has accepted the caller: in a check, or by an answer to the POST other
-    than 401; `denied` that the job was suspended because U did not.
+    - `owner` is the keyed hash of the caller; `aliases` are further hashes of the same caller, such
+      as those of its credentials if `owner` is that of its identity (CONTRACT §8).
+    - `holder` is the runner that runs the job.
+    - `digest` is the base64 SHA-256 of the file.
+    - `sealed` holds the encrypted request fields of a job that still needs VB365, if `secrets.key`
+      is set (CONTRACT §9).
+    - `borrowed`: the job was resumed with the credentials of a caller other than its owner.
+    - `abandoned` is the time at which the job was cancelled or deleted while VB365 generated the
+      file. VB365 may continue (CONTRACT §3.5 `cancel_hold`).
+    - `accepted`: VB365 accepted the caller, in an access check or by a response to the POST other
+      than 401.
+    - `denied`: the job was suspended because VB365 did not.
     """
 
     id: str
@@ -169,24 +172,24 @@ class Job:
 
     @property
     def owners(self) -> tuple[str, ...]:
-        """Every hash of the caller that the job belongs to."""
+        """All hashes of the caller that owns the job."""
         return (self.owner, *self.aliases)
 
     @property
     def terminal(self) -> bool:
-        """True once the status can no longer change."""
+        """Whether the status is final."""
         return self.status is not Status.RUNNING
 
     @property
     def forgotten(self) -> bool:
-        """True for the tombstone of a deleted job."""
+        """Whether this is the tombstone of a deleted job."""
         return self.phase is Phase.FORGOTTEN
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A runner drives the job. `offset` bytes of an earlier attempt are stored: 0 starts a
-    generation from zero.
+    """A runner has started the job. It continues after `offset` stored bytes; 0 starts a new
+    generation.
     """
 
     holder: str
@@ -195,15 +198,15 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """U's 200 (or a fitting 206) head is in."""
+    """The head of VB365's 200 response, or of a 206 that continues the file, has arrived."""
 
     answer: FileFacts
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """`received` bytes are stored in this attempt; `rate` in bytes per second; `format` as told by
-    the first bytes.
+    """`received` bytes are stored in this attempt. `rate` is in bytes per second; `format` is
+    detected by the first bytes.
     """
 
     received: int
@@ -213,20 +216,20 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The attempt is given up; the next one begins from zero (CONTRACT §10)."""
+    """The attempt has ended, and a new one starts from zero (CONTRACT §10)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finalizing:
-    """Every byte of the body is stored and its length is proven."""
+    """The whole body is stored and its length is verified."""
 
     received: int
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The artifact is committed: `size` bytes, `digest` base64 SHA-256; expires at the Unix second
-    `expires`.
+    """The artifact is committed. `size` is in bytes, `digest` the base64 SHA-256, `expires` a Unix
+    second.
     """
 
     size: int
@@ -238,7 +241,7 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job cannot succeed any more. `accepted`: U has accepted the caller in a check."""
+    """The job failed. `accepted`: VB365 accepted the caller in an access check."""
 
     error: JobError
     accepted: bool = False
@@ -246,28 +249,29 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """The caller asked to cancel."""
+    """The caller cancels the job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The upstream connection is closed and the partial file gone."""
+    """The connection to VB365 is closed and the partial file is removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The runner lost the job (restart, expired token): it waits for its owner's next call
-    (CONTRACT §9).
+    """The job is suspended until the next call of a caller who may see it, after a restart or
+    because its token expired (CONTRACT §9).
 
-    `denied`: U answered 401, and has not accepted the caller in a check either."""
+    `denied`: VB365 answered 401, and has not accepted the caller in an access check either.
+    """
 
     denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Credentials are back, sealed if they are kept: the job queues again. `borrowed`: they are not
-    its owner's.
+    """The job has credentials and is queued again. `sealed` is their encrypted form, if stored;
+    `borrowed`: they are not those of its owner.
     """
 
     sealed: str | None = None
@@ -276,17 +280,17 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The result's time is over."""
+    """The result has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The caller gave the file back."""
+    """The caller deleted the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """The caller deleted the job: a tombstone stays so that DELETE is idempotent (CONTRACT §7)."""
+    """The caller deleted the job. A tombstone makes DELETE idempotent (CONTRACT §7)."""
 
 
 Event = (
@@ -308,7 +312,7 @@ Event = (
 
 
 class IllegalTransition(Exception):
-    """The event does not apply in the job's phase; nothing changed."""
+    """The event does not apply in the phase of the job, which is unchanged."""
 
     def __init__(self, phase: Phase, event: Event) -> None:
         super().__init__(f"{type(event).__name__} does not apply to a job in phase {phase}")
@@ -319,10 +323,10 @@ class IllegalTransition(Exception):
 _Q, _G, _T, _F, _X, _S, _C, _O = Phase
 __: Phase | None = None
 
-#: What each event makes of each phase; None refuses. Total: every event has a row, every row a cell
-#: per phase. CONTRACT §7: cancel beats a late answer of U (no way out of CANCELLING but COMPLETED,
-#: and not as a success); a persisted success beats a late cancel (COMPLETED refuses
-#: CancelRequested).
+#: The phase after each event in each phase; None where the event does not apply. Every event has a
+#: row and every row a cell for each phase. CONTRACT §7: cancel beats a late response of VB365
+#: (CANCELLING leads only to COMPLETED, and not by Succeeded); a persisted success beats a late
+#: cancel (CancelRequested does not apply in COMPLETED).
 TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     # The columns are the phases: Queued, Generating, Transferring, Finalizing, Cancelling,
     # Suspended, Completed, Forgotten.
@@ -345,11 +349,10 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
 
 
 def _claimed(job: Job, event: Claimed, now: float) -> Job:
-    """CONTRACT §5: `attempt` counts generations from zero; a Range continuation stays in its
-    attempt.
+    """CONTRACT §5: a continuation with Range stays in its attempt.
 
-    Fewer bytes may have survived than were reported: the report stands until they are there again,
-    because percent never falls within an attempt.
+    Fewer bytes may be stored than were reported before an interruption. The reported number stays,
+    because the percentage never falls within an attempt.
     """
     if event.offset:
         return replace(
@@ -430,8 +433,8 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
 
 
 def refused(job: Job) -> bool:
-    """True for a job that U answered 401 and whose caller it never accepted (CONTRACT §3.5):
-    anybody can make those.
+    """Whether VB365 answered 401 to the job and never accepted its caller (CONTRACT §3.5). Anybody
+    can create such jobs.
     """
     if job.accepted or job.status is not Status.FAILED or job.error is None:
         return False
@@ -439,9 +442,7 @@ def refused(job: Job) -> bool:
 
 
 def _kept(request: ExportRequest) -> ExportRequest:
-    """What an ended job keeps of its request: nothing is sent again, and a target has up to 256
-    KiB.
-    """
+    """What an ended job keeps of its request, which may be 256 KiB long and is not sent again."""
     return replace(
         request,
         target=shortened(request.target, limit=_LONG_TARGET),
@@ -453,8 +454,8 @@ def _kept(request: ExportRequest) -> ExportRequest:
 
 
 def _shortened(job: Job) -> Job:
-    """A refused job, of which no member is long. Its version segment stays an alias of the one that
-    was sent.
+    """The refused job without long values. A version segment that is cut is still an alias of the
+    one that was sent.
     """
     error, request = job.error, job.request
     if error is None:
@@ -520,9 +521,7 @@ def _released(job: Job, event: Released, now: float) -> Job:
 
 
 def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
-    """What the tombstone keeps: who may learn that the job was deleted, and nothing else that it
-    held.
-    """
+    """A tombstone keeps what identifies the job, its owner and its session, and nothing else."""
     request = replace(
         job.request, target="", content_type=None, idempotency_key=None, fingerprint=""
     )
@@ -562,8 +561,9 @@ _COLUMN = {phase: column for column, phase in enumerate(Phase)}
 
 
 def advance(job: Job, event: Event, now: float) -> Job:
-    """The job after `event` at the Unix second `now`, its version one higher. Raises
-    `IllegalTransition` per `TRANSITIONS`.
+    """The job after `event` at the Unix second `now`, with its version incremented.
+
+    Raises `IllegalTransition` if the event does not apply.
     """
     phase = TRANSITIONS[type(event)][_COLUMN[job.phase]]
     if phase is None:
@@ -581,13 +581,14 @@ def _revive(kind: type[_T_], raw: dict[str, Any], **decoded: Any) -> _T_:
 
 
 def encode(job: Job) -> bytes:
-    """The job as UTF-8 JSON, for stores."""
+    """The job as UTF-8 JSON, as stores keep it."""
     return json.dumps(asdict(job), separators=(",", ":")).encode()
 
 
 def decode(data: bytes) -> Job:
-    """The job that `encode` wrote. Members of a newer version are left out; raises ValueError on
-    anything else.
+    """The job from the output of `encode`. Unknown members, of a newer version, are ignored.
+
+    Raises ValueError if the data is not a job.
     """
     try:
         raw = json.loads(data)
@@ -604,9 +605,8 @@ def decode(data: bytes) -> Job:
             if error is None
             else _revive(JobError, error, code=ErrorCode(error["code"])),
             aliases=tuple(raw.get("aliases", ())),
-            accepted=bool(
-                raw.get("accepted", True)
-            ),  # version 0.1.0 did not ask, and its records stay
+            # version 0.1.0 did not record it: its jobs keep the normal retention
+            accepted=bool(raw.get("accepted", True)),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as why:
         raise ValueError(f"not a job record: {why!r}") from why

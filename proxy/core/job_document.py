@@ -1,4 +1,4 @@
-"""A job as its status resource shows it: the document and the header fields (CONTRACT §3, §4, §5)."""
+"""A job as its status resource shows it: document and header fields (CONTRACT §3, §4, §5)."""
 
 from __future__ import annotations
 
