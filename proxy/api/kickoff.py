@@ -23,6 +23,7 @@ from proxy.core.job_document import accepted
 from proxy.core.job_request import kickoff_fields
 from proxy.core.retention import as_of
 from proxy.core.routing import Kickoff
+from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
@@ -38,6 +39,9 @@ _NO_ANSWER = {ErrorCode.UNREACHABLE: "upstream-unreachable", ErrorCode.TIMEOUT: 
 _PREFLIGHT_LIMIT = 16 * 1024 * 1024
 #: Seconds at most until a job that has a slot is on record as claimed: a matter of milliseconds.
 _CLAIM_PATIENCE = 0.5
+#: Bytes of request fields that all unfinished exports may hold. A head has 256 KiB at most, and up
+#: to `exports.max_queued` of them wait.
+_HELD_FIELDS = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,7 @@ class KickoffHandler:
         self._safe = safe
         self._policy = policy
         self._now = now
+        self._held_fields = HeldFields(_HELD_FIELDS)
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def kickoff(self, asked: ApiRequest, decision: Kickoff) -> ApiResponse:
@@ -131,6 +136,7 @@ class KickoffHandler:
             sealed=self._safe.seal(fields),
         )
         run = Run(job.id, fields, attended=self._grace(decision) > 0)
+        self._held_fields.take(run)
         ending.callback(run.go_on)
         # each turn but the last finds a record of the same key, which is gone when it is looked at
         while (stored := await self._submit(job, body, run)).id != job.id:

@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 _REMOVAL_PATIENCE = 5.0
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Run:
     """What a live job has in memory only: the fields with the credentials, and the kick-off that
     may still attend it.

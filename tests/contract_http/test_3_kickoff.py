@@ -631,3 +631,20 @@ async def test_3_1_a_body_that_drips_is_ended(
     assert answer.result()["Connection"] == "close"
     assert stage.asked("exportToPst", "POST") == 0
     assert (await stage.kickoff(stage.export)).status == 202
+
+
+async def test_3_5_the_fields_of_unfinished_exports_share_their_memory(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5: whoever sends them; an export that ends gives its memory back."""
+    monkeypatch.setattr("proxy.api.kickoff._HELD_FIELDS", 100_000)
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__CANCEL_HOLD="0s")
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export, X_Long="a" * 60_000)
+    answer = await stage.kickoff(stage.export, X_Long="a" * 60_000)
+    assert (answer.status, answer["Retry-After"]) == (503, "30")
+    assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert (await stage.kickoff(stage.export)).status == 202, "a small head has its place"
+    assert (await stage.ask("POST", status + "/cancel")).status == 202
+    await stage.finished(status)
+    assert (await stage.kickoff(stage.export, X_Long="a" * 60_000)).status == 202
