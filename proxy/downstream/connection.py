@@ -55,7 +55,7 @@ class ClientConnection(BaseConnection):
         """Called by the loop."""
         phase = self._phase
         if phase is _READY:
-            if self._inbox or self._slow:
+            if self._inbox.waiting or self._slow:
                 self._queue(data)
             else:
                 self._next(data)
@@ -114,9 +114,8 @@ class ClientConnection(BaseConnection):
         """Begin the request that `data` begins with, if its head is whole: the inbox is not needed
         for it.
         """
-        start = (
-            2 if data.startswith(b"\r\n") else 0
-        )  # RFC 9112 §2.2: one empty line before a request is ignored
+        # RFC 9112 §2.2: one empty line before a request is ignored
+        start = 2 if data.startswith(b"\r\n") else 0
         try:
             end = find_end(data, start)
             if end < 0:
@@ -261,7 +260,7 @@ class ClientConnection(BaseConnection):
             self._close(LINGER_EARLY, unread=bool(self._inbox) or not self._body.done)
             return
         self._phase = _READY
-        if self._inbox or self._reading.stopped or self._reading.ended:
+        if self._inbox.waiting or self._reading.stopped or self._reading.ended:
             self._proceed()
         elif not self._slow:
             self._deadlines.set(_IDLE, self._door.idle_timeout)

@@ -14,30 +14,30 @@ _PIPELINE = 1 << 16
 class Inbox:
     """The waiting bytes of one client. All clients share `budget`, in bytes (CONTRACT §12)."""
 
-    __slots__ = ("_budget", "_bytes", "_found", "_searched")
+    __slots__ = ("_budget", "_found", "_searched", "waiting")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._bytes = bytearray()
+        self.waiting = bytearray()
         self._searched = 0
         #: What `find_head` has found, which holds until bytes are dropped.
         self._found: tuple[int, int] | MalformedMessage | None = None
 
     def __len__(self) -> int:
-        return len(self._bytes)
+        return len(self.waiting)
 
     @property
     def full(self) -> bool:
         """Enough is here. An unfinished head is never enough: its time runs, so it must be able to
         come.
         """
-        return len(self._bytes) >= _PIPELINE and self._found is not None
+        return len(self.waiting) >= _PIPELINE and self._found is not None
 
     def keep(self, data: bytes) -> bool:
         """Append `data`; False, and nothing is kept, if the budget has less room."""
         if not self._budget.take(len(data)):
             return False
-        self._bytes += data
+        self.waiting += data
         return True
 
     def find_head(self) -> tuple[int, int]:
@@ -48,14 +48,14 @@ class Inbox:
         """
         if self._found is None:
             start = (
-                2 if self._bytes.startswith(b"\r\n") else 0
+                2 if self.waiting.startswith(b"\r\n") else 0
             )  # RFC 9112 §2.2: one empty line may come first
             try:
-                end = find_end(self._bytes, start, self._searched)
+                end = find_end(self.waiting, start, self._searched)
             except MalformedMessage as why:
                 self._found = why
             else:
-                self._searched = len(self._bytes)
+                self._searched = len(self.waiting)
                 if end < 0:
                     return start, end
                 self._found = start, end
@@ -65,15 +65,15 @@ class Inbox:
 
     def peek(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`, which stay."""
-        return bytes(self._bytes[start:end])
+        return bytes(self.waiting[start:end])
 
     def drop(self, count: int) -> None:
         """Forget the first `count` bytes. Takes no time that depends on how many stay."""
-        del self._bytes[:count]
+        del self.waiting[:count]
         self._searched = 0
         self._found = None
         self._budget.give(count)
 
     def clear(self) -> None:
         """Forget everything."""
-        self.drop(len(self._bytes))
+        self.drop(len(self.waiting))

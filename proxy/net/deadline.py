@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 
 class Deadlines:
@@ -13,18 +14,20 @@ class Deadlines:
     Setting one costs an assignment: the timer is moved only when a limit is due before it rings.
     """
 
-    __slots__ = ("_at", "_expired", "_loop", "_timer")
+    __slots__ = ("_at", "_expired", "_loop", "_rings", "_timer")
 
     def __init__(self, count: int, expired: Callable[[int], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._expired = expired
         self._at: list[float | None] = [None] * count
         self._timer: asyncio.TimerHandle | None = None
+        self._rings = inf
 
     def set(self, which: int, seconds: float) -> None:
         """Let it expire that many seconds from now, not when it was set to before."""
         self._at[which] = at = self._loop.time() + seconds
-        self._ring_by(at)
+        if at < self._rings:
+            self._ring_at(at)
 
     def clear(self, which: int) -> None:
         """Never let it expire."""
@@ -40,21 +43,22 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._rings = inf
 
-    def _ring_by(self, at: float) -> None:
+    def _ring_at(self, at: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= at:
-                return
             self._timer.cancel()
         self._timer = self._loop.call_at(at, self._ring)
+        self._rings = at
 
     def _ring(self) -> None:
         self._timer = None
+        self._rings = inf
         now = self._loop.time()
         for which, at in enumerate(self._at):
             if at is not None and at <= now and self._at[which] == at:
                 self._at[which] = None
                 self._expired(which)
-        pending = [at for at in self._at if at is not None]
-        if pending:
-            self._ring_by(min(pending))
+        due = min((at for at in self._at if at is not None), default=inf)
+        if due < self._rings:
+            self._ring_at(due)

@@ -148,17 +148,19 @@ class Connection(asyncio.Protocol):
             return False
         request = self._request
         outcome = Fate.CLOSED if request is None else fate(request, response, private=self._private)
-        if leftover or outcome is _CLOSED or self._has_buffered_data():
+        # a buffer may hold data, in either direction
+        if (
+            leftover
+            or outcome is _CLOSED
+            or self.paused
+            or (self._reads is not None and self._reads.filled)
+            or self.transport.get_write_buffer_size()
+        ):
             self.close()
             return False
         self.used = True
         self._private = outcome is _PRIVATE
         return self._pool.put(self, private=self._private)
-
-    def _has_buffered_data(self) -> bool:
-        """Report whether a buffer may hold data, in either direction."""
-        filled = self._reads is not None and self._reads.filled
-        return self.paused or filled or bool(self.transport.get_write_buffer_size())
 
     @property
     def readable(self) -> bool:

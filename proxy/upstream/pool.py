@@ -101,7 +101,7 @@ class Pool:
             if not private.readable:
                 return private
             private.close()
-        if not request.repeatable:
+        if not self._idle or not request.repeatable:
             return None
         while self._idle:
             connection = self._idle.pop()

@@ -112,10 +112,10 @@ async def test_an_upstream_is_trusted_by_its_authority_or_by_its_fingerprint_or_
 
 
 @pytest.mark.parametrize(
-    ("trust", "mend"),
+    ("trust", "hint"),
     [({}, "upstream.ca_file"), ({"UPSTREAM__FINGERPRINT": "ab" * 32}, "is not the pinned one")],
 )
-async def test_an_upstream_that_is_not_trusted_is_502_and_says_the_mend(
+async def test_an_upstream_that_is_not_trusted_is_502_and_says_how_to_fix_it(
     place: Place, trust: dict[str, str], hint: str
 ) -> None:
     """Clear errors for each failure; nothing is sent to a stranger."""

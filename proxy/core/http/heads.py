@@ -188,12 +188,13 @@ def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> in
 
 
 def find_answer_end(buffer: bytes | bytearray, searched: int = 0) -> int:
-    """Like `find_end`, for an answer. Raises `MalformedMessage` also as soon as the bytes are no
-    HTTP/1 answer.
+    """Like `find_end`, for a response. Raises `MalformedMessage` also as soon as the bytes cannot
+    become an HTTP/1 response; of a whole head `parse_response` tells that.
     """
-    if not buffer.startswith(_HTTP) and not _HTTP.startswith(buffer):
+    end = find_end(buffer, searched=searched)
+    if end < 0 and not buffer.startswith(_HTTP) and not _HTTP.startswith(buffer):
         raise MalformedMessage("it does not begin with an HTTP/1 status line")
-    return find_end(buffer, searched=searched)
+    return end
 
 
 def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
@@ -249,7 +250,7 @@ def parse_request(raw: bytes) -> Head:
         facts.length,
         facts.keep_alive,
         facts.hops,
-        block if facts.runs is None else b"".join([block[start:end] for start, end in facts.runs]),
+        block if facts.runs is None else _kept(block, facts.runs),
         facts.host,
         facts.expect_continue,
         facts.upgrade,
@@ -281,10 +282,18 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         length,
         facts.keep_alive and framing is not None,
         facts.hops,
-        block if facts.runs is None else b"".join([block[start:end] for start, end in facts.runs]),
+        block if facts.runs is None else _kept(block, facts.runs),
         facts.upgrade,
         facts.binds,
     )
+
+
+def _kept(block: bytes, runs: tuple[tuple[int, int], ...]) -> bytes:
+    """The lines of `runs`; two of them are by far the most common."""
+    if len(runs) == 2:
+        (start, end), (start2, end2) = runs
+        return block[start:end] + block[start2:end2]
+    return b"".join([block[start:end] for start, end in runs])
 
 
 #: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A
