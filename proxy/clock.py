@@ -1,5 +1,5 @@
-"""The wall clock, made proof against jumps (CONTRACT §7 expiry: a clock that is set must not end or
-revive files).
+"""A wall clock that does not jump: setting the system clock must not expire or revive files
+(CONTRACT §7).
 """
 
 from __future__ import annotations
@@ -7,17 +7,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: A difference below this is the drift that time services correct; it is followed at once.
+#: Seconds. A smaller difference is the drift that time services correct, and is followed at once.
 _DRIFT = 5.0
-#: After a jump the true time is approached by this much of the time that passes.
+#: Seconds of correction after a jump, for each second that passes.
 _SLEW = 0.1
 
 
 class SteadyClock:
-    """Unix seconds that never jump and never run backwards: a set clock is approached at a tenth of
-    its pace.
+    """The time in Unix seconds, without jumps and never backwards. A jump of the system clock is
+    caught up by 0.1 s per second.
 
-    `wall` and `monotonic` are the clocks of the system, in seconds.
+    `wall` and `monotonic` are the system clocks, in seconds.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class SteadyClock:
         self._now = wall()
 
     def __call__(self) -> float:
-        """The time now."""
+        """The current time."""
         mark = self._monotonic()
         passed = mark - self._mark
         expected = self._now + passed

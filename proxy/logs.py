@@ -1,7 +1,7 @@
-"""The log: structlog on top of the standard library's, so that what libraries log looks the same.
+"""Logging: structlog on top of the standard library, so that entries of libraries look the same.
 
-Use `structlog.get_logger()`; the last call of `configure` holds for every logger, whenever it was
-made.
+Use `structlog.get_logger()`. The last call of `configure` applies to all loggers, including earlier
+ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _SHARED: list[structlog.typing.Processor] = [
 
 
 def configure(format: str, level: str, stream: TextIO | None = None) -> None:
-    """Log to `stream` (stderr) as "console" for people or "json" for machines, from `level` on."""
+    """Log entries of at least `level` to `stream` (default stderr), in the format "console" or
+    "json".
+    """
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -44,15 +46,15 @@ def configure(format: str, level: str, stream: TextIO | None = None) -> None:
 
 
 def set_level(level: str) -> None:
-    """Change at run time from which level on is logged: debug, info, warning or error."""
+    """Set the lowest level that is logged: debug, info, warning or error."""
     logging.getLogger().setLevel(level.upper())
 
 
 def _on_one_line(
     logger: object, method: str, entry: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Escape what is not printable, because paths, reasons and messages may be a stranger's bytes:
-    they begin no line of their own and a terminal obeys none of them.
+    """Escape characters that are not printable. Paths, reasons and messages may hold bytes of
+    anybody, which must not start a line or control a terminal.
     """
     return {name: value if name == "exc_info" else _clean(value) for name, value in entry.items()}
 
@@ -62,8 +64,8 @@ def _clean(value: object) -> object:
 
 
 def _traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
-    """Write the traceback indented, so that a line feed in an exception's message begins no line of
-    the log.
+    """Write the traceback indented, so that a line feed in the message of an exception does not
+    start a log line.
     """
     text = StringIO()
     structlog.dev.plain_traceback(text, exc_info)
@@ -71,7 +73,7 @@ def _traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
 
 
 def _formatter(format: str, *, colors: bool) -> logging.Formatter:
-    """Tracebacks come without local variables: those hold credentials (CONTRACT §9)."""
+    """The formatter. Tracebacks omit local variables, which hold credentials (CONTRACT §9)."""
     last: list[structlog.typing.Processor]
     if format == "json":
         frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

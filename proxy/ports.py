@@ -1,5 +1,5 @@
-"""What the rooms hand each other: the Protocols of the stores and of the upstream, and the values
-that cross them.
+"""The interfaces between packages: Protocols of the stores and of the upstream, and the values that
+they exchange.
 """
 
 from __future__ import annotations
@@ -8,38 +8,38 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.core.http.fields import Field as Field
 from proxy.core.job import Job
 from proxy.core.retention import Stage
 
-#: One field line as it stood on the wire: name and value, case and bytes kept.
-Field = tuple[bytes, bytes]
+#: Header fields as received: names and values with their case and bytes.
 Fields = Sequence[Field]
 
 
 class StoreUnavailable(Exception):
-    """The store could not be asked or written; nothing changed as far as is known (CONTRACT §11
+    """The store could not be read or written. As far as is known nothing changed (CONTRACT §11
     store-unavailable).
     """
 
 
 class PartialLost(StoreUnavailable):
-    """A partial file is closed, was removed, or another writer has begun it again: trying again
-    cannot help.
+    """The partial file was closed, removed, or started again by another writer. Retrying is
+    useless.
     """
 
 
 class StorageFull(Exception):
-    """There is no room for the bytes (CONTRACT §5 StorageFull)."""
+    """There is not enough space for the bytes (CONTRACT §5 StorageFull)."""
 
 
 class LengthMismatch(Exception):
-    """A partial file does not have the length it was to be committed with: it stays uncommitted."""
+    """The partial file does not have the length to commit. It stays uncommitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Numbers of jobs: a caller's `live` ones, which have not ended, all of its `records`, and the
-    `total` of all callers; tombstones count as records.
+    """Numbers of jobs: `live` are the caller's jobs that have not ended, `records` all of the
+    caller's and `total` those of all callers. Tombstones count as records.
     """
 
     live: int
@@ -51,66 +51,68 @@ class JobStore(Protocol):
     """Keeps job records durably. Every method may raise `StoreUnavailable`."""
 
     async def add(self, job: Job, body: bytes) -> Job:
-        """Persist a new job and its request body, durably and before returning; returns `job`.
+        """Store a new job and its request body durably, and return the job.
 
-        If a job of one of the same `owners` with the same `request.idempotency_key` (not None, not
-        forgotten) exists, nothing is written and that job is returned instead, also among
+        If one of its `owners` already has a job with the same `request.idempotency_key` (not None)
+        that is not forgotten, nothing is written and that job is returned. This also holds among
         concurrent calls (CONTRACT §8).
         """
 
     async def get(self, id: str) -> Job | None:
-        """The job (tombstones too), or None."""
+        """The job, which may be a tombstone, or None."""
 
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
-        """The job with that idempotency key of which `owner` is one of the `owners`, tombstones
-        left out.
+        """The job with this idempotency key that has `owner` among its `owners`, or None.
+        Tombstones are ignored.
         """
 
     async def body(self, id: str) -> bytes | None:
-        """The request body that was stored with the job; None when it is gone."""
+        """The request body that was stored with the job. None if it no longer exists."""
 
     async def replace(self, old: Job, new: Job) -> bool:
-        """Store `new` iff the stored version is still `old.version`: the one concurrency primitive
-        of the house.
+        """Store `new` if the stored version is still `old.version`, and return whether it was. This
+        is the only concurrency primitive.
 
-        A terminal or forgotten `new` drops the stored body; a forgotten one frees its idempotency
-        key.
+        A terminal or forgotten `new` removes the stored body; a forgotten one releases its
+        idempotency key.
         """
 
     async def remove(self, job: Job) -> bool:
-        """Drop record, body and key iff the stored version is still `job.version`."""
+        """Remove record, body and key if the stored version is still `job.version`, and return
+        whether it was.
+        """
 
     async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
-        """Jobs, tombstones too, newest first (`created`, then `id`); those that have `owner` among
-        their `owners` and/or belong to one restore session (`request.session`, compared
-        case-insensitively).
+        """Jobs and tombstones, newest first (`created`, then `id`). `owner` selects those that have
+        it among their `owners`, `session` those of one restore session (`request.session`,
+        case-insensitive).
         """
 
     async def counts(self, owners: Collection[str]) -> Counts:
-        """How many jobs there are; a job that has several of the `owners` counts once. Does not
-        read the records.
+        """Count jobs without reading the records. A job that has several of the `owners` counts
+        once.
         """
 
     async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
-        """The first `limit` records that may go to make space, of the owners or of all, by
-        `core.retention.spent`.
+        """The first `limit` records that may be removed to make space, of the owners or of all, in
+        the order of `core.retention.spent`.
         """
 
     async def due(self, stage: Stage, until: float) -> Sequence[Job]:
-        """The jobs of the stage whose moment (`core.retention.stage`) is at most `until`, in that
-        order. Reads no other records.
+        """The jobs of the stage whose moment (`core.retention.stage`) is at most `until`, ordered
+        by it. Reads no other records.
         """
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
-        """Return as soon as the job's version differs from `version`, or after `timeout` seconds:
-        the job as it then is, None when it is gone.
+        """Wait until the job's version differs from `version`, at most `timeout` seconds. Returns
+        the job, or None if it no longer exists.
         """
 
     async def probe(self) -> None:
-        """Return iff a change could be stored now."""
+        """Return if a change could be stored now; otherwise raise."""
 
     async def close(self) -> None:
-        """Flush and let go. The store is not used afterwards."""
+        """Flush and release all resources. The store is not used afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,64 +126,65 @@ class Artifact:
 
 
 class Partial(Protocol):
-    """A file being written. Nothing of it is visible to `ArtifactStore.get` before `commit`
-    returned.
-    """
+    """A file that is being written. `ArtifactStore.get` does not see it until `commit` returns."""
 
     @property
     def offset(self) -> int:
         """Bytes accepted so far."""
 
     async def write(self, chunk: bytes) -> None:
-        """Append. Raises `StoreUnavailable` if the chunk was not accepted because what was accepted
-        before it could not be stored: that stays in memory, and the same call may be repeated until
-        it returns. Raises `StorageFull` or `PartialLost`: only `discard` and `keep` may follow.
+        """Append the chunk.
+
+        Raises `StoreUnavailable` if earlier bytes could not be stored: they stay in memory, the
+        chunk is not accepted, and the call may be repeated until it returns. After `StorageFull` or
+        `PartialLost` only `discard` and `keep` may follow.
         """
 
     async def read(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop) of those accepted, `stop` at most `offset`. May be repeated after
-        `StoreUnavailable`; raises `StorageFull` and `PartialLost` as `write` does."""
+        """The accepted bytes [start, stop); `stop` is at most `offset`. Raises as `write` does, and
+        may be repeated after `StoreUnavailable`.
+        """
 
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
-        """Make the file durable and visible, in one atomic step, iff it holds exactly `size` bytes
-        (else raises `LengthMismatch`). `memo(artifact)` is stored with it, to rebuild a lost job
-        record from. After a raise nothing is visible, and the call may be repeated after
-        `StoreUnavailable`, but not after `PartialLost`.
+        """Make the file durable and visible in one atomic step. Raises `LengthMismatch` unless it
+        has exactly `size` bytes.
+
+        `record_copy(artifact)` is stored with it, to restore a lost job record. After an exception
+        nothing is visible; the call may be repeated after `StoreUnavailable`, not after
+        `PartialLost`.
         """
 
     async def keep(self) -> None:
-        """Stop writing; what was accepted stays for `ArtifactStore.resume`. A cancellation does not
-        interrupt it.
+        """Stop writing and keep the accepted bytes for `ArtifactStore.resume`. Cancellation does
+        not interrupt it.
         """
 
     async def discard(self) -> None:
-        """Stop writing and remove every byte. A cancellation does not interrupt it."""
+        """Stop writing and remove all bytes. Cancellation does not interrupt it."""
 
 
 class Reader(Protocol):
-    """An open artifact. It stays readable to the end even if the artifact is removed meanwhile
-    (CONTRACT §6).
+    """An open artifact. It stays readable even if the artifact is removed meanwhile (CONTRACT
+    §6).
     """
 
     artifact: Artifact
 
     def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
-        """The bytes [start, stop). Raises `StoreUnavailable` if they cannot all be had: never a
-        short read.
-        """
+        """The bytes [start, stop). Raises `StoreUnavailable` instead of ending early."""
 
     async def close(self) -> None:
-        """Let go of the file. Idempotent; a cancellation does not interrupt it."""
+        """Close the file. Idempotent; cancellation does not interrupt it."""
 
 
 class ArtifactStore(Protocol):
-    """Keeps the files of jobs, by job id. Every method may raise `StoreUnavailable`."""
+    """Keeps the files of jobs by job id. Every method may raise `StoreUnavailable`."""
 
     async def create(self, id: str) -> Partial:
-        """Begin the job's file from zero; an earlier partial file of the job is dropped."""
+        """Start the job's file from zero. An earlier partial file of the job is removed."""
 
     async def resume(self, id: str) -> Partial | None:
-        """Go on with the job's kept partial file (`offset` = its length, digest included); None if
+        """Continue the job's partial file, with its length as `offset` and its digest. None if
         there is none.
         """
 
@@ -189,7 +192,7 @@ class ArtifactStore(Protocol):
         """The committed artifact, or None."""
 
     async def record_copy(self, id: str) -> bytes | None:
-        """What `commit` stored with the artifact."""
+        """The record copy that `commit` stored with the artifact, or None."""
 
     async def open(self, id: str) -> Reader | None:
         """A reader of the committed artifact, or None."""
@@ -198,20 +201,20 @@ class ArtifactStore(Protocol):
         """Remove the artifact and any partial file of the job. Idempotent."""
 
     async def ids(self) -> set[str]:
-        """Ids of which anything is stored, committed or partial."""
+        """Ids of jobs that have a committed or a partial file."""
 
     async def free(self) -> int:
         """Bytes that can still be stored."""
 
     async def used(self) -> int:
-        """Bytes that are stored, committed and partial."""
+        """Bytes stored in committed and partial files."""
 
     async def close(self) -> None:
-        """Let go. The store is not used afterwards."""
+        """Release all resources. The store is not used afterwards."""
 
 
 class UpstreamFailure(Exception):
-    """No complete answer of U. `delivered` tells whether U may have seen the request."""
+    """VB365 sent no complete response. `delivered`: VB365 may have received the request."""
 
     def __init__(self, message: str, *, delivered: bool) -> None:
         super().__init__(message)
@@ -219,14 +222,14 @@ class UpstreamFailure(Exception):
 
 
 class UpstreamUnreachable(UpstreamFailure):
-    """Refused, unresolvable, TLS not trusted, or reset before the answer's head (CONTRACT §11,
+    """Refused, unresolvable, TLS not trusted, or reset before the head of a response (CONTRACT §11,
     502).
     """
 
 
 class LocalShortage(UpstreamUnreachable):
-    """This machine has no descriptor, port, buffer or memory to connect with: VB365 never saw the
-    request, and nothing is known of VB365.
+    """This machine lacks a descriptor, port, buffer or memory to connect. The request was not sent,
+    and this says nothing about VB365.
     """
 
     def __init__(self, message: str, *, delivered: bool = False) -> None:
@@ -234,34 +237,32 @@ class LocalShortage(UpstreamUnreachable):
 
 
 class UpstreamTimedOut(UpstreamFailure):
-    """Connecting, the head or the next bytes took too long (CONTRACT §11, 504)."""
+    """Connecting, the head or the next bytes of the body took too long (CONTRACT §11, 504)."""
 
 
 class UpstreamBroken(UpstreamFailure):
-    """The answer's body ended before its framing said so, or its framing is malformed (CONTRACT
-    §10).
-    """
+    """The body ended before its framing said so, or the framing is malformed (CONTRACT §10)."""
 
 
 class Response(Protocol):
-    """An answer of U whose head is in. Interim (1xx) answers are left out."""
+    """A response of VB365 whose head has arrived. Interim (1xx) responses are skipped."""
 
     status: int
     reason: bytes
     fields: Fields
-    #: Content-Length of the body, None when it is not announced.
+    #: Content-Length of the body, None if not announced.
     length: int | None
-    #: True when the framing proves the end (Content-Length, chunked, or no body); False when the
-    #: close ends it.
+    #: Whether the framing proves the end (Content-Length, chunked, or no body). False if the body
+    #: ends with the connection.
     delimited: bool
 
     async def read(self) -> bytes:
-        """The next bytes of the body, b"" at its end. Raises `UpstreamBroken`, `UpstreamTimedOut`
-        (stall).
+        """The next bytes of the body, b"" at its end. Raises `UpstreamBroken`, or
+        `UpstreamTimedOut` if it stalls.
         """
 
     def close(self) -> None:
-        """Close the connection unless the body was read to its end. Idempotent."""
+        """Close the connection unless the whole body was read. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ class WholeResponse:
 
 
 class Upstream(Protocol):
-    """The proxy's own calls to VB365: jobs, preflight and access checks. Nothing is ever sent
+    """The proxy's own requests to VB365: of jobs, preflights and access checks. None is sent
     twice.
     """
 
@@ -293,13 +294,13 @@ class Upstream(Protocol):
         timeout: float,
         stall: float,
     ) -> Response:
-        """Send one request and return its answer's head, at most `timeout` seconds after the call;
-        `stall` bounds the silence between body bytes, in seconds.
+        """Send a request and return its response once the head has arrived, at most `timeout`
+        seconds after the call. `stall` is the longest pause between bytes of the body, in seconds.
 
-        `fields` are sent as they are, in order; Content-Length is added for a body or when POST has
-        none; Host must be among them unless the upstream's own is meant. Raises
-        `UpstreamUnreachable` (`LocalShortage` if this machine could not connect),
-        `UpstreamTimedOut`, `UpstreamBroken` (a malformed head).
+        `fields` are sent unchanged, in order. Content-Length is added if there is a body or the
+        method is POST; Host, of the upstream, if it is missing. Raises `UpstreamUnreachable`
+        (`LocalShortage` if this machine could not connect), `UpstreamTimedOut`, or
+        `UpstreamBroken` if the head is malformed.
         """
 
     async def close(self) -> None:

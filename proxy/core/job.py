@@ -33,8 +33,8 @@ class Status(StrEnum):
 
 
 class Phase(StrEnum):
-    """The current step of a job. FORGOTTEN marks the tombstone of a deleted job and never appears in
-    a document.
+    """The current step of a job. FORGOTTEN marks the tombstone of a deleted job and is not shown in
+    documents.
     """
 
     QUEUED = "Queued"
