@@ -1,68 +1,77 @@
-# A newcomer needs python3 (3.11 or newer) and make; everything else comes from here. `make` alone lists the targets.
+# Requires Python 3.11 or newer; `make` without a target lists the targets.
 PYTHON ?= python3
 WORKERS ?= auto
 ARGS ?=
+# The tests of `make check`: unit tests, which need no other programs.
+UNIT := tests/core tests/client tests/simulator tests/test_architecture.py tests/test_config.py tests/test_docs.py \
+	 tests/test_logs.py
 BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE := $(BIN)/uv pip compile --universal --no-header --no-annotate --quiet
 HASHED := $(COMPILE) --constraint constraints.txt --generate-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo test lint format docs lock bench soak chaos fuzz clean
+.PHONY: help install system demo check test lint format docs lock bench soak chaos fuzz clean distclean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: $(STAMP) ## the product and the development tools in .venv, as locked
+install: $(STAMP) ## install the proxy and the development tools into .venv, from the lock file
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.13" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is required, for example: make PYTHON=python3.13" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv (a minute or two, once)"
+	@echo "Installing into .venv; this takes a minute or two, once."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-system: ## the real servers that tests drive (Debian packages; needs root)
+system: ## install the Debian packages that tests need (as root)
 	@sh tests/needs.sh
 
-demo: install ## an asynchronous export, end to end, against the stand-in (ARGS=--serve keeps it running)
+demo: install ## run an export against the simulator, step by step (ARGS=--serve keeps it running)
 	@$(BIN)/vb365-async-proxy demo $(ARGS)
 
-test: install system lint ## lint, types and the whole suite
+check: lint ## run the linters, the type checker and the unit tests; installs nothing outside .venv
+	$(BIN)/pytest -n $(WORKERS) -q $(UNIT) $(ARGS)
+
+test: install system lint ## run everything: the linters, the type checker and all tests
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" -ra --cov --cov-report=term $(ARGS)
 
-lint: install ## ruff and mypy --strict
+lint: install ## run ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install ## let ruff lay out the code
+format: install ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install ## write config/proxy.toml and the tables of docs/configuration.md anew from the schema
+docs: install ## regenerate config/proxy.toml and the tables of docs/configuration.md from the settings
 	$(BIN)/python -m proxy.config.text config/proxy.toml docs/configuration.md
 
-lock: install ## resolve constraints.txt and the three .lock files again
+lock: install ## update constraints.txt and the lock files
 	$(COMPILE) pyproject.toml --all-extras --upgrade --output-file constraints.txt
 	$(HASHED) pyproject.toml --all-extras --output-file requirements.lock
 	$(HASHED) pyproject.toml --output-file requirements-runtime.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(HASHED) - --output-file requirements-build.lock
 
-bench: install ## what docs/performance.md claims, measured
+bench: install ## run the benchmarks of docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: install system ## long-lived streams, on demand
+soak: install system ## run the long tests of connections and streams
 	$(BIN)/pytest -m slow -ra tests/http tests/e2e tests/balancers $(ARGS)
 
-chaos: install system ## faults by the hundred, on demand
+chaos: install system ## run the long fault tests
 	$(BIN)/pytest -m slow -ra tests/faults $(ARGS)
 
-fuzz: install ## property tests with many more examples, on demand
+fuzz: install ## run the property tests with many more examples
 	$(BIN)/pytest --hypothesis-profile=fuzz --timeout=0 -n $(WORKERS) -ra tests/core tests/smuggling/test_fuzz.py tests/transparency/test_generated.py $(ARGS)
 
-clean: ## remove everything that was made here, .venv included
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+clean: ## remove caches and build results; keep .venv
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## also remove .venv
+	rm -rf .venv

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The real servers that tests drive and that are no PyPI packages: installed from Debian where we may, else named.
+# The programs that tests need and that are not on PyPI. As root on Debian, install them; otherwise list them.
 set -u
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
@@ -14,13 +14,13 @@ need systemd-analyze systemd
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "installing$missing"
-    # RUNLEVEL=1: the packages must not start their own services on this machine.
+    echo "Installing the Debian packages that tests need:$missing"
+    # RUNLEVEL=1 keeps the packages from starting their services.
     export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
     # shellcheck disable=SC2086  # a list of words
     apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null && exit 0
 fi
 echo "**********************************************************************"
-echo "MISSING:$missing. The tests that need them will be SKIPPED and say so."
-echo "As root: apt-get install$missing"
+echo "MISSING PACKAGES:$missing. Tests that need them will be SKIPPED."
+echo "To install them, run as root: apt-get install$missing"
 echo "**********************************************************************"
