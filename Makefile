@@ -4,7 +4,7 @@ WORKERS ?= auto
 ARGS ?=
 # The tests of `make check`: unit tests, which need no other programs.
 UNIT := tests/core tests/client tests/simulator tests/test_architecture.py tests/test_config.py tests/test_docs.py \
-	 tests/test_logs.py
+	tests/test_logs.py
 BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE := $(BIN)/uv pip compile --universal --no-header --no-annotate --quiet

@@ -101,6 +101,29 @@ def test_every_make_target_in_the_documents_exists(document: Path) -> None:
             assert target in targets, f"{line!r}: there is no make {target}"
 
 
+def recipe(target: str) -> str:
+    """The commands of a make target, without those of the targets that it depends on."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    match = re.search(rf"^{target}:.*\n((?:\t.*\n?)*)", makefile, re.MULTILINE)
+    assert match
+    return match[1]
+
+
+def test_make_check_installs_nothing_outside_the_virtual_environment() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^check: lint ", makefile, re.MULTILINE)
+    assert re.search(r"^lint: install ", makefile, re.MULTILINE)
+    assert "apt-get" not in recipe("check") + recipe("lint")
+    (unit,) = re.findall(r"^UNIT := ((?:.*\\\n)*.*)", makefile, re.MULTILINE)
+    for path in unit.replace("\\\n", " ").split():
+        assert (ROOT / path).exists(), path
+
+
+def test_make_clean_keeps_the_virtual_environment() -> None:
+    assert "rm -rf .venv" not in recipe("clean")
+    assert "rm -rf .venv" in recipe("distclean")
+
+
 def anchors(document: Path) -> set[str]:
     """The anchors that headings of a Markdown file make."""
     headings = re.findall(r"^#+ +(.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
