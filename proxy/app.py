@@ -22,9 +22,11 @@ from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.api.download import Download
 from proxy.api.kickoff import KickoffHandler, KickoffPolicy
+from proxy.api.links import Site
+from proxy.api.listing import Listing
+from proxy.api.preflight import Preflight
 from proxy.api.request_body import RequestBodies
 from proxy.api.resources import Resources
-from proxy.api.responses import Site
 from proxy.api.router import ApiRouter
 from proxy.clock import SteadyClock
 from proxy.config.loading import ConfigError
@@ -325,16 +327,16 @@ def _service(
         jobs=jobs,
         access=access,
         runner=runner,
-        upstream=upstream,
+        preflight=Preflight(upstream, timeout=exports.preflight_timeout)
+        if exports.preflight
+        else None,
         download=download,
-        intake=RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory),
+        bodies=RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory),
         site=site,
-        safe=safe,
+        sealer=safe,
         policy=KickoffPolicy(
             grace=exports.grace,
             max_wait=exports.max_wait,
-            preflight=exports.preflight,
-            preflight_timeout=exports.preflight_timeout,
             preserve_host=settings.upstream.preserve_host,
         ),
         now=now,
@@ -345,6 +347,7 @@ def _service(
         access=access,
         runner=runner,
         download=download,
+        listing=Listing(jobs=jobs, access=access, runner=runner, site=site, now=now),
         site=site,
         description=describe(__version__, public.segment),
         max_wait=exports.max_wait,

@@ -1,3 +1,1 @@
-"""The proxy's own resources: kick-off, status, result, cancel, delete and list (CONTRACT §2 to
-§8).
-"""
+"""The proxy's own resources: kick-off, status, result, cancel, delete, list (CONTRACT §2 to §8)."""

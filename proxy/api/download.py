@@ -1,4 +1,4 @@
-"""Sends the file of a job: preconditions, ranges, bytes (CONTRACT §6)."""
+"""Sends a job's file: preconditions, ranges and bytes (CONTRACT §6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
 from proxy.api.file_response import FileResponse, sent_before_more
-from proxy.api.responses import SERVER, ApiRequest, answer
+from proxy.api.request import ApiRequest
+from proxy.api.responses import SERVER, respond
 from proxy.core.errors import Problem
 from proxy.core.http.disposition import content_disposition
 from proxy.core.http.ranges import (
@@ -37,17 +38,17 @@ _Headers = list[tuple[str, str]]
 
 
 class Download:
-    """Serves artifacts of jobs whose result is Available."""
+    """Sends the artifacts of jobs whose result is Available."""
 
     def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
 
     async def send(
-        self, asked: ApiRequest, job: Job, *, method: str, extra: Iterable[tuple[str, str]] = ()
+        self, request: ApiRequest, job: Job, *, method: str, extra: Iterable[tuple[str, str]] = ()
     ) -> web.StreamResponse:
-        """Answer with the file as the request's fields ask, `extra` fields added.
+        """Send the file, or the ranges that the request's fields select, with `extra` fields.
 
-        `method` "GET" or "HEAD"; a kick-off's POST passes "POST" and gets the whole file. Raises
+        `method` is "GET" or "HEAD", or "POST" for a kick-off, which gets the whole file. Raises
         `Problem`.
         """
         reader = await self._artifacts.open(job.id)
@@ -55,21 +56,21 @@ class Download:
             raise Problem("result-deleted", "The exported file is gone.")
         try:
             return await self._send(
-                asked, job, reader, method, [*_file_headers(job, reader.artifact), *extra]
+                request, job, reader, method, [*_file_headers(job, reader.artifact), *extra]
             )
         finally:
             await reader.close()
 
     async def _send(
-        self, asked: ApiRequest, job: Job, reader: Reader, method: str, headers: _Headers
+        self, request: ApiRequest, job: Job, reader: Reader, method: str, headers: _Headers
     ) -> web.StreamResponse:
         size = reader.artifact.size
         facts = Facts(size=size, etag=file_etag(job), modified=reader.artifact.created)
-        chosen = None if method == "POST" else select(method, asked.lines, facts)
+        chosen = None if method == "POST" else select(method, request.lines, facts)
         media_type = "application/octet-stream" if job.answer is None else job.answer.media_type
         match chosen:
             case NotModified():
-                return answer(304, headers)
+                return respond(304, headers)
             case PreconditionFailed():
                 raise Problem(
                     "precondition-failed", "The file is not the one that the precondition names."
@@ -82,19 +83,19 @@ class Download:
             case One(start, stop):
                 headers.append(("Content-Range", content_range(start, stop, size)))
                 return await _stream(
-                    asked, reader, 206, headers, _plain(start, stop, media_type), method
+                    request, reader, 206, headers, _plain(start, stop, media_type), method
                 )
             case Several(parts):
                 body = multipart(parts, size, media_type, secrets.token_hex(16))
-                return await _stream(asked, reader, 206, headers, body, method)
+                return await _stream(request, reader, 206, headers, body, method)
             case _:
                 return await _stream(
-                    asked, reader, 200, headers, _plain(0, size, media_type), method
+                    request, reader, 200, headers, _plain(0, size, media_type), method
                 )
 
 
 def _file_headers(job: Job, artifact: Artifact) -> _Headers:
-    """CONTRACT §6: fields of every answer that stands for the file."""
+    """Return the fields of every response that represents the file (CONTRACT §6)."""
     headers = [
         ("ETag", file_etag(job)),
         ("Last-Modified", formatdate(artifact.created, usegmt=True)),
@@ -116,25 +117,30 @@ def _plain(start: int, stop: int, media_type: str) -> Multipart:
 
 
 async def _stream(
-    asked: ApiRequest, reader: Reader, status: int, headers: _Headers, body: Multipart, method: str
+    request: ApiRequest,
+    reader: Reader,
+    status: int,
+    headers: _Headers,
+    body: Multipart,
+    method: str,
 ) -> web.StreamResponse:
     fields = [*headers, ("Server", SERVER), ("Content-Type", body.media_type)]
     response = FileResponse(status, fields, body.length)
-    await response.prepare(asked.request)
+    await response.prepare(request.inner)
     if method != "HEAD":
-        with sent_before_more(asked.request):
+        with sent_before_more(request.inner):
             for piece in body.pieces:
                 if isinstance(piece, bytes):
                     await response.write(piece)
                 else:
-                    await _copy(asked, reader, *piece)
+                    await _copy(request, reader, *piece)
     await response.write_eof()
     return response
 
 
-async def _copy(asked: ApiRequest, reader: Reader, start: int, stop: int) -> None:
+async def _copy(request: ApiRequest, reader: Reader, start: int, stop: int) -> None:
     """Send [start, stop) of the file. A client that takes nothing keeps one piece in memory."""
-    writer = cast(StreamWriter, asked.request.writer)
+    writer = cast(StreamWriter, request.inner.writer)
     async with aclosing(reader.chunks(start, stop)) as chunks:
         async for chunk in chunks:
             await writer.write(chunk, drain=False)

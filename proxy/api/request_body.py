@@ -1,4 +1,4 @@
-"""Bodies of kick-offs, received into memory that all of them share (CONTRACT §3.1)."""
+"""Receives the bodies of kick-offs within one shared memory limit (CONTRACT §3.1)."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from proxy.api.responses import ApiRequest
+from proxy.api.request import ApiRequest
 from proxy.core.errors import Problem
 from proxy.core.pace import Pace
 from proxy.net.budget import Budget
 
-#: Seconds after which a client may try again when the memory is taken.
+#: Seconds after which a client may retry when all memory is in use.
 _RETRY_AFTER = 5
 _CLOSE = (("Connection", "close"),)
 
 
 class RequestBodies:
-    """Receives bodies of at most `max_body` bytes, `memory` bytes of all clients at a time."""
+    """Receives bodies of at most `max_body` bytes each, `memory` bytes in total at a time."""
 
     def __init__(self, *, max_body: int, memory: int) -> None:
         self._max_body = max_body
         self.memory = Budget(memory)
 
     @asynccontextmanager
-    async def receive(self, asked: ApiRequest) -> AsyncIterator[bytes]:
-        """The whole body, whose memory is the caller's until the context ends. Raises `Problem`.
+    async def receive(self, request: ApiRequest) -> AsyncIterator[bytes]:
+        """Receive the whole body. Its memory counts until the context ends. Raises `Problem`.
 
-        What is announced is reserved before a byte is read, a chunked body as it grows. A client
-        that leaves before the end of its body ends this.
+        An announced length is reserved before the first byte is read, a chunked body as it grows.
+        A client that disconnects before the end of its body cancels this.
         """
         reserved = _Reserved(self.memory)
         try:
-            yield await self._body(asked, reserved)
+            yield await self._body(request, reserved)
         finally:
             reserved.release()
 
-    async def _body(self, asked: ApiRequest, reserved: _Reserved) -> bytes:
-        announced = asked.head.content_length
+    async def _body(self, request: ApiRequest, reserved: _Reserved) -> bytes:
+        announced = request.head.content_length
         if announced is not None:
             self._admit(announced)
             reserved.grow_to(announced)
-        content = asked.request.content
+        content = request.inner.content
         loop = asyncio.get_running_loop()
         pace = Pace(loop.time())
         pieces: list[bytes] = []
@@ -58,7 +58,7 @@ class RequestBodies:
                 pace.arrived(len(piece), loop.time())
                 pieces.append(piece)
         except TimeoutError as why:
-            detail = "The body of an export must arrive with 1 KiB/s, over any 60 s."
+            detail = "The body of an export must arrive at 1 KiB/s or more, over any 60 s."
             raise Problem(
                 "bad-request", detail, headers=_CLOSE, status=web.HTTPRequestTimeout.status_code
             ) from why
@@ -77,7 +77,7 @@ class RequestBodies:
 
 
 class _Reserved:
-    """Bytes of `memory` that are taken for one body."""
+    """The share of `memory` that one body uses."""
 
     __slots__ = ("_memory", "_size")
 
@@ -86,19 +86,19 @@ class _Reserved:
         self._size = 0
 
     def grow_to(self, size: int) -> None:
-        """Take more if `size` is more than is taken. Raises `Problem`."""
+        """Reserve `size` bytes in total. Raises `Problem` if there are not enough."""
         more = size - self._size
         if more <= 0:
             return
         if not self._memory.take(more):
             detail = (
-                "The bodies of exports that are being received take all of "
+                "The bodies of exports that are being received use all of "
                 "exports.body_memory. Try again."
             )
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER, headers=_CLOSE)
         self._size = size
 
     def release(self) -> None:
-        """Give everything back."""
+        """Release all of it."""
         self._memory.give(self._size)
         self._size = 0

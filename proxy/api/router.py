@@ -1,4 +1,4 @@
-"""Answers what the door keeps back from the relay: one way in, and errors rendered in one place."""
+"""Dispatches the requests that are not relayed, and renders every error."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import structlog
 from aiohttp import web
 
 from proxy.api.kickoff import KickoffHandler
+from proxy.api.request import ApiRequest
 from proxy.api.resources import Resources
-from proxy.api.responses import ApiRequest, ApiResponse, problem_answer
+from proxy.api.responses import ApiResponse, problem_response
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
 from proxy.core.routing import BadSwitch, Decision, Kickoff, Own
@@ -19,38 +20,36 @@ _STORE_RETRY_AFTER = 5
 
 
 class ApiRouter:
-    """The handler of every request that is ours."""
+    """The handler of all requests that are not relayed."""
 
-    def __init__(self, gateway: KickoffHandler, resources: Resources) -> None:
-        self._gateway = gateway
+    def __init__(self, kickoffs: KickoffHandler, resources: Resources) -> None:
+        self._kickoffs = kickoffs
         self._resources = resources
 
-    async def handle(self, request: web.BaseRequest, head: Head, decision: Decision) -> ApiResponse:
-        """Answer the request; every `Problem` as CONTRACT §11 shows it.
+    async def handle(self, inner: web.BaseRequest, head: Head, decision: Decision) -> ApiResponse:
+        """Handle a request; a `Problem` becomes a response (CONTRACT §11).
 
-        `head` is the head as the client sent it, `decision` what `core.routing` made of it.
+        `head` is the head as the client sent it, `decision` that of `core.routing`.
         """
-        asked = ApiRequest(request, head, decision)
+        request = ApiRequest(inner, head, decision)
         try:
-            return await self._answer(asked)
+            return await self._dispatch(request)
         except Problem as problem:
-            log.info("refused", problem=problem.name, status=problem.status, path=asked.path)
-            return problem_answer(problem, asked)
+            log.info("refused", problem=problem.name, status=problem.status, path=request.path)
+            return problem_response(problem, request)
         except StoreUnavailable as why:
             log.warning("store not available", reason=str(why))
             detail = "The proxy cannot read or write its jobs now. Try again."
-            return problem_answer(
-                Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER), asked
-            )
+            unavailable = Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER)
+            return problem_response(unavailable, request)
 
-    async def _answer(self, asked: ApiRequest) -> ApiResponse:
-        decision = asked.decision
-        match decision:
-            case Kickoff():
-                return await self._gateway.kickoff(asked, decision)
-            case Own():
-                return await self._resources.answer(asked, decision)
+    async def _dispatch(self, request: ApiRequest) -> ApiResponse:
+        match request.decision:
+            case Kickoff() as decision:
+                return await self._kickoffs.handle(request, decision)
+            case Own() as decision:
+                return await self._resources.handle(request, decision)
             case BadSwitch(detail):
                 raise Problem("invalid-async-parameter", detail)
-            case _:
-                raise TypeError(f"not a decision for the service: {decision!r}")
+            case decision:
+                raise TypeError(f"unexpected decision: {decision!r}")

@@ -271,6 +271,7 @@ class House:
             access=nothing,
             runner=self.runner,
             download=nothing,
+            listing=nothing,
             site=nothing,
             description=b"",
             max_wait=0,

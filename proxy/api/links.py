@@ -1,0 +1,50 @@
+"""The absolute URLs that a client uses to reach the proxy (CONTRACT §2, §13)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.api.request import ApiRequest
+from proxy.core.http.origin import Networks, base_url
+from proxy.core.job import Job
+from proxy.core.paths import Links, job_links, list_url
+from proxy.core.retention import Retention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The proxy as clients see it: its URLs, and how long it keeps results and records."""
+
+    public_url: str | None
+    trusted: Networks
+    segment: str
+    retention: Retention
+
+    def links(self, request: ApiRequest, job: Job) -> Links:
+        """Return the job's absolute URLs for the client that sent the request."""
+        return job_links(self._base(request), job.request.api, self.segment, job.id)
+
+    def listing(self, request: ApiRequest) -> str:
+        """Return the absolute URL of the requested list."""
+        return list_url(self._base(request), request.api, self.segment)
+
+    def _base(self, request: ApiRequest) -> str:
+        transport = request.inner.transport
+        peer = transport.get_extra_info("peername") if transport else None
+        local = transport.get_extra_info("sockname") if transport else None
+        return base_url(
+            public_url=self.public_url,
+            trusted=self.trusted,
+            peer=str(peer[0]) if isinstance(peer, tuple) else None,
+            scheme="https" if transport and transport.get_extra_info("sslcontext") else "http",
+            local=_authority(local),
+            fields=request.lines,
+        )
+
+
+def _authority(address: Any) -> str:
+    if not isinstance(address, tuple):
+        return "localhost"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"

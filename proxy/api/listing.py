@@ -1,0 +1,145 @@
+"""The list of the jobs that a caller may see (CONTRACT §2, §9)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterable
+from urllib.parse import parse_qsl, urlencode
+
+from aiohttp import web
+
+from proxy.api.links import Site
+from proxy.api.request import ApiRequest
+from proxy.api.responses import respond
+from proxy.core.errors import Problem
+from proxy.core.job import Job, Status
+from proxy.core.job_document import document
+from proxy.core.retention import as_of
+from proxy.core.routing import Own
+from proxy.jobs.runner import Runner
+from proxy.ports import JobStore
+from proxy.upstream.access import Access, Statuses
+from proxy.upstream.credentials import Credentials
+
+_DEFAULT_PAGE, _MAX_PAGE = 30, 1000
+_CONCURRENT_CHECKS = 8
+
+
+class Listing:
+    """Handles GET of the list. `now` returns Unix seconds."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        access: Access,
+        runner: Runner,
+        site: Site,
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._access = access
+        self._runner = runner
+        self._site = site
+        self._now = now
+
+    async def handle(self, request: ApiRequest, own: Own) -> web.StreamResponse:
+        """Return a page of the list. Raises `Problem`."""
+        query = _query(own.query)
+        offset = _count(query, "offset", 0)
+        limit = min(_count(query, "limit", _DEFAULT_PAGE), _MAX_PAGE)
+        status = _status(query)
+        session = query.get("restoresessionid")
+        credentials = request.credentials()
+        owners = await self._access.identify(credentials)
+        found = await self._candidates(owners, session)
+        visible = await self._visible(credentials, found)
+        shown = [job for job in visible if self._runner.may_show(job.id)]
+        chosen = [job for job in shown if status is None or job.status is status]
+        results = [
+            document(job, self._site.links(request, job)) for job in chosen[offset : offset + limit]
+        ]
+        links = _page_links(self._site.listing(request), query, offset, limit, len(chosen))
+        page = {"offset": offset, "limit": limit, "results": results, "_links": links}
+        return respond(200, [("Cache-Control", "no-store")], json.dumps(page).encode())
+
+    async def _candidates(self, owners: Iterable[str], session: str | None) -> list[Job]:
+        if session is not None:
+            found = await self._jobs.list(session=session)
+        else:
+            known = {job.id: job for owner in owners for job in await self._jobs.list(owner=owner)}
+            found = sorted(known.values(), key=lambda job: (job.created, job.id), reverse=True)
+        now = self._now()
+        return [
+            as_of(job, now)
+            for job in found
+            if not job.forgotten and not self._site.retention.record_over(job, now)
+        ]
+
+    async def _visible(self, credentials: Credentials, jobs: list[Job]) -> list[Job]:
+        """Return the jobs that the caller may see (CONTRACT §9).
+
+        Each job is checked as for its own URL, and each restore session once.
+        """
+        statuses: Statuses = {}
+        slots = asyncio.Semaphore(_CONCURRENT_CHECKS)
+
+        async def check(job: Job) -> bool:
+            async with slots:
+                return await self._may_see(credentials, job, statuses)
+
+        allowed = await asyncio.gather(*map(check, jobs))
+        return [job for job, visible in zip(jobs, allowed, strict=True) if visible]
+
+    async def _may_see(self, credentials: Credentials, job: Job, statuses: Statuses) -> bool:
+        try:
+            await self._access.check(credentials, job, statuses)
+        except Problem as why:
+            if why.name != "job-not-found":
+                raise
+            return False
+        return True
+
+
+def _query(text: str | None) -> dict[str, str]:
+    """Return the first value of each parameter; names in lower case, as VB365 ignores case."""
+    first: dict[str, str] = {}
+    for name, value in parse_qsl(text or "", keep_blank_values=True):
+        first.setdefault(name.lower(), value)
+    return first
+
+
+def _page_links(
+    url: str, query: dict[str, str], offset: int, limit: int, total: int
+) -> dict[str, dict[str, str]]:
+    """Return the links of a page: to itself, and to the previous and next one if they exist."""
+    filters = {name: query[name] for name in ("status", "restoresessionid") if name in query}
+
+    def page(start: int) -> dict[str, str]:
+        return {"href": f"{url}?{urlencode({'offset': start, 'limit': limit} | filters)}"}
+
+    links = {"self": page(offset)}
+    if limit and offset:
+        links["previous"] = page(max(0, offset - limit))
+    if limit and offset + limit < total:
+        links["next"] = page(offset + limit)
+    return links
+
+
+def _count(query: dict[str, str], name: str, default: int) -> int:
+    text = query.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise Problem("bad-request", f"{name} must be a whole number that is not negative.")
+    return int(text)
+
+
+def _status(query: dict[str, str]) -> Status | None:
+    text = query.get("status")
+    if text is None:
+        return None
+    known = {str(status).lower(): status for status in Status}
+    if text.lower() not in known:
+        raise Problem("bad-request", f"status must be one of {', '.join(Status)}.")
+    return known[text.lower()]

@@ -1,0 +1,52 @@
+"""The preflight of a kick-off: does VB365 deny access to the parent resource? (CONTRACT §3.4)"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from proxy.ports import Fields, Upstream, UpstreamFailure, WholeResponse
+from proxy.upstream.credentials import Credentials
+
+log = structlog.get_logger(__name__)
+
+_MAX_BODY = 16 * 1024 * 1024
+
+
+class Preflight:
+    """Requests the parent resource of an export. `timeout` is in seconds."""
+
+    def __init__(self, upstream: Upstream, *, timeout: float) -> None:
+        self._upstream = upstream
+        self._timeout = timeout
+
+    async def denial(
+        self, parent: str, hosts: list[bytes], credentials: Credentials
+    ) -> WholeResponse | None:
+        """Return VB365's 401, 403 or 404 for the parent resource, None for anything else.
+
+        Path and Host are the caller's, because this represents the caller's own request. For the
+        same reason a success proves nothing about the caller.
+        """
+        fields = [*((b"Host", value) for value in hosts), *credentials.fields]
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._request(parent.encode("latin-1"), fields)
+        except (UpstreamFailure, TimeoutError) as why:
+            log.info("preflight failed", reason=str(why) or type(why).__name__)
+            return None
+
+    async def _request(self, target: bytes, fields: Fields) -> WholeResponse | None:
+        response = await self._upstream.send(
+            b"GET", target, fields, timeout=self._timeout, stall=self._timeout
+        )
+        try:
+            if response.status not in (401, 403, 404):
+                return None
+            body = b""
+            while len(body) <= _MAX_BODY and (piece := await response.read()):
+                body += piece
+            return WholeResponse(response.status, response.reason, response.fields, body)
+        finally:
+            response.close()

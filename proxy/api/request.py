@@ -1,0 +1,58 @@
+"""A request to the proxy's own resources, read from its raw head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from proxy.core.exports import split_target
+from proxy.core.http.fields import values_of
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Own
+from proxy.upstream.credentials import Credentials
+from proxy.upstream.problems import unauthorized
+
+
+class ApiRequest:
+    """A request with its raw head, which aiohttp's request would normalize.
+
+    `inner` is aiohttp's request, for the body and the transport; `decision` is the router's.
+    """
+
+    def __init__(self, inner: web.BaseRequest, head: Head, decision: Decision) -> None:
+        self.inner = inner
+        self.head = head
+        self.decision = decision
+        self.fields = head.fields
+        path, query = split_target(head.target)
+        self.path = path.decode("latin-1")
+        self.query = None if query is None else query.decode("latin-1")
+        self.method = head.method.decode("latin-1")
+
+    @property
+    def api(self) -> str | None:
+        """The API version of a path below the proxy's segment ("v8"), None without one."""
+        return self.decision.api if isinstance(self.decision, Own) else None
+
+    def credentials(self) -> Credentials:
+        """Return the request's credentials. Raises `Problem` 401 without any.
+
+        The router relays a kick-off without credentials, unless its body is too large.
+        """
+        found = Credentials.of(self.fields)
+        if found is None:
+            raise unauthorized()
+        return found
+
+    def lines(self, name: str) -> Sequence[str]:
+        """Return the values of all lines of a field, in order."""
+        return [value.decode("latin-1") for value in self.raw(name.lower().encode())]
+
+    def raw(self, name: bytes) -> list[bytes]:
+        """Return the same values as bytes. `name` is in lower case."""
+        return values_of(self.fields, name)
+
+    def first(self, name: str) -> str | None:
+        """Return the value of a field's first line, None without one."""
+        return next(iter(self.lines(name)), None)
