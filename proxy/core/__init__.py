@@ -1,1 +1,1 @@
-"""The rules of the product as pure functions and values: no clock, no I/O, no randomness."""
+"""The rules of the proxy as pure functions and values: no clock, no I/O, no randomness."""

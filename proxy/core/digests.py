@@ -1,6 +1,4 @@
-"""Long texts of ended jobs, kept as their beginning and a digest (CONTRACT §3.5 "Records are
-bounded").
-"""
+"""Shortening of long texts in records of ended jobs (CONTRACT §3.5 "Records are bounded")."""
 
 from __future__ import annotations
 
@@ -9,10 +7,10 @@ import json
 
 
 def shortened(text: str, *, limit: int, keep: int = 1024) -> str:
-    """The text if it has at most `limit` bytes as JSON, else about its first `keep` and
-    `…sha256:<hex>` of the whole.
+    """The text if it has at most `limit` bytes as JSON. Otherwise its beginning, of about `keep`
+    bytes, followed by `…sha256:<hex digest of the whole text>`.
 
-    JSON is how records are stored: there a character may take six bytes.
+    Records are stored as JSON, in which a character may take twelve bytes.
     """
     if _size(text) <= limit:
         return text

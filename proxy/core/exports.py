@@ -1,7 +1,6 @@
-"""The export rule: which request is an export, of which session, and what it is called (CONTRACT
-§1).
+"""Which requests are exports, and what their target says (CONTRACT §1).
 
-Everything here looks at the raw bytes of the request target: never decoded, never normalised.
+The request target is matched as raw bytes, never decoded or normalised.
 """
 
 from __future__ import annotations
@@ -10,25 +9,25 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-# Linear on any input: a segment and the slash that ends it can be matched in one way only.
+# Linear in the length of any input: a segment and its slash can be matched in one way only.
 _EXPORT = re.compile(
     rb"/(v\d+)/restoresessions/([^/]+)/organization/(?:[^/]+/)*(exporttopst|save|export)/?",
     re.IGNORECASE,
 )
 _REPORT = re.compile(rb"/(v\d+)/reports/(generate[^/]+)/?", re.IGNORECASE)
-#: For a server that decodes the path before it splits it `S1%2F..%2FS2` is S2: the session that is
-#: asked for would not be the one that is exported from. `%2F%2F` is ordinary: base64 ids hold it.
+#: To a server that decodes a path before it splits it, `S1%2F..%2FS2` is S2: the session that is
+#: checked would not be the one that is exported. `%2F%2F` is allowed: base64 ids contain it.
 _DOT_SEGMENT = re.compile(rb"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?=/|\\|%2f|%5c|\Z)", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://[^/?]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A request that the rule selects. Text is the raw bytes as latin-1.
+    """An export request. Text is the raw bytes as latin-1.
 
-    `api` is the version segment in lower case (`v8`); `session` the restore session's id segment
-    and `parent` the path minus its last segment without a trailing slash, both None for reports;
-    `title` the last segment as sent.
+    `api` is the version segment in lower case (`v8`); `title` the last segment as sent. `session`
+    is the id segment of the restore session and `parent` the path without its last segment and
+    without a trailing slash; both are None for reports.
     """
 
     api: str
@@ -39,10 +38,11 @@ class Export:
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes | None]:
-    """The path and the query (None without a `?`) of a raw request target (RFC 9112 §3.2).
+    """The path and the query of a raw request target (RFC 9112 §3.2). The query is None without
+    `?`.
 
-    Of the absolute form the path component (b"" when it has none); b"" for the authority and
-    asterisk forms.
+    The path of an absolute form is its path component, which may be b""; that of the authority and
+    asterisk forms is b"".
     """
     path, mark, query = target.partition(b"?")
     if not path.startswith(b"/"):
@@ -52,8 +52,8 @@ def split_target(target: bytes) -> tuple[bytes, bytes | None]:
 
 
 def match(method: bytes, target: bytes, *, reports: bool = False) -> Export | None:
-    """The export that this request asks for, or None (CONTRACT §1). `reports` adds `POST
-    /v{N}/Reports/Generate…`.
+    """The export that the request starts, or None (CONTRACT §1). With `reports`, `POST
+    /v{N}/Reports/Generate…` is an export too.
     """
     if method != b"POST":
         return None

@@ -1,5 +1,5 @@
-"""What kind of file an export is, told by its first bytes: U declares them all octet-stream
-(CONTRACT §5).
+"""The format of an exported file, detected by its first bytes: VB365 declares all of them
+application/octet-stream (CONTRACT §5).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ _MAGIC: dict[bytes, Format] = {b"!BDN": "Pst", b"PK\x03\x04": "Zip", b"\xd0\xcf\
 
 
 def sniff(first: bytes) -> Format | None:
-    """The format told by a file's first bytes; None when they are too few to tell (at the file's
-    end: Other).
+    """The format of the file that begins with these bytes. None if more bytes are needed; a file
+    that ends here is Other.
     """
     for magic, name in _MAGIC.items():
         if first.startswith(magic):

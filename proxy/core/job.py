@@ -429,7 +429,7 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
         error=event.error,
         result=_without_file(job),
     )
-    return _shortened(failed) if refused(failed) else failed
+    return _shortened(failed, event.error) if refused(failed) else failed
 
 
 def refused(job: Job) -> bool:
@@ -453,13 +453,11 @@ def _kept(request: ExportRequest) -> ExportRequest:
     )
 
 
-def _shortened(job: Job) -> Job:
+def _shortened(job: Job, error: JobError) -> Job:
     """The refused job without long values. A version segment that is cut is still an alias of the
     one that was sent.
     """
-    error, request = job.error, job.request
-    if error is None:
-        return job
+    request = job.request
     body = None if error.body is None else shortened(error.body, limit=_LONG_BODY)
     session = request.session
     if session is not None and len(session) > _LONG_SEGMENT:

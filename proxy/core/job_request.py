@@ -1,5 +1,5 @@
-"""The fields of a job's own request to U: of the kick-off, or of the call that resumes it (CONTRACT
-§1, §9).
+"""The header fields of a job's request to VB365, from its kick-off or from the call that resumes it
+(CONTRACT §1, §9).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from proxy.core.preferences import other_preferences
 
 _Field = tuple[bytes, bytes]
 
-#: Never part of the job's request: it is not ranged or conditional, and its switch is for us
-#: (CONTRACT §1).
+#: Not part of the job's request, which has no range and no condition (CONTRACT §1).
 _OURS = frozenset(
     {
         b"range",
@@ -29,15 +28,15 @@ _OURS = frozenset(
         b"expect",
     }
 )
-#: Of a resuming call nothing is taken that describes that call instead of the export.
+#: Fields that describe a resuming call itself, not the export.
 _OF_THE_CALL = frozenset(
     {b"accept", b"accept-language", b"content-type", b"content-encoding", b"content-language"}
 )
 
 
 def kickoff_fields(fields: Iterable[_Field], *, preserve_host: bool) -> list[_Field]:
-    """What the job sends of its kick-off's fields, in order; other preferences than ours stay
-    (CONTRACT §1).
+    """The fields of the kick-off that the job sends, in order (CONTRACT §1). Preferences other than
+    the proxy's own are kept.
     """
     received = list(fields)
     sent = [field for field in end_to_end(received) if field[0].lower() not in _OURS]
@@ -53,8 +52,8 @@ def kickoff_fields(fields: Iterable[_Field], *, preserve_host: bool) -> list[_Fi
 def resumed_fields(
     fields: Iterable[_Field], request: ExportRequest, *, preserve_host: bool
 ) -> list[_Field]:
-    """What a resumed job sends: the resuming call's fields, and what was stored of the kick-off
-    (CONTRACT §9).
+    """The fields that a resumed job sends: those of the resuming call, and those stored of the
+    kick-off (CONTRACT §9).
     """
     call = [field for field in fields if field[0].lower() not in _OF_THE_CALL | {b"prefer"}]
     stored = (

@@ -1,4 +1,4 @@
-"""The name that a job's file is offered under (CONTRACT §5 `fileName`, §6)."""
+"""The file name of a job's result (CONTRACT §5 `fileName`, §6)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from proxy.core.http.disposition import safe_name
 from proxy.core.job import Job
 
 _EXTENSIONS = {"Pst": "pst", "Zip": "zip", "Msg": "msg"}
-#: The one operation of VB365 that makes a web page: posts/export, of a team or of one post.
+#: The only operation of VB365 that makes a web page: posts/export, of a team or of one post.
 _POSTS_EXPORT = re.compile(r".*/posts/(?:[^/]+/)?export/?", re.IGNORECASE | re.DOTALL)
 
 
 def result_name(job: Job) -> str | None:
-    """VB365's name for the file; without one, a name made of verb, time of acceptance and format.
+    """The name that VB365 gave the file, otherwise one made of the operation, the time of the
+    kick-off and the format.
 
-    None until VB365 has answered, or until the format is known that the name depends on: a name
-    that was shown stays.
+    None until VB365 has answered and, if the name depends on the format, until that is known: a
+    name that was shown does not change.
     """
     if job.answer is None:
         return None

@@ -1,6 +1,4 @@
-"""What VB365's answer to an export says, other than the file: its sentence, its meaning for the job
-(CONTRACT §5).
-"""
+"""What a response of VB365 other than the file means for a job, and what it says (CONTRACT §5)."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ Fields = Iterable[tuple[bytes, bytes]]
 
 #: The longest sentence, in characters.
 MAX_SENTENCE = 300
-#: Bytes of a JSON body that are looked at: VB365's stack traces are shorter. Plain text is short or
-#: no sentence.
+#: The longest JSON body that is parsed, in bytes: stack traces of VB365 are shorter. Plain text is
+#: quoted only if it is short.
 JSON_LIMIT = 256 * 1024
 _TEXT_LIMIT = 4 * 1024
-#: Where servers put the sentence, the most telling member first; names are compared in lower case.
+#: The members in which servers put the message, the most specific first, in lower case.
 #: RESTExceptionInfo (v6, v7, v8) `message`, ASP.NET Web API `ExceptionMessage` and `Message`, RFC
 #: 9457 `detail` and `title`, RFC 6749 `error_description`, OData `error.message.value`.
 _MEMBERS = ("exceptionmessage", "message", "detail", "error_description", "error", "value", "title")
@@ -31,8 +29,8 @@ _HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
 
 
 class Row(NamedTuple):
-    """Statuses from `first` to `last`; `worded` True: VB365 says why, False: it does not, None:
-    either.
+    """A row for statuses from `first` to `last`. `worded`: whether the response gives a reason;
+    None for both.
     """
 
     first: int
@@ -42,23 +40,23 @@ class Row(NamedTuple):
     retryable: bool
 
 
-#: CONTRACT §3.7, §5: what an answer other than 200 makes of a job. The first row that fits counts.
+#: CONTRACT §3.7, §5: the error of a job after a response other than 200. The first match counts.
 TABLE: tuple[Row, ...] = (
-    # the client was slow, or there were too many of them: the request itself is good
+    # the client was slow, or there were too many requests: this one is valid
     Row(408, 408, None, ErrorCode.REJECTED, True),
     Row(425, 425, None, ErrorCode.REJECTED, True),
     Row(429, 429, None, ErrorCode.REJECTED, True),
     Row(400, 499, None, ErrorCode.REJECTED, False),
-    # a gateway or a restart, whatever words it has for it
+    # a gateway or a restart, whatever its text says
     Row(502, 504, None, ErrorCode.ERROR, True),
-    # VB365 worked and refused in its own words: Outlook is not installed, the session was stopped
+    # VB365 failed and says why: Outlook is not installed, the session was stopped
     Row(500, 599, True, ErrorCode.ERROR, False),
     Row(0, 999, None, ErrorCode.ERROR, True),
 )
 
 
 def judge(status: int, sentence: str | None) -> Row:
-    """The row of `TABLE` for an answer with this status, and with what `said` returned for it."""
+    """The row of `TABLE` for a response with this status and the sentence that `said` returned."""
     worded = sentence is not None
     return next(
         row for row in TABLE if row.first <= status <= row.last and row.worded in (None, worded)
@@ -66,10 +64,9 @@ def judge(status: int, sentence: str | None) -> Row:
 
 
 def said(content_type: str | None, body: bytes) -> str | None:
-    """VB365's own sentence: one line of at most `MAX_SENTENCE` visible characters. None: it says
-    nothing readable.
+    """The message of a response: one line of at most `MAX_SENTENCE` visible characters, or None.
 
-    Of JSON, whatever its Content-Type, and of short plain text. Never markup.
+    It is taken from JSON of any Content-Type and from short plain text, never from markup.
     """
     if len(body) > JSON_LIMIT:
         return None
@@ -90,7 +87,7 @@ def _texts(content_type: str | None, body: bytes) -> Iterator[str]:
 
 
 def _within(value: Any, depth: int) -> Iterator[str]:
-    """The texts in a JSON value that may be the sentence, the most telling first."""
+    """The texts in a JSON value that may be the message, the most specific first."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list) and value and depth:
@@ -109,10 +106,8 @@ def _decoded(body: bytes) -> str:
 
 
 def one_line(text: str) -> str | None:
-    """The text on one line, without what is invisible, at most `MAX_SENTENCE` characters; None if
-    nothing is left.
-
-    Markup is nothing to read either.
+    """The text as one line of at most `MAX_SENTENCE` visible characters. None if it is markup or
+    has no letter or digit.
     """
     if _MARKUP.search(text[: 2 * _TEXT_LIMIT]):
         return None
@@ -125,14 +120,14 @@ def one_line(text: str) -> str | None:
     return visible if len(visible) <= MAX_SENTENCE else visible[: MAX_SENTENCE - 1].rstrip() + "…"
 
 
-# Secrets that an answer repeats.
+# Secrets of the request that a response repeats.
 
-#: Shorter values are words that any sentence may hold.
+#: In characters. Shorter values are words that any message may contain.
 _SHORTEST_SECRET = 6
-#: Looking for them takes time; a caller who sends more has chosen to.
+#: Bounds the time of the search.
 _MOST_SECRETS = 200
 _CREDENTIALS = frozenset({b"authorization", b"cookie"})
-#: Request fields that hold nothing secret.
+#: Request fields that contain no secret.
 _OPEN = re.compile(
     rb"(?i)host|user-agent|accept(?:-.*)?|content-.*|prefer|expect|date|origin|referer|cache-control"
 )
@@ -142,10 +137,11 @@ _ESCAPED = re.compile(rb"[\"&'+<>`]")
 
 
 def secrets(fields: Fields, target: bytes) -> list[bytes]:
-    """What an answer to this request may repeat and nobody may keep: credentials, unknown fields,
-    query values.
+    """The values of a request that must not be kept if a response repeats them: credentials, values
+    of unknown fields and of the query.
 
-    The longest first, as `masked` needs them; at most `_MOST_SECRETS`, credentials before others.
+    At most `_MOST_SECRETS`, credentials first; returned by length, the longest first, as `masked`
+    needs them, with the escaped forms that JSON may contain.
     """
     closed = [(name.lower(), value) for name, value in fields if not _OPEN.fullmatch(name)]
     closed.sort(key=lambda field: field[0] not in _CREDENTIALS)
@@ -167,17 +163,16 @@ def secrets(fields: Fields, target: bytes) -> list[bytes]:
 
 
 def masked(content: bytes, hidden: Sequence[bytes]) -> bytes:
-    """The content with `***` in place of every secret; the longest secrets must come first."""
+    """The content with `***` in place of each secret. The longest secrets must come first."""
     for secret in hidden:
         content = content.replace(secret, b"***")
     return content
 
 
 def codings(values: Iterable[bytes]) -> list[bytes]:
-    """The content codings that a body has, in lower case, from all Content-Encoding values.
+    """The content codings of a body, in lower case, from all Content-Encoding values.
 
-    `identity` is none, in any case and number, and neither is an empty element (RFC 9110 §8.4.1,
-    §5.6.1).
+    `identity` and empty elements are left out (RFC 9110 §8.4.1, §5.6.1).
     """
     named = [element.strip(b" \t").lower() for value in values for element in value.split(b",")]
     return [name for name in named if name not in (b"", b"identity")]

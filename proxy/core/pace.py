@@ -1,29 +1,28 @@
-"""How fast a body must arrive (CONTRACT §3.1)."""
+"""The minimum rate of a request body (CONTRACT §3.1)."""
 
 from __future__ import annotations
 
 from collections import deque
 
-#: At least `BYTES` in any `WINDOW` seconds: 1 KiB/s.
+#: At least `BYTES` in each period of `WINDOW` seconds: 1 KiB/s.
 WINDOW = 60.0
 BYTES = 60 << 10
-#: Bytes that arrive within so many seconds count as one arrival.
+#: Seconds. Bytes that arrive within this time count as one arrival.
 _GRAIN = 0.5
 
 
 class Pace:
-    """Tells when a body is too slow. Times are in seconds of any clock that does not go back."""
+    """Detects a body that is too slow. Times are in seconds of a monotonic clock."""
 
     __slots__ = ("_arrivals", "_size")
 
     def __init__(self, now: float) -> None:
-        #: Time of an arrival and the size after it, back to the one that the last `BYTES` began
-        #: with.
+        #: Time of each arrival and the size after it, back to the start of the last `BYTES`.
         self._arrivals = deque([(now, 0)])
         self._size = 0
 
     def arrived(self, count: int, now: float) -> None:
-        """`count` bytes have arrived."""
+        """Record the arrival of `count` bytes."""
         self._size += count
         last, _ = self._arrivals[-1]
         if now - last < _GRAIN:
@@ -35,5 +34,5 @@ class Pace:
 
     @property
     def due(self) -> float:
-        """The time by which more must have arrived."""
+        """The time by which more bytes must arrive."""
         return self._arrivals[0][0] + WINDOW

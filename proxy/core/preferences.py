@@ -1,4 +1,4 @@
-"""`Prefer` and `?async=`: how a caller asks for an asynchronous export (CONTRACT §1, RFC 7240)."""
+"""`Prefer` and `?async=`: how a caller requests an asynchronous export (CONTRACT §1, RFC 7240)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-#: No caller waits longer than this many seconds, so more digits need not be told apart.
+#: Seconds. Longer waits are not distinguished.
 _LONGEST_WAIT = 10**9
 
-#: Bytes of all `Prefer` lines together that are read. The element that reaches beyond them, and all
-#: after it, count as malformed: they say nothing to the proxy, and VB365 gets them as they were
-#: sent.
+#: How many bytes of all `Prefer` lines together are parsed. The element that extends beyond them
+#: and all after it count as malformed: the proxy ignores them, and VB365 receives them as sent.
 MAX_PREFER = 8 << 10
 
-# No byte can be matched in two ways (runs of blanks are possessive), so a failing match costs
+# No byte can be matched in two ways (runs of blanks are possessive), so that a failing match takes
 # linear time.
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -37,8 +36,8 @@ _FALSE = frozenset((b"false", b"0", b"no"))
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What `Prefer` says to the proxy: asynchronous or not, and how many seconds the caller waits
-    (unclamped).
+    """The preferences for the proxy: whether to respond asynchronously, and how many seconds the
+    caller waits (unclamped).
     """
 
     respond_async: bool = False
@@ -46,25 +45,24 @@ class Preferences:
 
 
 class Mode(Enum):
-    """How an export is answered."""
+    """Whether an export becomes a job or is forwarded."""
 
     ASYNC = "async"
     SYNC = "sync"
 
 
 class InvalidAsync(ValueError):
-    """The `async` query parameter has an unknown value, or is repeated and contradicts itself."""
+    """The `async` query parameter has an unknown value, or several that contradict each other."""
 
 
 def _elements(lines: Sequence[bytes]) -> tuple[list[bytes], bytes]:
-    """The list's elements, commas inside quotes not splitting, and what is beyond `MAX_PREFER`
-    bytes.
+    """The elements of the list, and the rest beyond `MAX_PREFER` bytes.
 
-    A quote that never closes reaches to the end.
+    Commas inside quotes do not split. A quote that is not closed extends to the end.
     """
     text = b",".join(lines)
     elements: list[bytes] = []
-    # one byte more is read, so that an element that ends at the bound is known to end there
+    # one more byte shows whether an element ends at the bound
     for found in _ELEMENT.finditer(text, 0, MAX_PREFER + 1):
         if found.end() > MAX_PREFER:
             return elements, text[found.start() :].strip(b" \t")
@@ -74,7 +72,7 @@ def _elements(lines: Sequence[bytes]) -> tuple[list[bytes], bytes]:
 
 
 def _named(element: bytes) -> tuple[bytes, bytes] | None:
-    """The preference's name in lower case and its unquoted value; None when malformed."""
+    """The name of the preference in lower case and its unquoted value. None if malformed."""
     found = _PREFERENCE.fullmatch(element)
     if found is None:
         return None
@@ -85,8 +83,7 @@ def _named(element: bytes) -> tuple[bytes, bytes] | None:
 
 
 def parse_prefer(lines: Sequence[bytes]) -> Preferences:
-    """What the `Prefer` field lines ask of the proxy. Never an error: malformed elements are
-    skipped.
+    """Parse the `Prefer` field lines. Malformed elements are skipped, never an error.
 
     The first instance of a preference wins (RFC 7240 §2).
     """
@@ -109,8 +106,8 @@ def _seconds(value: bytes) -> int | None:
 
 
 def other_preferences(lines: Sequence[bytes]) -> bytes | None:
-    """The `Prefer` value that stays for VB365, as sent: all elements but respond-async and wait,
-    malformed ones too.
+    """The `Prefer` value for VB365: all elements but respond-async and wait as sent, including
+    malformed ones. None if nothing remains.
     """
     ours = (b"respond-async", b"wait")
     elements, unread = _elements(lines)
@@ -130,15 +127,15 @@ def mode(query: bytes | None, preferences: Preferences) -> Mode:
     if values <= _FALSE:
         return Mode.SYNC
     raise InvalidAsync(
-        "the async parameter takes true, 1, yes or nothing, or false, 0, no, and must not "
-        "contradict"
+        "the async parameter must be true, 1, yes or empty, or false, 0 or no, and must not "
+        "contradict itself"
     )
 
 
 def strip_async(target: bytes) -> bytes:
-    """The request target without any `async` query parameter; every other byte stays (CONTRACT §1).
+    """The request target without `async` query parameters. All other bytes are kept (CONTRACT §1).
 
-    A query of nothing else goes with its `?`; a bare `?` that was sent stays.
+    A query that becomes empty is removed with its `?`; a bare `?` that was sent is kept.
     """
     path, mark, query = target.partition(b"?")
     kept = _SWITCH.sub(b"", query + b"&")

@@ -1,19 +1,19 @@
-"""Text from files that people and programs wrote, and text that is safe to show."""
+"""Decoding of text files, and escaping of text for display."""
 
 from __future__ import annotations
 
-#: The byte order marks of UTF-16, which Windows PowerShell's `>` writes.
+#: The byte order marks of UTF-16, which `>` of Windows PowerShell writes.
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class NotUtf8(ValueError):
-    """A file is in another encoding; the text says what it is ("is UTF-16"), `fix` what to do."""
+    """A file has another encoding. The text names it ("is UTF-16"); `fix` says what to do."""
 
     fix = "save it as UTF-8"
 
 
 def decoded(data: bytes) -> str:
-    """UTF-8 text, with or without the byte order mark that Windows programs write.
+    """Decode UTF-8, with or without the byte order mark that Windows programs write.
 
     Raises `NotUtf8`.
     """
@@ -26,9 +26,9 @@ def decoded(data: bytes) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` on one line with every character that is not printable escaped: control characters (C0
-    and C1), separators other than the space, formatting characters (zero-width, bidirectional) and
-    lone surrogates.
+    """The text on one line, with every character that is not printable escaped: control characters
+    (C0 and C1), separators other than the space, formatting characters (zero-width, bidirectional)
+    and lone surrogates.
     """
     if text.isprintable():
         return text

@@ -1,3 +1,3 @@
-"""HTTP alone: heads, bodies, fields, ranges, dates, origins and file names. Knows neither VB365 nor
+"""HTTP: heads, bodies, fields, ranges, dates, origins and file names. Nothing about VB365 or
 jobs.
 """

@@ -1,6 +1,4 @@
-"""The authority in an absolute-form target, and the origin-form of it (RFC 9112 §3.2; CONTRACT
-§12).
-"""
+"""Absolute-form targets: their authority and their origin-form (RFC 9112 §3.2; CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -14,11 +12,10 @@ _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
 
 def names_host(target: bytes, host: bytes | None) -> bool:
-    """Whether an absolute-form target names the authority that the Host field names; other forms
-    name none.
+    """Whether an absolute-form target names the same authority as the Host field. True for other
+    forms, and without a Host field (HTTP/1.0).
 
-    Case does not matter, nor whether the default port of the target's scheme is written. A request
-    without a Host field (HTTP/1.0) says it only once.
+    Case is ignored, and so is the default port of the target's scheme.
     """
     absolute = _ABSOLUTE.match(target)
     if absolute is None or host is None:
@@ -29,9 +26,7 @@ def names_host(target: bytes, host: bytes | None) -> bool:
 
 
 def origin_form(method: bytes, target: bytes) -> bytes:
-    """The target without scheme and authority: what is asked of the origin itself (RFC 9112 §3.2.1,
-    §3.2.4).
-    """
+    """The target without scheme and authority (RFC 9112 §3.2.1, §3.2.4)."""
     absolute = _ABSOLUTE.match(target)
     if absolute is None:
         return target
@@ -42,8 +37,8 @@ def origin_form(method: bytes, target: bytes) -> bytes:
 
 
 def _split(authority: bytes, default: int | None) -> tuple[bytes, int | None] | None:
-    """Host in lower case and port; None for what is no host with a port, user information among
-    it.
+    """Host in lower case and port. None if the authority is not just that: user information is not
+    accepted.
     """
     found = _HOST_AND_PORT.fullmatch(authority)
     if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-#: Fields that name an authentication scheme, and Persistent-Auth, which tells that it holds for the
+#: Fields that name an authentication scheme, and Persistent-Auth, which says that it applies to the
 #: connection (RFC 4559 §6).
 _AUTHENTICATION = re.compile(
     rb"(?im)^(?:(persistent-auth)|(?:proxy-)?authorization|(?:www|proxy)-authenticate):([^\r\n]*+)"
@@ -13,9 +13,9 @@ _SCHEMES = ([b"ntlm"], [b"negotiate"])
 
 
 def binds(block: bytes) -> bool:
-    """Whether a line of the block, of a request or a response, authenticates its connection.
+    """Whether a field line of the block, of a request or a response, authenticates its connection.
 
-    A comma in a quoted string makes one element too many: at worst a connection is kept for one
+    A comma in a quoted string yields one element too many. At worst a connection is reserved for a
     client without need.
     """
     return any(

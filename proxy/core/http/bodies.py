@@ -1,8 +1,7 @@
-"""Where a body ends: scanners that take the bytes of a connection and hand back the body's and what
-follows it.
+"""Scanners that find the end of a body in the bytes of a connection.
 
-`feed(data)` returns `(forward, rest)`: bytes to pass on and bytes after the end (only ever
-non-empty when `done`).
+`feed(data)` returns `(forward, rest)`: the bytes to forward, and those after the end of the body,
+which are empty until `done`.
 """
 
 from __future__ import annotations
@@ -14,21 +13,20 @@ from typing import Protocol
 from proxy.core.http.fields import FIELD_LINE
 from proxy.core.http.heads import Framing, MalformedMessage
 
-#: Bounds in bytes: a chunk-size line with its extensions, all trailer lines of a body together.
+#: Limits in bytes: of a chunk-size line with its extensions, and of all trailers of a body.
 MAX_SIZE_LINE = 1 << 12
 MAX_TRAILERS = 1 << 16
 
 #: Fifteen digits cannot overflow 64 bits anywhere (RFC 9112 §7.1).
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
-#: The end of a chunk and a plain beginning of another that is not the last one.
+#: The end of a chunk, and a size line without extensions of another that is not the last one.
 _NEXT = re.compile(rb"\r\n(0{0,3}[1-9A-Fa-f][0-9A-Fa-f]{0,10})\r\n")
 _SIZE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
-#: Bytes of a size line that hold its digits and what ends them.
+#: The number of bytes of a size line that contain its digits and the byte after them.
 _SIZE_WITHIN = 16
 _END_BEGUN = re.compile(rb"\r")
 _TEXT_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
-#: RFC 9110 §6.5.1: trailers that would change framing, routing or the connection if somebody merged
-#: them.
+#: RFC 9110 §6.5.1: trailers that would change framing, routing or the connection if merged.
 _NO_TRAILERS = frozenset(
     {
         b"authorization",
@@ -49,23 +47,24 @@ _NO_TRAILERS = frozenset(
 
 
 class Body(Protocol):
-    """Finds the end of one body. `done` is True once the framing has proven it."""
+    """Finds the end of a body. `done` is True once the framing proves it."""
 
     done: bool
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """The next bytes of the connection, not empty and not after `done`. Raises
-        `MalformedMessage` on malformed chunks.
+        """Scan the next bytes of the connection, which are not empty; not to be called once `done`.
+
+        Raises `MalformedMessage` on malformed chunks.
         """
 
 
 class Nothing:
-    """No body at all."""
+    """No body."""
 
     done = True
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Everything follows the end."""
+        """All bytes are after the end."""
         return b"", data
 
 
@@ -79,7 +78,7 @@ class Counted:
         self.done = length == 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """At most `left` bytes go forward."""
+        """Forward at most `left` bytes."""
         left = self.left
         if len(data) < left:
             self.left = left - len(data)
@@ -90,12 +89,12 @@ class Counted:
 
 
 class UntilClose:
-    """A body that the end of the connection ends: nothing in it proves that it is whole."""
+    """A body that ends with the connection. Nothing proves that it is complete."""
 
     done = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Everything goes forward."""
+        """Forward all bytes."""
         return data, b""
 
 
@@ -110,10 +109,9 @@ _BEGUN = {_Stage.SIZE: _SIZE_BEGUN, _Stage.DATA_END: _END_BEGUN, _Stage.TRAILERS
 
 
 class Chunks:
-    """A chunked body, verified chunk by chunk (RFC 9112 §7.1).
+    """A chunked body, each chunk of which is verified (RFC 9112 §7.1).
 
-    What goes forward is the body still chunked, extensions left out and trailers kept, or with
-    `decode` its payload.
+    It forwards the chunks without extensions but with trailers, or with `decode` the payload.
     """
 
     __slots__ = ("_decode", "_held", "_left", "_stage", "_trailers", "done")
@@ -127,7 +125,9 @@ class Chunks:
         self._trailers = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Raises `MalformedMessage` as soon as the bytes cannot become a chunked body."""
+        """Scan the next bytes. Raises `MalformedMessage` as soon as they cannot be part of a
+        chunked body.
+        """
         out: list[bytes | memoryview] = []
         view, size = memoryview(data), len(data)
         at = begin = 0
@@ -151,8 +151,8 @@ class Chunks:
     def _skim(
         self, data: bytes, at: int, size: int, payload: list[bytes | memoryview] | None
     ) -> int:
-        """Pass over payload, and over plain chunk sizes in between: most of a long body is read
-        here.
+        """Skip payload and the size lines without extensions between chunks, which is most of a
+        long body. Returns where it stopped.
         """
         while True:
             stop = at + self._left
@@ -170,8 +170,8 @@ class Chunks:
             at = match.end()
 
     def _line(self, line: bytes) -> bytes | None:
-        """Read a line between data, or the beginning of one; returns what goes forward in its place
-        if not itself.
+        """Read a line between chunks, or the beginning of one. Returns what to forward instead of
+        it, None if the line itself.
         """
         if not line.endswith(b"\n"):
             self._hold(line)
@@ -185,8 +185,8 @@ class Chunks:
         return self._take(whole)
 
     def _hold(self, begun: bytes) -> None:
-        """Keep the beginning of a line, if one can come of it. Only the new bytes are looked at,
-        and few before.
+        """Keep the beginning of a line, if it can become one. Only the new bytes and a few before
+        them are inspected.
         """
         held = self._held
         trailers = self._stage is _Stage.TRAILERS
@@ -197,15 +197,15 @@ class Chunks:
             pattern, checked = _BEGUN[self._stage], begun
         elif trailers or b";" in held:
             pattern, checked = _TEXT_BEGUN, begun
-        else:  # a size is within the first bytes, blanks are all that can follow before a semicolon
+        else:  # a size is in the first bytes; only blanks can be between it and a semicolon
             pattern, checked = _BEGUN[self._stage], bytes(held[:_SIZE_WITHIN]) + begun
         if not pattern.fullmatch(checked):
             raise MalformedMessage("a chunk is malformed")
         held += begun
 
     def _take(self, line: bytes) -> bytes:
-        """Read one line between data; returns what goes forward of it: the same object when it is
-        left as sent.
+        """Read a line between chunks. Returns what to forward of it: the same object if it is
+        unchanged.
         """
         if self._stage is _Stage.SIZE:
             return self._size(line)
@@ -236,8 +236,8 @@ class Chunks:
 
 
 def body_of(framing: Framing, length: int, *, decode: bool = False) -> Body:
-    """The scanner for a message of that framing. `decode` yields the payload of chunks instead of
-    the chunks.
+    """The scanner for a message with this framing. `decode` forwards the payload of chunks instead
+    of the chunks.
     """
     if framing is _NONE:
         return NOTHING
@@ -248,7 +248,7 @@ def body_of(framing: Framing, length: int, *, decode: bool = False) -> Body:
     return UNTIL_CLOSE
 
 
-#: Looking an enumeration's member up costs more than it should on the hot path.
+#: Looking up a member of an enumeration is too slow for the hot path.
 _NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
 NOTHING = Nothing()
 UNTIL_CLOSE = UntilClose()

@@ -1,4 +1,4 @@
-"""The file's name: U's made safe, and how it is told to the client (CONTRACT §6; RFC 6266, RFC
+"""File names in Content-Disposition: read and made safe, and written (CONTRACT §6; RFC 6266, RFC
 8187).
 """
 
@@ -10,22 +10,22 @@ from base64 import b64decode
 from collections.abc import Iterator
 from urllib.parse import quote, unquote_to_bytes
 
-#: The longest name handed out, in bytes of UTF-8: file systems take 255, and clients add endings of
-#: their own.
+#: The longest name, in bytes of UTF-8. File systems accept 255, and clients append their own
+#: endings.
 MAX_NAME = 200
 _MAX_EXTENSION = 20
 
 _PARAMETER = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.?)*(?:"|\Z))+', re.DOTALL)
-#: From a drive, a share, a variable, or with two or more backslashes that a sender had no reason to
-#: escape with.
+#: With a drive, a share or a variable, or with two or more backslashes that do not escape a quote
+#: or a backslash.
 _WINDOWS_PATH = re.compile(
     rb'(?:[A-Za-z]:[\\/]|\\\\|\.{1,2}\\|%\w+%\\)(?!["\\])|(?:[^"\\]*+\\(?!["\\])){2}'
 )
 _EXTENDED = re.compile(
     rb"(utf-8|iso-8859-1)'[^']*+'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9a-f]{2})*)", re.IGNORECASE
 )
-# ASP.NET's ContentDispositionHeaderValue.FileName writes names that are not ASCII so, against RFC
-# 6266.
+# ContentDispositionHeaderValue.FileName of ASP.NET encodes names that are not ASCII like this,
+# against RFC 6266.
 _ENCODED_WORD = re.compile(
     r"=\?(utf-8|iso-8859-1)\?([bq])\?([!->@-~]*)\?=(?:[ \t]++(?==\?))?", re.IGNORECASE
 )
@@ -38,10 +38,10 @@ _NOT_PLAIN = re.compile(r'[^ -~]|["%/\\]')
 
 
 def file_name(content_disposition: bytes | None) -> str | None:
-    """A safe name for VB365's file: `filename*`, else `filename` of the field value; None without a
-    usable one.
+    """The safe form of `filename*`, otherwise of `filename`, in the field value. None if neither is
+    usable.
 
-    Safe: one path component of at most `MAX_NAME` bytes that every file system takes and no
+    Safe is a single path component of at most `MAX_NAME` bytes that all file systems accept and no
     terminal misreads.
     """
     named = dict(_parameters(content_disposition or b""))
@@ -52,8 +52,8 @@ def file_name(content_disposition: bytes | None) -> str | None:
 
 
 def _parameters(value: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Names in lower case and unquoted values, the last one first: so the first of each name wins
-    in a dict.
+    """Names in lower case and unquoted values, in reverse order, so that the first of each name
+    wins in a dict.
     """
     for found in reversed(_PARAMETER.findall(value)):
         name, equals, text = found.partition(b"=")
@@ -62,10 +62,9 @@ def _parameters(value: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _unquoted(text: bytes) -> bytes:
-    """The content of a quoted-string, whose escapes are undone unless it is a Windows path.
+    """The content of a quoted-string, without its escapes unless it is a Windows path.
 
-    VB365 may write its own path unescaped: read by the letter of RFC 9110 §5.6.4 its separators
-    would vanish.
+    VB365 may write its own path unescaped: by RFC 9110 §5.6.4 the separators would be removed.
     """
     if not text.startswith(b'"'):
         return text
@@ -78,8 +77,8 @@ def _unquoted(text: bytes) -> bytes:
 
 
 def _extended(value: bytes | None) -> str | None:
-    """RFC 8187 ext-value; None unless it is well-formed in a character set that the RFC names or
-    its elder did.
+    """Decode an ext-value (RFC 8187). None unless it is well-formed, in UTF-8 or ISO-8859-1 (RFC
+    5987).
     """
     found = _EXTENDED.fullmatch(value or b"")
     if found is None:
@@ -91,7 +90,7 @@ def _extended(value: bytes | None) -> str | None:
 
 
 def _plain(value: bytes | None) -> str | None:
-    """UTF-8 if it is that, else latin-1; encoded words (RFC 2047) decoded."""
+    """Decode UTF-8, otherwise latin-1, and encoded words (RFC 2047)."""
     if value is None:
         return None
     try:
@@ -114,8 +113,8 @@ def _decoded_word(found: re.Match[str]) -> str:
 
 
 def safe_name(name: str) -> str:
-    """The last path component without what is invisible, forbidden or reserved on any system; "" if
-    nothing stays.
+    """The last path component, without what is invisible, forbidden or reserved on any system. ""
+    if nothing remains.
     """
     component = re.split(r"[/\\]", name)[-1]
     visible = "".join(c for c in component if unicodedata.category(c) not in _HIDDEN_CATEGORIES)
@@ -124,18 +123,18 @@ def safe_name(name: str) -> str:
 
 
 def _shortened(name: str) -> str:
-    """At most `MAX_NAME` bytes of UTF-8, the extension kept."""
+    """Shorten to `MAX_NAME` bytes of UTF-8, and keep the extension."""
     if len(name.encode()) <= MAX_NAME:
         return name
     stem, dot, extension = name.rpartition(".")
     if len(extension.encode()) > _MAX_EXTENSION:
         stem, dot, extension = name, "", ""
-    room = MAX_NAME - len((dot + extension).encode())
-    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + dot + extension
+    limit = MAX_NAME - len((dot + extension).encode())
+    return stem.encode()[:limit].decode(errors="ignore").rstrip(". ") + dot + extension
 
 
 def content_disposition(name: str) -> str:
-    """The field value that offers a file as `name`: an ASCII look-alike, and the name itself (RFC
+    """The field value for a file with this name: an ASCII approximation, and the name itself (RFC
     6266 §4.3).
     """
     decomposed = unicodedata.normalize("NFKD", name)

@@ -1,8 +1,7 @@
-"""A strict grammar of HTTP/1.x heads: bytes in, a `Head` or a `MalformedMessage` out (CONTRACT §12,
-last paragraph).
+"""A strict parser of HTTP/1.x heads (CONTRACT §12, last paragraph).
 
-What two implementations could read differently is refused, never guessed. Fields stay as they stood
-on the wire.
+What two implementations could read differently is rejected, never guessed. Fields are kept as
+received.
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ from proxy.core.http.fields import (
     values_of,
 )
 
-#: Bounds in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has 256
-#: KiB at most.
+#: Limits in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has at
+#: most 256 KiB.
 MAX_HEAD = 1 << 18
 MAX_LINE = (1 << 16) + 1024
 MAX_FIELDS = 2048
-#: Interim (1xx) answers before the final one (CONTRACT §12).
+#: Interim (1xx) responses before the final one (CONTRACT §12).
 MAX_INTERIM = 100
 
 _HTTP = b"HTTP/1."
-#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. Nothing else is the target of a request
-#: to us.
+#: RFC 9112 §3.2: origin-form, absolute-form, asterisk-form. No other form is accepted.
 _TARGET = rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*+://)[\x21-\x7e\x80-\xff]*+|\*"
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb"))?")
@@ -44,28 +42,27 @@ _SPECIAL = re.compile(
     rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect)"
     rb":[ \t]*+([^\r]*+)"
 )
-#: RFC 3986 §3.2: what a Host field may hold; empty is allowed (RFC 9110 §7.2).
+#: RFC 3986 §3.2: the value of a Host field, which may be empty (RFC 9110 §7.2).
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-#: What no head can hold: control bytes, bare CR, bare LF. Three searches are ten times as fast as
-#: one.
+#: What no head can contain: control bytes, bare CR, bare LF. Three searches are ten times as fast
+#: as one.
 _NEVER = (
     re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
     re.compile(rb"\r[^\n]"),
     re.compile(rb"(?<!\r)\n"),
 )
 
-#: RFC 9110 §7.6.1. Transfer-Encoding is one of them too, but what passes is always `chunked` and
-#: stays `chunked`.
+#: RFC 9110 §7.6.1. Transfer-Encoding is kept: it can only be `chunked`, and the body stays chunked.
 _HOPS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"te", b"upgrade"})
-#: Naming these in Connection asks us to drop what frames or routes the message.
+#: Connection must not name these, which frame or route the message.
 _UNDROPPABLE = frozenset({b"content-length", b"transfer-encoding", b"host"})
 _NONE: frozenset[bytes] = frozenset()
 
 
 class MalformedMessage(Exception):
-    """The bytes are no message that everybody reads alike. The text says why; it holds no byte of
-    the message.
+    """The message is malformed or ambiguous. The text says why, and contains no byte of the
+    message.
     """
 
 
@@ -77,7 +74,7 @@ class HeadTooLarge(MalformedMessage):
 
 
 class Framing(enum.Enum):
-    """How the end of a body is told (RFC 9112 §6.3)."""
+    """How the end of a body is determined (RFC 9112 §6.3)."""
 
     NONE = "none"
     LENGTH = "length"
@@ -85,7 +82,7 @@ class Framing(enum.Enum):
     CLOSE = "close"
 
 
-_NO_BODY = Framing.NONE  # looking a member up costs more than it should on the hot path
+_NO_BODY = Framing.NONE  # looking up a member of an enumeration is too slow for the hot path
 
 
 class Head(NamedTuple):
@@ -113,8 +110,8 @@ class Head(NamedTuple):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Name and value of every field line, in order, case kept, white space around values left
-        out.
+        """Names and values of all field lines as received, in order, without white space around
+        values.
         """
         return split_fields(self.block)
 
@@ -125,11 +122,11 @@ class Head(NamedTuple):
 
     @property
     def content_length(self) -> int | None:
-        """The body's length in bytes, None when only its end will tell."""
+        """The length of the body in bytes. None for a chunked body."""
         return None if self.framing is Framing.CHUNKED else self.length
 
     def get_all(self, name: bytes) -> list[bytes]:
-        """Values of the lines whose lower-case name is `name`, in order."""
+        """The values of the fields with the lower-case name `name`, in order."""
         return values_of(self.fields, name)
 
 
@@ -152,8 +149,8 @@ class ResponseHead(NamedTuple):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Name and value of every field line, in order, case kept, white space around values left
-        out.
+        """Names and values of all field lines as received, in order, without white space around
+        values.
         """
         return split_fields(self.block)
 
@@ -163,15 +160,15 @@ class ResponseHead(NamedTuple):
         return (1, self.minor)
 
     def get_all(self, name: bytes) -> list[bytes]:
-        """Values of the lines whose lower-case name is `name`, in order."""
+        """The values of the fields with the lower-case name `name`, in order."""
         return values_of(self.fields, name)
 
 
 def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
-    """The offset after the head that begins at `start`, or -1 when more bytes are needed.
+    """The offset after the head that begins at `start`, or -1 if more bytes are needed.
 
-    `searched` bytes of the buffer were looked at by an earlier call. Raises `MalformedMessage` as
-    soon as no head can come of it: a client that sends nonsense need not wait for a time-out.
+    `searched` bytes of the buffer were examined by an earlier call. Raises `MalformedMessage` as
+    soon as the bytes cannot become a head, without waiting for a time-out.
     """
     end = buffer.find(b"\r\n\r\n", max(start, searched - 3))
     if end >= 0:
@@ -202,11 +199,10 @@ def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
 
 
 class _Facts(NamedTuple):
-    """What a block of field lines says.
+    """What a block of field lines says. Holds no values of other fields.
 
-    `framing` None: nothing about a body. `runs`: start and end of the lines that are passed on,
-    None for all of them. `host_fault`: Host is not one valid host. No other value of a field is in
-    here.
+    `framing` is None if there is nothing about a body. `runs` are start and end offsets of the
+    lines that are forwarded, None for all. `host_fault`: Host is not one valid host.
     """
 
     framing: Framing | None
@@ -222,7 +218,7 @@ class _Facts(NamedTuple):
 
 
 def parse_request(raw: bytes) -> Head:
-    """The request head that `raw` is, its empty line included. Raises `MalformedMessage`."""
+    """Parse a request head, including its empty line. Raises `MalformedMessage`."""
     end = raw.find(b"\r\n")
     match = _REQUEST_LINE.fullmatch(raw, 0, end)
     if match is None or raw[-4:] != b"\r\n\r\n":
@@ -231,7 +227,7 @@ def parse_request(raw: bytes) -> Head:
     if end > MAX_LINE:
         raise MalformedMessage("the request target is too long")
     if method == b"CONNECT":
-        raise MalformedMessage("CONNECT asks for a tunnel, which is not served here")
+        raise MalformedMessage("CONNECT is not supported")
     minor = 1 if version == b"1" else 0
     block = raw[end + 2 : -2]
     facts = _facts_of(block, minor)
@@ -259,7 +255,7 @@ def parse_request(raw: bytes) -> Head:
 
 
 def parse_response(raw: bytes, method: bytes) -> ResponseHead:
-    """The response head that `raw` is, its empty line included, to a request of `method`. Raises
+    """Parse the head of a response to a `method` request, including its empty line. Raises
     `MalformedMessage`.
     """
     end = raw.find(b"\r\n")
@@ -296,11 +292,11 @@ def _kept(block: bytes, runs: tuple[tuple[int, int], ...]) -> bytes:
     return b"".join([block[start:end] for start, end in runs])
 
 
-#: Clients and servers repeat themselves: the facts of most blocks are known from an earlier one. A
-#: block is recognised by its length and its hash, a SipHash under a random key of this process (PEP
-#: 456), so that no credential in it is in memory longer than its request. Do not set PYTHONHASHSEED
-#: in production: 0 turns this off. What is remembered of a thousand blocks of at most `_REMEMBERED`
-#: bytes stays below 10 MB: only facts with few hop-by-hop names are kept.
+#: Clients and servers repeat themselves, so the facts of most blocks are known from an earlier one.
+#: A block is recognised by its length and its hash, a SipHash with a random key of this process
+#: (PEP 456), so that no credential stays in memory longer than its request. Do not set
+#: PYTHONHASHSEED in production: 0 turns this off. The facts of a thousand blocks of at most
+#: `_REMEMBERED` bytes take less than 10 MB: only facts with few hop-by-hop names are kept.
 _REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_HOPS = 4096, 1024, 16
 _KEYED = sys.flags.hash_randomization == 1
 _remembered: dict[tuple[int, int, int], _Facts] = {}
@@ -360,7 +356,9 @@ def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
 def _framing(
     special: dict[bytes, list[bytes]], minor: int, connection: frozenset[bytes]
 ) -> tuple[Framing | None, int]:
-    """RFC 9112 §6.3, refusing where it lets a recipient choose. None: nothing is said of a body."""
+    """RFC 9112 §6.3, rejecting where a recipient may choose. None if there is nothing about a
+    body.
+    """
     if not connection.isdisjoint(_UNDROPPABLE):
         raise MalformedMessage("Connection names a field that must not be dropped")
     lengths, codings = special.get(b"content-length"), special.get(b"transfer-encoding")
@@ -368,7 +366,7 @@ def _framing(
         if lengths is not None:
             raise MalformedMessage("Content-Length and Transfer-Encoding are both present")
         if minor == 0:
-            raise MalformedMessage("HTTP/1.0 knows no Transfer-Encoding")
+            raise MalformedMessage("Transfer-Encoding is not part of HTTP/1.0")
         if len(codings) != 1 or codings[0].lower() != b"chunked":
             raise MalformedMessage("Transfer-Encoding is not exactly chunked")
         return Framing.CHUNKED, 0
@@ -391,5 +389,5 @@ def _why_no_response(raw: bytes) -> str:
     return _WHY_NEVER if _impossible(raw) else "the status line is malformed"
 
 
-_WHY_NEVER = "the head holds a control byte or a bare CR or LF"
-_WHY_NO_FIELDS = "a field line is malformed: folded, without a colon, or its name is no token"
+_WHY_NEVER = "the head contains a control byte or a bare CR or LF"
+_WHY_NO_FIELDS = "a field line is malformed: it is folded, has no colon, or its name is not a token"

@@ -1,4 +1,4 @@
-"""The base of the absolute URLs that the proxy hands out (CONTRACT §13; RFC 7239)."""
+"""The base of the absolute URLs in responses of the proxy (CONTRACT §13; RFC 7239)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
-#: A field name's lines, as text, in order; empty when the field is absent.
+#: Returns the values of a field as text, in order.
 Lookup = Callable[[str], Sequence[str]]
 Networks = Sequence[IPv4Network | IPv6Network]
 
@@ -18,8 +18,8 @@ _AUTHORITY = re.compile(
 _PORT = re.compile(r"[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*/?")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
-# Unquoted values are taken beyond RFC 7239's tokens (`host=a:8443` is common): what they hold is
-# validated anyway.
+# Unquoted values may be more than the tokens of RFC 7239 (`host=a:8443` is common): they are
+# validated afterwards.
 _PAIR = re.compile(
     r'[ \t]*+(?:([!#$%&\'*+.^_`|~0-9A-Za-z-]++)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*+)))?'
     r"[ \t]*+(?:(;)|(?=,)|\Z)"
@@ -27,8 +27,8 @@ _PAIR = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What a balancer says of the request that it received; None where it says nothing that is
+class _Reported:
+    """What a balancer reports about the request that it received. None where it reports nothing
     valid.
     """
 
@@ -48,22 +48,22 @@ def base_url(
 ) -> str:
     """The URL before the proxy's own paths, without a trailing slash (CONTRACT §13).
 
-    `public_url` wins; then what a trusted direct `peer` (its IP address, None if it has none) says;
-    then `scheme` and Host of the request; `local` is the `host:port` that was connected to, for
-    requests without a usable Host.
+    In order of precedence: `public_url`; what a trusted direct `peer` reports (its IP address, None
+    if it has none); `scheme` and Host of the request; `local`, the `host:port` of this end of the
+    connection.
     """
     if public_url is not None:
         return public_url.rstrip("/")
-    said, prefix = _Said(), ""
+    reported, prefix = _Reported(), ""
     if _is_trusted(peer, trusted):
-        said, prefix = _forwarded(fields) or _x_forwarded(fields), _prefix(fields)
+        reported, prefix = _forwarded(fields) or _x_forwarded(fields), _prefix(fields)
     host, port = (
-        said.authority
+        reported.authority
         or _authority(_first(fields, "Host"))
         or _authority(local)
         or ("localhost", None)
     )
-    return _url(said.scheme or scheme, host, said.port or port) + prefix
+    return _url(reported.scheme or scheme, host, reported.port or port) + prefix
 
 
 def _url(scheme: str, host: str, port: int | None) -> str:
@@ -75,8 +75,8 @@ def _url(scheme: str, host: str, port: int | None) -> str:
 
 
 def _is_trusted(peer: str | None, trusted: Networks) -> bool:
-    """True for a peer in one of the networks; an IPv4-mapped IPv6 peer is its IPv4 address as
-    well.
+    """Whether the peer is in one of the networks. An IPv4-mapped IPv6 address also counts as the
+    IPv4 address.
     """
     if peer is None or not trusted:
         return False
@@ -91,7 +91,7 @@ def _is_trusted(peer: str | None, trusted: Networks) -> bool:
 
 
 def _first(fields: Lookup, name: str) -> str:
-    """The first value of a field that may hold a list."""
+    """The first element of a field whose value is a list, or ""."""
     lines = fields(name)
     return lines[0].partition(",")[0].strip(" \t") if lines else ""
 
@@ -106,7 +106,7 @@ def _port(text: str) -> int | None:
 
 
 def _authority(text: str) -> tuple[str, int | None] | None:
-    """Host (an IPv6 address in brackets) and port of `host[:port]`; None unless both are valid."""
+    """Host (an IPv6 address in brackets) and port of `host[:port]`. None unless both are valid."""
     found = _AUTHORITY.fullmatch(text)
     if found is None or (found["v6"] and not _is_v6(found["v6"])):
         return None
@@ -122,18 +122,18 @@ def _is_v6(text: str) -> bool:
     return True
 
 
-def _forwarded(fields: Lookup) -> _Said | None:
-    """The first element of Forwarded; None unless it says a valid scheme or host: it is not mixed
-    with the other.
+def _forwarded(fields: Lookup) -> _Reported | None:
+    """The first element of Forwarded. None without a valid scheme or host. It is not combined with
+    X-Forwarded fields.
     """
     pairs = _pairs(next(iter(fields("Forwarded")), ""))
-    said = _Said(_scheme(pairs.get("proto", "")), _authority(pairs.get("host", "")))
-    return said if said.scheme or said.authority else None
+    reported = _Reported(_scheme(pairs.get("proto", "")), _authority(pairs.get("host", "")))
+    return reported if reported.scheme or reported.authority else None
 
 
 def _pairs(line: str) -> dict[str, str]:
-    """The parameters of the line's first element (RFC 7239 §4), names in lower case; none of a
-    malformed one.
+    """The parameters of the first element of the line (RFC 7239 §4), with names in lower case.
+    Empty if it is malformed.
     """
     pairs: dict[str, str] = {}
     position, more = 0, True
@@ -150,8 +150,8 @@ def _pairs(line: str) -> dict[str, str]:
     return pairs
 
 
-def _x_forwarded(fields: Lookup) -> _Said:
-    return _Said(
+def _x_forwarded(fields: Lookup) -> _Reported:
+    return _Reported(
         _scheme(_first(fields, "X-Forwarded-Proto")),
         _authority(_first(fields, "X-Forwarded-Host")),
         _port(_first(fields, "X-Forwarded-Port")),
@@ -159,8 +159,8 @@ def _x_forwarded(fields: Lookup) -> _Said:
 
 
 def _prefix(fields: Lookup) -> str:
-    """X-Forwarded-Prefix without its trailing slash, if it is an absolute path without empty and
-    dot segments.
+    """X-Forwarded-Prefix without its trailing slash. "" unless it is an absolute path without empty
+    and dot segments.
     """
     text = _first(fields, "X-Forwarded-Prefix")
     return text.rstrip("/") if _PREFIX.fullmatch(text) and not _DOT_SEGMENT.search(text) else ""

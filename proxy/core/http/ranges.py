@@ -1,6 +1,4 @@
-"""Preconditions and ranges: what to send of a file for a GET or HEAD (CONTRACT §6; RFC 9110 §13,
-§14).
-"""
+"""Preconditions and ranges: which part of a file to send (CONTRACT §6; RFC 9110 §13, §14)."""
 
 from __future__ import annotations
 
@@ -11,14 +9,14 @@ from typing import Literal
 
 from proxy.core.http.dates import parse_date
 
-#: A field name's lines, as text, in order; empty when the field is absent.
+#: Returns the values of a field as text, in order.
 Lookup = Callable[[str], Sequence[str]]
 #: The bytes [start, stop) of the file.
 Part = tuple[int, int]
 
-#: CONTRACT §6: more parts than this, counted after coalescing, are refused.
+#: CONTRACT §6: the highest number of parts, after coalescing.
 MAX_PARTS = 8
-#: More range specs than this are refused unread, which bounds the cost of one request.
+#: The highest number of range specs that are parsed, which bounds the cost of a request.
 MAX_SPECS = 1024
 
 _SPEC = re.compile(r"([0-9]*)-([0-9]*)")
@@ -43,17 +41,17 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class NotModified:
-    """304: the client's copy is good."""
+    """304: the client's copy is current."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreconditionFailed:
-    """412: a precondition does not hold."""
+    """412: a precondition failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsatisfiable:
-    """416: no range can be served, or too many were asked for."""
+    """416: no range is satisfiable, or there are too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class One:
 @dataclass(frozen=True, slots=True)
 class Several:
     """206 as multipart/byteranges: 2 to `MAX_PARTS` parts that neither overlap nor touch, in the
-    order asked for.
+    requested order.
     """
 
     parts: tuple[Part, ...]
@@ -107,10 +105,10 @@ def _fresh(fields: Lookup, facts: Facts) -> bool:
 
 
 def _if_range(fields: Lookup, facts: Facts) -> bool:
-    """Step 5: the same strong entity tag or exactly the same date (RFC 9110 §13.1.5); true without
-    If-Range.
+    """Step 5: If-Range has the same strong entity tag or exactly the same date, or is absent (RFC
+    9110 §13.1.5).
 
-    The date is a strong validator here, because the file behind a job's URL never changes.
+    The date is a strong validator here, because the file of a job never changes.
     """
     lines = fields("If-Range")
     if not lines:
@@ -121,18 +119,18 @@ def _if_range(fields: Lookup, facts: Facts) -> bool:
 
 
 def _seconds(facts: Facts) -> int:
-    """Last-Modified as it stands on the wire: whole seconds."""
+    """Last-Modified in whole seconds, as it is sent."""
     return int(facts.modified // 1)
 
 
 def _date(lines: Sequence[str], facts: Facts) -> int | None:
-    """RFC 9110 §13.1.3: anything but one valid date is ignored."""
+    """The date, None unless there is exactly one valid date (RFC 9110 §13.1.3)."""
     return parse_date(lines[0].strip(" \t"), near=facts.modified) if len(lines) == 1 else None
 
 
 def etag_list(lines: Sequence[str]) -> list[str] | Literal["*"]:
-    """The entity tags of If-Match or If-None-Match (RFC 9110 §8.8.3), `W/` kept; malformed elements
-    are left out.
+    """The entity tags of If-Match or If-None-Match, with `W/` (RFC 9110 §8.8.3). Malformed elements
+    are ignored.
     """
     joined = ",".join(lines)
     if joined.strip(" \t") == "*":
@@ -152,7 +150,7 @@ def _ranges(value: str, size: int) -> Selection:
         return Unsatisfiable()
     parts = [_part(spec, size) for spec in specs]
     if None in parts or (not size and any(map(_SUFFIX.fullmatch, specs))):
-        # Malformed; or satisfiable, but no Content-Range can say a part of an empty file.
+        # Malformed; or satisfiable, but Content-Range cannot express a part of an empty file.
         return Whole()
     return _answer(coalesce([part for part in parts if part and part[0] < part[1]]))
 
@@ -164,7 +162,7 @@ def _answer(parts: Sequence[Part]) -> Selection:
 
 
 def _part(spec: str, size: int) -> Part | None:
-    """The bytes that one range spec selects, an empty part (start ≥ stop) if none; None when it is
+    """The bytes that a range spec selects: an empty part (start ≥ stop) if none, None if it is
     malformed.
     """
     found = _SPEC.fullmatch(spec)
@@ -181,13 +179,13 @@ def _part(spec: str, size: int) -> Part | None:
 
 
 def _clamped(digits: str, size: int) -> int:
-    """The number, but no more than `size`: any count of digits costs the same."""
+    """The number, but at most `size`. The cost does not depend on the number of digits."""
     return min(int(digits or "0"), size) if len(digits) <= len(str(size)) else size
 
 
 def coalesce(parts: Sequence[Part]) -> list[Part]:
-    """Parts that overlap or touch made one (RFC 9110 §15.3.7.2), each where the first of its
-    members stood.
+    """Join parts that overlap or touch (RFC 9110 §15.3.7.2). A joined part has the position of the
+    first of its members.
     """
     merged: list[tuple[int, int, int]] = []
     for start, stop, order in sorted(
@@ -208,8 +206,8 @@ def content_range(start: int, stop: int, size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Multipart:
-    """A multipart/byteranges body: `pieces` in order, literal bytes or a `Part` of the file;
-    `length` in bytes.
+    """A multipart/byteranges body. `pieces` are literal bytes and parts of the file, in order;
+    `length` is in bytes.
     """
 
     media_type: str
@@ -218,10 +216,10 @@ class Multipart:
 
 
 def multipart(parts: Sequence[Part], size: int, media_type: str, boundary: str) -> Multipart:
-    """The body that carries `parts` of a file of `size` bytes (RFC 9110 §14.6).
+    """The body with these parts of a file of `size` bytes (RFC 9110 §14.6).
 
-    `media_type` is the file's own, latin-1 text; `boundary` 1 to 70 letters and digits that the
-    file does not hold.
+    `media_type` is that of the file, as latin-1 text; `boundary` is 1 to 70 letters and digits that
+    the file does not contain.
     """
     pieces: list[bytes | Part] = []
     for start, stop in parts:

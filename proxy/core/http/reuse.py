@@ -1,5 +1,5 @@
-"""Whether a connection to VB365 serves another request, and whose: decided here for every request
-(CONTRACT §12).
+"""Whether a connection to VB365 may be used for another request, and for which client (CONTRACT
+§12).
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from typing import NamedTuple
 
 from proxy.core.http.heads import Framing, Head, ResponseHead
 
-#: RFC 9110 §9.2.1. Only these go out on a connection that others have used: a race with its end is
-#: possible there.
+#: RFC 9110 §9.2.1. Only these are sent on a used connection, which may be closing at that moment.
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
-_CHUNKED = Framing.CHUNKED  # looking a member up costs more than it should on the hot path
+_CHUNKED = Framing.CHUNKED  # looking up a member of an enumeration is too slow for the hot path
 
 
 class Outgoing(NamedTuple):
-    """What matters of a request: `body` is True if a byte of one or a chunk goes out, `binding` if
-    its credentials authenticate the connection.
+    """What decides about reuse on the side of the request. `body`: bytes of a body or a chunk are
+    sent; `binding`: its credentials authenticate the connection.
     """
 
     method: bytes
@@ -28,12 +27,14 @@ class Outgoing(NamedTuple):
 
     @property
     def repeatable(self) -> bool:
-        """It may go out on a used connection, and again on another one if that ends unanswered."""
+        """Whether it may be sent on a used connection, and again on another one if that closes
+        without a response.
+        """
         return not self.body and self.method in SAFE
 
 
 class Fate(enum.Enum):
-    """What becomes of a connection whose answer is whole."""
+    """What to do with a connection after a complete response."""
 
     CLOSED = "closed"
     SHARED = "shared"
@@ -44,18 +45,18 @@ _CLOSED, _SHARED, _PRIVATE = Fate.CLOSED, Fate.SHARED, Fate.PRIVATE
 
 
 def outgoing(head: Head) -> Outgoing:
-    """What matters of the request with this head."""
+    """What decides about reuse in the request with this head."""
     return Outgoing(
         head.method, head.minor, head.framing is _CHUNKED or head.length > 0, head.binds
     )
 
 
 def fate(request: Outgoing, answer: ResponseHead, *, private: bool = False) -> Fate:
-    """What becomes of the connection on which `request` got `answer`; `private` if it is one
-    client's already.
+    """What to do with the connection on which `request` got the response `answer`. `private`: it
+    already belongs to one client.
 
-    Whatever VB365 makes of a body, or of one that it announced and did not send, no other request
-    follows it.
+    No request follows a body, or a body that VB365 announced and did not send, however VB365
+    interprets it.
     """
     if request.body or not request.minor or not answer.minor or not answer.keep_alive:
         return _CLOSED
