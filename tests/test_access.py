@@ -340,6 +340,19 @@ def test_what_is_no_jwt_has_no_identity(token: str) -> None:
     assert credentials(token).claims is None
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["x {}", "x\t{}", "x,{}", "x;{}", "{} x", "{},x", "{}=", '"{}"', "{}.x", "\t{}", "{}\xa0"],
+)
+def test_a_jwt_with_anything_beside_it_has_no_identity(form: str) -> None:
+    """§2: VB365 may accept the other part."""
+    token = jwt("alice").removeprefix("Bearer ")
+    for text, has_claims in ((token, True), (form.format(token), False)):
+        made = Credentials.of([(b"Authorization", f"Bearer {text}".encode("latin-1"))])
+        assert made is not None
+        assert (made.claims is not None) is has_claims
+
+
 def test_two_authorization_lines_have_no_identity() -> None:
     """Which of them U believes is not known."""
     line = (b"Authorization", jwt("alice").encode())

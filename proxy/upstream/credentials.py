@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass
 
 from proxy.core.http.fields import values_of
 from proxy.ports import Fields
+
+#: The compact form of a signed JWT (RFC 7515 §7.1), and nothing beside it: VB365, or what is in
+#: front of it, may read only a part of a longer text.
+_JWT = re.compile(rb"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Credentials:
         if len(self.authorization) != 1:
             return None  # it is not known which of several lines VB365 uses
         scheme, _, token = self.authorization[0].partition(b" ")
-        return token.strip() if scheme.lower() == b"bearer" else None
+        return token.strip(b" ") if scheme.lower() == b"bearer" else None
 
     @property
     def claims(self) -> str | None:
@@ -54,11 +59,13 @@ class Credentials:
 
 
 def _claims(token: bytes) -> str | None:
-    parts = token.split(b".")
-    if len(parts) != 3:
+    match = _JWT.fullmatch(token)
+    if match is None:
         return None
+    payload = match[1]
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
+        decoded = base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4))
+        claims = json.loads(decoded.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(claims, dict):
