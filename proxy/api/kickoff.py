@@ -252,7 +252,8 @@ class KickoffHandler:
             borrowed = not await self._access.owns(call.credentials, job)
             await self._runner.resume(job, call.request.fields, borrowed=borrowed)
         current = await self._jobs.get(job.id)
-        if current is None or current.forgotten:
+        # nothing is awaited between this promise and the 202
+        if current is None or current.forgotten or not self._runner.may_show(job.id):
             return None
         shown = as_of(current, self._now())
         return self._accepted(call, shown, [("Idempotency-Replayed", "true")])

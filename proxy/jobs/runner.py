@@ -155,13 +155,20 @@ class Runner:
         """
 
         async def persist() -> Job:
+            # a request that finds the record must find the run too, before `add` returns
+            self._runs[run.id] = run
             try:
                 stored = await self._jobs.add(job, body)
             except StoreUnavailable:
                 self._spawn(self._adopt(run, job))
                 raise
+            except BaseException:
+                self._unregister(run)
+                raise
             if stored.id == job.id:
                 self._enqueue(run, job)
+            else:
+                self._unregister(run)
             return stored
 
         return await self._undivided(persist())
@@ -176,6 +183,12 @@ class Runner:
         ):
             run.go_on()
             self._enqueue(run, job)
+        else:
+            self._unregister(run)
+
+    def _unregister(self, run: Run) -> None:
+        if self._runs.get(run.id) is run:
+            del self._runs[run.id]
 
     async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
         """A caller that is cancelled does not part a change on record from what must follow it."""
@@ -266,7 +279,7 @@ class Runner:
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
-            del self._runs[run.id]
+            self._unregister(run)
             self._space.release(run.id)
         # VB365 may go on with a request that was given up before it answered (CONTRACT §3.5)
         self._slots.leave(

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from proxy.core.job import Job
+from proxy.jobs.run import Run
+from proxy.jobs.runner import Runner
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract_http.conftest import MakeStage, Stage
 from tests.contract_http.wire import Wire, request_bytes
@@ -174,6 +176,56 @@ async def test_a_job_that_was_listed_is_not_dropped(make_stage: MakeStage) -> No
         answer = await client
         assert answer.status == 202
         assert answer.json()["id"] == jobs[0]["id"]
+        await generating(stage)
+        stage.simulator.release()
+        await stage.finished(stage.path(answer["Location"]))
+    assert [job["id"] for job in await listed(stage)] == [jobs[0]["id"]]
+
+
+async def test_a_duplicate_that_comes_while_the_record_is_written_shares_the_refusal(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.7, §8: no 202 for a job that is dropped, although its record is visible before the store
+    returns.
+    """
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    gate = Gate(monkeypatch, "add")
+    looked = asyncio.Event()
+    original = Runner.attended
+
+    def attended(self: Runner, id: str) -> Run | None:
+        looked.set()
+        return original(self, id)
+
+    monkeypatch.setattr(Runner, "attended", attended)
+    first = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        duplicate = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
+        await looked.wait()
+        gate.opened.set()
+        await generating(stage)
+        stage.simulator.release()
+        assert [(await each).status for each in (first, duplicate)] == [500, 500]
+    assert stage.asked("exportToPst", "POST") == 1
+    assert await listed(stage) == []
+
+
+async def test_a_job_that_is_listed_while_its_record_is_written_is_not_dropped(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.7: although its record is visible before the store returns."""
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    gate = Gate(monkeypatch, "add")
+    client = asyncio.create_task(stage.kickoff(stage.export))
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        jobs = await listed(stage)
+        gate.opened.set()
+        answer = await client
+        assert (answer.status, answer.json()["id"]) == (202, jobs[0]["id"])
         await generating(stage)
         stage.simulator.release()
         await stage.finished(stage.path(answer["Location"]))

@@ -105,3 +105,18 @@ async def test_a_job_that_the_store_did_not_take_is_not_run() -> None:
         await world.quiet()
         assert await world.jobs.list() == []
         assert world.upstream.posts == []
+
+
+async def test_a_run_is_gone_when_its_job_was_not_stored() -> None:
+    """Neither a duplicate of another job nor a failure of the store leaves a run behind."""
+    async with house() as world:
+        world.upstream.gate.clear()
+        first, _ = await world.submit("k", attended=True)
+        same, run = await world.submit("k", attended=True)
+        assert (same, world.runner.attended(run.id), run.attended) == (first, None, True)
+        world.jobs.faults["add"].append(ValueError("a defect"))
+        with pytest.raises(ValueError, match="a defect"):
+            await world.submit()
+        assert set(world.runner._runs) == {first}
+        world.upstream.gate.set()
+        await world.quiet()
