@@ -94,9 +94,9 @@ async def test_a_read_that_would_wait_or_fails_gives_nothing(
     def refuse(*args: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    assert files.read_cached(file.fileno(), 5, 100) == CONTENT[5:105]
+    assert files.read_cached(file._descriptor, 5, 100) == CONTENT[5:105]
     monkeypatch.setattr(os, "preadv", refuse)
-    assert files.read_cached(file.fileno(), 5, 100) == b""
+    assert files.read_cached(file._descriptor, 5, 100) == b""
     assert [bytes(piece) async for piece in file.chunks(5, 105)] == [CONTENT[5:105]]
 
 

@@ -5,20 +5,47 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import ParamSpec, Protocol, TypeVar
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
+from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.threads import undisturbed
 
-if TYPE_CHECKING:
-    from proxy.stores.file_artifacts.store import FileArtifacts
-
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 #: Small enough to overlap, large enough that the hop into the thread does not count.
 _BATCH = 1 << 20
 #: The writer waits when this much is gathered behind the batch in hand: a partial holds twice that
 #: in memory at most.
 _GATHERED = 2 << 20
+
+
+class Store(Protocol):
+    """What a partial file needs of the store that it belongs to."""
+
+    ledger: Ledger
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """The wall clock."""
+
+    def begin(
+        self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]:
+        """Run blocking work in a thread."""
+
+    async def exclusively(self, id: str, work: Callable[[], _T]) -> _T:
+        """Run what changes the names of the job's files in a thread, one such call at a time."""
+
+    async def remove(self, id: str) -> None:
+        """As `ArtifactStore.remove`."""
+
+    def begun(self, growing: FilePartial, /) -> None:
+        """Note that the file is being written."""
+
+    def ended(self, growing: FilePartial, entry: tuple[str, str] | None, /) -> None:
+        """Note that the file is not written any more, and under which entry it is kept, if any."""
 
 
 class FilePartial:
@@ -28,7 +55,7 @@ class FilePartial:
     in hand, and the next call tries it again before it does anything else.
     """
 
-    def __init__(self, store: FileArtifacts, id: str, spool: Spool) -> None:
+    def __init__(self, store: Store, id: str, spool: Spool) -> None:
         self.id = id
         self._store = store
         self._spool = spool

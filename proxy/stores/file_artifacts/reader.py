@@ -44,10 +44,6 @@ class FileReader:
         self._reading: set[asyncio.Future[bytes]] = set()
         self._closing: asyncio.Future[None] | None = None
 
-    def fileno(self) -> int:
-        """The descriptor of the open file, for sendfile; valid until `close`."""
-        return self._descriptor
-
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
         """As `Reader.chunks`. No reference to a piece is kept while it is with the caller."""
         loop = asyncio.get_running_loop()
