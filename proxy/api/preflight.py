@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from proxy.ports import Fields, Upstream, UpstreamFailure, WholeResponse
+from proxy.upstream.answer import read_whole
 from proxy.upstream.credentials import Credentials
 
 log = structlog.get_logger(__name__)
@@ -44,9 +45,7 @@ class Preflight:
         try:
             if response.status not in (401, 403, 404):
                 return None
-            body = b""
-            while len(body) <= _MAX_BODY and (piece := await response.read()):
-                body += piece
-            return WholeResponse(response.status, response.reason, response.fields, body)
+            denial = await read_whole(response, _MAX_BODY)
+            return denial if denial.complete else None
         finally:
             response.close()

@@ -17,21 +17,19 @@ from proxy.core.errors import Problem
 from proxy.core.http.ranges import etag_list
 from proxy.core.job import (
     CancelRequested,
-    Event,
     Forgotten,
-    IllegalTransition,
     Job,
     Phase,
     Released,
     ResultState,
     Status,
-    advance,
 )
 from proxy.core.job_document import etag, headers, retry_after
 from proxy.core.paths import Resource, parse
 from proxy.core.preferences import parse_prefer
 from proxy.core.retention import as_of
 from proxy.core.routing import Own
+from proxy.jobs.record import advance_for_caller
 from proxy.jobs.runner import Runner
 from proxy.ports import ArtifactStore, JobStore
 from proxy.upstream.access import Access
@@ -200,7 +198,7 @@ class Resources:
                 retry_after=retry_after(job, self._now()),
             )
         if job.result is ResultState.AVAILABLE:
-            await self._advance(job, Released())
+            await advance_for_caller(self._jobs, id, Released(), self._now)
         await self._artifacts.remove(id)
         return respond(204)
 
@@ -210,7 +208,7 @@ class Resources:
         job = await self._job(request, id)
         if job.forgotten:
             raise _deleted()
-        changed = await self._advance(job, CancelRequested())
+        changed = await advance_for_caller(self._jobs, id, CancelRequested(), self._now)
         if changed is None:
             raise _deleted()
         changed = as_of(changed, self._now())
@@ -224,24 +222,9 @@ class Resources:
     async def _delete(self, request: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._job(request, id)
         if not job.forgotten:
-            await self._advance(job, Forgotten())
+            await advance_for_caller(self._jobs, id, Forgotten(), self._now)
             await self._runner.wake(id)
         return respond(204)
-
-    async def _advance(self, job: Job, event: Event) -> Job | None:
-        """Apply the event to the stored job. Return the job, unchanged if the event is not allowed;
-        None if it is deleted or gone.
-        """
-        current: Job | None = await self._jobs.get(job.id)
-        while current is not None and not current.forgotten:
-            try:
-                changed = advance(current, event, self._now())
-            except IllegalTransition:
-                return current
-            if await self._jobs.replace(current, changed):
-                return changed
-            current = await self._jobs.get(job.id)
-        return None
 
 
 def _matches(lines: Sequence[str], job: Job) -> bool:

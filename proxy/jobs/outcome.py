@@ -6,19 +6,12 @@ import re
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
-import structlog
-
 from proxy.core.http.disposition import file_name
 from proxy.core.http.fields import value_of, values_of
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
-from proxy.ports import Fields, Response, UpstreamFailure, WholeResponse
+from proxy.ports import Fields, Response, WholeResponse
 
-log = structlog.get_logger(__name__)
-
-#: An answer that is not 200 is held in memory to be relayed or recorded; U's errors are a few
-#: hundred bytes.
-_ANSWER_LIMIT = 16 * 1024 * 1024
 _RECORDED_LIMIT = 64 * 1024
 _UTF_8 = getincrementaldecoder("utf-8")
 _JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
@@ -67,27 +60,6 @@ def encoding(fields: Fields) -> str | None:
     """
     named = codings(values_of(fields, b"content-encoding"))
     return one_line(b", ".join(named).decode("latin-1")) or "unreadable" if named else None
-
-
-async def collect(response: Response) -> WholeResponse:
-    """The whole answer, to be relayed or recorded; `complete` is False if it broke or is too
-    large.
-    """
-    pieces: list[bytes] = []
-    size, complete = 0, True
-    try:
-        while size <= _ANSWER_LIMIT and (piece := await response.read()):
-            pieces.append(piece)
-            size += len(piece)
-        complete = size <= _ANSWER_LIMIT
-    except UpstreamFailure as why:
-        complete = False
-        log.warning(
-            "error answer of the upstream is incomplete", status=response.status, reason=str(why)
-        )
-    return WholeResponse(
-        response.status, response.reason, response.fields, b"".join(pieces), complete
-    )
 
 
 def facts(response: Response, size: int | None) -> FileFacts:

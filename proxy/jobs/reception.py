@@ -13,8 +13,8 @@ import structlog
 from proxy.core.formats import sniff
 from proxy.core.job import Received
 from proxy.jobs.meter import Meter
+from proxy.jobs.record import Record, until_available
 from proxy.jobs.reservations import Reservations
-from proxy.jobs.run import Record, until_available
 from proxy.ports import ArtifactStore, Partial, Response, StorageFull, StoreUnavailable
 
 log = structlog.get_logger(__name__)

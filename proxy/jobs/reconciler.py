@@ -25,7 +25,7 @@ from proxy.core.job import (
     decode,
 )
 from proxy.core.retention import keeps_bytes
-from proxy.jobs.run import Record
+from proxy.jobs.record import Record
 from proxy.ports import ArtifactStore, JobStore
 
 log = structlog.get_logger(__name__)

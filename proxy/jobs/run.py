@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-import structlog
 
 from proxy.core.errors import Problem
-from proxy.core.job import Event, IllegalTransition, Job, JobError, advance
-from proxy.ports import (
-    Fields,
-    JobStore,
-    LocalShortage,
-    PartialLost,
-    StoreUnavailable,
-    WholeResponse,
-)
+from proxy.core.job import JobError
+from proxy.ports import Fields, WholeResponse
 
-log = structlog.get_logger(__name__)
-
-_T = TypeVar("_T")
 #: Seconds for which the answer of a dropped job is held back until its record is gone: a matter of
 #: milliseconds.
 _REMOVAL_PATIENCE = 5.0
@@ -94,70 +80,3 @@ class Suspended(Exception):
 
 class Dropped(Exception):
     """U's answer went to the kick-off instead: there is no job (CONTRACT §3.7)."""
-
-
-class Lost(Exception):
-    """The job is no longer this transfer's: cancelled, deleted, or driven by another runner."""
-
-
-async def until_available(ask: Callable[[], Awaitable[_T]], **about: str) -> _T:
-    """Repeat what failed for a reason of this machine until it succeeds: nothing is lost because a
-    store was away or descriptors ran out for a while. `about` goes into the log.
-    """
-    delay = 0.1
-    while True:
-        try:
-            return await ask()
-        except PartialLost:
-            raise
-        except (StoreUnavailable, LocalShortage) as why:
-            log.warning("not possible now, trying again", reason=str(why), **about)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 5.0)
-
-
-class Record:
-    """A job in the store, changed by "advance, then replace, else re-read"."""
-
-    def __init__(self, jobs: JobStore, job: Job, now: Callable[[], float]) -> None:
-        self.job = job
-        self._jobs = jobs
-        self._now = now
-        self._unsure: list[tuple[Event, Job]] = []
-
-    async def advance(self, event: Event) -> Job:
-        """Apply the event to the job as it is in the store. Raises `Lost` if it no longer
-        applies.
-        """
-        while True:
-            try:
-                changed = advance(self.job, event, self._now())
-            except IllegalTransition as why:
-                raise Lost from why
-            if await self._replaced(event, changed):
-                return self._took(changed)
-            current = await self._jobs.get(self.job.id)
-            if current is not None and (event, current) in self._unsure:
-                return self._took(current)
-            if current is None or current.holder != self.job.holder:
-                raise Lost
-            self.job = current
-
-    async def _replaced(self, event: Event, changed: Job) -> bool:
-        try:
-            return await self._jobs.replace(self.job, changed)
-        except StoreUnavailable:
-            # a store may have taken the change and failed to say so
-            self._unsure.append((event, changed))
-            raise
-
-    def _took(self, job: Job) -> Job:
-        self.job = job
-        self._unsure.clear()
-        return job
-
-    async def settle(self, event: Event) -> Job:
-        """Like `advance`, but an unavailable store is asked again until it takes the event."""
-        return await until_available(
-            lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__
-        )

@@ -28,8 +28,9 @@ from proxy.core.retention import keeps_bytes
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
 from proxy.jobs.queue import Slots
+from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.reservations import Reservations
-from proxy.jobs.run import Dropped, JobFailed, Lost, Record, Run, Suspended, until_available
+from proxy.jobs.run import Dropped, JobFailed, Run, Suspended
 from proxy.jobs.sealing import Sealer
 from proxy.jobs.transfer import Policy, Transfer
 from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable, Upstream

@@ -21,7 +21,7 @@ from proxy.core.job import (
     ResultState,
 )
 from proxy.core.retention import Retention, file_expired, keeps_bytes
-from proxy.jobs.run import Lost, Record
+from proxy.jobs.record import Lost, Record
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
 
 log = structlog.get_logger(__name__)

@@ -24,17 +24,11 @@ from proxy.core.job import (
 )
 from proxy.core.outcome import secrets
 from proxy.jobs.continuation import Continuation, Part
-from proxy.jobs.outcome import collect, encoding, error, facts, refusal
+from proxy.jobs.outcome import encoding, error, facts, refusal
 from proxy.jobs.reception import Reception
+from proxy.jobs.record import Record, until_available
 from proxy.jobs.reservations import Reservations
-from proxy.jobs.run import (
-    Dropped,
-    JobFailed,
-    Record,
-    Run,
-    Suspended,
-    until_available,
-)
+from proxy.jobs.run import Dropped, JobFailed, Run, Suspended
 from proxy.ports import (
     Artifact,
     ArtifactStore,
@@ -51,10 +45,14 @@ from proxy.ports import (
     UpstreamTimedOut,
     WholeResponse,
 )
+from proxy.upstream.answer import read_whole
 from proxy.upstream.session_events import SessionEvents
 
 log = structlog.get_logger(__name__)
 
+#: Bytes of a response other than 200 that are relayed or recorded; VB365's errors have a few
+#: hundred.
+_RESPONSE_LIMIT = 16 * 1024 * 1024
 _BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
 
 
@@ -285,7 +283,7 @@ class Transfer:
         self._run.go_on()
 
     async def _refused(self, response: Response) -> None:
-        relayed = await collect(response)
+        relayed = await read_whole(response, _RESPONSE_LIMIT)
         self._run.rejection = relayed
         if self._run.attended and relayed.complete:
             await self._drop(relayed)

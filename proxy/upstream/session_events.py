@@ -16,6 +16,7 @@ import structlog
 from proxy.core.http.fields import value_of
 from proxy.core.job import Job
 from proxy.ports import Fields, Upstream, UpstreamFailure
+from proxy.upstream.answer import read_whole
 from proxy.upstream.credentials import Credentials
 
 log = structlog.get_logger(__name__)
@@ -114,14 +115,14 @@ class SessionEvents:
             stall=self._timeout,
         )
         try:
-            body = b""
-            while len(body) <= _PAGE_LIMIT and (piece := await response.read()):
-                body += piece
-            if response.status != 200:
-                raise ValueError(f"VB365 responded {response.status}")
+            whole = await read_whole(response, _PAGE_LIMIT)
+            if whole.status != 200 or not whole.complete:
+                raise ValueError(f"VB365 responded {whole.status}")
         finally:
             response.close()
-        return [dict(event) for event in json.loads(body)["results"]], self._skew(response.fields)
+        return [dict(event) for event in json.loads(whole.body)["results"]], self._skew(
+            response.fields
+        )
 
     def _skew(self, fields: Fields) -> float:
         date = value_of(fields, b"date")

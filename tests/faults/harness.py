@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from proxy.api.resources import Resources
 from proxy.core.job import (
     CancelRequested,
     Event,
@@ -29,6 +28,7 @@ from proxy.core.job import (
 )
 from proxy.core.retention import Retention
 from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.record import advance_for_caller
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly
@@ -264,19 +264,7 @@ class House:
             wake=self.runner.wake,
             now=self.now,
         )
-        nothing: Any = None
-        self._resources = Resources(
-            jobs=jobs,
-            artifacts=artifacts,
-            access=nothing,
-            runner=self.runner,
-            download=nothing,
-            listing=nothing,
-            site=nothing,
-            description=b"",
-            max_wait=0,
-            now=self.now,
-        )
+        self._stepping_jobs, self._stepping_artifacts = jobs, artifacts
 
     async def restart(self, steps: Steps | None = None) -> None:
         """What a start does before the first request. Reconciling is part of the process: it may
@@ -319,9 +307,8 @@ class House:
         return stored.id, run
 
     async def event(self, job_id: str, event: Event) -> Job | None:
-        """What Resources do with a caller's wish; the job that the caller is shown."""
-        job = await self._resources._jobs.get(job_id)
-        return None if job is None else await self._resources._advance(job, event)
+        """What `Resources` does with a request of a caller; the job that the caller is shown."""
+        return await advance_for_caller(self._stepping_jobs, job_id, event, self.now)
 
     async def cancel(self, job_id: str) -> Job | None:
         changed = await self.event(job_id, CancelRequested())
@@ -336,7 +323,7 @@ class House:
     async def release(self, job_id: str) -> None:
         job = await self.event(job_id, Released())
         if job is not None and job.terminal:
-            await self._resources._artifacts.remove(job_id)
+            await self._stepping_artifacts.remove(job_id)
 
     async def resume(self, job_id: str) -> None:
         job = await self.jobs.get(job_id)

@@ -27,7 +27,7 @@ AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """`until_available` pauses, but for no time that a test would notice."""
     sleep = asyncio.sleep
-    monkeypatch.setattr("proxy.jobs.run.asyncio.sleep", lambda seconds: sleep(seconds / 50))
+    monkeypatch.setattr("proxy.jobs.record.asyncio.sleep", lambda seconds: sleep(seconds / 50))
 
 
 @pytest.mark.parametrize("method", ["create", "resume", "write", "read", "commit"])

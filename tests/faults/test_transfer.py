@@ -27,7 +27,8 @@ from proxy.core.job import (
     Status,
 )
 from proxy.core.job_request import kickoff_fields
-from proxy.jobs.run import Record, Run
+from proxy.jobs.record import Record
+from proxy.jobs.run import Run
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly
 from proxy.jobs.transfer import Policy

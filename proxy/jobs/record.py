@@ -1,0 +1,117 @@
+"""A job in the store, and the one loop that changes it: advance, then replace, else read again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from proxy.core.job import Event, IllegalTransition, Job, advance
+from proxy.ports import JobStore, LocalShortage, PartialLost, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+
+class Lost(Exception):
+    """The event does not apply to the job any more: the job was cancelled or deleted, or another
+    runner drives it.
+    """
+
+
+class Removed(Lost):
+    """The store has no such job any more."""
+
+
+class Record:
+    """A job in the store. `now` is the wall clock.
+
+    The job must keep its holder between two changes, unless `any_holder` is true.
+    """
+
+    def __init__(
+        self, jobs: JobStore, job: Job, now: Callable[[], float], *, any_holder: bool = False
+    ) -> None:
+        self.job = job
+        self._jobs = jobs
+        self._now = now
+        self._any_holder = any_holder
+        self._unconfirmed: list[tuple[Event, Job]] = []
+
+    async def advance(self, event: Event) -> Job:
+        """Apply the event to the job as it is in the store. Raises `Lost` if it does not apply any
+        more, `StoreUnavailable`.
+        """
+        while True:
+            try:
+                changed = advance(self.job, event, self._now())
+            except IllegalTransition as why:
+                raise Lost from why
+            if await self._replace(event, changed):
+                return self._confirm(changed)
+            current = await self._jobs.get(self.job.id)
+            if current is None:
+                raise Removed
+            if (event, current) in self._unconfirmed:
+                return self._confirm(current)
+            if not self._any_holder and current.holder != self.job.holder:
+                raise Lost
+            self.job = current
+
+    async def _replace(self, event: Event, changed: Job) -> bool:
+        try:
+            return await self._jobs.replace(self.job, changed)
+        except StoreUnavailable:
+            # the store may have made the change and failed to confirm it
+            self._unconfirmed.append((event, changed))
+            raise
+
+    def _confirm(self, job: Job) -> Job:
+        self.job = job
+        self._unconfirmed.clear()
+        return job
+
+    async def settle(self, event: Event) -> Job:
+        """Like `advance`, but repeated while the store is unavailable."""
+        return await until_available(
+            lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__
+        )
+
+
+async def advance_for_caller(
+    jobs: JobStore, id: str, event: Event, now: Callable[[], float]
+) -> Job | None:
+    """Apply what a caller asks for, whichever runner drives the job.
+
+    Returns the job afterwards, unchanged if the event does not apply to it; None if there is no
+    such job or it is deleted. Raises `StoreUnavailable`.
+    """
+    current = await jobs.get(id)
+    if current is None or current.forgotten:
+        return None
+    record = Record(jobs, current, now, any_holder=True)
+    try:
+        return await record.advance(event)
+    except Removed:
+        return None
+    except Lost:
+        return None if record.job.forgotten else record.job
+
+
+async def until_available(ask: Callable[[], Awaitable[_T]], **about: str) -> _T:
+    """Repeat `ask` until no shortage of this machine prevents it: no job is lost because the store
+    was unavailable or there were no descriptors for a while. `about` goes into the log.
+    """
+    delay = 0.1
+    while True:
+        try:
+            return await ask()
+        except PartialLost:
+            raise
+        except (StoreUnavailable, LocalShortage) as why:
+            log.warning("not possible now, trying again", reason=str(why), **about)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
