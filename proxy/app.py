@@ -40,7 +40,7 @@ from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
-from proxy.jobs.transfer import Policy
+from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.net import certificate_watch as renewal
 from proxy.net import descriptors
 from proxy.net.notify import READY, STOPPING, notify
@@ -271,19 +271,25 @@ def _runner(
     now: SteadyClock,
 ) -> Runner:
     exports, storage = settings.exports, settings.storage
-    return Runner(
+    events = SessionEvents(questions, timeout=settings.upstream.check_timeout, now=now)
+    transfers = TransferFactory(
         jobs=jobs,
         artifacts=artifacts,
         upstream=upstream,
-        watch=SessionEvents(questions, timeout=settings.upstream.check_timeout, now=now)
-        if exports.watch_events
-        else None,
+        watch=events if exports.watch_events else None,
         policy=Policy(
             generate_timeout=exports.generate_timeout,
             stall_timeout=exports.stall_timeout,
             attempts=exports.attempts,
             result_ttl=exports.result_ttl,
         ),
+        holder=str(uuid4()),
+        now=now,
+    )
+    return Runner(
+        jobs=jobs,
+        artifacts=artifacts,
+        transfers=transfers,
         limits=Limits(
             max_running=exports.max_running,
             max_queued=exports.max_queued,
@@ -296,10 +302,8 @@ def _runner(
             max_records_per_caller=exports.max_records_per_caller,
         ),
         safe=safe,
-        distrust=access.distrust,
-        knows=access.knows,
+        trust=access,
         preserve_host=settings.upstream.preserve_host,
-        holder=str(uuid4()),
         now=now,
     )
 

@@ -23,7 +23,15 @@ from uuid import UUID, uuid4
 
 from proxy.core import retention
 from proxy.core.job import ExportRequest, Job
-from proxy.ports import Artifact, Counts, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.ports import (
+    Artifact,
+    Counts,
+    Fields,
+    LengthMismatch,
+    PartialLost,
+    StorageFull,
+    StoreUnavailable,
+)
 
 
 class Faulty:
@@ -326,6 +334,19 @@ class MemoryArtifacts(Faulty):
 
     async def close(self) -> None:
         self.closed = True
+
+
+class NobodyKnown:
+    """A `Trust` that knows no credentials; `refused` lists those that it was told to distrust."""
+
+    def __init__(self) -> None:
+        self.refused: list[Fields] = []
+
+    def knows(self, fields: Fields) -> bool:
+        return False
+
+    def distrust(self, fields: Fields) -> None:
+        self.refused.append(fields)
 
 
 def _checked(job: str) -> str:

@@ -10,7 +10,14 @@ from proxy.core.http.disposition import file_name
 from proxy.core.http.fields import value_of, values_of
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
-from proxy.ports import Fields, Response, WholeResponse
+from proxy.ports import (
+    Fields,
+    Response,
+    UpstreamBroken,
+    UpstreamFailure,
+    UpstreamTimedOut,
+    WholeResponse,
+)
 
 _RECORDED_LIMIT = 64 * 1024
 _UTF_8 = getincrementaldecoder("utf-8")
@@ -20,6 +27,15 @@ _JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
 def error(code: ErrorCode, message: str) -> JobError:
     """An error without an answer of VB365 to blame: another try may succeed."""
     return JobError(code=code, message=message, retryable=True)
+
+
+def code_of(why: UpstreamFailure) -> ErrorCode:
+    """The code of a POST without a response. A response that is not HTTP counts as one (CONTRACT
+    §5).
+    """
+    if isinstance(why, UpstreamTimedOut):
+        return ErrorCode.TIMEOUT
+    return ErrorCode.ERROR if isinstance(why, UpstreamBroken) else ErrorCode.UNREACHABLE
 
 
 def refusal(answer: WholeResponse, hidden: Sequence[bytes]) -> JobError:

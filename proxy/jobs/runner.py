@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -32,9 +32,8 @@ from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Dropped, JobFailed, Run, Suspended
 from proxy.jobs.sealing import Sealer
-from proxy.jobs.transfer import Policy, Transfer
-from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable, Upstream
-from proxy.upstream.session_events import SessionEvents
+from proxy.jobs.transfer import TransferFactory
+from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -44,41 +43,38 @@ _REMEMBERED = 1000
 _TICK = 1.0
 
 
-class Runner:
-    """Owns every live job of this process. `holder` names it in the records; `now` is the wall
-    clock.
+class Trust(Protocol):
+    """What is known of the credentials among request fields (CONTRACT §9)."""
 
-    `distrust` is told the request fields whose credentials U has just refused; `knows` tells
-    whether U has ever accepted those among the fields.
-    """
+    def knows(self, fields: Fields, /) -> bool:
+        """Return whether VB365 has ever accepted them."""
+
+    def distrust(self, fields: Fields, /) -> None:
+        """Note that VB365 has just refused them."""
+
+
+class Runner:
+    """Owns every live job of this process. `now` is the wall clock."""
 
     def __init__(
         self,
         *,
         jobs: JobStore,
         artifacts: ArtifactStore,
-        upstream: Upstream,
-        watch: SessionEvents | None,
-        policy: Policy,
+        transfers: TransferFactory,
         limits: Limits,
         safe: Sealer,
-        distrust: Callable[[Fields], None],
-        knows: Callable[[Fields], bool] = lambda fields: False,
+        trust: Trust,
         preserve_host: bool,
-        holder: str,
         now: Callable[[], float],
     ) -> None:
         self._jobs = jobs
         self._artifacts = artifacts
-        self._upstream = upstream
-        self._watch = watch
-        self._policy = policy
+        self._transfers = transfers
         self._limits = limits
         self._safe = safe
-        self._distrust = distrust
-        self._knows = knows
+        self._trust = trust
         self._preserve_host = preserve_host
-        self._holder = holder
         self._now = now
         self._runs: dict[str, Run] = {}
         self._slots: Slots[Run] = Slots(
@@ -312,12 +308,12 @@ class Runner:
         except Lost:
             log.info("job ended by its caller", job=run.id)
         except Suspended:
-            known = self._knows(run.fields)
-            self._distrust(run.fields)
+            known = self._trust.knows(run.fields)
+            self._trust.distrust(run.fields)
             return Interrupted(denied=not known)
         except JobFailed as why:
             log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
-            return Failed(why.error, accepted=self._knows(run.fields))
+            return Failed(why.error, accepted=self._trust.knows(run.fields))
         except Exception:
             log.exception("job failed", job=run.id)
             return Failed(_INTERNAL)
@@ -338,18 +334,7 @@ class Runner:
         job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
         if job is None or job.phase is not Phase.QUEUED:
             raise Lost
-        transfer = Transfer(
-            run,
-            jobs=self._jobs,
-            artifacts=self._artifacts,
-            upstream=self._upstream,
-            watch=self._watch,
-            policy=self._policy,
-            space=self._space,
-            holder=self._holder,
-            now=self._now,
-        )
-        await transfer.run(job)
+        await self._transfers.create(run, self._space).run(job)
         log.info("job done", job=run.id)
 
     async def _settle(self, id: str, event: Event) -> None:
@@ -373,7 +358,12 @@ class Runner:
                 await self._artifacts.remove(id)
             if job is not None and job.phase is Phase.CANCELLING:
                 await Record(self._jobs, job, self._now).settle(Cancelled())
-            elif job is not None and driven and not job.terminal and job.holder == self._holder:
+            elif (
+                job is not None
+                and driven
+                and not job.terminal
+                and job.holder == self._transfers.holder
+            ):
                 log.error("transfer lost its job", job=id, phase=job.phase)
                 await Record(self._jobs, job, self._now).settle(Failed(_INTERNAL))
         except Lost:

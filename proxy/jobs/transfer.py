@@ -24,10 +24,11 @@ from proxy.core.job import (
 )
 from proxy.core.outcome import secrets
 from proxy.jobs.continuation import Continuation, Part
-from proxy.jobs.outcome import encoding, error, facts, refusal
+from proxy.jobs.outcome import code_of, encoding, error, facts, refusal
 from proxy.jobs.reception import Reception
 from proxy.jobs.record import Record, until_available
 from proxy.jobs.reservations import Reservations
+from proxy.jobs.retries import Retries
 from proxy.jobs.run import Dropped, JobFailed, Run, Suspended
 from proxy.ports import (
     Artifact,
@@ -53,7 +54,6 @@ log = structlog.get_logger(__name__)
 #: Bytes of a response other than 200 that are relayed or recorded; VB365's errors have a few
 #: hundred.
 _RESPONSE_LIMIT = 16 * 1024 * 1024
-_BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,39 +66,47 @@ class Policy:
     result_ttl: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferFactory:
+    """Makes the transfers of one runner, which `holder` names in the records. `now` is the wall
+    clock.
+    """
+
+    jobs: JobStore
+    artifacts: ArtifactStore
+    upstream: Upstream
+    watch: SessionEvents | None
+    policy: Policy
+    holder: str
+    now: Callable[[], float]
+
+    def create(self, run: Run, space: Reservations) -> Transfer:
+        """A transfer of the run's job. Nothing happens before it is run."""
+        return Transfer(run, space, self)
+
+
 class Transfer:
     """Drives one claimed job. Raises `JobFailed`, `Suspended`, `Dropped` or `Lost`, having stored
     nothing of that.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        *,
-        jobs: JobStore,
-        artifacts: ArtifactStore,
-        upstream: Upstream,
-        watch: SessionEvents | None,
-        policy: Policy,
-        space: Reservations,
-        holder: str,
-        now: Callable[[], float],
-    ) -> None:
+    def __init__(self, run: Run, space: Reservations, needs: TransferFactory) -> None:
         self._run = run
-        self._jobs = jobs
-        self._artifacts = artifacts
-        self._upstream = upstream
-        self._watch = watch
-        self._policy = policy
         self._space = space
-        self._holder = holder
-        self._now = now
+        self._jobs = needs.jobs
+        self._artifacts = needs.artifacts
+        self._upstream = needs.upstream
+        self._watch = needs.watch
+        self._policy = needs.policy
+        self._holder = needs.holder
+        self._now = needs.now
         self._record: Record
         self._file: Reception
         self._body = b""
-        self._fruitless = 0
-        self._unheard = 0.0
-        self._posted = now()
+        self._posted = self._now()
+        self._retries = Retries(
+            run.id, attempts=self._policy.attempts, stall_timeout=self._policy.stall_timeout
+        )
 
     async def run(self, job: Job) -> None:
         """From Queued to Success or Warning; the partial file is gone or kept when this returns or
@@ -263,7 +271,7 @@ class Transfer:
         )
         if self._run.attended:
             await self._drop(self._run.unanswered)
-        raise JobFailed(error(_code_of(why), str(why))) from why
+        raise JobFailed(error(code_of(why), str(why))) from why
 
     async def _accept(self, response: Response) -> None:
         """Accept the head of a whole file: 200, or it is relayed or recorded."""
@@ -335,7 +343,7 @@ class Transfer:
         try:
             await self._file.copy(response, rest)
         except UpstreamFailure as why:
-            progress = self._count_progress(before)
+            progress = self._retries.progress(before, self._file.offset)
             await self._file.report()
             await self._pause(why, progress=progress)
             if not self._file.offset:
@@ -347,7 +355,7 @@ class Transfer:
             return None
         if part is not None and offset < part.total:
             # a shorter range than asked for: the next POST goes on from there
-            if not self._count_progress(before):
+            if not self._retries.progress(before, self._file.offset):
                 await self._pause(UpstreamBroken("the answer brought no new byte", delivered=True))
             return None
         if size is not None and offset != size:
@@ -355,37 +363,8 @@ class Transfer:
             raise JobFailed(error(ErrorCode.TRUNCATED, message))
         return response.delimited or size is not None
 
-    def _count_progress(self, before: int) -> bool:
-        """True if there are more bytes than the `before` there were: the failures in a row end."""
-        if self._file.offset == before:
-            return False
-        self._fruitless, self._unheard = 0, 0.0
-        return True
-
     async def _pause(self, why: UpstreamFailure, *, progress: bool = False) -> None:
-        """Count and wait before the next POST; CONTRACT §10 bounds those in a row that bring no new
-        byte.
-
-        Those that VB365 never saw (it restarts) are bounded by the time that a transfer may stall.
-        """
-        log.warning(
-            "transfer interrupted", job=self._run.id, offset=self._file.offset, reason=str(why)
-        )
-        if progress:
-            await asyncio.sleep(_BACKOFF[0])
-            return
-        if not why.delivered and self._unheard < self._policy.stall_timeout:
-            pause = _BACKOFF[min(int(self._unheard), len(_BACKOFF) - 1)]
-            self._unheard += pause
-            await asyncio.sleep(pause)
-            return
-        self._fruitless += 1
-        if self._fruitless > self._policy.attempts:
-            code = ErrorCode.TIMEOUT if isinstance(why, UpstreamTimedOut) else ErrorCode.TRUNCATED
-            raise JobFailed(
-                error(code, f"The transfer broke {self._fruitless} times without progress: {why}")
-            )
-        await asyncio.sleep(_BACKOFF[min(self._fruitless, len(_BACKOFF)) - 1])
+        await self._retries.pause(why, self._file.offset, progress=progress)
 
     async def _finish(self, verified: bool) -> None:
         kind = self._file.format or "Other"
@@ -414,10 +393,3 @@ class Transfer:
         return self._watch is not None and await self._watch.warns(
             job, self._run.fields, self._posted
         )
-
-
-def _code_of(why: UpstreamFailure) -> ErrorCode:
-    """CONTRACT §5: an answer that is no HTTP was an answer nevertheless."""
-    if isinstance(why, UpstreamTimedOut):
-        return ErrorCode.TIMEOUT
-    return ErrorCode.ERROR if isinstance(why, UpstreamBroken) else ErrorCode.UNREACHABLE

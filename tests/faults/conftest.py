@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.jobs.transfer._BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr("proxy.jobs.retries._BACKOFF", (0.001, 0.002))

@@ -33,9 +33,9 @@ from proxy.jobs.run import Run
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly
 from proxy.jobs.sweeper import Sweeper
-from proxy.jobs.transfer import Policy
+from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.ports import Field, Fields, UpstreamBroken, UpstreamTimedOut, UpstreamUnreachable
-from tests.fakes import MemoryArtifacts, MemoryJobs
+from tests.fakes import MemoryArtifacts, MemoryJobs, NobodyKnown
 
 CONTENT = b"!BDN" + random.Random(1).randbytes(4996)
 DIGEST = hashlib.sha256(CONTENT).digest()
@@ -227,7 +227,7 @@ class House:
         self.accepted: list[str] = []
         self.ended: dict[str, Status] = {}
         self.swept: set[str] = set()
-        self.refused: list[Fields] = []
+        self.trust = NobodyKnown()
         self.boot(Steps())
 
     def now(self) -> float:
@@ -241,7 +241,7 @@ class House:
             Stepping(self.artifacts, steps, "artifacts"),
         )
         self.upstream = FakeUpstream(steps)
-        self.runner = Runner(
+        transfers = TransferFactory(
             jobs=jobs,
             artifacts=artifacts,
             upstream=self.upstream,
@@ -249,11 +249,17 @@ class House:
             policy=Policy(
                 generate_timeout=9, stall_timeout=0.05, attempts=3, result_ttl=RETENTION.result
             ),
+            holder=str(uuid4()),
+            now=self.now,
+        )
+        self.runner = Runner(
+            jobs=jobs,
+            artifacts=artifacts,
+            transfers=transfers,
             limits=self.limits,
             safe=MemoryOnly(),
-            distrust=self.refused.append,
+            trust=self.trust,
             preserve_host=True,
-            holder=str(uuid4()),
             now=self.now,
         )
         self.sweeper = Sweeper(

@@ -49,4 +49,4 @@ async def test_the_runner_tells_which_credentials_were_refused() -> None:
             job, _ = await world.submit()
             await world.quiet()
             assert await world.phase(job) is Phase.SUSPENDED
-            assert world.refused == [CALL]
+            assert world.trust.refused == [CALL]

@@ -31,13 +31,13 @@ from proxy.jobs.record import Record
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly
-from proxy.jobs.transfer import Policy
+from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.ports import Artifact, StorageFull, StoreUnavailable, WholeResponse
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from proxy.upstream.session_events import SessionEvents
-from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, new_job
+from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, NobodyKnown, new_job
 
 SIZE = 300_000
 LIMITS = Limits(max_running=2, max_queued=2, max_per_caller=50, min_free=0, max_bytes=None)
@@ -49,7 +49,7 @@ class World:
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self.jobs = MemoryJobs()
-        self.refused: list[object] = []
+        self.trust = NobodyKnown()
         self.artifacts = MemoryArtifacts()
         self.upstream = HttpUpstream(Pool("127.0.0.1", simulator.port))
         self.token = simulator.login()
@@ -61,17 +61,23 @@ class World:
     def make_runner(
         self, *, holder: str = "test", stall: float = 5.0, limits: Limits = LIMITS
     ) -> Runner:
-        return Runner(
+        transfers = TransferFactory(
             jobs=self.jobs,
             artifacts=self.artifacts,
             upstream=self.upstream,
             watch=SessionEvents(self.upstream, timeout=5, now=time.time),
             policy=Policy(generate_timeout=10, stall_timeout=stall, attempts=3, result_ttl=60),
+            holder=holder,
+            now=time.time,
+        )
+        return Runner(
+            jobs=self.jobs,
+            artifacts=self.artifacts,
+            transfers=transfers,
             limits=limits,
             safe=MemoryOnly(),
-            distrust=self.refused.append,
+            trust=self.trust,
             preserve_host=True,
-            holder=holder,
             now=time.time,
         )
 
@@ -144,7 +150,7 @@ class World:
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr("proxy.jobs.transfer._BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr("proxy.jobs.retries._BACKOFF", (0.01, 0.02))
     simulator = Simulator(SimulatorSettings(size=SIZE))
     await simulator.start()
     world = World(simulator)
