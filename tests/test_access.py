@@ -90,9 +90,9 @@ def credentials(token: str = "Bearer a", cookie: str | None = None) -> Credentia
     return made
 
 
-def jwt(subject: str, salt: str = "1", issuer: str = "https://vb365") -> str:
+def jwt(subject: str, salt: str = "1", issuer: str = "https://vb365", claim: str = "sub") -> str:
     claims = base64.urlsafe_b64encode(
-        json.dumps({"iss": issuer, "sub": subject, "jti": salt}).encode()
+        json.dumps({"iss": issuer, claim: subject, "jti": salt}).encode()
     ).decode()
     return f"Bearer e30.{claims.rstrip('=')}.sig{salt}"
 
@@ -289,6 +289,28 @@ async def test_a_refreshed_jwt_is_the_same_caller_once_accepted() -> None:
     assert (await refused(access, credentials(jwt("alice", issuer="https://evil")), job(owner)))[
         0
     ] == 404
+
+
+async def test_equal_subjects_of_different_claims_are_different_callers() -> None:
+    """§2: `sub` and `unique_name` are names of different kinds."""
+    access, _, _ = make(gone)
+    names = ("sub", "unique_name", "nameid", "upn")
+    tokens = [credentials(jwt("alice", claim=name)) for name in names]
+    assert len({access.claimed(token) for token in tokens}) == len(names)
+    assert await access.learn(tokens[1])
+    assert (await refused(access, tokens[0], job(owner_of(access, tokens[1])))) == (
+        404,
+        "job-not-found",
+    )
+
+
+def test_records_of_version_0_1_0_keep_the_identity_of_sub() -> None:
+    """§9: it stored issuer and subject, whatever the claim's name."""
+    access, _, _ = make(lambda *_: 200)
+    text = 'identity\0["https://vb365", "alice"]'
+    old = hmac.new(b"k" * 32, text.encode(), hashlib.sha256).hexdigest()
+    assert access.claimed(credentials(jwt("alice"))) == old
+    assert access.claimed(credentials(jwt("alice", claim="unique_name"))) != old
 
 
 async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing() -> None:

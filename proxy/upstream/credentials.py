@@ -47,8 +47,8 @@ class Credentials:
 
     @property
     def claims(self) -> str | None:
-        """The issuer and subject of a JWT, None without them. Invalid until VB365 accepts the
-        token.
+        """The issuer, the subject and the name of the subject's claim in a JWT, None without them.
+        Invalid until VB365 accepts the token. Equal subjects in different claims differ.
         """
         return None if self.bearer is None else _claims(self.bearer)
 
@@ -71,8 +71,11 @@ def _claims(token: bytes) -> str | None:
     if not isinstance(claims, dict):
         return None
     issuer = claims.get("iss")
-    subjects = (claims.get(name) for name in ("sub", "unique_name", "nameid", "upn"))
-    subject = next((value for value in subjects if isinstance(value, str) and value), None)
-    if not isinstance(issuer, str) or not issuer or subject is None:
+    if not isinstance(issuer, str) or not issuer:
         return None
-    return json.dumps([issuer, subject])
+    for name in ("sub", "unique_name", "nameid", "upn"):
+        subject = claims.get(name)
+        if isinstance(subject, str) and subject:
+            # version 0.1.0 stored no claim name
+            return json.dumps([issuer, subject] if name == "sub" else [issuer, subject, name])
+    return None
