@@ -156,7 +156,8 @@ class _StreamedResponse:
                 return False
             raise
         except BaseException:
-            connection.close()
+            # not `connection.close()`: after a whole response another request may be using it
+            self.close()
             raise
         return True
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import trustme
 
+from proxy.core.http.heads import parse_request
+from proxy.core.http.reuse import outgoing
 from proxy.net.tls import upstream_context
 from proxy.ports import (
     Fields,
@@ -21,7 +23,7 @@ from proxy.ports import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
-from proxy.upstream.client import HttpUpstream
+from proxy.upstream.client import HttpUpstream, _StreamedResponse
 from proxy.upstream.pool import Pool
 from tests.http.tls_peers import server_side
 from tests.http.wire import LIMIT, Origin, Peer, Script, eventually
@@ -465,3 +467,30 @@ def test_12_the_upstreams_own_host(host: str, port: int, tls: bool, authority_: 
     assert (
         Pool(host, port, tls=ssl.create_default_context() if tls else None).authority == authority_
     )
+
+
+async def test_12_a_caller_cancelled_after_its_response_leaves_the_connection_to_the_next() -> None:
+    """The response is whole and the connection serves another request before the caller runs."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.head()
+            await peer.send(OK)
+
+    request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    safe = outgoing(parse_request(request))
+    async with calling(script) as caller:
+        assert await whole(await caller.get()) == b"ok"
+        connection = caller.pool.take(safe)
+        assert connection is not None
+        first = asyncio.create_task(_StreamedResponse(connection, safe, LIMIT).request(b""))
+        await asyncio.sleep(0)
+        connection.data_received(OK)
+        first.cancel()
+        assert caller.pool.take(safe) is connection
+        second = _StreamedResponse(connection, safe, LIMIT)
+        async with asyncio.timeout(LIMIT):
+            assert await second.request(request)
+            assert await second.read() == b"ok"
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
