@@ -1,8 +1,8 @@
-"""Pass-through: one request of a client to U and its answer back, byte for byte (CONTRACT §12).
+"""Pass-through: one request of a client to VB365 and its response back, byte for byte (§12).
 
 Everything happens in callbacks of the two connections: what arrives on one is written to the other
-at once, and a reader that falls behind stops the other side's writer. Framing is followed only as
-far as needed to find the end.
+at once, and a slow reader pauses the other side. Framing is parsed only as far as needed to find
+the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from proxy.upstream.pool import Pool
 
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _CHUNKED, _UNTIL_CLOSE = Framing.CHUNKED, Framing.CLOSE
-#: Seconds after which a client may try again when this machine could not open a connection.
+#: Retry-After in seconds when this machine cannot open another connection.
 _SHORTAGE_RETRY = 5
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Relay:
         self._forwarded = forwarded
 
     def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
-        """Send the request on. `whole`: no byte of a body follows."""
+        """Forward the request with this target. `whole`: no byte of a body follows."""
         forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
         if self._host is not None:
             # the absolute form would name the host that the client wrote
@@ -75,9 +75,7 @@ class Relay:
 
 
 class Exchange:
-    """One request and its answer. The front door drives the client's side, a `Connection` U's
-    side.
-    """
+    """One request and its response, between a client connection and a connection to VB365."""
 
     __slots__ = (
         "_answer",
@@ -125,21 +123,21 @@ class Exchange:
         self._blocked = False
         self._tunnel = False
 
-    # The client's side, called by the front door.
+    # Called by the client connection; see `duplex.Exchange`.
 
     @property
     def begun(self) -> bool:
-        """Bytes of the final answer are out."""
+        """Whether bytes of the final response are written."""
         return self._body is not None or self._tunnel
 
     def feed(self, data: bytes) -> None:
-        """Bytes of the request's body, framed as they go out."""
+        """Forward bytes of the request's body."""
         connection = self._connection
         if connection is None:
             self._early.append(data)
             self._client.hold()
         elif self._early or self._is_answering(connection):
-            # a write that fails would lose an answer that is not read yet
+            # a write that fails would lose a response that is not read yet
             self._early.append(data)
             self._client.hold()
             if len(self._early) == 1:
@@ -152,7 +150,7 @@ class Exchange:
         return not connection.paused and connection.readable
 
     def _feed_on(self) -> None:
-        """Send what was held back, once all is read that VB365 has sent."""
+        """Send the delayed bytes once everything that VB365 has sent is read."""
         connection = self._connection
         if connection is None or not self._early:
             return
@@ -165,11 +163,11 @@ class Exchange:
             self._client.unhold()
 
     def end(self) -> None:
-        """The request is whole."""
+        """Note that the request is complete."""
         self._whole = True
 
     def client_left(self) -> None:
-        """The client is gone: so is its request."""
+        """Close VB365's connection: the client has left."""
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
@@ -177,19 +175,19 @@ class Exchange:
             self._connection = None
 
     def client_slow(self) -> None:
-        """The client reads slower than U writes: U waits."""
+        """Pause reading from VB365 for a client that reads slowly."""
         if self._connection is not None:
             self._connection.pause()
 
     def client_ready(self) -> None:
-        """The client has caught up."""
+        """Resume reading from VB365."""
         if self._connection is not None:
             self._connection.resume()
 
-    # Towards U.
+    # Requests to VB365.
 
     def dial(self) -> None:
-        """Send the request on a fresh connection."""
+        """Send the request on a new connection."""
         self._task = asyncio.get_running_loop().create_task(self._dial())
 
     async def _dial(self) -> None:
@@ -205,7 +203,7 @@ class Exchange:
                 self._client.unhold()
 
     def send_on(self, connection: Connection) -> None:
-        """Send the request, and of its body what has come, on `connection`."""
+        """Send the request and the part of its body that has arrived on `connection`."""
         self._connection = connection
         message = b"".join((self._message, *self._early)) if self._early else self._message
         self._early.clear()
@@ -226,21 +224,21 @@ class Exchange:
             )
         self._client.problem(problem)
 
-    # U's side, called by the connection.
+    # Called by VB365's connection; see `upstream.connection.Receiver`.
 
     def pause_writing(self) -> None:
-        """U takes the body slower than the client sends it."""
+        """Pause the request's body: VB365 reads slowly."""
         self._blocked = True
         self._client.hold()
 
     def resume_writing(self) -> None:
-        """VB365 has caught up."""
+        """Resume the request's body."""
         self._blocked = False
         if not self._early:
             self._client.unhold()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of U."""
+        """Forward bytes of the response."""
         if self._tunnel:
             self._client.transport.write(data)
             return
@@ -257,7 +255,7 @@ class Exchange:
             self._malformed(why)
 
     def connection_ended(self, why: Exception | None) -> None:
-        """U has closed or broken the connection."""
+        """Finish, repeat or fail the request: VB365 closed or broke the connection."""
         connection, self._connection = self._connection, None
         if self._tunnel:
             self._client.answered(keep=False)
@@ -285,11 +283,11 @@ class Exchange:
 
     @property
     def _heard(self) -> bool:
-        """VB365 has begun to answer."""
+        """Whether VB365 has sent anything."""
         return bool(self._interims or self._buffer)
 
     def _heads(self, data: bytes) -> None:
-        """Pass interim answers on, then begin the final one."""
+        """Forward interim responses, then begin the final one."""
         searched = 0
         held = self._buffer
         if held is not None:
@@ -320,7 +318,7 @@ class Exchange:
                 return
 
     def _begin(self, answer: ResponseHead, rest: bytes) -> None:
-        """Send the final head, and of the body what has come with it."""
+        """Write the final head and the part of the body that arrived with it."""
         old = self._head.minor == 0
         dechunked = old and answer.framing is _CHUNKED
         body = body_of(answer.framing, answer.length, decode=old)
@@ -347,7 +345,7 @@ class Exchange:
         self._client.tunnel()
 
     def _finish(self, rest: bytes) -> None:
-        """The answer is whole."""
+        """End the exchange: the response is complete."""
         connection, self._connection = self._connection, None
         if connection is not None and self._answer is not None:
             private = connection.give_back(self._answer, leftover=bool(rest))

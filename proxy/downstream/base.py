@@ -1,4 +1,4 @@
-"""What every client's connection does whatever it carries: time limits, flow, and the end."""
+"""What every client connection does, whatever it serves: time limits, flow control and closing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from proxy.net.sockets import enable_keepalive
 
 @dataclass(slots=True)
 class Counters:
-    """What the front door has seen, for the metrics."""
+    """Counts of connections and requests, for the metrics."""
 
     accepted: int = 0
-    turned_away: int = 0
+    rejected: int = 0
     requests: int = 0
     relayed: int = 0
     refused: int = 0
@@ -37,61 +37,61 @@ class Counters:
 
 
 class ConnectionOwner(Protocol):
-    """What a client connection needs of the front door. Times are in seconds."""
+    """The server, as its client connections use it. Times are in seconds."""
 
     relay: Forwarder
     decide: Callable[[Head], Decision]
     head_timeout: float
     idle_timeout: float
     counters: Counters
-    #: Bytes that all clients may have in their inboxes.
+    #: Memory that the inboxes of all clients share, in bytes.
     waiting: Budget
 
-    def lane(self, client: ClientSide) -> Bridge:
-        """aiohttp's half of a client connection."""
+    def bridge(self, client: ClientSide) -> Bridge:
+        """Make the bridge between a client connection and aiohttp."""
 
     def enter(self, client: BaseConnection) -> bool:
-        """Count a new connection; False if it is one too many."""
+        """Count a new connection. Return False if it is over the limit."""
 
     def leave(self, client: BaseConnection) -> None:
-        """A connection is gone."""
+        """Forget a connection that has ended."""
 
 
 class BaseConnection(asyncio.Protocol, ABC):
-    """A client's connection, without what it serves: see `proxy.downstream.connection.Client`."""
+    """A client connection without the requests on it; see `downstream.connection`."""
 
-    def __init__(self, door: ConnectionOwner) -> None:
-        self._door = door
+    def __init__(self, owner: ConnectionOwner) -> None:
+        self._owner = owner
         self.transport = cast(asyncio.Transport, None)
         self.peer = b"unknown"
         self.scheme = b"http"
-        #: No request after the one in progress is served.
+        #: True once no further request is served.
         self.closing = False
         self._phase = Phase.READY
         self._serving: Exchange | None = None
-        self._inbox = Inbox(door.waiting)
+        self._inbox = Inbox(owner.waiting)
         self._deadlines = Deadlines(len(Limit), self._expired)
         self._reading = cast(Reading, None)
         self._lingering = cast(Lingering, None)
-        #: The client takes no more of its answer now.
+        #: True while the client reads more slowly than the proxy writes.
         self._slow = False
 
     @abstractmethod
     def break_off(self) -> None:
-        """Abort, so that no framing can make the client believe that its answer is whole."""
+        """Abort, so that the client cannot take its response for whole."""
 
     @property
     def busy(self) -> bool:
-        """A request is in progress."""
+        """Whether a request is in progress."""
         return self._serving is not None
 
     @property
     def _patience(self) -> float:
-        """Seconds for which a client may take nothing of its answer."""
-        return self._door.head_timeout * SLOW
+        """Seconds for which a client may read nothing of its response."""
+        return self._owner.head_timeout * SLOW
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop. The first head may begin `head_timeout` after it."""
+        """Called by the loop. The first head must begin within `head_timeout`."""
         self.transport = cast(asyncio.Transport, transport)
         self._reading = Reading(self.transport, self._inbox, self._deadlines)
         self._lingering = Lingering(self.transport, self._deadlines, self._patience)
@@ -102,10 +102,10 @@ class BaseConnection(asyncio.Protocol, ABC):
             self.scheme = b"https"
         share_reads(self.transport, self)
         enable_keepalive(transport)
-        if self._door.enter(self):
-            self._deadlines.set(Limit.IDLE, self._door.head_timeout)
+        if self._owner.enter(self):
+            self._deadlines.set(Limit.IDLE, self._owner.head_timeout)
         else:
-            self._turn_away("Too many connections. Try again.")
+            self._refuse_connection("Too many connections. Try again.")
 
     def pause_writing(self) -> None:
         """Called by the loop."""
@@ -115,27 +115,28 @@ class BaseConnection(asyncio.Protocol, ABC):
             self._serving.client_slow()
 
     def drain(self) -> None:
-        """Close now if idle, else after the answer."""
+        """Close now if idle, else after the response."""
         self.closing = True
         if self._phase is Phase.READY:
             self._end()
 
-    def _turn_away(self, detail: str) -> None:
-        """No request is in progress, and none of this client is served now."""
+    def _refuse_connection(self, detail: str) -> None:
+        """Respond 503 and close. No request is in progress."""
         problem = Problem("capacity-exhausted", detail, retry_after=5)
         self.transport.write(problem_bytes(problem, None, keep=False))
         self._close(LINGER, unread=True)
 
     def _last_answer(self) -> None:
-        """Finish the answer in progress and serve nothing that comes behind its request."""
+        """Close after the response in progress, and drop the requests behind it."""
         self.closing = True
         self._deadlines.clear(Limit.HEAD)
         self._inbox.clear()
         self._reading.update()
 
     def _close(self, linger: float, *, unread: bool) -> None:
-        """Close after what is written is out. `unread`: the client still sends, and may do so for
-        `linger` seconds.
+        """Close once everything written is sent.
+
+        `unread`: the client may still be sending, and is read from for up to `linger` seconds.
         """
         for limit in (Limit.HEAD, Limit.BODY, Limit.IDLE):
             self._deadlines.clear(limit)
@@ -162,7 +163,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         elif which == Limit.IDLE:
             self._end()
         else:
-            self._door.counters.timed_out += 1
+            self._owner.counters.timed_out += 1
             if which != Limit.HEAD:
                 self.break_off()
             elif self._phase is Phase.READY:

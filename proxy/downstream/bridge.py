@@ -1,7 +1,7 @@
-"""Where requests of ours meet aiohttp: a thin transport that carries one framed request at a time.
+"""The bridge to aiohttp: a transport that carries one request of the proxy's own at a time.
 
-aiohttp reads a plain stand-in for the head, since its parser is neither as strict nor as lenient as
-the proxy's; the handler gets the true one as an argument.
+aiohttp parses a plain substitute for the head, because its parser is neither as strict nor as
+lenient as the proxy's. The handler gets the real head as an argument.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
 from proxy.downstream.duplex import ClientSide
 
-#: Methods that aiohttp's parser and our handlers know. Another one becomes TRACE, which nothing of
-#: ours answers to.
+#: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 _ODD = re.compile(rb'[^!-~]|["#<>\\^`{|}]')
-#: Idle seconds after which aiohttp's half of a connection is let go; it is made again when it is
-#: needed.
+#: Idle seconds after which aiohttp's protocol is dropped; the next own request makes a new one.
 _IDLE = 60.0
 
 ServerOptions = dict[str, Any]
-#: For `web.Server`: nothing decompressed or logged, no limits on a head that is our own, a leaver's
-#: handler cancelled.
+#: For `web.Server`: no decompression, no access log, no limits on a head that the proxy has
+#: checked, and handlers are cancelled when their client leaves.
 OPTIONS: ServerOptions = {
     "access_log": None,
     "auto_decompress": False,
@@ -40,9 +38,7 @@ OPTIONS: ServerOptions = {
 
 
 class Bridge(asyncio.Transport):
-    """The transport of one aiohttp handler, on one client connection. Carries request after request
-    of ours.
-    """
+    """The transport of an aiohttp request handler, on one client connection."""
 
     def __init__(self, client: ClientSide, make: Callable[[], web.RequestHandler]) -> None:
         super().__init__()
@@ -55,52 +51,50 @@ class Bridge(asyncio.Transport):
         self._keep = False
         self._slow = False
         self.closed = False
-        #: Bytes of an answer are out.
+        #: True once bytes of a response are written.
         self.begun = False
         self._protocol.connection_made(self)
 
-    # The front door's side.
+    # Called by the client connection; see `duplex.Exchange`.
 
     def begin(self, head: Head, decision: Decision, *, whole: bool, invite: bool) -> None:
-        """Hand the handler a request. `whole`: no byte of a body follows; `invite`: its client
-        waits to be asked.
-        """
+        """Start the handler. `whole`: no body follows. `invite`: the client waits for a 100."""
         self._head, self._decision = head, decision
         self._whole = whole
         self._answered = self.begun = False
         if invite and not whole:
             self._client.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._protocol.data_received(_stand_in(head))
+        self._protocol.data_received(_substitute(head))
 
     def feed(self, data: bytes) -> None:
-        """Bytes of the request's body, still chunked if it is chunked."""
+        """Hand on bytes of the request's body, still chunked if it is chunked."""
         if not self.closed:
             self._protocol.data_received(data)
 
     def end(self) -> None:
-        """The request is whole."""
+        """Note that the request is complete."""
         self._whole = True
         if self._answered:
             self._done()
 
     def client_left(self) -> None:
-        """The client is gone: its handler is cancelled."""
+        """Cancel the handler of a client that has left."""
         if not self.closed:
             self.closed = True
             self._protocol.connection_lost(ConnectionResetError("the client has left"))
 
     def client_slow(self) -> None:
-        """The client reads slower than the handler writes."""
+        """Make the handler wait for a client that reads slowly."""
         self._slow = True
         self._protocol.pause_writing()
 
     def client_ready(self) -> None:
-        """The client has caught up."""
+        """Let the handler continue."""
         if self._slow:
             self._slow = False
             self._protocol.resume_writing()
 
-    # The handler's side.
+    # Called by the server and by aiohttp.
 
     @property
     def request(self) -> tuple[Head, Decision]:
@@ -114,11 +108,11 @@ class Bridge(asyncio.Transport):
 
     @property
     def closing(self) -> bool:
-        """True when the connection shall end with this answer."""
+        """Whether the connection ends with this response."""
         return self._client.closing
 
     def answered(self, *, keep: bool) -> None:
-        """The handler has written its answer to the end."""
+        """Note that the handler has written its response."""
         self._answered = True
         self._keep = keep
         if self._whole:
@@ -140,9 +134,7 @@ class Bridge(asyncio.Transport):
         return self.closed
 
     def close(self) -> None:
-        """Called by aiohttp when it will serve this connection no more: after an answer, or instead
-        of one.
-        """
+        """Called by aiohttp when it serves no further request: after a response, or without one."""
         if self.closed:
             return
         self.closed = True
@@ -172,16 +164,16 @@ class Bridge(asyncio.Transport):
             self._client.transport.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that the client has not taken yet."""
+        """The number of bytes written that are not sent yet."""
         return self._client.transport.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the client's transport knows."""
+        """Return the information of the client's transport."""
         return self._client.transport.get_extra_info(name, default)
 
 
-def _stand_in(head: Head) -> bytes:
-    """A head that aiohttp reads as we have read the true one."""
+def _substitute(head: Head) -> bytes:
+    """Build a head that aiohttp parses to what the proxy has parsed from the real one."""
     method = head.method if head.method in _METHODS else b"TRACE"
     target = head.target if head.target.startswith(b"/") else b"/"
     target = b"/" + _ODD.sub(lambda odd: b"%%%02X" % ord(odd[0]), target).lstrip(b"/")

@@ -1,19 +1,18 @@
-"""One client connection: frames one request at a time and hands it to the relay or to a lane.
+"""One client connection: frames one request at a time and hands it to the relay or to a bridge.
 
-How it works. A connection is in one `Phase`, beginning with READY:
+Theory of operation. A connection is in one `Phase`, beginning with READY:
 
-    READY ── head whole ──> SERVING ── answered, may serve on ──> READY
-    SERVING ── 101 passed on ──> TUNNEL
-    READY, SERVING, TUNNEL ── last answer written, more bytes may come ──> LINGERING
-    LINGERING ── the client closes ──> gone
+    READY ── head complete ──> SERVING ── response written, keep-alive ──> READY
+    SERVING ── 101 forwarded ──> TUNNEL
+    READY, SERVING, TUNNEL ── last response written, more input may come ──> LINGERING
+    LINGERING ── the client closes ──> end
 
-A READY connection whose next request arrives in one piece hands it on at once. All other bytes wait
-in the `Inbox`: an unfinished head, and requests behind the one in progress. Each `Limit` has one
-meaning and a deadline of its own, so that none of them can extend another: from the first byte of
-the next head to its last `Limit.HEAD` runs, whether a request before it is still being answered,
-its answer is read slowly, or reading is stopped and resumed. Reading stops while an exchange holds
-the request's body, and while whole requests fill the inbox; a head that is not whole never stops
-it, since its time runs.
+A READY connection hands on a request whose head arrives in one piece at once. All other input waits
+in the `Inbox`: an incomplete head, and pipelined requests. Each `Limit` has one meaning and a
+deadline of its own, so that none can extend another: `Limit.HEAD` runs from the first byte of the
+next head to its last, whether a request before it is still being served, its response is read
+slowly, or reading is paused and resumed. Reading pauses while an exchange holds the request's body
+and while complete requests fill the inbox, but never within a head, which must arrive in time.
 """
 
 from __future__ import annotations
@@ -29,24 +28,30 @@ from proxy.downstream.lingering import LINGER, LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
 from proxy.net.sockets import reset
 
-#: Bytes of the inbox that are tried first as a chunked body; then four times as many, and so on.
-#: What is copied in vain is in proportion to the body, not to what waits behind it.
+#: Bytes of the inbox that are parsed first as a chunked body, then four times as many, and so on,
+#: so that the copying is proportional to the body and not to the requests behind it.
 _TRIED = 512
+#: A larger head counts against the memory that all clients share (CONTRACT §12) until its request
+#: is answered. Smaller ones are bounded well enough by the number of connections.
+_LARGE_HEAD = 16 << 10
+_NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _READY, _SERVING, _TUNNEL, _LINGERING = Phase
 _IDLE, _BODY = Limit.IDLE, Limit.BODY
 
 
 class ClientConnection(BaseConnection):
-    """One client connection, and the request on it that is being served."""
+    """One client connection and the request in progress on it."""
 
-    def __init__(self, door: ConnectionOwner) -> None:
-        super().__init__(door)
+    def __init__(self, owner: ConnectionOwner) -> None:
+        super().__init__(owner)
         self.private: Closable | None = None
         self._head: Head | None = None
-        self._lane: Bridge | None = None
+        self._bridge: Bridge | None = None
         self._body: Body = NOTHING
-        #: False while the client waits for `100 Continue`: its body is late only after that.
+        #: Bytes of the shared memory that the head of the request in progress uses.
+        self._held = 0
+        #: False while the client waits for `100 Continue`; the body deadline starts after it.
         self._invited = True
 
     # Called by the loop.
@@ -70,12 +75,11 @@ class ClientConnection(BaseConnection):
             self._serving.feed(data)
 
     def eof_received(self) -> bool:
-        """Called by the loop: the client has sent its last byte. True keeps the connection open for
-        answers.
+        """Called by the loop when the client shuts its sending side. True keeps it open.
 
-        CONTRACT §12: on our own paths whole requests still get their answers; anything else counts
-        as a client that has left. So does every end on TLS: asyncio and uvloop close a connection
-        after the peer's close_notify.
+        On the proxy's own paths a complete request still gets its response (CONTRACT §12). In any
+        other case the client counts as gone, and always with TLS: asyncio and uvloop close a
+        connection after the peer's close_notify.
         """
         self._reading.ended = True
         if self.scheme == b"http":
@@ -89,13 +93,13 @@ class ClientConnection(BaseConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._leave()
-        if self._lane is not None:
-            self._lane.client_left()
+        if self._bridge is not None:
+            self._bridge.client_left()
         if self.private is not None:
             self.private.close()
         self._deadlines.cancel()
         self._inbox.clear()
-        self._door.leave(self)
+        self._owner.leave(self)
 
     def resume_writing(self) -> None:
         """Called by the loop."""
@@ -108,12 +112,10 @@ class ClientConnection(BaseConnection):
         else:
             self._proceed()
 
-    # One request after another.
+    # Requests.
 
     def _next(self, data: bytes) -> None:
-        """Begin the request that `data` begins with, if its head is whole: the inbox is not needed
-        for it.
-        """
+        """Start the request that begins `data` if its head is complete, else queue `data`."""
         # RFC 9112 §2.2: one empty line before a request is ignored
         start = 2 if data.startswith(b"\r\n") else 0
         try:
@@ -128,22 +130,20 @@ class ClientConnection(BaseConnection):
         self._begin(head, data[end:])
 
     def _queue(self, data: bytes) -> None:
-        """Keep bytes of the next requests."""
+        """Keep input of the next requests."""
         if self.closing:
             return
         if self._inbox.keep(data):
             self._proceed()
             return
-        self._door.counters.refused += 1
+        self._owner.counters.refused += 1
         if self._phase is _READY:
-            self._turn_away("Unfinished requests take all the memory they may have. Try again.")
+            self._refuse_connection(_NO_MEMORY)
         else:
             self._last_answer()
 
     def _proceed(self) -> None:
-        """Serve the next request once it is here, is first, and the client reads; else wait for
-        what is missing.
-        """
+        """Start the next request of the inbox if possible, else wait for what is missing."""
         inbox = self._inbox
         while inbox:
             turn = self._phase is _READY and not self._slow
@@ -172,23 +172,27 @@ class ClientConnection(BaseConnection):
             self._end()
         elif not self._deadlines.is_set(Limit.HEAD):
             self._deadlines.clear(_IDLE)
-            self._deadlines.set(Limit.HEAD, self._door.head_timeout)
+            self._deadlines.set(Limit.HEAD, self._owner.head_timeout)
 
     def _rest(self) -> None:
-        """Wait for the first byte of a next request."""
+        """Wait for the first byte of the next request."""
         if self._reading.ended:
             self._end()
         else:
-            self._deadlines.set(_IDLE, self._door.idle_timeout)
+            self._deadlines.set(_IDLE, self._owner.idle_timeout)
 
     def _begin(self, head: Head, rest: bytes) -> None:
-        """Hand the request on. `rest` came with its head and is not in the inbox."""
-        door = self._door
-        door.counters.requests += 1
-        decision = door.decide(head)
+        """Start the request. `rest` arrived with its head and is not in the inbox."""
+        owner = self._owner
+        owner.counters.requests += 1
+        decision = owner.decide(head)
         self._deadlines.clear(_IDLE)
         if self._reading.ended and isinstance(decision, PassThrough):
             self._end()
+            return
+        if len(head.block) > _LARGE_HEAD and not self._hold(len(head.block)):
+            owner.counters.refused += 1
+            self._refuse_connection(_NO_MEMORY)
             return
         self._phase = _SERVING
         self._head = head
@@ -196,15 +200,15 @@ class ClientConnection(BaseConnection):
         whole = body.done
         self._invited = not head.expect_continue
         if isinstance(decision, PassThrough):
-            door.counters.relayed += 1
-            self._serving = door.relay.start(self, head, decision.target, whole=whole)
+            owner.counters.relayed += 1
+            self._serving = owner.relay.start(self, head, decision.target, whole=whole)
         else:
-            lane = self._lane
-            if lane is None or lane.closed:
-                lane = self._lane = door.lane(self)
-            self._serving = lane
+            bridge = self._bridge
+            if bridge is None or bridge.closed:
+                bridge = self._bridge = owner.bridge(self)
+            self._serving = bridge
             invite = head.expect_continue and not rest and not self._inbox
-            lane.begin(head, decision, whole=whole, invite=invite)
+            bridge.begin(head, decision, whole=whole, invite=invite)
         if whole:
             if rest:
                 self._queue(rest)
@@ -214,7 +218,7 @@ class ClientConnection(BaseConnection):
             self._take_waiting()
 
     def _take(self, data: bytes, *, waiting: bool = False) -> None:
-        """Pass bytes of the request's body on. `waiting`: they are the first ones of the inbox."""
+        """Hand on bytes of the request's body. `waiting`: they are at the head of the inbox."""
         serving = self._serving
         if serving is None:
             return
@@ -241,7 +245,7 @@ class ClientConnection(BaseConnection):
             self._limit_body()
 
     def _take_waiting(self) -> None:
-        """Pass on what is here of the request's body."""
+        """Hand on what has arrived of the request's body."""
         size = max(self._head.length if self._head is not None else 0, _TRIED)
         while self._inbox and self._serving is not None and not self._body.done:
             self._take(self._inbox.peek(0, size), waiting=True)
@@ -253,8 +257,10 @@ class ClientConnection(BaseConnection):
             self._limit_body()
 
     def answered(self, *, keep: bool) -> None:
-        """The answer is sent to its end; the connection serves the next request iff `keep`."""
+        """Called by the exchange once its response is written. Serve another request iff `keep`."""
         self._serving = self._head = None
+        if self._held:
+            self._release()
         self._reading.held = False
         if not keep or self.closing or not self._body.done:
             self._close(LINGER_EARLY, unread=bool(self._inbox) or not self._body.done)
@@ -263,12 +269,12 @@ class ClientConnection(BaseConnection):
         if self._inbox.waiting or self._reading.stopped or self._reading.ended:
             self._proceed()
         elif not self._slow:
-            self._deadlines.set(_IDLE, self._door.idle_timeout)
+            self._deadlines.set(_IDLE, self._owner.idle_timeout)
 
-    # What the served exchange asks for.
+    # Called by the exchange; see `duplex.ClientSide`.
 
     def interim(self, data: bytes) -> None:
-        """Write a 1xx answer; after a 100 the client owes us its body."""
+        """Write a 1xx response. After a 100 the client must send its body."""
         self.transport.write(data)
         self._invited = True
         self._limit_body()
@@ -281,13 +287,13 @@ class ClientConnection(BaseConnection):
             self._reading.update()
 
     def unhold(self) -> None:
-        """Go on reading."""
+        """Read the body again."""
         self._reading.held = False
         self._reading.update()
         self._limit_body()
 
     def tunnel(self) -> None:
-        """From now on every byte is for the exchange."""
+        """Hand every further byte to the exchange."""
         self._phase = _TUNNEL
         self._deadlines.clear(Limit.HEAD)
         if self._inbox and self._serving is not None:
@@ -296,38 +302,49 @@ class ClientConnection(BaseConnection):
         self._reading.update()
 
     def problem(self, problem: Problem) -> None:
-        """Answer with `problem`; nothing of an answer is sent yet."""
+        """Respond with `problem`. Nothing of a response was written."""
         head = self._head
         keep = self._body.done and head is not None and head.keep_alive and not self.closing
         self.transport.write(problem_bytes(problem, head, keep=keep))
         self.answered(keep=keep)
 
     def break_off(self) -> None:
-        """Abort, so that no framing can make the client believe that its answer is whole."""
-        self._door.counters.broken += self._serving is not None
+        """Abort, so that the client cannot take its response for whole."""
+        self._owner.counters.broken += self._serving is not None
         self._leave()
         reset(self.transport)
 
-    # Ends.
+    # Closing.
+
+    def _hold(self, size: int) -> bool:
+        """Count a large head until its request is answered. Return False if memory is exhausted."""
+        if not self._owner.waiting.take(size):
+            return False
+        self._held = size
+        return True
+
+    def _release(self) -> None:
+        self._owner.waiting.give(self._held)
+        self._held = 0
 
     def _leave(self) -> None:
         serving, self._serving = self._serving, None
+        if self._held:
+            self._release()
         if serving is not None:
             serving.client_left()
 
     def _refuse(self, begun: bytes, why: MalformedMessage) -> None:
-        """CONTRACT §12: 400, or 431 for a head of more than 256 KiB, and close."""
-        self._door.counters.refused += 1
+        """Respond 400, or 431 for a head of more than 256 KiB, and close (CONTRACT §12)."""
+        self._owner.counters.refused += 1
         status = 431 if isinstance(why, HeadTooLarge) else 400
         problem = Problem("bad-request", f"The request is refused: {why}.", status=status)
         self.transport.write(problem_bytes(problem, None, keep=False, begun=begun))
         self._close(LINGER, unread=True)
 
     def _broken_request(self, why: MalformedMessage) -> None:
-        """The body is malformed. Whatever was sent of it, its receiver must not take it for
-        whole.
-        """
-        self._door.counters.refused += 1
+        """End a request with a malformed body. VB365 must not take the part it got for whole."""
+        self._owner.counters.refused += 1
         begun = self._serving is not None and self._serving.begun
         self._leave()
         if not begun:
@@ -337,9 +354,9 @@ class ClientConnection(BaseConnection):
         else:
             reset(self.transport)
 
-    # Time.
+    # Time limits.
 
     def _limit_body(self) -> None:
-        """A body that stalls is ended; waiting for us or for VB365 is no stall."""
+        """Start the body deadline, unless the proxy or VB365 is what the body waits for."""
         if self._invited and not self._reading.held and not self._body.done:
-            self._deadlines.set(_BODY, self._door.head_timeout)
+            self._deadlines.set(_BODY, self._owner.head_timeout)

@@ -1,4 +1,4 @@
-"""The end of a client's connection: closed so that its last answer arrives."""
+"""Closes a client connection in such a way that its last response arrives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import asyncio
 from proxy.downstream.phases import Limit
 from proxy.net.deadline import Deadlines
 
-#: A client that takes nothing of its answer is left alone for this many times `head_timeout`.
+#: A client may read nothing of its response for this many times `head_timeout`.
 SLOW = 5
-#: Seconds for which a client may go on sending after its last answer, so that it can read it: after
-#: a refusal, and after an early answer of VB365 (a body on its way is a lot of bytes).
+#: Seconds for which a client may keep sending after its last response: after an error of the proxy,
+#: and after an early response of VB365, when a large body may be on its way.
 LINGER = 2.0
 LINGER_EARLY = 30.0
 #: Seconds of silence that end a lingering connection.
@@ -18,11 +18,10 @@ QUIET = 2.0
 
 
 class Lingering:
-    """Closes `transport`. `patience` is in seconds: the client may take nothing of its answer for
-    that long.
+    """Closes `transport`. The client may read nothing for `patience` seconds.
 
-    Closing with bytes unread makes TCP reset the connection, and the client loses the answer: a
-    client that is still sending may go on for a while, and what it sends is dropped.
+    Closing a socket with unread input resets the connection, and the client may lose the response.
+    So input is read and dropped for a while first.
     """
 
     __slots__ = ("_deadlines", "_loop", "_patience", "_transport", "_until")
@@ -35,12 +34,12 @@ class Lingering:
         self._until = 0.0
 
     def close(self) -> None:
-        """Close once all that is written is out."""
+        """Close once everything written is sent."""
         self._deadlines.set(Limit.READER, self._patience)
         self._transport.close()
 
     def begin(self, seconds: float) -> None:
-        """Let the client go on sending for that many seconds, or until it is quiet for `QUIET`."""
+        """Drop input for that many seconds, or until none has come for `QUIET` seconds."""
         self._until = self._loop.time() + seconds
         self._deadlines.set(Limit.LINGER, QUIET)
         self._deadlines.set(Limit.READER, self._patience)
@@ -48,7 +47,7 @@ class Lingering:
             self._transport.write_eof()
 
     def heard(self) -> None:
-        """The client has sent something."""
+        """Note that the client has sent something."""
         left = self._until - self._loop.time()
         if left <= 0:
             self._transport.abort()
@@ -56,7 +55,7 @@ class Lingering:
             self._deadlines.set(Limit.LINGER, min(left, QUIET))
 
     def expired(self) -> None:
-        """The client is quiet. If it has not taken its answer yet, `Limit.READER` ends it."""
+        """Close, unless part of the response is still unsent: `Limit.READER` bounds that."""
         if self._transport.get_write_buffer_size():
             self._deadlines.set(Limit.LINGER, QUIET)
         else:

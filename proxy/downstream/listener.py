@@ -1,9 +1,8 @@
-"""Accepts clients' connections: counted from the moment they are accepted, TLS handshakes included
-(CONTRACT §15).
+"""Accepts client connections and counts them from that moment on (CONTRACT §15).
 
-The loops' own servers show a TLS connection to its protocol after the handshake only, so that any
-number of clients could begin one and never end it; and uvloop's server closes for good when
-descriptors run out.
+`loop.create_server` reports a TLS connection only after its handshake, so that any number of
+clients could start one and never finish it; and uvloop's server stops for good when descriptors
+run out.
 """
 
 from __future__ import annotations
@@ -22,34 +21,35 @@ from proxy.downstream.server import Server
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-#: Seconds before connections are accepted again after the system refused to, as asyncio waits.
+#: Seconds before accepting again after accept() failed, as in asyncio.
 RETRY = 1.0
 
 pause = asyncio.sleep
 
 
 async def accept_one(listening: socket.socket) -> socket.socket:
-    """The next connection. Raises OSError."""
+    """Accept one connection. Raises OSError."""
     sock, _ = await asyncio.get_running_loop().sock_accept(listening)
     return sock
 
 
 class Listener:
-    """Listens for clients of `door`, over TLS if `tls` is given. `handshake_timeout` is in
-    seconds.
+    """Listens for clients of `server`, with TLS if `tls` is given.
+
+    `handshake_timeout` is in seconds.
     """
 
     def __init__(
-        self, door: Server, *, tls: ssl.SSLContext | None = None, handshake_timeout: float = 10.0
+        self, server: Server, *, tls: ssl.SSLContext | None = None, handshake_timeout: float = 10.0
     ) -> None:
-        self._door = door
+        self._server = server
         self._tls = tls
         self._handshake_timeout = handshake_timeout if tls is not None else None
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
-        """Listen on every address of `host`; returns the first one. Raises OSError."""
+        """Listen on every address of `host`. Return the first. Raises OSError."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -66,7 +66,7 @@ class Listener:
         return name[0], name[1]
 
     def close(self) -> None:
-        """Accept no more, and give unfinished handshakes up. Clients' connections stay open."""
+        """Stop accepting and abort unfinished handshakes. Established connections stay open."""
         for task in list(self._tasks):
             task.cancel()
         for sock in self._sockets:
@@ -83,22 +83,22 @@ class Listener:
             try:
                 sock = await accept_one(listening)
             except ConnectionError:
-                continue  # the client's end came first
+                continue  # the client has already closed
             except OSError as why:
-                _log.error("no connection can be accepted: %s", why.strerror or why)
+                _log.error("cannot accept connections: %s", why.strerror or why)
                 await pause(RETRY)
                 continue
-            self._welcome(sock)
+            self._admit(sock)
 
-    def _welcome(self, sock: socket.socket) -> None:
-        client = self._door()
-        if self._door.arrive(client):
+    def _admit(self, sock: socket.socket) -> None:
+        client = self._server()
+        if self._server.arrive(client):
             self._run(self._connect(client, sock))
         else:
             sock.close()
 
     async def _connect(self, client: ClientConnection, sock: socket.socket) -> None:
-        """Make the connection the client's, after the handshake if there is one."""
+        """Attach the socket to the client connection, after the TLS handshake if there is one."""
         loop = asyncio.get_running_loop()
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -106,10 +106,10 @@ class Listener:
                 lambda: client, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
             )
         except OSError as why:  # ssl.SSLError and time-outs are among them
-            _log.debug("a client's connection was not made: %s", why)
-            self._door.leave(client)
+            _log.debug("client connection failed: %s", why)
+            self._server.leave(client)
         except BaseException:
-            self._door.leave(client)
+            self._server.leave(client)
             raise
 
 

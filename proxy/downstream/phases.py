@@ -1,4 +1,4 @@
-"""What a client's connection does, and what it may wait for: see `proxy.downstream.connection`."""
+"""The phases of a client connection and its time limits; see `downstream.connection`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import enum
 
 
 class Phase(enum.Enum):
-    """What a connection is doing."""
+    """The state of a connection."""
 
     READY = "no request is in progress"
-    SERVING = "an exchange has the request"
-    TUNNEL = "every byte is for the exchange"
-    LINGERING = "the last answer is written, what still comes is dropped"
+    SERVING = "a request is in progress"
+    TUNNEL = "every byte belongs to the exchange"
+    LINGERING = "the last response is written; further input is dropped"
 
 
 class Limit(enum.IntEnum):
-    """What a connection may wait for, and who is waited for."""
+    """What a connection waits for, each with a deadline of its own."""
 
-    HEAD = 0  # the rest of a head that has begun
+    HEAD = 0  # the rest of a head
     BODY = 1  # the next byte of a request's body
-    READER = 2  # the client, to take what is written
-    IDLE = 3  # the first byte of a request
-    LOOK = 4  # the next look whether a client that is not read from has left
-    LINGER = 5  # a client that is done sending, to close
+    READER = 2  # the client to read what is written
+    IDLE = 3  # the first byte of the next request
+    LOOK = 4  # the next check whether a client that is not read from has left
+    LINGER = 5  # the client to close after the last response

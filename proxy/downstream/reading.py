@@ -1,4 +1,4 @@
-"""When a client's connection is read from, and the look after a client that is not."""
+"""Decides when a client connection is read from, and checks whether a paused client has left."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from proxy.downstream.phases import Limit
 from proxy.net.deadline import Deadlines
 from proxy.net.sockets import peer_closed
 
-#: Seconds between looks at a client that is not read from: has it left?
+#: Seconds between checks whether a client that is not read from has closed its connection.
 LOOK = 2.0
 
 
 class Reading:
-    """Reads from `transport` unless the body is `held` or `inbox` is full; the owner calls `update`
-    after a change.
+    """Pauses reading from `transport` while the body is `held` or `inbox` is full.
+
+    The owner calls `update` after a change.
     """
 
     __slots__ = ("_deadlines", "_inbox", "_transport", "ended", "held", "stopped")
@@ -24,15 +25,15 @@ class Reading:
         self._transport = transport
         self._inbox = inbox
         self._deadlines = deadlines
-        #: The exchange takes no more of the request's body now.
+        #: True while the exchange accepts no more of the request's body.
         self.held = False
-        #: Nothing is read.
+        #: True while reading is paused.
         self.stopped = False
-        #: The client has sent its last byte.
+        #: True once the client has shut its sending side.
         self.ended = False
 
     def update(self) -> None:
-        """Stop or resume reading."""
+        """Pause or resume reading."""
         stop = self.held or self._inbox.full
         if stop == self.stopped or self.ended or self._transport.is_closing():
             return
@@ -45,9 +46,7 @@ class Reading:
             self._deadlines.clear(Limit.LOOK)
 
     def gone(self) -> bool:
-        """`Limit.LOOK` has expired: whether the client has left. If not, there will be another
-        look.
-        """
+        """Report whether the client has left. If not, schedule the next check."""
         if peer_closed(self._transport):
             return True
         self._deadlines.set(Limit.LOOK, LOOK)

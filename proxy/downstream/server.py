@@ -1,7 +1,6 @@
-"""The clients' side: one protocol per connection that frames one request at a time and hands it on.
+"""The clients' side: makes and counts client connections, and runs the handler of own requests.
 
-What `decide` calls a `Relay` is passed through by `proxy.relay`; everything else is ours and goes
-to the handler.
+What `decide` calls a `PassThrough` goes to the relay; every other request goes to the handler.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder
 from proxy.downstream.whole_response import Verbatim
 from proxy.net.budget import Budget
-from proxy.net.descriptors import CROWD
+from proxy.net.descriptors import EXTRA_CONNECTIONS
 from proxy.ports import WholeResponse
 
 _log = logging.getLogger(__name__)
 
-#: CONTRACT §12: bytes of all clients' unfinished heads and waiting requests together.
+#: CONTRACT §12: memory for the unfinished heads, pipelined requests and large heads of all clients.
 _WAITING = 64 << 20
 
 #: Answers a request of the proxy's own, given aiohttp's view of it, its head as the client sent it
@@ -37,12 +36,11 @@ Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamRespon
 
 
 class Server:
-    """Makes the protocol of each client connection, for a `proxy.downstream.listener.Listener`.
-    Needs a running loop.
+    """Makes a `ClientConnection` for each connection that a `Listener` accepts.
 
-    `handler` answers what `decide` does not relay. `head_timeout` bounds in seconds a request's
-    head and every stall of its body, `idle_timeout` the wait for a next request. `max_connections`
-    0 is no limit.
+    `handler` answers the requests that `decide` does not pass through. `head_timeout` bounds a
+    request's head and each pause of its body, `idle_timeout` the wait for the next request, both in
+    seconds. `max_connections` 0 means no limit.
     """
 
     def __init__(
@@ -66,62 +64,64 @@ class Server:
         self._handler = handler
         self._server = web.Server(self._serve, **OPTIONS)
         self._clients: set[BaseConnection] = set()
-        #: Accepted connections that are not made yet, and whether they may be served.
+        #: Accepted connections before `enter`, and whether they are within the limit.
         self._arriving: dict[BaseConnection, bool] = {}
         self._empty: asyncio.Future[None] | None = None
 
     def __call__(self) -> ClientConnection:
-        """A protocol for a new connection."""
+        """Make the protocol of a new connection."""
         return ClientConnection(self)
 
     @property
     def open(self) -> int:
-        """Client connections that are open, unfinished TLS handshakes included."""
+        """The number of client connections, unfinished TLS handshakes included."""
         return len(self._clients) + len(self._arriving)
 
     @property
     def busy(self) -> int:
-        """Client connections with a request in progress."""
+        """The number of client connections with a request in progress."""
         return sum(client.busy for client in self._clients)
 
-    def lane(self, client: ClientSide) -> Bridge:
-        """aiohttp's half of a client connection."""
+    def bridge(self, client: ClientSide) -> Bridge:
+        """Make the bridge between a client connection and aiohttp."""
         return Bridge(client, self._server)
 
     def arrive(self, client: BaseConnection) -> bool:
-        """Count a connection that is accepted; `enter` or `leave` follows. False: it is to be
-        closed without an answer.
+        """Count an accepted connection; `enter` or `leave` must follow.
 
-        A few beyond the limit may enter, so that they can be told.
+        Return False if it must be closed without a response. A few connections over the limit are
+        let in to receive a 503.
         """
-        if self.draining or (self._max_connections and self.open >= self._max_connections + CROWD):
-            self.counters.turned_away += 1
+        if self.draining or (
+            self._max_connections and self.open >= self._max_connections + EXTRA_CONNECTIONS
+        ):
+            self.counters.rejected += 1
             return False
         self._arriving[client] = not self._max_connections or self.open < self._max_connections
         return True
 
     def enter(self, client: BaseConnection) -> bool:
-        """Count a new connection; False if it is one too many."""
-        welcome = self._arriving.pop(client, None)
-        if welcome is None:
-            welcome = not self._max_connections or self.open < self._max_connections
+        """Count a new connection. Return False if it is over the limit."""
+        admitted = self._arriving.pop(client, None)
+        if admitted is None:
+            admitted = not self._max_connections or self.open < self._max_connections
         self._clients.add(client)
         self.counters.accepted += 1
-        if self.draining or not welcome:
-            self.counters.turned_away += 1
+        if self.draining or not admitted:
+            self.counters.rejected += 1
             return False
         return True
 
     def leave(self, client: BaseConnection) -> None:
-        """A connection is gone."""
+        """Forget a connection that has ended."""
         self._clients.discard(client)
         self._arriving.pop(client, None)
         if self._empty is not None and not self._clients and not self._empty.done():
             self._empty.set_result(None)
 
     async def drain(self, deadline: float) -> None:
-        """Close idle connections now, busy ones after their answer, what is left after `deadline`
-        seconds at once.
+        """Close idle connections now, busy ones after their response, all after `deadline`
+        seconds.
         """
         self.draining = True
         for client in list(self._clients):
@@ -134,16 +134,16 @@ class Server:
         await self._server.shutdown(1.0)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Run the handler, send its answer to the end, and give the connection back."""
-        lane = cast(Bridge, request.transport)
-        response = await self._answer(request, *lane.request)
-        if lane.closing and not response.prepared:
+        """Run the handler, write its response, and hand the connection back."""
+        bridge = cast(Bridge, request.transport)
+        response = await self._answer(request, *bridge.request)
+        if bridge.closing and not response.prepared:
             response.force_close()
         await response.prepare(request)
         await response.write_eof()
         if _short(request, response):
             raise RuntimeError("the answer is shorter than its Content-Length")
-        lane.answered(keep=bool(response.keep_alive))
+        bridge.answered(keep=bool(response.keep_alive))
         return response
 
     async def _answer(
@@ -158,15 +158,13 @@ class Server:
             )
         except Exception:
             if request.writer.output_size:
-                raise  # aiohttp logs it and closes: the client sees a broken answer
+                raise  # aiohttp logs it and closes, so that the response looks broken
             _log.exception("a handler failed")
             return _failed()
 
 
 def _short(request: web.BaseRequest, response: web.StreamResponse) -> bool:
-    """A streamed answer must have been written as long as it was announced (with `write`, not
-    `write_eof`).
-    """
+    """Report whether a streamed response is shorter than its Content-Length."""
     if (
         isinstance(response, web.Response)
         or request.method == "HEAD"

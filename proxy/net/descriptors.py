@@ -11,7 +11,7 @@ from dataclasses import dataclass
 _OWN = 64
 _PER_EXPORT = 4
 #: Connections beyond the limit that are told so; further ones are closed at once.
-CROWD = 16
+EXTRA_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,6 @@ def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     left at most. `max_connections` 0 is no limit of its own.
     """
     reserve = _OWN + _PER_EXPORT * max_running
-    left = max(limit - reserve - CROWD, 2)
+    left = max(limit - reserve - EXTRA_CONNECTIONS, 2)
     clients = min(max_connections or left, left // 2)
     return Share(clients, left - clients, reserve)

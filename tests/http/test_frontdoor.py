@@ -52,7 +52,7 @@ async def test_relayed_and_own_requests_share_a_connection() -> None:
                 b"POST /_own/%d HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc" % n
             )
             assert (await client.answer())[1] == b"POST /_own/%d abc" % n
-        assert (origin.accepted, proxy.door.counters.requests, proxy.door.counters.relayed) == (
+        assert (origin.accepted, proxy.server.counters.requests, proxy.server.counters.relayed) == (
             1,
             200,
             100,
@@ -293,7 +293,7 @@ async def test_a_client_that_leaves_cancels_its_handler() -> None:
         await asyncio.wait_for(began.wait(), LIMIT)
         client.reset()
         await asyncio.wait_for(cancelled.wait(), LIMIT)
-        await eventually(lambda: proxy.door.open == 0)
+        await eventually(lambda: proxy.server.open == 0)
 
 
 def half_close(client: Peer) -> None:
@@ -316,13 +316,13 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests
     async with through(silent, decide=decide, handler=waiting) as (proxy, _):
         raw = b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
         client = await proxy.ask(raw * requests)
-        await eventually(lambda: proxy.door.busy == 1)
+        await eventually(lambda: proxy.server.busy == 1)
         half_close(client)
-        await eventually(lambda: all(client._reading.ended for client in proxy.door._clients))
+        await eventually(lambda: all(client._reading.ended for client in proxy.server._clients))
         go.set()
         answers = await client.rest()
         assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"\r\n\r\nabc") == requests
-        await eventually(lambda: proxy.door.open == 0)
+        await eventually(lambda: proxy.server.open == 0)
 
 
 async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> None:
@@ -340,7 +340,7 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> N
         for _ in range(2):
             assert len((await client.answer())[1]) == 20_000_000
         assert await client.rest() == b""
-        await eventually(lambda: proxy.door.open == 0)
+        await eventually(lambda: proxy.server.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ async def test_12_what_is_relayed_or_not_whole_counts_as_left_after_a_half_close
         client = await proxy.ask(raw)
         half_close(client)
         assert (await client.rest()).count(b"HTTP/1.1 ") == raw.startswith(OWN)
-        await eventually(lambda: proxy.door.open == proxy.pool.open == 0)
+        await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
 
 
 async def test_3_a_client_that_leaves_within_its_body_is_no_whole_request() -> None:
@@ -378,9 +378,9 @@ async def test_3_a_client_that_leaves_within_its_body_is_no_whole_request() -> N
 
     async with through(silent, decide=decide, handler=reading) as (proxy, _):
         client = await proxy.ask(b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
-        await eventually(lambda: proxy.door.busy == 1)
+        await eventually(lambda: proxy.server.busy == 1)
         await client.close()
-        await eventually(lambda: proxy.door.open == 0)
+        await eventually(lambda: proxy.server.open == 0)
     assert not read
 
 
@@ -389,7 +389,7 @@ async def test_12_malformed_chunks_are_400_and_no_whole_request() -> None:
         client = await proxy.ask(
             b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
         )
-        await eventually(lambda: proxy.door.busy == 1)
+        await eventually(lambda: proxy.server.busy == 1)
         await client.send(b"+0\r\n\r\n")
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
 
@@ -438,7 +438,7 @@ async def test_back_pressure_both_ways() -> None:
             b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (64 << 20)
         )
         client.writer.write(bytes(64 << 20))
-        await eventually(lambda: proxy.door.busy == 1)
+        await eventually(lambda: proxy.server.busy == 1)
         await asyncio.sleep(0.3)
         assert client.writer.transport.get_write_buffer_size() > 0
         go.set()

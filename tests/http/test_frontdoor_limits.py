@@ -100,7 +100,7 @@ async def test_12_a_head_or_body_that_stalls_is_ended(begun: bytes) -> None:
     async with through(silent, head_timeout=0.2) as (proxy, _):
         client = await proxy.ask(begun)
         assert await client.gone()
-        await eventually(lambda: proxy.door.open == proxy.pool.open == 0)
+        await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
 
 
 async def test_12_a_head_that_drips_is_ended_all_the_same() -> None:
@@ -158,7 +158,7 @@ async def test_12_a_client_that_takes_nothing_of_its_answer_is_ended() -> None:
         other = await proxy.ask(GET)
         assert (await other.answer())[1] == b"ok"
         await asyncio.wait_for(gone.wait(), LIMIT)
-        await eventually(lambda: proxy.door.counters.timed_out >= 1)
+        await eventually(lambda: proxy.server.counters.timed_out >= 1)
 
 
 async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_served() -> None:
@@ -211,7 +211,7 @@ async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> 
 
     async def script(peer: Peer) -> None:
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await eventually(lambda: proxy.door.counters.refused == 1)
+        await eventually(lambda: proxy.server.counters.refused == 1)
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(
@@ -230,9 +230,9 @@ async def test_12_one_connection_too_many_is_told_so() -> None:
         turned = await proxy.connect()
         assert (await turned.rest()).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         await clients[0].close()
-        await eventually(lambda: proxy.door.open < 3)
+        await eventually(lambda: proxy.server.open < 3)
         await turned.close()
-        await eventually(lambda: proxy.door.open == 1)
+        await eventually(lambda: proxy.server.open == 1)
         assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
 
 
@@ -250,12 +250,12 @@ async def test_15_draining_closes_idle_connections_and_finishes_busy_ones() -> N
         idle = await proxy.connect()
         busy = await proxy.ask(GET)
         await asyncio.wait_for(asked.wait(), LIMIT)
-        drained = asyncio.create_task(proxy.door.drain(LIMIT))
+        drained = asyncio.create_task(proxy.server.drain(LIMIT))
         assert await idle.rest() == b""
         go.set()
         assert (await busy.rest()).endswith(b"Connection: close\r\n\r\nok")
         await asyncio.wait_for(drained, LIMIT)
-        assert proxy.door.open == 0
+        assert proxy.server.open == 0
 
 
 async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
@@ -274,8 +274,8 @@ async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
     async with through(silent, decide=decide, handler=handler) as (proxy, _):
         relayed = await proxy.ask(GET)
         ours = await proxy.ask(b"GET /own HTTP/1.1\r\nHost: h\r\n\r\n")
-        await eventually(lambda: proxy.door.busy == 2)
-        await asyncio.wait_for(proxy.door.drain(0.1), LIMIT)
+        await eventually(lambda: proxy.server.busy == 2)
+        await asyncio.wait_for(proxy.server.drain(0.1), LIMIT)
         for client in (relayed, ours):
             with pytest.raises(ConnectionResetError):
                 await client.rest()
@@ -297,8 +297,8 @@ async def test_15_draining_asks_the_clients_of_our_own_answers_to_leave() -> Non
     async with through(upstream, decide=decide, handler=handler) as (proxy, _):
         client = await proxy.ask(GET)
         await asyncio.wait_for(asked.wait(), LIMIT)
-        drained = asyncio.create_task(proxy.door.drain(LIMIT))
-        await eventually(lambda: proxy.door.draining)
+        drained = asyncio.create_task(proxy.server.drain(LIMIT))
+        await eventually(lambda: proxy.server.draining)
         go.set()
         assert b"\r\nConnection: close\r\n" in await client.rest()
         await asyncio.wait_for(drained, LIMIT)
@@ -315,8 +315,8 @@ async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
         for _ in range(3000):
             await client.answer()
         assert await client.gone()
-        await eventually(lambda: proxy.door.open == 0)
-        assert proxy.door.waiting.taken == 0
+        await eventually(lambda: proxy.server.open == 0)
+        assert proxy.server.waiting.taken == 0
 
 
 async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() -> None:
@@ -335,12 +335,12 @@ async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() ->
         client = await proxy.connect(limit=1 << 10)
         await client.send(GET + PART)
         await client.head()
-        await eventually(lambda: proxy.door.counters.timed_out == 1)
-        assert proxy.door.waiting.taken == 0
+        await eventually(lambda: proxy.server.counters.timed_out == 1)
+        assert proxy.server.waiting.taken == 0
         await client.send(b"y")
         await client.exactly(size)
         assert await client.gone()
-        assert proxy.door.counters.timed_out == 1
+        assert proxy.server.counters.timed_out == 1
 
 
 async def test_12_a_head_that_drips_while_vb365_works_is_ended() -> None:
@@ -355,7 +355,7 @@ async def test_12_a_head_that_drips_while_vb365_works_is_ended() -> None:
     async with through(script, head_timeout=0.2) as (proxy, _):
         client = await proxy.ask(GET + PART)
         await asyncio.wait_for(asked.wait(), LIMIT)
-        while not proxy.door.counters.timed_out:
+        while not proxy.server.counters.timed_out:
             await client.send(b"y")
             await asyncio.sleep(0.02)
         go.set()
@@ -380,7 +380,7 @@ async def test_12_a_new_connection_has_the_time_of_a_head_and_an_idle_one_its_ow
         client = await proxy.ask(GET)
         await client.answer()
         assert await (await proxy.connect()).gone()
-        assert proxy.door.open == 1
+        assert proxy.server.open == 1
         await client.send(GET)
         assert (await client.answer())[1] == b"ok"
 
@@ -404,7 +404,7 @@ async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
             + (b"X: " + b"a" * 50_000 + b"\r\n") * 4
             + b"\r\n"
         )
-        await eventually(lambda: proxy.door.waiting.taken > 200_000)
+        await eventually(lambda: proxy.server.waiting.taken > 200_000)
         go.set()
         for _ in range(2):
             assert (await client.answer())[1] == b"ok"
@@ -422,7 +422,7 @@ async def test_12_a_head_of_more_than_256_kib_gets_431(whole: bool) -> None:
         head, _, body = (await client.rest()).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
         assert (json.loads(body)["status"], json.loads(body)["errorCode"]) == (431, "HttpError")
-        assert origin.accepted == proxy.door.waiting.taken == 0
+        assert origin.accepted == proxy.server.waiting.taken == 0
 
 
 async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
@@ -430,10 +430,10 @@ async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
     it.
     """
     async with through(upstream) as (proxy, _):
-        proxy.door.waiting.limit = 100_000
+        proxy.server.waiting.limit = 100_000
         part = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000
         waiting = [await proxy.ask(part) for _ in range(2)]
-        await eventually(lambda: proxy.door.waiting.taken == 2 * len(part))
+        await eventually(lambda: proxy.server.waiting.taken == 2 * len(part))
         turned = await proxy.ask(part)
         answer = await turned.rest()
         assert answer.startswith(b"HTTP/1.1 503 ")
@@ -442,7 +442,33 @@ async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
         await waiting[0].send(b"\r\n\r\n")
         assert (await waiting[0].answer())[1] == b"ok"
         waiting[1].reset()
-        await eventually(lambda: proxy.door.waiting.taken == 0)
+        await eventually(lambda: proxy.server.waiting.taken == 0)
+
+
+async def test_12_large_heads_of_requests_in_progress_share_it_too() -> None:
+    """A head of 16 KiB or less does not count; an answered or broken request gives it back."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        proxy.server.waiting.limit = 100_000
+        large = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000 + b"\r\n\r\n"
+        clients = [await proxy.ask(large) for _ in range(2)]
+        await eventually(lambda: proxy.server.busy == 2)
+        assert 80_000 < proxy.server.waiting.taken < 100_000
+        assert (await (await proxy.ask(large)).rest()).startswith(b"HTTP/1.1 503 ")
+        small = await proxy.ask(GET)
+        await eventually(lambda: proxy.server.busy == 3)
+        clients[0].reset()
+        await eventually(lambda: proxy.server.waiting.taken < 50_000)
+        go.set()
+        assert (await clients[1].answer())[1] == b"ok"
+        assert (await small.answer())[1] == b"ok"
+        assert proxy.server.waiting.taken == 0
 
 
 async def test_12_requests_that_wait_share_it_too() -> None:
@@ -455,15 +481,15 @@ async def test_12_requests_that_wait_share_it_too() -> None:
         await peer.send(OK)
 
     async with through(script) as (proxy, _):
-        proxy.door.waiting.limit = 10_000
+        proxy.server.waiting.limit = 10_000
         client = await proxy.ask(GET)
-        await eventually(lambda: proxy.door.busy == 1)
+        await eventually(lambda: proxy.server.busy == 1)
         await client.send(GET * 1000)
-        await eventually(lambda: proxy.door.counters.refused == 1)
+        await eventually(lambda: proxy.server.counters.refused == 1)
         go.set()
         assert (await client.answer())[1] == b"ok"
         assert await client.gone()
-        assert proxy.door.waiting.taken == 0
+        assert proxy.server.waiting.taken == 0
 
 
 async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(

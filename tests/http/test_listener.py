@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from proxy.downstream import listener
-from proxy.net.descriptors import CROWD, share
+from proxy.net.descriptors import EXTRA_CONNECTIONS, share
 from tests.http.tls_peers import server_side
 from tests.http.wire import Peer, Proxy, eventually, through
 
@@ -50,10 +50,10 @@ async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
         silent = await silent_connection(proxy)
         begun = await silent_connection(proxy)
         await begun.send(b"\x16\x03\x01")
-        await eventually(lambda: proxy.door.open == 2)
+        await eventually(lambda: proxy.server.open == 2)
         assert await silent.gone()
         assert await begun.gone()
-        assert proxy.door.open == 0
+        assert proxy.server.open == 0
         assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
         for peer in (silent, begun):
             await peer.close()
@@ -71,7 +71,7 @@ async def test_15_unfinished_handshakes_count_as_connections(
         first = await proxy.ask(GET)
         await first.answer()
         silent = [await silent_connection(proxy) for _ in range(2)]
-        await eventually(lambda: proxy.door.open == 3)
+        await eventually(lambda: proxy.server.open == 3)
         turned = await proxy.connect()
         assert (await turned.rest()).startswith(b"HTTP/1.1 503 ")
         await first.send(GET)
@@ -79,7 +79,7 @@ async def test_15_unfinished_handshakes_count_as_connections(
         for peer in silent:
             peer.abort()
         await turned.close()
-        await eventually(lambda: proxy.door.open == 1)
+        await eventually(lambda: proxy.server.open == 1)
         assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
 
 
@@ -87,9 +87,9 @@ async def test_15_a_crowd_is_closed_without_an_answer() -> None:
     async with through(upstream, max_connections=1) as (proxy, _):
         first = await proxy.ask(GET)
         await first.answer()
-        crowd = [await proxy.connect() for _ in range(3 * CROWD)]
-        await eventually(lambda: proxy.door.counters.turned_away == 3 * CROWD)
-        assert proxy.door.open <= 1 + CROWD
+        crowd = [await proxy.connect() for _ in range(3 * EXTRA_CONNECTIONS)]
+        await eventually(lambda: proxy.server.counters.rejected == 3 * EXTRA_CONNECTIONS)
+        assert proxy.server.open <= 1 + EXTRA_CONNECTIONS
         for peer in crowd:
             assert await peer.gone()
         await first.send(GET)
@@ -101,7 +101,7 @@ async def test_15_a_failed_handshake_is_no_connection_any_more(localhost: trustm
         peer = await silent_connection(proxy)
         await peer.send(GET)
         assert await peer.gone()
-        await eventually(lambda: proxy.door.open == 0)
+        await eventually(lambda: proxy.server.open == 0)
         await peer.close()
 
 
@@ -144,4 +144,4 @@ def test_15_every_client_can_have_a_relayed_request_in_flight(wanted: int, clien
     assert shared.reserve == 64 + 4 * 4
     assert shared.clients == clients
     assert shared.upstream >= shared.clients
-    assert shared.clients + shared.upstream + shared.reserve + CROWD <= 1024
+    assert shared.clients + shared.upstream + shared.reserve + EXTRA_CONNECTIONS <= 1024

@@ -312,13 +312,13 @@ async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_notic
     async def script(peer: Peer) -> None:
         await peer.head()
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await eventually(lambda: proxy.door.open == 0)
+        await eventually(lambda: proxy.server.open == 0)
         gone.set()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
         client.writer.write(bytes(BIG))
-        await eventually(lambda: proxy.door.busy == 1)
+        await eventually(lambda: proxy.server.busy == 1)
         await asyncio.sleep(0.2)
         client.reset()
         await asyncio.wait_for(gone.wait(), LIMIT)
@@ -335,11 +335,11 @@ async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(GET)
-        await eventually(lambda: proxy.door.busy == 1)
+        await eventually(lambda: proxy.server.busy == 1)
         await client.send(GET * 3000)
         await asyncio.sleep(0.1)
         await client.close()
-        await eventually(lambda: proxy.door.open == proxy.pool.open == 0)
+        await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
 
 
 async def test_12_a_body_that_comes_before_the_connection_waits_for_it() -> None:

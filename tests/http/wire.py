@@ -128,10 +128,10 @@ def relay_all(head: Head) -> Decision:
 
 
 class Proxy:
-    """A front door on loopback."""
+    """A proxy that listens on loopback."""
 
-    def __init__(self, door: Server, pool: Pool, port: int, tls: ssl.SSLContext | None) -> None:
-        self.door = door
+    def __init__(self, server: Server, pool: Pool, port: int, tls: ssl.SSLContext | None) -> None:
+        self.server = server
         self.pool = pool
         self.port = port
         self._tls = tls
@@ -167,11 +167,11 @@ async def proxy_to(
     server_tls: ssl.SSLContext | None = None,
     client_tls: ssl.SSLContext | None = None,
     handshake_timeout: float = LIMIT,
-    **door: Any,
+    **options: Any,
 ) -> AsyncIterator[Proxy]:
     connections = Pool("127.0.0.1", port, **(pool or {}))
     front = Server(
-        handler=handler, relay=Relaying(connections, **(relay or {})), decide=decide, **door
+        handler=handler, relay=Relaying(connections, **(relay or {})), decide=decide, **options
     )
     listener = Listener(front, tls=server_tls, handshake_timeout=handshake_timeout)
     proxy = Proxy(front, connections, (await listener.open("127.0.0.1", 0))[1], client_tls)
