@@ -19,7 +19,7 @@ from proxy.core.http.heads import (
     Head,
     MalformedMessage,
     ResponseHead,
-    find_answer_end,
+    find_response_end,
     parse_response,
 )
 from proxy.core.http.outbound import (
@@ -294,7 +294,7 @@ class Exchange:
             searched = len(held)
             held += data
         while True:
-            end = find_answer_end(data if held is None else held, searched)
+            end = find_response_end(data if held is None else held, searched)
             if end < 0:
                 self._buffer = bytearray(data) if held is None else held
                 return

@@ -178,26 +178,26 @@ def _status() -> Object:
     over = _job(
         "The job has ended: Success, Warning, Failed or Cancelled.", "AsyncResult", "Sunset", "ETag"
     )
-    answers = {
+    responses = {
         "200": over,
         "202": running,
         "304": _empty("The document has not changed."),
         **_errors(),
     }
-    gone = {
+    deleted = {
         "204": _empty("The job is cancelled, and its file and record are deleted."),
         **_errors(),
     }
     return {
-        "get": _operation("getExport", "The job's status", ("prefer", "ifNoneMatch"), answers),
+        "get": _operation("getExport", "The job's status", ("prefer", "ifNoneMatch"), responses),
         "delete": _operation(
-            "deleteExport", "Cancel the job, and delete its file and record", (), gone
+            "deleteExport", "Cancel the job, and delete its file and record", (), deleted
         ),
     }
 
 
 def _result() -> Object:
-    answers = {
+    responses = {
         "200": {"description": "The file.", "headers": _headers(*_OF_FILE), "content": _FILE},
         "206": {
             "description": "The requested ranges.",
@@ -215,23 +215,23 @@ def _result() -> Object:
     released = {"204": _empty("The file no longer exists."), **_errors("result-not-ready")}
     return {
         "get": _operation(
-            "downloadExport", "The file", ("prefer", "range", "ifRange", "ifNoneMatch"), answers
+            "downloadExport", "The file", ("prefer", "range", "ifRange", "ifNoneMatch"), responses
         ),
         "delete": _operation("releaseExport", "Delete the file and keep the record", (), released),
     }
 
 
 def _cancel() -> Object:
-    answers = {
+    responses = {
         "200": _job("The job had already ended.", "AsyncResult"),
         "202": _job("The job is being cancelled.", "Location", "Retry-After"),
         **_errors(),
     }
-    return _operation("cancelExport", "Cancel the job and keep its record", (), answers)
+    return _operation("cancelExport", "Cancel the job and keep its record", (), responses)
 
 
 def _description() -> Object:
-    answer = {
+    response = {
         "description": "This document.",
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
@@ -239,7 +239,7 @@ def _description() -> Object:
         "operationId": "describe",
         "summary": "This document",
         "security": [],
-        "responses": {"200": answer},
+        "responses": {"200": response},
     }
 
 

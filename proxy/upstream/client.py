@@ -14,7 +14,7 @@ from proxy.core.http.heads import (
     Head,
     MalformedMessage,
     ResponseHead,
-    find_answer_end,
+    find_response_end,
     parse_request,
     parse_response,
 )
@@ -219,7 +219,7 @@ class _StreamedResponse:
         searched = len(self._buffer)
         self._buffer += data
         try:
-            while (end := find_answer_end(self._buffer, searched)) >= 0:
+            while (end := find_response_end(self._buffer, searched)) >= 0:
                 head = parse_response(bytes(self._buffer[:end]), self._request.method)
                 del self._buffer[:end]
                 if head.status >= 200:

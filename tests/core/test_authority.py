@@ -28,7 +28,7 @@ from proxy.core.http.heads import MalformedMessage, parse_request
         (b"/x", b""),
     ],
 )
-def test_12_a_target_that_names_the_host_passes(target: bytes, host: bytes) -> None:
+def test_12_a_target_that_names_the_host_is_accepted(target: bytes, host: bytes) -> None:
     raw = b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host)
     assert names_host(target, host)
     assert parse_request(raw).target == target
@@ -55,7 +55,7 @@ def test_12_a_target_that_names_the_host_passes(target: bytes, host: bytes) -> N
         (b"ftp://h/x", b"h:21"),
     ],
 )
-def test_12_a_target_that_names_another_authority_than_the_host_is_refused(
+def test_12_a_target_with_another_authority_than_the_host_is_rejected(
     target: bytes, host: bytes
 ) -> None:
     assert not names_host(target, host)
@@ -63,7 +63,7 @@ def test_12_a_target_that_names_another_authority_than_the_host_is_refused(
         parse_request(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host))
 
 
-def test_12_http_1_0_without_host_names_its_authority_once() -> None:
+def test_12_http_1_0_needs_no_host_beside_an_absolute_target() -> None:
     assert parse_request(b"GET http://h/x HTTP/1.0\r\n\r\n").target == b"http://h/x"
 
 
@@ -81,5 +81,7 @@ def test_12_http_1_0_without_host_names_its_authority_once() -> None:
         (b"OPTIONS", b"*", b"*"),
     ],
 )
-def test_12_the_origin_form_is_the_rest(method: bytes, target: bytes, origin: bytes) -> None:
+def test_12_the_origin_form_drops_scheme_and_authority(
+    method: bytes, target: bytes, origin: bytes
+) -> None:
     assert origin_form(method, target) == origin

@@ -1,4 +1,4 @@
-"""Where bodies end (CONTRACT §12; RFC 9112 §6.3, §7.1)."""
+"""The ends of bodies (CONTRACT §12; RFC 9112 §6.3, §7.1)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(body: Body, *reads: bytes) -> tuple[bytes, bytes]:
     return forward, b""
 
 
-def test_nothing_counted_and_until_close() -> None:
+def test_bodies_without_chunks() -> None:
     nothing = body_of(Framing.NONE, 0)
     assert nothing.done
     assert nothing.feed(b"x") == (b"", b"x")
@@ -51,10 +51,10 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("raw", "payload", "passed"), GOOD, ids=lambda value: repr(value))
-def test_12_chunks_pass_without_their_extensions(
+def test_12_chunks_are_forwarded_without_extensions(
     raw: bytes, payload: bytes, passed: bytes | None
 ) -> None:
-    """However the bytes arrive; trailers are kept, what follows is left alone."""
+    """However the bytes are split. Trailers are kept, following bytes are not touched."""
     expected = raw if passed is None else passed
     for cut in range(len(raw)):
         chunks = Chunks()
@@ -106,7 +106,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("raw", BAD, ids=lambda value: repr(value[:30]))
-def test_12_bad_chunks_are_refused(raw: bytes) -> None:
+def test_12_malformed_chunks_are_rejected(raw: bytes) -> None:
     """In one read and byte by byte."""
     with pytest.raises(MalformedMessage):
         run(Chunks(), raw)
@@ -119,7 +119,7 @@ def test_12_bad_chunks_are_refused(raw: bytes) -> None:
     st.lists(st.integers(0, 200), max_size=6),
     st.booleans(),
 )
-def test_12_any_split_of_a_chunked_body_reads_the_same(
+def test_12_the_split_of_a_chunked_body_does_not_matter(
     chunks: list[bytes], cuts: list[int], decode: bool
 ) -> None:
     raw = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\nrest"
@@ -136,7 +136,9 @@ def test_12_any_split_of_a_chunked_body_reads_the_same(
     ),
     st.lists(st.integers(0, 20), max_size=3),
 )
-def test_12_any_split_of_nonsense_gives_one_verdict(pieces: list[bytes], cuts: list[int]) -> None:
+def test_12_the_split_of_arbitrary_bytes_does_not_matter(
+    pieces: list[bytes], cuts: list[int]
+) -> None:
     raw = b"".join(pieces)
     bounds = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
     split = _verdict([raw[a:b] for a, b in itertools.pairwise(bounds) if a < b])
@@ -152,7 +154,7 @@ def _verdict(reads: list[bytes]) -> object:
 
 
 class _Counting:
-    """A pattern that counts the bytes it is asked to look at."""
+    """A pattern that counts the bytes that it scans."""
 
     def __init__(self, pattern: re.Pattern[bytes], seen: list[int]) -> None:
         self._pattern = pattern
@@ -171,10 +173,10 @@ class _Counting:
         (b"", b"1" + b" " * 2000 + b";" + b"e" * 2000 + b"\r\n"),
     ],
 )
-def test_a_line_that_comes_byte_by_byte_is_looked_at_once(
+def test_a_line_received_byte_by_byte_is_scanned_once(
     before: bytes, line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cost is linear: each byte is examined with a few before it, not with the whole line."""
+    """The cost is linear: each byte is scanned with a few before it, not with the whole line."""
     seen: list[int] = []
     for name in ("_SIZE_BEGUN", "_TEXT_BEGUN", "_END_BEGUN"):
         monkeypatch.setattr(bodies, name, _Counting(getattr(bodies, name), seen))
@@ -195,7 +197,7 @@ def feed_all(scanner: Chunks, pieces: list[bytes]) -> None:
 @pytest.mark.parametrize(
     "line", [b"1\r\r\n", b"0\r\nX: y\r\r\n", b"1;a\r;\r\n", b"1 1\r\n", b"1  2;\r\n", b";\r\n"]
 )
-def test_malformed_lines_are_refused_however_they_are_cut(line: bytes) -> None:
+def test_malformed_lines_are_rejected_however_they_are_split(line: bytes) -> None:
     for cut in range(1, len(line)):
         pieces = [line[at : at + cut] for at in range(0, len(line), cut)]
         with pytest.raises(MalformedMessage):

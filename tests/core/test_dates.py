@@ -29,7 +29,7 @@ EQUAL = "Sun, 06 Nov 1994 08:49:37 GMT"
         ("Mon, 29 Feb 2024 00:00:00 GMT", 0, 1709164800),
     ],
 )
-def test_all_three_forms_of_a_date_are_read(text: str, near: float, second: int) -> None:
+def test_all_three_date_formats_are_parsed(text: str, near: float, second: int) -> None:
     """RFC 9110 §5.6.7."""
     assert parse_date(text, near=near) == second
 
@@ -59,8 +59,8 @@ def test_all_three_forms_of_a_date_are_read(text: str, near: float, second: int)
         "Sun, \u0660\u0666 Nov 1994 08:49:37 GMT",
     ],
 )
-def test_nothing_else_is_a_date(text: str) -> None:
-    """The standard library's parsers take many of these; RFC 9110 §5.6.7 does not."""
+def test_other_formats_are_not_dates(text: str) -> None:
+    """The parsers of the standard library accept many of these; RFC 9110 §5.6.7 does not."""
     assert parse_date(text, near=0) is None
 
 
@@ -77,7 +77,7 @@ def test_nothing_else_is_a_date(text: str) -> None:
     ],
 )
 def test_a_two_digit_year_is_within_fifty_years(now: int, short: int, year: int) -> None:
-    """RFC 9110 §5.6.7: what appears more than 50 years in the future is the past."""
+    """RFC 9110 §5.6.7: a date more than 50 years in the future is in the past."""
     near = datetime(now, 6, 1, tzinfo=UTC).timestamp()
     expected = int(datetime(year, 6, 1, tzinfo=UTC).timestamp())
     assert parse_date(f"Monday, 01-Jun-{short:02} 00:00:00 GMT", near=near) == expected

@@ -1,4 +1,4 @@
-"""CONTRACT §6: `Content-Disposition`: U's file name made safe (RFC 6266, RFC 8187)."""
+"""CONTRACT §6: file names in `Content-Disposition` (RFC 6266, RFC 8187)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from proxy.core.http.disposition import MAX_NAME, content_disposition, file_name
         (b'attachment; filename="a; b, c.pst"', "a; b, c.pst"),
         (b'attachment; filename="a\\"b\\\\c.pst"', "c.pst"),
         (b'attachment; filename="m\\ail.pst"', "mail.pst"),
-        # Windows paths, as servers write them: unescaped, escaped, and in a token
+        # Windows paths as servers write them: unescaped, escaped, and in a token
         (b'attachment; filename="C:\\Windows\\Temp\\x\\mailbox.pst"', "mailbox.pst"),
         (b'attachment; filename="C:\\Temp\\a b; c.pst"; size=3', "a b; c.pst"),
         (b'attachment; filename="C:\\\\Windows\\\\Temp\\\\mailbox.pst"', "mailbox.pst"),
@@ -71,7 +71,7 @@ from proxy.core.http.disposition import MAX_NAME, content_disposition, file_name
         (b'attachment; filename="100%25.pst"', "100%25.pst"),
     ],
 )
-def test_the_upstreams_name_is_read(value: bytes, name: str) -> None:
+def test_the_file_name_of_vb365_is_read(value: bytes, name: str) -> None:
     """RFC 6266 §4.3: filename* preferred, then filename; what servers send beside the standard is
     understood too.
     """
@@ -99,7 +99,7 @@ def test_the_upstreams_name_is_read(value: bytes, name: str) -> None:
         b'"',
     ],
 )
-def test_an_unusable_name_is_none(value: bytes | None) -> None:
+def test_there_is_no_name_if_none_is_usable(value: bytes | None) -> None:
     assert file_name(value) is None
 
 
@@ -149,8 +149,8 @@ HOSTILE = st.text(max_size=300) | st.text(
 
 
 @given(HOSTILE)
-def test_every_name_is_safe_and_stays_as_it_is(unsafe: str) -> None:
-    """§6, and making it safe again changes nothing."""
+def test_every_name_is_safe_and_stable(unsafe: str) -> None:
+    """§6, and it does not change again."""
     name = safe_name(unsafe)
     if not name:
         return
@@ -172,7 +172,7 @@ def test_no_field_value_is_an_error(value: bytes) -> None:
 
 
 @given(HOSTILE)
-def test_the_name_survives_the_way_to_the_client(unsafe: str) -> None:
+def test_the_name_round_trips_to_the_client(unsafe: str) -> None:
     """§6 RFC 6266 `filename` + `filename*`: ASCII only; read back by us and by the standard
     library.
     """
@@ -206,16 +206,16 @@ def test_the_name_survives_the_way_to_the_client(unsafe: str) -> None:
         ("\uff23\uff2f\uff2e", "_CON"),
     ],
 )
-def test_the_ascii_look_alike_is_safe_too(name: str, plain: str) -> None:
-    """RFC 6266 Appendix D; compatibility forms of dots and slashes do not become paths."""
+def test_the_ascii_approximation_is_safe(name: str, plain: str) -> None:
+    """RFC 6266 Appendix D: compatibility forms of dots and slashes do not become paths."""
     assert f'filename="{plain}";' in content_disposition(name)
 
 
 @pytest.mark.parametrize(
     "unit", [b'"', b"\\", b";", b"=?", b"=?utf-8?B?", b"%", b" ", b"filename=", b"=?utf-8?q?a?= "]
 )
-def test_no_field_value_is_expensive(unit: bytes) -> None:
-    """A parser that backtracked would not come back from this; the suite's time-out is the
+def test_parsing_time_is_linear(unit: bytes) -> None:
+    """A parser that backtracks would not return from this. The time-out of the suite is the
     judge.
     """
     for value in (

@@ -21,7 +21,7 @@ SAVE = b"/v8/RestoreSessions/5f0c/organization/mailboxes/m/items/save"
 
 
 def _concrete(template: str) -> bytes:
-    """The template with ids as VB365 makes them: free strings with `%2F`, `+`, `=`, `:`."""
+    """The template with ids like those of VB365: strings with `%2F`, `+`, `=`, `:`."""
     return re.sub(r"\{(\w+)\}", r"\1%2F+x=:~", template).encode()
 
 
@@ -52,14 +52,14 @@ def test_every_export_operation_is_matched(operation: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("operation", [o for o in OPERATIONS if not o["export"]], ids=_label)
 def test_every_other_operation_is_not_matched(operation: dict[str, Any]) -> None:
-    """§1: nor are reports by default, nor the v1 to v5 Action endpoints ever."""
+    """§1: neither are reports by default, nor the Action endpoints of v1 to v5."""
     assert match(operation["method"].encode(), _concrete(operation["path"])) is None
 
 
 @pytest.mark.parametrize(
     "operation", [o for o in OPERATIONS if "/Reports/" in o["path"]], ids=_label
 )
-def test_reports_are_matched_on_request_without_session_and_parent(
+def test_reports_are_matched_if_enabled_without_session_and_parent(
     operation: dict[str, Any],
 ) -> None:
     """§1 `exports.reports = true`."""
@@ -72,7 +72,7 @@ def test_reports_are_matched_on_request_without_session_and_parent(
     assert match(b"GET", path, reports=True) is None
 
 
-def test_reports_add_nothing_but_reports() -> None:
+def test_enabling_reports_matches_only_reports() -> None:
     for operation in OPERATIONS:
         if "/Reports/" not in operation["path"]:
             request = operation["method"].encode(), _concrete(operation["path"])
@@ -82,7 +82,7 @@ def test_reports_add_nothing_but_reports() -> None:
 @pytest.mark.parametrize(
     "method", [b"GET", b"PUT", b"HEAD", b"OPTIONS", b"post", b"Post", b"POSTS", b""]
 )
-def test_only_the_exact_method_post_exports(method: bytes) -> None:
+def test_only_the_exact_method_post_is_matched(method: bytes) -> None:
     """§1: method = POST; methods are case-sensitive (RFC 9110 §9.1)."""
     assert match(method, SAVE) is None
 
@@ -122,7 +122,7 @@ def test_empty_and_dot_segments_are_never_exports(target: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [b"Generate%2f..", b"Generate%5C..%5Cx", b"Generate\\."])
-def test_a_report_s_name_hides_no_dot_segment(name: bytes) -> None:
+def test_dot_segments_in_a_report_name_are_rejected(name: bytes) -> None:
     """§1 `exports.reports = true`."""
     assert match(b"POST", b"/v8/Reports/" + name + b"/", reports=True) is None
 
@@ -145,7 +145,7 @@ def test_a_report_s_name_hides_no_dot_segment(name: bytes) -> None:
         b"%00",
     ],
 )
-def test_other_odd_segments_are_ordinary(segment: bytes) -> None:
+def test_other_unusual_segments_are_accepted(segment: bytes) -> None:
     """§1: `%2F` inside a segment is an ordinary character; the path is never decoded."""
     found = match(
         b"POST", b"/v8/RestoreSessions/" + segment + b"/organization/" + segment + b"/save"
@@ -181,11 +181,11 @@ def test_other_odd_segments_are_ordinary(segment: bytes) -> None:
         b"/v\xd9\xa8/RestoreSessions/s/organization/save",
     ],
 )
-def test_everything_else_is_not_an_export(target: bytes) -> None:
+def test_other_paths_are_not_exports(target: bytes) -> None:
     assert match(b"POST", target) is None
 
 
-def test_the_parts_of_an_export_are_raw() -> None:
+def test_the_parts_of_an_export_are_as_sent() -> None:
     found = match(b"POST", b"/V08/restoresessions/A%2fB\xff/ORGANIZATION/oneDrives/o/SAVE/?a=/b")
     assert found == Export(
         api="v08",
@@ -196,7 +196,7 @@ def test_the_parts_of_an_export_are_raw() -> None:
     )
 
 
-def test_the_absolute_form_exports_too() -> None:
+def test_the_absolute_form_is_matched() -> None:
     found = match(b"POST", b"HTTPS://vb365.example.com:4443" + SAVE)
     assert found == match(b"POST", SAVE)
 
@@ -227,8 +227,8 @@ def test_targets_split_into_path_and_query(target: bytes, path: bytes, query: by
     ),
     st.binary(),
 )
-def test_the_rule_is_the_contracts_expression(segments: list[bytes], rest: bytes) -> None:
-    """§1: the same verdict as the contract's own expression plus a look at each segment."""
+def test_the_rule_equals_the_expression_of_the_contract(segments: list[bytes], rest: bytes) -> None:
+    """§1: the same result as the expression of the contract with a check of each segment."""
     target = (
         b"/v7/restoreSessions/s/Organization/"
         + b"".join(s + b"/" for s in segments)
@@ -260,8 +260,8 @@ def test_the_rule_is_the_contracts_expression(segments: list[bytes], rest: bytes
         b"v8/restoresessions/",
     ],
 )
-def test_no_path_is_expensive(unit: bytes) -> None:
-    """A rule that backtracked would not come back from a mebibyte; the suite's time-out is the
+def test_matching_time_is_linear(unit: bytes) -> None:
+    """A rule that backtracks would not return from 1 MiB. The time-out of the suite is the
     judge.
     """
     for tail in (b"", b"save", b"save/", b"savex"):

@@ -1,4 +1,4 @@
-"""CONTRACT §5: `format` is told by the first bytes."""
+"""CONTRACT §5: `format` is detected by the first bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from proxy.core.formats import sniff
         (b"\xd0\xcf\x11", None),
     ],
 )
-def test_the_first_bytes_tell_the_format(first: bytes, expected: str | None) -> None:
+def test_the_format_is_detected_by_the_first_bytes(first: bytes, expected: str | None) -> None:
     """§5: `!BDN` Pst, `PK\\x03\\x04` Zip, `D0CF11E0` Msg, else Other; None while they are too
     few.
     """

@@ -1,4 +1,4 @@
-"""The strict grammar of heads (CONTRACT §12, last paragraph)."""
+"""The strict parser of heads (CONTRACT §12, last paragraph)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from proxy.core.http.heads import (
     HeadTooLarge,
     MalformedMessage,
     find_end,
+    find_response_end,
     parse_request,
     parse_response,
 )
@@ -125,7 +126,7 @@ REFUSED_REQUESTS = {
 
 
 @pytest.mark.parametrize("raw", REFUSED_REQUESTS.values(), ids=REFUSED_REQUESTS.keys())
-def test_12_what_can_be_read_in_two_ways_is_refused(raw: bytes) -> None:
+def test_12_ambiguous_requests_are_rejected(raw: bytes) -> None:
     with pytest.raises(MalformedMessage):
         parse_request(raw)
 
@@ -150,7 +151,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: repr(target[:20]))
-def test_12_odd_targets_stay_as_sent(target: bytes) -> None:
+def test_12_unusual_targets_are_kept_as_sent(target: bytes) -> None:
     assert parse_request(request(line=b"GET " + target + b" HTTP/1.1")).target == target
 
 
@@ -170,8 +171,8 @@ def test_12_fields_keep_order_case_repeats_and_bytes() -> None:
     assert head.version == (1, 1)
 
 
-def test_12_a_field_of_64_kib_and_1000_fields_pass() -> None:
-    """Both ways, with bytes outside ASCII."""
+def test_12_a_field_of_64_kib_and_1000_fields_are_accepted() -> None:
+    """In both directions, with bytes outside ASCII."""
     lines = [b"Authorization: " + b"\xf6" * 65536, *[b"X-%d: v" % n for n in range(1000)]]
     head = parse_request(request(*lines))
     assert len(head.fields) == 1002
@@ -199,7 +200,7 @@ def test_12_framing_of_requests(lines: tuple[bytes, ...], framing: Framing, leng
 @pytest.mark.parametrize(
     "host", [b"", b"h", b"a.b-c_d:4443", b"[::1]", b"[fe80::1%25eth0]:80", b"192.0.2.1:1", b"h:"]
 )
-def test_12_hosts_that_pass(host: bytes) -> None:
+def test_12_valid_hosts_are_accepted(host: bytes) -> None:
     assert parse_request(request(host=b"Host: " + host)).host == host
 
 
@@ -228,7 +229,7 @@ def test_12_keep_alive(version: bytes, connection: bytes, stays: bool) -> None:
     assert parse_response(answer, b"GET").keep_alive is stays
 
 
-def test_12_hops_are_the_fields_that_end_here() -> None:
+def test_12_hops_are_the_hop_by_hop_fields() -> None:
     head = parse_request(
         request(b"Connection: X-A, close", b"connection: x-b", b"TE: trailers", b"Keep-Alive: 1")
     )
@@ -248,7 +249,7 @@ def test_12_hops_are_the_fields_that_end_here() -> None:
         ((), b"POST / HTTP/1.1", False),
     ],
 )
-def test_12_expectation(lines: tuple[bytes, ...], line: bytes, expected: bool) -> None:
+def test_12_expect_100_continue(lines: tuple[bytes, ...], line: bytes, expected: bool) -> None:
     assert parse_request(request(*lines, line=line)).expect_continue is expected
 
 
@@ -263,7 +264,7 @@ def test_12_expectation(lines: tuple[bytes, ...], line: bytes, expected: bool) -
         ((b"Connection: Upgrade", b"Upgrade: websocket"), b"GET / HTTP/1.0", None),
     ],
 )
-def test_12_upgrade_counts_when_connection_announces_it(
+def test_12_upgrade_counts_only_if_connection_names_it(
     lines: tuple[bytes, ...], line: bytes, upgrade: bytes | None
 ) -> None:
     assert parse_request(request(*lines, line=line)).upgrade == upgrade
@@ -289,7 +290,7 @@ REFUSED_RESPONSES = {
 
 
 @pytest.mark.parametrize("raw", REFUSED_RESPONSES.values(), ids=REFUSED_RESPONSES.keys())
-def test_12_the_like_from_the_upstream_is_refused(raw: bytes) -> None:
+def test_12_ambiguous_responses_are_rejected(raw: bytes) -> None:
     with pytest.raises(MalformedMessage):
         parse_response(raw, b"GET")
 
@@ -330,17 +331,17 @@ def test_12_framing_of_responses(
         (b"HTTP/1.1 200 Sch\xf6n  so", b"Sch\xf6n  so"),
     ],
 )
-def test_12_reasons_pass(line: bytes, reason: bytes) -> None:
+def test_12_reason_phrases_are_accepted(line: bytes, reason: bytes) -> None:
     head = parse_response(response(b"X-A: 1", line=line), b"GET")
     assert (head.reason, head.version, head.get_all(b"x-a")) == (reason, (1, 1), [b"1"])
 
 
-def test_12_a_switch_of_protocols_says_which() -> None:
+def test_12_a_101_response_names_the_protocol() -> None:
     lines = (b"Connection: Upgrade", b"Upgrade: websocket")
     assert parse_response(response(*lines, line=b"HTTP/1.1 101 S"), b"GET").upgrade == b"websocket"
 
 
-def test_the_end_of_a_head_is_found_however_it_arrives() -> None:
+def test_the_end_of_a_head_is_found_however_it_is_split() -> None:
     raw = request(b"X-A: 1")
     for cut in range(len(raw)):
         assert find_end(raw[:cut]) == -1
@@ -360,14 +361,30 @@ def test_the_end_of_a_head_is_found_however_it_arrives() -> None:
         b"a" * (MAX_HEAD + 1),
     ],
 )
-def test_12_nonsense_is_refused_before_it_ends(begun: bytes) -> None:
-    """Nobody waits for a time-out to learn that TLS was spoken to a plain port."""
+def test_12_invalid_bytes_are_rejected_before_a_head_is_complete(begun: bytes) -> None:
+    """A client that uses TLS on a plain port does not wait for a time-out."""
     with pytest.raises(MalformedMessage):
         find_end(begun)
 
 
-def test_12_a_head_over_the_bound_is_refused() -> None:
-    """§12: 256 KiB in all pass, one byte more does not, whole or not."""
+@pytest.mark.parametrize("begun", [b"", b"HT", b"HTTP/1.", b"HTTP/1.1 200 OK\r\n"])
+def test_12_the_beginning_of_a_response_needs_more_bytes(begun: bytes) -> None:
+    assert find_response_end(begun) == -1
+
+
+@pytest.mark.parametrize("begun", [b"X", b"HTTP/2", b"SSH-2.0-x\r\n"])
+def test_12_other_protocols_are_rejected_before_a_response_head_is_complete(begun: bytes) -> None:
+    with pytest.raises(MalformedMessage, match="status line"):
+        find_response_end(begun)
+
+
+def test_12_the_end_of_a_response_head() -> None:
+    raw = response(b"X-A: 1")
+    assert find_response_end(raw + b"rest", searched=5) == len(raw)
+
+
+def test_12_a_head_over_the_limit_is_rejected() -> None:
+    """§12: 256 KiB are accepted, one byte more is not, complete or not."""
     fits = request(*[b"X-A: " + b"a" * 60000] * 4, b"X: ")
     fits = fits[:-4] + b"a" * (MAX_HEAD - len(fits)) + fits[-4:]
     assert find_end(fits) == MAX_HEAD == 256 * 1024
@@ -389,7 +406,7 @@ def _reachable(root: object) -> Iterator[object]:
 
 
 def test_no_value_of_a_head_is_remembered() -> None:
-    """A token is not in memory longer than its request: heads that were read before are known by a
+    """A token is not in memory longer than its request: known heads are recognised by a
     digest.
     """
     secret = b"kept-to-itself-7431"
@@ -405,7 +422,7 @@ def test_no_value_of_a_head_is_remembered() -> None:
     assert not [found for found in held if secret in found]
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_memory_for_known_heads_is_bounded() -> None:
     for n in range(2000):
         parse_request(request(b"X-N: %d" % n))
         parse_request(
@@ -426,7 +443,7 @@ _VALUES = st.binary(max_size=12).map(
     st.binary(max_size=20).map(lambda b: b"/" + bytes(c for c in b if 33 <= c != 127)),
     st.lists(st.tuples(_NAMES.map(lambda name: b"X-" + name), _VALUES), max_size=8),
 )
-def test_12_what_is_valid_is_read_back(
+def test_12_valid_heads_round_trip(
     method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
 ) -> None:
     raw = request(
@@ -445,8 +462,8 @@ _PIECES = st.sampled_from(
 
 
 @given(st.lists(_PIECES, max_size=12), st.lists(st.integers(0, 80), max_size=4))
-def test_12_any_split_of_the_bytes_gives_one_verdict(pieces: list[bytes], cuts: list[int]) -> None:
-    """The end is found at the same place, or the refusal comes, whatever the reads look like."""
+def test_12_the_split_of_a_head_does_not_matter(pieces: list[bytes], cuts: list[int]) -> None:
+    """The end is found at the same offset, or the bytes are rejected, however they are split."""
     data = b"".join(pieces) + b"\r\n\r\n"
     whole = _verdict([data])
     bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -469,7 +486,7 @@ def _verdict(reads: list[bytes]) -> object:
 
 @given(st.lists(_PIECES, max_size=12))
 def test_12_never_two_interpretations(pieces: list[bytes]) -> None:
-    """What passes has one Host, one framing, and no byte that ends a line elsewhere than CRLF
+    """A valid head has one Host, one framing, and no byte that ends a line other than CRLF
     does.
     """
     raw = b"GET / HTTP/1.1\r\n" + b"".join(pieces) + b"\r\n\r\n"

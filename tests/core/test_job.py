@@ -1,4 +1,4 @@
-"""The job machine (CONTRACT §5, §7, §9, §10)."""
+"""The job state machine (CONTRACT §5, §7, §9, §10)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _after(*events: Event, job: Job = QUEUED) -> Job:
 
 
 TRANSFERRING = (Claimed("r"), Answered(ANSWER), Received(5, 100, "Pst"))
-#: A way into each phase.
+#: Events that lead into each phase.
 WAYS: dict[Phase, tuple[Event, ...]] = {
     Phase.QUEUED: (),
     Phase.GENERATING: (Claimed("r"),),
@@ -104,7 +104,7 @@ def _accepted_in(phase: Phase) -> set[type[Event]]:
 
 
 def test_the_table_is_total() -> None:
-    """Every event has a row, every row a cell per phase, every event an effect."""
+    """Each event has a row and an effect, and each row a cell for each phase."""
     assert set(TRANSITIONS) == set(get_args(Event)) == set(jobs._EFFECTS) == set(SAMPLES)
     assert {len(row) for row in TRANSITIONS.values()} == {len(Phase)}
     assert set(WAYS) == set(Phase)
@@ -112,7 +112,7 @@ def test_the_table_is_total() -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
-def test_advance_does_what_the_table_says(kind: type[Event], phase: Phase) -> None:
+def test_advance_follows_the_table(kind: type[Event], phase: Phase) -> None:
     """The next phase, one version up and a new time; or `IllegalTransition`, which changes
     nothing.
     """
@@ -136,21 +136,21 @@ def test_every_phase_can_be_reached_and_left() -> None:
     assert all(_accepted_in(phase) for phase in Phase)
 
 
-def test_cancel_beats_a_late_answer() -> None:
-    """§7: nothing but the cancellation's own end leaves Cancelling; not U's answer, not a success,
-    not a failure.
+def test_cancel_beats_a_late_response() -> None:
+    """§7: only the end of the cancellation leaves Cancelling: not a response of VB365, not a
+    success, not a failure.
     """
     assert _accepted_in(Phase.CANCELLING) == {CancelRequested, Cancelled, Forgotten}
 
 
 def test_a_persisted_success_beats_a_late_cancel() -> None:
-    """§7: a terminal job only gives up its file or is forgotten."""
+    """§7: a terminal job only loses its file or is forgotten."""
     assert _accepted_in(Phase.COMPLETED) == {Expired, Released, Forgotten}
     assert _accepted_in(Phase.FORGOTTEN) == {Forgotten}
 
 
-def test_only_a_proven_body_succeeds() -> None:
-    """§10: success comes out of Finalizing, or of a suspended job whose committed file was
+def test_only_a_verified_body_succeeds() -> None:
+    """§10: success follows Finalizing, or a suspended job whose committed file was
     found.
     """
     assert {phase for phase in Phase if Succeeded in _accepted_in(phase)} == {
@@ -159,7 +159,7 @@ def test_only_a_proven_body_succeeds() -> None:
     }
 
 
-def test_a_success_tells_its_file() -> None:
+def test_a_success_describes_its_file() -> None:
     assert (DONE.status, DONE.result, DONE.terminal, DONE.forgotten) == (
         Status.SUCCESS,
         ResultState.AVAILABLE,
@@ -190,7 +190,7 @@ def test_a_success_tells_its_file() -> None:
 def test_a_failed_or_cancelled_job_has_no_file(
     events: tuple[Event, ...], result: ResultState | None
 ) -> None:
-    """§5: `result` is null until U's 200 headers are in; Incomplete when its bytes never were."""
+    """§5: `result` is null until VB365's 200 head has arrived, and Incomplete without the body."""
     failed = _after(*events, Failed(ERROR))
     assert (failed.status, failed.result, failed.error) == (Status.FAILED, result, ERROR)
     cancelled = _after(*events, CancelRequested(), Cancelled())
@@ -206,8 +206,8 @@ def test_a_failed_or_cancelled_job_has_no_file(
 
 
 def test_attempt_counts_generations_from_zero() -> None:
-    """§5: a Range continuation stays in its attempt; a new start drops what was known of the old
-    one's answer.
+    """§5: a continuation with Range stays in its attempt; a new start drops what is known of the
+    old one's answer.
     """
     first = _after(*TRANSFERRING)
     assert (first.attempt, first.started) == (1, 201.0)
@@ -240,8 +240,8 @@ def test_attempt_counts_generations_from_zero() -> None:
 
 
 def test_received_bytes_never_fall_within_an_attempt() -> None:
-    """§5: percent never falls within an attempt, also when fewer bytes survived a crash than were
-    reported.
+    """§5: the percentage never falls within an attempt, even if fewer bytes survived a crash than
+    were reported.
     """
     job = _after(*TRANSFERRING, Received(3, None, "Pst"))
     assert job.received == 5
@@ -250,7 +250,7 @@ def test_received_bytes_never_fall_within_an_attempt() -> None:
     assert _after(Received(6, 1, "Pst"), job=survived).received == 6
 
 
-def test_a_suspension_is_timed_from_its_beginning() -> None:
+def test_a_suspension_is_timed_from_its_start() -> None:
     """§9 `suspend_ttl`: a second interruption of a suspended job does not prolong it; a resumption
     ends it.
     """
@@ -262,8 +262,8 @@ def test_a_suspension_is_timed_from_its_beginning() -> None:
     assert advance(queued, Interrupted(), 1000.0).suspended == 1000.0
 
 
-def test_a_job_once_resumed_with_anothers_credentials_stays_so() -> None:
-    """§9: what such a job holds is not its owner's alone."""
+def test_a_job_resumed_with_credentials_of_another_caller_stays_borrowed() -> None:
+    """§9: the content of such a job is not only that of its owner."""
     borrowed = _after(*TRANSFERRING, Interrupted(), Resumed("sealed", borrowed=True))
     assert (borrowed.borrowed, borrowed.sealed) == (True, "sealed")
     assert _after(Interrupted(), Resumed(), job=borrowed).borrowed
@@ -271,7 +271,7 @@ def test_a_job_once_resumed_with_anothers_credentials_stays_so() -> None:
 
 
 def test_a_released_or_expired_file_is_not_available() -> None:
-    """§7: and what became of it first stands; a job without a file keeps saying so."""
+    """§7: the first of both events counts; a job without a file does not change."""
     released = _after(Released(), job=DONE)
     expired = _after(Expired(), job=DONE)
     assert (released.result, _after(Expired(), job=released).result) == (
@@ -287,8 +287,8 @@ def test_a_released_or_expired_file_is_not_available() -> None:
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.FORGOTTEN])
-def test_a_tombstone_holds_nothing_of_the_export(phase: Phase) -> None:
-    """§7, §9: it remembers whose it was and of which session, and is terminal."""
+def test_a_tombstone_keeps_nothing_of_the_export(phase: Phase) -> None:
+    """§7, §9: it keeps its owner and its session, and is terminal."""
     before = _after(*WAYS[phase])
     tombstone = advance(before, Forgotten(), 300.0)
     assert (tombstone.forgotten, tombstone.terminal) == (True, True)
@@ -337,7 +337,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 
 
 def _walk(events: list[Event]) -> list[Job]:
-    """The jobs that the accepted ones of the events make, in order."""
+    """The jobs after each of the events that apply, in order."""
     path = [QUEUED]
     for step, event in enumerate(events, 1):
         try:
@@ -348,8 +348,8 @@ def _walk(events: list[Event]) -> list[Job]:
 
 
 @given(st.lists(EVENTS, max_size=40))
-def test_on_every_walk_the_promises_hold(events: list[Event]) -> None:
-    """§5, §7: whatever happens to a job, in whatever order."""
+def test_the_invariants_hold_for_any_events(events: list[Event]) -> None:
+    """§5, §7: whatever happens, in any order."""
     path = _walk(events)
     for before, after in itertools.pairwise(path):
         assert (after.id, after.owner, after.created) == (before.id, before.owner, before.created)
@@ -413,8 +413,8 @@ JOBS = st.builds(
 
 
 @given(JOBS)
-def test_jobs_survive_the_store(job: Job) -> None:
-    """`decode(encode(job))` is the job, with every value type as it was."""
+def test_jobs_round_trip_through_a_store(job: Job) -> None:
+    """`decode(encode(job))` equals the job, including the types of all values."""
     again = decode(encode(job))
     assert again == job
     for field in fields(Job):
@@ -422,7 +422,7 @@ def test_jobs_survive_the_store(job: Job) -> None:
 
 
 @given(st.lists(EVENTS, max_size=20))
-def test_every_job_on_a_walk_survives_the_store(events: list[Event]) -> None:
+def test_every_reachable_job_round_trips(events: list[Event]) -> None:
     for job in _walk(events):
         assert decode(encode(job)) == job
 
@@ -430,7 +430,7 @@ def test_every_job_on_a_walk_survives_the_store(events: list[Event]) -> None:
 FULL = replace(_after(*TRANSFERRING, Failed(ERROR)), holder="x")
 
 
-def test_members_of_a_newer_version_are_left_out() -> None:
+def test_members_of_a_newer_version_are_ignored() -> None:
     raw: dict[str, Any] = json.loads(encode(FULL))
     for part in (raw, raw["request"], raw["answer"], raw["error"]):
         part["fromTheFuture"] = {"x": 1}
@@ -438,7 +438,7 @@ def test_members_of_a_newer_version_are_left_out() -> None:
 
 
 def test_a_record_of_version_0_1_0_opens() -> None:
-    """Members that came later have defaults."""
+    """Later members have defaults."""
     raw = json.loads(encode(FULL))
     for later in ("aliases",):
         del raw[later]
@@ -463,7 +463,7 @@ def test_a_record_of_version_0_1_0_opens() -> None:
         "error",
     ],
 )
-def test_a_record_without_a_member_it_needs_is_none(name: str) -> None:
+def test_a_record_without_a_required_member_is_invalid(name: str) -> None:
     raw = json.loads(encode(FULL))
     del raw[name]
     with pytest.raises(ValueError, match="not a job record"):
@@ -484,7 +484,7 @@ def test_a_record_without_a_member_it_needs_is_none(name: str) -> None:
         ("error", "x"),
     ],
 )
-def test_a_record_with_a_wrong_member_is_none(name: str, value: object) -> None:
+def test_a_record_with_a_wrong_member_is_invalid(name: str, value: object) -> None:
     with pytest.raises(ValueError):
         decode(json.dumps(json.loads(encode(FULL)) | {name: value}).encode())
 
@@ -495,8 +495,8 @@ def test_a_record_with_a_wrong_member_is_none(name: str, value: object) -> None:
         lambda v: json.dumps(v).encode()
     )
 )
-def test_anything_else_is_a_value_error(data: bytes) -> None:
-    """Corrupted records are told apart, never half read."""
+def test_other_data_is_a_value_error(data: bytes) -> None:
+    """Corrupted records are detected, never read in part."""
     with pytest.raises(ValueError):
         decode(data)
 
@@ -508,8 +508,8 @@ def test_a_truncated_record_is_a_value_error(length: int) -> None:
 
 
 @pytest.mark.parametrize("event", [CancelRequested(), Forgotten()])
-def test_ending_a_generation_is_on_record(event: Event) -> None:
-    """§3.5 `cancel_hold`: U may go on with it, and only with it."""
+def test_the_end_of_a_generation_is_recorded(event: Event) -> None:
+    """§3.5 `cancel_hold`: VB365 may continue it, and only it."""
     generating = advance(QUEUED, Claimed("r"), 101.0)
     assert advance(QUEUED, event, 105.0).abandoned is None
     assert advance(advance(generating, Answered(ANSWER), 102.0), event, 105.0).abandoned is None

@@ -1,4 +1,4 @@
-"""CONTRACT §3, §4, §5, §7: a job as its caller sees it."""
+"""CONTRACT §3, §4, §5, §7: job documents and their header fields."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def test_every_document_is_a_restore_session_event(job: Job) -> None:
     assert shown["message"]
 
 
-def test_the_document_is_as_the_contract_shows_it() -> None:
-    """§5, its example."""
+def test_the_document_equals_the_example_of_the_contract() -> None:
+    """§5: its example."""
     assert document(TRANSFERRING) == {
         "id": ID,
         "type": "Export",
@@ -181,8 +181,8 @@ def test_the_document_is_as_the_contract_shows_it() -> None:
     }
 
 
-def test_an_available_result_tells_how_to_verify_it() -> None:
-    """§5: then also eTag, digest and expirationTime; nothing is left to cancel."""
+def test_an_available_result_shows_how_to_verify_it() -> None:
+    """§5: it has eTag, digest and expirationTime; there is no link to cancel."""
     shown = document(DONE)
     assert shown["result"]["eTag"] == '"ZGln"'
     assert shown["result"]["digest"] == {"sha-256": "ZGln"}
@@ -248,8 +248,8 @@ def test_a_report_has_no_session() -> None:
         "nested",
     ],
 )
-def test_an_upstreams_answer_is_json_if_it_is(body: str | None, shown: object) -> None:
-    """§5: parsed if JSON of at most 64 KiB, else text."""
+def test_a_json_error_body_is_shown_as_json(body: str | None, shown: object) -> None:
+    """§5: JSON of at most 64 KiB is parsed, anything else is text."""
     error = document(failed(ErrorCode.REJECTED, body=body))["error"]
     assert error == {
         "code": "UpstreamRejected",
@@ -259,13 +259,13 @@ def test_an_upstreams_answer_is_json_if_it_is(body: str | None, shown: object) -
     }
 
 
-def test_what_was_cut_is_text_though_it_looks_like_json() -> None:
-    """§5: half a number is not the number that VB365 wrote."""
+def test_a_truncated_body_is_shown_as_text() -> None:
+    """§5: half a number is not the number that VB365 sent."""
     shown = document(failed(ErrorCode.ERROR, body="12345", truncated=True))["error"]["upstream"]
     assert (shown["body"], shown["truncated"]) == ("12345", True)
 
 
-def test_an_error_without_an_answer_has_none() -> None:
+def test_an_error_without_a_response_has_no_upstream_member() -> None:
     """§5."""
     assert document(failed(ErrorCode.TRUNCATED))["error"]["upstream"] is None
     assert document(FAILED)["message"] == "No"
@@ -318,12 +318,12 @@ def test_x_progress_is_phase_and_percent(job: Job, text: str) -> None:
         (failed(ErrorCode.UNREACHABLE), 502),
     ],
 )
-def test_async_result_is_the_upstreams_status_or_made_up(job: Job, status: int) -> None:
+def test_async_result_is_the_status_of_vb365_or_a_substitute(job: Job, status: int) -> None:
     """§4: 499, 502, 504 for cancelled, broken, timed out."""
     assert job_document.async_result(job) == status
 
 
-def test_a_running_jobs_fields() -> None:
+def test_the_header_fields_of_a_running_job() -> None:
     """§4: 202 with Location, Retry-After, X-Progress; ETag and no-store."""
     assert job_document.headers(TRANSFERRING, LINKS, KEPT, NOW) == [
         ("ETag", 'W/"17"'),
@@ -334,8 +334,8 @@ def test_a_running_jobs_fields() -> None:
     ]
 
 
-def test_a_terminal_jobs_fields() -> None:
-    """§4: AsyncResult, and Sunset: of the file while there is one, then of the record."""
+def test_the_header_fields_of_an_ended_job() -> None:
+    """§4: AsyncResult, and Sunset of the file or, without one, of the record."""
     common = [("ETag", 'W/"17"'), ("Cache-Control", "no-store")]
     assert job_document.headers(DONE, LINKS, KEPT, NOW) == [
         *common,
@@ -352,8 +352,8 @@ def test_a_terminal_jobs_fields() -> None:
     ]
 
 
-def test_the_202s_fields() -> None:
-    """§3: the kick-off's answer, for a job that is over already as well."""
+def test_the_header_fields_of_the_202_response() -> None:
+    """§3: the response to the kick-off, also for a job that has already ended."""
     expected = [
         ("Location", LINKS.status),
         ("Content-Location", LINKS.status),

@@ -1,4 +1,4 @@
-"""CONTRACT §1, §9: the fields of a job's own request."""
+"""CONTRACT §1, §9: the header fields of a job's request."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ KICKOFF = [
 ]
 
 
-def test_every_end_to_end_field_goes_with_the_job() -> None:
-    """§1: in order, case kept; `Accept-Encoding: identity`."""
+def test_the_job_sends_all_end_to_end_fields() -> None:
+    """§1: in order and with their case; `Accept-Encoding: identity`."""
     sent = kickoff_fields([*KICKOFF, (b"Prefer", b"respond-async, wait=3")], preserve_host=True)
     assert sent == [*KICKOFF[:6], (b"Accept-Encoding", b"identity")]
 
 
-def test_other_preferences_stay() -> None:
-    """§1: minus `respond-async` and `wait` only."""
+def test_other_preferences_are_kept() -> None:
+    """§1: only `respond-async` and `wait` are removed."""
     lines = [(b"Prefer", b"wait=3, return=minimal"), (b"prefer", b"respond-async,x;y")]
     assert kickoff_fields(lines, preserve_host=True)[0] == (b"Prefer", b"return=minimal, x;y")
 
 
-def test_host_is_kept_or_left_to_the_upstream() -> None:
+def test_host_is_kept_or_left_out() -> None:
     """§12 `upstream.preserve_host`."""
     assert kickoff_fields(KICKOFF, preserve_host=False) == [
         *KICKOFF[1:6],
@@ -56,7 +56,7 @@ def test_host_is_kept_or_left_to_the_upstream() -> None:
     ]
 
 
-def test_a_resumed_job_has_the_calls_credentials_and_the_kickoffs_content() -> None:
+def test_a_resumed_job_sends_the_new_credentials_and_the_stored_content_fields() -> None:
     """§9: Content-Type, Accept and Accept-Language are stored, all else comes from the resuming
     call.
     """

@@ -1,4 +1,4 @@
-"""CONTRACT §5 `fileName`: VB365's, else one that tells the verb, the time and the format."""
+"""CONTRACT §5 `fileName`: that of VB365, or one made of operation, time and format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REQUEST = ExportRequest(
     fingerprint="f",
 )
 NAMELESS = FileFacts(media_type="application/octet-stream", file_name=None, size=None, etag=None)
-#: Accepted at 2026-11-23T03:12:04Z, started and changed later.
+#: Created at 2026-11-23T03:12:04Z, started and changed later.
 JOB = Job(
     id="5f0c6d3e-0000-4000-8000-000000000001",
     version=3,
@@ -58,7 +58,7 @@ def exported(path: str, format: str | None) -> Job:
         ("teams/posts/files/save", "Other", "save-20261123T031204Z.bin"),
     ],
 )
-def test_without_a_name_of_vb365_the_format_tells_the_ending(
+def test_without_a_name_of_vb365_the_format_decides_the_extension(
     path: str, format: str, name: str
 ) -> None:
     """§5: `{title}-{yyyymmddThhmmssZ}.{pst|zip|msg|bin}`, `html` for posts' export: something that
@@ -67,7 +67,7 @@ def test_without_a_name_of_vb365_the_format_tells_the_ending(
     assert result_name(exported(path, format)) == name
 
 
-def test_vb365s_name_is_kept() -> None:
+def test_the_name_of_vb365_is_kept() -> None:
     assert (
         result_name(replace(JOB, answer=replace(NAMELESS, file_name="a.zip"), format="Pst"))
         == "a.zip"
@@ -75,20 +75,20 @@ def test_vb365s_name_is_kept() -> None:
 
 
 def test_no_name_is_invented_before_the_format_is_known() -> None:
-    """§5: what was shown once stays, so nothing is shown that depends on bytes to come."""
+    """§5: a name that was shown does not change, so it is not shown before it is certain."""
     assert result_name(JOB) is None
     assert result_name(replace(JOB, answer=None, format="Pst")) is None
 
 
 def test_the_name_does_not_change_with_the_job() -> None:
-    """§5: the same while it runs, when it has ended, and after a restart."""
+    """§5: it is the same while the job runs, after its end and after a restart."""
     running = replace(JOB, format="Pst")
     ended = replace(running, phase=Phase.COMPLETED, version=9, updated=2e9, ended=2e9, attempt=2)
     assert result_name(running) == result_name(ended) == result_name(decode(encode(ended)))
 
 
 def test_a_report_has_a_safe_name_too() -> None:
-    """§1 `exports.reports`: the last segment is nobody's but the client's."""
+    """§1 `exports.reports`: the last segment is chosen by the client."""
     request = replace(REQUEST, target='/v8/Reports/Generate":\xfc', title='Generate":\xfc')
     assert (
         result_name(replace(JOB, request=request, format="Other"))

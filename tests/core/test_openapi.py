@@ -43,14 +43,14 @@ def operations() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
             yield path, item, item[method]
 
 
-def test_it_says_what_it_is() -> None:
-    """§2: OpenAPI 3.1 of this product."""
+def test_the_document_names_its_version_and_the_product() -> None:
+    """§2: OpenAPI 3.1."""
     assert DOCUMENT["openapi"].startswith("3.1.")
     assert DOCUMENT["info"]["version"] == "1.2.3"
 
 
 def test_every_resource_and_method_is_described() -> None:
-    """§2, its table."""
+    """§2: its table."""
     job = "/v{version}/_async/exports/{id}"
     expected = {
         "/v{version}/RestoreSessions/{restoreSessionId}/organization/{export}": {"post"},
@@ -66,8 +66,8 @@ def test_every_resource_and_method_is_described() -> None:
     assert "/v{version}/_jobs/exports" in json.loads(describe("1", "_jobs"))["paths"]
 
 
-def test_every_reference_leads_somewhere() -> None:
-    """§2: and every component is used."""
+def test_every_reference_resolves() -> None:
+    """And every component is used."""
     used = {node["$ref"] for node in nodes(DOCUMENT) if "$ref" in node}
     assert all(resolved({"$ref": reference}) for reference in used)
     for kind in ("parameters", "headers", "schemas"):
@@ -95,13 +95,13 @@ def test_path_parameters_are_those_of_the_path() -> None:
     assert len(seen) == len(list(operations()))
 
 
-def test_every_schema_is_one() -> None:
+def test_every_schema_is_valid() -> None:
     """JSON Schema 2020-12, the dialect of OpenAPI 3.1."""
     for schema in DOCUMENT["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
 def test_every_problem_type_is_described() -> None:
-    """§11, its types."""
+    """§11: its types."""
     types = DOCUMENT["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
     assert types == [f"urn:vb365-async:problem:{name}" for name in KINDS]

@@ -45,7 +45,7 @@ def _base(
     "url", ["https://vb.example.com", "https://vb.example.com/", "https://vb.example.com/veeam/"]
 )
 def test_the_public_url_wins(url: str) -> None:
-    """§13 `public.url` (may hold a path prefix), whatever anybody says."""
+    """§13 `public.url`, which may have a path prefix, overrides everything."""
     fields = HOST | {"Forwarded": "host=x;proto=http", "X-Forwarded-Prefix": "/y"}
     assert _base(fields, public_url=url) == url.rstrip("/")
 
@@ -83,10 +83,12 @@ def test_the_public_url_wins(url: str) -> None:
         ({"Forwarded": "host=h junk", "X-Forwarded-Host": "x"}, "http://x"),
     ],
 )
-def test_forwarded_of_a_trusted_peer_is_believed(
+def test_forwarded_of_a_trusted_peer_is_used(
     fields: dict[str, str | list[str]], expected: str
 ) -> None:
-    """§13: `Forwarded` (it wins), its first value; RFC 7239 §4; malformed ones are ignored."""
+    """§13: the first value of `Forwarded`, which overrides the others; malformed ones are ignored
+    (RFC 7239 §4).
+    """
     assert _base(HOST | fields) == expected
 
 
@@ -121,7 +123,7 @@ def test_forwarded_of_a_trusted_peer_is_believed(
         ({"X-Forwarded-Prefix": ""}, "http://inner:8080"),
     ],
 )
-def test_x_forwarded_of_a_trusted_peer_is_believed(
+def test_x_forwarded_of_a_trusted_peer_is_used(
     fields: dict[str, str | list[str]], expected: str
 ) -> None:
     """§13: `X-Forwarded-Proto, -Host, -Port, -Prefix`, the first value of each."""
@@ -176,7 +178,7 @@ def test_x_forwarded_of_a_trusted_peer_is_believed(
     ],
 )
 def test_bad_values_are_ignored(fields: dict[str, str | list[str]]) -> None:
-    """§13: values are validated; bad ones ignored."""
+    """§13: values are validated, and bad ones ignored."""
     assert _base(HOST | fields) == "http://inner:8080"
 
 
@@ -197,7 +199,7 @@ def test_bad_values_are_ignored(fields: dict[str, str | list[str]]) -> None:
         ("unix", False),
     ],
 )
-def test_only_trusted_direct_peers_are_believed(peer: str | None, believed: bool) -> None:
+def test_only_trusted_direct_peers_are_used(peer: str | None, believed: bool) -> None:
     """§13: only if the direct peer is in `public.trusted_proxies`; IPv4-mapped peers are IPv4
     peers.
     """
@@ -228,8 +230,10 @@ def test_nobody_is_trusted_by_default() -> None:
         ("http", "VB-1_x.example.com.:8080", "http://VB-1_x.example.com.:8080"),
     ],
 )
-def test_else_the_scheme_and_host_of_the_request(scheme: str, host: str, expected: str) -> None:
-    """§13: else scheme + `Host`; default ports left out."""
+def test_otherwise_the_scheme_and_host_of_the_request_are_used(
+    scheme: str, host: str, expected: str
+) -> None:
+    """§13: scheme and `Host`, without a default port."""
     assert _base({"Host": host}, scheme=scheme, peer=None) == expected
 
 
@@ -244,10 +248,10 @@ def test_else_the_scheme_and_host_of_the_request(scheme: str, host: str, expecte
         ({"X-Forwarded-Host": "outer"}, LOCAL, "http://outer"),
     ],
 )
-def test_without_a_usable_host_the_local_address_serves(
+def test_without_a_usable_host_the_local_address_is_used(
     fields: dict[str, str], local: str, expected: str
 ) -> None:
-    """HTTP/1.0 needs no Host; a `Host` that is none is never echoed."""
+    """HTTP/1.0 needs no Host, and an invalid `Host` is never echoed."""
     assert _base(fields, local=local) == expected
 
 
@@ -267,7 +271,7 @@ NAMES = [
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), FIELD | st.lists(FIELD, max_size=2)))
-def test_nothing_that_anybody_sends_breaks_out_of_the_url(
+def test_no_input_breaks_out_of_the_url(
     fields: dict[str, str | list[str]],
 ) -> None:
     """§13, and §11 of hostile bytes: a Location made from it is one well-formed URL, whoever the
@@ -283,8 +287,8 @@ def test_nothing_that_anybody_sends_breaks_out_of_the_url(
 
 
 @pytest.mark.parametrize("unit", [";", "a=b;", 'a="', "\\", " ", "a=", " ; ", '"'])
-def test_no_forwarded_is_expensive(unit: str) -> None:
-    """A parser that backtracked would not come back from this; the suite's time-out is the
+def test_parsing_forwarded_takes_linear_time(unit: str) -> None:
+    """A parser that backtracks would not return from this. The time-out of the suite is the
     judge.
     """
     for line in (unit * 50_000, "host=h;" + unit * 50_000 + "\x00", 'a="' + unit * 50_000):

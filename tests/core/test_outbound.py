@@ -25,7 +25,7 @@ def response(
     return parse_response(b"\r\n".join([line, *lines, b"", b""]), method)
 
 
-def test_12_a_head_without_hop_by_hop_fields_goes_out_as_it_came() -> None:
+def test_12_a_head_without_hop_by_hop_fields_is_unchanged() -> None:
     """Order, case, repeats, white space, bytes outside ASCII."""
     lines = [b"Host: h", b"X-A:1", b"x-a:\t2 ", b"X-B: \xe4", b"Empty:", b"Content-Length: 3"]
     head = request(*lines)
@@ -34,7 +34,7 @@ def test_12_a_head_without_hop_by_hop_fields_goes_out_as_it_came() -> None:
     assert response_bytes(answer) == b"\r\n".join([b"HTTP/1.1 299 Sch\xf6n", *lines, b"", b""])
 
 
-def test_12_only_hop_by_hop_fields_and_those_named_in_connection_end_here() -> None:
+def test_12_only_hop_by_hop_fields_and_those_named_in_connection_are_removed() -> None:
     head = request(
         b"Host: h",
         b"Connection: X-Gone, keep-alive",
@@ -52,12 +52,12 @@ def test_12_only_hop_by_hop_fields_and_those_named_in_connection_end_here() -> N
     )
 
 
-def test_12_an_http_1_0_request_stays_one() -> None:
+def test_12_an_http_1_0_request_stays_http_1_0() -> None:
     head = request(b"Connection: keep-alive", line=b"GET / HTTP/1.0")
     assert request_bytes(head, b"/") == b"GET / HTTP/1.0\r\n\r\n"
 
 
-def test_12_the_host_is_replaced_only_on_demand() -> None:
+def test_12_the_host_is_replaced_only_if_given() -> None:
     head = request(b"X: 1", b"Host: client", b"Y: 2")
     assert (
         request_bytes(head, b"/x", host=b"u:4443")
@@ -65,7 +65,7 @@ def test_12_the_host_is_replaced_only_on_demand() -> None:
     )
 
 
-def test_12_forwarding_fields_are_appended_only_on_demand() -> None:
+def test_12_forwarding_fields_are_appended_only_if_enabled() -> None:
     head = request(b"Host: h", b"X-Forwarded-For: 192.0.2.1", b"Via: 1.1 lb")
     sent = request_bytes(head, b"/x", forwarding=Forwarding(b"198.51.100.7", b"https"))
     assert sent == (
@@ -79,7 +79,7 @@ def test_12_forwarding_fields_are_appended_only_on_demand() -> None:
     )
 
 
-def test_12_the_websocket_upgrade_passes() -> None:
+def test_12_an_upgrade_to_websocket_is_forwarded() -> None:
     head = request(
         b"Host: h",
         b"connection: keep-alive, Upgrade",
@@ -116,7 +116,7 @@ def test_12_any_other_upgrade_is_dropped(lines: tuple[bytes, ...], line: bytes) 
     assert b"pgrade" not in request_bytes(head, b"/")
 
 
-def test_12_the_answers_connection_is_ours() -> None:
+def test_12_the_connection_field_of_a_response_is_that_of_the_proxy() -> None:
     answer = response(
         b"Connection: close, X-Gone",
         b"X-Gone: 1",
@@ -130,7 +130,7 @@ def test_12_the_answers_connection_is_ours() -> None:
     assert response_bytes(old) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
-def test_12_transfer_encoding_stays_unless_the_body_is_dechunked_or_forbidden() -> None:
+def test_12_transfer_encoding_is_kept_unless_the_body_is_dechunked_or_forbidden() -> None:
     lines = (b"A: 1", b"Transfer-Encoding: chunked")
     assert b"Transfer-Encoding: chunked\r\n" in response_bytes(response(*lines))
     assert response_bytes(response(*lines), dechunked=True) == b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n"

@@ -1,4 +1,4 @@
-"""CONTRACT §5 `error`: what VB365 said, in one line, and what it makes of the job."""
+"""CONTRACT §5 `error`: the message of VB365 and the error of the job."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ JSON = "application/json; charset=utf-8"
         ("text/html", {"message": OUTLOOK}),
     ],
 )
-def test_vb365s_sentence_is_found_in_json(content_type: str | None, body: object) -> None:
+def test_the_message_is_found_in_json(content_type: str | None, body: object) -> None:
     """§5 `message`: RESTExceptionInfo of v6, v7 and v8, and the error shapes of ASP.NET, RFC 9457,
     OAuth and OData.
     """
@@ -61,7 +61,7 @@ def test_vb365s_sentence_is_found_in_json(content_type: str | None, body: object
         (JSON, b'{"message":"Item <Inbox> not found"}', "Item <Inbox> not found"),
     ],
 )
-def test_short_text_is_a_sentence_too(content_type: str | None, body: bytes, sentence: str) -> None:
+def test_short_text_is_a_message(content_type: str | None, body: bytes, sentence: str) -> None:
     assert said(content_type, body) == sentence
 
 
@@ -86,12 +86,12 @@ def test_short_text_is_a_sentence_too(content_type: str | None, body: bytes, sen
         (JSON, b'{"message":"' + b"x" * 300_000 + b'"}'),
     ],
 )
-def test_what_nobody_can_read_is_no_sentence(content_type: str | None, body: bytes) -> None:
+def test_unreadable_content_is_no_message(content_type: str | None, body: bytes) -> None:
     """§5: never markup, binary or half a document."""
     assert said(content_type, body) is None
 
 
-def test_a_long_sentence_is_cut() -> None:
+def test_a_long_message_is_truncated() -> None:
     text = said(JSON, json.dumps({"message": "word " * 1000}).encode())
     assert text is not None
     assert (len(text) <= MAX_SENTENCE, text.endswith("word…")) == (True, True)
@@ -101,7 +101,7 @@ def test_a_long_sentence_is_cut() -> None:
     st.text() | st.text("\r\n\t\x1b\x85\u2028\u202e<a /é", max_size=3000),
     st.sampled_from([JSON, "text/plain"]),
 )
-def test_every_sentence_is_one_bounded_visible_line(text: str, content_type: str) -> None:
+def test_every_message_is_one_bounded_visible_line(text: str, content_type: str) -> None:
     body = (
         json.dumps({"message": text}).encode()
         if content_type == JSON
@@ -137,20 +137,22 @@ def test_every_sentence_is_one_bounded_visible_line(text: str, content_type: str
         (999, True, ErrorCode.ERROR, True),
     ],
 )
-def test_the_table_says_what_becomes_of_the_job(
+def test_the_table_decides_the_error_of_the_job(
     status: int, worded: bool, code: ErrorCode, retryable: bool
 ) -> None:
-    """§3.7, §5: 4xx UpstreamRejected, the rest UpstreamError; VB365's own refusal is final."""
+    """§3.7, §5: 4xx UpstreamRejected, the rest UpstreamError. An error that VB365 explains is
+    final.
+    """
     row = judge(status, OUTLOOK if worded else None)
     assert (row.code, row.retryable) == (code, retryable)
 
 
-def test_every_status_has_a_row_and_every_row_is_of_use() -> None:
+def test_every_status_has_a_row_and_every_row_is_used() -> None:
     used = {judge(status, sentence) for status in range(1000) for sentence in (None, "no")}
     assert used == set(TABLE)
 
 
-def test_what_the_request_held_does_not_come_back() -> None:
+def test_secrets_of_the_request_are_masked() -> None:
     """§5, §9: neither credentials nor unknown fields nor query values, also as System.Text.Json
     escapes them.
     """
@@ -173,8 +175,8 @@ def test_what_the_request_held_does_not_come_back() -> None:
     assert masked(kept, hidden) == kept
 
 
-def test_looking_for_secrets_is_bounded() -> None:
-    """A head of 256 KiB holds 30,000 values; credentials come first, wherever they stand."""
+def test_the_search_for_secrets_is_bounded() -> None:
+    """A head of 256 KiB can have 30,000 values. Credentials come first, wherever they are."""
     fields = [
         (b"X-Many", b";".join(b"value%d" % n for n in range(30_000))),
         (b"Authorization", b"Bearer the-token"),
@@ -200,6 +202,6 @@ def test_looking_for_secrets_is_bounded() -> None:
         ([b"identitygzip"], [b"identitygzip"]),
     ],
 )
-def test_identity_is_no_encoding(values: list[bytes], left: list[bytes]) -> None:
+def test_identity_is_not_a_content_coding(values: list[bytes], left: list[bytes]) -> None:
     """RFC 9110 §8.4.1: whatever its case and number."""
     assert codings(values) == left

@@ -1,4 +1,4 @@
-"""How fast a body must arrive (CONTRACT §3.1): 1 KiB/s over any 60 s."""
+"""The minimum rate of a request body: 1 KiB/s over any 60 s (CONTRACT §3.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.core.pace import BYTES, WINDOW, Pace
 
 
 def in_time(arrivals: Iterable[tuple[float, int]]) -> bool:
-    """Whether nothing of (time, bytes) comes after it was due."""
+    """Whether each arrival (time, bytes) is in time."""
     pace = Pace(0)
     for now, count in arrivals:
         if now > pace.due:
@@ -24,7 +24,7 @@ def test_3_1_the_rate_is_1_kib_per_second() -> None:
 
 
 @pytest.mark.parametrize("step", [0.01, 0.3, 1, 7, 59])
-def test_3_1_a_body_at_the_pace_is_served_and_one_below_it_is_not(step: float) -> None:
+def test_3_1_a_body_at_the_minimum_rate_is_accepted_and_a_slower_one_is_not(step: float) -> None:
     at_pace = int(1024 * step * 1.2) + 1
     assert in_time((n * step, at_pace) for n in range(int(600 / step)))
     assert not in_time((n * step, int(1024 * step * 0.8)) for n in range(int(600 / step)))
@@ -36,7 +36,7 @@ def test_3_1_a_burst_is_no_credit_for_later() -> None:
     assert not in_time([(0, 16 << 20), *((n, 1) for n in range(1, 70))])
 
 
-def test_3_1_many_small_pieces_take_little_memory() -> None:
+def test_3_1_many_small_chunks_take_little_memory() -> None:
     pace = Pace(0)
     for n in range(100_000):
         pace.arrived(1, n / 1500)

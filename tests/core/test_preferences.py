@@ -54,7 +54,7 @@ SILENT = Preferences()
         [b'foo="\xff", respond-async'],
     ],
 )
-def test_respond_async_is_asked_for(lines: list[bytes]) -> None:
+def test_respond_async_is_requested(lines: list[bytes]) -> None:
     """§1: it counts when its value is absent, empty, `true` or `1`; malformed elements are
     skipped.
     """
@@ -87,8 +87,10 @@ def test_respond_async_is_asked_for(lines: list[bytes]) -> None:
         [b"respond\xadasync"],
     ],
 )
-def test_respond_async_is_not_asked_for(lines: list[bytes]) -> None:
-    """§1: the first instance wins, quotes hide commas, malformed elements do not count."""
+def test_respond_async_is_not_requested(lines: list[bytes]) -> None:
+    """§1: the first instance wins, commas in quotes do not split, malformed elements are
+    skipped.
+    """
     assert not parse_prefer(lines).respond_async
 
 
@@ -121,7 +123,7 @@ def test_respond_async_is_not_asked_for(lines: list[bytes]) -> None:
     ],
 )
 def test_wait_is_digits_or_ignored(value: bytes, seconds: int | None) -> None:
-    """§1: `wait` = digits (quoted allowed), else ignored; no number of digits costs anything."""
+    """§1: `wait` is digits, which may be quoted, or ignored. Their number does not matter."""
     assert parse_prefer([value]).wait == seconds
 
 
@@ -142,10 +144,8 @@ def test_wait_is_digits_or_ignored(value: bytes, seconds: int | None) -> None:
         ([b"odata.maxpagesize=5,a,a"], b"odata.maxpagesize=5, a, a"),
     ],
 )
-def test_the_other_preferences_stay_for_the_upstream(
-    lines: list[bytes], kept: bytes | None
-) -> None:
-    """§1: minus `Prefer: respond-async|wait`; other preferences stay, as sent."""
+def test_other_preferences_are_kept_for_vb365(lines: list[bytes], kept: bytes | None) -> None:
+    """§1: without `respond-async` and `wait`; other preferences are kept as sent."""
     assert other_preferences(lines) == kept
 
 
@@ -196,10 +196,10 @@ def test_the_mode_follows_the_table(
     ],
 )
 @pytest.mark.parametrize("preferences", [ASKS, SILENT])
-def test_any_other_value_or_a_contradiction_is_invalid(
-    query: bytes, preferences: Preferences
-) -> None:
-    """§1: 400 `invalid-async-parameter`: silently syncing would hang the caller for minutes."""
+def test_other_or_contradicting_values_are_invalid(query: bytes, preferences: Preferences) -> None:
+    """§1: 400 `invalid-async-parameter`: a synchronous export would block the caller for
+    minutes.
+    """
     with pytest.raises(InvalidAsync):
         mode(query, preferences)
 
@@ -225,7 +225,7 @@ def test_any_other_value_or_a_contradiction_is_invalid(
     ],
 )
 def test_async_is_stripped_and_nothing_else(target: bytes, stripped: bytes) -> None:
-    """§1: `?async=true` alone leaves no `?`; all other bytes of path and query stay as sent."""
+    """§1: `?async=true` alone leaves no `?`; all other bytes are kept as sent."""
     assert strip_async(target) == stripped
 
 
@@ -235,7 +235,7 @@ PIECES = st.lists(
 
 
 @given(st.binary().filter(lambda path: b"?" not in path), PIECES)
-def test_stripping_leaves_targets_without_async_alone(path: bytes, pieces: list[bytes]) -> None:
+def test_stripping_keeps_targets_without_async_unchanged(path: bytes, pieces: list[bytes]) -> None:
     target = path + b"?" + b"&".join(pieces)
     if not any(piece.lower().split(b"=")[0] == b"async" for piece in pieces):
         assert strip_async(target) == target
@@ -251,7 +251,7 @@ def test_stripping_leaves_targets_without_async_alone(path: bytes, pieces: list[
 def test_stripping_undoes_inserting(
     pieces: list[bytes], switches: list[bytes], data: st.DataObject
 ) -> None:
-    """§1: wherever and however often the switch was put in."""
+    """§1: wherever and however often it is inserted."""
     plain = [piece for piece in pieces if not piece.lower().startswith(b"async")] or [b"a"]
     mixed = list(plain)
     for switch in switches:
@@ -263,7 +263,7 @@ def test_stripping_undoes_inserting(
 
 @given(st.lists(st.binary() | st.text('respond-async,wait=;" \\\t01').map(str.encode), max_size=4))
 def test_prefer_is_never_an_error(lines: list[bytes]) -> None:
-    """§1: never an error; what stays for the upstream asks nothing of the proxy."""
+    """§1: never an error. What is kept for VB365 has no preference for the proxy."""
     parsed = parse_prefer(lines)
     assert parsed.wait is None or parsed.wait >= 0
     rest = other_preferences(lines)
@@ -274,8 +274,8 @@ def test_prefer_is_never_an_error(lines: list[bytes]) -> None:
 @pytest.mark.parametrize(
     "unit", [b'"', b"\\", b'"\\', b"; ", b" ", b"a=", b"a;", b';a="', b",", b"a= ;", b'a="";']
 )
-def test_no_prefer_is_expensive(unit: bytes) -> None:
-    """A parser that backtracked would not come back from this; the suite's time-out is the
+def test_parsing_prefer_takes_linear_time(unit: bytes) -> None:
+    """A parser that backtracks would not return from this. The time-out of the suite is the
     judge.
     """
     noise = unit * (2**18 // len(unit))
@@ -292,7 +292,7 @@ def test_no_prefer_is_expensive(unit: bytes) -> None:
 
 
 def test_prefer_is_read_up_to_8_kib() -> None:
-    """A bound on CPU: what reaches beyond is malformed for the proxy and reaches VB365 as it was
+    """A bound on CPU time: the rest is malformed for the proxy and is forwarded to VB365 as it was
     sent.
     """
     filler = b"a" * (MAX_PREFER - len(b",respond-async"))
@@ -303,7 +303,7 @@ def test_prefer_is_read_up_to_8_kib() -> None:
 
 
 @pytest.mark.parametrize("sep", [b",", b" ,", b", "])
-def test_preferences_beyond_the_bound_stay_for_the_upstream(sep: bytes) -> None:
+def test_preferences_beyond_the_limit_are_kept_for_vb365(sep: bytes) -> None:
     for length in range(MAX_PREFER - 40, MAX_PREFER + 3):
         first = b"a" * length
         rest = b'return="mini, mal"' + sep.strip(b" ") + b"x;y=1"
@@ -322,7 +322,7 @@ def test_a_long_prefer_costs_no_more_than_its_first_8_kib(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "query", [b"&" * 65000, b"async&" * 11000, b"async=1&x&" * 6500, b"asyn&" * 13000]
 )
-def test_a_query_is_read_without_a_call_per_parameter(query: bytes) -> None:
+def test_a_query_is_parsed_without_a_call_per_parameter(query: bytes) -> None:
     kept = b"&".join([piece for piece in query.split(b"&") if piece.partition(b"=")[0] != b"async"])
     calls: list[str] = []
     sys.setprofile(lambda frame, event, argument: calls.append(event))

@@ -70,7 +70,7 @@ def exported() -> Job:
 
 
 def test_a_file_expires_before_the_sweeper_marks_it() -> None:
-    """§7: an expired file is never served, even if the sweeper is dead."""
+    """§7: an expired file is never served, even if the sweeper does not run."""
     done = exported()
     assert [file_expired(done, now) for now in (899.9, 900.0, 1e12)] == [False, True, True]
     assert file_expired(advance(done, Expired(), 4.0), 0.0)
@@ -146,7 +146,7 @@ def test_every_job_has_its_stage(job: Job, expected: tuple[Stage, float] | None)
     assert (spent(job) is None) == may_stay
 
 
-def test_a_sweep_looks_at_each_stage_when_its_record_is_over() -> None:
+def test_a_sweep_finds_each_record_when_it_ends() -> None:
     """`Retention.due` and `record_ends` agree."""
     for job in (
         failed(error(500)),
@@ -160,8 +160,8 @@ def test_a_sweep_looks_at_each_stage_when_its_record_is_over() -> None:
         assert found[1] > RETENTION.due(ends - 1, suspend_ttl=1.0)[found[0]]
 
 
-def test_what_a_stranger_leaves_is_over_after_ten_minutes() -> None:
-    """§3.5: a job that ended by U's 401 and whose caller U never accepted."""
+def test_the_record_of_a_refused_job_ends_after_ten_minutes() -> None:
+    """§3.5: VB365 answered 401 and never accepted its caller."""
     assert RETENTION.record_ends(failed(error(401))) == 603.0
     assert RETENTION.record_ends(failed(error(401), accepted=True)) == 6003.0
     assert RETENTION.record_ends(failed(error(403))) == 6003.0
@@ -170,8 +170,8 @@ def test_what_a_stranger_leaves_is_over_after_ten_minutes() -> None:
     assert RETENTION.record_ends(advance(answered, Failed(error(401)), 3.0)) == 6003.0
 
 
-def test_a_stranger_that_was_suspended_is_a_stranger() -> None:
-    """§3.5: a 401 to a job that had waited suspends it, and after `suspend_ttl` it fails as
+def test_a_suspended_job_can_be_a_refused_one() -> None:
+    """§3.5: a 401 suspends a job that was queued, and after `suspend_ttl` it fails as
     interrupted.
     """
     interrupted = Failed(JobError(code=ErrorCode.INTERRUPTED, message="late", retryable=True))
@@ -180,8 +180,8 @@ def test_a_stranger_that_was_suspended_is_a_stranger() -> None:
         assert RETENTION.record_ends(advance(suspended, interrupted, 3.0)) == ends
 
 
-def test_a_long_target_is_kept_as_its_beginning_and_a_digest() -> None:
-    """§3.5: once the job has ended, and the document shows that."""
+def test_a_long_target_is_shortened_to_its_beginning_and_a_digest() -> None:
+    """§3.5: when the job ends; the document shows the shortened path."""
     target = "/v8/RestoreSessions/s/organization/" + "a/" * 2000 + "exportToPst?" + "q" * 9999
     running = new_job(1, target=target)
     assert running.request.target == target
@@ -203,21 +203,21 @@ def test_a_non_ascii_path_is_shown_as_sent() -> None:
     )
 
 
-def test_the_body_of_a_refusal_is_short_for_strangers_alone() -> None:
-    """§5: bodies of accepted callers stay, up to 64 KiB."""
+def test_the_error_body_is_shortened_only_for_refused_jobs() -> None:
+    """§5: bodies of accepted callers are kept, up to 64 KiB."""
     body = "x" * 60_000
     for job in (failed(error(401, body=body), accepted=True), failed(error(400, body=body))):
         assert job.error is not None
         assert (job.error.body, job.error.truncated) == (body, False)
-    stranger = failed(error(401, body=body)).error
-    assert stranger is not None
-    assert stranger.truncated
-    assert stranger.body == f"{body[:1024]}…sha256:{hashlib.sha256(body.encode()).hexdigest()}"
+    refused = failed(error(401, body=body)).error
+    assert refused is not None
+    assert refused.truncated
+    assert refused.body == f"{body[:1024]}…sha256:{hashlib.sha256(body.encode()).hexdigest()}"
 
 
 @pytest.mark.parametrize("character", ["x", "\xff", '"', "\x01", "\U0001f600"])
-def test_no_record_of_a_stranger_is_large(character: str) -> None:
-    """§3.5: whatever it sent, in whichever field."""
+def test_no_record_of_a_refused_job_is_large(character: str) -> None:
+    """§3.5: whatever the caller sent in any field."""
     long = character * 60_000
     request: dict[str, Any] = {
         "target": long,
@@ -234,12 +234,12 @@ def test_no_record_of_a_stranger_is_large(character: str) -> None:
     assert len(encode(ascii_only)) < 4096
 
 
-def test_what_is_short_stays() -> None:
+def test_short_texts_are_unchanged() -> None:
     assert shortened("a" * 10, limit=10) == "a" * 10
     assert shortened("a" * 11, limit=10, keep=5).startswith("aaaaa…sha256:")
 
 
-def test_a_record_of_version_0_1_0_keeps_its_time() -> None:
+def test_a_record_of_version_0_1_0_has_the_normal_retention() -> None:
     raw = json.loads(encode(failed(error(401))))
     del raw["accepted"]
     assert stage(decode(json.dumps(raw).encode())) == (Stage.ENDED, 3.0)

@@ -1,4 +1,4 @@
-"""Which connections to VB365 serve another request (CONTRACT §12)."""
+"""Reuse of connections to VB365 (CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def judged(
 
 
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"POST", b"DELETE", b"X"])
-def test_12_after_a_whole_answer_to_a_request_without_a_body_anybody_may_go_on(
+def test_12_a_connection_is_shared_after_a_complete_response_to_a_request_without_body(
     method: bytes,
 ) -> None:
     assert judged(method) is Fate.SHARED
@@ -29,7 +29,7 @@ def test_12_after_a_whole_answer_to_a_request_without_a_body_anybody_may_go_on(
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT"])
 @pytest.mark.parametrize("framing", [b"Content-Length: 1", b"Transfer-Encoding: chunked"])
 def test_12_no_request_follows_a_body(method: bytes, framing: bytes) -> None:
-    """VB365 may have left it unread, and read it as the next request."""
+    """VB365 may leave it unread, and then read it as the next request."""
     assert judged(method, framing + b"\r\n") is Fate.CLOSED
     assert judged(method, framing + b"\r\n", private=True) is Fate.CLOSED
 
@@ -47,7 +47,7 @@ def test_12_no_request_follows_a_body(method: bytes, framing: bytes) -> None:
         (b"GET", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"),
     ],
 )
-def test_12_no_request_follows_an_answer_that_leaves_doubt(method: bytes, answer: bytes) -> None:
+def test_12_no_request_follows_an_ambiguous_response(method: bytes, answer: bytes) -> None:
     assert judged(method, answer=answer) is Fate.CLOSED
 
 
@@ -60,11 +60,11 @@ def test_12_no_request_follows_an_answer_that_leaves_doubt(method: bytes, answer
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
-def test_12_an_answer_without_doubt_keeps_the_connection(answer: bytes) -> None:
+def test_12_an_unambiguous_response_keeps_the_connection(answer: bytes) -> None:
     assert judged(answer=answer) is Fate.SHARED
 
 
-def test_12_an_http_1_0_request_ends_its_connection() -> None:
+def test_12_an_http_1_0_request_closes_its_connection() -> None:
     assert judged(fields=b"Connection: keep-alive\r\n", minor=0) is Fate.CLOSED
 
 
@@ -82,7 +82,7 @@ def test_12_an_http_1_0_request_ends_its_connection() -> None:
         b"Persistent-Auth: true",
     ],
 )
-def test_12_ntlm_and_negotiate_make_the_connection_one_clients_own(line: bytes) -> None:
+def test_12_ntlm_and_negotiate_make_the_connection_private(line: bytes) -> None:
     assert judged(fields=line + b"\r\n") is Fate.PRIVATE
     assert (
         judged(answer=b"HTTP/1.1 401 No\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n")
@@ -101,12 +101,12 @@ def test_12_ntlm_and_negotiate_make_the_connection_one_clients_own(line: bytes) 
         b"WWW-Authenticate: NTLMv3",
     ],
 )
-def test_12_other_words_that_look_like_it_do_not(line: bytes) -> None:
+def test_12_similar_words_do_not_make_it_private(line: bytes) -> None:
     assert judged(fields=line + b"\r\n") is Fate.SHARED
     assert not binds(line + b"\r\n")
 
 
-def test_12_what_was_one_clients_own_stays_so() -> None:
+def test_12_a_private_connection_stays_private() -> None:
     assert judged(private=True) is Fate.PRIVATE
 
 
@@ -122,7 +122,7 @@ def test_12_what_was_one_clients_own_stays_so() -> None:
         (b"get", b"", False),
     ],
 )
-def test_12_only_safe_requests_without_a_body_may_go_out_twice(
+def test_12_only_safe_requests_without_a_body_are_repeatable(
     method: bytes, fields: bytes, repeatable: bool
 ) -> None:
     assert (

@@ -1,4 +1,4 @@
-"""Text files as Windows programs write them, and text that is safe to show."""
+"""Text files of Windows programs, and text for display."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from proxy.core.text import NotUtf8, decoded, visible
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_utf_8_is_read_with_and_without_a_byte_order_mark(encoding: str) -> None:
+def test_utf_8_is_decoded_with_and_without_a_byte_order_mark(encoding: str) -> None:
     assert decoded("zürich = 1\r\n".encode(encoding)) == "zürich = 1\r\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf_16_is_named(encoding: str) -> None:
+def test_utf_16_is_reported(encoding: str) -> None:
     with pytest.raises(NotUtf8, match="is UTF-16"):
         decoded("[upstream]".encode(encoding))
 
 
-def test_other_encodings_are_refused() -> None:
+def test_other_encodings_are_rejected() -> None:
     with pytest.raises(NotUtf8, match=r"is not UTF-8 \(byte 2\)"):
         decoded("zürich".encode("cp1252"))
 
@@ -34,6 +34,6 @@ def test_other_encodings_are_refused() -> None:
         ("\udc9b", "\\udc9b"),
     ],
 )
-def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
+def test_characters_that_are_not_printable_are_escaped(text: str, shown: str) -> None:
     assert visible(text) == shown
     assert visible(text).isprintable()

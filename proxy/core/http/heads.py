@@ -132,7 +132,7 @@ class Head(NamedTuple):
 
 class ResponseHead(NamedTuple):
     """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for an
-    answer to HEAD.
+    response to HEAD.
     """
 
     status: int
@@ -184,9 +184,9 @@ def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> in
     return -1
 
 
-def find_answer_end(buffer: bytes | bytearray, searched: int = 0) -> int:
-    """Like `find_end`, for a response. Raises `MalformedMessage` also as soon as the bytes cannot
-    become an HTTP/1 response; of a whole head `parse_response` tells that.
+def find_response_end(buffer: bytes | bytearray, searched: int = 0) -> int:
+    """Like `find_end` for a response. Also raises `MalformedMessage` as soon as the bytes of an
+    incomplete head cannot become an HTTP/1 response.
     """
     end = find_end(buffer, searched=searched)
     if end < 0 and not buffer.startswith(_HTTP) and not _HTTP.startswith(buffer):

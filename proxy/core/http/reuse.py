@@ -51,20 +51,20 @@ def outgoing(head: Head) -> Outgoing:
     )
 
 
-def fate(request: Outgoing, answer: ResponseHead, *, private: bool = False) -> Fate:
-    """What to do with the connection on which `request` got the response `answer`. `private`: it
+def fate(request: Outgoing, response: ResponseHead, *, private: bool = False) -> Fate:
+    """What to do with the connection on which `request` got this response. `private`: it
     already belongs to one client.
 
     No request follows a body, or a body that VB365 announced and did not send, however VB365
     interprets it.
     """
-    if request.body or not request.minor or not answer.minor or not answer.keep_alive:
+    if request.body or not request.minor or not response.minor or not response.keep_alive:
         return _CLOSED
-    if request.method == b"HEAD" or (answer.status in (204, 304) and _announces_body(answer)):
+    if request.method == b"HEAD" or (response.status in (204, 304) and _announces_body(response)):
         return _CLOSED
-    return _PRIVATE if private or request.binding or answer.binds else _SHARED
+    return _PRIVATE if private or request.binding or response.binds else _SHARED
 
 
-def _announces_body(answer: ResponseHead) -> bool:
-    lengths = answer.get_all(b"content-length")
-    return lengths not in ([], [b"0"]) or bool(answer.get_all(b"transfer-encoding"))
+def _announces_body(response: ResponseHead) -> bool:
+    lengths = response.get_all(b"content-length")
+    return lengths not in ([], [b"0"]) or bool(response.get_all(b"transfer-encoding"))
