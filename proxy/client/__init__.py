@@ -1,6 +1,4 @@
-"""The `export` and `jobs` commands: kick off, follow, fetch and verify, against any running proxy
-(CONTRACT §15).
-"""
+"""The `export` and `jobs` commands, which work with any running proxy (CONTRACT §15)."""
 
 from proxy.client.commands import client_app
 

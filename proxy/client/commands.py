@@ -1,5 +1,6 @@
-"""The commands `export` and `jobs` (CONTRACT §15). stdout carries the result only, stderr the
-story.
+"""The commands `export` and `jobs` (CONTRACT §15).
+
+Only the result goes to stdout; progress and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from proxy.client.connection import Connection, connected
-from proxy.client.display import Display, amount, display
-from proxy.client.export import Outcome, Wishes, export, see_through
-from proxy.client.faults import INTERRUPTED, Fault
+from proxy.client.connection import Connection, with_connection
+from proxy.client.display import Display, display, format_size
+from proxy.client.errors import EXIT_INTERRUPTED, CommandError
+from proxy.client.export import ExportOptions, Outcome, complete, export
 from proxy.client.job import Job
-from proxy.client.output import Stderr, complain, laid_out, pretty, print_result
+from proxy.client.output import Stderr, print_error, print_result, render, to_json
 from proxy.client.proxy import Proxy
 from proxy.core.text import UTF_16, NotUtf8, visible
 
@@ -32,12 +33,12 @@ Work = Callable[[Proxy, Display], Awaitable[Outcome]]
 
 client_app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False)
 jobs_app = typer.Typer(
-    no_args_is_help=True, help="List, show, cancel, delete and fetch the export jobs of a proxy."
+    no_args_is_help=True, help="List, show, cancel, delete and fetch export jobs of a proxy."
 )
 client_app.add_typer(jobs_app, name="jobs")
 
-Named = Annotated[
-    str, typer.Argument(metavar="JOB", help="The job's id, or its URL (then --url is not needed)")
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="Id of the job, or its URL instead of --url.")
 ]
 Output = Annotated[
     str | None,
@@ -45,61 +46,62 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="PATH",
-        help="A file (replaced), or a directory (the server's file name, nothing replaced)",
+        help="File to write or replace, or directory for a new file with the server's name.",
     ),
 ]
-_WAIT = "Wait as long as a 429 or 503 asks for; with --no-download also until the export has ended"
 Release = Annotated[
-    bool, typer.Option("--release", help="Let the proxy drop its copy once the file is here")
+    bool, typer.Option("--release", help="Delete the proxy's copy after the download.")
 ]
 CancelOnInterrupt = Annotated[
     bool,
     typer.Option(
-        "--cancel-on-interrupt", help="Ctrl-C cancels the export; without it, the export goes on"
+        "--cancel-on-interrupt", help="Cancel the export on Ctrl-C. By default it continues."
     ),
 ]
 
 
 @client_app.command("export")
-@connected
+@with_connection
 def export_command(
     connection: Connection,
-    path: Annotated[str, typer.Option(help="The export, like /v8/RestoreSessions/…/exportToPst")],
+    path: Annotated[
+        str, typer.Option(help="Path of the export, such as /v8/RestoreSessions/…/exportToPst.")
+    ],
     body: Annotated[
-        str | None, typer.Option(help="The request body: a file, - for stdin, or JSON text")
+        str | None, typer.Option(help="Request body: a file, - for stdin, or JSON text.")
     ] = None,
-    content_type: Annotated[
-        str, typer.Option(help="The media type of the body")
-    ] = "application/json",
+    content_type: Annotated[str, typer.Option(help="Media type of the body.")] = "application/json",
     output: Output = None,
     idempotency_key: Annotated[
         str,
         typer.Option(
-            help="A kick-off with a key that was used before joins that export; 'none' sends no key"
+            help=(
+                "Key of the export. A key that was used before joins that export; 'none' sends "
+                "no key."
+            ),
         ),
     ] = "auto",
     download: Annotated[
-        bool, typer.Option(help="Fetch the file, or print the job's URL instead")
+        bool, typer.Option(help="Download the file, or print the URL of the job.")
     ] = True,
     wait: Annotated[
         bool,
         typer.Option(
             "--wait",
             help=(
-                "Wait as long as a 429 or 503 asks; with --no-download also until the "
-                "export has ended"
+                "After 429 or 503, wait and try again. With --no-download, also wait for the end "
+                "of the export."
             ),
         ),
     ] = False,
     release: Release = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> None:
-    """Run an export asynchronously: kick off, follow, download, verify.
+    """Start an export, follow it, download the file, verify it and print its path.
 
-    Prints the file's path. Exit codes: 0 success, 3 success with a warning, 1 failed, 2 usage, 4
-    cancelled, 130 Ctrl-C.
+    Exit codes: 0 success, 1 failed, 2 usage, 3 success with a warning, 4 cancelled, 130 Ctrl-C.
     """
-    wishes = Wishes(
+    options = ExportOptions(
         output=output,
         segment=connection.segment,
         wait=wait,
@@ -110,64 +112,64 @@ def export_command(
 
     async def work(proxy: Proxy, display: Display) -> Outcome:
         return await export(
-            proxy, display, path, content, content_type, _key(idempotency_key), wishes
+            proxy, display, path, content, content_type, _key(idempotency_key), options
         )
 
-    with _faults():
+    with _exit_on_error():
         content = _body(body, content_type)
         version = _version(path)
     _run(replace(connection, api=version or connection.api), work)
 
 
 @jobs_app.command("fetch")
-@connected
+@with_connection
 def fetch_command(
     connection: Connection,
-    job: Named,
+    job: JobName,
     output: Output = None,
     release: Release = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> None:
-    """Follow a job to its end and fetch its file. Goes on with a download that was interrupted.
+    """Follow a job, download the file, verify it and print its path.
 
-    Prints the file's path. Exit codes as of `export`.
+    An interrupted download is resumed. Exit codes are those of `export`.
     """
-    wishes = Wishes(output=output, release=release, cancel_on_interrupt=cancel_on_interrupt)
-    _on_job(connection, job, lambda proxy, display, at: see_through(proxy, display, at, wishes))
+    options = ExportOptions(output=output, release=release, cancel_on_interrupt=cancel_on_interrupt)
+    _on_job(connection, job, lambda proxy, display, at: complete(proxy, display, at, options))
 
 
 @jobs_app.command("show")
-@connected
-def show_command(connection: Connection, job: Named) -> None:
-    """Print a job's document."""
+@with_connection
+def show_command(connection: Connection, job: JobName) -> None:
+    """Print the document of a job."""
 
     async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
-        return Outcome(0, pretty((await proxy.ask("GET", at)).document()))
+        return Outcome(0, to_json((await proxy.ask("GET", at)).document()))
 
     _on_job(connection, job, work)
 
 
 @jobs_app.command("cancel")
-@connected
-def cancel_command(connection: Connection, job: Named) -> None:
-    """Cancel a running job; its record stays."""
+@with_connection
+def cancel_command(connection: Connection, job: JobName) -> None:
+    """Cancel a running job and keep its record."""
 
     async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
-        return Outcome(0, pretty((await proxy.ask("POST", f"{at}/cancel")).document()))
+        return Outcome(0, to_json((await proxy.ask("POST", f"{at}/cancel")).document()))
 
     _on_job(connection, job, work)
 
 
 @jobs_app.command("delete")
-@connected
+@with_connection
 def delete_command(
     connection: Connection,
-    job: Named,
+    job: JobName,
     file_only: Annotated[
-        bool, typer.Option("--file-only", help="Release the file, keep the record")
+        bool, typer.Option("--file-only", help="Delete the file and keep the record.")
     ] = False,
 ) -> None:
-    """Cancel a job, release its file and forget it."""
+    """Cancel a job and delete its file and record."""
 
     async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
         await proxy.ask("DELETE", f"{at}/result" if file_only else at)
@@ -177,23 +179,22 @@ def delete_command(
 
 
 @jobs_app.command("list")
-@connected
+@with_connection
 def list_command(
     connection: Connection,
     status: Annotated[
-        str | None, typer.Option(help="Running, Success, Warning, Failed or Cancelled")
+        str | None, typer.Option(help="Running, Success, Warning, Failed or Cancelled.")
     ] = None,
     session: Annotated[
-        str | None, typer.Option(help="All jobs of this restore session, whoever started them")
+        str | None, typer.Option(help="List all jobs of this restore session.")
     ] = None,
-    offset: Annotated[int, typer.Option(min=0)] = 0,
-    limit: Annotated[int, typer.Option(min=1)] = 30,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the server's document")] = False,
+    offset: Annotated[int, typer.Option(min=0, help="Number of jobs to skip.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the jobs that this token started, newest first; with --session, all of a restore
-    session.
+    """List the jobs that were started with this token, newest first.
 
-    A new login is a new token.
+    A new login has a new token: use --session to list the jobs of a restore session.
     """
     query = {"offset": offset, "limit": limit, "status": status, "restoreSessionId": session}
     asked = urlencode({name: value for name, value in query.items() if value is not None})
@@ -203,8 +204,8 @@ def list_command(
             await proxy.ask("GET", f"/{connection.api}/{connection.segment}/exports?{asked}")
         ).document()
         if as_json:
-            return Outcome(0, pretty(page))
-        return Outcome(0, laid_out(_table([Job(document) for document in page.get("results", [])])))
+            return Outcome(0, to_json(page))
+        return Outcome(0, render(_table([Job(document) for document in page.get("results", [])])))
 
     _run(connection, work)
 
@@ -212,22 +213,20 @@ def list_command(
 def _on_job(
     connection: Connection, name: str, work: Callable[[Proxy, Display, str], Awaitable[Outcome]]
 ) -> None:
-    with _faults():
+    with _exit_on_error():
         connection, at = connection.for_job(name)
     _run(connection, lambda proxy, display: work(proxy, display, at))
 
 
 def _run(connection: Connection, work: Work) -> None:
-    """Do the work on a loop of its own, print its result, and end the process with its exit
-    code.
-    """
+    """Run `work` on a new event loop, print its result and exit with its code."""
 
     async def run() -> Outcome:
         with display(Stderr()) as shown:
             async with connection.open(shown, credentials) as proxy:
                 return await work(proxy, shown)
 
-    with _faults():
+    with _exit_on_error():
         credentials = connection.credentials()
         outcome = asyncio.run(run())
     if outcome.result:
@@ -236,26 +235,25 @@ def _run(connection: Connection, work: Work) -> None:
 
 
 @contextmanager
-def _faults() -> Iterator[None]:
-    """Turn what ends a command early into a sentence on stderr and an exit code."""
+def _exit_on_error() -> Iterator[None]:
+    """Convert errors to a message on stderr and an exit code."""
     try:
         yield
-    except Fault as why:
-        complain(str(why))
-        raise typer.Exit(why.code) from why
-    except OSError as why:
-        complain(str(why))
-        raise typer.Exit(1) from why
-    except KeyboardInterrupt as why:
-        raise typer.Exit(INTERRUPTED) from why
+    except CommandError as error:
+        print_error(str(error))
+        raise typer.Exit(error.code) from error
+    except OSError as error:
+        print_error(str(error))
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(EXIT_INTERRUPTED) from error
 
 
 def _body(given: str | None, content_type: str) -> bytes | None:
-    """The bytes to send, as they are: bodies in the wild are not strict JSON, so they are never
-    parsed.
+    """Return the bytes to send. They are not parsed, because bodies in use are not strict JSON.
 
-    Raises `Fault` for a file that cannot be read, and for JSON in UTF-16, which VB365 does not read
-    (RFC 8259 §8.1).
+    Raises `CommandError` for an unreadable file, and for JSON in UTF-16, which VB365 does not
+    support (RFC 8259 §8.1).
     """
     if given is None:
         return None
@@ -264,20 +262,23 @@ def _body(given: str | None, content_type: str) -> bytes | None:
     path = Path(given.removeprefix("@"))
     try:
         body = sys.stdin.buffer.read() if given == "-" else path.read_bytes()
-    except OSError as why:
-        raise Fault(f"--body: {path} cannot be read: {why.strerror}", code=2) from why
+    except OSError as error:
+        raise CommandError(f"--body: {path} cannot be read: {error.strerror}", code=2) from error
     if "json" in content_type.lower() and body.startswith(UTF_16):
-        raise Fault(f"--body: {'stdin' if given == '-' else path} is UTF-16: {NotUtf8.fix}", code=2)
+        raise CommandError(
+            f"--body: {'stdin' if given == '-' else path} is UTF-16: {NotUtf8.fix}", code=2
+        )
     return body
 
 
 def _version(path: str) -> str | None:
-    """The path's API version, to log in with. Raises `Fault` if the path cannot go over the wire as
-    it is.
+    """Return the API version in the path, to log in with.
+
+    Raises `CommandError` if the path is not valid in a request line.
     """
     if not re.fullmatch(r"/[!-~]*", path) or "#" in path:
-        raise Fault(
-            "--path must be a path as it goes over the wire: begin with /, percent-encode the rest",
+        raise CommandError(
+            "--path must begin with / and be percent-encoded",
             code=2,
         )
     match = re.match(r"/+(v\d+)/", path, re.IGNORECASE)
@@ -303,7 +304,7 @@ def _table(jobs: list[Job]) -> Table:
         pad_edge=False,
     )
     for job in jobs:
-        size = amount(job.size) if job.size else ""
+        size = format_size(job.size) if job.size else ""
         created = str(job.document.get("creationTime") or "")
         row = (job.id, created, job.title, job.status, job.phase, size, job.file_name or "")
         table.add_row(*(Text(visible(cell)) for cell in row))

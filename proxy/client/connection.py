@@ -1,4 +1,4 @@
-"""The options that every client command shares: which proxy, whose credentials, which trust."""
+"""The options of every client command: the proxy, the credentials and the certificates."""
 
 from __future__ import annotations
 
@@ -13,87 +13,95 @@ from typing import Annotated, Any
 import aiohttp
 import typer
 
-from proxy.client.credentials import GivenToken, Login, TokenFile, read_secret
+from proxy.client.credentials import FixedToken, Login, TokenFile, read_secret
 from proxy.client.display import Display
-from proxy.client.faults import Fault
-from proxy.client.proxy import Proxy, named_job
+from proxy.client.errors import CommandError
+from proxy.client.proxy import Proxy, path_of_job
 from proxy.client.wire import Credentials, Http
 
-_SECRET = "Better in the environment or a file than on the command line."  # noqa: S105  # it is a help text
+_SECRET = "Use the environment or a file rather than the command line."  # noqa: S105  # a help text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Where and as whom to call; each member is an option of the command line."""
+    """How to connect to the proxy; each member is an option of the command line."""
 
     url: Annotated[
         str | None,
-        typer.Option(envvar="VB365_URL", help="The proxy, like https://vb365.example.com:4443"),
+        typer.Option(
+            envvar="VB365_URL", help="URL of the proxy, for example https://vb365.example.com:4443."
+        ),
     ] = None
     token: Annotated[
-        str | None, typer.Option(envvar="VB365_TOKEN", help=f"A bearer token. {_SECRET}")
+        str | None, typer.Option(envvar="VB365_TOKEN", help=f"Bearer token. {_SECRET}")
     ] = None
     token_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="VB365_TOKEN_FILE", help="A file with the token, read again when it runs out"
+            envvar="VB365_TOKEN_FILE",
+            help="File with the token; it is read again when the token expires.",
         ),
     ] = None
     username: Annotated[
         str | None,
-        typer.Option(envvar="VB365_USERNAME", help="Log in as this user; tokens renew themselves"),
+        typer.Option(
+            envvar="VB365_USERNAME", help="User to log in as; tokens are renewed automatically."
+        ),
     ] = None
     password: Annotated[
-        str | None, typer.Option(envvar="VB365_PASSWORD", help=f"Asked for if not given. {_SECRET}")
+        str | None,
+        typer.Option(envvar="VB365_PASSWORD", help=f"Password (default: prompt). {_SECRET}"),
     ] = None
     password_file: Annotated[
-        Path | None, typer.Option(envvar="VB365_PASSWORD_FILE", help="A file with the password")
+        Path | None, typer.Option(envvar="VB365_PASSWORD_FILE", help="File with the password.")
     ] = None
     api: Annotated[
-        str, typer.Option(envvar="VB365_API", help="The API version to log in and list with")
+        str, typer.Option(envvar="VB365_API", help="API version for login and list.")
     ] = "v8"
     segment: Annotated[
-        str, typer.Option(envvar="VB365_SEGMENT", help="The proxy's own path segment")
+        str, typer.Option(envvar="VB365_SEGMENT", help="Setting public.segment of the proxy.")
     ] = "_async"
     ca_file: Annotated[
-        Path | None, typer.Option(envvar="VB365_CA_FILE", help="Trust these CA certificates (PEM)")
+        Path | None, typer.Option(envvar="VB365_CA_FILE", help="CA certificates (PEM) to trust.")
     ] = None
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Do not verify the server's certificate")
+        bool, typer.Option("--insecure", help="Do not verify the server's certificate.")
     ] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every exchange's head")] = (
-        False
-    )
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the heads of requests and responses.")
+    ] = False
 
     def for_job(self, name: str) -> tuple[Connection, str]:
-        """The connection and path for a job named by id or by its URL, which also tells the proxy's
-        address.
+        """Return the connection and path of a job, given its id or its URL.
+
+        A URL also has the address of the proxy.
         """
-        path = named_job(name, self.api, self.segment)
+        path = path_of_job(name, self.api, self.segment)
         if name.startswith(("http://", "https://")):
             return replace(self, url=name[: name.lower().rindex(path.lower())]), path
         return self, path
 
     def credentials(self) -> Credentials:
-        """The strongest of what was given: a user (renewable), a token file, a token. Prompts for a
-        password.
+        """Return the credentials: a user, else a token file, else a token.
+
+        Prompts for a missing password. Raises `CommandError`.
         """
         if self.username is not None:
             return Login(self.username, self._password(self.username), self.api)
         if self.token_file is not None:
             return TokenFile(self.token_file)
         if self.token is not None:
-            return GivenToken(self.token)
-        raise Fault(
+            return FixedToken(self.token)
+        raise CommandError(
             "No credentials: set VB365_TOKEN, or VB365_USERNAME and VB365_PASSWORD (see --help)",
             code=2,
         )
 
     @asynccontextmanager
     async def open(self, display: Display, credentials: Credentials) -> AsyncIterator[Proxy]:
-        """The proxy, ready to be called."""
+        """Yield the proxy."""
         if self.url is None:
-            raise Fault("No address: give --url or set VB365_URL", code=2)
+            raise CommandError("No address: use --url or set VB365_URL", code=2)
         if self.insecure:
             display.say("WARNING: the server's certificate is not verified (--insecure)")
         trace = (lambda response: display.say(head(response))) if self.verbose else None
@@ -114,14 +122,14 @@ class Connection:
             return True
         try:
             return ssl.create_default_context(cafile=str(self.ca_file))
-        except (OSError, ssl.SSLError) as why:
-            raise Fault(f"{self.ca_file} is no file of PEM certificates: {why}", code=2) from why
+        except (OSError, ssl.SSLError) as error:
+            raise CommandError(
+                f"{self.ca_file} is not a file of PEM certificates: {error}", code=2
+            ) from error
 
 
-def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, whose first parameter is a `Connection`, that class's members as options of
-    its own.
-    """
+def with_connection(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command`, whose first parameter is a `Connection`, its members as options."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = list(inspect.signature(Connection, eval_str=True).parameters.values())
     names = [parameter.name for parameter in shared]
@@ -142,7 +150,7 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def head(response: aiohttp.ClientResponse) -> str:
-    """An exchange's heads as they went over the wire, the credentials left out."""
+    """Return the heads of a request and its response as text, without credentials."""
     request = response.request_info
     lines = [f"> {response.method} {request.url.raw_path_qs}"]
     lines += [f"> {name}: {_shown(name, value)}" for name, value in request.headers.items()]

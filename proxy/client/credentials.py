@@ -1,6 +1,4 @@
-"""Bearer tokens: given, read from a file, or obtained with a user name and a password from `POST
-/v{N}/token`.
-"""
+"""Sources of bearer tokens: an option, a file, or a login (`POST /v{N}/token`)."""
 
 from __future__ import annotations
 
@@ -8,43 +6,41 @@ import asyncio
 from pathlib import Path
 from urllib.parse import urlencode
 
-from proxy.client.faults import Fault
-from proxy.client.wire import Answer, Http, refusal
+from proxy.client.errors import CommandError
+from proxy.client.wire import Http, WholeResponse, error_from
 from proxy.core.text import NotUtf8, decoded
 
 
-class GivenToken:
-    """A token as it is. It cannot be renewed."""
+class FixedToken:
+    """A token that cannot be renewed."""
 
     def __init__(self, token: str) -> None:
         self._token = token
 
     async def token(self, http: Http) -> str:
-        """The token."""
+        """Return the token."""
         return self._token
 
     async def renew(self, http: Http) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
 
 class TokenFile:
-    """A token that something else keeps fresh in a file: it is read again when the server says
-    401.
-    """
+    """A token in a file that another program updates. It is read again after a 401."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._token: str | None = None
 
     async def token(self, http: Http) -> str:
-        """The file's content as last read. Raises `Fault` if it cannot be read or is empty."""
+        """Return the token that was read last. Raises `CommandError` if there is none."""
         if self._token is None:
             self._token = await asyncio.to_thread(self._read)
         return self._token
 
     async def renew(self, http: Http) -> bool:
-        """True if the file holds another token by now."""
+        """Read the file and return whether the token has changed."""
         before, self._token = self._token, await asyncio.to_thread(self._read)
         return self._token != before
 
@@ -53,9 +49,7 @@ class TokenFile:
 
 
 class Login:
-    """A user of VB365. Its tokens live 60 minutes, exports longer: `renew` refreshes, or logs in
-    again.
-    """
+    """A user of VB365, whose tokens are valid for 60 minutes by default."""
 
     def __init__(self, username: str, password: str, api: str = "v8") -> None:
         self._username = username
@@ -65,11 +59,11 @@ class Login:
         self._refresh: str | None = None
 
     async def token(self, http: Http) -> str:
-        """The current token, after a login the first time. Raises `Refused` when the login is."""
+        """Return the token, after a login the first time. Raises `ErrorResponse` if that fails."""
         return self._access or await self._log_in(http)
 
     async def renew(self, http: Http) -> bool:
-        """By the refresh token if it is still good, else by the password."""
+        """Get a new token with the refresh token if it is valid, else with the password."""
         if self._refresh is not None:
             answer = await self._grant(
                 http, grant_type="refresh_token", refresh_token=self._refresh
@@ -87,33 +81,34 @@ class Login:
             )
         )
 
-    async def _grant(self, http: Http, **form: str) -> Answer:
-        # Without this VB365 also wants an antiforgery cookie, which is for browsers.
+    async def _grant(self, http: Http, **form: str) -> WholeResponse:
+        # Otherwise VB365 requires an antiforgery cookie, which is meant for browsers.
         body = urlencode(form | {"disable_antiforgery_token": "true"}).encode()
         fields = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         return await http.call("POST", self._path, fields, body)
 
-    def _accept(self, answer: Answer) -> str:
+    def _accept(self, answer: WholeResponse) -> str:
         if answer.status != 200:
-            raise refusal(answer)
+            raise error_from(answer)
         document = answer.document()
         token = document.get("access_token")
         if not isinstance(token, str):
-            raise Fault(
-                f"{self._path} answered without an access_token: is --url the proxy's address?"
+            raise CommandError(
+                f"The response of {self._path} has no access_token: "
+                "is --url the address of the proxy?"
             )
         self._access, self._refresh = token, document.get("refresh_token")
         return token
 
 
 def read_secret(path: Path) -> str:
-    """The first line of a file that holds a secret. Raises `Fault` if there is none."""
+    """Return the secret in a file of one line. Raises `CommandError`."""
     try:
         secret = decoded(path.read_bytes()).strip()
-    except OSError as why:
-        raise Fault(f"{path} cannot be read: {why.strerror}", code=2) from why
-    except NotUtf8 as why:
-        raise Fault(f"{path} {why}: {why.fix}", code=2) from why
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}", code=2) from error
+    except NotUtf8 as error:
+        raise CommandError(f"{path} {error}: {error.fix}", code=2) from error
     if not secret or "\n" in secret:
-        raise Fault(f"{path} must hold one line, the secret", code=2)
+        raise CommandError(f"{path} must contain one line with the secret", code=2)
     return secret

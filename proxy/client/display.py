@@ -1,4 +1,4 @@
-"""What the user sees on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a bar on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from proxy.client.job import Job
-from proxy.client.output import on_terminal
+from proxy.client.output import printable
 
 Clock = Callable[[], float]
 
-#: Seconds between plain lines while nothing but numbers changes.
-_EVERY = 10.0
+#: Seconds between lines in the same phase.
+_INTERVAL = 10.0
 
 
 class Display:
-    """Plain lines: one for each new phase, then one every ten seconds."""
+    """Progress as lines: one for each new phase, and one every ten seconds."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._meter = Meter(clock)
+        self._meter = RateMeter(clock)
         self._heading = ""
         self._since = self._said = clock()
 
@@ -31,44 +31,45 @@ class Display:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leave the terminal as it was."""
+        """Do nothing."""
 
     def say(self, sentence: str) -> None:
-        """A line that stays."""
-        self._console.print(on_terminal(sentence), markup=False, highlight=False, soft_wrap=True)
+        """Print a line."""
+        self._console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def exporting(self, job: Job) -> None:
-        """The job as the server sees it now."""
+        """Show the state of the job."""
         if not job.transferring:
             self._step(job.phase, "", 0, None)
             return
-        detail = describe(job.received, job.size, job.rate, job.seconds_left)
+        detail = format_progress(job.received, job.size, job.rate, job.seconds_left)
         self._step(job.phase, detail, job.received, job.size)
 
     def downloading(self, received: int, size: int) -> None:
-        """Bytes on disk, of so many."""
+        """Show that `received` of `size` bytes are downloaded."""
         rate = self._meter.rate(received)
         left = (size - received) / rate if rate else None
-        self._step("Downloading", describe(received, size, rate, left), received, size)
+        self._step("Downloading", format_progress(received, size, rate, left), received, size)
 
     def _step(self, heading: str, detail: str, done: int, total: int | None) -> None:
         now = self._clock()
         new = heading != self._heading
         if new:
             self._heading, self._since = heading, now
-        if new or now - self._said >= _EVERY:
+        if new or now - self._said >= _INTERVAL:
             self._said = now
             self.say(
                 "  ".join(
-                    filter(None, (heading, duration(now - self._since) if not new else "", detail))
+                    filter(
+                        None,
+                        (heading, format_duration(now - self._since) if not new else "", detail),
+                    )
                 )
             )
 
 
 class Bar(Display):
-    """A bar that is redrawn in place: its number of bytes, rate and time left, and the time since
-    the phase began.
-    """
+    """Progress as a bar with bytes, rate, remaining time and the time since the phase began."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         super().__init__(console, clock)
@@ -87,7 +88,7 @@ class Bar(Display):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
     def _step(self, heading: str, detail: str, done: int, total: int | None) -> None:
@@ -97,7 +98,7 @@ class Bar(Display):
         self._progress.update(self._task, completed=done, total=total, detail=detail)
 
 
-class Meter:
+class RateMeter:
     """Bytes per second over the last few seconds."""
 
     def __init__(self, clock: Clock) -> None:
@@ -105,7 +106,7 @@ class Meter:
         self._marks: list[tuple[float, int]] = []
 
     def rate(self, received: int) -> float | None:
-        """The rate, now that `received` bytes are here; None in the first moment."""
+        """Return the rate after `received` bytes; None at the first call."""
         now = self._clock()
         if self._marks and received < self._marks[-1][1]:
             self._marks.clear()
@@ -116,12 +117,12 @@ class Meter:
 
 
 def display(console: Console) -> Display:
-    """The right one for the console."""
+    """Return the display for this console."""
     return Bar(console) if console.is_terminal else Display(console)
 
 
-def amount(size: float) -> str:
-    """Bytes as people read them."""
+def format_size(size: float) -> str:
+    """Return bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -129,22 +130,22 @@ def amount(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+def format_duration(seconds: float) -> str:
+    """Return seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def describe(received: int, size: int | None, rate: float | None, left: float | None) -> str:
-    """Bytes, share, rate and time left, as far as they are known."""
+def format_progress(received: int, size: int | None, rate: float | None, left: float | None) -> str:
+    """Return bytes, percentage, rate and remaining time, as far as they are known."""
     words = [
-        f"{amount(received)} of {amount(size)}, {100 * received // size} %"
+        f"{format_size(received)} of {format_size(size)}, {100 * received // size} %"
         if size
-        else amount(received)
+        else format_size(received)
     ]
     if rate:
-        words.append(f"{amount(rate)}/s")
+        words.append(f"{format_size(rate)}/s")
     if left is not None:
-        words.append(f"{duration(left)} left")
+        words.append(f"{format_duration(left)} left")
     return ", ".join(words)

@@ -1,6 +1,4 @@
-"""The download (CONTRACT §6): resumed where it broke, and only accepted when length and SHA-256 are
-right.
-"""
+"""The download (CONTRACT §6): resumed after an interruption, verified by length and SHA-256."""
 
 from __future__ import annotations
 
@@ -11,14 +9,14 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from proxy.client.faults import Corrupt, Fault, Unreachable
+from proxy.client.errors import CommandError, CorruptFile, Unreachable
 from proxy.client.files import PartialFile
 from proxy.client.job import decode_digest
 from proxy.client.proxy import BUSY, TRIES, Proxy, backoff
-from proxy.client.wire import Answer, refusal
+from proxy.client.wire import WholeResponse, error_from
 from proxy.core.outcome import codings
 
-#: Called with the bytes on disk and the size of the whole.
+#: Called with the number of downloaded bytes and the size of the file.
 Report = Callable[[int, int], None]
 
 _CHUNK = 2**20
@@ -28,74 +26,74 @@ _SHA_256 = re.compile(r"(?:^|,)\s*sha-256\s*=\s*:([A-Za-z0-9+/=]*):")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the server says of the whole file: `size` in bytes, its strong validator, its
-    SHA-256.
-    """
+    """Size in bytes, strong ETag and SHA-256 of the complete file, as the server reports them."""
 
     size: int
     etag: str | None
     digest: bytes | None
 
 
-class _Again(Exception):
-    """Not now: the server says to come back in `seconds`."""
+class _RetryLater(Exception):
+    """The download must be tried again, after `seconds` if the server has a preference."""
 
-    def __init__(self, why: str, seconds: int | None) -> None:
-        super().__init__(why)
+    def __init__(self, error: str, seconds: int | None) -> None:
+        super().__init__(error)
         self.seconds = seconds
 
 
 async def download(
     proxy: Proxy, path: str, file: PartialFile, digest: bytes | None, report: Report
 ) -> Facts:
-    """Fetch `path` into `file`. `digest` is what the job document promises, to be held beside
-    `Repr-Digest`.
+    """Download `path` into `file` and verify `digest`, from the job document, and `Repr-Digest`.
 
-    A broken connection is resumed; `TRIES` in a row that bring no byte end it with `Unreachable`.
-    Bytes that turn out wrong are fetched again from zero once, then `Corrupt`.
+    An interrupted download is resumed. Raises `Unreachable` after `TRIES` consecutive tries without
+    a new byte. A file with a wrong digest is downloaded again once; then `CorruptFile` is raised.
     """
     try:
-        return await _verified(proxy, path, file, digest, report)
-    except Corrupt as why:
-        await proxy.pause(str(why), 0)
+        return await _download(proxy, path, file, digest, report)
+    except CorruptFile as error:
+        await proxy.pause(str(error), 0)
         await asyncio.to_thread(file.restart)
-        return await _verified(proxy, path, file, digest, report)
+        return await _download(proxy, path, file, digest, report)
 
 
-async def _verified(
+async def _download(
     proxy: Proxy, path: str, file: PartialFile, digest: bytes | None, report: Report
 ) -> Facts:
-    facts = await _whole(proxy, path, file, digest is not None, report)
+    facts = await _transfer(proxy, path, file, digest is not None, report)
     for promised in (digest, facts.digest):
         if promised is not None and promised != file.digest:
-            raise Corrupt("The file's SHA-256 is not the promised one")
+            raise CorruptFile("The file does not have the expected SHA-256")
     await asyncio.to_thread(file.sync)
     return facts
 
 
-async def _whole(proxy: Proxy, path: str, file: PartialFile, proof: bool, report: Report) -> Facts:
+async def _transfer(
+    proxy: Proxy, path: str, file: PartialFile, proof: bool, report: Report
+) -> Facts:
     facts: Facts | None = None
     failures, furthest = 0, file.offset
     while True:
         try:
-            async with proxy.open("GET", path, _asking(file.offset, facts, proof)) as response:
-                facts = await _begin(response, file)
+            async with proxy.open(
+                "GET", path, _range_fields(file.offset, facts, proof)
+            ) as response:
+                facts = await _check_head(response, file)
                 await _receive(response, file, facts.size, report)
             return facts
-        except (Unreachable, _Again) as why:
+        except (Unreachable, _RetryLater) as error:
             failures = failures + 1 if file.offset <= furthest else 1
             furthest = max(furthest, file.offset)
             if failures == TRIES:
-                raise Unreachable(f"{why}: given up after {TRIES} tries") from why
-            seconds = why.seconds if isinstance(why, _Again) else None
-            await proxy.pause(str(why), seconds or backoff(failures))
+                raise Unreachable(f"{error}: giving up after {TRIES} tries") from error
+            seconds = error.seconds if isinstance(error, _RetryLater) else None
+            await proxy.pause(str(error), seconds or backoff(failures))
 
 
-def _asking(offset: int, facts: Facts | None, proof: bool) -> dict[str, str]:
-    """Ask for the rest only if it can be told from the rest of another file: by validator, or by
-    digest at the end.
+def _range_fields(offset: int, facts: Facts | None, proof: bool) -> dict[str, str]:
+    """Return the fields that request the rest, if an ETag or a digest can prove that it fits.
 
-    RFC 9110 §13.1.5: If-Range makes a changed file come whole instead of as a wrong rest.
+    With If-Range, a file that has changed is sent completely (RFC 9110 §13.1.5).
     """
     etag = facts.etag if facts is not None else None
     if not offset or not (etag or proof):
@@ -103,56 +101,56 @@ def _asking(offset: int, facts: Facts | None, proof: bool) -> dict[str, str]:
     return {"Range": f"bytes={offset}-"} | ({"If-Range": etag} if etag else {})
 
 
-async def _begin(response: aiohttp.ClientResponse, file: PartialFile) -> Facts:
-    """Check that the body continues the file (or begins it anew) and return the facts of the
-    whole.
-    """
+async def _check_head(response: aiohttp.ClientResponse, file: PartialFile) -> Facts:
+    """Check that the body continues or restarts the file; return the facts of the file."""
     if codings(value.encode() for value in response.headers.getall("Content-Encoding", [])):
-        raise Fault(
-            "Something between here and the proxy compresses the download: it must not "
-            "(no-transform)"
+        raise CommandError(
+            "A server in front of the proxy compresses the download, which no-transform forbids"
         )
     if response.status == 206:
-        size = _continued(response.headers.get("Content-Range", ""), file.offset)
+        size = _size_of_part(response.headers.get("Content-Range", ""), file.offset)
     elif response.status == 200:
-        size = _announced(response)
+        size = _size_of_whole(response)
         await asyncio.to_thread(file.restart)
     else:
-        await _refuse(response, file)
-        raise _Again("The kept bytes do not fit", None)
+        await _handle_error(response, file)
+        raise _RetryLater("The partial file is not of this job", None)
     return Facts(
         size,
-        _strong(response.headers.get("ETag")),
+        _strong_etag(response.headers.get("ETag")),
         _repr_digest(response.headers.get("Repr-Digest", "")),
     )
 
 
-def _continued(content_range: str, offset: int) -> int:
+def _size_of_part(content_range: str, offset: int) -> int:
     match = _CONTENT_RANGE.fullmatch(content_range)
     if match is None or int(match[1]) != offset or int(match[2]) != int(match[3]) - 1:
-        raise Fault(
-            f"The server was asked for the bytes from {offset} on and sent {content_range!r}"
+        raise CommandError(
+            f"The server sent {content_range!r} instead of the bytes from {offset} on"
         )
     return int(match[3])
 
 
-def _announced(response: aiohttp.ClientResponse) -> int:
+def _size_of_whole(response: aiohttp.ClientResponse) -> int:
     if response.content_length is None:
-        raise Fault("The server does not say how long the file is: no way to know when it is whole")
+        raise CommandError(
+            "The server does not send the length of the file, which is needed to verify it"
+        )
     return response.content_length
 
 
-async def _refuse(response: aiohttp.ClientResponse, file: PartialFile) -> None:
-    """Raise for any answer without file; only a 416 comes back, with the file emptied: its bytes
-    were not the job's.
+async def _handle_error(response: aiohttp.ClientResponse, file: PartialFile) -> None:
+    """Raise an error for a response without the file.
+
+    Returns for a 416 only, after truncating the partial file, which is then not of this job.
     """
     if response.status == 416 and file.offset:
         await asyncio.to_thread(file.restart)
         return
-    answer = Answer(response.status, response.headers.copy(), await response.read())
-    if answer.status in BUSY or (answer.status == 409 and answer.retry_after):
-        raise _Again(str(refusal(answer)), answer.retry_after)
-    raise refusal(answer)
+    whole = WholeResponse(response.status, response.headers.copy(), await response.read())
+    if whole.status in BUSY or (whole.status == 409 and whole.retry_after):
+        raise _RetryLater(str(error_from(whole)), whole.retry_after)
+    raise error_from(whole)
 
 
 async def _receive(
@@ -161,11 +159,11 @@ async def _receive(
     async for chunk in response.content.iter_chunked(_CHUNK):
         await asyncio.to_thread(file.write, chunk)
         report(file.offset, size)
-    if file.offset != size:  # aiohttp takes a reset at the right moment for a clean end
-        raise Unreachable(f"The download broke at {file.offset} of {size} bytes")
+    if file.offset != size:  # aiohttp may report a reset as the end of the body
+        raise Unreachable(f"The download was interrupted at {file.offset} of {size} bytes")
 
 
-def _strong(etag: str | None) -> str | None:
+def _strong_etag(etag: str | None) -> str | None:
     return etag if etag and etag.startswith('"') else None
 
 

@@ -1,6 +1,4 @@
-"""An export from kick-off to the verified file: the story that the `export` and `jobs fetch`
-commands tell.
-"""
+"""The steps of `export` and `jobs fetch`: kick-off, polls, download."""
 
 from __future__ import annotations
 
@@ -9,25 +7,26 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.client.display import Display, amount
+from proxy.client.display import Display, format_size
 from proxy.client.download import download
-from proxy.client.faults import Corrupt, Fault, Refused, Unreachable
+from proxy.client.errors import CommandError, CorruptFile, ErrorResponse, Unreachable
 from proxy.client.files import PartialFile, Target
 from proxy.client.job import Job
 from proxy.client.proxy import Proxy
 
-#: Seconds between polls where the server names none.
-_PAUSE = 2
+#: Seconds between polls if the server does not send Retry-After.
+_POLL_INTERVAL = 2
 _SESSION = re.compile(r"/restoresessions/([^/]+)/", re.IGNORECASE)
-#: The job or its file is no more.
+#: The job or its file does not exist any more.
 _GONE = frozenset({404, 410})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What the user wants done with the job. `output` is a file, a directory, or None for the
-    working directory; `wait` also waits for a kick-off that is refused for now; `segment` is the
-    proxy's own path segment.
+class ExportOptions:
+    """The options of an export.
+
+    `output` is a file, a directory, or None for the working directory. `wait` also repeats a
+    kick-off after 429 or 503. `segment` is the path segment of the proxy's resources.
     """
 
     output: str | None = None
@@ -40,7 +39,7 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended: the exit code, and what goes to stdout."""
+    """The exit code and the text for stdout."""
 
     code: int
     result: str
@@ -53,65 +52,66 @@ async def export(
     body: bytes | None,
     content_type: str,
     key: str | None,
-    wishes: Wishes,
+    options: ExportOptions,
 ) -> Outcome:
-    """Kick off the export at `path` and see it through."""
-    await proxy.check(wishes.segment)
+    """Start the export at `path`, follow it and download the file."""
+    await proxy.check(options.segment)
     display.say(f"POST {path}")
     try:
         job, at = await proxy.kick_off(
-            path, body, content_type=content_type, key=key, patient=wishes.wait
+            path, body, content_type=content_type, key=key, wait=options.wait
         )
     except (Unreachable, asyncio.CancelledError):
         if proxy.sent("POST", path):
             session = f" --session {match[1]}" if (match := _SESSION.search(path)) else ""
             display.say(
-                "Whether the export has started is not known. This tells: vb365-async-proxy "
+                "It is not known whether the export was started. To find out: vb365-async-proxy "
                 f"jobs list{session}"
             )
         raise
     display.say(f"202 Accepted: job {job.id}, {proxy.url(at)}")
-    if not (wishes.wait or wishes.download):
+    if not (options.wait or options.download):
         return Outcome(0, proxy.url(at))
-    return await see_through(proxy, display, at, wishes)
+    return await complete(proxy, display, at, options)
 
 
-async def see_through(proxy: Proxy, display: Display, at: str, wishes: Wishes) -> Outcome:
-    """Follow the job at the path `at` to its end and fetch its file. The job outlives whatever
-    happens here.
+async def complete(proxy: Proxy, display: Display, at: str, options: ExportOptions) -> Outcome:
+    """Follow the job at the path `at` and download its file.
+
+    The job continues whatever happens here, unless `cancel_on_interrupt` is set.
     """
     try:
-        return await _see_through(proxy, display, at, wishes)
+        return await _complete(proxy, display, at, options)
     except asyncio.CancelledError:
-        await _interrupted(proxy, display, at, wishes.cancel_on_interrupt)
+        await _on_interrupt(proxy, display, at, options.cancel_on_interrupt)
         raise
-    except (Fault, OSError) as why:
-        if not (isinstance(why, Refused) and why.status in _GONE):
-            display.say(_later(proxy, at))
+    except (CommandError, OSError) as error:
+        if not (isinstance(error, ErrorResponse) and error.status in _GONE):
+            display.say(_fetch_hint(proxy, at))
         raise
 
 
-async def _see_through(proxy: Proxy, display: Display, at: str, wishes: Wishes) -> Outcome:
+async def _complete(proxy: Proxy, display: Display, at: str, options: ExportOptions) -> Outcome:
     job = await follow(proxy, at, display)
     if job.exit_code in (1, 4):
         display.say(job.outcome)
         return Outcome(job.exit_code, "")
-    if not wishes.download:
-        display.say(f"The export ended {job.status}.")
+    if not options.download:
+        display.say(f"The export ended with {job.status}.")
         return Outcome(job.exit_code, proxy.url(at))
-    path = await fetch(proxy, display, at, job, wishes.output)
-    if wishes.release:
+    path = await fetch(proxy, display, at, job, options.output)
+    if options.release:
         await _release(proxy, display, at)
     if job.exit_code:
         display.say(
-            f"The export ended {job.status}: "
+            f"The export ended with {job.status}: "
             f"{job.document.get('message') or 'see the restore session'}"
         )
     return Outcome(job.exit_code, str(path))
 
 
 async def follow(proxy: Proxy, at: str, display: Display) -> Job:
-    """Poll as the server asks, until the job has ended."""
+    """Poll until the job has ended and return it."""
     etag: str | None = None
     while True:
         job, answer = await proxy.job(at, etag)
@@ -120,21 +120,21 @@ async def follow(proxy: Proxy, at: str, display: Display) -> Job:
             display.exporting(job)
             if job.ended:
                 return job
-        await proxy.sleep(answer.retry_after or _PAUSE)
+        await proxy.sleep(answer.retry_after or _POLL_INTERVAL)
 
 
 async def fetch(proxy: Proxy, display: Display, at: str, job: Job, output: str | None) -> Path:
-    """The job's file, verified, under its name on the disk."""
+    """Download and verify the file; return its path."""
     if not job.available:
-        raise Refused(
-            f"The export has no file to fetch (any more): its result is {job.result_state}", 410
+        raise ErrorResponse(
+            f"The export has no file to download: its result is {job.result_state}", 410
         )
     target = Target(output, job)
     await asyncio.to_thread(target.prepare)
     try:
         summary = await _receive(proxy, display, at, job, target.partial)
-    except Corrupt:
-        await asyncio.to_thread(target.partial.unlink)  # no start for a later try
+    except CorruptFile:
+        await asyncio.to_thread(target.partial.unlink)  # a later try must not resume it
         raise
     path = await asyncio.to_thread(target.accept)
     display.say(f"{path}: {summary}")
@@ -142,7 +142,7 @@ async def fetch(proxy: Proxy, display: Display, at: str, job: Job, output: str |
 
 
 async def _receive(proxy: Proxy, display: Display, at: str, job: Job, partial: Path) -> str:
-    """Fill the partial file; what can be said of it."""
+    """Download into the partial file; return a summary."""
     file = await asyncio.to_thread(PartialFile, partial)
     try:
         facts = await download(proxy, f"{at}/result", file, job.digest, display.downloading)
@@ -151,36 +151,37 @@ async def _receive(proxy: Proxy, display: Display, at: str, job: Job, partial: P
     proven = (
         "SHA-256 verified"
         if facts.digest or job.digest
-        else "SHA-256 (the server told none to compare with)"
+        else "SHA-256 (not verified, since the server sent none)"
     )
-    return f"{amount(file.offset)}, {job.format or 'kind unknown'}, {proven}: {file.digest.hex()}"
+    file_format = job.format or "unknown format"
+    return f"{format_size(file.offset)}, {file_format}, {proven}: {file.digest.hex()}"
 
 
 async def _release(proxy: Proxy, display: Display, at: str) -> None:
-    """The file is here: that the proxy keeps its copy a while longer is no failure."""
+    """Delete the proxy's copy. An error is reported but does not fail the command."""
     try:
         await proxy.ask("DELETE", f"{at}/result")
-        display.say("The proxy has released its copy.")
-    except Fault as why:
-        display.say(f"The proxy has not released its copy: {why}")
+        display.say("The proxy has deleted its copy.")
+    except CommandError as error:
+        display.say(f"The proxy has not deleted its copy: {error}")
 
 
-def _later(proxy: Proxy, at: str) -> str:
+def _fetch_hint(proxy: Proxy, at: str) -> str:
     command = f"vb365-async-proxy jobs fetch {proxy.url(at)}"
-    return f"The proxy goes on with the export and keeps its file. Fetch it with: {command}"
+    return f"The export continues at the proxy. To download the file: {command}"
 
 
-async def _interrupted(proxy: Proxy, display: Display, at: str, cancel: bool) -> None:
+async def _on_interrupt(proxy: Proxy, display: Display, at: str, cancel: bool) -> None:
     if not cancel:
-        display.say(_later(proxy, at))
+        display.say(_fetch_hint(proxy, at))
         return
     try:
         async with asyncio.timeout(10):
             job = Job((await proxy.ask("POST", f"{at}/cancel")).document())
         display.say(
-            f"The export had already ended {job.status}."
+            f"The export had already ended with {job.status}."
             if job.ended
             else "The export is being cancelled."
         )
-    except (Fault, TimeoutError) as why:
-        display.say(f"The export could not be cancelled ({why}). {_later(proxy, at)}")
+    except (CommandError, TimeoutError) as error:
+        display.say(f"The export could not be cancelled ({error}). {_fetch_hint(proxy, at)}")

@@ -1,4 +1,4 @@
-"""Files on the user's disk: a partial one beside the target, and the name the whole one gets."""
+"""The downloaded file: a partial file first, then its final name."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from typing import BinaryIO
 from proxy.client.job import Job
 
 _SUFFIX = {"Pst": ".pst", "Zip": ".zip", "Msg": ".msg"}
-#: Suffixes that only name a kind of export. Another one (.docx is a ZIP too) is VB365's own word
-#: and stays.
+#: Suffixes that stand for a format. Others are kept: a .docx is a ZIP file too.
 _KINDS = frozenset({*_SUFFIX.values(), ".bin"})
 _UNSAFE = re.compile(r'[<>:"/\\|?*]')
-#: Bytes of a name that leave room for what is appended to it below the usual limit of 255.
-_LONGEST = 200
+#: Maximum bytes of a name, so that what is appended fits into the usual limit of 255.
+_MAX_NAME = 200
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
 def with_suffix(name: str, kind: str | None) -> str:
-    """`name` with the suffix of the file's `kind`, where it has none or that of another kind of
-    export.
-    """
+    """Return `name` with the suffix of `kind`, if it has none or that of another kind."""
     right = _SUFFIX.get(kind or "", "")
     suffix = PurePath(name).suffix.lower()
     if not right or suffix == right:
@@ -35,22 +32,18 @@ def with_suffix(name: str, kind: str | None) -> str:
 
 
 def safe_name(job: Job) -> str:
-    """A file name that is one on every system, from the name VB365 gave (else from the verb and the
-    job's id).
-    """
+    """Return a name that is valid on every system: VB365's, else one from title and id."""
     given = _UNSAFE.sub("_", (job.file_name or "").replace("\\", "/").rpartition("/")[2])
     given = "".join(character if character.isprintable() else "_" for character in given)
     name = (
-        given.encode()[-_LONGEST:].decode(errors="ignore").strip(" .")
+        given.encode()[-_MAX_NAME:].decode(errors="ignore").strip(" .")
         or f"{job.title}-{job.id[:8]}"
     )
     return with_suffix(f"_{name}" if _DEVICES.match(name) else name, job.format)
 
 
 class Target:
-    """Where the file goes. A directory gets VB365's name and never loses a file; a named file is
-    replaced.
-    """
+    """The path of the file. A file is replaced; in a directory, a new name is used."""
 
     def __init__(self, output: str | None, job: Job) -> None:
         self._exact = output is not None and not _is_directory(output)
@@ -60,16 +53,15 @@ class Target:
             else Path(output or "") / safe_name(job)
         )
         self._path = name
-        # The id keeps apart two exports that VB365 gave one name, and lets a later run go on with
-        # this one.
+        # With the id, exports with the same file name are distinct, and a later run can resume.
         self.partial = self._path.with_name(f"{self._path.name}.{job.id[:8]}.part")
 
     def prepare(self) -> None:
-        """Make the directory."""
+        """Create the directory."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def accept(self) -> Path:
-        """Give the partial file its name, in one step; the path."""
+        """Rename the partial file atomically and return its path."""
         path = (
             self._path
             if self._exact
@@ -96,10 +88,10 @@ def _alternatives(path: Path) -> Iterator[Path]:
 
 
 class PartialFile:
-    """Bytes received so far, with their SHA-256. `offset` counts them."""
+    """The file while it is downloaded. `offset` is the number of bytes so far."""
 
     def __init__(self, path: Path) -> None:
-        """Go on with what an earlier run left, if anything."""
+        """Open the file; keep and hash the bytes of an earlier run."""
         self._file: BinaryIO = path.open("a+b")
         self._hash = hashlib.sha256()
         self._file.seek(0)
@@ -108,13 +100,13 @@ class PartialFile:
         self.offset = self._file.tell()
 
     def write(self, chunk: bytes) -> None:
-        """Append."""
+        """Append bytes."""
         self._file.write(chunk)
         self._hash.update(chunk)
         self.offset += len(chunk)
 
     def restart(self) -> None:
-        """Forget every byte."""
+        """Remove all bytes."""
         self._file.seek(0)
         self._file.truncate()
         self._hash = hashlib.sha256()
@@ -122,14 +114,14 @@ class PartialFile:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the bytes so far."""
+        """The SHA-256 of the bytes so far."""
         return self._hash.digest()
 
     def sync(self) -> None:
-        """To the disk: a name is only given to bytes that are there."""
+        """Write everything to the disk, before the file gets its name."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let go; the bytes stay."""
+        """Close the file and keep it."""
         self._file.close()

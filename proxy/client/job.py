@@ -6,14 +6,12 @@ import base64
 import binascii
 from typing import Any
 
-from proxy.client.faults import EXIT, Fault
+from proxy.client.errors import EXIT_CODES, CommandError
 from proxy.core.job import Phase, ResultState, Status
 
 
 class Job:
-    """A job at one moment. `document` is all the server said; the properties are what the client
-    acts on.
-    """
+    """The state of a job: the document of the server and its members that the client uses."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
@@ -24,20 +22,21 @@ class Job:
             self._progress: dict[str, Any] = document.get("progress") or {}
             self._result: dict[str, Any] = document.get("result") or {}
             self._error: dict[str, Any] = document.get("error") or {}
-        except (KeyError, ValueError, TypeError) as why:
-            raise Fault(
-                f"The server answered with what is no job document ({why!r}): is --url the proxy's?"
-            ) from why
+        except (KeyError, ValueError, TypeError) as error:
+            raise CommandError(
+                f"The response is not a job document ({error!r}): "
+                "is --url the address of the proxy?"
+            ) from error
 
     @property
     def ended(self) -> bool:
-        """True when the status can no longer change."""
+        """True if the status can no longer change."""
         return self.status is not Status.RUNNING
 
     @property
     def exit_code(self) -> int:
-        """CONTRACT §15: what the command returns for this outcome."""
-        return EXIT[self.status]
+        """The exit code of the command for this outcome (CONTRACT §15)."""
+        return EXIT_CODES[self.status]
 
     @property
     def transferring(self) -> bool:
@@ -46,27 +45,27 @@ class Job:
 
     @property
     def available(self) -> bool:
-        """True when there is a file to fetch."""
+        """True if the file can be downloaded."""
         return self._result.get("state") == ResultState.AVAILABLE
 
     @property
     def result_state(self) -> str:
-        """What became of the file; "none" when there never was one."""
+        """The state of the file; "none" if there never was one."""
         return str(self._result.get("state") or "none")
 
     @property
     def title(self) -> str:
-        """The export's verb."""
+        """The name of the operation."""
         return str(self.document.get("title") or "export")
 
     @property
     def received(self) -> int:
-        """Bytes of the file that the proxy holds."""
+        """Bytes of the file that the proxy has received."""
         return int(self._progress.get("bytesReceived") or 0)
 
     @property
     def size(self) -> int | None:
-        """Bytes of the whole file, None while unknown."""
+        """Size of the file in bytes, None while unknown."""
         return self._progress.get("bytesTotal") or self._result.get("size")
 
     @property
@@ -76,30 +75,30 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until VB365 has sent the whole file, as the proxy reckons."""
+        """Seconds until VB365 has sent the file, as the proxy estimates."""
         return self._progress.get("secondsRemaining")
 
     @property
     def file_name(self) -> str | None:
-        """The name VB365 gave the file."""
+        """The name of the file."""
         return self._result.get("fileName")
 
     @property
     def format(self) -> str | None:
-        """Pst, Zip, Msg or Other, as told by the first bytes."""
+        """Pst, Zip, Msg or Other, as determined from the first bytes."""
         return self._result.get("format")
 
     @property
     def digest(self) -> bytes | None:
-        """The file's SHA-256, None while unknown."""
+        """The SHA-256 of the file, None while unknown."""
         return decode_digest((self._result.get("digest") or {}).get("sha-256"))
 
     @property
     def outcome(self) -> str:
-        """One sentence on a job that has ended without a file."""
-        said = self._error.get("message") or self.document.get("message") or ""
+        """A message about a job that has ended without a file."""
+        message = self._error.get("message") or self.document.get("message") or ""
         code = f" ({self._error['code']})" if self._error.get("code") else ""
-        sentence = f"The export ended {self.status}{code}: {said}"
+        sentence = f"The export ended with {self.status}{code}: {message}"
         if not self._error.get("retryable"):
             return sentence
         return (
@@ -109,7 +108,7 @@ class Job:
 
 
 def decode_digest(text: object) -> bytes | None:
-    """32 bytes from base64, None from anything else."""
+    """Return 32 bytes from base64, None for anything else."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,5 +1,6 @@
-"""What the commands write: the result to stdout, everything else to stderr. Neither an encoding
-that lacks a character nor a reader that has closed the pipe turns a success into a failure.
+"""Output of the commands: the result on stdout, everything else on stderr.
+
+A character that the encoding lacks, or a pipe that its reader has closed, does not fail a command.
 """
 
 from __future__ import annotations
@@ -21,26 +22,24 @@ _CLOSED = frozenset({errno.EPIPE, errno.EINVAL})
 
 
 class Stderr(Console):
-    """The console of progress and messages. Once its reader has closed the pipe it is silent."""
+    """The console for progress and messages. It is silent after its pipe is closed."""
 
     def __init__(self) -> None:
         super().__init__(stderr=True)
 
     def on_broken_pipe(self) -> None:
-        """Go on: rich would redirect stdout to nowhere and end the process."""
+        """Continue. By default, rich redirects stdout to /dev/null and exits."""
         self.quiet = True
 
 
 def print_result(text: str) -> None:
-    """Write the result and a line feed to stdout; characters that its encoding lacks are
-    escaped.
-    """
+    """Write the result and a line feed to stdout; escape characters that its encoding lacks."""
     if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
         reconfigure(errors="backslashreplace")
     try:
         typer.echo(text)
-    except OSError as why:
-        if why.errno not in _CLOSED:
+    except OSError as error:
+        if error.errno not in _CLOSED:
             raise
         # Python flushes stdout once more at exit, which would fail again and change the exit code.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -48,32 +47,32 @@ def print_result(text: str) -> None:
         os.close(nowhere)
 
 
-def complain(why: str) -> None:
-    """Write an error to stderr, each line safe for a terminal."""
+def print_error(message: str) -> None:
+    """Write an error to stderr, without control characters."""
     try:
-        typer.echo(on_terminal(why), err=True)
+        typer.echo(printable(message), err=True)
     except OSError as broken:
         if broken.errno not in _CLOSED:
             raise
 
 
-def on_terminal(text: str) -> str:
-    """Text of a server or of a file, each line without characters that a terminal obeys."""
+def printable(text: str) -> str:
+    """Return text in which each line has no control characters, for a terminal."""
     return "\n".join(map(visible, text.split("\n")))
 
 
-def pretty(document: dict[str, Any]) -> str:
-    """JSON for people: as it is where stdout and a terminal can show it, else in ASCII."""
+def to_json(document: dict[str, Any]) -> str:
+    """Return indented JSON, in ASCII if stdout or a terminal cannot show its characters."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeEncodeError:
         return json.dumps(document, indent=2)
-    return text if on_terminal(text) == text else json.dumps(document, indent=2)
+    return text if printable(text) == text else json.dumps(document, indent=2)
 
 
-def laid_out(table: Table) -> str:
-    """The table as text, as wide as the terminal; a pipe has no width, so it gets 240 columns."""
+def render(table: Table) -> str:
+    """Return the table as text with the width of the terminal, or 240 columns for a pipe."""
     console = Console()
     if not console.is_terminal:
         console.width = 240

@@ -1,6 +1,4 @@
-"""One HTTP exchange as the client makes it: aiohttp set up so that what arrives is what was
-sent.
-"""
+"""HTTP requests with aiohttp, set up to send and receive bytes unchanged."""
 
 from __future__ import annotations
 
@@ -13,75 +11,76 @@ from typing import Any, Protocol
 import aiohttp
 from yarl import URL
 
-from proxy.client.causes import cause
-from proxy.client.faults import Fault, Refused
+from proxy.client.diagnosis import diagnose
+from proxy.client.errors import CommandError, ErrorResponse
 from proxy.core.outcome import said
 
-#: Called with the head of every answer, for those who want to see the wire.
+#: Called with each response, for --verbose.
 Trace = Callable[[aiohttp.ClientResponse], None]
 
-#: No total limit: a download may take hours. A silence of 90 s is a broken connection.
+#: There is no total limit, since a download may take hours. 90 s without a byte are an error.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=90)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer: `fields` look up case-insensitively."""
+class WholeResponse:
+    """A complete response. `fields` has case-insensitive names."""
 
     status: int
     fields: Mapping[str, str]
     body: bytes
 
     def document(self) -> dict[str, Any]:
-        """The JSON object in the body. Raises `Fault` when there is none."""
+        """Return the JSON object in the body. Raises `CommandError` if there is none."""
         try:
             document = json.loads(self.body)
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise Fault(
-                f"The server answered {self.status} without a JSON document: is --url the "
-                "proxy's address?"
+            raise CommandError(
+                f"The server responded with {self.status} without a JSON document: is --url the "
+                "address of the proxy?"
             )
         return document
 
     @property
-    def of_a_proxy(self) -> bool:
-        """Whether the error was made by a proxy: its own mark, or its type (CONTRACT §11)."""
+    def from_proxy(self) -> bool:
+        """Whether a proxy generated the error, by its field or its type (CONTRACT §11)."""
         return "X-VB365-Async" in self.fields or b'"urn:vb365-async:' in self.body
 
     @property
     def retry_after(self) -> int | None:
-        """Retry-After in whole seconds; None when absent or a date."""
+        """Retry-After in seconds; None if it is absent or a date."""
         value = self.fields.get("Retry-After", "")
         return int(value) if value.isascii() and value.isdigit() else None
 
 
 class Credentials(Protocol):
-    """Where bearer tokens come from."""
+    """A source of bearer tokens."""
 
     async def token(self, http: Http) -> str:
-        """The token to send now."""
+        """Return the token to send."""
 
     async def renew(self, http: Http) -> bool:
-        """The server said 401: get another token. False when there is none to be had."""
+        """Get a new token after a 401; return False if that is not possible."""
 
 
 class Http:
-    """Requests to one base URL (scheme, authority, optional path prefix), without credentials and
-    without retries.
+    """Requests to a base URL with an optional path prefix, without credentials and retries.
 
-    `tls` is an SSL context, True for the system's CAs, False for no verification.
+    `tls` is an SSL context, True for the system's CA certificates, or False for no verification.
     """
 
     def __init__(self, base: str, *, tls: Any = True, trace: Trace | None = None) -> None:
         url = URL(base)
         if url.scheme not in ("http", "https") or not url.host:
-            raise Fault(f"--url must be like https://vb365.example.com:4443, not {base!r}", code=2)
+            raise CommandError(
+                f"--url must be a URL such as https://vb365.example.com:4443, not {base!r}", code=2
+            )
         self.base = base.rstrip("/")
         self._tls = tls
         self._trace = trace
-        self._answered = False
+        self._connected = False
         self._sent: set[tuple[str, URL]] = set()
 
     async def __aenter__(self) -> Http:
@@ -111,47 +110,44 @@ class Http:
     async def open(
         self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is still to be read. Raises `Unreachable` when it breaks, also
-        inside the block.
+        """Yield a response before its body is read.
 
-        Raises `Fault` with exit code 2 for what another try cannot help.
+        Raises `Unreachable` if the connection breaks, also inside the block, and `CommandError` if
+        another try cannot succeed.
         """
-        url = URL(self.base + path, encoded=True)  # anything else would change odd targets
+        url = URL(self.base + path, encoded=True)  # otherwise yarl changes some targets
         sent = {"Accept-Encoding": "identity", **fields}
         try:
             async with self._session.request(
                 method, url, headers=sent, data=body, allow_redirects=False
             ) as response:
-                self._answered = True
+                self._connected = True
                 if self._trace is not None:
                     self._trace(response)
                 yield response
-        except (aiohttp.ClientError, TimeoutError) as why:
-            raise await cause(why, url, self.base, connected=self._answered) from why
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise await diagnose(error, url, self.base, connected=self._connected) from error
 
     def sent(self, method: str, path: str) -> bool:
-        """Whether such a request may have reached the server: its head was written to a
-        connection.
-        """
+        """Return whether the head of such a request was written to a connection."""
         return (method, URL(self.base + path, encoded=True)) in self._sent
 
     async def call(
         self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None
-    ) -> Answer:
-        """One exchange, its answer whole."""
+    ) -> WholeResponse:
+        """Send a request and return the complete response."""
         async with self.open(method, path, fields, body) as response:
-            return Answer(response.status, response.headers.copy(), await response.read())
+            return WholeResponse(response.status, response.headers.copy(), await response.read())
 
 
-def refusal(answer: Answer) -> Refused:
-    """The answer as an error, in the words of its body where there are any (CONTRACT §11)."""
+def error_from(answer: WholeResponse) -> ErrorResponse:
+    """Convert a response to an error, with the message of its body (CONTRACT §11)."""
     sentence = said(answer.fields.get("Content-Type"), answer.body)
     reason = f": {sentence}" if sentence else ""
     if answer.status == 401 and not reason:
-        reason = ": the credentials are not accepted (any more)"
+        reason = ": the credentials are not accepted"
     if 300 <= answer.status < 400:
         reason = (
-            f": redirected to {answer.fields.get('Location')}, which is not followed; "
-            "is --url right?"
+            f": redirected to {answer.fields.get('Location')}, which is not followed; check --url"
         )
-    return Refused(f"The server answered {answer.status}{reason}", answer.status)
+    return ErrorResponse(f"The server responded with {answer.status}{reason}", answer.status)

@@ -15,8 +15,8 @@ import trustme
 from aiohttp import web
 from yarl import URL
 
-from proxy.client.causes import cause
-from proxy.client.faults import Unreachable
+from proxy.client.diagnosis import diagnose
+from proxy.client.errors import Unreachable
 from proxy.client.wire import Http
 from tests.client.conftest import serving
 from tests.client.fake_proxy import EXPORT, ID, STATUS, FakeProxy
@@ -65,7 +65,7 @@ def test_an_error_that_the_proxy_made_is_its_own(run: Any, fake: FakeProxy) -> N
     """§11: X-VB365-Async."""
     fake.odd = [(f"GET {STATUS}", 404, {"X-VB365-Async": "proxy"})]
     result = run("jobs", "show", ID)
-    assert (result.exit_code, result.stderr) == (1, "The server answered 404: not now\n")
+    assert (result.exit_code, result.stderr) == (1, "The server responded with 404: not now\n")
 
 
 def test_a_job_that_was_seen_is_not_doubted(run: Any, fake: FakeProxy) -> None:
@@ -76,7 +76,7 @@ def test_a_job_that_was_seen_is_not_doubted(run: Any, fake: FakeProxy) -> None:
     result = run(*EXPORT_COMMAND)
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (
         1,
-        "The server answered 404: not now",
+        "The server responded with 404: not now",
     )
 
 
@@ -86,7 +86,7 @@ def test_https_to_a_port_without_tls_is_told(
 ) -> None:
     result = run(*line, VB365_URL=fake.url.replace("http:", "https:"))
     assert result.exit_code == 2
-    assert "does not speak TLS: write http:// in --url" in result.stderr
+    assert "does not use TLS: write http:// in --url" in result.stderr
     assert DOUBT not in result.stderr
 
 
@@ -97,7 +97,7 @@ def test_http_to_a_port_with_tls_is_told(
     with serving(tls) as fake:
         result = run(*line, VB365_URL=fake.url.replace("https:", "http:"))
     assert result.exit_code == 2
-    assert "speaks TLS: write https:// in --url" in result.stderr
+    assert "uses TLS: write https:// in --url" in result.stderr
     assert DOUBT not in result.stderr
 
 
@@ -132,7 +132,7 @@ def test_an_unknown_host_is_told(
     monkeypatch.setattr("aiohttp.connector.DefaultResolver", aiohttp.ThreadedResolver)
     result = run(*line, VB365_URL="http://nowhere.example:4443")
     assert result.exit_code == 2
-    assert "there is no host nowhere.example: check --url" in result.stderr
+    assert "host nowhere.example does not exist; check --url" in result.stderr
     assert slept == []
     assert DOUBT not in result.stderr
 
@@ -142,7 +142,7 @@ async def test_a_name_that_cannot_be_resolved_now_is_tried_again() -> None:
     key: Any = type("Key", (), {"host": "h", "port": 1, "ssl": True, "is_ssl": False})
     for number, connected, code in ((socket.EAI_AGAIN, False, 2), (socket.EAI_NONAME, True, 1)):
         why = aiohttp.ClientConnectorDNSError(key, OSError(number, "no"))
-        found = await cause(why, URL("http://h:1"), "http://h:1", connected=connected)
+        found = await diagnose(why, URL("http://h:1"), "http://h:1", connected=connected)
         assert isinstance(found, Unreachable)
         assert found.code == code
 
@@ -173,9 +173,7 @@ def test_without_wait_it_is_said_how_long(run: Any, fake: FakeProxy, slept: list
     fake.odd = [(EXPORT, 429, {"Retry-After": "7200"})]
     result = run(*EXPORT_COMMAND)
     assert (result.exit_code, slept) == (1, [])
-    said = (
-        "The server answered 429: not now; it asks to come back in 2:00:00, which --wait waits for"
-    )
+    said = "The server responded with 429: not now; try again in 2:00:00, or use --wait"
     assert result.stderr.splitlines()[-1] == said
     assert DOUBT not in result.stderr
 

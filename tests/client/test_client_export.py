@@ -83,9 +83,9 @@ def test_credentials_go_to_the_given_address_only(run: Any, fake: FakeProxy) -> 
         (
             document("Warning", "Completed", message="2 items were skipped"),
             3,
-            "ended Warning: 2 items were skipped",
+            "ended with Warning: 2 items were skipped",
         ),
-        (document("Cancelled", "Completed"), 4, "ended Cancelled"),
+        (document("Cancelled", "Completed"), 4, "ended with Cancelled"),
         (
             document(
                 "Failed",
@@ -93,7 +93,7 @@ def test_credentials_go_to_the_given_address_only(run: Any, fake: FakeProxy) -> 
                 error={"code": "Interrupted", "message": "gone", "retryable": True},
             ),
             1,
-            "ended Failed (Interrupted): gone. Another try may succeed.",
+            "ended with Failed (Interrupted): gone. Another try may succeed.",
         ),
     ],
 )
@@ -119,10 +119,10 @@ def test_the_exit_code_tells_the_outcome(
         (
             "application/problem+json",
             b'{"title":"Bad","detail":"No such mailbox"}',
-            "answered 500: No such mailbox",
+            "responded with 500: No such mailbox",
         ),
-        ("text/plain", b"out of order", "answered 500: out of order"),
-        ("text/html", b"<html><body>IIS</body></html>", "answered 500\n"),
+        ("text/plain", b"out of order", "responded with 500: out of order"),
+        ("text/html", b"<html><body>IIS</body></html>", "responded with 500\n"),
     ],
 )
 def test_a_refused_kick_off_is_told_in_vb365s_words(
@@ -163,7 +163,7 @@ def test_release_gives_the_file_back_only_after_it_is_here(run: Any, fake: FakeP
     ]
     fake.story, fake.odd = list(STORY), [("DELETE " + STATUS + "/result", 409, {})]
     result = run("export", "--path", EXPORT, "--release")
-    assert (result.exit_code, "has not released its copy" in result.stderr) == (0, True)
+    assert (result.exit_code, "has not deleted its copy" in result.stderr) == (0, True)
 
 
 def test_a_login_renews_its_token_when_a_poll_says_401(run: Any, fake: FakeProxy) -> None:
@@ -211,7 +211,10 @@ def test_the_login_uses_the_api_version_of_the_export(run: Any, fake: FakeProxy)
 
 def test_a_wrong_password_is_said_in_the_servers_words(run: Any) -> None:
     result = run("jobs", "list", VB365_USERNAME="jane", VB365_PASSWORD="wrong")
-    assert (result.exit_code, result.stderr) == (1, "The server answered 400: wrong password\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "The server responded with 400: wrong password\n",
+    )
 
 
 def test_a_token_file_is_read_again_when_the_token_runs_out(
@@ -262,7 +265,7 @@ def test_without_a_key_a_kick_off_is_never_repeated(run: Any, fake: FakeProxy) -
     result = run("export", "--path", EXPORT, "--idempotency-key", "none")
     assert result.exit_code == 1
     assert (
-        "is not known. This tells: vb365-async-proxy jobs list --session s%2F1\n" in result.stderr
+        "was started. To find out: vb365-async-proxy jobs list --session s%2F1\n" in result.stderr
     )
     assert len(fake.calls(EXPORT)) == 1
 
@@ -274,7 +277,7 @@ def test_a_refused_kick_off_is_not_repeated(run: Any, fake: FakeProxy) -> None:
         result = run("export", "--path", EXPORT)
         assert (result.exit_code, result.stderr.splitlines()[-1]) == (
             1,
-            f"The server answered {status}: not now",
+            f"The server responded with {status}: not now",
         )
     assert len(fake.calls(EXPORT)) == 8
 
@@ -309,7 +312,7 @@ def test_a_server_that_is_no_proxy_is_told_apart(run: Any, fake: FakeProxy) -> N
     fake.odd = [(EXPORT, 307, {"Location": "http://elsewhere.example/"})]
     assert "redirected to http://elsewhere.example/" in run("export", "--path", EXPORT).stderr
     fake.odd = [(f"GET {STATUS}", 200, {})]
-    assert "no job document" in run("jobs", "fetch", ID).stderr
+    assert "not a job document" in run("jobs", "fetch", ID).stderr
 
 
 def test_a_released_file_cannot_be_fetched(run: Any, fake: FakeProxy) -> None:

@@ -17,9 +17,9 @@ import trustme
 from rich.console import Console
 
 from proxy.client.display import Bar, Display, display
-from proxy.client.faults import Fault
+from proxy.client.errors import CommandError
 from proxy.client.job import Job
-from proxy.client.proxy import job_path, named_job
+from proxy.client.proxy import job_path, path_of_job
 from tests.client.conftest import serving
 from tests.client.fake_proxy import EXPORT, ID, STATUS, FakeProxy, document, transferring
 
@@ -49,9 +49,9 @@ def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) 
     [
         (("jobs", "list"), {"VB365_URL": None}, "No address"),
         (("jobs", "list"), {"VB365_TOKEN": None}, "No credentials"),
-        (("jobs", "list"), {"VB365_URL": "vb365.example.com"}, "--url must be like"),
+        (("jobs", "list"), {"VB365_URL": "vb365.example.com"}, "--url must be a URL"),
         (("jobs", "list", "--token-file", "none"), {}, "none cannot be read"),
-        (("jobs", "list", "--ca-file", "none"), {}, "none is no file of PEM certificates"),
+        (("jobs", "list", "--ca-file", "none"), {}, "none is not a file of PEM certificates"),
         (("export", "--path", "v8/x"), {}, "--path must be"),
         (("export", "--path", "/v8/ü x"), {}, "--path must be"),
     ],
@@ -163,10 +163,10 @@ def test_ctrl_c_leaves_the_export_running_unless_told_otherwise(
 
 def test_a_job_is_named_by_id_or_url() -> None:
     """§2: any version, no version, a prefix, a renamed segment."""
-    assert named_job(ID.upper(), "v8", "_async") == STATUS
+    assert path_of_job(ID.upper(), "v8", "_async") == STATUS
     assert job_path(f"https://h/pre/fix/v6/_exports/exports/{ID}") == f"/v6/_exports/exports/{ID}"
     assert job_path(f"/_async/exports/{ID}") == f"/_async/exports/{ID}"
-    with pytest.raises(Fault, match="not the address of an export job"):
+    with pytest.raises(CommandError, match="not the URL of an export job"):
         job_path("https://h/v8/RestoreSessions/x")
 
 
