@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import sys
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -15,7 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from proxy import __version__, logs
+from proxy import __version__
 from proxy.admin import listener
 from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
@@ -29,7 +26,6 @@ from proxy.api.request_body import RequestBodies
 from proxy.api.resources import Resources
 from proxy.api.router import ApiRouter
 from proxy.clock import SteadyClock
-from proxy.config.loading import ConfigError
 from proxy.config.settings import Settings
 from proxy.core.openapi import describe
 from proxy.core.retention import Retention
@@ -41,9 +37,7 @@ from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
 from proxy.jobs.transfer import Policy, TransferFactory
-from proxy.net import certificate_watch as renewal
-from proxy.net import descriptors
-from proxy.net.notify import READY, STOPPING, notify
+from proxy.net import certificate_watch, descriptors
 from proxy.net.tls import ServerCertificate, TlsError, upstream_context
 from proxy.ports import StoreUnavailable, Upstream
 from proxy.relay import Relay
@@ -57,61 +51,67 @@ from proxy.upstream.session_events import SessionEvents
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that downloads and pass-through get to finish after SIGTERM.
-_DRAIN = 30.0
+#: Seconds that requests in flight have to finish after SIGTERM.
+DRAIN_TIMEOUT = 30.0
+
+#: Returns Unix seconds, and never jumps or runs backwards: it measures durations too.
+Clock = Callable[[], float]
 
 
 class StartFailed(Exception):
-    """The proxy cannot start; the text says why and what to do. Nothing runs."""
+    """The proxy cannot start. The message says why, and how to fix it."""
 
 
 class Running:
-    """A proxy that listens; made by `start`. `url` and `admin_url` say where."""
+    """A running proxy, made by `start`. It listens at `url` and `admin_url`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
+        self._clock = clock
         self.url = ""
         self.admin_url = ""
         self._closing = contextlib.AsyncExitStack()
         self._certificate: ServerCertificate | None = None
 
     async def stop(self) -> None:
-        """Finish what is in flight up to a deadline, leave jobs resumable, close the stores
-        (CONTRACT §15 SIGTERM).
+        """Let requests in flight finish for at most `DRAIN_TIMEOUT`, leave jobs resumable, and
+        close the stores (CONTRACT §15 SIGTERM).
         """
         await self._closing.aclose()
 
     def reload_certificate(self) -> None:
-        """Show the certificate files' present content to new connections (CONTRACT §15 SIGHUP)."""
+        """Use the current certificate files for new connections (CONTRACT §15 SIGHUP)."""
         if self._certificate is not None:
-            renewal.reload(self._certificate)
+            certificate_watch.reload(self._certificate, self._clock)
 
     async def open(self) -> None:
         """Open the stores, reconcile them, start the runner, then listen. Raises `StartFailed`."""
         settings, closing = self.settings, self._closing
-        now = SteadyClock()
+        now = self._clock
         jobs, artifacts, key = await self._open_stores()
-        safe = _safe(settings)
+        sealer = _sealer(settings)
         preserve_host = settings.upstream.preserve_host
-        max_connections, relayed = _share(settings)
-        # three pools: no question about a caller goes where a caller's request went before
+        max_connections, max_relayed = _connection_limits(settings)
+        # three pools: access checks never use a connection that has carried a caller's request
         # (CONTRACT §2)
-        passing, working, asking = (_pool(settings, limit=limit) for limit in (relayed, 0, 0))
-        for pool in (passing, working, asking):
+        relay_pool, job_pool, check_pool = (
+            _pool(settings, limit=limit) for limit in (max_relayed, 0, 0)
+        )
+        for pool in (relay_pool, job_pool, check_pool):
             closing.push_async_callback(pool.close)
-        upstream = HttpUpstream(working, preserve_host=preserve_host)
-        questions = HttpUpstream(asking, preserve_host=preserve_host, checks_only=True)
+        upstream = HttpUpstream(job_pool, preserve_host=preserve_host)
+        checks = HttpUpstream(check_pool, preserve_host=preserve_host, checks_only=True)
         retention = Retention(
             result=settings.exports.result_ttl, record=settings.exports.record_ttl
         )
         access = Access(
-            questions,
+            checks,
             key=key,
             cache=settings.access.cache,
             timeout=settings.upstream.check_timeout,
-            now=monotonic,
+            now=now,
         )
-        runner = _runner(settings, safe, access, jobs, artifacts, upstream, questions, now)
+        runner = _runner(settings, sealer, access, jobs, artifacts, upstream, checks, now)
         await runner.start()
         closing.push_async_callback(runner.stop)
         sweeper = Sweeper(
@@ -122,25 +122,23 @@ class Running:
             wake=runner.wake,
             now=now,
         )
-        self._keep_doing(sweeper.run())
-        service = _service(
-            settings, safe, access, jobs, artifacts, upstream, runner, retention, now
-        )
-        door = Server(
-            handler=service.handle,
+        self._run_task(sweeper.run())
+        api = _api(settings, sealer, access, jobs, artifacts, upstream, runner, retention, now)
+        server = Server(
+            handler=api.handle,
             relay=Relay(
-                passing,
+                relay_pool,
                 preserve_host=preserve_host,
                 forwarded=settings.upstream.forwarded,
             ),
-            decide=_door(settings).decide,
+            decide=_router(settings).decide,
             head_timeout=settings.listen.head_timeout,
             idle_timeout=settings.listen.idle_timeout,
             max_connections=max_connections,
         )
-        admin = _admin(settings, questions, jobs, runner)
+        admin = _admin(settings, checks, jobs, runner, now)
         await self._listen_admin(admin)
-        await self._listen(door)
+        await self._listen(server)
         closing.callback(setattr, admin, "draining", True)
 
     async def _open_stores(self) -> tuple[DiskJobs, FileArtifacts, bytes]:
@@ -148,17 +146,17 @@ class Running:
         try:
             jobs = await DiskJobs.open(directory)
             self._closing.push_async_callback(jobs.close)
-            artifacts = await FileArtifacts.at(directory)
+            artifacts = await FileArtifacts.at(directory, clock=self._clock)
             self._closing.push_async_callback(artifacts.close)
             for note in jobs.notes:
                 log.error("job database", note=note)
-            await Reconciler(jobs, artifacts, SteadyClock()).run()
+            await Reconciler(jobs, artifacts, self._clock).run()
             key = await asyncio.to_thread(owner_key, directory / "owner.key")
         except StoreUnavailable as why:
             raise StartFailed(f"storage.dir {directory}: {why}") from why
         return jobs, artifacts, key
 
-    def _keep_doing(self, work: Awaitable[None]) -> None:
+    def _run_task(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
 
         async def end() -> None:
@@ -183,16 +181,16 @@ class Running:
         self._closing.callback(listening.close)
         self.admin_url = _url("http", listening.sockets[0].getsockname())
 
-    async def _listen(self, door: Server) -> None:
+    async def _listen(self, server: Server) -> None:
         listen = self.settings.listen
         if listen.tls_certificate is not None:
             try:
                 self._certificate = ServerCertificate(listen.tls_certificate, listen.tls_key)
             except TlsError as why:
                 raise StartFailed(f"listen.tls_certificate: {why}") from why
-            self._keep_doing(renewal.watch(self._certificate))
+            self._run_task(certificate_watch.watch(self._certificate, self._clock))
         context = self._certificate.context if self._certificate else None
-        listener = Listener(door, tls=context, handshake_timeout=listen.handshake_timeout)
+        listener = Listener(server, tls=context, handshake_timeout=listen.handshake_timeout)
         try:
             address = await listener.open(listen.address.host, listen.address.port)
         except OSError as why:
@@ -200,12 +198,14 @@ class Running:
                 f"listen.address {listen.address}: {why}. Choose another with --listen."
             ) from why
         self.url = _url("https" if context else "http", address)
-        self._closing.push_async_callback(door.drain, _DRAIN)
+        self._closing.push_async_callback(server.drain, DRAIN_TIMEOUT)
         self._closing.callback(listener.close)
 
 
-def _share(settings: Settings) -> tuple[int, int]:
-    """Connections that clients and the relay may have, 0 for no limit (CONTRACT §15 `listen`)."""
+def _connection_limits(settings: Settings) -> tuple[int, int]:
+    """Return the maximum number of client connections and of the relay's connections to VB365; 0
+    means no limit (CONTRACT §15 `listen`).
+    """
     wanted, pool = settings.listen.max_connections, settings.upstream.pool
     limit = descriptors.raise_limit()
     if limit is None:
@@ -252,7 +252,7 @@ def _pool(settings: Settings, *, limit: int) -> Pool:
     )
 
 
-def _safe(settings: Settings) -> Sealer:
+def _sealer(settings: Settings) -> Sealer:
     try:
         keys = settings.secrets.keys
     except (OSError, ValueError) as why:
@@ -262,16 +262,16 @@ def _safe(settings: Settings) -> Sealer:
 
 def _runner(
     settings: Settings,
-    safe: Sealer,
+    sealer: Sealer,
     access: Access,
     jobs: DiskJobs,
     artifacts: FileArtifacts,
     upstream: HttpUpstream,
-    questions: HttpUpstream,
-    now: SteadyClock,
+    checks: HttpUpstream,
+    now: Clock,
 ) -> Runner:
     exports, storage = settings.exports, settings.storage
-    events = SessionEvents(questions, timeout=settings.upstream.check_timeout, now=now)
+    events = SessionEvents(checks, timeout=settings.upstream.check_timeout, now=now)
     transfers = TransferFactory(
         jobs=jobs,
         artifacts=artifacts,
@@ -301,23 +301,23 @@ def _runner(
             max_records=storage.max_records,
             max_records_per_caller=exports.max_records_per_caller,
         ),
-        safe=safe,
+        safe=sealer,
         trust=access,
         preserve_host=settings.upstream.preserve_host,
         now=now,
     )
 
 
-def _service(
+def _api(
     settings: Settings,
-    safe: Sealer,
+    sealer: Sealer,
     access: Access,
     jobs: DiskJobs,
     artifacts: FileArtifacts,
     upstream: HttpUpstream,
     runner: Runner,
     retention: Retention,
-    now: SteadyClock,
+    now: Clock,
 ) -> ApiRouter:
     exports, public = settings.exports, settings.public
     site = Site(
@@ -327,7 +327,7 @@ def _service(
         retention=retention,
     )
     download = Download(artifacts)
-    gateway = KickoffHandler(
+    kickoffs = KickoffHandler(
         jobs=jobs,
         access=access,
         runner=runner,
@@ -337,7 +337,7 @@ def _service(
         download=download,
         bodies=RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory),
         site=site,
-        sealer=safe,
+        sealer=sealer,
         policy=KickoffPolicy(
             grace=exports.grace,
             max_wait=exports.max_wait,
@@ -357,24 +357,27 @@ def _service(
         max_wait=exports.max_wait,
         now=now,
     )
-    return ApiRouter(gateway, resources)
+    return ApiRouter(kickoffs, resources)
 
 
-def _admin(settings: Settings, upstream: Upstream, jobs: DiskJobs, runner: Runner) -> Admin:
+def _admin(
+    settings: Settings, upstream: Upstream, jobs: DiskJobs, runner: Runner, now: Clock
+) -> Admin:
     token = settings.admin.token
     return Admin(
         checks=Readiness(
             upstream=upstream,
             jobs=jobs,
             shortage=runner.shortage,
-            patience=settings.upstream.check_timeout,
+            timeout=settings.upstream.check_timeout,
+            now=now,
         ),
         hosts=settings.admin.hosts,
-        guard=TokenGuard(token.get_secret_value(), monotonic) if token else None,
+        guard=TokenGuard(token.get_secret_value(), now) if token else None,
     )
 
 
-def _door(settings: Settings) -> Router:
+def _router(settings: Settings) -> Router:
     return Router(
         segment=settings.public.segment,
         prefix=urlsplit(settings.public.url or "").path.rstrip("/"),
@@ -389,57 +392,13 @@ def _url(scheme: str, address: tuple[str, int]) -> str:
 
 
 async def start(settings: Settings) -> Running:
-    """A proxy that listens. Raises `StartFailed`; nothing runs then."""
+    """Start the proxy. Raises `StartFailed`; nothing is left running then."""
     if HttpRequestParser is HttpRequestParserPy:
         raise StartFailed("aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS.")
-    running = Running(settings)
+    running = Running(settings, SteadyClock())
     try:
         await running.open()
     except BaseException:
         await running.stop()
         raise
     return running
-
-
-async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code (CONTRACT §15).
-
-    `reread` loads the configuration again at SIGHUP and raises `ConfigError`; of it the log level
-    is taken.
-    """
-    notify(status="starting")
-    try:
-        running = await start(settings)
-    except StartFailed as why:
-        notify(status=str(why))
-        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
-        return 1
-    stopped = asyncio.Event()
-
-    def reload() -> None:
-        running.reload_certificate()
-        try:
-            logs.set_level(reread().log.level)
-        except ConfigError as why:
-            log.warning("configuration not reloaded", reason=str(why))
-
-    _handle_signals(stopped.set, reload)
-    print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
-    log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
-    notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
-    await stopped.wait()
-    log.info("stopping")
-    notify(STOPPING, status=f"stopping: requests in flight have {_DRAIN:.0f} s to finish")
-    await running.stop()
-    return 0
-
-
-def _handle_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    if sys.platform == "win32":
-        signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(stop))
-        signal.signal(signal.SIGBREAK, lambda *_: loop.call_soon_threadsafe(stop))
-        return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, reload)

@@ -1,1 +1,1 @@
-"""The operator's listener (CONTRACT §15 `admin`)."""
+"""The admin listener (CONTRACT §15 `admin`, §16)."""

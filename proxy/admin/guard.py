@@ -1,4 +1,4 @@
-"""Who may ask the admin listener: host names and the token (CONTRACT §16)."""
+"""Access control of the admin listener: host names and the token (CONTRACT §16)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::[0-9]*)?")
-#: Wrong tokens from one address within `_WINDOW` seconds, after which none of its tokens is looked
-#: at.
-_GUESSES = 10
+#: Wrong tokens from one address within `_WINDOW` seconds after which its tokens are ignored.
+_MAX_FAILURES = 10
 _WINDOW = 60.0
-#: Addresses whose wrong tokens are counted; the one that guessed longest ago is forgotten first.
-_ADDRESSES = 1_000
+#: Addresses whose wrong tokens are counted. The least recent one is dropped first.
+_MAX_ADDRESSES = 1_000
 
 
 def is_served(host: str | None, names: Collection[str]) -> bool:
-    """True if the Host field names an IP address, localhost or one of `names`, whatever its port.
+    """Report whether the Host field is an IP address, localhost or one of `names`, on any port.
 
-    A page whose own name resolves to this listener's address (DNS rebinding) sends that name.
+    A DNS rebinding attack sends the name of the attacker's own page.
     """
     match = None if host is None else _AUTHORITY.fullmatch(host.strip())
     if match is None:
@@ -36,8 +35,9 @@ def is_served(host: str | None, names: Collection[str]) -> bool:
 
 
 class TokenGuard:
-    """Compares bearer tokens with `token` in constant time, and counts the wrong ones. `now` a
-    monotonic clock.
+    """Compares bearer tokens with `token` in constant time, and counts wrong ones by address.
+
+    `now` returns seconds.
     """
 
     def __init__(self, token: str, now: Callable[[], float]) -> None:
@@ -46,21 +46,21 @@ class TokenGuard:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
 
     def wait(self, address: str) -> int:
-        """Seconds for which no token of the address is looked at; 0 without such a ban."""
+        """Return the seconds for which tokens of the address are ignored, 0 if they are not."""
         times = self._wrong.get(_block(address), deque())
         while times and times[0] <= self._now() - _WINDOW:
             times.popleft()
-        return math.ceil(times[0] + _WINDOW - self._now()) if len(times) >= _GUESSES else 0
+        return math.ceil(times[0] + _WINDOW - self._now()) if len(times) >= _MAX_FAILURES else 0
 
     def accepts(self, authorization: str, address: str) -> bool:
-        """True if the Authorization field of a request from the address holds the token."""
+        """Report whether the Authorization field of a request from the address has the token."""
         scheme, _, sent = authorization.strip().partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(_digest(sent.strip()), self._token):
             return True
         block = _block(address)
-        self._wrong.setdefault(block, deque(maxlen=_GUESSES)).append(self._now())
+        self._wrong.setdefault(block, deque(maxlen=_MAX_FAILURES)).append(self._now())
         self._wrong.move_to_end(block)
-        if len(self._wrong) > _ADDRESSES:
+        if len(self._wrong) > _MAX_ADDRESSES:
             self._wrong.popitem(last=False)
         return False
 
@@ -70,7 +70,7 @@ def _digest(token: str) -> bytes:
 
 
 def _block(address: str) -> str:
-    """The address; of IPv6 its /64, since one host has as many addresses there as it likes."""
+    """Return the address, or its /64 for IPv6: one host can use all addresses of a /64."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The operator's listener (CONTRACT §16): /healthz and /readyz."""
+"""The admin listener: /healthz and /readyz (CONTRACT §16)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from aiohttp import web
 
 from proxy.admin.guard import TokenGuard, is_served
 
-#: The names of what is checked, with what is wrong about each; None when it is well.
+#: Returns the reason why a check failed by the check's name, None if it succeeded.
 Checks = Callable[[], Awaitable[dict[str, str | None]]]
 _OPEN = ("/healthz", "/readyz")
 _FIELDS = {"Cache-Control": "no-store"}
-#: Open connections; one that comes when there are as many is closed at once.
+#: The maximum number of open connections. Further ones are closed at once.
 MAX_CONNECTIONS = 256
 #: Seconds within which each request of a connection arrives, counted from the last response.
 REQUEST_TIMEOUT = 10.0
 
 
 class Admin:
-    """The admin application. `checks` tells readiness, `hosts` are the names that it answers to
-    beside localhost and IP addresses, `guard` is asked on all but the health paths.
+    """The admin application.
+
+    `hosts` are its names beside localhost and IP addresses. `guard` protects all paths but the
+    health checks.
     """
 
     def __init__(self, *, checks: Checks, hosts: Collection[str], guard: TokenGuard | None) -> None:
@@ -31,7 +33,7 @@ class Admin:
         self.draining = False
 
     def application(self) -> web.Application:
-        """What to serve."""
+        """Return the application to serve."""
         application = web.Application(middlewares=[self._admit])
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._ready)
@@ -48,22 +50,22 @@ class Admin:
             or not is_served(hosts[0], self._hosts)
             or not request.raw_path.startswith("/")
         ):
-            return _refusal(
+            return _error(
                 421, "Ask by IP address, as localhost, or by a name that admin.hosts lists."
             )
         if self._guard is not None and request.path not in _OPEN:
-            return self._judge(self._guard, request) or await handler(request)
+            return self._denial(self._guard, request) or await handler(request)
         return await handler(request)
 
-    def _judge(self, guard: TokenGuard, request: web.Request) -> web.Response | None:
-        """The refusal of a request that needs the token; None lets it pass."""
+    def _denial(self, guard: TokenGuard, request: web.Request) -> web.Response | None:
+        """Return the error for a request without a valid token, None with one."""
         sent, address = request.headers.get("Authorization"), request.remote or ""
         if sent is not None and (wait := guard.wait(address)):
-            return _refusal(
+            return _error(
                 429, "Too many wrong tokens. Try again later.", {"Retry-After": str(wait)}
             )
         if sent is None or not guard.accepts(sent, address):
-            return _refusal(
+            return _error(
                 401, "Send the admin token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
             )
         return None
@@ -72,8 +74,8 @@ class Admin:
         return web.json_response({"status": "alive"}, headers=_FIELDS)
 
     async def _ready(self, request: web.Request) -> web.Response:
-        """503 first thing on shutdown, so that balancers look elsewhere before the listener
-        closes.
+        """Return 503 as soon as shutdown begins, so that load balancers use other replicas before
+        the listener closes.
         """
         reasons = {"shutdown": "the proxy is stopping"} if self.draining else await self._checks()
         ready = not any(reasons.values())
@@ -87,7 +89,7 @@ class Admin:
 
 
 async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
-    """Serve the application of the runner, which is set up. Raises OSError."""
+    """Serve the application of a runner that has been set up. Raises OSError."""
     server = runner.server
     assert server is not None  # noqa: S101  # set up
 
@@ -98,12 +100,12 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
 
 
 class _Refused(asyncio.Protocol):
-    """A connection that is closed at once."""
+    """Closes its connection at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         transport.close()
 
 
-def _refusal(status: int, text: str, fields: dict[str, str] | None = None) -> web.Response:
+def _error(status: int, text: str, fields: dict[str, str] | None = None) -> web.Response:
     return web.json_response({"error": text}, status=status, headers=_FIELDS | (fields or {}))

@@ -1,12 +1,9 @@
-"""Whether the proxy can do its work: VB365 reachable, stores usable, space free (CONTRACT §16
-`/readyz`).
-"""
+"""Readiness checks: VB365 reachable, stores usable, enough space (CONTRACT §16 `/readyz`)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from time import monotonic
 
 import structlog
 
@@ -14,23 +11,23 @@ from proxy.ports import JobStore, StoreUnavailable, Upstream, UpstreamFailure
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for which an answer holds.
-_FRESH = 1.0
-#: Seconds that a check may take longer than VB365 has for its answer.
+#: Seconds for which a check's result is cached.
+_CACHED = 1.0
+#: Seconds that a check may take beyond the timeout for VB365.
 _MARGIN = 1.0
 
-
+#: The reason why a check failed by the check's name, None if it succeeded.
 Reasons = dict[str, str | None]
 
 
 class Readiness:
-    """What is wrong, by the name of the check; None where nothing is. `patience` in seconds.
+    """Runs the checks. `timeout` limits VB365's response, in seconds; `now` returns seconds.
 
-    `shortage` says why there is too little space for exports, None when there is enough, and raises
-    `StoreUnavailable` when the artifact store cannot be asked.
+    `shortage` returns why there is not enough space for exports, None if there is. It raises
+    `StoreUnavailable` if the artifact store does not respond.
 
-    However many ask, each check runs once at a time and its answer holds a second: probes need no
-    credentials, so they must not multiply into requests to VB365 and writes to the disk.
+    Each check runs at most once at a time, and its result is cached: probes need no credentials, so
+    they must not multiply into requests to VB365 and writes to the disk.
     """
 
     def __init__(
@@ -39,47 +36,46 @@ class Readiness:
         upstream: Upstream,
         jobs: JobStore,
         shortage: Callable[[], Awaitable[str | None]],
-        patience: float,
+        timeout: float,
+        now: Callable[[], float],
     ) -> None:
         self._upstream = upstream
         self._jobs = jobs
         self._shortage = shortage
-        self._patience = patience
-        limit = patience + _MARGIN
+        self._timeout = timeout
+        limit = timeout + _MARGIN
         self._checks = [
-            _Check("upstream", self._ask_upstream, limit),
-            _Check("jobs", self._ask_jobs, limit),
-            _Check("artifacts", self._ask_files, limit),
+            _Check("upstream", self._check_upstream, limit, now),
+            _Check("jobs", self._check_jobs, limit, now),
+            _Check("artifacts", self._check_artifacts, limit, now),
         ]
 
     async def __call__(self) -> Reasons:
-        """The reason of each check that failed, None of the others."""
+        """Return the result of every check."""
         found: Reasons = {}
         for reasons in await asyncio.gather(*(check() for check in self._checks)):
             found |= reasons
         return found
 
-    async def _ask_upstream(self) -> Reasons:
-        """Any answer will do: even a 404 shows that VB365 is there. Without fields it gets VB365's
-        own Host.
-        """
+    async def _check_upstream(self) -> Reasons:
+        """Any response will do: even a 404 shows that VB365 is reachable."""
         try:
             response = await self._upstream.send(
-                b"GET", b"/v8/Health", [], timeout=self._patience, stall=self._patience
+                b"GET", b"/v8/Health", [], timeout=self._timeout, stall=self._timeout
             )
         except UpstreamFailure as why:
             return {"upstream": str(why)}
         response.close()
         return {"upstream": None}
 
-    async def _ask_jobs(self) -> Reasons:
+    async def _check_jobs(self) -> Reasons:
         try:
             await self._jobs.probe()
         except StoreUnavailable as why:
             return {"jobs": str(why)}
         return {"jobs": None}
 
-    async def _ask_files(self) -> Reasons:
+    async def _check_artifacts(self) -> Reasons:
         try:
             return {"artifacts": None, "space": await self._shortage()}
         except StoreUnavailable as why:
@@ -87,36 +83,41 @@ class Readiness:
 
 
 class _Check:
-    """One question that all who want its answer share; `limit` in seconds bounds how long they wait
-    for it.
-    """
+    """One check, whose result all concurrent callers share. They wait at most `limit` seconds."""
 
-    def __init__(self, name: str, ask: Callable[[], Awaitable[Reasons]], limit: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], Awaitable[Reasons]],
+        limit: float,
+        now: Callable[[], float],
+    ) -> None:
         self._name = name
-        self._ask = ask
+        self._run = run
         self._limit = limit
-        self._asking: asyncio.Task[None] | None = None
-        self._answer: Reasons = {}
+        self._now = now
+        self._running: asyncio.Task[None] | None = None
+        self._result: Reasons = {}
         self._until = float("-inf")
 
     async def __call__(self) -> Reasons:
-        if monotonic() < self._until:
-            return self._answer
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._run())
-        # whoever leaves does not end the question of the others, and one that hangs is not asked a
-        # second time
-        done, _ = await asyncio.wait([self._asking], timeout=self._limit)
+        if self._now() < self._until:
+            return self._result
+        if self._running is None:
+            self._running = asyncio.create_task(self._update())
+        # a caller that disconnects does not cancel the check for the others, and a check that hangs
+        # is not started again
+        done, _ = await asyncio.wait([self._running], timeout=self._limit)
         if not done:
-            return {self._name: f"no answer within {self._limit:g} s"}
-        return self._answer
+            return {self._name: f"no response within {self._limit:g} s"}
+        return self._result
 
-    async def _run(self) -> None:
+    async def _update(self) -> None:
         try:
-            self._answer = await self._ask()
+            self._result = await self._run()
         except Exception:
             log.exception("readiness check failed", check=self._name)
-            self._answer = {self._name: "the check failed; the log says why"}
+            self._result = {self._name: "the check failed; the log says why"}
         finally:
-            self._asking = None
-        self._until = monotonic() + _FRESH
+            self._running = None
+        self._until = self._now() + _CACHED

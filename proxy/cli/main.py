@@ -77,12 +77,12 @@ def serve(sources: Sources) -> None:
     if sys.platform != "win32":
         os.umask(0o077)  # also for the files that libraries create
 
-    from proxy import app as composition
     from proxy import logs
+    from proxy.cli.serve import run
     from proxy.config import load
 
     logs.configure(settings.log.format, settings.log.level)
-    serving = composition.run(settings, lambda: load(sources.config, sources.flags, os.environ))
+    serving = run(settings, lambda: load(sources.config, sources.flags, os.environ))
     raise typer.Exit(_run(serving))
 
 

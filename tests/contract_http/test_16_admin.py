@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,9 +64,11 @@ class Parts:
     async def shortage(self) -> Any:
         return await self._ask("space")
 
-    def readiness(self, patience: float = 5.0) -> Readiness:
+    def readiness(self, timeout: float = 5.0) -> Readiness:
         parts: Any = self
-        return Readiness(upstream=parts, jobs=parts, shortage=self.shortage, patience=patience)
+        return Readiness(
+            upstream=parts, jobs=parts, shortage=self.shortage, timeout=timeout, now=time.monotonic
+        )
 
 
 Serve = Callable[..., Awaitable[Callable[..., Awaitable[Message]]]]
@@ -159,9 +162,9 @@ async def test_a_check_that_hangs_is_named_and_not_asked_again(
     """A dead disk makes /readyz 503, and probes do not pile up behind it."""
     monkeypatch.setattr("proxy.admin.readiness._MARGIN", 0)
     parts = Parts()
-    readiness = parts.readiness(patience=0.05)
+    readiness = parts.readiness(timeout=0.05)
     for _ in range(3):
-        assert (await readiness())["jobs"] == "no answer within 0.05 s"
+        assert (await readiness())["jobs"] == "no response within 0.05 s"
     assert sorted(parts.asked) == ["jobs", "space", "upstream"]
     parts.gate.set()
 

@@ -1,0 +1,62 @@
+"""Runs the proxy until a signal stops it (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from proxy import app, logs
+from proxy.config.loading import ConfigError
+from proxy.config.settings import Settings
+from proxy.net.notify import READY, STOPPING, notify
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """Serve until SIGTERM or SIGINT. Return the exit code.
+
+    `reread` loads the configuration again on SIGHUP, of which only the log level is applied. It
+    raises `ConfigError`.
+    """
+    notify(status="starting")
+    try:
+        running = await app.start(settings)
+    except app.StartFailed as why:
+        notify(status=str(why))
+        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
+        return 1
+    stopped = asyncio.Event()
+
+    def reload() -> None:
+        running.reload_certificate()
+        try:
+            logs.set_level(reread().log.level)
+        except ConfigError as why:
+            log.warning("configuration not reloaded", reason=str(why))
+
+    _handle_signals(stopped.set, reload)
+    print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
+    log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
+    notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
+    await stopped.wait()
+    log.info("stopping")
+    limit = f"{app.DRAIN_TIMEOUT:.0f} s"
+    notify(STOPPING, status=f"stopping: requests in flight have {limit} to finish")
+    await running.stop()
+    return 0
+
+
+def _handle_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(stop))
+        signal.signal(signal.SIGBREAK, lambda *_: loop.call_soon_threadsafe(stop))
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
