@@ -152,7 +152,7 @@ class KickoffHandler:
         )
         run = Run(job.id, fields, attended=self._grace(call) > 0)
         self._held_fields.take(run)
-        stack.callback(run.go_on)
+        stack.callback(run.attendance.end)
         # repeats only if the job with the same key is removed before it can be replayed
         while (stored := await self._submit(job, body, run)).id != job.id:
             replayed = await self._replay_job(call, stored)
@@ -243,7 +243,7 @@ class KickoffHandler:
         if run is not None:
             # the original kick-off still waits for VB365's first response, which also answers this
             # one
-            first = await run.first_answer(self._grace(call))
+            first = await run.attendance.first_response(self._grace(call))
             if isinstance(first, Problem):
                 raise first
             if first is not None:
@@ -263,9 +263,9 @@ class KickoffHandler:
     async def _respond(self, call: _Call, job: Job, run: Run) -> ApiResponse:
         started = asyncio.get_running_loop().time()
         # a queued job has no first response to wait for, and a later one is not relayed
-        if self._runner.is_waiting(job.id) or not run.attended:
-            run.go_on()
-        first = await run.first_answer(self._grace(call))
+        if self._runner.is_waiting(job.id) or not run.attendance.waiting:
+            run.attendance.end()
+        first = await run.attendance.first_response(self._grace(call))
         if isinstance(first, Problem):
             raise first
         if first is not None:

@@ -1,69 +1,76 @@
-"""A live job: what it has in memory only, and its record in the store (CONTRACT §3.7, §9)."""
+"""A live job: what it has in memory only (CONTRACT §3.7, §9).
+
+Theory of operation. A run goes through four phases, in this order:
+
+    QUEUED     it waits for a slot; there is no task. A cancel takes it out of the queue.
+    STARTING   its task exists and has not run yet. It must not be cancelled: a task that is
+               cancelled before its first step runs none of its clean-up. It will read the record
+               first, and find the cancel there.
+    DRIVING    the transfer runs. A cancel interrupts it.
+    SETTLING   the outcome is being recorded. Nothing interrupts that; a cancel is found on record
+               afterwards, because `woken` is set.
+
+Who waits for VB365's first response meanwhile is another matter: see `attendance`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from enum import Enum
 
 from proxy.core.errors import Problem
 from proxy.core.job import JobError
+from proxy.jobs.attendance import Attendance
 from proxy.ports import Fields, WholeResponse
 
-#: Seconds for which the answer of a dropped job is held back until its record is gone: a matter of
-#: milliseconds.
-_REMOVAL_PATIENCE = 5.0
+
+class Work(Enum):
+    """See the theory of operation."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    DRIVING = "driving"
+    SETTLING = "settling"
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
 class Run:
-    """What a live job has in memory only: the fields with the credentials, and the kick-off that
-    may still attend it.
-
-    While `attended`, an answer of VB365 but 200 goes to the kick-off through `first` and the job is
-    dropped (CONTRACT §3.7); `verdict` is that answer from the decision on. `first` is None once the
-    job goes on by itself. Who makes an attended run calls `go_on` in the end, whatever happens.
-    `waited`: it was queued first, so that its token may have expired since. `rejection` is an
-    answer of VB365 but 200, `unanswered` what a caller is told of a POST that got no HTTP answer at
-    all. `stopped`: nothing interrupts what it does now. `woken`: its caller ended the job.
-    `asking`: a POST is out and no head of its answer is in.
+    """What a live job has in memory only: its request fields, which hold the credentials, its
+    attendance and its task.
     """
 
-    id: str
-    fields: Fields
-    attended: bool = False
-    verdict: WholeResponse | Problem | None = None
-    first: asyncio.Future[WholeResponse | Problem | None] = field(default_factory=asyncio.Future)
-    rejection: WholeResponse | None = None
-    unanswered: Problem | None = None
-    waited: bool = False
-    task: asyncio.Task[None] | None = None
-    begun: bool = False
-    stopped: bool = False
-    woken: bool = False
-    asking: bool = False
+    def __init__(self, id: str, fields: Fields, *, attended: bool = False) -> None:
+        self.id = id
+        self.fields = fields
+        self.attendance = Attendance(waiting=attended)
+        self.work = Work.QUEUED
+        self.task: asyncio.Task[None] | None = None
+        #: It had to wait for a slot, so that its token may have expired since.
+        self.queued = False
+        #: A POST is sent and its response has not begun.
+        self.posting = False
+        #: Its caller ended the job, and nobody has looked at the record since.
+        self.woken = False
+        #: The response of VB365 other than 200 that ended it.
+        self.rejection: WholeResponse | None = None
+        #: What a caller gets if the POST had no HTTP response at all.
+        self.unanswered: Problem | None = None
 
-    def go_on(self) -> None:
-        """Nobody waits for the first answer any more, or somebody was shown the job: it is not
-        dropped from now on, unless that is decided already.
-        """
-        if self.verdict is None:
-            self.answer()
+    def __repr__(self) -> str:
+        facts = [self.work.value, self.attendance.stage.value]
+        facts += [name for name in ("queued", "posting", "woken") if getattr(self, name)]
+        return f"<Run {self.id} {' '.join(facts)}>"
 
-    def answer(self) -> None:
-        """Hand the verdict, or that there is none, to those who wait for the first answer."""
-        self.attended = False
-        if not self.first.done():
-            self.first.set_result(self.verdict)
+    def begin(self, task: asyncio.Task[None]) -> None:
+        """Note the task that drives it: it has a slot."""
+        self.task = task
+        self.work = Work.STARTING
 
-    async def first_answer(self, grace: float) -> WholeResponse | Problem | None:
-        """What the caller is told instead of a job; None if the job goes on. That is known after
-        `grace` seconds, but for a record that is being removed, which is waited for some seconds
-        more.
-        """
-        await asyncio.wait([self.first], timeout=grace)
-        self.go_on()
-        await asyncio.wait([self.first], timeout=_REMOVAL_PATIENCE)
-        return self.first.result() if self.first.done() else self.verdict
+    def wake(self) -> None:
+        """Its caller ended the job: interrupt the task, if that is possible now."""
+        self.woken = True
+        if self.work is Work.DRIVING and self.task is not None:
+            self.work = Work.SETTLING
+            self.task.cancel()
 
 
 class JobFailed(Exception):
@@ -75,8 +82,8 @@ class JobFailed(Exception):
 
 
 class Suspended(Exception):
-    """The job waits for fresh credentials; what is stored stays."""
+    """The job waits for fresh credentials; what is stored of it stays."""
 
 
 class Dropped(Exception):
-    """U's answer went to the kick-off instead: there is no job (CONTRACT §3.7)."""
+    """VB365's response went to the kick-off instead: there is no job (CONTRACT §3.7)."""

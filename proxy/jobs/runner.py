@@ -27,10 +27,11 @@ from proxy.core.job_request import resumed_fields
 from proxy.core.retention import keeps_bytes
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
+from proxy.jobs.attendance import Stage
 from proxy.jobs.queue import Slots
 from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.reservations import Reservations
-from proxy.jobs.run import Dropped, JobFailed, Run, Suspended
+from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
 from proxy.jobs.sealing import Sealer
 from proxy.jobs.transfer import TransferFactory
 from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable
@@ -178,7 +179,7 @@ class Runner:
             await until_available(lambda: self._jobs.get(job.id), job=job.id) is not None
             and not self._stopping
         ):
-            run.go_on()
+            run.attendance.end()
             self._enqueue(run, job)
         else:
             self._unregister(run)
@@ -197,14 +198,14 @@ class Runner:
     def is_waiting(self, id: str) -> bool:
         """True while the job waits for a slot."""
         run = self._runs.get(id)
-        return run is not None and run.task is None
+        return run is not None and run.work is Work.QUEUED
 
     def attended(self, id: str) -> Run | None:
         """The job's run while its kick-off waits for U's first answer, or that answer is on its way
         to it.
         """
         run = self._runs.get(id)
-        return run if run is not None and (run.attended or run.verdict is not None) else None
+        return run if run is not None and run.attendance.stage is not Stage.ENDED else None
 
     def may_show(self, id: str) -> bool:
         """Whether the job stays: False if it is dropped or about to be. True is a promise: it is
@@ -212,8 +213,8 @@ class Runner:
         """
         run = self._runs.get(id)
         if run is not None:
-            run.go_on()
-        return id not in self._dropped and (run is None or run.verdict is None)
+            run.attendance.end()
+        return id not in self._dropped and (run is None or run.attendance.verdict is None)
 
     async def wake(self, id: str) -> None:
         """The job's record was cancelled or forgotten: stop its transfer, or clear up what it
@@ -222,16 +223,11 @@ class Runner:
         run = self._runs.get(id)
         if run is None:
             self._spawn(self._conclude(id))
-        elif run.task is None:
+        elif run.work is Work.QUEUED:
             self._forget(run)
             self._spawn(self._conclude(id))
         else:
-            run.woken = True
-            # a task that is cancelled before its first step runs none of its clean-up; this one
-            # will look first
-            if run.begun and not run.stopped:
-                run.stopped = True
-                run.task.cancel()
+            run.wake()
 
     async def resume(self, job: Job, call: Fields, *, borrowed: bool = False) -> None:
         """An allowed call with these request fields brought credentials: a Suspended job queues
@@ -267,12 +263,12 @@ class Runner:
         self._runs[run.id] = run
         self._slots.wait(run, *job.owners)
         self._fill_slots()
-        run.waited = run.task is None
+        run.queued = run.work is Work.QUEUED
 
     def _fill_slots(self) -> None:
         self._slots.expire(self._now())
         while not self._stopping and (run := self._slots.next()) is not None:
-            run.task = self._spawn(self._drive(run))
+            run.begin(self._spawn(self._drive(run)))
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
@@ -280,12 +276,12 @@ class Runner:
             self._space.release(run.id)
         # VB365 may go on with a request that was given up before it answered (CONTRACT §3.5)
         self._slots.leave(
-            run, hold_until=self._now() + self._limits.cancel_hold if run.asking else None
+            run, hold_until=self._now() + self._limits.cancel_hold if run.posting else None
         )
-        run.answer()
+        run.attendance.deliver()
 
     async def _drive(self, run: Run) -> None:
-        run.begun = True
+        run.work = Work.DRIVING
         try:
             await self._record_outcome(run, await self._outcome(run))
             while run.woken:
@@ -319,7 +315,7 @@ class Runner:
             return Failed(_INTERNAL)
         finally:
             # a cancel from here on is found on record, and must not cut short what follows
-            run.stopped = True
+            run.work = Work.SETTLING
         return None
 
     async def _record_outcome(self, run: Run, event: Event | None) -> None:

@@ -29,7 +29,7 @@ from proxy.jobs.reception import Reception
 from proxy.jobs.record import Record, until_available
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.retries import Retries
-from proxy.jobs.run import Dropped, JobFailed, Run, Suspended
+from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
 from proxy.ports import (
     Artifact,
     ArtifactStore,
@@ -242,7 +242,7 @@ class Transfer:
 
     async def _ask(self, more: list[Field]) -> Response:
         request = self._record.job.request
-        self._run.asking = True
+        self._run.posting = True
         try:
             response = await self._upstream.send(
                 request.method.encode(),
@@ -253,9 +253,9 @@ class Transfer:
                 stall=self._policy.stall_timeout,
             )
         except UpstreamFailure:
-            self._run.asking = False
+            self._run.posting = False
             raise
-        self._run.asking = False
+        self._run.posting = False
         return response
 
     async def _no_answer(self, why: UpstreamFailure) -> None:
@@ -269,7 +269,7 @@ class Transfer:
         self._run.unanswered = Problem(
             "upstream-timeout" if timed_out else "upstream-unreachable", str(why)
         )
-        if self._run.attended:
+        if self._run.attendance.waiting:
             await self._drop(self._run.unanswered)
         raise JobFailed(error(code_of(why), str(why))) from why
 
@@ -288,14 +288,14 @@ class Transfer:
         if size is not None:
             await self._file.promise(size)
         await self._record.settle(Answered(facts(response, size)))
-        self._run.go_on()
+        self._run.attendance.end()
 
     async def _refused(self, response: Response) -> None:
         relayed = await read_whole(response, _RESPONSE_LIMIT)
         self._run.rejection = relayed
-        if self._run.attended and relayed.complete:
+        if self._run.attendance.waiting and relayed.complete:
             await self._drop(relayed)
-        if response.status == 401 and (self._run.waited or self._record.job.attempt > 1):
+        if response.status == 401 and (self._run.queued or self._record.job.attempt > 1):
             raise Suspended  # the token expired since U accepted it
         target = self._record.job.request.target.encode("latin-1")
         raise JobFailed(refusal(relayed, secrets(self._run.fields, target)))
@@ -305,16 +305,15 @@ class Transfer:
 
         A record that cannot be removed now stays, and becomes that of a failed job.
         """
-        self._run.verdict = answer
-        self._run.stopped = True
+        self._run.attendance.decide(answer)
+        self._run.work = Work.SETTLING
         try:
             await self._remove_record()
         except StoreUnavailable as why:
             log.warning("job not dropped", job=self._run.id, reason=str(why))
-            self._run.verdict = None
-            self._run.go_on()
+            self._run.attendance.withdraw()
             return
-        self._run.answer()
+        self._run.attendance.deliver()
         raise Dropped
 
     async def _remove_record(self) -> None:

@@ -17,7 +17,7 @@ from tests.faults.harness import CALL, house
 
 
 async def until_decided(run: Run) -> None:
-    while run.verdict is None:  # noqa: ASYNC110
+    while run.attendance.verdict is None:  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
@@ -25,18 +25,18 @@ async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """§3.7: every wait for the first answer is bounded. The answer is decided, and handed over."""
-    monkeypatch.setattr("proxy.jobs.run._REMOVAL_PATIENCE", 0.01)
+    monkeypatch.setattr("proxy.jobs.attendance._REMOVAL_PATIENCE", 0.01)
     async with house() as world:
         world.upstream.plan.append("500")
         world.jobs.gates["remove"] = asyncio.Event()
         _, run = await world.submit(attended=True)
         await until_decided(run)
-        answer = await asyncio.wait_for(run.first_answer(0.01), 10)
+        answer = await asyncio.wait_for(run.attendance.first_response(0.01), 10)
         assert isinstance(answer, WholeResponse)
         assert answer.status == 500
         world.jobs.gates["remove"].set()
         await world.quiet()
-        assert run.first.result() is answer
+        assert run.attendance.first.result() is answer
         assert await world.jobs.list() == []
 
 
@@ -45,7 +45,7 @@ async def test_a_record_that_cannot_be_removed_is_that_of_a_failed_job() -> None
         world.upstream.plan.append("500")
         world.jobs.faults["remove"].append(StoreUnavailable("away"))
         job_id, run = await world.submit(attended=True)
-        assert await run.first_answer(10) is None
+        assert await run.attendance.first_response(10) is None
         with capture_logs():
             await world.quiet()
         assert world.runner.may_show(job_id)
@@ -61,7 +61,7 @@ async def test_who_shows_a_job_keeps_it_from_being_dropped() -> None:
         shown, run = await world.submit(attended=True)
         hidden, other = await world.submit(attended=True)
         assert world.runner.may_show(shown)
-        assert await asyncio.wait_for(run.first_answer(60), 10) is None
+        assert await asyncio.wait_for(run.attendance.first_response(60), 10) is None
         world.jobs.gates["remove"] = asyncio.Event()
         world.upstream.gate.set()
         await until_decided(other)
@@ -75,10 +75,12 @@ async def test_who_shows_a_job_keeps_it_from_being_dropped() -> None:
 
 async def test_nobody_waits_longer_than_the_grace() -> None:
     run = Run("x", CALL, attended=True)
-    waits = [asyncio.create_task(run.first_answer(seconds)) for seconds in (0.01, 60, 60)]
+    waits = [
+        asyncio.create_task(run.attendance.first_response(seconds)) for seconds in (0.01, 60, 60)
+    ]
     async with asyncio.timeout(10):
         assert await asyncio.gather(*waits) == [None, None, None]
-    assert not run.attended
+    assert not run.attendance.waiting
 
 
 async def test_a_job_that_the_store_took_without_saying_so_comes_to_its_end() -> None:
@@ -113,10 +115,29 @@ async def test_a_run_is_gone_when_its_job_was_not_stored() -> None:
         world.upstream.gate.clear()
         first, _ = await world.submit("k", attended=True)
         same, run = await world.submit("k", attended=True)
-        assert (same, world.runner.attended(run.id), run.attended) == (first, None, True)
+        assert (same, world.runner.attended(run.id), run.attendance.waiting) == (first, None, True)
         world.jobs.faults["add"].append(ValueError("a defect"))
         with pytest.raises(ValueError, match="a defect"):
             await world.submit()
         assert set(world.runner._runs) == {first}
         world.upstream.gate.set()
         await world.quiet()
+
+
+async def test_a_run_shows_an_operator_what_it_does() -> None:
+    async with house() as world:
+        world.upstream.plan.append("500")
+        world.upstream.gate.clear()
+        world.jobs.gates["remove"] = asyncio.Event()
+        job_id, run = await world.submit(attended=True)
+        assert repr(Run("x", CALL)) == "<Run x queued ended>"
+        while not world.upstream.posts:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert repr(run) == f"<Run {job_id} driving waiting posting>"
+        world.upstream.gate.set()
+        await until_decided(run)
+        assert repr(run) == f"<Run {job_id} settling dropping>"
+        world.jobs.gates["remove"].set()
+        with capture_logs():
+            await world.quiet()
+        assert repr(run) == f"<Run {job_id} settling dropped>"

@@ -242,7 +242,7 @@ async def test_dropping_against_cancel(deed: str) -> None:
             await world.cancel(job_id)
             await world.quiet()
             job = await world.jobs.get(job_id)
-            answer = run.first.result()
+            answer = run.attendance.first.result()
             assert (job is None) == (answer is not None)
             assert job is None or job.status is Status.CANCELLED
             world.accepted.clear()

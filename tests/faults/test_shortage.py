@@ -84,7 +84,7 @@ async def test_no_descriptor_for_the_first_post_is_waited_out(attended: bool) ->
             await world.quiet()
         assert (await world.jobs.get(job_id)).status is Status.SUCCESS
         assert world.upstream.posts == [0]
-        assert run.first.result() is None
+        assert run.attendance.first.result() is None
 
 
 async def test_no_descriptor_for_a_continuation_is_waited_out() -> None:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
 from proxy.core.job import Phase, Status
+from proxy.jobs.run import Work
 from proxy.ports import StorageFull, StoreUnavailable
 from tests.faults.harness import FakeUpstream, House, Steps
 
@@ -201,7 +202,10 @@ class Jobs(RuleBasedStateMachine):
         """§3.6: never more than `max_running`, and no slot leaks."""
         runner = self.house.runner
         assert runner.running <= self.house.limits.max_running
-        assert all(run in runner._runs.values() or run.stopped for run in runner._slots._running)
+        assert all(
+            run in runner._runs.values() or run.work is Work.SETTLING
+            for run in runner._slots._running
+        )
 
 
 Jobs.TestCase.settings = settings(

@@ -301,7 +301,7 @@ async def test_a_refusal_within_the_grace_is_handed_over_and_no_job_stays(world:
     """§3.7: relayed verbatim and the job dropped."""
     world.simulator.fault(path=world.path, method="POST", status=409, body="busy")
     job, run = await world.submit(attended=True)
-    answer = await asyncio.wait_for(run.first, 10)
+    answer = await asyncio.wait_for(run.attendance.first, 10)
     assert isinstance(answer, WholeResponse)
     assert (answer.status, answer.body) == (409, b"busy")
     assert await world.jobs.get(job.id) is None
@@ -312,7 +312,7 @@ async def test_an_unreachable_upstream_within_the_grace_is_a_problem(world: Worl
     """§3.7: 502, dropped."""
     world.simulator.fault(path=world.path, method="POST", reset=True)
     job, run = await world.submit(attended=True)
-    answer = await asyncio.wait_for(run.first, 10)
+    answer = await asyncio.wait_for(run.attendance.first, 10)
     assert isinstance(answer, Problem)
     assert answer.name == "upstream-unreachable"
     assert await world.jobs.get(job.id) is None
