@@ -22,6 +22,10 @@ log = structlog.get_logger(__name__)
 _PROGRESS_INTERVAL = 1.0
 
 
+class Surplus(Exception):
+    """The body has more bytes than the head of the response announces."""
+
+
 class Reception:
     """Stores what VB365 sends of one job. A store that is away is waited for, and VB365 with it;
     `StorageFull` and `PartialLost` are raised. `open` comes first.
@@ -89,18 +93,22 @@ class Reception:
         """Reserve room for `size` more bytes."""
         await until_available(lambda: self._space.promise(self._id, size), job=self._id)
 
-    async def copy(self, response: Response, begun: bytes = b"") -> None:
-        """Store the body to its end; `begun` was read of it before. Raises `UpstreamFailure`."""
+    async def copy(self, response: Response, begun: bytes = b"", stop: int | None = None) -> None:
+        """Store the body to its end; `begun` was read of it before.
+
+        Raises `UpstreamFailure`, or `Surplus` for a piece that reaches beyond the offset `stop`,
+        which is not stored.
+        """
         self._meter = Meter(self.offset, _time())
         if begun:
             await self._look(begun)
-            await self._store(begun)
+            await self._store(begun, stop)
         while self.format is None and (chunk := await response.read()):
             await self._look(chunk)
-            await self._store(chunk)
+            await self._store(chunk, stop)
         async with self._reporting():
             while chunk := await response.read():
-                await self._store(chunk)
+                await self._store(chunk, stop)
 
     async def _look(self, chunk: bytes) -> None:
         if self.format is None:
@@ -109,7 +117,9 @@ class Reception:
             if self.format is not None:
                 await self.report()
 
-    async def _store(self, chunk: bytes) -> None:
+    async def _store(self, chunk: bytes, stop: int | None) -> None:
+        if stop is not None and self.offset + len(chunk) > stop:
+            raise Surplus
         await until_available(lambda: self.partial.write(chunk), job=self._id)
         try:
             await self._space.stored(self._id, len(chunk))

@@ -25,7 +25,7 @@ from proxy.core.job import (
 from proxy.core.outcome import secrets
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.outcome import code_of, encoding, error, facts, refusal
-from proxy.jobs.reception import Reception
+from proxy.jobs.reception import Reception, Surplus
 from proxy.jobs.record import Record, until_available
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.retries import Retries
@@ -339,8 +339,12 @@ class Transfer:
         all of it.
         """
         before = self._file.offset
+        stop = self._answer.size if part is None else part.stop
         try:
-            await self._file.copy(response, rest)
+            await self._file.copy(response, rest, stop)
+        except Surplus:
+            await self._start_over("the response has more bytes than it announces")
+            return None
         except UpstreamFailure as why:
             progress = self._retries.progress(before, self._file.offset)
             await self._file.report()
@@ -349,9 +353,6 @@ class Transfer:
                 await self._start_over("no byte is stored")
             return None
         size, offset = self._answer.size, self._file.offset
-        if part is not None and offset > part.stop:
-            await self._start_over(f"more bytes came than the {part.stop - part.start} announced")
-            return None
         if part is not None and offset < part.total:
             # a shorter range than asked for: the next POST goes on from there
             if not self._retries.progress(before, self._file.offset):

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from proxy.core.job import Job, Phase, Status
 from proxy.ports import StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
+from tests.fakes import MemoryPartial
 from tests.faults.harness import CONTENT, PIECE, House, Reply, house
 from tests.faults.test_transfer import SIZE, World
 
@@ -227,6 +228,63 @@ async def test_a_part_whose_body_is_longer_than_announced_is_not_kept() -> None:
                 world, start, 3000, data=CONTENT[start:3000] + b"foreign", length=None
             ),
         )
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
+@pytest.mark.parametrize("etag", [b'"a"', None])
+@pytest.mark.parametrize("stop", [3000, 4000])
+@pytest.mark.parametrize("end", ["breaks", "ends"])
+async def test_no_byte_behind_the_announced_range_is_stored(
+    monkeypatch: pytest.MonkeyPatch, etag: bytes | None, stop: int, end: str
+) -> None:
+    """§10: such a response proves nothing, however it ends, and at no moment could a restart take
+    its surplus for a part of the file. Here the surplus would complete it.
+    """
+    write = MemoryPartial.write
+    reached: list[int] = []
+    async with house() as world:
+
+        async def watched(self: MemoryPartial, chunk: bytes) -> None:
+            await write(self, chunk)
+            if len(world.upstream.posts) == 2:
+                reached.append(self.offset)
+
+        monkeypatch.setattr(MemoryPartial, "write", watched)
+        fields = [] if etag is None else [(b"ETag", etag)]
+        original = world.upstream._file
+
+        def tagged(start: int, deed: str) -> Reply:
+            reply = original(start, deed)
+            reply.fields = [*reply.fields, *fields]
+            return reply
+
+        def lies(start: int) -> Reply:
+            data = CONTENT[start:stop] + bytes(len(CONTENT) - stop)
+            cut = len(data) if end == "breaks" else None
+            return part(world, start, stop, data=data, length=None, cut=cut, fields=fields)
+
+        world.upstream._file = tagged  # type: ignore[method-assign]
+        job = await finished(world, lies)
+        assert world.upstream.posts == [0, 1250 if etag is None else 2500, 0]
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+        assert max(reached, default=0) <= stop
+
+
+async def test_a_whole_file_that_is_longer_than_announced_is_not_kept() -> None:
+    async with house() as world:
+        original = world.upstream._file
+
+        def served(start: int, deed: str) -> Reply:
+            if world.upstream.generations > 1:
+                return original(start, deed)
+            return Reply(world.upstream, 200, [], CONTENT, length=2500)
+
+        world.upstream._file = served  # type: ignore[method-assign]
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+        await world.check()
+        job = await world.finished(job_id)
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
 
 
