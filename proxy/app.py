@@ -391,11 +391,14 @@ def _url(scheme: str, address: tuple[str, int]) -> str:
     return f"{scheme}://{host}:{address[1]}"
 
 
-async def start(settings: Settings) -> Running:
-    """Start the proxy. Raises `StartFailed`; nothing is left running then."""
+async def start(settings: Settings, clock: Clock | None = None) -> Running:
+    """Start the proxy, with a `SteadyClock` unless another clock is given.
+
+    Raises `StartFailed`; nothing is left running then.
+    """
     if HttpRequestParser is HttpRequestParserPy:
         raise StartFailed("aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS.")
-    running = Running(settings, SteadyClock())
+    running = Running(settings, clock or SteadyClock())
     try:
         await running.open()
     except BaseException:

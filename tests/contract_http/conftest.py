@@ -23,15 +23,12 @@ EXPORT = "exportToPst"
 
 @dataclass
 class Clock:
-    """The proxy's two clocks; `ahead` moves both, in seconds."""
+    """The proxy's clock, in Unix seconds, moved forward by `ahead`."""
 
     ahead: float = 0.0
 
-    def wall(self) -> float:
+    def __call__(self) -> float:
         return time.time() + self.ahead
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
 
 
 @dataclass
@@ -163,11 +160,8 @@ def settings_of(upstream: str, place: Path, given: dict[str, str]) -> Any:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(app, "SteadyClock", lambda: clock.wall)
-    monkeypatch.setattr(app, "monotonic", clock.monotonic)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -186,7 +180,7 @@ def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack)
         simulator = Simulator(SimulatorSettings(**({"size": SIZE} | (sim or {}))))
         await simulator.start()
         closing.push_async_callback(simulator.stop)
-        running = await app.start(settings_of(simulator.url, tmp_path / data, given))
+        running = await app.start(settings_of(simulator.url, tmp_path / data, given), clock)
         closing.push_async_callback(running.stop)
         session = simulator.open_session()
         fields = simulator.login()
@@ -209,7 +203,7 @@ def make_play(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) 
 
     async def make(script: Script, *, data: str = "data", **given: str) -> Play:
         upstream = await closing.enter_async_context(Scripted(script).running())
-        running = await app.start(settings_of(upstream.url, tmp_path / data, given))
+        running = await app.start(settings_of(upstream.url, tmp_path / data, given), clock)
         closing.push_async_callback(running.stop)
         play = Play(running=running, clock=clock, fields={"Authorization": "Bearer t"})
         play.upstream = upstream
