@@ -548,12 +548,56 @@ async def test_a_token_that_needs_its_cookie_is_its_caller() -> None:
         )
     )
     who = credentials("Bearer a", ".AspNetCore.Antiforgery=x")
-    own = job(owner_of(access, who))
+    own = job("identity", aliases=access.owners(who))
     await access.check(who, own)
     vb365.asked.clear()
     await access.check(who, own)
     assert vb365.asked == []
     assert (await refused(access, credentials("Bearer a"), own))[0] == 401
+
+
+@pytest.mark.parametrize("without_cookie", [401, 403, 302])
+async def test_the_same_authorization_of_everybody_identifies_nobody(without_cookie: int) -> None:
+    """§2, §9: a front requires the same Basic credentials of every user, and a session cookie."""
+
+    def decide(token: str, target: str, cookie: bool) -> int:
+        return without_cookie if not cookie else 200 if target == SESSIONS else 404
+
+    access, _, _ = make(decide)
+    alice, bob = (credentials("Basic gate", f"sid={name}") for name in ("alice", "bob"))
+    first, *others = access.owners(alice)
+    own = job(first, aliases=tuple(others))
+    await access.check(alice, own)
+    assert await access.owns(alice, own)
+    assert await refused(access, bob, own) == (404, "job-not-found")
+    assert not await access.owns(bob, own)
+    assert await refused(access, alice, job(first)) == (404, "job-not-found")
+
+
+@pytest.mark.parametrize("failure", [429, 503, None])
+async def test_whether_authorization_alone_is_accepted_may_be_unknown(failure: int | None) -> None:
+    """§9: then the call is tried again."""
+
+    def decide(token: str, target: str, cookie: bool) -> int | None:
+        return 404 if target != SESSIONS else 200 if cookie else failure
+
+    access, _, _ = make(decide)
+    first, second = (credentials("Bearer a", f"ARRAffinity={number}") for number in (1, 2))
+    own = job("identity", aliases=access.owners(first))
+    await access.check(first, own)
+    assert (await refused(access, second, own))[0] == 503
+    with pytest.raises(Problem) as why:
+        await access.owns(second, own)
+    assert why.value.status == 503
+
+
+async def test_a_sufficient_token_with_another_cookie_stays_the_owner() -> None:
+    """§2 Caller: a load balancer's cookie changes with every response."""
+    access, _, _ = make(gone)
+    own = job("identity", aliases=access.owners(credentials("Bearer ok", "ARRAffinity=1")))
+    for cookie in (None, "ARRAffinity=1", "ARRAffinity=2"):
+        await access.check(credentials("Bearer ok", cookie), own)
+        assert await access.owns(credentials("Bearer ok", cookie), own)
 
 
 async def test_a_verdict_is_about_the_exact_credentials_that_were_asked_with() -> None:

@@ -28,6 +28,8 @@ _VERSIONS = ("v8", "v7", "v6")
 #: VB365's statuses for a missing resource, a version that it does not serve, and a malformed id.
 _UNKNOWN = (400, 404)
 _DENIED = (401, 403, *_UNKNOWN)
+#: VB365's statuses that decide nothing, whatever credentials were sent.
+_UNDECIDED = (429, *range(500, 600))
 
 #: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
 #: included, so that a list checks each session once however many jobs it has.
@@ -80,10 +82,12 @@ class Access:
         return (*(() if identity is None else (identity,)), *self.hashes(credentials))
 
     def hashes(self, credentials: Credentials) -> tuple[str, ...]:
-        """Return the owners that the credentials identify by themselves, without VB365."""
-        return tuple(
-            dict.fromkeys((self._caller_hash(credentials), self._hash_as_sent(credentials)))
-        )
+        """Return the owners that the credentials identify by themselves, without VB365.
+
+        The hash of the exact Authorization and Cookie is for `_needed`.
+        """
+        found = (self._caller_hash, self._hash_as_sent, self._exact_hash)
+        return tuple(dict.fromkeys(each(credentials) for each in found))
 
     def claimed(self, credentials: Credentials) -> str | None:
         """Return the owner that a JWT claims to be, None without claims.
@@ -112,19 +116,32 @@ class Access:
                 status = await self._identity_status(credentials.parts()[0])
         except (Problem, TimeoutError):
             return None
-        return _is_success(status) if _is_success(status) or status in _DENIED else None
+        return _is_success(status) if _is_decision(status) else None
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
         """Report whether the job is this caller's own. Raises `Problem` 503 if that depends on a
         check that VB365 does not answer.
         """
-        if not set(job.owners).isdisjoint(self.owners(credentials)):
+        needed = self._needed(credentials, job)
+        if needed == credentials and not set(job.owners).isdisjoint(self.owners(credentials)):
             return True
-        if self.claimed(credentials) not in job.owners:
+        if needed is None:
             return False
-        if await self.learn(credentials) is None:
-            raise unreachable()
-        return not set(job.owners).isdisjoint(self.owners(credentials))
+        status = await self._owner_status(needed, credentials)
+        return _is_success(status) and not set(job.owners).isdisjoint(self.owners(credentials))
+
+    def _needed(self, credentials: Credentials, job: Job) -> Credentials | None:
+        """Return the part of the credentials that VB365 must accept for this caller to be the job's
+        owner, None if another caller owns the job.
+
+        It is the exact pair of Authorization and Cookie of the kick-off, else Authorization alone:
+        a front before VB365 may require the same Authorization of every user, and a cookie then
+        decides who the user is. Beside a sufficient Authorization cookies may change.
+        """
+        if self._exact_hash(credentials) in job.owners:
+            return credentials
+        known = {*self.owners(credentials), self.claimed(credentials)}
+        return None if known.isdisjoint(job.owners) else credentials.parts()[0]
 
     def _caller_hash(self, credentials: Credentials) -> str:
         """Return the hash of Authorization, or of Cookie if there is no Authorization.
@@ -261,7 +278,7 @@ class Access:
                 break
         if status == 401:
             raise unauthorized()
-        if status not in _DENIED and not _is_success(status):
+        if not _is_decision(status):
             raise unreachable()
         return status
 
@@ -274,37 +291,26 @@ class Access:
         A job that ran with another caller's credentials is excluded: an owner that could not see
         the session must not get its contents by way of a caller that can.
         """
-        if job.borrowed or set(job.owners).isdisjoint(
-            {*self.owners(credentials), self.claimed(credentials)}
-        ):
+        needed = self._needed(credentials, job)
+        if job.borrowed or needed is None:
             raise not_found()
-        status = await self._caller_status(credentials, statuses)
-        if status == 401:
+        status = await self._owner_status(needed, credentials, statuses)
+        if status == 401 and needed == credentials:
             raise unauthorized()
-        if status not in _DENIED and not _is_success(status):
-            raise unreachable()
         if not _is_success(status) or set(job.owners).isdisjoint(self.owners(credentials)):
             raise not_found()
         self._remember(credentials, "job", job.id)
 
-    async def _caller_status(self, credentials: Credentials, statuses: Statuses | None) -> int:
-        """Return VB365's status for what identifies the caller: the token, or the cookie if there
-        is no token.
-
-        A token may need its cookie. It does not count as accepted if VB365 accepts the cookie
-        alone.
+    async def _owner_status(
+        self, needed: Credentials, sent: Credentials, statuses: Statuses | None = None
+    ) -> int:
+        """Return VB365's status for the `needed` part of what was sent. Raises `Problem` 503 for
+        one that decides nothing. A front may redirect a request without its cookie.
         """
-        token, *cookie = credentials.parts()
-        status = await self._identity_status(token, statuses)
-        if not cookie or _is_success(status):
-            return status
-        status = await self._identity_status(credentials, statuses)
-        if not _is_success(status):
-            return status
-        alone = await self._identity_status(cookie[0], statuses)
-        if _is_success(alone):
-            return 403
-        return status if alone in _DENIED else alone
+        status = await self._identity_status(needed, statuses)
+        if status in _UNDECIDED or (needed == sent and not _is_decision(status)):
+            raise unreachable()
+        return status
 
     # requests to VB365
 
@@ -383,6 +389,10 @@ class Access:
         finally:
             response.close()
         return response.status
+
+
+def _is_decision(status: int) -> bool:
+    return _is_success(status) or status in _DENIED
 
 
 def _is_success(status: int) -> bool:
