@@ -26,7 +26,7 @@ class _Upstream(asyncio.Protocol):
     """Responds to requests. They must have no body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
         self._buffer = b""
 
     def data_received(self, data: bytes) -> None:

@@ -228,8 +228,8 @@ class UpstreamUnreachable(UpstreamFailure):
 
 
 class LocalShortage(UpstreamUnreachable):
-    """This machine lacks a descriptor, port, buffer or memory to connect. The request was not sent,
-    and this says nothing about VB365.
+    """The local machine lacks a descriptor, port, buffer or memory to connect. The request was not
+    sent, and the failure is not VB365's.
     """
 
     def __init__(self, message: str, *, delivered: bool = False) -> None:

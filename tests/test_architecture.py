@@ -190,7 +190,7 @@ def test_core_is_pure(path: Path) -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    """A file that is too long: which one noun does it hold?"""
+    """A file that is too long contains more than one thing."""
     lengths = {
         str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines())
         for path in FILES

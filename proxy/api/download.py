@@ -140,7 +140,7 @@ async def _stream(
 
 async def _copy(request: ApiRequest, reader: Reader, start: int, stop: int) -> None:
     """Send [start, stop) of the file. A client that takes nothing keeps one piece in memory."""
-    writer = cast(StreamWriter, request.inner.writer)
+    writer = cast("StreamWriter", request.inner.writer)
     async with aclosing(reader.chunks(start, stop)) as chunks:
         async for chunk in chunks:
             await writer.write(chunk, drain=False)

@@ -1,4 +1,4 @@
-"""The preflight of a kick-off: does VB365 deny access to the parent resource? (CONTRACT §3.4)"""
+"""The preflight of a kick-off: whether VB365 denies access to the parent (CONTRACT §3.4)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import ipaddress
 import signal
 import ssl
@@ -19,9 +19,9 @@ from cryptography.x509.oid import NameOID
 
 from proxy.simulator import Simulator, SimulatorSettings, serve
 
-_VALIDITY = datetime.timedelta(days=365)
+_VALIDITY = dt.timedelta(days=365)
 #: The certificate is valid from one hour ago, for clients whose clock is slow.
-_CLOCK_SKEW = datetime.timedelta(hours=1)
+_CLOCK_SKEW = dt.timedelta(hours=1)
 
 
 async def run(settings: SimulatorSettings, host: str, port: int, *, tls: bool) -> int:
@@ -77,7 +77,7 @@ def _self_signed_context(host: str) -> ssl.SSLContext:
 def _certificate(host: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "VB365 simulator")])
     alternative_names = [_general_name("localhost"), _general_name(host)]
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(name)

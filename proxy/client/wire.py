@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import aiohttp
 from yarl import URL
@@ -83,7 +83,7 @@ class Http:
         self._connected = False
         self._sent: set[tuple[str, URL]] = set()
 
-    async def __aenter__(self) -> Http:
+    async def __aenter__(self) -> Self:
         async def note(
             session: object, context: object, params: aiohttp.TraceRequestHeadersSentParams
         ) -> None:

@@ -21,9 +21,7 @@ def _nullable(kind: str, **more: Any) -> Object:
     return {"type": [kind, "null"], **more}
 
 
-def _enum(
-    values: type[Status] | type[Phase] | type[ResultState] | type[ErrorCode], *left_out: str
-) -> Object:
+def _enum(values: type[Status | Phase | ResultState | ErrorCode], *left_out: str) -> Object:
     return {
         "type": "string",
         "enum": [str(value) for value in values if str(value) not in left_out],

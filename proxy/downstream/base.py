@@ -62,7 +62,7 @@ class BaseConnection(asyncio.Protocol, ABC):
 
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
-        self.transport = cast(asyncio.Transport, None)
+        self.transport = cast("asyncio.Transport", None)
         self.peer = b"unknown"
         self.scheme = b"http"
         #: True once no further request is served.
@@ -71,8 +71,8 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._serving: Exchange | None = None
         self._inbox = Inbox(owner.waiting)
         self._deadlines = Deadlines(len(Limit), self._expired)
-        self._reading = cast(Reading, None)
-        self._lingering = cast(Lingering, None)
+        self._reading = cast("Reading", None)
+        self._lingering = cast("Lingering", None)
         #: True while the client reads more slowly than the proxy writes.
         self._slow = False
 
@@ -92,7 +92,7 @@ class BaseConnection(asyncio.Protocol, ABC):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop. The first head must begin within `head_timeout`."""
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
         self._reading = Reading(self.transport, self._inbox, self._deadlines)
         self._lingering = Lingering(self.transport, self._deadlines, self._patience)
         peer = transport.get_extra_info("peername")

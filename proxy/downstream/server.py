@@ -135,7 +135,7 @@ class Server:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Run the handler, write its response, and hand the connection back."""
-        bridge = cast(Bridge, request.transport)
+        bridge = cast("Bridge", request.transport)
         response = await self._answer(request, *bridge.request)
         if bridge.closing and not response.prepared:
             response.force_close()

@@ -233,7 +233,8 @@ class Runner:
         """An allowed call with these request fields brought credentials: a Suspended job queues
         again (CONTRACT §9).
 
-        `borrowed`: they are another caller's than the job's owner."""
+        `borrowed`: they are another caller's than the job's owner.
+        """
         if job.phase is Phase.SUSPENDED:
             fields = resumed_fields(call, job.request, preserve_host=self._preserve_host)
             await self._resume(job, fields, borrowed=borrowed)

@@ -134,7 +134,7 @@ class _PinnedContext(ssl.SSLContext):
 
     @staticmethod
     def check(connection: ssl.SSLObject | ssl.SSLSocket) -> None:
-        pin = cast(_PinnedContext, connection.context).pin
+        pin = cast("_PinnedContext", connection.context).pin
         presented = sha256(connection.getpeercert(binary_form=True) or b"").digest()
         if not hmac.compare_digest(presented, pin):
             raise PinMismatch(presented, pin)

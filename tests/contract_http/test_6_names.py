@@ -110,7 +110,7 @@ async def test_the_name_is_null_until_the_format_is_known(make_play: MakePlay) -
 
 
 async def test_a_windows_path_keeps_its_last_part(make_play: MakePlay) -> None:
-    """§5, §6: VB365 builds its file in C:\\Windows\\Temp, and may say so."""
+    r"""§5, §6: VB365 builds its file in C:\Windows\Temp, and may say so."""
     disposition = 'Content-Disposition: attachment; filename="C:\\Windows\\Temp\\x\\mailbox.pst"'
     play = await make_play(answering(raw("200 OK", [disposition], PST)))
     status = await play.begun(SESSION + "/mailboxes/m/exportToPst")

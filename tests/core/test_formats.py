@@ -26,7 +26,7 @@ from proxy.core.formats import sniff
     ],
 )
 def test_the_format_is_detected_by_the_first_bytes(first: bytes, expected: str | None) -> None:
-    """§5: `!BDN` Pst, `PK\\x03\\x04` Zip, `D0CF11E0` Msg, else Other; None while they are too
+    r"""§5: `!BDN` Pst, `PK\x03\x04` Zip, `D0CF11E0` Msg, else Other; None while they are too
     few.
     """
     assert sniff(first) == expected

@@ -175,7 +175,7 @@ class Chaos:
             if status == 401:
                 caller.token = self._simulator.login()
             elif status in (502, 503, 504) and "kick" not in str(document):
-                if status == 502 or status == 504:
+                if status in {502, 504}:
                     return status, document
                 await asyncio.sleep(0.2)
             else:

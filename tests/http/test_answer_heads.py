@@ -25,12 +25,13 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
 def relayed() -> Exchange:
     head = parse_request(REQUEST)
-    return Exchange(Pool("h", 1), cast(ClientSide, None), head, outgoing(head), REQUEST, whole=True)
+    client = cast("ClientSide", None)
+    return Exchange(Pool("h", 1), client, head, outgoing(head), REQUEST, whole=True)
 
 
 def called() -> _StreamedResponse:
     return _StreamedResponse(
-        cast(Connection, None), Outgoing(b"GET", 1, body=False, binding=False), LIMIT
+        cast("Connection", None), Outgoing(b"GET", 1, body=False, binding=False), LIMIT
     )
 
 

@@ -20,7 +20,7 @@ from tests.http.wire import LIMIT, Peer, eventually, through
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 OWN = b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n"
-OURS = cast(Decision, "ours")
+OURS = cast("Decision", "ours")
 
 
 def decide(head: Head) -> Decision:

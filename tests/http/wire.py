@@ -75,7 +75,7 @@ class Peer:
         self.writer.transport.abort()
 
     def reset(self) -> None:
-        reset(cast(asyncio.Transport, self.writer.transport))
+        reset(cast("asyncio.Transport", self.writer.transport))
 
 
 Script = Callable[[Peer], Awaitable[None]]

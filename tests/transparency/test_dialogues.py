@@ -205,10 +205,11 @@ async def play(
             )
         if listener is None:
             listener = await _late(turn, speaker, connections, proxied=proxied)
-            turn = turn[2:]
+            rest = turn[3:]
         else:
+            rest = turn[1:]
             assert await listener.exactly(len(first.text)) == first.text
-        await hold(turn[1:], speaker, listener, proxied=proxied)
+        await hold(rest, speaker, listener, proxied=proxied)
     connections.over.set()
 
 

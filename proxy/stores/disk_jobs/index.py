@@ -29,7 +29,8 @@ def claims(job: Job) -> list[tuple[str, str]]:
 
 class JobIndex:
     """Jobs by id, by each owner with and without a key, by session, by age, and
-    by what time or a limit does to them; wakes who waits for a change."""
+    by what time or a limit does to them; wakes who waits for a change.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
