@@ -283,14 +283,14 @@ async def test_the_documented_curl_ends_when_the_token_expires(
     assert not (tmp_path / "mailbox.pst").exists()
 
 
-async def test_the_command_on_board_works_as_documented(scene: Scene, tmp_path: Path) -> None:
+async def test_the_export_command_works_as_documented(scene: Scene, tmp_path: Path) -> None:
     """CONTRACT §15."""
-    ((_, text),) = snippets("The command on board")
+    ((_, text),) = snippets("The export command")
     out = await run(["bash", "-euo", "pipefail", "-c", text], scene, tmp_path)
     assert_is_the_export((tmp_path / out.strip()).read_bytes())
 
 
-async def test_the_jobs_commands_follow_a_job_to_its_grave(scene: Scene, tmp_path: Path) -> None:
+async def test_the_jobs_commands_list_cancel_and_delete(scene: Scene, tmp_path: Path) -> None:
     """CONTRACT §7, §15: kick off without waiting, list, cancel, delete; user name and password
     instead of a token.
 
