@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from proxy.core.http.fields import value_of
+from proxy.core.http.fields import has_conflict, value_of
 from proxy.core.job import FileFacts
 from proxy.jobs.outcome import encoding, facts
 from proxy.ports import Field, Response, UpstreamBroken
@@ -17,6 +17,8 @@ _OVERLAP = 64 * 1024
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 #: RFC 9110 §8.8.3: a weak one begins with `W/`.
 _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
+#: Fields that prove nothing if they occur with different values: which of them counts is a guess.
+_PROOF = (b"etag", b"content-range", b"last-modified", b"content-disposition", b"content-type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Continuation:
 
     def _is_same_file(self, response: Response) -> bool:
         if encoding(response.fields) is not None:
+            return False
+        if any(has_conflict(response.fields, name) for name in _PROOF):
             return False
         etag = value_of(response.fields, b"etag")
         if self.validator is not None and etag != self.validator:

@@ -7,7 +7,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
 from proxy.core.http.disposition import file_name
-from proxy.core.http.fields import value_of, values_of
+from proxy.core.http.fields import has_conflict, value_of, values_of
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
 from proxy.ports import (
@@ -79,12 +79,15 @@ def encoding(fields: Fields) -> str | None:
 
 
 def facts(response: Response, size: int | None) -> FileFacts:
-    """What a 200 head says of the file; `size` in bytes if it is known."""
+    """What a 200 head says of the file; `size` in bytes if it is known. Two different ETags
+    count as none.
+    """
+    etag = None if has_conflict(response.fields, b"etag") else value_of(response.fields, b"etag")
     return FileFacts(
         media_type=text(value_of(response.fields, b"content-type")) or "application/octet-stream",
         file_name=file_name(value_of(response.fields, b"content-disposition")),
         size=size,
-        etag=text(value_of(response.fields, b"etag")),
+        etag=text(etag),
         last_modified=text(value_of(response.fields, b"last-modified")),
     )
 

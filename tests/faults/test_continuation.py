@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.job import Job, Phase, Status
-from proxy.ports import StoreUnavailable
+from proxy.ports import Field, StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.fakes import MemoryPartial
 from tests.faults.harness import CONTENT, PIECE, House, Reply, house
@@ -299,6 +299,58 @@ async def test_an_encoded_part_does_not_fit() -> None:
         fields = [(b"Content-Encoding", b"gzip")]
         job = await finished(world, lambda start: part(world, start, len(CONTENT), fields=fields))
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
+CONFLICTS = [
+    (b"ETag", b'"a"', b'"b"'),
+    (b"Last-Modified", b"Mon, 23 Nov 2026 03:12:04 GMT", b"Mon, 23 Nov 2026 03:12:05 GMT"),
+    (b"Content-Type", b"application/octet-stream", b"application/zip"),
+    (b"Content-Disposition", b"attachment; filename=a.pst", b"attachment; filename=b.pst"),
+    (b"Content-Range", b"bytes 2500-4999/5000", b"bytes 2501-4999/5000"),
+]
+
+
+@pytest.mark.parametrize("repeated", ["equal", "different"])
+@pytest.mark.parametrize(("name", "value", "other"), CONFLICTS, ids=[str(c[0]) for c in CONFLICTS])
+async def test_a_field_with_two_values_proves_nothing(
+    name: bytes, value: bytes, other: bytes, repeated: str
+) -> None:
+    """§10: although the first of them fits. Equal ones are one value."""
+    async with house() as world:
+        strong: list[Field] = [] if name == b"ETag" else [(b"ETag", b'"a"')]
+        first = [*strong, *([] if name == b"Content-Range" else [(name, value)])]
+        original = world.upstream._file
+
+        def tagged(start: int, deed: str) -> Reply:
+            reply = original(start, deed)
+            reply.fields = [*reply.fields, *first]
+            return reply
+
+        def twofold(start: int) -> Reply:
+            second = (name.lower(), value if repeated == "equal" else other)
+            return part(world, start, len(CONTENT), fields=[*first, second])
+
+        world.upstream._file = tagged  # type: ignore[method-assign]
+        job = await finished(world, twofold)
+        assert (job.status, job.attempt) == (Status.SUCCESS, 1 if repeated == "equal" else 2)
+        assert world.upstream.posts == ([0, 2500] if repeated == "equal" else [0, 2500, 0])
+
+
+async def test_two_different_etags_are_no_validator() -> None:
+    """§10: an overlap is compared instead."""
+    async with house() as world:
+        original = world.upstream._file
+
+        def tagged(start: int, deed: str) -> Reply:
+            reply = original(start, deed)
+            if not start:
+                reply.fields = [*reply.fields, (b"ETag", b'"a"'), (b"ETag", b'"b"')]
+            return reply
+
+        world.upstream._file = tagged  # type: ignore[method-assign]
+        job = await finished(world)
+        assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+        assert world.upstream.posts == [0, 1250]
 
 
 @pytest.mark.parametrize("cut", [0, PIECE])

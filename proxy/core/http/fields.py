@@ -34,6 +34,11 @@ def value_of(fields: Iterable[Field], name: bytes) -> bytes | None:
     return next(iter(values_of(fields, name)), None)
 
 
+def has_conflict(fields: Iterable[Field], name: bytes) -> bool:
+    """Whether fields with the lower-case name `name` have different values."""
+    return len(set(values_of(fields, name))) > 1
+
+
 def elements(values: Iterable[bytes]) -> set[bytes]:
     """The lower-case elements of a comma-separated list, over all its lines (RFC 9110 §5.6.1)."""
     return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
