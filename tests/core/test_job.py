@@ -229,8 +229,8 @@ def test_attempt_counts_generations_from_zero() -> None:
         ANSWER,
         201.0,
     )
-    anew = _after(Claimed("other"), job=suspended)
-    assert (anew.attempt, anew.received, anew.answer, anew.result, anew.started) == (
+    restarted = _after(Claimed("other"), job=suspended)
+    assert (restarted.attempt, restarted.received, restarted.answer, restarted.result, restarted.started) == (
         3,
         0,
         None,
