@@ -203,16 +203,13 @@ class Running:
 
 
 def _connection_limits(settings: Settings) -> tuple[int, int]:
-    """Return the maximum number of client connections and of the relay's connections to VB365; 0
-    means no limit (CONTRACT §15 `listen`).
-    """
+    """Return the limits of client and of relay connections, 0 for none (CONTRACT §15 `listen`)."""
     wanted, pool = settings.listen.max_connections, settings.upstream.pool
     limit = descriptors.raise_limit()
     if limit is None:
         return wanted, pool
-    share = descriptors.share(
-        limit, max_running=settings.exports.max_running, max_connections=wanted
-    )
+    running = settings.exports.max_running
+    share = descriptors.share(limit, max_running=running, max_connections=wanted)
     log.info(
         "connections", max_connections=share.clients, descriptors=limit, kept_back=share.reserve
     )
@@ -231,10 +228,7 @@ def _pool(settings: Settings, *, limit: int) -> Pool:
     tls = None
     if url.scheme == "https":
         if not upstream.verify:
-            log.warning(
-                "upstream.verify is false: whoever stands between the proxy and VB365 can "
-                "read every password"
-            )
+            log.warning("upstream.verify is false: anybody on the network path can read passwords")
         try:
             tls = upstream_context(
                 ca_file=upstream.ca_file, fingerprint=upstream.fingerprint, verify=upstream.verify
@@ -303,7 +297,6 @@ def _runner(
         ),
         safe=sealer,
         trust=access,
-        preserve_host=settings.upstream.preserve_host,
         now=now,
     )
 
@@ -341,7 +334,6 @@ def _api(
         policy=KickoffPolicy(
             grace=exports.grace,
             max_wait=exports.max_wait,
-            preserve_host=settings.upstream.preserve_host,
         ),
         now=now,
     )

@@ -55,7 +55,6 @@ class KickoffPolicy:
 
     grace: float
     max_wait: float
-    preserve_host: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class KickoffHandler:
         # a token that VB365 now rejects must use neither its identity's keys nor its quota
         owners = self._access.hashes if learned is False else self._access.owners
         owner, *aliases = owners(call.credentials)
-        fields = kickoff_fields(call.request.fields, preserve_host=self._policy.preserve_host)
+        fields = kickoff_fields(call.request.fields)
         now = self._now()
         job = Job(
             id=str(uuid.uuid4()),

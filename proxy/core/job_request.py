@@ -34,14 +34,12 @@ _OF_THE_CALL = frozenset(
 )
 
 
-def kickoff_fields(fields: Iterable[_Field], *, preserve_host: bool) -> list[_Field]:
+def kickoff_fields(fields: Iterable[_Field]) -> list[_Field]:
     """The fields of the kick-off that the job sends, in order (CONTRACT §1). Preferences other than
     the proxy's own are kept.
     """
     received = list(fields)
     sent = [field for field in end_to_end(received) if field[0].lower() not in _OURS]
-    if not preserve_host:
-        sent = [field for field in sent if field[0].lower() != b"host"]
     others = other_preferences(values_of(received, b"prefer"))
     if others is not None:
         sent.append((b"Prefer", others))
@@ -49,9 +47,7 @@ def kickoff_fields(fields: Iterable[_Field], *, preserve_host: bool) -> list[_Fi
     return sent
 
 
-def resumed_fields(
-    fields: Iterable[_Field], request: ExportRequest, *, preserve_host: bool
-) -> list[_Field]:
+def resumed_fields(fields: Iterable[_Field], request: ExportRequest) -> list[_Field]:
     """The fields that a resumed job sends: those of the resuming call, and those stored of the
     kick-off (CONTRACT §9).
     """
@@ -62,6 +58,6 @@ def resumed_fields(
         (b"Accept-Language", request.accept_language),
     )
     return [
-        *kickoff_fields(call, preserve_host=preserve_host),
+        *kickoff_fields(call),
         *((name, value.encode("latin-1")) for name, value in stored if value is not None),
     ]

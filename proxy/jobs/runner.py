@@ -66,7 +66,6 @@ class Runner:
         limits: Limits,
         safe: Sealer,
         trust: Trust,
-        preserve_host: bool,
         now: Callable[[], float],
     ) -> None:
         self._jobs = jobs
@@ -75,7 +74,6 @@ class Runner:
         self._limits = limits
         self._safe = safe
         self._trust = trust
-        self._preserve_host = preserve_host
         self._now = now
         self._runs: dict[str, Run] = {}
         self._slots: Slots[Run] = Slots(
@@ -236,7 +234,7 @@ class Runner:
         `borrowed`: they are another caller's than the job's owner.
         """
         if job.phase is Phase.SUSPENDED:
-            fields = resumed_fields(call, job.request, preserve_host=self._preserve_host)
+            fields = resumed_fields(call, job.request)
             await self._resume(job, fields, borrowed=borrowed)
 
     async def _resume(self, job: Job, fields: Fields, *, borrowed: bool = False) -> None:

@@ -38,22 +38,14 @@ KICKOFF = [
 
 def test_the_job_sends_all_end_to_end_fields() -> None:
     """§1: in order and with their case; `Accept-Encoding: identity`."""
-    sent = kickoff_fields([*KICKOFF, (b"Prefer", b"respond-async, wait=3")], preserve_host=True)
+    sent = kickoff_fields([*KICKOFF, (b"Prefer", b"respond-async, wait=3")])
     assert sent == [*KICKOFF[:6], (b"Accept-Encoding", b"identity")]
 
 
 def test_other_preferences_are_kept() -> None:
     """§1: only `respond-async` and `wait` are removed."""
     lines = [(b"Prefer", b"wait=3, return=minimal"), (b"prefer", b"respond-async,x;y")]
-    assert kickoff_fields(lines, preserve_host=True)[0] == (b"Prefer", b"return=minimal, x;y")
-
-
-def test_host_is_kept_or_left_out() -> None:
-    """§12 `upstream.preserve_host`."""
-    assert kickoff_fields(KICKOFF, preserve_host=False) == [
-        *KICKOFF[1:6],
-        (b"Accept-Encoding", b"identity"),
-    ]
+    assert kickoff_fields(lines)[0] == (b"Prefer", b"return=minimal, x;y")
 
 
 def test_a_resumed_job_sends_the_new_credentials_and_the_stored_content_fields() -> None:
@@ -70,7 +62,7 @@ def test_a_resumed_job_sends_the_new_credentials_and_the_stored_content_fields()
         (b"If-None-Match", b'W/"3"'),
         (b"X-XSRF-TOKEN", b"t"),
     ]
-    assert resumed_fields(call, STORED, preserve_host=True) == [
+    assert resumed_fields(call, STORED) == [
         (b"Host", b"h"),
         (b"Authorization", b"Bearer new"),
         (b"X-XSRF-TOKEN", b"t"),

@@ -259,7 +259,6 @@ class House:
             limits=self.limits,
             safe=MemoryOnly(),
             trust=self.trust,
-            preserve_host=True,
             now=self.now,
         )
         self.sweeper = Sweeper(

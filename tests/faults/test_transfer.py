@@ -77,13 +77,12 @@ class World:
             limits=limits,
             safe=MemoryOnly(),
             trust=self.trust,
-            preserve_host=True,
             now=time.time,
         )
 
     def fields(self) -> list[tuple[bytes, bytes]]:
         given = [(b"Host", b"vb365"), *((k.encode(), v.encode()) for k, v in self.token.items())]
-        return kickoff_fields([*given, (b"Content-Type", b"application/json")], preserve_host=True)
+        return kickoff_fields([*given, (b"Content-Type", b"application/json")])
 
     def job(self) -> Job:
         request = ExportRequest(
