@@ -1,10 +1,10 @@
-"""Memory, or another thing that can be counted, that many users share."""
+"""A shared limit on memory or another countable resource."""
 
 from __future__ import annotations
 
 
 class Budget:
-    """`limit` units at most are taken at a time."""
+    """At most `limit` units are in use at a time."""
 
     __slots__ = ("limit", "taken")
 
@@ -13,12 +13,12 @@ class Budget:
         self.taken = 0
 
     def take(self, count: int) -> bool:
-        """Take `count` units; False, and nothing is taken, if fewer are left."""
+        """Take `count` units. Return False, and take nothing, if fewer are free."""
         if self.taken + count > self.limit:
             return False
         self.taken += count
         return True
 
     def give(self, count: int) -> None:
-        """Give back `count` units that were taken."""
+        """Return `count` units."""
         self.taken -= count

@@ -1,32 +1,30 @@
-"""File descriptors: how many there are, and how many of them clients may take (CONTRACT §15
-`listen`).
-"""
+"""The limit on file descriptors, and the share of it for clients (CONTRACT §15 `listen`)."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 
-#: Kept back for the stores, the listeners and the log; and for each export that runs.
+#: Descriptors reserved for stores, listeners and the log, and for each running export.
 _OWN = 64
 _PER_EXPORT = 4
-#: Connections beyond the limit that are told so; further ones are closed at once.
+#: Connections over the limit that get a 503; further ones are closed at once.
 EXTRA_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Connections that clients may have, and that the relay may have to VB365 for them."""
+    """The maximum number of client connections, and of the relay's connections to VB365."""
 
     clients: int
     upstream: int
-    #: Descriptors that are kept back.
+    #: Reserved descriptors.
     reserve: int
 
 
 def raise_limit() -> int | None:
-    """Raise the process's soft limit of descriptors to the hard one. The limit; None if there is
-    none that counts.
+    """Raise the process's soft limit on descriptors to the hard limit, and return it; None if there
+    is no limit.
     """
     if sys.platform == "win32":
         return None
@@ -35,7 +33,7 @@ def raise_limit() -> int | None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS has a lower limit than it says
+    except (OSError, ValueError):  # the limit of macOS is lower than it reports
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return None if hard == resource.RLIM_INFINITY else hard
 
@@ -43,8 +41,8 @@ def raise_limit() -> int | None:
 def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     """Divide `limit` descriptors so that every client can have a relayed request in flight.
 
-    A relayed request takes two, the client's connection and VB365's, so clients get half of what is
-    left at most. `max_connections` 0 is no limit of its own.
+    A relayed request takes two, for the client and for VB365, so clients get at most half of what
+    is not reserved. `max_connections` 0 means no further limit.
     """
     reserve = _OWN + _PER_EXPORT * max_running
     left = max(limit - reserve - EXTRA_CONNECTIONS, 2)

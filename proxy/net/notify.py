@@ -1,6 +1,4 @@
-"""What the service manager is told: sd_notify(3), a datagram to the socket that NOTIFY_SOCKET
-names.
-"""
+"""Notifies the service manager: sd_notify(3), a datagram to the socket in NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -15,10 +13,9 @@ READY, STOPPING = "READY=1", "STOPPING=1"
 
 
 def notify(*states: str, status: str) -> None:
-    """Send `states` and the one-line `status` that `systemctl status` shows. Without a service
-    manager: nothing.
+    """Send `states`, and `status`, the line that `systemctl status` shows.
 
-    A datagram that cannot be sent is dropped: the proxy serves all the same.
+    Does nothing without a service manager, or if the datagram cannot be sent.
     """
     name = os.environ.get("NOTIFY_SOCKET", "")
     if sys.platform == "win32" or not name.startswith(("/", "@")):

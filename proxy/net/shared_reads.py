@@ -1,8 +1,7 @@
-"""TLS read into one buffer that all connections share.
+"""Reads of TLS connections into one shared buffer.
 
-Otherwise each read of a TLS connection, however few its bytes, allocates 256 KiB and gives them
-back: three system calls and the page faults of fresh memory, which is more than all the rest of a
-small request.
+Otherwise every read of a TLS connection allocates and frees 256 KiB. The system calls and page
+faults of that cost more than the rest of a small request.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ _SHAREABLE = sys.platform != "win32"
 
 
 class Buffered(asyncio.BufferedProtocol):
-    """Hands what is read to `protocol`, as bytes of their true size."""
+    """Passes the bytes of each read to `protocol`, copied from the shared buffer."""
 
     __slots__ = ("_protocol", "filled")
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
-        #: The last read filled the buffer: more may be decrypted already, where no look at the
-        #: socket finds it.
+        #: The last read filled the buffer: more may be decrypted already, which polling the socket
+        #: does not show.
         self.filled = False
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -54,8 +53,9 @@ class Buffered(asyncio.BufferedProtocol):
 
 
 def share_reads(transport: asyncio.Transport, protocol: asyncio.Protocol) -> Buffered | None:
-    """Call in `connection_made`: reads of a TLS connection go through the shared buffer from now
-    on.
+    """Make a TLS connection use the shared buffer. Call in `connection_made`.
+
+    Returns None, and changes nothing, without TLS.
     """
     if not _SHAREABLE or transport.get_extra_info("sslcontext") is None:
         return None

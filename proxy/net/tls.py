@@ -1,7 +1,6 @@
-"""TLS on both sides: whom to believe to be VB365, and the certificate that the proxy shows
-(CONTRACT §15).
+"""TLS on both sides: verifying VB365, and the proxy's own certificate (CONTRACT §15).
 
-Everything that reads files here blocks: at run time call it in a thread.
+Functions that read files block: call them in a thread while the proxy serves.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from cryptography import x509
 
 from proxy.core.text import UTF_16, NotUtf8
 
-#: What is spoken inside TLS, on both sides.
+#: The application protocol, on both sides.
 _ALPN = ["http/1.1"]
 _EXPIRES_SOON = timedelta(days=14)
 
 
 class TlsError(Exception):
-    """A certificate, key or CA file cannot be used: the message names the file, the fault and the
-    mend.
+    """A certificate, key or CA file cannot be used. The message names the file, the fault and the
+    fix.
     """
 
 
 class PinMismatch(ssl.SSLCertVerificationError):
-    """The upstream showed another certificate than the pinned one. Both are raw SHA-256 digests."""
+    """The upstream's certificate is not the pinned one. Both are raw SHA-256 digests."""
 
     def __init__(self, presented: bytes, pinned: bytes) -> None:
         super().__init__(
@@ -42,8 +41,8 @@ class PinMismatch(ssl.SSLCertVerificationError):
 
 
 def fingerprint(der: bytes) -> str:
-    """The SHA-256 fingerprint of a DER certificate as `openssl x509 -fingerprint -sha256` shows
-    it.
+    """Return the SHA-256 fingerprint of a DER certificate, formatted as `openssl x509 -fingerprint
+    -sha256` does.
     """
     return _readable(sha256(der).digest())
 
@@ -55,13 +54,13 @@ def _readable(digest: bytes) -> str:
 def upstream_context(
     *, ca_file: Path | None = None, fingerprint: str | None = None, verify: bool = True
 ) -> ssl.SSLContext:
-    """The context for connections to VB365, TLS 1.2 and later.
+    """Return the context for connections to VB365, with TLS 1.2 or later.
 
-    A pinned `fingerprint` (hex, colons allowed) trusts exactly that certificate, whatever its
-    chain, name and dates; else `verify=False` trusts any (the caller warns loudly); else the chain
-    must lead to `ca_file` (PEM or DER; the server's own self-signed certificate will do) or,
-    without it, to the system's CAs, and the name must fit. Raises `TlsError`, and ValueError for a
-    malformed fingerprint.
+    With a `fingerprint` (hex, colons allowed) exactly that certificate is trusted, whatever its
+    chain, name and dates. Otherwise, with `verify=False` any certificate is trusted; the caller
+    must warn. Otherwise the chain must lead to `ca_file` (PEM or DER, may be the server's own
+    self-signed certificate), or without it to the system's CAs, and the name must match. Raises
+    `TlsError`, and ValueError for a malformed fingerprint.
     """
     if fingerprint is not None:
         return _secured(_PinnedContext.of(fingerprint))
@@ -86,7 +85,7 @@ def _secured(context: ssl.SSLContext) -> ssl.SSLContext:
 def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
     data = _read(ca_file)
     try:
-        # Windows exports certificates as DER unless told otherwise.
+        # Windows exports certificates as DER by default.
         context.load_verify_locations(
             cadata=data.decode("ascii", "ignore") if b"-----BEGIN" in data else data
         )
@@ -94,14 +93,13 @@ def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
         raise TlsError(
             f"{ca_file} holds no certificate: name a PEM file of CA certificates"
         ) from error
-    # A server's own certificate is trusted as it is; such ones seldom have all that strict checks
-    # ask for.
+    # A server's own certificate is trusted as it is. Few of these pass the strict checks.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
 
 
 class _PinnedObject(ssl.SSLObject):
-    """The pin is part of the handshake, so that no caller can forget it and nothing is sent
+    """Checks the pin within the handshake, so that no caller can omit it and nothing is sent
     before.
     """
 
@@ -141,10 +139,10 @@ class _PinnedContext(ssl.SSLContext):
 
 
 class ServerCertificate:
-    """The proxy's own certificate, which can be renewed while connections live.
+    """The proxy's own certificate, which can be reloaded while connections are open.
 
-    `context` is for the listener and stays the same object. `certificate` is the PEM chain, `key`
-    its PEM private key without a passphrase (None: in the same file). Raises `TlsError`.
+    `context` is for the listener and never changes. `certificate` is the PEM chain, `key` its PEM
+    private key without a passphrase (None: in the same file). Raises `TlsError`.
     """
 
     def __init__(self, certificate: Path, key: Path | None = None) -> None:
@@ -155,26 +153,23 @@ class ServerCertificate:
         self.context.sni_callback = self._choose
 
     def reload(self) -> None:
-        """Show the files' certificate in new handshakes; open connections go on. Raises `TlsError`:
-        the old one stays.
+        """Use the files' certificate in new handshakes. Raises `TlsError`, and keeps the old one.
 
-        The swap is one assignment, safe from any thread.
+        The swap is a single assignment, so it may be called from any thread.
         """
         self._seen = self._stamps()
         self._current = self._load()
 
     def changed(self) -> bool:
-        """Whether a file is another one than at the last load or reload, successful or not."""
+        """Report whether a file has changed since the last load, successful or not."""
         return self._stamps() != self._seen
 
     def warning(self, now: datetime) -> str | None:
-        """What is wrong, or will be soon, with the dates of the certificate file; None if nothing
-        is.
-        """
+        """Return a warning if the certificate file is not valid, or about to expire; else None."""
         try:
             leaf = x509.load_pem_x509_certificates(_read(self._certificate))[0]
         except (TlsError, ValueError):
-            # OpenSSL reads more than this library; without dates there is nothing to warn of
+            # OpenSSL accepts more than this library; without dates there is no warning
             return None
         if leaf.not_valid_before_utc > now:
             return (
@@ -196,9 +191,9 @@ class ServerCertificate:
     def _choose(
         self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
     ) -> None:
-        # OpenSSL asks with and without SNI. load_cert_chain into the live context would not do:
-        # that keeps one certificate per key type, so an RSA one replaced by an ECDSA one could
-        # still be shown.
+        # OpenSSL calls this with and without SNI. load_cert_chain on the live context would not
+        # work: it keeps one certificate per key type, so a replaced RSA certificate could still be
+        # used beside a new ECDSA one.
         connection.context = self._current
 
     def _load(self) -> ssl.SSLContext:
@@ -229,7 +224,7 @@ def _read(path: Path) -> bytes:
 
 
 class _Encrypted(Exception):
-    """OpenSSL asks for the key's passphrase. Without an answer of ours it would ask on the
+    """OpenSSL needs a passphrase for the key. Without a callback it would prompt on the
     terminal.
     """
 
@@ -268,7 +263,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _code(error: BaseException) -> str:
-    """OpenSSL's name for what went wrong; "" if the error is not of its making."""
+    """Return OpenSSL's name of the error, "" if it is not an OpenSSL error."""
     return getattr(error, "reason", None) or ""
 
 
@@ -285,12 +280,11 @@ _NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LE
 
 
 def explain(error: BaseException, host: str, presented: str | None = None) -> str:
-    """One sentence on why TLS with the upstream `host` failed and how to mend it.
+    """Return one sentence on why TLS with the upstream `host` failed, and how to fix it.
 
     `error` may wrap the ssl error; `presented` is the certificate's fingerprint if it is known.
     """
-    # Libraries wrap these errors in ssl errors of their own, which tell nothing: OpenSSL's have a
-    # reason.
+    # Libraries wrap these errors in ssl errors without details; only OpenSSL's have a reason.
     cause = next(
         (link for link in _chain(error) if isinstance(link, ssl.SSLError) and _code(link)), None
     )
@@ -335,7 +329,7 @@ def _distrust(error: ssl.SSLCertVerificationError, host: str, presented: str | N
     if error.verify_code in _DATES:
         return f"The certificate of {host} {_DATES[error.verify_code]}, or set {pin}."
     return (
-        f"The certificate of {host} is not trusted: {error.verify_message}; mend it "
+        f"The certificate of {host} is not trusted: {error.verify_message}; fix it "
         f"there, or set {pin}."
     )
 
