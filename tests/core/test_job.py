@@ -229,8 +229,8 @@ def test_attempt_counts_generations_from_zero() -> None:
         ANSWER,
         201.0,
     )
-    restarted = _after(Claimed("other"), job=suspended)
-    assert (restarted.attempt, restarted.received, restarted.answer, restarted.result, restarted.started) == (
+    fresh = _after(Claimed("other"), job=suspended)
+    assert (fresh.attempt, fresh.received, fresh.answer, fresh.result, fresh.started) == (
         3,
         0,
         None,
