@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import pytest
 from proxy.net.notify import READY, STOPPING, notify
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is Linux")
-UNIT = Path(__file__).parents[1] / "config" / "vb365-async-proxy.api.router"
+UNIT = Path(__file__).parents[1] / "config" / "vb365-async-proxy.service"
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -75,8 +76,7 @@ def test_serve_says_when_it_is_ready_and_when_it_stops(
         program.send_signal(signal.SIGTERM)
         stopping = manager.recv(4096).decode()
         assert program.stderr is not None
-        url = program.stderr.readline().split()[-1]
-        program.stderr.read()
+        (url,) = re.findall(r"^listening on (\S+)$", program.stderr.read(), re.MULTILINE)
         assert program.wait(40) == 0
     assert ready == f"READY=1\nSTATUS=listening on {url} in front of http://127.0.0.1:1"
     assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
