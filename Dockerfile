@@ -1,7 +1,7 @@
 # docker build -t vb365-async-proxy .
 # docker run -p 4443:4443 -v vb365:/var/lib/vb365-async-proxy -e VB365_PROXY_UPSTREAM__URL=https://vb365:4443 vb365-async-proxy
 
-# The base image by its digest, so that each build is the same. To renew it (security updates come with a new digest):
+# The base image is pinned by its digest for reproducible builds. To get security updates, replace the digest:
 #   docker buildx imagetools inspect python:3.13-slim
 ARG PYTHON=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
