@@ -346,6 +346,7 @@ def _export_request(request: ApiRequest, decision: Kickoff, body: bytes) -> Expo
         accept_language=request.first("Accept-Language"),
         idempotency_key=_idempotency_key(request),
         fingerprint=digest.hexdigest(),
+        host=None if request.head.host is None else request.head.host.decode("latin-1"),
     )
 
 

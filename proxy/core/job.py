@@ -77,7 +77,8 @@ class ExportRequest:
 
     `target` is the raw request target without `async`, and `session` the raw id segment of the
     restore session, None for reports; both are bytes as latin-1 text. `fingerprint` is the hex
-    SHA-256 of method, target and body (CONTRACT §8).
+    SHA-256 of method, target and body (CONTRACT §8). `host` is None if the kick-off had none, and
+    in records of version 0.1.0.
     """
 
     method: str
@@ -90,6 +91,7 @@ class ExportRequest:
     accept_language: str | None
     idempotency_key: str | None
     fingerprint: str
+    host: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -450,6 +452,7 @@ def _kept(request: ExportRequest) -> ExportRequest:
         content_type=None,
         accept=None,
         accept_language=None,
+        host=None,
     )
 
 
@@ -521,7 +524,7 @@ def _released(job: Job, event: Released, now: float) -> Job:
 def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
     """A tombstone keeps what identifies the job, its owner and its session, and nothing else."""
     request = replace(
-        job.request, target="", content_type=None, idempotency_key=None, fingerprint=""
+        job.request, target="", content_type=None, idempotency_key=None, fingerprint="", host=None
     )
     return replace(
         job,

@@ -30,7 +30,14 @@ _OURS = frozenset(
 )
 #: Fields that describe a resuming call itself, not the export.
 _OF_THE_CALL = frozenset(
-    {b"accept", b"accept-language", b"content-type", b"content-encoding", b"content-language"}
+    {
+        b"host",
+        b"accept",
+        b"accept-language",
+        b"content-type",
+        b"content-encoding",
+        b"content-language",
+    }
 )
 
 
@@ -49,8 +56,9 @@ def kickoff_fields(fields: Iterable[_Field]) -> list[_Field]:
 
 def resumed_fields(fields: Iterable[_Field], request: ExportRequest) -> list[_Field]:
     """The fields that a resumed job sends: those of the resuming call, and those stored of the
-    kick-off (CONTRACT §9).
+    kick-off (CONTRACT §9). Without a Host the upstream adds VB365's own.
     """
+    host = [] if request.host is None else [(b"Host", request.host.encode("latin-1"))]
     call = [field for field in fields if field[0].lower() not in _OF_THE_CALL | {b"prefer"}]
     stored = (
         (b"Content-Type", request.content_type),
@@ -58,6 +66,6 @@ def resumed_fields(fields: Iterable[_Field], request: ExportRequest) -> list[_Fi
         (b"Accept-Language", request.accept_language),
     )
     return [
-        *kickoff_fields(call),
+        *kickoff_fields([*host, *call]),
         *((name, value.encode("latin-1")) for name, value in stored if value is not None),
     ]

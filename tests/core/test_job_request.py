@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from proxy.core.job import ExportRequest
 from proxy.core.job_request import kickoff_fields, resumed_fields
 
@@ -16,6 +18,7 @@ STORED = ExportRequest(
     accept_language="de",
     idempotency_key=None,
     fingerprint="f",
+    host="kick-off",
 )
 KICKOFF = [
     (b"Host", b"h"),
@@ -53,7 +56,7 @@ def test_a_resumed_job_sends_the_new_credentials_and_the_stored_content_fields()
     call.
     """
     call = [
-        (b"Host", b"h"),
+        (b"Host", b"10.0.0.5"),
         (b"Authorization", b"Bearer new"),
         (b"Accept", b"application/json"),
         (b"Accept-Language", b"fr"),
@@ -63,10 +66,16 @@ def test_a_resumed_job_sends_the_new_credentials_and_the_stored_content_fields()
         (b"X-XSRF-TOKEN", b"t"),
     ]
     assert resumed_fields(call, STORED) == [
-        (b"Host", b"h"),
+        (b"Host", b"kick-off"),
         (b"Authorization", b"Bearer new"),
         (b"X-XSRF-TOKEN", b"t"),
         (b"Accept-Encoding", b"identity"),
         (b"Content-Type", b"text/plain"),
         (b"Accept-Language", b"de"),
     ]
+
+
+def test_a_resumed_job_never_has_the_host_of_the_call() -> None:
+    """§9: records of version 0.1.0 have none, and the upstream adds VB365's own."""
+    sent = resumed_fields([(b"host", b"10.0.0.5")], replace(STORED, host=None))
+    assert b"host" not in [name.lower() for name, _ in sent]

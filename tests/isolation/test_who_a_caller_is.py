@@ -144,6 +144,37 @@ async def test_the_proxys_own_requests_name_the_upstreams_own_host(make_play: Ma
     }
 
 
+async def test_a_resumed_job_has_the_host_of_its_kick_off(make_play: MakePlay) -> None:
+    """§9: not that of the resuming call, whose caller could choose the site of a front that the
+    file comes from.
+    """
+    over = asyncio.Event()
+
+    async def script(request: Message) -> bytes:
+        if request.method != "POST":
+            return raw("200 OK", ["Content-Type: application/json"], b'{"results":[]}')
+        await over.wait()
+        return raw("200 OK", [], b"mail")
+
+    play = await make_play(script, UPSTREAM__HOST=HOST, EXPORTS__WATCH_EVENTS="false")
+    play.fields = {"Authorization": "Bearer t", "Host": "public.example"}
+    answer = await play.kickoff("/v8/RestoreSessions/s/organization/exportToPst")
+    status = f"{LIST}/{answer.json()['id']}"
+    await play.until(status, lambda document: bool(document["phase"] == "Generating"))
+    await play.running.stop()
+    over.set()
+    play.running = await app.start(play.running.settings)
+    try:
+        bob = {"Authorization": "Bearer bob", "Host": "10.0.0.5"}
+        assert (await play.ask("GET", status, bob)).status == 202
+        assert (await play.finished(status)).json()["status"] == "Success"
+    finally:
+        await play.running.stop()
+    posts = [request for request in play.upstream.requests if request.method == "POST"]
+    assert [request["Host"] for request in posts] == ["public.example", "public.example"]
+    assert posts[1]["Authorization"] == "Bearer bob"
+
+
 async def test_a_cookie_vouches_for_no_token(make_play: MakePlay) -> None:
     """§2, §9: VB365 takes mallory's cookie and ignores the token beside it; alice's expired token
     opens nothing.
