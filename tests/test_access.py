@@ -199,6 +199,31 @@ async def test_an_unknown_id_is_answered_like_a_foreign_one(answer: int | None) 
     assert len(vb365.asked) == asked
 
 
+@pytest.mark.parametrize("alone", [401, 403, 503])
+@pytest.mark.parametrize("cookie", ["session=mallory", None])
+async def test_a_claim_or_a_shared_token_is_checked_also_if_no_job_is_its_own(
+    alone: int, cookie: str | None
+) -> None:
+    """§9: neither the response nor the number of requests tells whether the victim has a job."""
+    told = set()
+    for whose in ("claimed", "hash", "foreign", None):
+        access, vb365, _ = make(
+            lambda token, target, beside: 404 if target != SESSIONS else 200 if beside else alone
+        )
+        who = credentials(jwt("victim", "forged"), cookie)
+        owner = {"claimed": access.claimed(who), "hash": access.hashes(who)[0]}.get(
+            whose or "", "somebody"
+        )
+        assert owner is not None
+        if whose is None:
+            problem = await access.unknown(who, str(uuid4()))
+            answer = (problem.status, problem.name)
+        else:
+            answer = await refused(access, who, job(owner))
+        told.add((*answer, len(vb365.asked)))
+    assert len(told) == 1
+
+
 async def test_a_borrowed_job_is_not_its_owners_once_the_session_is_gone() -> None:
     """§9: whoever never saw the session gets nothing of it by way of somebody who did."""
     access, _, _ = make(gone)

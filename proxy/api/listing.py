@@ -25,6 +25,8 @@ from proxy.upstream.credentials import Credentials
 
 _DEFAULT_PAGE, _MAX_PAGE = 30, 1000
 _CONCURRENT_CHECKS = 8
+#: What may be part of a request's path as it is. VB365's ids are UUIDs.
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class Listing:
@@ -55,6 +57,8 @@ class Listing:
         credentials = request.credentials()
         owners = await self._access.identify(credentials)
         found = await self._candidates(owners, session)
+        if session is not None and not found:
+            await self._check_session(credentials, session)
         visible = await self._visible(credentials, found)
         shown = [job for job in visible if self._runner.may_show(job.id)]
         chosen = [job for job in shown if status is None or job.status is status]
@@ -77,6 +81,15 @@ class Listing:
             for job in found
             if not job.forgotten and not self._site.retention.record_over(job, now)
         ]
+
+    async def _check_session(self, credentials: Credentials, session: str) -> None:
+        """Send VB365 the requests that a job in this session would cause, so that their timing does
+        not disclose whether there is one (CONTRACT §9). Raises `Problem` 401 or 503.
+        """
+        if _SESSION.fullmatch(session):
+            problem = await self._access.unknown(credentials, session)
+            if problem.name != "job-not-found":
+                raise problem
 
     async def _visible(self, credentials: Credentials, jobs: list[Job]) -> list[Job]:
         """Return the jobs that the caller may see (CONTRACT §9).

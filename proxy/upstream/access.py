@@ -22,15 +22,10 @@ from proxy.ports import Fields, Upstream, UpstreamFailure
 from proxy.upstream.bounded import BoundedDict
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import not_found, unauthorized, unreachable
+from proxy.upstream.verdict import DENIED, UNDECIDED, UNKNOWN, is_decision, is_success
 
 #: API versions that have the checked resources, in the order in which they are tried.
 _VERSIONS = ("v8", "v7", "v6")
-#: VB365's statuses for a missing resource, a version that it does not serve, and a malformed id.
-_UNKNOWN = (400, 404)
-_DENIED = (401, 403, *_UNKNOWN)
-#: VB365's statuses that decide nothing, whatever credentials were sent.
-_UNDECIDED = (429, *range(500, 600))
-
 #: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
 #: included, so that a list checks each session once however many jobs it has.
 Statuses = dict[tuple[str, str], "asyncio.Task[int]"]
@@ -116,7 +111,7 @@ class Access:
                 status = await self._identity_status(credentials.parts()[0])
         except (Problem, TimeoutError):
             return None
-        return _is_success(status) if _is_decision(status) else None
+        return is_success(status) if is_decision(status) else None
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
         """Report whether the job is this caller's own. Raises `Problem` 503 if that depends on a
@@ -128,7 +123,7 @@ class Access:
         if needed is None:
             return False
         status = await self._owner_status(needed, credentials)
-        return _is_success(status) and not set(job.owners).isdisjoint(self.owners(credentials))
+        return is_success(status) and not set(job.owners).isdisjoint(self.owners(credentials))
 
     def _needed(self, credentials: Credentials, job: Job) -> Credentials | None:
         """Return the part of the credentials that VB365 must accept for this caller to be the job's
@@ -212,10 +207,10 @@ class Access:
         status = 401
         if credentials.claims is not None:
             status = await self._identity_status(credentials.parts()[0])
-        if not _is_success(status) and (credentials.cookie or credentials.claims is None):
+        if not is_success(status) and (credentials.cookie or credentials.claims is None):
             status = await self._identity_status(credentials)
-        if not _is_success(status):
-            raise unauthorized() if status in _DENIED else unreachable()
+        if not is_success(status):
+            raise unauthorized() if status in DENIED else unreachable()
         return self.owners(credentials)
 
     async def check(
@@ -233,7 +228,7 @@ class Access:
             await self._check_owner(credentials, job, statuses)
             return
         status = await self._session_status(credentials, session, statuses, job.request.api)
-        if status in _UNKNOWN:
+        if status in UNKNOWN:
             await self._check_owner(credentials, job, statuses)
         elif status == 403:
             raise not_found()
@@ -242,13 +237,26 @@ class Access:
         """Return the problem for an id without a job: the same as for a job in a session that these
         credentials may not see.
 
-        VB365 gets the same request, so that neither the response nor its timing discloses which ids
-        exist (CONTRACT §9).
+        VB365 gets the same requests, so that neither the response nor its timing discloses which
+        ids exist (CONTRACT §9).
         """
         try:
-            await self._session_status(credentials, id)
+            status = await self._session_status(credentials, id)
+            return await self._foreign(credentials) if status in UNKNOWN else not_found()
         except Problem as why:
             return why
+
+    async def _foreign(self, credentials: Credentials, statuses: Statuses | None = None) -> Problem:
+        """Return the problem for another caller's job whose session VB365 does not show.
+
+        VB365 is asked about Authorization alone wherever that might have proved an owner, so that
+        the number of requests does not disclose which callers have jobs. Raises `Problem` 503.
+        """
+        token = credentials.parts()[0]
+        if token != credentials or credentials.claims is not None:
+            status = await self._owner_status(token, credentials, statuses)
+            if status == 401 and token == credentials:
+                return unauthorized()
         return not_found()
 
     async def _session_status(
@@ -271,14 +279,14 @@ class Access:
             if self._is_cached(credentials, "session", target):
                 return 200
             status = await self._ask(version, target, credentials, statuses)
-            if _is_success(status):
+            if is_success(status):
                 self._remember(credentials, "session", target)
                 self._known.put(self._caller_hash(credentials), True)
             if status != 400 or version == self._served:
                 break
         if status == 401:
             raise unauthorized()
-        if not _is_decision(status):
+        if not is_decision(status):
             raise unreachable()
         return status
 
@@ -293,11 +301,11 @@ class Access:
         """
         needed = self._needed(credentials, job)
         if job.borrowed or needed is None:
-            raise not_found()
+            raise await self._foreign(credentials, statuses)
         status = await self._owner_status(needed, credentials, statuses)
         if status == 401 and needed == credentials:
             raise unauthorized()
-        if not _is_success(status) or set(job.owners).isdisjoint(self.owners(credentials)):
+        if not is_success(status) or set(job.owners).isdisjoint(self.owners(credentials)):
             raise not_found()
         self._remember(credentials, "job", job.id)
 
@@ -308,7 +316,7 @@ class Access:
         one that decides nothing. A front may redirect a request without its cookie.
         """
         status = await self._identity_status(needed, statuses)
-        if status in _UNDECIDED or (needed == sent and not _is_decision(status)):
+        if status in UNDECIDED or (needed == sent and not is_decision(status)):
             raise unreachable()
         return status
 
@@ -326,11 +334,11 @@ class Access:
             if self._is_cached(credentials, "identity", target):
                 return 200
             status = await self._ask(version, target, credentials, statuses)
-            if _is_success(status):
+            if is_success(status):
                 self._served = version
                 self._remember(credentials, "identity", target)
                 self._accept_identity(credentials)
-            if status not in _UNKNOWN:
+            if status not in UNKNOWN:
                 break
         return status
 
@@ -365,7 +373,7 @@ class Access:
             status = await asyncio.shield(task)
         except UpstreamFailure as why:
             raise unreachable() from why
-        if _is_success(status) or status in (401, 403):
+        if is_success(status) or status in (401, 403):
             self._served = self._served or version
         return status
 
@@ -389,11 +397,3 @@ class Access:
         finally:
             response.close()
         return response.status
-
-
-def _is_decision(status: int) -> bool:
-    return _is_success(status) or status in _DENIED
-
-
-def _is_success(status: int) -> bool:
-    return 200 <= status < 300

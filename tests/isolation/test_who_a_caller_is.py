@@ -310,6 +310,29 @@ async def test_no_version_of_the_url_tells_existing_ids(
     assert {status for status, _, _ in told} == {401 if user == "nobody" else 404}
 
 
+async def test_the_list_of_a_session_asks_the_same_whether_it_has_jobs(
+    make_play: MakePlay,
+) -> None:
+    """§9: the time of the response does not tell whether somebody exports from a session."""
+
+    async def script(request: Message) -> bytes:
+        who = request.get("Authorization")
+        found = who == "Bearer alice" or "limit=1" in request.target
+        return raw("200 OK" if found else "404 Not Found", [], b"{}")
+
+    play = await make_play(script, EXPORTS__PREFLIGHT="false", EXPORTS__WATCH_EVENTS="false")
+    play.fields = {"Authorization": "Bearer alice"}
+    await play.finished(await play.begun("/v8/RestoreSessions/s/organization/exportToPst"))
+    bob = {"Authorization": "Bearer bob"}
+    asked = []
+    for session in ("s", "t", "s%0D%0A", "..%2Fx"):
+        play.upstream.requests.clear()
+        listed = await play.ask("GET", f"{LIST}?restoreSessionId={session}", bob)
+        assert (listed.status, listed.json()["results"]) == (200, [])
+        asked.append([each.target for each in play.upstream.requests if "limit" not in each.target])
+    assert asked == [["/v8/RestoreSessions/s"], ["/v8/RestoreSessions/t"], [], []]
+
+
 @pytest.mark.parametrize("alias", ["/v9", "/v77", "/v8", "/v1", ""])
 @pytest.mark.parametrize("token", ["opaque", "jwt"])
 async def test_the_list_is_nobodys_whom_vb365_does_not_know(
