@@ -24,7 +24,7 @@ from proxy.core.job import ResultState
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.process import Caller, DidNotStart, Proxy
+from tests.faults.process import Caller, DidNotStart, ProxyProcess
 
 _CALLERS = 12
 _DISK = 96 << 20
@@ -95,7 +95,7 @@ class Chaos:
         self._small = small
         self._planned: dict[str, str] = {}
         self._simulator = simulator
-        self.proxy = Proxy(
+        self.proxy = ProxyProcess(
             disk / "data",
             simulator.url,
             STORAGE__MIN_FREE="2MiB",

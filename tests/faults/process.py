@@ -1,18 +1,20 @@
-"""The real command in a process of its own, to be killed, and a caller of it."""
+"""`python -m proxy serve` as a process of its own, and a caller of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 ROOT = Path(__file__).parents[2]
+LIMIT = 60
 SETTINGS = {
     "STORAGE__MIN_FREE": "1KiB",
     "EXPORTS__GRACE": "200ms",
@@ -22,11 +24,11 @@ SETTINGS = {
 
 
 class DidNotStart(Exception):
-    """The process ended before it listened; the text is what it said."""
+    """The process ended before it listened; the text is the end of its output."""
 
 
-class Proxy:
-    """`python -m proxy serve` over `directory`, in front of the upstream at `upstream`.
+class ProxyProcess:
+    """`serve` over `directory`, in front of `upstream`. Settings are named without their prefix.
 
     `descriptors` is the limit of open files that it starts with.
     """
@@ -35,31 +37,35 @@ class Proxy:
         self, directory: Path, upstream: str, *, descriptors: int | None = None, **settings: str
     ) -> None:
         names = {f"VB365_PROXY_{name}": value for name, value in (SETTINGS | settings).items()}
-        self._environment = {
-            k: v for k, v in os.environ.items() if not k.startswith("VB365_PROXY_")
-        } | names
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("VB365_PROXY_")}
+        self._environment = inherited | names
+        limit = f'ulimit -n {descriptors} && exec "$0" "$@"'
         self._command = [
-            "serve",
-            "--upstream",
-            upstream,
-            "--data-dir",
-            str(directory),
-            "--admin",
-            "127.0.0.1:0",
+            *(["/bin/sh", "-c", limit] if descriptors else []),
+            *(sys.executable, "-m", "proxy", "serve", "--upstream", upstream),
+            *("--data-dir", str(directory), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"),
         ]
-        limit = (
-            ["/bin/sh", "-c", f'ulimit -n {descriptors} && exec "$0" "$@"'] if descriptors else []
-        )
-        self._command = [*limit, sys.executable, "-m", "proxy", *self._command]
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
+        #: What it wrote to stderr, over all its starts.
         self.lines: list[str] = []
         self.url = ""
+        self.admin_url = ""
+
+    @property
+    def log(self) -> bytes:
+        """The same as the bytes that were written."""
+        return "".join(self.lines).encode(errors="surrogateescape")
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     async def start(self) -> None:
         """Return when it listens. Raises `DidNotStart`."""
+        self.url = self.admin_url = ""
         self._process = await asyncio.create_subprocess_exec(
-            *(*self._command, "--listen", "127.0.0.1:0"),
+            *self._command,
             env=self._environment,
             cwd=ROOT,
             stderr=asyncio.subprocess.PIPE,
@@ -67,20 +73,30 @@ class Proxy:
         )
         ready = asyncio.Event()
         self._reading = asyncio.create_task(self._read(self._process, ready))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT):
             await ready.wait()
-        if self._process.returncode is not None or not self.lines[-1].startswith("listening on "):
+        if not self.url:
             await self.kill()
             raise DidNotStart("".join(self.lines[-5:]))
 
     async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
         assert process.stderr is not None
-        while line := (await process.stderr.readline()).decode():
+        admin = not self._tells_admin
+        while raw := await process.stderr.readline():
+            line = raw.decode(errors="surrogateescape")
             self.lines.append(line)
             if line.startswith("listening on "):
                 self.url = line.split()[-1]
+            elif found := re.search(r'admin["=: ]+(http://[0-9.:]+)', line):
+                self.admin_url, admin = found[1], True
+            if self.url and admin:
                 ready.set()
         ready.set()
+
+    @property
+    def _tells_admin(self) -> bool:
+        """The line with the admin address is written at this log level, after the ready line."""
+        return self._environment["VB365_PROXY_LOG__LEVEL"] in ("debug", "info")
 
     async def kill(self) -> None:
         """SIGKILL."""
@@ -96,10 +112,28 @@ class Proxy:
             return 0
         with contextlib.suppress(ProcessLookupError):
             getattr(process, how)()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT):
             code = await process.wait()
             await self._reading
         return code
+
+    def memory(self, what: str = "VmRSS") -> int:
+        """Resident bytes now, or with `VmHWM` the most that ever were."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        return int(status.partition(f"{what}:")[2].split()[0]) << 10
+
+
+@contextlib.asynccontextmanager
+async def served(upstream: str, data: Path, **settings: str) -> AsyncIterator[ProxyProcess]:
+    """A running proxy, killed at the end. By default it has no grace and logs everything."""
+    defaults = {"EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB", "LOG__LEVEL": "debug"}
+    process = ProxyProcess(data, upstream, descriptors=None, **(defaults | settings))
+    try:
+        await process.start()
+        yield process
+    finally:
+        await process.kill()
 
 
 class Caller:
@@ -107,7 +141,9 @@ class Caller:
     `aiohttp.ClientError`.
     """
 
-    def __init__(self, proxy: Proxy, http: aiohttp.ClientSession, token: Mapping[str, str]) -> None:
+    def __init__(
+        self, proxy: ProxyProcess, http: aiohttp.ClientSession, token: Mapping[str, str]
+    ) -> None:
         self.proxy, self.http, self.token = proxy, http, dict(token)
 
     async def ask(self, method: str, target: str, **fields: str) -> tuple[int, Any]:

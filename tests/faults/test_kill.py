@@ -14,13 +14,13 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.faults.process import Caller, Proxy
+from tests.faults.process import Caller, ProxyProcess
 
 SIZE = 6_000_000
 
 
 class Scene:
-    def __init__(self, simulator: Simulator, proxy: Proxy, caller: Caller) -> None:
+    def __init__(self, simulator: Simulator, proxy: ProxyProcess, caller: Caller) -> None:
         self.simulator, self.proxy, self.caller = simulator, proxy, caller
         self.path = next(
             p for p in simulator.export_paths(simulator.open_session()) if p.endswith("exportToPst")
@@ -48,7 +48,7 @@ class Scene:
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     simulator = Simulator(SimulatorSettings(size=SIZE))
     await simulator.start()
-    proxy = Proxy(tmp_path / "data", simulator.url, EXPORTS__STALL_TIMEOUT="30s")
+    proxy = ProxyProcess(tmp_path / "data", simulator.url, EXPORTS__STALL_TIMEOUT="30s")
     try:
         await proxy.start()
         async with aiohttp.ClientSession() as http:

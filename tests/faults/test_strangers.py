@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.faults.process import Caller, Proxy
+from tests.faults.process import Caller, ProxyProcess
 
 STRANGERS = 1100
 
@@ -40,7 +40,7 @@ async def test_15_strangers_leave_descriptors_for_exports(
         made.private_key_pem.write_to_path(key)
         made.cert_chain_pems[0].write_to_path(certificate)
         settings |= {"LISTEN__TLS_CERTIFICATE": str(certificate), "LISTEN__TLS_KEY": str(key)}
-    proxy = Proxy(tmp_path / "data", simulator.url, descriptors=1024, **settings)
+    proxy = ProxyProcess(tmp_path / "data", simulator.url, descriptors=1024, **settings)
     strangers: list[asyncio.StreamWriter] = []
     try:
         await proxy.start()

@@ -12,7 +12,8 @@ from cryptography.fernet import Fernet
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.contract_http.wire import Message, Wire, ask
-from tests.isolation.served import Served, at_rest, served
+from tests.faults.process import ProxyProcess, served
+from tests.isolation.served import at_rest
 
 SIZE = 300_000
 QUERY, BODY = b"canary-query", b"canary-body"
@@ -34,7 +35,7 @@ class Miner:
         self.export = next(
             path for path in simulator.export_paths(session) if path.endswith("exportToPst")
         )
-        self.proxy: Served
+        self.proxy: ProxyProcess
 
     @property
     def never(self) -> list[bytes]:

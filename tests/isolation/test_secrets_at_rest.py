@@ -15,7 +15,8 @@ from cryptography.fernet import Fernet
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract_http.wire import Message, ask
-from tests.isolation.served import Served, at_rest, served
+from tests.faults.process import ProxyProcess, served
+from tests.isolation.served import at_rest
 
 SIZE = 300_000
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
@@ -33,7 +34,7 @@ class Caller:
             path for path in simulator.export_paths(session) if path.endswith("exportToPst")
         )
 
-    async def begin(self, proxy: Served) -> str:
+    async def begin(self, proxy: ProxyProcess) -> str:
         """An export that U is generating; the path of its status monitor."""
         self.simulator.fault(path=self.export, method="POST", hold=True, count=1)
         told = await ask(
@@ -43,19 +44,19 @@ class Caller:
         await self.simulator.until(lambda: self.simulator.held == 1)
         return told["Location"].removeprefix(proxy.url)
 
-    async def job(self, proxy: Served) -> Any:
+    async def job(self, proxy: ProxyProcess) -> Any:
         """The job as the list shows it: a look that brings it no credentials."""
         told = await ask(proxy.url, "GET", "/v8/_async/exports", self.fields)
         (job,) = told.json()["results"]
         return job
 
-    async def finished(self, proxy: Served, status: str) -> Message:
+    async def finished(self, proxy: ProxyProcess, status: str) -> Message:
         etag = '""'
         while (told := await self.get(proxy, status, etag)).status in (202, 304):
             etag = told["ETag"]
         return told
 
-    async def get(self, proxy: Served, path: str, etag: str = '""') -> Message:
+    async def get(self, proxy: ProxyProcess, path: str, etag: str = '""') -> Message:
         return await ask(
             proxy.url, "GET", path, self.fields | {"Prefer": "wait=5", "If-None-Match": etag}
         )
@@ -64,7 +65,7 @@ class Caller:
     def posts(self) -> int:
         return sum(request.method == "POST" for request in self.simulator.requests)
 
-    async def assert_whole(self, proxy: Served, status: str) -> None:
+    async def assert_whole(self, proxy: ProxyProcess, status: str) -> None:
         told = await self.finished(proxy, status)
         assert told.json()["status"] == "Success", told
         content = self.simulator.content(self.export)

@@ -15,8 +15,8 @@ import pytest
 from proxy import app
 from tests.contract_http.conftest import Clock, MakePlay, MakeStage, Stage, settings_of
 from tests.contract_http.wire import Message, ask, raw
+from tests.faults.process import served
 from tests.isolation.front import HOST, fronted
-from tests.isolation.served import served
 
 KEY = "nightly-1"
 LIST = "/v8/_async/exports"

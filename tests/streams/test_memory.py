@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.process import ProxyProcess, served
 from tests.http.wire import LIMIT, Origin, Peer
-from tests.streams.running import Proxy, proxy
 from tests.transparency.reference import connected
 
 MIB = 1 << 20
@@ -42,7 +42,7 @@ def pouring(size: int, sent: list[int]) -> Callable[[Peer], Awaitable[None]]:
     return script
 
 
-async def is_served(running: Proxy) -> None:
+async def is_served(running: ProxyProcess) -> None:
     async with connected(running.port) as client:
         await client.send(b"GET /good HTTP/1.1\r\nHost: h\r\n\r\n")
         assert (await client.answer())[1] == b"ok"
@@ -61,39 +61,45 @@ async def still(amount: list[int]) -> int:
 async def test_12_a_slow_reader_never_grows_memory(tmp_path: Path) -> None:
     """§12: thirty readers that do not read, of 256 MiB each."""
     sent = [0]
-    async with Origin(pouring(256 * MIB, sent)).running() as origin:
-        with proxy(origin.port, tmp_path) as running:
+    async with (
+        Origin(pouring(256 * MIB, sent)).running() as origin,
+        served(f"http://127.0.0.1:{origin.port}", tmp_path / "data") as running,
+    ):
+        await is_served(running)
+        before = running.memory()
+        async with contextlib.AsyncExitStack() as clients:
+            for _ in range(30):
+                client = await clients.enter_async_context(connected(running.port))
+                client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                await client.send(GET)
+            assert 0 < await still(sent) < 30 * 256 * MIB
+            assert running.memory() - before < 48 * MIB
             await is_served(running)
-            before = running.memory()
-            async with contextlib.AsyncExitStack() as clients:
-                for _ in range(30):
-                    client = await clients.enter_async_context(connected(running.port))
-                    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                    await client.send(GET)
-                assert 0 < await still(sent) < 30 * 256 * MIB
-                assert running.memory() - before < 48 * MIB
-                await is_served(running)
 
 
 async def test_12_idle_and_dribbling_crowds_are_bounded_and_harm_nobody(tmp_path: Path) -> None:
     """§12 slowloris: a thousand silent clients and five hundred that send a byte now and then, all
     ended in time.
     """
-    async with Origin(answer_all).running() as origin:
-        with proxy(origin.port, tmp_path, LISTEN__HEAD_TIMEOUT="2s") as running:
+    async with (
+        Origin(answer_all).running() as origin,
+        served(
+            f"http://127.0.0.1:{origin.port}", tmp_path / "data", LISTEN__HEAD_TIMEOUT="2s"
+        ) as running,
+    ):
+        await is_served(running)
+        before = running.memory()
+        async with contextlib.AsyncExitStack() as clients:
+            crowd = [
+                await clients.enter_async_context(connected(running.port)) for _ in range(1500)
+            ]
+            dribbling = asyncio.create_task(dribble(crowd[:500]))
             await is_served(running)
-            before = running.memory()
-            async with contextlib.AsyncExitStack() as clients:
-                crowd = [
-                    await clients.enter_async_context(connected(running.port)) for _ in range(1500)
-                ]
-                dribbling = asyncio.create_task(dribble(crowd[:500]))
-                await is_served(running)
-                assert running.memory() - before < 1500 * 32 << 10
-                async with asyncio.timeout(LIMIT):
-                    assert all(await asyncio.gather(*[client.gone() for client in crowd]))
-                dribbling.cancel()
-                await is_served(running)
+            assert running.memory() - before < 1500 * 32 << 10
+            async with asyncio.timeout(LIMIT):
+                assert all(await asyncio.gather(*[client.gone() for client in crowd]))
+            dribbling.cancel()
+            await is_served(running)
 
 
 async def dribble(crowd: list[Peer]) -> None:
@@ -105,7 +111,7 @@ async def dribble(crowd: list[Peer]) -> None:
         await asyncio.sleep(0.2)
 
 
-async def download(running: Proxy, size: int) -> int:
+async def download(running: ProxyProcess, size: int) -> int:
     """Read it all; the most memory that was seen."""
     most = 0
     async with connected(running.port) as client:
@@ -119,7 +125,7 @@ async def download(running: Proxy, size: int) -> int:
     return most
 
 
-async def upload(running: Proxy, size: int) -> int:
+async def upload(running: ProxyProcess, size: int) -> int:
     """Send it all; the most memory that was seen."""
     most = 0
     async with connected(running.port) as client:
@@ -153,19 +159,23 @@ SIZES = [
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mib", SIZES)
 async def test_12_downloads_are_flat_in_memory(mib: int, tmp_path: Path) -> None:
-    async with Origin(pouring(mib * MIB, [0])).running() as origin:
-        with proxy(origin.port, tmp_path) as running:
-            before = running.memory()
-            assert await download(running, mib * MIB) - before < 16 * MIB
+    async with (
+        Origin(pouring(mib * MIB, [0])).running() as origin,
+        served(f"http://127.0.0.1:{origin.port}", tmp_path / "data") as running,
+    ):
+        before = running.memory()
+        assert await download(running, mib * MIB) - before < 16 * MIB
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mib", SIZES)
 async def test_12_uploads_are_flat_in_memory(mib: int, tmp_path: Path) -> None:
-    async with Origin(drinking).running() as origin:
-        with proxy(origin.port, tmp_path) as running:
-            before = running.memory()
-            assert await upload(running, mib * MIB) - before < 16 * MIB
+    async with (
+        Origin(drinking).running() as origin,
+        served(f"http://127.0.0.1:{origin.port}", tmp_path / "data") as running,
+    ):
+        before = running.memory()
+        assert await upload(running, mib * MIB) - before < 16 * MIB
 
 
 @pytest.mark.slow
@@ -178,9 +188,13 @@ async def test_12_a_long_poll_of_five_minutes_is_not_ended(tmp_path: Path) -> No
         await asyncio.sleep(300)
         await peer.send(OK)
 
-    async with Origin(script).running() as origin:
-        with proxy(origin.port, tmp_path, LISTEN__HEAD_TIMEOUT="1s") as running:
-            async with connected(running.port) as client:
-                await client.send(GET)
-                answer = await asyncio.wait_for(client.reader.readexactly(len(OK)), 400)
-                assert answer == OK
+    async with (
+        Origin(script).running() as origin,
+        served(
+            f"http://127.0.0.1:{origin.port}", tmp_path / "data", LISTEN__HEAD_TIMEOUT="1s"
+        ) as running,
+        connected(running.port) as client,
+    ):
+        await client.send(GET)
+        answer = await asyncio.wait_for(client.reader.readexactly(len(OK)), 400)
+        assert answer == OK

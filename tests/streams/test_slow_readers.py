@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.faults.process import ProxyProcess, served
 from tests.http.tls_peers import write
 from tests.http.wire import LIMIT, Origin, Peer
-from tests.streams.running import Proxy, proxy
 
 MIB, KIB = 1 << 20, 1 << 10
 SIZE = 16 * MIB
@@ -65,7 +65,7 @@ async def exported(peer: Peer) -> str:
     return re.search(r"Content-Location: \S+?localhost(\S+)", head.decode())[1]  # type: ignore[index]
 
 
-async def settled(running: Proxy) -> int:
+async def settled(running: ProxyProcess) -> int:
     """Resident memory, once it has not moved for half a second."""
     async with asyncio.timeout(LIMIT):
         last = -1
@@ -86,8 +86,8 @@ async def test_6_a_reader_that_stalls_costs_little(tls: bool, tmp_path: Path) ->
         context = ssl.create_default_context()
         authority.configure_trust(context)
     async with Origin(upstream).running() as origin, contextlib.AsyncExitStack() as clients:
-        running = clients.enter_context(
-            proxy(origin.port, tmp_path, STORAGE__MIN_FREE="1MiB", **settings)
+        running = await clients.enter_async_context(
+            served(f"http://127.0.0.1:{origin.port}", tmp_path / "data", **settings)
         )
         async with client(running.port, context, buffer=MIB) as reader:
             result = await exported(reader)
