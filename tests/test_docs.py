@@ -1,6 +1,4 @@
-"""The documents say what is so: commands, flags, targets, settings, links; and the locked set-up is
-whole.
-"""
+"""What the documents name exists: commands, flags, settings, links. The locks are complete."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def tree(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], set[str]]]
 
 
 def commands() -> dict[tuple[str, ...], set[str]]:
-    """The whole command line; the client's own, which `export` and `jobs` hand over to,
-    included.
-    """
+    """The whole command line, including the client's commands."""
     own, client = typer.main.get_command(app), typer.main.get_command(client_app)
     return {
         path: options | {"--help"}
@@ -184,7 +180,7 @@ LOCKS = ("requirements.lock", "requirements-runtime.lock", "requirements-build.l
     "name", ["constraints.txt", *LOCKS, "pyproject.toml", "Makefile", "Dockerfile"]
 )
 def test_no_registry_is_named(name: str) -> None:
-    """Whoever installs decides where from."""
+    """The user decides which registry to install from."""
     content = (ROOT / name).read_text(encoding="utf-8")
     assert not re.search(
         r"--(extra-)?index-url|--find-links|file:/|/simple(/|$)", content, re.MULTILINE
@@ -223,7 +219,7 @@ def test_every_dependency_is_pinned_with_hashes(name: str) -> None:
 
 
 def test_what_runs_is_what_the_code_imports() -> None:
-    """No dependency waits for a feature, and no tool of the developers comes along."""
+    """Every dependency is imported, and no development tool is among them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "proxy").rglob("*.py"))
     imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE))

@@ -96,9 +96,7 @@ def test_a_secret_file_in_utf_16_is_named(
 
 
 def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -> None:
-    """Not trusted: told at once, and how to mend it; trusted by --ca-file; accepted by --insecure,
-    with a warning.
-    """
+    """An untrusted one is reported with a hint; --ca-file trusts it; --insecure accepts any."""
     authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     authority.cert_pem.write_to_path("ca.pem")

@@ -1,6 +1,4 @@
-"""The README's transcript is true: its commands run as they stand, and show what it says they
-show.
-"""
+"""The commands in the README's transcript run unchanged and print what it shows."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ from proxy.config import load
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
 
 README = Path(__file__).parents[2] / "README.md"
-SIZE = 64 << 20  # the demo's, as the transcript shows it
+SIZE = 64 << 20  # that of the demo and of the transcript
 URL_LINE = re.compile(r"URL=http://[0-9.:]+")
 
 
 def transcript() -> list[tuple[str, str]]:
-    """Each command of the README's console blocks, and what it shows."""
+    """Return each command of the README's console blocks with its output."""
     blocks = re.findall(
         r"^```console\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
@@ -38,13 +36,13 @@ def transcript() -> list[tuple[str, str]]:
 
 
 def masked(text: str) -> str:
-    """Without what differs from run to run: ids, and every number."""
+    """Replace what differs between runs: ids, dates and numbers."""
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text.replace("\r", ""))
     return re.sub(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d+ \w{3}|\d+(\.\d+)?", "N", text).strip()
 
 
 async def shown(commands: list[str], place: Path) -> list[str]:
-    """What each of the commands writes to stdout, run by one shell; all must succeed."""
+    """Run the commands in one shell and return the stdout of each; all must succeed."""
     ended = "---8<---"
     script = "".join(f"{command}\necho '{ended}'\n" for command in commands)
     shell = await asyncio.create_subprocess_exec(
@@ -68,11 +66,11 @@ async def shown(commands: list[str], place: Path) -> list[str]:
     not (shutil.which("curl") and shutil.which("jq")), reason="curl or jq is not installed"
 )
 async def test_the_transcript_is_true(tmp_path: Path) -> None:
-    """Issue 2: a real curl transcript; but for ids, numbers and dates it is what happens."""
-    stand_in = Simulator(SimulatorSettings(size=SIZE, generate=4.0, rate=10 << 20))
-    await stand_in.start()
+    """Except for ids, numbers and dates, the output is the same."""
+    simulator = Simulator(SimulatorSettings(size=SIZE, generate=4.0, rate=10 << 20))
+    await simulator.start()
     flags = {
-        "upstream.url": stand_in.url,
+        "upstream.url": simulator.url,
         "listen.address": "127.0.0.1:0",
         "admin.address": "127.0.0.1:0",
         "storage.dir": str(tmp_path / "data"),
@@ -87,7 +85,7 @@ async def test_the_transcript_is_true(tmp_path: Path) -> None:
         )
     finally:
         await proxy.stop()
-        await stand_in.stop()
+        await simulator.stop()
     assert [masked(text) for text in written] == [masked(text) for _, text in steps]
     assert any(text.startswith("HTTP/1.1 202 Accepted") for text in written)
     digest = base64.b64encode(bytes.fromhex(expected_sha256(SIZE, Kind.PST))).decode()
