@@ -1,4 +1,4 @@
-"""Who may see a job, asked of a scripted VB365 (CONTRACT §2 "Caller", §9)."""
+"""Access checks against a scripted VB365 (CONTRACT §2 "Caller", §9)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SESSIONS = "/v8/RestoreSessions?limit=1"
 
 @dataclass
 class Scripted:
-    """An answer of U of which only the status counts."""
+    """A response of VB365 of which only the status counts."""
 
     status: int
     reason: bytes = b""
@@ -152,8 +152,8 @@ async def test_the_answer_of_vb365_decides(answer: int | None, expected: tuple[i
 
 
 async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None:
-    """§9: access.cache per credential x session; then U is asked again, and a revoked token is
-    out.
+    """§9: access.cache per credential x session; then VB365 is checked again, and a revoked token
+    is out.
     """
     answers = [200, 401]
     access, vb365, clock = make(lambda *_: answers.pop(0))
@@ -167,7 +167,7 @@ async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None
 
 @pytest.mark.parametrize("variant", ["s1", "%531", "S1%20", "S1;x"])
 async def test_an_answer_counts_for_the_very_bytes_of_the_session(variant: str) -> None:
-    """§9: what U says of one spelling opens no session that it may tell from it."""
+    """§9: what VB365 says of one spelling opens no other spelling, which may be another session."""
     access, _, _ = make(
         lambda token, target, cookie: 200 if target == "/v8/RestoreSessions/S1" else 403
     )
@@ -188,7 +188,7 @@ async def test_no_job_s_id_passes_for_a_session_s() -> None:
 
 @pytest.mark.parametrize("answer", [200, 302, 401, 403, 404, 500, None])
 async def test_an_unknown_id_is_answered_like_a_foreign_one(answer: int | None) -> None:
-    """§9: existence is not disclosed, neither by the answer nor by what U is asked."""
+    """§9: existence is not disclosed, neither by the answer nor by what VB365 is asked."""
     access, vb365, _ = make(lambda token, target, cookie: 404 if answer == 200 else answer)
     who, foreign = credentials(), job("victim")
     expected = await refused(access, who, foreign)
@@ -235,7 +235,7 @@ async def test_a_borrowed_job_is_not_its_owners_once_the_session_is_gone() -> No
 
 
 async def test_an_unreachable_vb365_does_not_matter_while_cached() -> None:
-    """§9: U unreachable is 503, unless cached."""
+    """§9: VB365 unreachable is 503, unless cached."""
     up = [True]
     access, _, _ = make(lambda *_: 200 if up[0] else None)
     who = credentials()
@@ -284,7 +284,7 @@ def gone(token: str, target: str, cookie: bool) -> int:
 
 
 async def test_after_the_sessions_end_its_own_caller_still_sees_the_job() -> None:
-    """§9: session gone at U."""
+    """§9: session gone at VB365."""
     access, _, _ = make(gone)
     who = credentials("Bearer ok")
     own = job(owner_of(access, who))
@@ -301,7 +301,7 @@ async def test_after_the_sessions_end_a_revoked_token_is_out() -> None:
 
 
 async def test_a_refreshed_jwt_is_the_same_caller_once_accepted() -> None:
-    """§2 Caller: iss and sub of a token that U accepted."""
+    """§2 Caller: iss and sub of a token that VB365 accepted."""
     access, _, _ = make(gone)
     first, second = credentials(jwt("alice", "1")), credentials(jwt("alice", "2"))
     assert owner_of(access, first) != owner_of(access, second)
@@ -350,7 +350,7 @@ async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing() -> No
 
 
 async def test_a_cookie_does_not_vouch_for_the_token_beside_it() -> None:
-    """§2 Caller: U accepted the cookie, not the forged token."""
+    """§2 Caller: VB365 accepted the cookie, not the forged token."""
     access, _, _ = make(lambda token, target, cookie: 200 if cookie or "sig1" in token else 401)
     genuine = credentials(jwt("alice", "1"))
     assert await access.learn(genuine)
@@ -401,7 +401,7 @@ def test_a_jwt_with_anything_beside_it_has_no_identity(form: str) -> None:
 
 
 def test_two_authorization_lines_have_no_identity() -> None:
-    """Which of them U believes is not known."""
+    """Which of them VB365 believes is not known."""
     line = (b"Authorization", jwt("alice").encode())
     made = Credentials.of([line, line])
     assert made is not None
@@ -644,7 +644,9 @@ async def test_a_verdict_is_about_the_exact_credentials_that_were_asked_with() -
 
 @pytest.mark.parametrize("session", ["S1", None])
 async def test_an_odd_version_or_id_tells_no_job_from_none(session: str | None) -> None:
-    """§9: VB365 answers 400 to what it cannot read; a job that names it is not told from no job."""
+    """§9: VB365 answers 400 to what it cannot read; a job that names it is not distinguished from
+    no job.
+    """
     access, _, _ = make(
         lambda token, target, cookie: 400 if "S1" in target or "v77" in target else 404
     )

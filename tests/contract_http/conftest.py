@@ -1,4 +1,4 @@
-"""A proxy as `serve` starts it, in front of the stand-in or of an upstream that a test scripts."""
+"""A proxy as `serve` starts it, in front of the simulator or of an upstream that a test scripts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ class Clock:
 
 
 @dataclass
-class House:
-    """A running proxy and what stands behind it; `fields` are the credentials of its ordinary
-    caller.
-    """
+class ApiClient:
+    """A client of a running proxy; `fields` are the credentials of its ordinary caller."""
 
     running: app.Running
     clock: Clock
@@ -101,8 +99,8 @@ class House:
 
 
 @dataclass
-class Stage(House):
-    """With the stand-in behind it, and one session of alice's in it."""
+class Stage(ApiClient):
+    """With the simulator behind it, and one session of alice's in it."""
 
     simulator: Simulator = field(default_factory=Simulator)
     session: str = ""
@@ -131,14 +129,14 @@ class Stage(House):
         return bytes(content.read(0, content.size))
 
     def asked(self, part: str, method: str = "GET") -> int:
-        """How many requests with `part` in their target reached the stand-in."""
+        """How many requests with `part` in their target reached the simulator."""
         return sum(
             part.lower() in one.target.lower() and one.method == method
             for one in self.simulator.requests
         )
 
 
-class Play(House):
+class Play(ApiClient):
     """With a scripted upstream behind it."""
 
     upstream: Scripted
@@ -172,7 +170,7 @@ async def closing() -> AsyncIterator[contextlib.AsyncExitStack]:
 
 @pytest.fixture
 def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakeStage:
-    """Start the stand-in and a proxy: `sim` settings of the stand-in, keywords as the environment
+    """Start the simulator and a proxy: `sim` settings of the simulator, keywords as the environment
     has them.
     """
 

@@ -81,7 +81,7 @@ async def test_two_accept_lines_are_not_alone(stage: Stage) -> None:
 
 
 async def test_relayed_errors_carry_nothing_added(stage: Stage) -> None:
-    """§11: U's own 404 through the proxy is U's own."""
+    """§11: VB365's own 404 through the proxy is VB365's own."""
     through = await stage.get("/v8/Nothing")
     direct = await ask(stage.simulator.url, "GET", "/v8/Nothing", stage.fields)
     assert through.status == 404

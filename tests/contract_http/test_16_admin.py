@@ -34,8 +34,8 @@ async def empty(request: web.Request) -> web.Response:
 
 @dataclass
 class Parts:
-    """The parts that readiness asks: each call waits for `gate`, counts, and raises or returns what
-    is set.
+    """The parts that readiness checks: each call waits for `gate`, counts, and raises or returns
+    what is set.
     """
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,4 +1,4 @@
-"""CONTRACT §1: which requests become jobs, and what a job's request to U is."""
+"""CONTRACT §1: which requests become jobs, and what a job's request to VB365 is."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ async def test_several_prefer_lines_are_one_list(make_play: MakePlay) -> None:
 async def test_a_synchronous_export_loses_nothing_but_the_switch(
     make_play: MakePlay, sent: str, seen: str
 ) -> None:
-    """§1: `async` is stripped in the sync modes too; all other bytes stay, and Prefer goes to U."""
+    """§1: `async` is stripped in the sync modes too; all other bytes stay, and Prefer goes to
+    VB365.
+    """
     play = await make_play(accepting)
     fields = play.fields | {"Prefer": "wait=3", "Range": "bytes=1-", "Idempotency-Key": "k"}
     await play.ask("POST", EXPORT + sent, fields, b'{"a":1,}')
@@ -167,7 +169,7 @@ async def test_other_requests_pass_untouched(make_play: MakePlay, method: str, t
     ],
 )
 async def test_what_matches_the_rule_becomes_a_job(make_play: MakePlay, path: str) -> None:
-    """§1: case-insensitive, a trailing slash, `%2F` inside a segment; U gets the path as it was
+    """§1: case-insensitive, a trailing slash, `%2F` inside a segment; VB365 gets the path as it was
     sent.
     """
     play = await make_play(accepting)
@@ -290,8 +292,8 @@ async def test_bodies_of_the_wild_are_passed_as_received(make_play: MakePlay, fr
 
 
 async def test_host_is_the_upstreams_own_without_preserve_host(make_play: MakePlay) -> None:
-    """§12, §15 `upstream.preserve_host = false`: kick-off, preflight and access checks say U's own
-    Host.
+    """§12, §15 `upstream.preserve_host = false`: kick-off, preflight and access checks say VB365's
+    own Host.
     """
     play = await make_play(accepting, UPSTREAM__PRESERVE_HOST="false", ACCESS__CACHE="0s")
     answer = await play.kickoff(EXPORT, Host="other.example")

@@ -41,7 +41,7 @@ def answering(export: bytes | None, parent: bytes | None = raw("200 OK", [], b"{
 
 
 async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
-    """§3.1: at most `exports.max_request_body`, announced or chunked; U sees nothing of it."""
+    """§3.1: at most `exports.max_request_body`, announced or chunked; VB365 sees nothing of it."""
     stage = await make_stage(EXPORTS__MAX_REQUEST_BODY="1KiB")
     assert (await stage.kickoff(stage.export, body=b"x" * 1024)).status == 202
     stage.simulator.requests.clear()
@@ -264,7 +264,7 @@ async def test_a_reset_before_the_head_in_the_grace_is_502(make_play: MakePlay) 
 
 
 async def test_an_upstream_that_is_down_is_502(make_stage: MakeStage) -> None:
-    """§3.7: U unreachable."""
+    """§3.7: VB365 unreachable."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     await stage.simulator.stop()
     answer = await stage.kickoff(stage.export)
@@ -396,7 +396,9 @@ async def test_a_failure_inside_wait_relays_the_upstreams_answer(make_play: Make
 
 
 async def test_without_an_answer_to_relay_wait_tells_502_or_the_job(make_play: MakePlay) -> None:
-    """§3.9: no head of U is 502 as in the grace; a file that broke is 202 with the failed job."""
+    """§3.9: no head of VB365 is 502 as in the grace; a file that broke is 202 with the failed
+    job.
+    """
     play = await make_play(answering(None))
     assert (await play.kickoff(PATH, Prefer="respond-async, wait=10")).status == 502
     short = raw("200 OK", ["Content-Encoding: gzip"], b"x")
@@ -434,7 +436,7 @@ async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: Mak
 
 
 async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
-    """§8: 202 with the same job and Idempotency-Replayed; U is not called again; quotes are
+    """§8: 202 with the same job and Idempotency-Replayed; VB365 is not called again; quotes are
     optional.
     """
     first = await stage.kickoff(stage.export, Idempotency_Key="key-1")
@@ -451,7 +453,7 @@ async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
 
 
 async def test_concurrent_duplicates_are_one_job(make_stage: MakeStage) -> None:
-    """§8: also for concurrent duplicates, with room for one job only."""
+    """§8: also for concurrent duplicates, with capacity for one job only."""
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1")
     answers = await asyncio.gather(
         *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))

@@ -26,7 +26,7 @@ SHORT = "300ms"
 
 
 class Gate:
-    """A method of the job store that halts, once, after its effect: `entered` tells when, `open`
+    """A method of the job store that halts, once, after its effect: `entered` is set then, `open`
     lets it return.
     """
 

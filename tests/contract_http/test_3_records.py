@@ -118,8 +118,8 @@ async def strangers(play: Play, count: int) -> None:
 async def test_400_made_up_tokens_leave_little_and_not_for_long(
     make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§3.5: a job that ended by U's 401 and whose caller U never accepted: small, and no record
-    after ten minutes.
+    """§3.5: a job that ended by VB365's 401 and whose caller VB365 never accepted: small, and no
+    record after ten minutes.
     """
     stores: list[DiskJobs] = []
     open_store = DiskJobs.open

@@ -14,7 +14,7 @@ from tests.contract_http.conftest import MakeStage, Stage, settings_of
 
 
 async def working(stage: Stage, count: int) -> None:
-    """Return once the stand-in works on `count` exports."""
+    """Return once the simulator works on `count` exports."""
     await stage.simulator.until(lambda: stage.simulator.held >= count)
 
 
@@ -109,7 +109,7 @@ async def test_an_export_that_is_cancelled_while_its_file_arrives_frees_its_slot
 
 
 async def test_a_slot_is_held_over_a_restart(make_stage: MakeStage, tmp_path: Path) -> None:
-    """§3.5: cancelled records and tombstones tell it."""
+    """§3.5: also for cancelled records and tombstones."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     stage.fault(hold=True)
     status = await stage.begun(stage.export)

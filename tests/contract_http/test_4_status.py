@@ -73,7 +73,7 @@ async def test_unknown_sub_paths_are_404_and_never_forwarded(stage: Stage, rest:
     ],
 )
 async def test_a_bad_id_is_404_without_a_look_up(stage: Stage, id: str) -> None:
-    """§2: `id` is a random UUIDv4; U is not asked either."""
+    """§2: `id` is a random UUIDv4; VB365 gets no request either."""
     stage.simulator.requests.clear()
     for suffix in ("", "/result"):
         assert (await stage.get(f"/v8/_async/exports/{id}{suffix}")).status == 404
@@ -87,7 +87,7 @@ async def test_another_segment_renames_the_paths(make_stage: MakeStage) -> None:
     assert status.startswith("/v8/_jobs/exports/")
     assert (await stage.finished(status)).status == 200
     assert (await stage.get("/v8/_async/exports")).status == 404
-    assert stage.asked("_async") == 1  # an ordinary path of U then
+    assert stage.asked("_async") == 1  # an ordinary path of VB365 then
 
 
 async def test_the_description_needs_no_credentials(stage: Stage) -> None:
@@ -119,7 +119,7 @@ async def test_running_is_202(stage: Stage) -> None:
 
 
 async def test_the_transfer_is_shown(stage: Stage) -> None:
-    """§4, §5: percent, format and U's names before the transfer ends."""
+    """§4, §5: percent, format and VB365's names before the transfer ends."""
     stage.fault(stall_at=SIZE // 2)
     status = await stage.begun(stage.export)
     answer = await stage.until(
@@ -320,7 +320,7 @@ async def test_a_bad_filter_is_400(stage: Stage, query: str) -> None:
 
 
 async def test_the_list_needs_credentials_that_the_upstream_takes(stage: Stage) -> None:
-    """§9: 401 without, and for those that U refuses."""
+    """§9: 401 without, and for those that VB365 refuses."""
     assert (await stage.ask("GET", "/v8/_async/exports", {})).status == 401
     assert (
         await stage.ask("GET", "/v8/_async/exports", {"Authorization": "Bearer no"})
@@ -328,7 +328,7 @@ async def test_the_list_needs_credentials_that_the_upstream_takes(stage: Stage) 
 
 
 async def test_an_upstream_without_length_or_chunks_gives_a_warning(make_play: MakePlay) -> None:
-    """§5 Warning: the length could not be verified; unknown numbers left out; U's fields
+    """§5 Warning: the length could not be verified; unknown numbers left out; VB365's fields
     verbatim.
     """
 

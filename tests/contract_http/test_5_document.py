@@ -189,7 +189,7 @@ async def test_a_watcher_sees_no_phase_twice_and_no_percent_fall(make_stage: Mak
 
 
 async def test_what_is_not_known_is_null_or_left_out(stage: Stage) -> None:
-    """§5: unknown numbers are null or left out, never invented; `result` is null until U's 200
+    """§5: unknown numbers are null or left out, never invented; `result` is null until VB365's 200
     headers are in.
     """
     stage.fault(hold=True)
@@ -209,8 +209,8 @@ async def test_what_is_not_known_is_null_or_left_out(stage: Stage) -> None:
 
 
 async def test_an_available_result_has_all_its_members(stage: Stage) -> None:
-    """§5: state, eTag, digest and expirationTime beside U's own words, and they are those of the
-    download.
+    """§5: state, eTag, digest and expirationTime beside VB365's own words, and they are those of
+    the download.
     """
     status = await stage.done()
     document = (await stage.get(status)).json()
@@ -268,7 +268,9 @@ async def test_a_result_that_is_gone_says_so(stage: Stage, end: str, state: str)
 async def test_the_format_is_told_by_the_first_bytes_before_the_end(
     make_play: MakePlay, start: bytes, name: str
 ) -> None:
-    """§5: whatever U's Content-Type says, which stays verbatim; known before the transfer ends."""
+    """§5: whatever VB365's Content-Type says, which stays verbatim; known before the transfer
+    ends.
+    """
 
     async def script(request: Message) -> bytes:
         head = raw(
@@ -302,7 +304,9 @@ async def test_the_format_is_told_by_the_first_bytes_before_the_end(
 async def test_an_error_carries_the_upstreams_answer(
     make_play: MakePlay, answer: tuple[str, bytes], shown: object
 ) -> None:
-    """§5 `error`: code, message, retryable, and U's status, type and body, parsed if it is JSON."""
+    """§5 `error`: code, message, retryable, and VB365's status, type and body, parsed if it is
+    JSON.
+    """
     media_type, content = answer
 
     async def script(request: Message) -> bytes:
@@ -330,7 +334,7 @@ async def test_an_error_carries_the_upstreams_answer(
 
 
 async def test_a_long_error_body_is_text_and_says_when_it_is_cut(make_play: MakePlay) -> None:
-    """§5: parsed if JSON ≤ 64 KiB; a longer one is text, and `truncated` tells what is missing."""
+    """§5: parsed if JSON ≤ 64 KiB; a longer one is text, and `truncated` says what is missing."""
     content = b'{"m":"' + b"x" * 200_000 + b'"}'
 
     async def script(request: Message) -> bytes:

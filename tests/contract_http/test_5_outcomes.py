@@ -1,4 +1,4 @@
-"""CONTRACT §5, §11: outcomes that the document tells."""
+"""CONTRACT §5, §11: outcomes in the job document."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ async def test_a_chunked_file_has_no_size_before_its_end(stage: Stage) -> None:
 
 @pytest.mark.parametrize("lie", [5, -5])
 async def test_a_length_that_lies_is_never_success(make_stage: MakeStage, lie: int) -> None:
-    """§10: a body shorter than its Content-Length; one that is longer ends where U said it does."""
+    """§10: a body shorter than its Content-Length; one that is longer ends where VB365 said it
+    does.
+    """
     stage = await make_stage(EXPORTS__ATTEMPTS="1")
     stage.fault(lie=lie, ignore_range=True)
     path = await stage.begun(stage.export)

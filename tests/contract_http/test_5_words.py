@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy import app
-from tests.contract_http.conftest import Clock, House, MakePlay, MakeStage, Play, settings_of
+from tests.contract_http.conftest import ApiClient, Clock, MakePlay, MakeStage, Play, settings_of
 from tests.contract_http.wire import Message, Script, raw
 
 PATH = (
@@ -344,11 +344,11 @@ async def test_a_connection_that_takes_too_long_is_504(
     }
     running = await app.start(settings_of(deaf, tmp_path, given))
     try:
-        house = House(running, clock, {"Authorization": "Bearer t"})
-        answer = await house.kickoff(PATH)
+        client = ApiClient(running, clock, {"Authorization": "Bearer t"})
+        answer = await client.kickoff(PATH)
         assert answer.status == status
         if status == 202:
-            over = await house.finished(house.path(answer["Location"]))
+            over = await client.finished(client.path(answer["Location"]))
             assert (over["AsyncResult"], over.json()["error"]["code"]) == ("504", "UpstreamTimeout")
             assert over.json()["error"]["retryable"] is True
         else:

@@ -135,7 +135,7 @@ async def head_of(
     [b"Text/ODD;x=1 ;y", b"a/b; c=\xe9", b"a/b; c=\xc3\xa9", b"a/b; c=\x80\xff", b"a/b;\tc"],
 )
 async def test_content_type_is_vb365s_to_the_byte(make_play: MakePlay, value: bytes) -> None:
-    """§6: also where it is no UTF-8; in every answer that stands for the file."""
+    """§6: also where it is no UTF-8; in every response that represents the file."""
     play = await make_play(
         answering(raw("200 OK", ["Content-Type: " + value.decode("latin-1")], PST))
     )

@@ -22,7 +22,7 @@ async def running(stage: Stage) -> str:
 
 
 async def test_cancel_of_a_running_job(stage: Stage) -> None:
-    """§7: 202, phase Cancelling, U's connection closed, soon Cancelled; it never changes
+    """§7: 202, phase Cancelling, VB365's connection closed, soon Cancelled; it never changes
     afterwards.
     """
     status = await running(stage)
@@ -40,7 +40,7 @@ async def test_cancel_of_a_running_job(stage: Stage) -> None:
 
 
 async def test_cancel_of_a_queued_job(make_stage: MakeStage) -> None:
-    """§7: U is never asked for it."""
+    """§7: VB365 gets no request for it."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     await running(stage)
     status = await stage.begun(stage.path_of("items/save"))

@@ -16,7 +16,7 @@ def kind(answer: Message) -> str:
 
 @pytest.mark.parametrize("key", ["", '""', "a b", '"a', "k\xe9", "k" * 256, '"' + "k" * 256 + '"'])
 async def test_a_malformed_key_is_400(stage: Stage, key: str) -> None:
-    """§8: 1-255 visible ASCII, quotes optional, else 400; U is not asked."""
+    """§8: 1-255 visible ASCII, quotes optional, else 400; VB365 gets no request."""
     answer = await stage.kickoff(stage.export, Idempotency_Key=key)
     assert (answer.status, kind(answer)) == (400, "idempotency-key-invalid")
     assert answer.json()["errorCode"] == "ParameterValidationFailure"
@@ -36,8 +36,8 @@ async def test_two_keys_are_400(stage: Stage) -> None:
 
 
 async def test_a_replay_is_the_same_job(stage: Stage) -> None:
-    """§8: 202 with the same job and `Idempotency-Replayed: true`, U not called again; quotes do not
-    count.
+    """§8: 202 with the same job and `Idempotency-Replayed: true`, VB365 not called again; quotes do
+    not count.
     """
     key = "k" * 255
     first = await stage.kickoff(stage.export, Idempotency_Key=key)
@@ -113,7 +113,7 @@ async def test_without_a_key_every_post_is_a_new_job(stage: Stage) -> None:
 async def test_what_expired_unswept_is_shown_so(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§7: a replay and a late cancel tell of no file that has expired, even if the sweeper is
+    """§7: a replay and a late cancel show no expired file, even if the sweeper is
     dead.
     """
 

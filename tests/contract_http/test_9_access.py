@@ -67,7 +67,7 @@ class Upstream:
 async def test_without_credentials_every_call_is_401(
     stage: Stage, method: str, suffix: str
 ) -> None:
-    """§9: whether there is such a job or not; and for a token that U refuses."""
+    """§9: whether there is such a job or not; and for a token that VB365 refuses."""
     status = await stage.done()
     unknown = "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001"
     for target in (status, unknown):
@@ -177,7 +177,7 @@ async def test_an_upstream_that_cannot_say_is_503(make_play: MakePlay, how: str)
 
 
 async def test_the_session_gone_leaves_the_kickoffs_own_caller(make_play: MakePlay) -> None:
-    """§9: while U answers 2xx to `GET /v{N}/RestoreSessions?limit=1`; nobody else."""
+    """§9: while VB365 answers 2xx to `GET /v{N}/RestoreSessions?limit=1`; nobody else."""
     upstream = Upstream()
     play = await make_play(upstream, ACCESS__CACHE="0s")
     status = await play.begun(EXPORT)
@@ -197,7 +197,7 @@ async def test_the_session_gone_leaves_the_kickoffs_own_caller(make_play: MakePl
 
 @pytest.mark.parametrize("name", ["sub", "unique_name", "nameid", "upn"])
 async def test_a_refreshed_jwt_is_the_same_caller(make_play: MakePlay, name: str) -> None:
-    """§2 Caller: `iss` with `sub` (or …) once U has accepted the token."""
+    """§2 Caller: `iss` with `sub` (or …) once VB365 has accepted the token."""
     upstream = Upstream()
     play = await make_play(upstream)
     play.fields = jwt("alice", 1, name)
@@ -225,7 +225,7 @@ async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing(
     play.fields = jwt("alice", 1)
     status = await play.begun(EXPORT)
     await play.finished(status)
-    upstream.cookie_alone = True  # U takes the cookie and does not look at the token
+    upstream.cookie_alone = True  # VB365 takes the cookie and does not look at the token
     forged = jwt("alice", 666) | {"Cookie": "mallory=1"}
     assert (await play.ask("GET", "/v8/_async/exports", forged)).json()["results"] == []
     upstream.sessions[forged["Authorization"]] = 404

@@ -28,7 +28,7 @@ CHANGING = {"date", "retry-after", "x-progress"}
 
 
 async def jobs(stage: Stage) -> dict[str, str]:
-    """The status paths of a job of each kind; the running one waits for the stand-in."""
+    """The status paths of a job of each kind; the running one waits for the simulator."""
     ended = await stage.done()
     stage.fault(outlook_missing=True, count=1)
     failed = await stage.begun(stage.export)

@@ -54,7 +54,7 @@ class Message:
         return name.lower() in self.names
 
     def __getitem__(self, name: str) -> str:
-        """The value of a field that stands once."""
+        """The value of a field that occurs once."""
         values = self.all(name)
         assert len(values) == 1, f"{name}: {values} in {self}"
         return values[0]

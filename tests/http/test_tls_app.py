@@ -22,7 +22,7 @@ HEALTH = b"GET /v8/Health HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 class Place:
-    """Two authorities, a stand-in that speaks TLS, and proxies in front of it."""
+    """Two authorities, a simulator that speaks TLS, and proxies in front of it."""
 
     def __init__(self, path: Path, simulator: Simulator, upstreams: trustme.CA, der: bytes) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The proxy in front of the stand-in, with several users and tenants behind it."""
+"""The proxy in front of the simulator, with several users and tenants behind it."""
 
 from __future__ import annotations
 

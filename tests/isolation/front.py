@@ -1,4 +1,4 @@
-"""A front before the stand-in, as careless as the field knows them: it answers what it does not
+"""A front before the simulator, as careless as the field knows them: it answers what it does not
 serve with 200.
 """
 

@@ -25,7 +25,7 @@ CONFIDENTIAL = {
 
 
 class Miner:
-    """A caller whose every word is a canary, and what it was told."""
+    """A caller whose every word is a canary, and all responses to it."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -39,7 +39,7 @@ class Miner:
 
     @property
     def never(self) -> list[bytes]:
-        """What must stand nowhere at all."""
+        """What must appear nowhere."""
         return [
             value.rpartition(" ")[2].rpartition("=")[2].encode() for value in self.fields.values()
         ]

@@ -35,7 +35,7 @@ class Caller:
         )
 
     async def begin(self, proxy: ProxyProcess) -> str:
-        """An export that U is generating; the path of its status monitor."""
+        """An export that VB365 is generating; the path of its status monitor."""
         self.simulator.fault(path=self.export, method="POST", hold=True, count=1)
         told = await ask(
             proxy.url, "POST", self.export, self.fields | {"Prefer": "respond-async"}, b"{}"
@@ -95,8 +95,8 @@ def assert_nothing_readable(caller: Caller, data: Path) -> None:
 async def test_with_the_key_a_killed_job_resumes_unattended(
     caller: Caller, tmp_path: Path, after: str
 ) -> None:
-    """§9: kill -9, start again: U is asked before any caller calls; nothing of it is readable at
-    rest.
+    """§9: kill -9, start again: VB365 is asked before any caller calls; nothing of it is readable
+    at rest.
     """
     async with served(caller.simulator.url, tmp_path, SECRETS__KEY=OLD) as proxy:
         status = await caller.begin(proxy)
@@ -113,7 +113,7 @@ async def test_with_the_key_a_killed_job_resumes_unattended(
     jobs = await DiskJobs.open(tmp_path)
     assert [job.sealed for job in await jobs.list()] == [
         None
-    ]  # a job that needs U no more needs no credentials
+    ]  # a job that needs VB365 no more needs no credentials
     await jobs.close()
 
 
@@ -150,7 +150,7 @@ async def test_without_a_key_nothing_of_the_credentials_is_at_rest(
 
 
 async def test_a_suspended_job_that_nobody_asks_for_fails(caller: Caller, tmp_path: Path) -> None:
-    """§9 `exports.suspend_ttl`: Interrupted, retryable, and U was not asked again."""
+    """§9 `exports.suspend_ttl`: Interrupted, retryable, and VB365 got no second request."""
     async with served(caller.simulator.url, tmp_path) as proxy:
         status = await caller.begin(proxy)
         await proxy.kill()

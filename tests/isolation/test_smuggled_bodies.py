@@ -13,7 +13,7 @@ import pytest
 from proxy import app
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
-from tests.contract_http.conftest import Clock, House, settings_of
+from tests.contract_http.conftest import ApiClient, Clock, settings_of
 from tests.http.wire import LIMIT, Origin, Peer, eventually, proxy_to
 
 FRAMINGS = (
@@ -100,18 +100,20 @@ async def test_2_checks_no_verdict_follows_a_strangers_body(tmp_path: Path) -> N
             settings_of(f"http://127.0.0.1:{server.origin.port}", tmp_path / "data", {})
         )
         try:
-            house = House(running=running, clock=Clock(), fields={"Authorization": "Bearer alice"})
-            alices = await house.begun(EXPORT, body=b"")
-            assert (await house.finished(alices)).json()["status"] == "Success"
+            client = ApiClient(
+                running=running, clock=Clock(), fields={"Authorization": "Bearer alice"}
+            )
+            alices = await client.begun(EXPORT, body=b"")
+            assert (await client.finished(alices)).json()["status"] == "Success"
             for _ in range(3):
-                house.fields = {"Authorization": "Bearer mallory"}
-                await house.kickoff(EXPORT.replace("/s/", "/mine/"), body=TRAP)
-                await house.kickoff(EXPORT, body=TRAP)
+                client.fields = {"Authorization": "Bearer mallory"}
+                await client.kickoff(EXPORT.replace("/s/", "/mine/"), body=TRAP)
+                await client.kickoff(EXPORT, body=TRAP)
                 await eventually(
                     lambda: server.heard.count(b"POST " + EXPORT.encode() + b" HTTP/1.1") > 1
                 )
                 for path in (alices, alices + "/result"):
-                    assert (await house.get(path)).status == 404
+                    assert (await client.get(path)).status == 404
         finally:
             await running.stop()
     assert not any(b"/open" in line for line in server.heard)

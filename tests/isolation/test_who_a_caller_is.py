@@ -34,7 +34,7 @@ def forged(genuine: str) -> str:
 async def behind_a_front(
     make_stage: MakeStage, tmp_path: Path, closing: contextlib.AsyncExitStack
 ) -> AsyncIterator[Stage]:
-    """The proxy before the front before the stand-in; alice calls with JWTs and the right Host."""
+    """The proxy before the front before the simulator; alice calls with JWTs and the right Host."""
     stage = await make_stage({"token": "jwt", "size": 1000})
     front = await closing.enter_async_context(fronted(stage.simulator))
     await stage.running.stop()

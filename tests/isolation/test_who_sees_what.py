@@ -181,7 +181,7 @@ def name_of(row: Row) -> str:
 
 
 async def set_the_scene(make_stage: MakeStage, row: Row) -> Scene:
-    """A finished job of alice's; what U once said is forgotten; then the situation."""
+    """A finished job of alice's; VB365's earlier responses are not cached; then the situation."""
     stage = await make_stage({"size": 1000} | dict(row.setting))
     status = await stage.done(Idempotency_Key=KEY)
     scene = Scene(stage, status.rpartition("/")[2], stage.export, dict(stage.fields))
@@ -237,8 +237,8 @@ def assert_refusal(told: Message, status: int, *, bodiless: bool = False) -> Non
 async def test_a_foreign_id_is_answered_like_one_that_never_was(
     make_stage: MakeStage, row: Row
 ) -> None:
-    """§9: existence is not disclosed: the same bytes, but for the id and the date; and U is asked
-    as often.
+    """§9: existence is not disclosed: the same bytes, but for the id and the date; and VB365 is
+    asked as often.
     """
     scene = await set_the_scene(make_stage, row)
     await scene.call("status", str(uuid4()))  # that VB365 accepts a token is cached, for any id
@@ -259,7 +259,7 @@ def shown(told: Message, id: str) -> object:
 
 
 async def test_a_cached_answer_opens_what_u_said_and_no_more(make_stage: MakeStage) -> None:
-    """§9: while U is down: the session it spoke of, for `access.cache`; not an unknown id, nor
+    """§9: while VB365 is down: the session it spoke of, for `access.cache`; not an unknown id, nor
     another caller.
     """
     stage = await make_stage({"size": 1000})
@@ -345,7 +345,7 @@ async def test_the_quota_is_the_callers_own(make_stage: MakeStage) -> None:
 
 
 async def test_one_key_of_two_callers_is_two_jobs(make_stage: MakeStage) -> None:
-    """§8: the key is scoped to the caller, whatever it stands for at another."""
+    """§8: the key is scoped to the caller, whatever another caller used it for."""
     stage = await make_stage({"size": 1000})
     alices = await stage.begun(stage.export, Idempotency_Key=KEY)
     same = await kickoff_as(stage, "operator", stage.export, ("Idempotency-Key", KEY))
@@ -359,7 +359,7 @@ async def test_one_key_of_two_callers_is_two_jobs(make_stage: MakeStage) -> None
 async def test_a_spelling_of_a_session_is_a_session_of_its_own_to_the_cache(
     make_stage: MakeStage,
 ) -> None:
-    """§1, §9: case and encoding are U's to judge; each spelling is asked for."""
+    """§1, §9: VB365 judges case and encoding; each spelling is checked."""
     stage = await make_stage({"size": 1000})
     upper = stage.export.replace(stage.session, stage.session.upper())
     statuses = [await stage.done(), await stage.begun(upper)]
