@@ -118,7 +118,7 @@ async def test_a_slot_is_held_over_a_restart(make_stage: MakeStage, tmp_path: Pa
     await stage.running.stop()
     stage.simulator.faults.clear()
     settings = settings_of(stage.simulator.url, tmp_path / "data", {"EXPORTS__MAX_RUNNING": "1"})
-    stage.running = await app.start(settings)
+    stage.running = await app.start(settings, stage.clock)
     try:
         assert (await stage.kickoff(stage.export)).json()["phase"] == "Queued"
         stage.clock.ahead += 121

@@ -342,7 +342,7 @@ async def test_a_connection_that_takes_too_long_is_504(
         "EXPORTS__PREFLIGHT": "false",
         "EXPORTS__GRACE": grace,
     }
-    running = await app.start(settings_of(deaf, tmp_path, given))
+    running = await app.start(settings_of(deaf, tmp_path, given), clock)
     try:
         client = ApiClient(running, clock, {"Authorization": "Bearer t"})
         answer = await client.kickoff(PATH)

@@ -69,7 +69,7 @@ async def test_the_etag_survives_a_restart(make_stage: MakeStage) -> None:
     await stage.running.stop()
     from proxy import app
 
-    stage.running = await app.start(stage.running.settings)
+    stage.running = await app.start(stage.running.settings, stage.clock)
     try:
         assert (await stage.get(result))["ETag"] == etag
     finally:

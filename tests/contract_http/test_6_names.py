@@ -82,7 +82,7 @@ async def test_the_name_stays_from_the_first_bytes_on_and_over_a_restart(
     assert document["status"] == "Running"
     assert name == f"exportToPst-{stamp(document)}.pst"
     await play.running.stop()
-    play.running = await app.start(play.running.settings)
+    play.running = await app.start(play.running.settings, play.clock)
     try:
         assert (await play.get(status)).json()["result"]["fileName"] == name
         over = (await play.finished(status)).json()

@@ -297,7 +297,7 @@ async def test_a_suspended_job_goes_on_with_its_owners_next_call(make_stage: Mak
     await stage.until(status, lambda document: document["phase"] == "Generating")
     await stage.running.stop()
     stage.simulator.release()
-    stage.running = await app.start(stage.running.settings)
+    stage.running = await app.start(stage.running.settings, stage.clock)
     try:
         assert (await stage.ask("GET", status, stage.simulator.login("bob"))).status == 404
         listed = await stage.get("/v8/_async/exports")

@@ -39,7 +39,7 @@ async def behind_a_front(
     front = await closing.enter_async_context(fronted(stage.simulator))
     await stage.running.stop()
     stage.running = await app.start(
-        settings_of(front.url, tmp_path / "front", {"UPSTREAM__HOST": HOST})
+        settings_of(front.url, tmp_path / "front", {"UPSTREAM__HOST": HOST}), stage.clock
     )
     stage.fields["Host"] = HOST
     yield stage
@@ -255,7 +255,9 @@ async def test_list_and_single_look_up_agree_on_a_borrowed_job(
     jobs = [await stage.begun(stage.export) for _ in range(2)]
     await stage.running.stop()
     stage.simulator.release()
-    stage.running = await app.start(settings_of(stage.simulator.url, tmp_path / "data", given))
+    stage.running = await app.start(
+        settings_of(stage.simulator.url, tmp_path / "data", given), stage.clock
+    )
     try:
         assert (await stage.ask("GET", jobs[0], alice)).status == 202
         stage.fields = alice

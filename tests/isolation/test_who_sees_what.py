@@ -435,7 +435,9 @@ async def test_who_never_saw_the_session_gets_nothing_by_way_of_who_does(
     bobs = stage.simulator.login("bob")
     intruder = stage.path((await kickoff_as(stage, bobs, stage.export))["Location"])
     await stage.running.stop()
-    stage.running = await app.start(settings_of(stage.simulator.url, tmp_path / "data", given))
+    stage.running = await app.start(
+        settings_of(stage.simulator.url, tmp_path / "data", given), stage.clock
+    )
     try:
         stage.simulator.release()
         assert (await stage.finished(intruder)).json()["status"] == "Success"
