@@ -1,5 +1,5 @@
-"""Whether one more job is accepted: quota, queue, records, free space (CONTRACT §3.5). Refusals
-name their numbers.
+"""Whether one more job is accepted: quota, queue, records, free space (CONTRACT §3.5). Errors state
+the numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from proxy.jobs.run import Run
 from proxy.ports import ArtifactStore, Counts, JobStore
 
 _RETRY_AFTER = 30
-#: Records removed at a time: the store makes many changes durable at the price of one.
+#: Records removed at a time: the store syncs many changes at once.
 _TOGETHER = 64
 
 
@@ -40,9 +40,7 @@ class Limits:
 
 
 class Admission:
-    """Lets kick-offs in one by one. A job that is about to be added counts as if it were there
-    already.
-    """
+    """Admits kick-offs one by one. A job that is about to be added counts already."""
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class Admission:
         """
         await self._space.measure()
         counts = await self._make_space(owners)
-        # no await between the checks and the reservation: two kick-offs never share the last place
+        # no await between the checks and the reservation: two kick-offs never get the last place
         self._slots.expire(now)
         self._check_quota(owners, counts.live)
         self._check_queue()
@@ -125,8 +123,8 @@ class Admission:
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
     async def _make_space(self, owners: Sequence[str]) -> Counts:
-        """Remove ended records without a file as far as one more record needs it, the oldest first;
-        what is left.
+        """Remove ended records without a file, the oldest first, as far as one more record needs
+        it. Returns the counts afterwards.
         """
         while True:
             counts = await self._jobs.counts(owners)
@@ -138,7 +136,7 @@ class Admission:
             await asyncio.gather(*map(self._remove, found))
 
     def _excess(self, owners: Sequence[str], counts: Counts) -> tuple[int, int]:
-        """How many records of the caller, and of all callers, are too many for one more."""
+        """By how many one more record would exceed the limits, of the caller and of all callers."""
         mine = counts.records + self._arriving_of(owners) + 1 - self._limits.max_records_per_caller
         return mine, counts.total + len(self._arriving) + 1 - self._limits.max_records
 
@@ -146,5 +144,5 @@ class Admission:
         return sum(not set(owners).isdisjoint(others) for others in self._arriving)
 
     async def _remove(self, job: Job) -> None:
-        await self._artifacts.remove(job.id)  # what could not be removed when the job ended
+        await self._artifacts.remove(job.id)  # left if it could not be removed at the end
         await self._jobs.remove(job)

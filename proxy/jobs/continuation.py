@@ -1,5 +1,5 @@
-"""The proof that two parts are one file (CONTRACT §10, RFC 9110 §15.3.7.3): a strong ETag, or an
-overlap.
+"""The proof that two parts belong to one file (CONTRACT §10, RFC 9110 §15.3.7.3): a strong ETag, or
+an overlap.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from proxy.core.job import FileFacts
 from proxy.jobs.outcome import encoding, facts
 from proxy.ports import Field, Response, UpstreamBroken
 
-#: Bytes that are asked for once more where no strong ETag proves the rest.
+#: Bytes that are requested again if there is no strong ETag to prove the rest.
 _OVERLAP = 64 * 1024
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 #: RFC 9110 §8.8.3: a weak one begins with `W/`.
@@ -23,9 +23,7 @@ _PROOF = (b"etag", b"content-range", b"last-modified", b"content-disposition", b
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The bytes [`start`, `stop`) of a file of `total` bytes, as the head of a 206 announces
-    them.
-    """
+    """The bytes [`start`, `stop`) of a file of `total` bytes, as announced by the head of a 206."""
 
     start: int
     stop: int
@@ -34,35 +32,35 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """A POST for the rest of the file that `answer` began and of which `stored` bytes (at least
-    one) are there.
+    """A POST for the rest of a file of which `file` are the facts and `stored` bytes (at least
+    one) are stored.
 
-    It asks for the bytes from `start` on: from `stored`, if `validator` (the strong ETag of the
-    answer) is there to prove that the file is the same; else from some bytes before, which are
-    compared.
+    It requests the bytes from `start` on. That is `stored` if `validator`, the strong ETag of the
+    first response, proves that the file is the same; otherwise less, and the overlap is compared.
     """
 
-    answer: FileFacts
+    file: FileFacts
     stored: int
     start: int
     validator: bytes | None
 
     @classmethod
-    def of(cls, answer: FileFacts, stored: int) -> Continuation:
-        """How to ask for the rest."""
-        validator = _strong(None if answer.etag is None else answer.etag.encode("latin-1"))
+    def of(cls, file: FileFacts, stored: int) -> Continuation:
+        """The continuation of a file of which `stored` bytes are stored."""
+        validator = _strong(None if file.etag is None else file.etag.encode("latin-1"))
         overlap = _OVERLAP if stored >= _OVERLAP else stored - stored // 2
-        return cls(answer, stored, stored if validator else stored - overlap, validator)
+        return cls(file, stored, stored if validator else stored - overlap, validator)
 
     @property
     def fields(self) -> list[Field]:
-        """What the request has more than the first one had."""
+        """The fields that the request has in addition to those of the first one."""
         conditions = [] if self.validator is None else [(b"If-Range", self.validator)]
         return [*conditions, (b"Range", b"bytes=%d-" % self.start)]
 
     def part(self, response: Response) -> Part | None:
-        """What the answer carries; None unless its head fits the first answer's (CONTRACT §10).
-        Where the two share no strong ETag that is half of the proof: `rest` is the other one.
+        """Return the part that the response carries, None unless its head fits the first response's
+        (CONTRACT §10). Without a common strong ETag that is half of the proof; `rest` is the other
+        half.
         """
         match = _CONTENT_RANGE.fullmatch(value_of(response.fields, b"content-range") or b"")
         if response.status != 206 or match is None:
@@ -76,13 +74,11 @@ class Continuation:
         return part if fits else None
 
     def _fits(self, part: Part) -> bool:
-        """It begins where it should, and brings a byte that is not there yet, or the end of the
-        file.
-        """
+        """Whether the part begins at `start` and brings a new byte, or the end of the file."""
         if (
             part.start != self.start
             or part.stop > part.total
-            or self.answer.size not in (None, part.total)
+            or self.file.size not in (None, part.total)
         ):
             return False
         return part.stop > self.stored or part.stop == part.total == self.stored
@@ -95,25 +91,26 @@ class Continuation:
         etag = value_of(response.fields, b"etag")
         if self.validator is not None and etag != self.validator:
             return False
-        told, first = facts(response, None), self.answer
-        if told.etag is not None and first.etag is not None and told.etag != first.etag:
+        now, first = facts(response, None), self.file
+        if now.etag is not None and first.etag is not None and now.etag != first.etag:
             return False
-        return (told.media_type, told.file_name, told.last_modified) == (
+        return (now.media_type, now.file_name, now.last_modified) == (
             first.media_type,
             first.file_name,
             first.last_modified,
         )
 
     async def rest(self, response: Response, overlap: bytes) -> bytes | None:
-        """Compare the answer's first bytes with the `overlap`, those stored from `start` on.
-        Returns what of the body was read behind them, None if they differ. Raises `UpstreamFailure`
-        if they do not come.
+        """Compare the first bytes of the body with `overlap`, the stored bytes from `start` on.
+
+        Returns the bytes that were read behind them, None if they differ. Raises `UpstreamFailure`
+        if the body breaks or ends before.
         """
         body = bytearray()
         while len(body) < len(overlap):
             piece = await response.read()
             if not piece:
-                raise UpstreamBroken("the answer ended before its first new byte", delivered=True)
+                raise UpstreamBroken("the response ended before its first new byte", delivered=True)
             body += piece
         return bytes(body[len(overlap) :]) if body.startswith(overlap) else None
 

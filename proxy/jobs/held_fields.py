@@ -1,4 +1,4 @@
-"""The request fields of accepted exports, in memory until VB365 has answered (CONTRACT §9)."""
+"""The request fields of accepted exports, in memory until VB365 has responded (CONTRACT §9)."""
 
 from __future__ import annotations
 

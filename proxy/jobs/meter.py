@@ -4,9 +4,7 @@ from __future__ import annotations
 
 
 class Meter:
-    """Bytes per second, smoothed over the last reports. `received` bytes were there at the second
-    `moment`.
-    """
+    """Bytes per second, smoothed over the last reports; `received` bytes at the second `moment`."""
 
     def __init__(self, received: int, moment: float) -> None:
         self._received = received
@@ -14,7 +12,7 @@ class Meter:
         self._rate: int | None = None
 
     def update(self, received: int, moment: float) -> int:
-        """The rate, now that there are `received` bytes."""
+        """Return the rate, given `received` bytes at the second `moment`."""
         latest = (received - self._received) / max(moment - self._moment, 1e-6)
         self._rate = int(latest if self._rate is None else 0.6 * latest + 0.4 * self._rate)
         self._received, self._moment = received, moment

@@ -1,4 +1,6 @@
-"""What U answered to an export: the file's facts, or an error worth keeping (CONTRACT §3.7, §5)."""
+"""What a response of VB365 makes of an export: the facts of a file, or an error (CONTRACT §3.7,
+§5).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ _JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
 
 
 def error(code: ErrorCode, message: str) -> JobError:
-    """An error without an answer of VB365 to blame: another try may succeed."""
+    """An error that is not a response of VB365: another try may succeed."""
     return JobError(code=code, message=message, retryable=True)
 
 
@@ -38,40 +40,39 @@ def code_of(why: UpstreamFailure) -> ErrorCode:
     return ErrorCode.ERROR if isinstance(why, UpstreamBroken) else ErrorCode.UNREACHABLE
 
 
-def refusal(answer: WholeResponse, hidden: Sequence[bytes]) -> JobError:
-    """What an answer other than 200 makes of the job, in VB365's own words where it has any
-    (CONTRACT §5).
+def refusal(response: WholeResponse, hidden: Sequence[bytes]) -> JobError:
+    """The error of a response other than 200, in VB365's own words if it has any (CONTRACT §5).
 
     `hidden` is what `core.outcome.secrets` names: an error page may repeat the request, and records
     are kept on disk.
     """
-    body = masked(answer.body[:JSON_LIMIT], hidden)
-    content_type = text(value_of(answer.fields, b"content-type"))
+    body = masked(response.body[:JSON_LIMIT], hidden)
+    content_type = text(value_of(response.fields, b"content-type"))
     # a 2xx may hold part of the file, which is nothing to quote, unless it is declared as JSON: no
     # export is
-    quoted = answer.status >= 300 or _JSON.fullmatch(content_type or "") is not None
-    sentence = said(content_type, body) if quoted and len(answer.body) <= JSON_LIMIT else None
-    row = judge(answer.status, sentence)
-    message = f"Veeam Backup for Microsoft 365 answered {answer.status}"
+    quoted = response.status >= 300 or _JSON.fullmatch(content_type or "") is not None
+    sentence = said(content_type, body) if quoted and len(response.body) <= JSON_LIMIT else None
+    row = judge(response.status, sentence)
+    message = f"Veeam Backup for Microsoft 365 answered {response.status}"
     if sentence is not None:
         message += ": " + masked(sentence.encode(), hidden).decode(errors="replace")
-    cut = len(body) > _RECORDED_LIMIT or len(answer.body) > JSON_LIMIT
+    cut = len(body) > _RECORDED_LIMIT or len(response.body) > JSON_LIMIT
     return JobError(
         code=row.code,
         message=message,
         retryable=row.retryable,
-        status=answer.status,
+        status=response.status,
         content_type=content_type,
-        # a character that the limit divides is left out
+        # a character that the limit splits is left out
         body=_UTF_8("replace").decode(body[:_RECORDED_LIMIT], final=not cut)
-        if quoted or answer.status != 206
+        if quoted or response.status != 206
         else None,
-        truncated=cut or not answer.complete,
+        truncated=cut or not response.complete,
     )
 
 
 def encoding(fields: Fields) -> str | None:
-    """The content codings of the answer's body, to be shown; None without one (`identity` is
+    """The content codings of a body, as text for a message; None without one (`identity` is
     none).
     """
     named = codings(values_of(fields, b"content-encoding"))
@@ -79,8 +80,8 @@ def encoding(fields: Fields) -> str | None:
 
 
 def facts(response: Response, size: int | None) -> FileFacts:
-    """What a 200 head says of the file; `size` in bytes if it is known. Two different ETags
-    count as none.
+    """The facts of the file that the head of a 200 announces; `size` in bytes, None if unknown. Two
+    different ETags count as none.
     """
     etag = None if has_conflict(response.fields, b"etag") else value_of(response.fields, b"etag")
     return FileFacts(

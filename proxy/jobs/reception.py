@@ -1,6 +1,4 @@
-"""The file of a running job while it grows: its bytes, its format, the space it takes, the progress
-it makes.
-"""
+"""The file of a running job while it grows: its bytes, format, space and progress."""
 
 from __future__ import annotations
 
@@ -27,8 +25,8 @@ class Surplus(Exception):
 
 
 class Reception:
-    """Stores what VB365 sends of one job. A store that is away is waited for, and VB365 with it;
-    `StorageFull` and `PartialLost` are raised. `open` comes first.
+    """Stores what VB365 sends for one job. While the store is unavailable nothing is read from
+    VB365. Raises `StorageFull` and `PartialLost`. Call `open` first.
     """
 
     def __init__(self, record: Record, artifacts: ArtifactStore, space: Reservations) -> None:
@@ -38,19 +36,18 @@ class Reception:
         self._id = record.job.id
         self._first_bytes = b""
         self.partial: Partial
-        #: As the first bytes tell it; None while they are too few.
+        #: From the first bytes; None while there are too few.
         self.format: str | None = None
 
     @property
     def offset(self) -> int:
-        """Bytes that are there."""
+        """Bytes accepted so far."""
         return self.partial.offset
 
     async def open(self) -> None:
-        """Go on with the file that an earlier run has kept, or begin one.
+        """Resume the file that an earlier run has kept, or create one.
 
-        The format is on record before the first bytes, which tell it, are stored: a file without it
-        is not resumed.
+        The format is recorded before the first bytes are stored: a file without one is not resumed.
         """
         job = self._record.job
         kept = None
@@ -66,35 +63,35 @@ class Reception:
         self.partial = await until_available(lambda: self._artifacts.create(self._id), job=self._id)
 
     async def restart(self) -> None:
-        """Drop every byte, and begin from zero."""
+        """Drop every byte and begin from zero."""
         await until_available(lambda: self.partial.discard(), job=self._id)
         await self._create()
         self._first_bytes, self.format = b"", None
 
     async def discard(self) -> None:
-        """Drop every byte. What cannot be removed now is left for the sweeper."""
+        """Drop every byte. The sweeper removes what cannot be removed now."""
         try:
             await self.partial.discard()
         except StoreUnavailable as why:
             log.warning("partial file not removed", job=self._id, reason=str(why))
 
     async def keep(self) -> None:
-        """Stop; what could not be stored any more is fetched again."""
+        """Stop, and keep what is stored. What could not be stored is fetched again."""
         try:
             await asyncio.shield(self.partial.keep())
         except (StorageFull, StoreUnavailable) as why:
             log.warning("part of the file not kept", job=self._id, reason=str(why))
 
     async def read(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop) of those that are there."""
+        """The bytes [start, stop) of those accepted."""
         return await until_available(lambda: self.partial.read(start, stop), job=self._id)
 
     async def promise(self, size: int) -> None:
-        """Reserve room for `size` more bytes."""
+        """Reserve space for `size` more bytes."""
         await until_available(lambda: self._space.promise(self._id, size), job=self._id)
 
     async def copy(self, response: Response, begun: bytes = b"", stop: int | None = None) -> None:
-        """Store the body to its end; `begun` was read of it before.
+        """Store the body to its end; `begun` was read before.
 
         Raises `UpstreamFailure`, or `Surplus` for a piece that reaches beyond the offset `stop`,
         which is not stored.
@@ -128,7 +125,9 @@ class Reception:
 
     @asynccontextmanager
     async def _reporting(self) -> AsyncIterator[None]:
-        """CONTRACT §5: `bytesReceived` is at most 2 s old, also when no more bytes come."""
+        """Report regularly: `bytesReceived` is at most 2 s old, also if VB365 pauses (CONTRACT
+        §5).
+        """
         reporter = asyncio.create_task(self._report_regularly())
         try:
             yield
@@ -143,7 +142,7 @@ class Reception:
                 await self.report()
 
     async def report(self) -> None:
-        """Put the progress on record, if the store takes it now."""
+        """Record the progress, if the store is available."""
         received = self.offset
         try:
             await self._record.advance(

@@ -1,6 +1,4 @@
-"""What a start finds: records and files are brought to agree, before the first request (CONTRACT
-§9, §10).
-"""
+"""Makes records and files agree at start, before the first request (CONTRACT §9, §10)."""
 
 from __future__ import annotations
 
@@ -35,8 +33,8 @@ _TOGETHER = 64
 
 
 class Reconciler:
-    """Leaves no file without a record and no record that promises a missing file. `now` is the wall
-    clock.
+    """Afterwards no file is without a record, and no record promises a missing file. `now` is the
+    wall clock.
     """
 
     def __init__(self, jobs: JobStore, artifacts: ArtifactStore, now: Callable[[], float]) -> None:
@@ -45,8 +43,8 @@ class Reconciler:
         self._now = now
 
     async def run(self) -> None:
-        """Reconcile the stores. Records that were lost are rebuilt from what their files tell.
-        Raises `StoreUnavailable`.
+        """Reconcile the stores. Lost records are rebuilt from the copies beside their files. Raises
+        `StoreUnavailable`.
         """
         stored = await self._artifacts.ids()
         jobs = {job.id: job for job in await self._jobs.list()}
@@ -54,10 +52,12 @@ class Reconciler:
         await _each(jobs.values(), lambda job: self._settle(job, job.id in stored))
 
     async def _adopt(self, id: str) -> None:
-        """No file is ever without a record but when the record was lost: it comes last, and goes
-        last.
+        """Rebuild the record of a file that has none, or remove the file.
+
+        Only a lost record leaves such a file: a record is added before its file and removed after
+        it.
         """
-        job = await self._told(id)
+        job = await self._copied(id)
         if job is None or job.result is not ResultState.AVAILABLE:
             log.warning("file without a record removed", job=id)
             await self._artifacts.remove(id)
@@ -69,15 +69,15 @@ class Reconciler:
                 replace(job, request=replace(job.request, idempotency_key=None)), b""
             )
 
-    async def _told(self, id: str) -> Job | None:
-        """The job as the memo of its committed file tells it."""
+    async def _copied(self, id: str) -> Job | None:
+        """The job from the record copy beside its committed file; None without a readable one."""
         record_copy = await self._artifacts.record_copy(id)
         if record_copy is None:
             return None
         try:
             job = decode(record_copy)
         except ValueError as why:
-            log.warning("the file's memo does not tell its record", job=id, reason=str(why))
+            log.warning("record copy not readable", job=id, reason=str(why))
             return None
         return job if job.id == id else None
 
@@ -100,8 +100,8 @@ class Reconciler:
             await self._artifacts.remove(job.id)
 
     async def _finish(self, job: Job) -> bool:
-        """The file was committed and the process died before its record said so."""
-        done = await self._told(job.id)
+        """Finish a job whose file was committed before the process died."""
+        done = await self._copied(job.id)
         if done is None or done.size is None or done.digest is None or done.expires is None:
             return False
         succeeded = Succeeded(
@@ -119,7 +119,7 @@ class Reconciler:
 
 
 async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]]) -> None:
-    """Some at a time: the stores make many changes durable at the price of one."""
+    """Run `work` for some items at a time: the stores sync many changes at once."""
     rest = iter(items)
     while batch := list(islice(rest, _TOGETHER)):
         await asyncio.gather(*map(work, batch))

@@ -1,5 +1,5 @@
-"""The books of free space: what the stores have left, less what running exports were promised
-(CONTRACT §15).
+"""Free space, less what running exports were promised (CONTRACT §15). The one place that
+subtracts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from proxy.ports import ArtifactStore, StorageFull
 
 
 class Reservations:
-    """Keeps N exports from being promised the same room. Sizes in bytes; `max_bytes` None leaves
-    that to the disk.
+    """Promises each free byte to one export only. Sizes in bytes; `max_bytes` None means no limit
+    but the disk.
 
-    The stores are asked now and then; what is written in between is deducted here, so that room
-    that was promised and is being filled is never free in between.
+    The store is measured now and then. What is written between two measurements is subtracted here,
+    so that promised space counts as taken while it is being filled.
     """
 
     def __init__(self, artifacts: ArtifactStore, *, min_free: int, max_bytes: int | None) -> None:
@@ -29,14 +29,14 @@ class Reservations:
         self._promised: dict[str, int] = {}
 
     async def measure(self) -> None:
-        """Ask the store. Raises `StoreUnavailable`."""
-        seen = self._written  # what is written while the store answers may be in its answer or not
+        """Measure the free space. Raises `StoreUnavailable`."""
+        seen = self._written  # what is written during the measurement may be part of it or not
         disk = await self._artifacts.free()
         quota = inf if self._max_bytes is None else self._max_bytes - await self._artifacts.used()
         self._disk, self._quota, self._seen = disk, quota, seen
 
     def shortage(self) -> str | None:
-        """Why there is too little space for another kick-off, in numbers; None when there is enough
+        """Why there is too little space for another export, in numbers; None if there is enough
         (CONTRACT §3.5).
         """
         taken = self._taken()
@@ -47,13 +47,13 @@ class Reservations:
         return None
 
     async def promise(self, id: str, size: int) -> None:
-        """Reserve `size` more bytes for the job's file, in place of what it was promised before.
+        """Reserve `size` more bytes for the job's file, in place of its earlier promise.
 
         Raises `StorageFull` if they are not free, `StoreUnavailable`.
         """
         self.release(id)
         if size > self._left():
-            await self.measure()  # files may have gone since the last look
+            await self.measure()  # files may have been removed since
         if size > self._left():
             raise StorageFull(
                 f"{size} bytes are announced and {max(0, int(self._left()))} are free"
@@ -61,9 +61,10 @@ class Reservations:
         self._promised[id] = size
 
     async def stored(self, id: str, count: int) -> None:
-        """`count` more bytes of the job's file are stored. Raises `StorageFull` when a file of
-        unknown length takes the last room that others were not promised, `StoreUnavailable` if that
-        is not known: `check` again.
+        """Count `count` more stored bytes of the job's file.
+
+        Raises `StorageFull` if a file of unknown length needs space that was promised to others,
+        `StoreUnavailable` if that is not known: call `check` then.
         """
         self._written += count
         if id in self._promised:
@@ -73,15 +74,15 @@ class Reservations:
             await self.check()
 
     async def check(self) -> None:
-        """Ask the store whether there is room for what was promised and stored. Raises
-        `StorageFull`, `StoreUnavailable`.
+        """Measure, and raise `StorageFull` if more was promised than is free. Raises
+        `StoreUnavailable`.
         """
         await self.measure()
         if self._left() < 0:
             raise StorageFull("a file of unknown length has outgrown the free space")
 
     def release(self, id: str) -> None:
-        """The job needs no more room. Idempotent."""
+        """End the promise to the job. Idempotent."""
         self._promised.pop(id, None)
 
     def _taken(self) -> int:

@@ -1,6 +1,4 @@
-"""The running jobs: queue, slots, cancel, resume, and what a restart finds (CONTRACT §3.5, §3.6,
-§7, §9, §10).
-"""
+"""The running jobs: queue, slots, cancel, resume and restart (CONTRACT §3.5, §3.6, §7, §9, §10)."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
-#: Dropped jobs that a list which was read before may still hold.
+#: Dropped jobs that are remembered: a list that was read earlier may still hold them.
 _REMEMBERED = 1000
 _TICK = 1.0
 
@@ -90,16 +88,16 @@ class Runner:
 
     @property
     def running(self) -> int:
-        """Jobs that are driven now."""
+        """The number of jobs that have a slot."""
         return self._slots.running
 
     @property
     def queued(self) -> int:
-        """Jobs that wait for a slot."""
+        """The number of jobs that wait for a slot."""
         return self._slots.waiting
 
     async def shortage(self) -> str | None:
-        """Why there is too little space for another export, None when there is enough. Raises
+        """Why there is too little space for another export, None if there is enough. Raises
         `StoreUnavailable`.
         """
         await self._space.measure()
@@ -117,9 +115,7 @@ class Runner:
                 await self._resume(job, fields)
 
     def _recall(self, jobs: list[Job]) -> None:
-        """What the queue knew before the restart, as far as the records tell: last starts, and
-        slots still held.
-        """
+        """Restore the queue from the records: who started last, and slots that are still held."""
         for job in sorted(jobs, key=lambda job: job.started or 0):
             if job.started is not None:
                 self._slots.started(*job.owners)
@@ -130,7 +126,7 @@ class Runner:
                 self._slots.hold(until, *job.owners)
 
     async def stop(self) -> None:
-        """Let go of every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
+        """Stop every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
         self._stopping = True
         self._slots.clear()
         await asyncio.gather(*self._changes, return_exceptions=True)
@@ -140,15 +136,11 @@ class Runner:
             await asyncio.wait(self._tasks)
 
     def admission(self, *owners: str) -> AbstractAsyncContextManager[None]:
-        """As `Admission`: a place for one more job of the caller while the block runs (CONTRACT
-        §3.5).
-        """
+        """Reserve a place for one more job of the caller while the block runs; see `Admission`."""
         return self._admission(owners, self._now())
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
-        """Persist the job and queue it; or return the job that its Idempotency-Key stands for
-        already.
-        """
+        """Persist the job and queue it, or return the job that has its Idempotency-Key already."""
 
         async def persist() -> Job:
             # a request that finds the record must find the run too, before `add` returns
@@ -170,9 +162,7 @@ class Runner:
         return await self._undivided(persist())
 
     async def _adopt(self, run: Run, job: Job) -> None:
-        """The store may have taken the job and failed to say so: then it is on record, and must
-        come to an end.
-        """
+        """Run the job if the store has added it after all and failed to confirm that."""
         if (
             await until_available(lambda: self._jobs.get(job.id), job=job.id) is not None
             and not self._stopping
@@ -187,27 +177,29 @@ class Runner:
             del self._runs[run.id]
 
     async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
-        """A caller that is cancelled does not part a change on record from what must follow it."""
+        """Run `work` to its end, also if the caller is cancelled: a change of a record and what
+        must follow it are not separated.
+        """
         task = asyncio.create_task(work)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
     def is_waiting(self, id: str) -> bool:
-        """True while the job waits for a slot."""
+        """Whether the job waits for a slot."""
         run = self._runs.get(id)
         return run is not None and run.work is Work.QUEUED
 
     def attended(self, id: str) -> Run | None:
-        """The job's run while its kick-off waits for U's first answer, or that answer is on its way
-        to it.
+        """The job's run while its kick-off waits for VB365's first response, or is being handed
+        it.
         """
         run = self._runs.get(id)
         return run if run is not None and run.attendance.stage is not Stage.ENDED else None
 
     def may_show(self, id: str) -> bool:
-        """Whether the job stays: False if it is dropped or about to be. True is a promise: it is
-        not dropped later.
+        """Whether the job may be shown: False if it is dropped or about to be. If True, it is not
+        dropped later.
         """
         run = self._runs.get(id)
         if run is not None:
@@ -215,8 +207,8 @@ class Runner:
         return id not in self._dropped and (run is None or run.attendance.verdict is None)
 
     async def wake(self, id: str) -> None:
-        """The job's record was cancelled or forgotten: stop its transfer, or clear up what it
-        left.
+        """Stop the transfer of a job whose record was cancelled or forgotten, or clean up after
+        it.
         """
         run = self._runs.get(id)
         if run is None:
@@ -228,10 +220,10 @@ class Runner:
             run.wake()
 
     async def resume(self, job: Job, call: Fields, *, borrowed: bool = False) -> None:
-        """An allowed call with these request fields brought credentials: a Suspended job queues
-        again (CONTRACT §9).
+        """Queue a Suspended job again, with the credentials among the fields of an allowed call
+        (CONTRACT §9).
 
-        `borrowed`: they are another caller's than the job's owner.
+        `borrowed`: the credentials are those of a caller who does not own the job.
         """
         if job.phase is Phase.SUSPENDED:
             fields = resumed_fields(call, job.request)
@@ -250,7 +242,7 @@ class Runner:
                 Resumed(self._safe.seal(run.fields), borrowed)
             )
         except Lost:
-            self._forget(run)  # resumed, cancelled or given up by somebody else
+            self._forget(run)  # resumed, cancelled or expired meanwhile
         except BaseException:
             self._forget(run)
             raise
@@ -273,7 +265,7 @@ class Runner:
         if self._runs.get(run.id) is run:
             self._unregister(run)
             self._space.release(run.id)
-        # VB365 may go on with a request that was given up before it answered (CONTRACT §3.5)
+        # VB365 may go on working on a request that was aborted before its response (CONTRACT §3.5)
         self._slots.leave(
             run, hold_until=self._now() + self._limits.cancel_hold if run.posting else None
         )
@@ -291,7 +283,7 @@ class Runner:
             self._fill_slots()
 
     async def _outcome(self, run: Run) -> Event | None:
-        """Drive the job; returns what is still to be recorded of it."""
+        """Drive the job. Return the event that is still to be recorded."""
         try:
             await self._transfer(run)
         except asyncio.CancelledError:
@@ -313,7 +305,7 @@ class Runner:
             log.exception("job failed", job=run.id)
             return Failed(_INTERNAL)
         finally:
-            # a cancel from here on is found on record, and must not cut short what follows
+            # a cancel from here on is found in the record, and must not interrupt what follows
             run.work = Work.SETTLING
         return None
 
@@ -322,7 +314,7 @@ class Runner:
             await self._conclude(run.id, driven=True)
             return
         if isinstance(event, Interrupted):
-            self._forget(run)  # once it is on record any call may bring the job back
+            self._forget(run)  # once it is recorded any call may resume the job
         await self._settle(run.id, event)
 
     async def _transfer(self, run: Run) -> None:
@@ -342,10 +334,10 @@ class Runner:
             await self._conclude(id)
 
     async def _conclude(self, id: str, *, driven: bool = False) -> None:
-        """The caller ended the job: its bytes go first, then a cancelled record says so.
+        """Clean up after a job that its caller ended: remove its bytes, then record the cancel.
 
-        A job that nobody ended, though its transfer could not go on (`driven`), must not stay
-        Running for ever.
+        A job that nobody ended although its transfer is lost (`driven`) fails, so that it does not
+        stay Running for ever.
         """
         try:
             job = await until_available(lambda: self._jobs.get(id), job=id)
@@ -362,7 +354,7 @@ class Runner:
                 log.error("transfer lost its job", job=id, phase=job.phase)
                 await Record(self._jobs, job, self._now).settle(Failed(_INTERNAL))
         except Lost:
-            pass  # deleted meanwhile: the tombstone is what should be there
+            pass  # deleted meanwhile: the tombstone is the right record
         except StoreUnavailable as why:
             log.warning("left for the sweeper", job=id, reason=str(why))
 
@@ -374,7 +366,7 @@ class Runner:
         return task
 
     async def _tick(self) -> None:
-        """Every second: measure the free space while jobs run, and give on the slots whose hold is
+        """Every second, measure the free space while jobs run, and free the slots whose hold is
         over.
         """
         while True:

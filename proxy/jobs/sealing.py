@@ -1,6 +1,4 @@
-"""The credential safe: a live job's request fields, sealed for the store where the admin gave a key
-(CONTRACT §9).
-"""
+"""Request fields with credentials, sealed for the store if a key is configured (CONTRACT §9)."""
 
 from __future__ import annotations
 
@@ -17,12 +15,10 @@ class Sealer(Protocol):
     """Seals request fields, which hold credentials, for the job's record."""
 
     def seal(self, fields: Fields) -> str | None:
-        """The fields as text that tells nothing without the key; None if they stay in memory
-        only.
-        """
+        """The fields, encrypted; None if they stay in memory only."""
 
     def unseal(self, sealed: str) -> Fields | None:
-        """The fields again; None if no key fits."""
+        """The fields that were sealed; None if no key fits."""
 
 
 class MemoryOnly:
@@ -33,14 +29,12 @@ class MemoryOnly:
         return None
 
     def unseal(self, sealed: str) -> Fields | None:
-        """None: a record sealed under a key that is configured no more waits for its owner's
-        call.
-        """
+        """None: a record that was sealed with a removed key waits for its owner's call."""
         return None
 
 
 class FernetSealer:
-    """Seals with the first of `keys` and opens with any of them, so that keys can be rotated."""
+    """Seals with the first of `keys` and unseals with any, so that keys can be rotated."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
@@ -53,7 +47,7 @@ class FernetSealer:
         return self._fernet.encrypt(plain.encode()).decode("ascii")
 
     def unseal(self, sealed: str) -> Fields | None:
-        """The fields again; None if none of the keys fits."""
+        """The fields that were sealed; None if no key fits."""
         try:
             plain = self._fernet.decrypt(sealed)
         except (InvalidToken, ValueError):  # ValueError: not even ASCII

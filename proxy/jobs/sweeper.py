@@ -1,6 +1,4 @@
-"""What time does to jobs: results and records expire, suspended jobs give up, tombstones go
-(CONTRACT §7, §9).
-"""
+"""Expiry: of results, records, suspended jobs and tombstones (CONTRACT §7, §9)."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T", str, Job)
 
-#: Jobs looked at at a time: the store makes many changes durable at the price of one.
+#: Jobs at a time: the store syncs many changes at once.
 _TOGETHER = 64
 _INTERRUPTED = JobError(
     code=ErrorCode.INTERRUPTED,
@@ -38,11 +36,11 @@ _INTERRUPTED = JobError(
 
 
 class Sweeper:
-    """Ends what is over. Readers never depend on it: they judge by the clock themselves
+    """Removes what has expired. Readers do not depend on it: they compare with the clock themselves
     (`core.retention.as_of`).
 
-    `suspend_ttl` in seconds; `now` is the wall clock; `wake` is the runner's, for what a caller
-    ended and nobody heard.
+    `suspend_ttl` in seconds; `now` is the wall clock. `wake` is called for a job that a caller
+    ended without its runner noticing.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Sweeper:
         self._now = now
 
     async def run(self) -> None:
-        """Sweep until cancelled, several times within the shortest of the times."""
+        """Sweep until cancelled, several times within the shortest time to live."""
         shortest = min(self._retention.result, self._retention.record, self._suspend_ttl)
         interval = max(0.2, min(15.0, shortest / 4))
         while True:
@@ -77,7 +75,7 @@ class Sweeper:
                 log.exception("sweep failed")
 
     async def sweep(self) -> None:
-        """Look at every job that is due, and at every file. Raises `StoreUnavailable`."""
+        """Examine every job that is due, and every file. Raises `StoreUnavailable`."""
         stored = (
             await self._artifacts.ids()
         )  # first: a file without a job afterwards has none any more
@@ -94,7 +92,7 @@ class Sweeper:
         try:
             await look(each)
         except Lost:
-            pass  # changed by somebody else meanwhile: the next sweep sees it as it then is
+            pass  # changed meanwhile: the next sweep examines it again
         except StoreUnavailable as why:
             log.warning(
                 "not swept", job=each if isinstance(each, str) else each.id, reason=str(why)
@@ -103,7 +101,7 @@ class Sweeper:
     async def _look_at_file(self, id: str) -> None:
         job = await self._jobs.get(id)
         if job is None:
-            # a finished file stays: the next start rebuilds its record
+            # a committed file stays: the next start rebuilds its record
             if await self._artifacts.get(id) is None:
                 log.warning("partial file without a record removed", job=id)
                 await self._artifacts.remove(id)

@@ -109,20 +109,20 @@ class Transfer:
         )
 
     async def run(self, job: Job) -> None:
-        """From Queued to Success or Warning; the partial file is gone or kept when this returns or
-        raises.
+        """Drive the job from Queued to Success or Warning. Afterwards the partial file is
+        committed, kept or removed.
         """
         try:
-            await self._run_to_the_end(job)
+            await self._drive(job)
         except StorageFull as why:
             raise JobFailed(
-                error(ErrorCode.STORAGE_FULL, f"No room to store the file: {why}")
+                error(ErrorCode.STORAGE_FULL, f"Not enough space to store the file: {why}")
             ) from why
         except PartialLost as why:
             message = "The stored part of the file is lost. Start the export again."
             raise JobFailed(error(ErrorCode.INTERRUPTED, message)) from why
 
-    async def _run_to_the_end(self, job: Job) -> None:
+    async def _drive(self, job: Job) -> None:
         self._record = Record(self._jobs, job, self._now)
         self._body = await self._request_body(job)
         self._file = Reception(self._record, self._artifacts, self._space)
@@ -154,12 +154,12 @@ class Transfer:
         return body
 
     async def _receive(self) -> bool:
-        """All bytes into the partial file, over as many POSTs as it takes; True if their number is
+        """Store all bytes, with as many POSTs as necessary. Return whether their number is
         proven.
         """
-        if self._file.offset and self._file.offset == self._answer.size:
-            # interrupted between the last byte and the commit: there is nothing to ask VB365 for
-            await self._record.settle(Answered(self._answer))
+        if self._file.offset and self._file.offset == self._file_facts.size:
+            # interrupted between the last byte and the commit: nothing to request from VB365
+            await self._record.settle(Answered(self._file_facts))
             return True
         while True:
             if self._file.offset:
@@ -170,14 +170,14 @@ class Transfer:
                 return done
 
     @property
-    def _answer(self) -> FileFacts:
-        answer = self._record.job.answer
-        assert answer is not None  # noqa: S101  # Answered precedes every use
-        return answer
+    def _file_facts(self) -> FileFacts:
+        facts = self._record.job.answer
+        assert facts is not None  # noqa: S101  # Answered precedes every use
+        return facts
 
     async def _begin(self) -> bool | None:
-        """One POST from zero. True or False: every byte is stored, and their number is proven or
-        not. None: go on.
+        """Send one POST from zero. Return whether the number of bytes is proven if all are stored,
+        None if another POST must follow.
         """
         self._posted = self._now()
         response = await self._post([])
@@ -190,12 +190,12 @@ class Transfer:
             response.close()
 
     async def _continue(self) -> bool | None:
-        """One POST for the rest of the file; returns as `_begin` does (CONTRACT §10).
+        """Send one POST for the rest of the file; return as `_begin` does (CONTRACT §10).
 
-        A 206 is taken if it is proven that it carries the rest of the same file, a 200 as a new
+        A 206 continues the file if it is proven to carry the rest of the same file; a 200 is a new
         attempt.
         """
-        wanted = Continuation.of(self._answer, self._file.offset)
+        wanted = Continuation.of(self._file_facts, self._file.offset)
         response = await self._post(wanted.fields)
         if response is None:
             return None
@@ -205,7 +205,7 @@ class Transfer:
                 return await self._take_part(response, wanted, part)
             if response.status == 401:
                 raise Suspended
-            await self._start_over(f"the answer {response.status} does not continue the file")
+            await self._start_over(f"the response {response.status} does not continue the file")
             if response.status != 200:
                 return None
             await self._accept(response)
@@ -214,9 +214,7 @@ class Transfer:
             response.close()
 
     async def _take_part(self, response: Response, wanted: Continuation, part: Part) -> bool | None:
-        """Take a 206 whose head fits, once its first bytes have proven to be those that are
-        stored.
-        """
+        """Store a 206 whose head fits, if its first bytes equal those that are stored."""
         overlap = await self._file.read(part.start, wanted.stored)
         try:
             rest = await wanted.rest(response, overlap)
@@ -224,20 +222,20 @@ class Transfer:
             await self._pause(why)
             return None
         if rest is None:
-            await self._start_over("the stored bytes are those of another file")
+            await self._start_over("the stored bytes belong to another file")
             return None
         await self._file.promise(part.total - self._file.offset)
-        await self._record.settle(Answered(replace(self._answer, size=part.total)))
+        await self._record.settle(Answered(replace(self._file_facts, size=part.total)))
         return await self._take(response, rest, part)
 
     async def _post(self, more: list[Field]) -> Response | None:
-        """Send the export with `more` fields. None: there was no answer, and another POST may
+        """Send the export with `more` fields. None: there was no response, and another POST may
         follow.
         """
         try:
             return await until_available(lambda: self._ask(more), job=self._run.id)
         except UpstreamFailure as why:
-            await self._no_answer(why)
+            await self._no_response(why)
             return None
 
     async def _ask(self, more: list[Field]) -> Response:
@@ -258,10 +256,8 @@ class Transfer:
         self._run.posting = False
         return response
 
-    async def _no_answer(self, why: UpstreamFailure) -> None:
-        """CONTRACT §10: a POST from zero is never repeated blindly; a continuation is, in
-        bounds.
-        """
+    async def _no_response(self, why: UpstreamFailure) -> None:
+        """Wait before the next continuation; a POST from zero is not repeated (CONTRACT §10)."""
         if self._file.offset:
             await self._pause(why)
             return
@@ -274,7 +270,7 @@ class Transfer:
         raise JobFailed(error(code_of(why), str(why))) from why
 
     async def _accept(self, response: Response) -> None:
-        """Accept the head of a whole file: 200, or it is relayed or recorded."""
+        """Record the head of a 200. Raises for any other response, which is relayed or recorded."""
         if response.status != 200:
             await self._refused(response)
         if (coding := encoding(response.fields)) is not None:
@@ -296,16 +292,16 @@ class Transfer:
         if self._run.attendance.waiting and relayed.complete:
             await self._drop(relayed)
         if response.status == 401 and (self._run.queued or self._record.job.attempt > 1):
-            raise Suspended  # the token expired since U accepted it
+            raise Suspended  # the token has expired since VB365 accepted it
         target = self._record.job.request.target.encode("latin-1")
         raise JobFailed(refusal(relayed, secrets(self._run.fields, target)))
 
-    async def _drop(self, answer: WholeResponse | Problem) -> None:
-        """CONTRACT §3.7: the answer goes to the waiting kick-off, and there is no job.
+    async def _drop(self, response: WholeResponse | Problem) -> None:
+        """Hand the response to the waiting kick-off; there is no job (CONTRACT §3.7).
 
         A record that cannot be removed now stays, and becomes that of a failed job.
         """
-        self._run.attendance.decide(answer)
+        self._run.attendance.decide(response)
         self._run.work = Work.SETTLING
         try:
             await self._remove_record()
@@ -335,11 +331,11 @@ class Transfer:
     async def _take(
         self, response: Response, rest: bytes = b"", part: Part | None = None
     ) -> bool | None:
-        """Store the body, of which `rest` was read before; `part` says what of the file it is, None
-        all of it.
+        """Store the body, of which `rest` was read before; `part` is its part of the file, None all
+        of it.
         """
         before = self._file.offset
-        stop = self._answer.size if part is None else part.stop
+        stop = self._file_facts.size if part is None else part.stop
         try:
             await self._file.copy(response, rest, stop)
         except Surplus:
@@ -352,14 +348,14 @@ class Transfer:
             if not self._file.offset:
                 await self._start_over("no byte is stored")
             return None
-        size, offset = self._answer.size, self._file.offset
+        size, offset = self._file_facts.size, self._file.offset
         if part is not None and offset < part.total:
-            # a shorter range than asked for: the next POST goes on from there
+            # a shorter range than requested: the next POST continues from there
             if not self._retries.progress(before, self._file.offset):
-                await self._pause(UpstreamBroken("the answer brought no new byte", delivered=True))
+                await self._pause(UpstreamBroken("the response has no new byte", delivered=True))
             return None
         if size is not None and offset != size:
-            message = f"The file has {offset} bytes, {size} were announced"
+            message = f"The file has {offset} bytes instead of the announced {size}"
             raise JobFailed(error(ErrorCode.TRUNCATED, message))
         return response.delimited or size is not None
 
@@ -385,8 +381,8 @@ class Transfer:
             )
         except LengthMismatch as why:
             raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
-        # `Lost` if the caller ended the job meanwhile: the runner removes the file, if the record
-        # does not promise it
+        # raises `Lost` if the caller ended the job meanwhile: then the runner removes the file,
+        # unless the record promises it
         await self._record.settle(succeeded(artifact))
 
     async def _warned(self, job: Job) -> bool:

@@ -1,3 +1,1 @@
-"""Where jobs and artifacts are kept: every store passes the one contract suite in
-tests/contract.
-"""
+"""The stores of jobs and artifacts. Every store passes the same suite, in tests/contract."""

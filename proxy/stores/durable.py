@@ -11,18 +11,18 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-#: Bytes as they are (Windows), and never through a symbolic link that somebody planted.
+#: Binary mode (Windows), and no symbolic link is followed.
 PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 #: What fsync(2) says of a directory on vboxsf, CIFS and drvfs: they cannot do it, which is no
 #: failure of the disk.
 _NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
-#: Devices of which the log says that already.
+#: Devices that were logged already.
 _said: set[int] = set()
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file for its owner's eyes only; its name is durable after `sync_directory`."""
+    """Write a file that only its owner can read; its name is durable after `sync_directory`."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | PLAIN, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -32,9 +32,10 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in the directory durable (Windows keeps that promise by itself).
+    """Make the names in the directory durable (Windows does so by itself).
 
-    A file system that cannot do that is named once in the log, and trusted to keep its names.
+
+    A file system that does not support it is logged once.
     """
     if sys.platform == "win32":
         return

@@ -11,7 +11,7 @@ from proxy.ports import StoreUnavailable
 
 
 def owner_key(path: Path) -> bytes:
-    """The key of all owner hashes, made on the first start (CONTRACT §9). Raises
+    """Return the key of all owner hashes, created on the first start (CONTRACT §9). Raises
     `StoreUnavailable`.
     """
     try:

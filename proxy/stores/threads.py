@@ -1,4 +1,4 @@
-"""Blocking work beside the event loop."""
+"""Blocking work in threads, and cancellation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ async def undisturbed(
     stop: Callable[[], None] | None = None,
     unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
 ) -> _T:
-    """The outcome of work that a thread has in hand. A cancellation calls `stop` and is raised only
-    when the work has ended and `unwanted` has disposed of its result: nothing goes on behind the
-    back of a caller who does the next thing already.
+    """Wait for work that runs in a thread and return its result.
+
+    A cancellation calls `stop`. It is raised only when the work has ended and `unwanted` has
+    disposed of its result: no thread continues after the caller has left.
     """
     cancelled = await _ended(running, stop)
     if cancelled is None:

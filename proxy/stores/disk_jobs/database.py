@@ -22,8 +22,7 @@ from proxy.stores.disk_jobs.reserve import ReserveFile
 from proxy.stores.disk_jobs.scan import BODY, PATIENCE, RECORD, Scan, quarantine, salvage, scan
 from proxy.stores.durable import sync_directory
 
-#: What a failing disk looks like from here (diskcache tells a refused BEGIN as its Timeout), and a
-#: row of no ours.
+#: Exceptions of a failing disk; diskcache raises Timeout for a refused BEGIN.
 _FAILURES = (sqlite3.Error, Timeout, OSError)
 
 _PROBE = "probe"
@@ -45,7 +44,9 @@ _SETTINGS: Final = DEFAULT_SETTINGS | {
 
 
 class Unreadable(ValueError):
-    """A row that is not ours: neither unpickled, nor followed to the file that it names."""
+    """A row that this store did not write: it is not unpickled, and a file that it names is not
+    read.
+    """
 
 
 class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
@@ -61,7 +62,7 @@ class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
         return key, True
 
     def get(self, key: object, raw: object) -> str:
-        """The key that stands in a row."""
+        """The key of a row."""
         if not raw or type(key) is not str:
             raise Unreadable("a key is text")
         return key
@@ -69,15 +70,15 @@ class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
     def store(
         self, value: object, read: bool, key: object = UNKNOWN
     ) -> tuple[int, int, None, object]:
-        """The value as it goes into the row: never into a file beside it, which no transaction
-        would cover.
+        """The value as it goes into the row: never into a separate file, which no transaction would
+        cover.
         """
         if type(value) is not bytes or read:
             raise Unreadable("a value is bytes")
         return 0, MODE_RAW, None, sqlite3.Binary(value)
 
     def fetch(self, mode: object, filename: object, value: object, read: bool) -> bytes:
-        """The value that stands in a row."""
+        """The value of a row."""
         if mode != MODE_RAW or filename is not None or type(value) is not bytes or read:
             raise Unreadable("a value is bytes in its row")
         return value
@@ -96,9 +97,7 @@ KEEP: Final = Keep()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to become of one job on disk: `job` None drops its record, `body` None drops its
-    body.
-    """
+    """A change of one job on disk: `job` None removes its record, `body` None its body."""
 
     id: str
     job: Job | None
@@ -114,7 +113,7 @@ class Findings:
 
 
 class JobDatabase:
-    """The database in `directory`/jobs. All of it runs in one and the same thread; failures are
+    """The database in `directory`/jobs, used by one thread only. Failures are
     `StoreUnavailable`.
     """
 
@@ -122,36 +121,34 @@ class JobDatabase:
         self._directory = directory
         self._path = directory / "jobs"
         self._fresh = directory / "jobs.new"
-        self._ballast = ReserveFile(directory / "ballast")
+        self._reserve = ReserveFile(directory / "ballast")  # the name of version 0.1.0
         self._cache: Any = None
 
     def open(self) -> Findings:
-        """Read and check everything; a database that cannot be trusted is set aside and a new one
-        begun.
-        """
+        """Read and check everything. A damaged database is moved aside and a new one is made."""
         try:
             findings = self._open()
         except _FAILURES as why:
-            if self._ballast.drop():
+            if self._reserve.drop():
                 return self.open()
             free = shutil.disk_usage(self._directory).free
             raise StoreUnavailable(
                 f"the job database in {self._path} cannot be opened: {why} ({free} bytes are free)"
             ) from why
-        self._ballast.refill()
+        self._reserve.refill()
         return findings
 
     def _open(self) -> Findings:
-        self._finish_beginning()
+        self._finish_new()
         if not self._path.exists():
-            self._begin([])
+            self._create([])
         findings = self._examine()
         self._cache = _connect(self._path)
         return findings
 
-    def _finish_beginning(self) -> None:
-        """A process that was killed while it began a new database left a whole one or a heap of
-        nothing.
+    def _finish_new(self) -> None:
+        """Use the new database that a killed process has left, if it is complete; else remove
+        it.
         """
         if not self._fresh.exists():
             return
@@ -164,23 +161,22 @@ class JobDatabase:
         file = self._path / DBNAME
         found = scan(file)
         if found.trouble is not None:
-            return self._begin_anew(found)
+            return self._rebuild(found)
         if not found.rejected:
             return Findings(list(found.jobs.values()))
         place = self._directory / f"jobs.rejected-{_stamp()}.jsonl"
         quarantine(file, found.rejected, place)
         notes = [
-            f"a row of the job database was set aside in {place}: {why}"
-            for _, why in found.rejected
+            f"a row of the job database was moved to {place}: {why}" for _, why in found.rejected
         ]
         return Findings(list(found.jobs.values()), notes=notes)
 
-    def _begin_anew(self, found: Scan) -> Findings:
-        """What could be read of the damaged database goes into the new one; the artifacts' memos
-        tell the rest.
+    def _rebuild(self, found: Scan) -> Findings:
+        """Make a new database of what can be read of the damaged one. The record copies of the
+        artifacts hold the rest.
         """
         place = self._directory / f"jobs.corrupt-{_stamp()}"
-        self._begin(
+        self._create(
             (Change(job.id, job, body) for job, body in salvage(self._path / DBNAME, found)), place
         )
         note = (
@@ -189,9 +185,9 @@ class JobDatabase:
         )
         return Findings(list(found.jobs.values()), [note])
 
-    def _begin(self, changes: Iterable[Change], place: Path | None = None) -> None:
-        """A new database takes the old one's place once it is whole: a crash at any moment leaves
-        one of the two.
+    def _create(self, changes: Iterable[Change], place: Path | None = None) -> None:
+        """Make a new database and replace the old one once it is complete: a crash leaves one of
+        the two.
         """
         self._fresh.mkdir(mode=0o700)
         with closing(_connect(self._fresh)) as fresh:
@@ -202,15 +198,15 @@ class JobDatabase:
         sync_directory(self._directory)
 
     def commit(self, changes: Sequence[Change]) -> list[StoreUnavailable | None]:
-        """Make the changes durable, in one transaction if that can be; tells for each whether it
-        failed.
+        """Make the changes durable, in one transaction if possible. Return the failure of each, or
+        None.
         """
         try:
             _write(self._cache, changes)
             return [None] * len(changes)
         except _FAILURES as why:
             self._recover()
-            if self._ballast.drop():
+            if self._reserve.drop():
                 return self.commit(changes)
             if len(changes) == 1:
                 return [
@@ -219,8 +215,8 @@ class JobDatabase:
         return [outcome for change in changes for outcome in self.commit([change])]
 
     def probe(self) -> None:
-        """Write and sync a row that the same transaction takes back."""
-        self._ballast.refill()
+        """Write a row and remove it in the same transaction, which is synced."""
+        self._reserve.refill()
         try:
             with self._cache.transact():
                 self._cache.set(_PROBE, b"")
@@ -232,13 +228,13 @@ class JobDatabase:
             ) from why
 
     def _recover(self) -> None:
-        """diskcache leaves a transaction open whose COMMIT failed, and has no way to end it."""
+        """Roll back a transaction whose COMMIT failed: diskcache leaves it open."""
         try:
             connection = self._cache._con  # noqa: SLF001
             if connection.in_transaction:
                 connection.rollback()
         except _FAILURES:
-            self._cache.close()  # rolls back as well; the next call connects anew
+            self._cache.close()  # rolls back as well; the next call connects again
 
     def body(self, id: str) -> bytes | None:
         """The stored request body."""
@@ -251,7 +247,7 @@ class JobDatabase:
             ) from why
 
     def close(self) -> None:
-        """Fold the log into the database and let go of it."""
+        """Merge the log into the database and close it."""
         self._cache.close()
 
 

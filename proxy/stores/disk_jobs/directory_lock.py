@@ -1,4 +1,6 @@
-"""One process owns a data directory: two would each trust their own memory of the same jobs."""
+"""The lock of a data directory: two processes would each rely on their own copy of the jobs in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ class DirectoryInUse(StoreUnavailable):
 
 
 class DirectoryLock:
-    """An exclusive lock on `directory`/lock; the system lets go of it when the process ends,
-    however it ends.
+    """An exclusive lock on `directory`/lock. The system releases it when the process ends, however
+    it ends.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,5 +46,5 @@ class DirectoryLock:
             raise
 
     def release(self) -> None:
-        """Let another process own the directory."""
+        """Release the lock."""
         os.close(self._descriptor)

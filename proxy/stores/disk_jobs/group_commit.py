@@ -1,4 +1,4 @@
-"""Orders the changes of a job store: decided on the loop one after the other, made durable in one
+"""Orders the changes of a job store: decided one by one on the event loop, made durable in one
 thread.
 """
 
@@ -29,17 +29,17 @@ class _Operation(Generic[_T]):
 @dataclass(slots=True)
 class _Decided:
     operation: _Operation[Any]
-    answer: Any
+    result: Any
     change: Change
 
 
 class GroupCommit:
-    """First come, first served. A batch is one transaction; operations that touch the same thing
-    never share one, so that each is decided on what is durable: of two that compare and set the
-    same version, one wins.
+    """Operations in the order of their calls. A batch is one transaction. Operations that touch the
+    same keys never share a batch, so that each is decided on durable state: of two that compare and
+    set the same version, one wins.
 
-    It is driven by callbacks and not by a task, so that nothing can cancel it: once a change is on
-    its way to the disk it reaches the memory too (`apply`), whatever becomes of its caller.
+    It uses callbacks and no task, so that nothing can cancel it: a change that is being written is
+    applied in memory too (`apply`), also if its caller is cancelled.
     """
 
     def __init__(
@@ -59,9 +59,7 @@ class GroupCommit:
     def submit(
         self, touches: frozenset[Hashable], decide: Callable[[], tuple[_T, Change | None]]
     ) -> asyncio.Future[_T]:
-        """The answer that `decide` gives, once the change that it asks for is durable and
-        applied.
-        """
+        """Return the result of `decide` once the change that it returns is durable and applied."""
         operation = _Operation(touches, decide, asyncio.get_running_loop().create_future())
         self._waiting.append(operation)
         if not self._batch:
@@ -69,7 +67,7 @@ class GroupCommit:
         return operation.done
 
     async def drained(self) -> None:
-        """Return when nothing waits and nothing is on its way."""
+        """Wait until no operation is left."""
         await self._idle.wait()
 
     def _begin(self) -> None:
@@ -93,12 +91,12 @@ class GroupCommit:
             operation = self._waiting.popleft()
             if operation.done.cancelled():
                 continue
-            answer, change = operation.decide()
+            result, change = operation.decide()
             if change is None:
-                operation.done.set_result(answer)
+                operation.done.set_result(result)
                 continue
             touched |= operation.touches
-            batch.append(_Decided(operation, answer, change))
+            batch.append(_Decided(operation, result, change))
         return batch
 
     def _written(self, writing: asyncio.Future[list[StoreUnavailable | None]]) -> None:
@@ -107,15 +105,15 @@ class GroupCommit:
         for decided, failure in zip(self._batch, outcomes, strict=True):
             if failure is None:
                 self._apply(decided.change)
-            _answer(decided, failure)
+            _resolve(decided, failure)
         self._begin()
 
 
-def _answer(decided: _Decided, failure: BaseException | None) -> None:
+def _resolve(decided: _Decided, failure: BaseException | None) -> None:
     done = decided.operation.done
     if done.done():
         return
     if failure is None:
-        done.set_result(decided.answer)
+        done.set_result(decided.result)
     else:
         done.set_exception(failure)

@@ -1,4 +1,4 @@
-"""The jobs of a store in memory: every look-up that a request makes, without touching the disk."""
+"""The jobs of a store in memory: look-ups do not read the disk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _order(job: Job) -> tuple[float, str]:
 
 
 def claims(job: Job) -> list[tuple[str, str]]:
-    """What the job's idempotency key takes: the key under each of its owners (CONTRACT §8)."""
+    """The idempotency keys that the job takes: its key under each of its owners (CONTRACT §8)."""
     key = job.request.idempotency_key
     return [] if key is None else [(owner, key) for owner in job.owners]
 
 
 class JobIndex:
-    """Jobs by id, by each owner with and without a key, by session, by age, and
-    by what time or a limit does to them; wakes who waits for a change.
+    """Jobs by id, owner, idempotency key, session, age, stage and rank; wakes those that wait for a
+    change.
     """
 
     def __init__(self) -> None:
@@ -149,22 +149,22 @@ class JobIndex:
                 changed.set_result(None)
 
     def release(self) -> None:
-        """Let everyone who waits go with the job as it is."""
+        """End all waits: they return the job as it is."""
         for waiters in self._waiters.values():
             for changed in waiters:
                 changed.cancel()
 
 
 def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection[str]:
-    """The members of the owners' sets, each once; most callers have one owner, whose set is not
-    copied.
-    """
+    """The union of the owners' sets. Most callers have one owner, whose set is not copied."""
     found = [index[owner] for owner in owners if owner in index]
     return found[0] if len(found) == 1 else set().union(*found)
 
 
 def _discard(index: defaultdict[str, set[_T]], key: str, member: _T) -> None:
-    """Take `member` out, and its set with the last one: the index never outgrows the jobs."""
+    """Remove `member`, and its set with the last one, so that the index does not outgrow the
+    jobs.
+    """
     members = index.get(key, set())
     members.discard(member)
     if not members:

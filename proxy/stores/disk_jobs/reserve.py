@@ -1,6 +1,4 @@
-"""Room that is put by while there is plenty, so that a full disk can still be told what is removed
-from it.
-"""
+"""A 4 MiB reserve file. Dropping it frees enough space to record deletions on a full disk."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _SIZE = 4 << 20
-#: Refilled only when so much is free that it takes nothing that anybody waits for.
+#: Created only if at least this much is free.
 _PLENTY = 8 * _SIZE
 
 
@@ -21,8 +19,8 @@ class ReserveFile:
         self._path = path
 
     def refill(self) -> None:
-        """Put room by, if it is not and there is plenty. Never raises `OSError`: it is only a
-        precaution.
+        """Create the file, if it does not exist and there is enough space. Never raises
+        `OSError`.
         """
         with suppress(OSError):
             if self._path.exists() or shutil.disk_usage(self._path.parent).free < _PLENTY:
@@ -36,7 +34,7 @@ class ReserveFile:
                 os.close(descriptor)
 
     def drop(self) -> bool:
-        """Give the room free; False when there was none."""
+        """Remove the file; False if there was none."""
         try:
             self._path.unlink()
         except OSError:

@@ -1,8 +1,9 @@
-"""Reads a job database that nobody vouches for: what is good in it, what is not, and whether the
-file can be trusted.
+"""Reads a job database that may be damaged or tampered with: which rows are good, which are not,
+and whether the file is sound.
 
-Plain SQLite over diskcache 5.6.3's one table, read-mostly; nothing here unpickles or follows a file
-name. It blocks.
+
+Plain SQLite on the one table of diskcache 5.6.3. Nothing here unpickles or follows a file name.
+Everything here blocks.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from diskcache.core import DEFAULT_SETTINGS, METADATA
 from proxy.core.job import Job, decode
 from proxy.stores.durable import sync_directory, write_file
 
-#: Seconds to wait for another program that has the database in hand (a backup, a curious admin).
+#: Seconds to wait for another program that has locked the database, such as a backup.
 PATIENCE = 10
 RECORD = "job:"
 BODY = "body:"
 
-#: Only rows of the one shape that we write; bodies are not read, for they may be many and large.
+#: Rows of the one form that this store writes. Bodies are not read: they may be many and large.
 _ROWS = """
     SELECT rowid, key, iif(substr(key, 1, 5) = 'body:', NULL, value),
         typeof(key) = 'text' AND raw = 1 AND mode = 1 AND filename IS NULL AND expire_time IS NULL
             AND typeof(value) = 'blob'
     FROM Cache NOT INDEXED WHERE rowid {} ? ORDER BY rowid {}
 """
-#: diskcache makes attributes and PRAGMAs of whatever stands in its Settings.
+#: diskcache turns every row of its Settings into an attribute or a PRAGMA.
 _SETTINGS = DEFAULT_SETTINGS.keys() | METADATA.keys()
 _Row = tuple[int, object, object, int]
 
 
 @dataclass(slots=True)
 class Scan:
-    """`trouble` says why the file as a whole cannot be trusted; `rejected` holds rowid and reason
-    of each bad row.
+    """`trouble` is the reason why the file as a whole is not sound; `rejected` holds rowid and
+    reason of each bad row.
     """
 
     trouble: str | None = None
@@ -50,8 +51,8 @@ class Scan:
 
 
 def scan(file: Path) -> Scan:
-    """Everything that can be read of the database. Raises `sqlite3.Error` when the disk rather than
-    the file fails.
+    """Read all that is readable of the database. Raises `sqlite3.Error` if the disk fails, not the
+    file.
     """
     if not file.exists() or file.stat().st_size == 0:
         return Scan(trouble=f"{file.name} is missing or empty")
@@ -65,7 +66,7 @@ def scan(file: Path) -> Scan:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    """A connection that hands out text as the bytes it is, and never creates the file."""
+    """A connection that returns text as bytes and does not create the file."""
     connection = sqlite3.connect(
         f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=PATIENCE, isolation_level=None
     )
@@ -75,11 +76,11 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 def _trouble(connection: sqlite3.Connection, file: Path) -> str | None:
     try:
-        # SQLite reads a last page that is cut short as if zeros followed. A crash while the log was
-        # folded in may leave such a page as well: folding it in once more mends that.
+        # SQLite reads a truncated last page as if zeros followed. A crash during a checkpoint may
+        # leave such a page too; another checkpoint completes it.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if file.stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0]:
-            return "the file is cut short"
+            return "the file is truncated"
         verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         connection.execute(_ROWS.format(">", "ASC"), (0,)).close()
         foreign = [
@@ -95,9 +96,7 @@ def _trouble(connection: sqlite3.Connection, file: Path) -> str | None:
 
 
 def _damage(why: sqlite3.Error | UnicodeDecodeError) -> str:
-    """What is wrong with the file; a lock, a full or a failing disk is not the file's fault and
-    raised again.
-    """
+    """Return what is wrong with the file. A lock, a full or a failing disk is raised again."""
     code = getattr(why, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         raise why
@@ -105,7 +104,7 @@ def _damage(why: sqlite3.Error | UnicodeDecodeError) -> str:
 
 
 def _rows(connection: sqlite3.Connection, found: Scan) -> Iterator[_Row]:
-    """All rows; of a damaged table those before the first bad page and those behind the last."""
+    """All rows; of a damaged table those before the first bad page and those after the last."""
     seen = 0
     try:
         for row in connection.execute(_ROWS.format(">", "ASC"), (0,)):
@@ -124,7 +123,7 @@ def _sort(row: _Row, found: Scan) -> None:
     rowid, key, value, plain = row
     name = key.decode("utf-8", "replace") if isinstance(key, bytes) else ""
     if not plain:
-        found.rejected.append((rowid, "it does not have the form of our rows"))
+        found.rejected.append((rowid, "it does not have the form of a row of this store"))
     elif name.startswith(BODY):
         found.bodies[name.removeprefix(BODY)] = rowid
     else:
@@ -144,7 +143,7 @@ def _sort_record(rowid: int, name: str, value: object, found: Scan) -> None:
 
 
 def _sound(job: Job) -> bool:
-    """What the index relies on; `decode` does not look at types."""
+    """Check the types that the index relies on; `decode` does not."""
     texts = (job.id, *job.owners, job.request.session or "", job.request.idempotency_key or "")
     times = (job.ended, job.expires, job.suspended)
     return (
@@ -156,7 +155,7 @@ def _sound(job: Job) -> bool:
 
 
 def _match(found: Scan) -> None:
-    """A body is worth nothing without its record."""
+    """Reject bodies without a record."""
     for orphan in found.bodies.keys() - found.jobs.keys():
         found.rejected.append((found.bodies.pop(orphan), f"the body of job {orphan} has no record"))
 
@@ -181,7 +180,7 @@ def _body(connection: sqlite3.Connection, rowid: int | None) -> bytes | None:
         return None
     if row is None or not isinstance(row[0], bytes):
         return None
-    # SQLite reads the missing part of a page that was cut as zeros: half a request must not be sent
+    # SQLite reads the missing part of a truncated page as zeros: half a request must not be sent
     return None if b"\0" in row[0] else row[0]
 
 

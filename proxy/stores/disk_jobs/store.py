@@ -22,8 +22,8 @@ _T = TypeVar("_T")
 
 
 class DiskJobs:
-    """A `JobStore` whose every record is on disk before a call returns, and in memory for every
-    look-up.
+    """A `JobStore` with each record on disk before a call returns, and in memory for look-ups.
+
 
     `notes` holds a sentence for the log about each problem that was found when the store was
     opened. Lost records can be rebuilt from the artifacts.
@@ -48,9 +48,10 @@ class DiskJobs:
 
     @classmethod
     async def open(cls, directory: Path) -> DiskJobs:
-        """The jobs kept in `directory`, which is made if it is not there.
+        """Open the jobs in `directory`, which is created if necessary.
 
-        Raises `DirectoryInUse` when another process owns the directory, `StoreUnavailable` when it
+
+        Raises `DirectoryInUse` if another process owns the directory, `StoreUnavailable` if it
         cannot be used.
         """
         loop = asyncio.get_running_loop()
@@ -58,7 +59,7 @@ class DiskJobs:
         try:
             opening = loop.run_in_executor(thread, _open, directory)
             opened = await undisturbed(
-                opening, unwanted=lambda late: loop.run_in_executor(thread, _let_go, *late[:2])
+                opening, unwanted=lambda late: loop.run_in_executor(thread, _close_all, *late[:2])
             )
         except BaseException:
             thread.shutdown(wait=False)
@@ -67,7 +68,7 @@ class DiskJobs:
         return cls(lock, thread, database, findings)
 
     async def add(self, job: Job, body: bytes) -> Job:
-        """As `JobStore.add`. A job whose id is on record already is not written again."""
+        """As `JobStore.add`. A job whose id is stored already is not written again."""
         return await self._submit(_touched(job), partial(self._decide_add, job, body))
 
     def _decide_add(self, job: Job, body: bytes) -> tuple[Job, Change | None]:
@@ -139,14 +140,14 @@ class DiskJobs:
         return await self._index.wait(id, version, timeout)
 
     async def probe(self) -> None:
-        """As `JobStore.probe`: something is written, and taken back."""
+        """As `JobStore.probe`: a row is written and removed."""
         self._check_open()
         await undisturbed(
             asyncio.get_running_loop().run_in_executor(self._thread, self._database.probe)
         )
 
     async def close(self) -> None:
-        """As `JobStore.close`: what was asked for before is still written. Idempotent."""
+        """As `JobStore.close`: earlier calls are completed first. Idempotent."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
@@ -155,7 +156,7 @@ class DiskJobs:
         await self._writer.drained()
         self._index.release()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, _let_go, self._lock, self._database)
+        await loop.run_in_executor(self._thread, _close_all, self._lock, self._database)
         self._thread.shutdown(wait=False)
 
     async def _submit(
@@ -189,7 +190,7 @@ def _open(directory: Path) -> tuple[DirectoryLock, JobDatabase, Findings]:
         raise
 
 
-def _let_go(lock: DirectoryLock, database: JobDatabase) -> None:
+def _close_all(lock: DirectoryLock, database: JobDatabase) -> None:
     try:
         database.close()
     finally:
@@ -197,7 +198,7 @@ def _let_go(lock: DirectoryLock, database: JobDatabase) -> None:
 
 
 def _touched(*jobs: Job) -> frozenset[Hashable]:
-    """What must not be decided twice at a time: the job, and the idempotency keys it takes or frees
+    """The keys of concurrent decisions: the job, and the idempotency keys that it takes or frees
     (CONTRACT §8).
     """
     return frozenset({job.id for job in jobs} | {claim for job in jobs for claim in claims(job)})

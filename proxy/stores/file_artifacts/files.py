@@ -1,9 +1,9 @@
-"""Where an artifact store keeps what, and how it is found again. Everything here blocks.
+"""The files of an artifact store and their names. Everything here blocks.
 
-In `artifacts`/<first two of the id>/ stand `<id>.partial` while the file grows; `<id>.json`, the
-sidecar, written and synced before the commit; `<id>.file`, the committed file. Renaming the partial
-to `.file` is the commit: whatever a crash leaves before it is still a partial, and a sidecar alone
-means nothing.
+The directory `artifacts`/<first two characters of the id> holds `<id>.partial` while the file
+grows; `<id>.json`, the sidecar, written and synced before the commit; `<id>.file`, the committed
+file. Renaming the partial file to `.file` is the commit: before it, a crash leaves a partial file,
+and a sidecar alone means nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def checked(id: str) -> str:
 
 @contextmanager
 def disk_errors(path: Path | str) -> Iterator[None]:
-    """Tell a disk that is full from one that fails."""
+    """Translate OSError: `StorageFull` for a full disk, `StoreUnavailable` for one that fails."""
     try:
         yield
     except OSError as why:
@@ -49,7 +49,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the files of one job stand."""
+    """The paths of the files of one job."""
 
     directory: Path
     id: str
@@ -66,7 +66,7 @@ class Places:
 
     @property
     def sidecar(self) -> Path:
-        """What is known of the committed file."""
+        """The facts of the committed file, and its record copy."""
         return self.directory / f"{self.id}.json"
 
     @property
@@ -76,7 +76,7 @@ class Places:
 
 
 def make_root(root: Path) -> None:
-    """Make the store's directory, for its owner's eyes only."""
+    """Make the store's directory, accessible to its owner only."""
     with disk_errors(root):
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.mkdir(mode=0o700, exist_ok=True)
@@ -93,7 +93,7 @@ def make_directory(directory: Path, *, durable: bool) -> None:
 
 
 def write_sidecar(places: Places, artifact: Artifact, record_copy: bytes, *, durable: bool) -> None:
-    """Put the sidecar in its place, whole or not at all."""
+    """Write the sidecar, atomically."""
     facts = {
         "size": artifact.size,
         "sha256": artifact.sha256.hex(),
@@ -107,8 +107,8 @@ def write_sidecar(places: Places, artifact: Artifact, record_copy: bytes, *, dur
 
 
 def committed(places: Places) -> tuple[Artifact, bytes] | None:
-    """The committed artifact and its memo. A file that does not fit its sidecar is none: never a
-    short one.
+    """The committed artifact and its record copy; None if the file does not fit its sidecar, so
+    that a short one is never served.
     """
     with disk_errors(places.file):
         try:
@@ -177,7 +177,7 @@ def _pread(descriptor: int, count: int, start: int) -> bytes:
 
 
 def remove(places: Places) -> None:
-    """Remove whatever there is of the job; the file that makes it an artifact first."""
+    """Remove all files of the job, the committed one first."""
     with disk_errors(places.file):
         for path in (places.file, places.sidecar, places.draft, places.partial):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the files of an artifact store take, without asking the disk."""
+"""The sizes of the files of an artifact store, without reading the disk."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Hashable, Mapping
 
 
 class Ledger:
-    """Bytes by entry. An entry is (id, "file" or "partial") for a file at rest, and its writer for
-    one that grows.
+    """Bytes by entry. An entry is (id, "file" or "partial") for a file that does not grow, and the
+    writer of one that does.
     """
 
     def __init__(self) -> None:
@@ -16,20 +16,21 @@ class Ledger:
         self.changes = 0
 
     def put(self, entry: Hashable, size: int) -> None:
-        """The entry takes `size` bytes from now on."""
+        """Set the bytes of the entry."""
         self.total += size - self._sizes.get(entry, 0)
         self._sizes[entry] = size
         self.changes += 1
 
     def drop(self, *entries: Hashable) -> None:
-        """The entries take nothing any more."""
+        """Remove the entries."""
         for entry in entries:
             self.total -= self._sizes.pop(entry, 0)
         self.changes += 1
 
     def recount(self, found: Mapping[tuple[str, str], int], since: int) -> None:
-        """Take over what a look at the disk found, unless something has changed `since` then: on a
-        volume that is shared others store and remove too.
+        """Replace the entries of files that do not grow by those `found` on disk, unless something
+        has changed since the count of changes was `since`. On a shared volume others store and
+        remove files too.
         """
         if self.changes != since:
             return

@@ -1,4 +1,4 @@
-"""A file being written: the network reads on while a thread writes and hashes."""
+"""A file being written: a thread writes and hashes while the network is read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 #: Small enough to overlap, large enough that the hop into the thread does not count.
 _BATCH = 1 << 20
-#: The writer waits when this much is gathered behind the batch in hand: a partial holds twice that
-#: in memory at most.
+#: The writer waits when this many bytes are gathered behind the current batch: a partial file holds
+#: at most twice that in memory.
 _GATHERED = 2 << 20
 
 
@@ -51,8 +51,8 @@ class Store(Protocol):
 class FilePartial:
     """A `Partial` over a `Spool`. One call at a time.
 
-    Bytes are gathered, then handed to a thread as a batch. A batch that could not be written stays
-    in hand, and the next call tries it again before it does anything else.
+    Bytes are gathered, then handed to a thread as a batch. A batch that could not be written is
+    kept, and the next call tries it again before it does anything else.
     """
 
     def __init__(self, store: Store, id: str, spool: Spool) -> None:
@@ -64,9 +64,9 @@ class FilePartial:
         self._gathered: list[bytes] = []
         self._waiting = 0
         self._appending: asyncio.Future[None] | None = None
-        #: Why the batch in hand is not written yet.
+        #: Why the current batch is not written yet.
         self._trouble: StoreUnavailable | None = None
-        #: Why nothing can be written any more.
+        #: Why nothing more can be written.
         self._failure: BaseException | None = None
         self._committed = False
         self._stopped = False
@@ -79,9 +79,7 @@ class FilePartial:
         return self._offset
 
     async def write(self, chunk: bytes) -> None:
-        """As `Partial.write`. The bytes may still be on their way to the disk: a later call raises
-        for them.
-        """
+        """As `Partial.write`. The bytes may not be on disk yet: a later call raises for them."""
         self._check()
         if self._trouble is not None:
             await self._settled()
@@ -108,9 +106,7 @@ class FilePartial:
             raise PartialLost(f"the partial file of job {self.id} is closed")
 
     def _append(self) -> None:
-        """Hand a batch to the thread, unless it is busy with one: that in hand, else what is
-        gathered.
-        """
+        """Hand a batch to the thread unless it is busy: the current one, else what is gathered."""
         if self._appending is not None:
             return
         if not self._batch:
@@ -139,7 +135,7 @@ class FilePartial:
             self._append()
 
     async def _settle(self) -> None:
-        """Return when everything gathered is written, or has failed."""
+        """Wait until everything gathered is written or has failed."""
         self._append()
         while self._appending is not None:
             await asyncio.wait([self._appending])
@@ -147,7 +143,7 @@ class FilePartial:
                 self._append()
 
     async def _settled(self) -> None:
-        """Return when everything gathered is written. Raises what it failed with."""
+        """Wait until everything gathered is written. Raises its failure."""
         await self._settle()
         self._check()
         if self._trouble is not None:
@@ -172,8 +168,8 @@ class FilePartial:
         self._committed = True
 
     async def keep(self) -> None:
-        """As `Partial.keep`. Raises if bytes that were accepted could not be stored; a
-        `StorageFull` that was known before it does not raise again.
+        """As `Partial.keep`. Raises if accepted bytes could not be stored, except for a
+        `StorageFull` that was raised before.
         """
         await undisturbed(asyncio.ensure_future(self._keep()))
 
@@ -193,8 +189,8 @@ class FilePartial:
             raise failure
 
     async def discard(self) -> None:
-        """As `Partial.discard`: also of a file whose `commit` was cancelled too late, not of one
-        that it returned.
+        """As `Partial.discard`. It also removes a file whose `commit` was cancelled too late, but
+        not one whose `commit` returned.
         """
         await undisturbed(asyncio.ensure_future(self._discard()))
 

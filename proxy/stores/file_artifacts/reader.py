@@ -28,9 +28,9 @@ class Threads(Protocol):
     def begin(
         self, work: Callable[[int, int, int], bytes], descriptor: int, start: int, count: int, /
     ) -> asyncio.Future[bytes]:
-        """Have a thread do blocking work."""
+        """Run blocking work in a thread."""
 
-    def let_go(self, descriptor: int) -> asyncio.Future[None]:
+    def close_file(self, descriptor: int) -> asyncio.Future[None]:
         """Close a file."""
 
 
@@ -87,4 +87,4 @@ class FileReader:
         descriptor, self._descriptor = self._descriptor, -1
         while self._reading:
             await asyncio.wait(self._reading)
-        await self._store.let_go(descriptor)
+        await self._store.close_file(descriptor)

@@ -1,6 +1,4 @@
-"""The file of a job that still grows: appended to, hashed on the way, committed at the end.
-Everything here blocks.
-"""
+"""A partial file on disk: appended to, hashed, and committed at the end. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -25,16 +23,16 @@ if sys.platform != "win32":
     import fcntl
 
 _PIECE = 1 << 20
-#: A sync now and then bounds what a commit waits for, and what the job store's own sync may have to
-#: wait behind.
+#: Bytes between two syncs. They bound the time of a commit, and of a sync of the job store that
+#: waits for it.
 _SYNC_EVERY = 16 << 20
 _FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 
 
 class Spool:
-    """A partial file in hand. One call at a time.
+    """An open partial file. One call at a time.
 
-    `durable` syncs the bytes every 16 MiB, at `keep` and before a commit, the names after it: a
+    `durable` syncs the bytes every 16 MiB, at `keep` and before a commit, and the names after it: a
     commit that returned survives a loss of power.
     """
 
@@ -45,8 +43,8 @@ class Spool:
         self._digest = hashlib.sha256()
         self._unsynced = 0
         self._torn = False
-        #: A sync has failed: the system may have dropped bytes that it had accepted, and the next
-        #: sync succeeds.
+        #: A sync has failed: the system may have dropped bytes that it had accepted, although the
+        #: next sync succeeds.
         self._doubtful = False
         self._identity = _identity(os.fstat(descriptor))
         self.length = 0
@@ -61,9 +59,7 @@ class Spool:
 
     @classmethod
     def resume(cls, places: Places, *, durable: bool, stop: Event) -> Spool | None:
-        """The kept file, read once more for its digest until `stop` is set; None if there is
-        none.
-        """
+        """The kept file, read again for its digest until `stop` is set; None if there is none."""
         with disk_errors(places.partial):
             try:
                 spool = cls._open(places, 0, durable)
@@ -87,15 +83,13 @@ class Spool:
             raise
 
     def read_again(self, stop: Event) -> None:
-        """Take the digest of what is there; cut short by `stop`."""
+        """Hash the bytes of the file, until `stop` is set."""
         while not stop.is_set() and (piece := os.read(self._descriptor, _PIECE)):
             self._digest.update(piece)
             self.length += len(piece)
 
     def append(self, chunks: Sequence[bytes]) -> None:
-        """Write and hash all of the chunks, or none: after a raise the same call may be
-        repeated.
-        """
+        """Write and hash all chunks or none: after a raise the same call may be repeated."""
         with disk_errors(self._places.partial):
             self._drop_torn()
             self._torn = True
@@ -110,7 +104,7 @@ class Spool:
             self._digest, self.length, self._torn = digest, length, False
 
     def _drop_torn(self) -> None:
-        """Cut off what an `append` that failed has left."""
+        """Truncate what a failed `append` has left."""
         if self._torn:
             os.ftruncate(self._descriptor, self.length)
             self._torn = False
@@ -129,9 +123,7 @@ class Spool:
         self._unsynced = 0
 
     def _verify(self) -> None:
-        """Compare what is on disk with what was appended, if there is doubt. Raises
-        `PartialLost`.
-        """
+        """Compare the disk with what was appended, if a sync has failed. Raises `PartialLost`."""
         if not self._doubtful:
             return
         if hasattr(os, "posix_fadvise"):
@@ -158,8 +150,7 @@ class Spool:
             self._check(artifact.size)
             self._sync()
             self._verify()
-            # A file committed earlier goes first: a new sidecar must never stand beside the old
-            # file.
+            # remove a file committed earlier first: a new sidecar must never be beside the old file
             places.file.unlink(missing_ok=True)
             write_sidecar(places, artifact, record_copy, durable=self._durable)
             self._publish()
@@ -170,10 +161,10 @@ class Spool:
         if not stored == self.length == size:
             raise LengthMismatch(f"{self._places.partial} holds {stored} bytes, not {size}")
         if not self._is_at(self._places.partial):
-            raise PartialLost(f"{self._places.partial} was removed or begun again")
+            raise PartialLost(f"{self._places.partial} was removed or replaced")
 
     def _publish(self) -> None:
-        """The one step that makes it visible, undone if it cannot be made durable."""
+        """Rename it, the one step that makes it visible. Undone if it cannot be made durable."""
         places = self._places
         if sys.platform == "win32":
             self.close()  # an open file cannot be renamed there
@@ -191,7 +182,7 @@ class Spool:
                 raise
 
     def _withdraw(self) -> None:
-        """Undo a rename whose undoing failed too."""
+        """Undo a rename that could not be undone before."""
         if self._is_at(self._places.file) and not self._places.partial.exists():
             self._places.file.replace(self._places.partial)
 
@@ -202,9 +193,7 @@ class Spool:
             return False
 
     def keep(self) -> None:
-        """Make what is there durable and let go of it. Raises `PartialLost` and removes it if the
-        disk lost a part.
-        """
+        """Sync and close the file. Raises `PartialLost` and removes it if the disk lost a part."""
         if self._descriptor < 0:
             return
         with disk_errors(self._places.partial):
@@ -223,7 +212,7 @@ class Spool:
                 self.close()
 
     def discard(self) -> None:
-        """Remove it, unless the path leads to another file by now."""
+        """Remove the file, unless the path leads to another one by now."""
         if self._descriptor < 0:
             return
         with disk_errors(self._places.partial):
@@ -235,7 +224,7 @@ class Spool:
                 self._places.partial.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
+        """Close the file. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -246,7 +235,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _claim(descriptor: int, places: Places) -> None:
-    """One writer at a time, on a shared volume too; the system ends the claim of a killed one."""
+    """Lock the file, on a shared volume too. The system ends the lock of a killed process."""
     if sys.platform == "win32":
         return
     try:

@@ -33,7 +33,7 @@ _THREADS = 16
 
 
 class FileArtifacts:
-    """An `ArtifactStore` in `directory`/artifacts; `artifact_files` says which files there are."""
+    """An `ArtifactStore` in `directory`/artifacts; see `files` for its layout."""
 
     def __init__(self, root: Path, *, durable: bool, clock: Callable[[], float]) -> None:
         self.now = clock
@@ -79,8 +79,8 @@ class FileArtifacts:
         return FilePartial(self, id, made)
 
     async def resume(self, id: str) -> FilePartial | None:
-        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer has the file in
-        hand.
+        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer has the file
+        open.
         """
         stop = Event()
         resume = partial(Spool.resume, self._places(id), durable=self._durable, stop=stop)
@@ -96,7 +96,7 @@ class FileArtifacts:
         return None if found is None else found[0]
 
     async def record_copy(self, id: str) -> bytes | None:
-        """As `ArtifactStore.memo`."""
+        """As `ArtifactStore.record_copy`."""
         found = await self._ask(files.committed, self._places(id))
         return None if found is None else found[1]
 
@@ -113,7 +113,7 @@ class FileArtifacts:
         self.ledger.drop((id, "file"), (id, "partial"))
 
     async def ids(self) -> set[str]:
-        """As `ArtifactStore.ids`. Looks at the disk, and so also finds what others did on a shared
+        """As `ArtifactStore.ids`. Reads the disk, so that it also finds what others did on a shared
         volume.
         """
         changes = self.ledger.changes
@@ -149,12 +149,12 @@ class FileArtifacts:
             if failure is not None:
                 raise failure
 
-    # What partials and readers need of their store
+    # What partial files and readers need of their store
 
     def begin(
         self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> asyncio.Future[_T]:
-        """Have a thread do blocking work."""
+        """Run blocking work in a thread."""
         self._check_open()
         return asyncio.get_running_loop().run_in_executor(
             self._threads, partial(work, *args, **kwargs)
@@ -168,12 +168,12 @@ class FileArtifacts:
         stop: Callable[[], None] | None = None,
         unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
     ) -> _T:
-        """Have a thread do what changes the names of the job's files, one such work at a time."""
+        """Run what changes the names of the job's files in a thread, one such call at a time."""
         async with self._turns.setdefault(id, asyncio.Lock()):
             return await undisturbed(self.begin(work), stop=stop, unwanted=unwanted)
 
-    def let_go(self, descriptor: int) -> asyncio.Future[None]:
-        """Close a file. If it was removed meanwhile its blocks are freed only now, which takes as
+    def close_file(self, descriptor: int) -> asyncio.Future[None]:
+        """Close a file in a thread: if the file was removed, its blocks are freed now, which takes
         long.
         """
         return asyncio.get_running_loop().run_in_executor(
@@ -181,12 +181,12 @@ class FileArtifacts:
         )
 
     def begun(self, growing: FilePartial) -> None:
-        """The file is being written."""
+        """Note that the file is being written."""
         self._growing.add(growing)
         self.ledger.put(growing, growing.offset)
 
     def ended(self, growing: FilePartial, entry: tuple[str, str] | None) -> None:
-        """The file is not written any more, and kept as `entry` if at all."""
+        """Note that the file is not written any more, and under which entry it is kept, if any."""
         self._growing.discard(growing)
         self.ledger.drop(growing)
         if entry is not None:
