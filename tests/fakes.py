@@ -193,7 +193,7 @@ class MemoryPartial:
     async def write(self, chunk: bytes) -> None:
         await self._enter("write")
         if len(chunk) > self._store.room():
-            self._failure = StorageFull("no room")
+            self._failure = StorageFull("no space")
             raise self._failure
         self._data += chunk
 
@@ -299,7 +299,7 @@ class MemoryArtifacts(Faulty):
         return None if found is None else found[0]
 
     async def record_copy(self, id: str) -> bytes | None:
-        await self.enter("memo")
+        await self.enter("record_copy")
         found = self.files.get(_checked(id))
         return None if found is None else found[2]
 

@@ -9,7 +9,7 @@ from proxy.jobs.sealing import FernetSealer, MemoryOnly
 FIELDS = [(b"Authorization", b"Bearer canary"), (b"X-Odd", b"\xe9\xff")]
 
 
-def test_sealed_fields_come_back_and_tell_nothing() -> None:
+def test_sealed_fields_are_unsealed_and_reveal_nothing() -> None:
     safe = FernetSealer([Fernet.generate_key().decode()])
     sealed = safe.seal(FIELDS)
     assert sealed is not None
@@ -31,7 +31,7 @@ def test_without_a_key_nothing_is_sealed() -> None:
     assert MemoryOnly().seal(FIELDS) is None
 
 
-def test_what_is_no_seal_opens_to_nothing() -> None:
+def test_text_that_is_not_sealed_is_not_unsealed() -> None:
     """A damaged record waits for its owner's call; it breaks nothing."""
     safe = FernetSealer([Fernet.generate_key().decode()])
     assert [safe.unseal(text) for text in ("", "gAAAA", "\xe9", "x" * 1000)] == [None] * 4

@@ -172,7 +172,7 @@ async def test_a_file_of_another_length_stays_uncommitted(
     assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
 
 
-async def test_a_memo_that_cannot_be_made_leaves_the_file_uncommitted(
+async def test_a_record_copy_that_cannot_be_made_leaves_the_file_uncommitted(
     artifacts: ArtifactStore,
 ) -> None:
     job = new_id()
@@ -188,7 +188,7 @@ async def test_a_memo_that_cannot_be_made_leaves_the_file_uncommitted(
     await assert_nothing(artifacts, job)
 
 
-async def test_a_kept_file_goes_on_where_it_stopped(artifacts: ArtifactStore) -> None:
+async def test_a_kept_file_resumes_where_it_stopped(artifacts: ArtifactStore) -> None:
     """§10: Range continues, the digest is over the final bytes."""
     job = new_id()
     cuts = [0, 1, 1_500_000, 1_500_000, 2_000_001, len(CONTENT)]

@@ -139,7 +139,7 @@ def test_every_commit_is_synced_and_nothing_is_ever_evicted(tmp_path: Path) -> N
     database.close()
 
 
-async def test_look_ups_never_ask_the_disk(tmp_path: Path) -> None:
+async def test_look_ups_never_read_the_disk(tmp_path: Path) -> None:
     store = await DiskJobs.open(tmp_path)
     job = await store.add(new_job(key="k"), b"")
     shutil.rmtree(tmp_path / "jobs")
@@ -220,9 +220,7 @@ def hostile_rows(job: Job, canary: Path) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("name", hostile_rows(new_job(), Path("x")).keys())
-async def test_a_row_that_is_not_ours_is_set_aside_and_never_unpickled(
-    tmp_path: Path, name: str
-) -> None:
+async def test_a_foreign_row_is_moved_aside_and_never_unpickled(tmp_path: Path, name: str) -> None:
     """CVE-2025-69872: whoever can write the database must not run code in the proxy."""
     good = await asyncio.to_thread(fill, tmp_path, 3)
     canary = tmp_path / "canary"
@@ -321,7 +319,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-async def test_a_damaged_database_is_set_aside_whole_and_a_new_one_begun(
+async def test_a_damaged_database_is_moved_aside_and_a_new_one_made(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     """The proxy starts, says so, and keeps every record that can still be read."""
@@ -357,7 +355,7 @@ async def test_most_records_outlive_a_little_damage(tmp_path: Path, name: str) -
     await store.close()
 
 
-async def test_a_database_that_is_only_locked_is_not_set_aside(
+async def test_a_database_that_is_only_locked_is_not_moved_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_scan, "PATIENCE", 0)
@@ -397,7 +395,7 @@ async def test_a_beginning_that_was_killed_is_finished_or_undone(tmp_path: Path)
     await store.close()
 
 
-async def test_a_file_in_the_directorys_place_is_told(tmp_path: Path) -> None:
+async def test_a_file_in_place_of_the_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with pytest.raises(StoreUnavailable, match=str(tmp_path / "data")):
         await DiskJobs.open(tmp_path / "data")

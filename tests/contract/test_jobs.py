@@ -100,7 +100,7 @@ async def test_a_hundred_concurrent_adds_with_one_key_make_one_job(jobs: JobStor
     assert await jobs.body(answers[0].id) == answers[0].id.encode()
 
 
-async def test_find_tells_the_owners_job_of_a_key(jobs: JobStore) -> None:
+async def test_find_returns_the_owners_job_of_a_key(jobs: JobStore) -> None:
     job = await jobs.add(new_job(key="k"), b"")
     assert await jobs.find("alice", "k") == job
     assert await jobs.find("bob", "k") is None
@@ -232,7 +232,7 @@ async def test_no_change_is_lost_when_many_advance_one_job(jobs: JobStore) -> No
 
 
 async def test_a_late_cancel_and_a_late_success_never_both_win(jobs: JobStore) -> None:
-    """§7: cancel beats a late answer of U; a persisted end beats a late cancel."""
+    """§7: cancel beats a late response of VB365; a persisted end beats a late cancel."""
     for round_ in range(50):
         job = await jobs.add(new_job(round_), b"")
         ends = [advance(job, Failed(ERROR), 1), advance(job, CancelRequested(), 1)]
@@ -342,7 +342,9 @@ async def stored(jobs: JobStore, job: Job) -> Job:
     return job
 
 
-async def test_counts_tells_a_callers_live_jobs_and_records_and_all_records(jobs: JobStore) -> None:
+async def test_counts_returns_live_jobs_and_records_of_a_caller_and_of_all(
+    jobs: JobStore,
+) -> None:
     """§3.5: a job that has several of the hashes counts once; tombstones are records."""
     assert await jobs.counts(["alice"]) == Counts(0, 0, 0)
     both = await stored(jobs, new_job(1, aliases=("a2",)))
@@ -358,7 +360,7 @@ async def test_counts_tells_a_callers_live_jobs_and_records_and_all_records(jobs
     assert await jobs.counts(["alice", "a2"]) == Counts(0, 2, 3)
 
 
-async def test_spent_tells_the_oldest_ended_records_without_a_file(jobs: JobStore) -> None:
+async def test_spent_returns_the_oldest_ended_records_without_a_file(jobs: JobStore) -> None:
     """§3.5: tombstones too; what strangers left goes first; never a running job or a promised
     file.
     """
@@ -377,7 +379,7 @@ async def test_spent_tells_the_oldest_ended_records_without_a_file(jobs: JobStor
     assert await jobs.spent([], 9) == []
 
 
-async def test_due_tells_the_jobs_of_a_stage_up_to_a_moment(jobs: JobStore) -> None:
+async def test_due_returns_the_jobs_of_a_stage_up_to_a_moment(jobs: JobStore) -> None:
     """§7, §9: what a sweep has to look at."""
     later, sooner = [await stored(jobs, ended(number)) for number in (20, 10)]
     file = await stored(jobs, replace(ended(5), result=ResultState.AVAILABLE, expires=15.0))
@@ -445,7 +447,7 @@ async def test_a_waiter_that_is_cancelled_disturbs_nobody(jobs: JobStore) -> Non
         assert await stays == bumped(job)
 
 
-async def test_a_closed_store_lets_waiters_go_and_is_unavailable(jobs: JobStore) -> None:
+async def test_a_closed_store_ends_waits_and_is_unavailable(jobs: JobStore) -> None:
     job = await jobs.add(new_job(), b"")
     waiting = asyncio.create_task(jobs.wait(job.id, 1, 60))
     await asyncio.sleep(0)

@@ -62,7 +62,9 @@ class Jobs(RuleBasedStateMachine):
         return self.runner.run(bounded())
 
     def known(self, job: Job) -> Job:
-        """The job as a caller may hold it: nobody goes on from a version that lost its race."""
+        """The job as a caller may hold it: no caller continues from a version that lost its
+        race.
+        """
         stored = self.run(self.model.get(job.id))
         return stored if stored is not None and stored.version == job.version else job
 

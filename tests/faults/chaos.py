@@ -149,7 +149,7 @@ class Chaos:
         return path, size
 
     async def _kick_off(self, caller: Caller, path: str, key: str) -> str | None:
-        """Until the proxy accepts it or hands U's refusal over; the key makes it one job."""
+        """Until the proxy accepts it or hands VB365's refusal over; the key makes it one job."""
         while True:
             status, document = await self._insist(
                 caller,

@@ -216,7 +216,7 @@ class FakeUpstream:
         """Nothing is kept open."""
 
 
-class House:
+class FakeWorld:
     """Stores that last, and a process over them that can be killed and started again."""
 
     def __init__(self, *, jobs: Any = None, artifacts: Any = None, limits: Limits = LIMITS) -> None:
@@ -406,8 +406,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(**kwargs: Any) -> AsyncIterator[House]:
-    made = House(**kwargs)
+async def new_world(**kwargs: Any) -> AsyncIterator[FakeWorld]:
+    made = FakeWorld(**kwargs)
     await made.runner.start()
     try:
         yield made

@@ -42,7 +42,7 @@ async def test_a_full_disk_ends_the_file_that_meets_it_and_no_other(tmp_path: Pa
     await store.close()
 
 
-async def test_a_full_disk_at_the_last_byte_is_told_by_commit(tmp_path: Path) -> None:
+async def test_a_full_disk_at_the_last_byte_is_raised_by_commit(tmp_path: Path) -> None:
     """The write that did not fit had returned: nothing is Success before commit has looked."""
     store = await FileArtifacts.at(tmp_path)
     job = new_id()
@@ -100,7 +100,7 @@ def fail_second_directory_sync(patch: pytest.MonkeyPatch) -> None:
 BREAKS: dict[str, Break] = {
     "sync": lambda patch: patch.setattr(Spool, "_sync", failing(errno.EIO)),
     "sidecar": lambda patch: patch.setattr(artifact_files, "write_file", failing(errno.EROFS)),
-    "no room for the sidecar": lambda patch: patch.setattr(
+    "no space for the sidecar": lambda patch: patch.setattr(
         artifact_files, "write_file", failing(errno.EDQUOT)
     ),
     "rename": lambda patch: patch.setattr(Path, "replace", failing(errno.EACCES)),
@@ -118,7 +118,7 @@ async def test_a_commit_that_fails_anywhere_leaves_the_file_uncommitted(
     partial = await store.create(job)
     await partial.write(b"12345")
     BREAKS[name](monkeypatch)
-    with pytest.raises(StorageFull if "room" in name else StoreUnavailable):
+    with pytest.raises(StorageFull if "no space" in name else StoreUnavailable):
         await partial.commit(5, note)
     monkeypatch.undo()
     assert await store.get(job) is None
@@ -137,7 +137,7 @@ async def test_a_commit_that_fails_anywhere_leaves_the_file_uncommitted(
     await store.close()
 
 
-async def test_a_write_that_fails_is_told_by_the_next_call(
+async def test_a_write_that_fails_is_raised_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await FileArtifacts.at(tmp_path)
@@ -311,7 +311,7 @@ async def test_a_reader_that_is_closed_in_the_middle_of_a_read_gives_no_other_fi
     await store.close()
 
 
-async def test_a_file_that_something_else_cut_is_not_committed(tmp_path: Path) -> None:
+async def test_a_file_that_was_truncated_is_not_committed(tmp_path: Path) -> None:
     """§10: the length is proven on the file itself."""
     store = await FileArtifacts.at(tmp_path)
     job = new_id()
@@ -348,7 +348,7 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_two_processes_share_a_volume_without_treading_on_each_other(tmp_path: Path) -> None:
+async def test_two_processes_share_a_volume(tmp_path: Path) -> None:
     """§15: replicas on one mounted volume; a writer that lost its job cannot touch its successor's
     file.
     """
@@ -372,7 +372,7 @@ async def test_two_processes_share_a_volume_without_treading_on_each_other(tmp_p
     await two.close()
 
 
-async def test_files_are_for_their_owners_eyes_only(tmp_path: Path) -> None:
+async def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path / "data")
     _, file = await committed(store, b"12345")
     modes = {path: path.stat().st_mode & 0o777 for path in (file, file.with_suffix(".json"))}
@@ -443,7 +443,7 @@ async def test_cancelled_calls_leave_no_open_file(tmp_path: Path) -> None:
     await store.close()
 
 
-def test_hashing_a_kept_file_again_can_be_cut_short(tmp_path: Path) -> None:
+def test_hashing_a_kept_file_again_can_be_stopped(tmp_path: Path) -> None:
     """§7: a cancelled job does not wait until many GB are read."""
     places = artifact_files.Places(tmp_path, new_id())
     kept = Spool.create(places, durable=False)
@@ -470,7 +470,7 @@ async def test_a_commit_that_failed_anywhere_may_be_repeated(
     partial = await store.create(job)
     await partial.write(b"12345")
     BREAKS[name](monkeypatch)
-    with pytest.raises(StorageFull if "room" in name else StoreUnavailable):
+    with pytest.raises(StorageFull if "no space" in name else StoreUnavailable):
         await partial.commit(5, note)
     monkeypatch.undo()
     artifact = await partial.commit(5, note)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from proxy.core.job import Job, Status
 from proxy.jobs.run import Run
 from proxy.ports import StoreUnavailable, WholeResponse
-from tests.faults.harness import CALL, house
+from tests.faults.harness import CALL, new_world
 
 
 async def until_decided(run: Run) -> None:
@@ -26,7 +26,7 @@ async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_
 ) -> None:
     """§3.7: every wait for the first answer is bounded. The answer is decided, and handed over."""
     monkeypatch.setattr("proxy.jobs.attendance._REMOVAL_PATIENCE", 0.01)
-    async with house() as world:
+    async with new_world() as world:
         world.upstream.plan.append("500")
         world.jobs.gates["remove"] = asyncio.Event()
         _, run = await world.submit(attended=True)
@@ -41,7 +41,7 @@ async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_
 
 
 async def test_a_record_that_cannot_be_removed_is_that_of_a_failed_job() -> None:
-    async with house() as world:
+    async with new_world() as world:
         world.upstream.plan.append("500")
         world.jobs.faults["remove"].append(StoreUnavailable("away"))
         job_id, run = await world.submit(attended=True)
@@ -53,9 +53,9 @@ async def test_a_record_that_cannot_be_removed_is_that_of_a_failed_job() -> None
         await world.check()
 
 
-async def test_who_shows_a_job_keeps_it_from_being_dropped() -> None:
+async def test_a_job_that_was_shown_is_not_dropped() -> None:
     """§3.7: but not one about which the decision is made."""
-    async with house() as world:
+    async with new_world() as world:
         world.upstream.plan.extend(["500", "500"])
         world.upstream.gate.clear()
         shown, run = await world.submit(attended=True)
@@ -83,24 +83,24 @@ async def test_nobody_waits_longer_than_the_grace() -> None:
     assert not run.attendance.waiting
 
 
-async def test_a_job_that_the_store_took_without_saying_so_comes_to_its_end() -> None:
-    """The caller was told 503; what is on record must not stay Queued for ever."""
-    async with house() as world:
+async def test_a_job_that_the_store_added_without_confirming_it_ends() -> None:
+    """The caller got 503; what is on record must not stay Queued for ever."""
+    async with new_world() as world:
         original = world.jobs.add
 
-        async def deaf(*args: Any) -> Job:
+        async def unconfirmed(*args: Any) -> Job:
             await original(*args)
             raise StoreUnavailable("no answer")
 
-        world.jobs.add = deaf
+        world.jobs.add = unconfirmed
         with pytest.raises(StoreUnavailable):
             await world.submit()
         await world.quiet()
         assert [job.status for job in await world.jobs.list()] == [Status.SUCCESS]
 
 
-async def test_a_job_that_the_store_did_not_take_is_not_run() -> None:
-    async with house() as world:
+async def test_a_job_that_the_store_did_not_add_is_not_run() -> None:
+    async with new_world() as world:
         world.jobs.faults["add"].append(StoreUnavailable("away"))
         with pytest.raises(StoreUnavailable):
             await world.submit()
@@ -111,7 +111,7 @@ async def test_a_job_that_the_store_did_not_take_is_not_run() -> None:
 
 async def test_a_run_is_gone_when_its_job_was_not_stored() -> None:
     """Neither a duplicate of another job nor a failure of the store leaves a run behind."""
-    async with house() as world:
+    async with new_world() as world:
         world.upstream.gate.clear()
         first, _ = await world.submit("k", attended=True)
         same, run = await world.submit("k", attended=True)
@@ -125,7 +125,7 @@ async def test_a_run_is_gone_when_its_job_was_not_stored() -> None:
 
 
 async def test_a_run_shows_an_operator_what_it_does() -> None:
-    async with house() as world:
+    async with new_world() as world:
         world.upstream.plan.append("500")
         world.upstream.gate.clear()
         world.jobs.gates["remove"] = asyncio.Event()

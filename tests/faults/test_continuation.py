@@ -16,7 +16,7 @@ from proxy.core.job import Job, Phase, Status
 from proxy.ports import Field, StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.fakes import MemoryPartial
-from tests.faults.harness import CONTENT, PIECE, House, Reply, house
+from tests.faults.harness import CONTENT, PIECE, FakeWorld, Reply, new_world
 from tests.faults.test_transfer import SIZE, World
 
 CUT = 100_000
@@ -127,7 +127,7 @@ SAME: dict[str, tuple[Fault, Fault]] = {
 
 
 @pytest.mark.parametrize("name", SAME)
-async def test_the_same_file_goes_on_in_its_attempt(world: World, name: str) -> None:
+async def test_the_same_file_continues_in_its_attempt(world: World, name: str) -> None:
     """§10: by ETag, or by the bytes."""
     first, later = SAME[name]
     job = await export(world, first, later)
@@ -136,7 +136,7 @@ async def test_the_same_file_goes_on_in_its_attempt(world: World, name: str) -> 
     assert world.posts == 2
 
 
-async def test_with_a_strong_etag_the_rest_is_asked_for(world: World) -> None:
+async def test_with_a_strong_etag_the_rest_is_requested(world: World) -> None:
     """§10: `If-Range` and `Range: bytes=N-`."""
     await export(world, {"etag": '"a"'}, {"etag": '"a"'})
     assert b"range" not in sent(world, 0)
@@ -148,7 +148,7 @@ async def test_with_a_strong_etag_the_rest_is_asked_for(world: World) -> None:
     [(CUT, CUT - OVERLAP), (OVERLAP, 0), (OVERLAP - 1, (OVERLAP - 1) // 2), (1001, 500), (5, 2)],
 )
 @pytest.mark.parametrize("etag", [None, 'W/"a"'])
-async def test_without_one_an_overlap_is_asked_for(
+async def test_without_a_strong_etag_an_overlap_is_requested(
     world: World, cut: int, start: int, etag: str | None
 ) -> None:
     """§10: `Range: bytes=M-` with M = N - 64 KiB, N/2 if N is smaller; no If-Range."""
@@ -171,7 +171,7 @@ async def test_a_200_to_a_range_starts_over(world: World) -> None:
 Served = Callable[[int], Reply]
 
 
-def part(world: House, start: int, stop: int, **facts: Any) -> Reply:
+def part(world: FakeWorld, start: int, stop: int, **facts: Any) -> Reply:
     """A 206 that announces [start, stop) and sends `data`."""
     data = facts.pop("data", CONTENT[start:stop])
     announced = b"bytes %d-%d/%d" % (start, stop - 1, len(CONTENT))
@@ -184,7 +184,7 @@ def part(world: House, start: int, stop: int, **facts: Any) -> Reply:
     )
 
 
-async def finished(world: House, *answers: Served) -> Job:
+async def finished(world: FakeWorld, *answers: Served) -> Job:
     """The job whose first answer is cut at 2,500 bytes, whose next ones are these, and whose later
     ones are right.
     """
@@ -204,8 +204,8 @@ async def finished(world: House, *answers: Served) -> Job:
     return await world.finished(job_id)
 
 
-async def test_a_shorter_part_than_asked_for_is_taken_and_the_next_asked_for() -> None:
-    async with house() as world:
+async def test_a_shorter_part_than_requested_is_stored_and_the_next_requested() -> None:
+    async with new_world() as world:
         job = await finished(
             world, lambda start: part(world, start, 3000), lambda start: part(world, start, 4001)
         )
@@ -215,13 +215,13 @@ async def test_a_shorter_part_than_asked_for_is_taken_and_the_next_asked_for() -
 
 @pytest.mark.parametrize("stop", [2000, 2500])
 async def test_a_part_that_brings_no_new_byte_proves_nothing(stop: int) -> None:
-    async with house() as world:
+    async with new_world() as world:
         job = await finished(world, lambda start: part(world, start, stop))
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
 
 
 async def test_a_part_whose_body_is_longer_than_announced_is_not_kept() -> None:
-    async with house() as world:
+    async with new_world() as world:
         job = await finished(
             world,
             lambda start: part(
@@ -242,7 +242,7 @@ async def test_no_byte_behind_the_announced_range_is_stored(
     """
     write = MemoryPartial.write
     reached: list[int] = []
-    async with house() as world:
+    async with new_world() as world:
 
         async def watched(self: MemoryPartial, chunk: bytes) -> None:
             await write(self, chunk)
@@ -271,7 +271,7 @@ async def test_no_byte_behind_the_announced_range_is_stored(
 
 
 async def test_a_whole_file_that_is_longer_than_announced_is_not_kept() -> None:
-    async with house() as world:
+    async with new_world() as world:
         original = world.upstream._file
 
         def served(start: int, deed: str) -> Reply:
@@ -289,13 +289,13 @@ async def test_a_whole_file_that_is_longer_than_announced_is_not_kept() -> None:
 
 
 async def test_a_length_that_is_not_that_of_the_range_does_not_fit() -> None:
-    async with house() as world:
+    async with new_world() as world:
         job = await finished(world, lambda start: part(world, start, 3000, data=CONTENT[start:]))
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
 
 
 async def test_an_encoded_part_does_not_fit() -> None:
-    async with house() as world:
+    async with new_world() as world:
         fields = [(b"Content-Encoding", b"gzip")]
         job = await finished(world, lambda start: part(world, start, len(CONTENT), fields=fields))
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
@@ -316,7 +316,7 @@ async def test_a_field_with_two_values_proves_nothing(
     name: bytes, value: bytes, other: bytes, repeated: str
 ) -> None:
     """§10: although the first of them fits. Equal ones are one value."""
-    async with house() as world:
+    async with new_world() as world:
         strong: list[Field] = [] if name == b"ETag" else [(b"ETag", b'"a"')]
         first = [*strong, *([] if name == b"Content-Range" else [(name, value)])]
         original = world.upstream._file
@@ -338,7 +338,7 @@ async def test_a_field_with_two_values_proves_nothing(
 
 async def test_two_different_etags_are_no_validator() -> None:
     """§10: an overlap is compared instead."""
-    async with house() as world:
+    async with new_world() as world:
         original = world.upstream._file
 
         def tagged(start: int, deed: str) -> Reply:
@@ -356,12 +356,12 @@ async def test_two_different_etags_are_no_validator() -> None:
 @pytest.mark.parametrize("cut", [0, PIECE])
 async def test_an_overlap_that_breaks_off_proves_nothing(cut: int) -> None:
     """§10: the POST brought no new byte; after three of them in a row the job fails."""
-    async with house() as world:
+    async with new_world() as world:
         broken = [lambda start: part(world, start, len(CONTENT), cut=cut)] * 3
         job = await finished(world, *broken)
         assert (job.status, job.attempt) == (Status.SUCCESS, 1)
         assert world.upstream.posts == [0, 1250, 1250, 1250, 1250]
-    async with house() as world:
+    async with new_world() as world:
         job = await finished(world, *broken, *broken)
         assert (job.status, job.attempt) == (Status.FAILED, 1)
         assert await world.artifacts.ids() == set()
@@ -369,7 +369,7 @@ async def test_an_overlap_that_breaks_off_proves_nothing(cut: int) -> None:
 
 async def test_a_body_that_ends_inside_the_overlap_proves_nothing() -> None:
     """A chunked body that ends in order, before what its head announced."""
-    async with house() as world:
+    async with new_world() as world:
         job = await finished(
             world,
             lambda start: part(world, start, len(CONTENT), data=CONTENT[start:2000], length=None),
@@ -380,7 +380,7 @@ async def test_a_body_that_ends_inside_the_overlap_proves_nothing() -> None:
 @pytest.mark.parametrize("at", [0, 600, 1249])
 async def test_one_other_byte_in_the_overlap_is_another_file(at: int) -> None:
     """§10: byte for byte; the first, one in the middle, the last."""
-    async with house() as world:
+    async with new_world() as world:
 
         def other(start: int) -> Reply:
             data = bytearray(CONTENT[start:])
@@ -393,7 +393,7 @@ async def test_one_other_byte_in_the_overlap_is_another_file(at: int) -> None:
 
 async def test_the_overlap_is_read_when_the_disk_can() -> None:
     """A store that is away for a while costs no attempt."""
-    async with house() as world:
+    async with new_world() as world:
         world.artifacts.faults["read"].extend([StoreUnavailable("away"), StoreUnavailable("away")])
         job = await finished(world)
         assert (job.status, job.attempt) == (Status.SUCCESS, 1)
@@ -401,7 +401,7 @@ async def test_the_overlap_is_read_when_the_disk_can() -> None:
 
 async def test_a_job_that_had_every_byte_is_finished_without_the_upstream() -> None:
     """§10: interrupted between the last byte and the commit."""
-    async with house() as world:
+    async with new_world() as world:
         world.artifacts.gates["commit"] = gate = asyncio.Event()
         job_id, _ = await world.submit()
         while await world.phase(job_id) is not Phase.FINALIZING:  # noqa: ASYNC110

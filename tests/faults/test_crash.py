@@ -33,68 +33,68 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.files import Places, write_sidecar
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import new_job
-from tests.faults.harness import Crash, House, Steps, house
+from tests.faults.harness import Crash, FakeWorld, Steps, new_world
 
-Scenario = Callable[[House], Awaitable[None]]
+Scenario = Callable[[FakeWorld], Awaitable[None]]
 
 
 def exporting(*plan: str) -> Scenario:
-    async def scenario(house: House) -> None:
-        house.upstream.plan.extend(plan)
-        job_id, _ = await house.submit()
-        await house.quiet()
-        await house.finished(job_id)
+    async def scenario(world: FakeWorld) -> None:
+        world.upstream.plan.extend(plan)
+        job_id, _ = await world.submit()
+        await world.quiet()
+        await world.finished(job_id)
 
     return scenario
 
 
-async def cancelled(house: House) -> None:
-    house.upstream.gate.clear()
-    job_id, _ = await house.submit()
-    await house.cancel(job_id)
-    await house.quiet()
+async def cancelled(world: FakeWorld) -> None:
+    world.upstream.gate.clear()
+    job_id, _ = await world.submit()
+    await world.cancel(job_id)
+    await world.quiet()
 
 
-async def cancelled_midway(house: House) -> None:
-    job_id, _ = await house.submit()
+async def cancelled_midway(world: FakeWorld) -> None:
+    job_id, _ = await world.submit()
     await asyncio.sleep(0)
-    await house.cancel(job_id)
-    await house.quiet()
+    await world.cancel(job_id)
+    await world.quiet()
 
 
-async def deleted(house: House) -> None:
-    job_id, _ = await house.submit()
-    await house.quiet()
-    await house.delete(job_id)
-    await house.quiet()
+async def deleted(world: FakeWorld) -> None:
+    job_id, _ = await world.submit()
+    await world.quiet()
+    await world.delete(job_id)
+    await world.quiet()
 
 
-async def released(house: House) -> None:
-    job_id, _ = await house.submit()
-    await house.quiet()
-    await house.release(job_id)
+async def released(world: FakeWorld) -> None:
+    job_id, _ = await world.submit()
+    await world.quiet()
+    await world.release(job_id)
 
 
-async def expired(house: House) -> None:
-    await house.submit()
-    await house.quiet()
-    house.clock += 101
-    await house.sweep()
+async def expired(world: FakeWorld) -> None:
+    await world.submit()
+    await world.quiet()
+    world.clock += 101
+    await world.sweep()
 
 
-async def given_up(house: House) -> None:
-    house.upstream.plan.extend(["cut", "401"])
-    await house.submit()
-    await house.quiet()
-    house.clock += 51
-    await house.sweep()
+async def given_up(world: FakeWorld) -> None:
+    world.upstream.plan.extend(["cut", "401"])
+    await world.submit()
+    await world.quiet()
+    world.clock += 51
+    await world.sweep()
 
 
 SCENARIOS: dict[str, Scenario] = {
     "export": exporting(),
     "chunked": exporting("chunked"),
     "cut and continued": exporting("cut", "ok"),
-    "cut and begun anew": exporting("cut", "ignore"),
+    "cut and started over": exporting("cut", "ignore"),
     "spliced wrongly": exporting("cut", "range", "ok"),
     "suspended and resumed": exporting("cut", "401", "ok"),
     "refused": exporting("500"),
@@ -105,44 +105,46 @@ SCENARIOS: dict[str, Scenario] = {
     "expired": expired,
     "given up": given_up,
 }
-#: Those whose outcome a crash may not change: U serves the file again after it.
+#: Those whose outcome a crash may not change: VB365 serves the file again after it.
 SUCCEED = {"export", "chunked", "cut and continued", "suspended and resumed"}
 
 
-async def until_crash(house: House, scenario: Scenario) -> None:
+async def until_crash(world: FakeWorld, scenario: Scenario) -> None:
     async def life() -> None:
-        await house.runner.start()
-        await scenario(house)
+        await world.runner.start()
+        await scenario(world)
 
     work = asyncio.ensure_future(life())
-    crash = asyncio.ensure_future(house.steps.crashed.wait())
+    crash = asyncio.ensure_future(world.steps.crashed.wait())
     await asyncio.wait([work, crash], return_when=asyncio.FIRST_COMPLETED)
     crash.cancel()
     work.cancel()
     results = await asyncio.gather(work, crash, return_exceptions=True)
     failure = results[0]
-    if not house.steps.crashed.is_set() and isinstance(failure, Exception):
+    if not world.steps.crashed.is_set() and isinstance(failure, Exception):
         raise failure
-    await house.runner.stop()
+    await world.runner.stop()
 
 
-async def crash_at(step: int, scenario: Scenario, again: int | None = None) -> tuple[House, bool]:
+async def crash_at(
+    step: int, scenario: Scenario, again: int | None = None
+) -> tuple[FakeWorld, bool]:
     """Crash at the step, start again (and crash `again` while reconciling), and see that everything
     agrees.
     """
-    house = House()
-    house.boot(Steps(crash_at=step))
-    await until_crash(house, scenario)
-    crashed = house.steps.crashed.is_set()
+    world = FakeWorld()
+    world.boot(Steps(crash_at=step))
+    await until_crash(world, scenario)
+    crashed = world.steps.crashed.is_set()
     if again is not None:
         with pytest.raises(Crash):
-            await house.restart(Steps(crash_at=again))
-        await house.runner.stop()
-    await house.restart()
-    await house.check()
-    for job in await house.jobs.list():
+            await world.restart(Steps(crash_at=again))
+        await world.runner.stop()
+    await world.restart()
+    await world.check()
+    for job in await world.jobs.list():
         assert job.terminal or job.phase is Phase.SUSPENDED
-    return house, crashed
+    return world, crashed
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -153,14 +155,14 @@ async def test_a_crash_at_every_step_loses_nothing(name: str) -> None:
     step, crashed = 1, True
     with capture_logs():
         while crashed:
-            house, crashed = await crash_at(step, SCENARIOS[name])
-            for job in await house.jobs.list():
-                done = await house.finished(job.id)
+            world, crashed = await crash_at(step, SCENARIOS[name])
+            for job in await world.jobs.list():
+                done = await world.finished(job.id)
                 if name in SUCCEED:
                     assert done.status is Status.SUCCESS, f"crash at step {step}: {done.error}"
-            await house.quiet()
-            await house.check()
-            await house.runner.stop()
+            await world.quiet()
+            await world.check()
+            await world.runner.stop()
             step += 1
     assert step > 20, "the scenario did hardly anything"
 
@@ -171,10 +173,10 @@ async def test_a_crash_while_reconciling_loses_nothing_either(name: str) -> None
         for step in range(15, 75, 4):
             for again in range(1, 5):
                 try:
-                    house, _ = await crash_at(step, SCENARIOS[name], again)
+                    world, _ = await crash_at(step, SCENARIOS[name], again)
                 except pytest.fail.Exception:  # there were fewer steps to reconcile
                     continue
-                await house.runner.stop()
+                await world.runner.stop()
 
 
 async def test_a_crash_between_commit_and_record_asks_the_upstream_for_nothing() -> None:
@@ -182,14 +184,14 @@ async def test_a_crash_between_commit_and_record_asks_the_upstream_for_nothing()
     taken = 0
     with capture_logs():
         for step in range(1, 80):
-            house, _ = await crash_at(step, SCENARIOS["export"])
-            if house.steps.last == "" and await house.artifacts.ids():
-                for job in await house.jobs.list():
-                    if await house.artifacts.get(job.id):
+            world, _ = await crash_at(step, SCENARIOS["export"])
+            if world.steps.last == "" and await world.artifacts.ids():
+                for job in await world.jobs.list():
+                    if await world.artifacts.get(job.id):
                         taken += 1
                         assert job.status is Status.SUCCESS
-                        assert house.upstream.posts == []
-            await house.runner.stop()
+                        assert world.upstream.posts == []
+            await world.runner.stop()
     assert taken
 
 
@@ -257,11 +259,11 @@ async def test_a_file_that_lost_bytes_is_no_result_and_does_not_stay(tmp_path: P
 
 
 @pytest.mark.parametrize("method", ["get", "body", "replace"])
-async def test_a_job_store_that_is_away_for_a_while_costs_no_export(method: str) -> None:
+async def test_a_job_store_that_is_unavailable_for_a_while_costs_no_export(method: str) -> None:
     """§7: whenever it goes away, the job waits for it."""
     with capture_logs():
         for skip in range(6):
-            async with house() as world:
+            async with new_world() as world:
                 original, calls = getattr(world.jobs, method), 0
 
                 async def flaky(
@@ -281,14 +283,14 @@ async def test_a_job_store_that_is_away_for_a_while_costs_no_export(method: str)
                 await world.check()
 
 
-async def test_a_change_that_the_store_took_without_saying_so_is_not_lost() -> None:
+async def test_a_change_that_the_store_made_without_confirming_it_is_not_lost() -> None:
     """A store may fail after the effect: the file of a success stays."""
     with capture_logs():
         for skip in range(6):
-            async with house() as world:
+            async with new_world() as world:
                 original, calls = world.jobs.replace, 0
 
-                async def deaf(
+                async def unconfirmed(
                     *args: object, _skip: int = skip, _original: object = original
                 ) -> object:
                     nonlocal calls
@@ -298,7 +300,7 @@ async def test_a_change_that_the_store_took_without_saying_so_is_not_lost() -> N
                         raise StoreUnavailable("no answer")
                     return result
 
-                world.jobs.replace = deaf
+                world.jobs.replace = unconfirmed
                 job_id, _ = await world.submit()
                 await world.quiet()
                 assert (await world.jobs.get(job_id)).status is Status.SUCCESS
@@ -310,7 +312,7 @@ async def test_an_artifact_store_that_fails_leaves_no_bytes_behind(method: str) 
     """§10: the job ends, and what could not be removed then goes with the next sweep."""
     with capture_logs():
         for cancel in (False, True):
-            async with house() as world:
+            async with new_world() as world:
                 world.artifacts.faults[method].append(StoreUnavailable("the disk fails"))
                 if method == "discard":
                     world.artifacts.faults["write"].append(StoreUnavailable("the disk fails"))

@@ -20,7 +20,7 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.durable import sync_directory
 from proxy.stores.file_artifacts import files as artifact_files
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.harness import house
+from tests.faults.harness import new_world
 from tests.faults.test_store_faults import MIB, new_id, note
 
 
@@ -124,7 +124,7 @@ async def test_a_partial_cancelled_at_its_end_gives_its_descriptor_back(
 def test_a_directory_that_cannot_be_synced_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """vboxsf, CIFS and drvfs: the proxy goes on."""
+    """vboxsf, CIFS and drvfs: the proxy continues."""
     monkeypatch.setattr(durable, "_said", set())
     monkeypatch.setattr(os, "fsync", failing(code))
     with capture_logs() as logs:
@@ -170,7 +170,7 @@ def failing(code: int) -> Callable[[int], None]:
 async def test_an_empty_partial_file_that_a_resume_opens_is_closed(tmp_path: Path) -> None:
     """A job that is interrupted within its first MiB keeps a file without a byte."""
     jobs, store = await DiskJobs.open(tmp_path), await FileArtifacts.at(tmp_path)
-    async with house(jobs=jobs, artifacts=store) as world:
+    async with new_world(jobs=jobs, artifacts=store) as world:
         world.upstream.plan.extend(["cut", "401"])
         job_id, _ = await world.submit()
         with capture_logs():

@@ -1,4 +1,4 @@
-"""Credentials that U has just refused bring no job back (CONTRACT §9)."""
+"""Credentials that VB365 has just refused bring no job back (CONTRACT §9)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from proxy.core.job import Phase
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 from tests.fakes import new_job
-from tests.faults.harness import CALL, FakeUpstream, Reply, Steps, house
+from tests.faults.harness import CALL, FakeUpstream, Reply, Steps, new_world
 
 
 class Asked(FakeUpstream):
@@ -41,10 +41,10 @@ async def test_the_upstream_is_asked_again_about_refused_credentials() -> None:
     access.distrust([])
 
 
-async def test_the_runner_tells_which_credentials_were_refused() -> None:
+async def test_the_runner_reports_rejected_credentials() -> None:
     """§9, §10: at the 401 that suspends a job."""
     with capture_logs():
-        async with house() as world:
+        async with new_world() as world:
             world.upstream.plan.extend(["cut", "401"])
             job, _ = await world.submit()
             await world.quiet()

@@ -27,7 +27,7 @@ class Scene:
         )
 
     async def halted(self, at: int) -> str:
-        """A job whose transfer halts when U has sent `at` bytes, which the proxy has stored."""
+        """A job whose transfer halts when VB365 has sent `at` bytes, which the proxy has stored."""
         self.simulator.fault(path=self.path, method="POST", stall_at=at, count=1)
         job = await self.caller.kick_off(self.path)
         await self.simulator.until(lambda: self.simulator.deliveries[-1].sent >= at)
@@ -90,7 +90,7 @@ async def test_killed_in_the_middle_and_the_upstream_has_another_file_by_then(sc
 
 
 async def test_sigterm_hands_over_cleanly(scene: Scene) -> None:
-    """§15 SIGTERM: exit code 0, the job goes on where it was."""
+    """§15 SIGTERM: exit code 0, the job continues where it was."""
     job = await scene.halted(4_000_000)
     assert await scene.proxy.stop() == 0
     await scene.proxy.start()
@@ -100,7 +100,7 @@ async def test_sigterm_hands_over_cleanly(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "missing"])
-async def test_a_damaged_job_database_is_set_aside_and_rebuilt(
+async def test_a_damaged_job_database_is_moved_aside_and_rebuilt(
     scene: Scene, tmp_path: Path, damage: str
 ) -> None:
     """§9: the proxy says so, starts, serves the finished files and takes new exports."""

@@ -15,16 +15,16 @@ from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
 from proxy.core.job import Job, Phase, ResultState, Status
-from tests.faults.harness import CONTENT, House, Steps, house
+from tests.faults.harness import CONTENT, FakeWorld, Steps, new_world
 
 TIMES = 300
 SEEDS = range(TIMES)
 
 
 @asynccontextmanager
-async def worlds(seed: int) -> AsyncIterator[tuple[House, random.Random]]:
+async def worlds(seed: int) -> AsyncIterator[tuple[FakeWorld, random.Random]]:
     chance = random.Random(seed)
-    async with house() as world:
+    async with new_world() as world:
         await world.runner.stop()
         world.boot(Steps(yields=chance))
         await world.runner.start()
@@ -37,14 +37,14 @@ async def later(chance: random.Random, most: int = 120) -> None:
         await asyncio.sleep(0)
 
 
-async def stored(world: House, job_id: str) -> Job:
+async def stored(world: FakeWorld, job_id: str) -> Job:
     job = await world.jobs.get(job_id)
     assert job is not None
     return job  # type: ignore[no-any-return]
 
 
 async def test_cancel_against_completion() -> None:
-    """§7: cancel beats a late answer of U; a persisted success beats a late cancel."""
+    """§7: cancel beats a late response of VB365; a persisted success beats a late cancel."""
     seen = set()
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -61,7 +61,7 @@ async def test_cancel_against_completion() -> None:
 
 
 async def test_cancel_against_failure() -> None:
-    """§7: a job that was told Cancelling never stays so."""
+    """§7: a job that is Cancelling never stays so."""
     seen = set()
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -89,7 +89,7 @@ async def test_cancel_against_suspend_and_resume() -> None:
             await later(chance)
 
             async def resume(
-                world: House = world, chance: random.Random = chance, job_id: str = job_id
+                world: FakeWorld = world, chance: random.Random = chance, job_id: str = job_id
             ) -> None:
                 for _ in range(3):
                     await later(chance, 40)
@@ -125,7 +125,7 @@ async def test_delete_against_download() -> None:
             await world.quiet()
 
             async def download(
-                world: House = world, chance: random.Random = chance, job_id: str = job_id
+                world: FakeWorld = world, chance: random.Random = chance, job_id: str = job_id
             ) -> bytes | None:
                 await later(chance, 20)
                 reader = await world.artifacts.open(job_id)
@@ -179,7 +179,7 @@ async def test_expiry_against_resume() -> None:
             world.clock += 50
 
             async def resume(
-                world: House = world, chance: random.Random = chance, job_id: str = job_id
+                world: FakeWorld = world, chance: random.Random = chance, job_id: str = job_id
             ) -> None:
                 await later(chance, 12)
                 await world.resume(job_id)
@@ -192,7 +192,7 @@ async def test_expiry_against_resume() -> None:
 
 
 async def test_result_expiry_against_release_and_delete() -> None:
-    """§7: the file goes once, the record tells why."""
+    """§7: the file goes once, the record says why."""
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
             job_id, _ = await world.submit()
@@ -231,8 +231,8 @@ async def test_a_caller_that_leaves_at_any_moment() -> None:
 
 @pytest.mark.parametrize("deed", ["500", "reset"])
 async def test_dropping_against_cancel(deed: str) -> None:
-    """§3.7: the kick-off gets U's answer and there is no job, or the job is cancelled: never half
-    of each.
+    """§3.7: the kick-off gets VB365's answer and there is no job, or the job is cancelled: never
+    half of each.
     """
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -257,7 +257,7 @@ async def test_the_last_places_are_not_given_twice() -> None:
             world.runner._admission._limits = replace(world.limits, max_running=1, max_queued=2)
             world.upstream.gate.clear()
 
-            async def kick_off(world: House = world, chance: random.Random = chance) -> bool:
+            async def kick_off(world: FakeWorld = world, chance: random.Random = chance) -> bool:
                 await later(chance, 10)
                 try:
                     await world.submit()

@@ -17,7 +17,7 @@ from proxy.core.job import ErrorCode, Phase, Status
 from proxy.ports import LocalShortage, StorageFull, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.harness import CONTENT, PIECE, House, Steps, house
+from tests.faults.harness import CONTENT, PIECE, FakeWorld, Steps, new_world
 from tests.http.test_shortage import no_descriptors
 
 AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open files")]
@@ -32,8 +32,8 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("method", ["create", "resume", "write", "read", "commit"])
 async def test_a_partial_file_that_cannot_be_handled_now_costs_no_export(method: str) -> None:
-    """§10: the attempt goes on; the file is whole."""
-    async with house() as world:
+    """§10: the attempt continues; the file is whole."""
+    async with new_world() as world:
         world.upstream.plan.extend(["cut", "401"])
         job_id, _ = await world.submit()
         if method in ("create", "write"):
@@ -51,8 +51,8 @@ async def test_a_partial_file_that_cannot_be_handled_now_costs_no_export(method:
 
 @pytest.mark.parametrize("method", ["create", "write", "commit"])
 async def test_only_a_full_disk_fails_the_job(method: str) -> None:
-    async with house() as world:
-        world.artifacts.faults[method].extend([*AWAY, StorageFull("no room")])
+    async with new_world() as world:
+        world.artifacts.faults[method].extend([*AWAY, StorageFull("no space")])
         job_id, _ = await world.submit()
         with capture_logs():
             await world.quiet()
@@ -63,8 +63,8 @@ async def test_only_a_full_disk_fails_the_job(method: str) -> None:
 
 
 async def test_a_clean_up_that_fails_does_not_hide_why_the_job_failed() -> None:
-    async with house() as world:
-        world.artifacts.faults["write"].append(StorageFull("no room"))
+    async with new_world() as world:
+        world.artifacts.faults["write"].append(StorageFull("no space"))
         world.artifacts.faults["discard"].append(StoreUnavailable("away"))
         job_id, _ = await world.submit()
         with capture_logs():
@@ -77,7 +77,7 @@ async def test_a_clean_up_that_fails_does_not_hide_why_the_job_failed() -> None:
 @pytest.mark.parametrize("attended", [False, True])
 async def test_no_descriptor_for_the_first_post_is_waited_out(attended: bool) -> None:
     """§10: VB365 never saw it, so that it may be sent; however often that happens."""
-    async with house() as world:
+    async with new_world() as world:
         short(world, 20)
         job_id, run = await world.submit(attended=attended)
         with capture_logs():
@@ -88,7 +88,7 @@ async def test_no_descriptor_for_the_first_post_is_waited_out(attended: bool) ->
 
 
 async def test_no_descriptor_for_a_continuation_is_waited_out() -> None:
-    async with house() as world:
+    async with new_world() as world:
         world.upstream.plan.append("cut")
         short(world, 20, skip=1)
         job_id, _ = await world.submit()
@@ -98,7 +98,7 @@ async def test_no_descriptor_for_a_continuation_is_waited_out() -> None:
         assert len(world.upstream.posts) == 2
 
 
-def short(world: House, times: int, *, skip: int = 0) -> None:
+def short(world: FakeWorld, times: int, *, skip: int = 0) -> None:
     """The next POSTs but `skip` find no descriptor, so many times."""
     send: Callable[..., Awaitable[Any]] = world.upstream.send
     left = [skip, times]
@@ -117,7 +117,7 @@ def short(world: House, times: int, *, skip: int = 0) -> None:
 @pytest.mark.parametrize("method", ["create", "write", "commit", "send"])
 async def test_a_job_that_waits_for_the_machine_can_be_cancelled(method: str) -> None:
     """§7: phase Cancelling, soon Cancelled, and nothing is left."""
-    async with house() as world:
+    async with new_world() as world:
         if method == "send":
             short(world, 10**6)
         else:
@@ -133,9 +133,9 @@ async def test_a_job_that_waits_for_the_machine_can_be_cancelled(method: str) ->
         await world.check()
 
 
-async def test_the_upstream_waits_while_a_store_is_away() -> None:
+async def test_nothing_is_read_while_a_store_is_unavailable() -> None:
     """§12 back-pressure: nothing is read meanwhile that would have to be held in memory."""
-    async with house() as world:
+    async with new_world() as world:
         world.artifacts.faults["write"].extend(AWAY * 10**4)
         reads = [0]
         tick = world.upstream.step
@@ -182,7 +182,7 @@ async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Pat
         while reached:
             place = tmp_path / str(step)
             jobs, artifacts = await DiskJobs.open(place), await FileArtifacts.at(place)
-            world = House(jobs=jobs, artifacts=artifacts)
+            world = FakeWorld(jobs=jobs, artifacts=artifacts)
             steps = Exhausting(step)
             world.boot(steps)
             await world.runner.start()

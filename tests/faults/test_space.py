@@ -1,4 +1,4 @@
-"""Room for files: promised once, given back at the end, checked at every write (CONTRACT §3.5, §5,
+"""Space for files: promised once, freed at the end, checked at every write (CONTRACT §3.5, §5,
 §15).
 """
 
@@ -21,20 +21,20 @@ from proxy.jobs.reservations import Reservations
 from proxy.ports import StorageFull
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import MemoryArtifacts
-from tests.faults.harness import CONTENT, LIMITS, house
+from tests.faults.harness import CONTENT, LIMITS, new_world
 
 SIZE = len(CONTENT)
 
 
-async def books(room: int, **limits: int | None) -> tuple[Reservations, MemoryArtifacts]:
-    artifacts = MemoryArtifacts(capacity=room)
+async def reservations(free: int, **limits: int | None) -> tuple[Reservations, MemoryArtifacts]:
+    artifacts = MemoryArtifacts(capacity=free)
     space = Reservations(artifacts, **({"min_free": 0, "max_bytes": None} | limits))  # type: ignore[arg-type]
     await space.measure()
     return space, artifacts
 
 
-async def test_what_is_promised_is_not_free() -> None:
-    space, _ = await books(100)
+async def test_promised_space_is_not_free() -> None:
+    space, _ = await reservations(100)
     await space.promise("a", 60)
     with pytest.raises(StorageFull):
         await space.promise("b", 41)
@@ -43,11 +43,11 @@ async def test_what_is_promised_is_not_free() -> None:
     await space.promise("c", 60)
 
 
-async def test_what_is_being_filled_is_never_free_in_between() -> None:
+async def test_space_that_is_being_filled_counts_as_taken() -> None:
     """The disk is asked now and then: the bytes written since count as taken, or they would be
     promised again.
     """
-    space, artifacts = await books(100)
+    space, artifacts = await reservations(100)
     await space.promise("a", 60)
     partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
     await partial.write(bytes(30))
@@ -57,9 +57,9 @@ async def test_what_is_being_filled_is_never_free_in_between() -> None:
     await space.promise("b", 40)
 
 
-async def test_room_that_was_given_back_since_the_last_look_counts() -> None:
-    """§10: a job that begins anew finds the room of its own discarded file."""
-    space, artifacts = await books(100)
+async def test_space_freed_since_the_last_measurement_counts() -> None:
+    """§10: a job that starts over gets the space of its own discarded file."""
+    space, artifacts = await reservations(100)
     await space.promise("a", 60)
     partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
     await partial.write(bytes(50))
@@ -70,7 +70,7 @@ async def test_room_that_was_given_back_since_the_last_look_counts() -> None:
 
 
 async def test_a_file_of_unknown_length_ends_where_the_promises_of_others_begin() -> None:
-    space, artifacts = await books(100)
+    space, artifacts = await reservations(100)
     await space.promise("a", 60)
     partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
     await partial.write(bytes(40))
@@ -82,20 +82,20 @@ async def test_a_file_of_unknown_length_ends_where_the_promises_of_others_begin(
 
 async def test_kick_offs_need_min_free_beyond_all_promises() -> None:
     """§3.5: less than `storage.min_free` free: 503."""
-    space, _ = await books(100, min_free=30)
+    space, _ = await reservations(100, min_free=30)
     await space.promise("a", 70)
     assert space.shortage() is None
     await space.promise("a", 71)
     assert space.shortage()
 
 
-async def test_many_running_exports_never_promise_the_same_room() -> None:
-    """§15 `storage.max_bytes`: of eight that start together only as many go on as fit, and those
+async def test_many_running_exports_never_get_the_same_space() -> None:
+    """§15 `storage.max_bytes`: of eight that start together only as many continue as fit, and those
     are whole.
     """
     limits = replace(LIMITS, max_running=8, max_bytes=3 * SIZE + 100)
     with capture_logs():
-        async with house(limits=limits) as world:
+        async with new_world(limits=limits) as world:
             ids = [(await world.submit())[0] for _ in range(8)]
             await world.quiet()
             jobs = [await world.jobs.get(job_id) for job_id in ids]
@@ -106,10 +106,10 @@ async def test_many_running_exports_never_promise_the_same_room() -> None:
             assert world.runner._space._promised == {}
 
 
-async def test_kick_offs_are_refused_until_room_is_back() -> None:
+async def test_kick_offs_are_rejected_until_there_is_space() -> None:
     """§3.5: 503 capacity-exhausted with Retry-After; deleting a file lets the next one in."""
     with capture_logs():
-        async with house(limits=replace(LIMITS, max_bytes=SIZE)) as world:
+        async with new_world(limits=replace(LIMITS, max_bytes=SIZE)) as world:
             job_id, _ = await world.submit()
             await world.quiet()
             with pytest.raises(Problem) as refused:
@@ -129,7 +129,7 @@ async def test_a_disk_that_fills_at_any_write_costs_that_job_alone(method: str, 
     """§5 StorageFull: its partial file gone, the other job whole."""
     with capture_logs():
         for skip in range(5 if method == "write" else 1):
-            async with house() as world:
+            async with new_world() as world:
                 world.upstream.gate.clear()
                 first, _ = await world.submit()
                 original, hits = world.artifacts.enter, 0
@@ -154,10 +154,10 @@ async def test_a_disk_that_fills_at_any_write_costs_that_job_alone(method: str, 
                 await world.check()
 
 
-async def test_a_resumed_transfer_needs_room_for_its_rest() -> None:
+async def test_a_resumed_transfer_needs_space_for_its_rest() -> None:
     """§15: what is stored of it is not counted twice."""
     with capture_logs():
-        async with house(limits=replace(LIMITS, max_bytes=SIZE + 10)) as world:
+        async with new_world(limits=replace(LIMITS, max_bytes=SIZE + 10)) as world:
             world.upstream.plan.extend(["cut", "401"])
             job_id, _ = await world.submit()
             await world.quiet()
@@ -201,13 +201,13 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 def _small_disk(command: list[str], **kwargs: object) -> str:
-    told = subprocess.run(
+    completed = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, **kwargs
     )  # type: ignore[call-overload]
-    if told.returncode == 32 or "unshare" in told.stderr or "mount:" in told.stderr:
-        pytest.skip(f"no mount here: {told.stderr.strip()}")
-    assert told.returncode == 0, told.stderr
-    return str(told.stdout).strip()
+    if completed.returncode == 32 or "unshare" in completed.stderr or "mount:" in completed.stderr:
+        pytest.skip(f"no mount here: {completed.stderr.strip()}")
+    assert completed.returncode == 0, completed.stderr
+    return str(completed.stdout).strip()
 
 
 def test_a_real_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ def test_a_real_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     script = f'mount -t tmpfs -o size=8m none {disk} && exec {sys.executable} -c "$1" {disk}/data'
-    told = _small_disk(
+    output = _small_disk(
         ["unshare", "-m", "sh", "-c", script, "sh", _SMALL_DISK], cwd=Path(__file__).parents[2]
     )
-    assert told == "full set() []"
+    assert output == "full set() []"
 
 
 def test_a_file_that_may_grow_no_more_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_file_that_may_grow_no_more_leaves_nothing_behind(tmp_path: Path) -> N
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
 
-    told = _small_disk(
+    output = _small_disk(
         [
             sys.executable,
             "-X",
@@ -242,4 +242,4 @@ def test_a_file_that_may_grow_no_more_leaves_nothing_behind(tmp_path: Path) -> N
         cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
-    assert told == "full set() []"
+    assert output == "full set() []"

@@ -16,7 +16,7 @@ from proxy.core.errors import Problem
 from proxy.core.job import Phase, Status
 from proxy.jobs.run import Work
 from proxy.ports import StorageFull, StoreUnavailable
-from tests.faults.harness import FakeUpstream, House, Steps
+from tests.faults.harness import FakeUpstream, FakeWorld, Steps
 
 STORE_FAULTS = [
     ("jobs", "replace", StoreUnavailable),
@@ -47,8 +47,8 @@ class Jobs(RuleBasedStateMachine):
         return self.loop.run(work)
 
     async def begin(self) -> None:
-        self.house = House()
-        await self.house.runner.start()
+        self.world = FakeWorld()
+        await self.world.runner.start()
 
     def teardown(self) -> None:
         self.do(self.end())
@@ -57,22 +57,22 @@ class Jobs(RuleBasedStateMachine):
 
     async def end(self) -> None:
         """Left alone, every job ends."""
-        self.house.upstream.gate.set()
-        self.house.upstream.plan.clear()
+        self.world.upstream.gate.set()
+        self.world.upstream.plan.clear()
         self.clear_faults()
-        await self.house.quiet()
-        for job in await self.house.jobs.list():
+        await self.world.quiet()
+        for job in await self.world.jobs.list():
             if not job.forgotten:
-                await self.house.finished(job.id)
-        await self.house.quiet()
-        await self.house.sweep()
-        await self.house.quiet()
+                await self.world.finished(job.id)
+        await self.world.quiet()
+        await self.world.sweep()
+        await self.world.quiet()
         await self.agree()
-        await self.house.runner.stop()
+        await self.world.runner.stop()
 
     def clear_faults(self) -> None:
-        self.house.jobs.faults.clear()
-        self.house.artifacts.faults.clear()
+        self.world.jobs.faults.clear()
+        self.world.artifacts.faults.clear()
 
     async def settle(self) -> None:
         """Some turns of the loop: anything may still be under way."""
@@ -80,18 +80,18 @@ class Jobs(RuleBasedStateMachine):
             await asyncio.sleep(0)
 
     async def agree(self) -> None:
-        jobs = {job.id: job for job in await self.house.jobs.list()}
-        await self.house.check()
-        for job_id in self.cancelled - self.house.swept:
+        jobs = {job.id: job for job in await self.world.jobs.list()}
+        await self.world.check()
+        for job_id in self.cancelled - self.world.swept:
             assert jobs[job_id].status is Status.CANCELLED
-        for job_id in self.deleted - self.house.swept:
+        for job_id in self.deleted - self.world.swept:
             assert jobs[job_id].forgotten
 
     @rule(target=ids, key=st.sampled_from([None, None, "a", "b"]))
     def kick_off(self, key: str | None) -> Any:
         async def work() -> Any:
             try:
-                job_id, _ = await self.house.submit(key)
+                job_id, _ = await self.world.submit(key)
             except Problem:
                 return multiple()
             await self.settle()
@@ -102,7 +102,7 @@ class Jobs(RuleBasedStateMachine):
     @rule(job_id=ids)
     def cancel(self, job_id: str) -> None:
         async def work() -> None:
-            shown = await self.house.cancel(job_id)
+            shown = await self.world.cancel(job_id)
             if shown is not None and not shown.terminal:
                 self.cancelled.add(job_id)
             await self.settle()
@@ -112,9 +112,9 @@ class Jobs(RuleBasedStateMachine):
     @rule(job_id=ids)
     def delete(self, job_id: str) -> None:
         async def work() -> None:
-            if await self.house.jobs.get(job_id) is None:
+            if await self.world.jobs.get(job_id) is None:
                 return
-            await self.house.delete(job_id)
+            await self.world.delete(job_id)
             self.deleted.add(job_id)
             self.cancelled.discard(job_id)
             await self.settle()
@@ -123,18 +123,18 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(job_id=ids)
     def release(self, job_id: str) -> None:
-        self.do(self.despite_faults(self.house.release(job_id)))
+        self.do(self.despite_faults(self.world.release(job_id)))
 
     @rule(job_id=ids)
     def ask(self, job_id: str) -> None:
         async def work() -> None:
-            await self.house.resume(job_id)
+            await self.world.resume(job_id)
             await self.settle()
 
         self.do(self.despite_faults(work()))
 
     async def despite_faults(self, work: Any) -> None:
-        """The caller of an operation that fails is told 503."""
+        """The caller of an operation that fails gets 503."""
         try:
             await work
         except StoreUnavailable:
@@ -142,16 +142,16 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(deeds=st.lists(st.sampled_from(FakeUpstream.MISDEEDS), min_size=1, max_size=4))
     def upstream_misbehaves(self, deeds: list[str]) -> None:
-        self.house.upstream.plan.extend(deeds)
+        self.world.upstream.plan.extend(deeds)
 
     @rule()
     def upstream_halts(self) -> None:
-        self.house.upstream.gate.clear()
+        self.world.upstream.gate.clear()
 
     @rule()
     def upstream_goes_on(self) -> None:
         async def work() -> None:
-            self.house.upstream.gate.set()
+            self.world.upstream.gate.set()
             await self.settle()
 
         self.do(work())
@@ -159,13 +159,13 @@ class Jobs(RuleBasedStateMachine):
     @rule(fault=st.sampled_from(STORE_FAULTS))
     def store_fails(self, fault: tuple[str, str, type[Exception]]) -> None:
         store, method, failure = fault
-        getattr(self.house, store).faults[method].append(failure("injected"))
+        getattr(self.world, store).faults[method].append(failure("injected"))
 
     @rule(seconds=st.sampled_from([1.0, 51.0, 101.0, 1101.0, 90_000.0]))
     def time_passes(self, seconds: float) -> None:
         async def work() -> None:
-            self.house.clock += seconds
-            await self.house.sweep()
+            self.world.clock += seconds
+            await self.world.sweep()
             await self.settle()
 
         self.do(self.despite_faults(work()))
@@ -174,13 +174,13 @@ class Jobs(RuleBasedStateMachine):
     def restart(self, kill: bool) -> None:
         async def work() -> None:
             if kill:
-                self.house.steps.kill()
-            self.house.upstream.gate.set()
-            await self.house.runner.stop()
+                self.world.steps.kill()
+            self.world.upstream.gate.set()
+            await self.world.runner.stop()
             self.clear_faults()
-            await self.house.restart(Steps())
+            await self.world.restart(Steps())
             await self.agree()
-            for job in await self.house.jobs.list():
+            for job in await self.world.jobs.list():
                 assert job.terminal or job.phase is Phase.SUSPENDED
 
         self.do(work())
@@ -189,10 +189,10 @@ class Jobs(RuleBasedStateMachine):
     def everything_comes_to_rest(self) -> None:
         async def work() -> None:
             self.clear_faults()
-            self.house.upstream.gate.set()
-            await self.house.quiet()
-            await self.house.sweep()
-            await self.house.quiet()
+            self.world.upstream.gate.set()
+            await self.world.quiet()
+            await self.world.sweep()
+            await self.world.quiet()
             await self.agree()
 
         self.do(work())
@@ -200,8 +200,8 @@ class Jobs(RuleBasedStateMachine):
     @invariant()
     def slots_are_kept(self) -> None:
         """§3.6: never more than `max_running`, and no slot leaks."""
-        runner = self.house.runner
-        assert runner.running <= self.house.limits.max_running
+        runner = self.world.runner
+        assert runner.running <= self.world.limits.max_running
         assert all(
             run in runner._runs.values() or run.work is Work.SETTLING
             for run in runner._slots._running

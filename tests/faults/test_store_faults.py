@@ -25,7 +25,7 @@ from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.fakes import new_job
 
 MIB = 1 << 20
-FAILED = Failed(JobError(code=ErrorCode.STORAGE_FULL, message="no room", retryable=True))
+FAILED = Failed(JobError(code=ErrorCode.STORAGE_FULL, message="no space", retryable=True))
 
 
 @contextmanager
@@ -104,7 +104,7 @@ async def test_one_job_that_does_not_fit_does_not_take_the_others_along(tmp_path
 @pytest.mark.parametrize(
     "statement", ["PRAGMA max_page_count = 1", "PRAGMA query_only = ON"], ids=["full", "read-only"]
 )
-async def test_a_disk_that_takes_no_write_changes_nothing_and_recovers(
+async def test_a_disk_that_refuses_writes_changes_nothing_and_recovers(
     tmp_path: Path, statement: str
 ) -> None:
     store = await DiskJobs.open(tmp_path)
@@ -134,7 +134,7 @@ async def test_a_disk_that_takes_no_write_changes_nothing_and_recovers(
     await store.close()
 
 
-async def test_a_probe_tells_a_disk_that_takes_no_byte(tmp_path: Path) -> None:
+async def test_a_probe_reports_a_full_disk(tmp_path: Path) -> None:
     """§15 /readyz: stores writable, and not merely open."""
     store = await DiskJobs.open(tmp_path)
     await store.add(new_job(), b"x" * MIB)
@@ -276,7 +276,7 @@ def fill_up(disk: Path) -> Path:
 
 
 async def test_a_disk_that_runs_full_under_both_stores(tiny_disk: Path) -> None:
-    """ENOSPC as the system gives it; when there is space again everything goes on."""
+    """ENOSPC as the system gives it; when there is space again everything continues."""
     jobs, artifacts = await DiskJobs.open(tiny_disk), await FileArtifacts.at(tiny_disk)
     job = await jobs.add(new_job(), b"body")
     partial = await artifacts.create(job.id)
@@ -345,7 +345,7 @@ async def test_a_disk_that_runs_full_under_an_open_store_still_takes_changes(
     await store.close()
 
 
-async def test_a_full_disk_without_ballast_is_told_clearly(small_disk: Path) -> None:
+async def test_a_full_disk_without_a_reserve_file_is_reported_clearly(small_disk: Path) -> None:
     await (await DiskJobs.open(small_disk)).close()
     await asyncio.to_thread((small_disk / "ballast").unlink)
     await asyncio.to_thread(fill_up, small_disk)

@@ -154,7 +154,7 @@ def test_a_process_that_is_killed_loses_nothing_and_leaves_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_process_that_is_killed_while_it_sets_a_database_aside_loses_no_record(
+def test_a_process_that_is_killed_while_it_replaces_a_database_loses_no_record(
     tmp_path: Path, seed: int
 ) -> None:
     """One of the two databases is whole at any moment."""

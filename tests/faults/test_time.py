@@ -11,7 +11,7 @@ from proxy.clock import SteadyClock
 from proxy.core.job import ErrorCode, Phase, ResultState, Status
 from proxy.core.retention import as_of
 from proxy.ports import StoreUnavailable
-from tests.faults.harness import CONTENT, House, house
+from tests.faults.harness import CONTENT, FakeWorld, new_world
 
 
 class Clocks:
@@ -71,7 +71,7 @@ def test_time_never_runs_backwards_nor_faster_than_a_tenth_more(
         last = now
 
 
-async def finished(world: House) -> str:
+async def finished(world: FakeWorld) -> str:
     job_id, _ = await world.submit()
     await world.quiet()
     return job_id
@@ -79,7 +79,7 @@ async def finished(world: House) -> str:
 
 async def test_the_file_goes_then_the_record() -> None:
     """§7: `result_ttl` after the end the file, `record_ttl` later the record."""
-    async with house() as world:
+    async with new_world() as world:
         job_id = await finished(world)
         world.clock += 99
         await world.sweep()
@@ -99,7 +99,7 @@ async def test_the_file_goes_then_the_record() -> None:
 
 async def test_a_tombstone_lives_for_a_day() -> None:
     """§7: DELETE stays idempotent for 24 h."""
-    async with house() as world:
+    async with new_world() as world:
         job_id = await finished(world)
         await world.delete(job_id)
         await world.quiet()
@@ -111,9 +111,9 @@ async def test_a_tombstone_lives_for_a_day() -> None:
         assert await world.jobs.get(job_id) is None
 
 
-async def test_a_dead_sweeper_lets_no_expired_file_out() -> None:
+async def test_an_expired_file_is_not_served_without_a_sweeper() -> None:
     """§7: readers judge by the clock themselves."""
-    async with house() as world:
+    async with new_world() as world:
         job = await world.jobs.get(await finished(world))
         assert as_of(job, world.clock + 99).result is ResultState.AVAILABLE
         assert as_of(job, world.clock + 100).result is ResultState.EXPIRED
@@ -121,7 +121,7 @@ async def test_a_dead_sweeper_lets_no_expired_file_out() -> None:
 
 async def test_a_download_in_flight_ends_whole_though_the_file_expires() -> None:
     """§6."""
-    async with house() as world:
+    async with new_world() as world:
         reader = await world.artifacts.open(await finished(world))
         world.clock += 100
         await world.sweep()
@@ -132,7 +132,7 @@ async def test_a_download_in_flight_ends_whole_though_the_file_expires() -> None
 async def test_a_suspended_job_is_given_up_in_time() -> None:
     """§9: not resumed within `suspend_ttl`: Failed Interrupted, retryable, nothing kept."""
     with capture_logs():
-        async with house() as world:
+        async with new_world() as world:
             world.upstream.plan.extend(["cut", "401"])
             job_id = await finished(world)
             world.clock += 49
@@ -149,10 +149,10 @@ async def test_a_suspended_job_is_given_up_in_time() -> None:
             await world.check()
 
 
-async def test_a_restart_does_not_begin_the_suspension_anew() -> None:
+async def test_a_restart_does_not_prolong_the_suspension() -> None:
     """§9: `suspend_ttl` counts from the interruption."""
     with capture_logs():
-        async with house() as world:
+        async with new_world() as world:
             world.upstream.plan.extend(["cut", "401"])
             job_id = await finished(world)
             world.clock += 30
@@ -164,9 +164,9 @@ async def test_a_restart_does_not_begin_the_suspension_anew() -> None:
 
 
 async def test_a_token_that_expired_in_the_queue_suspends_the_job() -> None:
-    """§9: U accepted it when the job was accepted; a fresh one brings the job back."""
+    """§9: VB365 accepted it when the job was accepted; a fresh one brings the job back."""
     with capture_logs():
-        async with house() as world:
+        async with new_world() as world:
             world.upstream.gate.clear()
             world.upstream.plan.extend(["ok", "ok", "401"])
             ids = [(await world.submit())[0] for _ in range(3)]
@@ -180,7 +180,7 @@ async def test_a_token_that_expired_in_the_queue_suspends_the_job() -> None:
 
 async def test_one_file_that_cannot_be_removed_stops_no_sweep() -> None:
     with capture_logs():
-        async with house() as world:
+        async with new_world() as world:
             ids = [await finished(world) for _ in range(3)]
             world.clock += 100
             world.artifacts.faults["remove"].extend([StoreUnavailable("permission denied")] * 4)
@@ -194,9 +194,9 @@ async def test_one_file_that_cannot_be_removed_stops_no_sweep() -> None:
 
 
 async def test_an_upstream_that_restarts_is_waited_for() -> None:
-    """§10: POSTs that U never saw do not count as attempts."""
+    """§10: POSTs that VB365 never saw do not count as attempts."""
     with capture_logs():
-        async with house() as world:
+        async with new_world() as world:
             world.upstream.plan.extend(["cut", *["refused"] * 8])
             job_id = await finished(world)
             job = await world.jobs.get(job_id)
@@ -206,7 +206,7 @@ async def test_an_upstream_that_restarts_is_waited_for() -> None:
 async def test_an_upstream_that_never_comes_back_ends_the_job() -> None:
     """§10, §15 `stall_timeout`: the wait is bounded."""
     with capture_logs():
-        async with house() as world:
+        async with new_world() as world:
             world.upstream.plan.extend(["cut", *["refused"] * 200])
             job_id = await finished(world)
             job = await world.jobs.get(job_id)

@@ -161,7 +161,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
 
 
 async def test_an_export_becomes_a_verified_artifact(world: World) -> None:
-    """§5, §6: every byte, the digest, the format and U's names."""
+    """§5, §6: every byte, the digest, the format and VB365's names."""
     job = await world.export()
     await world.check(job)
     assert job.format == "Pst"
@@ -263,7 +263,7 @@ async def test_an_event_that_warns_makes_a_warning(world: World) -> None:
 
 
 async def test_a_reset_before_the_head_is_not_repeated(world: World) -> None:
-    """§10: generation may go on at U, a second POST would start a second one."""
+    """§10: VB365 may still generate; a second POST would start a second one."""
     job = await world.export(reset=True)
     await world.check(job, Status.FAILED)
     assert job.error is not None
@@ -272,7 +272,7 @@ async def test_a_reset_before_the_head_is_not_repeated(world: World) -> None:
     assert world.posts == 1
 
 
-async def test_a_stall_is_broken_off_and_continued(world: World) -> None:
+async def test_a_stall_is_aborted_and_continued(world: World) -> None:
     """§15 exports.stall_timeout."""
     await world.runner.stop()
     world.runner = world.make_runner(stall=0.3)
@@ -287,7 +287,7 @@ async def test_a_stall_is_broken_off_and_continued(world: World) -> None:
 async def test_a_refusal_after_the_grace_fails_the_job(
     world: World, status: int, code: ErrorCode
 ) -> None:
-    """§3.7: 4xx UpstreamRejected, the rest UpstreamError; U's answer is kept."""
+    """§3.7: 4xx UpstreamRejected, the rest UpstreamError; VB365's answer is kept."""
     job = await world.export(
         status=status, body='{"message":"no"}', content_type="application/json"
     )
@@ -296,7 +296,7 @@ async def test_a_refusal_after_the_grace_fails_the_job(
     assert (job.error.code, job.error.status, job.error.body) == (code, status, '{"message":"no"}')
 
 
-async def test_a_refusal_within_the_grace_is_handed_over_and_no_job_stays(world: World) -> None:
+async def test_a_rejection_within_the_grace_is_relayed_and_no_job_stays(world: World) -> None:
     """§3.7: relayed verbatim and the job dropped."""
     world.simulator.fault(path=world.path, method="POST", status=409, body="busy")
     job, run = await world.submit(attended=True)
@@ -317,14 +317,14 @@ async def test_an_unreachable_upstream_within_the_grace_is_a_problem(world: Worl
     assert await world.jobs.get(job.id) is None
 
 
-async def test_an_encoded_answer_is_not_stored_as_the_file(world: World) -> None:
+async def test_an_encoded_response_is_not_stored_as_the_file(world: World) -> None:
     """§6: never Content-Encoding, so encoded bytes cannot be the file."""
     job = await world.export(gzip=True)
     await world.check(job, Status.FAILED)
 
 
 async def test_an_expired_token_suspends_and_a_fresh_one_resumes(world: World) -> None:
-    """§9, §10: Suspended until a fresh token comes; the transfer goes on where it was."""
+    """§9, §10: Suspended until a fresh token comes; the transfer continues where it was."""
     world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
     world.simulator.fault(path=world.path, method="POST", expire_token=True, skip=1, count=1)
     job, _ = await world.submit()
@@ -338,7 +338,7 @@ async def test_an_expired_token_suspends_and_a_fresh_one_resumes(world: World) -
 
 
 async def test_cancel_closes_the_upstream_connection_and_removes_the_file(world: World) -> None:
-    """§7: phase Cancelling, U's connection closed, soon Cancelled."""
+    """§7: phase Cancelling, VB365's connection closed, soon Cancelled."""
     world.simulator.fault(path=world.path, method="POST", stall_at=50_000)
     job, _ = await world.submit()
     current = await world.until(
@@ -374,7 +374,7 @@ async def test_deleting_a_running_job_removes_its_bytes(world: World) -> None:
     await Record(world.jobs, current, time.time).advance(Forgotten())
     await world.runner.wake(job.id)
     async with asyncio.timeout(10):
-        while await world.artifacts.ids():  # noqa: ASYNC110  # a store tells nobody of a removal
+        while await world.artifacts.ids():  # noqa: ASYNC110  # a store does not report a removal
             await asyncio.sleep(0.01)
     stored = await world.jobs.get(job.id)
     assert stored is not None
@@ -439,7 +439,7 @@ async def test_a_quota_is_not_doubled_by_a_second_hash_of_the_caller(world: Worl
 
 async def test_a_full_disk_fails_the_job_and_leaves_nothing(world: World) -> None:
     """§5 StorageFull: the partial file gone."""
-    world.artifacts.faults["write"].append(StorageFull("no room"))
+    world.artifacts.faults["write"].append(StorageFull("no space"))
     job = await world.export()
     await world.check(job, Status.FAILED)
     assert job.error is not None
@@ -486,7 +486,7 @@ async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> No
 
 
 async def test_a_stopped_runner_leaves_jobs_resumable(world: World) -> None:
-    """§15 SIGTERM: what is stored of a job stays, and another process goes on with it."""
+    """§15 SIGTERM: what is stored of a job stays, and another process continues it."""
     from proxy.jobs.reconciler import Reconciler
 
     world.simulator.fault(path=world.path, method="POST", stall_at=100_000, count=1)
