@@ -3,8 +3,8 @@ PYTHON ?= python3
 WORKERS ?= auto
 ARGS ?=
 # The tests of `make check`: unit tests, which need no other programs.
-UNIT := tests/core tests/client tests/simulator tests/test_architecture.py tests/test_config.py tests/test_docs.py \
-	tests/test_logs.py
+UNIT := tests/unit/core tests/unit/client tests/unit/simulator tests/unit/config tests/unit/test_logs.py \
+	tests/test_architecture.py tests/test_docs.py
 BIN := .venv/bin
 STAMP := .venv/.installed
 COMPILE := $(BIN)/uv pip compile --universal --no-header --no-annotate --quiet
@@ -61,13 +61,13 @@ bench: install ## run the benchmarks of docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: install system ## run the long tests of connections and streams
-	$(BIN)/pytest -m slow -ra tests/http tests/e2e tests/balancers $(ARGS)
+	$(BIN)/pytest -m slow -ra tests/unit/relay tests/memory tests/interop $(ARGS)
 
 chaos: install system ## run the long fault tests
 	$(BIN)/pytest -m slow -ra tests/faults $(ARGS)
 
 fuzz: install ## run the property tests with many more examples
-	$(BIN)/pytest --hypothesis-profile=fuzz --timeout=0 -n $(WORKERS) -ra tests/core tests/smuggling/test_fuzz.py tests/transparency/test_generated.py $(ARGS)
+	$(BIN)/pytest --hypothesis-profile=fuzz --timeout=0 -n $(WORKERS) -ra tests/unit/core tests/smuggling/test_fuzz.py tests/transparency/test_generated.py $(ARGS)
 
 clean: ## remove caches and build results; keep .venv
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build

@@ -1,1 +1,0 @@
-"""One suite over every store: what proxy/ports.py promises, sentence by sentence."""

@@ -1,116 +1,210 @@
-"""Every store there is, opened for a test: a new one joins the suite with a line in `JOBS` or
-`ARTIFACTS`.
-"""
+"""A proxy as `serve` starts it, in front of the simulator or of an upstream that a test scripts."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-from blockbuster import BlockBusterFunction, blockbuster_ctx
 
-from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
-from proxy.stores.disk_jobs.store import DiskJobs
-from proxy.stores.file_artifacts import files as artifact_files
-from proxy.stores.file_artifacts import spool
-from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.fakes import MemoryArtifacts, MemoryJobs
+from proxy import app
+from proxy.config import load
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.support.http import Given, Message, Script, Scripted, ask
 
-Fail = Callable[[ArtifactStore, str], None]
-OpenArtifacts = Callable[[], Awaitable[ArtifactStore]]
+SIZE = 200_000
+EXPORT = "exportToPst"
 
 
-async def _memory_jobs(directory: Path) -> JobStore:
-    return MemoryJobs()
+@dataclass
+class Clock:
+    """The proxy's clock, in Unix seconds, moved forward by `ahead`."""
+
+    ahead: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
 
 
-async def _disk_jobs(directory: Path) -> JobStore:
-    return await DiskJobs.open(directory)
+@dataclass
+class ApiClient:
+    """A client of a running proxy; `fields` are the credentials of its ordinary caller."""
+
+    running: app.Running
+    clock: Clock
+    fields: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        fields: Given | None = None,
+        body: bytes | None = None,
+        **more: Any,
+    ) -> Message:
+        """Ask with the caller's credentials, or with exactly `fields`; `more` fields have `_` for
+        `-`.
+        """
+        given = dict(self.fields if fields is None else fields)
+        given |= {name.replace("_", "-"): value for name, value in more.items()}
+        return await ask(self.url, method, target, given, body)
+
+    async def get(self, target: str, **more: Any) -> Message:
+        return await self.ask("GET", target, **more)
+
+    async def kickoff(self, path: str, *, body: bytes = b"{}", **more: Any) -> Message:
+        return await self.ask("POST", path, body=body, **({"Prefer": "respond-async"} | more))
+
+    async def begun(self, path: str, **more: Any) -> str:
+        """Kick off; the path of the status monitor."""
+        answer = await self.kickoff(path, **more)
+        assert answer.status == 202, answer
+        return self.path(answer["Location"])
+
+    def path(self, url: str) -> str:
+        assert url.startswith(self.url), url
+        return url.removeprefix(self.url)
+
+    async def finished(self, status: str) -> Message:
+        """The status of the job once it is terminal."""
+        async with asyncio.timeout(20):
+            etag = ""
+            while (
+                answer := await self.get(status, Prefer="wait=5", If_None_Match=etag or '""')
+            ).status in (202, 304):
+                etag = answer["ETag"]
+        assert answer.status == 200, answer
+        return answer
+
+    async def until(self, status: str, over: Callable[[Any], bool]) -> Message:
+        """The status of the job once its document satisfies `over`."""
+        async with asyncio.timeout(20):
+            answer = await self.get(status)
+            while not over(answer.json()):
+                etag = answer["ETag"]
+                while (
+                    answer := await self.get(status, Prefer="wait=5", If_None_Match=etag)
+                ).status == 304:
+                    pass
+        return answer
 
 
-async def _memory_artifacts(directory: Path) -> ArtifactStore:
-    return MemoryArtifacts()
+@dataclass
+class Stage(ApiClient):
+    """With the simulator behind it, and one session of alice's in it."""
+
+    simulator: Simulator = field(default_factory=Simulator)
+    session: str = ""
+
+    def path_of(self, ending: str = EXPORT, version: int = 8) -> str:
+        session = self.simulator.sessions.get(self.session)
+        assert session is not None
+        paths = self.simulator.export_paths(session, version)
+        return next(path for path in paths if path.lower().endswith(ending.lower()))
+
+    @property
+    def export(self) -> str:
+        return self.path_of()
+
+    def fault(self, **fields: Any) -> None:
+        self.simulator.fault(**({"path": EXPORT, "method": "POST"} | fields))
+
+    async def done(self, **more: Any) -> str:
+        """A finished export; the path of its status monitor."""
+        status = await self.begun(self.export, **more)
+        assert (await self.finished(status)).json()["status"] == "Success"
+        return status
+
+    def file(self) -> bytes:
+        content = self.simulator.content(self.export)
+        return bytes(content.read(0, content.size))
+
+    def asked(self, part: str, method: str = "GET") -> int:
+        """How many requests with `part` in their target reached the simulator."""
+        return sum(
+            part.lower() in one.target.lower() and one.method == method
+            for one in self.simulator.requests
+        )
 
 
-async def _file_artifacts(directory: Path) -> ArtifactStore:
-    return await FileArtifacts.at(directory)
+class Play(ApiClient):
+    """With a scripted upstream behind it."""
+
+    upstream: Scripted
 
 
-JOBS = {"memory": _memory_jobs, "disk": _disk_jobs}
-ARTIFACTS = {"memory": _memory_artifacts, "file": _file_artifacts}
+MakeStage = Callable[..., Awaitable[Stage]]
+MakePlay = Callable[..., Awaitable[Play]]
 
 
-@pytest.fixture(autouse=True)
-def nothing_blocks_the_loop() -> Iterator[None]:
-    """Any blocking call that the product makes on the event loop fails the test."""
-    with blockbuster_ctx("proxy") as guard:
-        extra = [
-            BlockBusterFunction(module, name, scanned_modules="proxy")
-            for module, name in (
-                (os, "open"),
-                (os, "fsync"),
-                (os, "pread"),
-                (os, "close"),
-                (fcntl, "flock"),
-            )
-        ]
-        for function in extra:
-            function.activate()
-        yield
-        for function in extra:
-            function.deactivate()
-        del guard
-
-
-@pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in JOBS.items()])
-async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[JobStore]:
-    store = await request.param(tmp_path)
-    yield store
-    await store.close()
-
-
-@pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in ARTIFACTS.items()])
-def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> OpenArtifacts:
-    async def open_() -> ArtifactStore:
-        store: ArtifactStore = await request.param(tmp_path)
-        return store
-
-    return open_
+def settings_of(upstream: str, place: Path, given: dict[str, str]) -> Any:
+    flags = {
+        "upstream.url": upstream,
+        "listen.address": "127.0.0.1:0",
+        "admin.address": "127.0.0.1:0",
+        "storage.dir": str(place),
+    }
+    environ = {"EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB"} | given
+    return load(None, flags, {f"VB365_PROXY_{name}": value for name, value in environ.items()})
 
 
 @pytest.fixture
-def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
-    """Let the store's next "write" or "commit" fail halfway: some of its bytes are on the disk
-    already.
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def closing() -> AsyncIterator[contextlib.AsyncExitStack]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakeStage:
+    """Start the simulator and a proxy: `sim` settings of the simulator, keywords as the environment
+    has them.
     """
 
-    def write(descriptor: int, chunk: bytes) -> None:
-        monkeypatch.undo()
-        os.write(descriptor, b"foreign" + chunk[: len(chunk) // 2])
-        raise OSError(errno.EMFILE, "the disk fails once")
+    async def make(sim: dict[str, Any] | None = None, *, data: str = "data", **given: str) -> Stage:
+        simulator = Simulator(SimulatorSettings(**({"size": SIZE} | (sim or {}))))
+        await simulator.start()
+        closing.push_async_callback(simulator.stop)
+        running = await app.start(settings_of(simulator.url, tmp_path / data, given), clock)
+        closing.push_async_callback(running.stop)
+        session = simulator.open_session()
+        fields = simulator.login()
+        return Stage(
+            running=running, clock=clock, fields=fields, simulator=simulator, session=session.id
+        )
 
-    def sidecar(path: Path, data: bytes, *, durable: bool) -> None:
-        monkeypatch.undo()
-        path.write_bytes(data[: len(data) // 2])
-        raise OSError(errno.EMFILE, "the disk fails once")
-
-    def fail(store: ArtifactStore, method: str) -> None:
-        if isinstance(store, MemoryArtifacts):
-            store.faults[method].append(StoreUnavailable("the disk fails once"))
-        elif method == "write":
-            monkeypatch.setattr(spool, "_write_all", write)
-        else:
-            monkeypatch.setattr(artifact_files, "write_file", sidecar)
-
-    return fail
+    return make
 
 
 @pytest.fixture
-async def artifacts(open_artifacts: OpenArtifacts) -> AsyncIterator[ArtifactStore]:
-    store = await open_artifacts()
-    yield store
-    await store.close()
+async def stage(make_stage: MakeStage) -> Stage:
+    """The proxy with `exports.grace = 0s`: every kick-off is answered at once."""
+    return await make_stage()
+
+
+@pytest.fixture
+def make_play(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakePlay:
+    """Start a scripted upstream and a proxy."""
+
+    async def make(script: Script, *, data: str = "data", **given: str) -> Play:
+        upstream = await closing.enter_async_context(Scripted(script).running())
+        running = await app.start(settings_of(upstream.url, tmp_path / data, given), clock)
+        closing.push_async_callback(running.stop)
+        play = Play(running=running, clock=clock, fields={"Authorization": "Bearer t"})
+        play.upstream = upstream
+        return play
+
+    return make

@@ -24,7 +24,7 @@ from proxy.core.job import ResultState
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.process import Caller, DidNotStart, ProxyProcess
+from tests.support.process import Caller, DidNotStart, ProxyProcess
 
 _CALLERS = 12
 _DISK = 96 << 20

@@ -19,7 +19,7 @@ from proxy.core.job import Job
 from proxy.ports import Artifact
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.fakes import new_job
+from tests.support.fakes import new_job
 
 
 def say(*words: object) -> None:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from proxy.core.job import Job, Status
 from proxy.jobs.run import Run
 from proxy.ports import StoreUnavailable, WholeResponse
-from tests.faults.harness import CALL, new_world
+from tests.support.harness import CALL, new_world
 
 
 async def until_decided(run: Run) -> None:

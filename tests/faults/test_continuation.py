@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from proxy.core.job import Job, Phase, Status
 from proxy.ports import Field, StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.fakes import MemoryPartial
-from tests.faults.harness import CONTENT, PIECE, FakeWorld, Reply, new_world
 from tests.faults.test_transfer import SIZE, World
+from tests.support.fakes import MemoryPartial
+from tests.support.harness import CONTENT, PIECE, FakeWorld, Reply, new_world
 
 CUT = 100_000
 OVERLAP = 65_536

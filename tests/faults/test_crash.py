@@ -32,8 +32,8 @@ from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.files import Places, write_sidecar
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.fakes import new_job
-from tests.faults.harness import Crash, FakeWorld, Steps, new_world
+from tests.support.fakes import new_job
+from tests.support.harness import Crash, FakeWorld, Steps, new_world
 
 Scenario = Callable[[FakeWorld], Awaitable[None]]
 

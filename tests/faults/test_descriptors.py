@@ -20,8 +20,8 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.durable import sync_directory
 from proxy.stores.file_artifacts import files as artifact_files
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.harness import new_world
 from tests.faults.test_store_faults import MIB, new_id, note
+from tests.support.harness import new_world
 
 
 async def open_files() -> int:

@@ -7,8 +7,8 @@ from structlog.testing import capture_logs
 from proxy.core.job import Phase
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
-from tests.fakes import new_job
-from tests.faults.harness import CALL, FakeUpstream, Reply, Steps, new_world
+from tests.support.fakes import new_job
+from tests.support.harness import CALL, FakeUpstream, Reply, Steps, new_world
 
 
 class Asked(FakeUpstream):

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.faults.process import Caller, ProxyProcess
+from tests.support.process import Caller, ProxyProcess
 
 SIZE = 6_000_000
 

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
 from proxy.core.job import Job, Phase, ResultState, Status
-from tests.faults.harness import CONTENT, FakeWorld, Steps, new_world
+from tests.support.harness import CONTENT, FakeWorld, Steps, new_world
 
 TIMES = 300
 SEEDS = range(TIMES)

@@ -7,7 +7,7 @@ import pytest
 from proxy.core.job import CancelRequested, Claimed, Event, Forgotten, Job, Phase, Released, advance
 from proxy.jobs.record import Lost, Record, Removed, advance_for_caller
 from proxy.ports import StoreUnavailable
-from tests.fakes import MemoryJobs, new_job
+from tests.support.fakes import MemoryJobs, new_job
 
 
 def now() -> float:

@@ -17,8 +17,8 @@ from proxy.core.job import ErrorCode, Phase, Status
 from proxy.ports import LocalShortage, StorageFull, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.harness import CONTENT, PIECE, FakeWorld, Steps, new_world
-from tests.http.test_shortage import no_descriptors
+from tests.support.harness import CONTENT, PIECE, FakeWorld, Steps, new_world
+from tests.unit.upstream.test_shortage import no_descriptors
 
 AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open files")]
 

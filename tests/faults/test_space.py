@@ -20,8 +20,8 @@ from proxy.core.job import ErrorCode, Status
 from proxy.jobs.reservations import Reservations
 from proxy.ports import StorageFull
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.fakes import MemoryArtifacts
-from tests.faults.harness import CONTENT, LIMITS, new_world
+from tests.support.fakes import MemoryArtifacts
+from tests.support.harness import CONTENT, LIMITS, new_world
 
 SIZE = len(CONTENT)
 

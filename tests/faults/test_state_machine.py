@@ -16,7 +16,7 @@ from proxy.core.errors import Problem
 from proxy.core.job import Phase, Status
 from proxy.jobs.run import Work
 from proxy.ports import StorageFull, StoreUnavailable
-from tests.faults.harness import FakeUpstream, FakeWorld, Steps
+from tests.support.harness import FakeUpstream, FakeWorld, Steps
 
 STORE_FAULTS = [
     ("jobs", "replace", StoreUnavailable),

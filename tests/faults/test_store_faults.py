@@ -22,7 +22,7 @@ from proxy.ports import Artifact, StorageFull, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.fakes import new_job
+from tests.support.fakes import new_job
 
 MIB = 1 << 20
 FAILED = Failed(JobError(code=ErrorCode.STORAGE_FULL, message="no space", retryable=True))

@@ -19,8 +19,8 @@ import pytest
 
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.contract.test_disk_jobs import DAMAGE, fill
 from tests.faults.store_child import content_of
+from tests.unit.stores.test_disk_jobs import DAMAGE, fill
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 8

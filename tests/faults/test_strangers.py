@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.faults.process import Caller, ProxyProcess
+from tests.support.process import Caller, ProxyProcess
 
 STRANGERS = 1100
 

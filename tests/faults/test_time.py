@@ -11,7 +11,7 @@ from proxy.clock import SteadyClock
 from proxy.core.job import ErrorCode, Phase, ResultState, Status
 from proxy.core.retention import as_of
 from proxy.ports import StoreUnavailable
-from tests.faults.harness import CONTENT, FakeWorld, new_world
+from tests.support.harness import CONTENT, FakeWorld, new_world
 
 
 class Clocks:

@@ -37,7 +37,7 @@ from proxy.simulator import Simulator, SimulatorSettings
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from proxy.upstream.session_events import SessionEvents
-from tests.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, NobodyKnown, new_job
+from tests.support.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, NobodyKnown, new_job
 
 SIZE = 300_000
 LIMITS = Limits(max_running=2, max_queued=2, max_per_caller=50, min_free=0, max_bytes=None)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.contract_http.conftest import clock, closing, make_play, make_stage
+from tests.contract.conftest import clock, closing, make_play, make_stage
 
 __all__ = ["clock", "closing", "make_play", "make_stage"]

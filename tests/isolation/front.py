@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
 from proxy.simulator import Simulator
-from tests.contract_http.wire import Message, Scripted, ask, raw
+from tests.support.http import Message, Scripted, ask, raw
 
 HOST = "vb365.internal"
 _PER_HOP = {"host", "connection", "transfer-encoding", "content-length"}

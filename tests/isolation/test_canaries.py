@@ -11,9 +11,9 @@ import pytest
 from cryptography.fernet import Fernet
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.contract_http.wire import Message, Wire, ask
-from tests.faults.process import ProxyProcess, served
-from tests.isolation.served import at_rest
+from tests.support.at_rest import at_rest
+from tests.support.http import Message, Wire, ask
+from tests.support.process import ProxyProcess, served
 
 SIZE = 300_000
 QUERY, BODY = b"canary-query", b"canary-body"

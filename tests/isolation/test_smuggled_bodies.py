@@ -13,8 +13,8 @@ import pytest
 from proxy import app
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
-from tests.contract_http.conftest import ApiClient, Clock, settings_of
-from tests.http.wire import LIMIT, Origin, Peer, eventually, proxy_to
+from tests.contract.conftest import ApiClient, Clock, settings_of
+from tests.support.wire import LIMIT, Origin, Peer, eventually, proxy_to
 
 FRAMINGS = (
     b"Content-Length: %d\r\n\r\n%b",

@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 
 from proxy import app
-from tests.contract_http.conftest import Clock, MakePlay, MakeStage, Stage, settings_of
-from tests.contract_http.wire import Message, ask, raw
-from tests.faults.process import served
+from tests.contract.conftest import Clock, MakePlay, MakeStage, Stage, settings_of
 from tests.isolation.front import HOST, fronted
+from tests.support.http import Message, ask, raw
+from tests.support.process import served
 
 KEY = "nightly-1"
 LIST = "/v8/_async/exports"

@@ -11,8 +11,8 @@ import pytest
 
 from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.heads import parse_request
-from tests.http.wire import LIMIT, Origin, Peer, proxy_to
 from tests.smuggling.answers import ANSWERS, BAD, Answer
+from tests.support.wire import LIMIT, Origin, Peer, proxy_to
 from tests.transparency.reference import read_answer, read_request
 from tests.transparency.test_transparency import DOOR
 

@@ -15,12 +15,12 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.http.wire import LIMIT, Origin, Peer, Proxy, proxy_to
 from tests.smuggling.answers import ANSWERS
 from tests.smuggling.readers import READERS, lengths_first
 from tests.smuggling.requests import ATTACKS, SAFE
 from tests.smuggling.test_answers import GOOD, OK, answering
 from tests.smuggling.test_requests import Witness
+from tests.support.wire import LIMIT, Origin, Peer, Proxy, proxy_to
 from tests.transparency.reference import read_answer
 from tests.transparency.test_transparency import DOOR
 

@@ -9,9 +9,9 @@ from collections.abc import Awaitable
 
 import pytest
 
-from tests.http.wire import LIMIT, Origin, Peer, Proxy, proxy_to
 from tests.smuggling.readers import READERS
 from tests.smuggling.requests import ATTACKS, SAFE, Attack, Broken, Forwarded, Refused
+from tests.support.wire import LIMIT, Origin, Peer, Proxy, proxy_to
 from tests.transparency.reference import read_answer, read_request
 from tests.transparency.test_transparency import DOOR
 

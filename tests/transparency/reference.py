@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from tests.http.wire import LIMIT, Peer
+from tests.support.wire import LIMIT, Peer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.http.wire import LIMIT, Origin, Peer, proxy_to
+from tests.support.wire import LIMIT, Origin, Peer, proxy_to
 from tests.transparency.reference import connected
 from tests.transparency.test_transparency import DOOR
 

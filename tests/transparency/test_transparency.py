@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.core.routing import Router
-from tests.http.wire import Origin, Peer, proxy_to
+from tests.support.wire import Origin, Peer, proxy_to
 from tests.transparency.cases import CASES, Case
 from tests.transparency.differences import NAMES, expected_answer, expected_request
 from tests.transparency.reference import connected, read_answer, read_request

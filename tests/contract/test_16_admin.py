@@ -1,0 +1,360 @@
+"""CONTRACT §16: /healthz, /readyz, and who may ask the admin listener."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from proxy.admin.guard import TokenGuard, is_served
+from proxy.admin.listener import Admin
+from proxy.admin.readiness import Readiness
+from proxy.ports import StoreUnavailable, UpstreamUnreachable
+from tests.contract.conftest import MakePlay, MakeStage
+from tests.support.http import Message, ask, raw
+
+TOKEN = "a" * 32
+
+
+async def well() -> dict[str, str | None]:
+    return {"upstream": None}
+
+
+async def empty(request: web.Request) -> web.Response:
+    return web.json_response({})
+
+
+@dataclass
+class Parts:
+    """The parts that readiness checks: each call waits for `gate`, counts, and raises or returns
+    what is set.
+    """
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[str] = field(default_factory=list)
+    outcomes: dict[str, Any] = field(default_factory=dict)
+
+    async def _ask(self, name: str) -> Any:
+        self.asked.append(name)
+        await self.gate.wait()
+        outcome = self.outcomes.get(name)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def send(self, method: bytes, target: bytes, fields: Any, **times: float) -> Any:
+        assert list(fields) == []
+        await self._ask("upstream")
+        return self
+
+    def close(self) -> None:
+        """As `Response.close`."""
+
+    async def probe(self) -> None:
+        await self._ask("jobs")
+
+    async def shortage(self) -> Any:
+        return await self._ask("space")
+
+    def readiness(self, timeout: float = 5.0) -> Readiness:
+        parts: Any = self
+        return Readiness(
+            upstream=parts, jobs=parts, shortage=self.shortage, timeout=timeout, now=time.monotonic
+        )
+
+
+Serve = Callable[..., Awaitable[Callable[..., Awaitable[Message]]]]
+
+
+@pytest.fixture
+async def serve() -> Any:
+    servers = []
+
+    async def start(
+        *, token: str | None = None, hosts: tuple[str, ...] = (), checks: Any = well, **more: Any
+    ) -> Any:
+        guard = None if token is None else TokenGuard(token, more.get("now", lambda: 0.0))
+        admin = Admin(checks=checks, hosts=hosts, guard=guard)
+        admin.draining = more.get("draining", False)
+        application = admin.application()
+        application.router.add_get("/api/x", empty)
+        server = TestServer(application)
+        await server.start_server()
+        servers.append(server)
+
+        async def asked(path: str, method: str = "GET", **fields: str) -> Message:
+            return await ask(str(server.make_url("/")), method, path, fields)
+
+        return asked
+
+    yield start
+    for server in servers:
+        await server.close()
+
+
+# /readyz
+
+
+async def test_a_hundred_probes_at_a_time_are_one_question_and_one_write() -> None:
+    """§16: probes need no credentials, so they must cost VB365 and the disk next to nothing."""
+    parts = Parts()
+    readiness = parts.readiness()
+    probes = [asyncio.create_task(readiness()) for _ in range(100)]
+    await asyncio.sleep(0.05)
+    probes[0].cancel()
+    parts.gate.set()
+    answers = await asyncio.gather(*probes[1:])
+    assert answers == [{"upstream": None, "jobs": None, "artifacts": None, "space": None}] * 99
+    assert sorted(parts.asked) == ["jobs", "space", "upstream"]
+    await readiness()
+    assert len(parts.asked) == 3, "an answer holds a second"
+
+
+async def test_probes_over_the_wire_share_one_question(make_play: MakePlay) -> None:
+    async def script(request: Message) -> bytes:
+        await asyncio.sleep(0.3)
+        return raw("404 Not Found")
+
+    play = await make_play(script)
+    answers = await asyncio.gather(
+        *(ask(play.running.admin_url, "GET", "/readyz") for _ in range(50))
+    )
+    assert {answer.status for answer in answers} == {200}
+    assert [request.first for request in play.upstream.requests] == ["GET /v8/Health HTTP/1.1"]
+    assert play.upstream.requests[0]["Host"] in play.upstream.url
+
+
+async def test_the_answer_names_each_check_and_its_reason() -> None:
+    parts = Parts()
+    parts.gate.set()
+    parts.outcomes = {
+        "upstream": UpstreamUnreachable("refused", delivered=False),
+        "space": "1.2 GiB free",
+    }
+    assert await parts.readiness()() == {
+        "upstream": "refused",
+        "jobs": None,
+        "artifacts": None,
+        "space": "1.2 GiB free",
+    }
+    parts.outcomes = {
+        "jobs": StoreUnavailable("read-only"),
+        "space": StoreUnavailable("gone"),
+        "upstream": OSError(),
+    }
+    found = await parts.readiness()()
+    assert (found["jobs"], found["artifacts"]) == ("read-only", "gone")
+    assert found["space"] is not None
+    assert found["upstream"] == "the check failed; the log says why"
+
+
+async def test_a_check_that_hangs_is_named_and_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A dead disk makes /readyz 503, and probes do not pile up behind it."""
+    monkeypatch.setattr("proxy.admin.readiness._MARGIN", 0)
+    parts = Parts()
+    readiness = parts.readiness(timeout=0.05)
+    for _ in range(3):
+        assert (await readiness())["jobs"] == "no response within 0.05 s"
+    assert sorted(parts.asked) == ["jobs", "space", "upstream"]
+    parts.gate.set()
+
+
+async def test_ready_and_not_ready_on_the_wire(make_stage: MakeStage) -> None:
+    stage = await make_stage()
+    admin = stage.running.admin_url
+    checks = {name: {"ok": True} for name in ("upstream", "jobs", "artifacts", "space")}
+    answer = await ask(admin, "GET", "/readyz")
+    assert (answer.status, answer.json()) == (200, {"ready": True, "checks": checks})
+    assert answer["Cache-Control"] == "no-store"
+    for path in ("/readyz", "/healthz"):
+        head = await ask(admin, "HEAD", path)
+        assert (head.status, head.body) == (200, b"")
+
+
+async def test_too_little_space_is_named_with_its_numbers(make_stage: MakeStage) -> None:
+    stage = await make_stage(STORAGE__MIN_FREE="900TiB")
+    answer = await ask(stage.running.admin_url, "GET", "/readyz")
+    assert answer.status == 503
+    assert answer.json()["ready"] is False
+    assert answer.json()["checks"]["upstream"] == {"ok": True}
+    space = answer.json()["checks"]["space"]
+    assert space["ok"] is False
+    assert space["reason"].endswith("free, storage.min_free is 900 TiB")
+
+
+async def test_a_proxy_that_stops_is_not_ready(serve: Serve) -> None:
+    asked = await serve(draining=True)
+    answer = await asked("/readyz")
+    reason = {"ok": False, "reason": "the proxy is stopping"}
+    assert (answer.status, answer.json()) == (503, {"ready": False, "checks": {"shutdown": reason}})
+    assert (await asked("/healthz")).status == 200
+
+
+# Host
+
+
+@pytest.mark.parametrize(
+    ("host", "served"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:9465", True),
+        ("10.1.2.3:80", True),
+        ("[::1]", True),
+        ("[fe80::1]:9465", True),
+        ("localhost", True),
+        ("LOCALHOST:1", True),
+        ("admin.example.com", True),
+        ("Admin.Example.com:9465", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("sub.admin.example.com", False),
+        ("2130706433", False),
+        ("::1", False),
+        ("[127.0.0.1]", False),
+        ("127.0.0.1:x", False),
+        ("user@127.0.0.1", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_addresses_localhost_and_listed_names_are_served(
+    host: str | None, served: bool
+) -> None:
+    """§16: a page whose name resolves to the listener (DNS rebinding) sends its own name."""
+    assert is_served(host, ["Admin.example.com"]) is served
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/x", "/nothing"])
+async def test_another_host_gets_421_everywhere(serve: Serve, path: str) -> None:
+    asked = await serve(hosts=("proxy.example.com",))
+    assert (await asked(path, Host="evil.example")).status == 421
+    assert (await asked(path, Host="proxy.example.com:1")).status in (200, 404)
+    assert (await asked(f"http://evil.example{path}", Host="localhost")).status == 421
+
+
+async def test_admin_hosts_reach_the_listener(make_stage: MakeStage) -> None:
+    stage = await make_stage(ADMIN__HOSTS="proxy.example.com")
+    for host, status in (("proxy.example.com", 200), ("evil.example", 421)):
+        assert (
+            await ask(stage.running.admin_url, "GET", "/healthz", {"Host": host})
+        ).status == status
+
+
+# The token
+
+
+async def test_all_but_the_health_paths_need_the_token(serve: Serve) -> None:
+    asked = await serve(token=TOKEN)
+    for path in ("/healthz", "/readyz"):
+        assert (await asked(path)).status == 200
+    for fields in (
+        {},
+        {"Authorization": "Bearer b"},
+        {"Authorization": TOKEN},
+        {"Authorization": "Bearer \xff"},
+    ):
+        answer = await asked("/api/x", **fields)
+        assert (answer.status, answer["WWW-Authenticate"]) == (401, "Bearer")
+        assert (await asked("/nothing", **fields)).status == 401
+    for scheme in ("Bearer", "bearer"):
+        assert (await asked("/api/x", Authorization=f"{scheme} {TOKEN}")).status == 200
+
+
+async def test_ten_wrong_tokens_a_minute_are_429_even_for_the_right_one(serve: Serve) -> None:
+    """§16: else whoever guesses would still learn when the guess is right."""
+    now = [0.0]
+    asked = await serve(token=TOKEN, now=lambda: now[0])
+    for guess in range(10):
+        assert (await asked("/api/x", Authorization=f"Bearer {guess}")).status == 401
+    now[0] = 59.5
+    for token in ("11", TOKEN):
+        answer = await asked("/api/x", Authorization=f"Bearer {token}")
+        assert (answer.status, answer["Retry-After"]) == (429, "1")
+    assert (await asked("/api/x")).status == 401, "no token is no guess"
+    assert (await asked("/readyz")).status == 200
+    now[0] = 60.0
+    assert (await asked("/api/x", Authorization=f"Bearer {TOKEN}")).status == 200
+
+
+def test_wrong_tokens_count_by_address_and_what_is_counted_is_bounded() -> None:
+    """A host has a whole /64 of IPv6 addresses."""
+    guard = TokenGuard(TOKEN, lambda: 0.0)
+    for number in range(10):
+        assert not guard.accepts("Bearer x", f"2001:db8::{number}")
+    assert guard.wait("2001:db8::ffff")
+    assert not guard.wait("2001:db8:0:1::1")
+    assert not guard.wait("10.0.0.1")
+    for number in range(5000):
+        guard.accepts("Bearer x", f"10.0.{number // 256}.{number % 256}")
+    assert len(guard._wrong) == 1000
+
+
+# Slow clients
+
+
+async def test_a_connection_without_a_request_is_closed_in_time(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent, with a head that drips, or idle behind a response; others are served meanwhile."""
+    monkeypatch.setattr("proxy.admin.listener.REQUEST_TIMEOUT", 0.5)
+    stage = await make_stage()
+    admin = urlsplit(stage.running.admin_url)
+    starts = (
+        b"",
+        b"GET /healthz HTTP/1.1\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    )
+    clients = [await asyncio.open_connection(admin.hostname, admin.port) for _ in starts]
+    for (_, writer), start in zip(clients, starts, strict=True):
+        writer.write(start)
+
+    async def drip() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            clients[1][1].write(b"X: y\r\n")
+
+    dripping = asyncio.create_task(drip())
+    assert (await ask(stage.running.admin_url, "GET", "/healthz")).status == 200
+    async with asyncio.timeout(10):
+        for reader, writer in clients:
+            await reader.read()
+            writer.close()
+    dripping.cancel()
+
+
+async def test_connections_of_the_admin_listener_are_bounded(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.admin.listener.MAX_CONNECTIONS", 3)
+    stage = await make_stage()
+    admin = urlsplit(stage.running.admin_url)
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    clients = []
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(admin.hostname, admin.port)
+        clients.append(writer)
+        writer.write(request)
+        assert b"200 OK" in await asyncio.wait_for(reader.readline(), 10)
+    reader, writer = await asyncio.open_connection(admin.hostname, admin.port)
+    clients.append(writer)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    for writer in clients:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                if (await ask(stage.running.admin_url, "GET", "/healthz")).status == 200:
+                    break

@@ -1,0 +1,652 @@
+"""CONTRACT §3: the kick-off, in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import partial
+from typing import Any
+
+import pytest
+
+from proxy.core import pace
+from proxy.simulator import Simulator
+from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
+from tests.support.http import Message, Wire, ask, raw, request_bytes
+
+PATH = (
+    "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+)
+ODD = raw(
+    "409 Not Really OK",
+    [
+        "X-One: 1",
+        "Set-Cookie: a=b; path=/",
+        "x-one: 2",
+        "Set-Cookie: c=d",
+        "Content-Type: text/odd",
+        "Connection: X-Hop",
+    ],
+    b"\xff not json",
+)
+
+
+def answering(export: bytes | None, parent: bytes | None = raw("200 OK", [], b"{}")) -> Any:
+    """An upstream that answers the export so, and everything else with `parent`."""
+
+    async def script(request: Message) -> bytes | None:
+        return export if request.method == "POST" else parent
+
+    return script
+
+
+async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
+    """§3.1: at most `exports.max_request_body`, announced or chunked; VB365 sees nothing of it."""
+    stage = await make_stage(EXPORTS__MAX_REQUEST_BODY="1KiB")
+    assert (await stage.kickoff(stage.export, body=b"x" * 1024)).status == 202
+    stage.simulator.requests.clear()
+    for body, more in (
+        (b"x" * 1025, {}),
+        (b"401\r\n" + b"x" * 1025 + b"\r\n0\r\n\r\n", {"Transfer-Encoding": "chunked"}),
+    ):
+        answer = await stage.kickoff(stage.export, body=body, **more)
+        assert answer.status == 413
+        assert answer.json()["type"] == "urn:vb365-async:problem:request-too-large"
+        assert answer.json()["errorCode"] == "ParameterValidationFailure"
+    assert stage.asked("exportToPst", "POST") == 0
+
+
+async def test_a_client_that_leaves_inside_its_body_starts_no_job(stage: Stage) -> None:
+    """§3.1: the client gone before its end means no job."""
+    head = request_bytes(
+        "POST",
+        stage.export,
+        stage.fields | {"Prefer": "respond-async", "Content-Length": "10"},
+        None,
+        "h",
+    )
+    wire = await Wire.to(stage.url)
+    await wire.send(head + b"12345")
+    await stage.get("/v8/_async/exports")
+    wire.close()
+    for _ in range(5):
+        assert (await stage.get("/v8/_async/exports")).json()["results"] == []
+    assert stage.asked("exportToPst", "POST") == 0
+
+
+async def test_100_continue_is_answered_and_nothing_else_of_1xx(stage: Stage) -> None:
+    """§4: no 1xx but `100 Continue` to a client that asked."""
+    fields = stage.fields | {
+        "Prefer": "respond-async",
+        "Expect": "100-continue",
+        "Content-Length": "2",
+    }
+    wire = await Wire.to(stage.url)
+    await wire.send(request_bytes("POST", stage.export, fields, None, "h"))
+    assert (await wire.message()).first == "HTTP/1.1 100 Continue"
+    await wire.send(b"{}")
+    assert (await wire.message()).status == 202
+    # the connection goes on to serve others
+    await wire.send(request_bytes("GET", "/v8/_async/exports", stage.fields, None, "h"))
+    assert len((await wire.message()).json()["results"]) == 1
+    wire.close()
+
+
+async def test_without_credentials_the_caller_sees_the_upstreams_401(stage: Stage) -> None:
+    """§3.2: forwarded synchronously, the switch stripped; before anything is said of its
+    Idempotency-Key.
+    """
+    answer = await stage.ask(
+        "POST", stage.export + "?async=true&x=1", {"Idempotency-Key": "bad key"}, b"{}"
+    )
+    assert answer.status == 401
+    assert answer.body == b""
+    assert "X-VB365-Async" not in answer
+    assert stage.simulator.requests[-1].target == stage.export + "?x=1"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_the_preflights_refusal_is_relayed_verbatim(make_play: MakePlay, status: int) -> None:
+    """§3.4: GET of the path minus its last segment; 401, 403, 404 relayed with every field, and no
+    job.
+    """
+    play = await make_play(
+        answering(None, ODD.replace(b"409", b"%d" % status)), EXPORTS__GRACE="2s"
+    )
+    answer = await play.kickoff(PATH + "?async=1&x=y", Cookie="k=v")
+    assert answer.first == f"HTTP/1.1 {status} Not Really OK"
+    sent = [
+        ("X-One", "1"),
+        ("Set-Cookie", "a=b; path=/"),
+        ("x-one", "2"),
+        ("Set-Cookie", "c=d"),
+        ("Content-Type", "text/odd"),
+    ]
+    assert answer.fields == [*sent, ("Content-Length", "10")]
+    assert answer.body == b"\xff not json"
+    [request] = play.upstream.requests
+    assert (request.method, request.target) == ("GET", PATH.removesuffix("/exportToPst"))
+    assert (request["Authorization"], request["Cookie"]) == ("Bearer t", "k=v")
+
+
+@pytest.mark.parametrize(
+    "parent", [raw("500 Oops"), raw("400 Bad"), raw("302 Found"), None, b"garbage\r\n\r\n"]
+)
+async def test_any_other_preflight_goes_on(make_play: MakePlay, parent: bytes | None) -> None:
+    """§3.4: never a false refusal."""
+    play = await make_play(answering(raw("200 OK", [], b"x"), parent))
+    assert (await play.kickoff(PATH)).status == 202
+
+
+async def test_a_preflight_that_takes_too_long_goes_on(make_play: MakePlay) -> None:
+    """§3.4: a time-out included."""
+
+    async def script(request: Message) -> bytes | None:
+        if request.method == "GET":
+            await asyncio.Event().wait()
+        return raw("200 OK", [], b"x")
+
+    play = await make_play(script, EXPORTS__PREFLIGHT_TIMEOUT="50ms")
+    assert (await play.kickoff(PATH)).status == 202
+
+
+async def test_no_preflight_when_it_is_off(make_play: MakePlay) -> None:
+    """§3.4 `exports.preflight`."""
+    play = await make_play(
+        answering(raw("200 OK", [], b"x"), raw("404 No")), EXPORTS__PREFLIGHT="false"
+    )
+    assert (await play.kickoff(PATH)).status == 202
+    assert all(request.method == "POST" for request in play.upstream.requests)
+
+
+async def test_too_many_live_jobs_of_one_caller_get_429(make_stage: MakeStage) -> None:
+    """§3.5: with Retry-After; other callers are not affected, and ended jobs do not count."""
+    stage = await make_stage(EXPORTS__MAX_PER_CALLER="1", EXPORTS__CANCEL_HOLD="0s")
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export)
+    answer = await stage.kickoff(stage.export)
+    assert answer.status == 429
+    assert answer.json()["type"] == "urn:vb365-async:problem:quota-exceeded"
+    assert (
+        answer.json()["detail"] == "You already have 1 unfinished export (exports.max_per_caller)."
+    )
+    assert answer.json()["errorCode"] == "HttpError"
+    assert int(answer["Retry-After"]) > 0
+    other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
+    assert (await stage.ask("POST", stage.export, other, b"")).status == 202
+    assert (await stage.ask("POST", status + "/cancel")).status == 202
+    await stage.finished(status)
+    assert (await stage.kickoff(stage.export)).status == 202
+
+
+async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: MakeStage) -> None:
+    """§3.5, §3.6: `Queued` while `max_running` run, FIFO; 503 `capacity-exhausted` beyond
+    `max_queued`.
+    """
+    stage = await make_stage(
+        EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_QUEUED="2", EXPORTS__GRACE="10s"
+    )
+    stage.fault(hold=True)
+    paths = [
+        stage.path_of("exportToPst"),
+        stage.path_of("items/save"),
+        stage.path_of("posts/export"),
+    ]
+    first = await stage.begun(paths[0], Prefer="respond-async, wait=0")
+    queued = [
+        await stage.kickoff(path) for path in paths[1:]
+    ]  # no grace for these, or this would take 10 s each
+    for answer in queued:
+        assert (answer.status, answer.json()["phase"], answer["Retry-After"]) == (
+            202,
+            "Queued",
+            "10",
+        )
+        assert answer.json()["startTime"] is not None
+        assert answer.json()["attempt"] == 0
+    answer = await stage.kickoff(paths[0])
+    assert answer.status == 503
+    assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert answer.json()["detail"] == "2 exports are waiting (exports.max_queued)."
+    assert int(answer["Retry-After"]) > 0
+    stage.simulator.faults.clear()
+    stage.simulator.release()
+    for status in (first, *(stage.path(answer["Location"]) for answer in queued)):
+        await stage.finished(status)
+    posts = [one.target for one in stage.simulator.requests if one.method == "POST"]
+    assert posts == paths
+
+
+async def test_too_little_free_space_gets_503(make_stage: MakeStage) -> None:
+    """§3.5: less than `storage.min_free` free."""
+    stage = await make_stage(STORAGE__MIN_FREE="900TiB")
+    answer = await stage.kickoff(stage.export)
+    assert answer.status == 503
+    assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert re.search(r"[0-9.]+ [GT]iB free, storage\.min_free is 900 TiB", answer.json()["detail"])
+    assert "Retry-After" in answer
+
+
+@pytest.mark.parametrize(
+    "status", ["400", "401", "403", "404", "409", "500", "202", "206", "302", "599"]
+)
+async def test_any_answer_but_200_in_the_grace_is_relayed(make_play: MakePlay, status: str) -> None:
+    """§3.7: status, reason, all end-to-end fields, body; nothing added; the job is dropped."""
+    play = await make_play(answering(ODD.replace(b"409", status.encode())), EXPORTS__GRACE="10s")
+    answer = await play.kickoff(PATH)
+    assert answer.first == f"HTTP/1.1 {status} Not Really OK"
+    assert answer.all("Set-Cookie") == ["a=b; path=/", "c=d"]
+    assert [pair for pair in answer.fields if pair[0].lower() == "x-one"] == [
+        ("X-One", "1"),
+        ("x-one", "2"),
+    ]
+    assert answer.names == {"x-one", "set-cookie", "content-type", "content-length"}
+    assert answer.body == b"\xff not json"
+    assert (await play.get("/v8/_async/exports")).json()["results"] == []
+
+
+async def test_an_answer_without_a_body_is_relayed_in_the_grace(make_play: MakePlay) -> None:
+    """§3.7: 204 has neither a body nor a length."""
+    play = await make_play(
+        answering(raw("204 No Content", ["X: 1"], length=False)), EXPORTS__GRACE="10s"
+    )
+    answer = await play.kickoff(PATH)
+    assert (answer.first, answer.fields) == ("HTTP/1.1 204 No Content", [("X", "1")])
+
+
+async def test_a_reset_before_the_head_in_the_grace_is_502(make_play: MakePlay) -> None:
+    """§3.7: and the job is dropped."""
+    play = await make_play(answering(None), EXPORTS__GRACE="10s")
+    answer = await play.kickoff(PATH)
+    assert answer.status == 502
+    assert answer.json()["type"] == "urn:vb365-async:problem:upstream-unreachable"
+    assert (await play.get("/v8/_async/exports")).json()["results"] == []
+
+
+async def test_an_upstream_that_is_down_is_502(make_stage: MakeStage) -> None:
+    """§3.7: VB365 unreachable."""
+    stage = await make_stage(EXPORTS__GRACE="10s")
+    await stage.simulator.stop()
+    answer = await stage.kickoff(stage.export)
+    assert answer.status == 502
+    assert answer["X-VB365-Async"] == "proxy"
+
+
+async def test_no_answer_in_time_is_504(make_stage: MakeStage) -> None:
+    """§3.7: a time-out before the headers, here of the generation."""
+    stage = await make_stage(EXPORTS__GRACE="10s", EXPORTS__GENERATE_TIMEOUT="100ms")
+    stage.fault(hold=True)
+    answer = await stage.kickoff(stage.export)
+    assert answer.status == 504
+    assert answer.json()["type"] == "urn:vb365-async:problem:upstream-timeout"
+    assert answer.json()["errorCode"] == "Timeout"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "UpstreamRejected"),
+        (404, "UpstreamRejected"),
+        (500, "UpstreamError"),
+        (202, "UpstreamError"),
+    ],
+)
+async def test_after_the_grace_such_an_answer_is_a_failed_job(
+    make_stage: MakeStage, status: int, code: str
+) -> None:
+    """§3.7, §4 AsyncResult, §5 error: 4xx UpstreamRejected, the rest UpstreamError."""
+    stage = await make_stage(EXPORTS__GRACE="10s")
+    stage.fault(status=status, body='{"message":"no"}')
+    path = await stage.begun(stage.export, Prefer="respond-async, wait=0")
+    answer = await stage.finished(path)
+    error = answer.json()["error"]
+    assert answer.json()["status"] == "Failed"
+    assert answer["AsyncResult"] == str(status)
+    assert error["code"] == code
+    assert error["upstream"]["status"] == status
+    assert error["upstream"]["body"] == {"message": "no"}
+    assert error["upstream"]["truncated"] is False
+
+
+async def test_the_202_is_as_the_contract_shows_it(stage: Stage) -> None:
+    """§3: every field of the 202, and the job document as its body."""
+    stage.fault(hold=True)
+    answer = await stage.kickoff(stage.export, Prefer="respond-async, wait=0")
+    assert answer.first == "HTTP/1.1 202 Accepted"
+    document = answer.json()
+    url = f"{stage.url}/v8/_async/exports/{document['id']}"
+    assert answer["Location"] == answer["Content-Location"] == url
+    assert answer["Link"] == f'<{url}>; rel="monitor"'
+    assert answer["Preference-Applied"] == "respond-async, wait=0"
+    assert answer["Vary"] == "Prefer"
+    assert answer["Cache-Control"] == "no-store"
+    assert answer["Content-Type"] == "application/json"
+    assert 1 <= int(answer["Retry-After"]) <= 30
+    assert "X-VB365-Async" not in answer
+    assert document["_links"]["self"]["href"] == url
+
+
+@pytest.mark.parametrize(
+    ("prefer", "query", "applied"),
+    [
+        ("respond-async", "", "respond-async"),
+        ("wait=0", "?async=true", "wait=0"),
+        (None, "?async=true", None),
+        ("respond-async, wait=abc", "", "respond-async"),
+        ('respond-async, wait="0"', "", "respond-async, wait=0"),
+    ],
+)
+async def test_only_what_was_sent_is_applied(
+    stage: Stage, prefer: str | None, query: str, applied: str | None
+) -> None:
+    """§3: Preference-Applied."""
+    fields = stage.fields | ({} if prefer is None else {"Prefer": prefer})
+    answer = await stage.ask("POST", stage.export + query, fields, b"")
+    assert answer.status == 202
+    assert answer.get("Preference-Applied") == applied
+
+
+async def test_the_grace_ends_with_the_upstreams_200(make_stage: MakeStage) -> None:
+    """§3.8: 202 also when the export is already done."""
+    stage = await make_stage(EXPORTS__GRACE="30s")
+    answer = await stage.kickoff(stage.export)
+    assert answer.status == 202
+    await stage.finished(stage.path(answer["Location"]))
+
+
+async def test_wait_answers_with_the_file(make_stage: MakeStage) -> None:
+    """§3.9: 200, Content-Location of the result, and all fields of §6; 45 s at most; no Range for a
+    POST.
+    """
+    stage = await make_stage(EXPORTS__GRACE="2s")
+    answer = await stage.kickoff(stage.export, Prefer="respond-async, wait=100", Range="bytes=0-1")
+    assert answer.status == 200
+    assert answer.body == stage.file()
+    result = stage.path(answer["Content-Location"])
+    assert result.endswith("/result")
+    assert answer["Preference-Applied"] == "wait=45"
+    got = await stage.get(result)
+    own = {"content-location", "preference-applied", "vary", "date"}
+    assert {pair for pair in answer.fields if pair[0].lower() not in own} == {
+        pair for pair in got.fields if pair[0] != "Date"
+    }
+    assert answer["Content-Length"] == str(SIZE)
+    assert answer["Cache-Control"] == "private, no-cache, no-transform"
+    assert "Location" not in answer
+
+
+async def test_wait_is_clamped_and_then_202(make_stage: MakeStage) -> None:
+    """§3.9: hold until terminal or N, clamped to `exports.max_wait`; else 202."""
+    stage = await make_stage(EXPORTS__MAX_WAIT="1s")
+    stage.fault(hold=True)
+    answer = await stage.kickoff(stage.export, Prefer="respond-async, wait=99")
+    assert (answer.status, answer.json()["status"]) == (202, "Running")
+    assert answer["Preference-Applied"] == "respond-async, wait=1"
+
+
+async def test_a_failure_inside_wait_relays_the_upstreams_answer(make_play: MakePlay) -> None:
+    """§3.9: after the grace as well."""
+    play = await make_play(answering(ODD), EXPORTS__GRACE="0s")
+    answer = await play.kickoff(PATH, Prefer="respond-async, wait=10")
+    assert answer.first == "HTTP/1.1 409 Not Really OK"
+    assert answer.body == b"\xff not json"
+    assert answer.all("Set-Cookie") == ["a=b; path=/", "c=d"]
+    [job] = (await play.get("/v8/_async/exports")).json()["results"]
+    assert job["error"]["code"] == "UpstreamRejected"
+
+
+async def test_without_an_answer_to_relay_wait_tells_502_or_the_job(make_play: MakePlay) -> None:
+    """§3.9: no head of VB365 is 502 as in the grace; a file that broke is 202 with the failed
+    job.
+    """
+    play = await make_play(answering(None))
+    assert (await play.kickoff(PATH, Prefer="respond-async, wait=10")).status == 502
+    short = raw("200 OK", ["Content-Encoding: gzip"], b"x")
+    play = await make_play(answering(short), data="other")
+    answer = await play.kickoff(PATH, Prefer="respond-async, wait=10")
+    assert (answer.status, answer.json()["status"]) == (202, "Failed")
+
+
+async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: MakeStage) -> None:
+    """§3.9: a client that leaves during 7 or 9 does not stop its job."""
+    stage = await make_stage(EXPORTS__GRACE="30s")
+    stage.fault(hold=True)
+
+    async def held(count: int) -> None:
+        await stage.simulator.until(lambda: stage.simulator.held >= count)
+
+    for prefer in ("respond-async", "respond-async, wait=40"):
+        seen = stage.simulator.held
+        wire = await Wire.to(stage.url)
+        await wire.send(
+            request_bytes("POST", stage.export, stage.fields | {"Prefer": prefer}, b"{}", "h")
+        )
+        await stage.simulator.until(partial(_more_held, stage.simulator, seen))
+        wire.close()
+    stage.simulator.release()
+    jobs = (await stage.get("/v8/_async/exports")).json()["results"]
+    assert len(jobs) == 2
+    for job in jobs:
+        assert (await stage.finished(stage.path(job["_links"]["self"]["href"]))).json()[
+            "status"
+        ] == "Success"
+
+
+# §8
+
+
+async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
+    """§8: 202 with the same job and Idempotency-Replayed; VB365 is not called again; quotes are
+    optional.
+    """
+    first = await stage.kickoff(stage.export, Idempotency_Key="key-1")
+    assert "Idempotency-Replayed" not in first
+    assert first.json()["request"]["idempotencyKey"] == "key-1"
+    await stage.finished(stage.path(first["Location"]))
+    stage.simulator.requests.clear()
+    for key in ("key-1", '"key-1"'):
+        again = await stage.kickoff(stage.export + "?async=true", Idempotency_Key=key)
+        assert again.status == 202
+        assert again["Idempotency-Replayed"] == "true"
+        assert again["Location"] == first["Location"]
+    assert list(stage.simulator.requests) == []
+
+
+async def test_concurrent_duplicates_are_one_job(make_stage: MakeStage) -> None:
+    """§8: also for concurrent duplicates, with capacity for one job only."""
+    stage = await make_stage(EXPORTS__MAX_PER_CALLER="1")
+    answers = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
+    )
+    assert {answer.status for answer in answers} == {202}
+    assert len({answer["Location"] for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" in answer for answer in answers) == 7
+    await stage.finished(stage.path(answers[0]["Location"]))
+    assert stage.simulator.generations[stage.export] == 1
+
+
+async def test_concurrent_duplicates_share_the_refusal_in_the_grace(make_stage: MakeStage) -> None:
+    """§3.7, §8: nobody is sent to a job that was dropped."""
+    stage = await make_stage(EXPORTS__GRACE="10s")
+    stage.fault(status=400, body="{}", latency=0.3)
+    answers = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(4))
+    )
+    assert [answer.status for answer in answers] == [400] * 4
+    assert stage.asked("exportToPst", "POST") == 1
+
+
+@pytest.mark.parametrize("change", ["body", "path", "query"])
+async def test_another_export_under_the_key_is_422(stage: Stage, change: str) -> None:
+    """§8: the fingerprint is method, path, query (minus `async`) and body."""
+    assert (await stage.kickoff(stage.export, Idempotency_Key="k")).status == 202
+    path = {"path": stage.path_of("items/save"), "query": stage.export + "?x=1"}.get(
+        change, stage.export
+    )
+    answer = await stage.kickoff(
+        path, body=b"{ }" if change == "body" else b"{}", Idempotency_Key="k"
+    )
+    assert answer.status == 422
+    assert answer.json()["type"] == "urn:vb365-async:problem:idempotency-key-reused"
+
+
+@pytest.mark.parametrize("key", ["", '""', "a b", "x" * 256, "ä", '"a', 'a"b"c d'])
+async def test_a_bad_key_is_400(stage: Stage, key: str) -> None:
+    """§8: 1-255 visible ASCII characters, quotes optional."""
+    answer = await stage.kickoff(stage.export, Idempotency_Key=key)
+    assert answer.status == 400
+    assert answer.json()["type"] == "urn:vb365-async:problem:idempotency-key-invalid"
+    assert (await stage.kickoff(stage.export, Idempotency_Key="x" * 255)).status == 202
+
+
+async def test_keys_are_the_callers_own(stage: Stage) -> None:
+    """§8: scoped to the caller. Without a key every POST is a new job."""
+    fields = {"Prefer": "respond-async", "Idempotency-Key": "k"}
+    mine = await stage.ask("POST", stage.export, stage.fields | fields, b"")
+    theirs = await stage.ask("POST", stage.export, stage.simulator.login("operator") | fields, b"")
+    assert mine.json()["id"] != theirs.json()["id"]
+    assert "Idempotency-Replayed" not in theirs
+    plain = [(await stage.kickoff(stage.export)).json()["id"] for _ in range(2)]
+    assert len(set(plain)) == 2
+
+
+async def test_the_key_dies_with_the_record(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8: deleted or expired, swept or not."""
+
+    async def dead(self: object) -> None:
+        return None
+
+    monkeypatch.setattr("proxy.jobs.sweeper.Sweeper.run", dead)
+    stage = await make_stage()
+    seen = set()
+    for end in ("delete", "expire", "stay"):
+        answer = await stage.kickoff(stage.export, Idempotency_Key="k")
+        assert "Idempotency-Replayed" not in answer
+        seen.add(answer.json()["id"])
+        status = stage.path(answer["Location"])
+        await stage.finished(status)
+        if end == "delete":
+            assert (await stage.ask("DELETE", status)).status == 204
+        elif end == "expire":
+            stage.clock.ahead += 8 * 86400 + 1
+    assert len(seen) == 3
+
+
+async def test_repeated_keys_are_400(stage: Stage) -> None:
+    """§8: one key."""
+    lines = [
+        *stage.fields.items(),
+        ("Prefer", "respond-async"),
+        ("Idempotency-Key", "a"),
+        ("Idempotency-Key", "a"),
+    ]
+    assert (await ask(stage.url, "POST", stage.export, lines, b"")).status == 400
+
+
+def _more_held(simulator: Simulator, seen: int) -> bool:
+    return simulator.held > seen
+
+
+async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Wire:
+    """A connection that has sent a kick-off's head, with the caller's credentials, and `body`."""
+    wire = await Wire.to(stage.url)
+    more = {name.replace("_", "-"): value for name, value in fields.items()}
+    head = request_bytes(
+        "POST", stage.export, stage.fields | {"Prefer": "respond-async"} | more, None, "h"
+    )
+    await wire.send(head + body)
+    return wire
+
+
+async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeStage) -> None:
+    """What is announced is reserved at once, a chunked body as it grows; all of it is given
+    back.
+    """
+    stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
+
+    async def refused(**more: Any) -> bool:
+        answer = await stage.kickoff(stage.export, **more)
+        if answer.status == 202:
+            return False
+        assert answer.status == 503
+        assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+        assert answer.get("Retry-After")
+        assert answer["Connection"] == "close"
+        return True
+
+    async def until_refused(*, wanted: bool, **more: Any) -> None:
+        async with asyncio.timeout(20):
+            while await refused(**more) is not wanted:
+                pass
+
+    announced = await part_of_a_kickoff(stage, b"x", Content_Length=str(80 << 10))
+    large = {"body": b"y" * (30 << 10)}
+    await until_refused(wanted=True, **large)
+    assert not await refused(body=b"y" * (10 << 10))
+    await announced.send(b"x" * ((80 << 10) - 1))
+    assert (await announced.message()).status == 202
+    announced.close()
+    assert not await refused(**large)
+
+    chunked = await part_of_a_kickoff(
+        stage, b"14000\r\n" + b"x" * (80 << 10), Transfer_Encoding="chunked"
+    )
+    await until_refused(wanted=True, **large)
+    chunked.close()
+    await until_refused(wanted=False, **large)
+
+    for body in (b"100000\r\n" + b"x" * (95 << 10), b"5\r\nabcdefgh"):
+        wrong = await part_of_a_kickoff(stage, body, Transfer_Encoding="chunked")
+        assert (await wrong.message()).status in (400, 413)
+        wrong.close()
+    assert not await refused(body=b"y" * (90 << 10))
+
+
+async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(
+    make_stage: MakeStage,
+) -> None:
+    stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
+    fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
+    wires = [await part_of_a_kickoff(stage, b"x", **fields) for _ in range(3)]
+    answers = [asyncio.ensure_future(wire.message()) for wire in wires]
+    done, waiting = await asyncio.wait(answers, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert [answer.result().status for answer in done] == [503]
+    for answer in waiting:
+        answer.cancel()
+    for wire in wires:
+        wire.close()
+
+
+async def test_3_1_a_body_that_drips_is_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WINDOW", 0.5)
+    wire = await part_of_a_kickoff(stage, b"x", Content_Length="1000")
+    answer = asyncio.ensure_future(wire.message())
+    while not answer.done():
+        await wire.send(b"x")
+        await asyncio.sleep(0.05)
+    wire.close()
+    assert answer.result().status == 408
+    assert answer.result()["Connection"] == "close"
+    assert stage.asked("exportToPst", "POST") == 0
+    assert (await stage.kickoff(stage.export)).status == 202
+
+
+async def test_3_5_the_fields_of_unfinished_exports_share_their_memory(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5: whoever sends them; an export that ends gives its memory back."""
+    monkeypatch.setattr("proxy.api.kickoff._HELD_FIELDS", 100_000)
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__CANCEL_HOLD="0s")
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export, X_Long="a" * 60_000)
+    answer = await stage.kickoff(stage.export, X_Long="a" * 60_000)
+    assert (answer.status, answer["Retry-After"]) == (503, "30")
+    assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert (await stage.kickoff(stage.export)).status == 202, "a small head has its place"
+    assert (await stage.ask("POST", status + "/cancel")).status == 202
+    await stage.finished(status)
+    assert (await stage.kickoff(stage.export, X_Long="a" * 60_000)).status == 202

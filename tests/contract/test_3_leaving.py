@@ -1,0 +1,283 @@
+"""CONTRACT §3.7, §3.9, §8: clients that leave, retry or look while a kick-off waits for its first
+answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from proxy.core.job import Job
+from proxy.jobs.run import Run
+from proxy.jobs.runner import Runner
+from proxy.stores.disk_jobs.store import DiskJobs
+from tests.contract.conftest import MakeStage, Stage
+from tests.support.http import Wire, request_bytes
+
+#: Longer than any test waits: whatever answers earlier does not answer because of the grace.
+LONG = "60s"
+SHORT = "300ms"
+
+
+class Gate:
+    """A method of the job store that halts, once, after its effect: `entered` is set then, `open`
+    lets it return.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, *, skip: int = 0) -> None:
+        self.entered = asyncio.Event()
+        self.opened = asyncio.Event()
+        original: Callable[..., Awaitable[Any]] = getattr(DiskJobs, method)
+        left = [skip]
+
+        async def halting(*args: Any) -> Any:
+            result = await original(*args)
+            left[0] -= 1
+            if left[0] == -1:
+                self.entered.set()
+                await self.opened.wait()
+            return result
+
+        monkeypatch.setattr(DiskJobs, method, halting)
+
+
+async def listed(stage: Stage) -> list[Any]:
+    return list((await stage.get("/v8/_async/exports")).json()["results"])
+
+
+async def begin(stage: Stage, **more: str) -> Wire:
+    """Send a kick-off, on a connection that can be reset."""
+    fields = stage.fields | {"Prefer": "respond-async", "Idempotency-Key": "k"} | more
+    wire = await Wire.to(stage.url)
+    await wire.send(request_bytes("POST", stage.export, fields, b"{}", urlsplit(stage.url).netloc))
+    return wire
+
+
+async def leave(stage: Stage, client: Wire) -> None:
+    """Reset the client's connection. A request that comes after that is answered after it was
+    noticed.
+    """
+    connection = client.writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    await stage.get("/_async/openapi.json")
+
+
+async def generating(stage: Stage) -> None:
+    """VB365 works on an export, and would go on when it is released."""
+    await stage.simulator.until(lambda: stage.simulator.held > 0)
+
+
+def refuse(stage: Stage, **more: Any) -> None:
+    """VB365 answers 500 when it is released."""
+    stage.fault(hold=True, outlook_missing=True, **more)
+
+
+@pytest.mark.parametrize("moment", ["before the effect", "after the effect"])
+async def test_a_client_that_leaves_while_its_job_is_stored_leaves_nothing_waiting(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """§3.9: a retry with its Idempotency-Key gets its answer within the grace, and the job
+    stays.
+    """
+    stage = await make_stage(EXPORTS__GRACE=SHORT)
+    refuse(stage)
+    gate = Gate(
+        monkeypatch, "find" if moment == "before the effect" else "add", skip=2 * (moment[0] == "b")
+    )
+    client = await begin(stage)
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        await leave(stage, client)
+        gate.opened.set()
+        retry = await stage.kickoff(stage.export, Idempotency_Key="k")
+        assert retry.status == 202
+        assert len(await listed(stage)) == 1
+        await generating(stage)
+        stage.simulator.release()
+        document = (await stage.finished(stage.path(retry["Location"]))).json()
+    assert (document["status"], document["error"]["upstream"]["status"]) == ("Failed", 500)
+    assert [job["id"] for job in await listed(stage)] == [document["id"]]
+
+
+async def test_a_client_that_leaves_within_its_grace_does_not_stop_its_job(
+    make_stage: MakeStage,
+) -> None:
+    """§3.9: at any moment; here while it waits for the first answer."""
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    client = await begin(stage)
+    async with asyncio.timeout(20):
+        await generating(stage)
+        await leave(stage, client)
+        retry = await stage.kickoff(stage.export, Idempotency_Key="k")
+        assert retry["Idempotency-Replayed"] == "true"
+        stage.simulator.release()
+        document = (await stage.finished(stage.path(retry["Location"]))).json()
+    assert document["status"] == "Failed"
+    assert stage.asked("exportToPst", "POST") == 1
+
+
+async def test_a_retry_beside_its_first_gets_its_answer_within_the_grace(
+    make_stage: MakeStage,
+) -> None:
+    """§8: its own grace; and a job that was replayed with 202 is not dropped when VB365 refuses it
+    later.
+    """
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    first = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
+    async with asyncio.timeout(20):
+        await generating(stage)
+        retry = await stage.kickoff(
+            stage.export, Idempotency_Key="k", Prefer="respond-async, wait=0"
+        )
+        assert (retry.status, (await first).status) == (202, 202)
+        stage.simulator.release()
+        document = (await stage.finished(stage.path(retry["Location"]))).json()
+    assert document["status"] == "Failed"
+
+
+async def test_duplicates_within_the_grace_share_the_refusal(make_stage: MakeStage) -> None:
+    """§3.7, §8: relayed to each of them; there is no job."""
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    clients = [
+        asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k")) for _ in range(4)
+    ]
+    async with asyncio.timeout(20):
+        await generating(stage)
+        await asyncio.sleep(0.2)  # the others are on their way to the first one's answer
+        stage.simulator.release()
+        answers = await asyncio.gather(*clients)
+    assert {answer.status for answer in answers} == {500}
+    assert b"Outlook" in answers[0].body
+    assert len({answer.body for answer in answers}) == 1
+    assert stage.asked("exportToPst", "POST") == 1
+    assert await listed(stage) == []
+
+
+async def test_a_job_that_was_listed_is_not_dropped(make_stage: MakeStage) -> None:
+    """§3.7: who has seen it in the list can rely on it; its kick-off is answered with 202 at
+    once.
+    """
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    client = asyncio.create_task(stage.kickoff(stage.export))
+    async with asyncio.timeout(20):
+        while not (jobs := await listed(stage)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        answer = await client
+        assert answer.status == 202
+        assert answer.json()["id"] == jobs[0]["id"]
+        await generating(stage)
+        stage.simulator.release()
+        await stage.finished(stage.path(answer["Location"]))
+    assert [job["id"] for job in await listed(stage)] == [jobs[0]["id"]]
+
+
+async def test_a_duplicate_that_comes_while_the_record_is_written_shares_the_refusal(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.7, §8: no 202 for a job that is dropped, although its record is visible before the store
+    returns.
+    """
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    gate = Gate(monkeypatch, "add")
+    looked = asyncio.Event()
+    original = Runner.attended
+
+    def attended(self: Runner, id: str) -> Run | None:
+        looked.set()
+        return original(self, id)
+
+    monkeypatch.setattr(Runner, "attended", attended)
+    first = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        duplicate = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
+        await looked.wait()
+        gate.opened.set()
+        await generating(stage)
+        stage.simulator.release()
+        assert [(await each).status for each in (first, duplicate)] == [500, 500]
+    assert stage.asked("exportToPst", "POST") == 1
+    assert await listed(stage) == []
+
+
+async def test_a_job_that_is_listed_while_its_record_is_written_is_not_dropped(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.7: although its record is visible before the store returns."""
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    gate = Gate(monkeypatch, "add")
+    client = asyncio.create_task(stage.kickoff(stage.export))
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        jobs = await listed(stage)
+        gate.opened.set()
+        answer = await client
+        assert (answer.status, answer.json()["id"]) == (202, jobs[0]["id"])
+        await generating(stage)
+        stage.simulator.release()
+        await stage.finished(stage.path(answer["Location"]))
+    assert [job["id"] for job in await listed(stage)] == [jobs[0]["id"]]
+
+
+async def test_a_list_read_before_a_job_was_dropped_does_not_show_it(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage)
+    client = asyncio.create_task(stage.kickoff(stage.export))
+    async with asyncio.timeout(20):
+        await generating(stage)
+        read: list[list[Job]] = []
+        original = DiskJobs.list
+        dropped = asyncio.Event()
+
+        async def slow(self: DiskJobs, **chosen: Any) -> list[Job]:
+            read.append(await original(self, **chosen))
+            await dropped.wait()
+            return read[-1]
+
+        monkeypatch.setattr(DiskJobs, "list", slow)
+        looking = asyncio.create_task(listed(stage))
+        while not any(read):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        stage.simulator.release()
+        assert (await client).status == 500
+        dropped.set()
+        assert await looking == []
+
+
+async def test_a_key_whose_job_is_dropped_while_it_is_looked_up_starts_another(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8: no 202 for a job that is gone."""
+    stage = await make_stage(EXPORTS__GRACE=LONG)
+    refuse(stage, count=1)
+    first = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
+    async with asyncio.timeout(20):
+        await generating(stage)
+        gate = Gate(monkeypatch, "find")
+        second = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
+        await gate.entered.wait()
+        stage.simulator.release()
+        assert (await first).status == 500
+        monkeypatch.setattr(
+            "proxy.jobs.runner.Runner.attended", lambda *_: None
+        )  # as it is a moment later
+        gate.opened.set()
+        answer = await second
+        assert answer.status == 202
+        assert (await stage.finished(stage.path(answer["Location"]))).json()["status"] == "Success"
+    assert stage.asked("exportToPst", "POST") == 2

@@ -1,0 +1,152 @@
+"""Bounded records (CONTRACT §3.5), over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.core.job import encode
+from proxy.stores.disk_jobs.store import DiskJobs
+from tests.contract.conftest import MakePlay, MakeStage, Play, Stage
+from tests.support.http import Message, raw
+
+PATH = (
+    "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
+)
+
+
+async def failed(stage: Stage, **more: Any) -> str:
+    """The monitor of an export that VB365 fails."""
+    stage.fault(status=500, count=1)
+    status = await stage.begun(stage.export, **more)
+    assert (await stage.finished(status)).json()["status"] == "Failed"
+    return status
+
+
+async def test_the_oldest_ended_records_of_a_caller_go_first(make_stage: MakeStage) -> None:
+    """§3.5 `exports.max_records_per_caller`: tombstones too, never a running job or a promised
+    file; then 429.
+    """
+    stage = await make_stage(EXPORTS__MAX_RECORDS_PER_CALLER="4")
+    file = await stage.done()
+    deleted, first, second = [await failed(stage) for _ in range(3)]
+    assert (await stage.ask("DELETE", deleted)).status == 204
+    stage.fault(hold=True)
+    running = [await stage.begun(stage.export)]
+    assert (await stage.get(deleted)).json()["type"].endswith("job-not-found"), "the tombstone went"
+    running.append(await stage.begun(stage.export))
+    assert (await stage.get(first)).status == 404
+    assert (await stage.get(second)).status == 200
+    running.append(await stage.begun(stage.export))
+    refused = await stage.kickoff(stage.export)
+    assert (refused.status, refused.json()["type"]) == (
+        429,
+        "urn:vb365-async:problem:quota-exceeded",
+    )
+    assert refused.json()["detail"] == (
+        "You already have 4 exports on record, unfinished or with a file that can still be "
+        "downloaded "
+        "(exports.max_records_per_caller). Delete those that you do not need any more."
+    )
+    assert int(refused["Retry-After"]) > 0
+    assert [(await stage.get(status)).status for status in running] == [202] * 3
+    assert (await stage.get(file + "/result")).body == stage.file()
+    other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
+    assert (await stage.ask("POST", stage.export, other, b"{}")).status == 202
+    assert (await stage.ask("DELETE", file + "/result")).status == 204
+    await stage.begun(stage.export)
+    assert (await stage.get(file)).status == 404
+
+
+async def test_all_records_are_bounded_and_a_promised_file_stays(make_stage: MakeStage) -> None:
+    """§3.5 `storage.max_records`: then 503 with Retry-After."""
+    stage = await make_stage(STORAGE__MAX_RECORDS="2")
+    file = await stage.done()
+    gone = await failed(stage)
+    stage.fault(hold=True)
+    stage.fields = stage.simulator.login("operator")
+    await stage.begun(stage.export)
+    assert (await stage.get(gone)).status == 404
+    refused = await stage.kickoff(stage.export)
+    assert (refused.status, refused.json()["type"]) == (
+        503,
+        "urn:vb365-async:problem:capacity-exhausted",
+    )
+    assert refused.json()["detail"] == (
+        "2 exports are on record, unfinished or with a file that can still be downloaded "
+        "(storage.max_records)."
+    )
+    assert int(refused["Retry-After"]) > 0
+    assert (await stage.get(file + "/result")).status == 200
+
+
+async def test_many_kick_offs_at_a_time_hold_the_bound(make_stage: MakeStage) -> None:
+    """§3.5: those that are being added count, and each removes what it needs."""
+    stage = await make_stage(STORAGE__MAX_RECORDS="8")
+    for _ in range(8):
+        await failed(stage)
+    stage.fault(hold=True)
+    answers = await asyncio.gather(*(stage.kickoff(stage.export) for _ in range(12)))
+    assert sorted(answer.status for answer in answers) == [202] * 8 + [503] * 4
+    listed = (await stage.get("/v8/_async/exports?limit=50")).json()["results"]
+    assert [job["status"] for job in listed] == ["Running"] * 8
+
+
+async def strangers(play: Play, count: int) -> None:
+    """Kick-offs with made-up tokens, whose heads are as large as VB365's answers."""
+    path = f"{PATH}?{'q' * 20_000}"
+    fields = {
+        "Prefer": "respond-async, wait=0",
+        "Content-Type": "x" * 20_000,
+        "Accept": "y" * 20_000,
+    }
+    gate = asyncio.Semaphore(20)
+
+    async def kick_off(number: int) -> None:
+        async with gate:
+            answer = await play.ask(
+                "POST", path, {"Authorization": f"Bearer {number}"} | fields, b"{}"
+            )
+            assert answer.status == 202, answer
+
+    await asyncio.gather(*(kick_off(number) for number in range(count)))
+
+
+async def test_400_made_up_tokens_leave_little_and_not_for_long(
+    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5: a job that ended by VB365's 401 and whose caller VB365 never accepted: small, and no
+    record after ten minutes.
+    """
+    stores: list[DiskJobs] = []
+    open_store = DiskJobs.open
+
+    async def open_and_note(directory: Path) -> DiskJobs:
+        stores.append(await open_store(directory))
+        return stores[0]
+
+    monkeypatch.setattr(DiskJobs, "open", open_and_note)
+
+    async def script(request: Message) -> bytes:
+        return (
+            raw("500 Busy")
+            if request.method == "GET"
+            else raw("401 Unauthorized", [], b"x" * 70_000)
+        )
+
+    play = await make_play(script, EXPORTS__MAX_RUNNING="20", EXPORTS__SUSPEND_TTL="1s")
+    await strangers(play, 400)
+    [jobs] = stores
+    async with asyncio.timeout(60):
+        while any(not job.terminal for job in await jobs.list()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    left = await jobs.list()
+    assert len(left) == 400
+    assert max(len(encode(job)) for job in left) < 4096
+    play.clock.ahead += 601
+    async with asyncio.timeout(60):
+        while await jobs.list():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

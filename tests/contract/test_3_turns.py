@@ -1,0 +1,127 @@
+"""Fair turns, and slots that a cancelled generation still holds (CONTRACT §3.5, §3.6), over the
+wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from proxy import app
+from tests.contract.conftest import MakeStage, Stage, settings_of
+
+
+async def working(stage: Stage, count: int) -> None:
+    """Return once the simulator works on `count` exports."""
+    await stage.simulator.until(lambda: stage.simulator.held >= count)
+
+
+async def test_another_callers_first_export_does_not_wait_for_fifty_of_the_first(
+    make_stage: MakeStage,
+) -> None:
+    """§3.6: a free slot goes to the caller whose last start is longest ago."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_PER_CALLER="60")
+    stage.fault(hold=True)
+    first = await stage.begun(stage.export)
+    await working(stage, 1)
+    many = await asyncio.gather(*(stage.begun(stage.export) for _ in range(50)))
+    other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
+    answer = await stage.ask("POST", stage.path_of("items/save"), other, b"{}")
+    assert (answer.status, answer.json()["phase"]) == (202, "Queued")
+    stage.simulator.faults.clear()
+    stage.simulator.release()
+    await stage.finished(first)
+    await stage.finished(many[1])
+    posts = [one.target for one in stage.simulator.requests if one.method == "POST"]
+    assert posts[:3] == [stage.export, stage.path_of("items/save"), stage.export]
+
+
+async def test_max_running_per_caller_keeps_slots_for_others(make_stage: MakeStage) -> None:
+    """§3.6."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="2", EXPORTS__MAX_RUNNING_PER_CALLER="1")
+    stage.fault(hold=True)
+    await stage.begun(stage.export)
+    await working(stage, 1)
+    assert (await stage.kickoff(stage.export)).json()["phase"] == "Queued"
+    other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
+    assert (await stage.ask("POST", stage.export, other, b"{}")).json()["phase"] != "Queued"
+    await working(stage, 2)
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete", "cancel and delete"])
+async def test_kick_off_and_cancel_in_a_loop_does_not_multiply_the_load(
+    make_stage: MakeStage, end: str
+) -> None:
+    """§3.5 `cancel_hold`: VB365 may go on with what was cancelled, so its slot is not given on."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="2", EXPORTS__MAX_PER_CALLER="8")
+    stage.fault(hold=True)
+    for _ in range(8):
+        answer = await stage.kickoff(stage.export)
+        assert answer.status == 202
+        status = stage.path(answer["Location"])
+        if answer.json()["phase"] != "Queued":
+            await working(stage, stage.asked(stage.export, "POST"))
+        if "cancel" in end:
+            await stage.ask("POST", status + "/cancel")
+            await stage.finished(status)
+        if "delete" in end:
+            assert (await stage.ask("DELETE", status)).status == 204
+    assert stage.asked(stage.export, "POST") == 2
+    stage.clock.ahead += 121
+    await stage.begun(stage.export)
+    await stage.simulator.until(lambda: stage.asked(stage.export, "POST") == 3)
+
+
+async def test_a_cancelled_generation_counts_for_its_callers_quota(make_stage: MakeStage) -> None:
+    """§3.5: the answer says how long; a queued job that is cancelled counts no more."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_PER_CALLER="2")
+    stage.fault(hold=True)
+    running = await stage.begun(stage.export)
+    await working(stage, 1)
+    queued = await stage.begun(stage.export)
+    for status in (queued, running):
+        await stage.ask("POST", status + "/cancel")
+        await stage.finished(status)
+    await stage.begun(stage.export)
+    refused = await stage.kickoff(stage.export)
+    assert refused.status == 429
+    assert refused.json()["detail"] == (
+        "You already have 2 unfinished exports (exports.max_per_caller). "
+        "That includes 1 cancelled one that VB365 may still work on (exports.cancel_hold)."
+    )
+    stage.clock.ahead += 121
+    assert (await stage.kickoff(stage.export)).status == 202
+
+
+async def test_an_export_that_is_cancelled_while_its_file_arrives_frees_its_slot(
+    make_stage: MakeStage,
+) -> None:
+    """§3.5: VB365 has generated that one."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1")
+    stage.fault(stall_at=1000, count=1)
+    status = await stage.begun(stage.export)
+    await stage.until(status, lambda document: document["phase"] == "Transferring")
+    await stage.ask("POST", status + "/cancel")
+    await stage.finished(status)
+    await stage.done()
+
+
+async def test_a_slot_is_held_over_a_restart(make_stage: MakeStage, tmp_path: Path) -> None:
+    """§3.5: also for cancelled records and tombstones."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1")
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export)
+    await working(stage, 1)
+    assert (await stage.ask("DELETE", status)).status == 204
+    await stage.running.stop()
+    stage.simulator.faults.clear()
+    settings = settings_of(stage.simulator.url, tmp_path / "data", {"EXPORTS__MAX_RUNNING": "1"})
+    stage.running = await app.start(settings, stage.clock)
+    try:
+        assert (await stage.kickoff(stage.export)).json()["phase"] == "Queued"
+        stage.clock.ahead += 121
+        await stage.done()
+    finally:
+        await stage.running.stop()

@@ -1,0 +1,301 @@
+"""CONTRACT §6: the file, its conditions and its ranges, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from email import message_from_bytes
+from email.utils import formatdate, parsedate_to_datetime
+
+import pytest
+
+from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
+from tests.support.http import Message, Wire, raw, request_bytes
+
+
+@pytest.fixture
+async def result(stage: Stage) -> str:
+    return await stage.done() + "/result"
+
+
+async def test_the_files_fields(stage: Stage, result: str) -> None:
+    """§6: all of them, and never Content-Encoding."""
+    answer = await stage.get(result, Accept_Encoding="gzip, br")
+    digest = base64.b64encode(hashlib.sha256(stage.file()).digest()).decode()
+    assert answer.first == "HTTP/1.1 200 OK"
+    assert answer.body == stage.file()
+    assert answer["Content-Type"] == "application/octet-stream"
+    assert answer["Content-Length"] == str(SIZE)
+    assert answer["Accept-Ranges"] == "bytes"
+    assert answer["ETag"].startswith('"')
+    assert parsedate_to_datetime(answer["Last-Modified"]) <= parsedate_to_datetime(answer["Date"])
+    assert answer["Content-Disposition"].startswith('attachment; filename="')
+    assert "; filename*=UTF-8''" in answer["Content-Disposition"]
+    assert answer["Repr-Digest"] == f"sha-256=:{digest}:"
+    assert answer["Cache-Control"] == "private, no-cache, no-transform"
+    assert answer["X-Accel-Buffering"] == "no"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert parsedate_to_datetime(answer["Sunset"]) > parsedate_to_datetime(answer["Date"])
+    assert not answer.names & {"content-encoding", "x-vb365-async", "transfer-encoding", "vary"}
+
+
+async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -> None:
+    """§6: Content-Type verbatim; RFC 6266 `filename` and `filename*`."""
+
+    async def script(request: Message) -> bytes | None:
+        head = [
+            "Content-Type: text/HTML; Charset=x",
+            "Content-Disposition: attachment; filename*=UTF-8''..%2F%C3%BC%0A%22.html",
+        ]
+        return raw("200 OK", head, b"<p>")
+
+    play = await make_play(script)
+    status = await play.begun("/v8/RestoreSessions/1/organization/teams/t/posts/export")
+    await play.finished(status)
+    answer = await play.get(status + "/result")
+    assert answer["Content-Type"] == "text/HTML; Charset=x"
+    assert (
+        answer["Content-Disposition"]
+        == "attachment; filename=\"u_.html\"; filename*=UTF-8''%C3%BC_.html"
+    )
+
+
+async def test_the_etag_survives_a_restart(make_stage: MakeStage) -> None:
+    """§6: strong, immutable, the same after a restart."""
+    stage = await make_stage()
+    result = await stage.done() + "/result"
+    etag = (await stage.get(result))["ETag"]
+    await stage.running.stop()
+    from proxy import app
+
+    stage.running = await app.start(stage.running.settings, stage.clock)
+    try:
+        assert (await stage.get(result))["ETag"] == etag
+    finally:
+        await stage.running.stop()
+
+
+async def test_preconditions_in_the_order_of_rfc_9110(stage: Stage, result: str) -> None:
+    """§6: If-Match / If-Unmodified-Since 412; If-None-Match / If-Modified-Since 304."""
+    got = await stage.get(result)
+    etag, modified = got["ETag"], got["Last-Modified"]
+    past = formatdate(parsedate_to_datetime(modified).timestamp() - 10, usegmt=True)
+    table: list[tuple[dict[str, str], int]] = [
+        ({"If-Match": etag}, 200),
+        ({"If-Match": "*"}, 200),
+        ({"If-Match": f'"x", {etag}'}, 200),
+        ({"If-Match": '"x"'}, 412),
+        ({"If-Match": "W/" + etag}, 412),
+        ({"If-Match": etag, "If-Unmodified-Since": past}, 200),
+        ({"If-Unmodified-Since": past}, 412),
+        ({"If-Unmodified-Since": modified}, 200),
+        ({"If-Unmodified-Since": "yesterday"}, 200),
+        ({"If-None-Match": etag}, 304),
+        ({"If-None-Match": "W/" + etag}, 304),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": '"x"'}, 200),
+        ({"If-None-Match": '"x"', "If-Modified-Since": modified}, 200),
+        ({"If-Modified-Since": modified}, 304),
+        ({"If-Modified-Since": past}, 200),
+        ({"If-Match": '"x"', "If-None-Match": etag}, 412),
+        ({"If-Match": '"x"', "Range": "bytes=0-0"}, 412),
+        ({"If-None-Match": etag, "Range": "bytes=0-0"}, 304),
+    ]
+    for given, status in table:
+        for method in ("GET", "HEAD"):
+            answer = await stage.ask(method, result, stage.fields | given)
+            assert answer.status == status, given
+            if status == 304:
+                assert (answer["ETag"], answer.body) == (etag, b"")
+                assert answer["Cache-Control"] == "private, no-cache, no-transform"
+                assert "Content-Length" not in answer
+            elif status == 412 and method == "GET":
+                assert answer.json()["type"] == "urn:vb365-async:problem:precondition-failed"
+
+
+@pytest.mark.parametrize(
+    ("value", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=5-9", 5, 10),
+        ("BYTES=5-9", 5, 10),
+        ("bytes=199990-", 199990, SIZE),
+        ("bytes=-5", SIZE - 5, SIZE),
+        ("bytes=-999999999", 0, SIZE),
+        ("bytes=199999-999999999999999999999", SIZE - 1, SIZE),
+        ("bytes=0-4, 5-9", 0, 10),
+        ("bytes=5-9,2-7", 2, 10),
+        ("bytes=0-1, 900000-", 0, 2),
+    ],
+)
+async def test_one_range(stage: Stage, result: str, value: str, start: int, stop: int) -> None:
+    """§6: `a-b`, `a-`, `-n`; overlaps coalesced; 206 with Content-Range; HEAD + Range is 200."""
+    answer = await stage.get(result, Range=value)
+    assert answer.first == "HTTP/1.1 206 Partial Content"
+    assert answer["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+    assert answer["Content-Length"] == str(stop - start)
+    assert answer.body == stage.file()[start:stop]
+    assert answer["Content-Type"] == "application/octet-stream"
+    assert "Repr-Digest" in answer
+    head = await stage.ask("HEAD", result, Range=value)
+    assert (head.status, head["Content-Length"], "Content-Range" in head) == (200, str(SIZE), False)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["items=0-1", "bytes", "bytes=", "bytes=a-b", "bytes=5-2", "bytes=-", "0-1", "bytes=1-2;x"],
+)
+async def test_an_unknown_unit_or_malformed_range_is_ignored(
+    stage: Stage, result: str, value: str
+) -> None:
+    """§6: 200 with the whole file."""
+    answer = await stage.get(result, Range=value)
+    assert (answer.status, len(answer.body)) == (200, SIZE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"bytes={SIZE}-",
+        "bytes=-0",
+        "bytes=900000-900001,800000-",
+        ",".join(["bytes=0-0", *(f"{n}-{n}" for n in range(2, 18, 2))]),
+    ],
+)
+async def test_no_satisfiable_range_is_416(stage: Stage, result: str, value: str) -> None:
+    """§6: with `Content-Range: bytes */size`; so are more than 8 parts."""
+    answer = await stage.get(result, Range=value)
+    assert answer.status == 416
+    assert answer["Content-Range"] == f"bytes */{SIZE}"
+    assert answer.json()["type"] == "urn:vb365-async:problem:range-not-satisfiable"
+    assert answer.json()["errorCode"] == "HttpError"
+
+
+async def test_several_ranges_are_multipart(stage: Stage, result: str) -> None:
+    """§6: multipart/byteranges, 8 parts at most."""
+    wanted = [(n * 1000, n * 1000 + 10) for n in range(7, -1, -1)]
+    answer = await stage.get(
+        result, Range="bytes=" + ",".join(f"{start}-{stop - 1}" for start, stop in wanted)
+    )
+    assert answer.status == 206
+    assert answer["Content-Type"].startswith("multipart/byteranges; boundary=")
+    assert "Content-Range" not in answer
+    assert answer["Content-Length"] == str(len(answer.body))
+    whole = message_from_bytes(
+        f"Content-Type: {answer['Content-Type']}\r\n\r\n".encode() + answer.body
+    )
+    parts = whole.get_payload()
+    assert len(parts) == 8
+    for part, (start, stop) in zip(parts, wanted, strict=True):
+        assert not isinstance(part, str)
+        assert part["Content-Type"] == "application/octet-stream"
+        assert part["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+        assert stage.file()[start:stop] in answer.body
+
+
+async def test_if_range_compares_strongly(stage: Stage, result: str) -> None:
+    """§6: mismatch, weak, or unequal date: the Range is ignored."""
+    got = await stage.get(result)
+    etag, modified = got["ETag"], got["Last-Modified"]
+    later = formatdate(parsedate_to_datetime(modified).timestamp() + 10, usegmt=True)
+    for value, status in (
+        (etag, 206),
+        (modified, 206),
+        ("W/" + etag, 200),
+        ('"x"', 200),
+        (later, 200),
+        ("x", 200),
+    ):
+        assert (await stage.get(result, Range="bytes=0-0", If_Range=value)).status == status, value
+
+
+async def test_not_ready_is_409(stage: Stage) -> None:
+    """§6: `result-not-ready` with Retry-After, HEAD too; `Prefer: wait=N` holds before it, and
+    gives the file.
+    """
+    stage.fault(hold=True)
+    result = await stage.begun(stage.export) + "/result"
+    for method in ("GET", "HEAD"):
+        answer = await stage.ask(method, result)
+        assert answer.status == 409
+        assert int(answer["Retry-After"]) >= 1
+    assert (await stage.get(result)).json()["type"] == "urn:vb365-async:problem:result-not-ready"
+    assert (await stage.get(result)).json()["errorCode"] == "OperationConflict"
+    waiting = asyncio.create_task(stage.get(result, Prefer="wait=40"))
+    await asyncio.wait([waiting], timeout=0.1)
+    assert not waiting.done()
+    stage.simulator.release()
+    answer = await asyncio.wait_for(waiting, 20)
+    assert (answer.status, answer.body) == (200, stage.file())
+
+
+async def test_wait_ends_in_409(make_stage: MakeStage) -> None:
+    """§6: clamped to `exports.max_wait`."""
+    stage = await make_stage(EXPORTS__MAX_WAIT="100ms")
+    stage.fault(hold=True)
+    result = await stage.begun(stage.export) + "/result"
+    assert (await stage.get(result, Prefer="wait=900")).status == 409
+
+
+async def test_failed_and_cancelled_are_409(stage: Stage) -> None:
+    """§6: `export-failed`, `export-cancelled`: no Retry-After, nothing will come."""
+    stage.fault(outlook_missing=True, count=1)
+    status = await stage.begun(stage.export)
+    await stage.finished(status)
+    failed = await stage.get(status + "/result")
+    assert (failed.status, failed.json()["type"]) == (409, "urn:vb365-async:problem:export-failed")
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export)
+    await stage.ask("POST", status + "/cancel")
+    await stage.finished(status)
+    cancelled = await stage.get(status + "/result")
+    assert (cancelled.status, cancelled.json()["type"]) == (
+        409,
+        "urn:vb365-async:problem:export-cancelled",
+    )
+    assert "Retry-After" not in failed
+    assert "Retry-After" not in cancelled
+
+
+async def test_an_empty_file_is_a_file(make_play: MakePlay) -> None:
+    """§6: of no bytes; a range of it cannot be satisfied."""
+
+    async def script(request: Message) -> bytes | None:
+        return raw("200 OK")
+
+    play = await make_play(script)
+    status = await play.begun("/v8/RestoreSessions/1/organization/save")
+    assert (await play.finished(status)).json()["status"] == "Success"
+    answer = await play.get(status + "/result")
+    assert (answer.status, answer["Content-Length"], answer.body) == (200, "0", b"")
+    assert (await play.get(status + "/result", Range="bytes=0-")).status == 416
+
+
+@pytest.mark.parametrize("end", ["delete", "release", "expire"])
+async def test_a_download_in_flight_finishes(make_stage: MakeStage, end: str) -> None:
+    """§6: even if expiry or DELETE hits it."""
+    size = 30_000_000
+    stage = await make_stage({"size": size})
+    status = await stage.done()
+    wire = await Wire.to(stage.url)
+    await wire.send(request_bytes("GET", status + "/result", stage.fields, None, "h"))
+    begun = await wire.reader.readexactly(1000)
+    if end == "expire":
+        stage.clock.ahead += 86400 + 1
+        assert (await stage.get(status + "/result")).status == 410
+    else:
+        assert (
+            await stage.ask("DELETE", status + ("" if end == "delete" else "/result"))
+        ).status == 204
+    head, _, body = begun.partition(b"\r\n\r\n")
+    assert b"\r\nContent-Length: 30000000" in head
+    digest = hashlib.sha256(body)
+    left = size - len(body)
+    while left:
+        data = await asyncio.wait_for(wire.reader.read(min(left, 1 << 20)), 20)
+        assert data, f"{left} bytes are missing"
+        digest.update(data)
+        left -= len(data)
+    assert digest.digest() == hashlib.sha256(stage.file()).digest()
+    wire.close()

@@ -1,0 +1,168 @@
+"""CONTRACT §7: cancel, delete, expiry: the whole table."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from tests.contract.conftest import MakeStage, Stage
+from tests.support.http import Message
+
+
+def kind(answer: Message) -> str:
+    return str(answer.json()["type"]).removeprefix("urn:vb365-async:problem:")
+
+
+async def running(stage: Stage) -> str:
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export)
+    await stage.until(status, lambda document: document["phase"] == "Generating")
+    return status
+
+
+async def test_cancel_of_a_running_job(stage: Stage) -> None:
+    """§7: 202, phase Cancelling, VB365's connection closed, soon Cancelled; it never changes
+    afterwards.
+    """
+    status = await running(stage)
+    answer = await stage.ask("POST", status + "/cancel")
+    assert answer.status == 202
+    assert answer.json()["phase"] == "Cancelling"
+    assert answer.json()["status"] == "Running"
+    assert answer["Location"] == stage.url + status
+    assert answer["Cache-Control"] == "no-store"
+    over = await stage.finished(status)
+    assert (over.json()["status"], over.json()["phase"]) == ("Cancelled", "Completed")
+    await stage.simulator.until(lambda: stage.simulator.deliveries[-1].outcome == "disconnected")
+    stage.simulator.release()
+    assert (await stage.get(status)).json() == over.json()
+
+
+async def test_cancel_of_a_queued_job(make_stage: MakeStage) -> None:
+    """§7: VB365 gets no request for it."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1")
+    await running(stage)
+    status = await stage.begun(stage.path_of("items/save"))
+    assert (await stage.ask("POST", status + "/cancel")).status == 202
+    assert (await stage.finished(status)).json()["status"] == "Cancelled"
+    assert stage.asked("items/save", "POST") == 0
+
+
+async def test_cancel_of_a_terminal_job_changes_nothing(stage: Stage) -> None:
+    """§7: 200 unchanged."""
+    status = await stage.done()
+    before = (await stage.get(status)).json()
+    answer = await stage.ask("POST", status + "/cancel", body=b"{}")
+    assert answer.status == 200
+    assert answer.json() == before == (await stage.get(status)).json()
+    assert answer["AsyncResult"] == "200"
+
+
+async def test_release(stage: Stage) -> None:
+    """§7: DELETE result is 409 while running, then 204, `result.state` Deleted; again 204."""
+    status = await running(stage)
+    answer = await stage.ask("DELETE", status + "/result")
+    assert (answer.status, kind(answer)) == (409, "result-not-ready")
+    assert "Retry-After" in answer
+    stage.simulator.release()
+    await stage.finished(status)
+    for _ in range(2):
+        answer = await stage.ask("DELETE", status + "/result")
+        assert (answer.first, answer.body) == ("HTTP/1.1 204 No Content", b"")
+        assert "Content-Length" not in answer
+    document = (await stage.get(status)).json()
+    assert (document["status"], document["result"]["state"]) == ("Success", "Deleted")
+    gone = await stage.get(status + "/result")
+    assert (gone.status, kind(gone), gone.json()["errorCode"]) == (
+        410,
+        "result-deleted",
+        "ResourceNotFound",
+    )
+
+
+async def test_release_without_a_file(stage: Stage) -> None:
+    """§7: 204 too."""
+    stage.fault(outlook_missing=True)
+    status = await stage.begun(stage.export)
+    await stage.finished(status)
+    assert (await stage.ask("DELETE", status + "/result")).status == 204
+    assert (await stage.get(status)).json()["status"] == "Failed"
+
+
+@pytest.mark.parametrize("state", ["running", "terminal"])
+async def test_delete(stage: Stage, state: str) -> None:
+    """§7: 204: cancelled, released, forgotten; idempotent; everything else 404 `job-deleted`; 404
+    after 24 h.
+    """
+    status = await running(stage) if state == "running" else await stage.done()
+    for _ in range(2):
+        answer = await stage.ask("DELETE", status)
+        assert (answer.first, answer.body) == ("HTTP/1.1 204 No Content", b"")
+    if state == "running":
+        await stage.simulator.until(
+            lambda: stage.simulator.deliveries[-1].outcome == "disconnected"
+        )
+    calls = [("GET", ""), ("GET", "/result"), ("POST", "/cancel"), ("DELETE", "/result")]
+    for method, suffix in calls:
+        answer = await stage.ask(method, status + suffix)
+        assert (answer.status, kind(answer)) == (404, "job-deleted"), method + suffix
+    assert (await stage.ask("HEAD", status)).status == 404
+    assert (await stage.get("/v8/_async/exports")).json()["results"] == []
+    stage.clock.ahead += 24 * 3600 + 1
+    answer = await stage.ask("DELETE", status)
+    assert (answer.status, kind(answer)) == (404, "job-not-found")
+
+
+async def test_unknown_or_not_yours(stage: Stage) -> None:
+    """§7: 404 for every call, the same for both."""
+    status = await stage.done()
+    calls = [
+        ("POST", "/cancel"),
+        ("DELETE", "/result"),
+        ("DELETE", ""),
+        ("GET", ""),
+        ("GET", "/result"),
+    ]
+    foreign = stage.simulator.login("bob")
+    for method, suffix in calls:
+        unknown = f"/v8/_async/exports/{uuid.uuid4()}"
+        answers = [
+            await stage.ask(method, unknown + suffix),
+            await stage.ask(method, status + suffix, foreign),
+        ]
+        for answer in answers:
+            assert (answer.status, kind(answer)) == (404, "job-not-found")
+            assert answer.json()["errorCode"] == "ResourceNotFound"
+        known = [{k: v for k, v in answer.json().items() if k != "instance"} for answer in answers]
+        assert known[0] == known[1]
+    assert (await stage.get(status)).json()["result"]["state"] == "Available"
+
+
+@pytest.mark.parametrize("sweeper", ["alive", "dead"])
+async def test_expiry(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, sweeper: str) -> None:
+    """§7: 410 `result_ttl` after the end, 404 `record_ttl` later, whether swept or not."""
+    if sweeper == "dead":
+
+        async def dead(self: object) -> None:
+            return None
+
+        monkeypatch.setattr("proxy.jobs.sweeper.Sweeper.run", dead)
+    stage = await make_stage()
+    status = await stage.done()
+    stage.clock.ahead += 24 * 3600 - 60
+    stage.fields = stage.simulator.login()
+    assert (await stage.get(status + "/result")).status == 200
+    stage.clock.ahead += 61
+    answer = await stage.get(status + "/result")
+    assert (answer.status, kind(answer)) == (410, "result-expired")
+    assert (await stage.get(status + "/result", Range="bytes=0-1")).status == 410
+    document = (await stage.get(status)).json()
+    assert (document["status"], document["result"]["state"]) == ("Success", "Expired")
+    assert "digest" not in document["result"]
+    assert (await stage.ask("DELETE", status + "/result")).status == 204
+    stage.clock.ahead += 7 * 86400
+    for suffix in ("", "/result"):
+        answer = await stage.get(status + suffix)
+        assert (answer.status, kind(answer)) == (404, "job-not-found")
+    assert (await stage.get("/v8/_async/exports")).json()["results"] == []

@@ -1,0 +1,131 @@
+"""CONTRACT §8: idempotent kick-off."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.contract.conftest import MakeStage, Stage
+from tests.support.http import Message, ask
+
+
+def kind(answer: Message) -> str:
+    return str(answer.json()["type"]).removeprefix("urn:vb365-async:problem:")
+
+
+@pytest.mark.parametrize("key", ["", '""', "a b", '"a', "k\xe9", "k" * 256, '"' + "k" * 256 + '"'])
+async def test_a_malformed_key_is_400(stage: Stage, key: str) -> None:
+    """§8: 1-255 visible ASCII, quotes optional, else 400; VB365 gets no request."""
+    answer = await stage.kickoff(stage.export, Idempotency_Key=key)
+    assert (answer.status, kind(answer)) == (400, "idempotency-key-invalid")
+    assert answer.json()["errorCode"] == "ParameterValidationFailure"
+    assert list(stage.simulator.requests) == []
+
+
+async def test_two_keys_are_400(stage: Stage) -> None:
+    """§8: it is one value."""
+    lines = [
+        *stage.fields.items(),
+        ("Prefer", "respond-async"),
+        ("Idempotency-Key", "a"),
+        ("Idempotency-Key", "a"),
+    ]
+    answer = await ask(stage.url, "POST", stage.export, lines, b"{}")
+    assert (answer.status, kind(answer)) == (400, "idempotency-key-invalid")
+
+
+async def test_a_replay_is_the_same_job(stage: Stage) -> None:
+    """§8: 202 with the same job and `Idempotency-Replayed: true`, VB365 not called again; quotes do
+    not count.
+    """
+    key = "k" * 255
+    first = await stage.kickoff(stage.export, Idempotency_Key=key)
+    assert first.status == 202
+    assert "Idempotency-Replayed" not in first
+    assert first.json()["request"]["idempotencyKey"] == key
+    await stage.finished(stage.path(first["Location"]))
+    asked = len(stage.simulator.requests)
+    for spelt in (key, f'"{key}"'):
+        again = await stage.kickoff(stage.export + "?async=true", Idempotency_Key=spelt)
+        assert (again.status, again["Idempotency-Replayed"]) == (202, "true")
+        assert again["Location"] == first["Location"]
+    assert len(stage.simulator.requests) == asked
+
+
+async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
+    """§8: also for concurrent duplicates."""
+    stage.fault(hold=True)
+    answers = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
+    )
+    assert {answer.status for answer in answers} == {202}
+    assert len({answer["Location"] for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" not in answer for answer in answers) == 1
+    stage.simulator.release()
+    await stage.finished(stage.path(answers[0]["Location"]))
+    assert stage.asked("exportToPst", "POST") == 1
+
+
+async def test_another_fingerprint_is_422(stage: Stage) -> None:
+    """§8: path, query (minus `async`) and body make the fingerprint."""
+    await stage.begun(stage.export, Idempotency_Key="k")
+    for path, body in (
+        (stage.export + "?x=1", b"{}"),
+        (stage.export, b"{ }"),
+        (stage.path_of("items/save"), b"{}"),
+    ):
+        answer = await stage.kickoff(path, body=body, Idempotency_Key="k")
+        assert (answer.status, kind(answer)) == (422, "idempotency-key-reused")
+        assert answer.json()["errorCode"] == "ParameterValidationFailure"
+
+
+async def test_a_key_is_its_callers_own(stage: Stage) -> None:
+    """§8: scoped to the caller."""
+    mine = await stage.begun(stage.export, Idempotency_Key="k")
+    fields = stage.simulator.login("operator") | {"Prefer": "respond-async", "Idempotency-Key": "k"}
+    theirs = await stage.ask("POST", stage.export, fields, b"other")
+    assert theirs.status == 202
+    assert "Idempotency-Replayed" not in theirs
+    assert stage.path(theirs["Location"]) != mine
+
+
+@pytest.mark.parametrize("end", ["deleted", "expired"])
+async def test_the_key_dies_with_the_record(make_stage: MakeStage, end: str) -> None:
+    """§8: after DELETE, and after `record_ttl`, the same key is a new export."""
+    stage = await make_stage({"token_lifetime": 1e9})
+    first = await stage.done(Idempotency_Key="k")
+    if end == "deleted":
+        assert (await stage.ask("DELETE", first)).status == 204
+    else:
+        stage.clock.ahead += 8 * 86400 + 1
+    answer = await stage.kickoff(stage.export, Idempotency_Key="k")
+    assert answer.status == 202
+    assert "Idempotency-Replayed" not in answer
+    assert stage.path(answer["Location"]) != first
+
+
+async def test_without_a_key_every_post_is_a_new_job(stage: Stage) -> None:
+    """§8: without a key nothing is replayed."""
+    assert await stage.begun(stage.export) != await stage.begun(stage.export)
+
+
+async def test_what_expired_unswept_is_shown_so(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§7: a replay and a late cancel show no expired file, even if the sweeper is
+    dead.
+    """
+
+    async def dead(self: object) -> None:
+        return None
+
+    monkeypatch.setattr("proxy.jobs.sweeper.Sweeper.run", dead)
+    stage = await make_stage({"token_lifetime": 1e9})
+    status = await stage.done(Idempotency_Key="k")
+    stage.clock.ahead += 24 * 3600 + 1
+    cancel = await stage.ask("POST", status + "/cancel")
+    replay = await stage.kickoff(stage.export, Idempotency_Key="k")
+    assert (cancel.status, replay.status) == (200, 202)
+    for answer in (cancel, replay):
+        assert answer.json()["result"]["state"] == "Expired"

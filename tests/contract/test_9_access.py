@@ -1,0 +1,314 @@
+"""CONTRACT §9, §2 "Caller": who may see a job, and where credentials live."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import app
+from tests.contract.conftest import MakePlay, MakeStage, Stage
+from tests.support.http import Message, raw
+
+EXPORT = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/exportToPst"
+CALLS = [
+    ("GET", ""),
+    ("HEAD", ""),
+    ("GET", "/result"),
+    ("POST", "/cancel"),
+    ("DELETE", "/result"),
+    ("DELETE", ""),
+]
+
+
+def jwt(subject: str, number: int, name: str = "sub") -> dict[str, str]:
+    parts = [{"alg": "none"}, {"iss": "https://i", name: subject, "jti": number}]
+    text = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts
+    ]
+    return {"Authorization": f"Bearer {'.'.join([*text, 'sig'])}"}
+
+
+def kept_in(place: Path) -> tuple[str, bytes]:
+    """The names and the content of all files."""
+    paths = list(place.rglob("*"))
+    return "\n".join(map(str, paths)), b"".join(
+        path.read_bytes() for path in paths if path.is_file()
+    )
+
+
+class Upstream:
+    """An upstream whose answers to access checks the test sets, by Authorization; 200 without a
+    word.
+    """
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, int] = {}
+        self.listing: dict[str, int] = {}
+        self.cookie_alone = False
+
+    async def __call__(self, request: Message) -> bytes | None:
+        token = request.get("Authorization") or ""
+        if self.cookie_alone and "Cookie" not in request:
+            return raw("401 No")
+        if request.method == "POST":
+            return raw("200 OK", [], b"x")
+        if request.target.endswith("/RestoreSessions?limit=1"):
+            return raw(f"{self.listing.get(token, 200)} Said", [], b"{}")
+        if "/organization" in request.target:
+            return raw("200 OK", [], b"{}")
+        return raw(f"{self.sessions.get(token, 200)} Said", [], b"{}")
+
+
+@pytest.mark.parametrize(("method", "suffix"), CALLS)
+async def test_without_credentials_every_call_is_401(
+    stage: Stage, method: str, suffix: str
+) -> None:
+    """§9: whether there is such a job or not; and for a token that VB365 refuses."""
+    status = await stage.done()
+    unknown = "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001"
+    for target in (status, unknown):
+        for fields in ({}, {"Authorization": "Bearer nonsense"}):
+            answer = await stage.ask(method, target + suffix, fields)
+            assert answer.status == 401, (target, fields)
+            assert answer["X-VB365-Async"] == "proxy"
+            assert (
+                method == "HEAD" or answer.json()["type"] == "urn:vb365-async:problem:unauthorized"
+            )
+            assert method == "HEAD" or answer.json()["errorCode"] == "ResourceAccessDenied"
+    assert (await stage.get(status)).json()["result"]["state"] == "Available"
+
+
+@pytest.mark.parametrize("foreign", [403, 404])
+async def test_whom_the_upstream_refuses_the_session_sees_404(
+    make_stage: MakeStage, foreign: int
+) -> None:
+    """§9: existence is not disclosed; whoever sees the session sees the job."""
+    stage = await make_stage({"foreign_session": foreign})
+    status = await stage.done()
+    for user in ("bob", "carol"):
+        assert (await stage.ask("GET", status, stage.simulator.login(user))).status == 404
+    assert (
+        await stage.ask("GET", status + "/result", stage.simulator.login("operator"))
+    ).status == 200
+
+
+async def test_the_check_asks_for_the_session_with_the_calls_credentials(
+    make_play: MakePlay,
+) -> None:
+    """§9: `GET /v{N}/RestoreSessions/{sid}`, N the kick-off's, Authorization and Cookie; a
+    refreshed token works.
+    """
+    play = await make_play(Upstream())
+    status = await play.begun(EXPORT.replace("v8", "V7"))
+    await play.finished(status)
+    play.upstream.requests.clear()
+    assert (
+        await play.ask("GET", status, {"Authorization": "Bearer new", "Cookie": "a=b", "X-Y": "z"})
+    ).status == 200
+    [request] = play.upstream.requests
+    assert request.first == f"GET /v7/RestoreSessions/{EXPORT.split('/')[3]} HTTP/1.1"
+    assert (request["Authorization"], request["Cookie"]) == ("Bearer new", "a=b")
+    assert "X-Y" not in request
+
+
+async def test_answers_are_cached_for_a_while_refusals_are_not(make_play: MakePlay) -> None:
+    """§9: `access.cache`, per credential and session; the kick-off's own credential is allowed so
+    long unasked.
+    """
+    upstream = Upstream()
+    play = await make_play(upstream)
+    status = await play.begun(EXPORT)
+    await play.finished(status)
+
+    async def asked(token: str, expected: int = 200) -> int:
+        play.upstream.requests.clear()
+        assert (await play.ask("GET", status, {"Authorization": token})).status == expected
+        return len(play.upstream.requests)
+
+    assert await asked("Bearer t") == 0
+    assert [await asked("Bearer u"), await asked("Bearer u")] == [1, 0]
+    upstream.sessions["Bearer x"] = 403
+    assert [await asked("Bearer x", 404), await asked("Bearer x", 404)] == [1, 1]
+    upstream.sessions["Bearer x"] = 200
+    assert await asked("Bearer x") == 1
+    play.clock.ahead += 59
+    assert await asked("Bearer u") == 0
+    play.clock.ahead += 2
+    assert [await asked("Bearer t"), await asked("Bearer u")] == [1, 1]
+    play.clock.ahead += 61
+    upstream.sessions["Bearer u"] = 401
+    assert await asked("Bearer u", 401) == 1
+
+
+async def test_without_a_cache_a_revoked_token_counts_at_once(make_stage: MakeStage) -> None:
+    """§9 `access.cache = 0s`: now."""
+    stage = await make_stage(ACCESS__CACHE="0s")
+    status = await stage.done()
+    stage.simulator.tokens.expire()
+    assert (await stage.get(status)).status == 401
+    assert (await stage.ask("GET", status, stage.simulator.login())).status == 200
+
+
+@pytest.mark.parametrize("how", ["down", "500", "302"])
+async def test_an_upstream_that_cannot_say_is_503(make_play: MakePlay, how: str) -> None:
+    """§9: with Retry-After, unless cached; for unknown ids as well."""
+    upstream = Upstream()
+    play = await make_play(upstream)
+    status = await play.begun(EXPORT)
+    await play.finished(status)
+    if how == "down":
+
+        async def silent(request: Message) -> bytes | None:
+            return None
+
+        play.upstream.script = silent
+    else:
+        upstream.sessions["Bearer u"] = upstream.listing["Bearer u"] = int(how)
+    for target in (status, "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001"):
+        answer = await play.ask("GET", target, {"Authorization": "Bearer u"})
+        assert answer.status == 503
+        assert int(answer["Retry-After"]) >= 1
+        assert answer.json()["errorCode"] == "HttpError"
+    assert (await play.get(status)).status == 200
+
+
+async def test_the_session_gone_leaves_the_kickoffs_own_caller(make_play: MakePlay) -> None:
+    """§9: while VB365 answers 2xx to `GET /v{N}/RestoreSessions?limit=1`; nobody else."""
+    upstream = Upstream()
+    play = await make_play(upstream, ACCESS__CACHE="0s")
+    status = await play.begun(EXPORT)
+    await play.finished(status)
+    upstream.sessions = dict.fromkeys(("Bearer t", "Bearer u"), 404)
+    play.upstream.requests.clear()
+    assert (await play.get(status)).status == 200
+    assert [request.target for request in play.upstream.requests][
+        -1
+    ] == "/v8/RestoreSessions?limit=1"
+    assert (await play.ask("GET", status, {"Authorization": "Bearer u"})).status == 404
+    upstream.listing["Bearer t"] = 401
+    assert (await play.get(status)).status == 401
+    upstream.listing["Bearer t"] = 403
+    assert (await play.get(status)).status == 404
+
+
+@pytest.mark.parametrize("name", ["sub", "unique_name", "nameid", "upn"])
+async def test_a_refreshed_jwt_is_the_same_caller(make_play: MakePlay, name: str) -> None:
+    """§2 Caller: `iss` with `sub` (or …) once VB365 has accepted the token."""
+    upstream = Upstream()
+    play = await make_play(upstream)
+    play.fields = jwt("alice", 1, name)
+    more = {"Idempotency_Key": "k"}
+    status = await play.begun(EXPORT, **more)
+    await play.finished(status)
+    upstream.sessions = {
+        fields["Authorization"]: 404 for fields in (jwt("alice", 2, name), jwt("bob", 3, name))
+    }
+    play.fields = jwt("alice", 2, name)
+    assert (await play.get(status)).status == 200  # the session is gone
+    again = await play.kickoff(EXPORT, Idempotency_Key="k")
+    assert again["Idempotency-Replayed"] == "true"
+    assert len((await play.get("/v8/_async/exports")).json()["results"]) == 1
+    assert (await play.ask("GET", status, jwt("bob", 3, name))).status == 404
+    assert len(play.upstream.posts()) == 1
+
+
+async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing(
+    make_play: MakePlay,
+) -> None:
+    """§2 Caller: a forged JWT beside a good cookie is nobody."""
+    upstream = Upstream()
+    play = await make_play(upstream)
+    play.fields = jwt("alice", 1)
+    status = await play.begun(EXPORT)
+    await play.finished(status)
+    upstream.cookie_alone = True  # VB365 takes the cookie and does not look at the token
+    forged = jwt("alice", 666) | {"Cookie": "mallory=1"}
+    assert (await play.ask("GET", "/v8/_async/exports", forged)).json()["results"] == []
+    upstream.sessions[forged["Authorization"]] = 404
+    assert (await play.ask("GET", status, forged)).status == 404
+
+
+async def test_a_cookie_alone_is_a_caller(make_play: MakePlay) -> None:
+    """§2, §3.2: credentials are `Authorization` or `Cookie`."""
+    play = await make_play(Upstream())
+    play.fields = {"Cookie": "session=1"}
+    status = await play.begun(EXPORT)
+    await play.finished(status)
+    assert len((await play.get("/v8/_async/exports")).json()["results"]) == 1
+    assert (await play.ask("GET", "/v8/_async/exports", {"Cookie": "session=2"})).json()[
+        "results"
+    ] == []
+
+
+async def test_secrets_are_nowhere(
+    make_stage: MakeStage, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """§9: logs, documents, files and file names hold no credential, no query value; bodies go with
+    their job.
+    """
+    stage = await make_stage()
+    token = stage.fields["Authorization"].removeprefix("Bearer ")
+    secrets = {
+        "token": token,
+        "cookie": "cookie-canary",
+        "query": "query-canary",
+        "field": "field-canary",
+    }
+    more: dict[str, Any] = {
+        "Cookie": "c=cookie-canary",
+        "X_Secret": "field-canary",
+        "Idempotency_Key": "k",
+    }
+    answer = await stage.kickoff(stage.export + "?x=query-canary", body=b'{"body-canary"}', **more)
+    status = stage.path(answer["Location"])
+    document = await stage.finished(status)
+    await stage.ask("GET", status + "?x=query-canary", {"Authorization": "Bearer " + token + "x"})
+    listed = await stage.get("/v8/_async/exports")
+    stage.fault(outlook_missing=True)
+    await stage.finished(
+        await stage.begun(stage.export + "?x=query-canary", Cookie="c=cookie-canary")
+    )
+    await stage.running.stop()
+    logged = "".join(capfd.readouterr())
+    shown = answer.body + document.body + listed.body
+    names, stored = kept_in(tmp_path)
+    for what, secret in secrets.items():
+        assert secret not in logged, what
+        assert secret.encode() not in shown, what
+        assert secret not in names, what
+        assert what == "query" or secret.encode() not in stored, (
+            what
+        )  # the target is kept with the job
+    assert "body-canary" not in logged
+    assert b"body-canary" not in shown
+
+
+async def test_a_suspended_job_goes_on_with_its_owners_next_call(make_stage: MakeStage) -> None:
+    """§9: after a restart Suspended; the next allowed call resumes it with its credentials, a
+    refused one does not.
+    """
+    stage = await make_stage()
+    stage.fault(hold=True, count=1)
+    status = await stage.begun(stage.export)
+    await stage.until(status, lambda document: document["phase"] == "Generating")
+    await stage.running.stop()
+    stage.simulator.release()
+    stage.running = await app.start(stage.running.settings, stage.clock)
+    try:
+        assert (await stage.ask("GET", status, stage.simulator.login("bob"))).status == 404
+        listed = await stage.get("/v8/_async/exports")
+        [job] = listed.json()["results"]
+        assert (job["status"], job["phase"]) == ("Running", "Suspended")
+        stage.fields = stage.simulator.login()
+        assert (await stage.get(status)).status == 202
+        over = await stage.finished(status)
+        assert (over.json()["status"], over.json()["attempt"]) == ("Success", 2)
+        posts = [one for one in stage.simulator.requests if one.method == "POST"]
+        assert posts[-1].header("Authorization") == stage.fields["Authorization"]
+        assert posts[-1].header("Prefer") is None
+    finally:
+        await stage.running.stop()

@@ -1,0 +1,469 @@
+"""The command line: commands, exit codes, stdout and stderr (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import typer.main
+from typer.testing import CliRunner, Result
+
+import proxy
+from proxy.cli.main import app
+from proxy.cli.options import Sources
+from proxy.config import FLAGS, text
+
+URL = "https://vb365.example.com:4443"
+ALONE = [sys.executable, "-m", "proxy"]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("VB365_PROXY_", "FORCE_COLOR")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, prog_name="vb365-async-proxy")
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a command that listens; yield it and its URL. Kill it if it still runs at the end."""
+    root = str(Path(__file__).parents[3])
+    environ = os.environ | {"PYTHONPATH": root}
+    with subprocess.Popen(
+        [*ALONE, *arguments], env=environ, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stderr is not None
+        try:
+            lines = [""]
+            while not lines[-1].startswith("listening on "):
+                lines.append(program.stderr.readline())
+                assert lines[-1], f"it exited before it listened: {''.join(lines)}"
+            yield program, lines[-1].split()[-1]
+        finally:
+            if program.poll() is None:
+                program.kill()
+
+
+# The whole
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    """§15: `serve`, `demo`, `simulate`, `export`, `jobs`, `config check|print|init|schema`,
+    `healthcheck`.
+    """
+    shown = invoke("--help").output
+    for command in ("serve", "demo", "simulate", "export", "jobs", "config", "healthcheck"):
+        assert re.search(rf"^\W*{command}\s", shown, re.MULTILINE), command
+    shown = invoke("config", "--help").output
+    for command in ("check", "print", "init", "schema"):
+        assert re.search(rf"^\W*{command}\s", shown, re.MULTILINE), command
+
+
+def test_serve_has_the_flags_of_the_contract() -> None:
+    """§15: `--config FILE --upstream URL --listen HOST:PORT --admin HOST:PORT --data-dir DIR
+    --workers N`.
+    """
+    shown = invoke("serve", "--help").output
+    for flag in ("--config", "--upstream", "--listen", "--admin", "--data-dir", "--workers"):
+        assert flag in shown
+
+
+def test_each_flag_of_the_configuration_is_one_option() -> None:
+    """The options that set a setting are those of the configuration's table, by the same name."""
+    assert set(Sources().flags) == set(FLAGS)
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    options = {option for parameter in serve.params for option in parameter.opts}
+    assert options == {*FLAGS.values(), "--config"}
+    given = dict.fromkeys(("upstream", "listen", "admin", "data_dir", "workers"), "x")
+    assert Sources(**given).flags == dict.fromkeys(FLAGS, "x")  # type: ignore[arg-type]
+
+
+def test_python_m_proxy_is_the_same_command() -> None:
+    """§15: also `python -m proxy`."""
+    done = subprocess.run(
+        [*ALONE, "--version"], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == f"vb365-async-proxy {proxy.__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """--help imports neither aiohttp nor pydantic, which take long to load."""
+    code = (
+        "import sys; from typer.testing import CliRunner; from proxy.cli.main import app;"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
+        "print(*{'aiohttp', 'pydantic', 'cryptography', 'uvloop'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["serve", "--nonsense"], ["simulate", "--size", "3"]]
+)
+def test_a_wrong_command_line_exits_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [["export", "--help"], ["jobs", "fetch", "--help"]])
+def test_the_client_s_commands_are_part_of_it(arguments: list[str]) -> None:
+    """They are passed on with all their options."""
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    assert f"vb365-async-proxy {' '.join(arguments[:-1])} [OPTIONS]" in result.output
+    assert "--output" in result.output
+
+
+def test_the_client_s_usage_errors_exit_2() -> None:
+    assert invoke("export", "--nonsense").exit_code == 2
+
+
+# Configuration
+
+
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"], ["config", "print"]])
+def test_all_problems_are_reported_and_nothing_starts(command: list[str], tmp_path: Path) -> None:
+    """§15: unknown keys and bad values: all problems at once, exit 2, nothing started."""
+    file, data = tmp_path / "proxy.toml", tmp_path / "data"
+    file.write_text(f'[storage]\ndir = "{data}"\n[exports]\ngrase = "1s"\nmax_wait = 5')
+    result = invoke(*command, "--config", str(file), "--listen", "nowhere")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    for name in (
+        "exports.grase",
+        "exports.max_wait",
+        "flag --listen: listen.address",
+        "upstream.url is required",
+    ):
+        assert name in result.stderr
+    assert not data.exists()
+
+
+def test_serve_refuses_what_this_version_cannot_do(tmp_path: Path) -> None:
+    """Valid settings of features that do not exist yet: exit 2 instead of an incomplete start."""
+    data = tmp_path / "data"
+    result = invoke("serve", "--upstream", URL, "--data-dir", str(data), "--workers", "2")
+    assert result.exit_code == 2
+    assert "listen.workers is not supported in this version" in result.stderr
+    assert not data.exists()
+
+
+def test_config_check_needs_no_file(tmp_path: Path) -> None:
+    result = invoke("config", "check", "--upstream", URL, "--data-dir", str(tmp_path))
+    assert result.exit_code == 0
+    assert URL in result.stdout
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text(f'[upstream]\nurl = "{URL}"\n[storage]\ndir = "{tmp_path}"')
+    monkeypatch.setenv("VB365_PROXY_CONFIG", str(file))
+    assert invoke("config", "check").exit_code == 0
+
+
+def test_config_print_shows_what_is_in_force_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VB365_PROXY_ADMIN__TOKEN", "c4nary")
+    monkeypatch.setenv("VB365_PROXY_EXPORTS__GRACE", "1500ms")
+    result = invoke("config", "print", "--upstream", URL)
+    settings = tomllib.loads(result.stdout)
+    assert settings["exports"]["grace"] == "1500ms"
+    assert settings["upstream"]["url"] == URL
+    assert settings["admin"]["token"] == "********"
+    assert "c4nary" not in result.output
+
+
+def test_config_init_writes_the_shipped_file_and_replaces_none(tmp_path: Path) -> None:
+    shipped = (Path(__file__).parents[3] / "config" / "proxy.toml").read_text(encoding="utf-8")
+    assert invoke("config", "init").stdout == shipped
+    file = tmp_path / "proxy.toml"
+    assert invoke("config", "init", str(file)).exit_code == 0
+    assert file.read_text(encoding="utf-8") == shipped
+    file.write_text("mine")
+    result = invoke("config", "init", str(file))
+    assert result.exit_code == 2
+    assert "Cannot write " in result.stderr
+    assert "File exists" in result.stderr
+    assert file.read_text() == "mine"
+
+
+def test_config_schema_is_json() -> None:
+    assert json.loads(invoke("config", "schema").stdout) == text.json_schema()
+
+
+# serve
+
+
+def test_serve_reports_its_address_is_healthy_and_ends_on_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§15: port 0 takes any free one; the ready line; `healthcheck` against the real admin
+    listener; SIGTERM.
+    """
+    monkeypatch.setenv("VB365_PROXY_LOG__FORMAT", "json")
+    places = (
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    )
+    with running("serve", *places, "--data-dir", str(tmp_path)) as (program, url):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+        assert program.stderr is not None
+        admin = json.loads(program.stderr.readline())["admin"].removeprefix("http://")
+        assert invoke("healthcheck", "--admin", admin).exit_code == 0
+        assert invoke("healthcheck", "--admin", admin, "--ready").exit_code == 1, (
+            "its upstream is not there"
+        )
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(40) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+def test_a_shared_data_directory_is_refused_by_serve_and_by_config_check(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    for command in (["serve"], ["config", "check"]):
+        result = invoke(*command, "--upstream", URL, "--data-dir", str(tmp_path))
+        assert result.exit_code == 2
+        assert (
+            f"can be written by others (mode 0770)\n    Run: chmod 700 {tmp_path}" in result.stderr
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
+    """Whatever umask it is started with, and whichever library creates the file."""
+    places = (
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    )
+    line = [*ALONE, "serve", *places, "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, umask=0) as program:
+        assert program.stderr is not None
+        assert any("listening on" in line for line in program.stderr)
+        modes = {
+            path: path.stat().st_mode & 0o077
+            for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+        }
+        program.send_signal(signal.SIGTERM)
+        program.stderr.read()
+        assert program.wait(40) == 0
+    assert len(modes) > 3
+    assert set(modes.values()) == {0}
+
+
+def test_serve_reports_a_port_in_use(tmp_path: Path) -> None:
+    with running("simulate", "--port", "0") as (_, url):
+        taken = url.removeprefix("http://")
+        places = (
+            "--upstream",
+            url,
+            "--listen",
+            taken,
+            "--admin",
+            "127.0.0.1:0",
+            "--data-dir",
+            str(tmp_path),
+        )
+        second = subprocess.run(
+            [*ALONE, "serve", *places], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert second.returncode == 1
+    assert f"listen.address {taken}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+# healthcheck
+
+
+@contextmanager
+def admin(status: int) -> Iterator[tuple[str, list[str]]]:
+    """Run a server that responds with `status`; yield its address and a list of its requests."""
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.headers['Host']} {self.path}")
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"a word")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+@pytest.mark.parametrize(("options", "path"), [([], "/healthz"), (["--ready"], "/readyz")])
+def test_healthcheck_asks_the_admin_listener(
+    status: int, code: int, options: list[str], path: str
+) -> None:
+    """§15: `healthcheck` needs no upstream, which may be a flag of `serve`."""
+    with admin(status) as (address, asked):
+        result = invoke("healthcheck", "--admin", address, *options)
+    # The listener accepts this name whatever admin.address is.
+    assert (result.exit_code, asked) == (code, [f"localhost {path}"])
+    assert result.stdout == f"{status} a word\n"
+
+
+def test_healthcheck_exits_1_without_a_response() -> None:
+    with admin(200) as (address, _):
+        pass
+    result = invoke("healthcheck", "--admin", address, "--timeout", "2")
+    assert result.exit_code == 1
+    assert "No response from 127.0.0.1" in result.stderr
+
+
+# simulate
+
+
+def test_simulate_runs_until_sigterm() -> None:
+    """It serves the VB365 API on a free port."""
+    with running(
+        "simulate", "--port", "0", "--size", "2MiB", "--generate", "10ms", "--rate", "1GiB"
+    ) as (program, url):
+        form = b"grant_type=password&username=alice&password=secret-a"
+        with urllib.request.urlopen(f"{url}/v8/token", form, timeout=10) as answer:
+            assert json.load(answer)["access_token"]
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(10) == 0
+
+
+def test_simulate_signs_its_own_certificate() -> None:
+    """As VB365 does by default."""
+    with running("simulate", "--port", "0", "--tls") as (program, url):
+        assert url.startswith("https://127.0.0.1:")
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib.request.urlopen(f"{url}/v8/token", timeout=10)
+        program.send_signal(signal.SIGINT)
+        assert program.wait(10) == 0
+
+
+def test_simulate_reports_a_port_in_use() -> None:
+    with running("simulate", "--port", "0") as (_, url):
+        second = subprocess.run(
+            [*ALONE, "simulate", "--port", url.rpartition(":")[2]],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert second.returncode == 1
+    assert "Cannot listen on 127.0.0.1 port" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+# demo
+
+
+def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
+    """202, polls, download, digest, exit code 0."""
+    done = subprocess.run([*ALONE, "demo"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in (
+        "POST /v8/token  ->  200",
+        "> Prefer: respond-async",
+        "< HTTP/1.1 202 Accepted",
+        "< Location: http://",
+    ):
+        assert line in done.stdout
+    assert "Transferring" in done.stderr
+    assert "The file holds, byte for byte, what VB365 sent: SHA-256 " in done.stdout
+
+
+def test_demo_serve_keeps_everything_running_until_ctrl_c() -> None:
+    """The curl commands that it prints work unchanged."""
+    with subprocess.Popen(
+        [*ALONE, "demo", "--serve"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        try:
+            lines = list(takewhile(lambda line: "Ctrl-C stops it" not in line, demo.stdout))
+            kick_off, status, _ = (shlex.split(line) for line in lines if line.startswith("curl "))
+            accepted = subprocess.run(
+                [*kick_off, "-sS"], capture_output=True, text=True, timeout=30, check=True
+            )
+            assert accepted.stdout.startswith("HTTP/1.1 202 Accepted")
+            done = subprocess.run(
+                [*status, "-sS"], capture_output=True, text=True, timeout=30, check=True
+            )
+            assert '"status":"Success"' in done.stdout.replace(" ", "")
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(30) == 0
+        finally:
+            if demo.poll() is None:
+                demo.kill()
+
+
+# README's first deployment
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands as written, with the real address and with url and fingerprint filled in."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    block = re.findall(r"^   ```sh\n(.*?)^   ```", readme, re.DOTALL | re.MULTILINE)[0]
+    show, init, check, serve = (line.strip().partition("  ")[0] for line in block.splitlines())
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for name in ("LISTEN__ADDRESS", "ADMIN__ADDRESS"):
+        monkeypatch.setenv(f"VB365_PROXY_{name}", "127.0.0.1:0")
+    monkeypatch.setenv("VB365_PROXY_STORAGE__DIR", str(tmp_path / "data"))
+
+    def shell(line: str) -> str:
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with running("simulate", "--port", "0", "--tls") as (_, url):
+        shown = shell(show.replace("vb365.example.com:4443", url.removeprefix("https://"))).strip()
+        shell(init)
+        toml = (tmp_path / "proxy.toml").read_text(encoding="utf-8")
+        toml = toml.replace('\nurl = ""', f'\nurl = "{url}"', 1)
+        toml = toml.replace('\nfingerprint = ""', f'\nfingerprint = "{shown.partition("=")[2]}"', 1)
+        (tmp_path / "proxy.toml").write_text(toml, encoding="utf-8")
+        assert "Configuration OK" in shell(check)
+        monkeypatch.chdir(tmp_path)
+        with running(*shlex.split(serve)[1:]) as (_, proxied):
+            form = b"grant_type=password&username=alice&password=secret-a"
+            with urllib.request.urlopen(f"{proxied}/v8/token", form, timeout=10) as answer:
+                assert json.load(answer)["access_token"]

@@ -1,0 +1,148 @@
+"""The client's download: resumed, verified, named (CONTRACT §6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from proxy.client.files import PartialFile, safe_name
+from proxy.client.job import Job
+from tests.unit.client.fake_proxy import EXPORT, FILE, ID, STORY, SUCCESS, FakeProxy, document
+
+
+@pytest.fixture
+def told(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake knows how many bytes the client has."""
+    write, fake.kept = PartialFile.write, 0
+
+    def write_and_tell(file: PartialFile, chunk: bytes) -> None:
+        write(file, chunk)
+        fake.kept = file.offset
+
+    monkeypatch.setattr(PartialFile, "write", write_and_tell)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_broken_download_goes_on_where_it_broke(run: Any, fake: FakeProxy, here: Path) -> None:
+    """§6: Range with If-Range; the digest is over the whole."""
+    fake.cuts = [300_000, 0, 400_000]
+    assert run("export", "--path", EXPORT).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+    asked = [(fields.get("Range"), fields.get("If-Range")) for fields, _ in fake.calls("/result")]
+    whole, *rest = asked
+    assert whole == (None, None)
+    assert rest == [(f"bytes={offset}-", '"e1"') for offset in (300_000, 300_000, 700_000)]
+
+
+def test_a_server_without_ranges_is_read_from_zero_and_not_for_ever(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
+    """A 200 to a Range request is the whole file: it replaces what was there; eight breaks at one
+    place are enough.
+    """
+    fake.ranges, fake.cuts = False, [300_000, 300_000]
+    assert run("export", "--path", EXPORT).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+    fake.story, fake.cuts = list(STORY), [300_000] * 100
+    result = run("export", "--path", EXPORT, "-o", "again.pst")
+    assert result.exit_code == 1
+    assert "giving up after 8 tries" in result.stderr
+    assert not (here / "again.pst").exists()
+
+
+def test_wrong_bytes_are_fetched_once_more_and_never_kept(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
+    fake.file = b"!BDX" + FILE[4:]
+    result = run("export", "--path", EXPORT)
+    assert result.exit_code == 1
+    assert "does not have the expected SHA-256" in result.stderr
+    assert len(fake.calls("/result")) == 2
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"Content-Encoding": "gzip"}, "compresses the download"),
+        ({"Transfer-Encoding": "chunked"}, "the length of the file"),
+    ],
+)
+def test_a_download_that_something_rewrote_is_refused(
+    run: Any, fake: FakeProxy, here: Path, fields: dict[str, str], said: str
+) -> None:
+    fake.fields = fields
+    if "Transfer-Encoding" in fields:
+        fake.download = chunked  # type: ignore[method-assign]
+    result = run("export", "--path", EXPORT)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert not (here / "Jane Roe.pst").exists()
+
+
+@pytest.mark.parametrize("value", ["Identity", "identity, identity", ","])
+def test_identity_is_no_encoding(run: Any, fake: FakeProxy, here: Path, value: str) -> None:
+    """RFC 9110 §8.4.1: servers and balancers write it although it says nothing."""
+    fake.fields = {"Content-Encoding": value}
+    assert run("export", "--path", EXPORT).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
+async def chunked(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    return response
+
+
+def test_a_later_fetch_goes_on_with_what_an_earlier_one_left(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
+    """The digest of the document proves the whole; bytes that are not the job's are dropped."""
+    fake.story = [SUCCESS]
+    part = here / f"Jane Roe.pst.{ID[:8]}.part"
+    part.write_bytes(FILE[:1000])
+    assert run("jobs", "fetch", ID).exit_code == 0
+    assert fake.calls("/result")[0][0]["Range"] == "bytes=1000-"
+    part.write_bytes(b"x" * (len(FILE) + 1))
+    result = run("jobs", "fetch", ID)
+    assert result.stdout == "Jane Roe-2.pst\n"
+    assert (here / "Jane Roe-2.pst").read_bytes() == FILE
+
+
+def test_output_names_a_file_or_a_directory(run: Any, fake: FakeProxy, here: Path) -> None:
+    """A named file is replaced; in a directory no file is ever lost; a missing suffix is added."""
+    fake.story = [SUCCESS]
+    (here / "named.dat").write_bytes(b"old")
+    assert run("jobs", "fetch", ID, "-o", "named.dat").stdout == "named.dat\n"
+    assert (here / "named.dat").read_bytes() == FILE
+    assert run("jobs", "fetch", ID, "-o", "deep/er/").stdout == f"{Path('deep/er/Jane Roe.pst')}\n"
+    assert (
+        run("jobs", "fetch", ID, "-o", "deep/er/").stdout == f"{Path('deep/er/Jane Roe-2.pst')}\n"
+    )
+    assert run("jobs", "fetch", ID, "-o", "bare").stdout == "bare.pst\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "named"),
+    [
+        ("a.pst", "Zip", "a.zip"),
+        ("report.docx", "Zip", "report.docx"),
+        ("posts.html", "Other", "posts.html"),
+        ("../../etc/passwd", "Other", "passwd"),
+        ("..\\..\\a:b?.msg", "Msg", "a_b_.msg"),
+        ("CON.pst", "Pst", "_CON.pst"),
+        (".\x00.", "Zip", "_.zip"),
+        ("a\x9b2J\u202e\u200bb.pst", "Pst", "a_2J__b.pst"),
+        ("...", "Msg", "exportToPst-5f0c6d3e.msg"),
+        (None, None, "exportToPst-5f0c6d3e"),
+        ("日" * 200 + ".zip", "Zip", "日" * 65 + ".zip"),
+    ],
+)
+def test_a_servers_file_name_is_made_safe(given: str | None, kind: str | None, named: str) -> None:
+    job = document("Success", "Completed")
+    job["result"] |= {"fileName": given, "format": kind}
+    assert safe_name(Job(job)) == named

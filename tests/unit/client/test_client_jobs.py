@@ -1,0 +1,197 @@
+"""The commands `jobs`, wrong command lines, Ctrl-C and what the user sees (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from rich.console import Console
+
+from proxy.client.display import Bar, Display, display
+from proxy.client.errors import CommandError
+from proxy.client.job import Job
+from proxy.client.proxy import job_path, path_of_job
+from tests.unit.client.conftest import serving
+from tests.unit.client.fake_proxy import EXPORT, ID, STATUS, FakeProxy, document, transferring
+
+
+def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) -> None:
+    """§2, §7."""
+    listed = run("jobs", "list", "--status", "Success", "--session", "s/1")
+    assert ID in listed.stdout
+    assert (
+        fake.seen[-1][1]
+        == "/v8/_async/exports?offset=0&limit=30&status=Success&restoreSessionId=s%2F1"
+    )
+    assert json.loads(run("jobs", "list", "--json").stdout)["results"][0]["id"] == ID
+    assert json.loads(run("jobs", "show", ID).stdout)["phase"] == "Generating"
+    assert json.loads(run("jobs", "cancel", ID).stdout)["phase"] == "Cancelling"
+    assert run("jobs", "delete", ID, "--file-only").exit_code == 0
+    assert run("jobs", "delete", f"{fake.url}{STATUS}", VB365_URL=None).exit_code == 0
+    assert [(method, target) for method, target, _, _ in fake.seen[-3:]] == [
+        ("POST", f"{STATUS}/cancel"),
+        ("DELETE", f"{STATUS}/result"),
+        ("DELETE", STATUS),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "env", "said"),
+    [
+        (("jobs", "list"), {"VB365_URL": None}, "No address"),
+        (("jobs", "list"), {"VB365_TOKEN": None}, "No credentials"),
+        (("jobs", "list"), {"VB365_URL": "vb365.example.com"}, "--url must be a URL"),
+        (("jobs", "list", "--token-file", "none"), {}, "none cannot be read"),
+        (("jobs", "list", "--ca-file", "none"), {}, "none is not a file of PEM certificates"),
+        (("export", "--path", "v8/x"), {}, "--path must be"),
+        (("export", "--path", "/v8/ü x"), {}, "--path must be"),
+    ],
+)
+def test_a_wrong_command_line_is_told_before_anything_is_sent(
+    run: Any, fake: FakeProxy, line: tuple[str, ...], env: dict[str, str | None], said: str
+) -> None:
+    result = run(*line, **env)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert fake.seen == []
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_secret_files_of_windows_programs_are_read(
+    run: Any, fake: FakeProxy, here: Path, mark: bytes
+) -> None:
+    """UTF-8 whatever the locale, with or without Notepad's byte order mark."""
+    (here / "token").write_bytes(mark + b"good\r\n")
+    assert run("jobs", "show", ID, "--token-file", "token").exit_code == 0
+    (here / "password").write_bytes(mark + b"pa&ss\r\n")
+    assert (
+        run("jobs", "show", ID, "--password-file", "password", VB365_USERNAME="jane").exit_code == 0
+    )
+
+
+@pytest.mark.parametrize("option", ["--token-file", "--password-file"])
+def test_a_secret_file_in_utf_16_is_named(
+    run: Any, fake: FakeProxy, here: Path, option: str
+) -> None:
+    """Windows PowerShell's `>` writes it."""
+    (here / "secret").write_text("good", encoding="utf-16")
+    result = run(
+        "jobs",
+        "show",
+        ID,
+        option,
+        "secret",
+        VB365_USERNAME="jane" if "password" in option else None,
+    )
+    assert (result.exit_code, result.stderr) == (2, "secret is UTF-16: save it as UTF-8\n")
+    assert fake.seen == []
+
+
+def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -> None:
+    """An untrusted one is reported with a hint; --ca-file trusts it; --insecure accepts any."""
+    authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path("ca.pem")
+    with serving(tls) as fake:
+        result = run("jobs", "show", ID, VB365_URL=fake.url)
+        assert (result.exit_code, "see --ca-file and --insecure" in result.stderr) == (2, True)
+        assert run("jobs", "show", ID, "--ca-file", "ca.pem", VB365_URL=fake.url).exit_code == 0
+        result = run("jobs", "show", ID, "--insecure", VB365_URL=fake.url)
+        assert (result.exit_code, "WARNING" in result.stderr) == (0, True)
+
+
+def test_a_missing_body_file_is_told_before_anything_is_sent(run: Any, fake: FakeProxy) -> None:
+    result = run("export", "--path", EXPORT, "--body", "nowhere.json")
+    assert (result.exit_code, "nowhere.json" in result.stderr, fake.seen) == (2, True, [])
+
+
+def test_a_body_in_utf_16_is_named(run: Any, fake: FakeProxy, here: Path) -> None:
+    """RFC 8259 §8.1: JSON is UTF-8; Windows PowerShell's `>` is not."""
+    (here / "body.json").write_text("{}", encoding="utf-16")
+    result = run("export", "--path", EXPORT, "--body", "body.json")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "--body: body.json is UTF-16: save it as UTF-8\n",
+    )
+    assert fake.seen == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent to a child process")
+@pytest.mark.parametrize("cancel", [False, True])
+def test_ctrl_c_leaves_the_export_running_unless_told_otherwise(
+    fake: FakeProxy, here: Path, cancel: bool
+) -> None:
+    """§15: exit code 130 and the command that fetches the file later."""
+    fake.story = [document("Running", "Generating")]
+    line = [
+        sys.executable,
+        "-c",
+        "from proxy.client import client_app; client_app()",
+        "export",
+        "--path",
+        EXPORT,
+    ]
+    root = Path(__file__).parents[3]
+    env = os.environ | {"VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [*line, *(["--cancel-on-interrupt"] if cancel else [])],
+        env=env,
+        text=True,
+        stderr=subprocess.PIPE,
+    ) as client:
+        assert client.stderr is not None
+        said = ""
+        while "Generating" not in said and (line_ := client.stderr.readline()):
+            said += line_
+        client.send_signal(signal.SIGINT)
+        said += client.stderr.read()
+        assert client.wait(30) == 130, said
+    assert ("The export is being cancelled." in said) == cancel
+    assert (f"vb365-async-proxy jobs fetch {fake.url}{STATUS}" in said) == (not cancel)
+    assert bool(fake.calls(f"POST {STATUS}/cancel")) == cancel
+
+
+def test_a_job_is_named_by_id_or_url() -> None:
+    """§2: any version, no version, a prefix, a renamed segment."""
+    assert path_of_job(ID.upper(), "v8", "_async") == STATUS
+    assert job_path(f"https://h/pre/fix/v6/_exports/exports/{ID}") == f"/v6/_exports/exports/{ID}"
+    assert job_path(f"/_async/exports/{ID}") == f"/_async/exports/{ID}"
+    with pytest.raises(CommandError, match="not the URL of an export job"):
+        job_path("https://h/v8/RestoreSessions/x")
+
+
+def test_plain_lines_come_at_new_phases_and_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = [0.0]
+    shown = Display(Console(), clock=lambda: now[0])
+    for now[0] in (0.0, 1.0, 2.0, 11.0, 12.0):
+        shown.exporting(Job(document("Running", "Generating")))
+    for now[0] in (13.0, 14.0, 24.0):
+        shown.downloading(int(now[0]) * 2**20, 100 * 2**20)
+    assert capsys.readouterr().out.splitlines() == [
+        "Generating",
+        "Generating  0:11",
+        "Downloading  13.0 MiB of 100.0 MiB, 13 %",
+        "Downloading  0:11  24.0 MiB of 100.0 MiB, 24 %, 1.0 MiB/s, 1:16 left",
+    ]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    console = Console(force_terminal=True, width=120, record=True, file=io.StringIO())
+    with display(console) as shown:
+        assert isinstance(shown, Bar)
+        shown.exporting(Job(document("Running", "Generating")))
+        shown.exporting(Job(transferring(2**19)))
+        shown.say("a line that stays")
+    text = console.export_text()
+    assert "a line that stays" in text
+    assert "512.0 KiB of 1.0 MiB, 49 %, 1.0 MiB/s, 0:01 left" in text

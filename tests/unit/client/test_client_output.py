@@ -1,0 +1,126 @@
+"""What the commands write survives old code pages, closed pipes and hostile text (CONTRACT §15)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from proxy.client.display import Display
+from tests.unit.client.fake_proxy import EXPORT, FILE, ID, STORY, SUCCESS, FakeProxy, document
+
+ROOT = Path(__file__).parents[3]
+NAME = "Zoë 日本.pst"
+
+
+def command(
+    fake: FakeProxy, *line: str, encoding: str = "utf-8", **how: Any
+) -> subprocess.Popen[bytes]:
+    around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}
+    around |= {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "proxy", *line], env=around, stderr=subprocess.PIPE, **how
+    )
+
+
+def named(name: str) -> dict[str, Any]:
+    success = document("Success", "Completed")
+    success["result"]["fileName"] = name
+    return success
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437"])
+def test_an_export_succeeds_whatever_the_encoding_of_stdout(
+    fake: FakeProxy, here: Path, encoding: str
+) -> None:
+    """The file has its name; the line on stdout is escaped where it must be."""
+    fake.story = [named(NAME)]
+    with command(
+        fake, "export", "--path", EXPORT, encoding=encoding, stdout=subprocess.PIPE
+    ) as client:
+        out, err = client.communicate(timeout=60)
+    assert client.returncode == 0, err
+    assert out.splitlines() == [NAME.encode(encoding, "backslashreplace")]
+    assert (here / NAME).read_bytes() == FILE
+
+
+@pytest.mark.parametrize(
+    "line", [("jobs", "show", ID), ("jobs", "list"), ("jobs", "list", "--json")]
+)
+def test_job_commands_succeed_whatever_the_encoding_of_stdout(
+    fake: FakeProxy, line: tuple[str, ...]
+) -> None:
+    """JSON stays JSON."""
+    SUCCESS["result"]["fileName"], before = NAME, SUCCESS["result"]["fileName"]
+    fake.story = [SUCCESS]
+    try:
+        with command(fake, *line, encoding="cp1252", stdout=subprocess.PIPE) as client:
+            out, err = client.communicate(timeout=60)
+    finally:
+        SUCCESS["result"]["fileName"] = before
+    assert client.returncode == 0, err
+    if line == ("jobs", "list"):
+        assert NAME.encode("cp1252", "backslashreplace") in out
+    else:
+        assert NAME in str(json.loads(out))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
+@pytest.mark.parametrize(
+    "line", [("export", "--path", EXPORT), ("jobs", "list"), ("jobs", "show", ID)]
+)
+def test_a_closed_stdout_changes_no_exit_code(
+    fake: FakeProxy, here: Path, line: tuple[str, ...]
+) -> None:
+    """`| head`, once it has seen enough."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        with command(fake, *line, stdout=writing) as client:
+            _, err = client.communicate(timeout=60)
+    finally:
+        os.close(writing)
+    assert client.returncode == 0, err
+    assert b"Broken pipe" not in err
+    assert b"Exception" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
+def test_a_closed_stderr_ends_no_export(fake: FakeProxy, here: Path) -> None:
+    """`2>&1 >file | head -1`: rich would redirect stdout and exit 1."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "proxy", "export", "--path", EXPORT]
+    try:
+        told = subprocess.run(
+            line, env=around, stdout=subprocess.PIPE, stderr=writing, timeout=60, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (told.returncode, told.stdout) == (0, b"Jane Roe.pst\n")
+
+
+def test_text_of_a_server_tells_a_terminal_nothing(run: Any, fake: FakeProxy, here: Path) -> None:
+    """A mailbox's name and VB365's sentences are a stranger's text."""
+    hostile = "a\x1b[2J\x9b31m\u202eb"
+    error = {"code": "UpstreamError", "message": hostile, "retryable": False}
+    for story, line in (
+        ([*STORY[:1], document("Failed", "Completed", error=error)], ("export", "--path", EXPORT)),
+        ([document("Running", "Generating", message=hostile)], ("jobs", "show", ID)),
+    ):
+        fake.story = story
+        result = run(*line)
+        assert "a" in result.output
+        assert not set("\x1b\x9b\u202e") & set(result.output)
+
+
+def test_a_line_that_stays_keeps_its_line_feeds(capsys: pytest.CaptureFixture[str]) -> None:
+    Display(Console()).say("> GET /\n< 200 \x9bOK")
+    assert capsys.readouterr().out == "> GET /\n< 200 \\x9bOK\n"

@@ -1,0 +1,523 @@
+"""Refusals, time-outs, limits and the end (CONTRACT §12, §15)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import cast
+
+import pytest
+from aiohttp import web
+
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, PassThrough
+from proxy.downstream import connection as clients
+from proxy.downstream.inbox import Inbox
+from tests.support.wire import LIMIT, Peer, eventually, through
+from tests.unit.core.test_heads import REFUSED_REQUESTS
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+async def upstream(peer: Peer) -> None:
+    while True:
+        await peer.head()
+        await peer.send(OK)
+
+
+async def test_12_what_is_ambiguous_gets_400_and_reaches_nobody() -> None:
+    async with through(upstream) as (proxy, origin):
+        for name, raw in REFUSED_REQUESTS.items():
+            if name == "bytes after the head":
+                continue
+            client = await proxy.ask(raw)
+            answer = await client.rest()
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), name
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert b"\r\nConnection: close" in head
+            problem = json.loads(body)
+            assert problem["type"] == "urn:vb365-async:problem:bad-request", name
+            await client.close()
+        assert origin.accepted == 0
+
+
+async def test_12_requests_before_a_refused_one_are_answered() -> None:
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(
+            GET + GET + b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1,1\r\n\r\n" + GET
+        )
+        assert (await client.answer())[1] == b"ok"
+        assert (await client.answer())[1] == b"ok"
+        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_12_nothing_of_a_refused_request_is_echoed_but_a_plain_path() -> None:
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(b"GET /v8/x?token=s HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n")
+        body = json.loads((await client.rest()).partition(b"\r\n\r\n")[2])
+        assert (body["instance"], body["errorCode"]) == ("/v8/x", "ParameterValidationFailure")
+        client = await proxy.ask(b"GET /a\x01b HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert json.loads((await client.rest()).partition(b"\r\n\r\n")[2])["instance"] == "/"
+
+
+async def test_12_a_refused_client_that_goes_on_sending_can_read_its_answer() -> None:
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
+        await client.send(bytes(1 << 20))
+        assert (await client.answer())[0].startswith(b"HTTP/1.1 400 ")
+
+
+async def test_12_a_client_that_never_stops_sending_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clients, "LINGER", 0.2)
+    async with through(upstream) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
+
+        async def sending() -> None:
+            while True:
+                await client.send(bytes(1 << 16))
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(sending(), LIMIT)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: ",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nab",
+    ],
+)
+async def test_12_a_head_or_body_that_stalls_is_ended(begun: bytes) -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.gone()
+
+    async with through(silent, head_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(begun)
+        assert await client.gone()
+        await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
+
+
+async def test_12_a_head_that_drips_is_ended_all_the_same() -> None:
+    async with through(upstream, head_timeout=0.3) as (proxy, _):
+        client = await proxy.ask(b"GET / HTTP/1.1\r\n")
+
+        async def drip() -> None:
+            for _ in range(200):
+                await client.send(b"X: y\r\n")
+                await asyncio.sleep(0.02)
+
+        with pytest.raises(ConnectionError):
+            await drip()
+
+
+async def test_12_a_body_that_drips_is_served() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        assert await peer.exactly(8) == b"abcdefgh"
+        await peer.send(OK)
+
+    async with through(script, head_timeout=0.3) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n")
+        for at in range(8):
+            await client.send(b"abcdefgh"[at : at + 1])
+            await asyncio.sleep(0.1)
+        assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_idle_connections_are_closed() -> None:
+    async with through(upstream, idle_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.answer()
+        assert await client.rest() == b""
+
+
+async def test_12_a_client_that_takes_nothing_of_its_answer_is_ended() -> None:
+    """And so is the upstream's side of it; other clients are not affected."""
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        if b"/big" not in await peer.head():
+            await peer.send(OK)
+            return
+        try:
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            for _ in range(100):
+                await peer.send(bytes(1000000))
+        finally:
+            gone.set()
+
+    async with through(script, head_timeout=0.1) as (proxy, _):
+        slow = await proxy.connect(limit=1 << 10)
+        await slow.send(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n")
+        other = await proxy.ask(GET)
+        assert (await other.answer())[1] == b"ok"
+        await asyncio.wait_for(gone.wait(), LIMIT)
+        await eventually(lambda: proxy.server.counters.timed_out >= 1)
+
+
+async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_served() -> None:
+    served = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal served
+        while True:
+            await peer.head()
+            served += 1
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000000))
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect(limit=1 << 10)
+        await client.send(GET * 200)
+        await asyncio.sleep(0.5)
+        assert served < 20
+        for _ in range(200):
+            assert len((await client.answer())[1]) == 1000000
+
+
+async def test_12_nor_of_those_that_come_later() -> None:
+    """The next request comes while the last answer is stuck: it waits, and is answered in the
+    end.
+    """
+    served = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal served
+        while True:
+            await peer.head()
+            served += 1
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n")
+            for _ in range(30):
+                await peer.send(bytes(1000000))
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect(limit=1 << 10)
+        await client.send(GET)
+        await client.head()
+        await client.send(GET * 3000)
+        await asyncio.sleep(0.3)
+        assert served == 1
+        await client.exactly(30000000)
+        assert len((await client.answer())[1]) == 30000000
+
+
+async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> None:
+    """Reading goes on after the refusal, so that its answer can be read."""
+
+    async def script(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: proxy.server.counters.refused == 1)
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        client.writer.write(b"fffff\r\n" + bytes(0xFFFFF) + b"\r\nx\r\n")
+        head, _body = await client.answer()
+        assert head.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_12_one_connection_too_many_is_told_so() -> None:
+    async with through(upstream, max_connections=2) as (proxy, _):
+        clients = [await proxy.ask(GET) for _ in range(2)]
+        for client in clients:
+            await client.answer()
+        turned = await proxy.connect()
+        assert (await turned.rest()).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        await clients[0].close()
+        await eventually(lambda: proxy.server.open < 3)
+        await turned.close()
+        await eventually(lambda: proxy.server.open == 1)
+        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+
+
+async def test_15_draining_closes_idle_connections_and_finishes_busy_ones() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.head()
+            asked.set()
+            await asyncio.wait_for(go.wait(), LIMIT)
+            await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        idle = await proxy.connect()
+        busy = await proxy.ask(GET)
+        await asyncio.wait_for(asked.wait(), LIMIT)
+        drained = asyncio.create_task(proxy.server.drain(LIMIT))
+        assert await idle.rest() == b""
+        go.set()
+        assert (await busy.rest()).endswith(b"Connection: close\r\n\r\nok")
+        await asyncio.wait_for(drained, LIMIT)
+        assert proxy.server.open == 0
+
+
+async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
+    async def silent(peer: Peer) -> None:
+        await peer.gone()
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        await asyncio.sleep(LIMIT)
+        return web.Response()
+
+    def decide(head: Head) -> Decision:
+        return PassThrough(head.target) if head.target == b"/" else cast("Decision", "ours")
+
+    async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        relayed = await proxy.ask(GET)
+        ours = await proxy.ask(b"GET /own HTTP/1.1\r\nHost: h\r\n\r\n")
+        await eventually(lambda: proxy.server.busy == 2)
+        await asyncio.wait_for(proxy.server.drain(0.1), LIMIT)
+        for client in (relayed, ours):
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+
+
+async def test_15_draining_asks_the_clients_of_our_own_answers_to_leave() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        asked.set()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        return web.Response(text="done")
+
+    def decide(head: Head) -> Decision:
+        return cast("Decision", "ours")
+
+    async with through(upstream, decide=decide, handler=handler) as (proxy, _):
+        client = await proxy.ask(GET)
+        await asyncio.wait_for(asked.wait(), LIMIT)
+        drained = asyncio.create_task(proxy.server.drain(LIMIT))
+        await eventually(lambda: proxy.server.draining)
+        go.set()
+        assert b"\r\nConnection: close\r\n" in await client.rest()
+        await asyncio.wait_for(drained, LIMIT)
+
+
+PART = b"GET / HTTP/1.1\r\nHost: h\r\nX: "
+
+
+async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
+    """Resuming to read does not extend the time of the head that is here in part."""
+    async with through(upstream, head_timeout=0.3) as (proxy, _):
+        client = await proxy.connect()
+        await client.send(GET * 3000 + PART)
+        for _ in range(3000):
+            await client.answer()
+        assert await client.gone()
+        await eventually(lambda: proxy.server.open == 0)
+        assert proxy.server.waiting.taken == 0
+
+
+async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() -> None:
+    """The answer in progress arrives whole, however long it takes; the head behind it is given up
+    meanwhile.
+    """
+    size = 30_000_000
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(30):
+            await peer.send(bytes(1_000_000))
+
+    async with through(script, head_timeout=0.3) as (proxy, _):
+        client = await proxy.connect(limit=1 << 10)
+        await client.send(GET + PART)
+        await client.head()
+        await eventually(lambda: proxy.server.counters.timed_out == 1)
+        assert proxy.server.waiting.taken == 0
+        await client.send(b"y")
+        await client.exactly(size)
+        assert await client.gone()
+        assert proxy.server.counters.timed_out == 1
+
+
+async def test_12_a_head_that_drips_while_vb365_works_is_ended() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        asked.set()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+
+    async with through(script, head_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(GET + PART)
+        await asyncio.wait_for(asked.wait(), LIMIT)
+        while not proxy.server.counters.timed_out:
+            await client.send(b"y")
+            await asyncio.sleep(0.02)
+        go.set()
+        assert (await client.rest()).endswith(b"\r\n\r\nok")
+
+
+async def test_12_a_whole_request_waits_for_its_turn_without_a_limit() -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.head()
+            await asyncio.sleep(0.5)
+            await peer.send(OK)
+
+    async with through(script, head_timeout=0.1) as (proxy, _):
+        client = await proxy.ask(GET * 3)
+        for _ in range(3):
+            assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_a_new_connection_has_the_time_of_a_head_and_an_idle_one_its_own() -> None:
+    async with through(upstream, head_timeout=0.2, idle_timeout=60) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.answer()
+        assert await (await proxy.connect()).gone()
+        assert proxy.server.open == 1
+        await client.send(GET)
+        assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
+    """Reading does not stop within a head, however much waits already."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+        assert len(await peer.head()) > 200_000
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect()
+        await client.send(
+            GET
+            + b"GET / HTTP/1.1\r\nHost: h\r\n"
+            + (b"X: " + b"a" * 50_000 + b"\r\n") * 4
+            + b"\r\n"
+        )
+        await eventually(lambda: proxy.server.waiting.taken > 200_000)
+        go.set()
+        for _ in range(2):
+            assert (await client.answer())[1] == b"ok"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_12_a_head_of_more_than_256_kib_gets_431(whole: bool) -> None:
+    async with through(upstream) as (proxy, origin):
+        client = await proxy.connect()
+        await client.send(
+            b"GET /v8/x HTTP/1.1\r\nHost: h\r\n" + (b"X: " + b"a" * 60_000 + b"\r\n") * 5
+        )
+        if whole:
+            await client.send(b"\r\n")
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert (json.loads(body)["status"], json.loads(body)["errorCode"]) == (431, "HttpError")
+        assert origin.accepted == proxy.server.waiting.taken == 0
+
+
+async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
+    """Who asks for more than is left is turned away; a whole request in one piece needs none of
+    it.
+    """
+    async with through(upstream) as (proxy, _):
+        proxy.server.waiting.limit = 100_000
+        part = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000
+        waiting = [await proxy.ask(part) for _ in range(2)]
+        await eventually(lambda: proxy.server.waiting.taken == 2 * len(part))
+        turned = await proxy.ask(part)
+        answer = await turned.rest()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: " in answer
+        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+        await waiting[0].send(b"\r\n\r\n")
+        assert (await waiting[0].answer())[1] == b"ok"
+        waiting[1].reset()
+        await eventually(lambda: proxy.server.waiting.taken == 0)
+
+
+async def test_12_large_heads_of_requests_in_progress_share_it_too() -> None:
+    """A head of 16 KiB or less does not count; an answered or broken request gives it back."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        proxy.server.waiting.limit = 100_000
+        large = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000 + b"\r\n\r\n"
+        clients = [await proxy.ask(large) for _ in range(2)]
+        await eventually(lambda: proxy.server.busy == 2)
+        assert 80_000 < proxy.server.waiting.taken < 100_000
+        assert (await (await proxy.ask(large)).rest()).startswith(b"HTTP/1.1 503 ")
+        small = await proxy.ask(GET)
+        await eventually(lambda: proxy.server.busy == 3)
+        clients[0].reset()
+        await eventually(lambda: proxy.server.waiting.taken < 50_000)
+        go.set()
+        assert (await clients[1].answer())[1] == b"ok"
+        assert (await small.answer())[1] == b"ok"
+        assert proxy.server.waiting.taken == 0
+
+
+async def test_12_requests_that_wait_share_it_too() -> None:
+    """The answer in progress is finished; what waits behind it is given up."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        proxy.server.waiting.limit = 10_000
+        client = await proxy.ask(GET)
+        await eventually(lambda: proxy.server.busy == 1)
+        await client.send(GET * 1000)
+        await eventually(lambda: proxy.server.counters.refused == 1)
+        go.set()
+        assert (await client.answer())[1] == b"ok"
+        assert await client.gone()
+        assert proxy.server.waiting.taken == 0
+
+
+async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cost of a full pipeline is linear: of what waits, a request's turn copies a bounded
+    part.
+    """
+    copied = 0
+    peek = Inbox.peek
+
+    def counting(inbox: Inbox, start: int, end: int) -> bytes:
+        nonlocal copied
+        piece = peek(inbox, start, end)
+        copied += len(piece)
+        return piece
+
+    monkeypatch.setattr(Inbox, "peek", counting)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.exactly(1)
+        await peer.send(OK)
+
+    async with through(script) as (proxy, _):
+        raw = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx"
+        client = await proxy.connect()
+        await client.send(raw * 1000)
+        for _ in range(1000):
+            await client.answer()
+        assert 0 < copied < 700 * 1000

@@ -1,0 +1,147 @@
+"""How clients' connections are accepted, counted and timed (CONTRACT §15 `listen`)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+
+import pytest
+import trustme
+
+from proxy.downstream import listener
+from proxy.net.descriptors import EXTRA_CONNECTIONS, share
+from tests.support.tls_peers import server_side
+from tests.support.wire import Peer, Proxy, eventually, through
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+async def upstream(peer: Peer) -> None:
+    while True:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+async def silent_connection(proxy: Proxy) -> Peer:
+    """A connection that sends nothing, not even the beginning of a TLS handshake."""
+    return Peer(*await asyncio.open_connection("127.0.0.1", proxy.port))
+
+
+@pytest.fixture
+def trust(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
+    localhost: trustme.LeafCert, trust: ssl.SSLContext
+) -> None:
+    async with through(
+        upstream,
+        server_tls=server_side(localhost),
+        client_tls=trust,
+        handshake_timeout=0.3,
+        head_timeout=20,
+    ) as (proxy, _):
+        silent = await silent_connection(proxy)
+        begun = await silent_connection(proxy)
+        await begun.send(b"\x16\x03\x01")
+        await eventually(lambda: proxy.server.open == 2)
+        assert await silent.gone()
+        assert await begun.gone()
+        assert proxy.server.open == 0
+        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+        for peer in (silent, begun):
+            await peer.close()
+
+
+async def test_15_unfinished_handshakes_count_as_connections(
+    localhost: trustme.LeafCert, trust: ssl.SSLContext
+) -> None:
+    """One more than `max_connections` gets 503 after its own handshake; who was there before is
+    served.
+    """
+    async with through(
+        upstream, server_tls=server_side(localhost), client_tls=trust, max_connections=3
+    ) as (proxy, _):
+        first = await proxy.ask(GET)
+        await first.answer()
+        silent = [await silent_connection(proxy) for _ in range(2)]
+        await eventually(lambda: proxy.server.open == 3)
+        turned = await proxy.connect()
+        assert (await turned.rest()).startswith(b"HTTP/1.1 503 ")
+        await first.send(GET)
+        assert (await first.answer())[1] == b"ok"
+        for peer in silent:
+            peer.abort()
+        await turned.close()
+        await eventually(lambda: proxy.server.open == 1)
+        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+
+
+async def test_15_a_crowd_is_closed_without_an_answer() -> None:
+    async with through(upstream, max_connections=1) as (proxy, _):
+        first = await proxy.ask(GET)
+        await first.answer()
+        crowd = [await proxy.connect() for _ in range(3 * EXTRA_CONNECTIONS)]
+        await eventually(lambda: proxy.server.counters.rejected == 3 * EXTRA_CONNECTIONS)
+        assert proxy.server.open <= 1 + EXTRA_CONNECTIONS
+        for peer in crowd:
+            assert await peer.gone()
+        await first.send(GET)
+        assert (await first.answer())[1] == b"ok"
+
+
+async def test_15_a_failed_handshake_is_no_connection_any_more(localhost: trustme.LeafCert) -> None:
+    async with through(upstream, server_tls=server_side(localhost)) as (proxy, _):
+        peer = await silent_connection(proxy)
+        await peer.send(GET)
+        assert await peer.gone()
+        await eventually(lambda: proxy.server.open == 0)
+        await peer.close()
+
+
+async def test_15_no_descriptor_for_a_connection_is_waited_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, tried again after a while and not at once, and the listener goes on."""
+    accept, failures = listener.accept_one, 3
+    calls = 0
+
+    async def failing(sock: socket.socket) -> socket.socket:
+        nonlocal calls
+        calls += 1
+        if calls <= failures:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(sock)
+
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def sleeping(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    with caplog.at_level(logging.ERROR):
+        monkeypatch.setattr(listener, "accept_one", failing)
+        monkeypatch.setattr(listener, "pause", sleeping)
+        async with through(upstream) as (proxy, _):
+            assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+    assert slept == [listener.RETRY] * failures
+    assert "Too many open files" in caplog.text
+
+
+@pytest.mark.parametrize(("wanted", "clients"), [(0, 464), (10_000, 464), (100, 100)])
+def test_15_every_client_can_have_a_relayed_request_in_flight(wanted: int, clients: int) -> None:
+    """64 and 4 for each export that may run are kept back; both connections of a relayed request
+    have room.
+    """
+    shared = share(1024, max_running=4, max_connections=wanted)
+    assert shared.reserve == 64 + 4 * 4
+    assert shared.clients == clients
+    assert shared.upstream >= shared.clients
+    assert shared.clients + shared.upstream + shared.reserve + EXTRA_CONNECTIONS <= 1024

@@ -1,0 +1,143 @@
+"""The service manager hears when the proxy is ready and what it does (sd_notify(3)), and the unit
+relies on it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.net.notify import READY, STOPPING, notify
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is Linux")
+UNIT = Path(__file__).parents[3] / "config" / "vb365-async-proxy.service"
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """A service manager's socket, by its path or in Linux's abstract namespace."""
+    if request.param == "abstract" and sys.platform != "linux":
+        pytest.skip("abstract sockets are Linux")
+    name = str(tmp_path / "notify") if request.param == "path" else f"@vb365-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(name.replace("@", "\0"))
+        listener.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        yield listener
+
+
+def test_states_and_status_are_one_datagram(manager: socket.socket) -> None:
+    notify(READY, status="listening\nREADY=0\x9b")
+    assert manager.recv(4096) == b"READY=1\nSTATUS=listening\\nREADY=0\\x9b"
+    notify(status="ün")
+    assert manager.recv(4096) == "STATUS=ün".encode()
+
+
+@pytest.mark.parametrize("name", ["", "relative", "/nowhere/at/all", "@vb365-nobody"])
+def test_without_a_service_manager_nothing_happens(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    notify(STOPPING, status="stopping")
+
+
+def test_a_manager_that_does_not_read_blocks_nothing(manager: socket.socket) -> None:
+    for _ in range(2000):
+        notify(status="x" * 1000)
+
+
+def test_serve_says_when_it_is_ready_and_when_it_stops(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    places = (
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    )
+    line = [sys.executable, "-m", "proxy", "serve", *places, "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as program:
+        assert manager.recv(4096) == b"STATUS=starting"
+        ready = manager.recv(4096).decode()
+        program.send_signal(signal.SIGTERM)
+        stopping = manager.recv(4096).decode()
+        assert program.stderr is not None
+        (url,) = re.findall(r"^listening on (\S+)$", program.stderr.read(), re.MULTILINE)
+        assert program.wait(40) == 0
+    assert ready == f"READY=1\nSTATUS=listening on {url} in front of http://127.0.0.1:1"
+    assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
+
+
+def test_a_start_that_failed_says_why(manager: socket.socket, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        places = ("--upstream", "http://127.0.0.1:1", "--listen", address, "--admin", "127.0.0.1:0")
+        line = [
+            sys.executable,
+            "-m",
+            "proxy",
+            "serve",
+            *places,
+            "--data-dir",
+            str(tmp_path / "data"),
+        ]
+        told = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 1
+    assert manager.recv(4096) == b"STATUS=starting"
+    assert manager.recv(4096).startswith(f"STATUS=listen.address {address}".encode())
+
+
+def unit() -> dict[str, list[str]]:
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT.read_text(encoding="utf-8"))
+    return {name: value.split() for name, value in parser["Service"].items()}
+
+
+def test_the_unit_neither_restarts_a_bad_configuration_nor_dumps_credentials() -> None:
+    """config check exits 2, and so does serve; an ExecStartPre= that failed would be restarted for
+    ever.
+    """
+    settings = unit()
+    assert "ExecStartPre" not in settings
+    assert settings["RestartPreventExitStatus"] == ["2"]
+    assert settings["Type"] == ["notify"]
+    assert settings["LimitCORE"] == ["0"]
+    assert settings["UMask"] == ["0077"]
+    assert {"MemoryMax", "OOMPolicy"} <= set(settings)
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    """But for the program's path, which is not on this machine."""
+    text = UNIT.read_text(encoding="utf-8")
+    installed = text.replace("/opt/vb365-async-proxy/bin/vb365-async-proxy", sys.executable)
+    assert installed != text
+    path = tmp_path / UNIT.name
+    path.write_text(installed, encoding="utf-8")
+    told = subprocess.run(
+        ["systemd-analyze", "verify", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")

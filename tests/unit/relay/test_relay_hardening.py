@@ -1,0 +1,76 @@
+"""What a hostile client could try with requests that are well-formed (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.support.wire import LIMIT, Peer, through
+from tests.transparency.reference import read_request
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+INSIDE = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+BODIES = [
+    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(INSIDE), INSIDE),
+    b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(INSIDE), INSIDE),
+    b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    % (len(INSIDE), INSIDE),
+]
+
+
+@pytest.mark.parametrize("raw", BODIES, ids=["POST", "GET", "chunks"])
+async def test_12_nobodys_request_goes_out_behind_a_body(raw: bytes) -> None:
+    """§12 CL.0: an upstream that takes a body for a request cannot answer it to somebody else."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await read_request(peer)
+            await peer.send(OK)
+
+    async with through(script) as (proxy, origin):
+        client = await proxy.ask(raw)
+        assert (await client.answer())[1] == b"ok"
+        assert (proxy.pool.idle, proxy.pool.open) == (0, 0)
+        other = await proxy.ask(GET)
+        assert (await other.answer())[1] == b"ok"
+        assert origin.accepted == 2
+
+
+async def test_12_a_client_that_waits_for_100_is_not_late() -> None:
+    """§12: U takes its time; only after its 100 does the client's body owe progress."""
+    asked = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        asked.set()
+        await asyncio.sleep(0.6)
+        await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert await peer.exactly(4) == b"body"
+        await peer.send(OK)
+
+    async with through(script, head_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        )
+        await asyncio.wait_for(asked.wait(), LIMIT)
+        assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(b"body")
+        assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_a_client_that_does_not_keep_its_word_is_ended() -> None:
+    """§12: a body that stalls is ended, also after a 100."""
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await peer.gone()
+
+    async with through(script, head_timeout=0.2) as (proxy, _):
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        )
+        assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert await client.gone()

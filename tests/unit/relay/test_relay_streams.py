@@ -1,0 +1,358 @@
+"""Streams through the proxy: back-pressure, early answers, leavers and breakers (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import pytest
+import trustme
+
+from proxy.downstream import reading
+from tests.support.tls_peers import server_side
+from tests.support.wire import LIMIT, Peer, eventually, through
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+BIG = 24 << 20
+PIECE = bytes(range(256)) * 256
+
+
+async def pour(peer: Peer, size: int) -> None:
+    for _ in range(size // len(PIECE)):
+        await peer.send(PIECE)
+
+
+async def drink(peer: Peer, size: int) -> None:
+    for _ in range(size // len(PIECE)):
+        assert await peer.exactly(len(PIECE)) == PIECE
+
+
+def contexts(
+    leaf: trustme.LeafCert, authority: trustme.CA
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server_side(leaf), client
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_12_big_bodies_pass_both_ways(
+    chunked: bool, tls: bool, localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (1 << 22)
+
+    async def send(peer: Peer) -> None:
+        for _ in range((1 << 22) // len(PIECE)):
+            await peer.send(b"10000\r\n" + PIECE + b"\r\n" if chunked else PIECE)
+        if chunked:
+            await peer.send(b"0\r\n\r\n")
+
+    async def receive(peer: Peer) -> None:
+        for _ in range((1 << 22) // len(PIECE)):
+            if chunked:
+                assert await peer.exactly(7) == b"10000\r\n"
+            assert await peer.exactly(len(PIECE)) == PIECE
+            if chunked:
+                assert await peer.exactly(2) == b"\r\n"
+        if chunked:
+            assert await peer.exactly(5) == b"0\r\n\r\n"
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await receive(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n")
+        await send(peer)
+
+    server, client_context = contexts(localhost, authority)
+    options = (
+        {"server_tls": server, "client_tls": client_context, "origin_tls": server} if tls else {}
+    )
+    pool = {"tls": client_context} if tls else {}
+    async with through(script, pool=pool, **options) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n")
+        await send(client)
+        assert await client.head() == b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n"
+        await receive(client)
+
+
+async def test_12_a_slow_reader_makes_the_upstream_wait() -> None:
+    """What the proxy holds is bounded, and nothing is lost."""
+    sent = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal sent
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG)
+        while sent < BIG:
+            await peer.send(PIECE)
+            sent += len(PIECE)
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect(limit=1 << 16)
+        await client.send(GET)
+        await client.head()
+        await settled(lambda: sent)
+        assert sent < BIG
+        await drink(client, BIG)
+
+
+async def test_12_a_slow_upstream_makes_the_client_wait() -> None:
+    sent = 0
+    read = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.wait_for(read.wait(), LIMIT)
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        await drink(peer, BIG)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with through(script, head_timeout=0.3) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
+
+        async def upload() -> None:
+            nonlocal sent
+            while sent < BIG:
+                await client.send(PIECE)
+                sent += len(PIECE)
+
+        task = asyncio.create_task(upload())
+        await settled(lambda: sent)
+        assert sent < BIG
+        read.set()
+        await task
+        assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")
+
+
+async def settled(amount: object) -> None:
+    """Wait until nothing has moved for half a second."""
+    assert callable(amount)
+    async with asyncio.timeout(LIMIT):
+        last = -1
+        while last != amount() or not last:
+            last = amount()
+            await asyncio.sleep(0.5)
+
+
+async def test_12_the_answer_may_come_while_the_body_is_still_coming() -> None:
+    """An echo: each piece comes back before the next one is sent."""
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n")
+        for _ in range(10):
+            await peer.send(await peer.exactly(3))
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 30\r\n\r\n")
+        assert b"Connection: close\r\n" in await client.head()
+        for _ in range(10):
+            await client.send(b"abc")
+            assert await client.exactly(3) == b"abc"
+        assert await client.rest() == b""
+
+
+async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
+    """U closes without reading the body; the client can read why before it learns that nobody
+    listens.
+    """
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(
+            b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
+        )
+        await peer.gone()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
+        await pour(client, BIG)  # clients in the wild read only when they have sent everything
+        head, body = await client.answer()
+        assert head.startswith(b"HTTP/1.1 413 ")
+        assert body == b"large"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome"],
+    ids=["unanswered", "answered"],
+)
+async def test_12_a_client_that_leaves_closes_the_upstreams_request(after: bytes) -> None:
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(after)
+        await peer.gone()
+        gone.set()
+
+    async with through(script) as (proxy, origin):
+        client = await proxy.ask(GET)
+        if after:
+            await client.until(b"some")
+        else:
+            await eventually(lambda: origin.accepted == 1)
+        await client.close()
+        await asyncio.wait_for(gone.wait(), LIMIT)
+        assert proxy.pool.open == 0
+
+
+async def test_12_a_client_that_leaves_within_its_body_is_no_whole_request() -> None:
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await peer.exactly(10)
+        gone.set()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+        await client.close()
+        await asyncio.wait_for(gone.wait(), LIMIT)
+
+
+BROKEN = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nsome",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nsome",
+    b"HTTP/1.1 200 OK\r\n\r\nsome",
+]
+
+
+@pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: repr(raw[17:]))
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_12_a_broken_answer_is_never_a_short_success(
+    raw: bytes, reset: bool, version: bytes
+) -> None:
+    """Not even when the end of the connection would be the end of the answer: the client's is
+    reset.
+    """
+    if not reset and b"-" not in raw:
+        pytest.skip("this one has ended as it should")
+    cut = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(raw)
+        await asyncio.wait_for(cut.wait(), LIMIT)
+        if reset:
+            peer.reset()
+        else:
+            peer.abort()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"GET / HTTP/1." + version[2:] + b"\r\nHost: h\r\n\r\n")
+        await client.until(b"some")
+        cut.set()
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
+async def test_12_nonsense_within_a_chunked_answer_breaks_it_visibly() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")
+        await asyncio.sleep(0.05)
+        await peer.send(b"nonsense\r\n")
+        await peer.gone()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.until(b"some\r\n")
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
+async def test_12_nonsense_within_a_chunked_request_is_400_and_no_whole_request() -> None:
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        assert not (await peer.rest()).endswith(b"0\r\n\r\n")
+        gone.set()
+
+    async with through(script) as (proxy, origin):
+        client = await proxy.ask(
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
+        await eventually(lambda: origin.accepted == 1)
+        await client.send(b"0x0\r\n\r\n")
+        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+        await asyncio.wait_for(gone.wait(), LIMIT)
+
+
+async def test_12_silence_of_the_upstream_is_never_ended_by_us() -> None:
+    """Long-polls and exports are silent for long; every time-out of the proxy is far shorter
+    here.
+    """
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.sleep(1.0)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlo")
+        await asyncio.sleep(1.0)
+        await peer.send(b"ng")
+
+    async with through(script, head_timeout=0.1, idle_timeout=0.1) as (proxy, _):
+        client = await proxy.ask(GET)
+        assert (await client.answer())[1] == b"long"
+
+
+async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody reads from it then, so the loop cannot tell."""
+    monkeypatch.setattr(reading, "LOOK", 0.1)
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: proxy.server.open == 0)
+        gone.set()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
+        client.writer.write(bytes(BIG))
+        await eventually(lambda: proxy.server.busy == 1)
+        await asyncio.sleep(0.2)
+        client.reset()
+        await asyncio.wait_for(gone.wait(), LIMIT)
+        assert proxy.pool.open == 0
+
+
+async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "LOOK", 0.1)
+
+    async def script(peer: Peer) -> None:
+        await peer.gone()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(GET)
+        await eventually(lambda: proxy.server.busy == 1)
+        await client.send(GET * 3000)
+        await asyncio.sleep(0.1)
+        await client.close()
+        await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
+
+
+async def test_12_a_body_that_comes_before_the_connection_waits_for_it() -> None:
+    """And back-pressure of the upstream holds from its first byte on."""
+    size = 2 << 20
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        assert await peer.exactly(size) == bytes(size)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(
+            b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+        )
+        assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")

@@ -1,0 +1,116 @@
+"""Every store there is, opened for a test: a new one joins the suite with a line in `JOBS` or
+`ARTIFACTS`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBusterFunction, blockbuster_ctx
+
+from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts import files as artifact_files
+from proxy.stores.file_artifacts import spool
+from proxy.stores.file_artifacts.store import FileArtifacts
+from tests.support.fakes import MemoryArtifacts, MemoryJobs
+
+Fail = Callable[[ArtifactStore, str], None]
+OpenArtifacts = Callable[[], Awaitable[ArtifactStore]]
+
+
+async def _memory_jobs(directory: Path) -> JobStore:
+    return MemoryJobs()
+
+
+async def _disk_jobs(directory: Path) -> JobStore:
+    return await DiskJobs.open(directory)
+
+
+async def _memory_artifacts(directory: Path) -> ArtifactStore:
+    return MemoryArtifacts()
+
+
+async def _file_artifacts(directory: Path) -> ArtifactStore:
+    return await FileArtifacts.at(directory)
+
+
+JOBS = {"memory": _memory_jobs, "disk": _disk_jobs}
+ARTIFACTS = {"memory": _memory_artifacts, "file": _file_artifacts}
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
+    """Any blocking call that the product makes on the event loop fails the test."""
+    with blockbuster_ctx("proxy") as guard:
+        extra = [
+            BlockBusterFunction(module, name, scanned_modules="proxy")
+            for module, name in (
+                (os, "open"),
+                (os, "fsync"),
+                (os, "pread"),
+                (os, "close"),
+                (fcntl, "flock"),
+            )
+        ]
+        for function in extra:
+            function.activate()
+        yield
+        for function in extra:
+            function.deactivate()
+        del guard
+
+
+@pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in JOBS.items()])
+async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[JobStore]:
+    store = await request.param(tmp_path)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in ARTIFACTS.items()])
+def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> OpenArtifacts:
+    async def open_() -> ArtifactStore:
+        store: ArtifactStore = await request.param(tmp_path)
+        return store
+
+    return open_
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
+    """Let the store's next "write" or "commit" fail halfway: some of its bytes are on the disk
+    already.
+    """
+
+    def write(descriptor: int, chunk: bytes) -> None:
+        monkeypatch.undo()
+        os.write(descriptor, b"foreign" + chunk[: len(chunk) // 2])
+        raise OSError(errno.EMFILE, "the disk fails once")
+
+    def sidecar(path: Path, data: bytes, *, durable: bool) -> None:
+        monkeypatch.undo()
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(errno.EMFILE, "the disk fails once")
+
+    def fail(store: ArtifactStore, method: str) -> None:
+        if isinstance(store, MemoryArtifacts):
+            store.faults[method].append(StoreUnavailable("the disk fails once"))
+        elif method == "write":
+            monkeypatch.setattr(spool, "_write_all", write)
+        else:
+            monkeypatch.setattr(artifact_files, "write_file", sidecar)
+
+    return fail
+
+
+@pytest.fixture
+async def artifacts(open_artifacts: OpenArtifacts) -> AsyncIterator[ArtifactStore]:
+    store = await open_artifacts()
+    yield store
+    await store.close()

@@ -1,0 +1,140 @@
+"""The pool of connections to VB365: what is looked at before a connection serves again (CONTRACT
+§12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from proxy.core.http.heads import parse_response
+from proxy.core.http.reuse import Outgoing
+from proxy.upstream.connection import Connection
+from proxy.upstream.pool import Pool
+from tests.support.wire import LIMIT, eventually
+
+GET = Outgoing(b"GET", 1, body=False, binding=False)
+NTLM = Outgoing(b"GET", 1, body=False, binding=True)
+OK = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"GET")
+
+
+class Receiver:
+    """Takes what comes for it."""
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.ended = False
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+
+    def connection_ended(self, why: Exception | None) -> None:
+        self.ended = True
+
+    def pause_writing(self) -> None:
+        pass
+
+    def resume_writing(self) -> None:
+        pass
+
+
+@contextlib.asynccontextmanager
+async def listening(limit: int = 0) -> AsyncIterator[tuple[Pool, Callable[[], socket.socket]]]:
+    """A pool, and how its peer accepts: in this thread, so that nothing is read before the test
+    lets the loop run.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as peers:
+        pool = Pool("127.0.0.1", listener.getsockname()[1], connect_timeout=0.5, limit=limit)
+        yield pool, lambda: peers.enter_context(listener.accept()[0])
+        await pool.close()
+
+
+async def used(pool: Pool, request: Outgoing = GET) -> tuple[Connection, bool]:
+    """A connection that has served `request`, and whether it is its client's own now."""
+    connection = await pool.connect()
+    connection.ask(Receiver(), request, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    return connection, connection.give_back(OK, leftover=False)
+
+
+async def test_12_a_quiet_connection_serves_again() -> None:
+    async with listening() as (pool, accept):
+        connection, private = await used(pool)
+        accept()
+        assert (private, pool.idle) == (False, 1)
+        assert pool.take(GET) is connection
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "what", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", b"\0", None]
+)
+@pytest.mark.parametrize("request_", [GET, NTLM])
+async def test_12_bytes_or_an_end_that_wait_in_the_kernel_forbid_reuse(
+    what: bytes | None, request_: Outgoing
+) -> None:
+    """The loop has not read them yet when the next request comes."""
+    async with listening() as (pool, accept):
+        connection, private = await used(pool, request_)
+        peer = accept()
+        if what is None:
+            peer.shutdown(socket.SHUT_WR)
+        else:
+            peer.send(what)
+        assert pool.take(request_, connection if private else None) is None
+        assert (connection.closed, pool.open) == (True, 0)
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"X"])
+async def test_12_what_could_be_delivered_twice_gets_no_used_connection(method: bytes) -> None:
+    async with listening() as (pool, _):
+        await used(pool)
+        assert pool.take(Outgoing(method, 1, body=False, binding=False)) is None
+        assert pool.take(Outgoing(b"GET", 1, body=True, binding=False)) is None
+        assert pool.idle == 1
+
+
+async def test_12_a_connection_that_stopped_reading_is_not_given_to_another() -> None:
+    """Bytes may be left above the socket, where no look finds them."""
+    async with listening() as (pool, _):
+        connection = await pool.connect()
+        connection.ask(Receiver(), GET, b"x")
+        connection.pause()
+        assert not connection.give_back(OK, leftover=False)
+        assert pool.open == 0
+
+
+async def test_12_nobody_else_takes_a_clients_own_connection() -> None:
+    async with listening() as (pool, _):
+        connection, private = await used(pool, NTLM)
+        assert private
+        assert pool.take(GET) is None
+        assert pool.take(GET, connection) is connection
+        # once private, always private
+        connection.ask(Receiver(), GET, b"x")
+        assert connection.give_back(OK, leftover=False)
+        assert pool.take(GET) is None
+        connection.close()
+        assert pool.take(GET, connection) is None
+        assert pool.open == 0
+
+
+async def test_12_a_clients_own_idle_connection_makes_room_when_the_pool_is_full() -> None:
+    async with listening(limit=1) as (pool, _):
+        first, private = await used(pool, NTLM)
+        second = await asyncio.wait_for(pool.connect(), LIMIT)
+        assert (private, first.closed, pool.open) == (True, True, 1)
+        second.close()
+
+
+async def test_12_an_own_connection_ends_when_the_upstream_or_the_pool_ends_it() -> None:
+    async with listening() as (pool, accept):
+        connection, _ = await used(pool, NTLM)
+        accept().close()
+        await eventually(lambda: connection.closed)
+        other, _ = await used(pool, NTLM)
+        await pool.close()
+        assert (other.closed, pool.open) == (True, 0)

@@ -1,0 +1,173 @@
+"""NTLM and Negotiate authenticate a connection: it belongs to one client (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
+from tests.support.wire import LIMIT, Origin, Peer, Proxy, eventually, proxy_to, through
+
+NOBODY = b"nobody"
+MARK = b"\r\nAuthorization: "
+
+
+class Windows:
+    """A server that authenticates connections in three steps, as IIS does. Answers with who is
+    asking.
+    """
+
+    def __init__(self, scheme: bytes = b"NTLM") -> None:
+        self.scheme = scheme
+        self.heard: list[tuple[bytes, bytes]] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        who, step = NOBODY, 0
+        while True:
+            head = await peer.head()
+            length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0] or 0)
+            await peer.exactly(length)
+            token = head.partition(MARK + self.scheme + b" ")[2].partition(b"\r\n")[0]
+            if token == b"hello":
+                who, step = NOBODY, 1
+            elif token and step:
+                who = token
+            self.heard.append((head.partition(b" HTTP")[0], who))
+            if who is NOBODY:
+                challenge = self.scheme + (b" challenge" if step else b"")
+                await peer.send(
+                    b"HTTP/1.1 401 No\r\nWWW-Authenticate: %b\r\nContent-Length: 0\r\n\r\n"
+                    % challenge
+                )
+            else:
+                await peer.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(who), who)
+                )
+
+
+def asking(
+    method: bytes = b"GET", token: bytes = b"", body: bytes = b"", scheme: bytes = b"NTLM"
+) -> bytes:
+    lines = [b"%b /x HTTP/1.1" % method, b"Host: h"]
+    lines += [b"Authorization: %b %b" % (scheme, token)] if token else []
+    lines += [b"Content-Length: %d" % len(body)] if method == b"POST" else []
+    return b"\r\n".join([*lines, b"", b""]) + body
+
+
+async def answered(peer: Peer, raw: bytes) -> tuple[int, bytes]:
+    await peer.send(raw)
+    head, body = await peer.answer()
+    return int(head[9:12]), body
+
+
+async def logged_in(
+    proxy: Proxy, who: bytes, method: bytes = b"GET", scheme: bytes = b"NTLM"
+) -> Peer:
+    client = await proxy.connect()
+    assert (await answered(client, asking(method)))[0] == 401
+    assert (await answered(client, asking(method, b"hello", scheme=scheme)))[0] == 401
+    assert await answered(client, asking(method, who, scheme=scheme)) == (200, who)
+    return client
+
+
+@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate"])
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_12_a_handshake_works_and_nobody_else_is_answered_as_its_client(
+    method: bytes, scheme: bytes
+) -> None:
+    async with through(Windows(scheme)) as (proxy, origin):
+        alice = await logged_in(proxy, b"alice", method, scheme)
+        assert origin.accepted == 1
+        for _ in range(5):
+            stranger = await proxy.connect()
+            assert (await answered(stranger, asking()))[0] == 401
+            assert (await answered(stranger, asking(b"POST")))[0] == 401
+        bob = await logged_in(proxy, b"bob", method, scheme)
+        for client, who in ((alice, b"alice"), (bob, b"bob"), (alice, b"alice")):
+            assert await answered(client, asking(method)) == (200, who)
+
+
+async def test_12_the_last_step_may_carry_the_body_and_the_next_request_begins_again() -> None:
+    windows = Windows()
+    async with through(windows) as (proxy, _):
+        client = await proxy.connect()
+        await answered(client, asking(b"POST"))
+        await answered(client, asking(b"POST", b"hello"))
+        assert await answered(client, asking(b"POST", b"alice", b"body")) == (200, b"alice")
+        assert (await answered(client, asking()))[0] == 401
+    assert [who for _, who in windows.heard] == [NOBODY, NOBODY, b"alice", NOBODY]
+
+
+async def test_12_the_connection_ends_with_its_client() -> None:
+    async with through(Windows()) as (proxy, _):
+        clients = [await logged_in(proxy, b"alice"), await logged_in(proxy, b"bob")]
+        assert proxy.pool.open == 2
+        for client in clients:
+            await client.close()
+        await eventually(lambda: proxy.pool.open == 0)
+
+
+async def test_12_a_request_on_an_own_connection_that_ends_unanswered_is_not_delivered_twice() -> (
+    None
+):
+    heads = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal heads
+        while heads < 2:
+            await peer.head()
+            heads += 1
+            if heads == 1:
+                await peer.send(
+                    b"HTTP/1.1 401 No\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n"
+                )
+
+    async with through(script) as (proxy, origin):
+        client = await proxy.connect()
+        assert (await answered(client, asking(b"POST")))[0] == 401
+        assert (await answered(client, asking(b"POST", b"hello")))[0] == 502
+        assert (heads, origin.accepted) == (2, 1)
+
+
+async def test_12_pipelined_requests_of_one_client_stay_on_its_connection() -> None:
+    async with through(Windows()) as (proxy, origin):
+        client = await logged_in(proxy, b"alice")
+        await client.send(asking() * 5)
+        for _ in range(5):
+            assert (await client.answer())[1] == b"alice"
+        assert origin.accepted == 1
+
+
+async def test_12_the_proxys_own_calls_never_share_such_a_connection() -> None:
+    async with Origin(Windows()).running() as origin:
+        upstream = HttpUpstream(Pool("127.0.0.1", origin.port))
+        for token in (b"NTLM hello", b"NTLM hello", b"Bearer x"):
+            fields = [(b"Host", b"h"), (b"Authorization", token)]
+            response = await upstream.send(b"GET", b"/", fields, timeout=LIMIT, stall=LIMIT)
+            assert await response.read() == b""
+        assert origin.accepted == 3
+        await upstream.close()
+
+
+async def test_12_a_used_connection_may_become_a_clients_own() -> None:
+    """Before the handshake it was nobody's; after it, it is never shared again."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            head = await peer.head()
+            more = b"Persistent-Auth: true\r\n" if b"/own" in head else b""
+            await peer.send(b"HTTP/1.1 200 OK\r\n%bContent-Length: 0\r\n\r\n" % more)
+
+    async with Origin(script).running() as origin, proxy_to(origin.port) as proxy:
+        first = await proxy.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await first.answer()
+        await first.send(b"GET /own HTTP/1.1\r\nHost: h\r\n\r\n")
+        await first.answer()
+        assert origin.accepted == 1
+        second = await proxy.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await second.answer()
+        assert origin.accepted == 2
+        await asyncio.wait_for(first.close(), LIMIT)
+        await eventually(lambda: proxy.pool.open == 1)

@@ -1,0 +1,127 @@
+"""Heads of answers that trickle in, come by the hundred or are no HTTP (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from proxy.core.http.heads import MAX_INTERIM, parse_request
+from proxy.core.http.reuse import Outgoing, outgoing
+from proxy.downstream.duplex import ClientSide
+from proxy.ports import UpstreamBroken
+from proxy.relay import Exchange
+from proxy.upstream.client import HttpUpstream, _StreamedResponse
+from proxy.upstream.connection import Connection
+from proxy.upstream.pool import Pool
+from tests.support.wire import LIMIT, Origin, Peer, through
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+FINAL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+
+def relayed() -> Exchange:
+    head = parse_request(REQUEST)
+    client = cast("ClientSide", None)
+    return Exchange(Pool("h", 1), client, head, outgoing(head), REQUEST, whole=True)
+
+
+def called() -> _StreamedResponse:
+    return _StreamedResponse(
+        cast("Connection", None), Outgoing(b"GET", 1, body=False, binding=False), LIMIT
+    )
+
+
+def seconds(taker: Exchange | _StreamedResponse, pieces: int) -> float:
+    """Time to take a head that comes in as many pieces, never whole."""
+    taker.data_received(b"HTTP/1.1 200 OK\r\n")
+    line = b"X: aaa\r\n"
+    begun = time.process_time()
+    for _ in range(pieces):
+        taker.data_received(line)
+    return time.process_time() - begun
+
+
+@pytest.mark.parametrize("make", [relayed, called])
+async def test_12_a_head_that_trickles_in_costs_linear_time(
+    make: Callable[[], Exchange | _StreamedResponse],
+) -> None:
+    """Four times the pieces cost about four times the time; it was sixteen times."""
+    short = min(seconds(make(), 7_500) for _ in range(3))
+    long = min(seconds(make(), 30_000) for _ in range(3))
+    assert long < short * 8, (short, long)
+
+
+def answering(raw: bytes) -> Origin:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(raw)
+        await peer.gone()
+
+    return Origin(script)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("interims", "status"), [(0, 200), (1, 200), (MAX_INTERIM, 200), (MAX_INTERIM + 1, 502)]
+)
+async def test_12_a_hundred_interim_answers_pass_and_no_more(
+    interims: int, status: int, at_once: bool
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        for _ in range(0 if at_once else interims):
+            await peer.send(INTERIM)
+        await peer.send(INTERIM * (interims if at_once else 0) + FINAL)
+        await peer.gone()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(REQUEST)
+        for _ in range(min(interims, MAX_INTERIM)):
+            assert (await client.head()).startswith(b"HTTP/1.1 103 ")
+        assert (await client.head()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(("interims", "whole"), [(MAX_INTERIM, True), (MAX_INTERIM + 1, False)])
+async def test_12_the_proxys_own_calls_take_a_hundred_interim_answers(
+    interims: int, whole: bool
+) -> None:
+    async with answering(INTERIM * interims + FINAL).running() as origin:
+        upstream = HttpUpstream(Pool("127.0.0.1", origin.port))
+        if whole:
+            response = await upstream.send(b"GET", b"/", (), timeout=LIMIT, stall=LIMIT)
+            assert await response.read() == b"ok"
+        else:
+            with pytest.raises(UpstreamBroken, match="too many interim responses"):
+                await upstream.send(b"GET", b"/", (), timeout=LIMIT, stall=LIMIT)
+        await upstream.close()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"220 mail ESMTP\r\n",
+        b"H",
+        b"HTTP/2.0 200 OK\r\n\r\n",
+        b"<html>",
+        b"\x15\x03\1",
+    ],
+)
+async def test_11_an_answer_that_is_no_http_is_known_at_once(raw: bytes) -> None:
+    """The server keeps the connection open: nobody waits for a head that cannot come."""
+    raw += b"x" if raw == b"H" else b""
+    async with answering(raw).running() as origin:
+        upstream = HttpUpstream(Pool("127.0.0.1", origin.port))
+        with pytest.raises(UpstreamBroken, match="not valid HTTP") as why:
+            await upstream.send(b"POST", b"/", (), b"{}", timeout=LIMIT, stall=LIMIT)
+        assert why.value.delivered
+        await upstream.close()
+    async with through(answering(raw).script) as (proxy, _):
+        client = await proxy.ask(REQUEST)
+        head, body = await client.answer()
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b"malformed answer" in body

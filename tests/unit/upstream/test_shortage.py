@@ -1,0 +1,131 @@
+"""A machine that cannot open another connection: its own failure, not VB365's (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from proxy.ports import LocalShortage, UpstreamUnreachable
+from proxy.upstream.pool import Pool
+from tests.support.wire import Peer, through
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+async def answer_all(peer: Peer) -> None:
+    while True:
+        await peer.head()
+        await peer.send(OK)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Every descriptor below the limit is taken."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first = os.open(os.devnull, os.O_RDONLY)
+    taken = [first]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first + 1, limits[1]))
+    try:
+        while True:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+async def test_12_no_descriptor_for_a_connection_is_503_and_passes() -> None:
+    async with through(answer_all) as (proxy, origin):
+        client = await proxy.ask(GET)
+        await client.answer()
+        with no_descriptors():
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+            head, body = await client.answer()
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 5\r\n" in head
+        assert b"capacity-exhausted" in body
+        assert origin.accepted == 1
+        await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+        assert (await client.answer())[1] == b"ok"
+
+
+async def test_12_no_descriptor_is_a_failure_of_this_machine_for_the_proxys_own_calls() -> None:
+    pool = Pool("127.0.0.1", 1)
+    with pytest.raises(UpstreamUnreachable) as refused:
+        await pool.connect()
+    with no_descriptors(), pytest.raises(LocalShortage) as short:
+        await pool.connect()
+    assert not isinstance(refused.value, LocalShortage)
+    assert not short.value.delivered
+    assert pool.open == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "shortage"),
+    [
+        (errno.EMFILE, True),
+        (errno.ENFILE, True),
+        (errno.ENOBUFS, True),
+        (errno.ENOMEM, True),
+        (errno.EADDRNOTAVAIL, True),
+        (errno.ECONNREFUSED, False),
+        (errno.EHOSTUNREACH, False),
+        (socket.EAI_NONAME, False),
+        (socket.EAI_MEMORY, True),
+    ],
+)
+async def test_12_each_failure_to_connect_has_its_side(code: int, shortage: bool) -> None:
+    async def lookup(*_: object, **__: object) -> Any:
+        raise socket.gaierror(code, "x") if code < 0 else OSError(code, "x")
+
+    pool = Pool("127.0.0.1", 1)
+    pool.lookup = lookup
+    with pytest.raises(UpstreamUnreachable) as why:
+        await pool.connect()
+    assert isinstance(why.value, LocalShortage) == shortage
+
+
+async def test_12_a_name_that_cannot_be_resolved_for_want_of_a_descriptor_is_a_shortage() -> None:
+    async def lookup(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    pool = Pool("vb365.example", 1)
+    pool.lookup = lookup
+    with no_descriptors(), pytest.raises(LocalShortage):
+        await pool.connect()
+
+
+async def test_12_an_address_without_a_route_does_not_hide_the_refusal_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`localhost` on a machine without IPv6: the first address is refused, the second one has no
+    local address.
+    """
+
+    async def lookup(*_: object, **__: object) -> Any:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 1))
+            for host in ("127.0.0.1", "127.0.0.2")
+        ]
+
+    async def open_to(_: Pool, address: tuple[int, int, str]) -> Any:
+        raise OSError(errno.ECONNREFUSED if address[2] == "127.0.0.1" else errno.EADDRNOTAVAIL, "x")
+
+    monkeypatch.setattr(Pool, "_open_to", open_to)
+    pool = Pool("localhost", 1)
+    pool.lookup = lookup
+    with pytest.raises(UpstreamUnreachable) as why:
+        await pool.connect()
+    assert not isinstance(why.value, LocalShortage)
