@@ -1,4 +1,4 @@
-"""Streams through the proxy: back-pressure, early answers, leavers and breakers (CONTRACT §12)."""
+"""Streams through the proxy: back-pressure, early responses, ends on either side (CONTRACT §12)."""
 
 from __future__ import annotations
 
