@@ -123,6 +123,17 @@ class Exchange:
         self._blocked = False
         self._tunnel = False
 
+    def __repr__(self) -> str:
+        """Request line without the query, and how far the exchange is."""
+        if self._tunnel:
+            state = "tunnel"
+        elif self._answer is not None:
+            state = f"responding {self._answer.status}"
+        else:
+            state = "dialling" if self._connection is None else "waiting for VB365"
+        path = self._head.target.partition(b"?")[0].decode("latin-1")
+        return f"<Exchange {self._head.method.decode('latin-1')} {path} {state}>"
+
     # Called by the client connection; see `duplex.Exchange`.
 
     @property

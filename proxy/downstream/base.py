@@ -60,9 +60,13 @@ class ConnectionOwner(Protocol):
 class BaseConnection(asyncio.Protocol, ABC):
     """A client connection without the requests on it; see `downstream.connection`."""
 
+    #: Set by `connection_made`, before anything else can use the connection.
+    transport: asyncio.Transport
+    _reading: Reading
+    _lingering: Lingering
+
     def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
-        self.transport = cast("asyncio.Transport", None)
         self.peer = b"unknown"
         self.scheme = b"http"
         #: True once no further request is served.
@@ -71,10 +75,17 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._serving: Exchange | None = None
         self._inbox = Inbox(owner.waiting)
         self._deadlines = Deadlines(len(Limit), self._expired)
-        self._reading = cast("Reading", None)
-        self._lingering = cast("Lingering", None)
         #: True while the client reads more slowly than the proxy writes.
         self._slow = False
+
+    def __repr__(self) -> str:
+        """Client, phase, and what the connection waits for, for logs and debuggers."""
+        waits = [limit.name.lower() for limit in Limit if self._deadlines.is_set(limit)]
+        address = f"{self.scheme.decode()} {self.peer.decode('latin-1')}"
+        return (
+            f"<{type(self).__name__} {address} {self._phase.name.lower()}"
+            f" waits_for={','.join(waits) or 'nothing'} serving={self._serving!r}>"
+        )
 
     @abstractmethod
     def break_off(self) -> None:

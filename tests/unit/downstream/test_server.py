@@ -461,3 +461,17 @@ async def test_a_lane_that_aiohttp_has_given_up_is_made_again(
             await client.send(OWN)
             assert (await client.answer())[1] == b"GET /_own "
             await asyncio.sleep(0.2)
+
+
+async def test_a_connection_shows_an_operator_what_it_does() -> None:
+    """The phase, what is waited for, and the request without its query."""
+    async with through(silent) as (proxy, _):
+        client = await proxy.ask(b"GET /v8/Jobs?secret=1 HTTP/1.1\r\nHost: h\r\n\r\n")
+        await eventually(lambda: proxy.server.busy == 1)
+        (connection,) = proxy.server._clients
+        await eventually(lambda: "waiting for VB365" in repr(connection))
+        assert repr(connection) == (
+            "<ClientConnection http 127.0.0.1 serving waits_for=nothing "
+            "serving=<Exchange GET /v8/Jobs waiting for VB365>>"
+        )
+        client.reset()
