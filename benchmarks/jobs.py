@@ -32,7 +32,8 @@ _PATH = "/v8/Organizations?limit=30"
 _UNLIMITED = {
     "EXPORTS__MAX_PER_CALLER": "100000",
     "EXPORTS__MAX_QUEUED": "100000",
-    "EXPORTS__MAX_RUNNING": "5000",
+    # each one keeps four descriptors back
+    "EXPORTS__MAX_RUNNING": "2000",
     "EXPORTS__MAX_RECORDS_PER_CALLER": "100000",
     "STORAGE__MAX_RECORDS": "100000",
     "EXPORTS__GRACE": "0s",

@@ -577,8 +577,14 @@ _T_ = TypeVar("_T_")
 
 
 def _revive(kind: type[_T_], raw: dict[str, Any], **decoded: Any) -> _T_:
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # every kind here is a dataclass
+    known = _MEMBERS[kind]
     return kind(**({name: value for name, value in raw.items() if name in known} | decoded))
+
+
+_MEMBERS: dict[type[Any], frozenset[str]] = {
+    kind: frozenset(member.name for member in fields(kind))
+    for kind in (Job, ExportRequest, FileFacts, JobError)
+}
 
 
 def encode(job: Job) -> bytes:

@@ -291,7 +291,9 @@ async def test_a_claimed_identity_reads_spends_and_replays_nothing(make_stage: M
     """§2 Caller: a forged JWT of alice's, alone or beside bob's own cookie or token, is never
     alice.
     """
-    stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__MAX_PER_CALLER="1")
+    stage = await make_stage(
+        {"token": "jwt", "size": 1000}, EXPORTS__MAX_PER_CALLER="1", EXPORTS__CANCEL_HOLD="0s"
+    )
     stage.fault(hold=True)
     status = await stage.begun(stage.export, Idempotency_Key=KEY)
     genuine = stage.fields["Authorization"]
