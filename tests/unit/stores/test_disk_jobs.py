@@ -9,7 +9,8 @@ import os
 import pickle
 import shutil
 import sqlite3
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -150,14 +151,36 @@ async def test_look_ups_never_read_the_disk(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_ten_thousand_jobs_are_read_in_bounded_time(tmp_path: Path) -> None:
-    """In seconds of processor time, for the machine may be busy with something else."""
-    await asyncio.to_thread(fill, tmp_path, 10_000)
+OPENED = """
+import asyncio, pathlib, sys, time
+from proxy.stores.disk_jobs.store import DiskJobs
+
+async def main():
     before = time.process_time()
-    store = await DiskJobs.open(tmp_path)
-    assert time.process_time() - before < 2
-    assert len(await store.list()) == 10_000
+    store = await DiskJobs.open(pathlib.Path(sys.argv[1]))
+    print(time.process_time() - before, len(await store.list()))
     await store.close()
+
+asyncio.run(main())
+"""
+
+
+def test_ten_thousand_jobs_are_read_in_bounded_time(tmp_path: Path) -> None:
+    """In seconds of processor time, in a process of its own: coverage would count as well."""
+    fill(tmp_path, 10_000)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    done = subprocess.run(
+        [sys.executable, "-c", OPENED, str(tmp_path)],
+        cwd=Path(__file__).parents[3],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    seconds, count = done.stdout.split()
+    assert float(seconds) < 2
+    assert int(count) == 10_000
 
 
 class Canary:
