@@ -62,7 +62,7 @@ LIBRARIES = {
     "uvloop": {"cli"},
 }
 #: The top level of proxy/ holds packages; a file there is one of these.
-TOP_LEVEL = {"__init__", "__main__", "app", "relay", "ports", "logs", "clock"}
+TOP_LEVEL = {"__init__", "__main__", "app", "relay", "logs", "clock"}
 #: core imports none of these: no I/O, no clock, no randomness.
 IMPURE = {"asyncio", "aiohttp", "os", "time", "random", "logging"}
 IMPURE |= {

@@ -132,6 +132,9 @@ class Job:
     - `owner` is the keyed hash of the caller; `aliases` are further hashes of the same caller, such
       as those of its credentials if `owner` is that of its identity (CONTRACT §8).
     - `holder` is the runner that runs the job.
+    - `replica` is the one that has the job's credentials in memory, and `fence` the number of
+      claims, which names the file of the job; both are set only where replicas share the store
+      (CONTRACT §18).
     - `digest` is the base64 SHA-256 of the file.
     - `sealed` holds the encrypted request fields of a job that still needs VB365, if `secrets.key`
       is set (CONTRACT §9).
@@ -171,6 +174,8 @@ class Job:
     abandoned: float | None = None
     accepted: bool = False
     denied: bool = False
+    replica: str | None = None
+    fence: int = 0
 
     @property
     def owners(self) -> tuple[str, ...]:

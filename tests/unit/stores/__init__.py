@@ -1,1 +1,1 @@
-"""One suite over every store: what proxy/ports.py promises, sentence by sentence."""
+"""One suite over every store: what proxy/ports promises, sentence by sentence."""

@@ -1,4 +1,4 @@
-"""Every `JobStore` keeps what proxy/ports.py promises of it."""
+"""Every `JobStore` keeps what proxy/ports promises of it."""
 
 from __future__ import annotations
 

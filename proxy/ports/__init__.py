@@ -1,0 +1,85 @@
+"""The interfaces between packages: Protocols of the stores and of the upstream, and the values that
+they exchange.
+"""
+
+from proxy.ports.artifacts import (
+    Artifact as Artifact,
+)
+from proxy.ports.artifacts import (
+    ArtifactStore as ArtifactStore,
+)
+from proxy.ports.artifacts import (
+    Partial as Partial,
+)
+from proxy.ports.artifacts import (
+    Reader as Reader,
+)
+from proxy.ports.failures import (
+    LengthMismatch as LengthMismatch,
+)
+from proxy.ports.failures import (
+    PartialLost as PartialLost,
+)
+from proxy.ports.failures import (
+    StorageFull as StorageFull,
+)
+from proxy.ports.failures import (
+    StoreUnavailable as StoreUnavailable,
+)
+from proxy.ports.jobs import (
+    Counts as Counts,
+)
+from proxy.ports.jobs import (
+    JobStore as JobStore,
+)
+from proxy.ports.shared_jobs import (
+    Bounds as Bounds,
+)
+from proxy.ports.shared_jobs import (
+    JobFeed as JobFeed,
+)
+from proxy.ports.shared_jobs import (
+    Replica as Replica,
+)
+from proxy.ports.shared_jobs import (
+    SharedJobs as SharedJobs,
+)
+from proxy.ports.shared_jobs import (
+    SlotLimits as SlotLimits,
+)
+from proxy.ports.shared_jobs import (
+    SlotUse as SlotUse,
+)
+from proxy.ports.shared_jobs import (
+    Turn as Turn,
+)
+from proxy.ports.upstream import (
+    Field as Field,
+)
+from proxy.ports.upstream import (
+    Fields as Fields,
+)
+from proxy.ports.upstream import (
+    LocalShortage as LocalShortage,
+)
+from proxy.ports.upstream import (
+    Response as Response,
+)
+from proxy.ports.upstream import (
+    Upstream as Upstream,
+)
+from proxy.ports.upstream import (
+    UpstreamBroken as UpstreamBroken,
+)
+from proxy.ports.upstream import (
+    UpstreamFailure as UpstreamFailure,
+)
+from proxy.ports.upstream import (
+    UpstreamTimedOut as UpstreamTimedOut,
+)
+from proxy.ports.upstream import (
+    UpstreamUnreachable as UpstreamUnreachable,
+)
+from proxy.ports.upstream import (
+    WholeResponse as WholeResponse,
+)

@@ -1,0 +1,105 @@
+"""What the packages ask of an artifact store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A committed file: `size` in bytes, `sha256` the raw digest, `created` in Unix seconds."""
+
+    id: str
+    size: int
+    sha256: bytes
+    created: float
+
+
+class Partial(Protocol):
+    """A file that is being written. `ArtifactStore.get` does not see it until `commit` returns."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes accepted so far."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append the chunk.
+
+        Raises `StoreUnavailable` if earlier bytes could not be stored: they stay in memory, the
+        chunk is not accepted, and the call may be repeated until it returns. After `StorageFull` or
+        `PartialLost` only `discard` and `keep` may follow.
+        """
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """The accepted bytes [start, stop); `stop` is at most `offset`. Raises as `write` does, and
+        may be repeated after `StoreUnavailable`.
+        """
+
+    async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
+        """Make the file durable and visible in one atomic step. Raises `LengthMismatch` unless it
+        has exactly `size` bytes.
+
+        `record_copy(artifact)` is stored with it, to restore a lost job record. After an exception
+        nothing is visible; the call may be repeated after `StoreUnavailable`, not after
+        `PartialLost`.
+        """
+
+    async def keep(self) -> None:
+        """Stop writing and keep the accepted bytes for `ArtifactStore.resume`. Cancellation does
+        not interrupt it.
+        """
+
+    async def discard(self) -> None:
+        """Stop writing and remove all bytes. Cancellation does not interrupt it."""
+
+
+class Reader(Protocol):
+    """An open artifact. It stays readable even if the artifact is removed meanwhile (CONTRACT
+    §6).
+    """
+
+    artifact: Artifact
+
+    def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
+        """The bytes [start, stop). Raises `StoreUnavailable` instead of ending early."""
+
+    async def close(self) -> None:
+        """Close the file. Idempotent; cancellation does not interrupt it."""
+
+
+class ArtifactStore(Protocol):
+    """Keeps the files of jobs by job id. Every method may raise `StoreUnavailable`."""
+
+    async def create(self, id: str) -> Partial:
+        """Start the job's file from zero. An earlier partial file of the job is removed."""
+
+    async def resume(self, id: str) -> Partial | None:
+        """Continue the job's partial file, with its length as `offset` and its digest. None if
+        there is none.
+        """
+
+    async def get(self, id: str) -> Artifact | None:
+        """The committed artifact, or None."""
+
+    async def record_copy(self, id: str) -> bytes | None:
+        """The record copy that `commit` stored with the artifact, or None."""
+
+    async def open(self, id: str) -> Reader | None:
+        """A reader of the committed artifact, or None."""
+
+    async def remove(self, id: str) -> None:
+        """Remove the artifact and any partial file of the job. Idempotent."""
+
+    async def ids(self) -> set[str]:
+        """Ids of jobs that have a committed or a partial file."""
+
+    async def free(self) -> int:
+        """Bytes that can still be stored."""
+
+    async def used(self) -> int:
+        """Bytes stored in committed and partial files."""
+
+    async def close(self) -> None:
+        """Release all resources. The store is not used afterwards."""

@@ -1,0 +1,23 @@
+"""Failures of stores."""
+
+from __future__ import annotations
+
+
+class StoreUnavailable(Exception):
+    """The store could not be read or written. As far as is known nothing changed (CONTRACT §11
+    store-unavailable).
+    """
+
+
+class PartialLost(StoreUnavailable):
+    """The partial file was closed, removed, or started again by another writer. Retrying is
+    useless.
+    """
+
+
+class StorageFull(Exception):
+    """There is not enough space for the bytes (CONTRACT §5 StorageFull)."""
+
+
+class LengthMismatch(Exception):
+    """The partial file does not have the length to commit. It stays uncommitted."""

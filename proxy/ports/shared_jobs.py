@@ -1,0 +1,119 @@
+"""What the packages ask of a job store that several replicas share (CONTRACT §18)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from proxy.core.job import Job
+from proxy.ports.jobs import JobStore
+
+
+class JobFeed(Protocol):
+    """An optional capability of a job store: a feed of changed jobs, of all replicas."""
+
+    def changes(self) -> AsyncIterator[str | None]:
+        """The ids of jobs that were added, changed or removed, as they are, until the store is
+        closed. Changes in quick succession may be reported once. None after a gap: then any job
+        may have changed.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotLimits:
+    """`total` slots of all replicas, at most `per_caller` (0: no limit) for one caller. The slot of
+    a job that was abandoned (`Job.abandoned`) stays taken for `hold` seconds (CONTRACT §3.5).
+    """
+
+    total: int
+    per_caller: int
+    hold: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How many jobs may exist when one more is added, over all replicas (CONTRACT §3.5, §15): of
+    the caller unfinished (`per_caller`; held slots count) and on record, of all callers waiting and
+    on record.
+    """
+
+    per_caller: int
+    queued: int
+    records_per_caller: int
+    records: int
+    slots: SlotLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotUse:
+    """Numbers of jobs over all replicas: that have a slot, that wait for one, slots that are held,
+    and those held for the caller.
+    """
+
+    running: int
+    waiting: int
+    held: int
+    held_by_caller: int
+
+
+class Turn(Enum):
+    """What became of an attempt to claim a slot."""
+
+    TAKEN = "taken"
+    #: No slot is free for it yet, or another job is first.
+    NOT_YET = "not yet"
+    #: The job is not as it was: read it again.
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A replica with a lease: its id, the Unix second of its last renewal on the store's clock, and
+    what it reported then: the number of its running jobs, and the bytes promised to them.
+    """
+
+    id: str
+    seen: float
+    running: int
+    promised: int
+
+
+class SharedJobs(JobStore, JobFeed, Protocol):
+    """A job store that several replicas share (CONTRACT §18).
+
+    Each handle belongs to one replica, which has a lease on the store's clock. A job names the
+    replica that holds its credentials (`Job.replica`) and, from its claim on, the one that drives
+    it (`Job.holder`). `replace` raises `StoreUnavailable` for a job that this replica holds while
+    its lease has ended: after `renew` it may find that another replica has taken the job over.
+    Every change counts as the holder's unless it is a cancel or a deletion, which need no lease.
+    """
+
+    @property
+    def replica(self) -> str:
+        """The id of this handle's replica, new for every process."""
+
+    async def renew(self, *, running: int, promised: int) -> None:
+        """Renew the lease of this replica, or begin it again after its end."""
+
+    async def leave(self) -> None:
+        """End the lease: others may take its jobs over at once."""
+
+    async def replicas(self) -> Sequence[Replica]:
+        """The replicas that have a lease."""
+
+    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+        """As `add`, but None and nothing is written if a new job would exceed the bounds."""
+
+    async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
+        """As `replace`, if a slot is free for the job and it is the job's turn: of all jobs that
+        wait, callers take turns as in `jobs.queue`. `new` has a `holder` and is still Queued; it
+        has the slot as long as it has a holder.
+        """
+
+    async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
+        """Count the slots and the jobs that wait."""
+
+    async def orphans(self) -> Sequence[Job]:
+        """The unfinished jobs, not Suspended, whose replica has no lease any more."""
