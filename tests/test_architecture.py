@@ -25,13 +25,13 @@ LAYERS = (
     {"downstream", "upstream", "stores"},
     {"relay", "jobs"},
     {"api", "admin"},
+    {"parts"},
     {"app"},
     {"cli"},
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 #: The resources know requests and responses, never the connection that carries them.
 STRANGERS = {("api", "downstream"), ("admin", "downstream"), ("jobs", "downstream")}
-#: To be removed.
 #: Packages beside the layers, with everything that they may import.
 APART = {
     "config": {"core", "net"},
@@ -41,7 +41,7 @@ APART = {
 }
 #: Packages that only these may import.
 KNOWN_TO = {
-    "config": {"app", "cli"},
+    "config": {"parts", "app", "cli"},
     "client": {"cli"},
     "simulator": {"cli"},
     "__main__": set(),
@@ -62,7 +62,7 @@ LIBRARIES = {
     "uvloop": {"cli"},
 }
 #: The top level of proxy/ holds packages; a file there is one of these.
-TOP_LEVEL = {"__init__", "__main__", "app", "relay", "logs", "clock"}
+TOP_LEVEL = {"__init__", "__main__", "app", "parts", "relay", "logs", "clock"}
 #: core imports none of these: no I/O, no clock, no randomness.
 IMPURE = {"asyncio", "aiohttp", "os", "time", "random", "logging"}
 IMPURE |= {

@@ -1,4 +1,4 @@
-"""Whether one more job is accepted: quota, queue, records, free space (CONTRACT §3.5). Errors state
+"""Whether one more job is admitted: quota, queue, records, free space (CONTRACT §3.5). Errors state
 the numbers.
 """
 
@@ -18,15 +18,13 @@ from proxy.jobs.run import Run
 from proxy.ports import ArtifactStore, Counts, JobStore
 
 _RETRY_AFTER = 30
-#: Records removed at a time: the store syncs many changes at once.
+#: The number of records to remove at a time: the store syncs many changes at once.
 _TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much may run, wait and be stored (CONTRACT §15): counts of jobs, sizes in bytes, times in
-    seconds.
-    """
+    """How much may run, wait and be stored (CONTRACT §15). Sizes are in bytes, times in seconds."""
 
     max_running: int
     max_queued: int
@@ -40,7 +38,7 @@ class Limits:
 
 
 class Admission:
-    """Admits kick-offs one by one. A job that is about to be added counts already."""
+    """Admits kick-offs one by one. A job that is about to be added already counts."""
 
     def __init__(
         self,
@@ -63,8 +61,8 @@ class Admission:
         """Reserve a place for one more job of the caller while the block runs. `now` in Unix
         seconds.
 
-        `owners` are all the hashes of the caller: a job counts once, under whichever of them it was
-        taken. Raises `Problem` 429 or 503, `StoreUnavailable`.
+        `owners` are all hashes of the caller; a job that has several of them counts once. Raises
+        `Problem` 429 or 503, and `StoreUnavailable`.
         """
         await self._space.measure()
         counts = await self._make_space(owners)
@@ -123,8 +121,8 @@ class Admission:
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
     async def _make_space(self, owners: Sequence[str]) -> Counts:
-        """Remove ended records without a file, the oldest first, as far as one more record needs
-        it. Returns the counts afterwards.
+        """Remove ended records without a file, the oldest first, until one more record fits.
+        Returns the counts afterwards.
         """
         while True:
             counts = await self._jobs.counts(owners)
@@ -144,5 +142,5 @@ class Admission:
         return sum(not set(owners).isdisjoint(others) for others in self._arriving)
 
     async def _remove(self, job: Job) -> None:
-        await self._artifacts.remove(job.id)  # left if it could not be removed at the end
+        await self._artifacts.remove(job.id)  # a file that could not be removed when the job ended
         await self._jobs.remove(job)

@@ -1,10 +1,10 @@
-"""Slots and the queue for them: which export runs next (CONTRACT §3.5, §3.6). No clock, no store,
-no task.
+"""The queue and its slots: which export runs next (CONTRACT §3.5, §3.6). It has no clock, no store
+and no task.
 
 Callers take turns: a free slot goes to the waiting caller whose last start is longest ago, and
-within a caller to the job that waits longest. A caller is known by one or more hashes
-(`Job.owners`): jobs that have one in common are of the same caller, also if its identity was known
-for one of them only. A job is known by a ticket of the user's choice (any hashable, here `Run`).
+within a caller to the job that has waited longest. A caller is identified by one or more hashes
+(`Job.owners`): jobs that share a hash belong to the same caller. A job is identified by a ticket,
+which is any hashable value; the runner uses its `Run`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 _Ticket = TypeVar("_Ticket")
 
-#: Hashes whose last start is remembered. Those of the longest ago are forgotten first, and then
-#: count as callers that never started anything: their place in the order is the same.
+#: The number of hashes whose last start is remembered. The oldest are forgotten first; they then
+#: count as hashes of callers that have never started a job, which keeps their order.
 _REMEMBERED = 10_000
 
 
@@ -35,39 +35,40 @@ class Slots(Generic[_Ticket]):
 
     @property
     def running(self) -> int:
-        """Jobs that have a slot."""
+        """The number of jobs that have a slot."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
+        """The number of jobs in the queue."""
         return len(self._waiting)
 
     @property
     def free(self) -> int:
-        """Slots that neither a job has nor a cancelled one still holds. More may be held than there
-        are.
+        """The number of slots that no running job has and no cancelled job still holds. It is
+        never negative, although more slots may be held than there are.
         """
         return max(0, self._total - len(self._running) - len(self._held))
 
     def held(self, *owners: str) -> int:
-        """Slots that cancelled jobs of the caller still hold."""
+        """The number of slots that cancelled jobs of the caller still hold."""
         return sum(not set(owners).isdisjoint(holder) for _, holder in self._held)
 
     def wait(self, ticket: _Ticket, *owners: str) -> None:
-        """Put the caller's job at the end of its queue."""
+        """Add the caller's job to the end of the queue."""
         self._waiting[ticket] = owners
 
     def next(self) -> _Ticket | None:
-        """Give a free slot to the job whose turn it is; None without a free slot or a job that may
-        have it.
+        """Give a free slot to the job whose turn it is, and return its ticket. Returns None if no
+        slot is free or no waiting job may start.
         """
         if not self.free:
             return None
         eligible = [ticket for ticket, owners in self._waiting.items() if self._may_start(owners)]
         if not eligible:
             return None
-        ticket = min(eligible, key=self._last_start)  # of several the first, which waits longest
+        # of equals, min returns the first, which has waited longest
+        ticket = min(eligible, key=self._last_start)
         owners = self._waiting.pop(ticket)
         self._running[ticket] = owners
         self._taken.update(owners)
@@ -81,7 +82,7 @@ class Slots(Generic[_Ticket]):
         return max(self._started.get(each, 0) for each in self._waiting[ticket])
 
     def started(self, *owners: str) -> None:
-        """Note that the caller had the last turn."""
+        """Record that the caller has just had a turn."""
         self._count += 1
         for each in owners:
             self._started[each] = self._count
@@ -90,9 +91,9 @@ class Slots(Generic[_Ticket]):
             self._started.popitem(last=False)
 
     def leave(self, ticket: _Ticket, *, hold_until: float | None = None) -> None:
-        """Take the job out of the queue or its slot. Idempotent.
+        """Remove the job from the queue, or release its slot. Idempotent.
 
-        `hold_until`: the slot stays taken until then, because VB365 may go on with the work
+        With `hold_until` the slot stays held until then, because VB365 may continue the work
         (CONTRACT §3.5).
         """
         self._waiting.pop(ticket, None)
@@ -104,12 +105,12 @@ class Slots(Generic[_Ticket]):
             self.hold(hold_until, *owners)
 
     def hold(self, until: float, *owners: str) -> None:
-        """Count one more slot as the caller's until the moment `until`."""
+        """Hold one more slot for the caller until the Unix second `until`."""
         self._held.append((until, owners))
         self._taken.update(owners)
 
     def expire(self, now: float) -> None:
-        """End the holds whose time is over."""
+        """Release the slots that were held until `now` or earlier."""
         for entry in [entry for entry in self._held if entry[0] <= now]:
             self._held.remove(entry)
             self._release(entry[1])

@@ -17,13 +17,13 @@ _T = TypeVar("_T")
 
 
 class Lost(Exception):
-    """The event does not apply to the job any more: the job was cancelled or deleted, or another
-    runner drives it.
+    """The event no longer applies to the job: the job was cancelled or deleted, or another runner
+    drives it.
     """
 
 
 class Removed(Lost):
-    """The store has no such job any more."""
+    """The store no longer has the job."""
 
 
 class Record:
@@ -42,8 +42,8 @@ class Record:
         self._unconfirmed: list[tuple[Event, Job]] = []
 
     async def advance(self, event: Event) -> Job:
-        """Apply the event to the job as it is in the store. Raises `Lost` if it does not apply any
-        more, `StoreUnavailable`.
+        """Apply the event to the job as it is in the store. Raises `Lost` if it no longer applies,
+        and `StoreUnavailable`.
         """
         while True:
             try:
@@ -75,7 +75,7 @@ class Record:
         return job
 
     async def settle(self, event: Event) -> Job:
-        """Like `advance`, but repeated while the store is unavailable."""
+        """Like `advance`, repeated while the store is unavailable."""
         return await until_available(
             lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__
         )
@@ -84,9 +84,9 @@ class Record:
 async def advance_for_caller(
     jobs: JobStore, id: str, event: Event, now: Callable[[], float]
 ) -> Job | None:
-    """Apply what a caller asks for, whichever runner drives the job.
+    """Apply an event that a caller requests, whichever runner drives the job.
 
-    Returns the job afterwards, unchanged if the event does not apply to it; None if there is no
+    Returns the job afterwards, unchanged if the event does not apply to it, and None if there is no
     such job or it is deleted. Raises `StoreUnavailable`.
     """
     current = await jobs.get(id)
@@ -102,8 +102,9 @@ async def advance_for_caller(
 
 
 async def until_available(ask: Callable[[], Awaitable[_T]], **about: str) -> _T:
-    """Repeat `ask` until no shortage of this machine prevents it: no job is lost because the store
-    was unavailable or there were no descriptors for a while. `about` goes into the log.
+    """Call `ask` until it raises neither `StoreUnavailable` nor `LocalShortage`, and return its
+    result: no job is lost because the store was unavailable, or descriptors were used up, for a
+    while. `about` is logged with each failure.
     """
     delay = 0.1
     while True:

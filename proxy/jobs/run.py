@@ -4,13 +4,13 @@ Theory of operation. A run goes through four phases, in this order:
 
     QUEUED     it waits for a slot; there is no task. A cancel takes it out of the queue.
     STARTING   its task exists and has not run yet. It must not be cancelled: a task that is
-               cancelled before its first step runs none of its clean-up. It will read the record
-               first, and find the cancel there.
+               cancelled before its first step runs none of its clean-up. It reads the record
+               first, and finds the cancel there.
     DRIVING    the transfer runs. A cancel interrupts it.
-    SETTLING   the outcome is being recorded. Nothing interrupts that; a cancel is found on record
-               afterwards, because `woken` is set.
+    SETTLING   the outcome is being recorded. Nothing interrupts that. A cancel sets `woken`,
+               so that the record is read once more afterwards.
 
-Who waits for VB365's first response meanwhile is another matter: see `attendance`.
+`attendance` holds who waits for VB365's first response meanwhile.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ class Run:
         self.attendance = Attendance(waiting=attended)
         self.work = Work.QUEUED
         self.task: asyncio.Task[None] | None = None
-        #: It had to wait for a slot, so that its token may have expired since.
+        #: It has waited for a slot, so its token may have expired meanwhile.
         self.queued = False
-        #: A POST is sent and its response has not begun.
+        #: A POST is sent and the head of its response has not arrived.
         self.posting = False
-        #: Its caller ended the job, and nobody has looked at the record since.
+        #: Its caller ended the job, and the record has not been read since.
         self.woken = False
-        #: The response of VB365 other than 200 that ended it.
+        #: VB365's response other than 200 that ended the job.
         self.rejection: WholeResponse | None = None
-        #: What a caller gets if the POST had no HTTP response at all.
+        #: The error that a caller gets if the POST had no HTTP response.
         self.unanswered: Problem | None = None
 
     def __repr__(self) -> str:
-        facts = [self.work.value, self.attendance.stage.value]
+        facts = [self.work.value, self.attendance.state.value]
         facts += [name for name in ("queued", "posting", "woken") if getattr(self, name)]
         return f"<Run {self.id} {' '.join(facts)}>"
 
     def begin(self, task: asyncio.Task[None]) -> None:
-        """Note the task that drives it: it has a slot."""
+        """Record the task that drives the job, which now has a slot."""
         self.task = task
         self.work = Work.STARTING
 
     def wake(self) -> None:
-        """Its caller ended the job: interrupt the task, if that is possible now."""
+        """Note that the caller ended the job, and cancel the task if that is possible now."""
         self.woken = True
         if self.work is Work.DRIVING and self.task is not None:
             self.work = Work.SETTLING
@@ -82,8 +82,8 @@ class JobFailed(Exception):
 
 
 class Suspended(Exception):
-    """The job waits for fresh credentials; what is stored of it stays."""
+    """The job waits for new credentials. What is stored of it is kept."""
 
 
 class Dropped(Exception):
-    """VB365's response went to the kick-off instead: there is no job (CONTRACT §3.7)."""
+    """VB365's response goes to the kick-off in place of a job (CONTRACT §3.7)."""

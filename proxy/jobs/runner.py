@@ -1,4 +1,4 @@
-"""The running jobs: queue, slots, cancel, resume and restart (CONTRACT §3.5, §3.6, §7, §9, §10)."""
+"""Runs the jobs: queue, slots, cancel, resume and restart (CONTRACT §3.5, §3.6, §7, §9, §10)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from proxy.core.job_request import resumed_fields
 from proxy.core.retention import keeps_bytes
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
-from proxy.jobs.attendance import Stage
 from proxy.jobs.queue import Slots
 from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.reservations import Reservations
@@ -37,7 +36,7 @@ from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
-#: Dropped jobs that are remembered: a list that was read earlier may still hold them.
+#: The number of dropped jobs that are remembered: a list that was read before may contain them.
 _REMEMBERED = 1000
 _TICK = 1.0
 
@@ -49,7 +48,7 @@ class Trust(Protocol):
         """Return whether VB365 has ever accepted them."""
 
     def distrust(self, fields: Fields, /) -> None:
-        """Note that VB365 has just refused them."""
+        """Note that VB365 has just rejected them."""
 
 
 class Runner:
@@ -62,7 +61,7 @@ class Runner:
         artifacts: ArtifactStore,
         transfers: TransferFactory,
         limits: Limits,
-        safe: Sealer,
+        sealer: Sealer,
         trust: Trust,
         now: Callable[[], float],
     ) -> None:
@@ -70,7 +69,7 @@ class Runner:
         self._artifacts = artifacts
         self._transfers = transfers
         self._limits = limits
-        self._safe = safe
+        self._sealer = sealer
         self._trust = trust
         self._now = now
         self._runs: dict[str, Run] = {}
@@ -97,8 +96,8 @@ class Runner:
         return self._slots.waiting
 
     async def shortage(self) -> str | None:
-        """Why there is too little space for another export, None if there is enough. Raises
-        `StoreUnavailable`.
+        """The reason why there is too little space for another export, None if there is enough.
+        Raises `StoreUnavailable`.
         """
         await self._space.measure()
         return self._space.shortage()
@@ -108,13 +107,13 @@ class Runner:
         await self._space.measure()
         self._spawn(self._tick())
         jobs = await self._jobs.list()
-        self._recall(jobs)
+        self._restore_queue(jobs)
         for job in reversed(jobs):
-            fields = None if job.sealed is None else self._safe.unseal(job.sealed)
+            fields = None if job.sealed is None else self._sealer.unseal(job.sealed)
             if fields is not None and job.phase is Phase.SUSPENDED:
                 await self._resume(job, fields)
 
-    def _recall(self, jobs: list[Job]) -> None:
+    def _restore_queue(self, jobs: list[Job]) -> None:
         """Restore the queue from the records: who started last, and slots that are still held."""
         for job in sorted(jobs, key=lambda job: job.started or 0):
             if job.started is not None:
@@ -140,7 +139,7 @@ class Runner:
         return self._admission(owners, self._now())
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
-        """Persist the job and queue it, or return the job that has its Idempotency-Key already."""
+        """Store the job and queue it, or return the job that already has its Idempotency-Key."""
 
         async def persist() -> Job:
             # a request that finds the record must find the run too, before `add` returns
@@ -177,8 +176,8 @@ class Runner:
             del self._runs[run.id]
 
     async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
-        """Run `work` to its end, also if the caller is cancelled: a change of a record and what
-        must follow it are not separated.
+        """Run `work` to its end even if the calling task is cancelled: a change of a record and
+        what must follow it are not separated.
         """
         task = asyncio.create_task(work)
         self._changes.add(task)
@@ -191,15 +190,15 @@ class Runner:
         return run is not None and run.work is Work.QUEUED
 
     def attended(self, id: str) -> Run | None:
-        """The job's run while its kick-off waits for VB365's first response, or is being handed
-        it.
+        """The job's run while its kick-off waits for VB365's first response, or receives it; None
+        otherwise.
         """
         run = self._runs.get(id)
-        return run if run is not None and run.attendance.stage is not Stage.ENDED else None
+        return None if run is None or run.attendance.ended else run
 
     def may_show(self, id: str) -> bool:
-        """Whether the job may be shown: False if it is dropped or about to be. If True, it is not
-        dropped later.
+        """Whether the job may be shown to callers. If True, it is not dropped later; False means
+        that it is dropped or is about to be.
         """
         run = self._runs.get(id)
         if run is not None:
@@ -207,8 +206,8 @@ class Runner:
         return id not in self._dropped and (run is None or run.attendance.verdict is None)
 
     async def wake(self, id: str) -> None:
-        """Stop the transfer of a job whose record was cancelled or forgotten, or clean up after
-        it.
+        """Act on a record that was cancelled or forgotten: stop the job's transfer, or clean up
+        after it.
         """
         run = self._runs.get(id)
         if run is None:
@@ -239,7 +238,7 @@ class Runner:
     async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
         try:
             await Record(self._jobs, job, self._now).advance(
-                Resumed(self._safe.seal(run.fields), borrowed)
+                Resumed(self._sealer.seal(run.fields), borrowed)
             )
         except Lost:
             self._forget(run)  # resumed, cancelled or expired meanwhile
@@ -305,7 +304,7 @@ class Runner:
             log.exception("job failed", job=run.id)
             return Failed(_INTERNAL)
         finally:
-            # a cancel from here on is found in the record, and must not interrupt what follows
+            # a later cancel must not interrupt what follows; it is found in the record
             run.work = Work.SETTLING
         return None
 
@@ -314,7 +313,7 @@ class Runner:
             await self._conclude(run.id, driven=True)
             return
         if isinstance(event, Interrupted):
-            self._forget(run)  # once it is recorded any call may resume the job
+            self._forget(run)  # as soon as it is recorded, any call may resume the job
         await self._settle(run.id, event)
 
     async def _transfer(self, run: Run) -> None:
@@ -336,8 +335,8 @@ class Runner:
     async def _conclude(self, id: str, *, driven: bool = False) -> None:
         """Clean up after a job that its caller ended: remove its bytes, then record the cancel.
 
-        A job that nobody ended although its transfer is lost (`driven`) fails, so that it does not
-        stay Running for ever.
+        With `driven`, a job whose transfer ended without an outcome fails, so that it does not
+        stay Running forever.
         """
         try:
             job = await until_available(lambda: self._jobs.get(id), job=id)
@@ -362,7 +361,7 @@ class Runner:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_tell_failure)
+        task.add_done_callback(_log_failure)
         return task
 
     async def _tick(self) -> None:
@@ -380,7 +379,7 @@ class Runner:
                 log.warning("free space not known", reason=str(why))
 
 
-def _tell_failure(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (why := task.exception()) is not None:
         log.error("background task failed", exc_info=why)
 

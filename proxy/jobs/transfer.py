@@ -81,7 +81,7 @@ class TransferFactory:
     now: Callable[[], float]
 
     def create(self, run: Run, space: Reservations) -> Transfer:
-        """A transfer of the run's job. Nothing happens before it is run."""
+        """Create a transfer of the run's job. It does nothing before `run`."""
         return Transfer(run, space, self)
 
 
@@ -154,7 +154,7 @@ class Transfer:
         return body
 
     async def _receive(self) -> bool:
-        """Store all bytes, with as many POSTs as necessary. Return whether their number is
+        """Store all bytes, with as many POSTs as necessary. Returns whether their number is
         proven.
         """
         if self._file.offset and self._file.offset == self._file_facts.size:
@@ -176,7 +176,7 @@ class Transfer:
         return facts
 
     async def _begin(self) -> bool | None:
-        """Send one POST from zero. Return whether the number of bytes is proven if all are stored,
+        """Send one POST from zero. Returns whether the number of bytes is proven if all are stored,
         None if another POST must follow.
         """
         self._posted = self._now()
@@ -190,7 +190,7 @@ class Transfer:
             response.close()
 
     async def _continue(self) -> bool | None:
-        """Send one POST for the rest of the file; return as `_begin` does (CONTRACT §10).
+        """Send one POST for the rest of the file. Returns what `_begin` does (CONTRACT §10).
 
         A 206 continues the file if it is proven to carry the rest of the same file; a 200 is a new
         attempt.
@@ -214,7 +214,7 @@ class Transfer:
             response.close()
 
     async def _take_part(self, response: Response, wanted: Continuation, part: Part) -> bool | None:
-        """Store a 206 whose head fits, if its first bytes equal those that are stored."""
+        """Store the body of a matching 206 if its first bytes equal the stored ones."""
         overlap = await self._file.read(part.start, wanted.stored)
         try:
             rest = await wanted.rest(response, overlap)
@@ -229,8 +229,8 @@ class Transfer:
         return await self._take(response, rest, part)
 
     async def _post(self, more: list[Field]) -> Response | None:
-        """Send the export with `more` fields. None: there was no response, and another POST may
-        follow.
+        """Send the export with the additional fields `more`. Returns None if there was no response
+        and another POST may follow.
         """
         try:
             return await until_available(lambda: self._ask(more), job=self._run.id)
@@ -297,9 +297,9 @@ class Transfer:
         raise JobFailed(refusal(relayed, secrets(self._run.fields, target)))
 
     async def _drop(self, response: WholeResponse | Problem) -> None:
-        """Hand the response to the waiting kick-off; there is no job (CONTRACT §3.7).
+        """Give the response to the waiting kick-off in place of a job (CONTRACT §3.7).
 
-        A record that cannot be removed now stays, and becomes that of a failed job.
+        If the record cannot be removed now it is kept, and the job fails.
         """
         self._run.attendance.decide(response)
         self._run.work = Work.SETTLING
@@ -331,8 +331,8 @@ class Transfer:
     async def _take(
         self, response: Response, rest: bytes = b"", part: Part | None = None
     ) -> bool | None:
-        """Store the body, of which `rest` was read before; `part` is its part of the file, None all
-        of it.
+        """Store the body, of which `rest` has already been read. `part` is the part of the file
+        that it carries, None for all of it.
         """
         before = self._file.offset
         stop = self._file_facts.size if part is None else part.stop
@@ -381,8 +381,8 @@ class Transfer:
             )
         except LengthMismatch as why:
             raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
-        # raises `Lost` if the caller ended the job meanwhile: then the runner removes the file,
-        # unless the record promises it
+        # raises `Lost` if the caller ended the job meanwhile: then the runner removes the file
+        # unless the record still promises it
         await self._record.settle(succeeded(artifact))
 
     async def _warned(self, job: Job) -> bool:

@@ -75,7 +75,7 @@ class World:
             artifacts=self.artifacts,
             transfers=transfers,
             limits=limits,
-            safe=MemoryOnly(),
+            sealer=MemoryOnly(),
             trust=self.trust,
             now=time.time,
         )

@@ -257,7 +257,7 @@ class FakeWorld:
             artifacts=artifacts,
             transfers=transfers,
             limits=self.limits,
-            safe=MemoryOnly(),
+            sealer=MemoryOnly(),
             trust=self.trust,
             now=self.now,
         )

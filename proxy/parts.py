@@ -1,0 +1,285 @@
+"""The parts of a proxy, made from its settings. With `app`, the only file that names concrete
+classes.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import structlog
+
+from proxy import __version__
+from proxy.admin.guard import TokenGuard
+from proxy.admin.listener import Admin
+from proxy.admin.readiness import Readiness
+from proxy.api.download import Download
+from proxy.api.kickoff import KickoffHandler, KickoffPolicy
+from proxy.api.links import Site
+from proxy.api.listing import Listing
+from proxy.api.preflight import Preflight
+from proxy.api.request_body import RequestBodies
+from proxy.api.resources import Resources
+from proxy.api.router import ApiRouter
+from proxy.config.settings import Settings
+from proxy.core.openapi import describe
+from proxy.core.retention import Retention
+from proxy.core.routing import Router
+from proxy.downstream.server import Server
+from proxy.jobs.runner import Limits, Runner
+from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
+from proxy.jobs.sweeper import Sweeper
+from proxy.jobs.transfer import Policy, TransferFactory
+from proxy.net import descriptors
+from proxy.net.tls import TlsError, upstream_context
+from proxy.ports import ArtifactStore, JobStore
+from proxy.relay import Relay
+from proxy.upstream.access import Access
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
+from proxy.upstream.session_events import SessionEvents
+
+log = structlog.get_logger(__name__)
+
+#: Returns Unix seconds, and never jumps or runs backwards: it measures durations too.
+Clock = Callable[[], float]
+
+
+class StartFailed(Exception):
+    """The proxy cannot start. The message says why, and how to fix it."""
+
+
+class Parts:
+    """The parts that several others use, and methods that make those others. Nothing runs yet.
+
+    `key` is the key of the callers' hashes, `now` the clock. Raises `StartFailed`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        key: bytes,
+        now: Clock,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._now = now
+        self._sealer = _sealer(settings)
+        self._retention = Retention(
+            result=settings.exports.result_ttl, record=settings.exports.record_ttl
+        )
+        self._max_connections, max_relayed = _connection_limits(settings)
+        tls = _tls(settings)
+        # three pools: access checks never use a connection that has carried a caller's request
+        # (CONTRACT §2)
+        self._relay_pool = _pool(settings, tls, limit=max_relayed)
+        self._job_pool = _pool(settings, tls)
+        self._check_pool = _pool(settings, tls)
+        preserve_host = settings.upstream.preserve_host
+        self._upstream = HttpUpstream(self._job_pool, preserve_host=preserve_host)
+        self._checks = HttpUpstream(self._check_pool, preserve_host=preserve_host, checks_only=True)
+        self._access = Access(
+            self._checks,
+            key=key,
+            cache=settings.access.cache,
+            timeout=settings.upstream.check_timeout,
+            now=now,
+        )
+
+    @property
+    def pools(self) -> Iterable[Pool]:
+        """The pools of connections to VB365, which are to be closed at the end."""
+        return self._relay_pool, self._job_pool, self._check_pool
+
+    def runner(self) -> Runner:
+        """Make the runner of all jobs of this process."""
+        exports, storage = self._settings.exports, self._settings.storage
+        return Runner(
+            jobs=self._jobs,
+            artifacts=self._artifacts,
+            transfers=self._transfers(),
+            limits=Limits(
+                max_running=exports.max_running,
+                max_queued=exports.max_queued,
+                max_per_caller=exports.max_per_caller,
+                min_free=storage.min_free,
+                max_bytes=storage.max_bytes,
+                max_running_per_caller=exports.max_running_per_caller,
+                cancel_hold=exports.cancel_hold,
+                max_records=storage.max_records,
+                max_records_per_caller=exports.max_records_per_caller,
+            ),
+            sealer=self._sealer,
+            trust=self._access,
+            now=self._now,
+        )
+
+    def _transfers(self) -> TransferFactory:
+        exports, timeout = self._settings.exports, self._settings.upstream.check_timeout
+        return TransferFactory(
+            jobs=self._jobs,
+            artifacts=self._artifacts,
+            upstream=self._upstream,
+            watch=SessionEvents(self._checks, timeout=timeout, now=self._now)
+            if exports.watch_events
+            else None,
+            policy=Policy(
+                generate_timeout=exports.generate_timeout,
+                stall_timeout=exports.stall_timeout,
+                attempts=exports.attempts,
+                result_ttl=exports.result_ttl,
+            ),
+            holder=str(uuid4()),
+            now=self._now,
+        )
+
+    def sweeper(self, runner: Runner) -> Sweeper:
+        """Make the sweeper of the stores."""
+        return Sweeper(
+            jobs=self._jobs,
+            artifacts=self._artifacts,
+            retention=self._retention,
+            suspend_ttl=self._settings.exports.suspend_ttl,
+            wake=runner.wake,
+            now=self._now,
+        )
+
+    def server(self, runner: Runner) -> Server:
+        """Make the clients' side: the relay for what passes through, the API for the rest."""
+        listen, upstream = self._settings.listen, self._settings.upstream
+        return Server(
+            handler=self._api(runner).handle,
+            relay=Relay(
+                self._relay_pool,
+                preserve_host=upstream.preserve_host,
+                forwarded=upstream.forwarded,
+            ),
+            decide=_router(self._settings).decide,
+            head_timeout=listen.head_timeout,
+            idle_timeout=listen.idle_timeout,
+            max_connections=self._max_connections,
+        )
+
+    def _api(self, runner: Runner) -> ApiRouter:
+        exports, public = self._settings.exports, self._settings.public
+        site = Site(
+            public_url=public.url,
+            trusted=public.trusted_proxies,
+            segment=public.segment,
+            retention=self._retention,
+        )
+        download = Download(self._artifacts)
+        kickoffs = KickoffHandler(
+            jobs=self._jobs,
+            access=self._access,
+            runner=runner,
+            preflight=Preflight(self._upstream, timeout=exports.preflight_timeout)
+            if exports.preflight
+            else None,
+            download=download,
+            bodies=RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory),
+            site=site,
+            sealer=self._sealer,
+            policy=KickoffPolicy(grace=exports.grace, max_wait=exports.max_wait),
+            now=self._now,
+        )
+        resources = Resources(
+            jobs=self._jobs,
+            artifacts=self._artifacts,
+            access=self._access,
+            runner=runner,
+            download=download,
+            listing=Listing(
+                jobs=self._jobs, access=self._access, runner=runner, site=site, now=self._now
+            ),
+            site=site,
+            description=describe(__version__, public.segment),
+            max_wait=exports.max_wait,
+            now=self._now,
+        )
+        return ApiRouter(kickoffs, resources)
+
+    def admin(self, runner: Runner) -> Admin:
+        """Make the admin application."""
+        admin = self._settings.admin
+        return Admin(
+            checks=Readiness(
+                upstream=self._checks,
+                jobs=self._jobs,
+                shortage=runner.shortage,
+                timeout=self._settings.upstream.check_timeout,
+                now=self._now,
+            ),
+            hosts=admin.hosts,
+            guard=TokenGuard(admin.token.get_secret_value(), self._now) if admin.token else None,
+        )
+
+
+def _sealer(settings: Settings) -> Sealer:
+    try:
+        keys = settings.secrets.keys
+    except (OSError, ValueError) as why:
+        raise StartFailed(f"secrets.key_file: {why}") from why
+    return FernetSealer([key.get_secret_value() for key in keys]) if keys else MemoryOnly()
+
+
+def _connection_limits(settings: Settings) -> tuple[int, int]:
+    """Return the limits of client and of relay connections, 0 for none (CONTRACT §15 `listen`)."""
+    wanted, pool = settings.listen.max_connections, settings.upstream.pool
+    limit = descriptors.raise_limit()
+    if limit is None:
+        return wanted, pool
+    running = settings.exports.max_running
+    share = descriptors.share(limit, max_running=running, max_connections=wanted)
+    log.info(
+        "connections", max_connections=share.clients, descriptors=limit, kept_back=share.reserve
+    )
+    if wanted > share.clients:
+        log.warning(
+            "listen.max_connections is more than the descriptors allow",
+            wanted=wanted,
+            allowed=share.clients,
+        )
+    return share.clients, min(pool or share.upstream, share.upstream)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    upstream = settings.upstream
+    if urlsplit(upstream.url).scheme != "https":
+        return None
+    if not upstream.verify:
+        log.warning("upstream.verify is false: anybody on the network path can read passwords")
+    try:
+        return upstream_context(
+            ca_file=upstream.ca_file, fingerprint=upstream.fingerprint, verify=upstream.verify
+        )
+    except TlsError as why:
+        raise StartFailed(f"upstream: {why}") from why
+
+
+def _pool(settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0) -> Pool:
+    upstream = settings.upstream
+    url = urlsplit(upstream.url)
+    return Pool(
+        url.hostname or "",
+        url.port or (443 if tls else 80),
+        tls=tls,
+        connect_timeout=upstream.connect_timeout,
+        limit=limit,
+        authority=upstream.host,
+    )
+
+
+def _router(settings: Settings) -> Router:
+    return Router(
+        segment=settings.public.segment,
+        prefix=urlsplit(settings.public.url or "").path.rstrip("/"),
+        max_body=settings.exports.max_request_body,
+        reports=settings.exports.reports,
+    )
