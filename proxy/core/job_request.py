@@ -39,6 +39,27 @@ _OF_THE_CALL = frozenset(
         b"content-language",
     }
 )
+#: Fields with which a server may replace the host, the path or the method of a request. A resumed
+#: job sends none of them: the resuming caller must not choose what is exported (CONTRACT §9).
+_REPLACES_TARGET = {
+    b"forwarded": "its host parameter (RFC 7239 §5.3)",
+    b"x-forwarded-host": "host: most reverse proxies and ASP.NET Core",
+    b"x-forwarded-server": "host: Apache httpd",
+    b"x-host": "host: some gateways and frameworks",
+    b"x-original-host": "host: Azure Application Gateway",
+    b"x-http-host-override": "host: some gateways and frameworks",
+    b"x-original-url": "path: IIS ARR and URL Rewrite, Symfony",
+    b"x-rewrite-url": "path: ISAPI Rewrite, Symfony",
+    b"x-original-uri": "path: ingress-nginx",
+    b"x-forwarded-uri": "path: Traefik and Caddy",
+    b"x-forwarded-path": "path: some gateways",
+    b"x-forwarded-prefix": "path: Traefik, ASP.NET Core and Spring",
+    b"x-original-method": "method: ingress-nginx",
+    b"x-forwarded-method": "method: Traefik and Caddy",
+    b"x-http-method-override": "method: ASP.NET Core and others",
+    b"x-http-method": "method: Microsoft OData",
+    b"x-method-override": "method: several frameworks",
+}
 
 
 def kickoff_fields(fields: Iterable[_Field]) -> list[_Field]:
@@ -59,7 +80,7 @@ def resumed_fields(fields: Iterable[_Field], request: ExportRequest) -> list[_Fi
     kick-off (CONTRACT §9). Without a Host the upstream adds VB365's own.
     """
     host = [] if request.host is None else [(b"Host", request.host.encode("latin-1"))]
-    call = [field for field in fields if field[0].lower() not in _OF_THE_CALL | {b"prefer"}]
+    call = [(name, value) for name, value in fields if not _is_of_the_call(name)]
     stored = (
         (b"Content-Type", request.content_type),
         (b"Accept", request.accept),
@@ -69,3 +90,9 @@ def resumed_fields(fields: Iterable[_Field], request: ExportRequest) -> list[_Fi
         *kickoff_fields([*host, *call]),
         *((name, value.encode("latin-1")) for name, value in stored if value is not None),
     ]
+
+
+def _is_of_the_call(name: bytes) -> bool:
+    name = name.lower()
+    # servers that pass fields in environment variables treat `_` as `-`
+    return name in _OF_THE_CALL | {b"prefer"} or name.replace(b"_", b"-") in _REPLACES_TARGET

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from proxy.core.job import ExportRequest
 from proxy.core.job_request import kickoff_fields, resumed_fields
 
@@ -79,3 +81,22 @@ def test_a_resumed_job_never_has_the_host_of_the_call() -> None:
     """§9: records of version 0.1.0 have none, and the upstream adds VB365's own."""
     sent = resumed_fields([(b"host", b"10.0.0.5")], replace(STORED, host=None))
     assert b"host" not in [name.lower() for name, _ in sent]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-Forwarded-Host",
+        "X-Original-URL",
+        "X-HTTP-Method-Override",
+        "X-Rewrite-URL",
+        "Forwarded",
+        "x_forwarded_host",
+    ],
+)
+def test_a_resumed_job_has_no_field_of_the_call_that_replaces_its_target(name: str) -> None:
+    """§9: the resuming caller chooses neither host nor path nor method; a kick-off may."""
+    field = (name.encode(), b"elsewhere")
+    assert field not in resumed_fields([field, (b"X-A", b"1")], STORED)
+    assert (b"X-A", b"1") in resumed_fields([field, (b"X-A", b"1")], STORED)
+    assert field in kickoff_fields([field])
