@@ -67,7 +67,7 @@ class Download:
         size = reader.artifact.size
         facts = Facts(size=size, etag=file_etag(job), modified=reader.artifact.created)
         chosen = None if method == "POST" else select(method, request.lines, facts)
-        media_type = "application/octet-stream" if job.answer is None else job.answer.media_type
+        media_type = "application/octet-stream" if job.file is None else job.file.media_type
         match chosen:
             case NotModified():
                 return respond(304, headers)

@@ -7,8 +7,8 @@ import asyncio
 import structlog
 
 from proxy.ports import Fields, Upstream, UpstreamFailure, WholeResponse
-from proxy.upstream.answer import read_whole
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
 

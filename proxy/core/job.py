@@ -160,7 +160,7 @@ class Job:
     phase: Phase = Phase.QUEUED
     holder: str | None = None
     attempt: int = 0
-    answer: FileFacts | None = None
+    file: FileFacts | None = None
     format: str | None = None
     received: int = 0
     rate: int | None = None
@@ -207,7 +207,7 @@ class Claimed:
 class Answered:
     """The head of VB365's 200 response, or of a 206 that continues the file, has arrived."""
 
-    answer: FileFacts
+    file: FileFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,14 +372,14 @@ def _claimed(job: Job, event: Claimed, now: float) -> Job:
         attempt=job.attempt + 1,
         received=0,
         rate=None,
-        answer=None,
+        file=None,
         format=None,
         result=None,
     )
 
 
 def _answered(job: Job, event: Answered, now: float) -> Job:
-    return replace(job, answer=event.answer, result=ResultState.PENDING, accepted=True)
+    return replace(job, file=event.file, result=ResultState.PENDING, accepted=True)
 
 
 def _received(job: Job, event: Received, now: float) -> Job:
@@ -390,7 +390,7 @@ def _received(job: Job, event: Received, now: float) -> Job:
 
 def _restarted(job: Job, event: Restarted, now: float) -> Job:
     return replace(
-        job, attempt=job.attempt + 1, received=0, rate=None, answer=None, format=None, result=None
+        job, attempt=job.attempt + 1, received=0, rate=None, file=None, format=None, result=None
     )
 
 
@@ -539,7 +539,7 @@ def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
         rate=None,
         status=job.status if job.terminal else Status.CANCELLED,
         ended=job.ended if job.ended is not None else now,
-        answer=None,
+        file=None,
         error=None,
         digest=None,
         result=None,
@@ -594,7 +594,9 @@ _MEMBERS: dict[type[Any], frozenset[str]] = {
 
 def encode(job: Job) -> bytes:
     """The job as UTF-8 JSON, as stores keep it."""
-    return json.dumps(asdict(job), separators=(",", ":")).encode()
+    raw = asdict(job)
+    raw["answer"] = raw.pop("file")  # its name since version 0.1.0
+    return json.dumps(raw, separators=(",", ":")).encode()
 
 
 def decode(data: bytes) -> Job:
@@ -611,7 +613,7 @@ def decode(data: bytes) -> Job:
             request=_revive(ExportRequest, raw["request"]),
             status=Status(raw["status"]),
             phase=Phase(raw["phase"]),
-            answer=None if raw["answer"] is None else _revive(FileFacts, raw["answer"]),
+            file=None if raw["answer"] is None else _revive(FileFacts, raw["answer"]),
             result=None if raw["result"] is None else ResultState(raw["result"]),
             error=None
             if error is None

@@ -168,12 +168,12 @@ def body(job: Job, links: Links) -> bytes:
 
 
 def _result(job: Job, links: Links) -> dict[str, Any] | None:
-    if job.answer is None or job.result is None:
+    if job.file is None or job.result is None:
         return None
     result: dict[str, Any] = {
         "state": str(job.result),
         "href": links.result,
-        "mediaType": job.answer.media_type,
+        "mediaType": job.file.media_type,
         "format": job.format,
         "fileName": result_name(job),
         "size": _total(job),
@@ -253,7 +253,7 @@ def _is_shallow(value: Any, depth: int) -> bool:
 def _total(job: Job) -> int | None:
     if job.size is not None:
         return job.size
-    return None if job.answer is None else job.answer.size
+    return None if job.file is None else job.file.size
 
 
 def _message(job: Job) -> str:

@@ -21,10 +21,10 @@ def result_name(job: Job) -> str | None:
     None until VB365 has answered and, if the name depends on the format, until that is known: a
     name that was shown does not change.
     """
-    if job.answer is None:
+    if job.file is None:
         return None
-    if job.answer.file_name is not None:
-        return job.answer.file_name
+    if job.file.file_name is not None:
+        return job.file.file_name
     if job.format is None:
         return None
     accepted = datetime.fromtimestamp(job.created, UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -51,7 +51,7 @@ class Reception:
         """
         job = self._record.job
         kept = None
-        if job.answer is not None and job.format is not None:
+        if job.file is not None and job.format is not None:
             kept = await until_available(lambda: self._artifacts.resume(job.id), job=job.id)
         if kept is None:
             await self._create()

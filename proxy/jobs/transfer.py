@@ -46,8 +46,8 @@ from proxy.ports import (
     UpstreamTimedOut,
     WholeResponse,
 )
-from proxy.upstream.answer import read_whole
 from proxy.upstream.session_events import SessionEvents
+from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
 
@@ -171,7 +171,7 @@ class Transfer:
 
     @property
     def _file_facts(self) -> FileFacts:
-        facts = self._record.job.answer
+        facts = self._record.job.file
         assert facts is not None  # noqa: S101  # Answered precedes every use
         return facts
 

@@ -16,8 +16,8 @@ import structlog
 from proxy.core.http.fields import value_of
 from proxy.core.job import Job
 from proxy.ports import Fields, Upstream, UpstreamFailure
-from proxy.upstream.answer import read_whole
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
 

@@ -165,9 +165,9 @@ async def test_an_export_becomes_a_verified_artifact(world: World) -> None:
     job = await world.export()
     await world.check(job)
     assert job.format == "Pst"
-    assert job.answer is not None
-    assert job.answer.media_type == "application/octet-stream"
-    assert (job.answer.file_name or "").endswith(".pst")
+    assert job.file is not None
+    assert job.file.media_type == "application/octet-stream"
+    assert (job.file.file_name or "").endswith(".pst")
     assert job.attempt == 1
 
 

@@ -212,7 +212,7 @@ def test_attempt_counts_generations_from_zero() -> None:
     first = _after(*TRANSFERRING)
     assert (first.attempt, first.started) == (1, 201.0)
     second = _after(Restarted(), job=first)
-    assert (second.attempt, second.received, second.answer, second.format, second.result) == (
+    assert (second.attempt, second.received, second.file, second.format, second.result) == (
         2,
         0,
         None,
@@ -223,14 +223,14 @@ def test_attempt_counts_generations_from_zero() -> None:
         Answered(ANSWER), Received(7, None, "Pst"), Interrupted(), Resumed(), job=second
     )
     continued = _after(Claimed("other", offset=7), job=suspended)
-    assert (continued.attempt, continued.received, continued.answer, continued.started) == (
+    assert (continued.attempt, continued.received, continued.file, continued.started) == (
         2,
         7,
         ANSWER,
         201.0,
     )
     fresh = _after(Claimed("other"), job=suspended)
-    assert (fresh.attempt, fresh.received, fresh.answer, fresh.result, fresh.started) == (
+    assert (fresh.attempt, fresh.received, fresh.file, fresh.result, fresh.started) == (
         3,
         0,
         None,
@@ -296,7 +296,7 @@ def test_a_tombstone_keeps_nothing_of_the_export(phase: Phase) -> None:
     assert tombstone.status is (before.status if before.terminal else Status.CANCELLED)
     assert tombstone.ended == (300.0 if before.ended is None else before.ended)
     gone = (
-        tombstone.answer,
+        tombstone.file,
         tombstone.error,
         tombstone.digest,
         tombstone.result,
@@ -362,7 +362,7 @@ def test_the_invariants_hold_for_any_events(events: list[Event]) -> None:
         assert after.attempt in (before.attempt, before.attempt + 1)
         if before.terminal:
             assert (after.status, after.ended, after.holder) == (before.status, before.ended, None)
-            assert (after.answer, after.size) == (before.answer, before.size) or after.forgotten
+            assert (after.file, after.size) == (before.file, before.size) or after.forgotten
         elif (
             after.attempt == before.attempt
             and after.phase is not Phase.FINALIZING
@@ -400,7 +400,7 @@ JOBS = st.builds(
     attempt=COUNTS,
     aliases=st.lists(st.text()).map(tuple),
     received=COUNTS,
-    answer=st.none() | ANSWERS,
+    file=st.none() | ANSWERS,
     result=st.none() | st.sampled_from(ResultState),
     error=st.none()
     | st.builds(

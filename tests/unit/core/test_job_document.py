@@ -55,7 +55,7 @@ ANSWER = FileFacts(
 TRANSFERRING = replace(
     GENERATING,
     phase=Phase.TRANSFERRING,
-    answer=ANSWER,
+    file=ANSWER,
     result=ResultState.PENDING,
     received=int(1.5 * 2**30),
     rate=100 * 2**20,
@@ -99,7 +99,7 @@ ALL = (
     replace(TRANSFERRING, phase=Phase.FINALIZING, rate=None),
     replace(TRANSFERRING, phase=Phase.CANCELLING, rate=None),
     replace(TRANSFERRING, phase=Phase.SUSPENDED, rate=None),
-    replace(TRANSFERRING, answer=replace(ANSWER, size=None)),
+    replace(TRANSFERRING, file=replace(ANSWER, size=None)),
     DONE,
     replace(DONE, status=Status.WARNING),
     CANCELLED,
@@ -203,7 +203,7 @@ def test_unknown_numbers_are_null_or_left_out() -> None:
     assert shown["progress"] == dict.fromkeys(
         ("percent", "bytesTotal", "bytesPerSecond", "secondsRemaining")
     ) | {"bytesReceived": 0}
-    endless = replace(TRANSFERRING, answer=replace(ANSWER, size=None), received=2048)
+    endless = replace(TRANSFERRING, file=replace(ANSWER, size=None), received=2048)
     assert document(endless)["message"] == "Transferring 2.0 KiB"
     assert document(endless)["progress"]["percent"] is None
     assert job_document.percent(replace(DONE, size=0, received=0)) == 100
@@ -299,7 +299,7 @@ def test_retry_after_adapts(job: Job, elapsed: float, seconds: int) -> None:
         (QUEUED, "Queued"),
         (GENERATING, "Generating"),
         (TRANSFERRING, "Transferring 30%"),
-        (replace(TRANSFERRING, answer=replace(ANSWER, size=None)), "Transferring"),
+        (replace(TRANSFERRING, file=replace(ANSWER, size=None)), "Transferring"),
     ],
 )
 def test_x_progress_is_phase_and_percent(job: Job, text: str) -> None:

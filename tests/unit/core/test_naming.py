@@ -33,7 +33,7 @@ JOB = Job(
     started=1_795_403_600.0,
     updated=1_795_403_700.0,
     phase=Phase.TRANSFERRING,
-    answer=NAMELESS,
+    file=NAMELESS,
     result=ResultState.PENDING,
 )
 
@@ -69,7 +69,7 @@ def test_without_a_name_of_vb365_the_format_decides_the_extension(
 
 def test_the_name_of_vb365_is_kept() -> None:
     assert (
-        result_name(replace(JOB, answer=replace(NAMELESS, file_name="a.zip"), format="Pst"))
+        result_name(replace(JOB, file=replace(NAMELESS, file_name="a.zip"), format="Pst"))
         == "a.zip"
     )
 
@@ -77,7 +77,7 @@ def test_the_name_of_vb365_is_kept() -> None:
 def test_no_name_is_invented_before_the_format_is_known() -> None:
     """§5: a name that was shown does not change, so it is not shown before it is certain."""
     assert result_name(JOB) is None
-    assert result_name(replace(JOB, answer=None, format="Pst")) is None
+    assert result_name(replace(JOB, file=None, format="Pst")) is None
 
 
 def test_the_name_does_not_change_with_the_job() -> None:
@@ -97,7 +97,5 @@ def test_a_report_has_a_safe_name_too() -> None:
 
 
 def test_a_record_of_version_0_1_0_keeps_its_name() -> None:
-    record = encode(
-        replace(JOB, answer=replace(NAMELESS, file_name="export-5f0c6d3e"), format="Pst")
-    )
+    record = encode(replace(JOB, file=replace(NAMELESS, file_name="export-5f0c6d3e"), format="Pst"))
     assert result_name(decode(record)) == "export-5f0c6d3e"

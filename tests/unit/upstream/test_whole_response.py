@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.ports import Fields, UpstreamBroken
-from proxy.upstream.answer import read_whole
+from proxy.upstream.whole_response import read_whole
 
 
 class Pieces:
