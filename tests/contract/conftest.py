@@ -66,9 +66,9 @@ class ApiClient:
 
     async def begun(self, path: str, **more: Any) -> str:
         """Kick off; the path of the status monitor."""
-        answer = await self.kickoff(path, **more)
-        assert answer.status == 202, answer
-        return self.path(answer["Location"])
+        response = await self.kickoff(path, **more)
+        assert response.status == 202, response
+        return self.path(response["Location"])
 
     def path(self, url: str) -> str:
         assert url.startswith(self.url), url
@@ -79,23 +79,23 @@ class ApiClient:
         async with asyncio.timeout(20):
             etag = ""
             while (
-                answer := await self.get(status, Prefer="wait=5", If_None_Match=etag or '""')
+                response := await self.get(status, Prefer="wait=5", If_None_Match=etag or '""')
             ).status in (202, 304):
-                etag = answer["ETag"]
-        assert answer.status == 200, answer
-        return answer
+                etag = response["ETag"]
+        assert response.status == 200, response
+        return response
 
     async def until(self, status: str, over: Callable[[Any], bool]) -> Message:
         """The status of the job once its document satisfies `over`."""
         async with asyncio.timeout(20):
-            answer = await self.get(status)
-            while not over(answer.json()):
-                etag = answer["ETag"]
+            response = await self.get(status)
+            while not over(response.json()):
+                etag = response["ETag"]
                 while (
-                    answer := await self.get(status, Prefer="wait=5", If_None_Match=etag)
+                    response := await self.get(status, Prefer="wait=5", If_None_Match=etag)
                 ).status == 304:
                     pass
-        return answer
+        return response
 
 
 @dataclass

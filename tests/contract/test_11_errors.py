@@ -18,16 +18,16 @@ from tests.support.http import Message, ask
 UNKNOWN = "_async/exports/5f0c6d3e-0000-4000-8000-000000000001"
 
 
-def check_problem(answer: Message, name: str) -> None:
+def check_problem(response: Message, name: str) -> None:
     """The shape of §11, at its status."""
-    document = answer.json()
+    document = response.json()
     assert document["type"] == f"urn:vb365-async:problem:{name}"
-    assert document["status"] == answer.status
+    assert document["status"] == response.status
     assert document["title"] == KINDS[name].title
     assert document["detail"] == document["message"] != ""
     assert document["instance"].startswith("/")
-    assert answer["X-VB365-Async"] == "proxy"
-    assert answer["Cache-Control"] == "no-store"
+    assert response["X-VB365-Async"] == "proxy"
+    assert response["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ async def test_error_code_stands_on_v8_paths_only(
 ) -> None:
     """§11: and is never null; with the public prefix before the version too."""
     stage = await make_stage(PUBLIC__URL="https://x.example/p")
-    answer = await stage.get(base + UNKNOWN)
-    check_problem(answer, "job-not-found")
-    assert answer.json().get("errorCode", "none") == ("ResourceNotFound" if coded else "none")
+    response = await stage.get(base + UNKNOWN)
+    check_problem(response, "job-not-found")
+    assert response.json().get("errorCode", "none") == ("ResourceNotFound" if coded else "none")
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ async def test_error_code_stands_on_v8_paths_only(
 )
 async def test_accept_json_alone_gets_json(stage: Stage, accept: str | None, kind: str) -> None:
     """§11: the same body."""
-    answer = await stage.ask(
+    response = await stage.ask(
         "GET", "/v8/" + UNKNOWN, stage.fields | ({"Accept": accept} if accept else {})
     )
-    assert answer["Content-Type"] == kind
-    check_problem(answer, "job-not-found")
+    assert response["Content-Type"] == kind
+    check_problem(response, "job-not-found")
 
 
 async def test_two_accept_lines_are_not_alone(stage: Stage) -> None:
@@ -94,10 +94,10 @@ async def test_an_upstream_that_is_down_is_502_for_everything_else(stage: Stage)
     """§11, §12: a valid body of VB365's for pass-through too."""
     await stage.simulator.stop()
     for path, code in (("/v8/Organizations", "HttpError"), ("/v7/Organizations", None)):
-        answer = await stage.get(path)
-        assert answer.status == 502
-        check_problem(answer, "upstream-unreachable")
-        assert answer.json().get("errorCode") == code
+        response = await stage.get(path)
+        assert response.status == 502
+        check_problem(response, "upstream-unreachable")
+        assert response.json().get("errorCode") == code
 
 
 # §13
@@ -164,12 +164,12 @@ async def test_the_base_of_urls(
 ) -> None:
     """§13: public.url, else what a trusted direct peer forwards, else scheme and Host."""
     stage = await make_stage(**settings)
-    answer = await stage.ask(
+    response = await stage.ask(
         "POST", stage.export, stage.fields | fields | {"Prefer": "respond-async"}, b""
     )
-    url = f"{base}/v8/_async/exports/{answer.json()['id']}"
-    assert answer["Location"] == answer["Content-Location"] == url
-    links = answer.json()["_links"]
+    url = f"{base}/v8/_async/exports/{response.json()['id']}"
+    assert response["Location"] == response["Content-Location"] == url
+    links = response.json()["_links"]
     assert links["self"]["href"] == url
     assert links["result"]["href"] == url + "/result"
     assert links["cancel"]["href"] == url + "/cancel"
@@ -178,8 +178,8 @@ async def test_the_base_of_urls(
 async def test_own_paths_answer_with_and_without_the_prefix(make_stage: MakeStage) -> None:
     """§13, §2 suffix rule: the result is below the status URL as the client used it."""
     stage = await make_stage(PUBLIC__URL="https://p.example/vb")
-    answer = await stage.kickoff(stage.export)
-    path = answer["Location"].removeprefix("https://p.example")
+    response = await stage.kickoff(stage.export)
+    path = response["Location"].removeprefix("https://p.example")
     stage_path = path.removeprefix("/vb")
     for status in (path, stage_path):
         got = await stage.get(status, Prefer="wait=10")
@@ -208,9 +208,9 @@ async def test_live_answers_match_the_description(stage: Stage) -> None:
     job, listing = "/v{version}/_async/exports/{id}", "/v{version}/_async/exports"
     kickoff = "/v{version}/RestoreSessions/{restoreSessionId}/organization/{export}"
 
-    def check(answer: Message, path: str, method: str) -> Message:
-        response = described(document, path, method, answer.status)
-        for name in response.get("headers", {}):
+    def check(response: Message, path: str, method: str) -> Message:
+        entry = described(document, path, method, response.status)
+        for name in entry.get("headers", {}):
             optional = name in (
                 "Idempotency-Replayed",
                 "Preference-Applied",
@@ -219,17 +219,17 @@ async def test_live_answers_match_the_description(stage: Stage) -> None:
                 "Retry-After",
             )
             optional |= (
-                name == "Content-Range" and b"\r\nContent-Range: " in answer.body
+                name == "Content-Range" and b"\r\nContent-Range: " in response.body
             )  # of several parts
-            assert optional or name in answer, (path, method, answer.status, name)
-        content = response.get("content")
-        if content and answer.body:
-            kind = answer["Content-Type"].partition(";")[0]
+            assert optional or name in response, (path, method, response.status, name)
+        content = entry.get("content")
+        if content and response.body:
+            kind = response["Content-Type"].partition(";")[0]
             assert kind in content
             if kind.endswith("json"):
                 schema = content[kind]["schema"] | {"components": document["components"]}
-                jsonschema.Draft202012Validator(schema).validate(answer.json())
-        return answer
+                jsonschema.Draft202012Validator(schema).validate(response.json())
+        return response
 
     stage.fault(hold=True, count=1)
     started = check(await stage.kickoff(stage.export, Idempotency_Key="k"), kickoff, "post")
@@ -287,7 +287,7 @@ async def test_httplint_finds_nothing_bad_in_our_answers(stage: Stage) -> None:
         ("PUT", status, {}),
     ]
     for method, target, fields in asked:
-        answer = await stage.ask(
+        response = await stage.ask(
             method, target, stage.fields | fields, b"" if method == "POST" else None
         )
         request = HttpRequestLinter()
@@ -298,10 +298,10 @@ async def test_httplint_finds_nothing_bad_in_our_answers(stage: Stage) -> None:
         linter = HttpResponseLinter()
         linter.request = request
         linter.process_response_topline(
-            b"HTTP/1.1", str(answer.status).encode(), answer.reason.encode()
+            b"HTTP/1.1", str(response.status).encode(), response.reason.encode()
         )
-        linter.process_headers([(name.encode(), value.encode()) for name, value in answer.fields])
-        linter.feed_content(answer.body)
+        linter.process_headers([(name.encode(), value.encode()) for name, value in response.fields])
+        linter.feed_content(response.body)
         linter.finish_content(True)
         bad = [str(note.summary) for note in linter.notes if note.level.name == "BAD"]
         assert not bad, (method, target, json.dumps(bad))

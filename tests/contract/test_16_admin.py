@@ -111,8 +111,8 @@ async def test_a_hundred_probes_at_a_time_are_one_question_and_one_write() -> No
     await asyncio.sleep(0.05)
     probes[0].cancel()
     parts.gate.set()
-    answers = await asyncio.gather(*probes[1:])
-    assert answers == [{"upstream": None, "jobs": None, "artifacts": None, "space": None}] * 99
+    responses = await asyncio.gather(*probes[1:])
+    assert responses == [{"upstream": None, "jobs": None, "artifacts": None, "space": None}] * 99
     assert sorted(parts.asked) == ["jobs", "space", "upstream"]
     await readiness()
     assert len(parts.asked) == 3, "an answer holds a second"
@@ -124,10 +124,10 @@ async def test_probes_over_the_wire_share_one_question(make_play: MakePlay) -> N
         return raw("404 Not Found")
 
     play = await make_play(script)
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(ask(play.running.admin_url, "GET", "/readyz") for _ in range(50))
     )
-    assert {answer.status for answer in answers} == {200}
+    assert {response.status for response in responses} == {200}
     assert [request.first for request in play.upstream.requests] == ["GET /v8/Health HTTP/1.1"]
     assert play.upstream.requests[0]["Host"] in play.upstream.url
 
@@ -173,9 +173,9 @@ async def test_ready_and_not_ready_on_the_wire(make_stage: MakeStage) -> None:
     stage = await make_stage()
     admin = stage.running.admin_url
     checks = {name: {"ok": True} for name in ("upstream", "jobs", "artifacts", "space")}
-    answer = await ask(admin, "GET", "/readyz")
-    assert (answer.status, answer.json()) == (200, {"ready": True, "checks": checks})
-    assert answer["Cache-Control"] == "no-store"
+    response = await ask(admin, "GET", "/readyz")
+    assert (response.status, response.json()) == (200, {"ready": True, "checks": checks})
+    assert response["Cache-Control"] == "no-store"
     for path in ("/readyz", "/healthz"):
         head = await ask(admin, "HEAD", path)
         assert (head.status, head.body) == (200, b"")
@@ -183,20 +183,23 @@ async def test_ready_and_not_ready_on_the_wire(make_stage: MakeStage) -> None:
 
 async def test_too_little_space_is_named_with_its_numbers(make_stage: MakeStage) -> None:
     stage = await make_stage(STORAGE__MIN_FREE="900TiB")
-    answer = await ask(stage.running.admin_url, "GET", "/readyz")
-    assert answer.status == 503
-    assert answer.json()["ready"] is False
-    assert answer.json()["checks"]["upstream"] == {"ok": True}
-    space = answer.json()["checks"]["space"]
+    response = await ask(stage.running.admin_url, "GET", "/readyz")
+    assert response.status == 503
+    assert response.json()["ready"] is False
+    assert response.json()["checks"]["upstream"] == {"ok": True}
+    space = response.json()["checks"]["space"]
     assert space["ok"] is False
     assert space["reason"].endswith("free, storage.min_free is 900 TiB")
 
 
 async def test_a_proxy_that_stops_is_not_ready(serve: Serve) -> None:
     asked = await serve(draining=True)
-    answer = await asked("/readyz")
+    response = await asked("/readyz")
     reason = {"ok": False, "reason": "the proxy is stopping"}
-    assert (answer.status, answer.json()) == (503, {"ready": False, "checks": {"shutdown": reason}})
+    assert (response.status, response.json()) == (
+        503,
+        {"ready": False, "checks": {"shutdown": reason}},
+    )
     assert (await asked("/healthz")).status == 200
 
 
@@ -264,8 +267,8 @@ async def test_all_but_the_health_paths_need_the_token(serve: Serve) -> None:
         {"Authorization": TOKEN},
         {"Authorization": "Bearer \xff"},
     ):
-        answer = await asked("/api/x", **fields)
-        assert (answer.status, answer["WWW-Authenticate"]) == (401, "Bearer")
+        response = await asked("/api/x", **fields)
+        assert (response.status, response["WWW-Authenticate"]) == (401, "Bearer")
         assert (await asked("/nothing", **fields)).status == 401
     for scheme in ("Bearer", "bearer"):
         assert (await asked("/api/x", Authorization=f"{scheme} {TOKEN}")).status == 200
@@ -279,8 +282,8 @@ async def test_ten_wrong_tokens_a_minute_are_429_even_for_the_right_one(serve: S
         assert (await asked("/api/x", Authorization=f"Bearer {guess}")).status == 401
     now[0] = 59.5
     for token in ("11", TOKEN):
-        answer = await asked("/api/x", Authorization=f"Bearer {token}")
-        assert (answer.status, answer["Retry-After"]) == (429, "1")
+        response = await asked("/api/x", Authorization=f"Bearer {token}")
+        assert (response.status, response["Retry-After"]) == (429, "1")
     assert (await asked("/api/x")).status == 401, "no token is no guess"
     assert (await asked("/readyz")).status == 200
     now[0] = 60.0

@@ -62,17 +62,17 @@ async def test_the_mode_is_the_tables(
     """§1, the table of `async` and `Prefer`."""
     play = await make_play(accepting)
     fields = play.fields | ({} if prefer is None else {"Prefer": prefer})
-    answer = await play.ask("POST", EXPORT + query, fields, b"{}")
+    response = await play.ask("POST", EXPORT + query, fields, b"{}")
     if mode == "bad":
-        assert answer.status == 400
-        assert answer.json()["type"] == "urn:vb365-async:problem:invalid-async-parameter"
-        assert answer["X-VB365-Async"] == "proxy"
+        assert response.status == 400
+        assert response.json()["type"] == "urn:vb365-async:problem:invalid-async-parameter"
+        assert response["X-VB365-Async"] == "proxy"
         assert play.upstream.requests == []
     elif mode == "sync":
-        assert (answer.status, answer.body) == (200, b"PK\x03\x04x")
-        assert answer.names == {"content-type", "content-length"}  # nothing added, no Vary
+        assert (response.status, response.body) == (200, b"PK\x03\x04x")
+        assert response.names == {"content-type", "content-length"}  # nothing added, no Vary
     else:
-        assert answer.status == 202
+        assert response.status == 202
 
 
 async def test_several_prefer_lines_are_one_list(make_play: MakePlay) -> None:
@@ -83,11 +83,11 @@ async def test_several_prefer_lines_are_one_list(make_play: MakePlay) -> None:
         ("Prefer", "wait=0"),
         ("Prefer", "wait=7, respond-async"),
     ]
-    answer = await play.ask("POST", EXPORT, body=b"", fields=None)
-    assert answer.status == 200
-    answer = await ask(play.url, "POST", EXPORT, lines, b"")
-    assert answer.status == 202
-    assert answer["Preference-Applied"] == "respond-async, wait=0"
+    response = await play.ask("POST", EXPORT, body=b"", fields=None)
+    assert response.status == 200
+    response = await ask(play.url, "POST", EXPORT, lines, b"")
+    assert response.status == 202
+    assert response["Preference-Applied"] == "respond-async, wait=0"
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ async def test_a_synchronous_export_loses_nothing_but_the_switch(
 async def test_other_requests_pass_untouched(make_play: MakePlay, method: str, target: str) -> None:
     """§1: neither `async` nor `Prefer` is looked at on any other request."""
     play = await make_play(accepting)
-    answer = await play.ask(
+    response = await play.ask(
         method, target, play.fields | {"Prefer": "respond-async"}, b"x" if method != "GET" else None
     )
-    assert answer.status == 200
+    assert response.status == 200
     [request] = play.upstream.requests
     assert request.target == target
     assert request["Prefer"] == "respond-async"
@@ -197,9 +197,9 @@ async def test_every_export_operation_of_every_version_is_intercepted(
         paths = stage.simulator.export_paths(session, version)
         assert len(paths) == 29
         for path in paths:
-            answer = await stage.kickoff(path)
-            assert answer.status == 202, path
-            assert answer.json()["request"]["path"] == path
+            response = await stage.kickoff(path)
+            assert response.status == 202, path
+            assert response.json()["request"]["path"] == path
 
 
 async def test_the_jobs_request_is_the_kickoffs(make_play: MakePlay) -> None:
@@ -285,9 +285,9 @@ async def test_bodies_of_the_wild_are_passed_as_received(make_play: MakePlay, fr
     elif framing == "none":
         given = None
     fields = play.fields | {"Prefer": "respond-async"} | more
-    answer = await play.ask("POST", EXPORT, fields, given)
-    assert answer.status == 202
-    await play.finished(play.path(answer["Location"]))
+    response = await play.ask("POST", EXPORT, fields, given)
+    assert response.status == 202
+    await play.finished(play.path(response["Location"]))
     assert play.upstream.posts()[0].body == expected
 
 
@@ -296,8 +296,8 @@ async def test_host_is_the_upstreams_own_without_preserve_host(make_play: MakePl
     own Host.
     """
     play = await make_play(accepting, UPSTREAM__PRESERVE_HOST="false", ACCESS__CACHE="0s")
-    answer = await play.kickoff(EXPORT, Host="other.example")
-    await play.finished(answer["Location"].removeprefix("http://other.example"))
+    response = await play.kickoff(EXPORT, Host="other.example")
+    await play.finished(response["Location"].removeprefix("http://other.example"))
     own = play.upstream.url.removeprefix("http://")
     assert {request["Host"] for request in play.upstream.requests} == {own}
 
@@ -310,9 +310,9 @@ async def test_12_no_job_sends_the_host_that_its_target_names(
     it.
     """
     play = await make_play(accepting, UPSTREAM__PRESERVE_HOST=preserve)
-    answer = await play.kickoff("http://VB365.example:80" + EXPORT, Host="vb365.example")
-    assert answer.status == 202
-    await play.finished(answer["Location"].removeprefix("http://vb365.example"))
+    response = await play.kickoff("http://VB365.example:80" + EXPORT, Host="vb365.example")
+    assert response.status == 202
+    await play.finished(response["Location"].removeprefix("http://vb365.example"))
     assert [(post.target, post["Host"] == "vb365.example") for post in play.upstream.posts()] == [
         (EXPORT, preserve == "true")
     ]
@@ -324,12 +324,12 @@ async def test_reports_are_exports_only_when_asked_for(make_stage: MakeStage) ->
     access.
     """
     stage = await make_stage(EXPORTS__REPORTS="true", ACCESS__CACHE="0s")
-    answer = await stage.kickoff("/v8/Reports/GenerateLicenseOverview")
-    assert answer.status == 202
-    assert answer.json()["type"] == "Export"
-    assert answer.json()["request"]["restoreSessionId"] is None
-    assert "restoreSession" not in answer.json()["_links"]
-    status = stage.path(answer["Location"])
+    response = await stage.kickoff("/v8/Reports/GenerateLicenseOverview")
+    assert response.status == 202
+    assert response.json()["type"] == "Export"
+    assert response.json()["request"]["restoreSessionId"] is None
+    assert "restoreSession" not in response.json()["_links"]
+    status = stage.path(response["Location"])
     await stage.until(status, lambda document: document["status"] != "Running")
     gets = {one.target for one in stage.simulator.requests if one.method == "GET"}
     assert gets == {"/v8/RestoreSessions?limit=1"}
@@ -340,6 +340,6 @@ async def test_reports_are_exports_only_when_asked_for(make_stage: MakeStage) ->
 
 async def test_without_the_setting_a_report_passes(stage: Stage) -> None:
     """§1: `exports.reports` is off by default."""
-    answer = await stage.kickoff("/v8/Reports/GenerateLicenseOverview")
-    assert answer.status == 200
-    assert "Location" not in answer
+    response = await stage.kickoff("/v8/Reports/GenerateLicenseOverview")
+    assert response.status == 200
+    assert "Location" not in response

@@ -49,10 +49,10 @@ async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
         (b"x" * 1025, {}),
         (b"401\r\n" + b"x" * 1025 + b"\r\n0\r\n\r\n", {"Transfer-Encoding": "chunked"}),
     ):
-        answer = await stage.kickoff(stage.export, body=body, **more)
-        assert answer.status == 413
-        assert answer.json()["type"] == "urn:vb365-async:problem:request-too-large"
-        assert answer.json()["errorCode"] == "ParameterValidationFailure"
+        response = await stage.kickoff(stage.export, body=body, **more)
+        assert response.status == 413
+        assert response.json()["type"] == "urn:vb365-async:problem:request-too-large"
+        assert response.json()["errorCode"] == "ParameterValidationFailure"
     assert stage.asked("exportToPst", "POST") == 0
 
 
@@ -96,12 +96,12 @@ async def test_without_credentials_the_caller_sees_the_upstreams_401(stage: Stag
     """§3.2: forwarded synchronously, the switch stripped; before anything is said of its
     Idempotency-Key.
     """
-    answer = await stage.ask(
+    response = await stage.ask(
         "POST", stage.export + "?async=true&x=1", {"Idempotency-Key": "bad key"}, b"{}"
     )
-    assert answer.status == 401
-    assert answer.body == b""
-    assert "X-VB365-Async" not in answer
+    assert response.status == 401
+    assert response.body == b""
+    assert "X-VB365-Async" not in response
     assert stage.simulator.requests[-1].target == stage.export + "?x=1"
 
 
@@ -113,8 +113,8 @@ async def test_the_preflights_refusal_is_relayed_verbatim(make_play: MakePlay, s
     play = await make_play(
         answering(None, ODD.replace(b"409", b"%d" % status)), EXPORTS__GRACE="2s"
     )
-    answer = await play.kickoff(PATH + "?async=1&x=y", Cookie="k=v")
-    assert answer.first == f"HTTP/1.1 {status} Not Really OK"
+    response = await play.kickoff(PATH + "?async=1&x=y", Cookie="k=v")
+    assert response.first == f"HTTP/1.1 {status} Not Really OK"
     sent = [
         ("X-One", "1"),
         ("Set-Cookie", "a=b; path=/"),
@@ -122,8 +122,8 @@ async def test_the_preflights_refusal_is_relayed_verbatim(make_play: MakePlay, s
         ("Set-Cookie", "c=d"),
         ("Content-Type", "text/odd"),
     ]
-    assert answer.fields == [*sent, ("Content-Length", "10")]
-    assert answer.body == b"\xff not json"
+    assert response.fields == [*sent, ("Content-Length", "10")]
+    assert response.body == b"\xff not json"
     [request] = play.upstream.requests
     assert (request.method, request.target) == ("GET", PATH.removesuffix("/exportToPst"))
     assert (request["Authorization"], request["Cookie"]) == ("Bearer t", "k=v")
@@ -164,14 +164,15 @@ async def test_too_many_live_jobs_of_one_caller_get_429(make_stage: MakeStage) -
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1", EXPORTS__CANCEL_HOLD="0s")
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
-    answer = await stage.kickoff(stage.export)
-    assert answer.status == 429
-    assert answer.json()["type"] == "urn:vb365-async:problem:quota-exceeded"
+    response = await stage.kickoff(stage.export)
+    assert response.status == 429
+    assert response.json()["type"] == "urn:vb365-async:problem:quota-exceeded"
     assert (
-        answer.json()["detail"] == "You already have 1 unfinished export (exports.max_per_caller)."
+        response.json()["detail"]
+        == "You already have 1 unfinished export (exports.max_per_caller)."
     )
-    assert answer.json()["errorCode"] == "HttpError"
-    assert int(answer["Retry-After"]) > 0
+    assert response.json()["errorCode"] == "HttpError"
+    assert int(response["Retry-After"]) > 0
     other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
     assert (await stage.ask("POST", stage.export, other, b"")).status == 202
     assert (await stage.ask("POST", status + "/cancel")).status == 202
@@ -196,22 +197,22 @@ async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: Make
     queued = [
         await stage.kickoff(path) for path in paths[1:]
     ]  # no grace for these, or this would take 10 s each
-    for answer in queued:
-        assert (answer.status, answer.json()["phase"], answer["Retry-After"]) == (
+    for response in queued:
+        assert (response.status, response.json()["phase"], response["Retry-After"]) == (
             202,
             "Queued",
             "10",
         )
-        assert answer.json()["startTime"] is not None
-        assert answer.json()["attempt"] == 0
-    answer = await stage.kickoff(paths[0])
-    assert answer.status == 503
-    assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
-    assert answer.json()["detail"] == "2 exports are waiting (exports.max_queued)."
-    assert int(answer["Retry-After"]) > 0
+        assert response.json()["startTime"] is not None
+        assert response.json()["attempt"] == 0
+    response = await stage.kickoff(paths[0])
+    assert response.status == 503
+    assert response.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert response.json()["detail"] == "2 exports are waiting (exports.max_queued)."
+    assert int(response["Retry-After"]) > 0
     stage.simulator.faults.clear()
     stage.simulator.release()
-    for status in (first, *(stage.path(answer["Location"]) for answer in queued)):
+    for status in (first, *(stage.path(response["Location"]) for response in queued)):
         await stage.finished(status)
     posts = [one.target for one in stage.simulator.requests if one.method == "POST"]
     assert posts == paths
@@ -220,11 +221,13 @@ async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: Make
 async def test_too_little_free_space_gets_503(make_stage: MakeStage) -> None:
     """§3.5: less than `storage.min_free` free."""
     stage = await make_stage(STORAGE__MIN_FREE="900TiB")
-    answer = await stage.kickoff(stage.export)
-    assert answer.status == 503
-    assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
-    assert re.search(r"[0-9.]+ [GT]iB free, storage\.min_free is 900 TiB", answer.json()["detail"])
-    assert "Retry-After" in answer
+    response = await stage.kickoff(stage.export)
+    assert response.status == 503
+    assert response.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert re.search(
+        r"[0-9.]+ [GT]iB free, storage\.min_free is 900 TiB", response.json()["detail"]
+    )
+    assert "Retry-After" in response
 
 
 @pytest.mark.parametrize(
@@ -233,15 +236,15 @@ async def test_too_little_free_space_gets_503(make_stage: MakeStage) -> None:
 async def test_any_answer_but_200_in_the_grace_is_relayed(make_play: MakePlay, status: str) -> None:
     """§3.7: status, reason, all end-to-end fields, body; nothing added; the job is dropped."""
     play = await make_play(answering(ODD.replace(b"409", status.encode())), EXPORTS__GRACE="10s")
-    answer = await play.kickoff(PATH)
-    assert answer.first == f"HTTP/1.1 {status} Not Really OK"
-    assert answer.all("Set-Cookie") == ["a=b; path=/", "c=d"]
-    assert [pair for pair in answer.fields if pair[0].lower() == "x-one"] == [
+    response = await play.kickoff(PATH)
+    assert response.first == f"HTTP/1.1 {status} Not Really OK"
+    assert response.all("Set-Cookie") == ["a=b; path=/", "c=d"]
+    assert [pair for pair in response.fields if pair[0].lower() == "x-one"] == [
         ("X-One", "1"),
         ("x-one", "2"),
     ]
-    assert answer.names == {"x-one", "set-cookie", "content-type", "content-length"}
-    assert answer.body == b"\xff not json"
+    assert response.names == {"x-one", "set-cookie", "content-type", "content-length"}
+    assert response.body == b"\xff not json"
     assert (await play.get("/v8/_async/exports")).json()["results"] == []
 
 
@@ -250,16 +253,16 @@ async def test_an_answer_without_a_body_is_relayed_in_the_grace(make_play: MakeP
     play = await make_play(
         answering(raw("204 No Content", ["X: 1"], length=False)), EXPORTS__GRACE="10s"
     )
-    answer = await play.kickoff(PATH)
-    assert (answer.first, answer.fields) == ("HTTP/1.1 204 No Content", [("X", "1")])
+    response = await play.kickoff(PATH)
+    assert (response.first, response.fields) == ("HTTP/1.1 204 No Content", [("X", "1")])
 
 
 async def test_a_reset_before_the_head_in_the_grace_is_502(make_play: MakePlay) -> None:
     """§3.7: and the job is dropped."""
     play = await make_play(answering(None), EXPORTS__GRACE="10s")
-    answer = await play.kickoff(PATH)
-    assert answer.status == 502
-    assert answer.json()["type"] == "urn:vb365-async:problem:upstream-unreachable"
+    response = await play.kickoff(PATH)
+    assert response.status == 502
+    assert response.json()["type"] == "urn:vb365-async:problem:upstream-unreachable"
     assert (await play.get("/v8/_async/exports")).json()["results"] == []
 
 
@@ -267,19 +270,19 @@ async def test_an_upstream_that_is_down_is_502(make_stage: MakeStage) -> None:
     """§3.7: VB365 unreachable."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     await stage.simulator.stop()
-    answer = await stage.kickoff(stage.export)
-    assert answer.status == 502
-    assert answer["X-VB365-Async"] == "proxy"
+    response = await stage.kickoff(stage.export)
+    assert response.status == 502
+    assert response["X-VB365-Async"] == "proxy"
 
 
 async def test_no_answer_in_time_is_504(make_stage: MakeStage) -> None:
     """§3.7: a time-out before the headers, here of the generation."""
     stage = await make_stage(EXPORTS__GRACE="10s", EXPORTS__GENERATE_TIMEOUT="100ms")
     stage.fault(hold=True)
-    answer = await stage.kickoff(stage.export)
-    assert answer.status == 504
-    assert answer.json()["type"] == "urn:vb365-async:problem:upstream-timeout"
-    assert answer.json()["errorCode"] == "Timeout"
+    response = await stage.kickoff(stage.export)
+    assert response.status == 504
+    assert response.json()["type"] == "urn:vb365-async:problem:upstream-timeout"
+    assert response.json()["errorCode"] == "Timeout"
 
 
 @pytest.mark.parametrize(
@@ -298,10 +301,10 @@ async def test_after_the_grace_such_an_answer_is_a_failed_job(
     stage = await make_stage(EXPORTS__GRACE="10s")
     stage.fault(status=status, body='{"message":"no"}')
     path = await stage.begun(stage.export, Prefer="respond-async, wait=0")
-    answer = await stage.finished(path)
-    error = answer.json()["error"]
-    assert answer.json()["status"] == "Failed"
-    assert answer["AsyncResult"] == str(status)
+    response = await stage.finished(path)
+    error = response.json()["error"]
+    assert response.json()["status"] == "Failed"
+    assert response["AsyncResult"] == str(status)
     assert error["code"] == code
     assert error["upstream"]["status"] == status
     assert error["upstream"]["body"] == {"message": "no"}
@@ -311,18 +314,18 @@ async def test_after_the_grace_such_an_answer_is_a_failed_job(
 async def test_the_202_is_as_the_contract_shows_it(stage: Stage) -> None:
     """§3: every field of the 202, and the job document as its body."""
     stage.fault(hold=True)
-    answer = await stage.kickoff(stage.export, Prefer="respond-async, wait=0")
-    assert answer.first == "HTTP/1.1 202 Accepted"
-    document = answer.json()
+    response = await stage.kickoff(stage.export, Prefer="respond-async, wait=0")
+    assert response.first == "HTTP/1.1 202 Accepted"
+    document = response.json()
     url = f"{stage.url}/v8/_async/exports/{document['id']}"
-    assert answer["Location"] == answer["Content-Location"] == url
-    assert answer["Link"] == f'<{url}>; rel="monitor"'
-    assert answer["Preference-Applied"] == "respond-async, wait=0"
-    assert answer["Vary"] == "Prefer"
-    assert answer["Cache-Control"] == "no-store"
-    assert answer["Content-Type"] == "application/json"
-    assert 1 <= int(answer["Retry-After"]) <= 30
-    assert "X-VB365-Async" not in answer
+    assert response["Location"] == response["Content-Location"] == url
+    assert response["Link"] == f'<{url}>; rel="monitor"'
+    assert response["Preference-Applied"] == "respond-async, wait=0"
+    assert response["Vary"] == "Prefer"
+    assert response["Cache-Control"] == "no-store"
+    assert response["Content-Type"] == "application/json"
+    assert 1 <= int(response["Retry-After"]) <= 30
+    assert "X-VB365-Async" not in response
     assert document["_links"]["self"]["href"] == url
 
 
@@ -341,17 +344,17 @@ async def test_only_what_was_sent_is_applied(
 ) -> None:
     """§3: Preference-Applied."""
     fields = stage.fields | ({} if prefer is None else {"Prefer": prefer})
-    answer = await stage.ask("POST", stage.export + query, fields, b"")
-    assert answer.status == 202
-    assert answer.get("Preference-Applied") == applied
+    response = await stage.ask("POST", stage.export + query, fields, b"")
+    assert response.status == 202
+    assert response.get("Preference-Applied") == applied
 
 
 async def test_the_grace_ends_with_the_upstreams_200(make_stage: MakeStage) -> None:
     """§3.8: 202 also when the export is already done."""
     stage = await make_stage(EXPORTS__GRACE="30s")
-    answer = await stage.kickoff(stage.export)
-    assert answer.status == 202
-    await stage.finished(stage.path(answer["Location"]))
+    response = await stage.kickoff(stage.export)
+    assert response.status == 202
+    await stage.finished(stage.path(response["Location"]))
 
 
 async def test_wait_answers_with_the_file(make_stage: MakeStage) -> None:
@@ -359,38 +362,40 @@ async def test_wait_answers_with_the_file(make_stage: MakeStage) -> None:
     POST.
     """
     stage = await make_stage(EXPORTS__GRACE="2s")
-    answer = await stage.kickoff(stage.export, Prefer="respond-async, wait=100", Range="bytes=0-1")
-    assert answer.status == 200
-    assert answer.body == stage.file()
-    result = stage.path(answer["Content-Location"])
+    response = await stage.kickoff(
+        stage.export, Prefer="respond-async, wait=100", Range="bytes=0-1"
+    )
+    assert response.status == 200
+    assert response.body == stage.file()
+    result = stage.path(response["Content-Location"])
     assert result.endswith("/result")
-    assert answer["Preference-Applied"] == "wait=45"
+    assert response["Preference-Applied"] == "wait=45"
     got = await stage.get(result)
     own = {"content-location", "preference-applied", "vary", "date"}
-    assert {pair for pair in answer.fields if pair[0].lower() not in own} == {
+    assert {pair for pair in response.fields if pair[0].lower() not in own} == {
         pair for pair in got.fields if pair[0] != "Date"
     }
-    assert answer["Content-Length"] == str(SIZE)
-    assert answer["Cache-Control"] == "private, no-cache, no-transform"
-    assert "Location" not in answer
+    assert response["Content-Length"] == str(SIZE)
+    assert response["Cache-Control"] == "private, no-cache, no-transform"
+    assert "Location" not in response
 
 
 async def test_wait_is_clamped_and_then_202(make_stage: MakeStage) -> None:
     """§3.9: hold until terminal or N, clamped to `exports.max_wait`; else 202."""
     stage = await make_stage(EXPORTS__MAX_WAIT="1s")
     stage.fault(hold=True)
-    answer = await stage.kickoff(stage.export, Prefer="respond-async, wait=99")
-    assert (answer.status, answer.json()["status"]) == (202, "Running")
-    assert answer["Preference-Applied"] == "respond-async, wait=1"
+    response = await stage.kickoff(stage.export, Prefer="respond-async, wait=99")
+    assert (response.status, response.json()["status"]) == (202, "Running")
+    assert response["Preference-Applied"] == "respond-async, wait=1"
 
 
 async def test_a_failure_inside_wait_relays_the_upstreams_answer(make_play: MakePlay) -> None:
     """§3.9: after the grace as well."""
     play = await make_play(answering(ODD), EXPORTS__GRACE="0s")
-    answer = await play.kickoff(PATH, Prefer="respond-async, wait=10")
-    assert answer.first == "HTTP/1.1 409 Not Really OK"
-    assert answer.body == b"\xff not json"
-    assert answer.all("Set-Cookie") == ["a=b; path=/", "c=d"]
+    response = await play.kickoff(PATH, Prefer="respond-async, wait=10")
+    assert response.first == "HTTP/1.1 409 Not Really OK"
+    assert response.body == b"\xff not json"
+    assert response.all("Set-Cookie") == ["a=b; path=/", "c=d"]
     [job] = (await play.get("/v8/_async/exports")).json()["results"]
     assert job["error"]["code"] == "UpstreamRejected"
 
@@ -403,8 +408,8 @@ async def test_without_an_answer_to_relay_wait_tells_502_or_the_job(make_play: M
     assert (await play.kickoff(PATH, Prefer="respond-async, wait=10")).status == 502
     short = raw("200 OK", ["Content-Encoding: gzip"], b"x")
     play = await make_play(answering(short), data="other")
-    answer = await play.kickoff(PATH, Prefer="respond-async, wait=10")
-    assert (answer.status, answer.json()["status"]) == (202, "Failed")
+    response = await play.kickoff(PATH, Prefer="respond-async, wait=10")
+    assert (response.status, response.json()["status"]) == (202, "Failed")
 
 
 async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: MakeStage) -> None:
@@ -455,13 +460,13 @@ async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
 async def test_concurrent_duplicates_are_one_job(make_stage: MakeStage) -> None:
     """§8: also for concurrent duplicates, with capacity for one job only."""
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1")
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
     )
-    assert {answer.status for answer in answers} == {202}
-    assert len({answer["Location"] for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" in answer for answer in answers) == 7
-    await stage.finished(stage.path(answers[0]["Location"]))
+    assert {response.status for response in responses} == {202}
+    assert len({response["Location"] for response in responses}) == 1
+    assert sum("Idempotency-Replayed" in response for response in responses) == 7
+    await stage.finished(stage.path(responses[0]["Location"]))
     assert stage.simulator.generations[stage.export] == 1
 
 
@@ -469,10 +474,10 @@ async def test_concurrent_duplicates_share_the_refusal_in_the_grace(make_stage: 
     """§3.7, §8: nobody is sent to a job that was dropped."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     stage.fault(status=400, body="{}", latency=0.3)
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(4))
     )
-    assert [answer.status for answer in answers] == [400] * 4
+    assert [response.status for response in responses] == [400] * 4
     assert stage.asked("exportToPst", "POST") == 1
 
 
@@ -483,19 +488,19 @@ async def test_another_export_under_the_key_is_422(stage: Stage, change: str) ->
     path = {"path": stage.path_of("items/save"), "query": stage.export + "?x=1"}.get(
         change, stage.export
     )
-    answer = await stage.kickoff(
+    response = await stage.kickoff(
         path, body=b"{ }" if change == "body" else b"{}", Idempotency_Key="k"
     )
-    assert answer.status == 422
-    assert answer.json()["type"] == "urn:vb365-async:problem:idempotency-key-reused"
+    assert response.status == 422
+    assert response.json()["type"] == "urn:vb365-async:problem:idempotency-key-reused"
 
 
 @pytest.mark.parametrize("key", ["", '""', "a b", "x" * 256, "ä", '"a', 'a"b"c d'])
 async def test_a_bad_key_is_400(stage: Stage, key: str) -> None:
     """§8: 1-255 visible ASCII characters, quotes optional."""
-    answer = await stage.kickoff(stage.export, Idempotency_Key=key)
-    assert answer.status == 400
-    assert answer.json()["type"] == "urn:vb365-async:problem:idempotency-key-invalid"
+    response = await stage.kickoff(stage.export, Idempotency_Key=key)
+    assert response.status == 400
+    assert response.json()["type"] == "urn:vb365-async:problem:idempotency-key-invalid"
     assert (await stage.kickoff(stage.export, Idempotency_Key="x" * 255)).status == 202
 
 
@@ -522,10 +527,10 @@ async def test_the_key_dies_with_the_record(
     stage = await make_stage()
     seen = set()
     for end in ("delete", "expire", "stay"):
-        answer = await stage.kickoff(stage.export, Idempotency_Key="k")
-        assert "Idempotency-Replayed" not in answer
-        seen.add(answer.json()["id"])
-        status = stage.path(answer["Location"])
+        response = await stage.kickoff(stage.export, Idempotency_Key="k")
+        assert "Idempotency-Replayed" not in response
+        seen.add(response.json()["id"])
+        status = stage.path(response["Location"])
         await stage.finished(status)
         if end == "delete":
             assert (await stage.ask("DELETE", status)).status == 204
@@ -567,13 +572,13 @@ async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeS
     stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
 
     async def refused(**more: Any) -> bool:
-        answer = await stage.kickoff(stage.export, **more)
-        if answer.status == 202:
+        response = await stage.kickoff(stage.export, **more)
+        if response.status == 202:
             return False
-        assert answer.status == 503
-        assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
-        assert answer.get("Retry-After")
-        assert answer["Connection"] == "close"
+        assert response.status == 503
+        assert response.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+        assert response.get("Retry-After")
+        assert response["Connection"] == "close"
         return True
 
     async def until_refused(*, wanted: bool, **more: Any) -> None:
@@ -610,11 +615,11 @@ async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(
     stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
     fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
     wires = [await part_of_a_kickoff(stage, b"x", **fields) for _ in range(3)]
-    answers = [asyncio.ensure_future(wire.message()) for wire in wires]
-    done, waiting = await asyncio.wait(answers, timeout=20, return_when=asyncio.FIRST_COMPLETED)
-    assert [answer.result().status for answer in done] == [503]
-    for answer in waiting:
-        answer.cancel()
+    responses = [asyncio.ensure_future(wire.message()) for wire in wires]
+    done, waiting = await asyncio.wait(responses, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert [response.result().status for response in done] == [503]
+    for response in waiting:
+        response.cancel()
     for wire in wires:
         wire.close()
 
@@ -624,13 +629,13 @@ async def test_3_1_a_body_that_drips_is_ended(
 ) -> None:
     monkeypatch.setattr(pace, "WINDOW", 0.5)
     wire = await part_of_a_kickoff(stage, b"x", Content_Length="1000")
-    answer = asyncio.ensure_future(wire.message())
-    while not answer.done():
+    response = asyncio.ensure_future(wire.message())
+    while not response.done():
         await wire.send(b"x")
         await asyncio.sleep(0.05)
     wire.close()
-    assert answer.result().status == 408
-    assert answer.result()["Connection"] == "close"
+    assert response.result().status == 408
+    assert response.result()["Connection"] == "close"
     assert stage.asked("exportToPst", "POST") == 0
     assert (await stage.kickoff(stage.export)).status == 202
 
@@ -643,9 +648,9 @@ async def test_3_5_the_fields_of_unfinished_exports_share_their_memory(
     stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__CANCEL_HOLD="0s")
     stage.fault(hold=True)
     status = await stage.begun(stage.export, X_Long="a" * 60_000)
-    answer = await stage.kickoff(stage.export, X_Long="a" * 60_000)
-    assert (answer.status, answer["Retry-After"]) == (503, "30")
-    assert answer.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    response = await stage.kickoff(stage.export, X_Long="a" * 60_000)
+    assert (response.status, response["Retry-After"]) == (503, "30")
+    assert response.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
     assert (await stage.kickoff(stage.export)).status == 202, "a small head has its place"
     assert (await stage.ask("POST", status + "/cancel")).status == 202
     await stage.finished(status)

@@ -155,10 +155,10 @@ async def test_duplicates_within_the_grace_share_the_refusal(make_stage: MakeSta
         await generating(stage)
         await asyncio.sleep(0.2)  # the others are on their way to the first one's answer
         stage.simulator.release()
-        answers = await asyncio.gather(*clients)
-    assert {answer.status for answer in answers} == {500}
-    assert b"Outlook" in answers[0].body
-    assert len({answer.body for answer in answers}) == 1
+        responses = await asyncio.gather(*clients)
+    assert {response.status for response in responses} == {500}
+    assert b"Outlook" in responses[0].body
+    assert len({response.body for response in responses}) == 1
     assert stage.asked("exportToPst", "POST") == 1
     assert await listed(stage) == []
 
@@ -173,12 +173,12 @@ async def test_a_job_that_was_listed_is_not_dropped(make_stage: MakeStage) -> No
     async with asyncio.timeout(20):
         while not (jobs := await listed(stage)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        answer = await client
-        assert answer.status == 202
-        assert answer.json()["id"] == jobs[0]["id"]
+        response = await client
+        assert response.status == 202
+        assert response.json()["id"] == jobs[0]["id"]
         await generating(stage)
         stage.simulator.release()
-        await stage.finished(stage.path(answer["Location"]))
+        await stage.finished(stage.path(response["Location"]))
     assert [job["id"] for job in await listed(stage)] == [jobs[0]["id"]]
 
 
@@ -224,11 +224,11 @@ async def test_a_job_that_is_listed_while_its_record_is_written_is_not_dropped(
         await gate.entered.wait()
         jobs = await listed(stage)
         gate.opened.set()
-        answer = await client
-        assert (answer.status, answer.json()["id"]) == (202, jobs[0]["id"])
+        response = await client
+        assert (response.status, response.json()["id"]) == (202, jobs[0]["id"])
         await generating(stage)
         stage.simulator.release()
-        await stage.finished(stage.path(answer["Location"]))
+        await stage.finished(stage.path(response["Location"]))
     assert [job["id"] for job in await listed(stage)] == [jobs[0]["id"]]
 
 
@@ -277,7 +277,9 @@ async def test_a_key_whose_job_is_dropped_while_it_is_looked_up_starts_another(
             "proxy.jobs.runner.Runner.attended", lambda *_: None
         )  # as it is a moment later
         gate.opened.set()
-        answer = await second
-        assert answer.status == 202
-        assert (await stage.finished(stage.path(answer["Location"]))).json()["status"] == "Success"
+        response = await second
+        assert response.status == 202
+        assert (await stage.finished(stage.path(response["Location"]))).json()[
+            "status"
+        ] == "Success"
     assert stage.asked("exportToPst", "POST") == 2

@@ -89,8 +89,8 @@ async def test_many_kick_offs_at_a_time_hold_the_bound(make_stage: MakeStage) ->
     for _ in range(8):
         await failed(stage)
     stage.fault(hold=True)
-    answers = await asyncio.gather(*(stage.kickoff(stage.export) for _ in range(12)))
-    assert sorted(answer.status for answer in answers) == [202] * 8 + [503] * 4
+    responses = await asyncio.gather(*(stage.kickoff(stage.export) for _ in range(12)))
+    assert sorted(response.status for response in responses) == [202] * 8 + [503] * 4
     listed = (await stage.get("/v8/_async/exports?limit=50")).json()["results"]
     assert [job["status"] for job in listed] == ["Running"] * 8
 
@@ -107,10 +107,10 @@ async def strangers(play: Play, count: int) -> None:
 
     async def kick_off(number: int) -> None:
         async with gate:
-            answer = await play.ask(
+            response = await play.ask(
                 "POST", path, {"Authorization": f"Bearer {number}"} | fields, b"{}"
             )
-            assert answer.status == 202, answer
+            assert response.status == 202, response
 
     await asyncio.gather(*(kick_off(number) for number in range(count)))
 

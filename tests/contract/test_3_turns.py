@@ -28,8 +28,8 @@ async def test_another_callers_first_export_does_not_wait_for_fifty_of_the_first
     await working(stage, 1)
     many = await asyncio.gather(*(stage.begun(stage.export) for _ in range(50)))
     other = stage.simulator.login("operator") | {"Prefer": "respond-async"}
-    answer = await stage.ask("POST", stage.path_of("items/save"), other, b"{}")
-    assert (answer.status, answer.json()["phase"]) == (202, "Queued")
+    response = await stage.ask("POST", stage.path_of("items/save"), other, b"{}")
+    assert (response.status, response.json()["phase"]) == (202, "Queued")
     stage.simulator.faults.clear()
     stage.simulator.release()
     await stage.finished(first)
@@ -58,10 +58,10 @@ async def test_kick_off_and_cancel_in_a_loop_does_not_multiply_the_load(
     stage = await make_stage(EXPORTS__MAX_RUNNING="2", EXPORTS__MAX_PER_CALLER="8")
     stage.fault(hold=True)
     for _ in range(8):
-        answer = await stage.kickoff(stage.export)
-        assert answer.status == 202
-        status = stage.path(answer["Location"])
-        if answer.json()["phase"] != "Queued":
+        response = await stage.kickoff(stage.export)
+        assert response.status == 202
+        status = stage.path(response["Location"])
+        if response.json()["phase"] != "Queued":
             await working(stage, stage.asked(stage.export, "POST"))
         if "cancel" in end:
             await stage.ask("POST", status + "/cancel")

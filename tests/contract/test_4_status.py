@@ -29,9 +29,9 @@ async def test_the_paths_have_aliases_of_any_version(stage: Stage) -> None:
     assert status.startswith("/v7/_async/exports/")
     job = status.rpartition("/")[2]
     for base in ("/v7", "/v6", "/v8", "/V12", ""):
-        answer = await stage.get(f"{base}/_async/exports/{job}")
-        assert answer.status == 200
-        assert answer.json()["_links"]["self"]["href"] == f"{stage.url}/v7/_async/exports/{job}"
+        response = await stage.get(f"{base}/_async/exports/{job}")
+        assert response.status == 200
+        assert response.json()["_links"]["self"]["href"] == f"{stage.url}/v7/_async/exports/{job}"
         assert (
             await stage.get(f"{base}/_async/exports/{job}/result")
         ).body == stage.simulator.content(stage.path_of(version=7)).read(0, SIZE)
@@ -55,9 +55,9 @@ async def test_unknown_sub_paths_are_404_and_never_forwarded(stage: Stage, rest:
     """§2: all under `_async` is answered by the proxy."""
     stage.simulator.requests.clear()
     for method in ("GET", "POST", "DELETE", "BREW"):
-        answer = await stage.ask(method, "/v8/_async" + rest.replace("%s", str(uuid.uuid4())))
-        assert answer.status == 404
-        assert answer.json()["type"] == "urn:vb365-async:problem:job-not-found"
+        response = await stage.ask(method, "/v8/_async" + rest.replace("%s", str(uuid.uuid4())))
+        assert response.status == 404
+        assert response.json()["type"] == "urn:vb365-async:problem:job-not-found"
     assert list(stage.simulator.requests) == []
 
 
@@ -92,11 +92,11 @@ async def test_another_segment_renames_the_paths(make_stage: MakeStage) -> None:
 
 async def test_the_description_needs_no_credentials(stage: Stage) -> None:
     """§2: GET /_async/openapi.json."""
-    answer = await stage.ask("GET", "/_async/openapi.json", {})
-    assert answer.status == 200
-    assert answer["Content-Type"] == "application/json"
-    assert answer["Cache-Control"] == "no-store"
-    assert answer.json()["openapi"].startswith("3.1")
+    response = await stage.ask("GET", "/_async/openapi.json", {})
+    assert response.status == 200
+    assert response["Content-Type"] == "application/json"
+    assert response["Cache-Control"] == "no-store"
+    assert response.json()["openapi"].startswith("3.1")
     assert (await stage.ask("HEAD", "/_async/openapi.json", {})).body == b""
 
 
@@ -104,16 +104,16 @@ async def test_running_is_202(stage: Stage) -> None:
     """§4: with Location, Retry-After and X-Progress; the same document as later; ETag."""
     stage.fault(hold=True)
     status = await stage.begun(stage.export, Prefer="respond-async, wait=0")
-    answer = await stage.until(status, lambda document: document["phase"] == "Generating")
-    assert answer.first == "HTTP/1.1 202 Accepted"
-    assert answer["Location"] == stage.url + status
-    assert answer["Retry-After"] == "2"
-    assert answer["X-Progress"] == "Generating"
-    assert answer["ETag"] == f'W/"{answer.json()["eTag"]}"'
-    assert answer["Cache-Control"] == "no-store"
-    assert answer["Content-Type"] == "application/json"
-    assert not answer.names & (NEVER | {"asyncresult", "sunset", "x-vb365-async"})
-    assert answer.json()["attempt"] == 1
+    response = await stage.until(status, lambda document: document["phase"] == "Generating")
+    assert response.first == "HTTP/1.1 202 Accepted"
+    assert response["Location"] == stage.url + status
+    assert response["Retry-After"] == "2"
+    assert response["X-Progress"] == "Generating"
+    assert response["ETag"] == f'W/"{response.json()["eTag"]}"'
+    assert response["Cache-Control"] == "no-store"
+    assert response["Content-Type"] == "application/json"
+    assert not response.names & (NEVER | {"asyncresult", "sunset", "x-vb365-async"})
+    assert response.json()["attempt"] == 1
     stage.clock.ahead += 55
     assert (await stage.get(status))["Retry-After"] in ("5", "6")
 
@@ -122,13 +122,13 @@ async def test_the_transfer_is_shown(stage: Stage) -> None:
     """§4, §5: percent, format and VB365's names before the transfer ends."""
     stage.fault(stall_at=SIZE // 2)
     status = await stage.begun(stage.export)
-    answer = await stage.until(
+    response = await stage.until(
         status, lambda document: document["result"] and document["result"]["format"]
     )
-    document = answer.json()
-    assert (answer.status, document["phase"]) == (202, "Transferring")
-    assert answer["X-Progress"].startswith("Transferring ")
-    assert len(answer["X-Progress"]) < 100
+    document = response.json()
+    assert (response.status, document["phase"]) == (202, "Transferring")
+    assert response["X-Progress"].startswith("Transferring ")
+    assert len(response["X-Progress"]) < 100
     assert document["result"]["state"] == "Pending"
     assert document["result"]["format"] == "Pst"
     assert document["result"]["mediaType"] == "application/octet-stream"
@@ -146,15 +146,15 @@ async def test_the_transfer_is_shown(stage: Stage) -> None:
 async def test_over_is_200(stage: Stage) -> None:
     """§4: with AsyncResult and Sunset; valid as an event of VB365 (§5)."""
     status = await stage.done()
-    answer = await stage.get(status)
-    document = answer.json()
-    assert answer.first == "HTTP/1.1 200 OK"
-    assert answer["AsyncResult"] == "200"
+    response = await stage.get(status)
+    document = response.json()
+    assert response.first == "HTTP/1.1 200 OK"
+    assert response["AsyncResult"] == "200"
     assert (
-        parsedate_to_datetime(answer["Sunset"]).isoformat()[:19] + "Z"
+        parsedate_to_datetime(response["Sunset"]).isoformat()[:19] + "Z"
         == document["result"]["expirationTime"]
     )
-    assert not answer.names & (NEVER | {"location", "retry-after", "x-progress", "x-vb365-async"})
+    assert not response.names & (NEVER | {"location", "retry-after", "x-progress", "x-vb365-async"})
     jsonschema.validate(document, EVENT, format_checker=jsonschema.FormatChecker())
     assert document["result"]["state"] == "Available"
     assert document["phase"] == "Completed"
@@ -195,11 +195,11 @@ async def test_if_none_match_answers_304(stage: Stage) -> None:
     etag = (await stage.get(status))["ETag"]
     for value in (etag, etag.removeprefix("W/"), f'"x", {etag}', "*"):
         for method in ("GET", "HEAD"):
-            answer = await stage.ask(method, status, If_None_Match=value)
-            assert answer.first == "HTTP/1.1 304 Not Modified"
-            assert answer["ETag"] == etag
-            assert answer["Cache-Control"] == "no-store"
-            assert "Content-Length" not in answer
+            response = await stage.ask(method, status, If_None_Match=value)
+            assert response.first == "HTTP/1.1 304 Not Modified"
+            assert response["ETag"] == etag
+            assert response["Cache-Control"] == "no-store"
+            assert "Content-Length" not in response
     assert (await stage.get(status, If_None_Match='W/"0"')).status == 200
 
 
@@ -232,10 +232,10 @@ async def test_other_methods_are_405(stage: Stage, suffix: str, allow: set[str])
     assert set(options["Allow"].split(", ")) == allow
     assert "Content-Length" not in options
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"} - allow:
-        answer = await stage.ask(method, target, body=b"x" * 100)
-        assert answer.status == 405
-        assert set(answer["Allow"].split(", ")) == allow
-        assert answer.json()["type"] == "urn:vb365-async:problem:method-not-allowed"
+        response = await stage.ask(method, target, body=b"x" * 100)
+        assert response.status == 405
+        assert set(response["Allow"].split(", ")) == allow
+        assert response.json()["type"] == "urn:vb365-async:problem:method-not-allowed"
 
 
 async def test_long_poll_answers_when_the_document_changes(stage: Stage) -> None:
@@ -265,8 +265,10 @@ async def test_long_poll_ends_after_its_time(make_stage: MakeStage) -> None:
     stage = await make_stage(EXPORTS__MAX_WAIT="200ms")
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
-    answer = await stage.until(status, lambda document: document["phase"] == "Generating")
-    assert (await stage.get(status, Prefer="wait=999", If_None_Match=answer["ETag"])).status == 304
+    response = await stage.until(status, lambda document: document["phase"] == "Generating")
+    assert (
+        await stage.get(status, Prefer="wait=999", If_None_Match=response["ETag"])
+    ).status == 304
     assert (await stage.get(status, Prefer="wait=999")).status == 202
 
 
@@ -286,12 +288,12 @@ async def test_the_list_is_the_callers_own_newest_first(stage: Stage) -> None:
     newest = [stage.url + path for path in [failed, *reversed(paths)]]
 
     async def listed(query: str = "", user: str | None = None) -> list[str]:
-        answer = await stage.ask(
+        response = await stage.ask(
             "GET", "/v8/_async/exports" + query, stage.simulator.login(user) if user else None
         )
-        assert answer.status == 200
-        assert answer["Cache-Control"] == "no-store"
-        return [job["_links"]["self"]["href"] for job in answer.json()["results"]]
+        assert response.status == 200
+        assert response["Cache-Control"] == "no-store"
+        return [job["_links"]["self"]["href"] for job in response.json()["results"]]
 
     page = (await stage.get("/v8/_async/exports")).json()
     assert (page["offset"], page["limit"]) == (0, 30)
@@ -314,9 +316,9 @@ async def test_the_list_is_the_callers_own_newest_first(stage: Stage) -> None:
 @pytest.mark.parametrize("query", ["offset=-1", "limit=x", "offset=1.5", "status=Queued", "limit="])
 async def test_a_bad_filter_is_400(stage: Stage, query: str) -> None:
     """§4, §11 bad-request."""
-    answer = await stage.get("/v8/_async/exports?" + query)
-    assert answer.status == 400
-    assert answer.json()["type"] == "urn:vb365-async:problem:bad-request"
+    response = await stage.get("/v8/_async/exports?" + query)
+    assert response.status == 400
+    assert response.json()["type"] == "urn:vb365-async:problem:bad-request"
 
 
 async def test_the_list_needs_credentials_that_the_upstream_takes(stage: Stage) -> None:
@@ -345,8 +347,8 @@ async def test_an_upstream_without_length_or_chunks_gives_a_warning(make_play: M
     play = await make_play(script, EXPORTS__WATCH_EVENTS="false")
     session = "/v8/RestoreSessions/1/organization/items/i/save"
     status = await play.begun(session)
-    answer = await play.finished(status)
-    document = answer.json()
+    response = await play.finished(status)
+    document = response.json()
     assert document["status"] == "Warning"
     assert document["type"] == "Save"
     assert document["result"]["mediaType"] == "Weird/Type;x=Y"

@@ -113,15 +113,15 @@ async def test_every_version_can_read_it(
     """§5: a valid RESTRestoreSessionEvent of v6, v7 and v8, running and ended."""
     stage.fault(hold=True, **effects)
     path = stage.path_of(version=version)
-    answer = await stage.kickoff(path)
-    monitor = stage.path(answer["Location"])
+    response = await stage.kickoff(path)
+    monitor = stage.path(response["Location"])
     assert monitor.startswith(f"/v{version}/_async/")
     if status != "Failed":
         await stage.simulator.until(lambda: stage.simulator.held == 1)
         stage.simulator.release()
     ended = (await stage.finished(monitor)).json()
     assert ended["status"] == status
-    for document in (answer.json(), ended):
+    for document in (response.json(), ended):
         assert_document(document)
         assert document["request"] == {
             "method": "POST",
@@ -178,9 +178,9 @@ async def test_a_watcher_sees_no_phase_twice_and_no_percent_fall(make_stage: Mak
     status = await stage.begun(stage.export)
     seen = [await stage.get(status)]
     while seen[-1].status != 200:
-        answer = await stage.get(status, Prefer="wait=5", If_None_Match=seen[-1]["ETag"])
-        seen += [answer] if answer.status != 304 else []
-    documents = [answer.json() for answer in seen]
+        response = await stage.get(status, Prefer="wait=5", If_None_Match=seen[-1]["ETag"])
+        seen += [response] if response.status != 304 else []
+    documents = [response.json() for response in seen]
     steps = [PHASES.index(document["phase"]) for document in documents]
     percents = [document["progress"]["percent"] or 0 for document in documents]
     received = [document["progress"]["bytesReceived"] for document in documents]
@@ -293,7 +293,7 @@ async def test_the_format_is_told_by_the_first_bytes_before_the_end(
 
 
 @pytest.mark.parametrize(
-    ("answer", "shown"),
+    ("response", "shown"),
     [
         (("application/json", b'{"message":"no","n":1}'), {"message": "no", "n": 1}),
         (("text/plain", b"plain \xc3\xa9"), "plain \u00e9"),
@@ -302,12 +302,12 @@ async def test_the_format_is_told_by_the_first_bytes_before_the_end(
     ],
 )
 async def test_an_error_carries_the_upstreams_answer(
-    make_play: MakePlay, answer: tuple[str, bytes], shown: object
+    make_play: MakePlay, response: tuple[str, bytes], shown: object
 ) -> None:
     """§5 `error`: code, message, retryable, and VB365's status, type and body, parsed if it is
     JSON.
     """
-    media_type, content = answer
+    media_type, content = response
 
     async def script(request: Message) -> bytes:
         refused = raw("400 Bad", [f"Content-Type: {media_type}"], content)
@@ -392,10 +392,10 @@ async def test_no_secret_appears(stage: Stage) -> None:
         stage.simulator.faults.clear()
         stage.fault(**effects)
         body = b'{"password":"hush-body"}'
-        answer = await stage.kickoff(
+        response = await stage.kickoff(
             stage.export + "?x=hush-query", body=body, Cookie="c=hush-cookie", X_Other="hush-x"
         )
-        text = answer.body + (await stage.finished(stage.path(answer["Location"]))).body
+        text = response.body + (await stage.finished(stage.path(response["Location"]))).body
         assert b"hush" not in text
         assert stage.fields["Authorization"].removeprefix("Bearer ").encode() not in text
 
@@ -404,8 +404,8 @@ async def test_a_cancelled_document_says_cancelled(stage: Stage) -> None:
     """§5: Cancelling → Completed; the terminal status never changes afterwards."""
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
-    answer = await stage.ask("POST", status + "/cancel")
-    assert (answer.status, answer.json()["status"], answer.json()["phase"]) == (
+    response = await stage.ask("POST", status + "/cancel")
+    assert (response.status, response.json()["status"], response.json()["phase"]) == (
         202,
         "Running",
         "Cancelling",

@@ -89,12 +89,12 @@ async def test_documents_of_every_version_are_events(stage: Stage, version: int)
         stage.simulator.faults.clear()
         if fault:
             stage.fault(**fault)
-        answer = await stage.kickoff(export)
-        path = stage.path(answer["Location"])
+        response = await stage.kickoff(export)
+        path = stage.path(response["Location"])
         if "hold" in fault:
             await stage.until(path, lambda document: document["phase"] == "Generating")
             await stage.ask("POST", path + "/cancel")
-        for shown in (answer.json(), (await stage.finished(path)).json()):
+        for shown in (response.json(), (await stage.finished(path)).json()):
             jsonschema.validate(shown, EVENT, format_checker=jsonschema.FormatChecker())
     page = (await stage.get(f"/v{version}/_async/exports")).json()
     assert [job["status"] for job in page["results"]] == ["Success", "Failed", "Cancelled"]
@@ -109,14 +109,14 @@ async def test_a_store_that_fails_is_503(stage: Stage, monkeypatch: pytest.Monke
 
     for name in ("get", "add", "list"):
         monkeypatch.setattr(f"proxy.stores.disk_jobs.store.DiskJobs.{name}", broken)
-    for answer in (
+    for response in (
         await stage.kickoff(stage.export),
         await stage.get(status),
         await stage.get("/v8/_async/exports"),
     ):
-        assert answer.status == 503
-        assert answer.json()["type"] == "urn:vb365-async:problem:store-unavailable"
-        assert "Retry-After" in answer
-        assert "disk" not in answer.json()["detail"]
+        assert response.status == 503
+        assert response.json()["type"] == "urn:vb365-async:problem:store-unavailable"
+        assert "Retry-After" in response
+        assert "disk" not in response.json()["detail"]
     assert stage.asked("exportToPst", "POST") == 1
     monkeypatch.undo()

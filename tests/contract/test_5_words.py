@@ -29,11 +29,11 @@ ANSWERED = f"Veeam Backup for Microsoft 365 answered 500: {OUTLOOK}"
 JSON = ["Content-Type: application/json; charset=utf-8"]
 
 
-def answering(answer: bytes) -> Script:
+def answering(response: bytes) -> Script:
     """Every POST gets these bytes and, unless they say otherwise, no end of the connection."""
 
     async def script(request: Message) -> bytes:
-        return answer if request.method == "POST" else raw("200 OK", [], b"{}")
+        return response if request.method == "POST" else raw("200 OK", [], b"{}")
 
     return script
 
@@ -181,7 +181,7 @@ async def test_after_the_grace_any_answer_but_200_fails_the_job(
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         raw("206 Partial", ["Content-Range: bytes 0-0/9", "X-Odd: 1"], b"x"),
         raw("204 None", ["X-Odd: 1"], length=False),
@@ -193,12 +193,12 @@ async def test_after_the_grace_any_answer_but_200_fails_the_job(
     ],
 )
 async def test_within_the_grace_any_answer_but_200_is_relayed(
-    make_play: MakePlay, answer: bytes
+    make_play: MakePlay, response: bytes
 ) -> None:
     """§3.7: status, reason, fields and body are VB365's, and there is no job."""
-    play = await make_play(answering(answer), EXPORTS__GRACE="10s")
+    play = await make_play(answering(response), EXPORTS__GRACE="10s")
     relayed = await play.kickoff(PATH)
-    final = answer.removeprefix(b"HTTP/1.1 102 Processing\r\n\r\n").decode()
+    final = response.removeprefix(b"HTTP/1.1 102 Processing\r\n\r\n").decode()
     assert final.startswith(relayed.first + "\r\n")
     for name, value in relayed.fields:
         assert f"\r\n{name}: {value}\r\n" in final
@@ -217,12 +217,12 @@ NO_HTTP = [
 ]
 
 
-@pytest.mark.parametrize("answer", NO_HTTP)
+@pytest.mark.parametrize("response", NO_HTTP)
 async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(
-    make_play: MakePlay, answer: bytes
+    make_play: MakePlay, response: bytes
 ) -> None:
     """§5: UpstreamError, at once although the connection stays open; the message says so."""
-    over = await failed(await make_play(answering(answer)))
+    over = await failed(await make_play(answering(response)))
     error = over.json()["error"]
     assert (error["code"], error["upstream"], over["AsyncResult"]) == ("UpstreamError", None, "502")
     assert "not valid HTTP" in error["message"] == over.json()["message"]
@@ -232,7 +232,7 @@ async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(
     ("grace", "wait"), [("10s", ""), ("0s", ", wait=10"), ("10s", ", wait=10")]
 )
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("response", "says"),
     [
         (NO_HTTP[0], "not valid HTTP"),
         (NO_HTTP[-1], "not valid HTTP"),
@@ -242,14 +242,14 @@ async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(
     ],
 )
 async def test_who_still_waits_gets_502(
-    make_play: MakePlay, grace: str, wait: str, answer: bytes, says: str
+    make_play: MakePlay, grace: str, wait: str, response: bytes, says: str
 ) -> None:
     """§3.7, §3.9: reset before its headers, only interim answers, or no HTTP: 502; within the grace
     there is no job.
     """
 
     async def script(request: Message) -> bytes | None:
-        return (answer or None) if request.method == "POST" else raw("200 OK", [], b"{}")
+        return (response or None) if request.method == "POST" else raw("200 OK", [], b"{}")
 
     play = await make_play(script, EXPORTS__GRACE=grace)
     told = await play.kickoff(PATH, Prefer=f"respond-async{wait}")
@@ -345,13 +345,13 @@ async def test_a_connection_that_takes_too_long_is_504(
     running = await app.start(settings_of(deaf, tmp_path, given), clock)
     try:
         client = ApiClient(running, clock, {"Authorization": "Bearer t"})
-        answer = await client.kickoff(PATH)
-        assert answer.status == status
+        response = await client.kickoff(PATH)
+        assert response.status == status
         if status == 202:
-            over = await client.finished(client.path(answer["Location"]))
+            over = await client.finished(client.path(response["Location"]))
             assert (over["AsyncResult"], over.json()["error"]["code"]) == ("504", "UpstreamTimeout")
             assert over.json()["error"]["retryable"] is True
         else:
-            assert answer.json()["type"] == "urn:vb365-async:problem:upstream-timeout"
+            assert response.json()["type"] == "urn:vb365-async:problem:upstream-timeout"
     finally:
         await running.stop()

@@ -21,23 +21,25 @@ async def result(stage: Stage) -> str:
 
 async def test_the_files_fields(stage: Stage, result: str) -> None:
     """§6: all of them, and never Content-Encoding."""
-    answer = await stage.get(result, Accept_Encoding="gzip, br")
+    response = await stage.get(result, Accept_Encoding="gzip, br")
     digest = base64.b64encode(hashlib.sha256(stage.file()).digest()).decode()
-    assert answer.first == "HTTP/1.1 200 OK"
-    assert answer.body == stage.file()
-    assert answer["Content-Type"] == "application/octet-stream"
-    assert answer["Content-Length"] == str(SIZE)
-    assert answer["Accept-Ranges"] == "bytes"
-    assert answer["ETag"].startswith('"')
-    assert parsedate_to_datetime(answer["Last-Modified"]) <= parsedate_to_datetime(answer["Date"])
-    assert answer["Content-Disposition"].startswith('attachment; filename="')
-    assert "; filename*=UTF-8''" in answer["Content-Disposition"]
-    assert answer["Repr-Digest"] == f"sha-256=:{digest}:"
-    assert answer["Cache-Control"] == "private, no-cache, no-transform"
-    assert answer["X-Accel-Buffering"] == "no"
-    assert answer["X-Content-Type-Options"] == "nosniff"
-    assert parsedate_to_datetime(answer["Sunset"]) > parsedate_to_datetime(answer["Date"])
-    assert not answer.names & {"content-encoding", "x-vb365-async", "transfer-encoding", "vary"}
+    assert response.first == "HTTP/1.1 200 OK"
+    assert response.body == stage.file()
+    assert response["Content-Type"] == "application/octet-stream"
+    assert response["Content-Length"] == str(SIZE)
+    assert response["Accept-Ranges"] == "bytes"
+    assert response["ETag"].startswith('"')
+    assert parsedate_to_datetime(response["Last-Modified"]) <= parsedate_to_datetime(
+        response["Date"]
+    )
+    assert response["Content-Disposition"].startswith('attachment; filename="')
+    assert "; filename*=UTF-8''" in response["Content-Disposition"]
+    assert response["Repr-Digest"] == f"sha-256=:{digest}:"
+    assert response["Cache-Control"] == "private, no-cache, no-transform"
+    assert response["X-Accel-Buffering"] == "no"
+    assert response["X-Content-Type-Options"] == "nosniff"
+    assert parsedate_to_datetime(response["Sunset"]) > parsedate_to_datetime(response["Date"])
+    assert not response.names & {"content-encoding", "x-vb365-async", "transfer-encoding", "vary"}
 
 
 async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -> None:
@@ -53,10 +55,10 @@ async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -
     play = await make_play(script)
     status = await play.begun("/v8/RestoreSessions/1/organization/teams/t/posts/export")
     await play.finished(status)
-    answer = await play.get(status + "/result")
-    assert answer["Content-Type"] == "text/HTML; Charset=x"
+    response = await play.get(status + "/result")
+    assert response["Content-Type"] == "text/HTML; Charset=x"
     assert (
-        answer["Content-Disposition"]
+        response["Content-Disposition"]
         == "attachment; filename=\"u_.html\"; filename*=UTF-8''%C3%BC_.html"
     )
 
@@ -104,14 +106,14 @@ async def test_preconditions_in_the_order_of_rfc_9110(stage: Stage, result: str)
     ]
     for given, status in table:
         for method in ("GET", "HEAD"):
-            answer = await stage.ask(method, result, stage.fields | given)
-            assert answer.status == status, given
+            response = await stage.ask(method, result, stage.fields | given)
+            assert response.status == status, given
             if status == 304:
-                assert (answer["ETag"], answer.body) == (etag, b"")
-                assert answer["Cache-Control"] == "private, no-cache, no-transform"
-                assert "Content-Length" not in answer
+                assert (response["ETag"], response.body) == (etag, b"")
+                assert response["Cache-Control"] == "private, no-cache, no-transform"
+                assert "Content-Length" not in response
             elif status == 412 and method == "GET":
-                assert answer.json()["type"] == "urn:vb365-async:problem:precondition-failed"
+                assert response.json()["type"] == "urn:vb365-async:problem:precondition-failed"
 
 
 @pytest.mark.parametrize(
@@ -131,13 +133,13 @@ async def test_preconditions_in_the_order_of_rfc_9110(stage: Stage, result: str)
 )
 async def test_one_range(stage: Stage, result: str, value: str, start: int, stop: int) -> None:
     """§6: `a-b`, `a-`, `-n`; overlaps coalesced; 206 with Content-Range; HEAD + Range is 200."""
-    answer = await stage.get(result, Range=value)
-    assert answer.first == "HTTP/1.1 206 Partial Content"
-    assert answer["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
-    assert answer["Content-Length"] == str(stop - start)
-    assert answer.body == stage.file()[start:stop]
-    assert answer["Content-Type"] == "application/octet-stream"
-    assert "Repr-Digest" in answer
+    response = await stage.get(result, Range=value)
+    assert response.first == "HTTP/1.1 206 Partial Content"
+    assert response["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+    assert response["Content-Length"] == str(stop - start)
+    assert response.body == stage.file()[start:stop]
+    assert response["Content-Type"] == "application/octet-stream"
+    assert "Repr-Digest" in response
     head = await stage.ask("HEAD", result, Range=value)
     assert (head.status, head["Content-Length"], "Content-Range" in head) == (200, str(SIZE), False)
 
@@ -150,8 +152,8 @@ async def test_an_unknown_unit_or_malformed_range_is_ignored(
     stage: Stage, result: str, value: str
 ) -> None:
     """§6: 200 with the whole file."""
-    answer = await stage.get(result, Range=value)
-    assert (answer.status, len(answer.body)) == (200, SIZE)
+    response = await stage.get(result, Range=value)
+    assert (response.status, len(response.body)) == (200, SIZE)
 
 
 @pytest.mark.parametrize(
@@ -165,25 +167,25 @@ async def test_an_unknown_unit_or_malformed_range_is_ignored(
 )
 async def test_no_satisfiable_range_is_416(stage: Stage, result: str, value: str) -> None:
     """§6: with `Content-Range: bytes */size`; so are more than 8 parts."""
-    answer = await stage.get(result, Range=value)
-    assert answer.status == 416
-    assert answer["Content-Range"] == f"bytes */{SIZE}"
-    assert answer.json()["type"] == "urn:vb365-async:problem:range-not-satisfiable"
-    assert answer.json()["errorCode"] == "HttpError"
+    response = await stage.get(result, Range=value)
+    assert response.status == 416
+    assert response["Content-Range"] == f"bytes */{SIZE}"
+    assert response.json()["type"] == "urn:vb365-async:problem:range-not-satisfiable"
+    assert response.json()["errorCode"] == "HttpError"
 
 
 async def test_several_ranges_are_multipart(stage: Stage, result: str) -> None:
     """§6: multipart/byteranges, 8 parts at most."""
     wanted = [(n * 1000, n * 1000 + 10) for n in range(7, -1, -1)]
-    answer = await stage.get(
+    response = await stage.get(
         result, Range="bytes=" + ",".join(f"{start}-{stop - 1}" for start, stop in wanted)
     )
-    assert answer.status == 206
-    assert answer["Content-Type"].startswith("multipart/byteranges; boundary=")
-    assert "Content-Range" not in answer
-    assert answer["Content-Length"] == str(len(answer.body))
+    assert response.status == 206
+    assert response["Content-Type"].startswith("multipart/byteranges; boundary=")
+    assert "Content-Range" not in response
+    assert response["Content-Length"] == str(len(response.body))
     whole = message_from_bytes(
-        f"Content-Type: {answer['Content-Type']}\r\n\r\n".encode() + answer.body
+        f"Content-Type: {response['Content-Type']}\r\n\r\n".encode() + response.body
     )
     parts = whole.get_payload()
     assert len(parts) == 8
@@ -191,7 +193,7 @@ async def test_several_ranges_are_multipart(stage: Stage, result: str) -> None:
         assert not isinstance(part, str)
         assert part["Content-Type"] == "application/octet-stream"
         assert part["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
-        assert stage.file()[start:stop] in answer.body
+        assert stage.file()[start:stop] in response.body
 
 
 async def test_if_range_compares_strongly(stage: Stage, result: str) -> None:
@@ -217,17 +219,17 @@ async def test_not_ready_is_409(stage: Stage) -> None:
     stage.fault(hold=True)
     result = await stage.begun(stage.export) + "/result"
     for method in ("GET", "HEAD"):
-        answer = await stage.ask(method, result)
-        assert answer.status == 409
-        assert int(answer["Retry-After"]) >= 1
+        response = await stage.ask(method, result)
+        assert response.status == 409
+        assert int(response["Retry-After"]) >= 1
     assert (await stage.get(result)).json()["type"] == "urn:vb365-async:problem:result-not-ready"
     assert (await stage.get(result)).json()["errorCode"] == "OperationConflict"
     waiting = asyncio.create_task(stage.get(result, Prefer="wait=40"))
     await asyncio.wait([waiting], timeout=0.1)
     assert not waiting.done()
     stage.simulator.release()
-    answer = await asyncio.wait_for(waiting, 20)
-    assert (answer.status, answer.body) == (200, stage.file())
+    response = await asyncio.wait_for(waiting, 20)
+    assert (response.status, response.body) == (200, stage.file())
 
 
 async def test_wait_ends_in_409(make_stage: MakeStage) -> None:
@@ -267,8 +269,8 @@ async def test_an_empty_file_is_a_file(make_play: MakePlay) -> None:
     play = await make_play(script)
     status = await play.begun("/v8/RestoreSessions/1/organization/save")
     assert (await play.finished(status)).json()["status"] == "Success"
-    answer = await play.get(status + "/result")
-    assert (answer.status, answer["Content-Length"], answer.body) == (200, "0", b"")
+    response = await play.get(status + "/result")
+    assert (response.status, response["Content-Length"], response.body) == (200, "0", b"")
     assert (await play.get(status + "/result", Range="bytes=0-")).status == 416
 
 

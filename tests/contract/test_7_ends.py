@@ -10,8 +10,8 @@ from tests.contract.conftest import MakeStage, Stage
 from tests.support.http import Message
 
 
-def kind(answer: Message) -> str:
-    return str(answer.json()["type"]).removeprefix("urn:vb365-async:problem:")
+def kind(response: Message) -> str:
+    return str(response.json()["type"]).removeprefix("urn:vb365-async:problem:")
 
 
 async def running(stage: Stage) -> str:
@@ -26,12 +26,12 @@ async def test_cancel_of_a_running_job(stage: Stage) -> None:
     afterwards.
     """
     status = await running(stage)
-    answer = await stage.ask("POST", status + "/cancel")
-    assert answer.status == 202
-    assert answer.json()["phase"] == "Cancelling"
-    assert answer.json()["status"] == "Running"
-    assert answer["Location"] == stage.url + status
-    assert answer["Cache-Control"] == "no-store"
+    response = await stage.ask("POST", status + "/cancel")
+    assert response.status == 202
+    assert response.json()["phase"] == "Cancelling"
+    assert response.json()["status"] == "Running"
+    assert response["Location"] == stage.url + status
+    assert response["Cache-Control"] == "no-store"
     over = await stage.finished(status)
     assert (over.json()["status"], over.json()["phase"]) == ("Cancelled", "Completed")
     await stage.simulator.until(lambda: stage.simulator.deliveries[-1].outcome == "disconnected")
@@ -53,24 +53,24 @@ async def test_cancel_of_a_terminal_job_changes_nothing(stage: Stage) -> None:
     """§7: 200 unchanged."""
     status = await stage.done()
     before = (await stage.get(status)).json()
-    answer = await stage.ask("POST", status + "/cancel", body=b"{}")
-    assert answer.status == 200
-    assert answer.json() == before == (await stage.get(status)).json()
-    assert answer["AsyncResult"] == "200"
+    response = await stage.ask("POST", status + "/cancel", body=b"{}")
+    assert response.status == 200
+    assert response.json() == before == (await stage.get(status)).json()
+    assert response["AsyncResult"] == "200"
 
 
 async def test_release(stage: Stage) -> None:
     """§7: DELETE result is 409 while running, then 204, `result.state` Deleted; again 204."""
     status = await running(stage)
-    answer = await stage.ask("DELETE", status + "/result")
-    assert (answer.status, kind(answer)) == (409, "result-not-ready")
-    assert "Retry-After" in answer
+    response = await stage.ask("DELETE", status + "/result")
+    assert (response.status, kind(response)) == (409, "result-not-ready")
+    assert "Retry-After" in response
     stage.simulator.release()
     await stage.finished(status)
     for _ in range(2):
-        answer = await stage.ask("DELETE", status + "/result")
-        assert (answer.first, answer.body) == ("HTTP/1.1 204 No Content", b"")
-        assert "Content-Length" not in answer
+        response = await stage.ask("DELETE", status + "/result")
+        assert (response.first, response.body) == ("HTTP/1.1 204 No Content", b"")
+        assert "Content-Length" not in response
     document = (await stage.get(status)).json()
     assert (document["status"], document["result"]["state"]) == ("Success", "Deleted")
     gone = await stage.get(status + "/result")
@@ -97,21 +97,21 @@ async def test_delete(stage: Stage, state: str) -> None:
     """
     status = await running(stage) if state == "running" else await stage.done()
     for _ in range(2):
-        answer = await stage.ask("DELETE", status)
-        assert (answer.first, answer.body) == ("HTTP/1.1 204 No Content", b"")
+        response = await stage.ask("DELETE", status)
+        assert (response.first, response.body) == ("HTTP/1.1 204 No Content", b"")
     if state == "running":
         await stage.simulator.until(
             lambda: stage.simulator.deliveries[-1].outcome == "disconnected"
         )
     calls = [("GET", ""), ("GET", "/result"), ("POST", "/cancel"), ("DELETE", "/result")]
     for method, suffix in calls:
-        answer = await stage.ask(method, status + suffix)
-        assert (answer.status, kind(answer)) == (404, "job-deleted"), method + suffix
+        response = await stage.ask(method, status + suffix)
+        assert (response.status, kind(response)) == (404, "job-deleted"), method + suffix
     assert (await stage.ask("HEAD", status)).status == 404
     assert (await stage.get("/v8/_async/exports")).json()["results"] == []
     stage.clock.ahead += 24 * 3600 + 1
-    answer = await stage.ask("DELETE", status)
-    assert (answer.status, kind(answer)) == (404, "job-not-found")
+    response = await stage.ask("DELETE", status)
+    assert (response.status, kind(response)) == (404, "job-not-found")
 
 
 async def test_unknown_or_not_yours(stage: Stage) -> None:
@@ -127,14 +127,16 @@ async def test_unknown_or_not_yours(stage: Stage) -> None:
     foreign = stage.simulator.login("bob")
     for method, suffix in calls:
         unknown = f"/v8/_async/exports/{uuid.uuid4()}"
-        answers = [
+        responses = [
             await stage.ask(method, unknown + suffix),
             await stage.ask(method, status + suffix, foreign),
         ]
-        for answer in answers:
-            assert (answer.status, kind(answer)) == (404, "job-not-found")
-            assert answer.json()["errorCode"] == "ResourceNotFound"
-        known = [{k: v for k, v in answer.json().items() if k != "instance"} for answer in answers]
+        for response in responses:
+            assert (response.status, kind(response)) == (404, "job-not-found")
+            assert response.json()["errorCode"] == "ResourceNotFound"
+        known = [
+            {k: v for k, v in response.json().items() if k != "instance"} for response in responses
+        ]
         assert known[0] == known[1]
     assert (await stage.get(status)).json()["result"]["state"] == "Available"
 
@@ -154,8 +156,8 @@ async def test_expiry(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, sw
     stage.fields = stage.simulator.login()
     assert (await stage.get(status + "/result")).status == 200
     stage.clock.ahead += 61
-    answer = await stage.get(status + "/result")
-    assert (answer.status, kind(answer)) == (410, "result-expired")
+    response = await stage.get(status + "/result")
+    assert (response.status, kind(response)) == (410, "result-expired")
     assert (await stage.get(status + "/result", Range="bytes=0-1")).status == 410
     document = (await stage.get(status)).json()
     assert (document["status"], document["result"]["state"]) == ("Success", "Expired")
@@ -163,6 +165,6 @@ async def test_expiry(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, sw
     assert (await stage.ask("DELETE", status + "/result")).status == 204
     stage.clock.ahead += 7 * 86400
     for suffix in ("", "/result"):
-        answer = await stage.get(status + suffix)
-        assert (answer.status, kind(answer)) == (404, "job-not-found")
+        response = await stage.get(status + suffix)
+        assert (response.status, kind(response)) == (404, "job-not-found")
     assert (await stage.get("/v8/_async/exports")).json()["results"] == []

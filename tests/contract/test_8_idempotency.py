@@ -10,16 +10,16 @@ from tests.contract.conftest import MakeStage, Stage
 from tests.support.http import Message, ask
 
 
-def kind(answer: Message) -> str:
-    return str(answer.json()["type"]).removeprefix("urn:vb365-async:problem:")
+def kind(response: Message) -> str:
+    return str(response.json()["type"]).removeprefix("urn:vb365-async:problem:")
 
 
 @pytest.mark.parametrize("key", ["", '""', "a b", '"a', "k\xe9", "k" * 256, '"' + "k" * 256 + '"'])
 async def test_a_malformed_key_is_400(stage: Stage, key: str) -> None:
     """§8: 1-255 visible ASCII, quotes optional, else 400; VB365 gets no request."""
-    answer = await stage.kickoff(stage.export, Idempotency_Key=key)
-    assert (answer.status, kind(answer)) == (400, "idempotency-key-invalid")
-    assert answer.json()["errorCode"] == "ParameterValidationFailure"
+    response = await stage.kickoff(stage.export, Idempotency_Key=key)
+    assert (response.status, kind(response)) == (400, "idempotency-key-invalid")
+    assert response.json()["errorCode"] == "ParameterValidationFailure"
     assert list(stage.simulator.requests) == []
 
 
@@ -31,8 +31,8 @@ async def test_two_keys_are_400(stage: Stage) -> None:
         ("Idempotency-Key", "a"),
         ("Idempotency-Key", "a"),
     ]
-    answer = await ask(stage.url, "POST", stage.export, lines, b"{}")
-    assert (answer.status, kind(answer)) == (400, "idempotency-key-invalid")
+    response = await ask(stage.url, "POST", stage.export, lines, b"{}")
+    assert (response.status, kind(response)) == (400, "idempotency-key-invalid")
 
 
 async def test_a_replay_is_the_same_job(stage: Stage) -> None:
@@ -56,14 +56,14 @@ async def test_a_replay_is_the_same_job(stage: Stage) -> None:
 async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
     """§8: also for concurrent duplicates."""
     stage.fault(hold=True)
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
     )
-    assert {answer.status for answer in answers} == {202}
-    assert len({answer["Location"] for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" not in answer for answer in answers) == 1
+    assert {response.status for response in responses} == {202}
+    assert len({response["Location"] for response in responses}) == 1
+    assert sum("Idempotency-Replayed" not in response for response in responses) == 1
     stage.simulator.release()
-    await stage.finished(stage.path(answers[0]["Location"]))
+    await stage.finished(stage.path(responses[0]["Location"]))
     assert stage.asked("exportToPst", "POST") == 1
 
 
@@ -75,9 +75,9 @@ async def test_another_fingerprint_is_422(stage: Stage) -> None:
         (stage.export, b"{ }"),
         (stage.path_of("items/save"), b"{}"),
     ):
-        answer = await stage.kickoff(path, body=body, Idempotency_Key="k")
-        assert (answer.status, kind(answer)) == (422, "idempotency-key-reused")
-        assert answer.json()["errorCode"] == "ParameterValidationFailure"
+        response = await stage.kickoff(path, body=body, Idempotency_Key="k")
+        assert (response.status, kind(response)) == (422, "idempotency-key-reused")
+        assert response.json()["errorCode"] == "ParameterValidationFailure"
 
 
 async def test_a_key_is_its_callers_own(stage: Stage) -> None:
@@ -99,10 +99,10 @@ async def test_the_key_dies_with_the_record(make_stage: MakeStage, end: str) -> 
         assert (await stage.ask("DELETE", first)).status == 204
     else:
         stage.clock.ahead += 8 * 86400 + 1
-    answer = await stage.kickoff(stage.export, Idempotency_Key="k")
-    assert answer.status == 202
-    assert "Idempotency-Replayed" not in answer
-    assert stage.path(answer["Location"]) != first
+    response = await stage.kickoff(stage.export, Idempotency_Key="k")
+    assert response.status == 202
+    assert "Idempotency-Replayed" not in response
+    assert stage.path(response["Location"]) != first
 
 
 async def test_without_a_key_every_post_is_a_new_job(stage: Stage) -> None:
@@ -127,5 +127,5 @@ async def test_what_expired_unswept_is_shown_so(
     cancel = await stage.ask("POST", status + "/cancel")
     replay = await stage.kickoff(stage.export, Idempotency_Key="k")
     assert (cancel.status, replay.status) == (200, 202)
-    for answer in (cancel, replay):
-        assert answer.json()["result"]["state"] == "Expired"
+    for response in (cancel, replay):
+        assert response.json()["result"]["state"] == "Expired"

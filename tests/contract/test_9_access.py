@@ -72,13 +72,14 @@ async def test_without_credentials_every_call_is_401(
     unknown = "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001"
     for target in (status, unknown):
         for fields in ({}, {"Authorization": "Bearer nonsense"}):
-            answer = await stage.ask(method, target + suffix, fields)
-            assert answer.status == 401, (target, fields)
-            assert answer["X-VB365-Async"] == "proxy"
+            response = await stage.ask(method, target + suffix, fields)
+            assert response.status == 401, (target, fields)
+            assert response["X-VB365-Async"] == "proxy"
             assert (
-                method == "HEAD" or answer.json()["type"] == "urn:vb365-async:problem:unauthorized"
+                method == "HEAD"
+                or response.json()["type"] == "urn:vb365-async:problem:unauthorized"
             )
-            assert method == "HEAD" or answer.json()["errorCode"] == "ResourceAccessDenied"
+            assert method == "HEAD" or response.json()["errorCode"] == "ResourceAccessDenied"
     assert (await stage.get(status)).json()["result"]["state"] == "Available"
 
 
@@ -169,10 +170,10 @@ async def test_an_upstream_that_cannot_say_is_503(make_play: MakePlay, how: str)
     else:
         upstream.sessions["Bearer u"] = upstream.listing["Bearer u"] = int(how)
     for target in (status, "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001"):
-        answer = await play.ask("GET", target, {"Authorization": "Bearer u"})
-        assert answer.status == 503
-        assert int(answer["Retry-After"]) >= 1
-        assert answer.json()["errorCode"] == "HttpError"
+        response = await play.ask("GET", target, {"Authorization": "Bearer u"})
+        assert response.status == 503
+        assert int(response["Retry-After"]) >= 1
+        assert response.json()["errorCode"] == "HttpError"
     assert (await play.get(status)).status == 200
 
 
@@ -263,8 +264,10 @@ async def test_secrets_are_nowhere(
         "X_Secret": "field-canary",
         "Idempotency_Key": "k",
     }
-    answer = await stage.kickoff(stage.export + "?x=query-canary", body=b'{"body-canary"}', **more)
-    status = stage.path(answer["Location"])
+    response = await stage.kickoff(
+        stage.export + "?x=query-canary", body=b'{"body-canary"}', **more
+    )
+    status = stage.path(response["Location"])
     document = await stage.finished(status)
     await stage.ask("GET", status + "?x=query-canary", {"Authorization": "Bearer " + token + "x"})
     listed = await stage.get("/v8/_async/exports")
@@ -274,7 +277,7 @@ async def test_secrets_are_nowhere(
     )
     await stage.running.stop()
     logged = "".join(capfd.readouterr())
-    shown = answer.body + document.body + listed.body
+    shown = response.body + document.body + listed.body
     names, stored = kept_in(tmp_path)
     for what, secret in secrets.items():
         assert secret not in logged, what

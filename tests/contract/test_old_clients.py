@@ -114,10 +114,10 @@ async def test_an_http_1_0_client_kicks_off_cancels_and_deletes(stage: Stage) ->
     assert (accepted.status, accepted.json()["status"], closed) == (202, "Running", True)
     path = stage.path(accepted["Location"])
     for first, status in ((f"POST {path}/cancel HTTP/1.0", 202), (f"DELETE {path} HTTP/1.0", 204)):
-        answer, closed = await exchange(
+        response, closed = await exchange(
             stage, first, stage.fields | {"Content-Length": "0"}, bodiless="DELETE" in first
         )
-        assert (answer.status, closed) == (status, True)
-    assert "Content-Length" not in answer
+        assert (response.status, closed) == (status, True)
+    assert "Content-Length" not in response
     assert (await stage.get(path)).status == 404
     stage.simulator.release()

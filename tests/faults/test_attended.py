@@ -31,12 +31,12 @@ async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_
         world.jobs.gates["remove"] = asyncio.Event()
         _, run = await world.submit(attended=True)
         await until_decided(run)
-        answer = await asyncio.wait_for(run.attendance.first_response(0.01), 10)
-        assert isinstance(answer, WholeResponse)
-        assert answer.status == 500
+        response = await asyncio.wait_for(run.attendance.first_response(0.01), 10)
+        assert isinstance(response, WholeResponse)
+        assert response.status == 500
         world.jobs.gates["remove"].set()
         await world.quiet()
-        assert run.attendance.first.result() is answer
+        assert run.attendance.first.result() is response
         assert await world.jobs.list() == []
 
 

@@ -184,17 +184,17 @@ def part(world: FakeWorld, start: int, stop: int, **facts: Any) -> Reply:
     )
 
 
-async def finished(world: FakeWorld, *answers: Served) -> Job:
+async def finished(world: FakeWorld, *responses: Served) -> Job:
     """The job whose first answer is cut at 2,500 bytes, whose next ones are these, and whose later
     ones are right.
     """
     world.upstream.plan.append("cut")
     original = world.upstream._file
-    rest = iter(answers)
+    rest = iter(responses)
 
     def served(start: int, deed: str) -> Reply:
-        answer = next(rest, None) if start else None
-        return original(start, deed) if answer is None else answer(start)
+        response = next(rest, None) if start else None
+        return original(start, deed) if response is None else response(start)
 
     world.upstream._file = served  # type: ignore[method-assign]
     job_id, _ = await world.submit()

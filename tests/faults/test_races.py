@@ -159,10 +159,10 @@ async def test_duplicate_kick_offs_with_one_key() -> None:
     """§8: one job, one generation, whoever comes first."""
     for seed in SEEDS:
         async with worlds(seed) as (world, _):
-            answers = await asyncio.gather(*(world.submit("key") for _ in range(4)))
+            responses = await asyncio.gather(*(world.submit("key") for _ in range(4)))
             await world.quiet()
             await world.check()
-            assert len({job_id for job_id, _ in answers}) == 1
+            assert len({job_id for job_id, _ in responses}) == 1
             assert len(await world.jobs.list()) == 1
             assert world.upstream.generations == 1
 
@@ -242,8 +242,8 @@ async def test_dropping_against_cancel(deed: str) -> None:
             await world.cancel(job_id)
             await world.quiet()
             job = await world.jobs.get(job_id)
-            answer = run.attendance.first.result()
-            assert (job is None) == (answer is not None)
+            response = run.attendance.first.result()
+            assert (job is None) == (response is not None)
             assert job is None or job.status is Status.CANCELLED
             world.accepted.clear()
             await world.check()

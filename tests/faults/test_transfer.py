@@ -300,9 +300,9 @@ async def test_a_rejection_within_the_grace_is_relayed_and_no_job_stays(world: W
     """§3.7: relayed verbatim and the job dropped."""
     world.simulator.fault(path=world.path, method="POST", status=409, body="busy")
     job, run = await world.submit(attended=True)
-    answer = await asyncio.wait_for(run.attendance.first, 10)
-    assert isinstance(answer, WholeResponse)
-    assert (answer.status, answer.body) == (409, b"busy")
+    response = await asyncio.wait_for(run.attendance.first, 10)
+    assert isinstance(response, WholeResponse)
+    assert (response.status, response.body) == (409, b"busy")
     assert await world.jobs.get(job.id) is None
     assert await world.artifacts.ids() == set()
 
@@ -311,9 +311,9 @@ async def test_an_unreachable_upstream_within_the_grace_is_a_problem(world: Worl
     """§3.7: 502, dropped."""
     world.simulator.fault(path=world.path, method="POST", reset=True)
     job, run = await world.submit(attended=True)
-    answer = await asyncio.wait_for(run.attendance.first, 10)
-    assert isinstance(answer, Problem)
-    assert answer.name == "upstream-unreachable"
+    response = await asyncio.wait_for(run.attendance.first, 10)
+    assert isinstance(response, Problem)
+    assert response.name == "upstream-unreachable"
     assert await world.jobs.get(job.id) is None
 
 

@@ -155,11 +155,13 @@ async def test_veeam_365_exports_asynchronously_with_one_event_hook(scene: Scene
         await client.connect()
         page = await client.call(mailboxes.asyncio, session)
         body = RESTExportFolderToPst(content_keyword="")
-        answer = await client.call(export.asyncio_detailed, session, page.results[0].id, body=body)
-        assert answer.status_code == 202
-        assert answer.parsed.additional_properties["status"] == "Running"
+        response = await client.call(
+            export.asyncio_detailed, session, page.results[0].id, body=body
+        )
+        assert response.status_code == 202
+        assert response.parsed.additional_properties["status"] == "Running"
         token = client._access_token
-    assert_is_the_export(await followed(answer.headers["Location"], token))
+    assert_is_the_export(await followed(response.headers["Location"], token))
 
 
 async def followed(job: str, token: str) -> bytes:
@@ -185,11 +187,11 @@ def polled_by_azure(scene: Scene) -> tuple[str, dict[str, Any]]:
         kick_off = HttpRequest(
             "POST", scene.url + scene.export, headers={"Prefer": "respond-async"}, json={}
         )
-        answer = client._pipeline.run(kick_off)
-        assert answer.http_response.status_code == 202
+        response = client._pipeline.run(kick_off)
+        assert response.http_response.status_code == 202
         poller = LROPoller(
             client,
-            answer,
+            response,
             lambda ended: json.loads(ended.http_response.text()),
             LROBasePolling(timeout=1),
         )

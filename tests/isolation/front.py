@@ -31,14 +31,14 @@ class Front:
         if "%2f" in path.lower():
             path = posixpath.normpath(unquote(path))
         fields = [(name, value) for name, value in request.fields if name.lower() not in _PER_HOP]
-        answer = await ask(
+        response = await ask(
             self.simulator.url, request.method, path + mark + query, fields, request.body or None
         )
-        fields = [(name, value) for name, value in answer.fields if name.lower() not in _PER_HOP]
+        fields = [(name, value) for name, value in response.fields if name.lower() not in _PER_HOP]
         return raw(
-            answer.first.partition(" ")[2],
+            response.first.partition(" ")[2],
             [f"{name}: {value}" for name, value in fields],
-            answer.body,
+            response.body,
         )
 
 

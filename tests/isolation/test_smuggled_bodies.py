@@ -67,11 +67,11 @@ async def test_12_relay_no_request_follows_an_unread_body() -> None:
                 mallory = await proxy.ask(
                     method + b" /m HTTP/1.1\r\nHost: h\r\n" + framing % (len(TRAP), TRAP)
                 )
-                await mallory.answer()
+                await mallory.response()
                 victim = await proxy.ask(
                     b"GET /v HTTP/1.1\r\nHost: h\r\nAuthorization: secret\r\n\r\n"
                 )
-                assert (await victim.answer())[1] == b"GET /v HTTP/1.1"
+                assert (await victim.response())[1] == b"GET /v HTTP/1.1"
     assert not any(b"/open" in line for line in server.heard)
 
 

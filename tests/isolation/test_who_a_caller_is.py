@@ -48,15 +48,15 @@ async def behind_a_front(
 
 async def alices(stage: Stage) -> str:
     """The status path of a finished job of alice's with a key, what VB365 said of her forgotten."""
-    answer = await ask(
+    response = await ask(
         stage.url,
         "POST",
         stage.export,
         [*stage.fields.items(), *ASYNC, ("Idempotency-Key", KEY)],
         b"{}",
     )
-    assert answer.status == 202
-    status = f"{LIST}/{answer.json()['id']}"
+    assert response.status == 202
+    status = f"{LIST}/{response.json()['id']}"
     assert (await stage.finished(status)).json()["status"] == "Success"
     stage.clock.ahead += 61
     return status
@@ -128,8 +128,8 @@ async def test_the_proxys_own_requests_name_the_upstreams_own_host(make_play: Ma
     play = await make_play(script, UPSTREAM__HOST=HOST, ACCESS__CACHE="0s")
     play.fields = {"Authorization": "Bearer t", "Host": "public.example"}
     path = "/v8/RestoreSessions/s/organization/exportToPst"
-    answer = await play.kickoff(path)
-    status = f"{LIST}/{answer.json()['id']}"
+    response = await play.kickoff(path)
+    status = f"{LIST}/{response.json()['id']}"
     await play.finished(status)
     await play.get(LIST)
     await ask(play.running.admin_url, "GET", "/readyz")
@@ -158,8 +158,8 @@ async def test_a_resumed_job_has_the_host_of_its_kick_off(make_play: MakePlay) -
 
     play = await make_play(script, UPSTREAM__HOST=HOST, EXPORTS__WATCH_EVENTS="false")
     play.fields = {"Authorization": "Bearer t", "Host": "public.example"}
-    answer = await play.kickoff("/v8/RestoreSessions/s/organization/exportToPst")
-    status = f"{LIST}/{answer.json()['id']}"
+    response = await play.kickoff("/v8/RestoreSessions/s/organization/exportToPst")
+    status = f"{LIST}/{response.json()['id']}"
     await play.until(status, lambda document: bool(document["phase"] == "Generating"))
     await play.running.stop()
     over.set()
@@ -296,17 +296,21 @@ async def test_no_version_of_the_url_tells_existing_ids(
     play.fields = {"Authorization": "Bearer alice"}
     jobs = []
     for api in ("v8", "v7", "v77"):
-        answer = await play.kickoff(f"/{api}/RestoreSessions/s/organization/exportToPst")
-        jobs.append(answer.json()["id"])
+        response = await play.kickoff(f"/{api}/RestoreSessions/s/organization/exportToPst")
+        jobs.append(response.json()["id"])
         await play.finished(f"{LIST}/{jobs[-1]}")
     told = set()
     for job in (*jobs, str(uuid4())):
         play.upstream.requests.clear()
-        answer = await play.ask(
+        response = await play.ask(
             "GET", f"{alias}/_async/exports/{job}", {"Authorization": f"Bearer {user}"}
         )
         told.add(
-            (answer.status, answer.body.replace(job.encode(), b"{id}"), len(play.upstream.requests))
+            (
+                response.status,
+                response.body.replace(job.encode(), b"{id}"),
+                len(play.upstream.requests),
+            )
         )
     assert len(told) == 1
     assert {status for status, _, _ in told} == {401 if user == "nobody" else 404}
@@ -349,10 +353,10 @@ async def test_the_list_is_nobodys_whom_vb365_does_not_know(
     assert len(listed.json()["results"]) == 1
     for made_up in ("Bearer made-up", "Bearer e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.x", "Basic YTpi"):
         for query in ("", f"?restoreSessionId={stage.session}"):
-            answer = await stage.ask(
+            response = await stage.ask(
                 "GET", f"{alias}/_async/exports{query}", {"Authorization": made_up}
             )
-            assert answer.status == 401
+            assert response.status == 401
 
 
 # keys that survive
@@ -368,14 +372,14 @@ async def one_generation(stage: Stage, retry: Retry, first: str) -> None:
     stage.simulator.fault(path="RestoreSessions", method="GET", status=503)
     callers = [stage.fields, stage.simulator.login("alice")]
     for caller in callers:
-        answer = await retry(caller)
-        assert answer.status == 503
-        assert int(answer["Retry-After"]) >= 1
+        response = await retry(caller)
+        assert response.status == 503
+        assert int(response["Retry-After"]) >= 1
     stage.simulator.faults.clear()
     for caller in (*callers, stage.simulator.login("alice")):
-        answer = await retry(caller)
-        assert (answer.status, answer.get("Idempotency-Replayed")) == (202, "true"), answer
-        assert answer["Location"].endswith(first)
+        response = await retry(caller)
+        assert (response.status, response.get("Idempotency-Replayed")) == (202, "true"), response
+        assert response["Location"].endswith(first)
     assert stage.asked("exportToPst", "POST") == 1
 
 
@@ -386,8 +390,8 @@ async def test_a_key_survives_a_kill_while_vb365_does_not_answer(
     stage = await make_stage({"token": "jwt", "size": 1000})
     headers = {"Prefer": "respond-async", "Idempotency-Key": KEY}
     async with served(stage.simulator.url, tmp_path / "killed") as proxy:
-        answer = await ask(proxy.url, "POST", stage.export, stage.fields | headers, b"{}")
-        first = answer.json()["id"]
+        response = await ask(proxy.url, "POST", stage.export, stage.fields | headers, b"{}")
+        first = response.json()["id"]
         while (
             await ask(proxy.url, "GET", f"{LIST}/{first}", stage.fields | {"Prefer": "wait=5"})
         ).status != 200:
@@ -421,14 +425,14 @@ async def test_concurrent_duplicates_are_one_job_whoever_is_known(
     """
     stage = await make_stage({"token": "jwt", "size": 1000}, ACCESS__CACHE="0s")
     stage.simulator.fault(path="RestoreSessions", method="GET", status=503, count=failures)
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(
             stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie=f"ARRAffinity={number}")
             for number in range(6)
         )
     )
-    assert {answer.status for answer in answers} <= {202, 503}
-    locations = {answer["Location"] for answer in answers if answer.status == 202}
+    assert {response.status for response in responses} <= {202, 503}
+    locations = {response["Location"] for response in responses if response.status == 202}
     assert len(locations) == 1
     stage.simulator.faults.clear()
     again = await stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie="ARRAffinity=x")
@@ -467,8 +471,10 @@ async def test_a_claim_takes_and_tells_nothing_of_a_key(make_stage: MakeStage) -
     told = set()
     for key in (KEY, "unused"):
         for body in (b"{}", b"{ }"):
-            answer = await stage.ask("POST", stage.export, mallory | {"Idempotency-Key": key}, body)
-            told.add((answer.status, "Idempotency-Replayed" in answer))
+            response = await stage.ask(
+                "POST", stage.export, mallory | {"Idempotency-Key": key}, body
+            )
+            told.add((response.status, "Idempotency-Replayed" in response))
     # the second body of a key is 422 for mallory's own job of it
     assert told == {(202, False), (422, False)}
     hers = await stage.kickoff(stage.export, Idempotency_Key="unused")
@@ -502,8 +508,8 @@ async def test_who_may_not_see_a_job_is_told_404_and_not_422(make_stage: MakeSta
     assert (await stage.kickoff(stage.export, body=b"{ }", Idempotency_Key=KEY)).status == 422
     stage.clock.ahead += 61
     for body in (b"{}", b"{ }"):
-        answer = await stage.kickoff(stage.export, body=body, Idempotency_Key=KEY)
-        assert (answer.status, answer.json()["type"]) == (
+        response = await stage.kickoff(stage.export, body=body, Idempotency_Key=KEY)
+        assert (response.status, response.json()["type"]) == (
             404,
             "urn:vb365-async:problem:job-not-found",
         )

@@ -395,9 +395,9 @@ HOSTILE = [
 async def test_no_stranger_writes_the_links(make_stage: MakeStage, name: str, value: str) -> None:
     """§13: Host is validated; forwarded fields count from trusted peers only."""
     stage = await make_stage({"size": 1000})
-    answer = await kickoff_as(stage, "alice", stage.export, (name, value))
-    told = json.dumps(answer.fields) + answer.body.decode()
-    assert answer.status in (202, 400)
+    response = await kickoff_as(stage, "alice", stage.export, (name, value))
+    told = json.dumps(response.fields) + response.body.decode()
+    assert response.status in (202, 400)
     assert "evil" not in told
     assert "javascript" not in told
 

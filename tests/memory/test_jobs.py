@@ -62,13 +62,13 @@ async def stored(http: aiohttp.ClientSession, scene: Scene) -> str:
     """Export and wait; the URL of the job."""
     async with http.post(
         scene.url + scene.export, headers={"Prefer": "respond-async, wait=0"}, json={}
-    ) as answer:
-        assert answer.status == 202, await answer.text()
-        job = answer.headers["Location"]
+    ) as response:
+        assert response.status == 202, await response.text()
+        job = response.headers["Location"]
     while True:
-        async with http.get(job, headers={"Prefer": "wait=30"}) as answer:
-            document = await answer.json()
-            if answer.status == 200:
+        async with http.get(job, headers={"Prefer": "wait=30"}) as response:
+            document = await response.json()
+            if response.status == 200:
                 break
     assert document["status"] == "Success", document
     return job
@@ -76,9 +76,9 @@ async def stored(http: aiohttp.ClientSession, scene: Scene) -> str:
 
 async def digest(http: aiohttp.ClientSession, url: str) -> str:
     found = hashlib.sha256()
-    async with http.get(url) as answer:
-        assert answer.status == 200
-        async for chunk in answer.content.iter_any():
+    async with http.get(url) as response:
+        assert response.status == 200
+        async for chunk in response.content.iter_any():
             found.update(chunk)
     return found.hexdigest()
 
@@ -119,6 +119,6 @@ async def test_storing_and_serving_costs_less_than_128_MiB_whatever_the_size(
         ) as http:
             job = await stored(http, scene)
             assert await digest(http, f"{job}/result") == expected_sha256(size, Kind.PST)
-            async with http.delete(job) as answer:
-                assert answer.status == 204
+            async with http.delete(job) as response:
+                assert response.status == 204
         assert most_memory(pid) < LIMIT

@@ -45,7 +45,7 @@ def pouring(size: int, sent: list[int]) -> Callable[[Peer], Awaitable[None]]:
 async def is_served(running: ProxyProcess) -> None:
     async with connected(running.port) as client:
         await client.send(b"GET /good HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
 
 
 async def still(amount: list[int]) -> int:
@@ -134,7 +134,7 @@ async def upload(running: ProxyProcess, size: int) -> int:
             await client.send(PIECE)
             if at % 64 == 0:
                 most = max(most, running.memory())
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
     return most
 
 
@@ -196,5 +196,5 @@ async def test_12_a_long_poll_of_five_minutes_is_not_ended(tmp_path: Path) -> No
         connected(running.port) as client,
     ):
         await client.send(GET)
-        answer = await asyncio.wait_for(client.reader.readexactly(len(OK)), 400)
-        assert answer == OK
+        response = await asyncio.wait_for(client.reader.readexactly(len(OK)), 400)
+        assert response == OK

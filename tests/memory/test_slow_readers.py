@@ -60,7 +60,7 @@ async def exported(peer: Peer) -> str:
     kickoff = "POST /v8/RestoreSessions/s/organization/mailboxes/m/exportToPst HTTP/1.1"
     fields = "Prefer: respond-async, wait=30\r\nContent-Length: 0\r\n"
     await peer.send(f"{kickoff}\r\n{FIELDS}{fields}\r\n".encode())
-    head, body = await peer.answer()
+    head, body = await peer.response()
     assert body == bytes(SIZE)
     return re.search(r"Content-Location: \S+?localhost(\S+)", head.decode())[1]  # type: ignore[index]
 

@@ -40,7 +40,7 @@ def strict(stream: bytes) -> list[Request]:
 
 
 def _turn(connection: h11.Connection) -> None:
-    """Answer, so that the next request is read."""
+    """Response, so that the next request is read."""
     connection.send(h11.Response(status_code=200, headers=[("Content-Length", "0")], reason=b"OK"))
     connection.send(h11.EndOfMessage())
     if connection.our_state is h11.DONE and connection.their_state is h11.DONE:

@@ -15,11 +15,11 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.smuggling.answers import ANSWERS
 from tests.smuggling.readers import READERS, lengths_first
 from tests.smuggling.requests import ATTACKS, SAFE
-from tests.smuggling.test_answers import GOOD, OK, answering
+from tests.smuggling.responses import RESPONSES
 from tests.smuggling.test_requests import Witness
+from tests.smuggling.test_responses import GOOD, OK, answering
 from tests.support.wire import LIMIT, Origin, Peer, Proxy, proxy_to
 from tests.transparency.reference import read_answer
 from tests.transparency.test_transparency import DOOR
@@ -89,7 +89,7 @@ _PIECES = st.sampled_from(
     ]
 )
 _ATTACKS = st.sampled_from([attack.raw for attack in ATTACKS if len(attack.raw) < 5000])
-_ANSWERS = st.sampled_from([answer.raw for answer in ANSWERS if len(answer.raw) < 5000])
+_ANSWERS = st.sampled_from([response.raw for response in RESPONSES if len(response.raw) < 5000])
 _ANSWER_PIECES = st.sampled_from(
     [
         *[

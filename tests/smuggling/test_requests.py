@@ -64,15 +64,15 @@ class _Tap(Peer):
         return data
 
 
-async def outcome(proxy: Proxy, raw: bytes, answers: int) -> list[bytes]:
+async def outcome(proxy: Proxy, raw: bytes, responses: int) -> list[bytes]:
     """Send it, read that many answers, and with 0 everything up to the end, whatever kind of
     end.
     """
     client = await proxy.connect()
     with contextlib.suppress(ConnectionError):
         await client.send(raw)
-    if answers:
-        return [await read_answer(client, b"GET") for _ in range(answers)]
+    if responses:
+        return [await read_answer(client, b"GET") for _ in range(responses)]
     got = b""
     with contextlib.suppress(ConnectionError):
         while data := await asyncio.wait_for(client.reader.read(1 << 16), LIMIT):

@@ -175,11 +175,11 @@ class Scripted:
             while True:
                 message = await wire.message()
                 self.requests.append(message)
-                answer = await self.script(message)
-                if answer is None:
+                response = await self.script(message)
+                if response is None:
                     break
-                await wire.send(answer)
-                if b"\r\nConnection: close\r\n" in answer:
+                await wire.send(response)
+                if b"\r\nConnection: close\r\n" in response:
                     wire.writer.write_eof()
                     break
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):

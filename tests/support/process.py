@@ -171,10 +171,10 @@ class Caller:
 
     async def finished(self, job: str) -> Any:
         async with asyncio.timeout(40):
-            while (answer := await self.status(job))[0] == 202:  # noqa: ASYNC110  # as callers do
+            while (response := await self.status(job))[0] == 202:  # noqa: ASYNC110  # as callers do
                 await asyncio.sleep(0.1)
-        assert answer[0] == 200, answer
-        return answer[1]
+        assert response[0] == 200, response
+        return response[1]
 
     async def file(self, job: str) -> bytes:
         status, data = await self.ask("GET", f"/v8/_async/exports/{job}/result")

@@ -57,7 +57,7 @@ class Peer:
                 pass
         return True
 
-    async def answer(self) -> tuple[bytes, bytes]:
+    async def response(self) -> tuple[bytes, bytes]:
         """One answer that Content-Length frames: head and body."""
         head = await self.head()
         length = 0

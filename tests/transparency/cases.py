@@ -35,19 +35,19 @@ def request(
     return b"\r\n".join([line, *([host] if host else []), *lines, b"", b""]) + body
 
 
-def answer(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK", body: bytes = b"") -> bytes:
+def response(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK", body: bytes = b"") -> bytes:
     return b"\r\n".join([line, *lines, b"", b""]) + body
 
 
 def sized(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK", body: bytes = b"ok") -> bytes:
-    return answer(*lines, b"Content-Length: %d" % len(body), line=line, body=body)
+    return response(*lines, b"Content-Length: %d" % len(body), line=line, body=body)
 
 
 def asking(name: str, raw: bytes, *differs: str) -> Case:
     return Case(
         name,
         (raw,),
-        (OK if not raw.startswith(b"HEAD ") else answer(b"Content-Length: 2"),),
+        (OK if not raw.startswith(b"HEAD ") else response(b"Content-Length: 2"),),
         frozenset(differs),
     )
 
@@ -272,7 +272,7 @@ def _pipelines() -> list[Case]:
     post = request(b"Content-Length: 3", line=b"POST /p HTTP/1.1", body=b"abc")
     chunked = request(_TE, line=b"PUT /c HTTP/1.1", body=b"3\r\nabc\r\n0\r\n\r\n")
     head = request(line=b"HEAD /h HTTP/1.1")
-    short = answer(b"Content-Length: 2")
+    short = response(b"Content-Length: 2")
     return [
         Case("two pipelined", (GET, GET), (OK, OK)),
         Case("pipelined behind bodies", (post, chunked, GET, post), (OK, OK, OK, OK)),
@@ -377,10 +377,10 @@ _DECHUNKED = ("no_chunks_to_http_1_0", "own_connection_line")
 
 
 def _chunked(body: bytes, *lines: bytes) -> bytes:
-    return answer(*lines, _TE, body=body)
+    return response(*lines, _TE, body=body)
 
 
-def answers() -> list[Case]:
+def responses() -> list[Case]:
     """What the upstream sends."""
     found = [
         answering(f"status {status}", sized(line=b"HTTP/1.1 %d Why" % status))
@@ -400,8 +400,8 @@ def answers() -> list[Case]:
     for name, body in BODIES.items():
         found.append(answering(f"answered body: {name}", sized(body=body)))
         ending = "own_connection_line"
-        found.append(answering(f"until close: {name}", answer(body=body), ending, closes=True))
-    found.append(answering("until close: nothing", answer(), "own_connection_line", closes=True))
+        found.append(answering(f"until close: {name}", response(body=body), ending, closes=True))
+    found.append(answering("until close: nothing", response(), "own_connection_line", closes=True))
     found += [
         answering(f"answered chunks: {name}", _chunked(body)) for name, body in CHUNKED.items()
     ]
@@ -424,42 +424,42 @@ def answers() -> list[Case]:
 def _bodiless() -> list[Case]:
     head = request(line=b"HEAD /x HTTP/1.1")
     return [
-        answering("HEAD with a length", answer(b"Content-Length: 5000000000"), asked=head),
-        answering("HEAD with chunks", answer(_TE), asked=head),
-        answering("HEAD with neither", answer(b"X: 1"), asked=head),
-        answering("HEAD, 404", answer(b"Content-Length: 5", line=b"HTTP/1.1 404 No"), asked=head),
-        answering("204", answer(b"X: 1", line=b"HTTP/1.1 204 No Content")),
+        answering("HEAD with a length", response(b"Content-Length: 5000000000"), asked=head),
+        answering("HEAD with chunks", response(_TE), asked=head),
+        answering("HEAD with neither", response(b"X: 1"), asked=head),
+        answering("HEAD, 404", response(b"Content-Length: 5", line=b"HTTP/1.1 404 No"), asked=head),
+        answering("204", response(b"X: 1", line=b"HTTP/1.1 204 No Content")),
         answering(
-            "204 with length 0", answer(b"Content-Length: 0", line=b"HTTP/1.1 204 No Content")
+            "204 with length 0", response(b"Content-Length: 0", line=b"HTTP/1.1 204 No Content")
         ),
         answering(
             "204 with chunks",
-            answer(_TE, line=b"HTTP/1.1 204 No Content"),
+            response(_TE, line=b"HTTP/1.1 204 No Content"),
             "no_transfer_encoding_without_a_body",
         ),
-        answering("304", answer(b'ETag: "x"', line=b"HTTP/1.1 304 Not Modified")),
+        answering("304", response(b'ETag: "x"', line=b"HTTP/1.1 304 Not Modified")),
         answering(
-            "304 with a length", answer(b"Content-Length: 9", line=b"HTTP/1.1 304 Not Modified")
+            "304 with a length", response(b"Content-Length: 9", line=b"HTTP/1.1 304 Not Modified")
         ),
-        answering("304 with chunks", answer(_TE, line=b"HTTP/1.1 304 Not Modified")),
-        answering("205 with length 0", answer(b"Content-Length: 0", line=b"HTTP/1.1 205 Reset")),
+        answering("304 with chunks", response(_TE, line=b"HTTP/1.1 304 Not Modified")),
+        answering("205 with length 0", response(b"Content-Length: 0", line=b"HTTP/1.1 205 Reset")),
     ]
 
 
 def _interim() -> list[Case]:
-    hints = answer(b"Link: </x>; rel=preload", b"link:\xe4", line=b"HTTP/1.1 103 Early Hints")
-    processing = answer(line=b"HTTP/1.1 102 Processing")
+    hints = response(b"Link: </x>; rel=preload", b"link:\xe4", line=b"HTTP/1.1 103 Early Hints")
+    processing = response(line=b"HTTP/1.1 102 Processing")
     post = request(b"Content-Length: 2", line=b"POST /x HTTP/1.1", body=b"ab")
     return [
         answering("103", hints + OK),
         answering("102 many times", processing * 30 + OK),
-        answering("199", answer(line=b"HTTP/1.1 199 \xe4") + OK),
-        answering("100 unasked", answer(line=b"HTTP/1.1 100 Continue") + OK, asked=post),
-        answering("103 before 204", hints + answer(line=b"HTTP/1.1 204 No Content")),
+        answering("199", response(line=b"HTTP/1.1 199 \xe4") + OK),
+        answering("100 unasked", response(line=b"HTTP/1.1 100 Continue") + OK, asked=post),
+        answering("103 before 204", hints + response(line=b"HTTP/1.1 204 No Content")),
         answering("103 before chunks", hints + _chunked(b"2\r\nok\r\n0\r\n\r\n")),
         answering(
             "103 to HEAD",
-            hints + answer(b"Content-Length: 2"),
+            hints + response(b"Content-Length: 2"),
             asked=request(line=b"HEAD /x HTTP/1.1"),
         ),
     ]
@@ -472,7 +472,7 @@ def _old() -> list[Case]:
     hosted = request(line=line)
     kept = request(b"Connection: keep-alive", line=line)
     ended = "own_connection_line"
-    hints = answer(line=b"HTTP/1.1 103 Early Hints")
+    hints = response(line=b"HTTP/1.1 103 Early Hints")
     old = b"HTTP/1.0 200 OK"
     post = request(b"Content-Length: 2", line=b"POST /x HTTP/1.0", body=b"ab")
     return [
@@ -480,7 +480,10 @@ def _old() -> list[Case]:
         answering("1.0 with Host", OK, ended, asked=hosted),
         answering("1.0 with a body", OK, ended, asked=post),
         answering(
-            "1.0 HEAD", answer(b"Content-Length: 2"), ended, asked=request(line=b"HEAD /x HTTP/1.0")
+            "1.0 HEAD",
+            response(b"Content-Length: 2"),
+            ended,
+            asked=request(line=b"HEAD /x HTTP/1.0"),
         ),
         answering("1.0 kept", OK, "hop_by_hop_fields", ended, asked=kept),
         Case("1.0 kept twice", (kept, kept), (OK, OK), frozenset({"hop_by_hop_fields", ended})),
@@ -492,8 +495,10 @@ def _old() -> list[Case]:
         ),
         answering("1.0, no chunk", _chunked(b"0\r\n\r\n", b"X: 1"), *_DECHUNKED, asked=hosted),
         answering("1.0, 103", hints + OK, "no_interim_answers_to_http_1_0", ended, asked=hosted),
-        answering("1.0, until close", answer(body=b"ok"), ended, asked=hosted, closes=True),
-        answering("answered 1.0", answer(line=old, body=b"ok"), "own_version", ended, closes=True),
+        answering("1.0, until close", response(body=b"ok"), ended, asked=hosted, closes=True),
+        answering(
+            "answered 1.0", response(line=old, body=b"ok"), "own_version", ended, closes=True
+        ),
         answering("answered 1.0 with a length", sized(line=old), "own_version"),
         answering(
             "answered 1.0 kept",
@@ -511,4 +516,4 @@ def _old() -> list[Case]:
     ]
 
 
-CASES = [*requests(), *answers()]
+CASES = [*requests(), *responses()]

@@ -105,18 +105,18 @@ class Scene:
         """Kick off an export as alice; the job's URL, as the 202 says it."""
         wanted = self.vb365.login() | {"Prefer": "respond-async"} | fields
         url = URL(f"{self.balancer.url(variant)}{prefix}{path}", encoded=True)
-        async with self.http.post(url, data=b"{}", headers=wanted) as answer:
-            assert answer.status == 202, await answer.text()
-            return answer.headers["Location"]
+        async with self.http.post(url, data=b"{}", headers=wanted) as response:
+            assert response.status == 202, await response.text()
+            return response.headers["Location"]
 
     async def outcome(self, job: str) -> dict[str, Any]:
         """The job's document once it has ended, by long-polls."""
         fields = self.vb365.login() | {"Prefer": "wait=1"}
         for _ in range(60):
-            async with self.http.get(job, headers=fields) as answer:
-                assert answer.status in (200, 202), await answer.text()
-                if answer.status == 200:
-                    return dict(await answer.json())
+            async with self.http.get(job, headers=fields) as response:
+                assert response.status in (200, 202), await response.text()
+                if response.status == 200:
+                    return dict(await response.json())
         raise TimeoutError(job)
 
 

@@ -21,13 +21,13 @@ MIB = 1 << 20
 ASIDE = "an upstream response is buffered to a temporary file"
 
 
-async def digest_of(answer: aiohttp.ClientResponse, *, dawdle: float = 0.0) -> str:
+async def digest_of(response: aiohttp.ClientResponse, *, dawdle: float = 0.0) -> str:
     """SHA-256 of the body in base64; `dawdle` seconds of not reading come first, in which buffers
     fill up.
     """
     digest = hashlib.sha256()
     await asyncio.sleep(dawdle)
-    async for chunk in answer.content.iter_chunked(MIB):
+    async for chunk in response.content.iter_chunked(MIB):
         digest.update(chunk)
     return base64.b64encode(digest.digest()).decode()
 
@@ -36,10 +36,10 @@ async def verified(here: Scene, size: int) -> None:
     path = mailbox(here)
     job = await here.kick_off(path)
     document = await here.outcome(job)
-    async with here.http.get(f"{job}/result", headers=here.vb365.login()) as answer:
-        assert answer.status == 200
-        assert answer.content_length == size
-        found = await digest_of(answer)
+    async with here.http.get(f"{job}/result", headers=here.vb365.login()) as response:
+        assert response.status == 200
+        assert response.content_length == size
+        found = await digest_of(response)
     assert found == document["result"]["digest"]["sha-256"]
     assert bytes.fromhex(here.vb365.content(path).sha256()) == base64.b64decode(found)
 
@@ -73,22 +73,22 @@ async def through_default_nginx(size: int, place: Path, *, control: bool) -> Non
         )
         asked = vb365.login() | {"Prefer": "respond-async"}
         url = balancer.url().replace("https", "http")
-        async with http.post(url + path, data=b"{}", headers=asked) as answer:
-            assert answer.status == 202
+        async with http.post(url + path, data=b"{}", headers=asked) as response:
+            assert response.status == 202
             job = (
                 url
-                + answer.headers["Location"].partition("/v8/")[1]
-                + answer.headers["Location"].partition("/v8/")[2]
+                + response.headers["Location"].partition("/v8/")[1]
+                + response.headers["Location"].partition("/v8/")[2]
             )
         document = await here.outcome(job)
         assert document["status"] == "Success", document
-        async with http.get(f"{job}/result", headers=asked) as answer:
-            assert answer.status == 200
-            assert await digest_of(answer, dawdle=0.5) == document["result"]["digest"]["sha-256"]
+        async with http.get(f"{job}/result", headers=asked) as response:
+            assert response.status == 200
+            assert await digest_of(response, dawdle=0.5) == document["result"]["digest"]["sha-256"]
         assert ASIDE not in balancer.said()
         if control:
-            async with http.post(url + path, data=b"{}", headers=vb365.login()) as answer:
-                await digest_of(answer, dawdle=0.5)
+            async with http.post(url + path, data=b"{}", headers=vb365.login()) as response:
+                await digest_of(response, dawdle=0.5)
             assert ASIDE in balancer.said(), "nginx does it where nobody tells it not to"
 
 

@@ -34,9 +34,9 @@ async def fetched(scene: Scene, job: str) -> bytes:
     """
     document = await scene.outcome(job)
     assert document["status"] == "Success", document
-    async with scene.http.get(f"{job}/result", headers=scene.vb365.login()) as answer:
-        assert answer.status == 200
-        return await answer.read()
+    async with scene.http.get(f"{job}/result", headers=scene.vb365.login()) as response:
+        assert response.status == 200
+        return await response.read()
 
 
 @pytest.mark.parametrize("variant", [THROUGH, SPLIT])
@@ -50,8 +50,8 @@ async def test_an_async_export_outlives_the_balancers_time_out_and_a_sync_one_do
         job = await here.kick_off(path, variant)
         async with here.http.post(
             here.balancer.url(variant) + mailbox(here), data=b"{}", headers=here.vb365.login()
-        ) as answer:
-            assert answer.status == 504
+        ) as response:
+            assert response.status == 504
         content = await fetched(here, job)
         assert hashlib.sha256(content).hexdigest() == here.vb365.content(path).sha256()
 
@@ -110,8 +110,8 @@ async def test_below_a_path_prefix(scene: SceneMaker) -> None:
             assert job.startswith(f"{here.balancer.url(PREFIX)}/vb365/v8/_async/exports/")
             content = await fetched(here, job)
             assert hashlib.sha256(content).hexdigest() == here.vb365.content(path).sha256()
-        async with here.http.get(f"{here.balancer.url(PREFIX)}/v8/ServiceInstance") as answer:
-            assert answer.status == 404
+        async with here.http.get(f"{here.balancer.url(PREFIX)}/v8/ServiceInstance") as response:
+            assert response.status == 404
 
 
 async def test_a_status_long_poll_and_vb365s_own(scene: SceneMaker, name: str) -> None:
@@ -122,16 +122,16 @@ async def test_a_status_long_poll_and_vb365s_own(scene: SceneMaker, name: str) -
         here.vb365.fault(path="exportToPst", hold=True)
         job = await here.kick_off(mailbox(here))
         fields = here.vb365.login() | {"Prefer": "wait=100"}
-        async with here.http.get(job, headers=fields) as answer:
-            assert answer.status == 202
-            tag = answer.headers["ETag"]
+        async with here.http.get(job, headers=fields) as response:
+            assert response.status == 202
+            tag = response.headers["ETag"]
         started = time.monotonic()
-        async with here.http.get(job, headers=fields | {"If-None-Match": tag}) as answer:
-            assert answer.status == 304
+        async with here.http.get(job, headers=fields | {"If-None-Match": tag}) as response:
+            assert response.status == 304
         assert time.monotonic() - started >= 0.9
         events = yarl.URL(f"{here.balancer.url()}/v8/Events?timeoutSeconds=1")
-        async with here.http.get(events, headers=here.vb365.login()) as answer:
-            assert answer.status == 200
+        async with here.http.get(events, headers=here.vb365.login()) as response:
+            assert response.status == 200
         here.vb365.release()
         assert (await here.outcome(job))["status"] == "Success"
 
@@ -143,12 +143,12 @@ async def test_ranges_and_validators_get_through(scene: SceneMaker) -> None:
         job = await here.kick_off(path)
         whole = await fetched(here, job)
         fields: dict[str, Any] = here.vb365.login() | {"Range": "bytes=99990-"}
-        async with here.http.get(f"{job}/result", headers=fields) as answer:
-            assert answer.status == 206
-            assert answer.headers["Content-Range"] == "bytes 99990-99999/100000"
-            assert answer.headers["ETag"].startswith('"')
-            assert await answer.read() == whole[-10:]
+        async with here.http.get(f"{job}/result", headers=fields) as response:
+            assert response.status == 206
+            assert response.headers["Content-Range"] == "bytes 99990-99999/100000"
+            assert response.headers["ETag"].startswith('"')
+            assert await response.read() == whole[-10:]
         async with here.http.get(
             f"{job}/result", headers=fields | {"Range": "bytes=100000-"}
-        ) as answer:
-            assert answer.status == 416
+        ) as response:
+            assert response.status == 416

@@ -162,12 +162,12 @@ async def test_if_the_proxy_is_down_all_else_goes_on(scene: SceneMaker) -> None:
         path, url = mailbox(here), here.balancer.url(SPLIT)
         await here.proxy.stop()
         fields = here.vb365.login()
-        async with here.http.get(f"{url}/v8/Organizations", headers=fields) as answer:
-            assert answer.status == 200
-        async with here.http.post(url + path, data=b"{}", headers=fields) as answer:
-            assert answer.status == 200
-            assert (await answer.read())[:4] == b"!BDN"
+        async with here.http.get(f"{url}/v8/Organizations", headers=fields) as response:
+            assert response.status == 200
+        async with here.http.post(url + path, data=b"{}", headers=fields) as response:
+            assert response.status == 200
+            assert (await response.read())[:4] == b"!BDN"
         async with here.http.post(
             url + path, data=b"{}", headers=fields | {"Prefer": "respond-async"}
-        ) as answer:
-            assert answer.status in (502, 503)
+        ) as response:
+            assert response.status in (502, 503)

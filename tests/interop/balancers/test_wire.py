@@ -177,6 +177,6 @@ async def test_forwarding_is_believed_of_trusted_peers_only(
             connector = aiohttp.TCPConnector(local_addr=(peer, 0))
             async with aiohttp.ClientSession(connector=connector) as http:
                 asked = vb365.login() | {"Prefer": "respond-async"} | fields
-                async with http.post(proxy.url + path, data=b"{}", headers=asked) as answer:
-                    assert answer.status == 202
-                    assert answer.headers["Location"].startswith(f"{expected}/v8/_async/exports/")
+                async with http.post(proxy.url + path, data=b"{}", headers=asked) as response:
+                    assert response.status == 202
+                    assert response.headers["Location"].startswith(f"{expected}/v8/_async/exports/")

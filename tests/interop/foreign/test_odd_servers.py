@@ -88,14 +88,14 @@ Outcome = tuple[object, ...]
 def by_urllib3(url: str) -> Outcome:
     with urllib3.PoolManager(retries=False) as pool:
         try:
-            answer = pool.request("GET", url, timeout=LIMIT, decode_content=False)
+            response = pool.request("GET", url, timeout=LIMIT, decode_content=False)
         except urllib3.exceptions.HTTPError as why:
             return (_kind(why),)
         return (
-            answer.status,
-            answer.reason or "",
-            _shown(list(answer.headers.iteritems())),
-            answer.data,
+            response.status,
+            response.reason or "",
+            _shown(list(response.headers.iteritems())),
+            response.data,
         )
 
 
@@ -104,8 +104,8 @@ def by_http_client(url: str) -> Outcome:
     connection = http.client.HTTPConnection(host, timeout=LIMIT)
     try:
         connection.request("GET", "/x")
-        answer = connection.getresponse()
-        return answer.status, answer.reason, _shown(answer.getheaders()), answer.read()
+        response = connection.getresponse()
+        return response.status, response.reason, _shown(response.getheaders()), response.read()
     except (http.client.HTTPException, OSError) as why:
         return (_kind(why),)
     finally:
@@ -115,13 +115,19 @@ def by_http_client(url: str) -> Outcome:
 def by_httpx(url: str) -> Outcome:
     with httpx.Client(trust_env=False, timeout=LIMIT) as client:
         try:
-            answer = client.get(url)
+            response = client.get(url)
         except httpx.HTTPError as why:
             return (_kind(why),)
         raw = [
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in response.headers.raw
         ]
-        return answer.status_code, answer.extensions["reason_phrase"], _shown(raw), answer.content
+        return (
+            response.status_code,
+            response.extensions["reason_phrase"],
+            _shown(raw),
+            response.content,
+        )
 
 
 def _kind(why: Exception) -> str:

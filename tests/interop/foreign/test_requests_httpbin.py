@@ -107,8 +107,8 @@ def outcome(ask: Call, port: int, named: int) -> object:
     with requests.Session() as session:
         session.trust_env = False
         del session.headers["Connection"]  # hop by hop: httpbin would tell whether it came
-        answer = ask(session, f"http://127.0.0.1:{port}")
-        chain = [*answer.history, answer]
+        response = ask(session, f"http://127.0.0.1:{port}")
+        chain = [*response.history, response]
         told = [
             (one.status_code, one.reason, one.url, _fields(one), dict(one.cookies), one.content)
             for one in chain
@@ -118,9 +118,11 @@ def outcome(ask: Call, port: int, named: int) -> object:
     return [repr(one).replace(str(port), str(named)) for one in told]
 
 
-def _fields(answer: requests.Response) -> list[tuple[str, str]]:
+def _fields(response: requests.Response) -> list[tuple[str, str]]:
     return [
-        (name, value) for name, value in answer.raw.headers.items() if name.lower() not in _VOLATILE
+        (name, value)
+        for name, value in response.raw.headers.items()
+        if name.lower() not in _VOLATILE
     ]
 
 

@@ -359,8 +359,8 @@ def test_simulate_runs_until_sigterm() -> None:
         "simulate", "--port", "0", "--size", "2MiB", "--generate", "10ms", "--rate", "1GiB"
     ) as (program, url):
         form = b"grant_type=password&username=alice&password=secret-a"
-        with urllib.request.urlopen(f"{url}/v8/token", form, timeout=10) as answer:
-            assert json.load(answer)["access_token"]
+        with urllib.request.urlopen(f"{url}/v8/token", form, timeout=10) as response:
+            assert json.load(response)["access_token"]
         program.send_signal(signal.SIGTERM)
         assert program.wait(10) == 0
 
@@ -465,5 +465,5 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
         monkeypatch.chdir(tmp_path)
         with running(*shlex.split(serve)[1:]) as (_, proxied):
             form = b"grant_type=password&username=alice&password=secret-a"
-            with urllib.request.urlopen(f"{proxied}/v8/token", form, timeout=10) as answer:
-                assert json.load(answer)["access_token"]
+            with urllib.request.urlopen(f"{proxied}/v8/token", form, timeout=10) as response:
+                assert json.load(response)["access_token"]

@@ -30,7 +30,7 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeProxy]:
     )
 
     async def serve() -> None:
-        runner = web.ServerRunner(web.Server(proxy.answer), shutdown_timeout=1)  # type: ignore[arg-type]
+        runner = web.ServerRunner(web.Server(proxy.handle), shutdown_timeout=1)  # type: ignore[arg-type]
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
         proxy.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"

@@ -87,7 +87,7 @@ class FakeProxy:
             if f"{method} {target}".endswith(ending)
         ]
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         called = f"{request.method} {request.raw_path}"
         self.seen.append(
             (request.method, request.raw_path, dict(request.headers), await request.read())

@@ -241,9 +241,11 @@ def test_11_a_problem_is_a_whole_response(keep: bool) -> None:
 
 
 def test_11_accept_and_head_are_respected() -> None:
-    answer = problem_bytes(PROBLEM, parse_request(request(b"HEAD", b"application/json")), keep=True)
-    assert b"\r\nContent-Type: application/json\r\n" in answer
-    assert answer.endswith(b"\r\n\r\n")
+    response = problem_bytes(
+        PROBLEM, parse_request(request(b"HEAD", b"application/json")), keep=True
+    )
+    assert b"\r\nContent-Type: application/json\r\n" in response
+    assert response.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -256,8 +258,8 @@ def test_11_accept_and_head_are_respected() -> None:
     ],
 )
 def test_11_only_a_plain_path_of_a_malformed_request_is_shown(begun: bytes, path: str) -> None:
-    answer = problem_bytes(Problem("bad-request", "no"), None, keep=False, begun=begun)
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["instance"] == path
+    response = problem_bytes(Problem("bad-request", "no"), None, keep=False, begun=begun)
+    assert json.loads(response.partition(b"\r\n\r\n")[2])["instance"] == path
 
 
 def test_11_a_failure_of_the_proxy_discloses_nothing() -> None:

@@ -30,7 +30,7 @@ def request(*lines: bytes, line: bytes = b"POST /x HTTP/1.1", host: bytes = b"Ho
     return b"\r\n".join([line, *([host] if host else []), *lines, b"", b""])
 
 
-def response(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
+def response_bytes(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
     return b"\r\n".join([line, *lines, b"", b""])
 
 
@@ -121,7 +121,7 @@ REFUSED_REQUESTS = {
     "a long target": request(line=b"GET /" + b"a" * MAX_LINE + b" HTTP/1.1"),
     "too many fields": request(*[b"a:"] * MAX_FIELDS),
     "bytes after the head": request() + b"x",
-    "a status line": response(),
+    "a status line": response_bytes(),
 }
 
 
@@ -177,7 +177,7 @@ def test_12_a_field_of_64_kib_and_1000_fields_are_accepted() -> None:
     head = parse_request(request(*lines))
     assert len(head.fields) == 1002
     assert len(head.get_all(b"authorization")[0]) == 65536
-    assert len(parse_response(response(*lines), b"GET").fields) == 1001
+    assert len(parse_response(response_bytes(*lines), b"GET").fields) == 1001
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_12_http_1_0_needs_no_host() -> None:
 def test_12_keep_alive(version: bytes, connection: bytes, stays: bool) -> None:
     lines = [b"Connection: " + connection] if connection else []
     assert parse_request(request(*lines, line=b"GET / HTTP/" + version)).keep_alive is stays
-    answer = response(*lines, b"Content-Length: 0", line=b"HTTP/" + version + b" 200 OK")
-    assert parse_response(answer, b"GET").keep_alive is stays
+    response = response_bytes(*lines, b"Content-Length: 0", line=b"HTTP/" + version + b" 200 OK")
+    assert parse_response(response, b"GET").keep_alive is stays
 
 
 def test_12_hops_are_the_hop_by_hop_fields() -> None:
@@ -271,21 +271,21 @@ def test_12_upgrade_counts_only_if_connection_names_it(
 
 
 REFUSED_RESPONSES = {
-    "CL and TE": response(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
-    "two lengths": response(b"Content-Length: 5", b"Content-Length: 6"),
-    "malformed length": response(b"Content-Length: five"),
-    "TE on HTTP/1.0": response(b"Transfer-Encoding: chunked", line=b"HTTP/1.0 200 OK"),
-    "TE gzip": response(b"Transfer-Encoding: gzip"),
-    "folded": response(b"X-A: 1", b" 2"),
+    "CL and TE": response_bytes(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+    "two lengths": response_bytes(b"Content-Length: 5", b"Content-Length: 6"),
+    "malformed length": response_bytes(b"Content-Length: five"),
+    "TE on HTTP/1.0": response_bytes(b"Transfer-Encoding: chunked", line=b"HTTP/1.0 200 OK"),
+    "TE gzip": response_bytes(b"Transfer-Encoding: gzip"),
+    "folded": response_bytes(b"X-A: 1", b" 2"),
     "bare LF": b"HTTP/1.1 200 OK\nX: y\r\n\r\n",
-    "status of two digits": response(line=b"HTTP/1.1 20 OK"),
-    "status of four digits": response(line=b"HTTP/1.1 2000 OK"),
-    "status 099": response(line=b"HTTP/1.1 099 OK"),
-    "HTTP/2": response(line=b"HTTP/2 200 OK"),
-    "no version": response(line=b"200 OK"),
-    "control byte in the reason": response(line=b"HTTP/1.1 200 O\x01K"),
-    "Connection: Content-Length": response(b"Connection: content-length"),
-    "name that is no token": response(b"X A: 1"),
+    "status of two digits": response_bytes(line=b"HTTP/1.1 20 OK"),
+    "status of four digits": response_bytes(line=b"HTTP/1.1 2000 OK"),
+    "status 099": response_bytes(line=b"HTTP/1.1 099 OK"),
+    "HTTP/2": response_bytes(line=b"HTTP/2 200 OK"),
+    "no version": response_bytes(line=b"200 OK"),
+    "control byte in the reason": response_bytes(line=b"HTTP/1.1 200 O\x01K"),
+    "Connection: Content-Length": response_bytes(b"Connection: content-length"),
+    "name that is no token": response_bytes(b"X A: 1"),
 }
 
 
@@ -313,7 +313,7 @@ def test_12_ambiguous_responses_are_rejected(raw: bytes) -> None:
 def test_12_framing_of_responses(
     lines: tuple[bytes, ...], status: int, method: bytes, framing: Framing, length: int
 ) -> None:
-    head = parse_response(response(*lines, line=b"HTTP/1.1 %d Why" % status), method)
+    head = parse_response(response_bytes(*lines, line=b"HTTP/1.1 %d Why" % status), method)
     assert (head.status, head.reason, head.framing, head.length) == (
         status,
         b"Why",
@@ -332,13 +332,16 @@ def test_12_framing_of_responses(
     ],
 )
 def test_12_reason_phrases_are_accepted(line: bytes, reason: bytes) -> None:
-    head = parse_response(response(b"X-A: 1", line=line), b"GET")
+    head = parse_response(response_bytes(b"X-A: 1", line=line), b"GET")
     assert (head.reason, head.version, head.get_all(b"x-a")) == (reason, (1, 1), [b"1"])
 
 
 def test_12_a_101_response_names_the_protocol() -> None:
     lines = (b"Connection: Upgrade", b"Upgrade: websocket")
-    assert parse_response(response(*lines, line=b"HTTP/1.1 101 S"), b"GET").upgrade == b"websocket"
+    assert (
+        parse_response(response_bytes(*lines, line=b"HTTP/1.1 101 S"), b"GET").upgrade
+        == b"websocket"
+    )
 
 
 def test_the_end_of_a_head_is_found_however_it_is_split() -> None:
@@ -379,7 +382,7 @@ def test_12_other_protocols_are_rejected_before_a_response_head_is_complete(begu
 
 
 def test_12_the_end_of_a_response_head() -> None:
-    raw = response(b"X-A: 1")
+    raw = response_bytes(b"X-A: 1")
     assert find_response_end(raw + b"rest", searched=5) == len(raw)
 
 

@@ -19,7 +19,7 @@ def request(*lines: bytes, line: bytes = b"GET /x HTTP/1.1") -> Head:
     return parse_request(b"\r\n".join([line, *lines, b"", b""]))
 
 
-def response(
+def response_head(
     *lines: bytes, line: bytes = b"HTTP/1.1 200 OK", method: bytes = b"GET"
 ) -> ResponseHead:
     return parse_response(b"\r\n".join([line, *lines, b"", b""]), method)
@@ -30,8 +30,8 @@ def test_12_a_head_without_hop_by_hop_fields_is_unchanged() -> None:
     lines = [b"Host: h", b"X-A:1", b"x-a:\t2 ", b"X-B: \xe4", b"Empty:", b"Content-Length: 3"]
     head = request(*lines)
     assert request_bytes(head, head.target) == b"\r\n".join([b"GET /x HTTP/1.1", *lines, b"", b""])
-    answer = response(*lines, line=b"HTTP/1.1 299 Sch\xf6n")
-    assert response_bytes(answer) == b"\r\n".join([b"HTTP/1.1 299 Sch\xf6n", *lines, b"", b""])
+    response = response_head(*lines, line=b"HTTP/1.1 299 Sch\xf6n")
+    assert response_bytes(response) == b"\r\n".join([b"HTTP/1.1 299 Sch\xf6n", *lines, b"", b""])
 
 
 def test_12_only_hop_by_hop_fields_and_those_named_in_connection_are_removed() -> None:
@@ -91,11 +91,11 @@ def test_12_an_upgrade_to_websocket_is_forwarded() -> None:
         b"GET /x HTTP/1.1\r\nHost: h\r\nupgrade: WebSocket\r\nSec-WebSocket-Key: "
         b"k\r\nConnection: Upgrade\r\n\r\n"
     )
-    answer = response(
+    response = response_head(
         b"Upgrade: websocket", b"Connection: Upgrade", b"X: 1", line=b"HTTP/1.1 101 Switching"
     )
-    assert websocket(answer)
-    assert response_bytes(answer) == (
+    assert websocket(response)
+    assert response_bytes(response) == (
         b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nX: 1\r\nConnection: Upgrade\r\n\r\n"
     )
 
@@ -117,24 +117,28 @@ def test_12_any_other_upgrade_is_dropped(lines: tuple[bytes, ...], line: bytes) 
 
 
 def test_12_the_connection_field_of_a_response_is_that_of_the_proxy() -> None:
-    answer = response(
+    response = response_head(
         b"Connection: close, X-Gone",
         b"X-Gone: 1",
         b"Date: d",
         b"Keep-Alive: 9",
         b"Content-Length: 0",
     )
-    assert response_bytes(answer) == b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 0\r\n\r\n"
-    assert response_bytes(answer, CLOSE).endswith(b"Content-Length: 0\r\nConnection: close\r\n\r\n")
-    old = response(b"Content-Length: 0", line=b"HTTP/1.0 200 OK")
+    assert response_bytes(response) == b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 0\r\n\r\n"
+    assert response_bytes(response, CLOSE).endswith(
+        b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+    old = response_head(b"Content-Length: 0", line=b"HTTP/1.0 200 OK")
     assert response_bytes(old) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 def test_12_transfer_encoding_is_kept_unless_the_body_is_dechunked_or_forbidden() -> None:
     lines = (b"A: 1", b"Transfer-Encoding: chunked")
-    assert b"Transfer-Encoding: chunked\r\n" in response_bytes(response(*lines))
-    assert response_bytes(response(*lines), dechunked=True) == b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n"
+    assert b"Transfer-Encoding: chunked\r\n" in response_bytes(response_head(*lines))
     assert (
-        response_bytes(response(*lines, line=b"HTTP/1.1 204 No"))
+        response_bytes(response_head(*lines), dechunked=True) == b"HTTP/1.1 200 OK\r\nA: 1\r\n\r\n"
+    )
+    assert (
+        response_bytes(response_head(*lines, line=b"HTTP/1.1 204 No"))
         == b"HTTP/1.1 204 No\r\nA: 1\r\n\r\n"
     )

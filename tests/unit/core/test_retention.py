@@ -165,8 +165,8 @@ def test_the_record_of_a_refused_job_ends_after_ten_minutes() -> None:
     assert RETENTION.record_ends(failed(error(401))) == 603.0
     assert RETENTION.record_ends(failed(error(401), accepted=True)) == 6003.0
     assert RETENTION.record_ends(failed(error(403))) == 6003.0
-    answer = FileFacts(media_type="x/y", file_name="f", size=1, etag=None)
-    answered = advance(advance(new_job(1), Claimed("r"), 2.0), Answered(answer), 2.0)
+    response = FileFacts(media_type="x/y", file_name="f", size=1, etag=None)
+    answered = advance(advance(new_job(1), Claimed("r"), 2.0), Answered(response), 2.0)
     assert RETENTION.record_ends(advance(answered, Failed(error(401)), 3.0)) == 6003.0
 
 

@@ -12,10 +12,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 
 
 def judged(
-    method: bytes = b"GET", fields: bytes = b"", answer: bytes = OK, minor: int = 1, **more: bool
+    method: bytes = b"GET", fields: bytes = b"", response: bytes = OK, minor: int = 1, **more: bool
 ) -> Fate:
     head = parse_request(b"%b / HTTP/1.%d\r\nHost: h\r\n%b\r\n" % (method, minor, fields))
-    return fate(outgoing(head), parse_response(answer, method), **more)
+    return fate(outgoing(head), parse_response(response, method), **more)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"POST", b"DELETE", b"X"])
@@ -35,7 +35,7 @@ def test_12_no_request_follows_a_body(method: bytes, framing: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "answer"),
+    ("method", "response"),
     [
         (b"HEAD", OK),
         (b"HEAD", b"HTTP/1.1 200 OK\r\n\r\n"),
@@ -47,12 +47,12 @@ def test_12_no_request_follows_a_body(method: bytes, framing: bytes) -> None:
         (b"GET", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"),
     ],
 )
-def test_12_no_request_follows_an_ambiguous_response(method: bytes, answer: bytes) -> None:
-    assert judged(method, answer=answer) is Fate.CLOSED
+def test_12_no_request_follows_an_ambiguous_response(method: bytes, response: bytes) -> None:
+    assert judged(method, response=response) is Fate.CLOSED
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"HTTP/1.1 204 No\r\n\r\n",
         b"HTTP/1.1 204 No\r\nContent-Length: 0\r\n\r\n",
@@ -60,8 +60,8 @@ def test_12_no_request_follows_an_ambiguous_response(method: bytes, answer: byte
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
-def test_12_an_unambiguous_response_keeps_the_connection(answer: bytes) -> None:
-    assert judged(answer=answer) is Fate.SHARED
+def test_12_an_unambiguous_response_keeps_the_connection(response: bytes) -> None:
+    assert judged(response=response) is Fate.SHARED
 
 
 def test_12_an_http_1_0_request_closes_its_connection() -> None:
@@ -85,7 +85,7 @@ def test_12_an_http_1_0_request_closes_its_connection() -> None:
 def test_12_ntlm_and_negotiate_make_the_connection_private(line: bytes) -> None:
     assert judged(fields=line + b"\r\n") is Fate.PRIVATE
     assert (
-        judged(answer=b"HTTP/1.1 401 No\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n")
+        judged(response=b"HTTP/1.1 401 No\r\n" + line + b"\r\nContent-Length: 0\r\n\r\n")
         is Fate.PRIVATE
     )
     assert binds(line + b"\r\n")

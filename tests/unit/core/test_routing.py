@@ -81,10 +81,10 @@ def test_an_asynchronous_export_is_a_kickoff() -> None:
 def test_a_synchronous_export_passes_through_without_async() -> None:
     """§1."""
     assert ROUTER.decide(head("POST", EXPORT, "Cookie: a=b")) == PassThrough(EXPORT.encode())
-    answer = ROUTER.decide(
+    response = ROUTER.decide(
         head("POST", EXPORT + "?async=no&x", "Cookie: a=b", "Prefer: respond-async")
     )
-    assert answer == PassThrough(EXPORT.encode() + b"?x")
+    assert response == PassThrough(EXPORT.encode() + b"?x")
 
 
 def test_an_invalid_async_parameter_is_rejected() -> None:

@@ -32,9 +32,9 @@ async def test_12_what_is_ambiguous_gets_400_and_reaches_nobody() -> None:
             if name == "bytes after the head":
                 continue
             client = await proxy.ask(raw)
-            answer = await client.rest()
-            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), name
-            head, _, body = answer.partition(b"\r\n\r\n")
+            response = await client.rest()
+            assert response.startswith(b"HTTP/1.1 400 Bad Request\r\n"), name
+            head, _, body = response.partition(b"\r\n\r\n")
             assert b"\r\nConnection: close" in head
             problem = json.loads(body)
             assert problem["type"] == "urn:vb365-async:problem:bad-request", name
@@ -47,8 +47,8 @@ async def test_12_requests_before_a_refused_one_are_answered() -> None:
         client = await proxy.ask(
             GET + GET + b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1,1\r\n\r\n" + GET
         )
-        assert (await client.answer())[1] == b"ok"
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
 
 
@@ -65,7 +65,7 @@ async def test_12_a_refused_client_that_goes_on_sending_can_read_its_answer() ->
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
         await client.send(bytes(1 << 20))
-        assert (await client.answer())[0].startswith(b"HTTP/1.1 400 ")
+        assert (await client.response())[0].startswith(b"HTTP/1.1 400 ")
 
 
 async def test_12_a_client_that_never_stops_sending_is_cut_off(
@@ -127,13 +127,13 @@ async def test_12_a_body_that_drips_is_served() -> None:
         for at in range(8):
             await client.send(b"abcdefgh"[at : at + 1])
             await asyncio.sleep(0.1)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
 
 
 async def test_12_idle_connections_are_closed() -> None:
     async with through(upstream, idle_timeout=0.2) as (proxy, _):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         assert await client.rest() == b""
 
 
@@ -156,7 +156,7 @@ async def test_12_a_client_that_takes_nothing_of_its_answer_is_ended() -> None:
         slow = await proxy.connect(limit=1 << 10)
         await slow.send(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n")
         other = await proxy.ask(GET)
-        assert (await other.answer())[1] == b"ok"
+        assert (await other.response())[1] == b"ok"
         await asyncio.wait_for(gone.wait(), LIMIT)
         await eventually(lambda: proxy.server.counters.timed_out >= 1)
 
@@ -177,7 +177,7 @@ async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_se
         await asyncio.sleep(0.5)
         assert served < 20
         for _ in range(200):
-            assert len((await client.answer())[1]) == 1000000
+            assert len((await client.response())[1]) == 1000000
 
 
 async def test_12_nor_of_those_that_come_later() -> None:
@@ -203,7 +203,7 @@ async def test_12_nor_of_those_that_come_later() -> None:
         await asyncio.sleep(0.3)
         assert served == 1
         await client.exactly(30000000)
-        assert len((await client.answer())[1]) == 30000000
+        assert len((await client.response())[1]) == 30000000
 
 
 async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> None:
@@ -218,7 +218,7 @@ async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> 
             b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         client.writer.write(b"fffff\r\n" + bytes(0xFFFFF) + b"\r\nx\r\n")
-        head, _body = await client.answer()
+        head, _body = await client.response()
         assert head.startswith(b"HTTP/1.1 400 ")
 
 
@@ -226,14 +226,14 @@ async def test_12_one_connection_too_many_is_told_so() -> None:
     async with through(upstream, max_connections=2) as (proxy, _):
         clients = [await proxy.ask(GET) for _ in range(2)]
         for client in clients:
-            await client.answer()
+            await client.response()
         turned = await proxy.connect()
         assert (await turned.rest()).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         await clients[0].close()
         await eventually(lambda: proxy.server.open < 3)
         await turned.close()
         await eventually(lambda: proxy.server.open == 1)
-        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+        assert (await (await proxy.ask(GET)).response())[1] == b"ok"
 
 
 async def test_15_draining_closes_idle_connections_and_finishes_busy_ones() -> None:
@@ -313,7 +313,7 @@ async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
         client = await proxy.connect()
         await client.send(GET * 3000 + PART)
         for _ in range(3000):
-            await client.answer()
+            await client.response()
         assert await client.gone()
         await eventually(lambda: proxy.server.open == 0)
         assert proxy.server.waiting.taken == 0
@@ -372,17 +372,17 @@ async def test_12_a_whole_request_waits_for_its_turn_without_a_limit() -> None:
     async with through(script, head_timeout=0.1) as (proxy, _):
         client = await proxy.ask(GET * 3)
         for _ in range(3):
-            assert (await client.answer())[1] == b"ok"
+            assert (await client.response())[1] == b"ok"
 
 
 async def test_12_a_new_connection_has_the_time_of_a_head_and_an_idle_one_its_own() -> None:
     async with through(upstream, head_timeout=0.2, idle_timeout=60) as (proxy, _):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         assert await (await proxy.connect()).gone()
         assert proxy.server.open == 1
         await client.send(GET)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
 
 
 async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
@@ -407,7 +407,7 @@ async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
         await eventually(lambda: proxy.server.waiting.taken > 200_000)
         go.set()
         for _ in range(2):
-            assert (await client.answer())[1] == b"ok"
+            assert (await client.response())[1] == b"ok"
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -435,12 +435,12 @@ async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
         waiting = [await proxy.ask(part) for _ in range(2)]
         await eventually(lambda: proxy.server.waiting.taken == 2 * len(part))
         turned = await proxy.ask(part)
-        answer = await turned.rest()
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"\r\nRetry-After: " in answer
-        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+        response = await turned.rest()
+        assert response.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: " in response
+        assert (await (await proxy.ask(GET)).response())[1] == b"ok"
         await waiting[0].send(b"\r\n\r\n")
-        assert (await waiting[0].answer())[1] == b"ok"
+        assert (await waiting[0].response())[1] == b"ok"
         waiting[1].reset()
         await eventually(lambda: proxy.server.waiting.taken == 0)
 
@@ -466,8 +466,8 @@ async def test_12_large_heads_of_requests_in_progress_share_it_too() -> None:
         clients[0].reset()
         await eventually(lambda: proxy.server.waiting.taken < 50_000)
         go.set()
-        assert (await clients[1].answer())[1] == b"ok"
-        assert (await small.answer())[1] == b"ok"
+        assert (await clients[1].response())[1] == b"ok"
+        assert (await small.response())[1] == b"ok"
         assert proxy.server.waiting.taken == 0
 
 
@@ -487,7 +487,7 @@ async def test_12_requests_that_wait_share_it_too() -> None:
         await client.send(GET * 1000)
         await eventually(lambda: proxy.server.counters.refused == 1)
         go.set()
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
         assert await client.gone()
         assert proxy.server.waiting.taken == 0
 
@@ -519,5 +519,5 @@ async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(
         client = await proxy.connect()
         await client.send(raw * 1000)
         for _ in range(1000):
-            await client.answer()
+            await client.response()
         assert 0 < copied < 700 * 1000

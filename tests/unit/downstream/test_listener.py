@@ -54,7 +54,7 @@ async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
         assert await silent.gone()
         assert await begun.gone()
         assert proxy.server.open == 0
-        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+        assert (await (await proxy.ask(GET)).response())[1] == b"ok"
         for peer in (silent, begun):
             await peer.close()
 
@@ -69,31 +69,31 @@ async def test_15_unfinished_handshakes_count_as_connections(
         upstream, server_tls=server_side(localhost), client_tls=trust, max_connections=3
     ) as (proxy, _):
         first = await proxy.ask(GET)
-        await first.answer()
+        await first.response()
         silent = [await silent_connection(proxy) for _ in range(2)]
         await eventually(lambda: proxy.server.open == 3)
         turned = await proxy.connect()
         assert (await turned.rest()).startswith(b"HTTP/1.1 503 ")
         await first.send(GET)
-        assert (await first.answer())[1] == b"ok"
+        assert (await first.response())[1] == b"ok"
         for peer in silent:
             peer.abort()
         await turned.close()
         await eventually(lambda: proxy.server.open == 1)
-        assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+        assert (await (await proxy.ask(GET)).response())[1] == b"ok"
 
 
 async def test_15_a_crowd_is_closed_without_an_answer() -> None:
     async with through(upstream, max_connections=1) as (proxy, _):
         first = await proxy.ask(GET)
-        await first.answer()
+        await first.response()
         crowd = [await proxy.connect() for _ in range(3 * EXTRA_CONNECTIONS)]
         await eventually(lambda: proxy.server.counters.rejected == 3 * EXTRA_CONNECTIONS)
         assert proxy.server.open <= 1 + EXTRA_CONNECTIONS
         for peer in crowd:
             assert await peer.gone()
         await first.send(GET)
-        assert (await first.answer())[1] == b"ok"
+        assert (await first.response())[1] == b"ok"
 
 
 async def test_15_a_failed_handshake_is_no_connection_any_more(localhost: trustme.LeafCert) -> None:
@@ -130,7 +130,7 @@ async def test_15_no_descriptor_for_a_connection_is_waited_out(
         monkeypatch.setattr(listener, "accept_one", failing)
         monkeypatch.setattr(listener, "pause", sleeping)
         async with through(upstream) as (proxy, _):
-            assert (await (await proxy.ask(GET)).answer())[1] == b"ok"
+            assert (await (await proxy.ask(GET)).response())[1] == b"ok"
     assert slept == [listener.RETRY] * failures
     assert "Too many open files" in caplog.text
 

@@ -47,11 +47,11 @@ async def test_relayed_and_own_requests_share_a_connection() -> None:
         client = await proxy.connect()
         for n in range(100):
             await client.send(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n)
-            assert (await client.answer())[1] == b"/%d" % n
+            assert (await client.response())[1] == b"/%d" % n
             await client.send(
                 b"POST /_own/%d HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc" % n
             )
-            assert (await client.answer())[1] == b"POST /_own/%d abc" % n
+            assert (await client.response())[1] == b"POST /_own/%d abc" % n
         assert (origin.accepted, proxy.server.counters.requests, proxy.server.counters.relayed) == (
             1,
             200,
@@ -76,7 +76,7 @@ async def test_a_pipelined_mix_is_answered_in_order() -> None:
         ] * 20
         client = await proxy.ask(b"".join(raw for raw, _ in mix))
         for _, body in mix:
-            assert (await client.answer())[1] == (b"POST /_own/3 ab" if body is None else body)
+            assert (await client.response())[1] == (b"POST /_own/3 ab" if body is None else body)
 
 
 async def test_own_requests_arrive_however_they_are_cut() -> None:
@@ -89,7 +89,7 @@ async def test_own_requests_arrive_however_they_are_cut() -> None:
         for at in range(len(raw)):
             await client.send(raw[at : at + 1])
             await asyncio.sleep(0)
-        assert (await client.answer())[1] == b"POST /_own abcd"
+        assert (await client.response())[1] == b"POST /_own abcd"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ async def test_handlers_see_the_true_head_whatever_aiohttp_thinks_of_it(
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         fields = b"Host: h\r\nX: \xff\r\n" + b"".join(b"X-%d: v\r\n" % n for n in range(1000))
         client = await proxy.ask(b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, fields))
-        assert (await client.answer())[1] == b"%b %b " % (method, target)
+        assert (await client.response())[1] == b"%b %b " % (method, target)
 
 
 async def test_a_method_that_aiohttp_does_not_know_is_none_that_a_handler_knows() -> None:
@@ -120,7 +120,7 @@ async def test_a_method_that_aiohttp_does_not_know_is_none_that_a_handler_knows(
 
     async with through(silent, decide=decide, handler=method) as (proxy, _):
         client = await proxy.ask(b"FOO /_own HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert (await client.answer())[1] == b"TRACE"
+        assert (await client.response())[1] == b"TRACE"
 
 
 async def test_handlers_see_the_true_connection(
@@ -141,7 +141,7 @@ async def test_handlers_see_the_true_connection(
         _,
     ):
         client = await proxy.ask(OWN)
-        assert json.loads((await client.answer())[1]) == [
+        assert json.loads((await client.response())[1]) == [
             "https",
             "127.0.0.1",
             "127.0.0.1",
@@ -156,11 +156,11 @@ async def test_4_continue_is_said_to_a_client_that_asked_and_no_other() -> None:
         client = await proxy.ask(head + b"Expect: 100-continue\r\n\r\n")
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"ab")
-        assert (await client.answer())[1] == b"POST /_own ab"
+        assert (await client.response())[1] == b"POST /_own ab"
         for raw in (head + b"\r\nab", head + b"Expect: 100-continue\r\n\r\nab"):
             await client.send(raw)
-            answer, body = await client.answer()
-            assert answer.startswith(b"HTTP/1.1 200 ")
+            response, body = await client.response()
+            assert response.startswith(b"HTTP/1.1 200 ")
             assert body == b"POST /_own ab"
 
 
@@ -169,7 +169,7 @@ async def test_the_connection_says_when_it_closes() -> None:
         client = await proxy.ask(b"GET /_own HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         assert b"\r\nConnection: close\r\n" in await client.rest()
         client = await proxy.ask(b"GET /_own HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-        assert b"\r\nConnection: keep-alive\r\n" in (await client.answer())[0]
+        assert b"\r\nConnection: keep-alive\r\n" in (await client.response())[0]
         await client.send(b"GET /_own HTTP/1.0\r\n\r\n")
         assert (await client.rest()).startswith(b"HTTP/1.0 200 OK\r\n")
 
@@ -221,7 +221,7 @@ async def test_http_exceptions_are_answers() -> None:
     async with through(silent, decide=decide, handler=missing) as (proxy, _):
         client = await proxy.ask(OWN + OWN)
         for _ in range(2):
-            head, body = await client.answer()
+            head, body = await client.response()
             assert head.startswith(b"HTTP/1.1 404 ")
             assert body == b"nothing"
 
@@ -234,11 +234,11 @@ async def test_11_a_failing_handler_is_a_valid_problem_that_tells_nothing() -> N
 
     async with through(upstream, decide=decide, handler=failing) as (proxy, _):
         client = await proxy.ask(OWN + GET)
-        head, body = await client.answer()
+        head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 500 ")
         assert b"secret" not in body
         assert json.loads(body)["message"]
-        assert (await client.answer())[1] == b"/"
+        assert (await client.response())[1] == b"/"
 
 
 @pytest.mark.parametrize("length", [None, 100])
@@ -320,8 +320,8 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests
         half_close(client)
         await eventually(lambda: all(client._reading.ended for client in proxy.server._clients))
         go.set()
-        answers = await client.rest()
-        assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"\r\n\r\nabc") == requests
+        responses = await client.rest()
+        assert responses.count(b"HTTP/1.1 200 OK") == responses.count(b"\r\n\r\nabc") == requests
         await eventually(lambda: proxy.server.open == 0)
 
 
@@ -338,7 +338,7 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> N
         client = await proxy.ask(OWN + OWN)
         half_close(client)
         for _ in range(2):
-            assert len((await client.answer())[1]) == 20_000_000
+            assert len((await client.response())[1]) == 20_000_000
         assert await client.rest() == b""
         await eventually(lambda: proxy.server.open == 0)
 
@@ -406,9 +406,9 @@ async def test_an_answer_without_reading_the_body_keeps_the_order() -> None:
         client = await proxy.ask(
             b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n"
         )
-        assert (await client.answer())[1] == b"early"
+        assert (await client.response())[1] == b"early"
         await client.send(b"GET /" * 40000 + GET)
-        assert (await client.answer())[1] == b"/"
+        assert (await client.response())[1] == b"/"
 
 
 async def test_back_pressure_both_ways() -> None:
@@ -459,7 +459,7 @@ async def test_a_lane_that_aiohttp_has_given_up_is_made_again(
         client = await proxy.connect()
         for _ in range(3):
             await client.send(OWN)
-            assert (await client.answer())[1] == b"GET /_own "
+            assert (await client.response())[1] == b"GET /_own "
             await asyncio.sleep(0.2)
 
 

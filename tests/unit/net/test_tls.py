@@ -227,13 +227,13 @@ def test_wrong_dates_are_explained(
 def test_a_server_that_speaks_no_tls_is_explained(run: Run) -> None:
     """And it has no fingerprint to show."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def response(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
 
     async def scenario() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        server = await asyncio.start_server(response, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server:
             error = await failure(port, upstream_context(verify=False))

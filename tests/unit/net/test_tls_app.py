@@ -79,7 +79,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await simulator.stop()
 
 
-async def answer(reader: asyncio.StreamReader) -> bytes:
+async def response(reader: asyncio.StreamReader) -> bytes:
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     length = next(
         int(line[15:])
@@ -93,7 +93,7 @@ async def health(proxy: app.Running) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]))
     writer.write(HEALTH)
     try:
-        return await answer(reader)
+        return await response(reader)
     finally:
         writer.close()
 
@@ -148,11 +148,11 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(
         True,
     )
     writer.write(HEALTH)
-    await answer(reader)
+    await response(reader)
     new = place.certificate("new")
     proxy.reload_certificate()
     writer.write(HEALTH)
-    assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+    assert (await response(reader)).startswith(b"HTTP/1.1 200")
     writer.close()
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.open_connection("127.0.0.1", port, ssl=old, server_hostname="localhost")
@@ -160,7 +160,7 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(
         "127.0.0.1", port, ssl=new, server_hostname="localhost"
     )
     closing.write(HEALTH)
-    assert (await answer(second)).startswith(b"HTTP/1.1 200")
+    assert (await response(second)).startswith(b"HTTP/1.1 200")
     closing.close()
     (place.path / "cert.pem").write_text("not a certificate")
     proxy.reload_certificate()
@@ -168,5 +168,5 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(
         "127.0.0.1", port, ssl=new, server_hostname="localhost"
     )
     closing.write(HEALTH)
-    assert (await answer(third)).startswith(b"HTTP/1.1 200")
+    assert (await response(third)).startswith(b"HTTP/1.1 200")
     closing.close()

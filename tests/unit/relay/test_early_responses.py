@@ -62,7 +62,7 @@ async def test_12_an_early_answer_arrives_whole_whatever_follows_it(
     sent first.
     """
     server, trusting = contexts(localhost, authority)
-    answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    response = b"HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as sockets:
         listener.settimeout(LIMIT)
         async with proxy_to(
@@ -77,7 +77,7 @@ async def test_12_an_early_answer_arrives_whole_whatever_follows_it(
                 )
                 peer = await asyncio.to_thread(accepted, listener, server if tls else None)
                 client.sendall(PIECE)
-                peer.sendall(answer)
+                peer.sendall(response)
                 end(peer, reset=reset)
                 assert await asyncio.to_thread(received, client, size) == b"HTTP/1.1 413 Too Large"
                 client.close()

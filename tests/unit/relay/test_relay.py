@@ -17,14 +17,14 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 def once(
-    answer: bytes, heard: list[bytes], *, body: bytes = b""
+    response: bytes, heard: list[bytes], *, body: bytes = b""
 ) -> Callable[[Peer], Awaitable[None]]:
     """An upstream that reads one head and the body up to `body`, answers, and goes on."""
 
     async def script(peer: Peer) -> None:
         while True:
             heard.append(await peer.head() + (await peer.until(body) if body else b""))
-            await peer.send(answer)
+            await peer.send(response)
 
     return script
 
@@ -56,7 +56,7 @@ async def test_12_requests_arrive_as_they_were_sent(raw: bytes) -> None:
     heard: list[bytes] = []
     async with through(once(OK, heard)) as (proxy, _):
         client = await proxy.ask(raw)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
     assert heard == [raw]
 
 
@@ -86,7 +86,7 @@ async def test_12_bodies_on_any_method_keep_their_framing(
         for at in range(0, len(head + body), 5):
             await client.send((head + body)[at : at + 5])
             await asyncio.sleep(0)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
     assert heard == [head + body]
 
 
@@ -95,7 +95,7 @@ async def test_12_chunk_extensions_are_dropped() -> None:
     head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with through(once(OK, heard, body=b"0\r\n\r\n")) as (proxy, _):
         client = await proxy.ask(head + b"3;x=y\r\nabc\r\n0;z\r\n\r\n")
-        await client.answer()
+        await client.response()
     assert heard == [head + b"3\r\nabc\r\n0\r\n\r\n"]
 
 
@@ -118,7 +118,7 @@ ANSWERS = [
 async def test_12_answers_arrive_as_they_were_sent(raw: bytes) -> None:
     async with through(once(raw, [])) as (proxy, _):
         client = await proxy.ask(GET)
-        assert b"".join(await client.answer()) == raw
+        assert b"".join(await client.response()) == raw
 
 
 async def test_12_answers_arrive_however_they_are_cut() -> None:
@@ -164,11 +164,11 @@ async def test_12_bodiless_answers_keep_the_client_and_without_doubt_the_upstrea
 
 async def test_12_hop_by_hop_fields_are_replaced_both_ways() -> None:
     heard: list[bytes] = []
-    answer = (
+    response = (
         b"HTTP/1.1 200 OK\r\nConnection: X-U, close\r\nX-U: 1\r\nKeep-Alive: "
         b"5\r\nContent-Length: 0\r\nY: 2\r\n\r\n"
     )
-    async with through(once(answer, heard)) as (proxy, _):
+    async with through(once(response, heard)) as (proxy, _):
         client = await proxy.ask(
             b"GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: close, X-C\r\nX-C: "
             b"1\r\nX-D: 2\r\n"
@@ -189,7 +189,7 @@ async def test_12_the_decision_may_change_the_target_and_nothing_else() -> None:
 
     async with through(once(OK, heard), decide=decide) as (proxy, _):
         client = await proxy.ask(b"GET /x?async=0 HTTP/1.1\r\nHost:h\r\nX:  1\r\n\r\n")
-        await client.answer()
+        await client.response()
     assert heard == [b"GET /x HTTP/1.1\r\nHost:h\r\nX:  1\r\n\r\n"]
 
 
@@ -200,7 +200,7 @@ async def test_12_host_and_forwarding_fields_only_on_demand() -> None:
         origin,
     ):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         port = b"%d" % origin.port
     assert heard == [
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1:" + port + b"\r\nX-Forwarded-For: 127.0.0.1\r\n"
@@ -220,7 +220,7 @@ async def test_12_pipelined_requests_are_answered_in_order() -> None:
         client = await proxy.ask(
             b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n for n in range(50))
         )
-        assert [(await client.answer())[1] for _ in range(50)] == [b"/%d" % n for n in range(50)]
+        assert [(await client.response())[1] for _ in range(50)] == [b"/%d" % n for n in range(50)]
 
 
 async def test_12_a_pipelined_request_behind_a_body_is_not_part_of_it() -> None:
@@ -230,7 +230,7 @@ async def test_12_a_pipelined_request_behind_a_body_is_not_part_of_it() -> None:
     async with through(once(OK, heard, body=b"c")) as (proxy, _):
         client = await proxy.ask(first + second + GET)
         for _ in range(2):
-            await client.answer()
+            await client.response()
     assert heard[0] == first
     assert heard[1].startswith(b"POST /2 ")
 
@@ -248,7 +248,7 @@ async def test_12_an_http_1_0_client_gets_what_it_understands() -> None:
         client = await proxy.connect()
         for _ in range(2):
             await client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-            assert b"Connection: keep-alive\r\n" in (await client.answer())[0]
+            assert b"Connection: keep-alive\r\n" in (await client.response())[0]
         await client.send(b"GET / HTTP/1.0\r\n\r\n")
         assert (await client.rest()).endswith(b"Connection: close\r\n\r\nok")
 
@@ -287,7 +287,7 @@ async def test_12_expect_continue_works_end_to_end() -> None:
         )
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"body")
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
 
 
 async def test_12_a_refused_expectation_ends_the_connection() -> None:
@@ -349,8 +349,8 @@ async def test_12_bytes_behind_a_refused_upgrade_are_the_next_request() -> None:
     heard: list[bytes] = []
     async with through(once(OK, heard)) as (proxy, _):
         client = await proxy.ask(WEBSOCKET + GET)
-        assert (await client.answer())[1] == b"ok"
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
     assert heard == [WEBSOCKET, GET]
 
 
@@ -361,7 +361,7 @@ async def test_12_any_other_upgrade_is_dropped() -> None:
             b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
             b"HTTP2-Settings: A\r\n\r\n"
         )
-        await client.answer()
+        await client.response()
     assert heard == [GET]
 
 
@@ -380,7 +380,7 @@ async def test_12_without_preserve_host_no_target_names_the_clients_host(
     heard: list[bytes] = []
     async with through(once(OK, heard), relay={"preserve_host": False}) as (proxy, origin):
         client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
-        await client.answer()
+        await client.response()
         assert heard == [b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % (sent, origin.port)]
 
 
@@ -416,14 +416,14 @@ async def test_12_a_malformed_answer_is_502_and_a_valid_problem(raw: bytes) -> N
         client = await proxy.ask(
             b"GET /v8/x?y HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n"
         )
-        head, body = await client.answer()
+        head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\n")
         assert b"X-VB365-Async: proxy\r\n" in head
         problem = json.loads(body)
         assert problem["type"] == "urn:vb365-async:problem:upstream-unreachable"
         assert (problem["errorCode"], problem["instance"]) == ("HttpError", "/v8/x")
         await client.send(b"GET /v6/x HTTP/1.1\r\nHost: h\r\n\r\n")
-        head, body = await client.answer()
+        head, body = await client.response()
         assert head.startswith(
             b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/problem+json\r\n"
         )
@@ -444,9 +444,9 @@ async def test_12_an_unreachable_upstream_is_502() -> None:
     async with through(once(OK, [])) as (proxy, origin):
         proxy.pool.port = 1
         client = await proxy.ask(b"POST /v7/x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc")
-        head, body = await client.answer()
+        head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 502 ")
         assert "errorCode" not in json.loads(body)
         proxy.pool.port = origin.port
         await client.send(GET)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"

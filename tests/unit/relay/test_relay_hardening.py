@@ -31,10 +31,10 @@ async def test_12_nobodys_request_goes_out_behind_a_body(raw: bytes) -> None:
 
     async with through(script) as (proxy, origin):
         client = await proxy.ask(raw)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
         assert (proxy.pool.idle, proxy.pool.open) == (0, 0)
         other = await proxy.ask(GET)
-        assert (await other.answer())[1] == b"ok"
+        assert (await other.response())[1] == b"ok"
         assert origin.accepted == 2
 
 
@@ -57,7 +57,7 @@ async def test_12_a_client_that_waits_for_100_is_not_late() -> None:
         await asyncio.wait_for(asked.wait(), LIMIT)
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"body")
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
 
 
 async def test_12_a_client_that_does_not_keep_its_word_is_ended() -> None:

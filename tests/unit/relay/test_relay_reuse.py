@@ -25,7 +25,7 @@ async def test_12_safe_requests_share_a_connection_others_get_a_fresh_one() -> N
         client = await proxy.connect()
         for raw, connections in ((GET, 1), (GET, 1), (POST, 2), (GET, 2), (POST, 3), (GET, 3)):
             await client.send(raw)
-            await client.answer()
+            await client.response()
             assert origin.accepted == connections
 
 
@@ -35,9 +35,9 @@ async def test_12_what_could_be_delivered_twice_is_not_sent_on_a_used_connection
 ) -> None:
     async with through(answer_all) as (proxy, origin):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         await client.send(method + b" / HTTP/1.1\r\nHost: h\r\n\r\n")
-        await client.answer()
+        await client.response()
         assert origin.accepted == 2
 
 
@@ -56,9 +56,9 @@ async def test_12_the_keep_alive_race_is_run_again_once_for_safe_requests() -> N
 
     async with through(script) as (proxy, origin):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         await client.send(GET)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
         assert (origin.accepted, heads) == (2, 3)
 
 
@@ -69,7 +69,7 @@ async def test_12_a_fresh_connection_that_closes_is_not_tried_again() -> None:
 
     async with through(script) as (proxy, origin):
         client = await proxy.ask(GET)
-        assert (await client.answer())[0].startswith(b"HTTP/1.1 502 ")
+        assert (await client.response())[0].startswith(b"HTTP/1.1 502 ")
         assert origin.accepted == 1
 
 
@@ -83,9 +83,9 @@ async def test_12_a_reused_connection_that_began_to_answer_is_not_tried_again() 
 
     async with through(script) as (proxy, origin):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         await client.send(GET)
-        assert (await client.answer())[0].startswith(b"HTTP/1.1 502 ")
+        assert (await client.response())[0].startswith(b"HTTP/1.1 502 ")
         assert origin.accepted == 1
 
 
@@ -102,9 +102,9 @@ async def test_12_no_spurious_502_and_no_double_delivery_in_150_posts() -> None:
         client = await proxy.connect()
         for n in range(150):
             await client.send(b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n" % n)
-            assert (await client.answer())[1] == b"ok"
+            assert (await client.response())[1] == b"ok"
             await client.send(b"GET /g%d HTTP/1.1\r\nHost: h\r\n\r\n" % n)
-            assert (await client.answer())[1] == b"ok"
+            assert (await client.response())[1] == b"ok"
     assert {n for target, n in heard.items() if not target.startswith(b"/g")} == {1}
     assert len(heard) == 300
 
@@ -121,7 +121,7 @@ async def test_12_a_connection_with_something_left_on_it_is_not_used_again() -> 
         client = await proxy.connect()
         for n in range(3):
             await client.send(GET)
-            assert (await client.answer())[1] == b"ok"
+            assert (await client.response())[1] == b"ok"
             await eventually(lambda: proxy.pool.open == 0)
             assert origin.accepted == n + 1
 
@@ -138,7 +138,7 @@ async def test_12_bytes_on_an_idle_connection_close_it() -> None:
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         assert proxy.pool.idle == 1
         late.set()
         await eventually(lambda: proxy.pool.open == 0)
@@ -147,10 +147,10 @@ async def test_12_bytes_on_an_idle_connection_close_it() -> None:
 async def test_12_connections_that_the_upstream_closes_or_nobody_needs_are_let_go() -> None:
     async with through(answer_all, pool={"idle": 0.05}) as (proxy, _):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         await eventually(lambda: proxy.pool.open == 0)
         await client.send(GET)
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
 
 
 async def test_12_the_pool_limit_bounds_connections_and_starves_nobody() -> None:
@@ -168,7 +168,7 @@ async def test_12_the_pool_limit_bounds_connections_and_starves_nobody() -> None
         client = await proxy.connect()
         for _ in range(5):
             await client.send(raw)
-            assert (await client.answer())[1] == b"ok"
+            assert (await client.response())[1] == b"ok"
 
     async with through(script, pool={"limit": 2}) as (proxy, _):
         await asyncio.gather(*[visit(GET if n % 2 else POST) for n in range(12)])

@@ -123,7 +123,7 @@ async def test_12_a_slow_upstream_makes_the_client_wait() -> None:
         assert sent < BIG
         read.set()
         await task
-        assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")
+        assert (await client.response())[0].startswith(b"HTTP/1.1 200 ")
 
 
 async def settled(amount: object) -> None:
@@ -169,7 +169,7 @@ async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
     async with through(script) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
         await pour(client, BIG)  # clients in the wild read only when they have sent everything
-        head, body = await client.answer()
+        head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 413 ")
         assert body == b"large"
 
@@ -300,7 +300,7 @@ async def test_12_silence_of_the_upstream_is_never_ended_by_us() -> None:
 
     async with through(script, head_timeout=0.1, idle_timeout=0.1) as (proxy, _):
         client = await proxy.ask(GET)
-        assert (await client.answer())[1] == b"long"
+        assert (await client.response())[1] == b"long"
 
 
 async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_noticed(
@@ -356,4 +356,4 @@ async def test_12_a_body_that_comes_before_the_connection_waits_for_it() -> None
         client = await proxy.ask(
             b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
         )
-        assert (await client.answer())[0].startswith(b"HTTP/1.1 200 ")
+        assert (await client.response())[0].startswith(b"HTTP/1.1 200 ")

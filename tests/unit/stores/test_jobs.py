@@ -93,11 +93,11 @@ async def test_a_hundred_concurrent_adds_with_one_key_make_one_job(jobs: JobStor
     candidates = [new_job(number, key="k") for number in range(100)]
     busy = asyncio.create_task(jobs.add(new_job(999, owner="bob"), b""))
     await asyncio.sleep(0)
-    answers = await asyncio.gather(*(jobs.add(job, job.id.encode()) for job in candidates))
+    responses = await asyncio.gather(*(jobs.add(job, job.id.encode()) for job in candidates))
     await busy
-    assert len({job.id for job in answers}) == 1
-    assert await jobs.list(owner="alice") == [answers[0]]
-    assert await jobs.body(answers[0].id) == answers[0].id.encode()
+    assert len({job.id for job in responses}) == 1
+    assert await jobs.list(owner="alice") == [responses[0]]
+    assert await jobs.body(responses[0].id) == responses[0].id.encode()
 
 
 async def test_find_returns_the_owners_job_of_a_key(jobs: JobStore) -> None:
@@ -144,14 +144,14 @@ async def test_concurrent_adds_under_different_owners_of_one_caller_make_one_job
         await asyncio.sleep(0)
         key = f"k{round_}"
         random.Random(round_).shuffle(owners)
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(
                 jobs.add(new_job(key=key, owner=owner, aliases=aliases), b"")
                 for owner, aliases in owners
             )
         )
         await busy
-        assert len({job.id for job in answers}) == 1
+        assert len({job.id for job in responses}) == 1
 
 
 @pytest.mark.parametrize("keeps_key", [False, True])

@@ -135,7 +135,7 @@ async def refused(access: Access, who: Credentials, what: Job) -> tuple[int, str
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("response", "expected"),
     [
         (401, (401, "unauthorized")),
         (403, (404, "job-not-found")),
@@ -145,9 +145,9 @@ async def refused(access: Access, who: Credentials, what: Job) -> tuple[int, str
         (None, (503, "upstream-unreachable")),
     ],
 )
-async def test_the_answer_of_vb365_decides(answer: int | None, expected: tuple[int, str]) -> None:
+async def test_the_answer_of_vb365_decides(response: int | None, expected: tuple[int, str]) -> None:
     """§9: 401 is 401, 403 and 404 are 404, no answer is 503."""
-    access, _, _ = make(lambda *_: answer)
+    access, _, _ = make(lambda *_: response)
     assert await refused(access, credentials("Bearer foreign"), job("somebody")) == expected
 
 
@@ -155,8 +155,8 @@ async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None
     """§9: access.cache per credential x session; then VB365 is checked again, and a revoked token
     is out.
     """
-    answers = [200, 401]
-    access, vb365, clock = make(lambda *_: answers.pop(0))
+    responses = [200, 401]
+    access, vb365, clock = make(lambda *_: responses.pop(0))
     who = credentials()
     await access.check(who, job("o"))
     await access.check(who, job("another"))
@@ -186,14 +186,14 @@ async def test_no_job_s_id_passes_for_a_session_s() -> None:
     )
 
 
-@pytest.mark.parametrize("answer", [200, 302, 401, 403, 404, 500, None])
-async def test_an_unknown_id_is_answered_like_a_foreign_one(answer: int | None) -> None:
+@pytest.mark.parametrize("response", [200, 302, 401, 403, 404, 500, None])
+async def test_an_unknown_id_is_answered_like_a_foreign_one(response: int | None) -> None:
     """§9: existence is not disclosed, neither by the answer nor by what VB365 is asked."""
-    access, vb365, _ = make(lambda token, target, cookie: 404 if answer == 200 else answer)
+    access, vb365, _ = make(lambda token, target, cookie: 404 if response == 200 else response)
     who, foreign = credentials(), job("victim")
     expected = await refused(access, who, foreign)
     asked = len(vb365.asked)
-    access, vb365, _ = make(lambda *_: answer)
+    access, vb365, _ = make(lambda *_: response)
     told = await access.unknown(who, foreign.id)
     assert (told.status, told.name) == expected
     assert len(vb365.asked) == asked
@@ -217,10 +217,10 @@ async def test_a_claim_or_a_shared_token_is_checked_also_if_no_job_is_its_own(
         assert owner is not None
         if whose is None:
             problem = await access.unknown(who, str(uuid4()))
-            answer = (problem.status, problem.name)
+            response = (problem.status, problem.name)
         else:
-            answer = await refused(access, who, job(owner))
-        told.add((*answer, len(vb365.asked)))
+            response = await refused(access, who, job(owner))
+        told.add((*response, len(vb365.asked)))
     assert len(told) == 1
 
 
@@ -247,8 +247,8 @@ async def test_an_unreachable_vb365_does_not_matter_while_cached() -> None:
 
 async def test_refusals_are_not_cached() -> None:
     """§9: a right that was just granted counts."""
-    answers = [403, 200]
-    access, _, _ = make(lambda *_: answers.pop(0))
+    responses = [403, 200]
+    access, _, _ = make(lambda *_: responses.pop(0))
     who = credentials()
     await refused(access, who, job("o"))
     await access.check(who, job("o"))
@@ -451,7 +451,7 @@ async def test_seeing_a_session_identifies_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("response", "expected"),
     [
         (200, True),
         (204, True),
@@ -464,10 +464,10 @@ async def test_seeing_a_session_identifies_nobody() -> None:
     ],
 )
 async def test_an_identity_is_learnt_from_a_2xx_alone(
-    answer: int | None, expected: bool | None
+    response: int | None, expected: bool | None
 ) -> None:
     """§2: no answer is no identity, and no refusal either."""
-    access, _, _ = make(lambda *_: answer)
+    access, _, _ = make(lambda *_: response)
     who = credentials(jwt("alice"), "antiforgery=1")
     assert await access.learn(who) is expected
     assert (access.claimed(who) in access.owners(who)) is (expected is True)
@@ -486,8 +486,8 @@ async def test_the_identity_question_is_asked_without_the_cookie() -> None:
 
 async def test_what_was_learnt_outlives_the_cache_and_grants_nothing() -> None:
     """§8: for look-ups; §9: the right itself is asked for again."""
-    answers = [200, 401, 401]
-    access, _, clock = make(lambda *_: answers.pop(0))
+    responses = [200, 401, 401]
+    access, _, clock = make(lambda *_: responses.pop(0))
     who = credentials(jwt("alice"))
     assert await access.learn(who)
     clock.now = 1e6
@@ -524,7 +524,7 @@ async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) 
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("response", "expected"),
     [
         (401, 401),
         (403, 401),
@@ -536,9 +536,9 @@ async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) 
         (None, 503),
     ],
 )
-async def test_a_list_needs_a_2xx(answer: int | None, expected: int) -> None:
+async def test_a_list_needs_a_2xx(response: int | None, expected: int) -> None:
     """§4, §9: not an empty list for whoever VB365 does not know."""
-    access, _, _ = make(lambda *_: answer)
+    access, _, _ = make(lambda *_: response)
     for who in (
         credentials("Bearer made-up"),
         credentials(jwt("x")),
@@ -678,10 +678,10 @@ async def test_whose_job_it_is_needs_vb365_only_for_a_claim() -> None:
 async def test_one_list_asks_for_a_session_once_also_when_refused() -> None:
     """§9: refusals are not cached, but what one request heard is not asked again."""
     access, vb365, _ = make(lambda *_: 404)
-    answers: Statuses = {}
+    responses: Statuses = {}
     for _ in range(3):
         with pytest.raises(Problem):
-            await access.check(credentials(), job("victim"), answers)
+            await access.check(credentials(), job("victim"), responses)
     assert len(vb365.asked) == 1
 
 

@@ -58,7 +58,7 @@ def asking(
 
 async def answered(peer: Peer, raw: bytes) -> tuple[int, bytes]:
     await peer.send(raw)
-    head, body = await peer.answer()
+    head, body = await peer.response()
     return int(head[9:12]), body
 
 
@@ -136,7 +136,7 @@ async def test_12_pipelined_requests_of_one_client_stay_on_its_connection() -> N
         client = await logged_in(proxy, b"alice")
         await client.send(asking() * 5)
         for _ in range(5):
-            assert (await client.answer())[1] == b"alice"
+            assert (await client.response())[1] == b"alice"
         assert origin.accepted == 1
 
 
@@ -162,12 +162,12 @@ async def test_12_a_used_connection_may_become_a_clients_own() -> None:
 
     async with Origin(script).running() as origin, proxy_to(origin.port) as proxy:
         first = await proxy.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-        await first.answer()
+        await first.response()
         await first.send(b"GET /own HTTP/1.1\r\nHost: h\r\n\r\n")
-        await first.answer()
+        await first.response()
         assert origin.accepted == 1
         second = await proxy.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-        await second.answer()
+        await second.response()
         assert origin.accepted == 2
         await asyncio.wait_for(first.close(), LIMIT)
         await eventually(lambda: proxy.pool.open == 1)

@@ -122,6 +122,6 @@ async def test_11_an_answer_that_is_no_http_is_known_at_once(raw: bytes) -> None
         await upstream.close()
     async with through(answering(raw).script) as (proxy, _):
         client = await proxy.ask(REQUEST)
-        head, body = await client.answer()
+        head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 502 ")
         assert b"malformed answer" in body

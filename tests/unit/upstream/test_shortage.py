@@ -49,16 +49,16 @@ def no_descriptors() -> Iterator[None]:
 async def test_12_no_descriptor_for_a_connection_is_503_and_passes() -> None:
     async with through(answer_all) as (proxy, origin):
         client = await proxy.ask(GET)
-        await client.answer()
+        await client.response()
         with no_descriptors():
             await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
-            head, body = await client.answer()
+            head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: 5\r\n" in head
         assert b"capacity-exhausted" in body
         assert origin.accepted == 1
         await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
-        assert (await client.answer())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
 
 
 async def test_12_no_descriptor_is_a_failure_of_this_machine_for_the_proxys_own_calls() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.heads import parse_request
-from tests.smuggling.answers import ANSWERS, BAD, Answer
+from tests.smuggling.responses import BAD, RESPONSES, Response
 from tests.support.wire import LIMIT, Origin, Peer, proxy_to
 from tests.transparency.reference import read_answer, read_request
 from tests.transparency.test_transparency import DOOR
@@ -35,24 +35,24 @@ def answering(raw: bytes) -> Origin:
     return Origin(script)
 
 
-@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
-async def test_12_hostile_answers_get_their_verdict(answer: Answer) -> None:
+@pytest.mark.parametrize("response", RESPONSES, ids=lambda response: response.name)
+async def test_12_hostile_answers_get_their_verdict(response: Response) -> None:
     """§12: the like from U 502; U breaking mid-body breaks the answer visibly; nothing behind an
     answer is used.
     """
     async with (
-        answering(answer.raw).running() as origin,
+        answering(response.raw).running() as origin,
         proxy_to(origin.port, decide=DOOR.decide) as proxy,
     ):
-        client = await proxy.ask(answer.asked)
-        if isinstance(answer.verdict, bytes):
-            assert await read_answer(client, answer.asked.partition(b" ")[0]) == answer.verdict
-        elif answer.verdict == BAD:
-            _check_problem(*await _problem(client, answer.asked))
+        client = await proxy.ask(response.asked)
+        if isinstance(response.verdict, bytes):
+            assert await read_answer(client, response.asked.partition(b" ")[0]) == response.verdict
+        elif response.verdict == BAD:
+            _check_problem(*await _problem(client, response.asked))
         else:
             with pytest.raises(ConnectionResetError):
                 await client.rest()
-        if b"HTTP/1.1\r\n" in answer.asked and answer.verdict != "broken":
+        if b"HTTP/1.1\r\n" in response.asked and response.verdict != "broken":
             await client.send(
                 GOOD
             )  # on the same connection: what is left of the answer before is not the next one
@@ -75,7 +75,7 @@ def _check_problem(head: bytes, body: bytes) -> None:
 
 
 def test_12_there_are_a_hundred_answers() -> None:
-    assert len({answer.name for answer in ANSWERS}) == len(ANSWERS) >= 100
+    assert len({response.name for response in RESPONSES}) == len(RESPONSES) >= 100
 
 
 ECHOED = [
@@ -95,7 +95,7 @@ async def test_12_what_we_echo_cannot_end_a_line(target: bytes) -> None:
     """
     async with answering(b"nonsense\r\n\r\n").running() as origin, proxy_to(origin.port) as proxy:
         client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
-        head, body = await client.answer()
+        head, body = await client.response()
         assert b"evil" not in head
         assert head.split(b"\r\n")[0] in (b"HTTP/1.1 502 Bad Gateway", b"HTTP/1.1 400 Bad Request")
         json.loads(body)

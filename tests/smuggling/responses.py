@@ -13,7 +13,7 @@ VISIBLE = "broken"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """`raw` as the upstream sends it before it closes."""
 
     name: str
@@ -131,7 +131,7 @@ SHORT = {
 }
 
 
-def _whole() -> list[Answer]:
+def _whole() -> list[Response]:
     """What is well, and what stands behind it: nobody gets that."""
     ok = head(b"Content-Length: 2", body=b"ok")
     chunked = head(_TE, body=b"2\r\nok\r\n0\r\n\r\n")
@@ -164,27 +164,27 @@ def _whole() -> list[Answer]:
             head(b"Trailer: X-Sum", _TE, body=b"2\r\nok\r\n0\r\n\r\n"),
         ),
     }
-    found = [Answer(name, raw, got) for name, (raw, got) in cases.items()]
+    found = [Response(name, raw, got) for name, (raw, got) in cases.items()]
     length = head(b"Content-Length: 6")
     found.append(
-        Answer("a body to HEAD", head(b"Content-Length: 6", body=b"second"), length, _HEAD)
+        Response("a body to HEAD", head(b"Content-Length: 6", body=b"second"), length, _HEAD)
     )
-    found.append(Answer("an answer behind HEAD", length + _SECOND, length, _HEAD))
+    found.append(Response("an answer behind HEAD", length + _SECOND, length, _HEAD))
     found.append(
-        Answer("chunks to HTTP/1.0", chunked, last.replace(b"Content-Length: 2\r\n", b""), old)
+        Response("chunks to HTTP/1.0", chunked, last.replace(b"Content-Length: 2\r\n", b""), old)
     )
-    found.append(Answer("a second answer to HTTP/1.0", ok + _SECOND, last, old))
+    found.append(Response("a second answer to HTTP/1.0", ok + _SECOND, last, old))
     return found
 
 
-ANSWERS = [
+RESPONSES = [
     *[
-        Answer(name, raw, BAD, _HEAD if "HEAD" in name else Answer.asked)
+        Response(name, raw, BAD, _HEAD if "HEAD" in name else Response.asked)
         for name, raw in MALFORMED.items()
     ],
-    *[Answer(f"{name} (1.1)", raw, VISIBLE) for name, raw in SHORT.items()],
+    *[Response(f"{name} (1.1)", raw, VISIBLE) for name, raw in SHORT.items()],
     *[
-        Answer(f"{name} (1.0)", raw, VISIBLE, b"GET /x HTTP/1.0\r\n\r\n")
+        Response(f"{name} (1.0)", raw, VISIBLE, b"GET /x HTTP/1.0\r\n\r\n")
         for name, raw in SHORT.items()
     ],
     *_whole(),
