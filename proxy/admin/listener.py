@@ -76,9 +76,20 @@ class Admin:
     async def _ready(self, request: web.Request) -> web.Response:
         """Return 503 as soon as shutdown begins, so that load balancers use other replicas before
         the listener closes.
+
+        With `?exclude=NAME,NAME` these checks are reported and not counted, for balancers: while
+        VB365 or a store is away, all replicas fail alike, and none of them is to be taken out.
         """
         reasons = {"shutdown": "the proxy is stopping"} if self.draining else await self._checks()
-        ready = not any(reasons.values())
+        excluded = {
+            name for names in request.query.getall("exclude", ()) for name in names.split(",")
+        }
+        if not self.draining and (unknown := excluded - reasons.keys()):
+            known = ", ".join(sorted(reasons))
+            return _error(400, f"exclude={min(unknown)} is none of the checks: {known}.")
+        ready = not self.draining and not any(
+            why for name, why in reasons.items() if name not in excluded
+        )
         checks = {
             name: {"ok": True} if why is None else {"ok": False, "reason": why}
             for name, why in reasons.items()

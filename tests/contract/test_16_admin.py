@@ -192,6 +192,30 @@ async def test_too_little_space_is_named_with_its_numbers(make_stage: MakeStage)
     assert space["reason"].endswith("free, storage.min_free is 900 TiB")
 
 
+async def test_excluded_checks_are_reported_and_not_counted(serve: Serve) -> None:
+    """Balancers must not take all replicas out because VB365 is away from all of them."""
+
+    async def checks() -> dict[str, str | None]:
+        return {"upstream": "refused", "jobs": None, "space": "1.2 GiB free"}
+
+    ask = await serve(checks=checks)
+    assert (await ask("/readyz?exclude=upstream")).status == 503
+    for query in ("exclude=upstream,space", "exclude=space&exclude=upstream"):
+        ready = await ask(f"/readyz?{query}")
+        assert ready.status == 200
+        assert ready.json()["checks"]["upstream"] == {"ok": False, "reason": "refused"}
+    unknown = await ask("/readyz?exclude=vb365")
+    assert unknown.status == 400
+    assert unknown.json()["error"] == (
+        "exclude=vb365 is none of the checks: jobs, space, upstream."
+    )
+
+
+async def test_excluding_every_check_leaves_the_shutdown(serve: Serve) -> None:
+    ask = await serve(draining=True)
+    assert (await ask("/readyz?exclude=upstream,shutdown")).status == 503
+
+
 async def test_a_proxy_that_stops_is_not_ready(serve: Serve) -> None:
     asked = await serve(draining=True)
     response = await asked("/readyz")
