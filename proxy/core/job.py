@@ -144,6 +144,8 @@ class Job:
     - `accepted`: VB365 accepted the caller, in an access check or by a response to the POST other
       than 401.
     - `denied`: the job was suspended because VB365 did not.
+    - `attended`: its kick-off may still be answered with VB365's first response in place of a job.
+      Set only where replicas share the store; elsewhere the process itself knows (CONTRACT §3.7).
     """
 
     id: str
@@ -176,6 +178,7 @@ class Job:
     denied: bool = False
     replica: str | None = None
     fence: int = 0
+    attended: bool = False
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -191,6 +194,15 @@ class Job:
     def forgotten(self) -> bool:
         """Whether this is the tombstone of a deleted job."""
         return self.phase is Phase.FORGOTTEN
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A replica has given the job a slot, and a new fence to write its file under (CONTRACT §18).
+    It is Queued until the replica has opened the file.
+    """
+
+    holder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +267,11 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """Another replica than that of the kick-off shows the job to a caller: it is not dropped."""
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     """The caller cancels the job."""
 
@@ -270,19 +287,22 @@ class Interrupted:
     because its token expired (CONTRACT §9).
 
     `denied`: VB365 answered 401, and has not accepted the caller in an access check either.
+    `expired`: VB365 answered 401, so that sealed credentials are of no more use.
     """
 
     denied: bool = False
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """The job has credentials and is queued again. `sealed` is their encrypted form, if stored;
-    `borrowed`: they are not those of its owner.
+    `borrowed`: they are not those of its owner; `replica` has them in memory.
     """
 
     sealed: str | None = None
     borrowed: bool = False
+    replica: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,13 +321,15 @@ class Forgotten:
 
 
 Event = (
-    Claimed
+    Assigned
+    | Claimed
     | Answered
     | Received
     | Restarted
     | Finalizing
     | Succeeded
     | Failed
+    | Shown
     | CancelRequested
     | Cancelled
     | Interrupted
@@ -338,6 +360,7 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     # The columns are the phases: Queued, Generating, Transferring, Finalizing, Cancelling,
     # Suspended, Completed, Forgotten.
     #                 Que  Gen  Tra  Fin  Can  Sus  Com  For
+    Assigned:        (_Q, __, __, __, __, __, __, __),
     Claimed:         (_G, __, __, __, __, __, __, __),
     Answered:        (__, _T, _T, __, __, __, __, __),
     Received:        (__, __, _T, __, __, __, __, __),
@@ -345,6 +368,7 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     Finalizing:      (__, __, _F, __, __, __, __, __),
     Succeeded:       (__, __, __, _C, __, _C, __, __),
     Failed:          (_C, _C, _C, _C, __, _C, __, __),
+    Shown:           (_Q, _G, _T, _F, __, _S, __, __),
     CancelRequested: (_X, _X, _X, _X, _X, _X, __, __),
     Cancelled:       (__, __, __, __, _C, __, __, __),
     Interrupted:     (_S, _S, _S, _S, __, _S, __, __),
@@ -353,6 +377,10 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     Released:        (__, __, __, __, __, __, _C, __),
     Forgotten:       (_O, _O, _O, _O, _O, _O, _O, _O),
 }  # fmt: skip
+
+
+def _assigned(job: Job, event: Assigned, now: float) -> Job:
+    return replace(job, holder=event.holder, fence=job.fence + 1)
 
 
 def _claimed(job: Job, event: Claimed, now: float) -> Job:
@@ -379,7 +407,7 @@ def _claimed(job: Job, event: Claimed, now: float) -> Job:
 
 
 def _answered(job: Job, event: Answered, now: float) -> Job:
-    return replace(job, file=event.file, result=ResultState.PENDING, accepted=True)
+    return replace(job, file=event.file, result=ResultState.PENDING, accepted=True, attended=False)
 
 
 def _received(job: Job, event: Received, now: float) -> Job:
@@ -487,6 +515,10 @@ def _abandoned(job: Job, now: float) -> float | None:
     return now if job.phase is Phase.GENERATING else job.abandoned
 
 
+def _shown(job: Job, event: Shown, now: float) -> Job:
+    return replace(job, attended=False)
+
+
 def _cancel_requested(job: Job, event: CancelRequested, now: float) -> Job:
     return replace(job, abandoned=_abandoned(job, now))
 
@@ -507,12 +539,25 @@ def _cancelled(job: Job, event: Cancelled, now: float) -> Job:
 
 def _interrupted(job: Job, event: Interrupted, now: float) -> Job:
     since = job.suspended if job.suspended is not None else now
-    return replace(job, holder=None, rate=None, suspended=since, denied=event.denied)
+    return replace(
+        job,
+        holder=None,
+        replica=None,
+        sealed=None if event.expired else job.sealed,
+        rate=None,
+        suspended=since,
+        denied=event.denied,
+        attended=False,
+    )
 
 
 def _resumed(job: Job, event: Resumed, now: float) -> Job:
     return replace(
-        job, suspended=None, sealed=event.sealed, borrowed=job.borrowed or event.borrowed
+        job,
+        suspended=None,
+        sealed=event.sealed,
+        borrowed=job.borrowed or event.borrowed,
+        replica=event.replica,
     )
 
 
@@ -548,6 +593,7 @@ def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
 
 
 _EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
+    Assigned: _assigned,
     Claimed: _claimed,
     Answered: _answered,
     Received: _received,
@@ -555,6 +601,7 @@ _EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
     Finalizing: _finalizing,
     Succeeded: _succeeded,
     Failed: _failed,
+    Shown: _shown,
     CancelRequested: _cancel_requested,
     Cancelled: _cancelled,
     Interrupted: _interrupted,

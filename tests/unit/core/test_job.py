@@ -15,6 +15,7 @@ from proxy.core import job as jobs
 from proxy.core.job import (
     TRANSITIONS,
     Answered,
+    Assigned,
     Cancelled,
     CancelRequested,
     Claimed,
@@ -36,6 +37,7 @@ from proxy.core.job import (
     Restarted,
     ResultState,
     Resumed,
+    Shown,
     Status,
     Succeeded,
     advance,
@@ -60,6 +62,7 @@ ANSWER = FileFacts(media_type="application/octet-stream", file_name="a.pst", siz
 ERROR = JobError(code=ErrorCode.TRUNCATED, message="cut", retryable=True)
 SUCCEEDED = Succeeded(size=10, digest="ZGln", expires=900.0, format="Pst")
 SAMPLES: dict[type[Event], Event] = {
+    Assigned: Assigned("runner"),
     Claimed: Claimed("runner"),
     Answered: Answered(ANSWER),
     Received: Received(5, 100, "Pst"),
@@ -67,6 +70,7 @@ SAMPLES: dict[type[Event], Event] = {
     Finalizing: Finalizing(10),
     Succeeded: SUCCEEDED,
     Failed: Failed(ERROR),
+    Shown: Shown(),
     CancelRequested: CancelRequested(),
     Cancelled: Cancelled(),
     Interrupted: Interrupted(),
@@ -268,6 +272,30 @@ def test_a_job_resumed_with_credentials_of_another_caller_stays_borrowed() -> No
     assert (borrowed.borrowed, borrowed.sealed) == (True, "sealed")
     assert _after(Interrupted(), Resumed(), job=borrowed).borrowed
     assert not _after(*TRANSFERRING, Interrupted(), Resumed()).borrowed
+
+
+def test_each_claim_of_a_replica_has_its_own_fence() -> None:
+    """§18: the job keeps its slot and its phase until the file is open, and its fence for ever."""
+    assigned = _after(Assigned("a"))
+    assert (assigned.phase, assigned.holder, assigned.fence) == (Phase.QUEUED, "a", 1)
+    again = _after(Claimed("a"), Interrupted(), Resumed(replica="b"), Assigned("b"), job=assigned)
+    assert (again.holder, again.fence, again.replica) == ("b", 2, "b")
+    assert _after(Interrupted(), job=again).replica is None
+
+
+def test_sealed_credentials_that_vb365_rejected_are_not_kept() -> None:
+    """§9: after a 401 no replica resumes the job with them again."""
+    sealed = replace(QUEUED, sealed="sealed")
+    assert _after(Interrupted(), job=sealed).sealed == "sealed"
+    assert _after(Interrupted(expired=True), job=sealed).sealed is None
+
+
+@pytest.mark.parametrize("event", [Answered(ANSWER), Shown(), Interrupted()])
+def test_a_job_that_may_be_dropped_ceases_to_be_so(event: Event) -> None:
+    """§3.7: by a 200, by being shown, and when no kick-off waits any more."""
+    attended = _after(Claimed("r"), job=replace(QUEUED, attended=True))
+    assert attended.attended
+    assert not _after(event, job=attended).attended
 
 
 def test_a_released_or_expired_file_is_not_available() -> None:
