@@ -1,4 +1,4 @@
-"""Files and names that survive a loss of power. Everything here blocks."""
+"""Files and names that survive a power loss. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = structlog.get_logger(__name__)
 #: Binary mode (Windows), and no symbolic link is followed.
 PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
-#: What fsync(2) says of a directory on vboxsf, CIFS and drvfs: they cannot do it, which is no
-#: failure of the disk.
-_NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
-#: Devices that were logged already.
-_said: set[int] = set()
+#: Errors of fsync(2) on a directory of vboxsf, CIFS and drvfs, which do not support it. They do not
+#: mean that the disk has failed.
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
+#: Devices whose lack of support has been logged.
+_logged: set[int] = set()
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -32,8 +32,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in the directory durable (Windows does so by itself).
-
+    """Make the names in the directory durable. Windows does so by itself.
 
     A file system that does not support it is logged once.
     """
@@ -43,21 +42,18 @@ def sync_directory(directory: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as why:
-        if why.errno not in _NOT_OFFERED:
+        if why.errno not in _UNSUPPORTED:
             raise
-        _say_once(directory, os.fstat(descriptor).st_dev, why)
+        _log_once(directory, os.fstat(descriptor).st_dev, why)
     finally:
         os.close(descriptor)
 
 
-def _say_once(directory: Path, device: int, why: OSError) -> None:
-    if device not in _said:
-        _said.add(device)
+def _log_once(directory: Path, device: int, why: OSError) -> None:
+    if device not in _logged:
+        _logged.add(device)
         log.warning(
-            (
-                "the file system cannot sync directories: a loss of power may undo the last "
-                "change of a name"
-            ),
+            "the file system cannot sync directories: a power loss may undo the last rename",
             directory=str(directory),
             reason=why.strerror,
         )

@@ -28,7 +28,7 @@ def owner_key(path: Path) -> bytes:
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    """Write a private file that did not exist, whole or not at all. Raises FileExistsError."""
+    """Create a private file, whole or not at all. Raises FileExistsError."""
     temporary = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

@@ -17,8 +17,8 @@ async def undisturbed(
 ) -> _T:
     """Wait for work that runs in a thread and return its result.
 
-    A cancellation calls `stop`. It is raised only when the work has ended and `unwanted` has
-    disposed of its result: no thread continues after the caller has left.
+    A cancellation calls `stop`. It is raised only after the work has ended and `unwanted` has
+    disposed of its result, so that no thread outlives its call.
     """
     cancelled = await _ended(running, stop)
     if cancelled is None:

@@ -125,7 +125,7 @@ def test_a_directory_that_cannot_be_synced_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """vboxsf, CIFS and drvfs: the proxy continues."""
-    monkeypatch.setattr(durable, "_said", set())
+    monkeypatch.setattr(durable, "_logged", set())
     monkeypatch.setattr(os, "fsync", failing(code))
     with capture_logs() as logs:
         sync_directory(tmp_path)

@@ -28,31 +28,31 @@ _FAILURES = (sqlite3.Error, Timeout, OSError)
 _PROBE = "probe"
 
 _SETTINGS: Final = DEFAULT_SETTINGS | {
-    "eviction_policy": "none",  # a job is never dropped to make room
+    "eviction_policy": "none",  # a job is never evicted
     "cull_limit": 0,
     "size_limit": 2**62,
     "statistics": 0,
-    # diskcache's NORMAL leaves a commit in WAL mode to the page cache, and a power loss takes
-    # it away. FULL syncs the log at every commit: what `add` and `replace` returned for has
-    # happened (CONTRACT §3.6). Progress pays for it too, at most once a second and job; the
-    # commits of concurrent calls share one sync.
+    # diskcache's NORMAL leaves a commit in WAL mode to the page cache, where a power loss
+    # discards it. FULL syncs the log at every commit: after `add` or `replace` has returned, the
+    # change is durable (CONTRACT §3.6). Progress is synced too, at most once a second per job;
+    # concurrent calls share one sync.
     "sqlite_synchronous": 2,
     "sqlite_journal_mode": "wal",
-    # a file cut short is SIGBUS through a mapping, and an error through read()
+    # a truncated file raises SIGBUS in a mapping, but an error in read()
     "sqlite_mmap_size": 0,
 }
 
 
 class Unreadable(ValueError):
-    """A row that this store did not write: it is not unpickled, and a file that it names is not
+    """A row that this store did not write. It is not unpickled, and a file that it names is not
     read.
     """
 
 
 class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
-    """Keys are text, values are bytes in their row. What diskcache would pickle or unpickle
-    (CVE-2025-69872: rows of `mode` 4 or `raw` 0) and what names a file is refused, in both
-    directions.
+    """Allows text as keys and bytes as values, stored in their row. It rejects, in both directions,
+    what diskcache would pickle or unpickle (CVE-2025-69872: rows of `mode` 4 or `raw` 0) and what
+    names a file.
     """
 
     def put(self, key: object) -> tuple[str, bool]:
@@ -70,8 +70,8 @@ class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
     def store(
         self, value: object, read: bool, key: object = UNKNOWN
     ) -> tuple[int, int, None, object]:
-        """The value as it goes into the row: never into a separate file, which no transaction would
-        cover.
+        """The value as it goes into the row. It never goes into a separate file, which a
+        transaction would not cover.
         """
         if type(value) is not bytes or read:
             raise Unreadable("a value is bytes")
@@ -84,20 +84,20 @@ class PlainDisk(Disk):  # type: ignore[misc]  # diskcache ships no types
         return value
 
     def remove(self, file_path: str) -> None:
-        """Nothing: no row of ours has a file, and a planted name could be any file."""
+        """Do nothing: no row has a file, and a forged row could name any file."""
 
 
 class Keep:
     """The type of `KEEP`."""
 
 
-#: The stored body stays as it is.
+#: Leaves the stored body unchanged.
 KEEP: Final = Keep()
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of one job on disk: `job` None removes its record, `body` None its body."""
+    """A change of one job on disk. `job` None removes the record, `body` None the body."""
 
     id: str
     job: Job | None
@@ -106,7 +106,7 @@ class Change:
 
 @dataclass(slots=True)
 class Findings:
-    """What `JobDatabase.open` found: the jobs, and a sentence for each problem."""
+    """What `JobDatabase.open` found: the jobs, and a log message for each problem."""
 
     jobs: list[Job] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -125,7 +125,7 @@ class JobDatabase:
         self._cache: Any = None
 
     def open(self) -> Findings:
-        """Read and check everything. A damaged database is moved aside and a new one is made."""
+        """Read and check everything. A damaged database is moved aside and replaced."""
         try:
             findings = self._open()
         except _FAILURES as why:
@@ -147,7 +147,7 @@ class JobDatabase:
         return findings
 
     def _finish_new(self) -> None:
-        """Use the new database that a killed process has left, if it is complete; else remove
+        """Use a new database that a killed process left behind if it is complete, otherwise remove
         it.
         """
         if not self._fresh.exists():
@@ -172,8 +172,8 @@ class JobDatabase:
         return Findings(list(found.jobs.values()), notes=notes)
 
     def _rebuild(self, found: Scan) -> Findings:
-        """Make a new database of what can be read of the damaged one. The record copies of the
-        artifacts hold the rest.
+        """Create a new database from what can be read of the damaged one. The record copies beside
+        the artifacts hold the rest.
         """
         place = self._directory / f"jobs.corrupt-{_stamp()}"
         self._create(
@@ -181,12 +181,12 @@ class JobDatabase:
         )
         note = (
             f"the job database was damaged ({found.trouble}): it was moved to {place}, and a new "
-            f"one was made with the {len(found.jobs)} records that could still be read"
+            f"one was created with the {len(found.jobs)} records that could still be read"
         )
         return Findings(list(found.jobs.values()), [note])
 
     def _create(self, changes: Iterable[Change], place: Path | None = None) -> None:
-        """Make a new database and replace the old one once it is complete: a crash leaves one of
+        """Create a new database and replace the old one when it is complete. A crash leaves one of
         the two.
         """
         self._fresh.mkdir(mode=0o700)

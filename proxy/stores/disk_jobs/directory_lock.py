@@ -1,4 +1,4 @@
-"""The lock of a data directory: two processes would each rely on their own copy of the jobs in
+"""The lock of a data directory. Two processes would each rely on their own copy of the jobs in
 memory.
 """
 
@@ -23,12 +23,12 @@ else:
 
 
 class DirectoryInUse(StoreUnavailable):
-    """Another process owns the data directory."""
+    """Another process uses the data directory."""
 
 
 class DirectoryLock:
-    """An exclusive lock on `directory`/lock. The system releases it when the process ends, however
-    it ends.
+    """An exclusive lock on `directory`/lock. The system releases it when the process ends, even if
+    it is killed.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,5 +1,5 @@
-"""Orders the changes of a job store: decided one by one on the event loop, made durable in one
-thread.
+"""Orders the changes of a job store: they are decided one by one on the event loop, and made
+durable in one thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from proxy.ports import StoreUnavailable
 from proxy.stores.disk_jobs.database import Change
 
 _T = TypeVar("_T")
-#: Bounds what one transaction holds.
+#: The maximum number of changes in a transaction.
 _LARGEST_BATCH = 64
 
 
@@ -34,12 +34,12 @@ class _Decided:
 
 
 class GroupCommit:
-    """Operations in the order of their calls. A batch is one transaction. Operations that touch the
-    same keys never share a batch, so that each is decided on durable state: of two that compare and
-    set the same version, one wins.
+    """Runs operations in the order of their calls. A batch is one transaction. Operations that
+    touch the same keys never share a batch, so each is decided on durable state: of two that
+    compare and set the same version, one wins.
 
     It uses callbacks and no task, so that nothing can cancel it: a change that is being written is
-    applied in memory too (`apply`), also if its caller is cancelled.
+    applied in memory too (`apply`), even if its caller is cancelled.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The jobs of a store in memory: look-ups do not read the disk."""
+"""The jobs of a store in memory. Look-ups do not read the disk."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def claims(job: Job) -> list[tuple[str, str]]:
 
 
 class JobIndex:
-    """Jobs by id, owner, idempotency key, session, age, stage and rank; wakes those that wait for a
-    change.
+    """Jobs by id, owner, idempotency key, session, age, stage and rank. It wakes those who wait for
+    a change.
     """
 
     def __init__(self) -> None:
@@ -51,12 +51,12 @@ class JobIndex:
         return self._jobs.get(id)
 
     def find(self, owner: str, idempotency_key: str) -> Job | None:
-        """The owner's job with that key, tombstones left out."""
+        """The owner's job with that key, or None. Tombstones are ignored."""
         known = self._by_key.get((owner, idempotency_key))
         return None if known is None else self._jobs[known]
 
     def list(self, owner: str | None, session: str | None) -> list[Job]:
-        """The jobs of the owner and of the session (None: of all), newest first."""
+        """The jobs of the owner and of the session, newest first. None selects all."""
         if owner is None and session is None:
             return [self._jobs[each] for _, each in reversed(self._by_age)]
         chosen = self._by_owner.get(owner, set()) if owner is not None else set(self._jobs)
@@ -149,7 +149,7 @@ class JobIndex:
                 changed.set_result(None)
 
     def release(self) -> None:
-        """End all waits: they return the job as it is."""
+        """End all waits. They return the job as it is."""
         for waiters in self._waiters.values():
             for changed in waiters:
                 changed.cancel()
@@ -162,7 +162,7 @@ def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection
 
 
 def _discard(index: defaultdict[str, set[_T]], key: str, member: _T) -> None:
-    """Remove `member`, and its set with the last one, so that the index does not outgrow the
+    """Remove `member`, and its set if it is empty then, so that the index does not outgrow the
     jobs.
     """
     members = index.get(key, set())

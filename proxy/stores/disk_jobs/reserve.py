@@ -19,7 +19,7 @@ class ReserveFile:
         self._path = path
 
     def refill(self) -> None:
-        """Create the file, if it does not exist and there is enough space. Never raises
+        """Create the file if it does not exist and there is enough space. Never raises
         `OSError`.
         """
         with suppress(OSError):
@@ -34,7 +34,7 @@ class ReserveFile:
                 os.close(descriptor)
 
     def drop(self) -> bool:
-        """Remove the file; False if there was none."""
+        """Remove the file. Returns False if there was none."""
         try:
             self._path.unlink()
         except OSError:

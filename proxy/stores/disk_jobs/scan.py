@@ -1,9 +1,8 @@
-"""Reads a job database that may be damaged or tampered with: which rows are good, which are not,
-and whether the file is sound.
+"""Reads a job database that may be damaged or forged: which rows are valid, which are not, and
+whether the file is sound.
 
-
-Plain SQLite on the one table of diskcache 5.6.3. Nothing here unpickles or follows a file name.
-Everything here blocks.
+It uses plain SQLite on the one table of diskcache 5.6.3, never unpickles and never follows a file
+name. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class Scan:
 
 
 def scan(file: Path) -> Scan:
-    """Read all that is readable of the database. Raises `sqlite3.Error` if the disk fails, not the
-    file.
+    """Read everything that is readable in the database. Raises `sqlite3.Error` if the disk fails,
+    but not for a damaged file.
     """
     if not file.exists() or file.stat().st_size == 0:
         return Scan(trouble=f"{file.name} is missing or empty")
@@ -104,7 +103,7 @@ def _damage(why: sqlite3.Error | UnicodeDecodeError) -> str:
 
 
 def _rows(connection: sqlite3.Connection, found: Scan) -> Iterator[_Row]:
-    """All rows; of a damaged table those before the first bad page and those after the last."""
+    """All rows. Of a damaged table, those before the first bad page and those after the last."""
     seen = 0
     try:
         for row in connection.execute(_ROWS.format(">", "ASC"), (0,)):

@@ -22,11 +22,10 @@ _T = TypeVar("_T")
 
 
 class DiskJobs:
-    """A `JobStore` with each record on disk before a call returns, and in memory for look-ups.
+    """A `JobStore` that writes records to disk before a call returns, and looks them up in memory.
 
-
-    `notes` holds a sentence for the log about each problem that was found when the store was
-    opened. Lost records can be rebuilt from the artifacts.
+    `notes` holds a log message about each problem that was found when the store was opened. Lost
+    records can be rebuilt from the artifacts.
     """
 
     def __init__(
@@ -48,8 +47,7 @@ class DiskJobs:
 
     @classmethod
     async def open(cls, directory: Path) -> DiskJobs:
-        """Open the jobs in `directory`, which is created if necessary.
-
+        """Open the jobs in `directory`, which is created if it does not exist.
 
         Raises `DirectoryInUse` if another process owns the directory, `StoreUnavailable` if it
         cannot be used.
@@ -68,7 +66,7 @@ class DiskJobs:
         return cls(lock, thread, database, findings)
 
     async def add(self, job: Job, body: bytes) -> Job:
-        """As `JobStore.add`. A job whose id is stored already is not written again."""
+        """As `JobStore.add`. A job whose id is already stored is not written again."""
         return await self._submit(_touched(job), partial(self._decide_add, job, body))
 
     def _decide_add(self, job: Job, body: bytes) -> tuple[Job, Change | None]:
@@ -198,7 +196,7 @@ def _close_all(lock: DirectoryLock, database: JobDatabase) -> None:
 
 
 def _touched(*jobs: Job) -> frozenset[Hashable]:
-    """The keys of concurrent decisions: the job, and the idempotency keys that it takes or frees
-    (CONTRACT §8).
+    """The keys that an operation on the jobs touches: their ids, and the idempotency keys that they
+    take or release (CONTRACT §8).
     """
     return frozenset({job.id for job in jobs} | {claim for job in jobs for claim in claims(job)})

@@ -25,7 +25,7 @@ from proxy.stores.durable import PLAIN, sync_directory, write_file
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NAME = re.compile(rf"({_UUID})\.(partial|file|json|json\.new)")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def checked(id: str) -> str:
@@ -43,7 +43,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as why:
-        kind = StorageFull if why.errno in _NO_ROOM else StoreUnavailable
+        kind = StorageFull if why.errno in _FULL else StoreUnavailable
         raise kind(f"{path}: {why.strerror or why}") from why
 
 
@@ -76,14 +76,14 @@ class Places:
 
 
 def make_root(root: Path) -> None:
-    """Make the store's directory, accessible to its owner only."""
+    """Create the store's directory, accessible to its owner only."""
     with disk_errors(root):
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.mkdir(mode=0o700, exist_ok=True)
 
 
 def make_directory(directory: Path, *, durable: bool) -> None:
-    """Make the directory of some ids."""
+    """Create the directory, which holds the files of some jobs."""
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
@@ -107,8 +107,8 @@ def write_sidecar(places: Places, artifact: Artifact, record_copy: bytes, *, dur
 
 
 def committed(places: Places) -> tuple[Artifact, bytes] | None:
-    """The committed artifact and its record copy; None if the file does not fit its sidecar, so
-    that a short one is never served.
+    """The committed artifact and its record copy. None if there is none or the file does not match
+    its sidecar: a short file is never served.
     """
     with disk_errors(places.file):
         try:
@@ -140,7 +140,7 @@ def opened(places: Places) -> tuple[Artifact, int] | None:
 
 
 def read_at(descriptor: int, start: int, count: int) -> bytes:
-    """Exactly `count` bytes from `start` on. Raises `StoreUnavailable` when there are fewer."""
+    """Exactly `count` bytes from `start` on. Raises `StoreUnavailable` if there are fewer."""
     pieces = []
     with disk_errors("an artifact"):
         while count:
@@ -156,14 +156,14 @@ def read_at(descriptor: int, start: int, count: int) -> bytes:
 def read_cached(descriptor: int, start: int, count: int) -> bytearray:
     """The bytes from `start` on that the page cache holds: at most `count`, often none.
 
-    Never waits for the disk: where the system cannot promise that, there are none.
+    It never waits for the disk. On systems that do not support this it returns none.
     """
     if not sys.platform.startswith("linux"):
         return bytearray()
     piece = bytearray(count)
     try:
         got = os.preadv(descriptor, [piece], start, os.RWF_NOWAIT)
-    except OSError:  # EAGAIN, EOPNOTSUPP on file systems without it; `read_at` meets all others
+    except OSError:  # EAGAIN, or EOPNOTSUPP of the file system; `read_at` reports all others
         got = 0
     del piece[got:]
     return piece

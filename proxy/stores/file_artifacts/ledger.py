@@ -6,8 +6,8 @@ from collections.abc import Hashable, Mapping
 
 
 class Ledger:
-    """Bytes by entry. An entry is (id, "file" or "partial") for a file that does not grow, and the
-    writer of one that does.
+    """The bytes of each entry. An entry is (id, "file" or "partial") for a file that does not grow,
+    and the writer of a file that does.
     """
 
     def __init__(self) -> None:
@@ -16,7 +16,7 @@ class Ledger:
         self.changes = 0
 
     def put(self, entry: Hashable, size: int) -> None:
-        """Set the bytes of the entry."""
+        """Set the size of the entry in bytes."""
         self.total += size - self._sizes.get(entry, 0)
         self._sizes[entry] = size
         self.changes += 1
@@ -28,9 +28,9 @@ class Ledger:
         self.changes += 1
 
     def recount(self, found: Mapping[tuple[str, str], int], since: int) -> None:
-        """Replace the entries of files that do not grow by those `found` on disk, unless something
-        has changed since the count of changes was `since`. On a shared volume others store and
-        remove files too.
+        """Replace the entries of files that do not grow by those `found` on disk, unless an entry
+        has changed since `changes` was `since`. On a shared volume others store and remove files
+        too.
         """
         if self.changes != since:
             return

@@ -1,58 +1,29 @@
-"""A file being written: a thread writes and hashes while the network is read."""
+"""A partial file: a thread writes and hashes it while the network is read."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
-from proxy.stores.file_artifacts.ledger import Ledger
+from proxy.stores.file_artifacts.interface import Store
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.threads import undisturbed
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-#: Small enough to overlap, large enough that the hop into the thread does not count.
+#: Bytes handed to the thread at a time: few enough to overlap with the network, and enough that
+#: the cost of the thread does not matter.
 _BATCH = 1 << 20
-#: The writer waits when this many bytes are gathered behind the current batch: a partial file holds
-#: at most twice that in memory.
+#: The writer waits when this many bytes are gathered behind the current batch. A partial file keeps
+#: at most twice as many in memory.
 _GATHERED = 2 << 20
-
-
-class Store(Protocol):
-    """What a partial file needs of the store that it belongs to."""
-
-    ledger: Ledger
-
-    @property
-    def now(self) -> Callable[[], float]:
-        """The wall clock."""
-
-    def begin(
-        self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> asyncio.Future[_T]:
-        """Run blocking work in a thread."""
-
-    async def exclusively(self, id: str, work: Callable[[], _T]) -> _T:
-        """Run what changes the names of the job's files in a thread, one such call at a time."""
-
-    async def remove(self, id: str) -> None:
-        """As `ArtifactStore.remove`."""
-
-    def begun(self, growing: FilePartial, /) -> None:
-        """Note that the file is being written."""
-
-    def ended(self, growing: FilePartial, entry: tuple[str, str] | None, /) -> None:
-        """Note that the file is not written any more, and under which entry it is kept, if any."""
 
 
 class FilePartial:
     """A `Partial` over a `Spool`. One call at a time.
 
     Bytes are gathered, then handed to a thread as a batch. A batch that could not be written is
-    kept, and the next call tries it again before it does anything else.
+    kept, and the next call first tries to write it again.
     """
 
     def __init__(self, store: Store, id: str, spool: Spool) -> None:

@@ -1,43 +1,27 @@
-"""An open artifact: read on the event loop what the page cache holds, and the rest in a thread."""
+"""An open artifact. What the page cache holds is read on the event loop, the rest in a thread."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
+from collections.abc import AsyncGenerator
 
-from proxy.net.budget import Budget
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.file_artifacts import files
+from proxy.stores.file_artifacts.interface import Store
 from proxy.stores.threads import undisturbed
 
-#: Bytes of a piece. A piece is in memory until the client has taken it, so that large ones are for
-#: a few readers at a time, and only for those that took the last piece at `_FAST` bytes a second.
+#: Bytes of a piece. A piece is in memory until the client has received it. Therefore only a few
+#: readers at a time get large ones, and only if their last piece was sent at `_FAST` bytes/s.
 _SMALL, _LARGE = 16 << 10, 256 << 10
 _FAST = 32 << 20
 #: Readers that may have a large piece at a time.
 LARGE_PIECES = 32
 
 
-class Threads(Protocol):
-    """What a reader needs of its store."""
-
-    #: Large pieces that all readers of the store may have at a time.
-    large_pieces: Budget
-
-    def begin(
-        self, work: Callable[[int, int, int], bytes], descriptor: int, start: int, count: int, /
-    ) -> asyncio.Future[bytes]:
-        """Run blocking work in a thread."""
-
-    def close_file(self, descriptor: int) -> asyncio.Future[None]:
-        """Close a file."""
-
-
 class FileReader:
     """A `Reader` over an open file."""
 
-    def __init__(self, store: Threads, artifact: Artifact, descriptor: int) -> None:
+    def __init__(self, store: Store, artifact: Artifact, descriptor: int) -> None:
         self.artifact = artifact
         self._store = store
         self._descriptor = descriptor
@@ -45,7 +29,7 @@ class FileReader:
         self._closing: asyncio.Future[None] | None = None
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
-        """As `Reader.chunks`. No reference to a piece is kept while it is with the caller."""
+        """As `Reader.chunks`. The generator keeps no reference to a piece that it has yielded."""
         loop = asyncio.get_running_loop()
         grants = self._store.large_pieces
         fast = False
@@ -68,7 +52,7 @@ class FileReader:
         if self._closing is not None:
             raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
         if cached := files.read_cached(self._descriptor, start, count):
-            await asyncio.sleep(0)  # a fast client must not keep the loop from all others
+            await asyncio.sleep(0)  # a fast client must not block the loop for all others
             return cached
         reading = self._store.begin(files.read_at, self._descriptor, start, count)
         self._reading.add(reading)
@@ -76,9 +60,7 @@ class FileReader:
         return await undisturbed(reading)
 
     async def close(self) -> None:
-        """As `Reader.close`. The descriptor's number is not given back while a thread reads from
-        it.
-        """
+        """As `Reader.close`. The descriptor is not closed while a thread reads from it."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
         await undisturbed(self._closing)

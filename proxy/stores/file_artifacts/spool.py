@@ -1,4 +1,4 @@
-"""A partial file on disk: appended to, hashed, and committed at the end. Everything here blocks."""
+"""A partial file on disk: appended to, hashed and finally committed. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if sys.platform != "win32":
     import fcntl
 
 _PIECE = 1 << 20
-#: Bytes between two syncs. They bound the time of a commit, and of a sync of the job store that
-#: waits for it.
+#: Bytes between two syncs. This bounds the duration of a commit, and of a sync of the job store on
+#: the same disk.
 _SYNC_EVERY = 16 << 20
 _FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 
@@ -32,8 +32,8 @@ _FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 class Spool:
     """An open partial file. One call at a time.
 
-    `durable` syncs the bytes every 16 MiB, at `keep` and before a commit, and the names after it: a
-    commit that returned survives a loss of power.
+    With `durable`, the bytes are synced every 16 MiB, in `keep` and before a commit, and the names
+    after it: a commit that has returned survives a power loss.
     """
 
     def __init__(self, places: Places, descriptor: int, *, durable: bool) -> None:
@@ -51,7 +51,7 @@ class Spool:
 
     @classmethod
     def create(cls, places: Places, *, durable: bool) -> Spool:
-        """An empty file; an earlier one of the job is dropped."""
+        """Create an empty file. An earlier partial file of the job is removed."""
         with disk_errors(places.partial):
             make_directory(places.directory, durable=durable)
             places.partial.unlink(missing_ok=True)
@@ -59,14 +59,14 @@ class Spool:
 
     @classmethod
     def resume(cls, places: Places, *, durable: bool, stop: Event) -> Spool | None:
-        """The kept file, read again for its digest until `stop` is set; None if there is none."""
+        """Open the kept file and hash it, until `stop` is set. None if there is no kept file."""
         with disk_errors(places.partial):
             try:
                 spool = cls._open(places, 0, durable)
             except FileNotFoundError:
                 return None
             try:
-                spool.read_again(stop)
+                spool.hash_stored(stop)
             except BaseException:
                 spool.close()
                 raise
@@ -82,14 +82,14 @@ class Spool:
             os.close(descriptor)
             raise
 
-    def read_again(self, stop: Event) -> None:
-        """Hash the bytes of the file, until `stop` is set."""
+    def hash_stored(self, stop: Event) -> None:
+        """Hash the stored bytes, until `stop` is set."""
         while not stop.is_set() and (piece := os.read(self._descriptor, _PIECE)):
             self._digest.update(piece)
             self.length += len(piece)
 
     def append(self, chunks: Sequence[bytes]) -> None:
-        """Write and hash all chunks or none: after a raise the same call may be repeated."""
+        """Write and hash all chunks or none. After an exception the call may be repeated."""
         with disk_errors(self._places.partial):
             self._drop_torn()
             self._torn = True
@@ -123,7 +123,7 @@ class Spool:
         self._unsynced = 0
 
     def _verify(self) -> None:
-        """Compare the disk with what was appended, if a sync has failed. Raises `PartialLost`."""
+        """If a sync has failed, compare the disk with what was appended. Raises `PartialLost`."""
         if not self._doubtful:
             return
         if hasattr(os, "posix_fadvise"):
@@ -136,12 +136,12 @@ class Spool:
         self._doubtful = False
 
     def digest(self) -> bytes:
-        """SHA-256 of what was appended."""
+        """The SHA-256 of what was appended."""
         return self._digest.digest()
 
     def commit(self, artifact: Artifact, record_copy: bytes) -> None:
-        """Make it the job's artifact. Raises `LengthMismatch`, and `PartialLost` if the path leads
-        to another file or none. After `StoreUnavailable` the call may be repeated.
+        """Make the file the job's artifact. Raises `LengthMismatch`, and `PartialLost` if the path
+        names another file or none. After `StoreUnavailable` the call may be repeated.
         """
         places = self._places
         with disk_errors(places.file):
@@ -150,7 +150,7 @@ class Spool:
             self._check(artifact.size)
             self._sync()
             self._verify()
-            # remove a file committed earlier first: a new sidecar must never be beside the old file
+            # a new sidecar must never be beside a file that was committed before
             places.file.unlink(missing_ok=True)
             write_sidecar(places, artifact, record_copy, durable=self._durable)
             self._publish()
@@ -164,7 +164,7 @@ class Spool:
             raise PartialLost(f"{self._places.partial} was removed or replaced")
 
     def _publish(self) -> None:
-        """Rename it, the one step that makes it visible. Undone if it cannot be made durable."""
+        """Rename the file, which makes it visible. Undone if that cannot be made durable."""
         places = self._places
         if sys.platform == "win32":
             self.close()  # an open file cannot be renamed there
@@ -212,7 +212,7 @@ class Spool:
                 self.close()
 
     def discard(self) -> None:
-        """Remove the file, unless the path leads to another one by now."""
+        """Remove the file, unless its path names another one meanwhile."""
         if self._descriptor < 0:
             return
         with disk_errors(self._places.partial):
@@ -235,7 +235,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _claim(descriptor: int, places: Places) -> None:
-    """Lock the file, on a shared volume too. The system ends the lock of a killed process."""
+    """Lock the file, also on a shared volume. The system releases the lock of a killed process."""
     if sys.platform == "win32":
         return
     try:

@@ -19,6 +19,7 @@ from proxy.net.budget import Budget
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import Places, checked
+from proxy.stores.file_artifacts.interface import GrowingFile
 from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
@@ -27,8 +28,8 @@ from proxy.stores.threads import undisturbed
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-#: Shared by writers, readers and kept files that are hashed again; each waits for the disk most of
-#: its time.
+#: Threads for writers, readers, and kept files that are hashed again. Each waits for the disk most
+#: of its time.
 _THREADS = 16
 
 
@@ -43,7 +44,7 @@ class FileArtifacts:
         self._durable = durable
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._growing: set[FilePartial] = set()
+        self._growing: set[GrowingFile] = set()
         self._closed = False
 
     @classmethod
@@ -54,11 +55,10 @@ class FileArtifacts:
         durable: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> FileArtifacts:
-        """The artifacts kept in `directory`, which is made if it is not there.
+        """Open the artifacts in `directory`, which is created if it does not exist.
 
-        `durable` False leaves syncing to the system: a power loss may then take what was
-        committed, a crash of the process may not. `clock` returns Unix seconds. Raises
-        `StoreUnavailable`.
+        With `durable=False` syncing is left to the system: a power loss may then undo a commit, a
+        crash of the process cannot. `clock` returns Unix seconds. Raises `StoreUnavailable`.
         """
         store = cls(directory / "artifacts", durable=durable, clock=clock)
         try:
@@ -91,7 +91,7 @@ class FileArtifacts:
         return FilePartial(self, id, kept)
 
     async def get(self, id: str) -> Artifact | None:
-        """As `ArtifactStore.get`. A file that does not fit what was committed is no artifact."""
+        """As `ArtifactStore.get`. A file that does not match its sidecar is no artifact."""
         found = await self._ask(files.committed, self._places(id))
         return None if found is None else found[0]
 
@@ -113,7 +113,7 @@ class FileArtifacts:
         self.ledger.drop((id, "file"), (id, "partial"))
 
     async def ids(self) -> set[str]:
-        """As `ArtifactStore.ids`. Reads the disk, so that it also finds what others did on a shared
+        """As `ArtifactStore.ids`. Reads the disk, and so finds the changes of others on a shared
         volume.
         """
         changes = self.ledger.changes
@@ -137,7 +137,7 @@ class FileArtifacts:
         return self.ledger.total
 
     async def close(self) -> None:
-        """As `ArtifactStore.close`; files still being written are kept. Idempotent."""
+        """As `ArtifactStore.close`. Files that are being written are kept. Idempotent."""
         if self._closed:
             return
         failures = await asyncio.gather(
@@ -168,25 +168,27 @@ class FileArtifacts:
         stop: Callable[[], None] | None = None,
         unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
     ) -> _T:
-        """Run what changes the names of the job's files in a thread, one such call at a time."""
+        """Run `work`, which changes the names of the job's files, in a thread. Calls for one job
+        run one at a time. `stop` and `unwanted` are as in `threads.undisturbed`.
+        """
         async with self._turns.setdefault(id, asyncio.Lock()):
             return await undisturbed(self.begin(work), stop=stop, unwanted=unwanted)
 
     def close_file(self, descriptor: int) -> asyncio.Future[None]:
-        """Close a file in a thread: if the file was removed, its blocks are freed now, which takes
-        long.
+        """Close a file in a thread: if the file was removed, closing it frees its blocks, which may
+        take long.
         """
         return asyncio.get_running_loop().run_in_executor(
             None if self._closed else self._threads, os.close, descriptor
         )
 
-    def begun(self, growing: FilePartial) -> None:
+    def begun(self, growing: GrowingFile) -> None:
         """Note that the file is being written."""
         self._growing.add(growing)
         self.ledger.put(growing, growing.offset)
 
-    def ended(self, growing: FilePartial, entry: tuple[str, str] | None) -> None:
-        """Note that the file is not written any more, and under which entry it is kept, if any."""
+    def ended(self, growing: GrowingFile, entry: tuple[str, str] | None) -> None:
+        """Note that the file is no longer written, and the entry under which it is kept, if any."""
         self._growing.discard(growing)
         self.ledger.drop(growing)
         if entry is not None:

@@ -1,0 +1,60 @@
+"""What partial files and readers need of the store that they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import ParamSpec, Protocol, TypeVar
+
+from proxy.net.budget import Budget
+from proxy.stores.file_artifacts.ledger import Ledger
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class GrowingFile(Hashable, Protocol):
+    """A partial file that is being written."""
+
+    id: str
+
+    @property
+    def offset(self) -> int:
+        """Bytes accepted so far."""
+
+    async def keep(self) -> None:
+        """Stop writing and keep the accepted bytes."""
+
+
+class Store(Protocol):
+    """The store, as its files see it."""
+
+    ledger: Ledger
+    #: Large pieces that all readers of the store may have at a time.
+    large_pieces: Budget
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """The wall clock."""
+
+    def begin(
+        self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]:
+        """Run blocking work in a thread."""
+
+    async def exclusively(self, id: str, work: Callable[[], _T]) -> _T:
+        """Run `work`, which changes the names of the job's files, in a thread. Calls for one job
+        run one at a time.
+        """
+
+    def close_file(self, descriptor: int) -> asyncio.Future[None]:
+        """Close a file in a thread."""
+
+    async def remove(self, id: str) -> None:
+        """As `ArtifactStore.remove`."""
+
+    def begun(self, growing: GrowingFile, /) -> None:
+        """Note that the file is being written."""
+
+    def ended(self, growing: GrowingFile, entry: tuple[str, str] | None, /) -> None:
+        """Note that the file is no longer written, and the entry under which it is kept, if any."""
