@@ -10,37 +10,19 @@ from email.utils import formatdate
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from proxy.api.raw_response import RawResponse
+
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class FileResponse(web.StreamResponse):
-    """A streamed response of `length` bytes. Field values are latin-1 text of the bytes to send.
-
-    aiohttp would write them as UTF-8, which changes a Content-Type of VB365 that is not ASCII. Only
-    the public interface of `web.StreamResponse` is overridden.
-    """
+class FileResponse(RawResponse):
+    """A streamed response of `length` bytes. Field values are latin-1 text of the bytes to send."""
 
     def __init__(self, status: int, fields: Iterable[tuple[str, str]], length: int) -> None:
         super().__init__(status=status)
         self._fields = [*fields, ("Content-Length", str(length))]
         self._length = length
-        self._writer: AbstractStreamWriter | None = None
         self._ended = False
-        self._closes = False
-
-    @property
-    def prepared(self) -> bool:
-        """True once the head is written."""
-        return self._writer is not None
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection serves another request afterwards."""
-        return not self._closes
-
-    def force_close(self) -> None:
-        """Close the connection after this response."""
-        self._closes = True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write the head. Idempotent. Raises ValueError for a value with a control character."""
@@ -69,9 +51,9 @@ class FileResponse(web.StreamResponse):
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write bytes of the body, waiting for a client that reads slowly."""
+        """Write bytes of the body. Waits for a client that reads slowly."""
         if self._writer is None or self._ended:
-            raise RuntimeError("write() outside of prepare() and write_eof()")
+            raise RuntimeError("write() before prepare() or after write_eof()")
         await self._writer.write(data)
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -85,14 +67,14 @@ class FileResponse(web.StreamResponse):
 def sent_before_more(request: web.BaseRequest) -> Iterator[None]:
     """Within the block `request.writer.drain()` waits until the transport has sent everything.
 
-    Else a client that takes nothing keeps 64 KiB more in memory, and 512 KiB on TLS (the defaults
-    of asyncio and uvloop). The TLS layer counts what it has encrypted; below it the socket's
-    transport keeps another 64 KiB.
+    Otherwise a client that reads nothing keeps 64 KiB more in memory, and 512 KiB with TLS (the
+    defaults of asyncio and uvloop). The TLS layer counts what it has encrypted; below it the
+    socket's transport keeps another 64 KiB.
     """
     transport = request.transport
     if transport is None:
-        raise ConnectionResetError("the client has left")
-    # not 0: the TLS of both loops takes an empty buffer to have reached that
+        raise ConnectionResetError("the client has disconnected")
+    # not 0: the TLS transports of both loops treat an empty buffer as having reached 0
     transport.set_write_buffer_limits(high=1, low=0)
     try:
         yield

@@ -15,7 +15,7 @@ from proxy.core.job_document import body
 from proxy.core.paths import Links
 from proxy.ports import WholeResponse
 
-#: What a handler returns; the connection writes it.
+#: What a handler returns.
 ApiResponse = web.StreamResponse | WholeResponse
 
 SERVER = f"vb365-async-proxy/{__version__}"

@@ -9,10 +9,11 @@ from proxy.api.kickoff import KickoffHandler
 from proxy.api.request import ApiRequest
 from proxy.api.resources import Resources
 from proxy.api.responses import ApiResponse, problem_response
+from proxy.api.whole_response import Verbatim
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
 from proxy.core.routing import BadSwitch, Decision, Kickoff, Own
-from proxy.ports import StoreUnavailable
+from proxy.ports import StoreUnavailable, WholeResponse
 
 log = structlog.get_logger(__name__)
 
@@ -26,14 +27,16 @@ class ApiRouter:
         self._kickoffs = kickoffs
         self._resources = resources
 
-    async def handle(self, inner: web.BaseRequest, head: Head, decision: Decision) -> ApiResponse:
-        """Handle a request; a `Problem` becomes a response (CONTRACT §11).
+    async def handle(
+        self, inner: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        """Handle a request. A `Problem` becomes a response (CONTRACT §11).
 
         `head` is the head as the client sent it, `decision` that of `core.routing`.
         """
         request = ApiRequest(inner, head, decision)
         try:
-            return await self._dispatch(request)
+            response = await self._dispatch(request)
         except Problem as problem:
             log.info("refused", problem=problem.name, status=problem.status, path=request.path)
             return problem_response(problem, request)
@@ -42,6 +45,7 @@ class ApiRouter:
             detail = "The proxy cannot read or write its jobs now. Try again."
             unavailable = Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER)
             return problem_response(unavailable, request)
+        return Verbatim(response) if isinstance(response, WholeResponse) else response
 
     async def _dispatch(self, request: ApiRequest) -> ApiResponse:
         match request.decision:

@@ -20,10 +20,8 @@ from proxy.downstream.base import BaseConnection, Counters
 from proxy.downstream.bridge import OPTIONS, Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder
-from proxy.downstream.whole_response import Verbatim
 from proxy.net.budget import Budget
 from proxy.net.descriptors import EXTRA_CONNECTIONS
-from proxy.ports import WholeResponse
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ _WAITING = 64 << 20
 
 #: Answers a request of the proxy's own, given aiohttp's view of it, its head as the client sent it
 #: and the decision on it.
-Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamResponse | WholeResponse]]
+Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamResponse]]
 
 
 class Server:
@@ -142,7 +140,7 @@ class Server:
         await response.prepare(request)
         await response.write_eof()
         if _short(request, response):
-            raise RuntimeError("the answer is shorter than its Content-Length")
+            raise RuntimeError("the response is shorter than its Content-Length")
         bridge.answered(keep=bool(response.keep_alive))
         return response
 
@@ -150,8 +148,7 @@ class Server:
         self, request: web.BaseRequest, head: Head, decision: Decision
     ) -> web.StreamResponse:
         try:
-            response = await self._handler(request, head, decision)
-            return Verbatim(response) if isinstance(response, WholeResponse) else response
+            return await self._handler(request, head, decision)
         except web.HTTPException as answer:
             return web.Response(
                 status=answer.status, reason=answer.reason, headers=answer.headers, body=answer.body

@@ -14,7 +14,6 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.bridge import OPTIONS
-from proxy.ports import WholeResponse
 from tests.support.tls_peers import server_side
 from tests.support.wire import LIMIT, Peer, eventually, through
 
@@ -172,44 +171,6 @@ async def test_the_connection_says_when_it_closes() -> None:
         assert b"\r\nConnection: keep-alive\r\n" in (await client.response())[0]
         await client.send(b"GET /_own HTTP/1.0\r\n\r\n")
         assert (await client.rest()).startswith(b"HTTP/1.0 200 OK\r\n")
-
-
-def verbatim(status: int = 401, body: bytes = b"no") -> WholeResponse:
-    fields = (
-        (b"wWW-Authenticate", b"Bearer"),
-        (b"Set-Cookie", b"a=\xff"),
-        (b"Set-Cookie", b"b"),
-        (b"Content-Length", b"999"),
-        (b"Connection", b"x-gone"),
-        (b"X-Gone", b"1"),
-        (b"Transfer-Encoding", b"chunked"),
-        (b"x", b""),
-    )
-    return WholeResponse(status, b"Nicht sch\xf6n", fields, body)
-
-
-VERBATIM = (
-    b" Nicht sch\xf6n\r\nwWW-Authenticate: Bearer\r\nSet-Cookie: a=\xff\r\nSet-Cookie: b\r\nx: \r\n"
-)
-
-
-async def test_3_an_answer_of_the_upstream_is_relayed_verbatim() -> None:
-    """Nothing is added but its length: no Date, no Server, no Content-Type."""
-
-    async def relayed(request: web.BaseRequest, head: Head, decision: Decision) -> WholeResponse:
-        return verbatim(int(head.target[-3:]))
-
-    async with through(silent, decide=decide, handler=relayed) as (proxy, _):
-        client = await proxy.ask(b"POST /_own401 HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
-        expected = b"HTTP/1.1 401" + VERBATIM + b"Content-Length: 2\r\n\r\nno"
-        assert await client.exactly(len(expected)) == expected
-        await client.send(b"GET /_own304 HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert await client.head() == b"HTTP/1.1 304" + VERBATIM + b"\r\n"
-        await client.send(b"HEAD /_own999 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-        assert (
-            await client.rest()
-            == b"HTTP/1.1 999" + VERBATIM + b"Content-Length: 2\r\nConnection: close\r\n\r\n"
-        )
 
 
 async def test_http_exceptions_are_answers() -> None:

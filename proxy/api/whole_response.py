@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from proxy.api.raw_response import RawResponse
 from proxy.core.http.fields import end_to_end
 from proxy.core.http.outbound import CLOSE
 from proxy.ports import WholeResponse
@@ -15,35 +16,18 @@ _FRAMING = frozenset({b"content-length"})
 _BODILESS = (204, 304)
 
 
-class Verbatim(web.StreamResponse):
+class Verbatim(RawResponse):
     """Writes status, reason, the end-to-end fields and the body of `response`.
 
-    Nothing is added but the length, and `Connection: close` when the connection ends with it. Only
-    the public interface of `web.StreamResponse` is overridden.
+    It adds only the length, and `Connection: close` if the connection ends with the response.
     """
 
     def __init__(self, response: WholeResponse) -> None:
         super().__init__(status=response.status, reason="")
         self._response = response
-        self._writer: AbstractStreamWriter | None = None
-        self._closes = False
-
-    @property
-    def prepared(self) -> bool:
-        """True once the response is written."""
-        return self._writer is not None
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection serves another request afterwards."""
-        return not self._closes
-
-    def force_close(self) -> None:
-        """Close the connection after this response."""
-        self._closes = True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write all of it. Idempotent."""
+        """Write the whole response. Idempotent."""
         if self._writer is None:
             self._writer = request.writer
             if not request.keep_alive or request.version < HttpVersion11:
@@ -52,7 +36,7 @@ class Verbatim(web.StreamResponse):
         return self._writer
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Wait until the client has taken enough of it."""
+        """Wait until the client has read enough of it."""
         if self._writer is not None:
             await self._writer.drain()
 
