@@ -70,27 +70,39 @@ class Reader(Protocol):
 
 
 class ArtifactStore(Protocol):
-    """Keeps the files of jobs by job id. Every method may raise `StoreUnavailable`."""
+    """Keeps the files of jobs by job id and fence. Every method may raise `StoreUnavailable`.
 
-    async def create(self, id: str) -> Partial:
-        """Start the job's file from zero. An earlier partial file of the job is removed."""
+    Where replicas share the store, each claim of a job has a greater fence than the one before
+    (`Job.fence`, CONTRACT §18). The file of the job is the one written under the fence that its
+    record names. What a writer with a lower fence still does, such as a process that was stopped
+    and continues, neither becomes part of that file nor changes it. Without replicas the fence is
+    0.
+    """
 
-    async def resume(self, id: str) -> Partial | None:
-        """Continue the job's partial file, with its length as `offset` and its digest. None if
-        there is none.
+    async def create(self, id: str, fence: int = 0) -> Partial:
+        """Start the job's file from zero. Earlier partial files of the job are removed, except
+        those of greater fences.
         """
 
-    async def get(self, id: str) -> Artifact | None:
-        """The committed artifact, or None."""
+    async def resume(self, id: str, fence: int = 0) -> Partial | None:
+        """Continue the job's partial file, with its length as `offset` and its digest. None if
+        there is none.
 
-    async def record_copy(self, id: str) -> bytes | None:
+        If there is no file under this fence, the bytes stored under the highest lower fence are
+        taken over, committed or not: from then on the writer with that fence has lost its file.
+        """
+
+    async def get(self, id: str, fence: int = 0) -> Artifact | None:
+        """The artifact that was committed under the fence, or None."""
+
+    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
         """The record copy that `commit` stored with the artifact, or None."""
 
-    async def open(self, id: str) -> Reader | None:
+    async def open(self, id: str, fence: int = 0) -> Reader | None:
         """A reader of the committed artifact, or None."""
 
     async def remove(self, id: str) -> None:
-        """Remove the artifact and any partial file of the job. Idempotent."""
+        """Remove the artifacts and partial files of the job under all fences. Idempotent."""
 
     async def ids(self) -> set[str]:
         """Ids of jobs that have a committed or a partial file."""

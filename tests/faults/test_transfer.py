@@ -465,8 +465,8 @@ async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> No
     """§7: a finished export is not lost because the store was away for a moment."""
     original = world.artifacts.create
 
-    async def create(id: str) -> MemoryPartial:
-        partial = await original(id)
+    async def create(id: str, fence: int = 0) -> MemoryPartial:
+        partial = await original(id, fence)
         commit = partial.commit
 
         async def commit_then_lose_the_store(*args: Any) -> Artifact:

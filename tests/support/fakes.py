@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import sys
 import time
 from collections import defaultdict, deque
@@ -32,6 +33,9 @@ from proxy.ports import (
     StorageFull,
     StoreUnavailable,
 )
+
+#: A job id and a fence.
+Key = tuple[str, int]
 
 
 class Faulty:
@@ -179,9 +183,9 @@ class MemoryJobs(Faulty):
 class MemoryPartial:
     """A `Partial` in memory."""
 
-    def __init__(self, store: MemoryArtifacts, id: str, data: bytearray) -> None:
+    def __init__(self, store: MemoryArtifacts, key: Key, data: bytearray) -> None:
         self._store = store
-        self._id = id
+        self._key = key
         self._data = data
         self._failure: BaseException | None = None
         self._ended = False
@@ -214,15 +218,17 @@ class MemoryPartial:
 
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         await self._enter("commit")
-        if self._store.partials.get(self._id) is not self._data:
+        if self._store.partials.get(self._key) is not self._data:
             raise PartialLost("the partial is not ours any more")
         if len(self._data) != size:
             raise LengthMismatch(f"{len(self._data)} bytes, not {size}")
-        artifact = Artifact(self._id, size, hashlib.sha256(self._data).digest(), self._store.now())
+        artifact = Artifact(
+            self._key[0], size, hashlib.sha256(self._data).digest(), self._store.now()
+        )
         note = record_copy(artifact)
         self._end()
-        self._store.files[self._id] = (artifact, bytes(self._data), note)
-        del self._store.partials[self._id]
+        self._store.files[self._key] = (artifact, bytes(self._data), note)
+        del self._store.partials[self._key]
         return artifact
 
     async def keep(self) -> None:
@@ -231,8 +237,8 @@ class MemoryPartial:
 
     async def discard(self) -> None:
         await self._store.enter("discard")
-        if not self._ended and self._store.partials.get(self._id) is self._data:
-            del self._store.partials[self._id]
+        if not self._ended and self._store.partials.get(self._key) is self._data:
+            del self._store.partials[self._key]
         self._end()
 
     def _end(self) -> None:
@@ -264,58 +270,82 @@ class MemoryReader:
 class MemoryArtifacts(Faulty):
     """An `ArtifactStore` in memory, with room for `capacity` bytes (None: no limit). Faults of
     partials and readers are those of the store: "write", "read", "commit", "keep", "discard",
-    "chunks".
+    "chunks". It shares the files of the store `shared`, as that of another replica does.
     """
 
     def __init__(
-        self, *, capacity: int | None = None, clock: Callable[[], float] = time.time
+        self,
+        *,
+        capacity: int | None = None,
+        clock: Callable[[], float] = time.time,
+        shared: MemoryArtifacts | None = None,
     ) -> None:
         super().__init__()
         self.now = clock
         self.capacity = capacity
-        self.files: dict[str, tuple[Artifact, bytes, bytes]] = {}
-        self.partials: dict[str, bytearray] = {}
+        self.files: dict[Key, tuple[Artifact, bytes, bytes]] = shared.files if shared else {}
+        self.partials: dict[Key, bytearray] = shared.partials if shared else {}
         self.growing: dict[int, bytearray] = {}
 
-    async def create(self, id: str) -> MemoryPartial:
+    async def create(self, id: str, fence: int = 0) -> MemoryPartial:
         await self.enter("create")
-        return self._begin(_checked(id), bytearray())
+        self._drop(_checked(id), below=fence)
+        return self._begin((id, fence), bytearray())
 
-    async def resume(self, id: str) -> MemoryPartial | None:
+    async def resume(self, id: str, fence: int = 0) -> MemoryPartial | None:
         await self.enter("resume")
-        kept = self.partials.get(_checked(id))
+        kept = self.partials.get((_checked(id), fence))
         if kept is not None and any(kept is data for data in self.growing.values()):
             raise StoreUnavailable("the partial is being written")
-        return None if kept is None else self._begin(id, kept)
+        if kept is None and (id, fence) not in self.files:
+            kept = self._taken_over(id, fence)
+        return None if kept is None else self._begin((id, fence), kept)
 
-    def _begin(self, job: str, data: bytearray) -> MemoryPartial:
-        self.partials[job] = data
+    def _taken_over(self, id: str, fence: int) -> bytearray | None:
+        below = [each for each in self._keys(id) if each[1] < fence]
+        if not below:
+            return None
+        key = max(below)
+        data = bytearray(self.partials[key] if key in self.partials else self.files[key][1])
+        self._drop(id, below=fence)
+        return data
+
+    def _keys(self, id: str) -> list[Key]:
+        return [key for key in self.files.keys() | self.partials.keys() if key[0] == id]
+
+    def _drop(self, id: str, *, below: float) -> None:
+        for key in self._keys(id):
+            if key[1] < below:
+                self.files.pop(key, None)
+                self.partials.pop(key, None)
+
+    def _begin(self, key: Key, data: bytearray) -> MemoryPartial:
+        self.partials[key] = data
         self.growing[id(data)] = data
-        return MemoryPartial(self, job, data)
+        return MemoryPartial(self, key, data)
 
-    async def get(self, id: str) -> Artifact | None:
+    async def get(self, id: str, fence: int = 0) -> Artifact | None:
         await self.enter("get")
-        found = self.files.get(_checked(id))
+        found = self.files.get((_checked(id), fence))
         return None if found is None else found[0]
 
-    async def record_copy(self, id: str) -> bytes | None:
+    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
         await self.enter("record_copy")
-        found = self.files.get(_checked(id))
+        found = self.files.get((_checked(id), fence))
         return None if found is None else found[2]
 
-    async def open(self, id: str) -> MemoryReader | None:
+    async def open(self, id: str, fence: int = 0) -> MemoryReader | None:
         await self.enter("open")
-        found = self.files.get(_checked(id))
+        found = self.files.get((_checked(id), fence))
         return None if found is None else MemoryReader(self, found[0], found[1])
 
     async def remove(self, id: str) -> None:
         await self.enter("remove")
-        self.files.pop(_checked(id), None)
-        self.partials.pop(id, None)
+        self._drop(_checked(id), below=math.inf)
 
     async def ids(self) -> set[str]:
         await self.enter("ids")
-        return self.files.keys() | self.partials.keys()
+        return {key[0] for key in (*self.files, *self.partials)}
 
     async def free(self) -> int:
         await self.enter("free")

@@ -3,7 +3,8 @@
 The directory `artifacts`/<first two characters of the id> holds `<id>.partial` while the file
 grows; `<id>.json`, the sidecar, written and synced before the commit; `<id>.file`, the committed
 file. Renaming the partial file to `.file` is the commit: before it, a crash leaves a partial file,
-and a sidecar alone means nothing.
+and a sidecar alone means nothing. Under a fence other than 0 the names are `<id>.<fence>.partial`
+and so on; `<id>.<fence>.copy` is a file being taken over from a lower fence.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
 from proxy.stores.durable import PLAIN, sync_directory, write_file
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_NAME = re.compile(rf"({_UUID})\.(partial|file|json|json\.new)")
+_NAME = re.compile(rf"({_UUID})(?:\.([1-9][0-9]{{0,18}}))?\.(partial|file|json|json\.new|copy)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -47,32 +49,54 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         raise kind(f"{path}: {why.strerror or why}") from why
 
 
+class Entry(NamedTuple):
+    """One file of the store; `kind` is its suffix."""
+
+    id: str
+    fence: int
+    kind: str
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The paths of the files of one job."""
+    """The paths of the files of one job under one fence."""
 
     directory: Path
     id: str
+    fence: int = 0
 
     @property
     def partial(self) -> Path:
         """The growing file."""
-        return self.directory / f"{self.id}.partial"
+        return self._path("partial")
+
+    @property
+    def copy(self) -> Path:
+        """The growing file while it is copied from a lower fence."""
+        return self._path("copy")
 
     @property
     def file(self) -> Path:
         """The committed file."""
-        return self.directory / f"{self.id}.file"
+        return self._path("file")
 
     @property
     def sidecar(self) -> Path:
         """The facts of the committed file, and its record copy."""
-        return self.directory / f"{self.id}.json"
+        return self._path("json")
 
     @property
     def draft(self) -> Path:
         """The sidecar being written."""
-        return self.directory / f"{self.id}.json.new"
+        return self._path("json.new")
+
+    def entry(self, kind: str) -> Entry:
+        """One of the files."""
+        return Entry(self.id, self.fence, kind)
+
+    def _path(self, kind: str) -> Path:
+        stem = f"{self.id}.{self.fence}" if self.fence else self.id
+        return self.directory / f"{stem}.{kind}"
 
 
 def make_root(root: Path) -> None:
@@ -177,14 +201,36 @@ def _pread(descriptor: int, count: int, start: int) -> bytes:
 
 
 def remove(places: Places) -> None:
-    """Remove all files of the job, the committed one first."""
+    """Remove all files of the job under the fence, the committed one first."""
     with disk_errors(places.file):
-        for path in (places.file, places.sidecar, places.draft, places.partial):
+        # the partial file first: a writer that renames it to commit it does so before or never
+        for path in (places.partial, places.file, places.sidecar, places.draft, places.copy):
             path.unlink(missing_ok=True)
 
 
-def survey(root: Path) -> dict[tuple[str, str], int]:
-    """Every file of the store: (id, kind) and its bytes."""
+def fences(directory: Path, id: str) -> list[int]:
+    """The fences under which the job has files, the greatest first."""
+    with disk_errors(directory):
+        try:
+            names = [path.name for path in directory.iterdir()]
+        except FileNotFoundError:
+            return []
+    found = (_NAME.fullmatch(name) for name in names if name.startswith(id))
+    return sorted({int(name[2] or 0) for name in found if name is not None}, reverse=True)
+
+
+def remove_all(directory: Path, id: str, *, below: int | None = None) -> list[int]:
+    """Remove all files of the job under all fences, or those under the fences lower than `below`.
+    Return the fences.
+    """
+    found = [fence for fence in fences(directory, id) if below is None or fence < below]
+    for fence in found:
+        remove(Places(directory, id, fence))
+    return found
+
+
+def survey(root: Path) -> dict[Entry, int]:
+    """Every file of the store and its bytes."""
     with disk_errors(root), os.scandir(root) as directories:
         return {
             entry: size
@@ -194,13 +240,14 @@ def survey(root: Path) -> dict[tuple[str, str], int]:
         }
 
 
-def _files(directory: str) -> Iterator[tuple[tuple[str, str], int]]:
+def _files(directory: str) -> Iterator[tuple[Entry, int]]:
     with os.scandir(directory) as files:
         for file in files:
             name = _NAME.fullmatch(file.name)
             if name is not None:
                 with suppress(FileNotFoundError):
-                    yield (name[1], name[2]), file.stat(follow_symlinks=False).st_size
+                    entry = Entry(name[1], int(name[2] or 0), name[3])
+                    yield entry, file.stat(follow_symlinks=False).st_size
 
 
 def free(root: Path) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import ParamSpec, Protocol, TypeVar
 
 from proxy.net.budget import Budget
+from proxy.stores.file_artifacts.files import Entry, Places
 from proxy.stores.file_artifacts.ledger import Ledger
 
 _P = ParamSpec("_P")
@@ -17,6 +18,7 @@ class GrowingFile(Hashable, Protocol):
     """A partial file that is being written."""
 
     id: str
+    places: Places
 
     @property
     def offset(self) -> int:
@@ -50,11 +52,8 @@ class Store(Protocol):
     def close_file(self, descriptor: int) -> asyncio.Future[None]:
         """Close a file in a thread."""
 
-    async def remove(self, id: str) -> None:
-        """As `ArtifactStore.remove`."""
-
     def begun(self, growing: GrowingFile, /) -> None:
         """Note that the file is being written."""
 
-    def ended(self, growing: GrowingFile, entry: tuple[str, str] | None, /) -> None:
+    def ended(self, growing: GrowingFile, entry: Entry | None, /) -> None:
         """Note that the file is no longer written, and the entry under which it is kept, if any."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
+from proxy.stores.file_artifacts.files import Entry
+
 
 class Ledger:
-    """The bytes of each entry. An entry is (id, "file" or "partial") for a file that does not grow,
-    and the writer of a file that does.
+    """The bytes of each entry: an `Entry` for a file that does not grow, and the writer of a file
+    that does.
     """
 
     def __init__(self) -> None:
@@ -27,7 +29,7 @@ class Ledger:
             self.total -= self._sizes.pop(entry, 0)
         self.changes += 1
 
-    def recount(self, found: Mapping[tuple[str, str], int], since: int) -> None:
+    def recount(self, found: Mapping[Entry, int], since: int) -> None:
         """Replace the entries of files that do not grow by those `found` on disk, unless an entry
         has changed since `changes` was `since`. On a shared volume others store and remove files
         too.
@@ -35,7 +37,7 @@ class Ledger:
         if self.changes != since:
             return
         growing = {
-            entry: size for entry, size in self._sizes.items() if not isinstance(entry, tuple)
+            entry: size for entry, size in self._sizes.items() if not isinstance(entry, Entry)
         }
         self._sizes = growing | dict(found)
         self.total = sum(self._sizes.values())

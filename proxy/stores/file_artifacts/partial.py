@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
+from proxy.stores.file_artifacts import files
+from proxy.stores.file_artifacts.files import Places
 from proxy.stores.file_artifacts.interface import Store
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.threads import undisturbed
@@ -26,8 +28,9 @@ class FilePartial:
     kept, and the next call first tries to write it again.
     """
 
-    def __init__(self, store: Store, id: str, spool: Spool) -> None:
-        self.id = id
+    def __init__(self, store: Store, places: Places, spool: Spool) -> None:
+        self.id = places.id
+        self.places = places
         self._store = store
         self._spool = spool
         self._offset = spool.length
@@ -130,7 +133,7 @@ class FilePartial:
         await self._store.exclusively(
             self.id, partial(self._commit, artifact, record_copy(artifact))
         )
-        self._store.ended(self, (self.id, "file"))
+        self._store.ended(self, self.places.entry("file"))
         self._stopped = self._ended = True
         return artifact
 
@@ -172,7 +175,7 @@ class FilePartial:
         self._batch, self._gathered, self._waiting = [], [], 0
         await self._settle()
         if self._committed:
-            await self._store.remove(self.id)
+            await self._store.exclusively(self.id, partial(files.remove, self.places))
         else:
             await self._store.exclusively(self.id, self._spool.discard)
         self._end(None)
@@ -180,4 +183,4 @@ class FilePartial:
     def _end(self, kind: str | None) -> None:
         self._ended = True
         self._offset = self._spool.length
-        self._store.ended(self, None if kind is None else (self.id, kind))
+        self._store.ended(self, None if kind is None else self.places.entry(kind))

@@ -65,16 +65,26 @@ class Spool:
                 spool = cls._open(places, 0, durable)
             except FileNotFoundError:
                 return None
-            try:
-                spool.hash_stored(stop)
-            except BaseException:
-                spool.close()
-                raise
-            return spool
+            return spool.hashed(stop)
 
     @classmethod
-    def _open(cls, places: Places, flags: int, durable: bool) -> Spool:
-        descriptor = os.open(places.partial, _FLAGS | flags, 0o600)
+    def of_copy(cls, places: Places, *, durable: bool, stop: Event) -> Spool:
+        """The file `places.copy`, read for its digest until `stop` is set. It is not the partial
+        file before `adopt`.
+        """
+        return cls._open(places, 0, durable, places.copy).hashed(stop)
+
+    def adopt(self) -> None:
+        """Make the file `places.copy` the partial file."""
+        with disk_errors(self._places.partial):
+            self._sync()
+            self._places.copy.replace(self._places.partial)
+            if self._durable:
+                sync_directory(self._places.directory)
+
+    @classmethod
+    def _open(cls, places: Places, flags: int, durable: bool, path: Path | None = None) -> Spool:
+        descriptor = os.open(path or places.partial, _FLAGS | flags, 0o600)
         try:
             _claim(descriptor, places)
             return cls(places, descriptor, durable=durable)
@@ -82,11 +92,16 @@ class Spool:
             os.close(descriptor)
             raise
 
-    def hash_stored(self, stop: Event) -> None:
-        """Hash the stored bytes, until `stop` is set."""
-        while not stop.is_set() and (piece := os.read(self._descriptor, _PIECE)):
-            self._digest.update(piece)
-            self.length += len(piece)
+    def hashed(self, stop: Event) -> Spool:
+        """Hash the bytes of the file, until `stop` is set. It is closed if that fails."""
+        try:
+            while not stop.is_set() and (piece := os.read(self._descriptor, _PIECE)):
+                self._digest.update(piece)
+                self.length += len(piece)
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def append(self, chunks: Sequence[bytes]) -> None:
         """Write and hash all chunks or none. After an exception the call may be repeated."""
@@ -235,13 +250,19 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _claim(descriptor: int, places: Places) -> None:
-    """Lock the file, also on a shared volume. The system releases the lock of a killed process."""
+    """Lock the file, also on a shared volume. The system releases the lock of a killed process.
+
+    Under a fence other than 0 no other process writes the file: the volume need not support locks.
+    """
     if sys.platform == "win32":
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as why:
         raise StoreUnavailable(f"{places.partial} is being written") from why
+    except OSError:
+        if not places.fence:
+            raise
 
 
 def _write_all(descriptor: int, chunk: bytes) -> None:

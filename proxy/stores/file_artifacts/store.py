@@ -18,12 +18,13 @@ from weakref import WeakValueDictionary
 from proxy.net.budget import Budget
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.file_artifacts import files as files
-from proxy.stores.file_artifacts.files import Places, checked
+from proxy.stores.file_artifacts.files import Entry, Places, checked
 from proxy.stores.file_artifacts.interface import GrowingFile
 from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
+from proxy.stores.file_artifacts.takeover import take_over
 from proxy.stores.threads import undisturbed
 
 _P = ParamSpec("_P")
@@ -31,6 +32,8 @@ _T = TypeVar("_T")
 #: Threads for writers, readers, and kept files that are hashed again. Each waits for the disk most
 #: of its time.
 _THREADS = 16
+#: The kinds of files that count as used space.
+_COUNTED = ("file", "partial", "copy")
 
 
 class FileArtifacts:
@@ -69,48 +72,63 @@ class FileArtifacts:
             raise
         return store
 
-    async def create(self, id: str) -> FilePartial:
+    async def create(self, id: str, fence: int = 0) -> FilePartial:
         """As `ArtifactStore.create`."""
-        places = self._places(id)
-        made = await self.exclusively(
-            id, partial(Spool.create, places, durable=self._durable), unwanted=self._dispose
-        )
-        self.ledger.drop((id, "partial"))
-        return FilePartial(self, id, made)
+        places = self._places(id, fence)
 
-    async def resume(self, id: str) -> FilePartial | None:
-        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer has the file
-        open.
+        def create() -> tuple[Spool, list[int]]:
+            removed = files.remove_all(places.directory, id, below=fence)
+            return Spool.create(places, durable=self._durable), removed
+
+        made, removed = await self.exclusively(
+            id, create, unwanted=lambda made: self._dispose(made[0])
+        )
+        self._drop_all(id, removed)
+        self.ledger.drop(places.entry("partial"))
+        return FilePartial(self, places, made)
+
+    async def resume(self, id: str, fence: int = 0) -> FilePartial | None:
+        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer with the same
+        fence has the file open.
         """
-        stop = Event()
-        resume = partial(Spool.resume, self._places(id), durable=self._durable, stop=stop)
+        places, stop = self._places(id, fence), Event()
+        lower: list[int] = []
+
+        def resume() -> Spool | None:
+            kept = Spool.resume(places, durable=self._durable, stop=stop)
+            if kept is None and fence:
+                kept, found = take_over(places, durable=self._durable, stop=stop)
+                lower.extend(found)
+            return kept
+
         kept = await self.exclusively(id, resume, stop=stop.set, unwanted=self._dispose)
         if kept is None:
             return None
-        self.ledger.drop((id, "partial"))
-        return FilePartial(self, id, kept)
+        self._drop_all(id, lower)
+        self.ledger.drop(places.entry("partial"))
+        return FilePartial(self, places, kept)
 
-    async def get(self, id: str) -> Artifact | None:
+    async def get(self, id: str, fence: int = 0) -> Artifact | None:
         """As `ArtifactStore.get`. A file that does not match its sidecar is no artifact."""
-        found = await self._ask(files.committed, self._places(id))
+        found = await self._ask(files.committed, self._places(id, fence))
         return None if found is None else found[0]
 
-    async def record_copy(self, id: str) -> bytes | None:
+    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
         """As `ArtifactStore.record_copy`."""
-        found = await self._ask(files.committed, self._places(id))
+        found = await self._ask(files.committed, self._places(id, fence))
         return None if found is None else found[1]
 
-    async def open(self, id: str) -> FileReader | None:
+    async def open(self, id: str, fence: int = 0) -> FileReader | None:
         """As `ArtifactStore.open`."""
-        places = self._places(id)
+        places = self._places(id, fence)
         opening = self.begin(files.opened, places)
         found = await undisturbed(opening, unwanted=self._dispose)
         return None if found is None else FileReader(self, *found)
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`."""
-        await self.exclusively(id, partial(files.remove, self._places(id)))
-        self.ledger.drop((id, "file"), (id, "partial"))
+        removing = partial(files.remove_all, self._places(id).directory, id)
+        self._drop_all(id, [0, *await self.exclusively(id, removing)])
 
     async def ids(self) -> set[str]:
         """As `ArtifactStore.ids`. Reads the disk, and so finds the changes of others on a shared
@@ -118,14 +136,14 @@ class FileArtifacts:
         """
         changes = self.ledger.changes
         found = await self._ask(files.survey, self._root)
-        growing = {each.id for each in self._growing}
+        growing = {each.places.entry("partial") for each in self._growing}
         at_rest = {
             entry: size
             for entry, size in found.items()
-            if entry[1] == "file" or (entry[1] == "partial" and entry[0] not in growing)
+            if entry.kind in _COUNTED and entry not in growing
         }
         self.ledger.recount(at_rest, changes)
-        return {job for job, _ in found}
+        return {entry.id for entry in found}
 
     async def free(self) -> int:
         """As `ArtifactStore.free`."""
@@ -187,15 +205,19 @@ class FileArtifacts:
         self._growing.add(growing)
         self.ledger.put(growing, growing.offset)
 
-    def ended(self, growing: GrowingFile, entry: tuple[str, str] | None) -> None:
+    def ended(self, growing: GrowingFile, entry: Entry | None) -> None:
         """Note that the file is no longer written, and the entry under which it is kept, if any."""
         self._growing.discard(growing)
         self.ledger.drop(growing)
         if entry is not None:
             self.ledger.put(entry, growing.offset)
 
-    def _places(self, id: str) -> Places:
-        return Places(self._root / checked(id)[:2], id)
+    def _drop_all(self, id: str, fences: list[int]) -> None:
+        entries = (Entry(id, fence, kind) for fence in fences for kind in _COUNTED)
+        self.ledger.drop(*entries)
+
+    def _places(self, id: str, fence: int = 0) -> Places:
+        return Places(self._root / checked(id)[:2], id, fence)
 
     async def _ask(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await undisturbed(self.begin(work, *args, **kwargs))

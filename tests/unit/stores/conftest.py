@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
@@ -22,6 +23,7 @@ from tests.support.fakes import MemoryArtifacts, MemoryJobs
 
 Fail = Callable[[ArtifactStore, str], None]
 OpenArtifacts = Callable[[], Awaitable[ArtifactStore]]
+_MEMORY: WeakValueDictionary[Path, MemoryArtifacts] = WeakValueDictionary()
 
 
 async def _memory_jobs(directory: Path) -> JobStore:
@@ -33,7 +35,9 @@ async def _disk_jobs(directory: Path) -> JobStore:
 
 
 async def _memory_artifacts(directory: Path) -> ArtifactStore:
-    return MemoryArtifacts()
+    store = MemoryArtifacts(shared=_MEMORY.get(directory))
+    _MEMORY[directory] = store
+    return store
 
 
 async def _file_artifacts(directory: Path) -> ArtifactStore:
@@ -107,6 +111,16 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
             monkeypatch.setattr(artifact_files, "write_file", sidecar)
 
     return fail
+
+
+@pytest.fixture
+async def replica(
+    artifacts: ArtifactStore, open_artifacts: OpenArtifacts
+) -> AsyncIterator[ArtifactStore]:
+    """The same store as `artifacts`, opened by another replica."""
+    store = await open_artifacts()
+    yield store
+    await store.close()
 
 
 @pytest.fixture

@@ -1,0 +1,88 @@
+"""The take-over of a partial file from the writer with a lower fence. Everything here blocks.
+
+The bytes are copied, because the other writer may still have its file open: a process that was
+stopped appends when it continues, and keeps its lock until then (CONTRACT §18).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from threading import Event
+
+from proxy.stores.durable import PLAIN
+from proxy.stores.file_artifacts.files import Places, disk_errors, fences, remove_all
+from proxy.stores.file_artifacts.spool import Spool
+
+#: Bytes copied between two looks at `stop`.
+_PIECE = 16 << 20
+
+
+def take_over(places: Places, *, durable: bool, stop: Event) -> tuple[Spool | None, list[int]]:
+    """The file that the highest lower fence has, as the partial file under this one, and the fences
+    whose files were removed. None if there is none, or if `stop` was set.
+    """
+    with disk_errors(places.partial):
+        source = _source(places)
+        if source is None:
+            return None, []
+        try:
+            places.copy.unlink(missing_ok=True)
+            _copy(source, places.copy, stop)
+        finally:
+            os.close(source)
+        spool = Spool.of_copy(places, durable=durable, stop=stop)
+        try:
+            if not stop.is_set():
+                spool.adopt()
+                return spool, remove_all(places.directory, places.id, below=places.fence)
+        except BaseException:
+            spool.close()
+            raise
+        spool.close()
+        places.copy.unlink(missing_ok=True)
+        return None, []
+
+
+def _source(places: Places) -> int | None:
+    """An open descriptor of the file, committed or not, that the highest lower fence has. None if
+    the file under this fence is committed.
+    """
+    if places.file.exists():
+        return None
+    for fence in fences(places.directory, places.id):
+        lower = Places(places.directory, places.id, fence)
+        if fence < places.fence:
+            # in this order, because a commit renames the first to the second
+            for path in (lower.partial, lower.file):
+                try:
+                    return os.open(path, os.O_RDONLY | PLAIN)
+                except FileNotFoundError:
+                    continue
+    return None
+
+
+def _copy(source: int, path: Path, stop: Event) -> None:
+    """Copy the file, with shared blocks or within the file server if the file system can."""
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN, 0o600)
+    try:
+        if hasattr(os, "copy_file_range"):
+            _copy_in_kernel(source, target, stop)
+        while not stop.is_set() and (piece := os.read(source, 1 << 20)):
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(target, rest) :]
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(target)
+
+
+def _copy_in_kernel(source: int, target: int, stop: Event) -> None:
+    """Copy as much as possible; whoever reads the rest reads on from there."""
+    try:
+        while not stop.is_set() and os.copy_file_range(source, target, _PIECE):
+            pass
+    except OSError:
+        return  # the file system cannot; reading and writing meets a real failure again

@@ -1,0 +1,72 @@
+"""How a file is taken over on a shared volume (`proxy.stores.file_artifacts.takeover`)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.ports import StorageFull
+from proxy.stores.file_artifacts.store import FileArtifacts
+from tests.faults.test_store_faults import MIB, largest_file
+from tests.unit.stores.test_artifacts import CONTENT, new_id, note
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[FileArtifacts]:
+    opened = await FileArtifacts.at(tmp_path)
+    yield opened
+    await opened.close()
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.glob("artifacts/??/*")}
+
+
+async def kept(store: FileArtifacts, job: str) -> None:
+    partial = await store.create(job, 1)
+    await partial.write(CONTENT)
+    await partial.keep()
+
+
+async def test_names_without_a_fence_are_those_of_version_0_1(
+    store: FileArtifacts, tmp_path: Path
+) -> None:
+    job = new_id()
+    for fence, stem in ((0, job), (3, f"{job}.3")):
+        partial = await store.create(job, fence)
+        assert f"{stem}.partial" in names(tmp_path)
+        await partial.commit(0, note)
+        assert {f"{stem}.file", f"{stem}.json"} <= names(tmp_path)
+
+
+async def test_a_full_volume_leaves_the_file_where_it_is(
+    store: FileArtifacts, tmp_path: Path
+) -> None:
+    job = new_id()
+    await kept(store, job)
+    with largest_file(MIB), pytest.raises(StorageFull):
+        await store.resume(job, 2)
+    assert names(tmp_path) == {f"{job}.1.partial"}
+    taken = await store.resume(job, 2)
+    assert taken is not None
+    assert taken.offset == len(CONTENT)
+    assert names(tmp_path) == {f"{job}.2.partial"}
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL])
+async def test_a_file_system_that_cannot_copy_is_read_and_written(
+    monkeypatch: pytest.MonkeyPatch, store: FileArtifacts, code: int
+) -> None:
+    def refuse(*args: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    job = new_id()
+    await kept(store, job)
+    taken = await store.resume(job, 2)
+    assert taken is not None
+    assert await taken.read(0, taken.offset) == CONTENT
