@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from datetime import UTC, datetime
 from email.utils import formatdate
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -219,6 +220,12 @@ def _parsed(error: JobError) -> Any:
     text = error.body
     if text is None or error.truncated or len(text) > _JSON_BODY_LIMIT:
         return text
+    return _json_or_text(text)
+
+
+# a body of many small members takes 50 ms, and clients poll the same job again and again
+@lru_cache(maxsize=16)
+def _json_or_text(text: str) -> Any:
     try:
         value = json.loads(
             text.removeprefix("\ufeff"), parse_constant=_no_constant, parse_float=_finite

@@ -259,6 +259,18 @@ def test_a_json_error_body_is_shown_as_json(body: str | None, shown: object) -> 
     }
 
 
+def test_a_polled_body_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that polls a failed job does not make the proxy parse up to 64 KiB again."""
+    body = '{"polled":[1]}'
+    assert document(failed(ErrorCode.ERROR, body=body))["error"]["upstream"]["body"] == {
+        "polled": [1]
+    }
+    monkeypatch.setattr(json, "loads", None)
+    assert document(failed(ErrorCode.ERROR, body=body))["error"]["upstream"]["body"] == {
+        "polled": [1]
+    }
+
+
 def test_a_truncated_body_is_shown_as_text() -> None:
     """§5: half a number is not the number that VB365 sent."""
     shown = document(failed(ErrorCode.ERROR, body="12345", truncated=True))["error"]["upstream"]
