@@ -63,6 +63,7 @@ class Running:
         await runner.start()
         self._closing.push_async_callback(runner.stop)
         self._run_task(parts.sweeper(runner).run())
+        self._run_task(parts.watch())
         admin = parts.admin(runner)
         await self._listen_admin(admin)
         await self._listen(parts.server(runner))

@@ -97,6 +97,10 @@ class Parts:
         """The pools of connections to VB365, which are to be closed at the end."""
         return self._relay_pool, self._job_pool, self._check_pool
 
+    async def watch(self) -> None:
+        """Watch for ever whether VB365's responses prove who a caller is."""
+        await self._access.watch()
+
     def runner(self) -> Runner:
         """Make the runner of all jobs of this process."""
         exports, storage = self._settings.exports, self._settings.storage
@@ -218,6 +222,7 @@ class Parts:
             ),
             hosts=admin.hosts,
             guard=TokenGuard(admin.token.get_secret_value(), self._now) if admin.token else None,
+            notes=lambda: {"upstream": self._access.note},
         )
 
 

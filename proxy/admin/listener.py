@@ -23,10 +23,19 @@ class Admin:
     """The admin application.
 
     `hosts` are its names beside localhost and IP addresses. `guard` protects all paths but the
-    health checks.
+    health checks. `notes` returns, by the check's name, what an operator should correct although
+    the check succeeds.
     """
 
-    def __init__(self, *, checks: Checks, hosts: Collection[str], guard: TokenGuard | None) -> None:
+    def __init__(
+        self,
+        *,
+        checks: Checks,
+        hosts: Collection[str],
+        guard: TokenGuard | None,
+        notes: Callable[[], dict[str, str | None]] = dict,
+    ) -> None:
+        self._notes = notes
         self._checks = checks
         self._hosts = hosts
         self._guard = guard
@@ -90,10 +99,8 @@ class Admin:
         ready = not self.draining and not any(
             why for name, why in reasons.items() if name not in excluded
         )
-        checks = {
-            name: {"ok": True} if why is None else {"ok": False, "reason": why}
-            for name, why in reasons.items()
-        }
+        notes = self._notes()
+        checks = {name: _shown(why, notes.get(name)) for name, why in reasons.items()}
         return web.json_response(
             {"ready": ready, "checks": checks}, status=200 if ready else 503, headers=_FIELDS
         )
@@ -116,6 +123,12 @@ class _Refused(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         transport.close()
+
+
+def _shown(why: str | None, note: str | None) -> dict[str, bool | str]:
+    """Return a check's result as JSON; a note is the reason of a check that succeeded."""
+    reason = note if why is None else why
+    return {"ok": why is None} | ({} if reason is None else {"reason": reason})
 
 
 def _error(status: int, text: str, fields: dict[str, str] | None = None) -> web.Response:

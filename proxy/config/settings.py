@@ -106,7 +106,10 @@ class Upstream(Section):
     url: Origin
     """Required. Scheme, host and port of VB365's REST API, for example `https://vb365.example.com:4443`."""
     host: Authority | None = None
-    """Host field of the proxy's own requests to VB365. Default: host and port of upstream.url."""
+    """Host field of the proxy's own requests to VB365. Default: host and port of upstream.url. Set
+    it if a server in front of VB365 selects VB365 by another Host: its responses decide about
+    access.
+    """
     ca_file: FilePath | None = None
     """PEM file with the CA certificates that verify VB365's certificate. Default: the system's."""
     fingerprint: Fingerprint | None = None

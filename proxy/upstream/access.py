@@ -6,29 +6,31 @@ There are two checks. Each sends nothing of the caller's but Authorization and C
 - The session check, `GET /v{N}/RestoreSessions/{sid}`, shows whether the credentials may see that
   session. It proves no identity, because the caller of a kick-off chose the `sid`.
 - The identity check, `GET /v{N}/RestoreSessions?limit=1`, shows whether VB365 accepts the
-  credentials. Sent with a JWT alone, a success makes the token's claims valid.
+  credentials. Sent with a JWT alone, a success makes the token's claims valid, unless the same
+  request succeeds without credentials too (`upstream.anonymous`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Callable
 
 from proxy.core.errors import Problem
 from proxy.core.job import Job
-from proxy.ports import Fields, Upstream, UpstreamFailure
+from proxy.ports import Fields, Upstream
+from proxy.upstream.anonymous import NOTE, AnonymousCheck
 from proxy.upstream.bounded import BoundedDict
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.owner_hashes import OwnerHashes
 from proxy.upstream.problems import not_found, unauthorized, unreachable
+from proxy.upstream.questions import Questions
+from proxy.upstream.questions import Statuses as Statuses
 from proxy.upstream.verdict import DENIED, UNDECIDED, UNKNOWN, is_decision, is_success
 
 #: API versions that have the checked resources, in the order in which they are tried.
 _VERSIONS = ("v8", "v7", "v6")
-#: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
-#: included, so that a list checks each session once however many jobs it has.
-Statuses = dict[tuple[str, str], "asyncio.Task[int]"]
+#: Seconds from the start to the first check without credentials, and between two of them.
+_ANONYMOUS_START, _ANONYMOUS_INTERVAL = 30.0, 300.0
 
 
 class Access:
@@ -47,8 +49,9 @@ class Access:
         timeout: float,
         now: Callable[[], float],
     ) -> None:
-        self._upstream = upstream
-        self._key = key
+        self._questions = Questions(upstream, timeout=timeout)
+        self._anonymous = AnonymousCheck(self._questions, now)
+        self._hashes = OwnerHashes(key)
         self._lifetime = cache
         self._timeout = timeout
         self._now = now
@@ -62,7 +65,6 @@ class Access:
         self._identities: BoundedDict[str, str] = BoundedDict()
         self._known: BoundedDict[str, bool] = BoundedDict()
         self._served: str | None = None
-        self._pending: Statuses = {}
 
     # who the caller is
 
@@ -73,7 +75,7 @@ class Access:
         credentials: jobs that were created before VB365 accepted the token, or before a restart,
         belong to those. A new job's `owner` is the first.
         """
-        identity = self._identities.get(self._caller_hash(credentials))
+        identity = self._identities.get(self._hashes.caller(credentials))
         return (*(() if identity is None else (identity,)), *self.hashes(credentials))
 
     def hashes(self, credentials: Credentials) -> tuple[str, ...]:
@@ -81,37 +83,54 @@ class Access:
 
         The hash of the exact Authorization and Cookie is for `_needed`.
         """
-        found = (self._caller_hash, self._hash_as_sent, self._exact_hash)
-        return tuple(dict.fromkeys(each(credentials) for each in found))
+        return self._hashes.all(credentials)
 
     def claimed(self, credentials: Credentials) -> str | None:
         """Return the owner that a JWT claims to be, None without claims.
 
         It proves nothing: `check` must pass before anything is disclosed.
         """
-        claims = credentials.claims
-        return None if claims is None else self._keyed("identity", claims)
+        claims = None if self._anonymous.succeeds else credentials.claims
+        return None if claims is None else self._hashes.identity(claims)
 
     def knows(self, fields: Fields) -> bool:
         """Report whether VB365 has accepted the credentials in these request fields at least once
         since the proxy started.
         """
         credentials = Credentials.of(fields)
-        return credentials is not None and self._caller_hash(credentials) in self._known
+        return credentials is not None and self._hashes.caller(credentials) in self._known
 
-    async def learn(self, credentials: Credentials) -> bool | None:
-        """Check a JWT with VB365, so that its claims become valid if VB365 accepts it.
+    async def learn(self, credentials: Credentials, *, fresh: bool = False) -> bool | None:
+        """Check a JWT with VB365, so that its claims become valid if VB365 accepts it. With `fresh`
+        no cached result counts.
 
-        Returns False if VB365 rejects it or there are no claims, None if VB365 does not respond.
+        Returns False if VB365 rejects it, if there are no claims, or if they cannot be proved; None
+        if VB365 does not respond.
         """
         if credentials.claims is None:
             return False
         try:
             async with asyncio.timeout(self._timeout):
-                status = await self._identity_status(credentials.parts()[0])
+                status = await self._identity_status(credentials.parts()[0], fresh=fresh)
         except (Problem, TimeoutError):
             return None
-        return is_success(status) if is_decision(status) else None
+        if is_success(status):
+            return self.claimed(credentials) in self.owners(credentials)
+        return False if is_decision(status) else None
+
+    @property
+    def note(self) -> str | None:
+        """What an operator must correct, because VB365's responses do not prove who a caller is."""
+        return NOTE if self._anonymous.succeeds else None
+
+    async def watch(self) -> None:
+        """Repeat the identity check without credentials for ever, so that an operator learns of a
+        success although nobody sends a JWT.
+        """
+        await asyncio.sleep(_ANONYMOUS_START)
+        while True:
+            await self._fails_without_credentials(_identity_target(self._versions()[0]))
+            await asyncio.sleep(_ANONYMOUS_INTERVAL)
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
         """Report whether the job is this caller's own. Raises `Problem` 503 if that depends on a
@@ -133,36 +152,10 @@ class Access:
         a front before VB365 may require the same Authorization of every user, and a cookie then
         decides who the user is. Beside a sufficient Authorization cookies may change.
         """
-        if self._exact_hash(credentials) in job.owners:
+        if self._hashes.exact(credentials) in job.owners:
             return credentials
         known = {*self.owners(credentials), self.claimed(credentials)}
         return None if known.isdisjoint(job.owners) else credentials.parts()[0]
-
-    def _caller_hash(self, credentials: Credentials) -> str:
-        """Return the hash of Authorization, or of Cookie if there is no Authorization.
-
-        A load balancer's cookie changes with every response. The spelling of the scheme `Bearer`
-        does not matter.
-        """
-        bearer = credentials.bearer
-        if bearer is not None:
-            return self._hash(((b"Bearer " + bearer,), ()))
-        return self._hash_as_sent(credentials)
-
-    def _hash_as_sent(self, credentials: Credentials) -> str:
-        """Return the same hash over the bytes as they were sent, as in version 0.1.0."""
-        return self._hash(
-            (credentials.authorization, () if credentials.authorization else credentials.cookie)
-        )
-
-    def _exact_hash(self, credentials: Credentials) -> str:
-        return self._hash((credentials.authorization, credentials.cookie))
-
-    def _hash(self, lines: tuple[tuple[bytes, ...], tuple[bytes, ...]]) -> str:
-        return self._keyed("credentials", repr(lines))
-
-    def _keyed(self, kind: str, text: str) -> str:
-        return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()
 
     # what VB365 has allowed
 
@@ -184,16 +177,16 @@ class Access:
         """
         credentials = Credentials.of(fields)
         if credentials is not None:
-            caller = self._caller_hash(credentials)
+            caller = self._hashes.caller(credentials)
             for key in [key for key in self._allowed if key[0] == caller]:
                 del self._allowed[key]
 
     def _remember(self, credentials: Credentials, kind: str, subject: str) -> None:
-        key = (self._caller_hash(credentials), self._exact_hash(credentials), kind, subject)
+        key = (self._hashes.caller(credentials), self._hashes.exact(credentials), kind, subject)
         self._allowed.put(key, self._now() + self._lifetime)
 
     def _is_cached(self, credentials: Credentials, kind: str, subject: str) -> bool:
-        key = (self._caller_hash(credentials), self._exact_hash(credentials), kind, subject)
+        key = (self._hashes.caller(credentials), self._hashes.exact(credentials), kind, subject)
         return self._now() < self._allowed.get(key, float("-inf"))
 
     # who may see what
@@ -281,7 +274,7 @@ class Access:
             status = await self._ask(version, target, credentials, statuses)
             if is_success(status):
                 self._remember(credentials, "session", target)
-                self._known.put(self._caller_hash(credentials), True)
+                self._known.put(self._hashes.caller(credentials), True)
             if status != 400 or version == self._served:
                 break
         if status == 401:
@@ -323,21 +316,20 @@ class Access:
     # requests to VB365
 
     async def _identity_status(
-        self, credentials: Credentials, statuses: Statuses | None = None
+        self, credentials: Credentials, statuses: Statuses | None = None, *, fresh: bool = False
     ) -> int:
         """Return VB365's status for the identity check with exactly these credentials, in a version
-        that it serves.
+        that it serves. Raises `Problem` 503.
         """
         status = 404
         for version in self._versions():
-            target = f"/{version}/RestoreSessions?limit=1"
-            if self._is_cached(credentials, "identity", target):
+            target = _identity_target(version)
+            if not fresh and self._is_cached(credentials, "identity", target):
                 return 200
             status = await self._ask(version, target, credentials, statuses)
             if is_success(status):
                 self._served = version
-                self._remember(credentials, "identity", target)
-                self._accept_identity(credentials)
+                await self._accept_identity(credentials, target)
             if status not in UNKNOWN:
                 break
         return status
@@ -349,51 +341,39 @@ class Access:
         wanted = (first, self._served, *_VERSIONS)
         return list(dict.fromkeys(version for version in wanted if version in _VERSIONS))
 
-    def _accept_identity(self, credentials: Credentials) -> None:
-        self._known.put(self._caller_hash(credentials), True)
-        claimed = self.claimed(credentials)
-        if claimed is not None and not credentials.cookie:
-            self._identities.put(self._caller_hash(credentials), claimed)
+    async def _accept_identity(self, credentials: Credentials, target: str) -> None:
+        """Use the claims of a JWT that was sent alone and accepted. Raises `Problem` 503."""
+        if credentials.claims is not None and not credentials.cookie:
+            fails = await self._fails_without_credentials(target)
+            if fails is None:
+                raise unreachable()
+            if not fails:
+                return
+            claimed = self._hashes.identity(credentials.claims)
+            self._identities.put(self._hashes.caller(credentials), claimed)
+        self._known.put(self._hashes.caller(credentials), True)
+        self._remember(credentials, "identity", target)
+
+    async def _fails_without_credentials(self, target: str) -> bool | None:
+        """Report whether the identity check fails without credentials, None if that is not known.
+
+        If it succeeds, what was learnt before is dropped: it may have been wrong already.
+        """
+        succeeds = await self._anonymous.run(target)
+        if succeeds:
+            self._identities.clear()
+            self._allowed.clear()
+        return None if succeeds is None else not succeeds
 
     async def _ask(
         self, version: str, target: str, credentials: Credentials, statuses: Statuses | None
     ) -> int:
-        """Return VB365's status for a GET. Equal concurrent checks share one request. Raises
-        `Problem` 503.
-        """
-        key = (self._exact_hash(credentials), target)
-        task = (statuses or {}).get(key) or self._pending.get(key)
-        if task is None:
-            task = asyncio.create_task(self._get(target.encode("latin-1"), credentials))
-            self._pending[key] = task
-            task.add_done_callback(lambda done: self._finished(key, done))
-        if statuses is not None:
-            statuses[key] = task
-        try:
-            status = await asyncio.shield(task)
-        except UpstreamFailure as why:
-            raise unreachable() from why
+        """Return VB365's status for a GET. Raises `Problem` 503."""
+        status = await self._questions.status(target, credentials, statuses)
         if is_success(status) or status in (401, 403):
             self._served = self._served or version
         return status
 
-    def _finished(self, key: tuple[str, str], task: asyncio.Task[int]) -> None:
-        del self._pending[key]
-        if not task.cancelled():
-            task.exception()  # mark it as retrieved: all waiters may have been cancelled
 
-    async def _get(self, target: bytes, credentials: Credentials) -> int:
-        response = await self._upstream.send(
-            b"GET", target, credentials.fields, timeout=self._timeout, stall=self._timeout
-        )
-        try:
-            # read a short body to its end, so that the connection can be reused
-            async with asyncio.timeout(self._timeout):
-                for _ in range(8):
-                    if not await response.read():
-                        break
-        except (UpstreamFailure, TimeoutError):
-            pass  # only the status matters; close() drops the connection
-        finally:
-            response.close()
-        return response.status
+def _identity_target(version: str) -> str:
+    return f"/{version}/RestoreSessions?limit=1"

@@ -56,6 +56,8 @@ class Upstream:
             return raw("401 No")
         if request.method == "POST":
             return raw("200 OK", [], b"x")
+        if not token and "Cookie" not in request:
+            return raw("401 No")
         if request.target.endswith("/RestoreSessions?limit=1"):
             return raw(f"{self.listing.get(token, 200)} Said", [], b"{}")
         if "/organization" in request.target:

@@ -40,10 +40,14 @@ class Scripted:
 
 
 class Vb365:
-    """Decides by authorization and target; None is an upstream that is down."""
+    """Decides by authorization and target; None is an upstream that is down.
+
+    A request without credentials gets `anonymous` and is not counted.
+    """
 
     def __init__(self, decide: Callable[[str, str, bool], int | None]) -> None:
         self.decide = decide
+        self.anonymous: int | None = 401
         self.asked: list[tuple[str, str]] = []
 
     async def send(
@@ -59,8 +63,11 @@ class Vb365:
         assert not any(n.lower() == b"host" for n, _ in fields)
         token = next((v.decode() for n, v in fields if n == b"Authorization"), "")
         cookie = any(n == b"Cookie" for n, _ in fields)
-        self.asked.append((token, target.decode()))
-        status = self.decide(token, target.decode(), cookie)
+        if token or cookie:
+            self.asked.append((token, target.decode()))
+            status = self.decide(token, target.decode(), cookie)
+        else:
+            status = self.anonymous
         if status is None:
             raise UpstreamUnreachable("down", delivered=False)
         return Scripted(status)

@@ -1,0 +1,146 @@
+"""What a success means that VB365, or a server in front of it, gives to anybody (CONTRACT §2)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import structlog
+
+from proxy.core.errors import Problem
+from proxy.ports import Fields
+from proxy.upstream import access as access_module
+from proxy.upstream.anonymous import NOTE
+from tests.unit.upstream.test_access import SESSIONS, Scripted, credentials, job, jwt, make
+
+ALICE = credentials(jwt("alice"))
+IDENTITIES = {jwt("alice"), jwt("alice", "2")}
+
+
+async def turns() -> None:
+    """Let other tasks run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_claims_are_not_used_while_anybody_is_accepted() -> None:
+    """§2: a token that is accepted as a request without one is does not prove its claims."""
+    access, vb365, clock = make(lambda *_: 200)
+    vb365.anonymous = 200
+    assert await access.learn(ALICE) is False
+    assert access.owners(ALICE) == access.hashes(ALICE)
+    assert await access.identify(ALICE) == access.hashes(ALICE)
+    assert access.claimed(ALICE) is None
+    vb365.anonymous = 401
+    clock.now += 121
+    assert await access.learn(ALICE) is True
+    assert access.owners(ALICE)[0] == access.claimed(ALICE)
+
+
+async def test_the_owner_of_a_gone_session_is_not_whoever_claims_to_be() -> None:
+    """§2, §9: a server that begins to accept anybody does not make a forged token the owner."""
+    access, vb365, clock = make(lambda _, target, __: 200 if target == SESSIONS else 404)
+    await access.learn(ALICE)
+    mine = job(access.owners(ALICE)[0])
+    forged = credentials(jwt("alice", "forged"))
+    vb365.anonymous = 200
+    clock.now += 121
+    with pytest.raises(Problem) as why:
+        await access.check(forged, mine)
+    assert (why.value.status, access.owners(forged)) == (404, access.hashes(forged))
+
+
+async def test_what_was_learnt_before_is_dropped() -> None:
+    """§2: it may have been wrong already when the check without credentials was still valid."""
+    access, vb365, clock = make(lambda *_: 200)
+    assert await access.learn(ALICE) is True
+    vb365.anonymous = 200
+    forged = credentials(jwt("alice", "forged"))
+    assert await access.learn(forged) is True, "the check is valid for two minutes"
+    clock.now += 121
+    assert await access.learn(ALICE) is False
+    vb365.anonymous = 401
+    vb365.decide = lambda token, *_: 200 if token in IDENTITIES else 401
+    clock.now += 121
+    assert await access.learn(ALICE) is True
+    assert access.owners(forged) == access.hashes(forged)
+
+
+@pytest.mark.parametrize("anonymous", [400, 401, 403, 404, 302, 429, 500, 503])
+async def test_only_a_2xx_without_credentials_discredits_claims(anonymous: int) -> None:
+    """§2: any other response is no success, whatever it means."""
+    access, vb365, _ = make(lambda *_: 200)
+    vb365.anonymous = anonymous
+    assert await access.learn(ALICE) is True
+    assert access.note is None
+
+
+@pytest.mark.parametrize("anonymous", [429, 503, None])
+async def test_a_failure_does_not_end_the_warning(anonymous: int | None) -> None:
+    """§2: that the check fails for a moment does not mean that claims can be used."""
+    access, vb365, clock = make(lambda *_: 200)
+    vb365.anonymous = 200
+    assert await access.learn(ALICE) is False
+    vb365.anonymous = anonymous
+    clock.now += 121
+    assert await access.learn(ALICE) is False
+    assert access.note == NOTE
+
+
+async def test_claims_are_not_used_before_the_check() -> None:
+    """§2: VB365 does not respond to it: the caller's identity is not known yet."""
+    access, vb365, _ = make(lambda *_: 200)
+    vb365.anonymous = None
+    assert await access.learn(ALICE) is None
+    with pytest.raises(Problem) as why:
+        await access.identify(ALICE)
+    assert why.value.status == 503
+    vb365.anonymous = 401
+    assert await access.learn(ALICE) is True
+
+
+async def test_the_check_costs_one_request_in_two_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§2: and none for callers without a JWT."""
+    access, vb365, _ = make(lambda *_: 200)
+    sent = []
+    send = vb365.send
+
+    async def count(method: bytes, target: bytes, fields: Fields, **times: Any) -> Scripted:
+        sent.append([value for name, value in fields if name == b"Authorization"])
+        return await send(method, target, fields, **times)
+
+    monkeypatch.setattr(vb365, "send", count)
+    await access.identify(credentials("Bearer opaque"))
+    assert len(sent) == 1
+    for salt in range(5):
+        await access.learn(credentials(jwt("alice", str(salt))))
+    assert len(sent) == 7
+    assert sent.count([]) == 1
+
+
+async def test_an_operator_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """§16: the log names the setting, also if nobody sends a JWT; /readyz shows it from then on."""
+    monkeypatch.setattr(access_module, "_ANONYMOUS_START", 0)
+    monkeypatch.setattr(access_module, "_ANONYMOUS_INTERVAL", 0)
+    access, vb365, clock = make(lambda *_: 200)
+    vb365.anonymous = 200
+    with structlog.testing.capture_logs() as logs:
+        watching = asyncio.create_task(access.watch())
+        await turns()
+        assert access.note == NOTE
+        clock.now += 121
+        await turns()
+        vb365.anonymous = 401
+        clock.now += 121
+        await turns()
+        assert access.note is None
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert [(entry["log_level"], entry["event"]) for entry in logs] == [
+        ("error", NOTE),
+        ("info", "access checks without credentials fail again: claims of tokens are used"),
+    ]
+    assert "upstream.host" in NOTE
