@@ -53,8 +53,8 @@ def set_level(level: str) -> None:
 def _on_one_line(
     logger: object, method: str, entry: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Escape characters that are not printable. Paths, reasons and messages may hold bytes of
-    anybody, which must not start a line or control a terminal.
+    """Escape characters that are not printable. Paths, reasons and messages may contain
+    any bytes, which must not start a line or control a terminal.
     """
     return {name: value if name == "exc_info" else _clean(value) for name, value in entry.items()}
 

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from proxy.core.paths import Links
 from proxy.simulator.content import Kind, expected_sha256
 
 #: A user of the simulator.
@@ -165,14 +166,14 @@ def _keep_running(proxy: str, commands: str) -> None:
 
 
 def _curl_commands(proxy: str, path: str, token: str, location: str) -> str:
-    """Return curl commands: another export, the status of this one, and its file."""
+    """Return curl commands for another export, the status of this one, and its file."""
     bearer = f"-H 'Authorization: Bearer {token}'"
     export = f"{bearer} -H 'Prefer: respond-async' -H 'Content-Type: application/json' -d '{{}}'"
     retry = "--retry 30 --retry-all-errors"
     return (
         f"curl -i {export} '{proxy}{path}'\n"
         f"curl -i {bearer} '{location}'\n"
-        f"curl -f {retry} {bearer} -o mailbox.pst '{location}/result'"
+        f"curl -f {retry} {bearer} -o mailbox.pst '{Links(location).result}'"
     )
 
 

@@ -27,6 +27,7 @@ from proxy.client.export import ExportOptions, Outcome, complete, export
 from proxy.client.job import Job
 from proxy.client.output import Stderr, print_error, print_result, render, to_json
 from proxy.client.proxy import Proxy
+from proxy.core.paths import Links, list_url
 from proxy.core.text import UTF_16, NotUtf8, visible
 
 Work = Callable[[Proxy, Display], Awaitable[Outcome]]
@@ -143,8 +144,8 @@ def fetch_command(
 def show_command(connection: Connection, job: JobName) -> None:
     """Print the document of a job."""
 
-    async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
-        return Outcome(0, to_json((await proxy.ask("GET", at)).document()))
+    async def work(proxy: Proxy, display: Display, at: Links) -> Outcome:
+        return Outcome(0, to_json((await proxy.ask("GET", at.status)).document()))
 
     _on_job(connection, job, work)
 
@@ -154,8 +155,8 @@ def show_command(connection: Connection, job: JobName) -> None:
 def cancel_command(connection: Connection, job: JobName) -> None:
     """Cancel a running job and keep its record."""
 
-    async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
-        return Outcome(0, to_json((await proxy.ask("POST", f"{at}/cancel")).document()))
+    async def work(proxy: Proxy, display: Display, at: Links) -> Outcome:
+        return Outcome(0, to_json((await proxy.ask("POST", at.cancel)).document()))
 
     _on_job(connection, job, work)
 
@@ -171,8 +172,8 @@ def delete_command(
 ) -> None:
     """Cancel a job and delete its file and record."""
 
-    async def work(proxy: Proxy, display: Display, at: str) -> Outcome:
-        await proxy.ask("DELETE", f"{at}/result" if file_only else at)
+    async def work(proxy: Proxy, display: Display, at: Links) -> Outcome:
+        await proxy.ask("DELETE", at.result if file_only else at.status)
         return Outcome(0, "")
 
     _on_job(connection, job, work)
@@ -197,12 +198,11 @@ def list_command(
     A new login has a new token: use --session to list the jobs of a restore session.
     """
     query = {"offset": offset, "limit": limit, "status": status, "restoreSessionId": session}
-    asked = urlencode({name: value for name, value in query.items() if value is not None})
+    parameters = urlencode({name: value for name, value in query.items() if value is not None})
 
     async def work(proxy: Proxy, display: Display) -> Outcome:
-        page = (
-            await proxy.ask("GET", f"/{connection.api}/{connection.segment}/exports?{asked}")
-        ).document()
+        path = list_url("", connection.api, connection.segment)
+        page = (await proxy.ask("GET", f"{path}?{parameters}")).document()
         if as_json:
             return Outcome(0, to_json(page))
         return Outcome(0, render(_table([Job(document) for document in page.get("results", [])])))
@@ -211,7 +211,7 @@ def list_command(
 
 
 def _on_job(
-    connection: Connection, name: str, work: Callable[[Proxy, Display, str], Awaitable[Outcome]]
+    connection: Connection, name: str, work: Callable[[Proxy, Display, Links], Awaitable[Outcome]]
 ) -> None:
     with _exit_on_error():
         connection, at = connection.for_job(name)

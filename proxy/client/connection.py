@@ -16,8 +16,9 @@ import typer
 from proxy.client.credentials import FixedToken, Login, TokenFile, read_secret
 from proxy.client.display import Display
 from proxy.client.errors import CommandError
-from proxy.client.proxy import Proxy, path_of_job
+from proxy.client.proxy import Proxy, links_of
 from proxy.client.wire import Credentials, Http
+from proxy.core.paths import Links
 
 _SECRET = "Use the environment or a file rather than the command line."  # noqa: S105  # a help text
 
@@ -71,15 +72,15 @@ class Connection:
         bool, typer.Option("--verbose", "-v", help="Show the heads of requests and responses.")
     ] = False
 
-    def for_job(self, name: str) -> tuple[Connection, str]:
-        """Return the connection and path of a job, given its id or its URL.
+    def for_job(self, name: str) -> tuple[Connection, Links]:
+        """Return the connection to use for a job and its paths, given its id or its URL.
 
-        A URL also has the address of the proxy.
+        A URL contains the address of the proxy too.
         """
-        path = path_of_job(name, self.api, self.segment)
+        links = links_of(name, self.api, self.segment)
         if name.startswith(("http://", "https://")):
-            return replace(self, url=name[: name.lower().rindex(path.lower())]), path
-        return self, path
+            return replace(self, url=name[: name.lower().rindex(links.status.lower())]), links
+        return self, links
 
     def credentials(self) -> Credentials:
         """Return the credentials: a user, else a token file, else a token.

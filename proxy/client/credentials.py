@@ -65,11 +65,11 @@ class Login:
     async def renew(self, http: Http) -> bool:
         """Get a new token with the refresh token if it is valid, else with the password."""
         if self._refresh is not None:
-            answer = await self._grant(
+            response = await self._grant(
                 http, grant_type="refresh_token", refresh_token=self._refresh
             )
-            if answer.status == 200:
-                self._accept(answer)
+            if response.status == 200:
+                self._accept(response)
                 return True
         await self._log_in(http)
         return True
@@ -87,10 +87,10 @@ class Login:
         fields = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         return await http.call("POST", self._path, fields, body)
 
-    def _accept(self, answer: WholeResponse) -> str:
-        if answer.status != 200:
-            raise error_from(answer)
-        document = answer.document()
+    def _accept(self, response: WholeResponse) -> str:
+        if response.status != 200:
+            raise error_from(response)
+        document = response.document()
         token = document.get("access_token")
         if not isinstance(token, str):
             raise CommandError(

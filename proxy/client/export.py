@@ -13,11 +13,12 @@ from proxy.client.errors import CommandError, CorruptFile, ErrorResponse, Unreac
 from proxy.client.files import PartialFile, Target
 from proxy.client.job import Job
 from proxy.client.proxy import Proxy
+from proxy.core.paths import Links
 
 #: Seconds between polls if the server does not send Retry-After.
 _POLL_INTERVAL = 2
 _SESSION = re.compile(r"/restoresessions/([^/]+)/", re.IGNORECASE)
-#: The job or its file does not exist any more.
+#: The job or its file no longer exists.
 _GONE = frozenset({404, 410})
 
 
@@ -69,14 +70,14 @@ async def export(
                 f"jobs list{session}"
             )
         raise
-    display.say(f"202 Accepted: job {job.id}, {proxy.url(at)}")
+    display.say(f"202 Accepted: job {job.id}, {proxy.url(at.status)}")
     if not (options.wait or options.download):
-        return Outcome(0, proxy.url(at))
+        return Outcome(0, proxy.url(at.status))
     return await complete(proxy, display, at, options)
 
 
-async def complete(proxy: Proxy, display: Display, at: str, options: ExportOptions) -> Outcome:
-    """Follow the job at the path `at` and download its file.
+async def complete(proxy: Proxy, display: Display, at: Links, options: ExportOptions) -> Outcome:
+    """Follow the job with the paths `at` and download its file.
 
     The job continues whatever happens here, unless `cancel_on_interrupt` is set.
     """
@@ -91,14 +92,14 @@ async def complete(proxy: Proxy, display: Display, at: str, options: ExportOptio
         raise
 
 
-async def _complete(proxy: Proxy, display: Display, at: str, options: ExportOptions) -> Outcome:
+async def _complete(proxy: Proxy, display: Display, at: Links, options: ExportOptions) -> Outcome:
     job = await follow(proxy, at, display)
     if job.exit_code in (1, 4):
         display.say(job.outcome)
         return Outcome(job.exit_code, "")
     if not options.download:
         display.say(f"The export ended with {job.status}.")
-        return Outcome(job.exit_code, proxy.url(at))
+        return Outcome(job.exit_code, proxy.url(at.status))
     path = await fetch(proxy, display, at, job, options.output)
     if options.release:
         await _release(proxy, display, at)
@@ -110,20 +111,20 @@ async def _complete(proxy: Proxy, display: Display, at: str, options: ExportOpti
     return Outcome(job.exit_code, str(path))
 
 
-async def follow(proxy: Proxy, at: str, display: Display) -> Job:
+async def follow(proxy: Proxy, at: Links, display: Display) -> Job:
     """Poll until the job has ended and return it."""
     etag: str | None = None
     while True:
-        job, answer = await proxy.job(at, etag)
+        job, response = await proxy.job(at.status, etag)
         if job is not None:
-            etag = answer.fields.get("ETag")
+            etag = response.fields.get("ETag")
             display.exporting(job)
             if job.ended:
                 return job
-        await proxy.sleep(answer.retry_after or _POLL_INTERVAL)
+        await proxy.sleep(response.retry_after or _POLL_INTERVAL)
 
 
-async def fetch(proxy: Proxy, display: Display, at: str, job: Job, output: str | None) -> Path:
+async def fetch(proxy: Proxy, display: Display, at: Links, job: Job, output: str | None) -> Path:
     """Download and verify the file; return its path."""
     if not job.available:
         raise ErrorResponse(
@@ -141,11 +142,11 @@ async def fetch(proxy: Proxy, display: Display, at: str, job: Job, output: str |
     return path
 
 
-async def _receive(proxy: Proxy, display: Display, at: str, job: Job, partial: Path) -> str:
+async def _receive(proxy: Proxy, display: Display, at: Links, job: Job, partial: Path) -> str:
     """Download into the partial file; return a summary."""
     file = await asyncio.to_thread(PartialFile, partial)
     try:
-        facts = await download(proxy, f"{at}/result", file, job.digest, display.downloading)
+        facts = await download(proxy, at.result, file, job.digest, display.downloading)
     finally:
         await asyncio.to_thread(file.close)
     proven = (
@@ -157,27 +158,27 @@ async def _receive(proxy: Proxy, display: Display, at: str, job: Job, partial: P
     return f"{format_size(file.offset)}, {file_format}, {proven}: {file.digest.hex()}"
 
 
-async def _release(proxy: Proxy, display: Display, at: str) -> None:
+async def _release(proxy: Proxy, display: Display, at: Links) -> None:
     """Delete the proxy's copy. An error is reported but does not fail the command."""
     try:
-        await proxy.ask("DELETE", f"{at}/result")
+        await proxy.ask("DELETE", at.result)
         display.say("The proxy has deleted its copy.")
     except CommandError as error:
         display.say(f"The proxy has not deleted its copy: {error}")
 
 
-def _fetch_hint(proxy: Proxy, at: str) -> str:
-    command = f"vb365-async-proxy jobs fetch {proxy.url(at)}"
+def _fetch_hint(proxy: Proxy, at: Links) -> str:
+    command = f"vb365-async-proxy jobs fetch {proxy.url(at.status)}"
     return f"The export continues at the proxy. To download the file: {command}"
 
 
-async def _on_interrupt(proxy: Proxy, display: Display, at: str, cancel: bool) -> None:
+async def _on_interrupt(proxy: Proxy, display: Display, at: Links, cancel: bool) -> None:
     if not cancel:
         display.say(_fetch_hint(proxy, at))
         return
     try:
         async with asyncio.timeout(10):
-            job = Job((await proxy.ask("POST", f"{at}/cancel")).document())
+            job = Job((await proxy.ask("POST", at.cancel)).document())
         display.say(
             f"The export had already ended with {job.status}."
             if job.ended

@@ -16,6 +16,7 @@ from proxy.client.display import format_duration
 from proxy.client.errors import CommandError, ErrorResponse, Unreachable
 from proxy.client.job import Job
 from proxy.client.wire import Credentials, Http, WholeResponse, error_from
+from proxy.core.paths import Links, description_url, find_links, job_links
 
 #: Maximum number of consecutive tries: about two minutes for a known job, which is longer than a
 #: restart of the proxy, and seconds for the first call, where the address may be wrong.
@@ -27,7 +28,6 @@ BUSY = frozenset({429, 502, 503, 504})
 RETRY_LATER = frozenset({429, 503})
 #: Maximum Retry-After in seconds to wait for without --wait.
 MAX_RETRY_AFTER = 60.0
-_JOB_PATH = re.compile(r"(?:/v\d+)?/[^/]+/exports/[0-9a-f-]{36}$", re.IGNORECASE)
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 Sleep = Callable[[float], Awaitable[Any]]
@@ -102,20 +102,20 @@ class Proxy:
         failures = 0
         while True:
             try:
-                answer = await self.call(method, path, fields, body)
+                response = await self.call(method, path, fields, body)
             except Unreachable as error:
                 failures += 1
                 if failures >= tries:
                     raise
                 await self.pause(str(error), backoff(failures))
                 continue
-            if answer.status not in busy:
-                return answer
-            asked = wait and answer.status in RETRY_LATER
+            if response.status not in busy:
+                return response
+            asked = wait and response.status in RETRY_LATER
             failures += 1
-            if not asked and (failures >= tries or (answer.retry_after or 0) > longest):
-                return answer
-            await self.pause(str(error_from(answer)), answer.retry_after or backoff(failures))
+            if not asked and (failures >= tries or (response.retry_after or 0) > longest):
+                return response
+            await self.pause(str(error_from(response)), response.retry_after or backoff(failures))
 
     async def pause(self, error: str, seconds: float) -> None:
         """Report the reason of a retry and wait."""
@@ -130,8 +130,8 @@ class Proxy:
         content_type: str,
         key: str | None,
         wait: bool = False,
-    ) -> tuple[Job, str]:
-        """Start an export; return the job and its path.
+    ) -> tuple[Job, Links]:
+        """Start an export. Return the job and its paths.
 
         With a `key`, the request is repeated after a broken connection (CONTRACT §8). With `wait`,
         a 429 or 503 is always retried.
@@ -143,7 +143,7 @@ class Proxy:
             fields["Idempotency-Key"] = key
         # Without a key, a kick-off can be repeated only if it was certainly rejected.
         tries, busy = (FIRST_TRIES, RETRY_LATER) if key is not None else (1, frozenset({429}))
-        answer = await self.call_with_retries(
+        response = await self.call_with_retries(
             "POST",
             path,
             fields,
@@ -153,19 +153,19 @@ class Proxy:
             longest=MAX_RETRY_AFTER,
             wait=wait,
         )
-        if answer.status in RETRY_LATER and answer.retry_after:
-            after = format_duration(answer.retry_after)
+        if response.status in RETRY_LATER and response.retry_after:
+            after = format_duration(response.retry_after)
             hint = f"try again in {after}, or use --wait"
-            raise ErrorResponse(f"{error_from(answer)}; {hint}", answer.status)
-        if answer.status >= 300:
-            raise error_from(answer)
-        if answer.status != 202:
+            raise ErrorResponse(f"{error_from(response)}; {hint}", response.status)
+        if response.status >= 300:
+            raise error_from(response)
+        if response.status != 202:
             raise CommandError(
-                f"The server responded with {answer.status}, not 202: --url is not the address of "
-                "the proxy, or --path is not an export"
+                f"The server responded with {response.status}, not 202: --url is not the address "
+                "of the proxy, or --path is not an export"
             )
         self._known = True
-        return Job(answer.document()), job_path(answer.fields.get("Location", ""))
+        return Job(response.document()), links_at(response.fields.get("Location", ""))
 
     async def check(self, segment: str) -> None:
         """Raise `CommandError` if the server is VB365 itself, which would run a synchronous export.
@@ -173,46 +173,47 @@ class Proxy:
         It requests the proxy's OpenAPI description, without credentials (CONTRACT §2). A broken
         connection is ignored here, since the next call is repeated.
         """
-        path = f"/{segment}/openapi.json"
+        path = description_url("", segment)
         with suppress(Unreachable):
-            answer = await self._http.call("GET", path, {"Accept": "application/json"})
-            self._check_is_proxy(path, answer)
+            response = await self._http.call("GET", path, {"Accept": "application/json"})
+            self._check_is_proxy(path, response)
 
     def sent(self, method: str, path: str) -> bool:
         """Return whether such a request may have reached the server."""
         return self._http.sent(method, path)
 
-    def _check_is_proxy(self, path: str, answer: WholeResponse) -> None:
+    def _check_is_proxy(self, path: str, response: WholeResponse) -> None:
         """Raise `CommandError` for a 404 without the mark of the proxy's errors (CONTRACT §11)."""
-        if self._known or answer.status not in (404, 405) or answer.from_proxy:
+        if self._known or response.status not in (404, 405) or response.from_proxy:
             return
         raise CommandError(
-            f"{self.url('')} is VB365 itself, not the proxy: it responded with {answer.status} to "
-            f"{path}. Set --url to the address of the proxy, and --segment to its public.segment",
+            f"{self.url('')} is VB365 itself, not the proxy: it responded with {response.status} "
+            f"to {path}. Set --url to the address of the proxy, and --segment to its "
+            "public.segment",
             code=2,
         )
 
     async def job(self, path: str, etag: str | None = None) -> tuple[Job | None, WholeResponse]:
         """Return the job, or None if its ETag is still `etag`, and the response."""
         fields = {"Accept": "application/json"} | ({"If-None-Match": etag} if etag else {})
-        answer = await self.call_with_retries("GET", path, fields)
-        if answer.status == 304:
-            return None, answer
-        if answer.status not in (200, 202):
-            self._check_is_proxy(path, answer)
-            raise error_from(answer)
+        response = await self.call_with_retries("GET", path, fields)
+        if response.status == 304:
+            return None, response
+        if response.status not in (200, 202):
+            self._check_is_proxy(path, response)
+            raise error_from(response)
         self._known = True
-        return Job(answer.document()), answer
+        return Job(response.document()), response
 
     async def ask(self, method: str, path: str) -> WholeResponse:
         """Call and return the response. Raises `ErrorResponse` unless it is 2xx."""
-        answer = await self.call_with_retries(
+        response = await self.call_with_retries(
             method, path, {"Accept": "application/json"}, tries=FIRST_TRIES
         )
-        if not 200 <= answer.status < 300:
-            self._check_is_proxy(path, answer)
-            raise error_from(answer)
-        return answer
+        if not 200 <= response.status < 300:
+            self._check_is_proxy(path, response)
+            raise error_from(response)
+        return response
 
     async def _authorized(self, fields: Mapping[str, str] | None) -> dict[str, str]:
         token = await self._credentials.token(self._http)
@@ -224,20 +225,20 @@ def backoff(failures: int) -> float:
     return float(min(2 ** (failures - 1), 60))
 
 
-def job_path(location: str) -> str:
-    """Return the path of the job in a `Location`.
+def links_at(location: str) -> Links:
+    """Return the paths of the job at a `Location`. Raises `CommandError` if it is not a job's URL.
 
-    The rest of the URL is ignored, so that credentials are only sent to the host that the user
-    named, also behind a balancer that rewrites URLs (CONTRACT §2).
+    The rest of the URL is ignored: credentials are sent only to the host that the user named, even
+    behind a balancer that rewrites URLs (CONTRACT §2).
     """
-    match = _JOB_PATH.search(URL(location, encoded=True).raw_path)
-    if match is None:
+    links = find_links(URL(location, encoded=True).raw_path)
+    if links is None:
         raise CommandError(f"{location!r} is not the URL of an export job")
-    return match[0]
+    return links
 
 
-def path_of_job(name: str, api: str, segment: str) -> str:
-    """Return the path of a job, given its id or its URL."""
+def links_of(name: str, api: str, segment: str) -> Links:
+    """Return the paths of a job, given its id or its URL."""
     if _ID.fullmatch(name):
-        return f"/{api}/{segment}/exports/{name.lower()}"
-    return job_path(name)
+        return job_links("", api, segment, name.lower())
+    return links_at(name)

@@ -13,6 +13,7 @@ from yarl import URL
 
 from proxy.client.diagnosis import diagnose
 from proxy.client.errors import CommandError, ErrorResponse
+from proxy.core.errors import MARK, PROBLEM_TYPE
 from proxy.core.outcome import said
 
 #: Called with each response, for --verbose.
@@ -46,7 +47,7 @@ class WholeResponse:
     @property
     def from_proxy(self) -> bool:
         """Whether a proxy generated the error, by its field or its type (CONTRACT §11)."""
-        return "X-VB365-Async" in self.fields or b'"urn:vb365-async:' in self.body
+        return MARK in self.fields or f'"{PROBLEM_TYPE}'.encode() in self.body
 
     @property
     def retry_after(self) -> int | None:
@@ -140,14 +141,14 @@ class Http:
             return WholeResponse(response.status, response.headers.copy(), await response.read())
 
 
-def error_from(answer: WholeResponse) -> ErrorResponse:
+def error_from(response: WholeResponse) -> ErrorResponse:
     """Convert a response to an error, with the message of its body (CONTRACT §11)."""
-    sentence = said(answer.fields.get("Content-Type"), answer.body)
+    sentence = said(response.fields.get("Content-Type"), response.body)
     reason = f": {sentence}" if sentence else ""
-    if answer.status == 401 and not reason:
+    if response.status == 401 and not reason:
         reason = ": the credentials are not accepted"
-    if 300 <= answer.status < 400:
+    if 300 <= response.status < 400:
         reason = (
-            f": redirected to {answer.fields.get('Location')}, which is not followed; check --url"
+            f": redirected to {response.fields.get('Location')}, which is not followed; check --url"
         )
-    return ErrorResponse(f"The server responded with {answer.status}{reason}", answer.status)
+    return ErrorResponse(f"The server responded with {response.status}{reason}", response.status)

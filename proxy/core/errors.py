@@ -1,4 +1,4 @@
-"""Every error that the proxy answers: one table, its JSON, its bytes (CONTRACT §11)."""
+"""Every error that the proxy responds with: one table, its JSON, its bytes (CONTRACT §11)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class Kind:
     status: int
     title: str
 
+
+#: The beginning of every problem type, and the field that marks the proxy's errors.
+PROBLEM_TYPE, MARK = "urn:vb365-async:problem:", "X-VB365-Async"
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -70,7 +73,7 @@ _PLAIN_TARGET = re.compile(rb"\S+ (/[!-~]*) HTTP")
 
 @dataclass(eq=False, slots=True)
 class Problem(Exception):
-    """An error to answer. `name` is a key of `KINDS`; `detail` says what is wrong and what to do.
+    """An error response. `name` is a key of `KINDS`; `detail` says what is wrong and what to do.
 
     `retry_after` is in whole seconds; `headers` are further header fields; `status` overrides that
     of the table.
@@ -104,7 +107,7 @@ def render(
     it is None, by the beginning of the path. `Accept: application/json` alone selects that type.
     """
     document: dict[str, object] = {
-        "type": f"urn:vb365-async:problem:{problem.name}",
+        "type": f"{PROBLEM_TYPE}{problem.name}",
         "title": KINDS[problem.name].title,
         "status": problem.status,
         "detail": problem.detail,
@@ -121,7 +124,7 @@ def render(
     headers = [
         ("Content-Type", "application/json" if plain else "application/problem+json"),
         ("Cache-Control", "no-store"),
-        ("X-VB365-Async", "proxy"),
+        (MARK, "proxy"),
         *problem.headers,
     ]
     if problem.retry_after is not None:
@@ -166,7 +169,7 @@ def internal_error() -> tuple[int, list[tuple[str, str]], bytes]:
         "message": detail,
     }
     headers = [
-        ("X-VB365-Async", "proxy"),
+        (MARK, "proxy"),
         ("Cache-Control", "no-store"),
         ("Content-Type", "application/problem+json; charset=utf-8"),
     ]

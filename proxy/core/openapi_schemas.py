@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.core.errors import KINDS
+from proxy.core.errors import KINDS, PROBLEM_TYPE
 from proxy.core.job import ErrorCode, Phase, ResultState, Status
 
 Object = dict[str, Any]
@@ -48,7 +48,7 @@ _LINK = _record(href=_TEXT)
 SCHEMAS: Object = {
     "Problem": _record(
         *("type", "title", "status", "detail", "instance", "message"),
-        type={"type": "string", "enum": [f"urn:vb365-async:problem:{name}" for name in KINDS]},
+        type={"type": "string", "enum": [f"{PROBLEM_TYPE}{name}" for name in KINDS]},
         title=_TEXT,
         status=_COUNT,
         detail=_TEXT,

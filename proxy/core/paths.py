@@ -9,6 +9,8 @@ from enum import Enum
 _EXPORTS, _RESULT, _CANCEL, _DESCRIPTION = "/exports", "/result", "/cancel", "/openapi.json"
 _UUID4 = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _JOB = re.compile(rf"{_EXPORTS}/({_UUID4})({_RESULT}|{_CANCEL})?/?", re.IGNORECASE)
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_STATUS = re.compile(rf"(?:/v\d+)?/[^/]+{_EXPORTS}/{_UUID}\Z", re.IGNORECASE)
 _LIST = re.compile(rf"{_EXPORTS}/?", re.IGNORECASE)
 
 
@@ -81,6 +83,14 @@ def list_url(base: str, api: str | None, segment: str) -> str:
 def job_links(base: str, api: str, segment: str, id: str) -> Links:
     """The URLs of the job `id` below the base URL, for the version segment `api`."""
     return Links(f"{list_url(base, api, segment)}/{id}")
+
+
+def find_links(path: str) -> Links | None:
+    """The URLs of a job relative to the base URL, found at the end of the path of its status URL.
+    None if the path is not that of a job.
+    """
+    found = _STATUS.search(path)
+    return None if found is None else Links(found[0])
 
 
 def description_url(base: str, segment: str) -> str:

@@ -19,7 +19,7 @@ from rich.console import Console
 from proxy.client.display import Bar, Display, display
 from proxy.client.errors import CommandError
 from proxy.client.job import Job
-from proxy.client.proxy import job_path, path_of_job
+from proxy.client.proxy import links_at, links_of
 from tests.unit.client.conftest import serving
 from tests.unit.client.fake_proxy import EXPORT, ID, STATUS, FakeProxy, document, transferring
 
@@ -161,11 +161,16 @@ def test_ctrl_c_leaves_the_export_running_unless_told_otherwise(
 
 def test_a_job_is_named_by_id_or_url() -> None:
     """§2: any version, no version, a prefix, a renamed segment."""
-    assert path_of_job(ID.upper(), "v8", "_async") == STATUS
-    assert job_path(f"https://h/pre/fix/v6/_exports/exports/{ID}") == f"/v6/_exports/exports/{ID}"
-    assert job_path(f"/_async/exports/{ID}") == f"/_async/exports/{ID}"
+    assert links_of(ID.upper(), "v8", "_async").status == STATUS
+    assert (
+        links_at(f"https://h/pre/fix/v6/_exports/exports/{ID}").status
+        == f"/v6/_exports/exports/{ID}"
+    )
+    renamed = f"/v6/_exports/exports/{ID}"
+    assert links_at(f"https://h/pre/fix{renamed}").status == renamed
+    assert links_at(f"/_async/exports/{ID}").status == f"/_async/exports/{ID}"
     with pytest.raises(CommandError, match="not the URL of an export job"):
-        job_path("https://h/v8/RestoreSessions/x")
+        links_at("https://h/v8/RestoreSessions/x")
 
 
 def test_plain_lines_come_at_new_phases_and_every_ten_seconds(

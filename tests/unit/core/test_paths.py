@@ -13,6 +13,7 @@ from proxy.core.paths import (
     OwnPaths,
     Resource,
     description_url,
+    find_links,
     job_links,
     list_url,
     parse,
@@ -78,6 +79,16 @@ def test_2_every_url_that_is_built_is_also_parsed(prefix: str, segment: str) -> 
         assert found[1] == ("v8" if "/v8/" in url else None)
 
 
+@pytest.mark.parametrize("prefix", ["", "https://h:1/vb.365", "/p"])
+@pytest.mark.parametrize("api", ["/v8", ""])
+def test_2_links_are_found_in_the_path_of_a_status_url(prefix: str, api: str) -> None:
+    """The prefix in front of the proxy is not part of them."""
+    status = f"{api}/_async/exports/{ID.upper()}"
+    assert find_links(prefix + status) == Links(status)
+    assert find_links(f"{prefix}{status}/result") is None
+    assert find_links(f"{prefix}{api}/_async/exports/x") is None
+
+
 def test_13_the_prefix_is_optional_and_the_version_is_lower_case() -> None:
     paths = OwnPaths("_async", "/p")
     assert paths.split("/P/V8//_ASYNC/x") == ("/P/V8//_ASYNC", "v8", "/x")
@@ -87,13 +98,12 @@ def test_13_the_prefix_is_optional_and_the_version_is_lower_case() -> None:
 
 
 def test_the_shape_of_the_urls_is_written_once() -> None:
-    """Of the proxy itself: the commands are clients, and the simulator does not know the proxy."""
+    """The simulator does not know the proxy: its paths are those of VB365."""
     package = Path(proxy.__file__).parent
-    shape = re.compile(r"""["'/{}]/exports\b|/openapi\.json|\+ "/(?:result|cancel)\"""")
+    shape = re.compile(r"""["'/{}]/exports\b|/openapi\.json|[}+] ?"?/(?:result|cancel)\b""")
     files = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if shape.search(path.read_text(encoding="utf-8"))
     }
-    apart = {file for file in files if file.startswith(("simulator/", "client/", "cli/"))}
-    assert files - apart == {"core/paths.py"}
+    assert {file for file in files if not file.startswith("simulator/")} == {"core/paths.py"}
