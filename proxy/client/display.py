@@ -76,7 +76,7 @@ class Bar(Display):
         super().__init__(console, clock)
         columns = (
             SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<12}", markup=False),  # a phase is text of the server
             BarColumn(30),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
@@ -95,7 +95,8 @@ class Bar(Display):
     def _step(self, heading: str, detail: str, done: int, total: int | None) -> None:
         if heading != self._heading:
             self._heading = heading
-            self._progress.reset(self._task, description=heading, visible=True, detail=detail)
+            shown = printable(heading)
+            self._progress.reset(self._task, description=shown, visible=True, detail=detail)
         self._progress.update(self._task, completed=done, total=total, detail=detail)
 
 

@@ -32,14 +32,21 @@ def with_suffix(name: str, kind: str | None) -> str:
 
 
 def safe_name(job: Job) -> str:
-    """Return a name that is valid on every system: VB365's, else one from title and id."""
-    given = _UNSAFE.sub("_", (job.file_name or "").replace("\\", "/").rpartition("/")[2])
-    given = "".join(character if character.isprintable() else "_" for character in given)
-    name = (
-        given.encode()[-_MAX_NAME:].decode(errors="ignore").strip(" .")
-        or f"{job.title}-{job.id[:8]}"
-    )
+    """Return a name that is valid on every system: VB365's, else one from title and id.
+
+    It is a single path component, whatever the server sent.
+    """
+    name = _component(job.file_name or "") or _component(f"{job.title}-{job.id[:8]}") or "export"
     return with_suffix(f"_{name}" if _DEVICES.match(name) else name, job.format)
+
+
+def _component(text: str) -> str:
+    """Return the last path component of `text` without characters that a system forbids or a
+    terminal interprets. "" if nothing remains.
+    """
+    last = _UNSAFE.sub("_", text.replace("\\", "/").rpartition("/")[2])
+    printable = "".join(character if character.isprintable() else "_" for character in last)
+    return printable.encode()[-_MAX_NAME:].decode(errors="ignore").strip(" .")
 
 
 class Target:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
+import re
 from typing import Any
 
 from proxy.client.errors import EXIT_CODES, CommandError
 from proxy.core.job import Phase, ResultState, Status
 
+#: An id becomes part of file names.
+_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
+
 
 class Job:
-    """The state of a job: the document of the server and its members that the client uses."""
+    """The state of a job: the document of the server and its members that the client uses.
+
+    A member of another type than CONTRACT §5 says counts as absent.
+    """
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
@@ -19,9 +27,11 @@ class Job:
             self.id = str(document["id"])
             self.status = Status(document["status"])
             self.phase = str(document["phase"])
-            self._progress: dict[str, Any] = document.get("progress") or {}
-            self._result: dict[str, Any] = document.get("result") or {}
-            self._error: dict[str, Any] = document.get("error") or {}
+            if not _ID.fullmatch(self.id):
+                raise ValueError("id")  # noqa: TRY301
+            self._progress = _object(document.get("progress"))
+            self._result = _object(document.get("result"))
+            self._error = _object(document.get("error"))
         except (KeyError, ValueError, TypeError) as error:
             raise CommandError(
                 f"The response is not a job document ({error!r}): "
@@ -61,37 +71,38 @@ class Job:
     @property
     def received(self) -> int:
         """Bytes of the file that the proxy has received."""
-        return int(self._progress.get("bytesReceived") or 0)
+        return int(_number(self._progress.get("bytesReceived")) or 0)
 
     @property
     def size(self) -> int | None:
         """Size of the file in bytes, None while unknown."""
-        return self._progress.get("bytesTotal") or self._result.get("size")
+        size = _number(self._progress.get("bytesTotal")) or _number(self._result.get("size"))
+        return None if size is None else int(size)
 
     @property
     def rate(self) -> float | None:
         """Bytes per second from VB365 to the proxy."""
-        return self._progress.get("bytesPerSecond")
+        return _number(self._progress.get("bytesPerSecond"))
 
     @property
     def seconds_left(self) -> float | None:
         """Seconds until VB365 has sent the file, as the proxy estimates."""
-        return self._progress.get("secondsRemaining")
+        return _number(self._progress.get("secondsRemaining"))
 
     @property
     def file_name(self) -> str | None:
         """The name of the file."""
-        return self._result.get("fileName")
+        return _text(self._result.get("fileName"))
 
     @property
     def format(self) -> str | None:
         """Pst, Zip, Msg or Other, as determined from the first bytes."""
-        return self._result.get("format")
+        return _text(self._result.get("format"))
 
     @property
     def digest(self) -> bytes | None:
         """The SHA-256 of the file, None while unknown."""
-        return decode_digest((self._result.get("digest") or {}).get("sha-256"))
+        return decode_digest(_object(self._result.get("digest")).get("sha-256"))
 
     @property
     def outcome(self) -> str:
@@ -105,6 +116,21 @@ class Job:
             f"{sentence}{'' if sentence.endswith(('.', '!', '?', '…')) else '.'} Another "
             "try may succeed."
         )
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number that is not negative, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value if value >= 0 else None
 
 
 def decode_digest(text: object) -> bytes | None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxy.client.files import PartialFile, safe_name
+from proxy.client.errors import CommandError
+from proxy.client.files import PartialFile, Target, safe_name
 from proxy.client.job import Job
 from tests.unit.client.fake_proxy import EXPORT, FILE, ID, STORY, SUCCESS, FakeProxy, document
 
@@ -146,3 +147,46 @@ def test_a_servers_file_name_is_made_safe(given: str | None, kind: str | None, n
     job = document("Success", "Completed")
     job["result"] |= {"fileName": given, "format": kind}
     assert safe_name(Job(job)) == named
+
+
+@pytest.mark.parametrize(
+    ("title", "named"),
+    [
+        ("../../.ssh/authorized_keys", "authorized_keys-5f0c6d3e"),
+        ("/etc/cron.d/job", "job-5f0c6d3e"),
+        ("..\\..\\job", "job-5f0c6d3e"),
+        ("a\x1b]0;b\x07", "a_]0;b_-5f0c6d3e"),
+    ],
+)
+def test_a_servers_title_does_not_choose_the_directory(title: str, named: str) -> None:
+    """A server that sends no file name must not write elsewhere than where the user wants it."""
+    job = document("Success", "Completed") | {"title": title}
+    job["result"] |= {"fileName": None, "format": "Other"}
+    assert safe_name(Job(job)) == named
+    assert Target(None, Job(job)).partial.parent == Path()
+
+
+@pytest.mark.parametrize("id", ["../../x", "", "a" * 65, "a/b", "a\\b", "a\x1bb"])
+def test_an_id_that_is_no_name_is_no_job(id: str) -> None:
+    with pytest.raises(CommandError, match="not a job document"):
+        Job(document("Success", "Completed") | {"id": id})
+
+
+@pytest.mark.parametrize("value", [5, "x", [1], {"a": 1}, True, float("nan"), -1])
+def test_members_of_another_type_count_as_absent(value: Any) -> None:
+    job = document("Running", "Transferring")
+    numbers = dict.fromkeys(
+        ("bytesReceived", "bytesTotal", "bytesPerSecond", "secondsRemaining"),
+        None if value == 5 else value,
+    )
+    job |= {"progress": numbers, "error": value}
+    job["result"] = {
+        "fileName": None if value == "x" else value,
+        "format": None if value == "x" else value,
+        "digest": value,
+        "size": None if value == 5 else value,
+    }
+    read = Job(job)
+    assert (read.received, read.size, read.rate, read.seconds_left) == (0, None, None, None)
+    assert (read.file_name, read.format, read.digest) == (None, None, None)
+    assert read.outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from proxy.client.display import Display
+from proxy.client.display import Bar, Display
+from proxy.client.job import Job
+from proxy.core.text import visible
 from tests.unit.client.fake_proxy import EXPORT, FILE, ID, STORY, SUCCESS, FakeProxy, document
 
 ROOT = Path(__file__).parents[3]
@@ -124,3 +127,14 @@ def test_text_of_a_server_tells_a_terminal_nothing(run: Any, fake: FakeProxy, he
 def test_a_line_that_stays_keeps_its_line_feeds(capsys: pytest.CaptureFixture[str]) -> None:
     Display(Console()).say("> GET /\n< 200 \x9bOK")
     assert capsys.readouterr().out == "> GET /\n< 200 \\x9bOK\n"
+
+
+@pytest.mark.parametrize("phase", ["a\x1b]0;b\x07", "[/x]", "[red]"])
+def test_a_phase_tells_the_bar_nothing(phase: str) -> None:
+    """On a terminal a phase is shown as it is: neither an escape sequence nor markup."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, color_system=None, width=120)
+    with Bar(console) as bar:
+        bar.exporting(Job(document("Running", phase)))
+    assert "\x1b]" not in screen.getvalue()
+    assert visible(phase) in screen.getvalue()
