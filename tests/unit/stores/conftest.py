@@ -1,5 +1,5 @@
-"""Every store there is, opened for a test: a new one joins the suite with a line in `JOBS` or
-`ARTIFACTS`.
+"""Every store there is, opened for a test: a new one joins the suite with a line in `JOBS`,
+`SHARED` or `ARTIFACTS`.
 """
 
 from __future__ import annotations
@@ -9,28 +9,33 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
-from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
+from proxy.ports import ArtifactStore, JobStore, SharedJobs, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts import files as artifact_files
 from proxy.stores.file_artifacts import spool
 from proxy.stores.file_artifacts.store import FileArtifacts
+from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.fakes import MemoryArtifacts, MemoryJobs
+from tests.support.redis_server import RedisServer, running, valkey
 
 Fail = Callable[[ArtifactStore, str], None]
 OpenArtifacts = Callable[[], Awaitable[ArtifactStore]]
 _MEMORY: WeakValueDictionary[Path, MemoryArtifacts] = WeakValueDictionary()
+#: Opens a handle of one store, with a lease of so many seconds.
+OpenShared = Callable[[float], Awaitable[SharedJobs]]
 
 
-async def _memory_jobs(directory: Path) -> JobStore:
+async def _memory_jobs(request: pytest.FixtureRequest, directory: Path) -> JobStore:
     return MemoryJobs()
 
 
-async def _disk_jobs(directory: Path) -> JobStore:
+async def _disk_jobs(request: pytest.FixtureRequest, directory: Path) -> JobStore:
     return await DiskJobs.open(directory)
 
 
@@ -44,7 +49,19 @@ async def _file_artifacts(directory: Path) -> ArtifactStore:
     return await FileArtifacts.at(directory)
 
 
-JOBS = {"memory": _memory_jobs, "disk": _disk_jobs}
+async def _redis_jobs(request: pytest.FixtureRequest, directory: Path) -> JobStore:
+    server: RedisServer = request.getfixturevalue("valkey_server")
+    return await RedisJobs.open(f"{server.url}?prefix={uuid4()}")
+
+
+def _redis_shared(request: pytest.FixtureRequest) -> OpenShared:
+    server: RedisServer = request.getfixturevalue("valkey_server")
+    url = f"{server.url}?prefix={uuid4()}"
+    return lambda lease: RedisJobs.open(url, lease=lease)
+
+
+JOBS = {"memory": _memory_jobs, "disk": _disk_jobs, "redis": _redis_jobs}
+SHARED = {"redis": _redis_shared}
 ARTIFACTS = {"memory": _memory_artifacts, "file": _file_artifacts}
 
 
@@ -70,9 +87,16 @@ def nothing_blocks_the_loop() -> Iterator[None]:
         del guard
 
 
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for all tests that use it; each store has a prefix of its own."""
+    with running(tmp_path_factory.mktemp("valkey"), valkey()) as server:
+        yield server
+
+
 @pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in JOBS.items()])
 async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[JobStore]:
-    store = await request.param(tmp_path)
+    store = await request.param(request, tmp_path)
     yield store
     await store.close()
 

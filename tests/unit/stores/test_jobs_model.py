@@ -1,5 +1,5 @@
-"""The store on disk does, over any sequence of calls, cancellations and restarts, what the one in
-memory does.
+"""The stores on disk and in Redis do, over any sequence of calls, cancellations and restarts, what
+the one in memory does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
@@ -28,8 +29,11 @@ from proxy.core.job import (
     advance,
 )
 from proxy.core.retention import Stage
+from proxy.ports import JobStore
 from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.fakes import MemoryJobs, new_job
+from tests.support.redis_server import RedisServer
 
 _T = TypeVar("_T")
 EVENTS = [
@@ -51,8 +55,13 @@ class Jobs(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.directory = Path(tempfile.mkdtemp())
         self.model = MemoryJobs()
-        self.disk = self.run(DiskJobs.open(self.directory))
+        self.store: DiskJobs | RedisJobs = self.run(self.open())
         self.ids: set[str] = set()
+
+    async def open(self) -> DiskJobs | RedisJobs:
+        jobs = await DiskJobs.open(self.directory)
+        assert jobs.notes == ()
+        return jobs
 
     def run(self, call: Awaitable[_T]) -> _T:
         async def bounded() -> _T:
@@ -69,7 +78,7 @@ class Jobs(RuleBasedStateMachine):
         return stored if stored is not None and stored.version == job.version else job
 
     def teardown(self) -> None:
-        self.run(self.disk.close())
+        self.run(self.store.close())
         self.runner.close()
         shutil.rmtree(self.directory)
 
@@ -92,7 +101,7 @@ class Jobs(RuleBasedStateMachine):
         job = new_job(created, owner=owner, aliases=aliases, key=key, session=session)
         self.ids.add(job.id)
         expected = self.run(self.model.add(job, job.id.encode()))
-        assert self.run(self.disk.add(job, job.id.encode())) == expected
+        assert self.run(self.store.add(job, job.id.encode())) == expected
         return job
 
     @rule(target=versions, old=versions, event=st.sampled_from(EVENTS))
@@ -103,31 +112,34 @@ class Jobs(RuleBasedStateMachine):
         except IllegalTransition:
             new = replace(old, version=old.version + 1)
         expected = self.run(self.model.replace(old, new))
-        assert self.run(self.disk.replace(old, new)) == expected
+        assert self.run(self.store.replace(old, new)) == expected
         return new
 
     @rule(target=versions, old=versions, turns=st.integers(0, 3))
     def replace_and_leave(self, old: Job, turns: int) -> Job:
-        """The caller is cancelled: the model learns from the disk whether it happened."""
+        """The caller is cancelled: the model learns from the store whether it happened."""
         old = self.known(old)
         new = replace(old, version=old.version + 1, holder="left")
 
         async def leave() -> None:
-            calling = asyncio.create_task(self.disk.replace(old, new))
+            calling = asyncio.create_task(self.store.replace(old, new))
             for _ in range(turns):
                 await asyncio.sleep(0)
             calling.cancel()
             await asyncio.wait([calling])
-            await self.disk.body(old.id)  # the writes before it are over by then
+            await self.settled(old.id)
 
         self.run(leave())
-        if self.run(self.disk.get(old.id)) == new:
+        if self.run(self.store.get(old.id)) == new:
             self.run(self.model.replace(old, new))
         return new
 
+    async def settled(self, id: str) -> None:
+        await self.store.body(id)  # the writes before it are over by then
+
     @rule(old=versions)
     def remove(self, old: Job) -> None:
-        assert self.run(self.disk.remove(old)) == self.run(self.model.remove(old))
+        assert self.run(self.store.remove(old)) == self.run(self.model.remove(old))
 
     @rule(target=versions, old=versions)
     def race(self, old: Job) -> object:
@@ -139,7 +151,7 @@ class Jobs(RuleBasedStateMachine):
             replace(old, version=old.version + 1, holder=name) for name in ("first", "second")
         )
 
-        async def all_of(store: DiskJobs | MemoryJobs) -> list[bool]:
+        async def all_of(store: JobStore) -> list[bool]:
             return list(
                 await asyncio.gather(
                     store.replace(old, first), store.replace(old, second), store.remove(old)
@@ -147,14 +159,13 @@ class Jobs(RuleBasedStateMachine):
             )
 
         expected = self.run(all_of(self.model))
-        assert self.run(all_of(self.disk)) == expected
+        assert self.run(all_of(self.store)) == expected
         return multiple(first, second)
 
     @rule()
     def restart(self) -> None:
-        self.run(self.disk.close())
-        self.disk = self.run(DiskJobs.open(self.directory))
-        assert self.disk.notes == ()
+        self.run(self.store.close())
+        self.store = self.run(self.open())
 
     @invariant()
     def the_same_is_found(self) -> None:
@@ -163,18 +174,41 @@ class Jobs(RuleBasedStateMachine):
     async def compare(self) -> None:
         for owner, session in product((None, "a", "b", "c"), (None, "s", "t")):
             expected = await self.model.list(owner=owner, session=session)
-            assert await self.disk.list(owner=owner, session=session) == expected
+            assert await self.store.list(owner=owner, session=session) == expected
         for owner, key in product("abc", "kl"):
-            assert await self.disk.find(owner, key) == await self.model.find(owner, key)
+            assert await self.store.find(owner, key) == await self.model.find(owner, key)
         for owners in ("a", "b", "ab"):
-            assert await self.disk.counts(owners) == await self.model.counts(owners)
-            assert await self.disk.spent(owners, 3) == await self.model.spent(owners, 3)
-        assert await self.disk.spent(None, 9) == await self.model.spent(None, 9)
+            assert await self.store.counts(owners) == await self.model.counts(owners)
+            assert await self.store.spent(owners, 3) == await self.model.spent(owners, 3)
+        assert await self.store.spent(None, 9) == await self.model.spent(None, 9)
         for stage in Stage:
-            assert await self.disk.due(stage, 2.0) == await self.model.due(stage, 2.0)
+            assert await self.store.due(stage, 2.0) == await self.model.due(stage, 2.0)
         for each in self.ids:
-            assert await self.disk.body(each) == await self.model.body(each)
+            assert await self.store.body(each) == await self.model.body(each)
+
+
+class SharedJobs(Jobs):
+    """`race` expects an order: the store has one connection here."""
+
+    server: RedisServer
+
+    async def open(self) -> RedisJobs:
+        store = await RedisJobs.open(f"{self.server.url}?prefix={self.directory.name}")
+        store._connections._free = asyncio.Semaphore(1)
+        return store
+
+    async def settled(self, id: str) -> None:
+        assert isinstance(self.store, RedisJobs)
+        while self.store._changing:
+            await asyncio.wait(self.store._changing)
+
+
+@pytest.fixture(autouse=True)
+def _server(valkey_server: RedisServer) -> None:
+    SharedJobs.server = valkey_server
 
 
 TestJobs = Jobs.TestCase
+TestSharedJobs = SharedJobs.TestCase
 TestJobs.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+TestSharedJobs.settings = TestJobs.settings

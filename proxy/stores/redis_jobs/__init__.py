@@ -1,0 +1,1 @@
+"""Job records in Redis or Valkey, shared by replicas (CONTRACT §18)."""

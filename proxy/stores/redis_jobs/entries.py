@@ -1,0 +1,66 @@
+"""A job as the store keeps it: its data, and its entries in the indexes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+from proxy.core import retention
+from proxy.core.job import Job, Phase, decode, encode
+from proxy.ports import StoreUnavailable
+
+#: Bytes of a record above which it is compressed. Polls read most records uncompressed.
+_LARGE = 2048
+_ZLIB_HEADER = b"\x78"
+
+
+def pack(job: Job) -> bytes:
+    """The job's data."""
+    data = encode(job)
+    return data if len(data) <= _LARGE else zlib.compress(data, 1)
+
+
+def unpack(data: bytes) -> Job:
+    """The job from its data. Raises `StoreUnavailable` if it is not one."""
+    try:
+        return decode(zlib.decompress(data) if data.startswith(_ZLIB_HEADER) else data)
+    except (ValueError, zlib.error) as why:
+        raise StoreUnavailable(f"the job store holds a record that is damaged: {why}") from why
+
+
+def is_waiting(job: Job) -> bool:
+    """Whether the job waits for a slot."""
+    return job.phase is Phase.QUEUED and not job.terminal and job.holder is None
+
+
+def entries(job: Job) -> bytes:
+    """What the indexes hold of the job, as JSON for the scripts (lua/common.lua).
+
+    Equal entries are equal bytes. Numbers are text, which loses no digit.
+    """
+    found: dict[str, Any] = {"created": _number(job.created), "owners": job.owners}
+    if not job.terminal:
+        found["live"] = True
+    if job.request.idempotency_key is not None and not job.forgotten:
+        found["key"] = job.request.idempotency_key
+    if job.request.session is not None:
+        found["session"] = job.request.session.lower()
+    if (stage := retention.stage(job)) is not None:
+        found |= {"stage": stage[0], "moment": _number(stage[1])}
+    if (rank := retention.spent(job)) is not None:
+        found |= {"rank": "ended" if rank[0] else "refused", "ended": _number(rank[1])}
+    if not job.terminal and not job.forgotten and job.phase is not Phase.SUSPENDED:
+        found["replica"] = job.holder or job.replica or ""
+        found |= {"slot": True} if job.holder is not None else {}
+        found |= {"waiting": True} if is_waiting(job) else {}
+    return json.dumps(found, separators=(",", ":")).encode()
+
+
+def _number(value: float) -> str:
+    return repr(float(value))
+
+
+def text(value: str) -> bytes:
+    """The bytes of a text in a key, as Lua has them after parsing JSON."""
+    return value.encode("utf-8", "surrogatepass")

@@ -1,0 +1,169 @@
+"""The feed of changed jobs: one subscription for all that wait in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from weakref import WeakSet
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from proxy.stores.redis_jobs.connections import BOUND, Connections
+
+#: Seconds of silence before the connection is checked with a PING, and before it counts as lost.
+_QUIET = 2.0
+#: Seconds before the first attempt to reconnect, and the longest between two.
+_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+#: Ids that a slow reader may leave unread. With more it is told of a gap.
+_UNREAD = 10_000
+
+
+class Changes(AsyncIterator[str | None]):
+    """What one reader has not read of the feed yet."""
+
+    def __init__(self) -> None:
+        self._unread: dict[str | None, None] = {}
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def put(self, id: str | None) -> None:
+        """Note a change, or a gap, which includes all changes before it."""
+        if id is None or len(self._unread) >= _UNREAD:
+            self._unread = {None: None}
+        elif None not in self._unread:
+            self._unread[id] = None
+        self._ready.set()
+
+    def close(self) -> None:
+        """End the iteration."""
+        self._closed = True
+        self._ready.set()
+
+    async def __anext__(self) -> str | None:
+        while not self._unread:
+            if self._closed:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        first = next(iter(self._unread))
+        del self._unread[first]
+        return first
+
+
+class Feed:
+    """Reads the feed while `run` runs, and tells readers and waiters."""
+
+    def __init__(self, connections: Connections, channel: str) -> None:
+        self._connections = connections
+        self._channel = channel
+        self._readers: WeakSet[Changes] = WeakSet()
+        self._waiters: defaultdict[str, dict[asyncio.Future[None], int]] = defaultdict(dict)
+        self._closed = False
+        #: Set while the subscription is in force.
+        self.connected = asyncio.Event()
+
+    def changes(self) -> Changes:
+        """A reader of all changes from now on."""
+        reader = Changes()
+        if self._closed:
+            reader.close()
+        self._readers.add(reader)
+        return reader
+
+    @contextmanager
+    def watch(self, id: str, version: int) -> Iterator[asyncio.Future[None]]:
+        """A future that is done when the job may have another version, and cancelled when the feed
+        is closed.
+        """
+        changed = asyncio.get_running_loop().create_future()
+        if self._closed:
+            changed.cancel()
+        self._waiters[id][changed] = version
+        try:
+            yield changed
+        finally:
+            self._waiters[id].pop(changed)
+            if not self._waiters[id]:
+                del self._waiters[id]
+
+    def watched(self) -> list[str]:
+        """The ids of the jobs that are waited for."""
+        return list(self._waiters)
+
+    def compare(self, versions: Mapping[str, int | None]) -> None:
+        """Wake those that wait for another version than the stored one."""
+        for job, version in versions.items():
+            for changed, known in self._waiters.get(job, {}).items():
+                if known != version and not changed.done():
+                    changed.set_result(None)
+
+    def tell(self, id: str) -> None:
+        """Report a change of the job."""
+        for changed in self._waiters.get(id, ()):
+            if not changed.done():
+                changed.set_result(None)
+        for reader in self._readers:
+            reader.put(id)
+
+    def gap(self) -> None:
+        """Report that any job may have changed."""
+        self.compare(dict.fromkeys(self._waiters))
+        for reader in self._readers:
+            reader.put(None)
+
+    def close(self) -> None:
+        """End all iterations and waits."""
+        self._closed = True
+        for waiters in self._waiters.values():
+            for changed in waiters:
+                changed.cancel()
+        for reader in self._readers:
+            reader.close()
+
+    async def run(self) -> None:
+        """Subscribe and read, and subscribe again after a failure, until cancelled."""
+        pause = _PAUSE
+        while True:
+            try:
+                async with asyncio.timeout(BOUND):
+                    connection = await self._subscribe()
+            except (RedisError, OSError):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            pause = _PAUSE
+            try:
+                self.connected.set()
+                self.gap()
+                await self._read(connection)
+            except (RedisError, OSError):
+                self.connected.clear()
+            finally:
+                await connection.disconnect(nowait=True)
+
+    async def _subscribe(self) -> AbstractConnection:
+        connection = await self._connections.connect()
+        try:
+            await connection.send_command("SUBSCRIBE", self._channel)
+            await connection.read_response()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        silent = False
+        while True:
+            message = await connection.read_response(timeout=_QUIET)
+            if message is None:
+                if silent:
+                    raise ConnectionError("the feed is silent")
+                silent = True
+                await connection.send_command("PING")
+                continue
+            silent = False
+            if message[0] == b"message":
+                self.tell(message[2].decode())

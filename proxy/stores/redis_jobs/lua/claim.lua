@@ -1,0 +1,86 @@
+-- ARGV: id, stored version, new version, data, entries, replica, slots, slots per caller (0: no
+-- limit), seconds of a hold.
+-- Returns 1 if the job was claimed, 0 if its version differs, -1 without the lease, -2 if no slot is
+-- free or it is another job's turn, which is then reported on the feed: its replica may try.
+local id, expected, version, data, entries, replica = unpack(ARGV, 1, 6)
+local total, per_caller, hold = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+-- Owners whose last start is remembered, as in jobs/queue.py.
+local REMEMBERED = 10000
+
+-- How many slots each owner has; nil if none is free.
+local function taken()
+  local slots, counts = call('SMEMBERS', prefix .. 'slots'), {}
+  call('ZREMRANGEBYSCORE', prefix .. 'holds', '-inf', now() - hold)
+  local holds = held(hold)
+  if #slots + #holds >= total then return nil end
+  if per_caller == 0 then return counts end
+  local function count(entry)
+    for i = 2, #entry do counts[entry[i]] = (counts[entry[i]] or 0) + 1 end
+  end
+  slices(slots, function(part)
+    for _, entry in ipairs(call('HMGET', prefix .. 'active', unpack(part))) do
+      if entry then count(cjson.decode(entry)) end
+    end
+  end)
+  for _, entry in ipairs(holds) do count(entry) end
+  return counts
+end
+
+-- The moment of the caller's last start, the latest over its owners; nil if it may not start a job.
+local function last_start(entry, counts, starts)
+  local last = 0
+  for i = 2, #entry do
+    local owner = entry[i]
+    if per_caller > 0 and (counts[owner] or 0) >= per_caller then return nil end
+    if not starts[owner] then
+      starts[owner] = tonumber(call('ZSCORE', prefix .. 'started', owner) or 0)
+    end
+    last = math.max(last, starts[owner])
+  end
+  return last
+end
+
+-- The job whose turn it is: of the caller whose last start is longest ago, the one that waits longest.
+-- A job whose replica has no lease is left out: nobody can start it. Of jobs with the same replica and
+-- owners only the first is looked at.
+local function first(counts)
+  local found, lowest, seen, leases, starts = nil, nil, {}, {}, {}
+  for from = 0, call('ZCARD', prefix .. 'waiting') - 1, SLICE do
+    local ids = call('ZRANGE', prefix .. 'waiting', from, from + SLICE - 1)
+    for i, raw in ipairs(call('HMGET', prefix .. 'active', unpack(ids))) do
+      if ids[i] == id or not seen[raw] then
+        seen[raw] = ids[i] ~= id
+        local entry = cjson.decode(raw)
+        if leases[entry[1]] == nil then leases[entry[1]] = has_lease(entry[1]) end
+        local last = (ids[i] == id or leases[entry[1]]) and last_start(entry, counts, starts)
+        if last and (not lowest or last < lowest) then
+          found, lowest = ids[i], last
+          if last == 0 then return found end
+        end
+      end
+    end
+  end
+  return found
+end
+
+local stored = call('HMGET', prefix .. 'job:' .. id, 'version', 'entries')
+if stored[1] ~= expected then return 0 end
+if not has_lease(replica) then return -1 end
+if call('SISMEMBER', prefix .. 'slots', id) == 0 then
+  local counts = taken()
+  if not counts then return -2 end
+  local turn = first(counts)
+  if turn ~= id then
+    if turn then call('PUBLISH', channel, turn) end
+    return -2
+  end
+  swap(id, stored[2], version, data, entries)
+  local count = call('HINCRBY', prefix .. 'counters', 'starts', 1)
+  for _, owner in ipairs(cjson.decode(entries).owners) do
+    call('ZADD', prefix .. 'started', count, owner)
+  end
+  call('ZREMRANGEBYRANK', prefix .. 'started', 0, -1 - REMEMBERED)
+else
+  swap(id, stored[2], version, data, entries)
+end
+return 1

@@ -1,0 +1,151 @@
+-- What every script begins with. KEYS: the prefix of all keys, and the channel of the feed.
+--
+--   job:<id>         hash: data, version, and entries: what the indexes hold of the job, as JSON
+--   body:<id>        the request body
+--   age              sorted set: job ids by creation
+--   owner:<owner>    set: the caller's job ids; live:<owner>: those that have not ended
+--   keys             hash: owner, NUL, idempotency key -> job id
+--   session:<id>     set: job ids of a restore session
+--   stage:<stage>    sorted set: job ids by the moment of their stage
+--   spent:<rank>     sorted set: ids of removable records by their end; refused ones go before ended
+--   active           hash: id of an unfinished job that is not suspended -> JSON [replica, owner, …]
+--   waiting          sorted set: ids of jobs without a slot by arrival; slots: set: of those with one
+--   holds            sorted set: JSON [id, owner, …] of abandoned jobs by that time
+--   started          sorted set: owners by their last start; counters: hash of the two sequences
+--   lease:<replica>  what the replica reported, until its lease ends; replicas: by last renewal
+local prefix, channel = KEYS[1], KEYS[2]
+local call = redis.call
+
+-- Commands take no more arguments than Lua's stack holds.
+local SLICE = 1000
+-- Records in one reply. The ids of the others are returned, and they are read in further calls.
+local RECORDS = 250
+
+local function now()
+  local time = call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+local function slices(list, visit)
+  for first = 1, #list, SLICE do
+    local last = math.min(first + SLICE - 1, #list)
+    visit({unpack(list, first, last)}, first - 1)
+  end
+end
+
+local function has_lease(replica)
+  return call('EXISTS', prefix .. 'lease:' .. replica) == 1
+end
+
+local function owner_keys(kind, owners)
+  local keys = {}
+  for i, owner in ipairs(owners) do keys[i] = prefix .. kind .. owner end
+  return keys
+end
+
+-- The ids in the sets of the owners, each once.
+local function ids_of(kind, owners)
+  if #owners == 0 then return {} end
+  return call('SUNION', unpack(owner_keys(kind, owners)))
+end
+
+local function count_of(kind, owners)
+  if #owners == 1 then return call('SCARD', prefix .. kind .. owners[1]) end
+  return #ids_of(kind, owners)
+end
+
+-- Two lists: the data of the first records, and the ids of the others.
+local function records(ids)
+  local data, others = {}, {}
+  for i, id in ipairs(ids) do
+    if i > RECORDS then
+      others[#others + 1] = id
+    else
+      local found = call('HGET', prefix .. 'job:' .. id, 'data')
+      if found then data[#data + 1] = found end
+    end
+  end
+  return {data, others}
+end
+
+local function claim_key(owner, key) return owner .. '\0' .. key end
+
+local function unlink(id, e)
+  call('ZREM', prefix .. 'age', id)
+  for _, owner in ipairs(e.owners) do
+    call('SREM', prefix .. 'owner:' .. owner, id)
+    if e.live then call('SREM', prefix .. 'live:' .. owner, id) end
+    if e.key and call('HGET', prefix .. 'keys', claim_key(owner, e.key)) == id then
+      call('HDEL', prefix .. 'keys', claim_key(owner, e.key))
+    end
+  end
+  if e.session then call('SREM', prefix .. 'session:' .. e.session, id) end
+  if e.stage then call('ZREM', prefix .. 'stage:' .. e.stage, id) end
+  if e.rank then call('ZREM', prefix .. 'spent:' .. e.rank, id) end
+  if e.replica then call('HDEL', prefix .. 'active', id) end
+  if e.waiting then call('ZREM', prefix .. 'waiting', id) end
+  if e.slot then call('SREM', prefix .. 'slots', id) end
+end
+
+local function link(id, e)
+  call('ZADD', prefix .. 'age', e.created, id)
+  for _, owner in ipairs(e.owners) do
+    call('SADD', prefix .. 'owner:' .. owner, id)
+    if e.live then call('SADD', prefix .. 'live:' .. owner, id) end
+    if e.key then call('HSET', prefix .. 'keys', claim_key(owner, e.key), id) end
+  end
+  if e.session then call('SADD', prefix .. 'session:' .. e.session, id) end
+  if e.stage then call('ZADD', prefix .. 'stage:' .. e.stage, e.moment, id) end
+  if e.rank then call('ZADD', prefix .. 'spent:' .. e.rank, e.ended, id) end
+  if e.replica then
+    call('HSET', prefix .. 'active', id, cjson.encode({e.replica, unpack(e.owners)}))
+  end
+  if e.waiting then
+    call('ZADD', prefix .. 'waiting', e.arrival or call('HINCRBY', prefix .. 'counters', 'arrivals', 1), id)
+  end
+  if e.slot then call('SADD', prefix .. 'slots', id) end
+end
+
+-- Replace the stored record, whose entries are `old`, and report it. Most changes are progress, which
+-- no index shows. A job that goes on waiting keeps its place.
+local function swap(id, old, version, data, new)
+  -- A command that frees memory comes first: a full store then accepts the script as a whole. It
+  -- refuses new jobs, not the progress and the end of those that it has accepted.
+  call('HDEL', prefix .. 'job:' .. id, 'entries')
+  if old ~= new then
+    local before, after = cjson.decode(old), cjson.decode(new)
+    if before.waiting and after.waiting then
+      after.arrival = call('ZSCORE', prefix .. 'waiting', id)
+    end
+    unlink(id, before)
+    link(id, after)
+  end
+  call('HSET', prefix .. 'job:' .. id, 'version', version, 'data', data, 'entries', new)
+  call('PUBLISH', channel, id)
+end
+
+-- The slots that abandoned jobs hold: pairs of id and owners, without those of jobs that still have
+-- their slot.
+local function held(seconds)
+  local found = {}
+  for _, hold in ipairs(call('ZRANGEBYSCORE', prefix .. 'holds', '(' .. string.format('%.6f', now() - seconds), '+inf')) do
+    local entry = cjson.decode(hold)
+    if call('SISMEMBER', prefix .. 'slots', entry[1]) == 0 then found[#found + 1] = entry end
+  end
+  return found
+end
+
+-- How many of the slots are held for one of the owners.
+local function held_of(holds, owners)
+  local mine, count = {}, 0
+  for _, owner in ipairs(owners) do mine[owner] = true end
+  for _, hold in ipairs(holds) do
+    for i = 2, #hold do
+      if mine[hold[i]] then
+        count = count + 1
+        break
+      end
+    end
+  end
+  return count
+end

@@ -1,0 +1,338 @@
+"""Job records in Redis or Valkey, shared by replicas (CONTRACT §18)."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import secrets
+from collections.abc import Awaitable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from proxy.core.job import Job, Phase
+from proxy.core.retention import Stage
+from proxy.ports import (
+    Bounds,
+    Counts,
+    Replica,
+    SlotLimits,
+    SlotUse,
+    StoreUnavailable,
+    Turn,
+)
+from proxy.stores.redis_jobs import checks, scripts
+from proxy.stores.redis_jobs.cluster import Identity, agreed
+from proxy.stores.redis_jobs.connections import Connections, tls_context
+from proxy.stores.redis_jobs.entries import entries, is_waiting, pack, text, unpack
+from proxy.stores.redis_jobs.feed import Changes, Feed
+from proxy.stores.redis_jobs.url import parse_url
+
+_T = TypeVar("_T")
+
+#: Records read at a time.
+_TOGETHER = 250
+#: Seconds between two looks at the jobs that are waited for, in case the feed missed a change.
+_LOOK = 1.0
+_TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
+
+
+class RedisJobs:
+    """A `SharedJobs` store. Every change is one script in one round trip: on a failure it may have
+    happened, but never in part.
+    """
+
+    def __init__(self, connections: Connections, prefix: str, channel: str, lease: float) -> None:
+        self.replica = str(uuid4())
+        self._connections = connections
+        self._prefix = prefix
+        self._lease = round(lease * 1000)
+        self._feed = Feed(connections, channel)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changing: set[asyncio.Future[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._identity: Identity | None = None
+        self._owner_key = b""
+
+    @classmethod
+    async def open(cls, url: str, *, lease: float = 30.0) -> RedisJobs:
+        """Connect to the store. `lease` is the length of a lease in seconds.
+
+        Raises `BadUrl`, and `StoreUnavailable` if the store cannot be reached or is too old.
+        """
+        location = parse_url(url)
+        tls = await asyncio.get_running_loop().run_in_executor(None, tls_context, location)
+        channel = f"{location.prefix}feed:{location.db}"
+        connections = Connections(location, tls, channel=channel)
+        store = cls(connections, location.prefix, channel, lease)
+        try:
+            await checks.version(connections)
+        except BaseException:
+            await connections.close()
+            raise
+        store._start()
+        return store
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._feed.run()), loop.create_task(self._look())]
+
+    async def notes(self) -> Sequence[str]:
+        """A sentence for each setting of the store that puts jobs at risk, with the fix."""
+        return await checks.notes(self._connections)
+
+    async def join(self, identity: Identity) -> None:
+        """Join the cluster that uses the prefix, or begin it. Raises `WrongCluster`, and nothing is
+        changed.
+        """
+        found = await self._connections.run(scripts.JOIN, *identity.fields())
+        if (changed := agreed(identity, found, self._prefix)) is not None:
+            key = f"{self._prefix}cluster"
+            await self._connections.command("HSET", key, "secrets", changed)
+        self._identity = identity
+
+    async def owner_key(self) -> bytes:
+        """The key of all owner hashes of the cluster, made by the first call (CONTRACT §9)."""
+        offered = secrets.token_bytes(32)
+        self._owner_key = await self._connections.run(scripts.OWNER_KEY, offered)
+        return self._owner_key
+
+    async def add(self, job: Job, body: bytes) -> Job:
+        """As `JobStore.add`. A job whose id is stored already is not written again."""
+        added = await self._add(job, body)
+        if added is None:
+            raise StoreUnavailable("the job store applied bounds that nobody asked for")
+        return added
+
+    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+        """As `SharedJobs.add_within`."""
+        slots = bounds.slots
+        return await self._add(
+            job,
+            body,
+            *(bounds.per_caller, bounds.records_per_caller, bounds.queued, bounds.records),
+            *(slots.total, slots.hold),
+        )
+
+    async def _add(self, job: Job, body: bytes, *bounds: float) -> Job | None:
+        self._check_open()
+        record = (job.id, job.version, pack(job), entries(job), body)
+        reply = await self._change(self._connections.run(scripts.ADD, *record, *bounds))
+        if isinstance(reply, bytes):
+            return unpack(reply)
+        return job if reply else None
+
+    async def get(self, id: str) -> Job | None:
+        """As `JobStore.get`."""
+        data = await self._connections.command("HGET", f"{self._prefix}job:{id}", "data")
+        return None if data is None else unpack(data)
+
+    async def find(self, owner: str, idempotency_key: str) -> Job | None:
+        """As `JobStore.find`."""
+        data = await self._connections.run(scripts.FIND, text(owner), text(idempotency_key))
+        return None if data is None else unpack(data)
+
+    async def body(self, id: str) -> bytes | None:
+        """As `JobStore.body`."""
+        body: bytes | None = await self._connections.command("GET", f"{self._prefix}body:{id}")
+        return body
+
+    async def replace(self, old: Job, new: Job) -> bool:
+        """As `JobStore.replace`, with the lease that `SharedJobs` demands."""
+        _check_next(old, new)
+        self._check_open()
+        over = new.terminal or new.forgotten
+        abandoned = new.abandoned is not None and old.abandoned is None
+        mine = self.replica in {old.holder, new.holder}
+        needs_lease = mine and not new.forgotten and new.phase is not Phase.CANCELLING
+        outcome = await self._change(
+            self._connections.run(
+                scripts.REPLACE,
+                *(new.id, old.version, new.version, pack(new), entries(new)),
+                *(int(over), int(abandoned), self.replica if needs_lease else ""),
+            )
+        )
+        self._check_lease(outcome)
+        return bool(outcome)
+
+    async def remove(self, job: Job) -> bool:
+        """As `JobStore.remove`."""
+        self._check_open()
+        removing = self._connections.run(scripts.REMOVE, job.id, job.version)
+        return bool(await self._change(removing))
+
+    async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
+        """As `SharedJobs.claim`."""
+        _check_next(old, new)
+        if new.holder != self.replica or not (is_waiting(old) or old.holder):
+            raise ValueError("a replica claims a job that waits, for itself")
+        self._check_open()
+        outcome = await self._change(
+            self._connections.run(
+                scripts.CLAIM,
+                *(new.id, old.version, new.version, pack(new), entries(new)),
+                *(self.replica, slots.total, slots.per_caller, slots.hold),
+            )
+        )
+        self._check_lease(outcome)
+        return _TURNS[outcome]
+
+    def _check_lease(self, outcome: object) -> None:
+        if outcome == -1:
+            raise StoreUnavailable(
+                "the lease of this replica has ended: its jobs are another's until it is renewed"
+            )
+
+    async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
+        """As `JobStore.list`."""
+        by_owner = ("", "") if owner is None else ("owner", text(owner))
+        by_session = ("", "") if session is None else ("session", text(session.lower()))
+        reply = await self._connections.run(scripts.LIST, *by_owner, *by_session)
+        found = await self._records(reply)
+        return sorted(found, key=lambda job: (job.created, job.id), reverse=True)
+
+    async def counts(self, owners: Collection[str]) -> Counts:
+        """As `JobStore.counts`."""
+        return Counts(*await self._connections.run(scripts.COUNTS, *_texts(owners)))
+
+    async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
+        """As `JobStore.spent`."""
+        scope = ("all",) if owners is None else ("owners", *_texts(owners))
+        return await self._records(await self._connections.run(scripts.SPENT, limit, *scope))
+
+    async def due(self, stage: Stage, until: float) -> Sequence[Job]:
+        """As `JobStore.due`."""
+        reply = await self._connections.run(scripts.DUE, stage.value, repr(float(until)))
+        return await self._records(reply)
+
+    async def orphans(self) -> Sequence[Job]:
+        """As `SharedJobs.orphans`."""
+        return await self._records(await self._connections.run(scripts.ORPHANS))
+
+    async def _records(
+        self, reply: tuple[builtins.list[bytes], builtins.list[bytes]]
+    ) -> builtins.list[Job]:
+        """The jobs of a reply: data of the first, ids of the others, which are read in further
+        calls.
+        """
+        data, ids = reply
+        jobs = [unpack(each) for each in data]
+        for start in range(0, len(ids), _TOGETHER):
+            more = await self._connections.run(scripts.RECORDS, *ids[start : start + _TOGETHER])
+            jobs += [unpack(each) for each in more]
+        return jobs
+
+    async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
+        """As `SharedJobs.slot_use`."""
+        reply = await self._connections.run(scripts.SLOT_USE, slots.hold, *_texts(owners))
+        running, waiting, held, mine = reply
+        return SlotUse(running=running, waiting=waiting, held=held, held_by_caller=mine)
+
+    async def renew(self, *, running: int, promised: int) -> None:
+        """As `SharedJobs.renew`. A store that has lost its data gets the owner key and the identity
+        of the cluster back; if another replica has begun a new cluster in it before, that raises
+        `StoreUnavailable`.
+        """
+        report = json.dumps({"running": running, "promised": promised})
+        identity = () if self._identity is None else self._identity.fields()
+        args = (self.replica, self._lease, report, self._owner_key, *identity)
+        key = await self._connections.run(scripts.RENEW, *args)
+        if self._owner_key and key != self._owner_key:
+            raise StoreUnavailable(
+                "the job store has lost its data, and another replica has begun with a new owner "
+                "key: restart this replica"
+            )
+
+    async def leave(self) -> None:
+        """As `SharedJobs.leave`."""
+        await self._connections.run(scripts.LEAVE, self.replica)
+
+    async def replicas(self) -> Sequence[Replica]:
+        """As `SharedJobs.replicas`."""
+        found = await self._connections.run(scripts.REPLICAS)
+        return [
+            Replica(id=name.decode(), seen=float(seen), **json.loads(report))
+            for name, seen, report in found
+        ]
+
+    def changes(self) -> Changes:
+        """As `JobFeed.changes`: the changes since this call. After a gap of the connection, and for
+        a reader that leaves more than 10,000 ids unread, None.
+        """
+        return self._feed.changes()
+
+    async def wait(self, id: str, version: int, timeout: float) -> Job | None:
+        """As `JobStore.wait`; also returns when the store is closed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            with self._feed.watch(id, version) as changed:
+                job = await self.get(id)
+                remaining = deadline - loop.time()
+                if job is None or job.version != version or remaining <= 0:
+                    return job
+                await asyncio.wait([changed], timeout=remaining)
+                if changed.cancelled():
+                    return job
+
+    async def _look(self) -> None:
+        """Once a second, compare the versions of all jobs that are waited for."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            ids = self._feed.watched()
+            for start in range(0, len(ids), _TOGETHER):
+                part = ids[start : start + _TOGETHER]
+                try:
+                    found = await self._connections.run(scripts.VERSIONS, *part)
+                except StoreUnavailable:
+                    found = [None] * len(part)  # each looks for itself, and fails
+                versions = (None if each is None else int(each) for each in found)
+                self._feed.compare(dict(zip(part, versions, strict=True)))
+
+    async def probe(self) -> None:
+        """As `JobStore.probe`: a key is written, which expires."""
+        self._check_open()
+        await self._connections.command("SET", f"{self._prefix}probe", "", "PX", 1000)
+
+    async def close(self) -> None:
+        """As `JobStore.close`: earlier calls are completed first. Idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._feed.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._changing:
+            await asyncio.wait(self._changing)
+        await self._connections.close()
+
+    async def _change(self, change: Awaitable[_T]) -> _T:
+        """The outcome of a change. It is completed even if the caller is cancelled: a connection in
+        the middle of a command could not be used again, and `close` waits for it.
+        """
+        changing = asyncio.ensure_future(change)
+        self._changing.add(changing)
+        changing.add_done_callback(self._changed)
+        return await asyncio.shield(changing)
+
+    def _changed(self, changing: asyncio.Future[Any]) -> None:
+        self._changing.discard(changing)
+        if not changing.cancelled():
+            changing.exception()  # read, so that none is reported when the caller has left
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise StoreUnavailable("the job store is closed")
+
+
+def _check_next(old: Job, new: Job) -> None:
+    if old.id != new.id:
+        raise ValueError("a job is replaced by its own next version")
+
+
+def _texts(values: Iterable[str]) -> Iterable[bytes]:
+    return map(text, values)

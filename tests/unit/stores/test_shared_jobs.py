@@ -1,0 +1,706 @@
+"""Every `SharedJobs` store keeps what proxy/ports/shared_jobs.py promises of it, over several
+handles. Each is also a `JobStore` of test_jobs.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.core.job import (
+    Assigned,
+    Cancelled,
+    CancelRequested,
+    Claimed,
+    ErrorCode,
+    Event,
+    Failed,
+    Forgotten,
+    Interrupted,
+    Job,
+    JobError,
+    Phase,
+    Resumed,
+    Shown,
+    advance,
+)
+from proxy.jobs.queue import Slots
+from proxy.ports import Bounds, SharedJobs, SlotLimits, SlotUse, StoreUnavailable, Turn
+from tests.support.fakes import new_job
+from tests.unit.stores.conftest import SHARED, OpenShared
+
+ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
+#: Seconds of a lease that is to end in a test, and of one that is not.
+SHORT, LONG = 0.3, 60.0
+ONE = SlotLimits(total=1, per_caller=0, hold=60)
+MANY = SlotLimits(total=100, per_caller=0, hold=60)
+NO_BOUNDS = Bounds(per_caller=100, queued=100, records_per_caller=100, records=100, slots=MANY)
+
+
+@pytest.fixture(params=[pytest.param(make, id=name) for name, make in SHARED.items()])
+def open_shared(request: pytest.FixtureRequest) -> OpenShared:
+    """Opens handles of one store, which are closed by the caller."""
+    opened: OpenShared = request.param(request)
+    return opened
+
+
+@asynccontextmanager
+async def handles(
+    open_shared: OpenShared, count: int, lease: float = LONG
+) -> AsyncIterator[list[SharedJobs]]:
+    """Handles of one store, each with a lease."""
+    stores = [await open_shared(lease) for _ in range(count)]
+    try:
+        for store in stores:
+            await store.renew(running=0, promised=0)
+        yield stores
+    finally:
+        for store in stores:
+            await store.close()
+
+
+@pytest.fixture
+async def two(open_shared: OpenShared) -> AsyncIterator[list[SharedJobs]]:
+    async with handles(open_shared, 2) as stores:
+        yield stores
+
+
+@pytest.fixture
+async def three(open_shared: OpenShared) -> AsyncIterator[list[SharedJobs]]:
+    async with handles(open_shared, 3) as stores:
+        yield stores
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - time has to pass
+            await asyncio.sleep(0.01)
+
+
+async def queued(store: SharedJobs, number: int = 0, **changes: Any) -> Job:
+    """A job that waits for a slot, whose credentials the store's replica has."""
+    return await store.add(new_job(number, **({"replica": store.replica} | changes)), b"body")
+
+
+async def claimed(store: SharedJobs, job: Job, slots: SlotLimits = MANY) -> Job:
+    """The job with a slot."""
+    new = advance(job, Assigned(store.replica), 1)
+    assert await store.claim(job, new, slots) is Turn.TAKEN
+    return new
+
+
+async def try_claim(store: SharedJobs, job: Job, slots: SlotLimits) -> Turn:
+    return await store.claim(job, advance(job, Assigned(store.replica), 1), slots)
+
+
+async def changed(store: SharedJobs, job: Job, *events: Event) -> Job:
+    for event in events:
+        new = advance(job, event, 2)
+        assert await store.replace(job, new)
+        job = new
+    return job
+
+
+def use(running: int = 0, waiting: int = 0, held: int = 0, mine: int = 0) -> SlotUse:
+    return SlotUse(running=running, waiting=waiting, held=held, held_by_caller=mine)
+
+
+async def read(store: SharedJobs, count: int) -> list[str | None]:
+    """The next items of the feed, from now on."""
+    changes = store.changes()
+    async with asyncio.timeout(20):
+        return [await anext(changes) for _ in range(count)]
+
+
+# Leases
+
+
+async def test_each_handle_is_a_replica_of_its_own(two: list[SharedJobs]) -> None:
+    assert two[0].replica != two[1].replica
+    assert {each.id for each in await two[0].replicas()} == {store.replica for store in two}
+
+
+async def test_a_replica_is_listed_with_what_it_reported(two: list[SharedJobs]) -> None:
+    a, b = two
+    before = {each.id: each.seen for each in await b.replicas()}
+    await a.renew(running=3, promised=5 << 40)
+    (found,) = [each for each in await b.replicas() if each.id == a.replica]
+    assert (found.running, found.promised) == (3, 5 << 40)
+    assert found.seen >= before[a.replica]
+
+
+async def test_a_replica_that_leaves_has_no_lease(two: list[SharedJobs]) -> None:
+    a, b = two
+    await a.leave()
+    assert [each.id for each in await b.replicas()] == [b.replica]
+    await a.leave()
+    await a.renew(running=0, promised=0)
+    assert len(await b.replicas()) == 2
+
+
+async def test_a_lease_ends_without_renewal_and_begins_again(open_shared: OpenShared) -> None:
+    async with handles(open_shared, 1, SHORT) as (a,), handles(open_shared, 1) as (b,):
+
+        async def is_gone() -> bool:
+            return a.replica not in {each.id for each in await b.replicas()}
+
+        await eventually(is_gone)
+        await a.renew(running=0, promised=0)
+        assert not await is_gone()
+
+
+async def test_the_holder_changes_nothing_without_its_lease(two: list[SharedJobs]) -> None:
+    """§18: a replica that lost its lease can write no record."""
+    a, b = two
+    job = await claimed(a, await queued(a))
+    await a.leave()
+    for event in (Claimed(a.replica), Interrupted(), Failed(ERROR)):
+        with pytest.raises(StoreUnavailable, match="lease"):
+            await a.replace(job, advance(job, event, 2))
+    assert await b.get(job.id) == job
+    assert await b.body(job.id) == b"body"
+    await a.renew(running=0, promised=0)
+    assert await a.replace(job, advance(job, Claimed(a.replica), 2))
+
+
+async def test_a_replica_without_a_lease_takes_no_job(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = await queued(b)
+    await a.leave()
+    with pytest.raises(StoreUnavailable, match="lease"):
+        await try_claim(a, job, MANY)
+    with pytest.raises(StoreUnavailable, match="lease"):
+        await a.replace(job, advance(job, Claimed(a.replica), 2))
+    assert await b.get(job.id) == job
+
+
+async def test_a_job_that_was_taken_over_is_read_again_and_not_refused(
+    two: list[SharedJobs],
+) -> None:
+    """A version that differs is reported first: the old holder learns at once that it is one."""
+    a, b = two
+    job = await claimed(a, await queued(a))
+    await a.leave()
+    await changed(b, job, Interrupted())
+    assert await a.replace(job, advance(job, Claimed(a.replica), 2)) is False
+    assert await try_claim(a, replace(job, holder=None), MANY) is Turn.CHANGED
+
+
+@pytest.mark.parametrize("event", [CancelRequested(), Forgotten()])
+async def test_a_cancel_and_a_deletion_need_no_lease(two: list[SharedJobs], event: Event) -> None:
+    """The caller asks for them, by whichever replica."""
+    a, _ = two
+    job = await claimed(a, await queued(a))
+    await a.leave()
+    assert await a.replace(job, advance(job, event, 2))
+
+
+async def test_a_change_of_a_job_that_another_replica_holds_needs_no_lease(
+    two: list[SharedJobs],
+) -> None:
+    a, b = two
+    job = await claimed(a, await queued(a, attended=True))
+    await b.leave()
+    assert await b.replace(job, advance(job, Shown(), 2))
+
+
+async def test_a_job_without_a_holder_needs_no_lease(two: list[SharedJobs]) -> None:
+    a, _ = two
+    job = await queued(a)
+    await a.leave()
+    assert await a.replace(job, advance(job, Interrupted(), 2))
+
+
+# Slots
+
+
+async def test_a_claim_gives_a_free_slot_and_stores_the_job(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = await queued(a)
+    assert await b.slot_use([], ONE) == use(waiting=1)
+    new = await claimed(a, job, ONE)
+    assert await b.get(job.id) == new
+    assert await b.slot_use([], ONE) == use(running=1)
+
+
+async def test_a_claim_without_a_free_slot_changes_nothing(two: list[SharedJobs]) -> None:
+    a, b = two
+    await claimed(a, await queued(a), ONE)
+    job = await queued(b)
+    assert await try_claim(b, job, ONE) is Turn.NOT_YET
+    assert await a.get(job.id) == job
+    assert await a.slot_use([], ONE) == use(running=1, waiting=1)
+
+
+async def test_a_claim_of_another_version_changes_nothing(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = await queued(a)
+    newer = await changed(b, job, Shown())
+    assert await try_claim(a, job, MANY) is Turn.CHANGED
+    assert await try_claim(a, new_job(replica=a.replica), MANY) is Turn.CHANGED
+    assert await b.get(job.id) == newer
+    assert await b.slot_use([], ONE) == use(waiting=1)
+
+
+async def test_of_concurrent_claims_as_many_succeed_as_there_are_slots(
+    three: list[SharedJobs],
+) -> None:
+    slots = SlotLimits(total=4, per_caller=0, hold=60)
+    jobs = [(store, await queued(store, number)) for number in range(5) for store in three]
+    taken = 0
+    for _ in range(4):  # those whose turn it is not are called again by the feed
+        outcomes = await asyncio.gather(*(try_claim(store, job, slots) for store, job in jobs))
+        taken += outcomes.count(Turn.TAKEN)
+    assert taken == 4
+    assert await three[0].slot_use([], slots) == use(running=4, waiting=11)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (Failed(ERROR),),
+        (Interrupted(),),
+        (Forgotten(),),
+        (CancelRequested(), Cancelled()),
+    ],
+)
+async def test_a_slot_is_free_when_its_job_has_no_holder_any_more(
+    two: list[SharedJobs], events: tuple[Event, ...]
+) -> None:
+    a, b = two
+    job = await claimed(a, await queued(a), ONE)
+    await changed(a, job, *events)
+    assert await b.slot_use([], ONE) == use()
+    await claimed(b, await queued(b), ONE)
+
+
+async def test_a_job_that_is_being_cancelled_keeps_its_slot(two: list[SharedJobs]) -> None:
+    """§7: until its transfer is closed."""
+    a, b = two
+    job = await claimed(a, await queued(a), ONE)
+    await changed(b, job, CancelRequested())
+    assert await b.slot_use([], ONE) == use(running=1)
+    assert await try_claim(b, await queued(b), ONE) is Turn.NOT_YET
+
+
+async def test_the_slot_of_a_removed_job_is_free(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = await claimed(a, await queued(a), ONE)
+    await b.remove(job)
+    assert await b.slot_use([], ONE) == use()
+
+
+async def test_a_slot_goes_with_its_job_to_another_replica(two: list[SharedJobs]) -> None:
+    """A replica that takes over a job before its file is opened needs no second slot."""
+    a, b = two
+    job = await claimed(a, await queued(a), ONE)
+    await a.leave()
+    await claimed(b, job, ONE)
+    assert await b.slot_use([], ONE) == use(running=1)
+
+
+# Turns (§3.6)
+
+
+async def test_callers_take_turns(two: list[SharedJobs]) -> None:
+    """Who queues many exports delays nobody else's first one."""
+    a, b = two
+    first, second = [await queued(a, number, owner="alice") for number in range(2)]
+    other = await queued(b, owner="bob")
+    running = await claimed(a, first, ONE)
+    await changed(a, running, Failed(ERROR))
+    assert await try_claim(a, second, ONE) is Turn.NOT_YET
+    await claimed(b, other, ONE)
+
+
+async def test_the_jobs_of_a_caller_start_in_the_order_of_their_arrival(
+    two: list[SharedJobs],
+) -> None:
+    a, b = two
+    first, second = await queued(a, 5), await queued(b, 3)
+    first = await changed(a, first, Shown())  # a change while it waits
+    assert await try_claim(b, second, ONE) is Turn.NOT_YET
+    await claimed(a, first, ONE)
+
+
+async def test_a_resumed_job_is_the_last_of_its_caller(two: list[SharedJobs]) -> None:
+    a, b = two
+    first, second = await queued(a), await queued(b)
+    first = await changed(a, first, Interrupted(), Resumed(replica=a.replica))
+    assert await try_claim(a, first, ONE) is Turn.NOT_YET
+    await claimed(b, second, ONE)
+
+
+async def test_the_job_whose_turn_it_is_is_on_the_feed(two: list[SharedJobs]) -> None:
+    """Its replica may have tried before the slot was free."""
+    a, b = two
+    first, second = await queued(a), await queued(b)
+    reading = asyncio.create_task(read(a, 1))
+    await asyncio.sleep(0)
+    assert await try_claim(b, second, ONE) is Turn.NOT_YET
+    while (found := await reading) == [second.id]:  # its arrival, a moment ago
+        reading = asyncio.create_task(read(a, 1))
+    assert found == [first.id]
+
+
+async def test_jobs_of_replicas_without_a_lease_have_no_turn(two: list[SharedJobs]) -> None:
+    a, b = two
+    await queued(a)
+    await queued(a, replica=None)
+    await a.leave()
+    await claimed(b, await queued(b), ONE)
+
+
+async def test_a_caller_has_so_many_slots_at_most(two: list[SharedJobs]) -> None:
+    """§3.6 max_running_per_caller, also for a caller who is known by several hashes."""
+    a, b = two
+    slots = SlotLimits(total=3, per_caller=1, hold=60)
+    await claimed(a, await queued(a, owner="identity", aliases=("token",)), slots)
+    mine = await queued(b, owner="token")
+    assert await try_claim(b, mine, slots) is Turn.NOT_YET
+    await claimed(b, await queued(b, owner="bob"), slots)
+    assert await try_claim(b, mine, slots) is Turn.NOT_YET
+    assert await try_claim(b, mine, replace(slots, per_caller=2)) is Turn.TAKEN
+
+
+OWNERS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), OWNERS),
+        st.tuples(st.just("next"), st.none()),
+        st.tuples(st.sampled_from(["leave", "abandon", "withdraw"]), st.integers(0, 9)),
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
+@settings(max_examples=25)
+@given(total=st.integers(1, 3), per_caller=st.integers(0, 2), steps=STEPS)
+def test_turns_are_those_of_the_queue_of_one_process(
+    request: pytest.FixtureRequest,
+    make: Callable[[pytest.FixtureRequest], OpenShared],
+    total: int,
+    per_caller: int,
+    steps: list[tuple[str, Any]],
+) -> None:
+    """§18: fair turns hold over all replicas, as jobs/queue.py has them."""
+    limits = SlotLimits(total=total, per_caller=per_caller, hold=3600)
+    with asyncio.Runner() as runner:
+        runner.run(_follow(make(request), limits, steps))
+
+
+async def _follow(
+    open_shared: OpenShared, limits: SlotLimits, steps: list[tuple[str, Any]]
+) -> None:
+    queue: Slots[str] = Slots(total=limits.total, per_caller=limits.per_caller)
+    async with handles(open_shared, 2) as stores:
+        waiting: dict[str, tuple[SharedJobs, Job]] = {}
+        running: dict[str, tuple[SharedJobs, Job]] = {}
+        for number, (step, argument) in enumerate(steps):
+            store = stores[number % 2]
+            if step == "wait":
+                job = await queued(store, owner=argument[0], aliases=tuple(argument[1:]))
+                queue.wait(job.id, *job.owners)
+                waiting[job.id] = store, job
+            elif step == "next":
+                expected = queue.next()
+                for store_, job in list(waiting.values())[:: 1 if number % 3 else -1]:
+                    outcome = await try_claim(store_, job, limits)
+                    assert (outcome is Turn.TAKEN) == (job.id == expected)
+                    if outcome is Turn.TAKEN:
+                        running[job.id] = store_, advance(job, Assigned(store_.replica), 1)
+                        del waiting[job.id]
+                        break
+            elif step == "withdraw" and waiting:
+                ticket = list(waiting)[argument % len(waiting)]
+                await changed(*waiting.pop(ticket), Interrupted())
+                queue.leave(ticket)
+            elif step in {"leave", "abandon"} and running:
+                ticket = list(running)[argument % len(running)]
+                store, job = running.pop(ticket)
+                if step == "leave":
+                    await changed(store, job, Failed(ERROR))
+                    queue.leave(ticket)
+                else:
+                    await changed(
+                        store, job, Claimed(store.replica), CancelRequested(), Cancelled()
+                    )
+                    queue.leave(ticket, hold_until=1e12)
+        found = await stores[0].slot_use(["a"], limits)
+    assert (found.running, found.waiting) == (queue.running, queue.waiting)
+    assert found.held_by_caller == queue.held("a")
+
+
+# Held slots (§3.5)
+
+
+async def abandoned(store: SharedJobs, slots: SlotLimits, **changes: Any) -> Job:
+    """A job that is being cancelled while VB365 generates its file."""
+    job = await claimed(store, await queued(store, **changes), slots)
+    return await changed(store, job, Claimed(store.replica), CancelRequested())
+
+
+async def test_the_slot_of_an_abandoned_job_is_held(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = await abandoned(a, ONE, aliases=("a2",))
+    assert await b.slot_use(["alice"], ONE) == use(running=1)  # it counts once
+    await changed(a, job, Cancelled())
+    assert await b.slot_use(["alice", "a2"], ONE) == use(held=1, mine=1)
+    assert await b.slot_use(["bob"], ONE) == use(held=1)
+    assert await try_claim(b, await queued(b, owner="bob"), ONE) is Turn.NOT_YET
+
+
+async def test_a_held_slot_counts_for_its_caller(two: list[SharedJobs]) -> None:
+    a, b = two
+    slots = SlotLimits(total=3, per_caller=1, hold=60)
+    await changed(a, await abandoned(a, slots), Cancelled())
+    assert await try_claim(b, await queued(b), slots) is Turn.NOT_YET
+    await claimed(b, await queued(b, owner="bob"), slots)
+
+
+async def test_a_held_slot_outlives_its_record(two: list[SharedJobs]) -> None:
+    """§3.5: deletion in a loop cannot multiply VB365's load."""
+    a, b = two
+    job = await claimed(a, await queued(a), ONE)
+    job = await changed(a, job, Claimed(a.replica), Forgotten())
+    assert await a.remove(job)
+    assert await b.slot_use(["alice"], ONE) == use(held=1, mine=1)
+
+
+async def test_a_held_slot_is_free_after_its_time(two: list[SharedJobs]) -> None:
+    a, b = two
+    slots = SlotLimits(total=1, per_caller=0, hold=0.3)
+    await changed(a, await abandoned(a, slots), Cancelled())
+    job = await queued(b)
+
+    async def is_taken() -> bool:
+        return await try_claim(b, job, slots) is Turn.TAKEN
+
+    await eventually(is_taken)
+    assert await b.slot_use(["alice"], slots) == use(running=1)
+
+
+# Orphans (§18)
+
+
+async def test_unfinished_jobs_of_replicas_without_a_lease_are_orphans(
+    two: list[SharedJobs],
+) -> None:
+    a, b = two
+    runs = await claimed(a, await queued(a, 2, owner="bob"))
+    elsewhere = await claimed(b, await queued(a, 3, owner="carol"))
+    cancelled = await changed(b, await claimed(a, await queued(a, 4, owner="d")), CancelRequested())
+    await changed(a, await queued(a, 5), Interrupted())
+    await changed(a, await queued(a, 6), Failed(ERROR))
+    await changed(a, await queued(a, 7), Forgotten())
+    nobodys = await queued(a, 8, replica=None)
+    waits = await queued(a, 1)
+    assert await b.orphans() == [nobodys]
+    await a.leave()
+    found = {job.id: job for job in await b.orphans()}
+    assert found == {job.id: job for job in (waits, runs, cancelled, nobodys)}
+    assert elsewhere.id not in found
+    await a.renew(running=0, promised=0)
+    assert await b.orphans() == [nobodys]
+
+
+async def test_a_lease_that_ends_makes_orphans(open_shared: OpenShared) -> None:
+    async with handles(open_shared, 1, SHORT) as (a,), handles(open_shared, 1) as (b,):
+        await a.renew(running=0, promised=0)
+        job = await queued(a)
+
+        async def is_orphan() -> bool:
+            return [each.id for each in await b.orphans()] == [job.id]
+
+        await eventually(is_orphan)
+
+
+async def test_the_jobs_of_a_replica_that_leaves_are_on_the_feed(two: list[SharedJobs]) -> None:
+    """§18: others take them over at once."""
+    a, b = two
+    job = await queued(a)
+    changes = b.changes()
+    await a.leave()
+    async with asyncio.timeout(20):
+        while await anext(changes) != job.id:
+            pass
+    assert await b.orphans() == [job]
+
+
+# Bounds (§3.5)
+
+
+async def test_add_within_bounds_is_add(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = new_job(key="k")
+    assert await a.add_within(job, b"body", NO_BOUNDS) == job
+    assert await b.get(job.id) == job
+    assert await b.body(job.id) == b"body"
+
+
+@pytest.mark.parametrize("bound", ["per_caller", "records_per_caller", "records"])
+async def test_add_within_writes_nothing_beyond_a_bound(two: list[SharedJobs], bound: str) -> None:
+    a, b = two
+    limit: Any = {bound: 2}
+    bounds = replace(NO_BOUNDS, **limit)
+    await a.add_within(new_job(), b"", bounds)
+    await b.add_within(new_job(owner="x", aliases=("alice",)), b"", bounds)
+    job = new_job(owner="y", aliases=("alice",))
+    assert await a.add_within(job, b"", bounds) is None
+    assert await b.get(job.id) is None
+    assert await b.body(job.id) is None
+    other = new_job(owner="bob")
+    expected = None if bound == "records" else other
+    assert await b.add_within(other, b"", bounds) == expected
+
+
+async def test_ended_jobs_are_records_and_not_unfinished(two: list[SharedJobs]) -> None:
+    a, b = two
+    await changed(a, await queued(a), Failed(ERROR))
+    assert await b.add_within(new_job(), b"", replace(NO_BOUNDS, per_caller=1)) is not None
+    assert await b.add_within(new_job(), b"", replace(NO_BOUNDS, records_per_caller=2)) is None
+
+
+async def test_held_slots_count_as_unfinished_jobs_of_their_caller(two: list[SharedJobs]) -> None:
+    a, b = two
+    await changed(a, await abandoned(a, MANY), Cancelled())
+    bounds = replace(NO_BOUNDS, per_caller=1)
+    assert await b.add_within(new_job(), b"", bounds) is None
+    assert await b.add_within(new_job(owner="bob"), b"", bounds) is not None
+
+
+async def test_so_many_jobs_wait_at_most_beside_free_slots(two: list[SharedJobs]) -> None:
+    """§3.5: the queue is full. A job that will start at once does not wait."""
+    a, b = two
+    bounds = replace(NO_BOUNDS, queued=1, slots=replace(ONE, total=2))
+    first = await a.add_within(new_job(replica=a.replica), b"", bounds)
+    assert first is not None
+    assert await b.add_within(new_job(), b"", bounds) is not None
+    assert await b.add_within(new_job(), b"", bounds) is not None
+    assert await b.add_within(new_job(), b"", bounds) is None
+    await claimed(a, first, bounds.slots)
+    assert await b.add_within(new_job(), b"", bounds) is None
+
+
+async def test_add_within_returns_the_job_of_a_key_also_when_full(two: list[SharedJobs]) -> None:
+    """§8: a retry gets its job."""
+    a, b = two
+    job = await a.add(new_job(key="k"), b"")
+    bounds = replace(NO_BOUNDS, per_caller=1, records=1)
+    assert await b.add_within(new_job(key="k"), b"", bounds) == job
+    assert await b.add_within(job, b"", bounds) == job
+
+
+async def test_concurrent_adds_over_three_handles_stay_within_the_bounds(
+    three: list[SharedJobs],
+) -> None:
+    bounds = replace(NO_BOUNDS, per_caller=7)
+    added = await asyncio.gather(
+        *(three[number % 3].add_within(new_job(number), b"", bounds) for number in range(50))
+    )
+    assert len([job for job in added if job is not None]) == 7
+    assert len(await three[0].list()) == 7
+
+
+async def test_concurrent_adds_with_one_key_over_three_handles_make_one_job(
+    three: list[SharedJobs],
+) -> None:
+    """§8."""
+    added = await asyncio.gather(
+        *(three[number % 3].add(new_job(number, key="k"), b"") for number in range(50))
+    )
+    assert len({job.id for job in added}) == 1
+
+
+# The feed
+
+
+async def test_the_feed_reports_what_any_replica_changes(two: list[SharedJobs]) -> None:
+    a, b = two
+    changes = a.changes(), b.changes()
+    job = await queued(a)
+    for reader in changes:
+        async with asyncio.timeout(20):
+            assert await anext(reader) == job.id
+    newer = await changed(b, job, Shown())
+    for reader in changes:
+        async with asyncio.timeout(20):
+            assert await anext(reader) == job.id
+    await a.remove(newer)
+    for reader in changes:
+        async with asyncio.timeout(20):
+            assert await anext(reader) == job.id
+
+
+async def test_changes_before_the_call_are_not_reported(two: list[SharedJobs]) -> None:
+    a, _ = two
+    before = a.changes()
+    old = await queued(a)
+    async with asyncio.timeout(20):
+        assert await anext(before) == old.id
+    after = a.changes()
+    new = await queued(a)
+    async with asyncio.timeout(20):
+        assert await anext(after) == new.id
+
+
+async def test_changes_end_when_the_store_is_closed(two: list[SharedJobs]) -> None:
+    a, _ = two
+    changes = a.changes()
+    waiting = asyncio.create_task(anext(changes, "ended"))
+    await asyncio.sleep(0)
+    await a.close()
+    async with asyncio.timeout(20):
+        assert await waiting == "ended"
+        assert [each async for each in a.changes()] == []
+
+
+@pytest.mark.parametrize("event", [CancelRequested(), Forgotten(), Failed(ERROR)])
+async def test_a_wait_ends_with_a_change_elsewhere(two: list[SharedJobs], event: Event) -> None:
+    """§18: within 1 s; here it is measured from one change to one waiting call."""
+    a, b = two
+    job = await queued(a)
+    waiting = asyncio.create_task(b.wait(job.id, job.version, 60))
+    await asyncio.sleep(0.05)
+    new = await changed(a, job, event)
+    async with asyncio.timeout(1):
+        assert await waiting == new
+
+
+async def test_a_closed_handle_is_unavailable(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = await queued(a)
+    await a.close()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: a.renew(running=0, promised=0),
+        a.leave,
+        a.replicas,
+        lambda: a.add_within(new_job(), b"", NO_BOUNDS),
+        lambda: try_claim(a, job, ONE),
+        lambda: a.slot_use([], ONE),
+        a.orphans,
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable):
+            await call()
+    assert await b.get(job.id) == job
+
+
+async def test_a_claim_is_for_its_own_replica_and_a_job_that_waits(two: list[SharedJobs]) -> None:
+    a, b = two
+    job = await queued(a)
+    with pytest.raises(ValueError, match="claims"):
+        await a.claim(job, advance(job, Assigned(b.replica), 1), ONE)
+    suspended = await changed(a, job, Interrupted())
+    claiming = replace(suspended, version=3, holder=a.replica)
+    with pytest.raises(ValueError, match="claims"):
+        await a.claim(suspended, claiming, ONE)
+    assert suspended.phase is Phase.SUSPENDED
