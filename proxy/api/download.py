@@ -53,7 +53,7 @@ class Download:
         """
         reader = await self._artifacts.open(job.id)
         if reader is None:
-            raise Problem("result-deleted", "The exported file is gone.")
+            raise Problem("result-deleted", "The exported file no longer exists.")
         try:
             return await self._send(
                 request, job, reader, method, [*_file_headers(job, reader.artifact), *extra]
@@ -72,9 +72,7 @@ class Download:
             case NotModified():
                 return respond(304, headers)
             case PreconditionFailed():
-                raise Problem(
-                    "precondition-failed", "The file is not the one that the precondition names."
-                )
+                raise Problem("precondition-failed", "The file does not match the precondition.")
             case Unsatisfiable():
                 detail = f"The file has {size} bytes; at most 8 ranges are served at once."
                 raise Problem(
@@ -139,10 +137,10 @@ async def _stream(
 
 
 async def _copy(request: ApiRequest, reader: Reader, start: int, stop: int) -> None:
-    """Send [start, stop) of the file. A client that takes nothing keeps one piece in memory."""
+    """Send [start, stop) of the file. For a client that reads nothing, one piece is in memory."""
     writer = cast("StreamWriter", request.inner.writer)
     async with aclosing(reader.chunks(start, stop)) as chunks:
         async for chunk in chunks:
             await writer.write(chunk, drain=False)
-            del chunk  # TLS has made its own copy
+            del chunk  # TLS has its own copy
             await writer.drain()

@@ -25,7 +25,7 @@ from proxy.upstream.credentials import Credentials
 
 _DEFAULT_PAGE, _MAX_PAGE = 30, 1000
 _CONCURRENT_CHECKS = 8
-#: What may be part of a request's path as it is. VB365's ids are UUIDs.
+#: A session that can be part of a path unchanged. VB365's ids are UUIDs.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -83,8 +83,8 @@ class Listing:
         ]
 
     async def _check_session(self, credentials: Credentials, session: str) -> None:
-        """Send VB365 the requests that a job in this session would cause, so that their timing does
-        not disclose whether there is one (CONTRACT §9). Raises `Problem` 401 or 503.
+        """Send VB365 the requests that a job in this session would cause, so that the time taken
+        does not disclose whether there is one (CONTRACT §9). Raises `Problem` 401 or 503.
         """
         if _SESSION.fullmatch(session):
             problem = await self._access.unknown(credentials, session)

@@ -27,8 +27,8 @@ class Preflight:
     ) -> WholeResponse | None:
         """Return VB365's 401, 403 or 404 for the parent resource, None for anything else.
 
-        Path and Host are the caller's, because this represents the caller's own request. For the
-        same reason a success proves nothing about the caller.
+        Path and Host are those of the kick-off, because the request stands for the caller's own.
+        For the same reason a success proves nothing about the caller.
         """
         fields = [*((b"Host", value) for value in hosts), *credentials.fields]
         try:

@@ -46,7 +46,7 @@ class ApiRequest:
         return found
 
     def lines(self, name: str) -> Sequence[str]:
-        """Return the values of all lines of a field, in order."""
+        """Return the values of a field, one for each of its lines, in order."""
         return [value.decode("latin-1") for value in self.raw(name.lower().encode())]
 
     def raw(self, name: bytes) -> list[bytes]:

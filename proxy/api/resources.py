@@ -253,6 +253,4 @@ def _not_allowed(request: ApiRequest, methods: list[str]) -> web.Response:
     allow = ", ".join([*methods, "OPTIONS"])
     if request.method == "OPTIONS":
         return respond(204, [("Allow", allow)])
-    raise Problem(
-        "method-not-allowed", f"Here only {allow} are allowed.", headers=(("Allow", allow),)
-    )
+    raise Problem("method-not-allowed", f"Allowed methods: {allow}.", headers=(("Allow", allow),))

@@ -21,7 +21,7 @@ _STORE_RETRY_AFTER = 5
 
 
 class ApiRouter:
-    """The handler of all requests that are not relayed."""
+    """Handles all requests that are not relayed."""
 
     def __init__(self, kickoffs: KickoffHandler, resources: Resources) -> None:
         self._kickoffs = kickoffs

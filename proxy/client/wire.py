@@ -14,7 +14,7 @@ from yarl import URL
 from proxy.client.diagnosis import diagnose
 from proxy.client.errors import CommandError, ErrorResponse
 from proxy.core.errors import MARK, PROBLEM_TYPE
-from proxy.core.outcome import said
+from proxy.core.outcome import message_of
 
 #: Called with each response, for --verbose.
 Trace = Callable[[aiohttp.ClientResponse], None]
@@ -143,8 +143,8 @@ class Http:
 
 def error_from(response: WholeResponse) -> ErrorResponse:
     """Convert a response to an error, with the message of its body (CONTRACT §11)."""
-    sentence = said(response.fields.get("Content-Type"), response.body)
-    reason = f": {sentence}" if sentence else ""
+    message = message_of(response.fields.get("Content-Type"), response.body)
+    reason = f": {message}" if message else ""
     if response.status == 401 and not reason:
         reason = ": the credentials are not accepted"
     if 300 <= response.status < 400:

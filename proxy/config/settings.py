@@ -196,7 +196,9 @@ class Exports(Section):
     is Failed.
     """
     suspend_ttl: Timeout = 1 * _HOUR
-    """How long an interrupted job waits for its owner's next call before it is Failed."""
+    """How long an interrupted job waits for the next call of a caller who may see it, before it is
+    Failed.
+    """
     cancel_hold: Duration = 2 * _MINUTE
     """How long an export that was cancelled while VB365 generated its file still counts as running,
     since VB365 may continue to work on it.

@@ -1,4 +1,4 @@
-"""Which requests are exports, and what their target says (CONTRACT §1).
+"""Which requests are exports, and the parts of their target (CONTRACT §1).
 
 The request target is matched as raw bytes, never decoded or normalised.
 """

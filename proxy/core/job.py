@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 from proxy.core.digests import shortened
 
 #: Bytes of JSON above which the request target of an ended job, and the error body of a refused
-#: one, are shortened.
+#: job, are shortened.
 _LONG_TARGET, _LONG_BODY = 2048, 1024
 _LONG_SEGMENT = 255
 
 
 class Status(StrEnum):
-    """The outcome, in the words of VB365's events (CONTRACT §5). All but RUNNING are final."""
+    """The outcome, named as in VB365's events (CONTRACT §5). All but RUNNING are final."""
 
     RUNNING = "Running"
     SUCCESS = "Success"
@@ -96,7 +96,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
-    """What the head of VB365's 200 response says about the file: `size` in bytes if announced,
+    """The facts of the file in the head of VB365's 200 response: `size` in bytes if announced,
     `etag` and `last_modified` as sent.
 
     `file_name` is the sanitised name, None if VB365 sent none: then `core.naming` makes one.
@@ -468,7 +468,7 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
 
 
 def refused(job: Job) -> bool:
-    """Whether VB365 answered 401 to the job and never accepted its caller (CONTRACT §3.5). Anybody
+    """Whether VB365 answered 401 to the job and never accepted its caller (CONTRACT §3.5). Anyone
     can create such jobs.
     """
     if job.accepted or job.status is not Status.FAILED or job.error is None:

@@ -10,7 +10,7 @@ from proxy.core.http.disposition import safe_name
 from proxy.core.job import Job
 
 _EXTENSIONS = {"Pst": "pst", "Zip": "zip", "Msg": "msg"}
-#: The only operation of VB365 that makes a web page: posts/export, of a team or of one post.
+#: The only operation of VB365 that exports a web page: posts/export, of a team or of one post.
 _POSTS_EXPORT = re.compile(r".*/posts/(?:[^/]+/)?export/?", re.IGNORECASE | re.DOTALL)
 
 
@@ -18,7 +18,7 @@ def result_name(job: Job) -> str | None:
     """The name that VB365 gave the file, otherwise one made of the operation, the time of the
     kick-off and the format.
 
-    None until VB365 has answered and, if the name depends on the format, until that is known: a
+    None until VB365 has responded and, if the name depends on the format, until that is known: a
     name that was shown does not change.
     """
     if job.file is None:

@@ -1,4 +1,4 @@
-"""What a response of VB365 other than the file means for a job, and what it says (CONTRACT §5)."""
+"""What a response of VB365 other than the file means for a job, and its message (CONTRACT §5)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from proxy.core.job import ErrorCode
 
 Fields = Iterable[tuple[bytes, bytes]]
 
-#: The longest sentence, in characters.
-MAX_SENTENCE = 300
+#: The longest message, in characters.
+MAX_MESSAGE = 300
 #: The longest JSON body that is parsed, in bytes: stack traces of VB365 are shorter. Plain text is
 #: quoted only if it is short.
 JSON_LIMIT = 256 * 1024
@@ -29,13 +29,13 @@ _HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
 
 
 class Row(NamedTuple):
-    """A row for statuses from `first` to `last`. `worded`: whether the response gives a reason;
+    """A row for statuses from `first` to `last`. `has_message`: whether the response has a message;
     None for both.
     """
 
     first: int
     last: int
-    worded: bool | None
+    has_message: bool | None
     code: ErrorCode
     retryable: bool
 
@@ -47,7 +47,7 @@ TABLE: tuple[Row, ...] = (
     Row(425, 425, None, ErrorCode.REJECTED, True),
     Row(429, 429, None, ErrorCode.REJECTED, True),
     Row(400, 499, None, ErrorCode.REJECTED, False),
-    # a gateway or a restart, whatever its text says
+    # a gateway or a restart, whatever its message
     Row(502, 504, None, ErrorCode.ERROR, True),
     # VB365 failed and says why: Outlook is not installed, the session was stopped
     Row(500, 599, True, ErrorCode.ERROR, False),
@@ -55,16 +55,16 @@ TABLE: tuple[Row, ...] = (
 )
 
 
-def judge(status: int, sentence: str | None) -> Row:
-    """The row of `TABLE` for a response with this status and the sentence that `said` returned."""
-    worded = sentence is not None
+def row_of(status: int, message: str | None) -> Row:
+    """The row of `TABLE` for a response with this status and the result of `message_of`."""
+    known = (None, message is not None)
     return next(
-        row for row in TABLE if row.first <= status <= row.last and row.worded in (None, worded)
+        row for row in TABLE if row.first <= status <= row.last and row.has_message in known
     )
 
 
-def said(content_type: str | None, body: bytes) -> str | None:
-    """The message of a response: one line of at most `MAX_SENTENCE` visible characters, or None.
+def message_of(content_type: str | None, body: bytes) -> str | None:
+    """The message of a response: one line of at most `MAX_MESSAGE` visible characters, or None.
 
     It is taken from JSON of any Content-Type and from short plain text, never from markup.
     """
@@ -106,7 +106,7 @@ def _decoded(body: bytes) -> str:
 
 
 def one_line(text: str) -> str | None:
-    """The text as one line of at most `MAX_SENTENCE` visible characters. None if it is markup or
+    """The text as one line of at most `MAX_MESSAGE` visible characters. None if it is markup or
     has no letter or digit.
     """
     if _MARKUP.search(text[: 2 * _TEXT_LIMIT]):
@@ -117,12 +117,12 @@ def one_line(text: str) -> str | None:
     )
     if not any(c.isalnum() for c in visible):
         return None
-    return visible if len(visible) <= MAX_SENTENCE else visible[: MAX_SENTENCE - 1].rstrip() + "…"
+    return visible if len(visible) <= MAX_MESSAGE else visible[: MAX_MESSAGE - 1].rstrip() + "…"
 
 
 # Secrets of the request that a response repeats.
 
-#: In characters. Shorter values are words that any message may contain.
+#: In characters. Any message may contain shorter values.
 _SHORTEST_SECRET = 6
 #: Bounds the time of the search.
 _MOST_SECRETS = 200

@@ -11,7 +11,7 @@ from proxy.core.job import Expired, Job, Phase, ResultState, advance, refused
 
 
 class Stage(StrEnum):
-    """What a job waits for until some moment. A store keeps the jobs of a stage ordered by it."""
+    """A stage of a job that ends at some moment. Stores order the jobs of each stage by it."""
 
     CANCELLING = "cancelling"
     SUSPENDED = "suspended"
@@ -102,7 +102,7 @@ class Retention:
         return ends is not None and now >= ends
 
     def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
-        """The jobs that a sweep at `now` looks at: in each stage, those whose moment is at most
+        """The jobs that a sweep at `now` examines: in each stage, those whose moment is at most
         this Unix second.
         """
         return {

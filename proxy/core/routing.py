@@ -33,7 +33,7 @@ class Kickoff:
 @dataclass(frozen=True, slots=True)
 class BadSwitch:
     """Reject an export with an invalid `async` parameter: 400, because a synchronous export would
-    block the caller for minutes without a word.
+    block the caller for minutes without an explanation.
     """
 
     detail: str

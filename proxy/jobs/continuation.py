@@ -1,5 +1,5 @@
-"""The proof that two parts belong to one file (CONTRACT §10, RFC 9110 §15.3.7.3): a strong ETag, or
-an overlap.
+"""Proof that two parts belong to one file (CONTRACT §10, RFC 9110 §15.3.7.3): a strong ETag, or an
+overlap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OVERLAP = 64 * 1024
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 #: RFC 9110 §8.8.3: a weak one begins with `W/`.
 _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
-#: Fields that prove nothing if they occur with different values: which of them counts is a guess.
+#: Fields that prove nothing if they occur with different values, because any of them could count.
 _PROOF = (b"etag", b"content-range", b"last-modified", b"content-disposition", b"content-type")
 
 
@@ -58,9 +58,9 @@ class Continuation:
         return [*conditions, (b"Range", b"bytes=%d-" % self.start)]
 
     def part(self, response: Response) -> Part | None:
-        """Return the part that the response carries, None unless its head fits the first response's
-        (CONTRACT §10). Without a common strong ETag that is half of the proof; `rest` is the other
-        half.
+        """Return the part that the response carries, None unless its head matches that of the first
+        response (CONTRACT §10). Without a common strong ETag that is half of the proof; `rest` is
+        the other half.
         """
         match = _CONTENT_RANGE.fullmatch(value_of(response.fields, b"content-range") or b"")
         if response.status != 206 or match is None:
@@ -103,8 +103,8 @@ class Continuation:
     async def rest(self, response: Response, overlap: bytes) -> bytes | None:
         """Compare the first bytes of the body with `overlap`, the stored bytes from `start` on.
 
-        Returns the bytes that were read behind them, None if they differ. Raises `UpstreamFailure`
-        if the body breaks or ends before.
+        Returns the bytes that were read after them, None if they differ. Raises `UpstreamFailure`
+        if the body breaks or ends before that.
         """
         body = bytearray()
         while len(body) < len(overlap):

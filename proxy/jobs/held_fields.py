@@ -8,12 +8,12 @@ from proxy.core.errors import Problem
 from proxy.jobs.run import Run
 
 _RETRY_AFTER = 30
-#: Bytes that a field takes beside its name and value.
+#: Bytes of memory that a field needs in addition to its name and value.
 _PER_FIELD = 200
 
 
 class HeldFields:
-    """Bounds the fields of all runs together, in bytes. A run counts as long as it is in memory."""
+    """Limits the fields of all runs together, in bytes. A run counts while it is in memory."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -23,6 +23,6 @@ class HeldFields:
         """Count the fields of the run. Raises `Problem` 503 if they are too many."""
         size = sum(len(name) + len(value) + _PER_FIELD for name, value in run.fields)
         if sum(self._sizes.values()) + size > self._limit:
-            detail = "The header fields of unfinished exports take all the memory they may have."
+            detail = "The header fields of unfinished exports use all the memory reserved for them."
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
         self._sizes[run] = size

@@ -1,4 +1,4 @@
-"""What a response of VB365 makes of an export: the facts of a file, or an error (CONTRACT §3.7,
+"""What a response of VB365 means for an export: the facts of a file, or an error (CONTRACT §3.7,
 §5).
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from proxy.core.http.disposition import file_name
 from proxy.core.http.fields import has_conflict, value_of, values_of
 from proxy.core.job import ErrorCode, FileFacts, JobError
-from proxy.core.outcome import JSON_LIMIT, codings, judge, masked, one_line, said
+from proxy.core.outcome import JSON_LIMIT, codings, masked, message_of, one_line, row_of
 from proxy.ports import (
     Fields,
     Response,
@@ -41,21 +41,21 @@ def code_of(why: UpstreamFailure) -> ErrorCode:
 
 
 def refusal(response: WholeResponse, hidden: Sequence[bytes]) -> JobError:
-    """The error of a response other than 200, in VB365's own words if it has any (CONTRACT §5).
+    """The error of a response other than 200, with VB365's message if it has one (CONTRACT §5).
 
     `hidden` is what `core.outcome.secrets` names: an error page may repeat the request, and records
     are kept on disk.
     """
     body = masked(response.body[:JSON_LIMIT], hidden)
     content_type = text(value_of(response.fields, b"content-type"))
-    # a 2xx may hold part of the file, which is nothing to quote, unless it is declared as JSON: no
-    # export is
+    # a 2xx may hold part of the file, which must not be quoted, unless it is declared as JSON: no
+    # export is JSON
     quoted = response.status >= 300 or _JSON.fullmatch(content_type or "") is not None
-    sentence = said(content_type, body) if quoted and len(response.body) <= JSON_LIMIT else None
-    row = judge(response.status, sentence)
+    reason = message_of(content_type, body) if quoted and len(response.body) <= JSON_LIMIT else None
+    row = row_of(response.status, reason)
     message = f"Veeam Backup for Microsoft 365 answered {response.status}"
-    if sentence is not None:
-        message += ": " + masked(sentence.encode(), hidden).decode(errors="replace")
+    if reason is not None:
+        message += ": " + masked(reason.encode(), hidden).decode(errors="replace")
     cut = len(body) > _RECORDED_LIMIT or len(response.body) > JSON_LIMIT
     return JobError(
         code=row.code,
@@ -72,8 +72,8 @@ def refusal(response: WholeResponse, hidden: Sequence[bytes]) -> JobError:
 
 
 def encoding(fields: Fields) -> str | None:
-    """The content codings of a body, as text for a message; None without one (`identity` is
-    none).
+    """The content codings of a body, as text for a message. None if there are none; `identity` does
+    not count.
     """
     named = codings(values_of(fields, b"content-encoding"))
     return one_line(b", ".join(named).decode("latin-1")) or "unreadable" if named else None

@@ -1,4 +1,4 @@
-"""The file of a running job while it grows: its bytes, format, space and progress."""
+"""The file of a running job while it is received: its bytes, format, space and progress."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Surplus(Exception):
 
 
 class Reception:
-    """Stores what VB365 sends for one job. While the store is unavailable nothing is read from
-    VB365. Raises `StorageFull` and `PartialLost`. Call `open` first.
+    """Stores the bytes that VB365 sends for one job. While the store is unavailable, nothing is
+    read from VB365. Raises `StorageFull` and `PartialLost`. Call `open` first.
     """
 
     def __init__(self, record: Record, artifacts: ArtifactStore, space: Reservations) -> None:
@@ -36,7 +36,7 @@ class Reception:
         self._id = record.job.id
         self._first_bytes = b""
         self.partial: Partial
-        #: From the first bytes; None while there are too few.
+        #: Detected by the first bytes; None while there are too few.
         self.format: str | None = None
 
     @property
@@ -63,20 +63,20 @@ class Reception:
         self.partial = await until_available(lambda: self._artifacts.create(self._id), job=self._id)
 
     async def restart(self) -> None:
-        """Drop every byte and begin from zero."""
+        """Remove all bytes and start from zero."""
         await until_available(lambda: self.partial.discard(), job=self._id)
         await self._create()
         self._first_bytes, self.format = b"", None
 
     async def discard(self) -> None:
-        """Drop every byte. The sweeper removes what cannot be removed now."""
+        """Remove all bytes. The sweeper removes what cannot be removed now."""
         try:
             await self.partial.discard()
         except StoreUnavailable as why:
             log.warning("partial file not removed", job=self._id, reason=str(why))
 
     async def keep(self) -> None:
-        """Stop, and keep what is stored. What could not be stored is fetched again."""
+        """Stop, and keep what is stored. The rest is requested again later."""
         try:
             await asyncio.shield(self.partial.keep())
         except (StorageFull, StoreUnavailable) as why:
@@ -90,24 +90,24 @@ class Reception:
         """Reserve space for `size` more bytes."""
         await until_available(lambda: self._space.promise(self._id, size), job=self._id)
 
-    async def copy(self, response: Response, begun: bytes = b"", stop: int | None = None) -> None:
-        """Store the body to its end; `begun` was read before.
+    async def copy(self, response: Response, first: bytes = b"", stop: int | None = None) -> None:
+        """Store the body to its end. Its beginning, `first`, has already been read.
 
-        Raises `UpstreamFailure`, or `Surplus` for a piece that reaches beyond the offset `stop`,
+        Raises `UpstreamFailure`, and `Surplus` for a chunk that extends beyond the offset `stop`,
         which is not stored.
         """
         self._meter = Meter(self.offset, _time())
-        if begun:
-            await self._look(begun)
-            await self._store(begun, stop)
+        if first:
+            await self._detect_format(first)
+            await self._store(first, stop)
         while self.format is None and (chunk := await response.read()):
-            await self._look(chunk)
+            await self._detect_format(chunk)
             await self._store(chunk, stop)
         async with self._reporting():
             while chunk := await response.read():
                 await self._store(chunk, stop)
 
-    async def _look(self, chunk: bytes) -> None:
+    async def _detect_format(self, chunk: bytes) -> None:
         if self.format is None:
             self._first_bytes += chunk[:16]
             self.format = sniff(self._first_bytes)
@@ -125,7 +125,7 @@ class Reception:
 
     @asynccontextmanager
     async def _reporting(self) -> AsyncIterator[None]:
-        """Report regularly: `bytesReceived` is at most 2 s old, also if VB365 pauses (CONTRACT
+        """Report regularly: `bytesReceived` is at most 2 s old, even while VB365 pauses (CONTRACT
         §5).
         """
         reporter = asyncio.create_task(self._report_regularly())

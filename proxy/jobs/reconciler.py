@@ -1,4 +1,4 @@
-"""Makes records and files agree at start, before the first request (CONTRACT §9, §10)."""
+"""Makes records and files consistent at start, before the first request (CONTRACT §9, §10)."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Reconciler:
     async def _adopt(self, id: str) -> None:
         """Rebuild the record of a file that has none, or remove the file.
 
-        Only a lost record leaves such a file: a record is added before its file and removed after
-        it.
+        Such a file exists only if its record is lost: a record is added before its file and
+        removed after it.
         """
         job = await self._copied(id)
         if job is None or job.result is not ResultState.AVAILABLE:
@@ -70,7 +70,7 @@ class Reconciler:
             )
 
     async def _copied(self, id: str) -> Job | None:
-        """The job from the record copy beside its committed file; None without a readable one."""
+        """The job in the record copy beside its committed file, None without a readable copy."""
         record_copy = await self._artifacts.record_copy(id)
         if record_copy is None:
             return None
@@ -119,7 +119,7 @@ class Reconciler:
 
 
 async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]]) -> None:
-    """Run `work` for some items at a time: the stores sync many changes at once."""
+    """Run `work` for up to `_TOGETHER` items at a time: the stores sync many changes at once."""
     rest = iter(items)
     while batch := list(islice(rest, _TOGETHER)):
         await asyncio.gather(*map(work, batch))

@@ -1,5 +1,5 @@
-"""Free space, less what running exports were promised (CONTRACT §15). The one place that
-subtracts.
+"""Free space, less what is promised to running exports (CONTRACT §15). Nothing else subtracts
+promises.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from proxy.ports import ArtifactStore, StorageFull
 
 
 class Reservations:
-    """Promises each free byte to one export only. Sizes in bytes; `max_bytes` None means no limit
-    but the disk.
+    """Promises each free byte to one export only. Sizes are in bytes; with `max_bytes` None only
+    the disk limits them.
 
-    The store is measured now and then. What is written between two measurements is subtracted here,
-    so that promised space counts as taken while it is being filled.
+    The store is measured from time to time. Bytes written since the last measurement are subtracted
+    here, so that promised space counts as taken while it is being filled.
     """
 
     def __init__(self, artifacts: ArtifactStore, *, min_free: int, max_bytes: int | None) -> None:
@@ -25,19 +25,19 @@ class Reservations:
         self._disk: float = 0
         self._quota: float = inf
         self._written = 0
-        self._seen = 0
+        self._measured = 0
         self._promised: dict[str, int] = {}
 
     async def measure(self) -> None:
         """Measure the free space. Raises `StoreUnavailable`."""
-        seen = self._written  # what is written during the measurement may be part of it or not
+        written = self._written  # a measurement may or may not include what is written meanwhile
         disk = await self._artifacts.free()
         quota = inf if self._max_bytes is None else self._max_bytes - await self._artifacts.used()
-        self._disk, self._quota, self._seen = disk, quota, seen
+        self._disk, self._quota, self._measured = disk, quota, written
 
     def shortage(self) -> str | None:
-        """Why there is too little space for another export, in numbers; None if there is enough
-        (CONTRACT §3.5).
+        """The reason why there is too little space for another export, with numbers. None if there
+        is enough (CONTRACT §3.5).
         """
         taken = self._taken()
         if (free := self._disk - taken) < self._min_free:
@@ -86,7 +86,7 @@ class Reservations:
         self._promised.pop(id, None)
 
     def _taken(self) -> int:
-        return self._written - self._seen + sum(self._promised.values())
+        return self._written - self._measured + sum(self._promised.values())
 
     def _left(self) -> float:
         return min(self._disk, self._quota) - self._taken()

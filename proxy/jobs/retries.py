@@ -1,4 +1,4 @@
-"""How often and when an export is posted again (CONTRACT §10)."""
+"""How often and when the POST of an export is repeated (CONTRACT §10)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _BACKOFF = (0.5, 2.0, 5.0, 15.0, 30.0)
 
 
 class Retries:
-    """Counts the POSTs in a row that bring no new byte: at most `attempts`.
+    """Counts consecutive POSTs without a new byte: at most `attempts`.
 
-    Those that VB365 did not receive (it restarts) are limited by time instead: by `stall_timeout`
-    seconds of waiting.
+    POSTs that VB365 did not receive, for example during its restart, are limited by time instead:
+    by `stall_timeout` seconds of waiting.
     """
 
     def __init__(self, id: str, *, attempts: int, stall_timeout: float) -> None:
@@ -32,9 +32,7 @@ class Retries:
         self._unreceived = 0.0
 
     def progress(self, before: int, offset: int) -> bool:
-        """Return whether there are more bytes than the `before` there were; if so, count from zero
-        again.
-        """
+        """Return whether `offset` exceeds `before`, an earlier one. If so, reset the counts."""
         if offset == before:
             return False
         self._fruitless, self._unreceived = 0, 0.0

@@ -25,11 +25,11 @@ class MemoryOnly:
     """The default: credentials never reach the store."""
 
     def seal(self, fields: Fields) -> str | None:
-        """None, always."""
+        """Return None."""
         return None
 
     def unseal(self, sealed: str) -> Fields | None:
-        """None: a record that was sealed with a removed key waits for its owner's call."""
+        """Return None: a record sealed with a removed key waits for its owner's next call."""
         return None
 
 

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T", str, Job)
 
-#: Jobs at a time: the store syncs many changes at once.
+#: The number of jobs to examine at a time: the store syncs many changes at once.
 _TOGETHER = 64
 _INTERRUPTED = JobError(
     code=ErrorCode.INTERRUPTED,
@@ -39,8 +39,8 @@ class Sweeper:
     """Removes what has expired. Readers do not depend on it: they compare with the clock themselves
     (`core.retention.as_of`).
 
-    `suspend_ttl` in seconds; `now` is the wall clock. `wake` is called for a job that a caller
-    ended without its runner noticing.
+    `suspend_ttl` is in seconds, `now` is the wall clock. `wake` is called for a job that a caller
+    ended while its runner did not notice.
     """
 
     def __init__(
@@ -76,21 +76,20 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Examine every job that is due, and every file. Raises `StoreUnavailable`."""
-        stored = (
-            await self._artifacts.ids()
-        )  # first: a file without a job afterwards has none any more
+        # before the jobs: a file that has no job afterwards has lost it
+        stored = await self._artifacts.ids()
         for stage, until in self._retention.due(self._now(), suspend_ttl=self._suspend_ttl).items():
-            await self._each(await self._jobs.due(stage, until), self._look)
-        await self._each(stored, self._look_at_file)
+            await self._each(await self._jobs.due(stage, until), self._sweep_job)
+        await self._each(stored, self._sweep_file)
 
-    async def _each(self, found: Iterable[_T], look: Callable[[_T], Awaitable[None]]) -> None:
+    async def _each(self, found: Iterable[_T], examine: Callable[[_T], Awaitable[None]]) -> None:
         rest = iter(found)
         while batch := list(islice(rest, _TOGETHER)):
-            await asyncio.gather(*(self._try(look, each) for each in batch))
+            await asyncio.gather(*(self._try(examine, each) for each in batch))
 
-    async def _try(self, look: Callable[[_T], Awaitable[None]], each: _T) -> None:
+    async def _try(self, examine: Callable[[_T], Awaitable[None]], each: _T) -> None:
         try:
-            await look(each)
+            await examine(each)
         except Lost:
             pass  # changed meanwhile: the next sweep examines it again
         except StoreUnavailable as why:
@@ -98,7 +97,7 @@ class Sweeper:
                 "not swept", job=each if isinstance(each, str) else each.id, reason=str(why)
             )
 
-    async def _look_at_file(self, id: str) -> None:
+    async def _sweep_file(self, id: str) -> None:
         job = await self._jobs.get(id)
         if job is None:
             # a committed file stays: the next start rebuilds its record
@@ -108,9 +107,9 @@ class Sweeper:
         elif job.forgotten:
             await self._wake(id)
         elif not keeps_bytes(job):
-            await self._artifacts.remove(id)  # what could not be removed when the job ended
+            await self._artifacts.remove(id)  # a file that could not be removed when the job ended
 
-    async def _look(self, job: Job) -> None:
+    async def _sweep_job(self, job: Job) -> None:
         now = self._now()
         if self._retention.record_over(job, now):
             await self._artifacts.remove(job.id)

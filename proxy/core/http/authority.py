@@ -37,9 +37,7 @@ def origin_form(method: bytes, target: bytes) -> bytes:
 
 
 def _split(authority: bytes, default: int | None) -> tuple[bytes, int | None] | None:
-    """Host in lower case and port. None if the authority is not just that: user information is not
-    accepted.
-    """
+    """The host in lower case and the port. None for anything else, such as user information."""
     found = _HOST_AND_PORT.fullmatch(authority)
     if found is None:
         return None

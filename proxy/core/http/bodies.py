@@ -21,11 +21,11 @@ MAX_TRAILERS = 1 << 16
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 #: The end of a chunk, and a size line without extensions of another that is not the last one.
 _NEXT = re.compile(rb"\r\n(0{0,3}[1-9A-Fa-f][0-9A-Fa-f]{0,10})\r\n")
-_SIZE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
+_SIZE_START = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
 #: The number of bytes of a size line that contain its digits and the byte after them.
 _SIZE_WITHIN = 16
-_END_BEGUN = re.compile(rb"\r")
-_TEXT_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
+_END_START = re.compile(rb"\r")
+_TEXT_START = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
 #: RFC 9110 §6.5.1: trailers that would change framing, routing or the connection if merged.
 _NO_TRAILERS = frozenset(
     {
@@ -105,7 +105,7 @@ class _Stage(enum.Enum):
     TRAILERS = 3
 
 
-_BEGUN = {_Stage.SIZE: _SIZE_BEGUN, _Stage.DATA_END: _END_BEGUN, _Stage.TRAILERS: _TEXT_BEGUN}
+_STARTS = {_Stage.SIZE: _SIZE_START, _Stage.DATA_END: _END_START, _Stage.TRAILERS: _TEXT_START}
 
 
 class Chunks:
@@ -184,24 +184,24 @@ class Chunks:
         self._held.clear()
         return self._take(whole)
 
-    def _hold(self, begun: bytes) -> None:
+    def _hold(self, start: bytes) -> None:
         """Keep the beginning of a line, if it can become one. Only the new bytes and a few before
         them are inspected.
         """
         held = self._held
         trailers = self._stage is _Stage.TRAILERS
         limit = MAX_TRAILERS - self._trailers if trailers else MAX_SIZE_LINE
-        if len(held) + len(begun) > limit or held.endswith(b"\r"):
+        if len(held) + len(start) > limit or held.endswith(b"\r"):
             raise MalformedMessage("a chunk is malformed")
         if not held:
-            pattern, checked = _BEGUN[self._stage], begun
+            pattern, checked = _STARTS[self._stage], start
         elif trailers or b";" in held:
-            pattern, checked = _TEXT_BEGUN, begun
+            pattern, checked = _TEXT_START, start
         else:  # a size is in the first bytes; only blanks can be between it and a semicolon
-            pattern, checked = _BEGUN[self._stage], bytes(held[:_SIZE_WITHIN]) + begun
+            pattern, checked = _STARTS[self._stage], bytes(held[:_SIZE_WITHIN]) + start
         if not pattern.fullmatch(checked):
             raise MalformedMessage("a chunk is malformed")
-        held += begun
+        held += start
 
     def _take(self, line: bytes) -> bytes:
         """Read a line between chunks. Returns what to forward of it: the same object if it is

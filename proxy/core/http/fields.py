@@ -1,7 +1,7 @@
 """Field lines and lists of fields: the grammar of a line, look-up by name, hop-by-hop fields (RFC
 9110 §5, §7.6.1).
 
-Order, case, repeats and bytes of a field stay as they were received.
+The order, case, repeats and bytes of fields are kept as received.
 """
 
 from __future__ import annotations

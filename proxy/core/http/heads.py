@@ -1,7 +1,6 @@
 """A strict parser of HTTP/1.x heads (CONTRACT §12, last paragraph).
 
-What two implementations could read differently is rejected, never guessed. Fields are kept as
-received.
+A head that two implementations could read differently is rejected. Fields are kept as received.
 """
 
 from __future__ import annotations
@@ -116,11 +115,6 @@ class Head(NamedTuple):
         return split_fields(self.block)
 
     @property
-    def version(self) -> tuple[int, int]:
-        """(1, 0) or (1, 1)."""
-        return (1, self.minor)
-
-    @property
     def content_length(self) -> int | None:
         """The length of the body in bytes. None for a chunked body."""
         return None if self.framing is Framing.CHUNKED else self.length
@@ -131,7 +125,7 @@ class Head(NamedTuple):
 
 
 class ResponseHead(NamedTuple):
-    """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for an
+    """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for a
     response to HEAD.
     """
 
@@ -153,11 +147,6 @@ class ResponseHead(NamedTuple):
         values.
         """
         return split_fields(self.block)
-
-    @property
-    def version(self) -> tuple[int, int]:
-        """(1, 0) or (1, 1)."""
-        return (1, self.minor)
 
     def get_all(self, name: bytes) -> list[bytes]:
         """The values of the fields with the lower-case name `name`, in order."""
@@ -199,9 +188,9 @@ def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
 
 
 class _Facts(NamedTuple):
-    """What a block of field lines says. Holds no values of other fields.
+    """The facts of a block of field lines, without the values of other fields.
 
-    `framing` is None if there is nothing about a body. `runs` are start and end offsets of the
+    `framing` is None if no field is about a body. `runs` are start and end offsets of the
     lines that are forwarded, None for all. `host_fault`: Host is not one valid host.
     """
 
@@ -356,8 +345,8 @@ def _connection(special: dict[bytes, list[bytes]]) -> frozenset[bytes]:
 def _framing(
     special: dict[bytes, list[bytes]], minor: int, connection: frozenset[bytes]
 ) -> tuple[Framing | None, int]:
-    """RFC 9112 §6.3, rejecting where a recipient may choose. None if there is nothing about a
-    body.
+    """RFC 9112 §6.3. What a recipient may handle in several ways is rejected. The framing is None
+    if no field is about a body.
     """
     if not connection.isdisjoint(_UNDROPPABLE):
         raise MalformedMessage("Connection names a field that must not be dropped")

@@ -1,7 +1,7 @@
 """Outbound heads, built from inbound ones (CONTRACT §12).
 
-Order, case, repeats and bytes of field lines stay as they were received. Hop-by-hop fields (RFC
-9110 §7.6.1 and those that Connection names) end at the proxy, which adds its own where the next
+The order, case, repeats and bytes of field lines are kept as received. Hop-by-hop fields (RFC 9110
+§7.6.1 and those that Connection names) end at the proxy, which adds its own where the next
 recipient needs them.
 """
 
@@ -32,8 +32,8 @@ class Forwarding:
     name: bytes = b"vb365-async-proxy"
 
     def lines(self, head: Head) -> bytes:
-        """The field lines to append to a request with `head`: they continue the lists of balancers
-        before us.
+        """The field lines to append to a request with `head`. They continue the lists of the load
+        balancers in front of the proxy.
         """
         return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n%bVia: 1.%d %b\r\n" % (
             self.peer,

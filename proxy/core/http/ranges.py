@@ -152,10 +152,10 @@ def _ranges(value: str, size: int) -> Selection:
     if None in parts or (not size and any(map(_SUFFIX.fullmatch, specs))):
         # Malformed; or satisfiable, but Content-Range cannot express a part of an empty file.
         return Whole()
-    return _answer(coalesce([part for part in parts if part and part[0] < part[1]]))
+    return _selection(coalesce([part for part in parts if part and part[0] < part[1]]))
 
 
-def _answer(parts: Sequence[Part]) -> Selection:
+def _selection(parts: Sequence[Part]) -> Selection:
     if not parts or len(parts) > MAX_PARTS:
         return Unsatisfiable()
     return One(*parts[0]) if len(parts) == 1 else Several(tuple(parts))

@@ -178,10 +178,10 @@ def test_a_line_received_byte_by_byte_is_scanned_once(
 ) -> None:
     """The cost is linear: each byte is scanned with a few before it, not with the whole line."""
     seen: list[int] = []
-    for name in ("_SIZE_BEGUN", "_TEXT_BEGUN", "_END_BEGUN"):
+    for name in ("_SIZE_START", "_TEXT_START", "_END_START"):
         monkeypatch.setattr(bodies, name, _Counting(getattr(bodies, name), seen))
-    begun = {stage: _Counting(pattern, seen) for stage, pattern in bodies._BEGUN.items()}
-    monkeypatch.setattr(bodies, "_BEGUN", begun)
+    starts = {stage: _Counting(pattern, seen) for stage, pattern in bodies._STARTS.items()}
+    monkeypatch.setattr(bodies, "_STARTS", starts)
     scanner = Chunks()
     scanner.feed(before) if before else None
     out = b"".join([scanner.feed(line[at : at + 1])[0] for at in range(len(line))])

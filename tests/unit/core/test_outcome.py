@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.job import ErrorCode
-from proxy.core.outcome import MAX_SENTENCE, TABLE, codings, judge, masked, said, secrets
+from proxy.core.outcome import MAX_MESSAGE, TABLE, codings, masked, message_of, row_of, secrets
 
 OUTLOOK = "64-bit Outlook must be installed"
 JSON = "application/json; charset=utf-8"
@@ -46,11 +46,11 @@ def test_the_message_is_found_in_json(content_type: str | None, body: object) ->
     """§5 `message`: RESTExceptionInfo of v6, v7 and v8, and the error shapes of ASP.NET, RFC 9457,
     OAuth and OData.
     """
-    assert said(content_type, json.dumps(body).encode()) == OUTLOOK
+    assert message_of(content_type, json.dumps(body).encode()) == OUTLOOK
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "sentence"),
+    ("content_type", "body", "message"),
     [
         ("text/plain", b"64-bit Outlook\r\nmust be installed\r\n", OUTLOOK),
         ("Text/Plain; charset=utf-8", b"\xef\xbb\xbfno", "no"),
@@ -61,8 +61,8 @@ def test_the_message_is_found_in_json(content_type: str | None, body: object) ->
         (JSON, b'{"message":"Item <Inbox> not found"}', "Item <Inbox> not found"),
     ],
 )
-def test_short_text_is_a_message(content_type: str | None, body: bytes, sentence: str) -> None:
-    assert said(content_type, body) == sentence
+def test_short_text_is_a_message(content_type: str | None, body: bytes, message: str) -> None:
+    assert message_of(content_type, body) == message
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_short_text_is_a_message(content_type: str | None, body: bytes, sentence
 )
 def test_unreadable_content_is_no_message(content_type: str | None, body: bytes) -> None:
     """§5: never markup, binary or half a document."""
-    assert said(content_type, body) is None
+    assert message_of(content_type, body) is None
 
 
 def test_a_long_message_is_truncated() -> None:
-    text = said(JSON, json.dumps({"message": "word " * 1000}).encode())
+    text = message_of(JSON, json.dumps({"message": "word " * 1000}).encode())
     assert text is not None
-    assert (len(text) <= MAX_SENTENCE, text.endswith("word…")) == (True, True)
+    assert (len(text) <= MAX_MESSAGE, text.endswith("word…")) == (True, True)
 
 
 @given(
@@ -107,14 +107,14 @@ def test_every_message_is_one_bounded_visible_line(text: str, content_type: str)
         if content_type == JSON
         else text.encode(errors="replace")
     )
-    sentence = said(content_type, body)
-    if sentence is not None:
-        assert 0 < len(sentence) <= MAX_SENTENCE
-        assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in sentence)
+    message = message_of(content_type, body)
+    if message is not None:
+        assert 0 < len(message) <= MAX_MESSAGE
+        assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in message)
 
 
 @pytest.mark.parametrize(
-    ("status", "worded", "code", "retryable"),
+    ("status", "has_message", "code", "retryable"),
     [
         (500, True, ErrorCode.ERROR, False),
         (500, False, ErrorCode.ERROR, True),
@@ -138,17 +138,17 @@ def test_every_message_is_one_bounded_visible_line(text: str, content_type: str)
     ],
 )
 def test_the_table_decides_the_error_of_the_job(
-    status: int, worded: bool, code: ErrorCode, retryable: bool
+    status: int, has_message: bool, code: ErrorCode, retryable: bool
 ) -> None:
     """§3.7, §5: 4xx UpstreamRejected, the rest UpstreamError. An error that VB365 explains is
     final.
     """
-    row = judge(status, OUTLOOK if worded else None)
+    row = row_of(status, OUTLOOK if has_message else None)
     assert (row.code, row.retryable) == (code, retryable)
 
 
 def test_every_status_has_a_row_and_every_row_is_used() -> None:
-    used = {judge(status, sentence) for status in range(1000) for sentence in (None, "no")}
+    used = {row_of(status, message) for status in range(1000) for message in (None, "no")}
     assert used == set(TABLE)
 
 
