@@ -1,18 +1,28 @@
 """Pass-through: one request of a client to VB365 and its response back, byte for byte (§12).
 
-Everything happens in callbacks of the two connections: what arrives on one is written to the other
-at once, and a slow reader pauses the other side. Framing is parsed only as far as needed to find
-the end.
+Theory of operation. Everything happens in callbacks of the two connections: what arrives on one is
+written to the other at once, and a slow reader pauses the other side. Framing is parsed only as far
+as needed to find the end. An `Exchange` is in one `Phase`; it begins in WAITING if an idle
+connection to VB365 may be used, else in DIALLING:
+
+    DIALLING ── connected, request sent ──> WAITING
+    WAITING ── a used connection closes without a byte, the request is repeatable ──> DIALLING
+    WAITING ── head of the final response ──> RESPONDING ── end of its body ──> ENDED
+    WAITING ── 101 ──> TUNNEL ── either side closes ──> ENDED
+    every phase ── a failure, or the client leaves ──> ENDED
+
+The request's body is forwarded in every phase but DIALLING, since VB365 may respond early. It is
+held for each reason of `Hold`, and read again when none is left.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 
-from proxy.core.errors import Problem
 from proxy.core.http.authority import origin_form
-from proxy.core.http.bodies import Body, body_of
+from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import (
     MAX_INTERIM,
     Framing,
@@ -31,18 +41,39 @@ from proxy.core.http.outbound import (
     response_bytes,
     websocket,
 )
-from proxy.core.http.reuse import Outgoing, outgoing
+from proxy.core.http.reuse import is_repeatable
 from proxy.downstream.duplex import ClientSide
-from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
+from proxy.ports import UpstreamFailure
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
+from proxy.upstream.problems import malformed_response, no_response, not_connected
 
 #: Looking an enumeration's member up costs more than it should on the hot path.
-_CHUNKED, _UNTIL_CLOSE = Framing.CHUNKED, Framing.CLOSE
-#: Retry-After in seconds when this machine cannot open another connection.
-_SHORTAGE_RETRY = 5
+_LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 _log = logging.getLogger(__name__)
+
+
+class Phase(enum.Enum):
+    """How far an exchange is. The values are for logs and debuggers."""
+
+    DIALLING = "dialling"
+    WAITING = "waiting for VB365"
+    RESPONDING = "responding"
+    TUNNEL = "tunnel"
+    ENDED = "ended"
+
+
+class Hold(enum.Flag):
+    """Why the client's request body is not read."""
+
+    DIALLING = enum.auto()  # there is no connection yet
+    RESPONSE = enum.auto()  # VB365's response is read first: see `Exchange.feed`
+    SLOW = enum.auto()  # VB365 reads slowly
+
+
+_DIALLING, _WAITING, _RESPONDING, _TUNNEL, _ENDED = Phase
+_NOTHING_HELD = Hold(0)
 
 
 class Relay:
@@ -63,10 +94,13 @@ class Relay:
             # the absolute form would name the host that the client wrote
             target = origin_form(head.method, target)
         message = request_bytes(head, target, host=self._host, forwarding=forwarding)
-        request = outgoing(head)
-        exchange = Exchange(self.pool, client, head, request, message, whole=whole)
-        private, client.private = client.private, None
-        connection = self.pool.take(request, private if isinstance(private, Connection) else None)
+        exchange = Exchange(self.pool, client, head, message, whole=whole)
+        private = client.private
+        if private is None:
+            connection = self.pool.take(head)
+        else:
+            client.private = None
+            connection = self.pool.take(head, private if isinstance(private, Connection) else None)
         if connection is not None:
             exchange.send_on(connection)
         else:
@@ -78,21 +112,20 @@ class Exchange:
     """One request and its response, between a client connection and a connection to VB365."""
 
     __slots__ = (
-        "_answer",
-        "_blocked",
         "_body",
         "_buffer",
         "_client",
         "_connection",
         "_early",
         "_head",
+        "_held",
         "_interims",
         "_keep",
         "_message",
+        "_phase",
         "_pool",
-        "_request",
+        "_response",
         "_task",
-        "_tunnel",
         "_whole",
     )
 
@@ -101,7 +134,6 @@ class Exchange:
         pool: Pool,
         client: ClientSide,
         head: Head,
-        request: Outgoing,
         message: bytes,
         *,
         whole: bool,
@@ -109,68 +141,73 @@ class Exchange:
         self._pool = pool
         self._client = client
         self._head = head
-        self._request = request
         self._message = message
+        self._phase = _DIALLING
+        self._held = _NOTHING_HELD
+        #: True once the request is complete.
         self._whole = whole
+        #: Parts of the body that wait to be sent.
         self._early: list[bytes] = []
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._buffer: bytearray | None = None
-        self._answer: ResponseHead | None = None
+        self._response: ResponseHead | None = None
         self._body: Body | None = None
         self._interims = 0
+        #: Whether the response says that the client's connection is kept.
         self._keep = False
-        self._blocked = False
-        self._tunnel = False
 
     def __repr__(self) -> str:
-        """Request line without the query, and how far the exchange is."""
-        if self._tunnel:
-            state = "tunnel"
-        elif self._answer is not None:
-            state = f"responding {self._answer.status}"
-        else:
-            state = "dialling" if self._connection is None else "waiting for VB365"
-        path = self._head.target.partition(b"?")[0].decode("latin-1")
-        return f"<Exchange {self._head.method.decode('latin-1')} {path} {state}>"
+        """Request line without the query, phase and status, and why the body is held."""
+        method, path = self._head.method, self._head.target.partition(b"?")[0]
+        words = [method.decode("latin-1"), path.decode("latin-1"), self._phase.value]
+        if self._response is not None:
+            words.append(str(self._response.status))
+        if held := [str(reason.name).lower() for reason in Hold if reason in self._held]:
+            words.append(f"held={','.join(held)}")
+        return f"<Exchange {' '.join(words)}>"
 
     # Called by the client connection; see `duplex.Exchange`.
 
     @property
     def begun(self) -> bool:
         """Whether bytes of the final response are written."""
-        return self._body is not None or self._tunnel
+        return self._phase in (_RESPONDING, _TUNNEL)
 
     def feed(self, data: bytes) -> None:
         """Forward bytes of the request's body."""
         connection = self._connection
         if connection is None:
             self._early.append(data)
-            self._client.hold()
-        elif self._early or self._is_answering(connection):
+            self._hold(Hold.DIALLING)
+        elif self._early or connection.has_unread():
             # a write that fails would lose a response that is not read yet
             self._early.append(data)
-            self._client.hold()
+            self._hold(Hold.RESPONSE)
             if len(self._early) == 1:
                 asyncio.get_running_loop().call_soon(self._feed_on)
         else:
             connection.transport.write(data)
-
-    @staticmethod
-    def _is_answering(connection: Connection) -> bool:
-        return not connection.paused and connection.readable
 
     def _feed_on(self) -> None:
         """Send the delayed bytes once everything that VB365 has sent is read."""
         connection = self._connection
         if connection is None or not self._early:
             return
-        if self._is_answering(connection):
+        if connection.has_unread():
             asyncio.get_running_loop().call_soon(self._feed_on)
-            return
-        connection.transport.write(b"".join(self._early))
-        self._early.clear()
-        if not self._blocked:
+        else:
+            connection.transport.write(b"".join(self._early))
+            self._early.clear()
+            self._unhold(Hold.RESPONSE)
+
+    def _hold(self, reason: Hold) -> None:
+        self._held |= reason
+        self._client.hold()
+
+    def _unhold(self, reason: Hold) -> None:
+        self._held &= ~reason
+        if not self._held:
             self._client.unhold()
 
     def end(self) -> None:
@@ -182,8 +219,9 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
-            self._connection.close(flush=self._tunnel)
+            self._connection.close(flush=self._phase is _TUNNEL)
             self._connection = None
+        self._phase = _ENDED
 
     def client_slow(self) -> None:
         """Pause reading from VB365 for a client that reads slowly."""
@@ -199,6 +237,7 @@ class Exchange:
 
     def dial(self) -> None:
         """Send the request on a new connection."""
+        self._phase = _DIALLING
         self._task = asyncio.get_running_loop().create_task(self._dial())
 
     async def _dial(self) -> None:
@@ -206,51 +245,37 @@ class Exchange:
             connection = await self._pool.connect()
         except UpstreamFailure as failure:
             self._task = None
-            self._fail(failure)
+            self._phase = _ENDED
+            _log.warning("pass-through failed: %s", failure)
+            self._client.problem(not_connected(failure))
         else:
             self._task = None
             self.send_on(connection)
-            if not self._blocked:
-                self._client.unhold()
+            self._unhold(Hold.DIALLING)
 
     def send_on(self, connection: Connection) -> None:
         """Send the request and the part of its body that has arrived on `connection`."""
         self._connection = connection
-        message = b"".join((self._message, *self._early)) if self._early else self._message
-        self._early.clear()
-        connection.ask(self, self._request, message)
-
-    def _fail(self, failure: UpstreamFailure) -> None:
-        _log.warning("pass-through failed: %s", failure)
-        if isinstance(failure, UpstreamTimedOut):
-            problem = Problem(
-                "upstream-timeout", "Veeam Backup for Microsoft 365 could not be reached in time."
-            )
-        elif isinstance(failure, LocalShortage):
-            text = "The proxy has no descriptor, port or memory for another connection. Try again."
-            problem = Problem("capacity-exhausted", text, retry_after=_SHORTAGE_RETRY)
-        else:
-            problem = Problem(
-                "upstream-unreachable", "Veeam Backup for Microsoft 365 could not be reached."
-            )
-        self._client.problem(problem)
+        self._phase = _WAITING
+        message = self._message
+        if self._early:
+            message = b"".join((message, *self._early))
+            self._early.clear()
+        connection.ask(self, self._head, message)
 
     # Called by VB365's connection; see `upstream.connection.Receiver`.
 
     def pause_writing(self) -> None:
         """Pause the request's body: VB365 reads slowly."""
-        self._blocked = True
-        self._client.hold()
+        self._hold(Hold.SLOW)
 
     def resume_writing(self) -> None:
         """Resume the request's body."""
-        self._blocked = False
-        if not self._early:
-            self._client.unhold()
+        self._unhold(Hold.SLOW)
 
     def data_received(self, data: bytes) -> None:
         """Forward bytes of the response."""
-        if self._tunnel:
+        if self._phase is _TUNNEL:
             self._client.transport.write(data)
             return
         try:
@@ -268,34 +293,25 @@ class Exchange:
     def connection_ended(self, why: Exception | None) -> None:
         """Finish, repeat or fail the request: VB365 closed or broke the connection."""
         connection, self._connection = self._connection, None
-        if self._tunnel:
+        phase, self._phase = self._phase, _ENDED
+        if phase is _TUNNEL:
             self._client.answered(keep=False)
-        elif self._body is not None:
-            if self._answer is not None and self._answer.framing is _UNTIL_CLOSE and why is None:
+        elif self._response is not None:
+            if self._response.framing is _UNTIL_CLOSE and why is None:
                 self._client.answered(keep=False)
             else:
-                _log.warning("the upstream broke its answer's body: %s", why or "closed")
+                _log.warning("the upstream broke off the body of its response: %s", why or "closed")
                 self._client.break_off()
         elif (
             connection is not None
             and connection.used
-            and self._request.repeatable
-            and not self._heard
+            and is_repeatable(self._head)
+            and not (self._interims or self._buffer)  # VB365 has sent nothing
         ):
             self.dial()  # RFC 9112 §9.3.1: the keep-alive race
         else:
-            _log.warning("the upstream closed before its answer: %s", why or "closed")
-            self._client.problem(
-                Problem(
-                    "upstream-unreachable",
-                    "Veeam Backup for Microsoft 365 closed the connection unanswered.",
-                )
-            )
-
-    @property
-    def _heard(self) -> bool:
-        """Whether VB365 has sent anything."""
-        return bool(self._interims or self._buffer)
+            _log.warning("the upstream closed before its response: %s", why or "closed")
+            self._client.problem(no_response())
 
     def _heads(self, data: bytes) -> None:
         """Forward interim responses, then begin the final one."""
@@ -313,67 +329,68 @@ class Exchange:
                 (data[:end], data[end:]) if held is None else (bytes(held[:end]), bytes(held[end:]))
             )
             searched, held, self._buffer = 0, None, None
-            answer = parse_response(head, self._head.method)
-            if answer.status >= 200:
-                self._begin(answer, data)
+            response = parse_response(head, self._head.method)
+            if response.status >= 200:
+                self._begin(response, data)
                 return
             self._interims += 1
-            if answer.status == 101:
-                self._switch(answer, data)
+            if response.status == 101:
+                self._switch(response, data)
                 return
             if self._interims > MAX_INTERIM:
-                raise MalformedMessage("it has too many interim answers")
+                raise MalformedMessage("it has too many interim responses")
             if self._head.minor:
-                self._client.interim(response_bytes(answer))
+                self._client.interim(response_bytes(response))
             if not data:
                 return
 
-    def _begin(self, answer: ResponseHead, rest: bytes) -> None:
+    def _begin(self, response: ResponseHead, rest: bytes) -> None:
         """Write the final head and the part of the body that arrived with it."""
         old = self._head.minor == 0
-        dechunked = old and answer.framing is _CHUNKED
-        body = body_of(answer.framing, answer.length, decode=old)
-        delimited = answer.framing is not _UNTIL_CLOSE and not dechunked
+        dechunked = old and response.framing is _CHUNKED
+        if response.framing is _LENGTH and response.length == len(rest):  # as most responses arrive
+            body: Body = NOTHING
+            forward, rest = rest, b""
+        else:
+            body, forward = body_of(response.framing, response.length, decode=old), b""
+            if rest and not body.done:
+                forward, rest = body.feed(rest)
+        delimited = response.framing is not _UNTIL_CLOSE and not dechunked
         self._keep = (
             self._whole and self._head.keep_alive and delimited and not self._client.closing
         )
         connection = (KEEP_ALIVE if old else b"") if self._keep else CLOSE
-        out = response_bytes(answer, connection, dechunked=dechunked)
-        if rest and not body.done:
-            forward, rest = body.feed(rest)
-            out += forward
-        self._answer = answer
+        self._phase = _RESPONDING
+        self._response = response
         self._body = body
-        self._client.transport.write(out)
+        out = response_bytes(response, connection, dechunked=dechunked)
+        self._client.transport.write(out + forward if forward else out)
         if body.done:
             self._finish(rest)
 
-    def _switch(self, answer: ResponseHead, rest: bytes) -> None:
-        if not (asks_tunnel(self._head) and websocket(answer)):
+    def _switch(self, response: ResponseHead, rest: bytes) -> None:
+        if not (asks_tunnel(self._head) and websocket(response)):
             raise MalformedMessage("protocols were switched without being asked")
-        self._tunnel = True
-        self._client.transport.write(response_bytes(answer) + rest)
+        self._phase = _TUNNEL
+        self._client.transport.write(response_bytes(response) + rest)
         self._client.tunnel()
 
     def _finish(self, rest: bytes) -> None:
         """End the exchange: the response is complete."""
+        self._phase = _ENDED
         connection, self._connection = self._connection, None
-        if connection is not None and self._answer is not None:
-            private = connection.give_back(self._answer, leftover=bool(rest))
+        if connection is not None and self._response is not None:
+            private = connection.give_back(self._response, leftover=bool(rest))
             self._client.private = connection if private else None
         self._client.answered(keep=self._keep)
 
     def _malformed(self, why: MalformedMessage) -> None:
-        _log.warning("the upstream's answer is malformed: %s", why)
+        self._phase = _ENDED
+        _log.warning("the upstream's response is malformed: %s", why)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
         if self._body is None:
-            self._client.problem(
-                Problem(
-                    "upstream-unreachable",
-                    "Veeam Backup for Microsoft 365 sent a malformed answer.",
-                )
-            )
+            self._client.problem(malformed_response())
         else:
             self._client.break_off()

@@ -18,7 +18,7 @@ from proxy.core.http.heads import (
     parse_request,
     parse_response,
 )
-from proxy.core.http.reuse import Outgoing, outgoing
+from proxy.core.http.reuse import is_repeatable
 from proxy.ports import (
     Fields,
     Response,
@@ -66,11 +66,11 @@ class HttpUpstream:
             fields = [field for field in fields if field[0].lower() != b"host"]
         # a kick-off's absolute-form target holds its Host, and another call with another Host may
         # resume the job
-        head, parsed = _head(
+        head, request = _head(
             method, origin_form(method, target), fields, body, self._pool.authority
         )
-        request, message = outgoing(parsed), head + body
-        if self._checks_only and not request.repeatable:
+        message = head + body
+        if self._checks_only and not is_repeatable(request):
             raise ValueError("a check has a safe method and no body")
         response: _StreamedResponse | None = None
         try:
@@ -122,7 +122,7 @@ class _StreamedResponse:
     Reading from the connection pauses while the buffer is full.
     """
 
-    def __init__(self, connection: Connection, request: Outgoing, stall: float) -> None:
+    def __init__(self, connection: Connection, request: Head, stall: float) -> None:
         self._connection = connection
         self._request = request
         self._stall = stall

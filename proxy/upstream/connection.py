@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from proxy.core.http.heads import ResponseHead
-from proxy.core.http.reuse import Fate, Outgoing, fate
+from proxy.core.http.heads import Head, ResponseHead
+from proxy.core.http.reuse import Fate, fate
 from proxy.net.shared_reads import Buffered, share_reads
 from proxy.net.sockets import enable_keepalive, poller, unread
 
@@ -48,7 +48,6 @@ class Connection(asyncio.Protocol):
     """One connection to VB365. An idle connection closes itself on any byte or end from VB365."""
 
     __slots__ = (
-        "_poll",
         "_pool",
         "_private",
         "_reads",
@@ -57,12 +56,15 @@ class Connection(asyncio.Protocol):
         "closed",
         "idle_since",
         "paused",
+        "readable",
         "transport",
         "used",
     )
 
     #: Set by `connection_made`, before anything else can use the connection.
     transport: asyncio.Transport
+    #: Returns something true if VB365 has sent bytes, or an end, that the loop has not read yet.
+    readable: Callable[[], object]
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
@@ -73,15 +75,15 @@ class Connection(asyncio.Protocol):
         #: True until `adopt`, so that closing a connection that was never counted does nothing.
         self.closed = True
         self.idle_since = 0
-        self._request: Outgoing | None = None
+        self._request: Head | None = None
         self._private = False
-        self._poll: Callable[[], object] | None = None
         self._reads: Buffered | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self.transport = cast("asyncio.Transport", transport)
         self._reads = share_reads(self.transport, self)
+        self.readable = poller(transport)
         enable_keepalive(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -128,10 +130,9 @@ class Connection(asyncio.Protocol):
         if receiver is not None:
             receiver.connection_ended(why)
 
-    def ask(self, receiver: Receiver, request: Outgoing, message: bytes) -> None:
-        """Send `message`, the head of `request` and the part of its body that has arrived.
-
-        The response goes to `receiver`.
+    def ask(self, receiver: Receiver, request: Head, message: bytes) -> None:
+        """Send `message`: the head of `request`, as it is sent, and the part of its body that has
+        arrived. The response goes to `receiver`.
         """
         self._receiver = receiver
         self._request = request
@@ -143,11 +144,11 @@ class Connection(asyncio.Protocol):
         `leftover`: bytes followed the response. Returns True if the connection stays open for one
         client alone, which must take it again (`Pool.take`) or close it.
         """
-        self._receiver = None
+        request, self._receiver, self._request = self._request, None, None
         if self.closed:
             return False
-        request = self._request
-        outcome = Fate.CLOSED if request is None else fate(request, response, private=self._private)
+        private = self._private
+        outcome = _CLOSED if request is None else fate(request, response, private=private)
         # a buffer may hold data, in either direction
         if (
             leftover
@@ -159,15 +160,12 @@ class Connection(asyncio.Protocol):
             self.close()
             return False
         self.used = True
-        self._private = outcome is _PRIVATE
-        return self._pool.put(self, private=self._private)
+        self._private = private = outcome is _PRIVATE
+        return self._pool.put(self, private=private)
 
-    @property
-    def readable(self) -> bool:
-        """Whether VB365 has sent something that the loop has not read yet."""
-        if self._poll is None:
-            self._poll = poller(self.transport)
-        return bool(self._poll())
+    def has_unread(self) -> bool:
+        """Report whether VB365 has sent something that the loop will read next."""
+        return not self.paused and bool(self.readable())
 
     def pause(self) -> None:
         """Stop reading until `resume` is called."""

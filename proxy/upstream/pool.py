@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from proxy.core.http.reuse import Outgoing
+from proxy.core.http.heads import Head
+from proxy.core.http.reuse import is_repeatable
 from proxy.net.tls import explain
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
 from proxy.upstream.connection import Connection
@@ -92,20 +93,20 @@ class Pool:
         """The number of idle connections."""
         return len(self._idle) + len(self._private)
 
-    def take(self, request: Outgoing, private: Connection | None = None) -> Connection | None:
+    def take(self, request: Head, private: Connection | None = None) -> Connection | None:
         """Return an idle connection for `request`: `private` if it is idle, else the one most
         recently used, None without one.
         """
         if private is not None and private in self._private:
             del self._private[private]
-            if not private.readable:
+            if not private.readable():
                 return private
             private.close()
-        if not self._idle or not request.repeatable:
+        if not self._idle or not is_repeatable(request):
             return None
         while self._idle:
             connection = self._idle.pop()
-            if not connection.readable:
+            if not connection.readable():
                 return connection
             connection.close()
         return None

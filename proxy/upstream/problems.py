@@ -1,8 +1,9 @@
-"""The problems that access checks raise (CONTRACT §9, §11)."""
+"""The problems of access checks and of requests that are passed through (CONTRACT §9, §11)."""
 
 from __future__ import annotations
 
 from proxy.core.errors import Problem
+from proxy.ports import LocalShortage, UpstreamFailure, UpstreamTimedOut
 
 _RETRY_AFTER = 5
 
@@ -33,4 +34,34 @@ def unreachable() -> Problem:
         "Veeam Backup for Microsoft 365 cannot be asked whether you may see this job. Try again.",
         retry_after=_RETRY_AFTER,
         status=503,
+    )
+
+
+def not_connected(failure: UpstreamFailure) -> Problem:
+    """Return the 502, 503 or 504 for a request that could not be sent: no connection was made."""
+    if isinstance(failure, UpstreamTimedOut):
+        return Problem(
+            "upstream-timeout", "Veeam Backup for Microsoft 365 could not be reached in time."
+        )
+    if isinstance(failure, LocalShortage):
+        return Problem(
+            "capacity-exhausted",
+            "The proxy has no descriptor, port or memory for another connection. Try again.",
+            retry_after=_RETRY_AFTER,
+        )
+    return Problem("upstream-unreachable", "Veeam Backup for Microsoft 365 could not be reached.")
+
+
+def no_response() -> Problem:
+    """Return the 502 for a connection that VB365 closed before its response."""
+    return Problem(
+        "upstream-unreachable",
+        "Veeam Backup for Microsoft 365 closed the connection without a response.",
+    )
+
+
+def malformed_response() -> Problem:
+    """Return the 502 for a response that is not valid HTTP."""
+    return Problem(
+        "upstream-unreachable", "Veeam Backup for Microsoft 365 sent a malformed response."
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 import enum
 import re
 import sys
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
 
 from proxy.core.http.authority import names_host
 from proxy.core.http.binding import binds
@@ -84,7 +85,26 @@ class Framing(enum.Enum):
 _NO_BODY = Framing.NONE  # looking up a member of an enumeration is too slow for the hot path
 
 
-class Head(NamedTuple):
+class _Lines:
+    """The field lines of a head."""
+
+    __slots__ = ()
+    block: bytes
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Names and values of all field lines as received, in order, without white space around
+        values.
+        """
+        return split_fields(self.block)
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """The values of the fields with the lower-case name `name`, in order."""
+        return values_of(self.fields, name)
+
+
+@dataclass(slots=True)  # nothing changes one; a frozen one takes three times as long to make
+class Head(_Lines):
     """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for
     `Framing.LENGTH`.
 
@@ -108,23 +128,13 @@ class Head(NamedTuple):
     binds: bool
 
     @property
-    def fields(self) -> tuple[Field, ...]:
-        """Names and values of all field lines as received, in order, without white space around
-        values.
-        """
-        return split_fields(self.block)
-
-    @property
     def content_length(self) -> int | None:
         """The length of the body in bytes. None for a chunked body."""
         return None if self.framing is Framing.CHUNKED else self.length
 
-    def get_all(self, name: bytes) -> list[bytes]:
-        """The values of the fields with the lower-case name `name`, in order."""
-        return values_of(self.fields, name)
 
-
-class ResponseHead(NamedTuple):
+@dataclass(slots=True)
+class ResponseHead(_Lines):
     """A response's head; like `Head`. `length` counts body bytes that follow, so it is 0 for a
     response to HEAD.
     """
@@ -141,17 +151,6 @@ class ResponseHead(NamedTuple):
     upgrade: bytes | None
     binds: bool
 
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        """Names and values of all field lines as received, in order, without white space around
-        values.
-        """
-        return split_fields(self.block)
-
-    def get_all(self, name: bytes) -> list[bytes]:
-        """The values of the fields with the lower-case name `name`, in order."""
-        return values_of(self.fields, name)
-
 
 def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> int:
     """The offset after the head that begins at `start`, or -1 if more bytes are needed.
@@ -159,7 +158,7 @@ def find_end(buffer: bytes | bytearray, start: int = 0, searched: int = 0) -> in
     `searched` bytes of the buffer were examined by an earlier call. Raises `MalformedMessage` as
     soon as the bytes cannot become a head, without waiting for a time-out.
     """
-    end = buffer.find(b"\r\n\r\n", max(start, searched - 3))
+    end = buffer.find(b"\r\n\r\n", searched - 3 if searched > start + 3 else start)
     if end >= 0:
         if end + 4 - start > MAX_HEAD:
             raise HeadTooLarge
@@ -177,7 +176,7 @@ def find_response_end(buffer: bytes | bytearray, searched: int = 0) -> int:
     """Like `find_end` for a response. Also raises `MalformedMessage` as soon as the bytes of an
     incomplete head cannot become an HTTP/1 response.
     """
-    end = find_end(buffer, searched=searched)
+    end = find_end(buffer, 0, searched)
     if end < 0 and not buffer.startswith(_HTTP) and not _HTTP.startswith(buffer):
         raise MalformedMessage("it does not begin with an HTTP/1 status line")
     return end
@@ -187,7 +186,8 @@ def _impossible(buffer: bytes | bytearray, start: int = 0) -> bool:
     return any(never.search(buffer, start) for never in _NEVER)
 
 
-class _Facts(NamedTuple):
+@dataclass(slots=True)
+class _Facts:
     """The facts of a block of field lines, without the values of other fields.
 
     `framing` is None if no field is about a body. `runs` are start and end offsets of the
@@ -248,11 +248,10 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
     `MalformedMessage`.
     """
     end = raw.find(b"\r\n")
-    match = _STATUS_LINE.fullmatch(raw, 0, end)
-    if match is None or raw[-4:] != b"\r\n\r\n":
+    line = (_known_status_line if end <= _SHORT_LINE else _status_line)(raw[:end])
+    if line is None or raw[-4:] != b"\r\n\r\n":
         raise MalformedMessage(_why_no_response(raw))
-    version, digits, reason = match.groups()
-    minor, status = 1 if version == b"1" else 0, int(digits)
+    minor, status, reason = line
     block = raw[end + 2 : -2]
     facts = _facts_of(block, minor)
     framing, length = facts.framing, facts.length
@@ -260,7 +259,7 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         framing, length = _NO_BODY, 0
     return ResponseHead(
         status,
-        reason or b"",
+        reason,
         minor,
         block,
         framing or Framing.CLOSE,
@@ -271,6 +270,17 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         facts.upgrade,
         facts.binds,
     )
+
+
+def _status_line(line: bytes) -> tuple[int, int, bytes] | None:
+    """Minor version, status and reason; None if it is not a status line."""
+    match = _STATUS_LINE.fullmatch(line)
+    return None if match is None else (int(match[1]), int(match[2]), match[3] or b"")
+
+
+#: A server uses few status lines. Those of at most `_SHORT_LINE` bytes are remembered.
+_SHORT_LINE = 64
+_known_status_line = lru_cache(256)(_status_line)
 
 
 def _kept(block: bytes, runs: tuple[tuple[int, int], ...]) -> bytes:

@@ -13,7 +13,6 @@ import pytest
 import trustme
 
 from proxy.core.http.heads import parse_request
-from proxy.core.http.reuse import outgoing
 from proxy.net.tls import upstream_context
 from proxy.ports import (
     Fields,
@@ -478,7 +477,7 @@ async def test_12_a_caller_cancelled_after_its_response_leaves_the_connection_to
             await peer.send(OK)
 
     request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
-    safe = outgoing(parse_request(request))
+    safe = parse_request(request)
     async with calling(script) as caller:
         assert await whole(await caller.get()) == b"ok"
         connection = caller.pool.take(safe)

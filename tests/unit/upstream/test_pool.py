@@ -11,14 +11,18 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from proxy.core.http.heads import parse_response
-from proxy.core.http.reuse import Outgoing
+from proxy.core.http.heads import Head, parse_request, parse_response
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 from tests.support.wire import LIMIT, eventually
 
-GET = Outgoing(b"GET", 1, body=False, binding=False)
-NTLM = Outgoing(b"GET", 1, body=False, binding=True)
+
+def request(method: bytes = b"GET", fields: bytes = b"") -> Head:
+    return parse_request(method + b" / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n")
+
+
+GET = request()
+NTLM = request(fields=b"Authorization: NTLM TlRM\r\n")
 OK = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"GET")
 
 
@@ -53,10 +57,10 @@ async def listening(limit: int = 0) -> AsyncIterator[tuple[Pool, Callable[[], so
         await pool.close()
 
 
-async def used(pool: Pool, request: Outgoing = GET) -> tuple[Connection, bool]:
-    """A connection that has served `request`, and whether it is its client's own now."""
+async def used(pool: Pool, head: Head = GET) -> tuple[Connection, bool]:
+    """A connection that has served the request, and whether it is its client's own now."""
     connection = await pool.connect()
-    connection.ask(Receiver(), request, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    connection.ask(Receiver(), head, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     return connection, connection.give_back(OK, leftover=False)
 
 
@@ -72,9 +76,9 @@ async def test_12_a_quiet_connection_serves_again() -> None:
 @pytest.mark.parametrize(
     "what", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", b"\0", None]
 )
-@pytest.mark.parametrize("request_", [GET, NTLM])
+@pytest.mark.parametrize("request_", [GET, NTLM], ids=["shared", "private"])
 async def test_12_bytes_or_an_end_that_wait_in_the_kernel_forbid_reuse(
-    what: bytes | None, request_: Outgoing
+    what: bytes | None, request_: Head
 ) -> None:
     """The loop has not read them yet when the next request comes."""
     async with listening() as (pool, accept):
@@ -92,8 +96,8 @@ async def test_12_bytes_or_an_end_that_wait_in_the_kernel_forbid_reuse(
 async def test_12_what_could_be_delivered_twice_gets_no_used_connection(method: bytes) -> None:
     async with listening() as (pool, _):
         await used(pool)
-        assert pool.take(Outgoing(method, 1, body=False, binding=False)) is None
-        assert pool.take(Outgoing(b"GET", 1, body=True, binding=False)) is None
+        assert pool.take(request(method)) is None
+        assert pool.take(request(fields=b"Content-Length: 1\r\n")) is None
         assert pool.idle == 1
 
 

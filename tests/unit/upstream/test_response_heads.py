@@ -9,7 +9,6 @@ from typing import cast
 import pytest
 
 from proxy.core.http.heads import MAX_INTERIM, parse_request
-from proxy.core.http.reuse import Outgoing, outgoing
 from proxy.downstream.duplex import ClientSide
 from proxy.ports import UpstreamBroken
 from proxy.relay import Exchange
@@ -24,15 +23,12 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
 
 def relayed() -> Exchange:
-    head = parse_request(REQUEST)
     client = cast("ClientSide", None)
-    return Exchange(Pool("h", 1), client, head, outgoing(head), REQUEST, whole=True)
+    return Exchange(Pool("h", 1), client, parse_request(REQUEST), REQUEST, whole=True)
 
 
 def called() -> _StreamedResponse:
-    return _StreamedResponse(
-        cast("Connection", None), Outgoing(b"GET", 1, body=False, binding=False), LIMIT
-    )
+    return _StreamedResponse(cast("Connection", None), parse_request(REQUEST), LIMIT)
 
 
 def seconds(taker: Exchange | _StreamedResponse, pieces: int) -> float:
@@ -124,4 +120,4 @@ async def test_11_an_answer_that_is_no_http_is_known_at_once(raw: bytes) -> None
         client = await proxy.ask(REQUEST)
         head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 502 ")
-        assert b"malformed answer" in body
+        assert b"malformed response" in body
