@@ -4,6 +4,7 @@ classes.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.api.download import Download
+from proxy.api.idempotency import IdempotencyKeys
 from proxy.api.kickoff import KickoffHandler, KickoffPolicy
 from proxy.api.links import Site
 from proxy.api.listing import Listing
@@ -91,6 +93,9 @@ class Parts:
             timeout=settings.upstream.check_timeout,
             now=now,
         )
+        self._keys = IdempotencyKeys(
+            jobs=jobs, access=self._access, retention=self._retention, now=now
+        )
 
     @property
     def pools(self) -> Iterable[Pool]:
@@ -98,8 +103,10 @@ class Parts:
         return self._relay_pool, self._job_pool, self._check_pool
 
     async def watch(self) -> None:
-        """Watch for ever whether VB365's responses prove who a caller is."""
-        await self._access.watch()
+        """Watch for ever whether VB365's responses prove who a caller is, and confirm callers who
+        could not be confirmed at their kick-off.
+        """
+        await asyncio.gather(self._access.watch(), self._keys.run())
 
     def runner(self) -> Runner:
         """Make the runner of all jobs of this process."""
@@ -182,6 +189,7 @@ class Parts:
         kickoffs = KickoffHandler(
             jobs=self._jobs,
             access=self._access,
+            keys=self._keys,
             runner=runner,
             preflight=Preflight(self._upstream, timeout=exports.preflight_timeout)
             if exports.preflight

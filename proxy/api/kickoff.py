@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 import structlog
 from aiohttp import web
 
 from proxy.api.download import Download
+from proxy.api.idempotency import IdempotencyKeys, idempotency_key
 from proxy.api.links import Site
 from proxy.api.preflight import Preflight
 from proxy.api.request import ApiRequest
@@ -36,7 +35,6 @@ from proxy.upstream.credentials import Credentials
 
 log = structlog.get_logger(__name__)
 
-_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 #: The problem for a waiting caller when there is no response of VB365 to relay (CONTRACT §3.7).
 _NO_RESPONSE = {
     ErrorCode.UNREACHABLE: "upstream-unreachable",
@@ -44,6 +42,9 @@ _NO_RESPONSE = {
 }
 #: Seconds to wait until a job that has a slot is recorded as claimed, which takes milliseconds.
 _CLAIM_TIMEOUT = 0.5
+#: How often a job with the same key may vanish before the kick-off is refused: each time another
+#: kick-off of the same caller was stored, and VB365 refused it.
+_ATTEMPTS = 8
 #: Bytes of request fields that all unfinished exports may hold. A head has 256 KiB at most, and up
 #: to `exports.max_queued` of them wait.
 _HELD_FIELDS = 64 << 20
@@ -78,6 +79,7 @@ class KickoffHandler:
         *,
         jobs: JobStore,
         access: Access,
+        keys: IdempotencyKeys,
         runner: Runner,
         preflight: Preflight | None,
         download: Download,
@@ -89,6 +91,7 @@ class KickoffHandler:
     ) -> None:
         self._jobs = jobs
         self._access = access
+        self._keys = keys
         self._runner = runner
         self._preflight = preflight
         self._download = download
@@ -98,7 +101,6 @@ class KickoffHandler:
         self._policy = policy
         self._now = now
         self._held_fields = HeldFields(_HELD_FIELDS)
-        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def handle(self, request: ApiRequest, decision: Kickoff) -> ApiResponse:
         """Accept the export as a job, and return the response. Raises `Problem`."""
@@ -128,38 +130,56 @@ class KickoffHandler:
         )
         # the check may have shown who sent a refreshed token
         replayed = await self._replay(call)
-        if replayed is None and learned is None:
-            replayed = await self._replay_claimed(call)
         if replayed is not None:
             return replayed
-        if denial is not None:
-            return denial
-        # a token that VB365 now rejects must use neither its identity's keys nor its quota
-        owners = self._access.hashes if learned is False else self._access.owners
-        owner, *aliases = owners(call.credentials)
-        fields = kickoff_fields(call.request.fields)
+        job_id, key = str(uuid.uuid4()), call.export.idempotency_key
+        async with self._keys.announced(call.credentials, key, job_id, learned=learned):
+            if learned is None and (replayed := await self._replay_claimed(call)) is not None:
+                return replayed
+            if denial is not None:
+                return denial
+            # a token that VB365 now rejects must use neither its identity's keys nor its quota
+            owners = self._access.hashes if learned is False else self._access.owners
+            fields = kickoff_fields(call.request.fields)
+            job = self._job(call, job_id, owners(call.credentials), fields)
+            run = Run(job.id, fields, attended=self._grace(call) > 0)
+            self._held_fields.take(run)
+            stack.callback(run.attendance.end)
+            return await self._store(call, job, body, run)
+
+    def _job(
+        self, call: _Call, id: str, owners: Sequence[str], fields: list[tuple[bytes, bytes]]
+    ) -> Job:
         now = self._now()
-        job = Job(
-            id=str(uuid.uuid4()),
+        return Job(
+            id=id,
             version=1,
-            owner=owner,
-            aliases=tuple(aliases),
+            owner=owners[0],
+            aliases=tuple(owners[1:]),
             request=call.export,
             created=now,
             updated=now,
             sealed=self._sealer.seal(fields),
         )
-        run = Run(job.id, fields, attended=self._grace(call) > 0)
-        self._held_fields.take(run)
-        stack.callback(run.attendance.end)
-        # repeats only if the job with the same key is removed before it can be replayed
-        while (stored := await self._submit(job, body, run)).id != job.id:
+
+    async def _store(
+        self, call: _Call, job: Job, body: bytes, run: Run
+    ) -> ApiResponse | tuple[Job, Run]:
+        """Store and start the job, or return the response for the one with the same key."""
+        for _ in range(_ATTEMPTS):
+            stored = await self._submit(call, job, body, run)
+            if stored.id == job.id:
+                self._access.allow(call.credentials, job)
+                log.info("export accepted", job=job.id, export=call.export.title)
+                return job, run
             replayed = await self._replay_job(call, stored)
             if replayed is not None:
                 return replayed
-        self._access.allow(call.credentials, job)
-        log.info("export accepted", job=job.id, export=call.export.title)
-        return job, run
+        raise Problem(
+            "capacity-exhausted",
+            "Other exports with this Idempotency-Key are being refused. Try again.",
+            retry_after=1,
+        )
 
     async def _denial(self, call: _Call) -> WholeResponse | None:
         """Return VB365's denial of the parent resource, to be relayed (CONTRACT §3.4)."""
@@ -168,20 +188,11 @@ class KickoffHandler:
             return None
         return await self._preflight.denial(parent, call.request.raw(b"host"), call.credentials)
 
-    async def _submit(self, job: Job, body: bytes, run: Run) -> Job:
+    async def _submit(self, call: _Call, job: Job, body: bytes, run: Run) -> Job:
         """Store and start the job, or return the one with the same Idempotency-Key, which needs no
         capacity.
-
-        Duplicates run one after the other: while the first one is being stored, the quota would
-        count both.
         """
-        key = job.request.idempotency_key
-        async with AsyncExitStack() as locks:
-            # always in the same order, which prevents deadlocks
-            for owner in sorted(set(job.owners)):
-                lock = self._locks.setdefault((owner, key or job.id), asyncio.Lock())
-                await locks.enter_async_context(lock)
-            found = await self._find(job.owners, key)
+        async with self._keys.taking(call.credentials, job) as found:
             if found is not None:
                 return found
             async with self._runner.admission(*job.owners):
@@ -192,7 +203,7 @@ class KickoffHandler:
     async def _replay(self, call: _Call) -> ApiResponse | None:
         """Return the response for the caller's job with the same key, None without one."""
         owners = self._access.owners(call.credentials)
-        found = await self._find(owners, call.export.idempotency_key)
+        found = await self._keys.find(owners, call.export.idempotency_key)
         return None if found is None else await self._replay_job(call, found)
 
     async def _replay_claimed(self, call: _Call) -> ApiResponse | None:
@@ -204,7 +215,7 @@ class KickoffHandler:
         """
         claimed = self._access.claimed(call.credentials)
         key = call.export.idempotency_key
-        found = None if claimed is None else await self._find([claimed], key)
+        found = None if claimed is None else await self._keys.find([claimed], key)
         if found is None:
             return None
         try:
@@ -214,19 +225,6 @@ class KickoffHandler:
                 raise
             return None
         return await self._replay_job(call, found)
-
-    async def _find(self, owners: Iterable[str], key: str | None) -> Job | None:
-        """Return the job of one of the owners with that key. A key ends with its record, even
-        before the record is removed.
-        """
-        for owner in owners if key is not None else ():
-            found = await self._jobs.find(owner, key or "")
-            if found is None:
-                continue
-            over = self._site.retention.record_over(found, self._now())
-            if not over or not await self._jobs.remove(found):
-                return found
-        return None
 
     async def _replay_job(self, call: _Call, job: Job) -> ApiResponse | None:
         """Return the response for a job with the same key, None if it has been removed."""
@@ -344,21 +342,7 @@ def _export_request(request: ApiRequest, decision: Kickoff, body: bytes) -> Expo
         content_type=request.first("Content-Type"),
         accept=request.first("Accept"),
         accept_language=request.first("Accept-Language"),
-        idempotency_key=_idempotency_key(request),
+        idempotency_key=idempotency_key(request),
         fingerprint=digest.hexdigest(),
         host=None if request.head.host is None else request.head.host.decode("latin-1"),
     )
-
-
-def _idempotency_key(request: ApiRequest) -> str | None:
-    """Return the key: 1 to 255 visible ASCII characters, quotes optional (CONTRACT §8)."""
-    lines = request.lines("Idempotency-Key")
-    if not lines:
-        return None
-    match = _KEY.fullmatch(lines[0]) if len(lines) == 1 else None
-    if match is None:
-        raise Problem(
-            "idempotency-key-invalid",
-            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters.",
-        )
-    return match[1] or match[2]

@@ -272,6 +272,13 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Identified:
+    """VB365 has confirmed the identity of the caller after the kick-off. `owner` is its hash."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     """The caller cancels the job."""
 
@@ -330,6 +337,7 @@ Event = (
     | Succeeded
     | Failed
     | Shown
+    | Identified
     | CancelRequested
     | Cancelled
     | Interrupted
@@ -369,6 +377,7 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     Succeeded:       (__, __, __, _C, __, _C, __, __),
     Failed:          (_C, _C, _C, _C, __, _C, __, __),
     Shown:           (_Q, _G, _T, _F, __, _S, __, __),
+    Identified:      (_Q, _G, _T, _F, _X, _S, _C, __),
     CancelRequested: (_X, _X, _X, _X, _X, _X, __, __),
     Cancelled:       (__, __, __, __, _C, __, __, __),
     Interrupted:     (_S, _S, _S, _S, __, _S, __, __),
@@ -519,6 +528,13 @@ def _shown(job: Job, event: Shown, now: float) -> Job:
     return replace(job, attended=False)
 
 
+def _identified(job: Job, event: Identified, now: float) -> Job:
+    known = event.owner in job.owners
+    return replace(
+        job, aliases=job.aliases if known else (*job.aliases, event.owner), accepted=True
+    )
+
+
 def _cancel_requested(job: Job, event: CancelRequested, now: float) -> Job:
     return replace(job, abandoned=_abandoned(job, now))
 
@@ -602,6 +618,7 @@ _EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
     Succeeded: _succeeded,
     Failed: _failed,
     Shown: _shown,
+    Identified: _identified,
     CancelRequested: _cancel_requested,
     Cancelled: _cancelled,
     Interrupted: _interrupted,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from proxy.api.kickoff import KickoffHandler
+from proxy.core.job import Job
 from tests.contract.conftest import MakeStage, Stage
 from tests.support.http import Message, ask
 
@@ -129,3 +133,24 @@ async def test_what_expired_unswept_is_shown_so(
     assert (cancel.status, replay.status) == (200, 202)
     for response in (cancel, replay):
         assert response.json()["result"]["state"] == "Expired"
+
+
+async def test_a_key_whose_jobs_keep_vanishing_is_refused(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8: a kick-off ends even if each job with its key is refused before it can be replayed."""
+    submitted = []
+
+    async def submit(self: KickoffHandler, call: Any, job: Job, *_: object) -> Job:
+        submitted.append(job)
+        return replace(job, id="other")
+
+    async def replay(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(KickoffHandler, "_submit", submit)
+    monkeypatch.setattr(KickoffHandler, "_replay_job", replay)
+    answer = await stage.kickoff(stage.export, Idempotency_Key="k")
+    assert (answer.status, kind(answer)) == (503, "capacity-exhausted")
+    assert int(answer["Retry-After"]) >= 1
+    assert len(submitted) == 8

@@ -27,6 +27,7 @@ from proxy.core.job import (
     FileFacts,
     Finalizing,
     Forgotten,
+    Identified,
     IllegalTransition,
     Interrupted,
     Job,
@@ -71,6 +72,7 @@ SAMPLES: dict[type[Event], Event] = {
     Succeeded: SUCCEEDED,
     Failed: Failed(ERROR),
     Shown: Shown(),
+    Identified: Identified("identity"),
     CancelRequested: CancelRequested(),
     Cancelled: Cancelled(),
     Interrupted: Interrupted(),
@@ -144,12 +146,12 @@ def test_cancel_beats_a_late_response() -> None:
     """§7: only the end of the cancellation leaves Cancelling: not a response of VB365, not a
     success, not a failure.
     """
-    assert _accepted_in(Phase.CANCELLING) == {CancelRequested, Cancelled, Forgotten}
+    assert _accepted_in(Phase.CANCELLING) == {Identified, CancelRequested, Cancelled, Forgotten}
 
 
 def test_a_persisted_success_beats_a_late_cancel() -> None:
-    """§7: a terminal job only loses its file or is forgotten."""
-    assert _accepted_in(Phase.COMPLETED) == {Expired, Released, Forgotten}
+    """§7: a terminal job only loses its file, is forgotten, or gets a further owner."""
+    assert _accepted_in(Phase.COMPLETED) == {Identified, Expired, Released, Forgotten}
     assert _accepted_in(Phase.FORGOTTEN) == {Forgotten}
 
 
@@ -547,3 +549,10 @@ def test_the_end_of_a_generation_is_recorded(event: Event) -> None:
     if not ended.forgotten:
         cancelled = advance(decode(encode(ended)), Cancelled(), 106.0)
         assert advance(cancelled, Forgotten(), 107.0).abandoned == 105.0
+
+
+def test_an_identity_that_is_confirmed_later_owns_the_job_too() -> None:
+    """§8: once, also after the end; the status does not change."""
+    named = _after(Identified("identity"), Identified("identity"), job=DONE)
+    assert named.owners == ("me", "identity")
+    assert (named.status, named.phase, named.accepted) == (DONE.status, DONE.phase, True)

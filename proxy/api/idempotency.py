@@ -1,0 +1,197 @@
+"""Idempotency-Keys: which job has a key, and who takes one (CONTRACT §8).
+
+A key belongs to every owner that VB365 has confirmed for its caller. While VB365 does not say
+whether it accepts a token, a job takes its key under the hashes of the credentials only. The
+kick-off is remembered until VB365 can be asked about its token: then the job is given the token's
+identity too, so that a kick-off with a refreshed token finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from weakref import WeakValueDictionary
+
+import structlog
+
+from proxy.api.request import ApiRequest
+from proxy.api.unproven import UnprovenKickoff, UnprovenKickoffs
+from proxy.core.errors import Problem
+from proxy.core.job import Identified, Job
+from proxy.core.retention import Retention
+from proxy.jobs.record import advance_for_caller
+from proxy.ports import JobStore, StoreUnavailable
+from proxy.upstream.access import Access
+from proxy.upstream.credentials import Credentials
+from proxy.upstream.problems import unreachable
+
+log = structlog.get_logger(__name__)
+
+_KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
+#: Seconds to wait until another kick-off has been stored or refused.
+_STORING = 5.0
+#: Seconds between two attempts to confirm callers while VB365 does not respond.
+_INTERVAL = 5.0
+
+
+def idempotency_key(request: ApiRequest) -> str | None:
+    """Return the key: 1 to 255 visible ASCII characters, quotes optional. Raises `Problem` 400."""
+    lines = request.lines("Idempotency-Key")
+    if not lines:
+        return None
+    match = _KEY.fullmatch(lines[0]) if len(lines) == 1 else None
+    if match is None:
+        raise Problem(
+            "idempotency-key-invalid",
+            "Idempotency-Key must be one value of 1 to 255 visible ASCII characters.",
+        )
+    return match[1] or match[2]
+
+
+class IdempotencyKeys:
+    """Finds and takes the keys of all callers. `now` returns Unix seconds."""
+
+    def __init__(
+        self, *, jobs: JobStore, access: Access, retention: Retention, now: Callable[[], float]
+    ) -> None:
+        self._jobs = jobs
+        self._access = access
+        self._retention = retention
+        self._now = now
+        self._unproven = UnprovenKickoffs(now)
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def find(self, owners: Iterable[str], key: str | None) -> Job | None:
+        """Return the job of one of the owners with that key. A key ends with its record, even
+        before the record is removed.
+        """
+        for owner in owners if key is not None else ():
+            found = await self._jobs.find(owner, key or "")
+            if found is None:
+                continue
+            over = self._retention.record_over(found, self._now())
+            if not over or not await self._jobs.remove(found):
+                return found
+        return None
+
+    @asynccontextmanager
+    async def announced(
+        self, credentials: Credentials, key: str | None, id: str, *, learned: bool | None
+    ) -> AsyncIterator[None]:
+        """Remember a kick-off from before it looks for the key of the identity that it claims,
+        until its job, which will have this `id`, is stored.
+
+        Does nothing if VB365 has responded to `Access.learn`, whose result is `learned`, or has
+        confirmed the identity before.
+        """
+        claimed = self._access.claimed(credentials)
+        if (
+            key is None
+            or claimed is None
+            or learned is not None
+            or claimed in self._access.owners(credentials)
+        ):
+            yield
+            return
+        # whoever takes the key with a confirmed identity has it stored by now, or finds this entry;
+        # nothing is awaited under the lock, so that invented tokens delay nobody
+        async with self._lock(claimed, key):
+            entry = self._unproven.add(claimed, key, id, credentials.parts()[0])
+        try:
+            yield
+        finally:
+            entry.over.set()
+            if not entry.submitted:
+                self._unproven.remove(entry)
+
+    @asynccontextmanager
+    async def taking(self, credentials: Credentials, job: Job) -> AsyncIterator[Job | None]:
+        """Keep all others from taking the key of `job` for any of its owners while the block stores
+        it. Yields the job that has the key already, None without one.
+
+        Duplicates run one after the other: while the first one is being stored, the quota would
+        count both. Raises `Problem` 503.
+        """
+        key = job.request.idempotency_key
+        if key is None:
+            yield None
+            return
+        hashes = self._access.hashes(credentials)
+        async with AsyncExitStack() as locks:
+            # always in the same order, which prevents deadlocks: first the identity, because its
+            # holder waits for kick-offs that need the locks of hashes
+            for identity in (owner for owner in job.owners if owner not in hashes):
+                await locks.enter_async_context(self._lock(identity, key))
+                await self._settle(identity, key, credentials)
+            for owner in sorted(set(job.owners).intersection(hashes)):
+                await locks.enter_async_context(self._lock(owner, key))
+            if (entry := self._unproven.get(job.id)) is not None:
+                entry.submitted = True
+            yield await self.find(job.owners, key)
+
+    async def run(self) -> None:
+        """Confirm the callers of remembered kick-offs for ever, one at a time, as soon as VB365
+        responds again: later their tokens may have expired.
+        """
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            try:
+                await self._confirm()
+            except StoreUnavailable as why:
+                log.warning("callers of exports not recorded", reason=str(why))
+
+    async def _confirm(self) -> None:
+        for _ in range(len(self._unproven)):
+            entry = self._unproven.next()
+            if entry is None or not entry.over.is_set():
+                continue
+            verdict = await self._ask(entry)
+            if verdict is None:
+                return
+            async with self._lock(entry.claimed, entry.key):
+                await self._conclude(entry, accepted=verdict)
+
+    async def _settle(self, identity: str, key: str, credentials: Credentials) -> None:
+        """Decide about the remembered kick-offs that claim to be this caller, who is confirmed and
+        wants the same key. Raises `Problem` 503 if that is not possible now.
+        """
+        entries = self._unproven.of(identity, key)
+        verdicts = await asyncio.gather(*(self._decide(entry, credentials) for entry in entries))
+        if None in verdicts:
+            raise unreachable()
+        for entry, verdict in zip(entries, verdicts, strict=True):
+            await self._conclude(entry, accepted=bool(verdict))
+
+    async def _decide(self, entry: UnprovenKickoff, credentials: Credentials) -> bool | None:
+        """Report whether VB365 accepts the kick-off's token, None if it cannot be asked."""
+        try:
+            async with asyncio.timeout(_STORING):
+                await entry.over.wait()
+        except TimeoutError:
+            return None
+        verdict = await self._ask(entry)
+        if verdict is None and await self._access.learn(credentials, fresh=True):
+            # VB365 responds to the caller: a token that makes it fail must not block the key
+            verdict = bool(await self._ask(entry))
+        return verdict
+
+    async def _ask(self, entry: UnprovenKickoff) -> bool | None:
+        job = await self._jobs.get(entry.id)
+        if job is None or job.forgotten or entry.claimed in job.owners:
+            return False
+        return await self._access.learn(entry.credentials)
+
+    async def _conclude(self, entry: UnprovenKickoff, *, accepted: bool) -> None:
+        """Add the identity to the owners of the kick-off's job, unless an earlier job has the key.
+        The caller holds the lock.
+        """
+        if accepted and await self.find([entry.claimed], entry.key) is None:
+            event = Identified(entry.claimed)
+            await advance_for_caller(self._jobs, entry.id, event, self._now)
+            log.info("caller of an export confirmed later", job=entry.id)
+        self._unproven.remove(entry)
+
+    def _lock(self, owner: str, key: str) -> asyncio.Lock:
+        return self._locks.setdefault((owner, key), asyncio.Lock())

@@ -1,0 +1,101 @@
+"""Kick-offs with an Idempotency-Key whose caller VB365 could not confirm yet (CONTRACT §8)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from proxy.upstream.credentials import Credentials
+
+#: The maximum number of entries, and of those with the same claimed identity and key.
+MAX_ENTRIES, MAX_SAME = 1000, 8
+#: Bytes of the longest Authorization that is kept.
+MAX_TOKEN = 16 * 1024
+#: Seconds for which an entry is kept: as long as VB365's tokens are valid by default.
+MAX_AGE = 3600.0
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class UnprovenKickoff:
+    """One kick-off. `claimed` is the owner that its token claims to be, `id` that of its job,
+    `credentials` its Authorization, `since` when it arrived, in seconds.
+
+    `over` is set when its job is stored or will not be; `submitted`: it may be stored.
+    """
+
+    claimed: str
+    key: str
+    id: str
+    credentials: Credentials = field(repr=False)
+    since: float
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    submitted: bool = False
+
+
+class UnprovenKickoffs:
+    """Remembers such kick-offs in memory, a bounded number for a bounded time. `now` is in seconds.
+
+    An entry grants nothing: anybody can claim any identity.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._entries: dict[str, UnprovenKickoff] = {}
+
+    def add(self, claimed: str, key: str, id: str, credentials: Credentials) -> UnprovenKickoff:
+        """Remember a kick-off, unless its token is very long. Makes room by dropping the oldest
+        entry of the same claim and key, or of the claim that has most.
+        """
+        entry = UnprovenKickoff(
+            claimed=claimed, key=key, id=id, credentials=credentials, since=self._now()
+        )
+        if sum(map(len, credentials.authorization)) > MAX_TOKEN:
+            return entry
+        self._expire()
+        same = self.of(claimed, key)
+        if len(same) >= MAX_SAME:
+            self.remove(same[0])
+        elif len(self._entries) >= MAX_ENTRIES:
+            claims = Counter(each.claimed for each in self._entries.values())
+            [(most, _)] = claims.most_common(1)
+            self.remove(_by_age(each for each in self._entries.values() if each.claimed == most)[0])
+        self._entries[id] = entry
+        return entry
+
+    def get(self, id: str) -> UnprovenKickoff | None:
+        """Return the entry of the job, None without one."""
+        return self._entries.get(id)
+
+    def of(self, claimed: str, key: str) -> Sequence[UnprovenKickoff]:
+        """Return the entries with this claim and key, the oldest first."""
+        self._expire()
+        found = (
+            each for each in self._entries.values() if (each.claimed, each.key) == (claimed, key)
+        )
+        return _by_age(found)
+
+    def next(self) -> UnprovenKickoff | None:
+        """Return each entry in turn, None without any."""
+        self._expire()
+        entry = next(iter(self._entries.values()), None)
+        if entry is not None:
+            self._entries[entry.id] = self._entries.pop(entry.id)
+        return entry
+
+    def remove(self, entry: UnprovenKickoff) -> None:
+        """Forget the entry. Idempotent."""
+        self._entries.pop(entry.id, None)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _expire(self) -> None:
+        over = self._now() - MAX_AGE
+        for entry in [each for each in self._entries.values() if each.since <= over]:
+            self.remove(entry)
+
+
+def _by_age(entries: Iterable[UnprovenKickoff]) -> list[UnprovenKickoff]:
+    return sorted(entries, key=lambda entry: entry.since)

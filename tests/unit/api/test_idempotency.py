@@ -1,0 +1,172 @@
+"""Who takes an Idempotency-Key, one step at a time (CONTRACT §8)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.api import idempotency
+from proxy.api.idempotency import IdempotencyKeys
+from proxy.core.errors import Problem
+from proxy.core.job import Job
+from proxy.core.retention import Retention
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.upstream.access import Access
+from proxy.upstream.credentials import Credentials
+from tests.unit.upstream.test_access import Vb365, credentials, job, jwt, make
+
+KEY = "k"
+FIRST, SECOND = credentials(jwt("alice", "1")), credentials(jwt("alice", "2"))
+
+
+class World:
+    """The keys with a store on disk and a scripted VB365, which is down for the tokens in `down`
+    and rejects those in `rejected`.
+    """
+
+    def __init__(self, jobs: DiskJobs) -> None:
+        self.down: set[str] = set()
+        self.rejected: set[str] = set()
+        self.jobs = jobs
+        self.access: Access
+        self.vb365: Vb365
+        self.access, self.vb365, clock = make(self.decide)
+        self.keys = IdempotencyKeys(
+            jobs=jobs, access=self.access, retention=Retention(result=1e9, record=1e9), now=clock
+        )
+
+    def decide(self, token: str, target: str, cookie: bool) -> int:
+        return 503 if token in self.down else 401 if token in self.rejected else 200
+
+    async def kickoff(
+        self, who: Credentials, stored: asyncio.Event | None = None, go: asyncio.Event | None = None
+    ) -> Job:
+        """Take the key for a new job, as a kick-off does; return the job that has it."""
+        learned = await self.access.learn(who)
+        owner, *aliases = self.access.owners(who)
+        made = job(owner, aliases=tuple(aliases))
+        made = replace(made, request=replace(made.request, idempotency_key=KEY))
+        async with (
+            self.keys.announced(who, KEY, made.id, learned=learned),
+            self.keys.taking(who, made) as found,
+        ):
+            if found is None:
+                if stored is not None and go is not None:
+                    stored.set()
+                    await go.wait()
+                return await self.jobs.add(made, b"")
+            return found
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    jobs = await DiskJobs.open(tmp_path)
+    yield World(jobs)
+    await jobs.close()
+
+
+async def turns() -> None:
+    """Let other tasks run."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def token(who: Credentials) -> str:
+    return who.authorization[0].decode()
+
+
+async def test_a_confirmed_kickoff_waits_for_an_unconfirmed_one(world: World) -> None:
+    """§8: which is being stored, and may be the same caller's."""
+    storing, go = asyncio.Event(), asyncio.Event()
+    world.down.add(token(FIRST))
+    first = asyncio.create_task(world.kickoff(FIRST, storing, go))
+    await storing.wait()
+    second = asyncio.create_task(world.kickoff(SECOND))
+    await turns()
+    assert not second.done()
+    world.down.clear()
+    go.set()
+    assert (await first).id == (await second).id
+
+
+async def test_an_unconfirmed_kickoff_waits_for_a_confirmed_one(world: World) -> None:
+    """§8: so that it looks for the key of the identity that it claims only afterwards."""
+    storing, go = asyncio.Event(), asyncio.Event()
+    world.down.add(token(FIRST))
+    second = asyncio.create_task(world.kickoff(SECOND, storing, go))
+    await storing.wait()
+    first = asyncio.create_task(world.kickoff(FIRST))
+    await turns()
+    assert not first.done()
+    go.set()
+    await asyncio.gather(first, second)
+    claimed = world.access.claimed(FIRST) or ""
+    assert await world.keys.find([claimed], KEY) == await second
+
+
+async def test_unconfirmed_kickoffs_do_not_wait_for_each_other(world: World) -> None:
+    """§8: a forged token that is being stored delays nobody."""
+    storing, go = asyncio.Event(), asyncio.Event()
+    world.down |= {token(FIRST), token(SECOND)}
+    first = asyncio.create_task(world.kickoff(FIRST, storing, go))
+    await storing.wait()
+    second = await world.kickoff(SECOND)
+    assert not first.done()
+    go.set()
+    assert (await first).id != second.id
+
+
+async def test_a_kickoff_that_is_never_stored_is_not_waited_for_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8: 503 while it is not known whether there is a job."""
+    monkeypatch.setattr(idempotency, "_STORING", 0.01)
+    storing, go = asyncio.Event(), asyncio.Event()
+    world.down.add(token(FIRST))
+    first = asyncio.create_task(world.kickoff(FIRST, storing, go))
+    await storing.wait()
+    with pytest.raises(Problem) as why:
+        await world.kickoff(SECOND)
+    assert why.value.status == 503
+    go.set()
+    await first
+
+
+async def test_a_rejected_token_is_forgotten(world: World) -> None:
+    """§8: it is asked about once, and takes no key."""
+    world.down.add(token(FIRST))
+    first = await world.kickoff(FIRST)
+    world.down.clear()
+    world.rejected.add(token(FIRST))
+    second = await world.kickoff(SECOND)
+    assert second.id != first.id
+    asked = len(world.vb365.asked)
+    assert (await world.kickoff(SECOND)).id == second.id
+    assert len(world.vb365.asked) == asked
+    kept = await world.jobs.get(first.id)
+    assert kept is not None
+    assert kept.owners == first.owners
+
+
+async def test_callers_are_confirmed_one_at_a_time_and_not_while_vb365_is_down(
+    world: World,
+) -> None:
+    """§8: however many tokens were invented, a VB365 that is down gets one question a round."""
+    strangers = [credentials(jwt(f"m{number}")) for number in range(5)]
+    world.down |= {token(who) for who in (*strangers, FIRST)}
+    for who in (*strangers, FIRST):
+        await world.kickoff(who)
+    asked = len(world.vb365.asked)
+    for _ in range(3):
+        await world.keys._confirm()
+    assert len(world.vb365.asked) == asked + 3
+    world.down.clear()
+    world.rejected |= {token(who) for who in strangers}
+    await world.keys._confirm()
+    assert len(world.keys._unproven) == 0
+    assert await world.keys.find([world.access.claimed(FIRST) or ""], KEY) is not None
+    assert await world.keys.find([world.access.claimed(strangers[0]) or ""], KEY) is None

@@ -1,0 +1,75 @@
+"""Kick-offs whose callers VB365 could not confirm, in memory (CONTRACT §8)."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.api import unproven
+from proxy.api.unproven import UnprovenKickoff, UnprovenKickoffs
+from proxy.upstream.credentials import Credentials
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def kickoffs() -> UnprovenKickoffs:
+    return UnprovenKickoffs(Clock())
+
+
+def add(kickoffs: UnprovenKickoffs, claimed: str, key: str, name: str, size: int = 9) -> None:
+    kickoffs.add(claimed, key, name, Credentials((b"x" * size,), ()))
+
+
+def ids(entries: object) -> list[str]:
+    assert isinstance(entries, list)
+    return [entry.id for entry in entries if isinstance(entry, UnprovenKickoff)]
+
+
+def test_entries_are_found_by_claim_and_key(kickoffs: UnprovenKickoffs) -> None:
+    """The oldest first, also after others had their turn."""
+    for claimed, key, name in (("a", "k", "1"), ("a", "k", "2"), ("a", "l", "3"), ("b", "k", "4")):
+        add(kickoffs, claimed, key, name)
+    assert [entry.id for _ in range(5) if (entry := kickoffs.next())] == ["1", "2", "3", "4", "1"]
+    assert ids(kickoffs.of("a", "k")) == ["1", "2"]
+    assert ids(kickoffs.of("c", "k")) == []
+
+
+def test_many_kickoffs_of_one_claim_drop_their_own(
+    kickoffs: UnprovenKickoffs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever claims one identity many times drops nobody else's entry."""
+    monkeypatch.setattr(unproven, "MAX_ENTRIES", 10)
+    add(kickoffs, "alice", "k", "hers")
+    for number in range(30):
+        add(kickoffs, "mallory", f"k{number}", f"m{number}")
+    assert len(kickoffs) == 10
+    assert ids(kickoffs.of("alice", "k")) == ["hers"]
+    assert ids(kickoffs.of("mallory", "k29")) == ["m29"]
+
+
+def test_entries_of_one_key_are_few(kickoffs: UnprovenKickoffs) -> None:
+    """VB365 is asked about each of them when one of their callers is confirmed."""
+    for number in range(100):
+        add(kickoffs, "alice", "k", str(number))
+    assert len(kickoffs.of("alice", "k")) == len(kickoffs) == unproven.MAX_SAME
+
+
+def test_entries_end_with_their_tokens(kickoffs: UnprovenKickoffs) -> None:
+    """Credentials are not kept for ever, and long ones not at all."""
+    add(kickoffs, "alice", "k", "1")
+    add(kickoffs, "alice", "l", "2", size=unproven.MAX_TOKEN + 1)
+    assert len(kickoffs) == 1
+    kickoffs._now.now += unproven.MAX_AGE  # type: ignore[attr-defined]
+    assert kickoffs.next() is None
+    assert len(kickoffs) == 0
+
+
+def test_no_representation_has_a_token(kickoffs: UnprovenKickoffs) -> None:
+    """§9: nor does a traceback or a log."""
+    assert "xxx" not in repr(kickoffs.add("alice", "k", "1", Credentials((b"xxx",), ())))
