@@ -79,8 +79,8 @@ class Parts:
         self._max_connections, max_relayed = _connection_limits(settings)
         tls = _tls(settings)
         # three pools: access checks never use a connection that has carried a caller's request
-        # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: the
-        # connection of a job's POST is never reused (`core.http.reuse`)
+        # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: a
+        # connection that carried a body is never reused (`core.http.reuse`)
         self._relay_pool = _pool(settings, tls, limit=max_relayed)
         self._job_pool = _pool(settings, tls)
         self._check_pool = _pool(settings, tls)
