@@ -36,7 +36,7 @@ STRANGERS = {("api", "downstream"), ("admin", "downstream"), ("jobs", "downstrea
 APART = {
     "config": {"core", "net"},
     "client": {"core"},
-    "simulator": {"core"},
+    "simulator": set(),
     "__main__": {"cli"},
 }
 #: Packages that only these may import.

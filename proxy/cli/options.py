@@ -48,16 +48,6 @@ Ready = Annotated[bool, typer.Option("--ready", help="Check /readyz instead of /
 Timeout = Annotated[float, typer.Option("--timeout", help="Time limit in seconds.")]
 
 
-#: The options that set a setting, by parameter.
-_SETTINGS = {
-    "upstream": "upstream.url",
-    "listen": "listen.address",
-    "admin": "admin.address",
-    "data_dir": "storage.dir",
-    "workers": "listen.workers",
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """The configuration file and the flags; each member is an option of the command line."""
@@ -72,7 +62,10 @@ class Sources:
     @property
     def flags(self) -> dict[str, str | None]:
         """The flags by the setting that each of them sets; None for one that is not given."""
-        return {setting: getattr(self, name) for name, setting in _SETTINGS.items()}
+        from proxy.config import FLAGS
+
+        members = {setting: flag.strip("-").replace("-", "_") for setting, flag in FLAGS.items()}
+        return {setting: getattr(self, member) for setting, member in members.items()}
 
 
 def with_sources(command: Callable[[Sources], None]) -> Callable[..., None]:

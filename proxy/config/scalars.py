@@ -1,4 +1,4 @@
-"""Durations, sizes, numbers, booleans and words (CONTRACT §15)."""
+"""Durations, sizes, numbers, booleans and choices (CONTRACT §15)."""
 
 from __future__ import annotations
 
@@ -82,16 +82,16 @@ def _boolean(value: Any) -> bool:
     return boolean
 
 
-def _choice(value: Any, *, words: tuple[str, ...]) -> str:
+def _choice(value: Any, *, choices: tuple[str, ...]) -> str:
     word = text(value).lower()
-    if word not in words:
-        hint = f"write {', '.join(words[:-1])} or {words[-1]}"
+    if word not in choices:
+        hint = f"write {', '.join(choices[:-1])} or {choices[-1]}"
         raise invalid("is not a known value", hint)
     return word
 
 
-def _choice_of(*words: str) -> Syntax:
-    return Syntax(partial(_choice, words=words), str, {"type": "string", "enum": list(words)})
+def _choice_of(*choices: str) -> Syntax:
+    return Syntax(partial(_choice, choices=choices), str, {"type": "string", "enum": list(choices)})
 
 
 def _segment(value: Any) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from proxy.core.http.fields import values_of
 from proxy.ports import Fields
 
-#: The compact form of a signed JWT (RFC 7515 §7.1), and nothing beside it: VB365, or what is in
-#: front of it, may read only a part of a longer text.
+#: The compact form of a signed JWT (RFC 7515 §7.1), without any other text: VB365, or a server in
+#: front of it, may read only a part of a longer value.
 _JWT = re.compile(rb"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 
 
