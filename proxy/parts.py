@@ -104,8 +104,8 @@ class Parts:
         return self._relay_pool, self._job_pool, self._check_pool
 
     async def watch(self) -> None:
-        """Watch for ever whether VB365's responses prove who a caller is, and confirm callers who
-        could not be confirmed at their kick-off.
+        """Watch whether VB365's responses prove who a caller is, and confirm callers who could not
+        be confirmed at their kick-off. Runs until cancelled.
         """
         await asyncio.gather(self._access.watch(), self._keys.run())
 

@@ -124,8 +124,8 @@ class Access:
         return NOTE if self._anonymous.succeeds else None
 
     async def watch(self) -> None:
-        """Repeat the identity check without credentials for ever, so that an operator learns of a
-        success although nobody sends a JWT.
+        """Repeat the identity check without credentials until cancelled, so that an operator learns
+        of a success even if no caller sends a JWT.
         """
         await asyncio.sleep(_ANONYMOUS_START)
         while True:
@@ -149,8 +149,8 @@ class Access:
         owner, None if another caller owns the job.
 
         It is the exact pair of Authorization and Cookie of the kick-off, else Authorization alone:
-        a front before VB365 may require the same Authorization of every user, and a cookie then
-        decides who the user is. Beside a sufficient Authorization cookies may change.
+        a server in front of VB365 may require the same Authorization of every user, and a cookie
+        then decides who the user is. Next to a sufficient Authorization, cookies may change.
         """
         if self._hashes.exact(credentials) in job.owners:
             return credentials
@@ -306,7 +306,8 @@ class Access:
         self, needed: Credentials, sent: Credentials, statuses: Statuses | None = None
     ) -> int:
         """Return VB365's status for the `needed` part of what was sent. Raises `Problem` 503 for
-        one that decides nothing. A front may redirect a request without its cookie.
+        one that decides nothing. A server in front of VB365 may redirect a request without its
+        cookie.
         """
         status = await self._identity_status(needed, statuses)
         if status in UNDECIDED or (needed == sent and not is_decision(status)):
