@@ -24,6 +24,8 @@ from proxy.upstream.access import Access, Statuses
 from proxy.upstream.credentials import Credentials
 
 _DEFAULT_PAGE, _MAX_PAGE = 30, 1000
+#: Parameters of a query. Parsing a query of 64 KiB with only these takes a few milliseconds.
+_MAX_PARAMETERS = 64
 _CONCURRENT_CHECKS = 8
 #: A session that can be part of a path unchanged. VB365's ids are UUIDs.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -117,9 +119,16 @@ class Listing:
 
 
 def _query(text: str | None) -> dict[str, str]:
-    """Return the first value of each parameter; names in lower case, as VB365 ignores case."""
+    """Return the first value of each parameter; names in lower case, as VB365 ignores case. Raises
+    `Problem`.
+    """
+    try:
+        pairs = parse_qsl(text or "", keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
+    except ValueError as why:
+        detail = f"The query has more than {_MAX_PARAMETERS} parameters."
+        raise Problem("bad-request", detail) from why
     first: dict[str, str] = {}
-    for name, value in parse_qsl(text or "", keep_blank_values=True):
+    for name, value in pairs:
         first.setdefault(name.lower(), value)
     return first
 

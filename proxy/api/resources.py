@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -34,6 +34,10 @@ from proxy.jobs.runner import Runner
 from proxy.ports import ArtifactStore, JobStore
 from proxy.upstream.access import Access
 from proxy.upstream.problems import not_found
+
+#: Characters of If-None-Match that are read. Tags beyond them do not match, so that the document is
+#: sent.
+_MAX_KNOWN = 1 << 10
 
 
 class Resources:
@@ -120,29 +124,30 @@ class Resources:
 
     async def _status(self, request: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._existing(request, id)
+        known = _known(request)
         wait = self._wait(request)
         if wait > 0:
-            job = await self._changed(job, request.lines("If-None-Match"), wait)
+            job = await self._changed(job, known, wait)
         links = self._site.links(request, job)
         fields = headers(job, links, self._site.retention, self._now())
-        if _matches(request.lines("If-None-Match"), job):
+        if _matches(known, job):
             return respond(304, fields)
         return document_response(200 if job.terminal else 202, job, links, fields)
 
     def _wait(self, request: ApiRequest) -> float:
         return min(parse_prefer(request.raw(b"prefer")).wait or 0, self._max_wait)
 
-    async def _changed(self, job: Job, known: Sequence[str], wait: float) -> Job:
+    async def _changed(self, job: Job, known: frozenset[str] | None, wait: float) -> Job:
         """Long-poll: return the job once it differs from the known document, or without one once
         its status or phase changes (CONTRACT §4).
         """
-        if known and not _matches(known, job):
+        if known is not None and not _matches(known, job):
             return job
         before = (job.status, job.phase)
 
         def changed(now: Job) -> bool:
             return now.terminal or (
-                not _matches(known, now) if known else (now.status, now.phase) != before
+                (now.status, now.phase) != before if known is None else not _matches(known, now)
             )
 
         return await self._until(job, changed, wait)
@@ -227,12 +232,21 @@ class Resources:
         return respond(204)
 
 
-def _matches(lines: Sequence[str], job: Job) -> bool:
-    """Compare If-None-Match weakly with the job document (RFC 9110 §8.8.3.2)."""
+def _known(request: ApiRequest) -> frozenset[str] | None:
+    """Return the opaque tags of If-None-Match, or "*"; None without the field.
+
+    They are parsed once: a long-poll compares them with every version of the job.
+    """
+    lines = request.lines("If-None-Match")
     if not lines:
-        return False
-    tags = etag_list(lines)
-    return tags == "*" or etag(job).removeprefix("W/") in {tag.removeprefix("W/") for tag in tags}
+        return None
+    tags = etag_list([",".join(lines)[:_MAX_KNOWN]])
+    return frozenset(tag.removeprefix("W/") for tag in tags)
+
+
+def _matches(known: frozenset[str] | None, job: Job) -> bool:
+    """Compare If-None-Match weakly with the job document (RFC 9110 §8.8.3.2)."""
+    return known is not None and ("*" in known or etag(job).removeprefix("W/") in known)
 
 
 def _deleted() -> Problem:

@@ -59,9 +59,9 @@ class JobIndex:
         """The jobs of the owner and of the session, newest first. None selects all."""
         if owner is None and session is None:
             return [self._jobs[each] for _, each in reversed(self._by_age)]
-        chosen = self._by_owner.get(owner, set()) if owner is not None else set(self._jobs)
-        if session is not None:
-            chosen = chosen & self._by_session.get(session.lower(), set())
+        theirs = set[str]() if owner is None else self._by_owner.get(owner, set())
+        within = set[str]() if session is None else self._by_session.get(session.lower(), set())
+        chosen = within if owner is None else theirs if session is None else theirs & within
         return sorted((self._jobs[each] for each in chosen), key=_order, reverse=True)
 
     def counts(self, owners: Collection[str]) -> Counts:

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.http import bodies
-from proxy.core.http.bodies import MAX_SIZE_LINE, MAX_TRAILERS, Body, Chunks, body_of
+from proxy.core.http.bodies import (
+    MAX_EXTENSIONS,
+    MAX_SIZE_LINE,
+    MAX_TRAILERS,
+    Body,
+    Chunks,
+    body_of,
+)
 from proxy.core.http.heads import Framing, MalformedMessage
 
 
@@ -202,3 +209,31 @@ def test_malformed_lines_are_rejected_however_they_are_split(line: bytes) -> Non
         pieces = [line[at : at + cut] for at in range(0, len(line), cut)]
         with pytest.raises(MalformedMessage):
             feed_all(Chunks(), pieces)
+
+
+@pytest.mark.parametrize("step", [1 << 20, 4099, 7])
+@pytest.mark.parametrize("decode", [False, True])
+def test_chunk_extensions_are_bounded(*, step: int, decode: bool) -> None:
+    """However the bytes are split: each costs much more time than the bytes of it."""
+    chunk = b"1;\r\nx\r\n"
+    raw = chunk * (MAX_EXTENSIONS + 100)
+    # one more per KiB: 1,024 chunks of 7 bytes are 7 KiB
+    last = (MAX_EXTENSIONS + 7) * len(chunk) // step * step
+    chunks = Chunks(decode=decode)
+    for fed in range(0, last, step):
+        chunks.feed(raw[fed : fed + step])
+    with pytest.raises(MalformedMessage, match="extensions"):
+        chunks.feed(raw[last : last + step])
+
+
+def test_large_chunks_may_all_have_an_extension() -> None:
+    """As those of a client that signs each chunk."""
+    chunks = Chunks()
+    payload = bytes(1 << 10)
+    for _ in range(3 * MAX_EXTENSIONS):
+        forward, rest = chunks.feed(
+            b"400;chunk-signature=" + b"a" * 64 + b"\r\n" + payload + b"\r\n"
+        )
+        assert (forward, rest) == (b"400\r\n" + payload + b"\r\n", b"")
+    assert chunks.feed(b"0;chunk-signature=b\r\n\r\nnext") == (b"0\r\n\r\n", b"next")
+    assert chunks.done
