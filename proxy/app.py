@@ -16,10 +16,12 @@ from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Server
+from proxy.handover import HandoverRelay
 from proxy.jobs.reconciler import Reconciler
 from proxy.net import certificate_watch
+from proxy.net.seat import Handover, Seat
 from proxy.net.tls import ServerCertificate, TlsError
-from proxy.parts import Clock, Parts
+from proxy.parts import ClientParts, Clock, Parts, upstream_tls
 from proxy.parts import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
@@ -35,9 +37,10 @@ DRAIN_TIMEOUT = 30.0
 class Running:
     """A running proxy, made by `start`. It listens at `url` and `admin_url`."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, seat: Seat | None = None) -> None:
         self.settings = settings
         self._clock = clock
+        self._seat = seat
         self.url = ""
         self.admin_url = ""
         self._closing = contextlib.AsyncExitStack()
@@ -55,7 +58,15 @@ class Running:
             certificate_watch.reload(self._certificate, self._clock)
 
     async def open(self) -> None:
-        """Open the stores, reconcile them, start the runner, then listen. Raises `StartFailed`."""
+        """Listen. Raises `StartFailed`."""
+        seat = self._seat
+        if seat is None or seat.first or seat.handover is None:
+            await self._open_exports()
+        else:
+            await self._open_clients_only(seat.handover)
+
+    async def _open_exports(self) -> None:
+        """Open the stores, reconcile them, start the runner, then listen."""
         parts = await self._open_parts()
         for pool in parts.pools:
             self._closing.push_async_callback(pool.close)
@@ -64,10 +75,30 @@ class Running:
         self._closing.push_async_callback(runner.stop)
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
+        server = parts.server(runner)
+        if self._seat is not None and not self._seat.first:
+            await self._listen(server)
+            return
         admin = parts.admin(runner)
         await self._listen_admin(admin)
-        await self._listen(parts.server(runner))
+        await self._listen(server)
+        if self._seat is not None and self._seat.handover is not None:
+            self._listen_to_workers(server, self._seat.handover)
         self._closing.callback(setattr, admin, "draining", True)
+
+    async def _open_clients_only(self, handover: Handover) -> None:
+        """Pass requests through; the first worker serves the others."""
+        parts = ClientParts(self.settings, upstream_tls(self.settings))
+        self._closing.push_async_callback(parts.pool.close)
+        first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
+        self._closing.push_async_callback(first.close)
+        await self._listen(parts.server(exports=first))
+
+    def _listen_to_workers(self, server: Server, handover: Handover) -> None:
+        for scheme, sock in handover.sockets.items():
+            listener = Listener(server, introduced=scheme)
+            listener.serve([sock])
+            self._closing.callback(listener.close)
 
     async def _open_parts(self) -> Parts:
         """Open and reconcile the stores, and make the parts that use them."""
@@ -121,7 +152,10 @@ class Running:
         context = self._certificate.context if self._certificate else None
         listener = Listener(server, tls=context, handshake_timeout=listen.handshake_timeout)
         try:
-            address = await listener.open(listen.address.host, listen.address.port)
+            if self._seat is not None:
+                address = listener.serve(self._seat.sockets)
+            else:
+                address = await listener.open(listen.address.host, listen.address.port)
         except OSError as why:
             raise StartFailed(
                 f"listen.address {listen.address}: {why}. Choose another with --listen."
@@ -136,14 +170,32 @@ def _url(scheme: str, address: tuple[str, int]) -> str:
     return f"{scheme}://{host}:{address[1]}"
 
 
-async def start(settings: Settings, clock: Clock | None = None) -> Running:
-    """Start the proxy, with a `SteadyClock` unless another clock is given.
+def _share_of(settings: Settings, seat: Seat) -> Settings:
+    """The settings of one worker: limits of the proxy are divided."""
+    listen, upstream = settings.listen, settings.upstream
+    return settings.model_copy(
+        update={
+            "listen": listen.model_copy(
+                update={"max_connections": seat.share(listen.max_connections)}
+            ),
+            "upstream": upstream.model_copy(update={"pool": seat.share(upstream.pool)}),
+        }
+    )
+
+
+async def start(
+    settings: Settings, clock: Clock | None = None, seat: Seat | None = None
+) -> Running:
+    """Start the proxy, with a `SteadyClock` unless another clock is given; as one of several
+    workers if it has a `seat` among them.
 
     Raises `StartFailed`; nothing is left running then.
     """
     if HttpRequestParser is HttpRequestParserPy:
         raise StartFailed("aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS.")
-    running = Running(settings, clock or SteadyClock())
+    if seat is not None:
+        settings = _share_of(settings, seat)
+    running = Running(settings, clock or SteadyClock(), seat)
     try:
         await running.open()
     except BaseException:

@@ -29,7 +29,8 @@ from proxy.config.settings import Settings
 from proxy.core.openapi import describe
 from proxy.core.retention import Retention
 from proxy.core.routing import Router
-from proxy.downstream.server import Server
+from proxy.downstream.duplex import Forwarder
+from proxy.downstream.server import Handler, Server
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
@@ -51,6 +52,34 @@ Clock = Callable[[], float]
 
 class StartFailed(Exception):
     """The proxy cannot start. The message says why, and how to fix it."""
+
+
+class ClientParts:
+    """The parts that the clients' side needs whatever serves their exports: pass-through."""
+
+    def __init__(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
+        self._settings = settings
+        self._max_connections, max_relayed = _connection_limits(settings)
+        self.pool = _pool(settings, tls, limit=max_relayed)
+
+    def server(self, *, handler: Handler | None = None, exports: Forwarder | None = None) -> Server:
+        """Make the clients' side: what passes through goes to VB365, every other request to
+        `handler`, or to the process that `exports` forwards to.
+        """
+        listen, upstream = self._settings.listen, self._settings.upstream
+        return Server(
+            handler=handler,
+            exports=exports,
+            relay=Relay(
+                self.pool,
+                preserve_host=upstream.preserve_host,
+                forwarded=upstream.forwarded,
+            ),
+            decide=_router(self._settings).decide,
+            head_timeout=listen.head_timeout,
+            idle_timeout=listen.idle_timeout,
+            max_connections=self._max_connections,
+        )
 
 
 class Parts:
@@ -76,12 +105,11 @@ class Parts:
         self._retention = Retention(
             result=settings.exports.result_ttl, record=settings.exports.record_ttl
         )
-        self._max_connections, max_relayed = _connection_limits(settings)
-        tls = _tls(settings)
+        tls = upstream_tls(settings)
         # three pools: access checks never use a connection that has carried a caller's request
         # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: a
         # connection that carried a body is never reused (`core.http.reuse`)
-        self._relay_pool = _pool(settings, tls, limit=max_relayed)
+        self._clients = ClientParts(settings, tls)
         self._job_pool = _pool(settings, tls)
         self._check_pool = _pool(settings, tls)
         preserve_host = settings.upstream.preserve_host
@@ -101,7 +129,7 @@ class Parts:
     @property
     def pools(self) -> Iterable[Pool]:
         """The pools of connections to VB365, which are to be closed at the end."""
-        return self._relay_pool, self._job_pool, self._check_pool
+        return self._clients.pool, self._job_pool, self._check_pool
 
     async def watch(self) -> None:
         """Watch whether VB365's responses prove who a caller is, and confirm callers who could not
@@ -163,20 +191,8 @@ class Parts:
         )
 
     def server(self, runner: Runner) -> Server:
-        """Make the clients' side: the relay for what passes through, the API for the rest."""
-        listen, upstream = self._settings.listen, self._settings.upstream
-        return Server(
-            handler=self._api(runner).handle,
-            relay=Relay(
-                self._relay_pool,
-                preserve_host=upstream.preserve_host,
-                forwarded=upstream.forwarded,
-            ),
-            decide=_router(self._settings).decide,
-            head_timeout=listen.head_timeout,
-            idle_timeout=listen.idle_timeout,
-            max_connections=self._max_connections,
-        )
+        """Make the clients' side."""
+        return self._clients.server(handler=self._api(runner).handle)
 
     def _api(self, runner: Runner) -> ApiRouter:
         exports, public = self._settings.exports, self._settings.public
@@ -263,7 +279,8 @@ def _connection_limits(settings: Settings) -> tuple[int, int]:
     return share.clients, min(pool or share.upstream, share.upstream)
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def upstream_tls(settings: Settings) -> ssl.SSLContext | None:
+    """The context for connections to VB365; None for plain http. Raises `StartFailed`."""
     upstream = settings.upstream
     if urlsplit(upstream.url).scheme != "https":
         return None

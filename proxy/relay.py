@@ -129,6 +129,10 @@ class Exchange:
         "_whole",
     )
 
+    #: The problems for a request that has no response.
+    not_connected = staticmethod(not_connected)
+    no_response = staticmethod(no_response)
+
     def __init__(
         self,
         pool: Pool,
@@ -247,7 +251,7 @@ class Exchange:
             self._task = None
             self._phase = _ENDED
             _log.warning("pass-through failed: %s", failure)
-            self._client.problem(not_connected(failure))
+            self._client.problem(self.not_connected(failure))
         else:
             self._task = None
             self.send_on(connection)
@@ -311,7 +315,7 @@ class Exchange:
             self.dial()  # RFC 9112 §9.3.1: the keep-alive race
         else:
             _log.warning("the upstream closed before its response: %s", why or "closed")
-            self._client.problem(no_response())
+            self._client.problem(self.no_response())
 
     def _heads(self, data: bytes) -> None:
         """Forward interim responses, then begin the final one."""

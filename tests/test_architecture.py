@@ -24,9 +24,10 @@ LAYERS = (
     {"ports", "net", "logs", "clock"},
     {"downstream", "upstream", "stores"},
     {"relay", "jobs"},
-    {"api", "admin"},
+    {"api", "admin", "handover"},
     {"parts"},
     {"app"},
+    {"workers"},
     {"cli"},
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
@@ -41,7 +42,7 @@ APART = {
 }
 #: Packages that only these may import.
 KNOWN_TO = {
-    "config": {"parts", "app", "cli"},
+    "config": {"parts", "app", "workers", "cli"},
     "client": {"cli"},
     "simulator": {"cli"},
     "__main__": set(),
@@ -62,7 +63,17 @@ LIBRARIES = {
     "uvloop": {"cli"},
 }
 #: The top level of proxy/ holds packages; a file there is one of these.
-TOP_LEVEL = {"__init__", "__main__", "app", "parts", "relay", "logs", "clock"}
+TOP_LEVEL = {
+    "__init__",
+    "__main__",
+    "app",
+    "clock",
+    "handover",
+    "logs",
+    "parts",
+    "relay",
+    "workers",
+}
 #: core imports none of these: no I/O, no clock, no randomness.
 IMPURE = {"asyncio", "aiohttp", "os", "time", "random", "logging"}
 IMPURE |= {

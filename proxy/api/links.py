@@ -37,7 +37,7 @@ class Site:
             public_url=self.public_url,
             trusted=self.trusted,
             peer=str(peer[0]) if isinstance(peer, tuple) else None,
-            scheme="https" if transport and transport.get_extra_info("sslcontext") else "http",
+            scheme=transport.get_extra_info("scheme", "http") if transport else "http",
             local=_authority(local),
             fields=request.lines,
         )

@@ -78,12 +78,17 @@ def serve(sources: Sources) -> None:
         os.umask(0o077)  # also for the files that libraries create
 
     from proxy import logs
-    from proxy.cli.serve import run
+    from proxy.cli.serve import run, run_workers
     from proxy.config import load
 
     logs.configure(settings.log.format, settings.log.level)
-    serving = run(settings, lambda: load(sources.config, sources.flags, os.environ))
-    raise typer.Exit(_run(serving))
+
+    def reread() -> Settings:
+        return load(sources.config, sources.flags, os.environ)
+
+    if settings.listen.workers > 1:
+        raise typer.Exit(run_workers(settings, lambda seat: _run(run(settings, reread, seat))))
+    raise typer.Exit(_run(run(settings, reread)))
 
 
 @app.command()

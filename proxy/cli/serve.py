@@ -13,24 +13,28 @@ from proxy import app, logs
 from proxy.config.loading import ConfigError
 from proxy.config.settings import Settings
 from proxy.net.notify import READY, STOPPING, notify
+from proxy.net.seat import Seat
 
 log = structlog.get_logger(__name__)
 
 
-async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
-    """Serve until SIGTERM or SIGINT. Return the exit code.
+async def run(settings: Settings, reread: Callable[[], Settings], seat: Seat | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, as one of several workers if there is a `seat`. Return the
+    exit code.
 
     `reread` loads the configuration again on SIGHUP, of which only the log level is applied. It
     raises `ConfigError`.
     """
-    notify(status="starting")
+    _notify(seat, status="starting")
     try:
-        running = await app.start(settings)
+        running = await app.start(settings, seat=seat)
     except app.StartFailed as why:
-        notify(status=str(why))
+        _notify(seat, status=str(why))
         print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
         return 1
     stopped = asyncio.Event()
+    if seat is not None:
+        asyncio.get_running_loop().add_reader(seat.alive, stopped.set)
 
     def reload() -> None:
         running.reload_certificate()
@@ -40,15 +44,36 @@ async def run(settings: Settings, reread: Callable[[], Settings]) -> int:
             log.warning("configuration not reloaded", reason=str(why))
 
     _handle_signals(stopped.set, reload)
-    print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
-    log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
-    notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
+    if seat is None:
+        print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
+        log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
+        notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
+    else:
+        seat.report(running.url, running.admin_url)
     await stopped.wait()
     log.info("stopping")
     limit = f"{app.DRAIN_TIMEOUT:.0f} s"
-    notify(STOPPING, status=f"stopping: requests in flight have {limit} to finish")
+    _notify(seat, STOPPING, status=f"stopping: requests in flight have {limit} to finish")
     await running.stop()
     return 0
+
+
+def run_workers(settings: Settings, work: Callable[[Seat], int]) -> int:
+    """Run `listen.workers` processes until SIGTERM or SIGINT. Return the exit code."""
+    from proxy import workers
+
+    try:
+        return workers.run(settings, work)
+    except app.StartFailed as why:
+        notify(status=str(why))
+        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
+        return 1
+
+
+def _notify(seat: Seat | None, *states: str, status: str) -> None:
+    """Notify the service manager, unless the supervisor of the workers does."""
+    if seat is None:
+        notify(*states, status=status)
 
 
 def _handle_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:

@@ -74,7 +74,9 @@ class Listen(Section):
     get 503. 0 = limited only by the file descriptors of the process.
     """
     workers: Positive = 1
-    """Number of processes that share the address. Only 1 is supported in this version."""
+    """Number of processes that listen on the address and behave as one proxy; not on Windows. Use
+    as many as the machine has cores. max_connections and upstream.pool are divided among them.
+    """
 
     @field_validator("tls_key")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from proxy.config.settings import Settings
 
 #: Settings of features that this version does not have: name, whether it is used, and a hint.
 UNSUPPORTED: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
-    ("listen.workers", lambda s: s.listen.workers > 1, "Leave it at 1."),
     ("exports.rescue_sync", lambda s: s.exports.rescue_sync, "Leave it at false."),
     ("storage.jobs", lambda s: s.storage.jobs != "disk", 'Leave it at "disk".'),
     ("storage.artifacts", lambda s: s.storage.artifacts != "file", 'Leave it at "file".'),
@@ -27,6 +27,9 @@ def startup_problems(settings: Settings) -> list[Problem]:
         for name, used, hint in UNSUPPORTED
         if used(settings)
     ]
+    if settings.listen.workers > 1 and sys.platform == "win32":
+        problem = f"= {settings.listen.workers} is not supported on Windows"
+        problems.append(Problem("configuration", "listen.workers", problem, "Leave it at 1."))
     directory = settings.storage.dir
     if not _writable(directory):
         hint = "Choose another one with --data-dir, or allow this user to write to it."

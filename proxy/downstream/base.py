@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.heads import Head
+from proxy.core.http.proxy_line import Endpoint
 from proxy.core.routing import Decision
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
@@ -21,6 +22,9 @@ from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
 from proxy.net.shared_reads import share_reads
 from proxy.net.sockets import enable_keepalive
+
+#: The transport of a connection that this process has accepted knows its ends.
+_ACCEPTED_HERE: Mapping[str, Endpoint] = {}
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class ConnectionOwner(Protocol):
     """The server, as its client connections use it. Times are in seconds."""
 
     relay: Forwarder
+    #: Forwards the requests that are not passed through; None if this process serves them.
+    exports: Forwarder | None
     decide: Callable[[Head], Decision]
     head_timeout: float
     idle_timeout: float
@@ -69,6 +75,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._owner = owner
         self.peer = b"unknown"
         self.scheme = b"http"
+        self.introduced = _ACCEPTED_HERE
         #: True once no further request is served.
         self.closing = False
         self._phase = Phase.READY
@@ -117,6 +124,19 @@ class BaseConnection(asyncio.Protocol, ABC):
             self._deadlines.set(Limit.IDLE, self._owner.head_timeout)
         else:
             self._refuse_connection("Too many connections. Try again.")
+
+    def introduce(self, scheme: bytes, client: Endpoint | None, local: Endpoint | None) -> None:
+        """Take over what is known of the connection that another process accepted. Call before
+        `connection_made`.
+        """
+        self.scheme = scheme
+        if client is not None and local is not None:
+            self.peer = client[0].encode()
+            self.introduced = {"peername": client, "sockname": local}
+
+    def never_began(self) -> None:
+        """Called if the connection ended before `connection_made`."""
+        self._owner.leave(self)
 
     def pause_writing(self) -> None:
         """Called by the loop."""

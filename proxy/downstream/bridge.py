@@ -168,8 +168,11 @@ class Bridge(asyncio.Transport):
         return self._client.transport.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return the information of the client's transport."""
-        return self._client.transport.get_extra_info(name, default)
+        """Return the information of the client's transport; `scheme` is `http` or `https`."""
+        if name == "scheme":
+            return self._client.scheme.decode()
+        introduced = self._client.introduced.get(name)
+        return introduced or self._client.transport.get_extra_info(name, default)
 
 
 def _substitute(head: Head) -> bytes:

@@ -202,6 +202,8 @@ class ClientConnection(BaseConnection):
         if isinstance(decision, PassThrough):
             owner.counters.relayed += 1
             self._serving = owner.relay.start(self, head, decision.target, whole=whole)
+        elif owner.exports is not None:
+            self._serving = owner.exports.start(self, head, head.target, whole=whole)
         else:
             bridge = self._bridge
             if bridge is None or bridge.closed:

@@ -7,10 +7,12 @@ request (`proxy.relay`) and one of the proxy's own (`proxy.downstream.bridge`) a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
+from proxy.core.http.proxy_line import Endpoint
 
 
 class Closable(Protocol):
@@ -27,6 +29,8 @@ class ClientSide(Protocol):
     #: The client's address and `http` or `https`.
     peer: bytes
     scheme: bytes
+    #: `peername` and `sockname` of the client's connection if another process accepted it.
+    introduced: Mapping[str, Endpoint]
     #: True once this connection serves no further request.
     closing: bool
     #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). It is closed

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from proxy.downstream.connection import ClientConnection
+from proxy.downstream.introduction import Introduction
 from proxy.downstream.server import Server
+from proxy.net.listening import listen
 
 _log = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 #: Seconds before accepting again after accept() failed, as in asyncio.
 RETRY = 1.0
 
@@ -36,34 +36,41 @@ async def accept_one(listening: socket.socket) -> socket.socket:
 class Listener:
     """Listens for clients of `server`, with TLS if `tls` is given.
 
-    `handshake_timeout` is in seconds.
+    `handshake_timeout` is in seconds. With `introduced`, the clients' scheme, the connections come
+    from other processes of the proxy and begin with a PROXY protocol line.
     """
 
     def __init__(
-        self, server: Server, *, tls: ssl.SSLContext | None = None, handshake_timeout: float = 10.0
+        self,
+        server: Server,
+        *,
+        tls: ssl.SSLContext | None = None,
+        handshake_timeout: float = 10.0,
+        introduced: bytes | None = None,
     ) -> None:
         self._server = server
         self._tls = tls
         self._handshake_timeout = handshake_timeout if tls is not None else None
+        self._introduced = introduced
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
         """Listen on every address of `host`. Return the first. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(
+        found = await asyncio.get_running_loop().getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        try:
-            for family, _, _, _, address in dict.fromkeys(found):
-                self._sockets.append(_listening(family, address))
-        except OSError:
-            self.close()
-            raise
-        for sock in self._sockets:
+        return self.serve(listen(found))
+
+    def serve(self, sockets: Sequence[socket.socket]) -> tuple[str, int]:
+        """Accept connections of listening sockets, which are closed with the listener. Return host
+        and port of the first.
+        """
+        self._sockets.extend(sockets)
+        for sock in sockets:
             self._run(self._accept(sock))
-        name = self._sockets[0].getsockname()
-        return name[0], name[1]
+        name = sockets[0].getsockname()
+        return (name[0], name[1]) if isinstance(name, tuple) else (name, 0)
 
     def close(self) -> None:
         """Stop accepting and abort unfinished handshakes. Established connections stay open."""
@@ -101,6 +108,9 @@ class Listener:
         """Attach the socket to the client connection, after the TLS handshake if there is one."""
         loop = asyncio.get_running_loop()
         try:
+            if (scheme := self._introduced) is not None:
+                await loop.connect_accepted_socket(lambda: Introduction(client, scheme), sock)
+                return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(
                 lambda: client, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
@@ -111,21 +121,3 @@ class Listener:
         except BaseException:
             self._server.leave(client)
             raise
-
-
-def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-    except OSError as why:
-        sock.close()
-        raise OSError(
-            why.errno, f"cannot listen on {address[0]} port {address[1]}: {why.strerror}"
-        ) from why
-    return sock

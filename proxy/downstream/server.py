@@ -36,7 +36,8 @@ Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamRespon
 class Server:
     """Makes a `ClientConnection` for each connection that a `Listener` accepts.
 
-    `handler` answers the requests that `decide` does not pass through. `head_timeout` bounds a
+    `handler` answers the requests that `decide` does not pass through, unless `exports` forwards
+    them to the process that does. `head_timeout` bounds a
     request's head and each pause of its body, `idle_timeout` the wait for the next request, both in
     seconds. `max_connections` 0 means no limit.
     """
@@ -44,14 +45,16 @@ class Server:
     def __init__(
         self,
         *,
-        handler: Handler,
+        handler: Handler | None,
         relay: Forwarder,
         decide: Callable[[Head], Decision],
         head_timeout: float = 60.0,
         idle_timeout: float = 150.0,
         max_connections: int = 0,
+        exports: Forwarder | None = None,
     ) -> None:
         self.relay = relay
+        self.exports = exports
         self.decide = decide
         self.head_timeout = head_timeout
         self.idle_timeout = idle_timeout
@@ -59,7 +62,7 @@ class Server:
         self.waiting = Budget(_WAITING)
         self.draining = False
         self._max_connections = max_connections
-        self._handler = handler
+        self._handler = handler or _no_handler
         self._server = web.Server(self._serve, **OPTIONS)
         self._clients: set[BaseConnection] = set()
         #: Accepted connections before `enter`, and whether they are within the limit.
@@ -169,6 +172,12 @@ def _short(request: web.BaseRequest, response: web.StreamResponse) -> bool:
     ):
         return False
     return bool(request.writer.length)
+
+
+async def _no_handler(
+    request: web.BaseRequest, head: Head, decision: Decision
+) -> web.StreamResponse:
+    raise RuntimeError("this process hands such requests on")
 
 
 def _failed() -> web.Response:

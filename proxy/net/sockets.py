@@ -43,10 +43,20 @@ def peer_closed(transport: asyncio.BaseTransport) -> bool:
     sock = transport.get_extra_info("socket")
     if sock is None or _TCP_INFO is None:
         return False
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return _unix_peer_closed(sock.fileno())
     try:
         return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _PEER_CLOSED
     except OSError:
         return True
+
+
+def _unix_peer_closed(descriptor: int) -> bool:
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -34,7 +34,13 @@ class ProxyProcess:
     """
 
     def __init__(
-        self, directory: Path, upstream: str, *, descriptors: int | None = None, **settings: str
+        self,
+        directory: Path,
+        upstream: str,
+        *,
+        descriptors: int | None = None,
+        listen: str = "127.0.0.1:0",
+        **settings: str,
     ) -> None:
         names = {f"VB365_PROXY_{name}": value for name, value in (SETTINGS | settings).items()}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("VB365_PROXY_")}
@@ -43,7 +49,7 @@ class ProxyProcess:
         self._command = [
             *(["/bin/sh", "-c", limit] if descriptors else []),
             *(sys.executable, "-m", "proxy", "serve", "--upstream", upstream),
-            *("--data-dir", str(directory), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"),
+            *("--data-dir", str(directory), "--listen", listen, "--admin", "127.0.0.1:0"),
         ]
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -60,6 +66,11 @@ class ProxyProcess:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    @property
+    def pid(self) -> int:
+        """The id of the process, 0 without one."""
+        return 0 if self._process is None else self._process.pid
 
     async def start(self) -> None:
         """Return when it listens. Raises `DidNotStart`."""

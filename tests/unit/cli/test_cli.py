@@ -161,12 +161,15 @@ def test_all_problems_are_reported_and_nothing_starts(command: list[str], tmp_pa
     assert not data.exists()
 
 
-def test_serve_refuses_what_this_version_cannot_do(tmp_path: Path) -> None:
+def test_serve_refuses_what_this_version_cannot_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Valid settings of features that do not exist yet: exit 2 instead of an incomplete start."""
     data = tmp_path / "data"
-    result = invoke("serve", "--upstream", URL, "--data-dir", str(data), "--workers", "2")
+    monkeypatch.setenv("VB365_PROXY_EXPORTS__RESCUE_SYNC", "true")
+    result = invoke("serve", "--upstream", URL, "--data-dir", str(data))
     assert result.exit_code == 2
-    assert "listen.workers is not supported in this version" in result.stderr
+    assert "exports.rescue_sync is not supported in this version" in result.stderr
     assert not data.exists()
 
 

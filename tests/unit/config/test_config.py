@@ -768,13 +768,28 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
     assert tomllib.loads(text.to_toml(settings))["storage"]["jobs"] == "redis://********@h/0"
 
 
+def test_workers_are_refused_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """§15: several processes need sockets that Windows does not share."""
+    flags = {
+        "upstream.url": URL,
+        "listen.workers": "2",
+        "storage.dir": str(tmp_path / "data"),
+    }
+    settings = load(None, flags, {})
+    assert startup_problems(settings) == []
+    monkeypatch.setattr("proxy.config.startup.sys.platform", "win32")
+    (problem,) = startup_problems(settings)
+    assert str(problem) == (
+        "configuration: listen.workers = 2 is not supported on Windows\n    Leave it at 1."
+    )
+
+
 # What this version cannot do
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("listen.workers", "2"),
         ("exports.rescue_sync", "true"),
         ("storage.jobs", "redis://h/0"),
         ("storage.artifacts", "az://container"),

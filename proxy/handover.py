@@ -1,0 +1,69 @@
+"""Hands requests to the worker that owns the jobs, over a Unix socket (CONTRACT §15 `--workers`).
+
+They are relayed as those to VB365 are, on a connection of their own, which begins with the client's
+address. The path of the socket tells the scheme of the client's connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from proxy.core.errors import Problem
+from proxy.core.http.heads import Head
+from proxy.core.http.outbound import request_bytes
+from proxy.core.http.proxy_line import proxy_line
+from proxy.downstream.duplex import ClientSide
+from proxy.ports import UpstreamFailure
+from proxy.relay import Exchange
+from proxy.upstream.local_pool import LocalPool
+
+#: Retry-After in seconds while the worker that owns the jobs is replaced.
+_RETRY_AFTER = 2
+
+
+class HandoverRelay:
+    """Hands requests over. `paths` are those of the sockets by scheme; `timeout` is in seconds."""
+
+    def __init__(self, paths: Mapping[bytes, Path], *, timeout: float) -> None:
+        self._pools = {
+            scheme: LocalPool(path, connect_timeout=timeout) for scheme, path in paths.items()
+        }
+
+    def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
+        """Hand the request over. `whole`: no byte of a body follows."""
+        about = client.transport.get_extra_info
+        line = proxy_line(about("peername"), about("sockname"))
+        message = line + request_bytes(head, target)
+        exchange = _Exchange(self._pools[client.scheme], client, head, message, whole=whole)
+        exchange.dial()
+        return exchange
+
+    async def close(self) -> None:
+        """Close connections that are not in use."""
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+
+
+class _Exchange(Exchange):
+    """A request that was handed over."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def not_connected(failure: UpstreamFailure) -> Problem:
+        """Return the 503 for a request that could not be sent."""
+        return _away()
+
+    @staticmethod
+    def no_response() -> Problem:
+        """Return the 503 for a request whose connection was closed."""
+        return _away()
+
+
+def _away() -> Problem:
+    return Problem(
+        "store-unavailable",
+        "The process that runs the exports has ended and is being replaced. Try again.",
+        retry_after=_RETRY_AFTER,
+    )

@@ -1,0 +1,336 @@
+"""CONTRACT §15 `--workers`: N processes on one port behave as one proxy, jobs on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiohttp import ClientConnectorCertificateError, ClientSession
+
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.support.http import Message, ask
+from tests.support.process import DidNotStart, ProxyProcess
+
+WORKERS = 3
+SETTINGS = {"LOG__LEVEL": "info", "EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB"}
+SIZE = 3_000_000
+
+
+class Crew:
+    """A proxy of several workers, and the processes that it consists of."""
+
+    def __init__(self, simulator: Simulator, proxy: ProxyProcess) -> None:
+        self.simulator, self.proxy = simulator, proxy
+        self.fields = simulator.login()
+        session = simulator.open_session()
+        self.export = next(
+            path for path in simulator.export_paths(session) if path.endswith("exportToPst")
+        )
+
+    def workers(self) -> list[int]:
+        """The pids of the workers, the first one first."""
+        return children(self.proxy.pid)
+
+    async def ask(self, method: str, path: str, body: bytes = b"", **fields: str) -> Message:
+        named = {name.replace("_", "-"): value for name, value in fields.items()}
+        return await ask(self.proxy.url, method, path, self.fields | named, body)
+
+    async def kick_off(self, **fields: str) -> str:
+        accepted = await self.ask("POST", self.export, b"{}", Prefer="respond-async", **fields)
+        assert accepted.status == 202, accepted
+        return accepted["Location"].removeprefix(self.proxy.url)
+
+    async def finished(self, job: str) -> Any:
+        async with asyncio.timeout(40):
+            while (shown := await self.ask("GET", job, Prefer="wait=2")).status == 202:
+                pass
+        assert shown.status == 200, shown
+        return shown.json()
+
+    async def assert_whole(self, job: str) -> None:
+        assert (await self.finished(job))["status"] == "Success"
+        digest = self.simulator.content(self.export).sha256()
+        for _ in range(2 * WORKERS):  # every call is a connection, on any of the workers
+            response = await self.ask("GET", f"{job}/result")
+            assert hashlib.sha256(response.body).hexdigest() == digest
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # other processes give no event
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def crew(directory: Path, **settings: str) -> AsyncIterator[Crew]:
+    simulator = Simulator(SimulatorSettings(size=SIZE))
+    await simulator.start()
+    proxy = ProxyProcess(
+        directory,
+        simulator.url,
+        descriptors=None,
+        **(SETTINGS | {"LISTEN__WORKERS": str(WORKERS)} | settings),
+    )
+    try:
+        await proxy.start()
+        yield Crew(simulator, proxy)
+    finally:
+        workers = children(proxy.pid) if proxy.pid else []
+        await proxy.kill()
+        await until(lambda: not any(map(alive, workers)))
+        await simulator.stop()
+
+
+async def test_any_worker_answers_any_call(tmp_path: Path) -> None:
+    """Each call is a connection of its own, which the system gives to any of the workers."""
+    async with crew(tmp_path) as proxy:
+        job = await proxy.kick_off(Idempotency_Key="k1")
+        await proxy.assert_whole(job)
+        shown = [await proxy.ask("GET", job) for _ in range(3 * WORKERS)]
+        assert {message["ETag"] for message in shown} == {shown[0]["ETag"]}
+        assert {message.body for message in shown} == {shown[0].body}
+        replayed = [await proxy.kick_off(Idempotency_Key="k1") for _ in range(2 * WORKERS)]
+        assert set(replayed) == {job}
+        assert sum(each.method == "POST" for each in proxy.simulator.requests) == 1
+        part = await proxy.ask("GET", f"{job}/result", Range="bytes=1000-1999")
+        assert (part.status, len(part.body)) == (206, 1000)
+
+
+async def test_every_worker_passes_requests_through(tmp_path: Path) -> None:
+    async with crew(tmp_path) as proxy:
+        before = {pid: seconds(pid) for pid in proxy.workers()}
+        async with asyncio.timeout(60):
+            while not all(seconds(pid) > before[pid] for pid in before):
+                responses = await asyncio.gather(
+                    *(proxy.ask("GET", "/v8/RestoreSessions?limit=1") for _ in range(60))
+                )
+                assert {response.status for response in responses} == {200}
+
+
+def seconds(pid: int) -> int:
+    """CPU time of the process, in ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+async def test_quotas_hold_over_all_workers(tmp_path: Path) -> None:
+    async with crew(tmp_path, EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_PER_CALLER="3") as proxy:
+        proxy.simulator.fault(path=proxy.export, method="POST", hold=True)
+        asked = [
+            proxy.ask("POST", proxy.export, b"{}", Prefer="respond-async, wait=0")
+            for _ in range(4 * WORKERS)
+        ]
+        statuses = [message.status for message in await asyncio.gather(*asked)]
+        assert sorted(statuses) == [202] * 3 + [429] * (4 * WORKERS - 3)
+        await proxy.simulator.until(lambda: proxy.simulator.held == 1)
+        phases = [
+            job["phase"] for job in (await proxy.ask("GET", "/_async/exports")).json()["results"]
+        ]
+        assert sorted(phases) == ["Generating", "Queued", "Queued"]
+        proxy.simulator.release()
+
+
+async def test_the_client_keeps_its_address_and_scheme(tmp_path: Path) -> None:
+    """Location follows X-Forwarded-* of a trusted client, whichever worker it reaches."""
+    async with crew(tmp_path, PUBLIC__TRUSTED_PROXIES="127.0.0.0/8") as proxy:
+        for _ in range(3 * WORKERS):
+            accepted = await proxy.ask(
+                "POST",
+                proxy.export,
+                b"{}",
+                Prefer="respond-async",
+                Idempotency_Key="k",
+                X_Forwarded_Proto="https",
+                X_Forwarded_Host="exports.example.com",
+            )
+            assert accepted["Location"].startswith("https://exports.example.com/v8/_async/exports/")
+
+
+async def test_a_body_is_invited_and_handed_over(tmp_path: Path) -> None:
+    """`Expect: 100-continue` and a body in pieces reach the worker that owns the jobs."""
+    async with crew(tmp_path) as proxy:
+        host, _, port = proxy.proxy.url.rpartition("/")[2].partition(":")
+        for _ in range(2 * WORKERS):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            lines = [f"{name}: {value}" for name, value in proxy.fields.items()]
+            head = [f"POST {proxy.export} HTTP/1.1", f"Host: {host}:{port}", *lines]
+            head += ["Prefer: respond-async", "Expect: 100-continue", "Content-Length: 2", "", ""]
+            writer.write("\r\n".join(head).encode())
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"{")
+            await asyncio.sleep(0.01)
+            writer.write(b"}")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
+            writer.close()
+
+
+async def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    """§15: no job is lost by it, and a new connection waits for the replacement."""
+    async with crew(tmp_path) as proxy:
+        first, *others = proxy.workers()
+        job = await proxy.kick_off()
+        for pid in others:
+            os.kill(pid, signal.SIGKILL)
+        await until(
+            lambda: len(proxy.workers()) == WORKERS and not set(others) & set(proxy.workers())
+        )
+        assert first in proxy.workers()
+        await proxy.assert_whole(job)
+
+
+async def test_the_worker_that_owns_the_jobs_is_replaced(tmp_path: Path) -> None:
+    """Calls wait for the replacement: no client sees an error for it."""
+    async with crew(tmp_path) as proxy:
+        job = await proxy.kick_off()
+        assert (await proxy.finished(job))["status"] == "Success"
+        os.kill(proxy.workers()[0], signal.SIGKILL)
+        responses = await asyncio.gather(*(proxy.ask("GET", job) for _ in range(4 * WORKERS)))
+        assert {response.status for response in responses} == {200}
+        await proxy.assert_whole(job)
+
+
+async def test_a_request_in_progress_at_the_dead_worker_is_not_answered_as_whole(
+    tmp_path: Path,
+) -> None:
+    """A download that the worker was sending breaks; nothing of it looks complete."""
+    async with crew(tmp_path) as proxy:
+        job = await proxy.kick_off()
+        await proxy.finished(job)
+        owner = proxy.workers()[0]
+        os.kill(owner, signal.SIGSTOP)
+        calls = [asyncio.create_task(proxy.ask("GET", f"{job}/result")) for _ in range(9)]
+        await asyncio.sleep(0.3)
+        os.kill(owner, signal.SIGKILL)
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, Message) and result.status == 200:
+                assert len(result.body) == int(result["Content-Length"])
+            elif isinstance(result, Message):
+                assert result.status == 503, result
+                assert int(result["Retry-After"]) >= 1
+
+
+async def test_sigterm_ends_all_workers(tmp_path: Path) -> None:
+    async with crew(tmp_path) as proxy:
+        workers = proxy.workers()
+        assert len(workers) == WORKERS
+        assert await proxy.proxy.stop() == 0
+        assert not any(map(alive, workers))
+
+
+async def test_a_download_in_progress_is_finished_after_sigterm(tmp_path: Path) -> None:
+    async with crew(tmp_path) as proxy:
+        job = await proxy.kick_off()
+        await proxy.finished(job)
+        calls = [asyncio.create_task(slowly(proxy, f"{job}/result")) for _ in range(2 * WORKERS)]
+        await asyncio.sleep(0.3)
+        assert await proxy.proxy.stop() == 0
+        assert await asyncio.gather(*calls) == [SIZE] * len(calls)
+
+
+async def slowly(proxy: Crew, path: str) -> int:
+    """Download in small pieces, and return the number of bytes."""
+    host, _, port = proxy.proxy.url.rpartition("/")[2].partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 16)
+    lines = [f"{name}: {value}" for name, value in proxy.fields.items()]
+    writer.write("\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    count = 0
+    while count < SIZE:
+        piece = await reader.read(1 << 16)
+        assert piece, "the download ends early"
+        count += len(piece)
+        await asyncio.sleep(0.02)
+    writer.close()
+    return count
+
+
+async def test_workers_stop_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    async with crew(tmp_path) as proxy:
+        workers = proxy.workers()
+        await proxy.proxy.kill()
+        await until(lambda: not any(map(alive, workers)))
+
+
+async def test_an_address_in_use_is_an_error_and_starts_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        proxy = ProxyProcess(
+            tmp_path, "http://127.0.0.1:1", listen=address, LISTEN__WORKERS=str(WORKERS)
+        )
+        with pytest.raises(DidNotStart, match=r"listen\.address .*Choose another with --listen"):
+            await proxy.start()
+
+
+async def test_a_worker_that_cannot_start_ends_the_others(tmp_path: Path) -> None:
+    """A directory that another proxy uses: exit code 1 with the reason, and no worker is left."""
+    async with crew(tmp_path):
+        second = ProxyProcess(tmp_path, "http://127.0.0.1:1", LISTEN__WORKERS=str(WORKERS))
+        with pytest.raises(DidNotStart, match=r"storage\.dir"):
+            await second.start()
+
+
+def certificate(directory: Path) -> ssl.SSLContext:
+    """Write a new certificate for the proxy; the context of a client that trusts it alone."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(directory / "key.pem")
+    (directory / "cert.pem").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def test_tls_clients_get_https_addresses_and_sighup_reaches_all(tmp_path: Path) -> None:
+    """§15: SIGHUP reloads the certificate of every worker."""
+    old = certificate(tmp_path)
+    files = {
+        "LISTEN__TLS_CERTIFICATE": str(tmp_path / "cert.pem"),
+        "LISTEN__TLS_KEY": str(tmp_path / "key.pem"),
+    }
+    async with crew(tmp_path / "data", **files) as proxy:
+        url = proxy.proxy.url.replace("127.0.0.1", "localhost")
+        headers = proxy.fields | {"Prefer": "respond-async", "Idempotency-Key": "k"}
+        for _ in range(3 * WORKERS):
+            async with ClientSession() as http:
+                posting = http.post(url + proxy.export, json={}, headers=headers, ssl=old)
+                async with posting as response:
+                    assert response.status == 202
+                    assert response.headers["Location"].startswith(f"{url}/v8/_async/")
+        new = certificate(tmp_path)
+        os.kill(proxy.proxy.pid, signal.SIGHUP)
+
+        async def accepted() -> bool:
+            with contextlib.suppress(ClientConnectorCertificateError):
+                async with ClientSession() as http, http.get(f"{url}/v8/Health", ssl=new):
+                    return True
+            return False
+
+        in_a_row = 0
+        async with asyncio.timeout(30):
+            while in_a_row < 5 * WORKERS:
+                in_a_row = in_a_row + 1 if await accepted() else 0
