@@ -15,7 +15,8 @@ import pytest
 from proxy import app
 from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.support.http import Given, Message, Script, Scripted, ask
+from tests.support.upstreams import Responder, Scripted
+from tests.support.wire import Given, Message, ask
 
 SIZE = 200_000
 EXPORT = "exportToPst"
@@ -23,7 +24,7 @@ EXPORT = "exportToPst"
 
 @dataclass
 class Clock:
-    """The proxy's clock, in Unix seconds, moved forward by `ahead`."""
+    """The proxy's clock, in Unix seconds, `ahead` seconds fast."""
 
     ahead: float = 0.0
 
@@ -65,7 +66,7 @@ class ApiClient:
         return await self.ask("POST", path, body=body, **({"Prefer": "respond-async"} | more))
 
     async def begun(self, path: str, **more: Any) -> str:
-        """Kick off; the path of the status monitor."""
+        """Kick off an export and return the path of its status monitor."""
         response = await self.kickoff(path, **more)
         assert response.status == 202, response
         return self.path(response["Location"])
@@ -75,7 +76,7 @@ class ApiClient:
         return url.removeprefix(self.url)
 
     async def finished(self, status: str) -> Message:
-        """The status of the job once it is terminal."""
+        """Return the status response of the job once it is terminal."""
         async with asyncio.timeout(20):
             etag = ""
             while (
@@ -86,7 +87,7 @@ class ApiClient:
         return response
 
     async def until(self, status: str, over: Callable[[Any], bool]) -> Message:
-        """The status of the job once its document satisfies `over`."""
+        """Return the status response of the job once its document satisfies `over`."""
         async with asyncio.timeout(20):
             response = await self.get(status)
             while not over(response.json()):
@@ -100,7 +101,7 @@ class ApiClient:
 
 @dataclass
 class Stage(ApiClient):
-    """With the simulator behind it, and one session of alice's in it."""
+    """A proxy in front of the simulator, in which alice has one restore session."""
 
     simulator: Simulator = field(default_factory=Simulator)
     session: str = ""
@@ -119,7 +120,7 @@ class Stage(ApiClient):
         self.simulator.fault(**({"path": EXPORT, "method": "POST"} | fields))
 
     async def done(self, **more: Any) -> str:
-        """A finished export; the path of its status monitor."""
+        """Finish an export and return the path of its status monitor."""
         status = await self.begun(self.export, **more)
         assert (await self.finished(status)).json()["status"] == "Success"
         return status
@@ -137,7 +138,7 @@ class Stage(ApiClient):
 
 
 class Play(ApiClient):
-    """With a scripted upstream behind it."""
+    """A proxy in front of a scripted upstream."""
 
     upstream: Scripted
 
@@ -170,8 +171,8 @@ async def closing() -> AsyncIterator[contextlib.AsyncExitStack]:
 
 @pytest.fixture
 def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakeStage:
-    """Start the simulator and a proxy: `sim` settings of the simulator, keywords as the environment
-    has them.
+    """Start the simulator and a proxy: `sim` holds settings of the simulator, keywords are settings
+    of the proxy, named as in the environment.
     """
 
     async def make(sim: dict[str, Any] | None = None, *, data: str = "data", **given: str) -> Stage:
@@ -191,7 +192,7 @@ def make_stage(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack)
 
 @pytest.fixture
 async def stage(make_stage: MakeStage) -> Stage:
-    """The proxy with `exports.grace = 0s`: every kick-off is answered at once."""
+    """A proxy with `exports.grace = 0s`: it responds to every kick-off at once."""
     return await make_stage()
 
 
@@ -199,7 +200,7 @@ async def stage(make_stage: MakeStage) -> Stage:
 def make_play(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakePlay:
     """Start a scripted upstream and a proxy."""
 
-    async def make(script: Script, *, data: str = "data", **given: str) -> Play:
+    async def make(script: Responder, *, data: str = "data", **given: str) -> Play:
         upstream = await closing.enter_async_context(Scripted(script).running())
         running = await app.start(settings_of(upstream.url, tmp_path / data, given), clock)
         closing.push_async_callback(running.stop)

@@ -1,4 +1,4 @@
-"""CONTRACT §11, §13, §2: error bodies, the base of URLs, and live answers held against the
+"""CONTRACT §11, §13, §2: error bodies, the base of URLs, and responses checked against the OpenAPI
 description.
 """
 
@@ -13,13 +13,13 @@ from httplint import HttpRequestLinter, HttpResponseLinter
 
 from proxy.core.errors import KINDS
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.http import Message, ask
+from tests.support.wire import Message, ask
 
 UNKNOWN = "_async/exports/5f0c6d3e-0000-4000-8000-000000000001"
 
 
 def check_problem(response: Message, name: str) -> None:
-    """The shape of §11, at its status."""
+    """Check that the response has the form of §11 at its status."""
     document = response.json()
     assert document["type"] == f"urn:vb365-async:problem:{name}"
     assert document["status"] == response.status
@@ -42,10 +42,12 @@ def check_problem(response: Message, name: str) -> None:
         ("/p/v8/", True),
     ],
 )
-async def test_error_code_stands_on_v8_paths_only(
+async def test_only_v8_errors_have_an_error_code(
     make_stage: MakeStage, base: str, coded: bool
 ) -> None:
-    """§11: and is never null; with the public prefix before the version too."""
+    """§11: `errorCode` is never null, and is also there with the public prefix before
+    the version.
+    """
     stage = await make_stage(PUBLIC__URL="https://x.example/p")
     response = await stage.get(base + UNKNOWN)
     check_problem(response, "job-not-found")
@@ -64,7 +66,7 @@ async def test_error_code_stands_on_v8_paths_only(
     ],
 )
 async def test_accept_json_alone_gets_json(stage: Stage, accept: str | None, kind: str) -> None:
-    """§11: the same body."""
+    """§11: the body is the same."""
     response = await stage.ask(
         "GET", "/v8/" + UNKNOWN, stage.fields | ({"Accept": accept} if accept else {})
     )
@@ -72,16 +74,16 @@ async def test_accept_json_alone_gets_json(stage: Stage, accept: str | None, kin
     check_problem(response, "job-not-found")
 
 
-async def test_two_accept_lines_are_not_alone(stage: Stage) -> None:
-    """§11."""
+async def test_two_accept_lines_get_problem_json(stage: Stage) -> None:
+    """§11: plain JSON is for `Accept: application/json` alone."""
     fields = [*stage.fields.items(), ("Accept", "application/json"), ("Accept", "*/*")]
     assert (await ask(stage.url, "GET", "/v8/" + UNKNOWN, fields))[
         "Content-Type"
     ] == "application/problem+json"
 
 
-async def test_relayed_errors_carry_nothing_added(stage: Stage) -> None:
-    """§11: VB365's own 404 through the proxy is VB365's own."""
+async def test_relayed_errors_are_unchanged(stage: Stage) -> None:
+    """§11: VB365's 404 through the proxy has VB365's fields and body only."""
     through = await stage.get("/v8/Nothing")
     direct = await ask(stage.simulator.url, "GET", "/v8/Nothing", stage.fields)
     assert through.status == 404
@@ -90,8 +92,8 @@ async def test_relayed_errors_carry_nothing_added(stage: Stage) -> None:
     assert through.names == direct.names
 
 
-async def test_an_upstream_that_is_down_is_502_for_everything_else(stage: Stage) -> None:
-    """§11, §12: a valid body of VB365's for pass-through too."""
+async def test_an_unreachable_upstream_is_502_on_other_paths(stage: Stage) -> None:
+    """§11, §12: pass-through requests also get a body that is valid for VB365's clients."""
     await stage.simulator.stop()
     for path, code in (("/v8/Organizations", "HttpError"), ("/v7/Organizations", None)):
         response = await stage.get(path)
@@ -175,8 +177,8 @@ async def test_the_base_of_urls(
     assert links["cancel"]["href"] == url + "/cancel"
 
 
-async def test_own_paths_answer_with_and_without_the_prefix(make_stage: MakeStage) -> None:
-    """§13, §2 suffix rule: the result is below the status URL as the client used it."""
+async def test_the_proxys_paths_work_with_and_without_the_prefix(make_stage: MakeStage) -> None:
+    """§13, §2 suffix rule: the result is below the status URL that the client used."""
     stage = await make_stage(PUBLIC__URL="https://p.example/vb")
     response = await stage.kickoff(stage.export)
     path = response["Location"].removeprefix("https://p.example")
@@ -189,7 +191,7 @@ async def test_own_paths_answer_with_and_without_the_prefix(make_stage: MakeStag
         assert (await stage.ask("POST", status + "/cancel")).status == 200
 
 
-# The description and the answers
+# The OpenAPI description
 
 
 def described(document: dict[str, Any], path: str, method: str, status: int) -> dict[str, Any]:
@@ -202,8 +204,10 @@ def described(document: dict[str, Any], path: str, method: str, status: int) -> 
     return found
 
 
-async def test_live_answers_match_the_description(stage: Stage) -> None:
-    """§2, §5, §11: status, fields, media type and body of each answer are those of openapi.json."""
+async def test_responses_match_the_openapi_description(stage: Stage) -> None:
+    """§2, §5, §11: status, fields, media type and body of each response are those
+    of openapi.json.
+    """
     document = (await stage.get("/_async/openapi.json")).json()
     job, listing = "/v{version}/_async/exports/{id}", "/v{version}/_async/exports"
     kickoff = "/v{version}/RestoreSessions/{restoreSessionId}/organization/{export}"
@@ -271,8 +275,8 @@ async def test_live_answers_match_the_description(stage: Stage) -> None:
     check(await stage.get(failed), job, "get")
 
 
-async def test_httplint_finds_nothing_bad_in_our_answers(stage: Stage) -> None:
-    """RFC 9110, RFC 9111: as an independent reader sees them."""
+async def test_httplint_finds_no_fault_in_the_proxys_responses(stage: Stage) -> None:
+    """RFC 9110, RFC 9111, as an independent linter reads them."""
     status = await stage.done()
     etag = (await stage.get(status))["ETag"]
     asked: list[tuple[str, str, dict[str, str]]] = [

@@ -1,4 +1,4 @@
-"""CONTRACT §16: /healthz, /readyz, and who may ask the admin listener."""
+"""CONTRACT §16: /healthz, /readyz, and who has access to the admin listener."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.ports import StoreUnavailable, UpstreamUnreachable
 from tests.contract.conftest import MakePlay, MakeStage
-from tests.support.http import Message, ask, raw
+from tests.support.wire import Message, ask, raw
 
 TOKEN = "a" * 32
 
 
-async def well() -> dict[str, str | None]:
+async def succeed() -> dict[str, str | None]:
     return {"upstream": None}
 
 
-async def empty(request: web.Request) -> web.Response:
+async def empty_response(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
 @dataclass
 class Parts:
-    """The parts that readiness checks: each call waits for `gate`, counts, and raises or returns
-    what is set.
+    """The parts that readiness checks: each call waits for `gate`, is counted, and raises or
+    returns what is set.
     """
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,13 +79,13 @@ async def serve() -> Any:
     servers = []
 
     async def start(
-        *, token: str | None = None, hosts: tuple[str, ...] = (), checks: Any = well, **more: Any
+        *, token: str | None = None, hosts: tuple[str, ...] = (), checks: Any = succeed, **more: Any
     ) -> Any:
         guard = None if token is None else TokenGuard(token, more.get("now", lambda: 0.0))
         admin = Admin(checks=checks, hosts=hosts, guard=guard)
         admin.draining = more.get("draining", False)
         application = admin.application()
-        application.router.add_get("/api/x", empty)
+        application.router.add_get("/api/x", empty_response)
         server = TestServer(application)
         await server.start_server()
         servers.append(server)
@@ -103,8 +103,8 @@ async def serve() -> Any:
 # /readyz
 
 
-async def test_a_hundred_probes_at_a_time_are_one_question_and_one_write() -> None:
-    """§16: probes need no credentials, so they must cost VB365 and the disk next to nothing."""
+async def test_concurrent_probes_share_one_upstream_request_and_one_write() -> None:
+    """§16: probes need no credentials, so they must cost VB365 and the disk almost nothing."""
     parts = Parts()
     readiness = parts.readiness()
     probes = [asyncio.create_task(readiness()) for _ in range(100)]
@@ -115,10 +115,10 @@ async def test_a_hundred_probes_at_a_time_are_one_question_and_one_write() -> No
     assert responses == [{"upstream": None, "jobs": None, "artifacts": None, "space": None}] * 99
     assert sorted(parts.asked) == ["jobs", "space", "upstream"]
     await readiness()
-    assert len(parts.asked) == 3, "an answer holds a second"
+    assert len(parts.asked) == 3, "a result is valid for a second"
 
 
-async def test_probes_over_the_wire_share_one_question(make_play: MakePlay) -> None:
+async def test_concurrent_readyz_requests_share_one_upstream_request(make_play: MakePlay) -> None:
     async def script(request: Message) -> bytes:
         await asyncio.sleep(0.3)
         return raw("404 Not Found")
@@ -132,7 +132,7 @@ async def test_probes_over_the_wire_share_one_question(make_play: MakePlay) -> N
     assert play.upstream.requests[0]["Host"] in play.upstream.url
 
 
-async def test_the_answer_names_each_check_and_its_reason() -> None:
+async def test_the_response_names_each_check_and_its_reason() -> None:
     parts = Parts()
     parts.gate.set()
     parts.outcomes = {
@@ -156,10 +156,10 @@ async def test_the_answer_names_each_check_and_its_reason() -> None:
     assert found["upstream"] == "the check failed; the log says why"
 
 
-async def test_a_check_that_hangs_is_named_and_not_asked_again(
+async def test_a_check_that_hangs_is_named_and_not_started_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A dead disk makes /readyz 503, and probes do not pile up behind it."""
+    """A disk that hangs makes /readyz 503, and probes do not accumulate behind it."""
     monkeypatch.setattr("proxy.admin.readiness._MARGIN", 0)
     parts = Parts()
     readiness = parts.readiness(timeout=0.05)
@@ -169,7 +169,7 @@ async def test_a_check_that_hangs_is_named_and_not_asked_again(
     parts.gate.set()
 
 
-async def test_ready_and_not_ready_on_the_wire(make_stage: MakeStage) -> None:
+async def test_readyz_is_200_when_ready_and_503_when_not(make_stage: MakeStage) -> None:
     stage = await make_stage()
     admin = stage.running.admin_url
     checks = {name: {"ok": True} for name in ("upstream", "jobs", "artifacts", "space")}
@@ -181,7 +181,7 @@ async def test_ready_and_not_ready_on_the_wire(make_stage: MakeStage) -> None:
         assert (head.status, head.body) == (200, b"")
 
 
-async def test_too_little_space_is_named_with_its_numbers(make_stage: MakeStage) -> None:
+async def test_a_lack_of_space_is_reported_with_its_numbers(make_stage: MakeStage) -> None:
     stage = await make_stage(STORAGE__MIN_FREE="900TiB")
     response = await ask(stage.running.admin_url, "GET", "/readyz")
     assert response.status == 503
@@ -216,7 +216,7 @@ async def test_excluding_every_check_leaves_the_shutdown(serve: Serve) -> None:
     assert (await ask("/readyz?exclude=upstream,shutdown")).status == 503
 
 
-async def test_a_proxy_that_stops_is_not_ready(serve: Serve) -> None:
+async def test_a_stopping_proxy_is_not_ready(serve: Serve) -> None:
     asked = await serve(draining=True)
     response = await asked("/readyz")
     reason = {"ok": False, "reason": "the proxy is stopping"}
@@ -255,22 +255,24 @@ async def test_a_proxy_that_stops_is_not_ready(serve: Serve) -> None:
         (None, False),
     ],
 )
-def test_only_addresses_localhost_and_listed_names_are_served(
+def test_only_addresses_localhost_and_configured_names_are_accepted_as_host(
     host: str | None, served: bool
 ) -> None:
-    """§16: a page whose name resolves to the listener (DNS rebinding) sends its own name."""
+    """§16: a page whose name resolves to the listener (DNS rebinding) sends its own name
+    as Host.
+    """
     assert is_served(host, ["Admin.example.com"]) is served
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/x", "/nothing"])
-async def test_another_host_gets_421_everywhere(serve: Serve, path: str) -> None:
+async def test_any_other_host_gets_421_on_every_path(serve: Serve, path: str) -> None:
     asked = await serve(hosts=("proxy.example.com",))
     assert (await asked(path, Host="evil.example")).status == 421
     assert (await asked(path, Host="proxy.example.com:1")).status in (200, 404)
     assert (await asked(f"http://evil.example{path}", Host="localhost")).status == 421
 
 
-async def test_admin_hosts_reach_the_listener(make_stage: MakeStage) -> None:
+async def test_names_in_admin_hosts_are_accepted(make_stage: MakeStage) -> None:
     stage = await make_stage(ADMIN__HOSTS="proxy.example.com")
     for host, status in (("proxy.example.com", 200), ("evil.example", 421)):
         assert (
@@ -281,7 +283,7 @@ async def test_admin_hosts_reach_the_listener(make_stage: MakeStage) -> None:
 # The token
 
 
-async def test_all_but_the_health_paths_need_the_token(serve: Serve) -> None:
+async def test_every_path_but_the_health_checks_needs_the_token(serve: Serve) -> None:
     asked = await serve(token=TOKEN)
     for path in ("/healthz", "/readyz"):
         assert (await asked(path)).status == 200
@@ -298,8 +300,8 @@ async def test_all_but_the_health_paths_need_the_token(serve: Serve) -> None:
         assert (await asked("/api/x", Authorization=f"{scheme} {TOKEN}")).status == 200
 
 
-async def test_ten_wrong_tokens_a_minute_are_429_even_for_the_right_one(serve: Serve) -> None:
-    """§16: else whoever guesses would still learn when the guess is right."""
+async def test_after_ten_wrong_tokens_in_a_minute_even_the_right_one_gets_429(serve: Serve) -> None:
+    """§16: otherwise an attacker would still learn which guess is right."""
     now = [0.0]
     asked = await serve(token=TOKEN, now=lambda: now[0])
     for guess in range(10):
@@ -308,13 +310,13 @@ async def test_ten_wrong_tokens_a_minute_are_429_even_for_the_right_one(serve: S
     for token in ("11", TOKEN):
         response = await asked("/api/x", Authorization=f"Bearer {token}")
         assert (response.status, response["Retry-After"]) == (429, "1")
-    assert (await asked("/api/x")).status == 401, "no token is no guess"
+    assert (await asked("/api/x")).status == 401, "a missing token is not a guess"
     assert (await asked("/readyz")).status == 200
     now[0] = 60.0
     assert (await asked("/api/x", Authorization=f"Bearer {TOKEN}")).status == 200
 
 
-def test_wrong_tokens_count_by_address_and_what_is_counted_is_bounded() -> None:
+def test_wrong_tokens_are_counted_per_address_in_bounded_memory() -> None:
     """A host has a whole /64 of IPv6 addresses."""
     guard = TokenGuard(TOKEN, lambda: 0.0)
     for number in range(10):
@@ -333,7 +335,9 @@ def test_wrong_tokens_count_by_address_and_what_is_counted_is_bounded() -> None:
 async def test_a_connection_without_a_request_is_closed_in_time(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silent, with a head that drips, or idle behind a response; others are served meanwhile."""
+    """Silent, with a head that arrives slowly, or idle after a response; other clients are served
+    meanwhile.
+    """
     monkeypatch.setattr("proxy.admin.listener.REQUEST_TIMEOUT", 0.5)
     stage = await make_stage()
     admin = urlsplit(stage.running.admin_url)
@@ -360,7 +364,7 @@ async def test_a_connection_without_a_request_is_closed_in_time(
     dripping.cancel()
 
 
-async def test_connections_of_the_admin_listener_are_bounded(
+async def test_the_admin_listener_limits_its_connections(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.admin.listener.MAX_CONNECTIONS", 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.conftest import MakePlay, MakeStage, Stage
-from tests.support.http import Message, ask, raw
+from tests.support.wire import Message, ask, raw
 
 SESSION = "0f0c6d3e-0000-4000-8000-000000000001"
 ORG = f"/v8/RestoreSessions/{SESSION}/organization"
@@ -13,7 +13,7 @@ EXPORT = f"{ORG}/mailboxes/m/exportToPst"
 
 
 async def accepting(request: Message) -> bytes:
-    """An upstream that has everything and exports five bytes."""
+    """Accept everything and export five bytes."""
     if request.method == "POST":
         return raw("200 OK", ["Content-Type: application/octet-stream"], b"PK\x03\x04x")
     return raw("200 OK", ["Content-Type: application/json"], b"{}")
@@ -56,10 +56,10 @@ async def accepting(request: Message) -> bytes:
         ("?async=2", None, "bad"),
     ],
 )
-async def test_the_mode_is_the_tables(
+async def test_async_and_prefer_select_the_mode(
     make_play: MakePlay, query: str, prefer: str | None, mode: str
 ) -> None:
-    """§1, the table of `async` and `Prefer`."""
+    """§1: the table of `async` and `Prefer`."""
     play = await make_play(accepting)
     fields = play.fields | ({} if prefer is None else {"Prefer": prefer})
     response = await play.ask("POST", EXPORT + query, fields, b"{}")
@@ -70,13 +70,16 @@ async def test_the_mode_is_the_tables(
         assert play.upstream.requests == []
     elif mode == "sync":
         assert (response.status, response.body) == (200, b"PK\x03\x04x")
-        assert response.names == {"content-type", "content-length"}  # nothing added, no Vary
+        assert response.names == {
+            "content-type",
+            "content-length",
+        }  # no field is added, not even Vary
     else:
         assert response.status == 202
 
 
-async def test_several_prefer_lines_are_one_list(make_play: MakePlay) -> None:
-    """§1: all field lines joined with a comma; the first instance of a preference wins."""
+async def test_several_prefer_lines_are_combined_into_one_list(make_play: MakePlay) -> None:
+    """§1: all field lines are joined with a comma; the first instance of a preference wins."""
     play = await make_play(accepting)
     lines = [
         ("Authorization", "Bearer t"),
@@ -102,10 +105,10 @@ async def test_several_prefer_lines_are_one_list(make_play: MakePlay) -> None:
         ("", ""),
     ],
 )
-async def test_a_synchronous_export_loses_nothing_but_the_switch(
+async def test_a_synchronous_export_is_relayed_without_the_async_parameter(
     make_play: MakePlay, sent: str, seen: str
 ) -> None:
-    """§1: `async` is stripped in the sync modes too; all other bytes stay, and Prefer goes to
+    """§1: `async` is removed in the synchronous modes too; all other bytes stay, and Prefer goes to
     VB365.
     """
     play = await make_play(accepting)
@@ -142,8 +145,10 @@ async def test_a_synchronous_export_loses_nothing_but_the_switch(
         ("POST", "/v8/Reports/GenerateMailboxProtection?async=true"),
     ],
 )
-async def test_other_requests_pass_untouched(make_play: MakePlay, method: str, target: str) -> None:
-    """§1: neither `async` nor `Prefer` is looked at on any other request."""
+async def test_other_requests_are_relayed_unchanged(
+    make_play: MakePlay, method: str, target: str
+) -> None:
+    """§1: neither `async` nor `Prefer` has an effect on any other request."""
     play = await make_play(accepting)
     response = await play.ask(
         method, target, play.fields | {"Prefer": "respond-async"}, b"x" if method != "GET" else None
@@ -168,9 +173,11 @@ async def test_other_requests_pass_untouched(make_play: MakePlay, method: str, t
         f"{ORG}/mailboxes/..x/items/.../save",
     ],
 )
-async def test_what_matches_the_rule_becomes_a_job(make_play: MakePlay, path: str) -> None:
-    """§1: case-insensitive, a trailing slash, `%2F` inside a segment; VB365 gets the path as it was
-    sent.
+async def test_every_spelling_of_an_export_path_becomes_a_job(
+    make_play: MakePlay, path: str
+) -> None:
+    """§1: in any case, with a trailing slash, with `%2F` inside a segment; VB365 gets the path as
+    it was sent.
     """
     play = await make_play(accepting)
     status = await play.begun(path + "?x=1&async=true&y=%7E")
@@ -179,7 +186,7 @@ async def test_what_matches_the_rule_becomes_a_job(make_play: MakePlay, path: st
     assert request.target == path + "?x=1&y=%7E"
 
 
-async def test_the_switch_alone_leaves_no_question_mark(make_play: MakePlay) -> None:
+async def test_a_query_of_async_alone_leaves_no_question_mark(make_play: MakePlay) -> None:
     """§1: `?async=true` alone leaves no `?`."""
     play = await make_play(accepting)
     await play.finished(await play.begun(EXPORT + "?async=true"))
@@ -189,7 +196,7 @@ async def test_the_switch_alone_leaves_no_question_mark(make_play: MakePlay) -> 
 async def test_every_export_operation_of_every_version_is_intercepted(
     make_stage: MakeStage,
 ) -> None:
-    """§1: exactly the 29 export operations of each of API v6, v7, v8."""
+    """§1: exactly the 29 export operations of each of API v6, v7 and v8."""
     stage = await make_stage({"size": 10}, EXPORTS__MAX_RUNNING="50", EXPORTS__MAX_PER_CALLER="500")
     session = stage.simulator.sessions.get(stage.session)
     assert session is not None
@@ -202,8 +209,8 @@ async def test_every_export_operation_of_every_version_is_intercepted(
             assert response.json()["request"]["path"] == path
 
 
-async def test_the_jobs_request_is_the_kickoffs(make_play: MakePlay) -> None:
-    """§1, the job's request: what goes with it and what does not."""
+async def test_the_job_sends_the_request_of_its_kick_off(make_play: MakePlay) -> None:
+    """§1, the job's request: which fields are forwarded and which are not."""
     play = await make_play(accepting)
     body = b'{"contentKeyword": "\xff", trailing,}\r\n'
     fields = [
@@ -262,8 +269,8 @@ async def test_the_jobs_request_is_the_kickoffs(make_play: MakePlay) -> None:
     assert request["Content-Length"] == str(len(body))
 
 
-async def test_no_preference_of_ours_reaches_the_upstream(make_play: MakePlay) -> None:
-    """§1: minus `Prefer: respond-async|wait`; nothing else is invented."""
+async def test_the_proxys_own_preferences_are_not_forwarded(make_play: MakePlay) -> None:
+    """§1: `Prefer: respond-async` and `wait` are removed; nothing else is changed."""
     play = await make_play(accepting)
     await play.finished(await play.begun(EXPORT, Prefer="respond-async, wait=0"))
     request = play.upstream.posts()[0]
@@ -271,8 +278,8 @@ async def test_no_preference_of_ours_reaches_the_upstream(make_play: MakePlay) -
 
 
 @pytest.mark.parametrize("framing", ["chunked", "none", "empty", "odd"])
-async def test_bodies_of_the_wild_are_passed_as_received(make_play: MakePlay, framing: str) -> None:
-    """§1: body bytes exactly as received, whatever frames them; never parsed."""
+async def test_a_body_is_forwarded_as_received(make_play: MakePlay, framing: str) -> None:
+    """§1: with any framing the bytes stay the same; the body is never parsed."""
     play = await make_play(accepting)
     expected = {"chunked": b"{,}hello", "none": b"", "empty": b"", "odd": bytes(range(256)) * 300}[
         framing
@@ -291,8 +298,8 @@ async def test_bodies_of_the_wild_are_passed_as_received(make_play: MakePlay, fr
     assert play.upstream.posts()[0].body == expected
 
 
-async def test_host_is_the_upstreams_own_without_preserve_host(make_play: MakePlay) -> None:
-    """§12, §15 `upstream.preserve_host = false`: kick-off, preflight and access checks say VB365's
+async def test_without_preserve_host_the_host_is_that_of_the_upstream(make_play: MakePlay) -> None:
+    """§12, §15 `upstream.preserve_host = false`: kick-off, preflight and access checks have VB365's
     own Host.
     """
     play = await make_play(accepting, UPSTREAM__PRESERVE_HOST="false", ACCESS__CACHE="0s")
@@ -303,11 +310,11 @@ async def test_host_is_the_upstreams_own_without_preserve_host(make_play: MakePl
 
 
 @pytest.mark.parametrize("preserve", ["true", "false"])
-async def test_12_no_job_sends_the_host_that_its_target_names(
+async def test_12_a_job_never_sends_the_host_of_an_absolute_target(
     preserve: str, make_play: MakePlay
 ) -> None:
-    """A kick-off's target may have the absolute form; the job's request has the origin-form of
-    it.
+    """A kick-off's target may have the absolute form; the job's request has the origin form
+    of it.
     """
     play = await make_play(accepting, UPSTREAM__PRESERVE_HOST=preserve)
     response = await play.kickoff("http://VB365.example:80" + EXPORT, Host="vb365.example")
@@ -319,9 +326,9 @@ async def test_12_no_job_sends_the_host_that_its_target_names(
     assert (await play.kickoff("http://other.example" + EXPORT, Host="vb365.example")).status == 400
 
 
-async def test_reports_are_exports_only_when_asked_for(make_stage: MakeStage) -> None:
-    """§1 `exports.reports`: intercepted, no preflight, and only the kick-off's own caller has
-    access.
+async def test_reports_are_exports_if_enabled(make_stage: MakeStage) -> None:
+    """§1 `exports.reports`: intercepted, without a preflight, and only the caller of the kick-off
+    has access.
     """
     stage = await make_stage(EXPORTS__REPORTS="true", ACCESS__CACHE="0s")
     response = await stage.kickoff("/v8/Reports/GenerateLicenseOverview")
@@ -338,7 +345,7 @@ async def test_reports_are_exports_only_when_asked_for(make_stage: MakeStage) ->
     assert (await stage.ask("GET", status, {})).status == 401
 
 
-async def test_without_the_setting_a_report_passes(stage: Stage) -> None:
+async def test_reports_are_relayed_by_default(stage: Stage) -> None:
     """§1: `exports.reports` is off by default."""
     response = await stage.kickoff("/v8/Reports/GenerateLicenseOverview")
     assert response.status == 200

@@ -1,4 +1,4 @@
-"""CONTRACT §3: the kick-off, in its order."""
+"""CONTRACT §3: the kick-off, in the order of its steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from proxy.core import pace
 from proxy.simulator import Simulator
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
-from tests.support.http import Message, Wire, ask, raw, request_bytes
+from tests.support.wire import Message, Peer, ask, raw, request_bytes
 
 PATH = (
     "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
@@ -31,8 +31,8 @@ ODD = raw(
 )
 
 
-def answering(export: bytes | None, parent: bytes | None = raw("200 OK", [], b"{}")) -> Any:
-    """An upstream that answers the export so, and everything else with `parent`."""
+def script_for(export: bytes | None, parent: bytes | None = raw("200 OK", [], b"{}")) -> Any:
+    """An upstream with this response to the export and `parent` to everything else."""
 
     async def script(request: Message) -> bytes | None:
         return export if request.method == "POST" else parent
@@ -41,7 +41,7 @@ def answering(export: bytes | None, parent: bytes | None = raw("200 OK", [], b"{
 
 
 async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
-    """§3.1: at most `exports.max_request_body`, announced or chunked; VB365 sees nothing of it."""
+    """§3.1: at most `exports.max_request_body`, announced or chunked; none of it reaches VB365."""
     stage = await make_stage(EXPORTS__MAX_REQUEST_BODY="1KiB")
     assert (await stage.kickoff(stage.export, body=b"x" * 1024)).status == 202
     stage.simulator.requests.clear()
@@ -56,8 +56,8 @@ async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
     assert stage.asked("exportToPst", "POST") == 0
 
 
-async def test_a_client_that_leaves_inside_its_body_starts_no_job(stage: Stage) -> None:
-    """§3.1: the client gone before its end means no job."""
+async def test_a_client_that_disconnects_within_its_body_starts_no_job(stage: Stage) -> None:
+    """§3.1: a body that is cut short starts no job."""
     head = request_bytes(
         "POST",
         stage.export,
@@ -65,37 +65,35 @@ async def test_a_client_that_leaves_inside_its_body_starts_no_job(stage: Stage) 
         None,
         "h",
     )
-    wire = await Wire.to(stage.url)
+    wire = await Peer.to(stage.url)
     await wire.send(head + b"12345")
     await stage.get("/v8/_async/exports")
-    wire.close()
+    wire.abort()
     for _ in range(5):
         assert (await stage.get("/v8/_async/exports")).json()["results"] == []
     assert stage.asked("exportToPst", "POST") == 0
 
 
-async def test_100_continue_is_answered_and_nothing_else_of_1xx(stage: Stage) -> None:
-    """§4: no 1xx but `100 Continue` to a client that asked."""
+async def test_expect_100_continue_gets_the_only_interim_response(stage: Stage) -> None:
+    """§4: 100 Continue is the only 1xx, and is sent only to a client that asks for it."""
     fields = stage.fields | {
         "Prefer": "respond-async",
         "Expect": "100-continue",
         "Content-Length": "2",
     }
-    wire = await Wire.to(stage.url)
+    wire = await Peer.to(stage.url)
     await wire.send(request_bytes("POST", stage.export, fields, None, "h"))
     assert (await wire.message()).first == "HTTP/1.1 100 Continue"
     await wire.send(b"{}")
     assert (await wire.message()).status == 202
-    # the connection goes on to serve others
+    # the connection serves further requests
     await wire.send(request_bytes("GET", "/v8/_async/exports", stage.fields, None, "h"))
     assert len((await wire.message()).json()["results"]) == 1
-    wire.close()
+    wire.abort()
 
 
-async def test_without_credentials_the_caller_sees_the_upstreams_401(stage: Stage) -> None:
-    """§3.2: forwarded synchronously, the switch stripped; before anything is said of its
-    Idempotency-Key.
-    """
+async def test_a_kick_off_without_credentials_gets_the_upstreams_401(stage: Stage) -> None:
+    """§3.2: forwarded synchronously without `async`, before its Idempotency-Key is looked at."""
     response = await stage.ask(
         "POST", stage.export + "?async=true&x=1", {"Idempotency-Key": "bad key"}, b"{}"
     )
@@ -106,12 +104,12 @@ async def test_without_credentials_the_caller_sees_the_upstreams_401(stage: Stag
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-async def test_the_preflights_refusal_is_relayed_verbatim(make_play: MakePlay, status: int) -> None:
-    """§3.4: GET of the path minus its last segment; 401, 403, 404 relayed with every field, and no
-    job.
+async def test_a_rejected_preflight_is_relayed_verbatim(make_play: MakePlay, status: int) -> None:
+    """§3.4: GET of the path minus its last segment; 401, 403 and 404 are relayed with every field,
+    and no job is created.
     """
     play = await make_play(
-        answering(None, ODD.replace(b"409", b"%d" % status)), EXPORTS__GRACE="2s"
+        script_for(None, ODD.replace(b"409", b"%d" % status)), EXPORTS__GRACE="2s"
     )
     response = await play.kickoff(PATH + "?async=1&x=y", Cookie="k=v")
     assert response.first == f"HTTP/1.1 {status} Not Really OK"
@@ -132,14 +130,16 @@ async def test_the_preflights_refusal_is_relayed_verbatim(make_play: MakePlay, s
 @pytest.mark.parametrize(
     "parent", [raw("500 Oops"), raw("400 Bad"), raw("302 Found"), None, b"garbage\r\n\r\n"]
 )
-async def test_any_other_preflight_goes_on(make_play: MakePlay, parent: bytes | None) -> None:
-    """§3.4: never a false refusal."""
-    play = await make_play(answering(raw("200 OK", [], b"x"), parent))
+async def test_any_other_preflight_response_lets_the_export_start(
+    make_play: MakePlay, parent: bytes | None
+) -> None:
+    """§3.4: a request is never rejected by mistake."""
+    play = await make_play(script_for(raw("200 OK", [], b"x"), parent))
     assert (await play.kickoff(PATH)).status == 202
 
 
-async def test_a_preflight_that_takes_too_long_goes_on(make_play: MakePlay) -> None:
-    """§3.4: a time-out included."""
+async def test_a_preflight_that_times_out_lets_the_export_start(make_play: MakePlay) -> None:
+    """§3.4: also if VB365 does not respond."""
 
     async def script(request: Message) -> bytes | None:
         if request.method == "GET":
@@ -150,16 +150,16 @@ async def test_a_preflight_that_takes_too_long_goes_on(make_play: MakePlay) -> N
     assert (await play.kickoff(PATH)).status == 202
 
 
-async def test_no_preflight_when_it_is_off(make_play: MakePlay) -> None:
+async def test_no_preflight_is_sent_if_disabled(make_play: MakePlay) -> None:
     """§3.4 `exports.preflight`."""
     play = await make_play(
-        answering(raw("200 OK", [], b"x"), raw("404 No")), EXPORTS__PREFLIGHT="false"
+        script_for(raw("200 OK", [], b"x"), raw("404 No")), EXPORTS__PREFLIGHT="false"
     )
     assert (await play.kickoff(PATH)).status == 202
     assert all(request.method == "POST" for request in play.upstream.requests)
 
 
-async def test_too_many_live_jobs_of_one_caller_get_429(make_stage: MakeStage) -> None:
+async def test_too_many_unfinished_jobs_of_one_caller_get_429(make_stage: MakeStage) -> None:
     """§3.5: with Retry-After; other callers are not affected, and ended jobs do not count."""
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1", EXPORTS__CANCEL_HOLD="0s")
     stage.fault(hold=True)
@@ -180,9 +180,9 @@ async def test_too_many_live_jobs_of_one_caller_get_429(make_stage: MakeStage) -
     assert (await stage.kickoff(stage.export)).status == 202
 
 
-async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: MakeStage) -> None:
-    """§3.5, §3.6: `Queued` while `max_running` run, FIFO; 503 `capacity-exhausted` beyond
-    `max_queued`.
+async def test_jobs_run_in_order_and_a_full_queue_gets_503(make_stage: MakeStage) -> None:
+    """§3.5, §3.6: jobs are `Queued` while `max_running` run, first in, first out; beyond
+    `max_queued` they get 503 `capacity-exhausted`.
     """
     stage = await make_stage(
         EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_QUEUED="2", EXPORTS__GRACE="10s"
@@ -196,7 +196,7 @@ async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: Make
     first = await stage.begun(paths[0], Prefer="respond-async, wait=0")
     queued = [
         await stage.kickoff(path) for path in paths[1:]
-    ]  # no grace for these, or this would take 10 s each
+    ]  # without a grace period, or this would take 10 s each
     for response in queued:
         assert (response.status, response.json()["phase"], response["Retry-After"]) == (
             202,
@@ -219,7 +219,7 @@ async def test_a_full_queue_gets_503_and_the_rest_wait_in_order(make_stage: Make
 
 
 async def test_too_little_free_space_gets_503(make_stage: MakeStage) -> None:
-    """§3.5: less than `storage.min_free` free."""
+    """§3.5: less than `storage.min_free` is free."""
     stage = await make_stage(STORAGE__MIN_FREE="900TiB")
     response = await stage.kickoff(stage.export)
     assert response.status == 503
@@ -233,9 +233,13 @@ async def test_too_little_free_space_gets_503(make_stage: MakeStage) -> None:
 @pytest.mark.parametrize(
     "status", ["400", "401", "403", "404", "409", "500", "202", "206", "302", "599"]
 )
-async def test_any_answer_but_200_in_the_grace_is_relayed(make_play: MakePlay, status: str) -> None:
-    """§3.7: status, reason, all end-to-end fields, body; nothing added; the job is dropped."""
-    play = await make_play(answering(ODD.replace(b"409", status.encode())), EXPORTS__GRACE="10s")
+async def test_any_response_but_200_within_the_grace_period_is_relayed(
+    make_play: MakePlay, status: str
+) -> None:
+    """§3.7: status, reason, all end-to-end fields and the body; nothing is added, and the job is
+    dropped.
+    """
+    play = await make_play(script_for(ODD.replace(b"409", status.encode())), EXPORTS__GRACE="10s")
     response = await play.kickoff(PATH)
     assert response.first == f"HTTP/1.1 {status} Not Really OK"
     assert response.all("Set-Cookie") == ["a=b; path=/", "c=d"]
@@ -248,26 +252,28 @@ async def test_any_answer_but_200_in_the_grace_is_relayed(make_play: MakePlay, s
     assert (await play.get("/v8/_async/exports")).json()["results"] == []
 
 
-async def test_an_answer_without_a_body_is_relayed_in_the_grace(make_play: MakePlay) -> None:
+async def test_a_response_without_a_body_is_relayed_within_the_grace_period(
+    make_play: MakePlay,
+) -> None:
     """§3.7: 204 has neither a body nor a length."""
     play = await make_play(
-        answering(raw("204 No Content", ["X: 1"], length=False)), EXPORTS__GRACE="10s"
+        script_for(raw("204 No Content", ["X: 1"], length=False)), EXPORTS__GRACE="10s"
     )
     response = await play.kickoff(PATH)
     assert (response.first, response.fields) == ("HTTP/1.1 204 No Content", [("X", "1")])
 
 
-async def test_a_reset_before_the_head_in_the_grace_is_502(make_play: MakePlay) -> None:
-    """§3.7: and the job is dropped."""
-    play = await make_play(answering(None), EXPORTS__GRACE="10s")
+async def test_a_reset_before_the_head_within_the_grace_period_is_502(make_play: MakePlay) -> None:
+    """§3.7: the job is dropped."""
+    play = await make_play(script_for(None), EXPORTS__GRACE="10s")
     response = await play.kickoff(PATH)
     assert response.status == 502
     assert response.json()["type"] == "urn:vb365-async:problem:upstream-unreachable"
     assert (await play.get("/v8/_async/exports")).json()["results"] == []
 
 
-async def test_an_upstream_that_is_down_is_502(make_stage: MakeStage) -> None:
-    """§3.7: VB365 unreachable."""
+async def test_an_unreachable_upstream_is_502(make_stage: MakeStage) -> None:
+    """§3.7: VB365 cannot be reached."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     await stage.simulator.stop()
     response = await stage.kickoff(stage.export)
@@ -275,8 +281,8 @@ async def test_an_upstream_that_is_down_is_502(make_stage: MakeStage) -> None:
     assert response["X-VB365-Async"] == "proxy"
 
 
-async def test_no_answer_in_time_is_504(make_stage: MakeStage) -> None:
-    """§3.7: a time-out before the headers, here of the generation."""
+async def test_no_response_in_time_is_504(make_stage: MakeStage) -> None:
+    """§3.7: a time-out before the head, here of the generation."""
     stage = await make_stage(EXPORTS__GRACE="10s", EXPORTS__GENERATE_TIMEOUT="100ms")
     stage.fault(hold=True)
     response = await stage.kickoff(stage.export)
@@ -294,10 +300,10 @@ async def test_no_answer_in_time_is_504(make_stage: MakeStage) -> None:
         (202, "UpstreamError"),
     ],
 )
-async def test_after_the_grace_such_an_answer_is_a_failed_job(
+async def test_after_the_grace_period_any_response_but_200_fails_the_job(
     make_stage: MakeStage, status: int, code: str
 ) -> None:
-    """§3.7, §4 AsyncResult, §5 error: 4xx UpstreamRejected, the rest UpstreamError."""
+    """§3.7, §4 AsyncResult, §5 error: 4xx is UpstreamRejected, the rest is UpstreamError."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     stage.fault(status=status, body='{"message":"no"}')
     path = await stage.begun(stage.export, Prefer="respond-async, wait=0")
@@ -311,8 +317,8 @@ async def test_after_the_grace_such_an_answer_is_a_failed_job(
     assert error["upstream"]["truncated"] is False
 
 
-async def test_the_202_is_as_the_contract_shows_it(stage: Stage) -> None:
-    """§3: every field of the 202, and the job document as its body."""
+async def test_the_202_has_the_fields_and_document_of_the_contract(stage: Stage) -> None:
+    """§3: every field of the 202, with the job document as its body."""
     stage.fault(hold=True)
     response = await stage.kickoff(stage.export, Prefer="respond-async, wait=0")
     assert response.first == "HTTP/1.1 202 Accepted"
@@ -339,7 +345,7 @@ async def test_the_202_is_as_the_contract_shows_it(stage: Stage) -> None:
         ('respond-async, wait="0"', "", "respond-async, wait=0"),
     ],
 )
-async def test_only_what_was_sent_is_applied(
+async def test_preference_applied_names_only_what_was_sent(
     stage: Stage, prefer: str | None, query: str, applied: str | None
 ) -> None:
     """§3: Preference-Applied."""
@@ -349,17 +355,17 @@ async def test_only_what_was_sent_is_applied(
     assert response.get("Preference-Applied") == applied
 
 
-async def test_the_grace_ends_with_the_upstreams_200(make_stage: MakeStage) -> None:
-    """§3.8: 202 also when the export is already done."""
+async def test_a_200_of_the_upstream_ends_the_grace_period(make_stage: MakeStage) -> None:
+    """§3.8: 202 even if the export is already complete."""
     stage = await make_stage(EXPORTS__GRACE="30s")
     response = await stage.kickoff(stage.export)
     assert response.status == 202
     await stage.finished(stage.path(response["Location"]))
 
 
-async def test_wait_answers_with_the_file(make_stage: MakeStage) -> None:
-    """§3.9: 200, Content-Location of the result, and all fields of §6; 45 s at most; no Range for a
-    POST.
+async def test_wait_responds_with_the_file(make_stage: MakeStage) -> None:
+    """§3.9: 200, the Content-Location of the result, and all fields of §6; after 45 s at most; no
+    Range for a POST.
     """
     stage = await make_stage(EXPORTS__GRACE="2s")
     response = await stage.kickoff(
@@ -380,8 +386,10 @@ async def test_wait_answers_with_the_file(make_stage: MakeStage) -> None:
     assert "Location" not in response
 
 
-async def test_wait_is_clamped_and_then_202(make_stage: MakeStage) -> None:
-    """§3.9: hold until terminal or N, clamped to `exports.max_wait`; else 202."""
+async def test_wait_is_limited_and_ends_in_202(make_stage: MakeStage) -> None:
+    """§3.9: the response waits until the job is terminal or N seconds, `exports.max_wait` at most;
+    then it is 202.
+    """
     stage = await make_stage(EXPORTS__MAX_WAIT="1s")
     stage.fault(hold=True)
     response = await stage.kickoff(stage.export, Prefer="respond-async, wait=99")
@@ -389,9 +397,9 @@ async def test_wait_is_clamped_and_then_202(make_stage: MakeStage) -> None:
     assert response["Preference-Applied"] == "respond-async, wait=1"
 
 
-async def test_a_failure_inside_wait_relays_the_upstreams_answer(make_play: MakePlay) -> None:
-    """§3.9: after the grace as well."""
-    play = await make_play(answering(ODD), EXPORTS__GRACE="0s")
+async def test_a_failure_within_wait_relays_the_upstreams_response(make_play: MakePlay) -> None:
+    """§3.9: after the grace period too."""
+    play = await make_play(script_for(ODD), EXPORTS__GRACE="0s")
     response = await play.kickoff(PATH, Prefer="respond-async, wait=10")
     assert response.first == "HTTP/1.1 409 Not Really OK"
     assert response.body == b"\xff not json"
@@ -400,20 +408,22 @@ async def test_a_failure_inside_wait_relays_the_upstreams_answer(make_play: Make
     assert job["error"]["code"] == "UpstreamRejected"
 
 
-async def test_without_an_answer_to_relay_wait_tells_502_or_the_job(make_play: MakePlay) -> None:
-    """§3.9: no head of VB365 is 502 as in the grace; a file that broke is 202 with the failed
-    job.
+async def test_wait_without_a_response_to_relay_is_502_or_the_failed_job(
+    make_play: MakePlay,
+) -> None:
+    """§3.9: without a head of VB365 it is 502, as within the grace period; if the file broke off it
+    is 202 with the failed job.
     """
-    play = await make_play(answering(None))
+    play = await make_play(script_for(None))
     assert (await play.kickoff(PATH, Prefer="respond-async, wait=10")).status == 502
     short = raw("200 OK", ["Content-Encoding: gzip"], b"x")
-    play = await make_play(answering(short), data="other")
+    play = await make_play(script_for(short), data="other")
     response = await play.kickoff(PATH, Prefer="respond-async, wait=10")
     assert (response.status, response.json()["status"]) == (202, "Failed")
 
 
-async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: MakeStage) -> None:
-    """§3.9: a client that leaves during 7 or 9 does not stop its job."""
+async def test_a_client_that_disconnects_while_it_waits_stops_no_job(make_stage: MakeStage) -> None:
+    """§3.9: a client that disconnects during step 7 or 9 does not stop its job."""
     stage = await make_stage(EXPORTS__GRACE="30s")
     stage.fault(hold=True)
 
@@ -422,12 +432,12 @@ async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: Mak
 
     for prefer in ("respond-async", "respond-async, wait=40"):
         seen = stage.simulator.held
-        wire = await Wire.to(stage.url)
+        wire = await Peer.to(stage.url)
         await wire.send(
             request_bytes("POST", stage.export, stage.fields | {"Prefer": prefer}, b"{}", "h")
         )
         await stage.simulator.until(partial(_more_held, stage.simulator, seen))
-        wire.close()
+        wire.abort()
     stage.simulator.release()
     jobs = (await stage.get("/v8/_async/exports")).json()["results"]
     assert len(jobs) == 2
@@ -441,7 +451,7 @@ async def test_a_client_that_leaves_while_it_waits_stops_nothing(make_stage: Mak
 
 
 async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
-    """§8: 202 with the same job and Idempotency-Replayed; VB365 is not called again; quotes are
+    """§8: 202 with the same job and Idempotency-Replayed; VB365 gets no second request; quotes are
     optional.
     """
     first = await stage.kickoff(stage.export, Idempotency_Key="key-1")
@@ -458,7 +468,7 @@ async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
 
 
 async def test_concurrent_duplicates_are_one_job(make_stage: MakeStage) -> None:
-    """§8: also for concurrent duplicates, with capacity for one job only."""
+    """§8: with capacity for one job only."""
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1")
     responses = await asyncio.gather(
         *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
@@ -470,8 +480,10 @@ async def test_concurrent_duplicates_are_one_job(make_stage: MakeStage) -> None:
     assert stage.simulator.generations[stage.export] == 1
 
 
-async def test_concurrent_duplicates_share_the_refusal_in_the_grace(make_stage: MakeStage) -> None:
-    """§3.7, §8: nobody is sent to a job that was dropped."""
+async def test_concurrent_duplicates_share_the_rejection_within_the_grace_period(
+    make_stage: MakeStage,
+) -> None:
+    """§3.7, §8: no client is sent to a job that was dropped."""
     stage = await make_stage(EXPORTS__GRACE="10s")
     stage.fault(status=400, body="{}", latency=0.3)
     responses = await asyncio.gather(
@@ -483,7 +495,7 @@ async def test_concurrent_duplicates_share_the_refusal_in_the_grace(make_stage: 
 
 @pytest.mark.parametrize("change", ["body", "path", "query"])
 async def test_another_export_under_the_key_is_422(stage: Stage, change: str) -> None:
-    """§8: the fingerprint is method, path, query (minus `async`) and body."""
+    """§8: the fingerprint is that of method, path, query (minus `async`) and body."""
     assert (await stage.kickoff(stage.export, Idempotency_Key="k")).status == 202
     path = {"path": stage.path_of("items/save"), "query": stage.export + "?x=1"}.get(
         change, stage.export
@@ -497,15 +509,15 @@ async def test_another_export_under_the_key_is_422(stage: Stage, change: str) ->
 
 @pytest.mark.parametrize("key", ["", '""', "a b", "x" * 256, "ä", '"a', 'a"b"c d'])
 async def test_a_bad_key_is_400(stage: Stage, key: str) -> None:
-    """§8: 1-255 visible ASCII characters, quotes optional."""
+    """§8: 1-255 visible ASCII characters; quotes are optional."""
     response = await stage.kickoff(stage.export, Idempotency_Key=key)
     assert response.status == 400
     assert response.json()["type"] == "urn:vb365-async:problem:idempotency-key-invalid"
     assert (await stage.kickoff(stage.export, Idempotency_Key="x" * 255)).status == 202
 
 
-async def test_keys_are_the_callers_own(stage: Stage) -> None:
-    """§8: scoped to the caller. Without a key every POST is a new job."""
+async def test_a_key_belongs_to_its_caller(stage: Stage) -> None:
+    """§8: keys are scoped to the caller. Without a key every POST is a new job."""
     fields = {"Prefer": "respond-async", "Idempotency-Key": "k"}
     mine = await stage.ask("POST", stage.export, stage.fields | fields, b"")
     theirs = await stage.ask("POST", stage.export, stage.simulator.login("operator") | fields, b"")
@@ -515,10 +527,10 @@ async def test_keys_are_the_callers_own(stage: Stage) -> None:
     assert len(set(plain)) == 2
 
 
-async def test_the_key_dies_with_the_record(
+async def test_a_key_is_free_once_its_record_is_gone(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§8: deleted or expired, swept or not."""
+    """§8: deleted or expired, whether swept or not."""
 
     async def dead(self: object) -> None:
         return None
@@ -539,8 +551,8 @@ async def test_the_key_dies_with_the_record(
     assert len(seen) == 3
 
 
-async def test_repeated_keys_are_400(stage: Stage) -> None:
-    """§8: one key."""
+async def test_two_idempotency_key_lines_are_400(stage: Stage) -> None:
+    """§8: the field has one value."""
     lines = [
         *stage.fields.items(),
         ("Prefer", "respond-async"),
@@ -554,9 +566,9 @@ def _more_held(simulator: Simulator, seen: int) -> bool:
     return simulator.held > seen
 
 
-async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Wire:
-    """A connection that has sent a kick-off's head, with the caller's credentials, and `body`."""
-    wire = await Wire.to(stage.url)
+async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Peer:
+    """Open a connection and send a kick-off's head, with the caller's credentials, and `body`."""
+    wire = await Peer.to(stage.url)
     more = {name.replace("_", "-"): value for name, value in fields.items()}
     head = request_bytes(
         "POST", stage.export, stage.fields | {"Prefer": "respond-async"} | more, None, "h"
@@ -565,9 +577,9 @@ async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Wire:
     return wire
 
 
-async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeStage) -> None:
-    """What is announced is reserved at once, a chunked body as it grows; all of it is given
-    back.
+async def test_3_1_bodies_that_are_received_share_a_memory_limit(make_stage: MakeStage) -> None:
+    """An announced length is reserved at once, a chunked body as it grows; all of it
+    is released.
     """
     stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
 
@@ -592,24 +604,24 @@ async def test_3_1_bodies_that_are_received_share_their_memory(make_stage: MakeS
     assert not await refused(body=b"y" * (10 << 10))
     await announced.send(b"x" * ((80 << 10) - 1))
     assert (await announced.message()).status == 202
-    announced.close()
+    announced.abort()
     assert not await refused(**large)
 
     chunked = await part_of_a_kickoff(
         stage, b"14000\r\n" + b"x" * (80 << 10), Transfer_Encoding="chunked"
     )
     await until_refused(wanted=True, **large)
-    chunked.close()
+    chunked.abort()
     await until_refused(wanted=False, **large)
 
     for body in (b"100000\r\n" + b"x" * (95 << 10), b"5\r\nabcdefgh"):
         wrong = await part_of_a_kickoff(stage, body, Transfer_Encoding="chunked")
         assert (await wrong.message()).status in (400, 413)
-        wrong.close()
+        wrong.abort()
     assert not await refused(body=b"y" * (90 << 10))
 
 
-async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(
+async def test_3_1_callers_with_invented_credentials_share_the_memory_limit(
     make_stage: MakeStage,
 ) -> None:
     stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
@@ -621,10 +633,10 @@ async def test_3_1_strangers_with_made_up_credentials_share_it_as_well(
     for response in waiting:
         response.cancel()
     for wire in wires:
-        wire.close()
+        wire.abort()
 
 
-async def test_3_1_a_body_that_drips_is_ended(
+async def test_3_1_a_body_that_arrives_too_slowly_is_aborted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pace, "WINDOW", 0.5)
@@ -633,17 +645,17 @@ async def test_3_1_a_body_that_drips_is_ended(
     while not response.done():
         await wire.send(b"x")
         await asyncio.sleep(0.05)
-    wire.close()
+    wire.abort()
     assert response.result().status == 408
     assert response.result()["Connection"] == "close"
     assert stage.asked("exportToPst", "POST") == 0
     assert (await stage.kickoff(stage.export)).status == 202
 
 
-async def test_3_5_the_fields_of_unfinished_exports_share_their_memory(
+async def test_3_5_the_fields_of_unfinished_exports_share_a_memory_limit(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§3.5: whoever sends them; an export that ends gives its memory back."""
+    """§3.5: whichever caller sends them; an export that ends releases its memory."""
     monkeypatch.setattr("proxy.api.kickoff._HELD_FIELDS", 100_000)
     stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__CANCEL_HOLD="0s")
     stage.fault(hold=True)
@@ -651,7 +663,7 @@ async def test_3_5_the_fields_of_unfinished_exports_share_their_memory(
     response = await stage.kickoff(stage.export, X_Long="a" * 60_000)
     assert (response.status, response["Retry-After"]) == (503, "30")
     assert response.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
-    assert (await stage.kickoff(stage.export)).status == 202, "a small head has its place"
+    assert (await stage.kickoff(stage.export)).status == 202, "a small head still fits"
     assert (await stage.ask("POST", status + "/cancel")).status == 202
     await stage.finished(status)
     assert (await stage.kickoff(stage.export, X_Long="a" * 60_000)).status == 202

@@ -1,5 +1,5 @@
-"""CONTRACT §3.7, §3.9, §8: clients that leave, retry or look while a kick-off waits for its first
-answer.
+"""CONTRACT §3.7, §3.9, §8: clients that disconnect, retry or poll while a kick-off waits for its
+first response.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.http import Wire, request_bytes
+from tests.support.wire import Peer, request_bytes
 
-#: Longer than any test waits: whatever answers earlier does not answer because of the grace.
+#: Longer than any test waits, so that no response comes from the end of the grace period.
 LONG = "60s"
 SHORT = "300ms"
 
 
 class Gate:
-    """A method of the job store that halts, once, after its effect: `entered` is set then, `open`
-    lets it return.
+    """A method of the job store that halts once, after its effect: it sets `entered` and waits for
+    `opened`.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, *, skip: int = 0) -> None:
@@ -51,39 +51,37 @@ async def listed(stage: Stage) -> list[Any]:
     return list((await stage.get("/v8/_async/exports")).json()["results"])
 
 
-async def begin(stage: Stage, **more: str) -> Wire:
-    """Send a kick-off, on a connection that can be reset."""
+async def begin(stage: Stage, **more: str) -> Peer:
+    """Send a kick-off on a connection that can be reset."""
     fields = stage.fields | {"Prefer": "respond-async", "Idempotency-Key": "k"} | more
-    wire = await Wire.to(stage.url)
+    wire = await Peer.to(stage.url)
     await wire.send(request_bytes("POST", stage.export, fields, b"{}", urlsplit(stage.url).netloc))
     return wire
 
 
-async def leave(stage: Stage, client: Wire) -> None:
-    """Reset the client's connection. A request that comes after that is answered after it was
-    noticed.
-    """
+async def leave(stage: Stage, client: Peer) -> None:
+    """Reset the client's connection and return once the proxy has noticed."""
     connection = client.writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
+    client.abort()
     await stage.get("/_async/openapi.json")
 
 
 async def generating(stage: Stage) -> None:
-    """VB365 works on an export, and would go on when it is released."""
+    """Wait until VB365 works on an export; it continues when it is released."""
     await stage.simulator.until(lambda: stage.simulator.held > 0)
 
 
 def refuse(stage: Stage, **more: Any) -> None:
-    """VB365 answers 500 when it is released."""
+    """Let VB365 respond with 500 when it is released."""
     stage.fault(hold=True, outlook_missing=True, **more)
 
 
 @pytest.mark.parametrize("moment", ["before the effect", "after the effect"])
-async def test_a_client_that_leaves_while_its_job_is_stored_leaves_nothing_waiting(
+async def test_a_client_that_disconnects_while_its_job_is_stored_blocks_no_retry(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """§3.9: a retry with its Idempotency-Key gets its answer within the grace, and the job
+    """§3.9: a retry with its Idempotency-Key gets its response within the grace period, and the job
     stays.
     """
     stage = await make_stage(EXPORTS__GRACE=SHORT)
@@ -106,10 +104,10 @@ async def test_a_client_that_leaves_while_its_job_is_stored_leaves_nothing_waiti
     assert [job["id"] for job in await listed(stage)] == [document["id"]]
 
 
-async def test_a_client_that_leaves_within_its_grace_does_not_stop_its_job(
+async def test_a_client_that_disconnects_within_the_grace_period_does_not_stop_its_job(
     make_stage: MakeStage,
 ) -> None:
-    """§3.9: at any moment; here while it waits for the first answer."""
+    """§3.9: at any moment; here while it waits for the first response."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
     client = await begin(stage)
@@ -124,12 +122,10 @@ async def test_a_client_that_leaves_within_its_grace_does_not_stop_its_job(
     assert stage.asked("exportToPst", "POST") == 1
 
 
-async def test_a_retry_beside_its_first_gets_its_answer_within_the_grace(
+async def test_a_concurrent_retry_gets_its_response_within_its_own_grace_period(
     make_stage: MakeStage,
 ) -> None:
-    """§8: its own grace; and a job that was replayed with 202 is not dropped when VB365 refuses it
-    later.
-    """
+    """§8: a job that was replayed with 202 is not dropped when VB365 rejects it later."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
     first = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))
@@ -144,8 +140,10 @@ async def test_a_retry_beside_its_first_gets_its_answer_within_the_grace(
     assert document["status"] == "Failed"
 
 
-async def test_duplicates_within_the_grace_share_the_refusal(make_stage: MakeStage) -> None:
-    """§3.7, §8: relayed to each of them; there is no job."""
+async def test_duplicates_within_the_grace_period_share_the_rejection(
+    make_stage: MakeStage,
+) -> None:
+    """§3.7, §8: it is relayed to each of them; no job remains."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
     clients = [
@@ -153,7 +151,7 @@ async def test_duplicates_within_the_grace_share_the_refusal(make_stage: MakeSta
     ]
     async with asyncio.timeout(20):
         await generating(stage)
-        await asyncio.sleep(0.2)  # the others are on their way to the first one's answer
+        await asyncio.sleep(0.2)  # the others wait for the response to the first one
         stage.simulator.release()
         responses = await asyncio.gather(*clients)
     assert {response.status for response in responses} == {500}
@@ -164,7 +162,7 @@ async def test_duplicates_within_the_grace_share_the_refusal(make_stage: MakeSta
 
 
 async def test_a_job_that_was_listed_is_not_dropped(make_stage: MakeStage) -> None:
-    """§3.7: who has seen it in the list can rely on it; its kick-off is answered with 202 at
+    """§3.7: a client that has seen the job in the list can rely on it; its kick-off gets 202 at
     once.
     """
     stage = await make_stage(EXPORTS__GRACE=LONG)
@@ -182,7 +180,7 @@ async def test_a_job_that_was_listed_is_not_dropped(make_stage: MakeStage) -> No
     assert [job["id"] for job in await listed(stage)] == [jobs[0]["id"]]
 
 
-async def test_a_duplicate_that_comes_while_the_record_is_written_shares_the_refusal(
+async def test_a_duplicate_that_arrives_while_the_record_is_written_shares_the_rejection(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """§3.7, §8: no 202 for a job that is dropped, although its record is visible before the store
@@ -215,7 +213,7 @@ async def test_a_duplicate_that_comes_while_the_record_is_written_shares_the_ref
 async def test_a_job_that_is_listed_while_its_record_is_written_is_not_dropped(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§3.7: although its record is visible before the store returns."""
+    """§3.7: its record is visible before the store returns."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage)
     gate = Gate(monkeypatch, "add")
@@ -232,7 +230,7 @@ async def test_a_job_that_is_listed_while_its_record_is_written_is_not_dropped(
     assert [job["id"] for job in await listed(stage)] == [jobs[0]["id"]]
 
 
-async def test_a_list_read_before_a_job_was_dropped_does_not_show_it(
+async def test_a_list_read_before_a_job_was_dropped_omits_it(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = await make_stage(EXPORTS__GRACE=LONG)
@@ -259,10 +257,10 @@ async def test_a_list_read_before_a_job_was_dropped_does_not_show_it(
         assert await looking == []
 
 
-async def test_a_key_whose_job_is_dropped_while_it_is_looked_up_starts_another(
+async def test_a_key_whose_job_is_dropped_during_the_look_up_starts_a_new_job(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§8: no 202 for a job that is gone."""
+    """§8: no 202 for a job that no longer exists."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
     refuse(stage, count=1)
     first = asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k"))

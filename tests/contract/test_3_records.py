@@ -1,4 +1,4 @@
-"""Bounded records (CONTRACT §3.5), over the wire."""
+"""CONTRACT §3.5, over HTTP: the number of records is bounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from proxy.core.job import encode
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakePlay, MakeStage, Play, Stage
-from tests.support.http import Message, raw
+from tests.support.wire import Message, raw
 
 PATH = (
     "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
@@ -19,16 +19,18 @@ PATH = (
 
 
 async def failed(stage: Stage, **more: Any) -> str:
-    """The monitor of an export that VB365 fails."""
+    """Let VB365 fail an export and return the path of its status monitor."""
     stage.fault(status=500, count=1)
     status = await stage.begun(stage.export, **more)
     assert (await stage.finished(status)).json()["status"] == "Failed"
     return status
 
 
-async def test_the_oldest_ended_records_of_a_caller_go_first(make_stage: MakeStage) -> None:
-    """§3.5 `exports.max_records_per_caller`: tombstones too, never a running job or a promised
-    file; then 429.
+async def test_the_oldest_ended_records_of_a_caller_are_removed_first(
+    make_stage: MakeStage,
+) -> None:
+    """§3.5 `exports.max_records_per_caller`: tombstones too, but never a running job or an
+    available file; then 429.
     """
     stage = await make_stage(EXPORTS__MAX_RECORDS_PER_CALLER="4")
     file = await stage.done()
@@ -36,7 +38,9 @@ async def test_the_oldest_ended_records_of_a_caller_go_first(make_stage: MakeSta
     assert (await stage.ask("DELETE", deleted)).status == 204
     stage.fault(hold=True)
     running = [await stage.begun(stage.export)]
-    assert (await stage.get(deleted)).json()["type"].endswith("job-not-found"), "the tombstone went"
+    assert (await stage.get(deleted)).json()["type"].endswith("job-not-found"), (
+        "the tombstone was removed"
+    )
     running.append(await stage.begun(stage.export))
     assert (await stage.get(first)).status == 404
     assert (await stage.get(second)).status == 200
@@ -61,7 +65,9 @@ async def test_the_oldest_ended_records_of_a_caller_go_first(make_stage: MakeSta
     assert (await stage.get(file)).status == 404
 
 
-async def test_all_records_are_bounded_and_a_promised_file_stays(make_stage: MakeStage) -> None:
+async def test_the_number_of_all_records_is_bounded_and_available_files_stay(
+    make_stage: MakeStage,
+) -> None:
     """§3.5 `storage.max_records`: then 503 with Retry-After."""
     stage = await make_stage(STORAGE__MAX_RECORDS="2")
     file = await stage.done()
@@ -83,8 +89,8 @@ async def test_all_records_are_bounded_and_a_promised_file_stays(make_stage: Mak
     assert (await stage.get(file + "/result")).status == 200
 
 
-async def test_many_kick_offs_at_a_time_hold_the_bound(make_stage: MakeStage) -> None:
-    """§3.5: those that are being added count, and each removes what it needs."""
+async def test_concurrent_kick_offs_keep_the_bound(make_stage: MakeStage) -> None:
+    """§3.5: records that are being added count, and each kick-off removes what it needs."""
     stage = await make_stage(STORAGE__MAX_RECORDS="8")
     for _ in range(8):
         await failed(stage)
@@ -96,7 +102,7 @@ async def test_many_kick_offs_at_a_time_hold_the_bound(make_stage: MakeStage) ->
 
 
 async def strangers(play: Play, count: int) -> None:
-    """Kick-offs with made-up tokens, whose heads are as large as VB365's answers."""
+    """Send kick-offs with invented tokens, whose heads are as large as VB365's responses."""
     path = f"{PATH}?{'q' * 20_000}"
     fields = {
         "Prefer": "respond-async, wait=0",
@@ -115,11 +121,11 @@ async def strangers(play: Play, count: int) -> None:
     await asyncio.gather(*(kick_off(number) for number in range(count)))
 
 
-async def test_400_made_up_tokens_leave_little_and_not_for_long(
+async def test_400_invented_tokens_leave_small_records_for_ten_minutes(
     make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§3.5: a job that ended by VB365's 401 and whose caller VB365 never accepted: small, and no
-    record after ten minutes.
+    """§3.5: the record of a job that ended by VB365's 401, and whose caller VB365 never accepted,
+    is small and removed after ten minutes.
     """
     stores: list[DiskJobs] = []
     open_store = DiskJobs.open

@@ -1,5 +1,5 @@
-"""Fair turns, and slots that a cancelled generation still holds (CONTRACT §3.5, §3.6), over the
-wire.
+"""CONTRACT §3.5, §3.6, over HTTP: the order of jobs of several callers, and slots that a cancelled
+generation still occupies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ async def working(stage: Stage, count: int) -> None:
     await stage.simulator.until(lambda: stage.simulator.held >= count)
 
 
-async def test_another_callers_first_export_does_not_wait_for_fifty_of_the_first(
+async def test_a_second_callers_export_does_not_wait_for_fifty_of_the_first(
     make_stage: MakeStage,
 ) -> None:
     """§3.6: a free slot goes to the caller whose last start is longest ago."""
@@ -38,7 +38,7 @@ async def test_another_callers_first_export_does_not_wait_for_fifty_of_the_first
     assert posts[:3] == [stage.export, stage.path_of("items/save"), stage.export]
 
 
-async def test_max_running_per_caller_keeps_slots_for_others(make_stage: MakeStage) -> None:
+async def test_max_running_per_caller_leaves_slots_for_other_callers(make_stage: MakeStage) -> None:
     """§3.6."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="2", EXPORTS__MAX_RUNNING_PER_CALLER="1")
     stage.fault(hold=True)
@@ -54,7 +54,7 @@ async def test_max_running_per_caller_keeps_slots_for_others(make_stage: MakeSta
 async def test_kick_off_and_cancel_in_a_loop_does_not_multiply_the_load(
     make_stage: MakeStage, end: str
 ) -> None:
-    """§3.5 `cancel_hold`: VB365 may go on with what was cancelled, so its slot is not given on."""
+    """§3.5 `cancel_hold`: VB365 may continue a cancelled export, so its slot stays occupied."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="2", EXPORTS__MAX_PER_CALLER="8")
     stage.fault(hold=True)
     for _ in range(8):
@@ -74,8 +74,10 @@ async def test_kick_off_and_cancel_in_a_loop_does_not_multiply_the_load(
     await stage.simulator.until(lambda: stage.asked(stage.export, "POST") == 3)
 
 
-async def test_a_cancelled_generation_counts_for_its_callers_quota(make_stage: MakeStage) -> None:
-    """§3.5: the answer says how long; a queued job that is cancelled counts no more."""
+async def test_a_cancelled_generation_counts_towards_its_callers_quota(
+    make_stage: MakeStage,
+) -> None:
+    """§3.5: Retry-After says for how long; a queued job that is cancelled no longer counts."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_PER_CALLER="2")
     stage.fault(hold=True)
     running = await stage.begun(stage.export)
@@ -95,10 +97,10 @@ async def test_a_cancelled_generation_counts_for_its_callers_quota(make_stage: M
     assert (await stage.kickoff(stage.export)).status == 202
 
 
-async def test_an_export_that_is_cancelled_while_its_file_arrives_frees_its_slot(
+async def test_an_export_that_is_cancelled_during_its_transfer_frees_its_slot(
     make_stage: MakeStage,
 ) -> None:
-    """§3.5: VB365 has generated that one."""
+    """§3.5: VB365 has finished generating it."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     stage.fault(stall_at=1000, count=1)
     status = await stage.begun(stage.export)
@@ -108,7 +110,9 @@ async def test_an_export_that_is_cancelled_while_its_file_arrives_frees_its_slot
     await stage.done()
 
 
-async def test_a_slot_is_held_over_a_restart(make_stage: MakeStage, tmp_path: Path) -> None:
+async def test_a_slot_stays_occupied_across_a_restart(
+    make_stage: MakeStage, tmp_path: Path
+) -> None:
     """§3.5: also for cancelled records and tombstones."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     stage.fault(hold=True)

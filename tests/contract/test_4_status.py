@@ -12,17 +12,17 @@ import jsonschema
 import pytest
 
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
-from tests.support.http import Message, raw
+from tests.support.wire import Message, raw
 
 EVENT = json.loads((Path(__file__).parents[1] / "data/restore_session_event.json").read_text())
 V4 = "5f0c6d3e-0000-4000-8000-000000000001"
-#: §4: each measured to break a common client.
+#: §4: each of these was measured to break a common client.
 NEVER = {"operation-location", "azure-asyncoperation"}
 
 
-async def test_the_paths_have_aliases_of_any_version(stage: Stage) -> None:
-    """§2: any /v{M}/ and no version at all; the segment in any case; links keep the kick-off's
-    version.
+async def test_a_job_has_a_path_in_every_version(stage: Stage) -> None:
+    """§2: any /v{M}/ and no version at all; the segment in any case; links keep the version of the
+    kick-off.
     """
     status = await stage.begun(stage.path_of(version=7))
     await stage.finished(status)
@@ -52,7 +52,7 @@ async def test_the_paths_have_aliases_of_any_version(stage: Stage) -> None:
     ],
 )
 async def test_unknown_sub_paths_are_404_and_never_forwarded(stage: Stage, rest: str) -> None:
-    """§2: all under `_async` is answered by the proxy."""
+    """§2: the proxy responds to everything below `_async` itself."""
     stage.simulator.requests.clear()
     for method in ("GET", "POST", "DELETE", "BREW"):
         response = await stage.ask(method, "/v8/_async" + rest.replace("%s", str(uuid.uuid4())))
@@ -73,7 +73,7 @@ async def test_unknown_sub_paths_are_404_and_never_forwarded(stage: Stage, rest:
     ],
 )
 async def test_a_bad_id_is_404_without_a_look_up(stage: Stage, id: str) -> None:
-    """§2: `id` is a random UUIDv4; VB365 gets no request either."""
+    """§2: an id is a random UUIDv4; VB365 gets no request for any other."""
     stage.simulator.requests.clear()
     for suffix in ("", "/result"):
         assert (await stage.get(f"/v8/_async/exports/{id}{suffix}")).status == 404
@@ -87,10 +87,10 @@ async def test_another_segment_renames_the_paths(make_stage: MakeStage) -> None:
     assert status.startswith("/v8/_jobs/exports/")
     assert (await stage.finished(status)).status == 200
     assert (await stage.get("/v8/_async/exports")).status == 404
-    assert stage.asked("_async") == 1  # an ordinary path of VB365 then
+    assert stage.asked("_async") == 1  # with another segment it is an ordinary path of VB365
 
 
-async def test_the_description_needs_no_credentials(stage: Stage) -> None:
+async def test_the_openapi_description_needs_no_credentials(stage: Stage) -> None:
     """§2: GET /_async/openapi.json."""
     response = await stage.ask("GET", "/_async/openapi.json", {})
     assert response.status == 200
@@ -100,8 +100,8 @@ async def test_the_description_needs_no_credentials(stage: Stage) -> None:
     assert (await stage.ask("HEAD", "/_async/openapi.json", {})).body == b""
 
 
-async def test_running_is_202(stage: Stage) -> None:
-    """§4: with Location, Retry-After and X-Progress; the same document as later; ETag."""
+async def test_a_running_job_is_202(stage: Stage) -> None:
+    """§4: with Location, Retry-After, X-Progress and ETag, and the same document as later."""
     stage.fault(hold=True)
     status = await stage.begun(stage.export, Prefer="respond-async, wait=0")
     response = await stage.until(status, lambda document: document["phase"] == "Generating")
@@ -118,7 +118,7 @@ async def test_running_is_202(stage: Stage) -> None:
     assert (await stage.get(status))["Retry-After"] in ("5", "6")
 
 
-async def test_the_transfer_is_shown(stage: Stage) -> None:
+async def test_the_document_shows_the_transfer(stage: Stage) -> None:
     """§4, §5: percent, format and VB365's names before the transfer ends."""
     stage.fault(stall_at=SIZE // 2)
     status = await stage.begun(stage.export)
@@ -143,8 +143,8 @@ async def test_the_transfer_is_shown(stage: Stage) -> None:
     await stage.finished(status)
 
 
-async def test_over_is_200(stage: Stage) -> None:
-    """§4: with AsyncResult and Sunset; valid as an event of VB365 (§5)."""
+async def test_a_terminal_job_is_200(stage: Stage) -> None:
+    """§4: with AsyncResult and Sunset; its document is a valid event of VB365 (§5)."""
     status = await stage.done()
     response = await stage.get(status)
     document = response.json()
@@ -160,8 +160,8 @@ async def test_over_is_200(stage: Stage) -> None:
     assert document["phase"] == "Completed"
 
 
-async def test_an_outcome_is_never_the_polls_error(stage: Stage) -> None:
-    """§4: 200 for Failed and Cancelled; AsyncResult 499 for cancelled."""
+async def test_the_outcome_of_a_job_is_never_an_error_of_the_poll(stage: Stage) -> None:
+    """§4: 200 for Failed and Cancelled; AsyncResult is 499 if cancelled."""
     stage.fault(outlook_missing=True, count=1)
     failed = await stage.finished(await stage.begun(stage.export))
     assert (failed.status, failed["AsyncResult"], failed.json()["status"]) == (200, "500", "Failed")
@@ -177,8 +177,8 @@ async def test_an_outcome_is_never_the_polls_error(stage: Stage) -> None:
     )
 
 
-async def test_a_reset_is_502_and_silence_504(make_stage: MakeStage) -> None:
-    """§4: AsyncResult made up for broken and timed out."""
+async def test_asyncresult_of_a_reset_is_502_and_of_a_time_out_504(make_stage: MakeStage) -> None:
+    """§4: AsyncResult has a status of the proxy's own if VB365 sent none."""
     stage = await make_stage(EXPORTS__GENERATE_TIMEOUT="300ms")
     stage.fault(reset=True, count=1)
     broken = await stage.finished(await stage.begun(stage.export))
@@ -246,8 +246,8 @@ async def test_other_methods_are_405(stage: Stage, suffix: str, allow: set[str])
         assert response.json()["type"] == "urn:vb365-async:problem:method-not-allowed"
 
 
-async def test_long_poll_answers_when_the_document_changes(stage: Stage) -> None:
-    """§4: from the If-None-Match one; without it when status or phase changes."""
+async def test_a_long_poll_ends_when_the_document_changes(stage: Stage) -> None:
+    """§4: from the one in If-None-Match; without it when status or phase change."""
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
     await stage.until(status, lambda document: document["phase"] == "Generating")
@@ -262,13 +262,13 @@ async def test_long_poll_answers_when_the_document_changes(stage: Stage) -> None
     first, second = await asyncio.wait_for(asyncio.gather(*waiting), 20)
     assert first.json()["eTag"] != int(etag[3:-1])
     assert second.json()["phase"] != "Generating"
-    # another document than the known one is told at once
+    # a document other than the known one is sent at once
     assert (await stage.get(status, Prefer="wait=40", If_None_Match='W/"0"')).status in (200, 202)
 
 
-async def test_long_poll_ends_after_its_time(make_stage: MakeStage) -> None:
-    """§4: after N seconds, clamped to `exports.max_wait`: 304 if the document is the known one,
-    else 202.
+async def test_a_long_poll_ends_after_its_time(make_stage: MakeStage) -> None:
+    """§4: after N seconds, `exports.max_wait` at most: 304 if the document is the known one, else
+    202.
     """
     stage = await make_stage(EXPORTS__MAX_WAIT="200ms")
     stage.fault(hold=True)
@@ -280,14 +280,14 @@ async def test_long_poll_ends_after_its_time(make_stage: MakeStage) -> None:
     assert (await stage.get(status, Prefer="wait=999")).status == 202
 
 
-async def test_a_terminal_job_is_not_waited_for(stage: Stage) -> None:
-    """§4: nothing about its status will change."""
+async def test_a_terminal_job_ends_a_long_poll_at_once(stage: Stage) -> None:
+    """§4: its status will not change."""
     status = await stage.done()
     async with asyncio.timeout(10):
         assert (await stage.get(status, Prefer="wait=45")).status == 200
 
 
-async def test_the_list_is_the_callers_own_newest_first(stage: Stage) -> None:
+async def test_the_list_has_the_callers_own_jobs_newest_first(stage: Stage) -> None:
     """§4: offset, limit, status; page links; valid documents."""
     paths = [await stage.done() for _ in range(3)]
     stage.fault(outlook_missing=True)
@@ -333,17 +333,17 @@ async def test_a_bad_filter_is_400(stage: Stage, query: str) -> None:
     assert response.json()["type"] == "urn:vb365-async:problem:bad-request"
 
 
-async def test_the_list_needs_credentials_that_the_upstream_takes(stage: Stage) -> None:
-    """§9: 401 without, and for those that VB365 refuses."""
+async def test_the_list_needs_credentials_that_the_upstream_accepts(stage: Stage) -> None:
+    """§9: 401 without credentials and for those that VB365 rejects."""
     assert (await stage.ask("GET", "/v8/_async/exports", {})).status == 401
     assert (
         await stage.ask("GET", "/v8/_async/exports", {"Authorization": "Bearer no"})
     ).status == 401
 
 
-async def test_an_upstream_without_length_or_chunks_gives_a_warning(make_play: MakePlay) -> None:
-    """§5 Warning: the length could not be verified; unknown numbers left out; VB365's fields
-    verbatim.
+async def test_a_file_without_length_or_chunks_ends_as_warning(make_play: MakePlay) -> None:
+    """§5 Warning: the length could not be verified; unknown numbers are left out; VB365's fields
+    are verbatim.
     """
 
     async def script(request: Message) -> bytes | None:

@@ -1,4 +1,4 @@
-"""CONTRACT §5: the job document, as a RESTRestoreSessionEvent and as itself."""
+"""CONTRACT §5: the job document, as a RESTRestoreSessionEvent and on its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
-from tests.support.http import Message, raw
+from tests.support.wire import Message, raw
 
 PATH = (
     "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
@@ -34,7 +34,7 @@ STRINGS = {
     "message",
 }
 NUMBERS = {"itemSizeBytes", "order"}
-#: In v8 only; there they may be null. `endTime` may be so in every version.
+#: Of v8 only, where they may be null. `endTime` may be null in every version.
 NULLABLE_V8 = {"organizationId", "backedUpOrganizationId", "userId", "groupId", "siteId", "teamId"}
 MEMBERS = {
     *(
@@ -69,8 +69,8 @@ def in_phase(phase: str, document: dict[str, Any]) -> bool:
 
 
 def assert_event(document: dict[str, Any]) -> None:
-    """It is a RESTRestoreSessionEvent: required members, types, enums, and null only where the
-    schema has it.
+    """Check that it is a RESTRestoreSessionEvent: required members, types, enums, and null only
+    where the schema allows it.
     """
     assert document.keys() >= REQUIRED
     assert not document.keys() & NULLABLE_V8
@@ -107,10 +107,10 @@ def assert_document(document: dict[str, Any]) -> None:
     ("effects", "status"),
     [({}, "Success"), ({"event": "Warning"}, "Warning"), ({"status": 500}, "Failed")],
 )
-async def test_every_version_can_read_it(
+async def test_the_document_is_a_valid_event_in_every_version(
     stage: Stage, version: int, effects: dict[str, Any], status: str
 ) -> None:
-    """§5: a valid RESTRestoreSessionEvent of v6, v7 and v8, running and ended."""
+    """§5: a RESTRestoreSessionEvent of v6, v7 and v8, running and ended."""
     stage.fault(hold=True, **effects)
     path = stage.path_of(version=version)
     response = await stage.kickoff(path)
@@ -135,9 +135,9 @@ async def test_every_version_can_read_it(
         )
 
 
-async def test_the_phases_come_in_their_order(make_stage: MakeStage) -> None:
-    """§5: Queued → Generating → Transferring → Finalizing → Completed; percent never falls; eTag
-    grows.
+async def test_the_phases_follow_their_order(make_stage: MakeStage) -> None:
+    """§5: Queued → Generating → Transferring → Finalizing → Completed; percent never decreases;
+    eTag increases.
     """
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     stage.fault(hold=True, count=2)
@@ -166,14 +166,14 @@ async def test_the_phases_come_in_their_order(make_stage: MakeStage) -> None:
     assert percents[:2] == [None, None]
     assert 0 <= percents[2] <= 50
     assert percents[3] == 100
-    # the generations that began at byte zero; none has while the job waits
+    # the generations that began at byte zero; there is none while the job is queued
     assert [document["attempt"] for document in seen] == [0, 1, 1, 1]
     for document in seen:
         assert_document(document)
 
 
-async def test_a_watcher_sees_no_phase_twice_and_no_percent_fall(make_stage: MakeStage) -> None:
-    """§5: whatever a long-poll sees goes forward only."""
+async def test_a_long_poll_sees_no_phase_twice_and_no_lower_percent(make_stage: MakeStage) -> None:
+    """§5: what a long poll shows only moves forward."""
     stage = await make_stage({"size": 3_000_000, "rate": 3_000_000.0})
     status = await stage.begun(stage.export)
     seen = [await stage.get(status)]
@@ -188,10 +188,8 @@ async def test_a_watcher_sees_no_phase_twice_and_no_percent_fall(make_stage: Mak
     assert received[-1] == 3_000_000
 
 
-async def test_what_is_not_known_is_null_or_left_out(stage: Stage) -> None:
-    """§5: unknown numbers are null or left out, never invented; `result` is null until VB365's 200
-    headers are in.
-    """
+async def test_unknown_values_are_null_or_left_out(stage: Stage) -> None:
+    """§5: they are never invented; `result` is null until the head of VB365's 200 has arrived."""
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
     await stage.simulator.until(lambda: stage.simulator.held == 1)
@@ -209,8 +207,8 @@ async def test_what_is_not_known_is_null_or_left_out(stage: Stage) -> None:
 
 
 async def test_an_available_result_has_all_its_members(stage: Stage) -> None:
-    """§5: state, eTag, digest and expirationTime beside VB365's own words, and they are those of
-    the download.
+    """§5: state, eTag, digest and expirationTime beside VB365's own values; they equal those of the
+    download.
     """
     status = await stage.done()
     document = (await stage.get(status)).json()
@@ -241,8 +239,8 @@ async def test_an_available_result_has_all_its_members(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("end", "state"), [("DELETE", "Deleted"), ("expiry", "Expired")])
-async def test_a_result_that_is_gone_says_so(stage: Stage, end: str, state: str) -> None:
-    """§5 `result.state`: the members of an available file go with it; the outcome stays."""
+async def test_the_state_of_a_removed_result_says_why(stage: Stage, end: str, state: str) -> None:
+    """§5 `result.state`: the members of an available file disappear with it; the outcome stays."""
     status = await stage.done()
     if end == "DELETE":
         assert (await stage.ask("DELETE", status + "/result")).status == 204
@@ -265,12 +263,10 @@ async def test_a_result_that_is_gone_says_so(stage: Stage, end: str, state: str)
         (b"PK\x05\x06", "Other"),
     ],
 )
-async def test_the_format_is_told_by_the_first_bytes_before_the_end(
+async def test_the_format_is_known_from_the_first_bytes(
     make_play: MakePlay, start: bytes, name: str
 ) -> None:
-    """§5: whatever VB365's Content-Type says, which stays verbatim; known before the transfer
-    ends.
-    """
+    """§5: whatever VB365's Content-Type is, which stays verbatim; before the transfer ends."""
 
     async def script(request: Message) -> bytes:
         head = raw(
@@ -301,7 +297,7 @@ async def test_the_format_is_told_by_the_first_bytes_before_the_end(
         (("application/json", b'{"n":NaN}'), '{"n":NaN}'),
     ],
 )
-async def test_an_error_carries_the_upstreams_answer(
+async def test_an_error_has_the_upstreams_response(
     make_play: MakePlay, response: tuple[str, bytes], shown: object
 ) -> None:
     """§5 `error`: code, message, retryable, and VB365's status, type and body, parsed if it is
@@ -333,8 +329,10 @@ async def test_an_error_carries_the_upstreams_answer(
     }
 
 
-async def test_a_long_error_body_is_text_and_says_when_it_is_cut(make_play: MakePlay) -> None:
-    """§5: parsed if JSON ≤ 64 KiB; a longer one is text, and `truncated` says what is missing."""
+async def test_a_long_error_body_is_text_and_marked_if_truncated(make_play: MakePlay) -> None:
+    """§5: JSON up to 64 KiB is parsed; a longer body is text, and `truncated` says that some of it
+    is missing.
+    """
     content = b'{"m":"' + b"x" * 200_000 + b'"}'
 
     async def script(request: Message) -> bytes:
@@ -349,8 +347,8 @@ async def test_a_long_error_body_is_text_and_says_when_it_is_cut(make_play: Make
     assert error["upstream"]["truncated"] is (len(error["upstream"]["body"]) < len(content))
 
 
-async def test_a_cut_file_ends_as_truncated_and_retryable(make_stage: MakeStage) -> None:
-    """§5, §10: UpstreamTruncated; retryable; no file is offered."""
+async def test_a_truncated_file_fails_the_job_as_retryable(make_stage: MakeStage) -> None:
+    """§5, §10: UpstreamTruncated; no file is offered."""
     stage = await make_stage(EXPORTS__ATTEMPTS="1")
     stage.fault(cut_at=0, ignore_range=True)
     document = (await stage.finished(await stage.begun(stage.export))).json()
@@ -361,8 +359,8 @@ async def test_a_cut_file_ends_as_truncated_and_retryable(make_stage: MakeStage)
     assert (document["result"] or {"state": "Incomplete"})["state"] == "Incomplete"
 
 
-async def test_a_warning_of_the_session_is_a_warning_with_a_file(stage: Stage) -> None:
-    """§5 Warning: the file is complete and downloadable."""
+async def test_a_warning_of_the_session_is_a_warning_with_its_file(stage: Stage) -> None:
+    """§5 Warning: the file is complete and can be downloaded."""
     stage.fault(event="Warning")
     status = await stage.begun(stage.export)
     document = (await stage.finished(status)).json()
@@ -371,7 +369,7 @@ async def test_a_warning_of_the_session_is_a_warning_with_a_file(stage: Stage) -
     assert (await stage.get(status + "/result")).body == stage.file()
 
 
-async def test_without_watching_events_a_warning_goes_unseen(make_stage: MakeStage) -> None:
+async def test_without_watch_events_a_warning_is_not_noticed(make_stage: MakeStage) -> None:
     """§5 `exports.watch_events`."""
     stage = await make_stage(EXPORTS__WATCH_EVENTS="false")
     stage.fault(event="Warning")
@@ -379,15 +377,15 @@ async def test_without_watching_events_a_warning_goes_unseen(make_stage: MakeSta
     assert stage.asked("/events") == 0
 
 
-async def test_type_and_title_are_the_operations(stage: Stage) -> None:
+async def test_type_and_title_are_those_of_the_operation(stage: Stage) -> None:
     """§5 `type`: Save for `save`, Export for the others."""
     for ending, kind in (("save", "Save"), ("export", "Export"), ("exportToPst", "Export")):
         document = (await stage.kickoff(stage.path_of("/" + ending))).json()
         assert (document["type"], document["title"].lower()) == (kind, ending.lower())
 
 
-async def test_no_secret_appears(stage: Stage) -> None:
-    """§5: not a credential, a query value or a word of the body, however the job ends."""
+async def test_no_secret_appears_in_a_document(stage: Stage) -> None:
+    """§5: no credential, no query value and no word of the body, however the job ends."""
     for effects in ({}, {"status": 500}):
         stage.simulator.faults.clear()
         stage.fault(**effects)
@@ -400,7 +398,7 @@ async def test_no_secret_appears(stage: Stage) -> None:
         assert stage.fields["Authorization"].removeprefix("Bearer ").encode() not in text
 
 
-async def test_a_cancelled_document_says_cancelled(stage: Stage) -> None:
+async def test_a_cancelled_job_stays_cancelled(stage: Stage) -> None:
     """§5: Cancelling → Completed; the terminal status never changes afterwards."""
     stage.fault(hold=True)
     status = await stage.begun(stage.export)

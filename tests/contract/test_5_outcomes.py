@@ -14,9 +14,9 @@ from tests.contract.conftest import SIZE, MakeStage, Stage
 EVENT = json.loads((Path(__file__).parents[1] / "data/restore_session_event.json").read_text())
 
 
-async def test_a_warning_of_the_sessions_event_is_the_jobs(make_stage: MakeStage) -> None:
-    """§5 Warning: complete and downloadable; `exports.watch_events` turns the look at the events
-    off.
+async def test_a_warning_of_the_sessions_event_is_the_jobs_status(make_stage: MakeStage) -> None:
+    """§5 Warning: the file is complete and can be downloaded; `exports.watch_events` controls the
+    look at the events.
     """
     for watch, status in (("true", "Warning"), ("false", "Success")):
         stage = await make_stage(EXPORTS__WATCH_EVENTS=watch, data=watch)
@@ -28,7 +28,7 @@ async def test_a_warning_of_the_sessions_event_is_the_jobs(make_stage: MakeStage
         assert (await stage.get(path + "/result")).body == stage.file()
 
 
-async def test_other_exports_events_say_nothing_of_this_one(stage: Stage) -> None:
+async def test_events_of_other_exports_have_no_effect(stage: Stage) -> None:
     """§5: one that failed a moment ago, in the same session and of the same type."""
     stage.fault(outlook_missing=True, count=1)
     await stage.finished(await stage.begun(stage.export))
@@ -36,7 +36,7 @@ async def test_other_exports_events_say_nothing_of_this_one(stage: Stage) -> Non
 
 
 async def test_a_chunked_file_has_no_size_before_its_end(stage: Stage) -> None:
-    """§5: unknown numbers are left out or null, never invented; its end proves it whole."""
+    """§5: unknown numbers are left out or null; the last chunk proves that the file is complete."""
     stage.fault(framing="chunked", stall_at=SIZE // 2)
     path = await stage.begun(stage.export)
     shown = (
@@ -64,10 +64,10 @@ async def test_a_chunked_file_has_no_size_before_its_end(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("lie", [5, -5])
-async def test_a_length_that_lies_is_never_success(make_stage: MakeStage, lie: int) -> None:
-    """§10: a body shorter than its Content-Length; one that is longer ends where VB365 said it
-    does.
-    """
+async def test_a_body_shorter_than_its_length_is_never_success(
+    make_stage: MakeStage, lie: int
+) -> None:
+    """§10: a body shorter than its Content-Length; a longer one ends where VB365 said it does."""
     stage = await make_stage(EXPORTS__ATTEMPTS="1")
     stage.fault(lie=lie, ignore_range=True)
     path = await stage.begun(stage.export)
@@ -80,8 +80,8 @@ async def test_a_length_that_lies_is_never_success(make_stage: MakeStage, lie: i
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-async def test_documents_of_every_version_are_events(stage: Stage, version: int) -> None:
-    """§5: valid as RESTRestoreSessionEvent, whatever became of the job; so are the pages of the
+async def test_documents_of_every_version_are_valid_events(stage: Stage, version: int) -> None:
+    """§5: a RESTRestoreSessionEvent, whatever the outcome of the job; so are the entries of the
     list.
     """
     export = stage.path_of(version=version)

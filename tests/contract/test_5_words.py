@@ -1,5 +1,5 @@
-"""CONTRACT §3.7, §5: what VB365 answered instead of a file, over the wire: in time, after the
-grace, and in words.
+"""CONTRACT §3.7, §5: what VB365 sent instead of a file, over HTTP: within the grace period, after
+it, and in messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 
 from proxy import app
 from tests.contract.conftest import ApiClient, Clock, MakePlay, MakeStage, Play, settings_of
-from tests.support.http import Message, Script, raw
+from tests.support.upstreams import Responder
+from tests.support.wire import Message, raw
 
 PATH = (
     "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/mailboxes/m/exportToPst"
@@ -29,8 +30,10 @@ ANSWERED = f"Veeam Backup for Microsoft 365 answered 500: {OUTLOOK}"
 JSON = ["Content-Type: application/json; charset=utf-8"]
 
 
-def answering(response: bytes) -> Script:
-    """Every POST gets these bytes and, unless they say otherwise, no end of the connection."""
+def script_for(response: bytes) -> Responder:
+    """An upstream that responds to every POST with these bytes and keeps the connection open unless
+    they say otherwise.
+    """
 
     async def script(request: Message) -> bytes:
         return response if request.method == "POST" else raw("200 OK", [], b"{}")
@@ -45,11 +48,11 @@ async def failed(play: Play) -> Message:
 
 
 @pytest.mark.parametrize("version", [6, 7, 8])
-async def test_vb365s_sentence_reaches_document_result_and_log(
+async def test_vb365s_message_is_in_document_result_and_log(
     make_stage: MakeStage, version: int
 ) -> None:
-    """§5 `message`: RESTExceptionInfo of every version; §6: the 409 of /result; final, for VB365
-    said why.
+    """§5 `message`: RESTExceptionInfo of every version; §6: the 409 of /result; not retryable, for
+    VB365 gave the reason.
     """
     stage = await make_stage()
     stage.fault(outlook_missing=True)
@@ -69,10 +72,10 @@ async def test_vb365s_sentence_reaches_document_result_and_log(
     assert message in [entry.get("reason") for entry in logged if entry["event"] == "job failed"]
 
 
-async def test_the_export_command_says_what_vb365_said(
+async def test_the_export_command_prints_vb365s_message(
     make_stage: MakeStage, tmp_path: Path
 ) -> None:
-    """§5 "and the commands": on stderr, with exit code 1; no other try is recommended."""
+    """§5 "and the commands": on stderr, with exit code 1; no further attempt is recommended."""
     stage = await make_stage()
     stage.fault(outlook_missing=True)
     environment = {
@@ -157,7 +160,7 @@ async def test_the_export_command_says_what_vb365_said(
         ("304 N", [], b"", "answered 304", "UpstreamError", True),
     ],
 )
-async def test_after_the_grace_any_answer_but_200_fails_the_job(
+async def test_after_the_grace_period_any_response_but_200_fails_the_job(
     make_play: MakePlay,
     status: str,
     fields: list[str],
@@ -166,16 +169,16 @@ async def test_after_the_grace_any_answer_but_200_fails_the_job(
     code: str,
     retryable: bool,
 ) -> None:
-    """§3.7: 4xx UpstreamRejected, the rest UpstreamError; §4: AsyncResult is VB365's status."""
+    """§3.7: 4xx is UpstreamRejected, the rest UpstreamError; §4: AsyncResult is VB365's status."""
     play = await make_play(
-        answering(raw(status, fields, body, length=status[:3] not in ("204", "304")))
+        script_for(raw(status, fields, body, length=status[:3] not in ("204", "304")))
     )
     over = await failed(play)
     error = over.json()["error"]
     assert error["message"].endswith(message)
     assert (error["code"], error["retryable"]) == (code, retryable)
     assert over["AsyncResult"] == str(error["upstream"]["status"]) == status[:3]
-    # a part of the file is kept nowhere but in the file
+    # parts of the file are kept in the file only
     assert (error["upstream"]["body"] is None) == (message == "answered 206")
     assert len(play.upstream.posts()) == 1
 
@@ -192,11 +195,11 @@ async def test_after_the_grace_any_answer_but_200_fails_the_job(
         b"HTTP/1.1 102 Processing\r\n\r\n" + raw("409 Conflict", JSON, b'{"message":"no"}'),
     ],
 )
-async def test_within_the_grace_any_answer_but_200_is_relayed(
+async def test_within_the_grace_period_any_response_but_200_is_relayed(
     make_play: MakePlay, response: bytes
 ) -> None:
     """§3.7: status, reason, fields and body are VB365's, and there is no job."""
-    play = await make_play(answering(response), EXPORTS__GRACE="10s")
+    play = await make_play(script_for(response), EXPORTS__GRACE="10s")
     relayed = await play.kickoff(PATH)
     final = response.removeprefix(b"HTTP/1.1 102 Processing\r\n\r\n").decode()
     assert final.startswith(relayed.first + "\r\n")
@@ -218,11 +221,11 @@ NO_HTTP = [
 
 
 @pytest.mark.parametrize("response", NO_HTTP)
-async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(
+async def test_a_response_that_is_not_http_is_an_upstream_error(
     make_play: MakePlay, response: bytes
 ) -> None:
     """§5: UpstreamError, at once although the connection stays open; the message says so."""
-    over = await failed(await make_play(answering(response)))
+    over = await failed(await make_play(script_for(response)))
     error = over.json()["error"]
     assert (error["code"], error["upstream"], over["AsyncResult"]) == ("UpstreamError", None, "502")
     assert "not valid HTTP" in error["message"] == over.json()["message"]
@@ -241,11 +244,11 @@ async def test_an_answer_that_is_no_http_is_an_error_of_the_upstream(
         (b"", "closed the connection"),
     ],
 )
-async def test_who_still_waits_gets_502(
+async def test_a_waiting_client_gets_502_without_a_valid_response(
     make_play: MakePlay, grace: str, wait: str, response: bytes, says: str
 ) -> None:
-    """§3.7, §3.9: reset before its headers, only interim answers, or no HTTP: 502; within the grace
-    there is no job.
+    """§3.7, §3.9: a reset before the head, only interim responses, or no HTTP; within the grace
+    period there is no job.
     """
 
     async def script(request: Message) -> bytes | None:
@@ -264,8 +267,8 @@ async def test_who_still_waits_gets_502(
     )
 
 
-async def test_an_answer_repeats_no_secret_into_what_is_kept(make_play: MakePlay) -> None:
-    """§5, §9: an error page that shows the request leaves no credential and no query value in the
+async def test_a_kept_response_contains_no_secret(make_play: MakePlay) -> None:
+    """§5, §9: an error page that repeats the request leaves no credential and no query value in the
     document.
     """
 
@@ -290,11 +293,11 @@ async def test_an_answer_repeats_no_secret_into_what_is_kept(make_play: MakePlay
     ["Identity", "", "identity, identity", "IDENTITY,", "identity\r\nContent-Encoding: identity"],
 )
 async def test_identity_is_no_encoding(make_play: MakePlay, value: str) -> None:
-    """RFC 9110 §8.4.1: such a file is as good as one without the field; §6: the field is not handed
-    on.
+    """RFC 9110 §8.4.1: the file is treated like one without the field; §6: the field is not sent to
+    the client.
     """
     content = b"!BDN" + bytes(60)
-    play = await make_play(answering(raw("200 OK", [f"Content-Encoding: {value}"], content)))
+    play = await make_play(script_for(raw("200 OK", [f"Content-Encoding: {value}"], content)))
     path = await play.begun(PATH)
     assert (await play.finished(path)).json()["status"] == "Success"
     file = await play.get(path + "/result")
@@ -307,9 +310,9 @@ async def test_identity_is_no_encoding(make_play: MakePlay, value: str) -> None:
 async def test_an_encoded_file_is_an_error_that_names_the_encoding(
     make_play: MakePlay, value: str
 ) -> None:
-    """§1 asks for identity: what comes encoded nevertheless is not the file, and never Success."""
+    """§1 requests identity: an encoded body is not the file, and never Success."""
     play = await make_play(
-        answering(raw("200 OK", [f"Content-Encoding: {value}"], b"!BDN" + bytes(60)))
+        script_for(raw("200 OK", [f"Content-Encoding: {value}"], b"!BDN" + bytes(60)))
     )
     error = (await failed(play)).json()["error"]
     assert error["code"] == "UpstreamError"
@@ -317,8 +320,8 @@ async def test_an_encoded_file_is_an_error_that_names_the_encoding(
 
 
 @pytest.fixture
-def deaf() -> Iterator[str]:
-    """The URL of a server whose queue of connections is full: connecting to it takes for ever."""
+def full_server() -> Iterator[str]:
+    """The URL of a server whose queue of connections is full: connecting to it never ends."""
     with contextlib.ExitStack() as held:
         listener = held.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -332,9 +335,9 @@ def deaf() -> Iterator[str]:
 
 @pytest.mark.parametrize(("grace", "status"), [("10s", 504), ("0s", 202)])
 async def test_a_connection_that_takes_too_long_is_504(
-    deaf: str, tmp_path: Path, clock: Clock, grace: str, status: int
+    full_server: str, tmp_path: Path, clock: Clock, grace: str, status: int
 ) -> None:
-    """§3.7: within the grace there is no job; after it, it failed as UpstreamTimeout (§4:
+    """§3.7: within the grace period there is no job; after it the job fails as UpstreamTimeout (§4:
     AsyncResult 504).
     """
     given = {
@@ -342,7 +345,7 @@ async def test_a_connection_that_takes_too_long_is_504(
         "EXPORTS__PREFLIGHT": "false",
         "EXPORTS__GRACE": grace,
     }
-    running = await app.start(settings_of(deaf, tmp_path, given), clock)
+    running = await app.start(settings_of(full_server, tmp_path, given), clock)
     try:
         client = ApiClient(running, clock, {"Authorization": "Bearer t"})
         response = await client.kickoff(PATH)

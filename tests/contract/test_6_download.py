@@ -11,7 +11,7 @@ from email.utils import formatdate, parsedate_to_datetime
 import pytest
 
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
-from tests.support.http import Message, Wire, raw, request_bytes
+from tests.support.wire import Message, Peer, raw, request_bytes
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ async def result(stage: Stage) -> str:
     return await stage.done() + "/result"
 
 
-async def test_the_files_fields(stage: Stage, result: str) -> None:
-    """§6: all of them, and never Content-Encoding."""
+async def test_a_download_has_all_fields_of_the_contract(stage: Stage, result: str) -> None:
+    """§6: and never Content-Encoding."""
     response = await stage.get(result, Accept_Encoding="gzip, br")
     digest = base64.b64encode(hashlib.sha256(stage.file()).digest()).decode()
     assert response.first == "HTTP/1.1 200 OK"
@@ -43,7 +43,7 @@ async def test_the_files_fields(stage: Stage, result: str) -> None:
 
 
 async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -> None:
-    """§6: Content-Type verbatim; RFC 6266 `filename` and `filename*`."""
+    """§6: Content-Type is verbatim; RFC 6266 `filename` and `filename*`."""
 
     async def script(request: Message) -> bytes | None:
         head = [
@@ -64,7 +64,7 @@ async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -
 
 
 async def test_the_etag_survives_a_restart(make_stage: MakeStage) -> None:
-    """§6: strong, immutable, the same after a restart."""
+    """§6: it is strong and never changes."""
     stage = await make_stage()
     result = await stage.done() + "/result"
     etag = (await stage.get(result))["ETag"]
@@ -78,7 +78,7 @@ async def test_the_etag_survives_a_restart(make_stage: MakeStage) -> None:
         await stage.running.stop()
 
 
-async def test_preconditions_in_the_order_of_rfc_9110(stage: Stage, result: str) -> None:
+async def test_preconditions_apply_in_the_order_of_rfc_9110(stage: Stage, result: str) -> None:
     """§6: If-Match / If-Unmodified-Since 412; If-None-Match / If-Modified-Since 304."""
     got = await stage.get(result)
     etag, modified = got["ETag"], got["Last-Modified"]
@@ -131,8 +131,12 @@ async def test_preconditions_in_the_order_of_rfc_9110(stage: Stage, result: str)
         ("bytes=0-1, 900000-", 0, 2),
     ],
 )
-async def test_one_range(stage: Stage, result: str, value: str, start: int, stop: int) -> None:
-    """§6: `a-b`, `a-`, `-n`; overlaps coalesced; 206 with Content-Range; HEAD + Range is 200."""
+async def test_a_satisfiable_range_is_206(
+    stage: Stage, result: str, value: str, start: int, stop: int
+) -> None:
+    """§6: `a-b`, `a-`, `-n`; overlaps are coalesced; 206 with Content-Range; HEAD with a Range is
+    200.
+    """
     response = await stage.get(result, Range=value)
     assert response.first == "HTTP/1.1 206 Partial Content"
     assert response["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
@@ -165,7 +169,7 @@ async def test_an_unknown_unit_or_malformed_range_is_ignored(
         ",".join(["bytes=0-0", *(f"{n}-{n}" for n in range(2, 18, 2))]),
     ],
 )
-async def test_no_satisfiable_range_is_416(stage: Stage, result: str, value: str) -> None:
+async def test_an_unsatisfiable_range_is_416(stage: Stage, result: str, value: str) -> None:
     """§6: with `Content-Range: bytes */size`; so are more than 8 parts."""
     response = await stage.get(result, Range=value)
     assert response.status == 416
@@ -197,7 +201,7 @@ async def test_several_ranges_are_multipart(stage: Stage, result: str) -> None:
 
 
 async def test_if_range_compares_strongly(stage: Stage, result: str) -> None:
-    """§6: mismatch, weak, or unequal date: the Range is ignored."""
+    """§6: if it differs, is weak or has another date, the Range is ignored."""
     got = await stage.get(result)
     etag, modified = got["ETag"], got["Last-Modified"]
     later = formatdate(parsedate_to_datetime(modified).timestamp() + 10, usegmt=True)
@@ -212,9 +216,9 @@ async def test_if_range_compares_strongly(stage: Stage, result: str) -> None:
         assert (await stage.get(result, Range="bytes=0-0", If_Range=value)).status == status, value
 
 
-async def test_not_ready_is_409(stage: Stage) -> None:
-    """§6: `result-not-ready` with Retry-After, HEAD too; `Prefer: wait=N` holds before it, and
-    gives the file.
+async def test_a_result_that_is_not_ready_is_409(stage: Stage) -> None:
+    """§6: `result-not-ready` with Retry-After, for HEAD too; with `Prefer: wait=N` the response
+    waits for the file.
     """
     stage.fault(hold=True)
     result = await stage.begun(stage.export) + "/result"
@@ -233,15 +237,15 @@ async def test_not_ready_is_409(stage: Stage) -> None:
 
 
 async def test_wait_ends_in_409(make_stage: MakeStage) -> None:
-    """§6: clamped to `exports.max_wait`."""
+    """§6: after `exports.max_wait` at most."""
     stage = await make_stage(EXPORTS__MAX_WAIT="100ms")
     stage.fault(hold=True)
     result = await stage.begun(stage.export) + "/result"
     assert (await stage.get(result, Prefer="wait=900")).status == 409
 
 
-async def test_failed_and_cancelled_are_409(stage: Stage) -> None:
-    """§6: `export-failed`, `export-cancelled`: no Retry-After, nothing will come."""
+async def test_the_result_of_a_failed_or_cancelled_job_is_409(stage: Stage) -> None:
+    """§6: `export-failed`, `export-cancelled`, without Retry-After."""
     stage.fault(outlook_missing=True, count=1)
     status = await stage.begun(stage.export)
     await stage.finished(status)
@@ -260,8 +264,8 @@ async def test_failed_and_cancelled_are_409(stage: Stage) -> None:
     assert "Retry-After" not in cancelled
 
 
-async def test_an_empty_file_is_a_file(make_play: MakePlay) -> None:
-    """§6: of no bytes; a range of it cannot be satisfied."""
+async def test_an_empty_file_can_be_downloaded(make_play: MakePlay) -> None:
+    """§6: it has no bytes, and no range of it can be satisfied."""
 
     async def script(request: Message) -> bytes | None:
         return raw("200 OK")
@@ -275,12 +279,12 @@ async def test_an_empty_file_is_a_file(make_play: MakePlay) -> None:
 
 
 @pytest.mark.parametrize("end", ["delete", "release", "expire"])
-async def test_a_download_in_flight_finishes(make_stage: MakeStage, end: str) -> None:
-    """§6: even if expiry or DELETE hits it."""
+async def test_a_running_download_completes(make_stage: MakeStage, end: str) -> None:
+    """§6: even if the file expires or is deleted meanwhile."""
     size = 30_000_000
     stage = await make_stage({"size": size})
     status = await stage.done()
-    wire = await Wire.to(stage.url)
+    wire = await Peer.to(stage.url)
     await wire.send(request_bytes("GET", status + "/result", stage.fields, None, "h"))
     begun = await wire.reader.readexactly(1000)
     if end == "expire":
@@ -300,4 +304,4 @@ async def test_a_download_in_flight_finishes(make_stage: MakeStage, end: str) ->
         digest.update(data)
         left -= len(data)
     assert digest.digest() == hashlib.sha256(stage.file()).digest()
-    wire.close()
+    wire.abort()

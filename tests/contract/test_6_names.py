@@ -1,5 +1,5 @@
-"""CONTRACT §5, §6: what the file is called, its type to the byte, and that no browser guesses
-another.
+"""CONTRACT §5, §6: the name of the file, its exact media type, and protection from content
+sniffing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pytest
 
 from proxy import app
 from tests.contract.conftest import MakePlay, Play
-from tests.contract.test_5_words import answering
-from tests.support.http import Message, Wire, raw, request_bytes
+from tests.contract.test_5_words import script_for
+from tests.support.wire import Message, Peer, raw, request_bytes
 
 SESSION = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization"
 PST, ZIP = b"!BDN" + bytes(60), b"PK\x03\x04" + bytes(60)
@@ -45,11 +45,11 @@ def offered(file: Message) -> str:
     ],
 )
 @pytest.mark.parametrize("disposition", [[], ["Content-Disposition: attachment"]])
-async def test_without_a_name_of_vb365_the_file_opens_nevertheless(
+async def test_a_file_without_a_name_gets_one_with_a_suffix(
     make_play: MakePlay, path: str, content: bytes, name: str, disposition: list[str]
 ) -> None:
-    """§5 `fileName`: from title, time and format; §6: Content-Disposition offers the same."""
-    play = await make_play(answering(raw("200 OK", disposition, content)))
+    """§5 `fileName`: from title, time and format; §6: Content-Disposition has the same."""
+    play = await make_play(script_for(raw("200 OK", disposition, content)))
     status = await play.begun(SESSION + path)
     document = (await play.finished(status)).json()
     assert document["result"]["fileName"] == name.format(stamp(document))
@@ -60,10 +60,10 @@ async def test_without_a_name_of_vb365_the_file_opens_nevertheless(
         assert file["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_the_name_stays_from_the_first_bytes_on_and_over_a_restart(
+async def test_the_name_never_changes_once_it_is_shown(
     make_play: MakePlay,
 ) -> None:
-    """§5: known before the transfer ends; what was shown once is what is offered in the end."""
+    """§5: it is known before the transfer ends and survives a restart."""
 
     async def script(request: Message) -> bytes:
         if request.method != "POST":
@@ -93,12 +93,12 @@ async def test_the_name_stays_from_the_first_bytes_on_and_over_a_restart(
 
 
 async def test_the_name_is_null_until_the_format_is_known(make_play: MakePlay) -> None:
-    """§5: unknown is null, never invented; with a name of VB365 there is nothing to wait for."""
+    """§5: an unknown name is never invented; if VB365 sent one, it is shown at once."""
     head = "HTTP/1.1 200 OK\r\nContent-Length: 64\r\n"
     shown = []
     for disposition in ("", 'Content-Disposition: attachment; filename="a.pst"\r\n'):
         play = await make_play(
-            answering((head + disposition + "\r\n").encode()), data=disposition[:1] or "data"
+            script_for((head + disposition + "\r\n").encode()), data=disposition[:1] or "data"
         )
         status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
         result = (await play.until(status, lambda document: document["result"] is not None)).json()[
@@ -109,10 +109,10 @@ async def test_the_name_is_null_until_the_format_is_known(make_play: MakePlay) -
     assert shown == [(None, None), (None, "a.pst")]
 
 
-async def test_a_windows_path_keeps_its_last_part(make_play: MakePlay) -> None:
+async def test_of_a_windows_path_the_last_part_is_the_name(make_play: MakePlay) -> None:
     r"""§5, §6: VB365 builds its file in C:\Windows\Temp, and may say so."""
     disposition = 'Content-Disposition: attachment; filename="C:\\Windows\\Temp\\x\\mailbox.pst"'
-    play = await make_play(answering(raw("200 OK", [disposition], PST)))
+    play = await make_play(script_for(raw("200 OK", [disposition], PST)))
     status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
     assert (await play.finished(status)).json()["result"]["fileName"] == "mailbox.pst"
     assert offered(await play.get(status + "/result")) == "mailbox.pst"
@@ -121,23 +121,25 @@ async def test_a_windows_path_keeps_its_last_part(make_play: MakePlay) -> None:
 async def head_of(
     play: Play, method: str, target: str, fields: dict[str, str], version: str = "1.1"
 ) -> bytes:
-    wire = await Wire.to(play.url)
+    wire = await Peer.to(play.url)
     try:
         request = request_bytes(method, target, play.fields | fields, None, "h")
         await wire.send(request.replace(b"HTTP/1.1", b"HTTP/" + version.encode(), 1))
         return await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 20)
     finally:
-        wire.close()
+        wire.abort()
 
 
 @pytest.mark.parametrize(
     "value",
     [b"Text/ODD;x=1 ;y", b"a/b; c=\xe9", b"a/b; c=\xc3\xa9", b"a/b; c=\x80\xff", b"a/b;\tc"],
 )
-async def test_content_type_is_vb365s_to_the_byte(make_play: MakePlay, value: bytes) -> None:
-    """§6: also where it is no UTF-8; in every response that represents the file."""
+async def test_content_type_is_that_of_vb365_byte_for_byte(
+    make_play: MakePlay, value: bytes
+) -> None:
+    """§6: also where it is not UTF-8; in every response with the file."""
     play = await make_play(
-        answering(raw("200 OK", ["Content-Type: " + value.decode("latin-1")], PST))
+        script_for(raw("200 OK", ["Content-Type: " + value.decode("latin-1")], PST))
     )
     status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
     document = (await play.finished(status)).json()
@@ -167,17 +169,19 @@ async def test_content_type_is_vb365s_to_the_byte(make_play: MakePlay, value: by
 
 
 @pytest.mark.parametrize("fields", [[], ["Content-Type: "]])
-async def test_without_a_type_it_is_octets(make_play: MakePlay, fields: list[str]) -> None:
+async def test_a_file_without_a_media_type_is_octet_stream(
+    make_play: MakePlay, fields: list[str]
+) -> None:
     """§6: VB365 declares every export so."""
-    play = await make_play(answering(raw("200 OK", fields, PST)))
+    play = await make_play(script_for(raw("200 OK", fields, PST)))
     status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
     assert (await play.finished(status)).json()["result"]["mediaType"] == "application/octet-stream"
     assert (await play.get(status + "/result"))["Content-Type"] == "application/octet-stream"
 
 
-async def test_a_304_does_not_let_a_browser_guess_either(make_play: MakePlay) -> None:
-    """§6: the fields of a 304 update those of the copy."""
-    play = await make_play(answering(raw("200 OK", [], HTML)))
+async def test_a_304_also_forbids_content_sniffing(make_play: MakePlay) -> None:
+    """§6: the fields of a 304 update those of the cached copy."""
+    play = await make_play(script_for(raw("200 OK", [], HTML)))
     status = await play.begun(SESSION + "/teams/t/posts/export")
     await play.finished(status)
     known = (await play.get(status + "/result"))["ETag"]
@@ -185,9 +189,9 @@ async def test_a_304_does_not_let_a_browser_guess_either(make_play: MakePlay) ->
     assert (same.status, same["X-Content-Type-Options"]) == (304, "nosniff")
 
 
-async def test_sha256sum_understands_the_digest(make_play: MakePlay, tmp_path: Path) -> None:
-    """§5 `result.sha256`: in hex."""
-    play = await make_play(answering(raw("200 OK", [], PST)))
+async def test_sha256sum_accepts_the_digest(make_play: MakePlay, tmp_path: Path) -> None:
+    """§5 `result.sha256`: in hexadecimal."""
+    play = await make_play(script_for(raw("200 OK", [], PST)))
     status = await play.begun(SESSION + "/mailboxes/m/exportToPst")
     digest = (await play.finished(status)).json()["result"]["sha256"]
     assert re.fullmatch("[0-9a-f]{64}", digest)

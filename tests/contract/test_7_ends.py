@@ -1,4 +1,4 @@
-"""CONTRACT §7: cancel, delete, expiry: the whole table."""
+"""CONTRACT §7: cancel, delete, expiry: every row of the table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.http import Message
+from tests.support.wire import Message
 
 
 def kind(response: Message) -> str:
@@ -21,9 +21,9 @@ async def running(stage: Stage) -> str:
     return status
 
 
-async def test_cancel_of_a_running_job(stage: Stage) -> None:
-    """§7: 202, phase Cancelling, VB365's connection closed, soon Cancelled; it never changes
-    afterwards.
+async def test_cancelling_a_running_job_is_202(stage: Stage) -> None:
+    """§7: phase Cancelling, VB365's connection is closed, soon the status is Cancelled and never
+    changes.
     """
     status = await running(stage)
     response = await stage.ask("POST", status + "/cancel")
@@ -39,7 +39,7 @@ async def test_cancel_of_a_running_job(stage: Stage) -> None:
     assert (await stage.get(status)).json() == over.json()
 
 
-async def test_cancel_of_a_queued_job(make_stage: MakeStage) -> None:
+async def test_cancelling_a_queued_job_sends_nothing_to_the_upstream(make_stage: MakeStage) -> None:
     """§7: VB365 gets no request for it."""
     stage = await make_stage(EXPORTS__MAX_RUNNING="1")
     await running(stage)
@@ -49,8 +49,8 @@ async def test_cancel_of_a_queued_job(make_stage: MakeStage) -> None:
     assert stage.asked("items/save", "POST") == 0
 
 
-async def test_cancel_of_a_terminal_job_changes_nothing(stage: Stage) -> None:
-    """§7: 200 unchanged."""
+async def test_cancelling_a_terminal_job_changes_nothing(stage: Stage) -> None:
+    """§7: 200 with the same document."""
     status = await stage.done()
     before = (await stage.get(status)).json()
     response = await stage.ask("POST", status + "/cancel", body=b"{}")
@@ -59,8 +59,10 @@ async def test_cancel_of_a_terminal_job_changes_nothing(stage: Stage) -> None:
     assert response["AsyncResult"] == "200"
 
 
-async def test_release(stage: Stage) -> None:
-    """§7: DELETE result is 409 while running, then 204, `result.state` Deleted; again 204."""
+async def test_deleting_the_result_releases_the_file(stage: Stage) -> None:
+    """§7: DELETE of the result is 409 while the job runs, then 204 with `result.state` Deleted, and
+    204 again.
+    """
     status = await running(stage)
     response = await stage.ask("DELETE", status + "/result")
     assert (response.status, kind(response)) == (409, "result-not-ready")
@@ -81,8 +83,8 @@ async def test_release(stage: Stage) -> None:
     )
 
 
-async def test_release_without_a_file(stage: Stage) -> None:
-    """§7: 204 too."""
+async def test_deleting_a_result_without_a_file_is_204(stage: Stage) -> None:
+    """§7."""
     stage.fault(outlook_missing=True)
     status = await stage.begun(stage.export)
     await stage.finished(status)
@@ -91,9 +93,9 @@ async def test_release_without_a_file(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "terminal"])
-async def test_delete(stage: Stage, state: str) -> None:
-    """§7: 204: cancelled, released, forgotten; idempotent; everything else 404 `job-deleted`; 404
-    after 24 h.
+async def test_deleting_a_job_leaves_a_tombstone(stage: Stage, state: str) -> None:
+    """§7: 204: the job is cancelled, released and forgotten; a second DELETE is 204 too; everything
+    else is 404 `job-deleted`, and 404 after 24 h.
     """
     status = await running(stage) if state == "running" else await stage.done()
     for _ in range(2):
@@ -114,7 +116,7 @@ async def test_delete(stage: Stage, state: str) -> None:
     assert (response.status, kind(response)) == (404, "job-not-found")
 
 
-async def test_unknown_or_not_yours(stage: Stage) -> None:
+async def test_unknown_and_foreign_jobs_are_the_same_404(stage: Stage) -> None:
     """§7: 404 for every call, the same for both."""
     status = await stage.done()
     calls = [
@@ -142,7 +144,9 @@ async def test_unknown_or_not_yours(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("sweeper", ["alive", "dead"])
-async def test_expiry(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, sweeper: str) -> None:
+async def test_a_result_and_then_its_record_expire(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, sweeper: str
+) -> None:
     """§7: 410 `result_ttl` after the end, 404 `record_ttl` later, whether swept or not."""
     if sweeper == "dead":
 

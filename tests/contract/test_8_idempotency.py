@@ -1,4 +1,4 @@
-"""CONTRACT §8: idempotent kick-off."""
+"""CONTRACT §8: Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from proxy.api.kickoff import KickoffHandler
 from proxy.core.job import Job
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.http import Message, ask
+from tests.support.wire import Message, ask
 
 
 def kind(response: Message) -> str:
@@ -20,7 +20,7 @@ def kind(response: Message) -> str:
 
 @pytest.mark.parametrize("key", ["", '""', "a b", '"a', "k\xe9", "k" * 256, '"' + "k" * 256 + '"'])
 async def test_a_malformed_key_is_400(stage: Stage, key: str) -> None:
-    """§8: 1-255 visible ASCII, quotes optional, else 400; VB365 gets no request."""
+    """§8: 1-255 visible ASCII characters, quotes optional, else 400; VB365 gets no request."""
     response = await stage.kickoff(stage.export, Idempotency_Key=key)
     assert (response.status, kind(response)) == (400, "idempotency-key-invalid")
     assert response.json()["errorCode"] == "ParameterValidationFailure"
@@ -28,7 +28,7 @@ async def test_a_malformed_key_is_400(stage: Stage, key: str) -> None:
 
 
 async def test_two_keys_are_400(stage: Stage) -> None:
-    """§8: it is one value."""
+    """§8: the field has one value."""
     lines = [
         *stage.fields.items(),
         ("Prefer", "respond-async"),
@@ -40,8 +40,8 @@ async def test_two_keys_are_400(stage: Stage) -> None:
 
 
 async def test_a_replay_is_the_same_job(stage: Stage) -> None:
-    """§8: 202 with the same job and `Idempotency-Replayed: true`, VB365 not called again; quotes do
-    not count.
+    """§8: 202 with the same job and `Idempotency-Replayed: true`; VB365 gets no second request;
+    quotes do not count.
     """
     key = "k" * 255
     first = await stage.kickoff(stage.export, Idempotency_Key=key)
@@ -58,7 +58,7 @@ async def test_a_replay_is_the_same_job(stage: Stage) -> None:
 
 
 async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
-    """§8: also for concurrent duplicates."""
+    """§8: the same holds for concurrent duplicates."""
     stage.fault(hold=True)
     responses = await asyncio.gather(
         *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
@@ -84,8 +84,8 @@ async def test_another_fingerprint_is_422(stage: Stage) -> None:
         assert response.json()["errorCode"] == "ParameterValidationFailure"
 
 
-async def test_a_key_is_its_callers_own(stage: Stage) -> None:
-    """§8: scoped to the caller."""
+async def test_a_key_belongs_to_its_caller(stage: Stage) -> None:
+    """§8: keys are scoped to the caller."""
     mine = await stage.begun(stage.export, Idempotency_Key="k")
     fields = stage.simulator.login("operator") | {"Prefer": "respond-async", "Idempotency-Key": "k"}
     theirs = await stage.ask("POST", stage.export, fields, b"other")
@@ -95,8 +95,8 @@ async def test_a_key_is_its_callers_own(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("end", ["deleted", "expired"])
-async def test_the_key_dies_with_the_record(make_stage: MakeStage, end: str) -> None:
-    """§8: after DELETE, and after `record_ttl`, the same key is a new export."""
+async def test_a_key_is_free_once_its_record_is_gone(make_stage: MakeStage, end: str) -> None:
+    """§8: after DELETE, and after `record_ttl`, the same key starts a new export."""
     stage = await make_stage({"token_lifetime": 1e9})
     first = await stage.done(Idempotency_Key="k")
     if end == "deleted":
@@ -114,12 +114,10 @@ async def test_without_a_key_every_post_is_a_new_job(stage: Stage) -> None:
     assert await stage.begun(stage.export) != await stage.begun(stage.export)
 
 
-async def test_what_expired_unswept_is_shown_so(
+async def test_an_expired_file_is_shown_as_expired_before_it_is_swept(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§7: a replay and a late cancel show no expired file, even if the sweeper is
-    dead.
-    """
+    """§7: a replay and a late cancel show no expired file, even if the sweeper has stopped."""
 
     async def dead(self: object) -> None:
         return None

@@ -1,4 +1,4 @@
-"""CONTRACT §9, §2 "Caller": who may see a job, and where credentials live."""
+"""CONTRACT §9, §2 "Caller": who has access to a job, and where credentials are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from proxy import app
 from tests.contract.conftest import MakePlay, MakeStage, Stage
-from tests.support.http import Message, raw
+from tests.support.wire import Message, raw
 
 EXPORT = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization/exportToPst"
 CALLS = [
@@ -40,9 +40,9 @@ def kept_in(place: Path) -> tuple[str, bytes]:
     )
 
 
-class Upstream:
-    """An upstream whose answers to access checks the test sets, by Authorization; 200 without a
-    word.
+class AccessUpstream:
+    """An upstream whose responses to access checks the test sets per Authorization; the default is
+    200.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Upstream:
 async def test_without_credentials_every_call_is_401(
     stage: Stage, method: str, suffix: str
 ) -> None:
-    """§9: whether there is such a job or not; and for a token that VB365 refuses."""
+    """§9: whether the job exists or not; also for a token that VB365 rejects."""
     status = await stage.done()
     unknown = "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001"
     for target in (status, unknown):
@@ -86,10 +86,10 @@ async def test_without_credentials_every_call_is_401(
 
 
 @pytest.mark.parametrize("foreign", [403, 404])
-async def test_whom_the_upstream_refuses_the_session_sees_404(
+async def test_a_caller_without_access_to_the_session_gets_404(
     make_stage: MakeStage, foreign: int
 ) -> None:
-    """§9: existence is not disclosed; whoever sees the session sees the job."""
+    """§9: existence is not disclosed; a caller with access to the session sees the job."""
     stage = await make_stage({"foreign_session": foreign})
     status = await stage.done()
     for user in ("bob", "carol"):
@@ -99,13 +99,13 @@ async def test_whom_the_upstream_refuses_the_session_sees_404(
     ).status == 200
 
 
-async def test_the_check_asks_for_the_session_with_the_calls_credentials(
+async def test_the_check_requests_the_session_with_the_credentials_of_the_call(
     make_play: MakePlay,
 ) -> None:
-    """§9: `GET /v{N}/RestoreSessions/{sid}`, N the kick-off's, Authorization and Cookie; a
+    """§9: `GET /v{N}/RestoreSessions/{sid}`, N the kick-off's, with Authorization and Cookie; a
     refreshed token works.
     """
-    play = await make_play(Upstream())
+    play = await make_play(AccessUpstream())
     status = await play.begun(EXPORT.replace("v8", "V7"))
     await play.finished(status)
     play.upstream.requests.clear()
@@ -118,11 +118,11 @@ async def test_the_check_asks_for_the_session_with_the_calls_credentials(
     assert "X-Y" not in request
 
 
-async def test_answers_are_cached_for_a_while_refusals_are_not(make_play: MakePlay) -> None:
-    """§9: `access.cache`, per credential and session; the kick-off's own credential is allowed so
-    long unasked.
+async def test_successful_checks_are_cached_and_denials_are_not(make_play: MakePlay) -> None:
+    """§9: `access.cache`, per credential and session; the kick-off's own credential is allowed for
+    as long without a check.
     """
-    upstream = Upstream()
+    upstream = AccessUpstream()
     play = await make_play(upstream)
     status = await play.begun(EXPORT)
     await play.finished(status)
@@ -147,8 +147,8 @@ async def test_answers_are_cached_for_a_while_refusals_are_not(make_play: MakePl
     assert await asked("Bearer u", 401) == 1
 
 
-async def test_without_a_cache_a_revoked_token_counts_at_once(make_stage: MakeStage) -> None:
-    """§9 `access.cache = 0s`: now."""
+async def test_without_a_cache_a_revoked_token_is_rejected_at_once(make_stage: MakeStage) -> None:
+    """§9 `access.cache = 0s`."""
     stage = await make_stage(ACCESS__CACHE="0s")
     status = await stage.done()
     stage.simulator.tokens.expire()
@@ -157,9 +157,9 @@ async def test_without_a_cache_a_revoked_token_counts_at_once(make_stage: MakeSt
 
 
 @pytest.mark.parametrize("how", ["down", "500", "302"])
-async def test_an_upstream_that_cannot_say_is_503(make_play: MakePlay, how: str) -> None:
-    """§9: with Retry-After, unless cached; for unknown ids as well."""
-    upstream = Upstream()
+async def test_a_check_without_a_result_is_503(make_play: MakePlay, how: str) -> None:
+    """§9: with Retry-After, unless a result is cached; for unknown ids as well."""
+    upstream = AccessUpstream()
     play = await make_play(upstream)
     status = await play.begun(EXPORT)
     await play.finished(status)
@@ -179,9 +179,11 @@ async def test_an_upstream_that_cannot_say_is_503(make_play: MakePlay, how: str)
     assert (await play.get(status)).status == 200
 
 
-async def test_the_session_gone_leaves_the_kickoffs_own_caller(make_play: MakePlay) -> None:
-    """§9: while VB365 answers 2xx to `GET /v{N}/RestoreSessions?limit=1`; nobody else."""
-    upstream = Upstream()
+async def test_after_the_end_of_the_session_only_the_caller_of_the_kick_off_has_access(
+    make_play: MakePlay,
+) -> None:
+    """§9: while VB365 responds with 2xx to `GET /v{N}/RestoreSessions?limit=1`."""
+    upstream = AccessUpstream()
     play = await make_play(upstream, ACCESS__CACHE="0s")
     status = await play.begun(EXPORT)
     await play.finished(status)
@@ -200,8 +202,8 @@ async def test_the_session_gone_leaves_the_kickoffs_own_caller(make_play: MakePl
 
 @pytest.mark.parametrize("name", ["sub", "unique_name", "nameid", "upn"])
 async def test_a_refreshed_jwt_is_the_same_caller(make_play: MakePlay, name: str) -> None:
-    """§2 Caller: `iss` with `sub` (or …) once VB365 has accepted the token."""
-    upstream = Upstream()
+    """§2 Caller: `iss` with `sub` (or another claim) once VB365 has accepted the token."""
+    upstream = AccessUpstream()
     play = await make_play(upstream)
     play.fields = jwt("alice", 1, name)
     more = {"Idempotency_Key": "k"}
@@ -219,25 +221,25 @@ async def test_a_refreshed_jwt_is_the_same_caller(make_play: MakePlay, name: str
     assert len(play.upstream.posts()) == 1
 
 
-async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing(
+async def test_claims_of_a_token_that_was_not_accepted_identify_nobody(
     make_play: MakePlay,
 ) -> None:
-    """§2 Caller: a forged JWT beside a good cookie is nobody."""
-    upstream = Upstream()
+    """§2 Caller: a forged JWT beside a valid cookie."""
+    upstream = AccessUpstream()
     play = await make_play(upstream)
     play.fields = jwt("alice", 1)
     status = await play.begun(EXPORT)
     await play.finished(status)
-    upstream.cookie_alone = True  # VB365 takes the cookie and does not look at the token
+    upstream.cookie_alone = True  # VB365 accepts the cookie and ignores the token
     forged = jwt("alice", 666) | {"Cookie": "mallory=1"}
     assert (await play.ask("GET", "/v8/_async/exports", forged)).json()["results"] == []
     upstream.sessions[forged["Authorization"]] = 404
     assert (await play.ask("GET", status, forged)).status == 404
 
 
-async def test_a_cookie_alone_is_a_caller(make_play: MakePlay) -> None:
+async def test_a_cookie_alone_identifies_a_caller(make_play: MakePlay) -> None:
     """§2, §3.2: credentials are `Authorization` or `Cookie`."""
-    play = await make_play(Upstream())
+    play = await make_play(AccessUpstream())
     play.fields = {"Cookie": "session=1"}
     status = await play.begun(EXPORT)
     await play.finished(status)
@@ -247,11 +249,11 @@ async def test_a_cookie_alone_is_a_caller(make_play: MakePlay) -> None:
     ] == []
 
 
-async def test_secrets_are_nowhere(
+async def test_no_secret_is_logged_shown_or_stored(
     make_stage: MakeStage, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """§9: logs, documents, files and file names hold no credential, no query value; bodies go with
-    their job.
+    """§9: logs, documents, files and file names contain no credential and no query value; a body is
+    removed with its job.
     """
     stage = await make_stage()
     token = stage.fields["Authorization"].removeprefix("Bearer ")
@@ -292,9 +294,9 @@ async def test_secrets_are_nowhere(
     assert b"body-canary" not in shown
 
 
-async def test_a_suspended_job_goes_on_with_its_owners_next_call(make_stage: MakeStage) -> None:
-    """§9: after a restart Suspended; the next allowed call resumes it with its credentials, a
-    refused one does not.
+async def test_the_owners_next_call_resumes_a_suspended_job(make_stage: MakeStage) -> None:
+    """§9: after a restart the job is Suspended; the next allowed call resumes it with its
+    credentials, a denied one does not.
     """
     stage = await make_stage()
     stage.fault(hold=True, count=1)

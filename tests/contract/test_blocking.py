@@ -1,4 +1,4 @@
-"""Nothing of ours blocks the loop, from the kick-off to the deletion."""
+"""No call of the proxy blocks the event loop, from the kick-off to the deletion."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from proxy.logs import __file__ as a_file_of_ours
 from tests.contract.conftest import Stage
 
 
-async def test_no_call_blocks_the_loop_from_kickoff_to_delete(stage: Stage) -> None:
-    """§2: every resource is used once while blockbuster watches; it would see a call that
-    blocks.
-    """
+async def test_no_call_blocks_the_loop_from_kick_off_to_delete(stage: Stage) -> None:
+    """§2: every resource is used once while blockbuster watches for blocking calls."""
     with blockbuster_ctx():
         with pytest.raises(BlockingError):
             Path(a_file_of_ours).stat()  # noqa: ASYNC240  # the proof that it watches

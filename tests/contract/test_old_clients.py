@@ -1,4 +1,4 @@
-"""CONTRACT §4, §6, §11: HTTP/1.0 clients, and HEAD, on every path of the proxy's own."""
+"""CONTRACT §4, §6, §11: HTTP/1.0 clients, and HEAD, on every path that the proxy serves itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tests.contract.conftest import SIZE, Stage
-from tests.support.http import Message, Wire
+from tests.support.wire import Message, Peer
 
 PATHS = {
     "running": "{running}",
@@ -23,12 +23,12 @@ PATHS = {
     "unknown": "/v8/_async/exports/5f0c6d3e-0000-4000-8000-000000000001",
     "nothing": "/v8/_async/nothing",
 }
-#: May differ between two answers to one question, because they were given at two times.
+#: May differ between two responses to the same request, because they are sent at different times.
 CHANGING = {"date", "retry-after", "x-progress"}
 
 
 async def jobs(stage: Stage) -> dict[str, str]:
-    """The status paths of a job of each kind; the running one waits for the simulator."""
+    """The status paths of one job of each kind; the running one waits for the simulator."""
     ended = await stage.done()
     stage.fault(outlook_missing=True, count=1)
     failed = await stage.begun(stage.export)
@@ -42,10 +42,10 @@ async def jobs(stage: Stage) -> dict[str, str]:
 async def exchange(
     stage: Stage, first: str, fields: dict[str, str], *, bodiless: bool = False
 ) -> tuple[Message, bool]:
-    """One request line with these fields and no others: its answer, and whether the connection is
-    closed after it.
+    """Send a request line with these fields and no others; return the response and whether the
+    connection is closed after it.
     """
-    wire = await Wire.to(stage.url)
+    wire = await Peer.to(stage.url)
     try:
         lines = [first, *(f"{name}: {value}" for name, value in fields.items()), "", ""]
         await wire.send("\r\n".join(lines).encode("latin-1"))
@@ -60,7 +60,7 @@ async def exchange(
         assert again.status == message.status
         return message, False
     finally:
-        wire.close()
+        wire.abort()
 
 
 async def test_head_is_get_without_its_body(stage: Stage) -> None:
@@ -79,11 +79,11 @@ async def test_head_is_get_without_its_body(stage: Stage) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("keep", [False, True])
-async def test_an_http_1_0_client_is_answered_on_every_path(
+async def test_an_http_1_0_client_is_served_on_every_path(
     stage: Stage, method: str, keep: bool
 ) -> None:
-    """RFC 9112 §9.3: no Host needed, never chunked, closed unless keep-alive is asked for; URLs are
-    absolute.
+    """RFC 9112 §9.3: Host is not required; the response is never chunked, and the connection is
+    closed unless keep-alive is requested; URLs are absolute.
     """
     known = await jobs(stage)
     fields = stage.fields | ({"Connection": "keep-alive"} if keep else {})
@@ -106,7 +106,7 @@ async def test_an_http_1_0_client_is_answered_on_every_path(
     stage.simulator.release()
 
 
-async def test_an_http_1_0_client_kicks_off_cancels_and_deletes(stage: Stage) -> None:
+async def test_an_http_1_0_client_can_kick_off_cancel_and_delete(stage: Stage) -> None:
     """§3, §7: 202 with the document; 204 without a body."""
     stage.fault(hold=True)
     given = stage.fields | {"Prefer": "respond-async", "Content-Length": "0"}

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
 from proxy.simulator import Simulator
-from tests.support.http import Message, Scripted, ask, raw
+from tests.support.upstreams import Scripted
+from tests.support.wire import Message, ask, raw
 
 HOST = "vb365.internal"
 _PER_HOP = {"host", "connection", "transfer-encoding", "content-length"}

@@ -12,8 +12,8 @@ from cryptography.fernet import Fernet
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.support.at_rest import at_rest
-from tests.support.http import Message, Wire, ask
 from tests.support.process import ProxyProcess, served
+from tests.support.wire import Message, Peer, ask
 
 SIZE = 300_000
 QUERY, BODY = b"canary-query", b"canary-body"
@@ -115,12 +115,12 @@ class Miner:
             "Content-Length: x",
             "bad line",
         ]
-        wire = await Wire.to(self.proxy.url)
+        wire = await Peer.to(self.proxy.url)
         await wire.send(
             "\r\n".join([f"GET /?x={QUERY.decode()} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
         )
         self.told.append(await wire.message(ends=True))
-        wire.close()
+        wire.abort()
 
     async def operators_view(self) -> None:
         for path in ("/", "/healthz", "/readyz", "/metrics", "/api/jobs", "/api/overview"):

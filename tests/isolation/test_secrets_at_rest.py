@@ -15,8 +15,8 @@ from cryptography.fernet import Fernet
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.support.at_rest import at_rest
-from tests.support.http import Message, ask
 from tests.support.process import ProxyProcess, served
+from tests.support.wire import Message, ask
 
 SIZE = 300_000
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()

@@ -14,7 +14,9 @@ from proxy import app
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from tests.contract.conftest import ApiClient, Clock, settings_of
-from tests.support.wire import LIMIT, Origin, Peer, eventually, proxy_to
+from tests.support.proxies import proxy_to
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer, eventually
 
 FRAMINGS = (
     b"Content-Length: %d\r\n\r\n%b",

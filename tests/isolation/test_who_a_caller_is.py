@@ -15,8 +15,8 @@ import pytest
 from proxy import app
 from tests.contract.conftest import Clock, MakePlay, MakeStage, Stage, settings_of
 from tests.isolation.front import HOST, fronted
-from tests.support.http import Message, ask, raw
 from tests.support.process import served
+from tests.support.wire import Message, ask, raw
 
 KEY = "nightly-1"
 LIST = "/v8/_async/exports"

@@ -12,7 +12,7 @@ import pytest
 
 from proxy import app
 from tests.contract.conftest import MakeStage, Stage, settings_of
-from tests.support.http import Message, ask
+from tests.support.wire import Message, ask
 
 #: How the calls on one job are told, in the order in which they are made: the last ones end it.
 VERBS = ("status", "head", "result", "release", "cancel", "delete")

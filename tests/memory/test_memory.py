@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.process import ProxyProcess, served
-from tests.support.wire import LIMIT, Origin, Peer
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 from tests.transparency.reference import connected
 
 MIB = 1 << 20
@@ -97,7 +98,7 @@ async def test_12_idle_and_dribbling_crowds_are_bounded_and_harm_nobody(tmp_path
             await is_served(running)
             assert running.memory() - before < 1500 * 32 << 10
             async with asyncio.timeout(LIMIT):
-                assert all(await asyncio.gather(*[client.gone() for client in crowd]))
+                assert all(await asyncio.gather(*[client.closed() for client in crowd]))
             dribbling.cancel()
             await is_served(running)
 

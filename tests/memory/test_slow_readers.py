@@ -15,7 +15,8 @@ import trustme
 
 from tests.support.process import ProxyProcess, served
 from tests.support.tls_peers import write
-from tests.support.wire import LIMIT, Origin, Peer
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 
 MIB, KIB = 1 << 20, 1 << 10
 SIZE = 16 * MIB

@@ -20,7 +20,9 @@ from tests.smuggling.requests import ATTACKS, SAFE
 from tests.smuggling.responses import RESPONSES
 from tests.smuggling.test_requests import Witness
 from tests.smuggling.test_responses import GOOD, OK, answering
-from tests.support.wire import LIMIT, Origin, Peer, Proxy, proxy_to
+from tests.support.proxies import Proxy, proxy_to
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 from tests.transparency.reference import read_answer
 from tests.transparency.test_transparency import DOOR
 

@@ -11,7 +11,9 @@ import pytest
 
 from tests.smuggling.readers import READERS
 from tests.smuggling.requests import ATTACKS, SAFE, Attack, Broken, Forwarded, Refused
-from tests.support.wire import LIMIT, Origin, Peer, Proxy, proxy_to
+from tests.support.proxies import Proxy, proxy_to
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 from tests.transparency.reference import read_answer, read_request
 from tests.transparency.test_transparency import DOOR
 

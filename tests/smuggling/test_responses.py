@@ -12,7 +12,9 @@ import pytest
 from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.heads import parse_request
 from tests.smuggling.responses import BAD, RESPONSES, Response
-from tests.support.wire import LIMIT, Origin, Peer, proxy_to
+from tests.support.proxies import proxy_to
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 from tests.transparency.reference import read_answer, read_request
 from tests.transparency.test_transparency import DOOR
 

@@ -1,35 +1,92 @@
-"""Raw bytes on both sides of the proxy: a scripted upstream, a client that reads answers, the proxy
-in between.
-"""
+"""HTTP/1.x on the wire: one end of a connection, the messages read from it, and their bytes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
-from aiohttp import web
-
-from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, PassThrough
-from proxy.downstream.listener import Listener
-from proxy.downstream.server import Handler, Server
 from proxy.net.sockets import reset
-from proxy.relay import Relay as Relaying
-from proxy.upstream.pool import Pool
 
 #: Bounds every wait of these tests, in seconds.
 LIMIT = 20
 
+Fields = list[tuple[str, str]]
+Given = dict[str, str] | Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A request (`first` is its request line) or a response (`first` is its status line).
+
+    `head` has the bytes of the head, with the empty line; `body` is decoded if it was chunked.
+    """
+
+    first: str
+    fields: Fields
+    head: bytes
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return int(self.first.split(" ")[1])
+
+    @property
+    def reason(self) -> str:
+        return self.first.split(" ", 2)[2]
+
+    @property
+    def method(self) -> str:
+        return self.first.split(" ")[0]
+
+    @property
+    def target(self) -> str:
+        return self.first.split(" ")[1]
+
+    @property
+    def names(self) -> set[str]:
+        return {name.lower() for name, _ in self.fields}
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.fields if key.lower() == name.lower()]
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self.names
+
+    def __getitem__(self, name: str) -> str:
+        """The value of a field that occurs once."""
+        values = self.all(name)
+        assert len(values) == 1, f"{name}: {values} in {self}"
+        return values[0]
+
+    def get(self, name: str) -> str | None:
+        return self[name] if name in self else None  # noqa: SIM401  # `self.get` is this very method
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
 
 class Peer:
-    """One end of a TCP connection. Every wait is bounded."""
+    """One end of a TCP connection. Every wait is bounded by `LIMIT`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+
+    @classmethod
+    async def to(cls, url: str, *, limit: int = 1 << 21, tls: ssl.SSLContext | None = None) -> Peer:
+        """Connect to the host and port of `url`; with `tls` the server's name is localhost."""
+        parts = urlsplit(url)
+        name = "localhost" if tls else None
+        opened = asyncio.open_connection(
+            parts.hostname, parts.port, limit=limit, ssl=tls, server_hostname=name
+        )
+        return cls(*await asyncio.wait_for(opened, LIMIT))
 
     async def send(self, data: bytes) -> None:
         if self.writer.is_closing():  # uvloop would raise RuntimeError
@@ -40,31 +97,53 @@ class Peer:
     async def until(self, mark: bytes) -> bytes:
         return await asyncio.wait_for(self.reader.readuntil(mark), LIMIT)
 
-    async def head(self) -> bytes:
-        return await self.until(b"\r\n\r\n")
-
     async def exactly(self, count: int) -> bytes:
         return await asyncio.wait_for(self.reader.readexactly(count), LIMIT)
 
     async def rest(self) -> bytes:
-        """Everything up to a clean end; raises `ConnectionError` if there is none."""
+        """Read everything up to a clean end. Raises `ConnectionError` if there is none."""
         return await asyncio.wait_for(self.reader.read(), LIMIT)
 
-    async def gone(self) -> bool:
-        """Wait for the other side to end the connection, in whatever way."""
+    async def closed(self) -> bool:
+        """Wait for the other side to end the connection, cleanly or not."""
         with contextlib.suppress(ConnectionError):
             while await asyncio.wait_for(self.reader.read(1 << 16), LIMIT):
                 pass
         return True
 
+    async def head(self) -> bytes:
+        return await self.until(b"\r\n\r\n")
+
     async def response(self) -> tuple[bytes, bytes]:
-        """One answer that Content-Length frames: head and body."""
-        head = await self.head()
-        length = 0
-        for line in head.lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                length = int(line.partition(b":")[2])
-        return head, await self.exactly(length)
+        """Read one response and return its head and its body."""
+        message = await self.message()
+        return message.head, message.body
+
+    async def message(self, *, bodiless: bool = False, ends: bool = False) -> Message:
+        """Read one message. `bodiless`: it responds to HEAD. `ends`: without a length its body
+        ends with the connection.
+        """
+        raw = await self.head()
+        first, *lines = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        fields = [
+            (name, value.strip(" ")) for name, _, value in (line.partition(":") for line in lines)
+        ]
+        message = Message(first, fields, raw, b"")
+        if bodiless or (first.startswith("HTTP") and message.status in (100, 204, 304)):
+            return message
+        return Message(first, fields, raw, await self._body(message, ends=ends))
+
+    async def _body(self, message: Message, *, ends: bool) -> bytes:
+        if "Transfer-Encoding" in message:
+            body = b""
+            while size := int((await self.until(b"\r\n")).partition(b";")[0], 16):
+                body += await self.exactly(size)
+                await self.until(b"\r\n")
+            await self.until(b"\r\n")
+            return body
+        if "Content-Length" in message:
+            return await self.exactly(int(message["Content-Length"]))
+        return await self.rest() if ends else b""
 
     async def close(self) -> None:
         self.writer.close()
@@ -78,120 +157,37 @@ class Peer:
         reset(cast("asyncio.Transport", self.writer.transport))
 
 
-Script = Callable[[Peer], Awaitable[None]]
+def request_bytes(method: str, target: str, fields: Given, body: bytes | None, host: str) -> bytes:
+    """A request; Host and Content-Length are added unless `fields` has them."""
+    given = list(fields.items()) if isinstance(fields, dict) else list(fields)
+    names = {name.lower() for name, _ in given}
+    lines = [f"{method} {target} HTTP/1.1"]
+    if "host" not in names:
+        lines.append(f"Host: {host}")
+    lines += [f"{name}: {value}" for name, value in given]
+    if body is not None and not names & {"content-length", "transfer-encoding"}:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
-class Origin:
-    """An upstream that runs `script` on each connection, and keeps what went wrong in it."""
-
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.port = 0
-        self.accepted = 0
-        self.errors: list[BaseException] = []
-        self._peers: list[Peer] = []
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        peer = Peer(reader, writer)
-        self._peers.append(peer)
-        try:
-            await self.script(peer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        except Exception as why:  # noqa: BLE001  # shown when the upstream stops
-            self.errors.append(why)
-        finally:
-            writer.close()
-
-    @contextlib.asynccontextmanager
-    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls, limit=1 << 21)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            for peer in self._peers:
-                peer.abort()
-            await asyncio.wait_for(server.wait_closed(), LIMIT)
-            await asyncio.sleep(0)
-        assert not self.errors, self.errors
+def raw(
+    status: str, fields: Iterable[str] = (), body: bytes = b"", *, length: bool = True
+) -> bytes:
+    """A response; `status` is like "200 OK", `fields` are whole lines."""
+    lines = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(body)}"] if length else [])]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-async def not_ours(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
-    raise AssertionError("nothing of this test is for our handlers")
-
-
-def relay_all(head: Head) -> Decision:
-    return PassThrough(head.target)
-
-
-class Proxy:
-    """A proxy that listens on loopback."""
-
-    def __init__(self, server: Server, pool: Pool, port: int, tls: ssl.SSLContext | None) -> None:
-        self.server = server
-        self.pool = pool
-        self.port = port
-        self._tls = tls
-        self._clients: list[Peer] = []
-
-    async def connect(self, *, limit: int = 1 << 21) -> Peer:
-        host = "localhost" if self._tls else None
-        opened = asyncio.open_connection(
-            "127.0.0.1", self.port, limit=limit, ssl=self._tls, server_hostname=host
-        )
-        peer = Peer(*await asyncio.wait_for(opened, LIMIT))
-        self._clients.append(peer)
-        return peer
-
-    async def ask(self, raw: bytes) -> Peer:
-        peer = await self.connect()
-        await peer.send(raw)
-        return peer
-
-    def abandon(self) -> None:
-        for peer in self._clients:
-            peer.abort()
-
-
-@contextlib.asynccontextmanager
-async def proxy_to(
-    port: int,
-    *,
-    decide: Callable[[Head], Decision] = relay_all,
-    handler: Handler = not_ours,
-    pool: dict[str, Any] | None = None,
-    relay: dict[str, Any] | None = None,
-    server_tls: ssl.SSLContext | None = None,
-    client_tls: ssl.SSLContext | None = None,
-    handshake_timeout: float = LIMIT,
-    **options: Any,
-) -> AsyncIterator[Proxy]:
-    connections = Pool("127.0.0.1", port, **(pool or {}))
-    front = Server(
-        handler=handler, relay=Relaying(connections, **(relay or {})), decide=decide, **options
-    )
-    listener = Listener(front, tls=server_tls, handshake_timeout=handshake_timeout)
-    proxy = Proxy(front, connections, (await listener.open("127.0.0.1", 0))[1], client_tls)
+async def ask(
+    url: str, method: str, target: str, fields: Given = (), body: bytes | None = None
+) -> Message:
+    """Send one request on a new connection and return its response."""
+    peer = await Peer.to(url)
     try:
-        yield proxy
+        await peer.send(request_bytes(method, target, fields, body, urlsplit(url).netloc))
+        return await peer.message(bodiless=method == "HEAD", ends=True)
     finally:
-        listener.close()
-        await asyncio.wait_for(front.drain(0.0), LIMIT)
-        await connections.close()
-        proxy.abandon()
-
-
-@contextlib.asynccontextmanager
-async def through(script: Script, **options: Any) -> AsyncIterator[tuple[Proxy, Origin]]:
-    """The proxy in front of an upstream that runs `script`."""
-    async with (
-        Origin(script).running(options.pop("origin_tls", None)) as origin,
-        proxy_to(origin.port, **options) as proxy,
-    ):
-        yield proxy, origin
+        peer.abort()
 
 
 async def eventually(fact: Callable[[], bool]) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.wire import LIMIT, Origin, Peer, proxy_to
+from tests.support.proxies import proxy_to
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 from tests.transparency.reference import connected
 from tests.transparency.test_transparency import DOOR
 

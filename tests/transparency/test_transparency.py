@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.core.routing import Router
-from tests.support.wire import Origin, Peer, proxy_to
+from tests.support.proxies import proxy_to
+from tests.support.upstreams import Origin
+from tests.support.wire import Peer
 from tests.transparency.cases import CASES, Case
 from tests.transparency.differences import NAMES, expected_answer, expected_request
 from tests.transparency.reference import connected, read_answer, read_request

@@ -13,7 +13,8 @@ from proxy.core.routing import PassThrough, Router
 from tests.interop.balancers.balancer import SPLIT, Balancer, Files, balancing
 from tests.interop.balancers.conftest import SceneMaker
 from tests.interop.balancers.test_exports import mailbox
-from tests.support.wire import LIMIT, Origin, Peer
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 
 MAIL = "/v8/RestoreSessions/5f0c/organization/mailboxes/b951/exportToPst"
 ASYNC = ("Prefer: respond-async",)

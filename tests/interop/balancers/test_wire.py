@@ -16,7 +16,8 @@ import pytest
 from proxy.simulator import SimulatorSettings
 from tests.interop.balancers.balancer import THROUGH, Balancer, Files, balancing
 from tests.interop.balancers.conftest import port_of, proxying, standing
-from tests.support.wire import LIMIT, Origin, Peer, Script
+from tests.support.upstreams import Origin, Script
+from tests.support.wire import LIMIT, Peer
 
 
 @asynccontextmanager

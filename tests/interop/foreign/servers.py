@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from tests.support.wire import proxy_to
+from tests.support.proxies import proxy_to
 from tests.transparency.test_transparency import DOOR
 
 

@@ -10,7 +10,8 @@ from proxy.api.whole_response import Verbatim
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
 from proxy.ports import WholeResponse
-from tests.support.wire import Peer, through
+from tests.support.proxies import through
+from tests.support.wire import Peer
 
 
 def decide(head: Head) -> Decision:
@@ -18,7 +19,7 @@ def decide(head: Head) -> Decision:
 
 
 async def silent(peer: Peer) -> None:
-    await peer.gone()
+    await peer.closed()
 
 
 def response(status: int = 401, body: bytes = b"no") -> WholeResponse:

@@ -13,7 +13,8 @@ from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream import connection as clients
 from proxy.downstream.inbox import Inbox
-from tests.support.wire import LIMIT, Peer, eventually, through
+from tests.support.proxies import through
+from tests.support.wire import LIMIT, Peer, eventually
 from tests.unit.core.test_heads import REFUSED_REQUESTS
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -95,11 +96,11 @@ async def test_12_a_client_that_never_stops_sending_is_cut_off(
 )
 async def test_12_a_head_or_body_that_stalls_is_ended(begun: bytes) -> None:
     async def silent(peer: Peer) -> None:
-        await peer.gone()
+        await peer.closed()
 
     async with through(silent, head_timeout=0.2) as (proxy, _):
         client = await proxy.ask(begun)
-        assert await client.gone()
+        assert await client.closed()
         await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
 
 
@@ -260,7 +261,7 @@ async def test_15_draining_closes_idle_connections_and_finishes_busy_ones() -> N
 
 async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
     async def silent(peer: Peer) -> None:
-        await peer.gone()
+        await peer.closed()
 
     async def handler(
         request: web.BaseRequest, head: Head, decision: Decision
@@ -314,7 +315,7 @@ async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
         await client.send(GET * 3000 + PART)
         for _ in range(3000):
             await client.response()
-        assert await client.gone()
+        assert await client.closed()
         await eventually(lambda: proxy.server.open == 0)
         assert proxy.server.waiting.taken == 0
 
@@ -339,7 +340,7 @@ async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() ->
         assert proxy.server.waiting.taken == 0
         await client.send(b"y")
         await client.exactly(size)
-        assert await client.gone()
+        assert await client.closed()
         assert proxy.server.counters.timed_out == 1
 
 
@@ -379,7 +380,7 @@ async def test_12_a_new_connection_has_the_time_of_a_head_and_an_idle_one_its_ow
     async with through(upstream, head_timeout=0.2, idle_timeout=60) as (proxy, _):
         client = await proxy.ask(GET)
         await client.response()
-        assert await (await proxy.connect()).gone()
+        assert await (await proxy.connect()).closed()
         assert proxy.server.open == 1
         await client.send(GET)
         assert (await client.response())[1] == b"ok"
@@ -488,7 +489,7 @@ async def test_12_requests_that_wait_share_it_too() -> None:
         await eventually(lambda: proxy.server.counters.refused == 1)
         go.set()
         assert (await client.response())[1] == b"ok"
-        assert await client.gone()
+        assert await client.closed()
         assert proxy.server.waiting.taken == 0
 
 

@@ -13,8 +13,9 @@ import trustme
 
 from proxy.downstream import listener
 from proxy.net.descriptors import EXTRA_CONNECTIONS, share
+from tests.support.proxies import Proxy, through
 from tests.support.tls_peers import server_side
-from tests.support.wire import Peer, Proxy, eventually, through
+from tests.support.wire import Peer, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -51,8 +52,8 @@ async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
         begun = await silent_connection(proxy)
         await begun.send(b"\x16\x03\x01")
         await eventually(lambda: proxy.server.open == 2)
-        assert await silent.gone()
-        assert await begun.gone()
+        assert await silent.closed()
+        assert await begun.closed()
         assert proxy.server.open == 0
         assert (await (await proxy.ask(GET)).response())[1] == b"ok"
         for peer in (silent, begun):
@@ -91,7 +92,7 @@ async def test_15_a_crowd_is_closed_without_an_answer() -> None:
         await eventually(lambda: proxy.server.counters.rejected == 3 * EXTRA_CONNECTIONS)
         assert proxy.server.open <= 1 + EXTRA_CONNECTIONS
         for peer in crowd:
-            assert await peer.gone()
+            assert await peer.closed()
         await first.send(GET)
         assert (await first.response())[1] == b"ok"
 
@@ -100,7 +101,7 @@ async def test_15_a_failed_handshake_is_no_connection_any_more(localhost: trustm
     async with through(upstream, server_tls=server_side(localhost)) as (proxy, _):
         peer = await silent_connection(proxy)
         await peer.send(GET)
-        assert await peer.gone()
+        assert await peer.closed()
         await eventually(lambda: proxy.server.open == 0)
         await peer.close()
 

@@ -14,8 +14,9 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.bridge import OPTIONS
+from tests.support.proxies import through
 from tests.support.tls_peers import server_side
-from tests.support.wire import LIMIT, Peer, eventually, through
+from tests.support.wire import LIMIT, Peer, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 OWN = b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -33,7 +34,7 @@ async def upstream(peer: Peer) -> None:
 
 
 async def silent(peer: Peer) -> None:
-    await peer.gone()
+    await peer.closed()
 
 
 async def echo(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:

@@ -13,7 +13,8 @@ import struct
 import pytest
 import trustme
 
-from tests.support.wire import LIMIT, proxy_to
+from tests.support.proxies import proxy_to
+from tests.support.wire import LIMIT
 from tests.unit.relay.test_relay_streams import contexts
 
 PIECE = bytes(1 << 16)

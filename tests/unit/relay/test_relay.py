@@ -10,7 +10,8 @@ import pytest
 
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
-from tests.support.wire import Peer, through
+from tests.support.proxies import through
+from tests.support.wire import Peer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -296,7 +297,7 @@ async def test_12_a_refused_expectation_ends_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 417 No\r\nContent-Length: 2\r\n\r\nno")
-        await peer.gone()
+        await peer.closed()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(
@@ -320,7 +321,7 @@ async def test_12_websockets_are_tunnelled_both_ways() -> None:
         await peer.send(b"\x00" * 300_000)
         assert await peer.exactly(300_000) == b"\x01" * 300_000
         await peer.send(b"bye")
-        await peer.gone()
+        await peer.closed()
 
     async with through(script, head_timeout=0.5) as (proxy, _):
         client = await proxy.ask(WEBSOCKET)

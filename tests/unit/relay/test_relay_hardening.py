@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.support.wire import LIMIT, Peer, through
+from tests.support.proxies import through
+from tests.support.wire import LIMIT, Peer
 from tests.transparency.reference import read_request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -66,11 +67,11 @@ async def test_12_a_client_that_does_not_keep_its_word_is_ended() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        await peer.gone()
+        await peer.closed()
 
     async with through(script, head_timeout=0.2) as (proxy, _):
         client = await proxy.ask(
             b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
         )
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
-        assert await client.gone()
+        assert await client.closed()

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tests.support.wire import LIMIT, Peer, eventually, through
+from tests.support.proxies import through
+from tests.support.wire import LIMIT, Peer, eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -134,7 +135,7 @@ async def test_12_bytes_on_an_idle_connection_close_it() -> None:
         await peer.send(OK)
         await asyncio.wait_for(late.wait(), LIMIT)
         await peer.send(b"HTTP/1.1 408 Time-out\r\n\r\n")
-        await peer.gone()
+        await peer.closed()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(GET)

@@ -9,8 +9,9 @@ import pytest
 import trustme
 
 from proxy.downstream import reading
+from tests.support.proxies import through
 from tests.support.tls_peers import server_side
-from tests.support.wire import LIMIT, Peer, eventually, through
+from tests.support.wire import LIMIT, Peer, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 BIG = 24 << 20
@@ -164,7 +165,7 @@ async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
         await peer.send(
             b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
         )
-        await peer.gone()
+        await peer.closed()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
@@ -185,7 +186,7 @@ async def test_12_a_client_that_leaves_closes_the_upstreams_request(after: bytes
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(after)
-        await peer.gone()
+        await peer.closed()
         gone.set()
 
     async with through(script) as (proxy, origin):
@@ -259,7 +260,7 @@ async def test_12_nonsense_within_a_chunked_answer_breaks_it_visibly() -> None:
         await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")
         await asyncio.sleep(0.05)
         await peer.send(b"nonsense\r\n")
-        await peer.gone()
+        await peer.closed()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(GET)
@@ -332,7 +333,7 @@ async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(
     monkeypatch.setattr(reading, "LOOK", 0.1)
 
     async def script(peer: Peer) -> None:
-        await peer.gone()
+        await peer.closed()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(GET)

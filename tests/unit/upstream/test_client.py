@@ -25,7 +25,8 @@ from proxy.ports import (
 from proxy.upstream.client import HttpUpstream, _StreamedResponse
 from proxy.upstream.pool import Pool
 from tests.support.tls_peers import server_side
-from tests.support.wire import LIMIT, Origin, Peer, Script, eventually
+from tests.support.upstreams import Origin, Script
+from tests.support.wire import LIMIT, Peer, eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HOST: Fields = ((b"Host", b"h"),)
@@ -260,7 +261,7 @@ async def test_the_head_may_take_no_longer_than_the_timeout() -> None:
     gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
-        await peer.gone()
+        await peer.closed()
         gone.set()
 
     async with calling(script) as caller:
@@ -291,7 +292,7 @@ async def test_10_silence_within_a_body_is_a_time_out() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome")
-        await peer.gone()
+        await peer.closed()
         gone.set()
 
     async with calling(script) as caller:
@@ -311,7 +312,7 @@ async def test_7_closing_or_cancelling_is_seen_by_the_upstream_at_once(when: str
         asked.set()
         if when == "body":
             await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome")
-        await peer.gone()
+        await peer.closed()
         gone.set()
 
     async with calling(script) as caller:
@@ -396,7 +397,7 @@ async def test_an_answer_before_the_whole_request_is_taken_ends_the_connection()
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
-        await peer.gone()
+        await peer.closed()
 
     async with calling(script) as caller:
         response = await caller.get(b"POST", bytes(16 << 20))

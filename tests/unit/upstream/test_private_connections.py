@@ -8,7 +8,9 @@ import pytest
 
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
-from tests.support.wire import LIMIT, Origin, Peer, Proxy, eventually, proxy_to, through
+from tests.support.proxies import Proxy, proxy_to, through
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer, eventually
 
 NOBODY = b"nobody"
 MARK = b"\r\nAuthorization: "

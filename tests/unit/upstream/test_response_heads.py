@@ -15,7 +15,9 @@ from proxy.relay import Exchange
 from proxy.upstream.client import HttpUpstream, _StreamedResponse
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
-from tests.support.wire import LIMIT, Origin, Peer, through
+from tests.support.proxies import through
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 FINAL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -55,7 +57,7 @@ def answering(raw: bytes) -> Origin:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(raw)
-        await peer.gone()
+        await peer.closed()
 
     return Origin(script)
 
@@ -72,7 +74,7 @@ async def test_12_a_hundred_interim_answers_pass_and_no_more(
         for _ in range(0 if at_once else interims):
             await peer.send(INTERIM)
         await peer.send(INTERIM * (interims if at_once else 0) + FINAL)
-        await peer.gone()
+        await peer.closed()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(REQUEST)

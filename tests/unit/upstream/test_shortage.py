@@ -14,7 +14,8 @@ import pytest
 
 from proxy.ports import LocalShortage, UpstreamUnreachable
 from proxy.upstream.pool import Pool
-from tests.support.wire import Peer, through
+from tests.support.proxies import through
+from tests.support.wire import Peer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
