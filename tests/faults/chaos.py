@@ -1,5 +1,5 @@
-"""Exports by the hundred through everything that can go wrong at once; counts what was injected and
-survived.
+"""Hundreds of exports with every kind of fault at the same time; counts what was injected and how
+each export ended.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Report:
         return "\n".join(lines)
 
 
-def _misdeeds(chance: random.Random, size: int) -> dict[str, list[Fault]]:
-    """What may become of one export's POSTs, by name; several faults hit one after the other."""
+def _fault_plans(chance: random.Random, size: int) -> dict[str, list[Fault]]:
+    """Faults for the POSTs of one export, by name; several faults apply one after the other."""
     at = chance.randrange(1, size)
     cut = {"cut_at": at, "count": 1}
     return {
@@ -86,7 +86,9 @@ def _misdeeds(chance: random.Random, size: int) -> dict[str, list[Fault]]:
 
 
 class Chaos:
-    """A stand-in, a proxy, callers, and gremlins. `disk` is the directory of the proxy's data."""
+    """A simulator, a proxy, callers, and tasks that inject faults. `disk` is the directory of the
+    proxy's data.
+    """
 
     def __init__(self, disk: Path, simulator: Simulator, *, seed: int, small: bool) -> None:
         self.chance = random.Random(seed)
@@ -108,20 +110,20 @@ class Chaos:
     async def run(self, exports: int, seconds: float) -> Report:
         begun = time.monotonic()
         await self.proxy.start()
-        gremlins = [asyncio.create_task(self._repeat(*each)) for each in self._gremlins()]
+        injectors = [asyncio.create_task(self._repeat(*each)) for each in self._injectors()]
         todo = iter(range(exports))
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as http:
             callers = [asyncio.create_task(self._call(http, todo)) for _ in range(_CALLERS)]
             await asyncio.wait(callers, timeout=seconds)
-            for gremlin in gremlins:
+            for gremlin in injectors:
                 gremlin.cancel()
-            await asyncio.gather(*gremlins, return_exceptions=True)
-            self._empty_disk()
+            await asyncio.gather(*injectors, return_exceptions=True)
+            self._free_disk()
             await self._ensure_running()
             await asyncio.wait_for(asyncio.gather(*callers), 120)
         await self.proxy.stop()
         self.report.seconds = time.monotonic() - begun
-        self._count_met()
+        self._discount_unmet()
         await self._check_stores()
         return self.report
 
@@ -136,20 +138,22 @@ class Chaos:
                 await self._follow(caller, job, path, size)
 
     def _prepare(self, number: int) -> tuple[str, int]:
-        """A path of its own with a size of its own, and perhaps a misdeed."""
+        """Choose a path and a size of this export alone, and perhaps faults for it."""
         paths = self._simulator.export_paths(self._simulator.open_session())
         path = next(p for p in paths if p.endswith("exportToPst"))
         size = int(2 ** self.chance.uniform(10, 22))
         self._simulator.fault(path=path, method="POST", size=size, seed=number)
         if self.chance.random() < 0.7:
-            name, faults = self.chance.choice(list(_misdeeds(self.chance, size).items()))
+            name, faults = self.chance.choice(list(_fault_plans(self.chance, size).items()))
             self._planned[path] = name
             for fault in faults:
                 self._simulator.fault(path=path, method="POST", **fault)
         return path, size
 
     async def _kick_off(self, caller: Caller, path: str, key: str) -> str | None:
-        """Until the proxy accepts it or hands VB365's refusal over; the key makes it one job."""
+        """Repeat until the proxy accepts the export or relays VB365's rejection; the key makes it
+        one job.
+        """
         while True:
             status, document = await self._insist(
                 caller,
@@ -165,7 +169,7 @@ class Chaos:
     async def _insist(
         self, caller: Caller, ask: Callable[[], Awaitable[tuple[int, Any]]]
     ) -> tuple[int, Any]:
-        """An answer from a proxy that may be away; a fresh token when the old one expired."""
+        """Repeat until the proxy responds; log in again when the token has expired."""
         while True:
             try:
                 status, document = await ask()
@@ -203,7 +207,7 @@ class Chaos:
             assert document["error"]["message"]
         else:
             assert outcome == "Cancelled"
-            assert wish < 0.06, "nobody cancelled it"
+            assert wish < 0.06, "no caller cancelled it"
 
     async def _terminal(self, caller: Caller, own: str) -> Any:
         while True:
@@ -220,13 +224,13 @@ class Chaos:
         assert hashlib.sha256(data).hexdigest() == self._simulator.content(path).sha256()
         self.report.bytes += size
 
-    # Gremlins
+    # Fault injection
 
-    def _gremlins(self) -> list[tuple[str, float, float, Callable[[], Awaitable[None]]]]:
+    def _injectors(self) -> list[tuple[str, float, float, Callable[[], Awaitable[None]]]]:
         made: list[tuple[str, float, float, Callable[[], Awaitable[None]]]] = [
             ("proxy killed (SIGKILL)", 1.5, 4.0, self._kill),
             ("upstream restarted", 3.0, 7.0, self._simulator.restart),
-            ("upstream restarted, its files lost", 6.0, 12.0, self._forgetful_restart),
+            ("upstream restarted, its files lost", 6.0, 12.0, self._restart_simulator),
             ("all upstream connections reset", 1.0, 3.0, self._drop_connections),
         ]
         if self._small:
@@ -250,13 +254,13 @@ class Chaos:
         while True:
             try:
                 await self.proxy.start()
-            except DidNotStart:  # no room to open its database
+            except DidNotStart:  # no space to open its database
                 self.report.faults["start on a full disk"] += 1
                 await asyncio.sleep(0.3)
             else:
                 return
 
-    async def _forgetful_restart(self) -> None:
+    async def _restart_simulator(self) -> None:
         await self._simulator.restart(keep_files=False)
 
     async def _drop_connections(self) -> None:
@@ -269,15 +273,15 @@ class Chaos:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(ballast.write_bytes, bytes(room))
         await asyncio.sleep(self.chance.uniform(0.3, 1.0))
-        self._empty_disk()
+        self._free_disk()
 
-    def _empty_disk(self) -> None:
+    def _free_disk(self) -> None:
         (self._disk / "ballast").unlink(missing_ok=True)
 
     # The end
 
-    def _count_met(self) -> None:
-        """A fault for a second POST that never came was not injected."""
+    def _discount_unmet(self) -> None:
+        """Subtract faults for a second POST that never came."""
         waiting = {fault.path for fault in self._simulator.faults if fault.count is not None}
         self.report.unmet = len(waiting & self._planned.keys())
         self.report.faults.update(
@@ -285,7 +289,9 @@ class Chaos:
         )
 
     async def _check_stores(self) -> None:
-        """No file without a record, no promise without a file, no job that is not done."""
+        """Check that no file is without a record, no available result without a file, and no job
+        unfinished.
+        """
         jobs = await DiskJobs.open(self._disk / "data")
         artifacts = await FileArtifacts.at(self._disk / "data")
         promised = {job.id for job in await jobs.list() if job.result is ResultState.AVAILABLE}
@@ -299,7 +305,7 @@ class Chaos:
 
 @asynccontextmanager
 async def small_disk(place: Path) -> AsyncIterator[bool]:
-    """A file system of 96 MiB at `place`, where this machine lets us mount one."""
+    """Mount a file system of 96 MiB at `place` if this machine allows it."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "none", str(place)]
     mounted = os.geteuid() == 0 and await _succeeds(mount)
     try:
@@ -315,7 +321,7 @@ async def _succeeds(command: list[str]) -> bool:
 
 
 async def run(place: Path, *, exports: int, seconds: float, seed: int) -> Report:
-    """`exports` exports; the gremlins work for `seconds` at most."""
+    """Run `exports` exports; faults are injected for at most `seconds`."""
     simulator = Simulator(SimulatorSettings(records=100_000))
     await simulator.start()
     try:

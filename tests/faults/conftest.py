@@ -1,4 +1,4 @@
-"""Faults take no time where time proves nothing."""
+"""Back-off takes no time in the fault tests."""
 
 from __future__ import annotations
 

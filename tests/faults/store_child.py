@@ -1,7 +1,5 @@
-"""A process that uses both stores until it is killed, and says on stdout what it begins and what
-has returned.
-
-`python -m tests.faults.store_child DIRECTORY SEED`
+"""A process that uses both stores until it is killed, and prints what it begins and what has
+returned. Run as `python -m tests.faults.store_child DIRECTORY SEED`.
 """
 
 from __future__ import annotations
@@ -23,17 +21,17 @@ from tests.support.fakes import new_job
 
 
 def say(*words: object) -> None:
-    """One line, in the pipe before anything else happens: a kill cannot take it back."""
+    """Write one line to the pipe, unbuffered, so that a kill cannot lose it."""
     os.write(1, json.dumps(words).encode() + b"\n")
 
 
 def content_of(id: str, size: int) -> bytes:
-    """The bytes of the job's file: known to the parent too."""
+    """The bytes of the job's file, which the parent knows too."""
     return (hashlib.sha256(id.encode()).digest() * (size // 32 + 1))[:size]
 
 
 async def live(jobs: DiskJobs, artifacts: FileArtifacts, chance: random.Random) -> None:
-    """One job from its beginning to one of its ends."""
+    """Take one job from its creation to one of its outcomes."""
     job = new_job(chance.randrange(1000), key=str(chance.randrange(10**9)))
     say("adding", job.id)
     await jobs.add(job, job.id.encode())
@@ -75,7 +73,7 @@ async def store(artifacts: FileArtifacts, job: Job, chance: random.Random) -> No
 
 
 async def main(directory: Path, seed: int) -> None:
-    """Four jobs at a time, for ever."""
+    """Run four jobs at a time, forever."""
     say("opening")
     jobs, artifacts = await DiskJobs.open(directory), await FileArtifacts.at(directory)
     say("opened", *jobs.notes)

@@ -1,5 +1,5 @@
-"""A disk that is full, fails, is slow or was tampered with, under artifacts: nothing short, nothing
-half done.
+"""Artifacts on a disk that is full, fails, is slow or was tampered with: no file is short or half
+written.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file, new_id, note, pour
 
 
-async def test_a_full_disk_ends_the_file_that_meets_it_and_no_other(tmp_path: Path) -> None:
-    """§5 StorageFull, with a refusal of the system itself."""
+async def test_a_full_disk_fails_only_the_file_being_written(tmp_path: Path) -> None:
+    """§5 StorageFull, with an error of the operating system itself."""
     store = await FileArtifacts.at(tmp_path)
     big, small = new_id(), new_id()
     growing, other = await store.create(big), await store.create(small)
@@ -43,7 +43,7 @@ async def test_a_full_disk_ends_the_file_that_meets_it_and_no_other(tmp_path: Pa
 
 
 async def test_a_full_disk_at_the_last_byte_is_raised_by_commit(tmp_path: Path) -> None:
-    """The write that did not fit had returned: nothing is Success before commit has looked."""
+    """The write that did not fit had returned: nothing is Success before commit has checked."""
     store = await FileArtifacts.at(tmp_path)
     job = new_id()
     with largest_file(1000):
@@ -59,7 +59,7 @@ async def test_a_full_disk_at_the_last_byte_is_raised_by_commit(tmp_path: Path) 
     await store.close()
 
 
-async def test_what_a_full_disk_left_can_be_kept_and_resumed(tmp_path: Path) -> None:
+async def test_a_partial_file_of_a_full_disk_can_be_kept_and_resumed(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
     job = new_id()
     content = os.urandom(3 * MIB)
@@ -90,7 +90,7 @@ def failing(code: int) -> Callable[..., None]:
 
 
 def fail_second_directory_sync(patch: pytest.MonkeyPatch) -> None:
-    """The one after the rename that makes the file visible."""
+    """Fail the sync after the rename that makes the file visible."""
     calls = iter([lambda directory: None, failing(errno.EIO)])
     sync: Callable[[Path], None] = lambda directory: next(calls)(directory)  # noqa: E731
     patch.setattr(spool, "sync_directory", sync)
@@ -152,10 +152,10 @@ async def test_a_write_that_fails_is_raised_by_the_next_call(
     await store.close()
 
 
-async def test_a_slow_disk_holds_the_writer_back_and_not_the_loop(
+async def test_a_slow_disk_delays_the_writer_and_not_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§15 memory stays flat: a partial holds a few MiB, however fast the network is."""
+    """§15, memory stays flat: a partial holds a few MiB, however fast the network is."""
     store = await FileArtifacts.at(tmp_path)
     gate, append = threading.Event(), Spool.append
     monkeypatch.setattr(
@@ -182,7 +182,7 @@ async def test_a_slow_disk_holds_the_writer_back_and_not_the_loop(
 async def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fsync policy: a commit that returned survives a loss of power."""
+    """A commit that returned survives a power failure."""
     steps: list[str] = []
     fsync, rename = os.fsync, Path.replace
 
@@ -247,10 +247,10 @@ TAMPER: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", TAMPER)
-async def test_a_file_that_does_not_fit_its_sidecar_is_no_artifact(
+async def test_a_file_that_does_not_match_its_sidecar_is_no_artifact(
     tmp_path: Path, name: str
 ) -> None:
-    """§6: never a short file; the clean-up still finds what is left of it."""
+    """§6: a short file is never served; the clean-up still finds it."""
     store = await FileArtifacts.at(tmp_path)
     job, file = await committed(store, b"12345")
     await asyncio.to_thread(TAMPER[name], file)
@@ -265,8 +265,8 @@ async def test_a_file_that_does_not_fit_its_sidecar_is_no_artifact(
     await store.close()
 
 
-async def test_a_file_that_shrinks_under_a_reader_is_an_error(tmp_path: Path) -> None:
-    """§12: a short read never looks like an end."""
+async def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    """§12: a short read is never taken for the end."""
     store = await FileArtifacts.at(tmp_path)
     job, file = await committed(store, b"x" * (3 * MIB))
     reader = await store.open(job)
@@ -282,10 +282,10 @@ async def test_a_file_that_shrinks_under_a_reader_is_an_error(tmp_path: Path) ->
     await store.close()
 
 
-async def test_a_reader_that_is_closed_in_the_middle_of_a_read_gives_no_other_file(
+async def test_a_reader_closed_during_a_read_returns_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§9: the number of a closed descriptor may be another caller's file the next moment."""
+    """§9: the number of a closed descriptor may belong to another caller's file a moment later."""
     store = await FileArtifacts.at(tmp_path)
     job, _ = await committed(store, b"x" * MIB)
     gate, read = threading.Event(), artifact_files.read_at
@@ -312,7 +312,7 @@ async def test_a_reader_that_is_closed_in_the_middle_of_a_read_gives_no_other_fi
 
 
 async def test_a_file_that_was_truncated_is_not_committed(tmp_path: Path) -> None:
-    """§10: the length is proven on the file itself."""
+    """§10: the length is verified on the file itself."""
     store = await FileArtifacts.at(tmp_path)
     job = new_id()
     partial = await store.create(job)
@@ -349,8 +349,8 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 
 
 async def test_two_processes_share_a_volume(tmp_path: Path) -> None:
-    """§15: replicas on one mounted volume; a writer that lost its job cannot touch its successor's
-    file.
+    """§15: replicas on one volume; a writer that lost its job cannot change its
+    successor's file.
     """
     one, two = await FileArtifacts.at(tmp_path), await FileArtifacts.at(tmp_path)
     job = new_id()
@@ -381,8 +381,8 @@ async def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_closing_the_store_keeps_what_was_being_written(tmp_path: Path) -> None:
-    """§15 SIGTERM: leave jobs resumable."""
+async def test_closing_the_store_keeps_partial_files(tmp_path: Path) -> None:
+    """§15 SIGTERM: jobs stay resumable."""
     store = await FileArtifacts.at(tmp_path)
     job = new_id()
     partial = await store.create(job)
@@ -396,7 +396,7 @@ async def test_closing_the_store_keeps_what_was_being_written(tmp_path: Path) ->
     await store.close()
 
 
-def test_a_written_file_is_whole(tmp_path: Path) -> None:
+def test_a_durable_write_writes_the_whole_file(tmp_path: Path) -> None:
     durable.write_file(tmp_path / "file", b"12345")
     durable.write_file(tmp_path / "file", b"123")
     assert (tmp_path / "file").read_bytes() == b"123"
@@ -405,7 +405,7 @@ def test_a_written_file_is_whole(tmp_path: Path) -> None:
 async def test_a_second_commit_that_fails_never_shows_the_old_file_as_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sidecar of one content never stands beside another, of the same length too."""
+    """The sidecar of one content is never beside another, even one of the same length."""
     store = await FileArtifacts.at(tmp_path)
     job, _ = await committed(store, b"first")
     partial = await store.create(job)
@@ -443,7 +443,7 @@ async def test_cancelled_calls_leave_no_open_file(tmp_path: Path) -> None:
     await store.close()
 
 
-def test_hashing_a_kept_file_again_can_be_stopped(tmp_path: Path) -> None:
+def test_hashing_a_kept_file_can_be_cancelled(tmp_path: Path) -> None:
     """§7: a cancelled job does not wait until many GB are read."""
     places = artifact_files.Places(tmp_path, new_id())
     kept = Spool.create(places, durable=False)
@@ -483,6 +483,7 @@ async def test_a_commit_that_failed_anywhere_may_be_repeated(
 async def test_a_rename_that_could_not_be_undone_is_undone_by_the_next_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """-"""
     store = await FileArtifacts.at(tmp_path)
     job = new_id()
     partial = await store.create(job)
@@ -510,9 +511,7 @@ async def test_a_rename_that_could_not_be_undone_is_undone_by_the_next_commit(
 async def test_after_a_failed_sync_the_file_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool, end: str
 ) -> None:
-    """fsync(2): after a failed sync the system may drop what it could not write, and the next sync
-    succeeds.
-    """
+    """fsync(2): after a failed sync the kernel may drop the data, and the next sync succeeds."""
     store = await FileArtifacts.at(tmp_path)
     job, content = new_id(), os.urandom(3 * MIB)
     partial = await store.create(job)

@@ -1,6 +1,4 @@
-"""A run whose kick-off waits for the first answer: the wait ends, whatever happens (CONTRACT §3.7,
-§3.9).
-"""
+"""A run whose kick-off waits for the first response: the wait always ends (CONTRACT §3.7, §3.9)."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ async def until_decided(run: Run) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_back(
+async def test_a_record_that_cannot_be_removed_in_time_does_not_delay_the_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """§3.7: every wait for the first answer is bounded. The answer is decided, and handed over."""
+    """§3.7: every wait for the first response is bounded, and the response is passed on."""
     monkeypatch.setattr("proxy.jobs.attendance._REMOVAL_PATIENCE", 0.01)
     async with new_world() as world:
         world.upstream.plan.append("500")
@@ -40,7 +38,7 @@ async def test_a_record_that_cannot_be_removed_in_time_does_not_hold_the_answer_
         assert await world.jobs.list() == []
 
 
-async def test_a_record_that_cannot_be_removed_is_that_of_a_failed_job() -> None:
+async def test_a_record_that_cannot_be_removed_becomes_a_failed_job() -> None:
     async with new_world() as world:
         world.upstream.plan.append("500")
         world.jobs.faults["remove"].append(StoreUnavailable("away"))
@@ -54,7 +52,7 @@ async def test_a_record_that_cannot_be_removed_is_that_of_a_failed_job() -> None
 
 
 async def test_a_job_that_was_shown_is_not_dropped() -> None:
-    """§3.7: but not one about which the decision is made."""
+    """§3.7: a job that is shown during the decision is dropped."""
     async with new_world() as world:
         world.upstream.plan.extend(["500", "500"])
         world.upstream.gate.clear()
@@ -73,7 +71,7 @@ async def test_a_job_that_was_shown_is_not_dropped() -> None:
         assert [job.id for job in await world.jobs.list()] == [shown]
 
 
-async def test_nobody_waits_longer_than_the_grace() -> None:
+async def test_no_client_waits_longer_than_the_grace_period() -> None:
     run = Run("x", CALL, attended=True)
     waits = [
         asyncio.create_task(run.attendance.first_response(seconds)) for seconds in (0.01, 60, 60)
@@ -84,7 +82,7 @@ async def test_nobody_waits_longer_than_the_grace() -> None:
 
 
 async def test_a_job_that_the_store_added_without_confirming_it_ends() -> None:
-    """The caller got 503; what is on record must not stay Queued for ever."""
+    """The caller got 503; the record must not stay Queued forever."""
     async with new_world() as world:
         original = world.jobs.add
 
@@ -109,7 +107,7 @@ async def test_a_job_that_the_store_did_not_add_is_not_run() -> None:
         assert world.upstream.posts == []
 
 
-async def test_a_run_is_gone_when_its_job_was_not_stored() -> None:
+async def test_a_run_is_removed_if_its_job_is_not_stored() -> None:
     """Neither a duplicate of another job nor a failure of the store leaves a run behind."""
     async with new_world() as world:
         world.upstream.gate.clear()
@@ -124,7 +122,7 @@ async def test_a_run_is_gone_when_its_job_was_not_stored() -> None:
         await world.quiet()
 
 
-async def test_a_run_shows_an_operator_what_it_does() -> None:
+async def test_the_repr_of_a_run_shows_its_state() -> None:
     async with new_world() as world:
         world.upstream.plan.append("500")
         world.upstream.gate.clear()

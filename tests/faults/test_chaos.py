@@ -1,5 +1,5 @@
-"""`make chaos`, and a short form of it: every accepted job ends, and every file is the right one
-(issue 4).
+"""The chaos test in its short and its long form: every accepted job ends, and every file is
+correct.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ async def _chaos(
 
 
 async def test_chaos_in_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """§10: cuts, stalls, resets, lies, restarts, kills and a full disk, all at once, for some
-    seconds.
+    """§10: cuts, stalls, resets, wrong lengths, restarts, kills and a full disk at the same time,
+    for some seconds.
     """
     await _chaos(tmp_path, capsys, exports=50, seconds=8, seed=1)
 

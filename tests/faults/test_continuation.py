@@ -1,5 +1,5 @@
-"""Two parts are one file only if that is proven (CONTRACT §10): whatever VB365 makes of a Range,
-nothing is spliced.
+"""Two parts are joined only if they are proven to be of one file (CONTRACT §10), whatever VB365
+responds to a Range.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Fault = dict[str, Any]
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    """In front of a stand-in that keeps no file: every POST, ranged or not, generates again."""
+    """A world whose simulator keeps no file: every POST, ranged or not, generates again."""
     simulator = Simulator(SimulatorSettings(size=SIZE, files=0))
     await simulator.start()
     world = World(simulator)
@@ -41,7 +41,9 @@ async def world() -> AsyncIterator[World]:
 
 
 async def export(world: World, first: Fault, later: Fault, *, cut: int = CUT) -> Job:
-    """The first answer breaks after `cut` bytes; those after it have the faults `later`."""
+    """Export with a first response that breaks after `cut` bytes; those after it have the faults
+    `later`.
+    """
     world.simulator.fault(path=world.path, method="POST", cut_at=cut, count=1, **first)
     return await world.export(skip=1, **later) if later else await world.export(skip=10**6)
 
@@ -52,7 +54,7 @@ def sent(world: World, number: int) -> dict[bytes, bytes]:
     return {name.lower(): value for name, value in posts[number].headers}
 
 
-#: What the second answer says otherwise than the first: its bytes are those of another generation
+#: How the second response differs from the first; its bytes are those of another generation
 #: too.
 OTHERS: dict[str, tuple[Fault, Fault]] = {
     "no etag": ({}, {}),
@@ -89,7 +91,7 @@ OTHERS: dict[str, tuple[Fault, Fault]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 async def test_another_generation_is_never_joined_to_the_first(world: World, name: str) -> None:
-    """§10: from zero in a new attempt; the file is whole and of one generation."""
+    """§10: a new attempt starts from zero; the file is complete and of one generation."""
     first, later = OTHERS[name]
     job = await export(world, first, later | {"seed": 7})
     await world.check(job)
@@ -104,7 +106,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENT if name != "other total, chunked"])
-async def test_a_head_that_does_not_fit_is_enough(world: World, name: str) -> None:
+async def test_a_different_head_alone_prevents_joining(world: World, name: str) -> None:
     """§10: although the bytes are the same."""
     job = await export(world, *OTHERS[name])
     await world.check(job)
@@ -160,19 +162,19 @@ async def test_without_a_strong_etag_an_overlap_is_requested(
 
 
 async def test_a_200_to_a_range_starts_over(world: World) -> None:
-    """§10: with the very answer that came."""
+    """§10: with the response that has just arrived."""
     job = await export(world, {}, {"ignore_range": True, "seed": 7})
     await world.check(job)
     assert (job.attempt, world.posts) == (2, 2)
 
 
-# an upstream in memory, for what no decent server answers
+# an upstream in memory, for responses that no real server sends
 
 Served = Callable[[int], Reply]
 
 
 def part(world: FakeWorld, start: int, stop: int, **facts: Any) -> Reply:
-    """A 206 that announces [start, stop) and sends `data`."""
+    """Build a 206 that announces [start, stop) and sends `data`."""
     data = facts.pop("data", CONTENT[start:stop])
     announced = b"bytes %d-%d/%d" % (start, stop - 1, len(CONTENT))
     return Reply(
@@ -185,8 +187,8 @@ def part(world: FakeWorld, start: int, stop: int, **facts: Any) -> Reply:
 
 
 async def finished(world: FakeWorld, *responses: Served) -> Job:
-    """The job whose first answer is cut at 2,500 bytes, whose next ones are these, and whose later
-    ones are right.
+    """Run a job whose first response is cut at 2,500 bytes, whose next ones are these, and whose
+    later ones are correct.
     """
     world.upstream.plan.append("cut")
     original = world.upstream._file
@@ -214,7 +216,7 @@ async def test_a_shorter_part_than_requested_is_stored_and_the_next_requested() 
 
 
 @pytest.mark.parametrize("stop", [2000, 2500])
-async def test_a_part_that_brings_no_new_byte_proves_nothing(stop: int) -> None:
+async def test_a_part_without_a_new_byte_is_rejected(stop: int) -> None:
     async with new_world() as world:
         job = await finished(world, lambda start: part(world, start, stop))
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
@@ -234,11 +236,11 @@ async def test_a_part_whose_body_is_longer_than_announced_is_not_kept() -> None:
 @pytest.mark.parametrize("etag", [b'"a"', None])
 @pytest.mark.parametrize("stop", [3000, 4000])
 @pytest.mark.parametrize("end", ["breaks", "ends"])
-async def test_no_byte_behind_the_announced_range_is_stored(
+async def test_no_byte_beyond_the_announced_range_is_stored(
     monkeypatch: pytest.MonkeyPatch, etag: bytes | None, stop: int, end: str
 ) -> None:
-    """§10: such a response proves nothing, however it ends, and at no moment could a restart take
-    its surplus for a part of the file. Here the surplus would complete it.
+    """§10: such a response is rejected however it ends, and a restart at any moment does not take
+    the surplus for a part of the file, which it would complete here.
     """
     write = MemoryPartial.write
     reached: list[int] = []
@@ -258,13 +260,13 @@ async def test_no_byte_behind_the_announced_range_is_stored(
             reply.fields = [*reply.fields, *fields]
             return reply
 
-        def lies(start: int) -> Reply:
+        def wrong_length(start: int) -> Reply:
             data = CONTENT[start:stop] + bytes(len(CONTENT) - stop)
             cut = len(data) if end == "breaks" else None
             return part(world, start, stop, data=data, length=None, cut=cut, fields=fields)
 
         world.upstream._file = tagged  # type: ignore[method-assign]
-        job = await finished(world, lies)
+        job = await finished(world, wrong_length)
         assert world.upstream.posts == [0, 1250 if etag is None else 2500, 0]
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
         assert max(reached, default=0) <= stop
@@ -288,13 +290,13 @@ async def test_a_whole_file_that_is_longer_than_announced_is_not_kept() -> None:
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
 
 
-async def test_a_length_that_is_not_that_of_the_range_does_not_fit() -> None:
+async def test_a_part_with_another_length_than_its_range_is_rejected() -> None:
     async with new_world() as world:
         job = await finished(world, lambda start: part(world, start, 3000, data=CONTENT[start:]))
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
 
 
-async def test_an_encoded_part_does_not_fit() -> None:
+async def test_an_encoded_part_is_rejected() -> None:
     async with new_world() as world:
         fields = [(b"Content-Encoding", b"gzip")]
         job = await finished(world, lambda start: part(world, start, len(CONTENT), fields=fields))
@@ -312,10 +314,10 @@ CONFLICTS = [
 
 @pytest.mark.parametrize("repeated", ["equal", "different"])
 @pytest.mark.parametrize(("name", "value", "other"), CONFLICTS, ids=[str(c[0]) for c in CONFLICTS])
-async def test_a_field_with_two_values_proves_nothing(
+async def test_a_field_with_two_values_is_rejected(
     name: bytes, value: bytes, other: bytes, repeated: str
 ) -> None:
-    """§10: although the first of them fits. Equal ones are one value."""
+    """§10: although the first of them matches. Equal values are one value."""
     async with new_world() as world:
         strong: list[Field] = [] if name == b"ETag" else [(b"ETag", b'"a"')]
         first = [*strong, *([] if name == b"Content-Range" else [(name, value)])]
@@ -326,12 +328,12 @@ async def test_a_field_with_two_values_proves_nothing(
             reply.fields = [*reply.fields, *first]
             return reply
 
-        def twofold(start: int) -> Reply:
+        def repeated_field(start: int) -> Reply:
             second = (name.lower(), value if repeated == "equal" else other)
             return part(world, start, len(CONTENT), fields=[*first, second])
 
         world.upstream._file = tagged  # type: ignore[method-assign]
-        job = await finished(world, twofold)
+        job = await finished(world, repeated_field)
         assert (job.status, job.attempt) == (Status.SUCCESS, 1 if repeated == "equal" else 2)
         assert world.upstream.posts == ([0, 2500] if repeated == "equal" else [0, 2500, 0])
 
@@ -354,7 +356,7 @@ async def test_two_different_etags_are_no_validator() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, PIECE])
-async def test_an_overlap_that_breaks_off_proves_nothing(cut: int) -> None:
+async def test_an_overlap_that_breaks_off_is_rejected(cut: int) -> None:
     """§10: the POST brought no new byte; after three of them in a row the job fails."""
     async with new_world() as world:
         broken = [lambda start: part(world, start, len(CONTENT), cut=cut)] * 3
@@ -367,8 +369,8 @@ async def test_an_overlap_that_breaks_off_proves_nothing(cut: int) -> None:
         assert await world.artifacts.ids() == set()
 
 
-async def test_a_body_that_ends_inside_the_overlap_proves_nothing() -> None:
-    """A chunked body that ends in order, before what its head announced."""
+async def test_a_body_that_ends_within_the_overlap_is_rejected() -> None:
+    """A chunked body that ends properly before the length that its head announced."""
     async with new_world() as world:
         job = await finished(
             world,
@@ -378,7 +380,7 @@ async def test_a_body_that_ends_inside_the_overlap_proves_nothing() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 600, 1249])
-async def test_one_other_byte_in_the_overlap_is_another_file(at: int) -> None:
+async def test_one_different_byte_in_the_overlap_is_another_file(at: int) -> None:
     """§10: byte for byte; the first, one in the middle, the last."""
     async with new_world() as world:
 
@@ -391,15 +393,15 @@ async def test_one_other_byte_in_the_overlap_is_another_file(at: int) -> None:
         assert (job.status, job.attempt) == (Status.SUCCESS, 2)
 
 
-async def test_the_overlap_is_read_when_the_disk_can() -> None:
-    """A store that is away for a while costs no attempt."""
+async def test_reading_the_overlap_waits_for_the_store() -> None:
+    """A store that is unavailable for a while costs no attempt."""
     async with new_world() as world:
         world.artifacts.faults["read"].extend([StoreUnavailable("away"), StoreUnavailable("away")])
         job = await finished(world)
         assert (job.status, job.attempt) == (Status.SUCCESS, 1)
 
 
-async def test_a_job_that_had_every_byte_is_finished_without_the_upstream() -> None:
+async def test_a_job_that_has_every_byte_is_finished_without_the_upstream() -> None:
     """§10: interrupted between the last byte and the commit."""
     async with new_world() as world:
         world.artifacts.gates["commit"] = gate = asyncio.Event()

@@ -55,7 +55,7 @@ async def cancelled(world: FakeWorld) -> None:
     await world.quiet()
 
 
-async def cancelled_midway(world: FakeWorld) -> None:
+async def cancelled_during_transfer(world: FakeWorld) -> None:
     job_id, _ = await world.submit()
     await asyncio.sleep(0)
     await world.cancel(job_id)
@@ -99,13 +99,13 @@ SCENARIOS: dict[str, Scenario] = {
     "suspended and resumed": exporting("cut", "401", "ok"),
     "refused": exporting("500"),
     "cancelled": cancelled,
-    "cancelled midway": cancelled_midway,
+    "cancelled midway": cancelled_during_transfer,
     "deleted": deleted,
     "released": released,
     "expired": expired,
     "given up": given_up,
 }
-#: Those whose outcome a crash may not change: VB365 serves the file again after it.
+#: Scenarios whose outcome a crash must not change: VB365 serves the file again after it.
 SUCCEED = {"export", "chunked", "cut and continued", "suspended and resumed"}
 
 
@@ -129,8 +129,8 @@ async def until_crash(world: FakeWorld, scenario: Scenario) -> None:
 async def crash_at(
     step: int, scenario: Scenario, again: int | None = None
 ) -> tuple[FakeWorld, bool]:
-    """Crash at the step, start again (and crash `again` while reconciling), and see that everything
-    agrees.
+    """Crash at the step, start again (and crash `again` while reconciling), and check that
+    everything agrees.
     """
     world = FakeWorld()
     world.boot(Steps(crash_at=step))
@@ -149,8 +149,8 @@ async def crash_at(
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_a_crash_at_every_step_loses_nothing(name: str) -> None:
-    """§9, §10: no accepted job, no finished file; no orphan, no broken promise; and what can go on
-    goes on.
+    """§9, §10: no accepted job and no finished file is lost, no file is without a record, no
+    available result without a file, and what can continue continues.
     """
     step, crashed = 1, True
     with capture_logs():
@@ -164,23 +164,23 @@ async def test_a_crash_at_every_step_loses_nothing(name: str) -> None:
             await world.check()
             await world.runner.stop()
             step += 1
-    assert step > 20, "the scenario did hardly anything"
+    assert step > 20, "the scenario has hardly any steps"
 
 
 @pytest.mark.parametrize("name", ["cut and continued", "cancelled midway", "deleted"])
-async def test_a_crash_while_reconciling_loses_nothing_either(name: str) -> None:
+async def test_a_crash_while_reconciling_loses_nothing(name: str) -> None:
     with capture_logs():
         for step in range(15, 75, 4):
             for again in range(1, 5):
                 try:
                     world, _ = await crash_at(step, SCENARIOS[name], again)
-                except pytest.fail.Exception:  # there were fewer steps to reconcile
+                except pytest.fail.Exception:  # the reconciler has fewer steps
                     continue
                 await world.runner.stop()
 
 
-async def test_a_crash_between_commit_and_record_asks_the_upstream_for_nothing() -> None:
-    """§10: the committed file is taken over, without a second generation."""
+async def test_after_a_crash_between_commit_and_record_the_upstream_gets_no_request() -> None:
+    """§10: the committed file becomes the result, without a second generation."""
     taken = 0
     with capture_logs():
         for step in range(1, 80):
@@ -196,7 +196,7 @@ async def test_a_crash_between_commit_and_record_asks_the_upstream_for_nothing()
 
 
 def _made_before(directory: Path, numbers: Iterable[int]) -> list[str]:
-    """Finished exports as a former process left them."""
+    """Finished exports as a previous process left them."""
     ids = []
     for number in numbers:
         job = new_job(number, owner=f"o{number % 50}")
@@ -213,8 +213,8 @@ def _made_before(directory: Path, numbers: Iterable[int]) -> list[str]:
 async def test_ten_thousand_jobs_are_reconciled_in_bounded_time(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """§9: 4,000 finished whose records are lost and rebuilt, 5,000 interrupted, 1,000 whose file is
-    missing.
+    """§9: 4,000 finished jobs whose records are lost and rebuilt, 5,000 interrupted ones, and 1,000
+    whose file is missing.
     """
     finished = _made_before(tmp_path, range(4000))
     jobs = await DiskJobs.open(tmp_path)
@@ -242,7 +242,7 @@ async def test_ten_thousand_jobs_are_reconciled_in_bounded_time(
     await jobs.close()
 
 
-async def test_a_file_that_lost_bytes_is_no_result_and_does_not_stay(tmp_path: Path) -> None:
+async def test_a_truncated_file_is_removed_and_never_a_result(tmp_path: Path) -> None:
     (job_id,) = _made_before(tmp_path, [1])
     file = Places(tmp_path / "artifacts" / job_id[:2], job_id).file
     artifacts, jobs = await FileArtifacts.at(tmp_path), await DiskJobs.open(tmp_path)
@@ -260,7 +260,7 @@ async def test_a_file_that_lost_bytes_is_no_result_and_does_not_stay(tmp_path: P
 
 @pytest.mark.parametrize("method", ["get", "body", "replace"])
 async def test_a_job_store_that_is_unavailable_for_a_while_costs_no_export(method: str) -> None:
-    """§7: whenever it goes away, the job waits for it."""
+    """§7: the job waits for it, whenever that happens."""
     with capture_logs():
         for skip in range(6):
             async with new_world() as world:
@@ -309,7 +309,7 @@ async def test_a_change_that_the_store_made_without_confirming_it_is_not_lost() 
 
 @pytest.mark.parametrize("method", ["create", "write", "commit", "discard", "remove"])
 async def test_an_artifact_store_that_fails_leaves_no_bytes_behind(method: str) -> None:
-    """§10: the job ends, and what could not be removed then goes with the next sweep."""
+    """§10: the job ends, and the next sweep removes what could not be removed then."""
     with capture_logs():
         for cancel in (False, True):
             async with new_world() as world:

@@ -1,6 +1,4 @@
-"""Whatever cancels the end of a file's use, its descriptor is closed once and its accounting
-ends.
-"""
+"""However the use of a file is cancelled, its descriptor is closed once and its accounting ends."""
 
 from __future__ import annotations
 
@@ -36,10 +34,12 @@ async def stored(store: FileArtifacts, content: bytes = b"x" * MIB) -> str:
     return job
 
 
-async def test_a_reader_cancelled_while_it_closes_gives_its_descriptor_back(
+async def test_a_reader_cancelled_while_it_closes_closes_its_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§6: a client that leaves at the last byte of its download, while a thread still reads."""
+    """§6: a client that disconnects at the last byte of its download, while a thread
+    still reads.
+    """
     store = await FileArtifacts.at(tmp_path)
     job = await stored(store)
     gate, read = threading.Event(), artifact_files.read_at
@@ -66,7 +66,7 @@ async def test_a_reader_cancelled_while_it_closes_gives_its_descriptor_back(
     await store.close()
 
 
-async def test_many_downloads_cut_at_any_moment_leave_no_open_file(tmp_path: Path) -> None:
+async def test_downloads_aborted_at_any_moment_leave_no_open_file(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
     job = await stored(store)
     before = await open_files()
@@ -93,10 +93,10 @@ async def test_many_downloads_cut_at_any_moment_leave_no_open_file(tmp_path: Pat
 
 
 @pytest.mark.parametrize("end", ["keep", "discard"])
-async def test_a_partial_cancelled_at_its_end_gives_its_descriptor_back(
+async def test_a_partial_cancelled_at_its_end_closes_its_descriptor(
     tmp_path: Path, end: str
 ) -> None:
-    """Also while it waits for its turn at the job's names, and when it is cancelled twice."""
+    """Also while it waits for the lock on the job's names, and if it is cancelled twice."""
     store = await FileArtifacts.at(tmp_path)
     before = await open_files()
     for turn in range(12):
@@ -121,7 +121,7 @@ async def test_a_partial_cancelled_at_its_end_gives_its_descriptor_back(
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EBADF])
-def test_a_directory_that_cannot_be_synced_is_named_once(
+def test_a_directory_that_cannot_be_synced_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """vboxsf, CIFS and drvfs: the proxy continues."""
@@ -167,8 +167,8 @@ def failing(code: int) -> Callable[[int], None]:
     return fail
 
 
-async def test_an_empty_partial_file_that_a_resume_opens_is_closed(tmp_path: Path) -> None:
-    """A job that is interrupted within its first MiB keeps a file without a byte."""
+async def test_an_empty_partial_file_that_is_resumed_is_closed(tmp_path: Path) -> None:
+    """A job that is interrupted within its first MiB keeps an empty file."""
     jobs, store = await DiskJobs.open(tmp_path), await FileArtifacts.at(tmp_path)
     async with new_world(jobs=jobs, artifacts=store) as world:
         world.upstream.plan.extend(["cut", "401"])

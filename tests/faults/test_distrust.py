@@ -1,4 +1,4 @@
-"""Credentials that VB365 has just refused bring no job back (CONTRACT §9)."""
+"""Credentials that VB365 has just rejected resume no job (CONTRACT §9)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.fakes import new_job
 from tests.support.harness import CALL, FakeUpstream, Reply, Steps, new_world
 
 
-class Asked(FakeUpstream):
-    """Counts the questions whether a session may be seen; all are answered with 200."""
+class CountingUpstream(FakeUpstream):
+    """Counts access checks, and responds to all of them with 200."""
 
     def __init__(self) -> None:
         super().__init__(Steps())
@@ -23,9 +23,9 @@ class Asked(FakeUpstream):
         return Reply(self, 200, [], b"{}")
 
 
-async def test_the_upstream_is_asked_again_about_refused_credentials() -> None:
-    """§9: not "cached for 60 s" once a job heard 401."""
-    upstream = Asked()
+async def test_rejected_credentials_are_checked_again() -> None:
+    """§9: the cached result of 60 s is discarded once a job got 401."""
+    upstream = CountingUpstream()
     access = Access(upstream, key=b"k", cache=60, timeout=1, now=lambda: 0.0)
     job = new_job(1)
     mine = Credentials((b"Bearer a",), ())

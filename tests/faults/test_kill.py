@@ -1,6 +1,4 @@
-"""Real processes that are killed: what was accepted comes to its end, what was finished stays
-(CONTRACT §9, §10).
-"""
+"""Killed processes: accepted jobs end, and finished files stay (CONTRACT §9, §10)."""
 
 from __future__ import annotations
 
@@ -27,7 +25,9 @@ class Scene:
         )
 
     async def halted(self, at: int) -> str:
-        """A job whose transfer halts when VB365 has sent `at` bytes, which the proxy has stored."""
+        """Start a job whose transfer halts when VB365 has sent `at` bytes, which the proxy has
+        stored.
+        """
         self.simulator.fault(path=self.path, method="POST", stall_at=at, count=1)
         job = await self.caller.kick_off(self.path)
         await self.simulator.until(lambda: self.simulator.deliveries[-1].sent >= at)
@@ -58,8 +58,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         await simulator.stop()
 
 
-async def test_killed_while_the_upstream_generates(scene: Scene) -> None:
-    """§10: interrupted before any byte: a new attempt after a restart."""
+async def test_a_kill_while_the_upstream_generates_starts_a_new_attempt(scene: Scene) -> None:
+    """§10: interrupted before any byte."""
     scene.simulator.fault(path=scene.path, method="POST", hold=True, count=1)
     job = await scene.caller.kick_off(scene.path)
     await scene.proxy.kill()
@@ -68,8 +68,8 @@ async def test_killed_while_the_upstream_generates(scene: Scene) -> None:
     assert document["attempt"] == 2
 
 
-async def test_killed_in_the_middle_of_a_transfer(scene: Scene) -> None:
-    """§10: continued by Range: no second generation, the digest over all bytes."""
+async def test_a_kill_during_a_transfer_continues_it_by_range(scene: Scene) -> None:
+    """§10: no second generation; the digest is over all bytes."""
     job = await scene.halted(4_000_000)
     await scene.proxy.kill()
     await scene.proxy.start()
@@ -78,8 +78,8 @@ async def test_killed_in_the_middle_of_a_transfer(scene: Scene) -> None:
     assert sum(scene.simulator.generations.values()) == 1
 
 
-async def test_killed_in_the_middle_and_the_upstream_has_another_file_by_then(scene: Scene) -> None:
-    """§10: a regenerated file of the same size never ends as half of each."""
+async def test_after_a_kill_a_regenerated_file_is_not_joined_to_the_old_one(scene: Scene) -> None:
+    """§10: even if it has the same size."""
     job = await scene.halted(4_000_000)
     await scene.proxy.kill()
     scene.simulator.exports.forget_files()
@@ -89,8 +89,8 @@ async def test_killed_in_the_middle_and_the_upstream_has_another_file_by_then(sc
     assert document["attempt"] == 2
 
 
-async def test_sigterm_hands_over_cleanly(scene: Scene) -> None:
-    """§15 SIGTERM: exit code 0, the job continues where it was."""
+async def test_after_sigterm_the_next_process_continues_the_job(scene: Scene) -> None:
+    """§15 SIGTERM: exit code 0."""
     job = await scene.halted(4_000_000)
     assert await scene.proxy.stop() == 0
     await scene.proxy.start()
@@ -103,7 +103,7 @@ async def test_sigterm_hands_over_cleanly(scene: Scene) -> None:
 async def test_a_damaged_job_database_is_moved_aside_and_rebuilt(
     scene: Scene, tmp_path: Path, damage: str
 ) -> None:
-    """§9: the proxy says so, starts, serves the finished files and takes new exports."""
+    """§9: the proxy logs it, starts, serves the finished files and accepts new exports."""
     job = await scene.caller.kick_off(scene.path)
     await scene.caller.finished(job)
     await scene.proxy.stop()

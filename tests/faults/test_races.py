@@ -1,6 +1,4 @@
-"""What happens at the same time, in hundreds of orders each: the wire, the records and the files
-tell one story.
-"""
+"""Concurrent operations in hundreds of orders each: responses, records and files agree."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ async def stored(world: FakeWorld, job_id: str) -> Job:
 
 
 async def test_cancel_against_completion() -> None:
-    """§7: cancel beats a late response of VB365; a persisted success beats a late cancel."""
+    """§7: cancel beats a late response of VB365; a stored success beats a late cancel."""
     seen = set()
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -61,7 +59,7 @@ async def test_cancel_against_completion() -> None:
 
 
 async def test_cancel_against_failure() -> None:
-    """§7: a job that is Cancelling never stays so."""
+    """§7: a job never stays Cancelling."""
     seen = set()
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -81,7 +79,7 @@ async def test_cancel_against_failure() -> None:
 
 
 async def test_cancel_against_suspend_and_resume() -> None:
-    """§7, §9: whichever comes first, the job ends and nothing of it stays."""
+    """§7, §9: whichever comes first, the job ends and leaves no bytes."""
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
             world.upstream.plan.extend(["cut", "401"])
@@ -104,7 +102,7 @@ async def test_cancel_against_suspend_and_resume() -> None:
 
 
 async def test_delete_against_completion() -> None:
-    """§7: 204 means gone: no bytes, a tombstone."""
+    """§7: after 204 there are no bytes, only a tombstone."""
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
             job_id, _ = await world.submit()
@@ -117,7 +115,7 @@ async def test_delete_against_completion() -> None:
 
 
 async def test_delete_against_download() -> None:
-    """§6: a download that began is whole, one that did not finds nothing."""
+    """§6: a download that has begun completes; a later one finds nothing."""
     seen = set()
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -142,8 +140,8 @@ async def test_delete_against_download() -> None:
     assert seen == {True, False}
 
 
-async def test_two_deletes() -> None:
-    """§7: both are 204; one tombstone, no bytes."""
+async def test_delete_against_delete() -> None:
+    """§7: both are 204; there is one tombstone and no bytes."""
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
             job_id, _ = await world.submit()
@@ -156,7 +154,7 @@ async def test_two_deletes() -> None:
 
 
 async def test_duplicate_kick_offs_with_one_key() -> None:
-    """§8: one job, one generation, whoever comes first."""
+    """§8: one job, one generation, in any order."""
     for seed in SEEDS:
         async with worlds(seed) as (world, _):
             responses = await asyncio.gather(*(world.submit("key") for _ in range(4)))
@@ -168,7 +166,7 @@ async def test_duplicate_kick_offs_with_one_key() -> None:
 
 
 async def test_expiry_against_resume() -> None:
-    """§9: at the end of `suspend_ttl` the job is given up, or goes on; never both."""
+    """§9: at the end of `suspend_ttl` the job either fails or continues, never both."""
     seen = set()
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -192,7 +190,7 @@ async def test_expiry_against_resume() -> None:
 
 
 async def test_result_expiry_against_release_and_delete() -> None:
-    """§7: the file goes once, the record says why."""
+    """§7: the file is removed once, and the record says why."""
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
             job_id, _ = await world.submit()
@@ -207,8 +205,8 @@ async def test_result_expiry_against_release_and_delete() -> None:
             assert await world.artifacts.ids() == set()
 
 
-async def test_a_caller_that_leaves_at_any_moment() -> None:
-    """§3.9, §9: a kick-off or a resuming call that is cut off leaves no job that nobody drives."""
+async def test_a_caller_that_disconnects_at_any_moment() -> None:
+    """§3.9, §9: an aborted kick-off or resuming call leaves no job without a runner."""
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
             call = asyncio.ensure_future(world.submit())
@@ -231,8 +229,8 @@ async def test_a_caller_that_leaves_at_any_moment() -> None:
 
 @pytest.mark.parametrize("deed", ["500", "reset"])
 async def test_dropping_against_cancel(deed: str) -> None:
-    """§3.7: the kick-off gets VB365's answer and there is no job, or the job is cancelled: never
-    half of each.
+    """§3.7: either the kick-off gets VB365's response and there is no job, or the job is
+    cancelled.
     """
     for seed in SEEDS:
         async with worlds(seed) as (world, chance):
@@ -249,8 +247,8 @@ async def test_dropping_against_cancel(deed: str) -> None:
             await world.check()
 
 
-async def test_the_last_places_are_not_given_twice() -> None:
-    """§3.5: quota and queue hold for kick-offs that come at the same time."""
+async def test_the_last_free_slots_are_not_taken_twice() -> None:
+    """§3.5: quota and queue hold for concurrent kick-offs."""
     for seed in SEEDS[:100]:
         async with worlds(seed) as (world, chance):
             world.runner._slots._total = 1

@@ -14,8 +14,8 @@ def now() -> float:
     return 5.0
 
 
-class Overtaken(MemoryJobs):
-    """A store in which something happens to the job after it is read first."""
+class OvertakenJobs(MemoryJobs):
+    """A store in which the job changes after it is first read."""
 
     def __init__(self, *events: Event | None) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Overtaken(MemoryJobs):
         return job
 
 
-async def test_a_callers_event_applies_although_another_runner_takes_the_job_meanwhile() -> None:
-    jobs = Overtaken(Claimed("other", 0))
+async def test_a_callers_event_applies_although_a_runner_claims_the_job_meanwhile() -> None:
+    jobs = OvertakenJobs(Claimed("other", 0))
     job = await jobs.add(new_job(1), b"")
     changed = await advance_for_caller(jobs, job.id, CancelRequested(), now)
     assert changed is not None
@@ -42,8 +42,10 @@ async def test_a_callers_event_applies_although_another_runner_takes_the_job_mea
 
 
 @pytest.mark.parametrize("event", [None, Forgotten()], ids=["removed", "deleted"])
-async def test_a_callers_event_finds_no_job_that_is_gone_meanwhile(event: Event | None) -> None:
-    jobs = Overtaken(event)
+async def test_a_callers_event_has_no_effect_on_a_job_removed_meanwhile(
+    event: Event | None,
+) -> None:
+    jobs = OvertakenJobs(event)
     job = await jobs.add(new_job(1), b"")
     assert await advance_for_caller(jobs, job.id, CancelRequested(), now) is None
     assert await advance_for_caller(jobs, job.id, CancelRequested(), now) is None

@@ -1,4 +1,4 @@
-"""A failure of this machine is not the outcome of a job: it is waited out, at every step (CONTRACT
+"""A failure of this machine is not the outcome of a job: the job waits, at every step (CONTRACT
 §18, §10).
 """
 
@@ -25,14 +25,14 @@ AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`until_available` pauses, but for no time that a test would notice."""
+    """Let `until_available` pause for no noticeable time."""
     sleep = asyncio.sleep
     monkeypatch.setattr("proxy.jobs.record.asyncio.sleep", lambda seconds: sleep(seconds / 50))
 
 
 @pytest.mark.parametrize("method", ["create", "resume", "write", "read", "commit"])
-async def test_a_partial_file_that_cannot_be_handled_now_costs_no_export(method: str) -> None:
-    """§10: the attempt continues; the file is whole."""
+async def test_a_partial_file_that_is_unavailable_for_a_while_costs_no_export(method: str) -> None:
+    """§10: the attempt continues; the file is complete."""
     async with new_world() as world:
         world.upstream.plan.extend(["cut", "401"])
         job_id, _ = await world.submit()
@@ -62,7 +62,7 @@ async def test_only_a_full_disk_fails_the_job(method: str) -> None:
         await world.check()
 
 
-async def test_a_clean_up_that_fails_does_not_hide_why_the_job_failed() -> None:
+async def test_a_failed_clean_up_does_not_hide_why_the_job_failed() -> None:
     async with new_world() as world:
         world.artifacts.faults["write"].append(StorageFull("no space"))
         world.artifacts.faults["discard"].append(StoreUnavailable("away"))
@@ -75,8 +75,8 @@ async def test_a_clean_up_that_fails_does_not_hide_why_the_job_failed() -> None:
 
 
 @pytest.mark.parametrize("attended", [False, True])
-async def test_no_descriptor_for_the_first_post_is_waited_out(attended: bool) -> None:
-    """§10: VB365 never saw it, so that it may be sent; however often that happens."""
+async def test_the_first_post_waits_for_a_descriptor(attended: bool) -> None:
+    """§10: VB365 never saw it, so it may be sent, however often that happens."""
     async with new_world() as world:
         short(world, 20)
         job_id, run = await world.submit(attended=attended)
@@ -87,7 +87,7 @@ async def test_no_descriptor_for_the_first_post_is_waited_out(attended: bool) ->
         assert run.attendance.first.result() is None
 
 
-async def test_no_descriptor_for_a_continuation_is_waited_out() -> None:
+async def test_a_continuation_waits_for_a_descriptor() -> None:
     async with new_world() as world:
         world.upstream.plan.append("cut")
         short(world, 20, skip=1)
@@ -99,7 +99,7 @@ async def test_no_descriptor_for_a_continuation_is_waited_out() -> None:
 
 
 def short(world: FakeWorld, times: int, *, skip: int = 0) -> None:
-    """The next POSTs but `skip` find no descriptor, so many times."""
+    """Let the next POSTs after `skip` find no descriptor, `times` times."""
     send: Callable[..., Awaitable[Any]] = world.upstream.send
     left = [skip, times]
 
@@ -116,7 +116,7 @@ def short(world: FakeWorld, times: int, *, skip: int = 0) -> None:
 
 @pytest.mark.parametrize("method", ["create", "write", "commit", "send"])
 async def test_a_job_that_waits_for_the_machine_can_be_cancelled(method: str) -> None:
-    """§7: phase Cancelling, soon Cancelled, and nothing is left."""
+    """§7: phase Cancelling, soon Cancelled, and no bytes remain."""
     async with new_world() as world:
         if method == "send":
             short(world, 10**6)
@@ -134,7 +134,7 @@ async def test_a_job_that_waits_for_the_machine_can_be_cancelled(method: str) ->
 
 
 async def test_nothing_is_read_while_a_store_is_unavailable() -> None:
-    """§12 back-pressure: nothing is read meanwhile that would have to be held in memory."""
+    """§12 back-pressure: otherwise the bytes would be held in memory."""
     async with new_world() as world:
         world.artifacts.faults["write"].extend(AWAY * 10**4)
         reads = [0]
@@ -157,7 +157,7 @@ async def test_nothing_is_read_while_a_store_is_unavailable() -> None:
 
 
 class Exhausting(Steps):
-    """Takes every descriptor at one step, and gives them back a moment later."""
+    """Takes every descriptor at one step and releases them a moment later."""
 
     def __init__(self, at: int) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Exhausting(Steps):
 
 
 async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Path) -> None:
-    """With the stores on disk: everything that was accepted ends right."""
+    """With the stores on disk: every accepted export ends in success."""
     step, reached = 1, True
     with capture_logs():
         while reached:
@@ -192,7 +192,7 @@ async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Pat
                     job_id, _ = await world.submit()
                 except (
                     StoreUnavailable
-                ):  # not accepted; what the store has taken all the same ends too
+                ):  # not accepted; a job that was stored nevertheless ends too
                     job_id, _ = await world.submit()
                 done = await world.finished(job_id)
                 assert done.status is Status.SUCCESS, f"step {step}: {done.error}"

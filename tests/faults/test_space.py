@@ -1,6 +1,4 @@
-"""Space for files: promised once, freed at the end, checked at every write (CONTRACT §3.5, §5,
-§15).
-"""
+"""Disk space: reserved once, freed at the end, checked at every write (CONTRACT §3.5, §5, §15)."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ async def reservations(free: int, **limits: int | None) -> tuple[Reservations, M
     return space, artifacts
 
 
-async def test_promised_space_is_not_free() -> None:
+async def test_reserved_space_is_not_free() -> None:
     space, _ = await reservations(100)
     await space.promise("a", 60)
     with pytest.raises(StorageFull):
@@ -43,10 +41,8 @@ async def test_promised_space_is_not_free() -> None:
     await space.promise("c", 60)
 
 
-async def test_space_that_is_being_filled_counts_as_taken() -> None:
-    """The disk is asked now and then: the bytes written since count as taken, or they would be
-    promised again.
-    """
+async def test_bytes_written_since_the_last_measurement_count_as_used() -> None:
+    """The disk is measured now and then; otherwise the same space would be reserved twice."""
     space, artifacts = await reservations(100)
     await space.promise("a", 60)
     partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
@@ -69,7 +65,7 @@ async def test_space_freed_since_the_last_measurement_counts() -> None:
     await space.promise("a", 60)
 
 
-async def test_a_file_of_unknown_length_ends_where_the_promises_of_others_begin() -> None:
+async def test_a_file_of_unknown_length_cannot_use_the_space_reserved_by_others() -> None:
     space, artifacts = await reservations(100)
     await space.promise("a", 60)
     partial = await artifacts.create("00000000-0000-4000-8000-000000000001")
@@ -80,8 +76,8 @@ async def test_a_file_of_unknown_length_ends_where_the_promises_of_others_begin(
         await space.stored("b", 1)
 
 
-async def test_kick_offs_need_min_free_beyond_all_promises() -> None:
-    """§3.5: less than `storage.min_free` free: 503."""
+async def test_kick_offs_need_min_free_beyond_all_reservations() -> None:
+    """§3.5: 503 if less than `storage.min_free` is free."""
     space, _ = await reservations(100, min_free=30)
     await space.promise("a", 70)
     assert space.shortage() is None
@@ -89,9 +85,9 @@ async def test_kick_offs_need_min_free_beyond_all_promises() -> None:
     assert space.shortage()
 
 
-async def test_many_running_exports_never_get_the_same_space() -> None:
+async def test_concurrent_exports_never_get_the_same_space() -> None:
     """§15 `storage.max_bytes`: of eight that start together only as many continue as fit, and those
-    are whole.
+    are complete.
     """
     limits = replace(LIMITS, max_running=8, max_bytes=3 * SIZE + 100)
     with capture_logs():
@@ -125,8 +121,10 @@ async def test_kick_offs_are_rejected_until_there_is_space() -> None:
 
 @pytest.mark.parametrize("deed", ["ok", "chunked"])
 @pytest.mark.parametrize("method", ["create", "write", "commit"])
-async def test_a_disk_that_fills_at_any_write_costs_that_job_alone(method: str, deed: str) -> None:
-    """§5 StorageFull: its partial file gone, the other job whole."""
+async def test_a_disk_that_is_full_at_any_write_fails_that_job_alone(
+    method: str, deed: str
+) -> None:
+    """§5 StorageFull: its partial file is removed, the other job is complete."""
     with capture_logs():
         for skip in range(5 if method == "write" else 1):
             async with new_world() as world:
@@ -155,7 +153,7 @@ async def test_a_disk_that_fills_at_any_write_costs_that_job_alone(method: str, 
 
 
 async def test_a_resumed_transfer_needs_space_for_its_rest() -> None:
-    """§15: what is stored of it is not counted twice."""
+    """§15: its stored bytes are not counted twice."""
     with capture_logs():
         async with new_world(limits=replace(LIMITS, max_bytes=SIZE + 10)) as world:
             world.upstream.plan.extend(["cut", "401"])
@@ -166,10 +164,10 @@ async def test_a_resumed_transfer_needs_space_for_its_rest() -> None:
             assert (await world.jobs.get(job_id)).status is Status.SUCCESS
 
 
-async def test_free_space_of_a_directory_is_what_its_disk_has_now(
+async def test_the_free_space_of_a_directory_is_that_of_its_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is promised or still being written is subtracted by `Reservations` alone."""
+    """Reservations and pending writes are subtracted by `Reservations` alone."""
     artifacts = await FileArtifacts.at(tmp_path)
     for free in (100, 7, 50):
         usage = shutil.disk_usage(tmp_path)._replace(free=free)
@@ -210,10 +208,8 @@ def _small_disk(command: list[str], **kwargs: object) -> str:
     return str(completed.stdout).strip()
 
 
-def test_a_real_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
-    """§5: ENOSPC of a file system of 8 MiB (tmpfs in a name space of its own; needs the right to
-    mount).
-    """
+def test_a_full_file_system_leaves_no_bytes_behind(tmp_path: Path) -> None:
+    """§5: ENOSPC of a tmpfs of 8 MiB in a mount namespace; needs the right to mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = f'mount -t tmpfs -o size=8m none {disk} && exec {sys.executable} -c "$1" {disk}/data'
@@ -223,8 +219,8 @@ def test_a_real_disk_that_is_full_leaves_nothing_behind(tmp_path: Path) -> None:
     assert output == "full set() []"
 
 
-def test_a_file_that_may_grow_no_more_leaves_nothing_behind(tmp_path: Path) -> None:
-    """§5: EFBIG of RLIMIT_FSIZE is a full disk too."""
+def test_a_file_at_the_size_limit_leaves_no_bytes_behind(tmp_path: Path) -> None:
+    """§5: EFBIG of RLIMIT_FSIZE is StorageFull too."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))

@@ -1,5 +1,5 @@
-"""Jobs through random operations, faults, jumps of time and restarts, against what callers were
-told.
+"""Random operations, faults, clock jumps and restarts, checked against the responses that callers
+got.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STORE_FAULTS = [
 
 
 class Jobs(RuleBasedStateMachine):
-    """`cancelled` and `deleted` hold the ids of which callers were told so."""
+    """`cancelled` and `deleted` hold the ids for which a caller got that response."""
 
     ids = Bundle("ids")
 
@@ -56,7 +56,7 @@ class Jobs(RuleBasedStateMachine):
         self.loop.close()
 
     async def end(self) -> None:
-        """Left alone, every job ends."""
+        """Let every job end without further faults."""
         self.world.upstream.gate.set()
         self.world.upstream.plan.clear()
         self.clear_faults()
@@ -75,7 +75,7 @@ class Jobs(RuleBasedStateMachine):
         self.world.artifacts.faults.clear()
 
     async def settle(self) -> None:
-        """Some turns of the loop: anything may still be under way."""
+        """Give the loop some turns; operations may still be in progress."""
         for _ in range(30):
             await asyncio.sleep(0)
 
@@ -134,7 +134,7 @@ class Jobs(RuleBasedStateMachine):
         self.do(self.despite_faults(work()))
 
     async def despite_faults(self, work: Any) -> None:
-        """The caller of an operation that fails gets 503."""
+        """Run an operation; its caller gets 503 if it fails."""
         try:
             await work
         except StoreUnavailable:
@@ -149,7 +149,7 @@ class Jobs(RuleBasedStateMachine):
         self.world.upstream.gate.clear()
 
     @rule()
-    def upstream_goes_on(self) -> None:
+    def upstream_continues(self) -> None:
         async def work() -> None:
             self.world.upstream.gate.set()
             await self.settle()
@@ -186,7 +186,7 @@ class Jobs(RuleBasedStateMachine):
         self.do(work())
 
     @rule()
-    def everything_comes_to_rest(self) -> None:
+    def everything_settles(self) -> None:
         async def work() -> None:
             self.clear_faults()
             self.world.upstream.gate.set()

@@ -1,5 +1,5 @@
-"""A disk that is full, fails, lies or is tampered with: said plainly, nothing half done, everything
-else goes on.
+"""Stores on a disk that is full, fails or was tampered with: the error is reported, no change is
+half made, and all else continues.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FAILED = Failed(JobError(code=ErrorCode.STORAGE_FULL, message="no space", retrya
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """The system itself refuses to let any file of this process grow beyond `size` bytes
-    (EFBIG).
+    """Limit the size of files of this process (EFBIG), so that the operating system rejects the
+    write.
     """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -55,8 +55,8 @@ def new_id() -> str:
 
 
 async def on_thread(store: DiskJobs, statement: str) -> None:
-    """Run a statement on the store's own connection, so that SQLite itself refuses the next
-    write.
+    """Run a statement on the store's own connection, so that SQLite itself rejects the
+    next write.
     """
 
     def execute() -> None:
@@ -65,8 +65,8 @@ async def on_thread(store: DiskJobs, statement: str) -> None:
     await asyncio.get_running_loop().run_in_executor(store._thread, execute)
 
 
-async def test_a_job_that_does_not_fit_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
-    """§3.5, §11 store-unavailable: the memory never knows more than the disk."""
+async def test_a_job_that_does_not_fit_is_rejected_and_leaves_no_trace(tmp_path: Path) -> None:
+    """§3.5, §11 store-unavailable: memory never has more than the disk."""
     store = await DiskJobs.open(tmp_path)
     first = await store.add(new_job(1, key="k"), b"small")
     with largest_file(4 * MIB):
@@ -84,8 +84,8 @@ async def test_a_job_that_does_not_fit_is_refused_and_leaves_no_trace(tmp_path: 
     await store.close()
 
 
-async def test_one_job_that_does_not_fit_does_not_take_the_others_along(tmp_path: Path) -> None:
-    """Concurrent calls share a transaction, never a fate."""
+async def test_a_job_that_does_not_fit_does_not_fail_concurrent_ones(tmp_path: Path) -> None:
+    """Concurrent calls share a transaction, but not its failure."""
     store = await DiskJobs.open(tmp_path)
     small = [new_job(number) for number in range(20)]
     large = new_job(99)
@@ -104,7 +104,7 @@ async def test_one_job_that_does_not_fit_does_not_take_the_others_along(tmp_path
 @pytest.mark.parametrize(
     "statement", ["PRAGMA max_page_count = 1", "PRAGMA query_only = ON"], ids=["full", "read-only"]
 )
-async def test_a_disk_that_refuses_writes_changes_nothing_and_recovers(
+async def test_a_disk_that_rejects_writes_changes_nothing_and_recovers(
     tmp_path: Path, statement: str
 ) -> None:
     store = await DiskJobs.open(tmp_path)
@@ -135,7 +135,7 @@ async def test_a_disk_that_refuses_writes_changes_nothing_and_recovers(
 
 
 async def test_a_probe_reports_a_full_disk(tmp_path: Path) -> None:
-    """§15 /readyz: stores writable, and not merely open."""
+    """§15 /readyz: the stores must be writable, not only open."""
     store = await DiskJobs.open(tmp_path)
     await store.add(new_job(), b"x" * MIB)
     await store.probe()
@@ -149,7 +149,7 @@ async def test_a_probe_reports_a_full_disk(tmp_path: Path) -> None:
 
 
 async def test_a_commit_that_fails_is_rolled_back(tmp_path: Path) -> None:
-    """diskcache leaves the transaction open: every later write would wait for it for ever."""
+    """diskcache leaves the transaction open: every later write would wait for it forever."""
     store = await DiskJobs.open(tmp_path)
     await on_thread(store, "CREATE TABLE parent (id INTEGER PRIMARY KEY)")
     child = "CREATE TABLE child (id REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED)"
@@ -167,10 +167,10 @@ async def test_a_commit_that_fails_is_rolled_back(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_defect_in_the_writer_reaches_the_caller(
+async def test_an_exception_in_the_writer_reaches_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No call is ever left without an answer."""
+    """Every call returns or raises."""
     store = await DiskJobs.open(tmp_path)
 
     def broken(changes: object) -> None:
@@ -185,10 +185,10 @@ async def test_a_defect_in_the_writer_reaches_the_caller(
     await store.close()
 
 
-async def test_what_a_cancelled_caller_began_is_in_memory_as_on_disk(
+async def test_a_cancelled_call_leaves_memory_and_disk_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§3.7: a client that leaves does not take the job's state apart."""
+    """§3.7: a client that disconnects does not corrupt the job's state."""
     store = await DiskJobs.open(tmp_path)
     job = await store.add(new_job(), b"")
     gate, commit = threading.Event(), store._writer._commit
@@ -212,7 +212,7 @@ async def test_what_a_cancelled_caller_began_is_in_memory_as_on_disk(
     await store.close()
 
 
-async def test_a_cancelled_opening_does_not_keep_the_directory(tmp_path: Path) -> None:
+async def test_a_cancelled_open_releases_the_directory(tmp_path: Path) -> None:
     for turns in range(4):
         opening = asyncio.create_task(DiskJobs.open(tmp_path))
         for _ in range(turns):
@@ -223,7 +223,7 @@ async def test_a_cancelled_opening_does_not_keep_the_directory(tmp_path: Path) -
         await (await DiskJobs.open(tmp_path)).close()
 
 
-async def test_closing_writes_what_was_asked_for_before(tmp_path: Path) -> None:
+async def test_closing_completes_pending_writes(tmp_path: Path) -> None:
     store = await DiskJobs.open(tmp_path)
     jobs = [new_job(number) for number in range(200)]
     adding = [asyncio.create_task(store.add(job, b"")) for job in jobs]
@@ -240,7 +240,7 @@ async def test_closing_writes_what_was_asked_for_before(tmp_path: Path) -> None:
 
 @contextmanager
 def disk_of(place: Path, mebibytes: int) -> Iterator[Path]:
-    """A real file system of that size."""
+    """Mount a file system of that size."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -267,7 +267,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill_up(disk: Path) -> Path:
-    """Another program takes every byte."""
+    """Fill the disk, as another program would."""
     file = disk / "greed"
     with file.open("wb", buffering=0) as greedy, suppress(OSError):
         while greedy.write(bytes(4096)):
@@ -275,8 +275,8 @@ def fill_up(disk: Path) -> Path:
     return file
 
 
-async def test_a_disk_that_runs_full_under_both_stores(tiny_disk: Path) -> None:
-    """ENOSPC as the system gives it; when there is space again everything continues."""
+async def test_both_stores_survive_a_full_disk(tiny_disk: Path) -> None:
+    """ENOSPC of the operating system; when there is space again everything continues."""
     jobs, artifacts = await DiskJobs.open(tiny_disk), await FileArtifacts.at(tiny_disk)
     job = await jobs.add(new_job(), b"body")
     partial = await artifacts.create(job.id)
@@ -299,11 +299,11 @@ async def test_a_disk_that_runs_full_under_both_stores(tiny_disk: Path) -> None:
     await artifacts.close()
 
 
-async def test_the_store_opens_on_a_full_disk_and_takes_note_of_what_is_removed(
+async def test_the_store_opens_on_a_full_disk_and_records_deletions(
     small_disk: Path,
 ) -> None:
-    """A restart while the disk is full must not take pass-through down, and a clean-up must be able
-    to make room.
+    """A restart on a full disk must not stop pass-through, and a clean-up must be able to free
+    space.
     """
     store = await DiskJobs.open(small_disk)
     jobs = [await store.add(new_job(number), b"body") for number in range(50)]
@@ -327,7 +327,7 @@ async def test_the_store_opens_on_a_full_disk_and_takes_note_of_what_is_removed(
     await store.close()
 
 
-async def test_a_disk_that_runs_full_under_an_open_store_still_takes_changes(
+async def test_an_open_store_records_changes_on_a_full_disk(
     small_disk: Path,
 ) -> None:
     """Expiry and DELETE are changes too: without them a full disk stays full."""
@@ -345,7 +345,7 @@ async def test_a_disk_that_runs_full_under_an_open_store_still_takes_changes(
     await store.close()
 
 
-async def test_a_full_disk_without_a_reserve_file_is_reported_clearly(small_disk: Path) -> None:
+async def test_a_full_disk_without_a_reserve_file_is_reported(small_disk: Path) -> None:
     await (await DiskJobs.open(small_disk)).close()
     await asyncio.to_thread((small_disk / "ballast").unlink)
     await asyncio.to_thread(fill_up, small_disk)

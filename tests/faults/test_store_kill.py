@@ -1,5 +1,5 @@
-"""`kill -9` at any moment: what returned has happened, what did not return happened whole or not at
-all.
+"""`kill -9` at any moment: a call that returned has its effect, one that did not has it completely
+or not at all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROUNDS = 8
 
 @dataclass
 class Log:
-    """What the children said, by job."""
+    """What the children printed, by job."""
 
     said: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     versions: dict[str, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Log:
 
 
 def run_and_kill(directory: Path, seed: int, log: Log) -> None:
-    """A child that is killed after a number of lines, or a moment after it began to open the
+    """Start a child and kill it after a number of lines, or a moment after it began to open the
     stores.
     """
     chance = random.Random(seed)
@@ -124,16 +124,18 @@ async def check_content(artifacts: FileArtifacts, id: str, size: int | None) -> 
 
 
 async def check_no_orphans(directory: Path, artifacts: FileArtifacts) -> None:
-    """Every file belongs to an id that the store tells, so that removing the ids leaves nothing."""
+    """Check that every file belongs to an id in the store, so that removing the ids leaves
+    nothing.
+    """
     names = await asyncio.to_thread(
         lambda: [path.name for path in (directory / "artifacts").rglob("*.*")]
     )
     assert {name.partition(".")[0] for name in names} == await artifacts.ids()
 
 
-def test_a_process_that_is_killed_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    """§3.6, §15: every accepted job, every committed file, nothing else; round after round on the
-    same directory.
+def test_a_killed_process_loses_no_job_and_leaves_no_orphan(tmp_path: Path) -> None:
+    """§3.6, §15: every accepted job, every committed file and nothing else; several rounds in one
+    directory.
     """
     log = Log()
     for number in range(ROUNDS):
@@ -154,10 +156,10 @@ def test_a_process_that_is_killed_loses_nothing_and_leaves_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_process_that_is_killed_while_it_replaces_a_database_loses_no_record(
+def test_a_process_killed_while_it_replaces_a_database_loses_no_record(
     tmp_path: Path, seed: int
 ) -> None:
-    """One of the two databases is whole at any moment."""
+    """One of the two databases is complete at any moment."""
     jobs = fill(tmp_path, 2000)
     DAMAGE["a foreign setting"](tmp_path / "jobs" / "cache.db")
     command = [sys.executable, "-m", "tests.faults.store_child", str(tmp_path), "0"]

@@ -1,5 +1,5 @@
-"""Strangers that take every connection they get leave enough for exports and for clients that are
-connected (§15).
+"""Clients that open as many connections as they can leave enough for exports and for connected
+clients (§15).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_15_strangers_leave_descriptors_for_exports(
+async def test_15_idle_connections_leave_descriptors_for_exports(
     simulator: Simulator, tmp_path: Path, tls: bool
 ) -> None:
-    """1,100 silent connections, with TLS handshakes that never end, against a limit of 1,024
+    """1,100 silent connections, or TLS handshakes that never end, with a limit of 1,024
     descriptors.
     """
     settings = {"LISTEN__HANDSHAKE_TIMEOUT": "10m", "LISTEN__HEAD_TIMEOUT": "10m"}

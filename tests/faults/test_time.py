@@ -1,4 +1,6 @@
-"""What time does: expiry, tombstones, jobs given up, and clocks that jump (CONTRACT §6, §7, §9)."""
+"""The effects of time: expiry, tombstones, suspended jobs that fail, and clocks that jump (CONTRACT
+§6, §7, §9).
+"""
 
 from __future__ import annotations
 
@@ -15,39 +17,41 @@ from tests.support.harness import CONTENT, FakeWorld, new_world
 
 
 class Clocks:
-    """A wall clock that can be set, and one that cannot."""
+    """A wall clock that can be set, and a monotonic one."""
 
     def __init__(self) -> None:
         self.wall, self.passed = 1_000_000.0, 0.0
         self.steady = SteadyClock(lambda: self.wall, lambda: self.passed)
 
-    def let_pass(self, seconds: float) -> float:
+    def advance(self, seconds: float) -> float:
         self.wall += seconds
         self.passed += seconds
         return self.steady()
 
 
-def test_time_passes_as_the_wall_clock_says() -> None:
+def test_time_follows_the_wall_clock() -> None:
     clocks = Clocks()
-    assert clocks.let_pass(10) == 1_000_010
+    assert clocks.advance(10) == 1_000_010
 
 
 @pytest.mark.parametrize("jump", [86_400.0, -86_400.0, 6.0, -6.0])
-def test_a_jump_of_the_clock_is_no_jump_of_ours(jump: float) -> None:
-    """§7: a clock that is set must not end or revive files."""
+def test_a_jump_of_the_wall_clock_is_not_followed_at_once(jump: float) -> None:
+    """§7: setting the clock must not expire or revive files."""
     clocks = Clocks()
-    before = clocks.let_pass(1)
+    before = clocks.advance(1)
     clocks.wall += jump
-    assert abs(clocks.let_pass(1) - before - 1) <= 0.1 + 1e-6
+    assert abs(clocks.advance(1) - before - 1) <= 0.1 + 1e-6
 
 
 @pytest.mark.parametrize("jump", [6.0, 100.0, -6.0, -100.0])
 @pytest.mark.parametrize("asked_every", [1.0, 15.0, 4000.0])
-def test_a_clock_that_was_set_is_reached_and_not_overshot(jump: float, asked_every: float) -> None:
+def test_a_clock_that_was_set_is_approached_without_overshooting(
+    jump: float, asked_every: float
+) -> None:
     clocks = Clocks()
     clocks.wall += jump
     for _ in range(int(10 * 4000 / asked_every)):
-        now = clocks.let_pass(asked_every)
+        now = clocks.advance(asked_every)
         assert (clocks.wall - now) * jump > -1e-3
     assert now == pytest.approx(clocks.wall)
 
@@ -55,7 +59,7 @@ def test_a_clock_that_was_set_is_reached_and_not_overshot(jump: float, asked_eve
 def test_drift_is_followed_at_once() -> None:
     clocks = Clocks()
     clocks.wall += 3
-    assert clocks.let_pass(1) == pytest.approx(clocks.wall)
+    assert clocks.advance(1) == pytest.approx(clocks.wall)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(-1e6, 1e6)), max_size=30))
@@ -66,7 +70,7 @@ def test_time_never_runs_backwards_nor_faster_than_a_tenth_more(
     last = clocks.steady()
     for seconds, jump in moves:
         clocks.wall += jump
-        now = clocks.let_pass(seconds)
+        now = clocks.advance(seconds)
         assert last <= now <= last + seconds * 1.1 + 5.001
         last = now
 
@@ -77,8 +81,8 @@ async def finished(world: FakeWorld) -> str:
     return job_id
 
 
-async def test_the_file_goes_then_the_record() -> None:
-    """§7: `result_ttl` after the end the file, `record_ttl` later the record."""
+async def test_the_file_expires_before_the_record() -> None:
+    """§7: the file `result_ttl` after the end, the record `record_ttl` later."""
     async with new_world() as world:
         job_id = await finished(world)
         world.clock += 99
@@ -97,7 +101,7 @@ async def test_the_file_goes_then_the_record() -> None:
         assert await world.jobs.get(job_id) is None
 
 
-async def test_a_tombstone_lives_for_a_day() -> None:
+async def test_a_tombstone_is_kept_for_a_day() -> None:
     """§7: DELETE stays idempotent for 24 h."""
     async with new_world() as world:
         job_id = await finished(world)
@@ -112,14 +116,14 @@ async def test_a_tombstone_lives_for_a_day() -> None:
 
 
 async def test_an_expired_file_is_not_served_without_a_sweeper() -> None:
-    """§7: readers judge by the clock themselves."""
+    """§7: readers check the clock themselves."""
     async with new_world() as world:
         job = await world.jobs.get(await finished(world))
         assert as_of(job, world.clock + 99).result is ResultState.AVAILABLE
         assert as_of(job, world.clock + 100).result is ResultState.EXPIRED
 
 
-async def test_a_download_in_flight_ends_whole_though_the_file_expires() -> None:
+async def test_a_running_download_completes_although_the_file_expires() -> None:
     """§6."""
     async with new_world() as world:
         reader = await world.artifacts.open(await finished(world))
@@ -129,8 +133,8 @@ async def test_a_download_in_flight_ends_whole_though_the_file_expires() -> None
         assert b"".join([piece async for piece in reader.chunks(0, len(CONTENT))]) == CONTENT
 
 
-async def test_a_suspended_job_is_given_up_in_time() -> None:
-    """§9: not resumed within `suspend_ttl`: Failed Interrupted, retryable, nothing kept."""
+async def test_a_suspended_job_fails_after_suspend_ttl() -> None:
+    """§9: Failed with Interrupted, retryable, and no bytes kept."""
     with capture_logs():
         async with new_world() as world:
             world.upstream.plan.extend(["cut", "401"])
@@ -164,7 +168,7 @@ async def test_a_restart_does_not_prolong_the_suspension() -> None:
 
 
 async def test_a_token_that_expired_in_the_queue_suspends_the_job() -> None:
-    """§9: VB365 accepted it when the job was accepted; a fresh one brings the job back."""
+    """§9: VB365 accepted it with the job; a refreshed token resumes the job."""
     with capture_logs():
         async with new_world() as world:
             world.upstream.gate.clear()
@@ -178,7 +182,7 @@ async def test_a_token_that_expired_in_the_queue_suspends_the_job() -> None:
             assert (await world.jobs.get(ids[2])).status is Status.SUCCESS
 
 
-async def test_one_file_that_cannot_be_removed_stops_no_sweep() -> None:
+async def test_a_file_that_cannot_be_removed_does_not_stop_the_sweep() -> None:
     with capture_logs():
         async with new_world() as world:
             ids = [await finished(world) for _ in range(3)]
@@ -193,7 +197,7 @@ async def test_one_file_that_cannot_be_removed_stops_no_sweep() -> None:
             assert await world.artifacts.ids() == set()
 
 
-async def test_an_upstream_that_restarts_is_waited_for() -> None:
+async def test_a_job_waits_for_an_upstream_that_restarts() -> None:
     """§10: POSTs that VB365 never saw do not count as attempts."""
     with capture_logs():
         async with new_world() as world:
@@ -203,7 +207,7 @@ async def test_an_upstream_that_restarts_is_waited_for() -> None:
             assert (job.status, job.attempt) == (Status.SUCCESS, 1)
 
 
-async def test_an_upstream_that_never_comes_back_ends_the_job() -> None:
+async def test_an_upstream_that_stays_unreachable_fails_the_job() -> None:
     """§10, §15 `stall_timeout`: the wait is bounded."""
     with capture_logs():
         async with new_world() as world:

@@ -1,5 +1,5 @@
-"""Jobs driven through every misbehaviour of the upstream: the runner, the real upstream client, the
-stand-in.
+"""Jobs under every fault of the upstream: the runner and the upstream client in front of the
+simulator.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LIMITS = Limits(max_running=2, max_queued=2, max_per_caller=50, min_free=0, max_
 
 
 class World:
-    """A stand-in, stores in memory, and a runner between them."""
+    """A simulator, stores in memory, and a runner between them."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -126,7 +126,7 @@ class World:
         return await self.finished(job.id)
 
     async def check(self, job: Job, status: Status = Status.SUCCESS) -> None:
-        """The job ended so, and what is stored and promised agree."""
+        """Check that the job has this status and that stored and reserved bytes agree with it."""
         assert job.status is status, job.error
         artifact = await self.artifacts.get(job.id)
         if status in (Status.SUCCESS, Status.WARNING):
@@ -171,7 +171,7 @@ async def test_an_export_becomes_a_verified_artifact(world: World) -> None:
     assert job.attempt == 1
 
 
-async def test_the_request_upstream_is_the_kickoffs(world: World) -> None:
+async def test_the_request_to_the_upstream_is_that_of_the_kick_off(world: World) -> None:
     """§1: same target, body and fields; Accept-Encoding: identity."""
     await world.export()
     sent = next(r for r in world.simulator.requests if r.method == "POST")
@@ -183,25 +183,29 @@ async def test_the_request_upstream_is_the_kickoffs(world: World) -> None:
 
 @pytest.mark.parametrize("cut", ["reset", "close"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_cut_transfer_is_continued_by_range(world: World, cut: str, framing: str) -> None:
-    """§10: Range re-POST at the stored offset, same attempt, no second generation."""
+async def test_an_interrupted_transfer_is_continued_by_range(
+    world: World, cut: str, framing: str
+) -> None:
+    """§10: a POST with Range at the stored offset, in the same attempt, without a second
+    generation.
+    """
     job = await world.export(cut_at=100_000, cut=cut, framing=framing, count=1)
     await world.check(job)
     assert job.attempt == 1
     assert sum(world.simulator.generations.values()) == 1
 
 
-async def test_a_transfer_may_be_cut_more_often_than_attempts_while_it_advances(
+async def test_a_transfer_that_advances_may_be_interrupted_more_often_than_attempts(
     world: World,
 ) -> None:
-    """§10: a 400 GB transfer may be cut more often than three times."""
+    """§10: a transfer of 400 GB may be interrupted more than three times."""
     job = await world.export(cut_at=40_000, count=6)
     await world.check(job)
     assert job.attempt == 1
 
 
 async def test_an_upstream_that_ignores_range_starts_a_new_attempt(world: World) -> None:
-    """§10: anything but a fitting 206 goes from zero in a new attempt."""
+    """§10: anything but a matching 206 starts a new attempt from zero."""
     world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
     job = await world.export(ignore_range=True)
     await world.check(job)
@@ -212,7 +216,7 @@ async def test_an_upstream_that_ignores_range_starts_a_new_attempt(world: World)
     "content_range", ["bytes 0-299999/300000", "bytes 99999-299999/300000", "nonsense"]
 )
 async def test_a_wrong_content_range_is_never_spliced(world: World, content_range: str) -> None:
-    """§10: start and total must fit."""
+    """§10: start and total must match."""
     world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
     job = await world.export(content_range=content_range, skip=1, count=1)
     await world.check(job)
@@ -231,11 +235,11 @@ async def test_a_changed_validator_is_never_spliced(world: World) -> None:
     "fault",
     [{"cut_at": 0}, {"lie": 1000}, {"framing": "chunked", "unterminated": True, "cut_at": 0}],
 )
-async def test_a_body_that_never_ends_right_is_never_success(
+async def test_a_body_that_is_never_complete_is_never_success(
     world: World, fault: dict[str, Any]
 ) -> None:
-    """§10: a body shorter than its length, or chunked without its end, is Failed after bounded
-    attempts.
+    """§10: a body shorter than its length, or chunked without its end, fails after a bounded number
+    of attempts.
     """
     job = await world.export(**fault)
     await world.check(job, Status.FAILED)
@@ -245,7 +249,7 @@ async def test_a_body_that_never_ends_right_is_never_success(
 
 
 async def test_an_unterminated_chunked_body_is_not_success(world: World) -> None:
-    """§10: the announced end is missing, so the whole body is not known to be whole."""
+    """§10: without the last chunk the body is not known to be complete."""
     job = await world.export(framing="chunked", unterminated=True, ignore_range=True)
     await world.check(job, Status.FAILED)
 
@@ -263,7 +267,7 @@ async def test_an_event_that_warns_makes_a_warning(world: World) -> None:
 
 
 async def test_a_reset_before_the_head_is_not_repeated(world: World) -> None:
-    """§10: VB365 may still generate; a second POST would start a second one."""
+    """§10: VB365 may still generate; a second POST would start a second generation."""
     job = await world.export(reset=True)
     await world.check(job, Status.FAILED)
     assert job.error is not None
@@ -284,10 +288,10 @@ async def test_a_stall_is_aborted_and_continued(world: World) -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(400, ErrorCode.REJECTED), (500, ErrorCode.ERROR), (206, ErrorCode.ERROR)]
 )
-async def test_a_refusal_after_the_grace_fails_the_job(
+async def test_a_rejection_after_the_grace_period_fails_the_job(
     world: World, status: int, code: ErrorCode
 ) -> None:
-    """§3.7: 4xx UpstreamRejected, the rest UpstreamError; VB365's answer is kept."""
+    """§3.7: 4xx is UpstreamRejected, the rest UpstreamError; VB365's response is kept."""
     job = await world.export(
         status=status, body='{"message":"no"}', content_type="application/json"
     )
@@ -296,8 +300,10 @@ async def test_a_refusal_after_the_grace_fails_the_job(
     assert (job.error.code, job.error.status, job.error.body) == (code, status, '{"message":"no"}')
 
 
-async def test_a_rejection_within_the_grace_is_relayed_and_no_job_stays(world: World) -> None:
-    """§3.7: relayed verbatim and the job dropped."""
+async def test_a_rejection_within_the_grace_period_is_relayed_and_the_job_dropped(
+    world: World,
+) -> None:
+    """§3.7: relayed verbatim."""
     world.simulator.fault(path=world.path, method="POST", status=409, body="busy")
     job, run = await world.submit(attended=True)
     response = await asyncio.wait_for(run.attendance.first, 10)
@@ -307,8 +313,8 @@ async def test_a_rejection_within_the_grace_is_relayed_and_no_job_stays(world: W
     assert await world.artifacts.ids() == set()
 
 
-async def test_an_unreachable_upstream_within_the_grace_is_a_problem(world: World) -> None:
-    """§3.7: 502, dropped."""
+async def test_an_unreachable_upstream_within_the_grace_period_is_502(world: World) -> None:
+    """§3.7: the job is dropped."""
     world.simulator.fault(path=world.path, method="POST", reset=True)
     job, run = await world.submit(attended=True)
     response = await asyncio.wait_for(run.attendance.first, 10)
@@ -318,13 +324,15 @@ async def test_an_unreachable_upstream_within_the_grace_is_a_problem(world: Worl
 
 
 async def test_an_encoded_response_is_not_stored_as_the_file(world: World) -> None:
-    """§6: never Content-Encoding, so encoded bytes cannot be the file."""
+    """§6: downloads never have Content-Encoding, so encoded bytes cannot be the file."""
     job = await world.export(gzip=True)
     await world.check(job, Status.FAILED)
 
 
-async def test_an_expired_token_suspends_and_a_fresh_one_resumes(world: World) -> None:
-    """§9, §10: Suspended until a fresh token comes; the transfer continues where it was."""
+async def test_an_expired_token_suspends_the_job_and_a_refreshed_one_resumes_it(
+    world: World,
+) -> None:
+    """§9, §10: the transfer continues where it stopped."""
     world.simulator.fault(path=world.path, method="POST", cut_at=100_000, count=1)
     world.simulator.fault(path=world.path, method="POST", expire_token=True, skip=1, count=1)
     job, _ = await world.submit()
@@ -338,7 +346,7 @@ async def test_an_expired_token_suspends_and_a_fresh_one_resumes(world: World) -
 
 
 async def test_cancel_closes_the_upstream_connection_and_removes_the_file(world: World) -> None:
-    """§7: phase Cancelling, VB365's connection closed, soon Cancelled."""
+    """§7: phase Cancelling, VB365's connection is closed, soon Cancelled."""
     world.simulator.fault(path=world.path, method="POST", stall_at=50_000)
     job, _ = await world.submit()
     current = await world.until(
@@ -351,8 +359,8 @@ async def test_cancel_closes_the_upstream_connection_and_removes_the_file(world:
     await world.simulator.until(lambda: world.simulator.deliveries[-1].outcome == "disconnected")
 
 
-async def test_a_cancel_before_its_transfer_took_a_step_gives_the_slot_back(world: World) -> None:
-    """§7: a task that is cancelled before its first step would never run its clean-up."""
+async def test_a_cancel_before_the_transfer_starts_releases_the_slot(world: World) -> None:
+    """§7: a task that is cancelled before its first step never runs its clean-up."""
     job = world.job()
     await world.jobs.add(job, b"{}")
     await Record(world.jobs, job, time.time).advance(CancelRequested())
@@ -381,7 +389,7 @@ async def test_deleting_a_running_job_removes_its_bytes(world: World) -> None:
     assert stored.forgotten
 
 
-async def release_for_ever(simulator: Simulator) -> None:
+async def release_forever(simulator: Simulator) -> None:
     while True:
         simulator.release()
         await asyncio.sleep(0.01)
@@ -396,7 +404,7 @@ async def test_jobs_run_in_the_order_of_their_kickoffs(world: World) -> None:
         async with world.runner.admission("o"):
             pass
     world.simulator.faults.clear()
-    releasing = asyncio.create_task(release_for_ever(world.simulator))
+    releasing = asyncio.create_task(release_forever(world.simulator))
     done = [await world.finished(each) for each in submitted]
     releasing.cancel()
     begun = [job.started for job in done]
@@ -405,7 +413,7 @@ async def test_jobs_run_in_the_order_of_their_kickoffs(world: World) -> None:
 
 
 async def test_a_caller_has_a_quota(world: World) -> None:
-    """§3.5: too many live jobs of this caller 429."""
+    """§3.5: too many unfinished jobs of one caller are 429."""
     await world.runner.stop()
     world.runner = world.make_runner(limits=replace(LIMITS, max_per_caller=1))
     await world.runner.start()
@@ -419,8 +427,8 @@ async def test_a_caller_has_a_quota(world: World) -> None:
 
 
 async def test_a_quota_is_not_doubled_by_a_second_hash_of_the_caller(world: World) -> None:
-    """§3.5, §8: a job counts under every owner it was taken for, once; so does one that is just
-    being taken.
+    """§3.5, §8: a job counts once under every owner that it is stored for; so does one that is
+    being stored.
     """
     await world.runner.stop()
     world.runner = world.make_runner(limits=replace(LIMITS, max_per_caller=2))
@@ -437,8 +445,8 @@ async def test_a_quota_is_not_doubled_by_a_second_hash_of_the_caller(world: Worl
         pass
 
 
-async def test_a_full_disk_fails_the_job_and_leaves_nothing(world: World) -> None:
-    """§5 StorageFull: the partial file gone."""
+async def test_a_full_disk_fails_the_job_and_leaves_no_bytes(world: World) -> None:
+    """§5 StorageFull: the partial file is removed."""
     world.artifacts.faults["write"].append(StorageFull("no space"))
     job = await world.export()
     await world.check(job, Status.FAILED)
@@ -446,7 +454,7 @@ async def test_a_full_disk_fails_the_job_and_leaves_nothing(world: World) -> Non
     assert job.error.code is ErrorCode.STORAGE_FULL
 
 
-async def test_running_exports_never_promise_the_same_space(world: World) -> None:
+async def test_running_exports_never_reserve_the_same_space(world: World) -> None:
     """§15 storage.max_bytes counts stored and announced bytes."""
     await world.runner.stop()
     world.runner = world.make_runner(limits=replace(LIMITS, max_bytes=SIZE + SIZE // 2))
@@ -461,8 +469,8 @@ async def test_running_exports_never_promise_the_same_space(world: World) -> Non
     assert (await world.finished(first.id)).status is Status.SUCCESS
 
 
-async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> None:
-    """§7: a finished export is not lost because the store was away for a moment."""
+async def test_an_outcome_is_stored_once_the_store_is_available(world: World) -> None:
+    """§7: a finished export is not lost because the store was unavailable for a moment."""
     original = world.artifacts.create
 
     async def create(id: str, fence: int = 0) -> MemoryPartial:
@@ -486,7 +494,7 @@ async def test_an_outcome_is_stored_as_soon_as_the_store_can(world: World) -> No
 
 
 async def test_a_stopped_runner_leaves_jobs_resumable(world: World) -> None:
-    """§15 SIGTERM: what is stored of a job stays, and another process continues it."""
+    """§15 SIGTERM: the stored bytes of a job stay, and another process continues it."""
     from proxy.jobs.reconciler import Reconciler
 
     world.simulator.fault(path=world.path, method="POST", stall_at=100_000, count=1)

@@ -1,5 +1,5 @@
-"""A front before the simulator, as careless as the field knows them: it answers what it does not
-serve with 200.
+"""A careless reverse proxy in front of the simulator: it responds with 200 to what it does not
+serve.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _PER_HOP = {"host", "connection", "transfer-encoding", "content-length"}
 
 
 class Front:
-    """Passes on what names `HOST`, its path decoded and its dot segments resolved; its default site
-    answers 200.
+    """Relays requests whose Host is `HOST`, with the path decoded and dot segments resolved; its
+    default site responds with 200.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -45,6 +45,6 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronted(simulator: Simulator) -> AsyncIterator[Scripted]:
-    """The front, listening; `url` says where."""
+    """The front, listening at `url`."""
     async with Scripted(Front(simulator)).running() as front:
         yield front

@@ -1,5 +1,5 @@
-"""A canary scan: what a caller sends in confidence is searched in all that the proxy writes and
-says (CONTRACT §9).
+"""A canary scan: confidential data of a caller is searched for in all that the proxy writes and
+sends (CONTRACT §9).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ CONFIDENTIAL = {
 }
 
 
-class Miner:
-    """A caller whose every word is a canary, and all responses to it."""
+class CanaryCaller:
+    """A caller who sends only canaries, and all responses to it."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -38,8 +38,8 @@ class Miner:
         self.proxy: ProxyProcess
 
     @property
-    def never(self) -> list[bytes]:
-        """What must appear nowhere."""
+    def secrets(self) -> list[bytes]:
+        """What must not appear anywhere."""
         return [
             value.rpartition(" ")[2].rpartition("=")[2].encode() for value in self.fields.values()
         ]
@@ -64,7 +64,7 @@ class Miner:
         return told["Location"].removeprefix(self.proxy.url)
 
     async def end(self, status: str) -> str:
-        """The job's outcome; every document on the way is kept."""
+        """Wait for the job's outcome and keep every document on the way."""
         etag = '""'
         while (
             told := await self.ask("GET", status, Prefer="wait=5", If_None_Match=etag)
@@ -74,8 +74,8 @@ class Miner:
         return outcome
 
     async def outcomes(self) -> None:
-        """Success, every kind of failure, a broken transfer that goes on, a token that expires on
-        the way.
+        """Success, every kind of failure, a transfer that is interrupted and continued, a token
+        that expires meanwhile.
         """
         status = await self.begin()
         assert await self.end(status) == "Success"
@@ -92,8 +92,8 @@ class Miner:
         assert await self.end(status) == "Cancelled"
         await self.ask("DELETE", status)
 
-    async def refusals(self) -> None:
-        """What is refused, and what breaks, before there is a job."""
+    async def rejections(self) -> None:
+        """Requests that are rejected or fail before there is a job."""
         query = QUERY.decode()
         await self.ask("POST", f"{self.export}?async={query}", BODY)
         await self.ask(
@@ -128,10 +128,10 @@ class Miner:
 
 
 @pytest.fixture
-async def miner() -> AsyncIterator[Miner]:
+async def caller() -> AsyncIterator[CanaryCaller]:
     simulator = Simulator(SimulatorSettings(size=SIZE))
     await simulator.start()
-    yield Miner(simulator)
+    yield CanaryCaller(simulator)
     await simulator.stop()
 
 
@@ -142,55 +142,55 @@ def assert_clean(where: str, content: bytes, canaries: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("format", ["console", "json"])
-async def test_no_canary_sings(miner: Miner, tmp_path: Path, format: str) -> None:
-    """§9: through success, failure, suspension, resumption, `kill -9` and restart: logs, documents,
-    disk, admin.
+async def test_no_canary_is_found(caller: CanaryCaller, tmp_path: Path, format: str) -> None:
+    """§9: through success, failure, suspension, resumption, `kill -9` and restart, in logs,
+    documents, disk and admin responses.
     """
     settings = {"LOG__FORMAT": format} | (
         {"SECRETS__KEY": Fernet.generate_key().decode()} if format == "json" else {}
     )
-    async with served(miner.simulator.url, tmp_path, **settings) as miner.proxy:
-        await miner.outcomes()
-        await miner.refusals()
-        await miner.malformed_heads()
-        await miner.operators_view()
-        status = await miner.begin(hold=True)
-        await miner.simulator.until(lambda: miner.simulator.held == 1)
-        await miner.proxy.kill()
-    scan_disk(miner, tmp_path)
-    scan_words(miner, miner.proxy.log)
+    async with served(caller.simulator.url, tmp_path, **settings) as caller.proxy:
+        await caller.outcomes()
+        await caller.rejections()
+        await caller.malformed_heads()
+        await caller.operators_view()
+        status = await caller.begin(hold=True)
+        await caller.simulator.until(lambda: caller.simulator.held == 1)
+        await caller.proxy.kill()
+    scan_disk(caller, tmp_path)
+    scan_output(caller, caller.proxy.log)
     store = b"".join(
         content for name, content in at_rest(tmp_path).items() if name.startswith("jobs")
     )
-    assert QUERY in store  # the scan would find what there is
+    assert QUERY in store  # the scan finds what there is
     assert BODY in store
-    miner.simulator.release()
-    async with served(miner.simulator.url, tmp_path, **settings) as miner.proxy:
-        assert await miner.end(status) == "Success"
-        await miner.ask("GET", f"/v8/_async/exports?x={QUERY.decode()}")
-        await miner.operators_view()
-        await miner.proxy.stop()
-    assert b"job done" in miner.proxy.log
-    scan_disk(miner, tmp_path)
-    scan_words(miner, miner.proxy.log)
+    caller.simulator.release()
+    async with served(caller.simulator.url, tmp_path, **settings) as caller.proxy:
+        assert await caller.end(status) == "Success"
+        await caller.ask("GET", f"/v8/_async/exports?x={QUERY.decode()}")
+        await caller.operators_view()
+        await caller.proxy.stop()
+    assert b"job done" in caller.proxy.log
+    scan_disk(caller, tmp_path)
+    scan_output(caller, caller.proxy.log)
 
 
-def scan_words(miner: Miner, log: bytes) -> None:
-    """Of what is said nothing at all is the caller's: no credential, no field, no query value, no
+def scan_output(caller: CanaryCaller, log: bytes) -> None:
+    """Check that the output contains nothing of the caller's: no credential, field, query value or
     body.
     """
-    assert_clean("the log", log, [*miner.never, QUERY, BODY])
-    for message in miner.told:
+    assert_clean("the log", log, [*caller.secrets, QUERY, BODY])
+    for message in caller.told:
         shown = "\n".join([message.first, *map(": ".join, message.fields)]).encode() + message.body
-        assert_clean(message.first, shown, [*miner.never, QUERY, BODY])
+        assert_clean(message.first, shown, [*caller.secrets, QUERY, BODY])
 
 
-def scan_disk(miner: Miner, data: Path) -> None:
-    """On disk: target and body in the job store alone; beside a file its record, whose target may
-    hold a query.
+def scan_disk(caller: CanaryCaller, data: Path) -> None:
+    """Check that on disk target and body are in the job store alone; a file's sidecar has the
+    target, which may have a query.
     """
     for name, content in at_rest(data).items():
-        assert_clean(f"a file's name: {name}", name.encode(), [*miner.never, QUERY, BODY])
-        assert_clean(name, content, miner.never)
+        assert_clean(f"a file's name: {name}", name.encode(), [*caller.secrets, QUERY, BODY])
+        assert_clean(name, content, caller.secrets)
         if not name.startswith("jobs"):
             assert_clean(name, content, [BODY])

@@ -1,4 +1,4 @@
-"""What a kill leaves of a caller's credentials, and who brings them back (CONTRACT §9
+"""What a kill leaves of a caller's credentials, and who provides them again (CONTRACT §9
 `secrets.key`, `suspend_ttl`).
 """
 
@@ -23,7 +23,7 @@ OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 
 
 class Caller:
-    """Alice, her session, and whichever proxy runs now."""
+    """Alice, her session, and the proxy that currently runs."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -35,7 +35,7 @@ class Caller:
         )
 
     async def begin(self, proxy: ProxyProcess) -> str:
-        """An export that VB365 is generating; the path of its status monitor."""
+        """Start an export that VB365 keeps generating and return the path of its status monitor."""
         self.simulator.fault(path=self.export, method="POST", hold=True, count=1)
         told = await ask(
             proxy.url, "POST", self.export, self.fields | {"Prefer": "respond-async"}, b"{}"
@@ -45,7 +45,7 @@ class Caller:
         return told["Location"].removeprefix(proxy.url)
 
     async def job(self, proxy: ProxyProcess) -> Any:
-        """The job as the list shows it: a look that brings it no credentials."""
+        """The job as the list shows it, which provides no credentials to it."""
         told = await ask(proxy.url, "GET", "/v8/_async/exports", self.fields)
         (job,) = told.json()["results"]
         return job
@@ -95,8 +95,8 @@ def assert_nothing_readable(caller: Caller, data: Path) -> None:
 async def test_with_the_key_a_killed_job_resumes_unattended(
     caller: Caller, tmp_path: Path, after: str
 ) -> None:
-    """§9: kill -9, start again: VB365 is asked before any caller calls; nothing of it is readable
-    at rest.
+    """§9: after kill -9 and a restart VB365 gets the request before any caller calls; no credential
+    is readable at rest.
     """
     async with served(caller.simulator.url, tmp_path, SECRETS__KEY=OLD) as proxy:
         status = await caller.begin(proxy)
@@ -113,7 +113,7 @@ async def test_with_the_key_a_killed_job_resumes_unattended(
     jobs = await DiskJobs.open(tmp_path)
     assert [job.sealed for job in await jobs.list()] == [
         None
-    ]  # a job that needs VB365 no more needs no credentials
+    ]  # a job that no longer needs VB365 needs no credentials
     await jobs.close()
 
 
@@ -133,10 +133,8 @@ async def test_without_the_right_key_a_killed_job_waits_for_a_call(
         assert caller.posts == 2
 
 
-async def test_without_a_key_nothing_of_the_credentials_is_at_rest(
-    caller: Caller, tmp_path: Path
-) -> None:
-    """§9: in memory only: not even sealed."""
+async def test_without_a_key_no_credentials_are_stored(caller: Caller, tmp_path: Path) -> None:
+    """§9: in memory only, not even encrypted."""
     async with served(caller.simulator.url, tmp_path) as proxy:
         status = await caller.begin(proxy)
         await proxy.kill()
@@ -149,16 +147,14 @@ async def test_without_a_key_nothing_of_the_credentials_is_at_rest(
     assert_nothing_readable(caller, tmp_path)
 
 
-async def test_a_suspended_job_that_nobody_asks_for_fails(caller: Caller, tmp_path: Path) -> None:
+async def test_a_suspended_job_that_is_not_resumed_fails(caller: Caller, tmp_path: Path) -> None:
     """§9 `exports.suspend_ttl`: Interrupted, retryable, and VB365 got no second request."""
     async with served(caller.simulator.url, tmp_path) as proxy:
         status = await caller.begin(proxy)
         await proxy.kill()
     async with served(caller.simulator.url, tmp_path, EXPORTS__SUSPEND_TTL="1s") as proxy:
         while (await caller.job(proxy))["status"] == "Running":  # noqa: ASYNC110  # the event is in another process
-            await asyncio.sleep(
-                0.1
-            )  # and to wait for it there would be the call that resumes the job
+            await asyncio.sleep(0.1)  # waiting for it with a request would resume the job
         told = (await caller.get(proxy, status)).json()
     assert (told["status"], told["error"]["code"], told["error"]["retryable"]) == (
         "Failed",
@@ -168,8 +164,10 @@ async def test_a_suspended_job_that_nobody_asks_for_fails(caller: Caller, tmp_pa
     assert caller.posts == 1
 
 
-async def test_what_is_at_rest_is_its_users_alone(caller: Caller, tmp_path: Path) -> None:
-    """§9: files 0600, directories 0700, whatever the umask."""
+async def test_stored_files_are_accessible_to_their_user_only(
+    caller: Caller, tmp_path: Path
+) -> None:
+    """§9: files 0600, directories 0700, with any umask."""
     data = tmp_path / "data"
     async with served(caller.simulator.url, data) as proxy:
         status = await caller.begin(proxy)

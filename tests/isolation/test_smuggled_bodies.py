@@ -1,5 +1,5 @@
-"""A server that leaves bodies unread and reads them as the next request: no one else's request may
-follow (§2, §12).
+"""A server that leaves bodies unread and parses them as the next request: no other client's request
+follows them (§2, §12).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FRAMINGS = (
     b"Content-Length: %d\r\n\r\n%b",
     b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n",
 )
-#: The next head on the connection would end this one's field.
+#: The head that follows on the connection would become part of this request's last field.
 TRAP = b"GET /open HTTP/1.1\r\nHost: h\r\nX: "
 EXPORT = "/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst"
 
 
-class Deaf:
-    """Answers heads and never reads a body. Restore session `s` is for alice's eyes; `/open` for
-    everybody's.
+class IgnoringServer:
+    """Reads heads and never a body. Restore session `s` is visible to alice only, `/open` to
+    everybody.
     """
 
     def __init__(self) -> None:
@@ -53,14 +53,14 @@ class Deaf:
 
 
 @contextlib.asynccontextmanager
-async def deaf() -> AsyncIterator[Deaf]:
-    server = Deaf()
+async def ignoring_server() -> AsyncIterator[IgnoringServer]:
+    server = IgnoringServer()
     async with server.origin.running():
         yield server
 
 
-async def test_12_relay_no_request_follows_an_unread_body() -> None:
-    async with deaf() as server, proxy_to(server.origin.port) as proxy:
+async def test_12_no_relayed_request_follows_an_unread_body() -> None:
+    async with ignoring_server() as server, proxy_to(server.origin.port) as proxy:
         for method in (b"POST", b"PUT", b"GET", b"DELETE"):
             for framing in (
                 b"Content-Length: %d\r\n\r\n%b",
@@ -77,8 +77,8 @@ async def test_12_relay_no_request_follows_an_unread_body() -> None:
     assert not any(b"/open" in line for line in server.heard)
 
 
-async def test_12_jobs_no_request_follows_an_unread_body() -> None:
-    async with deaf() as server:
+async def test_12_no_request_of_the_proxy_follows_an_unread_body() -> None:
+    async with ignoring_server() as server:
         upstream = HttpUpstream(Pool("127.0.0.1", server.origin.port))
         for _ in range(3):
             for method, body, line in (
@@ -95,9 +95,9 @@ async def test_12_jobs_no_request_follows_an_unread_body() -> None:
     assert set(server.heard) == {b"POST /x HTTP/1.1", b"GET /x HTTP/1.1"}
 
 
-async def test_2_checks_no_verdict_follows_a_strangers_body(tmp_path: Path) -> None:
-    """Mallory's export body must not answer the question whether he sees alice's session."""
-    async with deaf() as server:
+async def test_2_no_access_check_follows_another_callers_body(tmp_path: Path) -> None:
+    """The body of Mallory's export must not become the access check for alice's session."""
+    async with ignoring_server() as server:
         running = await app.start(
             settings_of(f"http://127.0.0.1:{server.origin.port}", tmp_path / "data", {})
         )
@@ -121,7 +121,7 @@ async def test_2_checks_no_verdict_follows_a_strangers_body(tmp_path: Path) -> N
     assert not any(b"/open" in line for line in server.heard)
 
 
-async def test_2_a_question_carries_no_body() -> None:
+async def test_2_an_access_check_has_no_body() -> None:
     checks = HttpUpstream(Pool("127.0.0.1", 1), checks_only=True)
     for method, body in ((b"GET", b"x"), (b"POST", b""), (b"PUT", b"x")):
         with pytest.raises(ValueError, match="safe method"):

@@ -1,4 +1,4 @@
-"""docs/threat-model.md names only tests that there are."""
+"""docs/threat-model.md names only tests that exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def named_in(file: Path) -> set[str]:
     }
 
 
-def test_every_proof_exists() -> None:
+def test_every_named_test_exists() -> None:
     """Each `tests/file.py::name` is a test."""
     proofs = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DOCUMENT)
     assert len(proofs) > 30
@@ -29,7 +29,7 @@ def test_every_proof_exists() -> None:
     assert missing == []
 
 
-def test_every_promise_has_a_proof() -> None:
+def test_every_promise_names_a_test() -> None:
     """Each line of the promises ends with at least one test."""
     promises = DOCUMENT.partition("\n## Promises")[2].partition("\n## ")[0]
     lines = [line for line in promises.splitlines() if line.startswith("- ")]

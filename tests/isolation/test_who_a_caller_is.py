@@ -1,6 +1,4 @@
-"""Attacks on who a caller is taken for, through the running proxy (CONTRACT §2 "Caller", §8,
-§9).
-"""
+"""Attacks on the identity of callers, through the running proxy (CONTRACT §2 "Caller", §8, §9)."""
 
 from __future__ import annotations
 
@@ -21,12 +19,12 @@ from tests.support.wire import Message, ask, raw
 KEY = "nightly-1"
 LIST = "/v8/_async/exports"
 ASYNC = [("Prefer", "respond-async")]
-#: What a Host may be that VB365 itself does not have.
+#: Values of Host that are not VB365's own.
 HOSTS = [HOST, "default.example", "localhost"]
 
 
 def forged(genuine: str) -> str:
-    """The token with the same claims and another signature."""
+    """A token with the same claims and another signature."""
     return genuine.rpartition(".")[0] + ".Zm9yZ2Vk"
 
 
@@ -34,7 +32,9 @@ def forged(genuine: str) -> str:
 async def behind_a_front(
     make_stage: MakeStage, tmp_path: Path, closing: contextlib.AsyncExitStack
 ) -> AsyncIterator[Stage]:
-    """The proxy before the front before the simulator; alice calls with JWTs and the right Host."""
+    """The proxy in front of a careless reverse proxy in front of the simulator; alice calls with
+    JWTs and the correct Host.
+    """
     stage = await make_stage({"token": "jwt", "size": 1000})
     front = await closing.enter_async_context(fronted(stage.simulator))
     await stage.running.stop()
@@ -47,7 +47,7 @@ async def behind_a_front(
 
 
 async def alices(stage: Stage) -> str:
-    """The status path of a finished job of alice's with a key, what VB365 said of her forgotten."""
+    """The status path of a finished job of alice's with a key; cached access checks are cleared."""
     response = await ask(
         stage.url,
         "POST",
@@ -63,8 +63,8 @@ async def alices(stage: Stage) -> str:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_no_host_makes_a_forged_token_somebody(behind_a_front: Stage, host: str) -> None:
-    """§2: the proxy's questions go to VB365's own Host, whatever the caller's is."""
+async def test_no_host_makes_a_forged_token_valid(behind_a_front: Stage, host: str) -> None:
+    """§2: the proxy's own requests have VB365's own Host, whatever the caller's is."""
     stage = behind_a_front
     status = await alices(stage)
     mallory = [("Host", host), ("Authorization", forged(stage.fields["Authorization"]))]
@@ -101,10 +101,12 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("host", HOSTS[:2])
-async def test_no_path_plants_a_job_in_anothers_list(
+async def test_no_path_puts_a_job_into_another_callers_list(
     behind_a_front: Stage, path: str, host: str
 ) -> None:
-    """§2: the preflight asks for what the caller wrote: it may refuse, and never vouches."""
+    """§2: the preflight requests a path that the caller chose, so it may reject but never
+    confirms.
+    """
     stage = behind_a_front
     status = await alices(stage)
     mallory = [("Host", host), ("Authorization", forged(stage.fields["Authorization"]))]
@@ -117,7 +119,7 @@ async def test_no_path_plants_a_job_in_anothers_list(
     ]
 
 
-async def test_the_proxys_own_requests_name_the_upstreams_own_host(make_play: MakePlay) -> None:
+async def test_the_proxys_own_requests_have_the_upstreams_own_host(make_play: MakePlay) -> None:
     """§2, §15 `upstream.host`: checks, events and readiness; the preflight and the job keep the
     caller's Host.
     """
@@ -145,8 +147,8 @@ async def test_the_proxys_own_requests_name_the_upstreams_own_host(make_play: Ma
 
 
 async def test_a_resumed_job_has_the_host_of_its_kick_off(make_play: MakePlay) -> None:
-    """§9: not that of the resuming call, whose caller could choose the site of a front that the
-    file comes from.
+    """§9: not that of the resuming call, whose caller could otherwise choose the site of a front
+    that sends the file.
     """
     over = asyncio.Event()
 
@@ -175,9 +177,9 @@ async def test_a_resumed_job_has_the_host_of_its_kick_off(make_play: MakePlay) -
     assert posts[1]["Authorization"] == "Bearer bob"
 
 
-async def test_a_cookie_vouches_for_no_token(make_play: MakePlay) -> None:
-    """§2, §9: VB365 takes mallory's cookie and ignores the token beside it; alice's expired token
-    opens nothing.
+async def test_a_cookie_does_not_authenticate_a_token(make_play: MakePlay) -> None:
+    """§2, §9: VB365 accepts mallory's cookie and ignores the token beside it; alice's expired token
+    gives no access.
     """
     gone: set[str] = set()
 
@@ -205,8 +207,8 @@ async def test_a_cookie_vouches_for_no_token(make_play: MakePlay) -> None:
     assert (listed.status, listed.json()["results"]) == (200, [])
 
 
-async def test_junk_cookies_make_no_new_callers(make_stage: MakeStage) -> None:
-    """§2 Caller, §3.5: an affinity cookie beside a token changes with every answer."""
+async def test_unknown_cookies_make_no_new_callers(make_stage: MakeStage) -> None:
+    """§2 Caller, §3.5: an affinity cookie beside a token changes with every response."""
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="2")
     stage.fault(hold=True)
     for number in range(2):
@@ -221,7 +223,7 @@ async def test_junk_cookies_make_no_new_callers(make_stage: MakeStage) -> None:
 
 
 @pytest.mark.parametrize("token", ["opaque", "jwt"])
-async def test_a_rotating_cookie_keeps_its_key(make_stage: MakeStage, token: str) -> None:
+async def test_a_key_is_found_with_another_cookie(make_stage: MakeStage, token: str) -> None:
     """§8: one key, one generation."""
     stage = await make_stage({"token": token, "size": 1000})
     first = await stage.done(Idempotency_Key=KEY, Cookie="ARRAffinity=0")
@@ -235,13 +237,13 @@ async def test_a_rotating_cookie_keeps_its_key(make_stage: MakeStage, token: str
     assert stage.asked("exportToPst", "POST") == 1
 
 
-# what a list and an unknown id tell
+# What a list and an unknown id disclose
 
 
-async def test_list_and_single_look_up_agree_on_a_borrowed_job(
+async def test_list_and_look_up_agree_on_a_resumed_job(
     make_stage: MakeStage, tmp_path: Path
 ) -> None:
-    """§4, §9: bob's jobs in alice's session, one of them resumed by her; the session is gone."""
+    """§4, §9: bob's jobs in alice's session, one of them resumed by her; the session has ended."""
     sim, given = (
         {"size": 1000, "foreign_session": 404},
         {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_RUNNING": "1"},
@@ -276,11 +278,11 @@ async def test_list_and_single_look_up_agree_on_a_borrowed_job(
 @pytest.mark.parametrize("refusal", ["400 Bad Request", "404 Not Found", "500 Error"])
 @pytest.mark.parametrize("user", ["bob", "nobody"])
 @pytest.mark.parametrize("alias", ["/v77", "/v8", "/v6", ""])
-async def test_no_version_of_the_url_tells_existing_ids(
+async def test_no_version_of_the_url_discloses_existing_ids(
     make_play: MakePlay, refusal: str, user: str, alias: str
 ) -> None:
-    """§9: VB365 is asked in a version of the proxy's own choosing, equally often for foreign and
-    made-up ids.
+    """§9: the proxy chooses the version of its requests to VB365, and sends as many for foreign as
+    for invented ids.
     """
 
     async def script(request: Message) -> bytes:
@@ -316,10 +318,10 @@ async def test_no_version_of_the_url_tells_existing_ids(
     assert {status for status, _, _ in told} == {401 if user == "nobody" else 404}
 
 
-async def test_the_list_of_a_session_asks_the_same_whether_it_has_jobs(
+async def test_listing_a_session_sends_the_same_requests_with_and_without_jobs(
     make_play: MakePlay,
 ) -> None:
-    """§9: the time of the response does not tell whether somebody exports from a session."""
+    """§9: the time of the response does not disclose whether anyone exports from a session."""
 
     async def script(request: Message) -> bytes:
         who = request.get("Authorization")
@@ -341,10 +343,10 @@ async def test_the_list_of_a_session_asks_the_same_whether_it_has_jobs(
 
 @pytest.mark.parametrize("alias", ["/v9", "/v77", "/v8", "/v1", ""])
 @pytest.mark.parametrize("token", ["opaque", "jwt"])
-async def test_the_list_is_nobodys_whom_vb365_does_not_know(
+async def test_the_list_of_an_unknown_caller_is_401(
     make_stage: MakeStage, alias: str, token: str
 ) -> None:
-    """§4, §9: a made-up token is 401 in every version of the URL; a genuine one has its list
+    """§4, §9: an invented token is 401 in every version of the URL; a genuine one gets its list
     there.
     """
     stage = await make_stage({"token": token, "size": 1000})
@@ -359,14 +361,14 @@ async def test_the_list_is_nobodys_whom_vb365_does_not_know(
             assert response.status == 401
 
 
-# keys that survive
+# Idempotency keys across failures
 
 
 Retry = Callable[[dict[str, str]], Awaitable[Message]]
 
 
 async def one_generation(stage: Stage, retry: Retry, first: str) -> None:
-    """GETs answer 503: the same token and a refreshed one wait; afterwards both get the first
+    """While GETs get 503, the same token and a refreshed one wait; afterwards both get the first
     job.
     """
     stage.simulator.fault(path="RestoreSessions", method="GET", status=503)
@@ -383,10 +385,10 @@ async def one_generation(stage: Stage, retry: Retry, first: str) -> None:
     assert stage.asked("exportToPst", "POST") == 1
 
 
-async def test_a_key_survives_a_kill_while_vb365_does_not_answer(
+async def test_a_key_survives_a_kill_while_vb365_does_not_respond(
     make_stage: MakeStage, tmp_path: Path
 ) -> None:
-    """§8: also after a restart, and when VB365 does not answer."""
+    """§8: also after a restart."""
     stage = await make_stage({"token": "jwt", "size": 1000})
     headers = {"Prefer": "respond-async", "Idempotency-Key": KEY}
     async with served(stage.simulator.url, tmp_path / "killed") as proxy:
@@ -405,8 +407,8 @@ async def test_a_key_survives_a_kill_while_vb365_does_not_answer(
         )
 
 
-async def test_a_key_survives_the_cache(make_stage: MakeStage) -> None:
-    """§8: what was learnt of a token is not forgotten with `access.cache`."""
+async def test_a_key_outlives_the_access_cache(make_stage: MakeStage) -> None:
+    """§8: a learned identity is not forgotten with `access.cache`."""
     stage = await make_stage({"token": "jwt", "size": 1000})
     first = await stage.done(Idempotency_Key=KEY)
     stage.clock.ahead += 61
@@ -417,12 +419,10 @@ async def test_a_key_survives_the_cache(make_stage: MakeStage) -> None:
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 5])
-async def test_concurrent_duplicates_are_one_job_whoever_is_known(
+async def test_concurrent_duplicates_are_one_job_if_only_some_are_identified(
     make_stage: MakeStage, failures: int
 ) -> None:
-    """§8: VB365 answers the identity question of some of them, and each comes with another
-    cookie.
-    """
+    """§8: VB365 responds to the identity check of some of them, and each has another cookie."""
     stage = await make_stage({"token": "jwt", "size": 1000}, ACCESS__CACHE="0s")
     stage.simulator.fault(path="RestoreSessions", method="GET", status=503, count=failures)
     responses = await asyncio.gather(
@@ -440,9 +440,9 @@ async def test_concurrent_duplicates_are_one_job_whoever_is_known(
     assert stage.asked("exportToPst", "POST") == 1
 
 
-async def test_a_key_taken_while_vb365_did_not_answer_is_kept(make_stage: MakeStage) -> None:
-    """§3.4, §8: no false refusal; the hash of the credentials is the owner then, and the quota is
-    one.
+async def test_a_key_used_while_vb365_does_not_respond_is_kept(make_stage: MakeStage) -> None:
+    """§3.4, §8: the request is not rejected; the hash of the credentials is the owner, and there is
+    one quota.
     """
     stage = await make_stage({"token": "jwt"}, EXPORTS__MAX_PER_CALLER="2")
     stage.fault(hold=True)
@@ -461,9 +461,9 @@ async def test_a_key_taken_while_vb365_did_not_answer_is_kept(make_stage: MakeSt
     stage.simulator.release()
 
 
-async def test_a_claim_takes_and_tells_nothing_of_a_key(make_stage: MakeStage) -> None:
-    """§8, §9: a forged token of alice's neither finds her key nor poisons one that she has yet to
-    use.
+async def test_a_claimed_identity_neither_uses_nor_discloses_a_key(make_stage: MakeStage) -> None:
+    """§8, §9: a forged token of alice's neither finds her key nor occupies one that she has not
+    used yet.
     """
     stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__PREFLIGHT="false")
     await stage.done(Idempotency_Key=KEY)
@@ -475,7 +475,7 @@ async def test_a_claim_takes_and_tells_nothing_of_a_key(make_stage: MakeStage) -
                 "POST", stage.export, mallory | {"Idempotency-Key": key}, body
             )
             told.add((response.status, "Idempotency-Replayed" in response))
-    # the second body of a key is 422 for mallory's own job of it
+    # a second body under the key is 422 for mallory's own job
     assert told == {(202, False), (422, False)}
     hers = await stage.kickoff(stage.export, Idempotency_Key="unused")
     assert hers.status == 202
@@ -484,8 +484,8 @@ async def test_a_claim_takes_and_tells_nothing_of_a_key(make_stage: MakeStage) -
     assert len((await stage.get(LIST)).json()["results"]) == 2
 
 
-async def test_an_expired_token_takes_no_key_of_its_identity(make_stage: MakeStage) -> None:
-    """§8: whoever found an old token of alice's does not use up her keys with it."""
+async def test_an_expired_token_uses_no_key_of_its_identity(make_stage: MakeStage) -> None:
+    """§8: whoever has an old token of alice's cannot use up her keys with it."""
     stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__PREFLIGHT="false")
     await stage.done()
     old, stage.fields = stage.fields, stage.simulator.login("alice")
@@ -499,8 +499,10 @@ async def test_an_expired_token_takes_no_key_of_its_identity(make_stage: MakeSta
     assert "Idempotency-Replayed" not in hers
 
 
-async def test_who_may_not_see_a_job_is_told_404_and_not_422(make_stage: MakeStage) -> None:
-    """§8, §9: before fingerprints are compared."""
+async def test_a_caller_without_access_to_the_job_of_a_key_gets_404_not_422(
+    make_stage: MakeStage,
+) -> None:
+    """§8, §9: access is checked before fingerprints are compared."""
     stage = await make_stage({"size": 1000}, EXPORTS__PREFLIGHT="false")
     bob = stage.simulator.login("bob")
     stage.fields, alice = bob, stage.fields
@@ -516,8 +518,10 @@ async def test_who_may_not_see_a_job_is_told_404_and_not_422(make_stage: MakeSta
     assert (await stage.ask("GET", status, alice)).status == 200
 
 
-async def test_a_kick_off_waits_no_longer_than_the_check(make_play: MakePlay, clock: Clock) -> None:
-    """§15 `upstream.check_timeout`: the identity question does not hold up an export for ever."""
+async def test_a_kick_off_waits_at_most_check_timeout(make_play: MakePlay, clock: Clock) -> None:
+    """§15 `upstream.check_timeout`: an identity check without a response does not delay an export
+    forever.
+    """
 
     async def script(request: Message) -> bytes:
         if "limit=1" in request.target:

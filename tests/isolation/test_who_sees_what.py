@@ -1,4 +1,6 @@
-"""Every verb, by everybody: the exact answers through the running proxy (CONTRACT §7, §8, §9)."""
+"""Every operation by every kind of caller: the exact responses of the running proxy (CONTRACT §7,
+§8, §9).
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ from proxy import app
 from tests.contract.conftest import MakeStage, Stage, settings_of
 from tests.support.wire import Message, ask
 
-#: How the calls on one job are told, in the order in which they are made: the last ones end it.
+#: The calls on one job, in the order in which they are made; the last ones end it.
 VERBS = ("status", "head", "result", "release", "cancel", "delete")
 KEY = "nightly-1"
 
 
 @dataclass
 class Scene:
-    """A finished job of alice's, and who calls now."""
+    """A finished job of alice's, and the current caller."""
 
     stage: Stage
     job: str
@@ -60,11 +62,11 @@ async def kickoff_as(
     )
 
 
-async def nobody(scene: Scene) -> None:
+async def anonymous(scene: Scene) -> None:
     scene.caller = {}
 
 
-async def made_up(scene: Scene) -> None:
+async def invented(scene: Scene) -> None:
     scene.caller = {"Authorization": "Bearer made-up"}
 
 
@@ -93,8 +95,8 @@ async def operator(scene: Scene) -> None:
     scene.caller = scene.stage.simulator.login("operator")
 
 
-async def itself(scene: Scene) -> None:
-    """Nothing changed."""
+async def unchanged(scene: Scene) -> None:
+    """Change nothing."""
 
 
 async def stopped(scene: Scene) -> None:
@@ -131,11 +133,9 @@ Situation = Callable[[Scene], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Row:
-    """What a caller gets: the status of each verb on one job, the lengths of both lists, the
-    repeated kick-off.
-
-    A list that is refused stands as its status; a kick-off's `replayed` says whether the first job
-    came back.
+    """What a caller gets: the status of each operation on one job, the lengths of both lists, and
+    the repeated kick-off. A rejected list is given as its status; a kick-off's `replayed` says
+    whether the first job was returned.
     """
 
     situation: Situation
@@ -152,15 +152,15 @@ JWT = (("token", "jwt"),)
 HIDDEN = (("foreign_session", 404),)
 TABLE = [
     #   situation           status head result release cancel delete  list  of session  kick-off
-    Row(nobody, (401,) * 6, 401, 401, 401),
-    Row(made_up, (401,) * 6, 401, 401, 401),
+    Row(anonymous, (401,) * 6, 401, 401, 401),
+    Row(invented, (401,) * 6, 401, 401, 401),
     Row(revoked, (401,) * 6, 401, 401, 401),
     Row(expired, (401,) * 6, 401, 401, 401),
     Row(bob, (404,) * 6, 0, 0, 403),
     Row(bob, (404,) * 6, 0, 0, 404, setting=HIDDEN),
     Row(other_tenant, (404,) * 6, 0, 0, 403),
     Row(other_tenant, (404,) * 6, 0, 0, 404, setting=HIDDEN),
-    Row(itself, SEEN, 1, 1, 202, replayed=True),
+    Row(unchanged, SEEN, 1, 1, 202, replayed=True),
     Row(operator, SEEN, 0, 1, 202),
     Row(refreshed, SEEN, 0, 1, 202),
     Row(refreshed, SEEN, 1, 1, 202, replayed=True, setting=JWT),
@@ -180,8 +180,8 @@ def name_of(row: Row) -> str:
     return "-".join([row.situation.__name__, *(str(value) for _, value in row.setting)])
 
 
-async def set_the_scene(make_stage: MakeStage, row: Row) -> Scene:
-    """A finished job of alice's; VB365's earlier responses are not cached; then the situation."""
+async def prepare(make_stage: MakeStage, row: Row) -> Scene:
+    """Finish a job of alice's, clear cached responses of VB365, then apply the situation."""
     stage = await make_stage({"size": 1000} | dict(row.setting))
     status = await stage.done(Idempotency_Key=KEY)
     scene = Scene(stage, status.rpartition("/")[2], stage.export, dict(stage.fields))
@@ -191,9 +191,9 @@ async def set_the_scene(make_stage: MakeStage, row: Row) -> Scene:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=name_of)
-async def test_every_verb_has_its_answer(make_stage: MakeStage, row: Row) -> None:
-    """§9: the table of who gets what."""
-    scene = await set_the_scene(make_stage, row)
+async def test_every_operation_has_its_response(make_stage: MakeStage, row: Row) -> None:
+    """§9: the table of access."""
+    scene = await prepare(make_stage, row)
     for told, expected in (
         (await scene.list(), row.listed),
         (await scene.list_session(), row.of_session),
@@ -202,7 +202,7 @@ async def test_every_verb_has_its_answer(make_stage: MakeStage, row: Row) -> Non
             assert told.status == 200
             assert [job["id"] for job in told.json()["results"]] == [scene.job] * expected
         else:
-            assert_refusal(told, expected)
+            assert_rejected(told, expected)
     kickoff = await scene.kickoff_again()
     assert kickoff.status == row.kickoff
     assert (kickoff.get("Idempotency-Replayed") == "true") is row.replayed
@@ -211,11 +211,11 @@ async def test_every_verb_has_its_answer(make_stage: MakeStage, row: Row) -> Non
         told = await scene.call(verb)
         assert told.status == expected, verb
         if expected >= 400:
-            assert_refusal(told, expected, bodiless=verb == "head")
+            assert_rejected(told, expected, bodiless=verb == "head")
 
 
-def assert_refusal(told: Message, status: int, *, bodiless: bool = False) -> None:
-    """§11: with the fields that go with it, and nothing of the job."""
+def assert_rejected(told: Message, status: int, *, bodiless: bool = False) -> None:
+    """Check the response of §11, with the fields that belong to it and nothing of the job."""
     assert told.status == status
     assert told["X-VB365-Async"] == "proxy"
     assert told["Cache-Control"] == "no-store"
@@ -234,14 +234,14 @@ def assert_refusal(told: Message, status: int, *, bodiless: bool = False) -> Non
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if min(row.verbs) >= 400], ids=name_of)
-async def test_a_foreign_id_is_answered_like_one_that_never_was(
+async def test_a_foreign_id_gets_the_response_of_an_unknown_one(
     make_stage: MakeStage, row: Row
 ) -> None:
-    """§9: existence is not disclosed: the same bytes, but for the id and the date; and VB365 is
-    asked as often.
-    """
-    scene = await set_the_scene(make_stage, row)
-    await scene.call("status", str(uuid4()))  # that VB365 accepts a token is cached, for any id
+    """§9: the same bytes, except for the id and the date, and as many requests to VB365."""
+    scene = await prepare(make_stage, row)
+    await scene.call(
+        "status", str(uuid4())
+    )  # that VB365 accepts a token is cached, whatever the id
     for verb in VERBS:
         asked = len(scene.stage.simulator.requests)
         foreign = await scene.call(verb)
@@ -258,10 +258,8 @@ def shown(told: Message, id: str) -> object:
     return told.first, fields, told.body.replace(id.encode(), b"{id}")
 
 
-async def test_a_cached_answer_opens_what_u_said_and_no_more(make_stage: MakeStage) -> None:
-    """§9: while VB365 is down: the session it spoke of, for `access.cache`; not an unknown id, nor
-    another caller.
-    """
+async def test_a_cached_check_gives_access_to_its_session_only(make_stage: MakeStage) -> None:
+    """§9: while VB365 is down, for `access.cache`; not to an unknown id, nor for another caller."""
     stage = await make_stage({"size": 1000})
     scene = Scene(stage, (await stage.done()).rpartition("/")[2], stage.export, dict(stage.fields))
     bobs = Scene(stage, scene.job, stage.export, stage.simulator.login("bob"))
@@ -277,17 +275,17 @@ async def test_a_cached_answer_opens_what_u_said_and_no_more(make_stage: MakeSta
 @pytest.mark.parametrize(
     "id", ["1", "..", "%2e%2e", "00000000-0000-1000-8000-000000000000", "é", "%00", "*"]
 )
-async def test_what_is_no_id_is_404_for_everybody_and_u_is_not_asked(
+async def test_an_invalid_id_is_404_without_a_request_to_the_upstream(
     make_stage: MakeStage, id: str
 ) -> None:
-    """§2: without a look-up."""
+    """§2: for every caller."""
     stage = await make_stage()
     for fields in ({}, stage.fields, {"Authorization": "Bearer made-up"}):
         assert (await stage.ask("GET", f"/v8/_async/exports/{id}", fields)).status == 404
     assert not stage.simulator.requests
 
 
-async def test_a_claimed_identity_reads_spends_and_replays_nothing(make_stage: MakeStage) -> None:
+async def test_a_claimed_identity_reads_uses_and_replays_nothing(make_stage: MakeStage) -> None:
     """§2 Caller: a forged JWT of alice's, alone or beside bob's own cookie or token, is never
     alice.
     """
@@ -326,8 +324,10 @@ async def test_a_claimed_identity_reads_spends_and_replays_nothing(make_stage: M
     stage.simulator.release()
 
 
-async def test_the_quota_is_the_callers_own(make_stage: MakeStage) -> None:
-    """§3.5: one caller's live jobs keep nobody else out; a refreshed JWT is the same caller."""
+async def test_each_caller_has_a_quota_of_its_own(make_stage: MakeStage) -> None:
+    """§3.5: one caller's unfinished jobs do not count for others; a refreshed JWT is the same
+    caller.
+    """
     stage = await make_stage({"token": "jwt"}, EXPORTS__MAX_PER_CALLER="2")
     stage.fault(hold=True)
     for _ in range(2):
@@ -347,7 +347,7 @@ async def test_the_quota_is_the_callers_own(make_stage: MakeStage) -> None:
 
 
 async def test_one_key_of_two_callers_is_two_jobs(make_stage: MakeStage) -> None:
-    """§8: the key is scoped to the caller, whatever another caller used it for."""
+    """§8: a key is scoped to its caller."""
     stage = await make_stage({"size": 1000})
     alices = await stage.begun(stage.export, Idempotency_Key=KEY)
     same = await kickoff_as(stage, "operator", stage.export, ("Idempotency-Key", KEY))
@@ -358,10 +358,10 @@ async def test_one_key_of_two_callers_is_two_jobs(make_stage: MakeStage) -> None
     assert other.status == 202
 
 
-async def test_a_spelling_of_a_session_is_a_session_of_its_own_to_the_cache(
+async def test_the_cache_distinguishes_spellings_of_a_session(
     make_stage: MakeStage,
 ) -> None:
-    """§1, §9: VB365 judges case and encoding; each spelling is checked."""
+    """§1, §9: VB365 decides about case and encoding; each spelling is checked."""
     stage = await make_stage({"size": 1000})
     upper = stage.export.replace(stage.session, stage.session.upper())
     statuses = [await stage.done(), await stage.begun(upper)]
@@ -392,7 +392,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("name", "value"), HOSTILE, ids=[name for name, _ in HOSTILE])
-async def test_no_stranger_writes_the_links(make_stage: MakeStage, name: str, value: str) -> None:
+async def test_hostile_fields_do_not_change_the_links(
+    make_stage: MakeStage, name: str, value: str
+) -> None:
     """§13: Host is validated; forwarded fields count from trusted peers only."""
     stage = await make_stage({"size": 1000})
     response = await kickoff_as(stage, "alice", stage.export, (name, value))
@@ -402,7 +404,7 @@ async def test_no_stranger_writes_the_links(make_stage: MakeStage, name: str, va
     assert "javascript" not in told
 
 
-async def test_the_upstreams_words_split_no_response(make_stage: MakeStage) -> None:
+async def test_a_hostile_file_name_does_not_split_the_response(make_stage: MakeStage) -> None:
     """§6: a file name with line breaks, quotes and markup becomes one harmless field value."""
     stage = await make_stage({"size": 1000})
     name = (
@@ -420,7 +422,7 @@ async def test_the_upstreams_words_split_no_response(make_stage: MakeStage) -> N
     assert "\r" not in (await stage.get(status)).json()["result"]["fileName"]
 
 
-async def test_who_never_saw_the_session_gets_nothing_by_way_of_who_does(
+async def test_a_resume_by_another_caller_gives_no_access_after_the_session(
     make_stage: MakeStage, tmp_path: Path
 ) -> None:
     """§9: bob's job in alice's session, resumed by alice's call after a restart, is not bob's when

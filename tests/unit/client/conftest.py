@@ -1,4 +1,4 @@
-"""The fake proxy, and a way to run a command line against it."""
+"""The fake proxy, and a fixture that runs a command line against it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from tests.unit.client.fake_proxy import FakeProxy
 
 @contextmanager
 def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeProxy]:
-    """The fake on a loop and thread of its own: the commands under test run loops of theirs."""
+    """Run the fake on a loop and thread of its own, since the commands run event loops
+    themselves.
+    """
     proxy, loop, ready, stop = (
         FakeProxy(),
         asyncio.new_event_loop(),
@@ -57,7 +59,7 @@ def fake() -> Iterator[FakeProxy]:
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waiting takes no time; what was waited for."""
+    """Let waiting take no time, and record the times."""
     seconds: list[float] = []
 
     async def sleep(for_seconds: float) -> None:
@@ -76,8 +78,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(fake: FakeProxy, slept: list[float], here: Path) -> Any:
-    """Run a command line; credentials and address come from the environment unless `env` says
-    otherwise.
+    """Run a command line; credentials and address come from the environment unless `env` has
+    others.
     """
 
     def _run(*line: str, stdin: str | None = None, **env: str | None) -> Result:

@@ -1,4 +1,4 @@
-"""A small proxy made of CONTRACT §2-§7 and §9, for the commands under test."""
+"""A small proxy after CONTRACT §2-§7 and §9, for the commands under test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDED = {"Success", "Warning", "Failed", "Cancelled"}
 
 
 def document(status: str, phase: str, **members: Any) -> dict[str, Any]:
-    """A job document as CONTRACT §5 has it, as far as the client reads it."""
+    """A job document of CONTRACT §5, with the members that the client reads."""
     result = None
     if status in ("Success", "Warning"):
         digest = base64.b64encode(hashlib.sha256(FILE).digest()).decode()
@@ -57,9 +57,7 @@ STORY = [document("Running", "Generating"), transferring(2**19), SUCCESS]
 
 
 class FakeProxy:
-    """Answers what the test lays out: `story` document by document, `broken` and `odd` before
-    anything else.
-    """
+    """Responds with `story` document by document; `broken` and `odd` come before anything else."""
 
     def __init__(self) -> None:
         self.story = list(STORY)
@@ -69,18 +67,18 @@ class FakeProxy:
         self.odd: list[tuple[str, int | str, dict[str, str]]] = []
         #: Bytes after which each download breaks, in order.
         self.cuts: list[int] = []
-        #: Bytes the client has on disk: with it, a download breaks only once all that was sent is
-        #: there.
+        #: Bytes that the client has on disk: if set, a download breaks only once all that was sent
+        #: is there.
         self.kept: int | None = None
         self.fields: dict[str, str] = {}
         self.file = FILE
         self.ranges = True
         self.url = ""
-        #: Told of every request, before it is answered.
+        #: Called with every request before the response.
         self.before: Callable[[str], None] = lambda called: None
 
     def calls(self, ending: str) -> list[tuple[dict[str, str], bytes]]:
-        """Fields and bodies of the requests so far whose `METHOD /path` ends like that."""
+        """Fields and bodies of the requests so far whose `METHOD /path` has this ending."""
         return [
             (fields, body)
             for method, target, fields, body in self.seen
@@ -173,14 +171,14 @@ class FakeProxy:
         stop = min(size, start + self.cuts.pop(0)) if self.cuts else size
         await response.write(self.file[start:stop])
         if stop < size:
-            await self.arrived(stop)
+            await self.wait_until_stored(stop)
             assert request.transport is not None
             request.transport.close()
         return response
 
-    async def arrived(self, stop: int) -> None:
-        """The client has kept the bytes up to `stop`: aiohttp drops what is still in its buffer at
-        a break.
+    async def wait_until_stored(self, stop: int) -> None:
+        """Wait until the client has stored the bytes up to `stop`: aiohttp drops its buffer at a
+        break.
         """
         async with asyncio.timeout(10):
             while self.kept is not None and self.kept < stop:  # noqa: ASYNC110  # told from another thread

@@ -1,5 +1,5 @@
-"""What the commands say, and do, when the server is another one, is not there, or asks to come back
-(CONTRACT §15).
+"""What the commands print and do if the server is another one, is unreachable, or asks to retry
+later (CONTRACT §15).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def tls() -> ssl.SSLContext:
 
 @pytest.fixture
 def closed() -> str:
-    """A port of this machine that nobody listens on."""
+    """A loopback port that refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{taken.getsockname()[1]}"
@@ -48,7 +48,7 @@ async def vb365(request: web.Request) -> web.StreamResponse:
 @pytest.mark.parametrize(
     "line", [*COMMANDS, ("jobs", "list"), ("jobs", "delete", ID), ("jobs", "fetch", ID)]
 )
-def test_vb365_itself_is_told_in_one_request(
+def test_vb365_itself_is_recognized_with_one_request(
     run: Any, fake: FakeProxy, line: tuple[str, ...]
 ) -> None:
     """A kick-off there would be a synchronous export."""
@@ -61,15 +61,15 @@ def test_vb365_itself_is_told_in_one_request(
     assert DOUBT not in result.stderr
 
 
-def test_an_error_that_the_proxy_made_is_its_own(run: Any, fake: FakeProxy) -> None:
+def test_an_error_of_the_proxy_is_not_taken_for_one_of_vb365(run: Any, fake: FakeProxy) -> None:
     """§11: X-VB365-Async."""
     fake.odd = [(f"GET {STATUS}", 404, {"X-VB365-Async": "proxy"})]
     result = run("jobs", "show", ID)
     assert (result.exit_code, result.stderr) == (1, "The server responded with 404: not now\n")
 
 
-def test_a_job_that_was_seen_is_not_doubted(run: Any, fake: FakeProxy) -> None:
-    """A 404 of a balancer in the middle of the polls."""
+def test_a_404_after_the_first_poll_does_not_question_the_proxy(run: Any, fake: FakeProxy) -> None:
+    """A 404 of a balancer during the polls."""
     fake.before = lambda called: (
         fake.odd.append((STATUS, 404, {})) if called == f"GET {STATUS}" else None
     )
@@ -81,7 +81,7 @@ def test_a_job_that_was_seen_is_not_doubted(run: Any, fake: FakeProxy) -> None:
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_https_to_a_port_without_tls_is_told(
+def test_https_to_a_port_without_tls_is_reported(
     run: Any, fake: FakeProxy, line: tuple[str, ...]
 ) -> None:
     result = run(*line, VB365_URL=fake.url.replace("http:", "https:"))
@@ -91,7 +91,7 @@ def test_https_to_a_port_without_tls_is_told(
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_http_to_a_port_with_tls_is_told(
+def test_http_to_a_port_with_tls_is_reported(
     run: Any, tls: ssl.SSLContext, line: tuple[str, ...]
 ) -> None:
     with serving(tls) as fake:
@@ -102,7 +102,7 @@ def test_http_to_a_port_with_tls_is_told(
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_certificate_that_is_not_trusted_is_told(
+def test_an_untrusted_certificate_is_reported(
     run: Any, tls: ssl.SSLContext, line: tuple[str, ...]
 ) -> None:
     with serving(tls) as fake:
@@ -114,7 +114,7 @@ def test_a_certificate_that_is_not_trusted_is_told(
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_refused_connection_is_told(run: Any, closed: str, line: tuple[str, ...]) -> None:
+def test_a_refused_connection_is_reported(run: Any, closed: str, line: tuple[str, ...]) -> None:
     result = run(*line, VB365_URL=f"http://{closed}")
     assert result.exit_code == 2
     assert f"http://{closed}: Cannot connect: Connection refused" in result.stderr
@@ -122,7 +122,7 @@ def test_a_refused_connection_is_told(run: Any, closed: str, line: tuple[str, ..
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_an_unknown_host_is_told(
+def test_an_unknown_host_is_reported(
     run: Any, slept: list[float], monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...]
 ) -> None:
     def unknown(*_: object, **__: object) -> None:
@@ -137,8 +137,8 @@ def test_an_unknown_host_is_told(
     assert DOUBT not in result.stderr
 
 
-async def test_a_name_that_cannot_be_resolved_now_is_tried_again() -> None:
-    """EAI_AGAIN, and any failure once the server has answered."""
+async def test_a_name_that_cannot_be_resolved_for_now_is_retried() -> None:
+    """EAI_AGAIN, and any failure once the server has responded."""
     key: Any = type("Key", (), {"host": "h", "port": 1, "ssl": True, "is_ssl": False})
     for number, connected, code in ((socket.EAI_AGAIN, False, 2), (socket.EAI_NONAME, True, 1)):
         why = aiohttp.ClientConnectorDNSError(key, OSError(number, "no"))
@@ -147,7 +147,7 @@ async def test_a_name_that_cannot_be_resolved_now_is_tried_again() -> None:
         assert found.code == code
 
 
-def test_a_kick_off_that_was_sent_is_in_doubt_also_if_the_next_try_is_refused(
+def test_a_sent_kick_off_stays_in_doubt_if_the_retry_is_refused(
     run: Any, fake: FakeProxy, closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake.odd = [(EXPORT, "abort", {})] * 9
@@ -155,21 +155,23 @@ def test_a_kick_off_that_was_sent_is_in_doubt_also_if_the_next_try_is_refused(
     assert (result.exit_code, DOUBT in result.stderr) == (1, True)
 
 
-# Come back later
+# Retry later
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_wait_waits_as_often_and_as_long_as_the_server_asks(
     run: Any, fake: FakeProxy, slept: list[float], status: int
 ) -> None:
-    """An export of another takes hours."""
+    """An export of another caller may take hours."""
     fake.odd = [(EXPORT, status, {"Retry-After": "7200"})] * 12
     assert run(*EXPORT_COMMAND, "--wait").exit_code == 0
     assert slept[:12] == [7200] * 12
     assert len({fields["Idempotency-Key"] for fields, _ in fake.calls(EXPORT)}) == 1
 
 
-def test_without_wait_it_is_said_how_long(run: Any, fake: FakeProxy, slept: list[float]) -> None:
+def test_without_wait_the_retry_time_is_reported(
+    run: Any, fake: FakeProxy, slept: list[float]
+) -> None:
     fake.odd = [(EXPORT, 429, {"Retry-After": "7200"})]
     result = run(*EXPORT_COMMAND)
     assert (result.exit_code, slept) == (1, [])
@@ -178,10 +180,8 @@ def test_without_wait_it_is_said_how_long(run: Any, fake: FakeProxy, slept: list
     assert DOUBT not in result.stderr
 
 
-def test_without_a_key_only_a_429_is_waited_for(
-    run: Any, fake: FakeProxy, slept: list[float]
-) -> None:
-    """A 503 may be an intermediary's, with the export under way."""
+def test_without_a_key_only_a_429_is_retried(run: Any, fake: FakeProxy, slept: list[float]) -> None:
+    """A 503 may come from an intermediary while the export runs."""
     fake.odd = [(EXPORT, 429, {"Retry-After": "9"}), (EXPORT, 503, {"Retry-After": "9"})]
     result = run(*EXPORT_COMMAND, "--wait", "--idempotency-key", "none")
     assert (result.exit_code, slept) == (1, [9])

@@ -1,4 +1,4 @@
-"""The client's download: resumed, verified, named (CONTRACT §6)."""
+"""The client's download: it is resumed, verified and named (CONTRACT §6)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.unit.client.fake_proxy import EXPORT, FILE, ID, STORY, SUCCESS, FakeP
 
 
 @pytest.fixture
-def told(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake knows how many bytes the client has."""
+def tracked(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the fake know how many bytes the client has stored."""
     write, fake.kept = PartialFile.write, 0
 
     def write_and_tell(file: PartialFile, chunk: bytes) -> None:
@@ -26,9 +26,9 @@ def told(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PartialFile, "write", write_and_tell)
 
 
-@pytest.mark.usefixtures("told")
-def test_a_broken_download_goes_on_where_it_broke(run: Any, fake: FakeProxy, here: Path) -> None:
-    """§6: Range with If-Range; the digest is over the whole."""
+@pytest.mark.usefixtures("tracked")
+def test_a_broken_download_continues_where_it_broke(run: Any, fake: FakeProxy, here: Path) -> None:
+    """§6: Range with If-Range; the digest is over the whole file."""
     fake.cuts = [300_000, 0, 400_000]
     assert run("export", "--path", EXPORT).exit_code == 0
     assert (here / "Jane Roe.pst").read_bytes() == FILE
@@ -38,11 +38,11 @@ def test_a_broken_download_goes_on_where_it_broke(run: Any, fake: FakeProxy, her
     assert rest == [(f"bytes={offset}-", '"e1"') for offset in (300_000, 300_000, 700_000)]
 
 
-def test_a_server_without_ranges_is_read_from_zero_and_not_for_ever(
+def test_a_download_without_ranges_starts_over_a_bounded_number_of_times(
     run: Any, fake: FakeProxy, here: Path
 ) -> None:
-    """A 200 to a Range request is the whole file: it replaces what was there; eight breaks at one
-    place are enough.
+    """A 200 to a Range request is the whole file and replaces what was there; eight breaks at one
+    offset are the limit.
     """
     fake.ranges, fake.cuts = False, [300_000, 300_000]
     assert run("export", "--path", EXPORT).exit_code == 0
@@ -54,7 +54,7 @@ def test_a_server_without_ranges_is_read_from_zero_and_not_for_ever(
     assert not (here / "again.pst").exists()
 
 
-def test_wrong_bytes_are_fetched_once_more_and_never_kept(
+def test_a_wrong_file_is_fetched_once_more_and_never_kept(
     run: Any, fake: FakeProxy, here: Path
 ) -> None:
     fake.file = b"!BDX" + FILE[4:]
@@ -72,7 +72,7 @@ def test_wrong_bytes_are_fetched_once_more_and_never_kept(
         ({"Transfer-Encoding": "chunked"}, "the length of the file"),
     ],
 )
-def test_a_download_that_something_rewrote_is_refused(
+def test_a_download_modified_on_the_way_is_rejected(
     run: Any, fake: FakeProxy, here: Path, fields: dict[str, str], said: str
 ) -> None:
     fake.fields = fields
@@ -85,8 +85,10 @@ def test_a_download_that_something_rewrote_is_refused(
 
 
 @pytest.mark.parametrize("value", ["Identity", "identity, identity", ","])
-def test_identity_is_no_encoding(run: Any, fake: FakeProxy, here: Path, value: str) -> None:
-    """RFC 9110 §8.4.1: servers and balancers write it although it says nothing."""
+def test_content_encoding_identity_is_accepted(
+    run: Any, fake: FakeProxy, here: Path, value: str
+) -> None:
+    """RFC 9110 §8.4.1: servers and balancers send it although it has no meaning."""
     fake.fields = {"Content-Encoding": value}
     assert run("export", "--path", EXPORT).exit_code == 0
     assert (here / "Jane Roe.pst").read_bytes() == FILE
@@ -99,10 +101,10 @@ async def chunked(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def test_a_later_fetch_goes_on_with_what_an_earlier_one_left(
-    run: Any, fake: FakeProxy, here: Path
-) -> None:
-    """The digest of the document proves the whole; bytes that are not the job's are dropped."""
+def test_a_later_fetch_continues_an_earlier_one(run: Any, fake: FakeProxy, here: Path) -> None:
+    """The digest in the document proves the whole file; bytes that are not the job's are
+    dropped.
+    """
     fake.story = [SUCCESS]
     part = here / f"Jane Roe.pst.{ID[:8]}.part"
     part.write_bytes(FILE[:1000])
@@ -115,7 +117,9 @@ def test_a_later_fetch_goes_on_with_what_an_earlier_one_left(
 
 
 def test_output_names_a_file_or_a_directory(run: Any, fake: FakeProxy, here: Path) -> None:
-    """A named file is replaced; in a directory no file is ever lost; a missing suffix is added."""
+    """A named file is replaced; in a directory no file is ever overwritten; a missing suffix is
+    added.
+    """
     fake.story = [SUCCESS]
     (here / "named.dat").write_bytes(b"old")
     assert run("jobs", "fetch", ID, "-o", "named.dat").stdout == "named.dat\n"

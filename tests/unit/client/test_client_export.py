@@ -21,10 +21,10 @@ from tests.unit.client.fake_proxy import (
 )
 
 
-def test_an_export_ends_as_a_verified_file_named_for_what_it_is(
+def test_an_export_ends_as_a_verified_file_named_after_its_format(
     run: Any, fake: FakeProxy, here: Path
 ) -> None:
-    """§15, §3, §6: VB365 called it .zip, its first bytes say Pst."""
+    """§15, §3, §6: VB365 named it .zip, its first bytes are those of a PST."""
     result = run("export", "--path", EXPORT, "--body", '{"pstSizeLimitBytes": 1,}')
     assert result.exit_code == 0
     assert result.stdout == "Jane Roe.pst\n"
@@ -43,7 +43,9 @@ def test_an_export_ends_as_a_verified_file_named_for_what_it_is(
 def test_the_kick_off_asks_for_async_and_sends_path_and_body_as_given(
     run: Any, fake: FakeProxy
 ) -> None:
-    """§1: the target is never normalised, the body never parsed; §8: a key of its own."""
+    """§1: the target is never normalized, the body never parsed; §8: every export has a key of its
+    own.
+    """
     run("export", "--path", EXPORT, "--body", '{"a": 1,}')
     ((fields, body),) = fake.calls(f"POST {EXPORT}")
     assert body == b'{"a": 1,}'
@@ -63,14 +65,14 @@ def test_the_body_comes_from_a_file_or_stdin(
 
 
 def test_without_a_body_none_is_sent(run: Any, fake: FakeProxy) -> None:
-    """§1: ten of the exports take none."""
+    """§1: ten of the exports take no body."""
     run("export", "--path", EXPORT, "--idempotency-key", "none")
     ((fields, body),) = fake.calls(f"POST {EXPORT}")
     assert (body, fields["Content-Length"]) == (b"", "0")
     assert "Idempotency-Key" not in fields
 
 
-def test_polls_keep_to_retry_after_and_etag(run: Any, fake: FakeProxy, slept: list[float]) -> None:
+def test_polls_respect_retry_after_and_etag(run: Any, fake: FakeProxy, slept: list[float]) -> None:
     """§4: Retry-After of 202 and of 304, If-None-Match from the second poll on."""
     fake.story = [document("Running", "Generating"), document("Running", "Generating"), SUCCESS]
     assert run("export", "--path", EXPORT).exit_code == 0
@@ -80,8 +82,8 @@ def test_polls_keep_to_retry_after_and_etag(run: Any, fake: FakeProxy, slept: li
     ] == [False, True, True]
 
 
-def test_credentials_go_to_the_given_address_only(run: Any, fake: FakeProxy) -> None:
-    """§2: Location named another host and a prefix; the suffix rule needs neither."""
+def test_credentials_are_sent_to_the_given_address_only(run: Any, fake: FakeProxy) -> None:
+    """§2: Location has another host and a prefix; the suffix rule needs neither."""
     assert run("export", "--path", EXPORT).exit_code == 0
     assert fake.calls(f"GET {STATUS}/result")
 
@@ -106,7 +108,7 @@ def test_credentials_go_to_the_given_address_only(run: Any, fake: FakeProxy) -> 
         ),
     ],
 )
-def test_the_exit_code_tells_the_outcome(
+def test_the_exit_code_is_that_of_the_outcome(
     run: Any, fake: FakeProxy, here: Path, ended: dict[str, Any], code: int, said: str
 ) -> None:
     """§15: 3 warning (with its file), 4 cancelled, 1 failed."""
@@ -134,12 +136,10 @@ def test_the_exit_code_tells_the_outcome(
         ("text/html", b"<html><body>IIS</body></html>", "responded with 500\n"),
     ],
 )
-def test_a_refused_kick_off_is_told_in_vb365s_words(
+def test_a_rejected_kick_off_is_reported_with_vb365s_message(
     run: Any, fake: FakeProxy, content_type: str, body: bytes, said: str
 ) -> None:
-    """§5, §11: its sentence on one line, whatever shape it comes in, and never a page; exit code
-    1.
-    """
+    """§5, §11: on one line, in whatever form it comes, and never a page; exit code 1."""
 
     async def refuse(request: web.Request) -> web.Response:
         return web.Response(status=500, body=body, headers={"Content-Type": content_type})
@@ -163,7 +163,7 @@ def test_no_download_prints_the_jobs_url_at_once_or_at_the_end(
     assert list(here.iterdir()) == []
 
 
-def test_release_gives_the_file_back_only_after_it_is_here(run: Any, fake: FakeProxy) -> None:
+def test_release_deletes_the_result_after_the_download(run: Any, fake: FakeProxy) -> None:
     """§7: DELETE of the result."""
     assert run("export", "--path", EXPORT, "--release").exit_code == 0
     assert [method for method, target, _, _ in fake.seen if target.endswith("/result")] == [
@@ -175,9 +175,9 @@ def test_release_gives_the_file_back_only_after_it_is_here(run: Any, fake: FakeP
     assert (result.exit_code, "has not deleted its copy" in result.stderr) == (0, True)
 
 
-def test_a_login_renews_its_token_when_a_poll_says_401(run: Any, fake: FakeProxy) -> None:
-    """§9: tokens live 60 minutes, exports longer. The refresh token first, the password when that
-    is refused.
+def test_a_401_of_a_poll_renews_the_token(run: Any, fake: FakeProxy) -> None:
+    """§9: tokens are valid for 60 minutes, exports may take longer. The refresh token is used
+    first, the password if that is rejected.
     """
     poll = f"GET {STATUS}"
     fake.odd = [(poll, 401, {}), (poll, 401, {}), ("POST /v8/token", 400, {})]
@@ -185,7 +185,7 @@ def test_a_login_renews_its_token_when_a_poll_says_401(run: Any, fake: FakeProxy
     result = run(
         "export", "--path", EXPORT, VB365_TOKEN=None, VB365_USERNAME="jane", VB365_PASSWORD="pa&ss"
     )
-    assert result.exit_code == 1, "a fresh token that is refused at once is not renewed for ever"
+    assert result.exit_code == 1, "a new token that is rejected at once is not renewed forever"
     fake.odd = [(poll, 401, {}), ("POST /v8/token", 400, {})]
     fake.story = list(STORY)
     fake.seen.clear()
@@ -203,7 +203,7 @@ def test_a_login_renews_its_token_when_a_poll_says_401(run: Any, fake: FakeProxy
     )
 
 
-def test_a_password_is_asked_for_and_never_shown(run: Any, fake: FakeProxy) -> None:
+def test_a_password_is_prompted_for_and_never_shown(run: Any, fake: FakeProxy) -> None:
     result = run(
         "export", "--path", EXPORT, "-v", stdin="pa&ss\n", VB365_TOKEN=None, VB365_USERNAME="jane"
     )
@@ -218,7 +218,7 @@ def test_the_login_uses_the_api_version_of_the_export(run: Any, fake: FakeProxy)
     assert fake.calls("POST /v7/token")
 
 
-def test_a_wrong_password_is_said_in_the_servers_words(run: Any) -> None:
+def test_a_wrong_password_is_reported_with_the_servers_message(run: Any) -> None:
     result = run("jobs", "list", VB365_USERNAME="jane", VB365_PASSWORD="wrong")
     assert (result.exit_code, result.stderr) == (
         1,
@@ -226,10 +226,10 @@ def test_a_wrong_password_is_said_in_the_servers_words(run: Any) -> None:
     )
 
 
-def test_a_token_file_is_read_again_when_the_token_runs_out(
+def test_the_token_file_is_read_again_when_the_token_expires(
     run: Any, fake: FakeProxy, here: Path
 ) -> None:
-    """§9: something else keeps the file fresh; without that the command ends."""
+    """§9: another program keeps the file current; otherwise the command ends."""
     (here / "token").write_text("old\n")
     fake.tokens = {"old"}
 
@@ -245,7 +245,7 @@ def test_a_token_file_is_read_again_when_the_token_runs_out(
     assert (result.exit_code, "401" in result.stderr) == (1, True)
 
 
-def test_a_token_that_ran_out_ends_the_command_not_the_export(run: Any, fake: FakeProxy) -> None:
+def test_an_expired_token_ends_the_command_not_the_export(run: Any, fake: FakeProxy) -> None:
     fake.before = lambda called: fake.tokens.clear() if called == f"GET {STATUS}" else None
     result = run("export", "--path", EXPORT)
     assert result.exit_code == 1
@@ -253,11 +253,11 @@ def test_a_token_that_ran_out_ends_the_command_not_the_export(run: Any, fake: Fa
     assert f"vb365-async-proxy jobs fetch {fake.url}{STATUS}" in result.stderr
 
 
-def test_a_kick_off_that_broke_is_repeated_with_the_same_key(
+def test_a_failed_kick_off_is_repeated_with_the_same_key(
     run: Any, fake: FakeProxy, slept: list[float]
 ) -> None:
-    """§8: the same fingerprint under the same key is the same job; §3: 503 and 429 say when to come
-    back.
+    """§8: the same fingerprint under the same key is the same job; §3: 503 and 429 have
+    Retry-After.
     """
     fake.odd = [
         (EXPORT, "abort", {}),
@@ -279,8 +279,8 @@ def test_without_a_key_a_kick_off_is_never_repeated(run: Any, fake: FakeProxy) -
     assert len(fake.calls(EXPORT)) == 1
 
 
-def test_a_refused_kick_off_is_not_repeated(run: Any, fake: FakeProxy) -> None:
-    """§3: 400, 403, 404, 409 of VB365 arrive as they are, so do a 502 and a 504."""
+def test_a_rejected_kick_off_is_not_repeated(run: Any, fake: FakeProxy) -> None:
+    """§3: VB365's 400, 403, 404, 409, and a 502 and a 504, are final."""
     for status in (400, 403, 404, 409, 422, 500, 502, 504):
         fake.odd = [(EXPORT, status, {})]
         result = run("export", "--path", EXPORT)
@@ -291,7 +291,7 @@ def test_a_refused_kick_off_is_not_repeated(run: Any, fake: FakeProxy) -> None:
     assert len(fake.calls(EXPORT)) == 8
 
 
-def test_polls_outlive_a_restart_but_not_for_ever(
+def test_polls_survive_a_restart_for_a_bounded_time(
     run: Any, fake: FakeProxy, slept: list[float]
 ) -> None:
     poll = f"GET {STATUS}"
@@ -308,14 +308,16 @@ def test_polls_outlive_a_restart_but_not_for_ever(
     assert "jobs fetch" in result.stderr
 
 
-def test_nobody_there_is_told_within_few_tries(run: Any, slept: list[float]) -> None:
+def test_an_unreachable_server_is_reported_after_a_few_attempts(
+    run: Any, slept: list[float]
+) -> None:
     result = run("jobs", "list", "--url", "http://127.0.0.1:9")
     assert result.exit_code == 2
     assert slept == [1, 2, 4]
     assert "http://127.0.0.1:9: Cannot connect: Connection refused" in result.stderr
 
 
-def test_a_server_that_is_no_proxy_is_told_apart(run: Any, fake: FakeProxy) -> None:
+def test_a_server_that_is_not_the_proxy_is_reported(run: Any, fake: FakeProxy) -> None:
     fake.odd = [(EXPORT, 200, {})]
     assert "not 202" in run("export", "--path", EXPORT).stderr
     fake.odd = [(EXPORT, 307, {"Location": "http://elsewhere.example/"})]

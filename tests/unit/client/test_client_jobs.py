@@ -1,4 +1,4 @@
-"""The commands `jobs`, wrong command lines, Ctrl-C and what the user sees (CONTRACT §15)."""
+"""The commands `jobs`, invalid command lines, Ctrl-C and the display (CONTRACT §15)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) 
         (("export", "--path", "/v8/ü x"), {}, "--path must be"),
     ],
 )
-def test_a_wrong_command_line_is_told_before_anything_is_sent(
+def test_an_invalid_command_line_is_reported_before_anything_is_sent(
     run: Any, fake: FakeProxy, line: tuple[str, ...], env: dict[str, str | None], said: str
 ) -> None:
     result = run(*line, **env)
@@ -68,7 +68,7 @@ def test_a_wrong_command_line_is_told_before_anything_is_sent(
 def test_secret_files_of_windows_programs_are_read(
     run: Any, fake: FakeProxy, here: Path, mark: bytes
 ) -> None:
-    """UTF-8 whatever the locale, with or without Notepad's byte order mark."""
+    """UTF-8 in any locale, with or without Notepad's byte order mark."""
     (here / "token").write_bytes(mark + b"good\r\n")
     assert run("jobs", "show", ID, "--token-file", "token").exit_code == 0
     (here / "password").write_bytes(mark + b"pa&ss\r\n")
@@ -78,7 +78,7 @@ def test_secret_files_of_windows_programs_are_read(
 
 
 @pytest.mark.parametrize("option", ["--token-file", "--password-file"])
-def test_a_secret_file_in_utf_16_is_named(
+def test_a_secret_file_in_utf_16_is_reported(
     run: Any, fake: FakeProxy, here: Path, option: str
 ) -> None:
     """Windows PowerShell's `>` writes it."""
@@ -95,7 +95,7 @@ def test_a_secret_file_in_utf_16_is_named(
     assert fake.seen == []
 
 
-def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -> None:
+def test_certificates_are_verified_by_default(run: Any, here: Path) -> None:
     """An untrusted one is reported with a hint; --ca-file trusts it; --insecure accepts any."""
     authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
@@ -108,13 +108,13 @@ def test_a_certificate_is_verified_unless_told_otherwise(run: Any, here: Path) -
         assert (result.exit_code, "WARNING" in result.stderr) == (0, True)
 
 
-def test_a_missing_body_file_is_told_before_anything_is_sent(run: Any, fake: FakeProxy) -> None:
+def test_a_missing_body_file_is_reported_before_anything_is_sent(run: Any, fake: FakeProxy) -> None:
     result = run("export", "--path", EXPORT, "--body", "nowhere.json")
     assert (result.exit_code, "nowhere.json" in result.stderr, fake.seen) == (2, True, [])
 
 
-def test_a_body_in_utf_16_is_named(run: Any, fake: FakeProxy, here: Path) -> None:
-    """RFC 8259 §8.1: JSON is UTF-8; Windows PowerShell's `>` is not."""
+def test_a_body_in_utf_16_is_reported(run: Any, fake: FakeProxy, here: Path) -> None:
+    """RFC 8259 §8.1: JSON is UTF-8; Windows PowerShell's `>` writes UTF-16."""
     (here / "body.json").write_text("{}", encoding="utf-16")
     result = run("export", "--path", EXPORT, "--body", "body.json")
     assert (result.exit_code, result.stderr) == (
@@ -126,10 +126,10 @@ def test_a_body_in_utf_16_is_named(run: Any, fake: FakeProxy, here: Path) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent to a child process")
 @pytest.mark.parametrize("cancel", [False, True])
-def test_ctrl_c_leaves_the_export_running_unless_told_otherwise(
+def test_ctrl_c_cancels_the_export_only_with_cancel_on_interrupt(
     fake: FakeProxy, here: Path, cancel: bool
 ) -> None:
-    """§15: exit code 130 and the command that fetches the file later."""
+    """§15: exit code 130, and the command that fetches the file later."""
     fake.story = [document("Running", "Generating")]
     line = [
         sys.executable,
@@ -173,7 +173,7 @@ def test_a_job_is_named_by_id_or_url() -> None:
         links_at("https://h/v8/RestoreSessions/x")
 
 
-def test_plain_lines_come_at_new_phases_and_every_ten_seconds(
+def test_plain_lines_are_printed_at_new_phases_and_every_ten_seconds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = [0.0]
@@ -190,7 +190,7 @@ def test_plain_lines_come_at_new_phases_and_every_ten_seconds(
     ]
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def test_a_terminal_shows_a_progress_bar() -> None:
     console = Console(force_terminal=True, width=120, record=True, file=io.StringIO())
     with display(console) as shown:
         assert isinstance(shown, Bar)

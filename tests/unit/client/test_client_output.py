@@ -1,4 +1,4 @@
-"""What the commands write survives old code pages, closed pipes and hostile text (CONTRACT §15)."""
+"""Output with old code pages, closed pipes and hostile text (CONTRACT §15)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def named(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437"])
-def test_an_export_succeeds_whatever_the_encoding_of_stdout(
+def test_an_export_succeeds_with_any_encoding_of_stdout(
     fake: FakeProxy, here: Path, encoding: str
 ) -> None:
-    """The file has its name; the line on stdout is escaped where it must be."""
+    """The file keeps its name; the line on stdout is escaped where necessary."""
     fake.story = [named(NAME)]
     with command(
         fake, "export", "--path", EXPORT, encoding=encoding, stdout=subprocess.PIPE
@@ -56,10 +56,10 @@ def test_an_export_succeeds_whatever_the_encoding_of_stdout(
 @pytest.mark.parametrize(
     "line", [("jobs", "show", ID), ("jobs", "list"), ("jobs", "list", "--json")]
 )
-def test_job_commands_succeed_whatever_the_encoding_of_stdout(
+def test_job_commands_succeed_with_any_encoding_of_stdout(
     fake: FakeProxy, line: tuple[str, ...]
 ) -> None:
-    """JSON stays JSON."""
+    """JSON stays valid."""
     SUCCESS["result"]["fileName"], before = NAME, SUCCESS["result"]["fileName"]
     fake.story = [SUCCESS]
     try:
@@ -78,10 +78,10 @@ def test_job_commands_succeed_whatever_the_encoding_of_stdout(
 @pytest.mark.parametrize(
     "line", [("export", "--path", EXPORT), ("jobs", "list"), ("jobs", "show", ID)]
 )
-def test_a_closed_stdout_changes_no_exit_code(
+def test_a_closed_stdout_does_not_change_the_exit_code(
     fake: FakeProxy, here: Path, line: tuple[str, ...]
 ) -> None:
-    """`| head`, once it has seen enough."""
+    """As with `| head`, which exits early."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -95,8 +95,8 @@ def test_a_closed_stdout_changes_no_exit_code(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
-def test_a_closed_stderr_ends_no_export(fake: FakeProxy, here: Path) -> None:
-    """`2>&1 >file | head -1`: rich would redirect stdout and exit 1."""
+def test_a_closed_stderr_does_not_end_an_export(fake: FakeProxy, here: Path) -> None:
+    """As with `2>&1 >file | head -1`: rich would redirect stdout and exit 1."""
     reading, writing = os.pipe()
     os.close(reading)
     around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}
@@ -110,8 +110,10 @@ def test_a_closed_stderr_ends_no_export(fake: FakeProxy, here: Path) -> None:
     assert (told.returncode, told.stdout) == (0, b"Jane Roe.pst\n")
 
 
-def test_text_of_a_server_tells_a_terminal_nothing(run: Any, fake: FakeProxy, here: Path) -> None:
-    """A mailbox's name and VB365's sentences are a stranger's text."""
+def test_control_characters_of_a_server_do_not_reach_the_terminal(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
+    """The name of a mailbox and VB365's messages are untrusted text."""
     hostile = "a\x1b[2J\x9b31m\u202eb"
     error = {"code": "UpstreamError", "message": hostile, "retryable": False}
     for story, line in (
