@@ -12,7 +12,7 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakePlay, MakeStage, Stage
 from tests.contract.test_9_access import jwt
 from tests.isolation.test_who_a_caller_is import ASYNC, KEY, LIST, forged
-from tests.support.http import Message, raw
+from tests.support.wire import Message, raw
 
 EXPORT = "/v8/RestoreSessions/s/organization/exportToPst"
 

@@ -1,4 +1,4 @@
-"""Refusals, time-outs, limits and the end (CONTRACT §12, §15)."""
+"""Rejections, time-outs, limits and the end of connections (CONTRACT §12, §15)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def upstream(peer: Peer) -> None:
         await peer.send(OK)
 
 
-async def test_12_what_is_ambiguous_gets_400_and_reaches_nobody() -> None:
+async def test_12_ambiguous_requests_get_400_and_are_not_forwarded() -> None:
     async with through(upstream) as (proxy, origin):
         for name, raw in REFUSED_REQUESTS.items():
             if name == "bytes after the head":
@@ -43,7 +43,7 @@ async def test_12_what_is_ambiguous_gets_400_and_reaches_nobody() -> None:
         assert origin.accepted == 0
 
 
-async def test_12_requests_before_a_refused_one_are_answered() -> None:
+async def test_12_requests_before_a_rejected_one_are_served() -> None:
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(
             GET + GET + b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1,1\r\n\r\n" + GET
@@ -53,7 +53,7 @@ async def test_12_requests_before_a_refused_one_are_answered() -> None:
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_12_nothing_of_a_refused_request_is_echoed_but_a_plain_path() -> None:
+async def test_12_a_rejection_repeats_only_a_plain_path_of_the_request() -> None:
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(b"GET /v8/x?token=s HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n")
         body = json.loads((await client.rest()).partition(b"\r\n\r\n")[2])
@@ -62,14 +62,14 @@ async def test_12_nothing_of_a_refused_request_is_echoed_but_a_plain_path() -> N
         assert json.loads((await client.rest()).partition(b"\r\n\r\n")[2])["instance"] == "/"
 
 
-async def test_12_a_refused_client_that_goes_on_sending_can_read_its_answer() -> None:
+async def test_12_a_rejected_client_that_keeps_sending_can_read_its_response() -> None:
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
         await client.send(bytes(1 << 20))
         assert (await client.response())[0].startswith(b"HTTP/1.1 400 ")
 
 
-async def test_12_a_client_that_never_stops_sending_is_cut_off(
+async def test_12_a_rejected_client_that_never_stops_sending_is_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(clients, "LINGER", 0.2)
@@ -94,7 +94,7 @@ async def test_12_a_client_that_never_stops_sending_is_cut_off(
         b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nab",
     ],
 )
-async def test_12_a_head_or_body_that_stalls_is_ended(begun: bytes) -> None:
+async def test_12_a_head_or_body_that_stalls_times_out(begun: bytes) -> None:
     async def silent(peer: Peer) -> None:
         await peer.closed()
 
@@ -104,20 +104,20 @@ async def test_12_a_head_or_body_that_stalls_is_ended(begun: bytes) -> None:
         await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
 
 
-async def test_12_a_head_that_drips_is_ended_all_the_same() -> None:
+async def test_12_a_head_that_arrives_slowly_times_out() -> None:
     async with through(upstream, head_timeout=0.3) as (proxy, _):
         client = await proxy.ask(b"GET / HTTP/1.1\r\n")
 
-        async def drip() -> None:
+        async def send_slowly() -> None:
             for _ in range(200):
                 await client.send(b"X: y\r\n")
                 await asyncio.sleep(0.02)
 
         with pytest.raises(ConnectionError):
-            await drip()
+            await send_slowly()
 
 
-async def test_12_a_body_that_drips_is_served() -> None:
+async def test_12_a_body_that_arrives_slowly_is_served() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         assert await peer.exactly(8) == b"abcdefgh"
@@ -138,8 +138,8 @@ async def test_12_idle_connections_are_closed() -> None:
         assert await client.rest() == b""
 
 
-async def test_12_a_client_that_takes_nothing_of_its_answer_is_ended() -> None:
-    """And so is the upstream's side of it; other clients are not affected."""
+async def test_12_a_client_that_does_not_read_its_response_times_out() -> None:
+    """The upstream's connection ends too; other clients are not affected."""
     gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -162,7 +162,7 @@ async def test_12_a_client_that_takes_nothing_of_its_answer_is_ended() -> None:
         await eventually(lambda: proxy.server.counters.timed_out >= 1)
 
 
-async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_served() -> None:
+async def test_12_requests_of_a_client_that_does_not_read_are_not_served() -> None:
     served = 0
 
     async def script(peer: Peer) -> None:
@@ -181,10 +181,8 @@ async def test_12_a_client_that_reads_no_answers_gets_no_more_of_its_requests_se
             assert len((await client.response())[1]) == 1000000
 
 
-async def test_12_nor_of_those_that_come_later() -> None:
-    """The next request comes while the last answer is stuck: it waits, and is answered in the
-    end.
-    """
+async def test_12_later_requests_of_a_client_that_does_not_read_wait() -> None:
+    """The next request arrives while the last response is stuck; it is served in the end."""
     served = 0
 
     async def script(peer: Peer) -> None:
@@ -207,8 +205,8 @@ async def test_12_nor_of_those_that_come_later() -> None:
         assert len((await client.response())[1]) == 30000000
 
 
-async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> None:
-    """Reading goes on after the refusal, so that its answer can be read."""
+async def test_12_malformed_chunks_get_400_while_the_upstream_reads_nothing() -> None:
+    """Reading continues after the rejection, so that the client can read the response."""
 
     async def script(peer: Peer) -> None:
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -223,7 +221,7 @@ async def test_12_malformed_chunks_behind_a_full_upstream_are_answered_too() -> 
         assert head.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_12_one_connection_too_many_is_told_so() -> None:
+async def test_12_a_connection_above_the_limit_gets_503() -> None:
     async with through(upstream, max_connections=2) as (proxy, _):
         clients = [await proxy.ask(GET) for _ in range(2)]
         for client in clients:
@@ -259,7 +257,7 @@ async def test_15_draining_closes_idle_connections_and_finishes_busy_ones() -> N
         assert proxy.server.open == 0
 
 
-async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
+async def test_15_requests_unfinished_at_the_deadline_are_aborted() -> None:
     async def silent(peer: Peer) -> None:
         await peer.closed()
 
@@ -282,7 +280,7 @@ async def test_15_what_is_not_done_by_the_deadline_is_broken_off() -> None:
                 await client.rest()
 
 
-async def test_15_draining_asks_the_clients_of_our_own_answers_to_leave() -> None:
+async def test_15_responses_have_connection_close_while_draining() -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def handler(
@@ -308,8 +306,8 @@ async def test_15_draining_asks_the_clients_of_our_own_answers_to_leave() -> Non
 PART = b"GET / HTTP/1.1\r\nHost: h\r\nX: "
 
 
-async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
-    """Resuming to read does not extend the time of the head that is here in part."""
+async def test_12_a_head_behind_a_full_pipeline_times_out() -> None:
+    """Resuming to read does not extend the time of a partly received head."""
     async with through(upstream, head_timeout=0.3) as (proxy, _):
         client = await proxy.connect()
         await client.send(GET * 3000 + PART)
@@ -320,8 +318,8 @@ async def test_12_a_head_behind_a_full_pipeline_is_ended_too() -> None:
         assert proxy.server.waiting.taken == 0
 
 
-async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() -> None:
-    """The answer in progress arrives whole, however long it takes; the head behind it is given up
+async def test_12_a_slow_head_times_out_while_a_response_is_read_slowly() -> None:
+    """The response in progress completes, however long it takes; the head behind it is rejected
     meanwhile.
     """
     size = 30_000_000
@@ -344,7 +342,7 @@ async def test_12_a_head_that_drips_is_ended_while_an_answer_is_read_slowly() ->
         assert proxy.server.counters.timed_out == 1
 
 
-async def test_12_a_head_that_drips_while_vb365_works_is_ended() -> None:
+async def test_12_a_slow_head_times_out_while_the_upstream_works() -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -363,7 +361,7 @@ async def test_12_a_head_that_drips_while_vb365_works_is_ended() -> None:
         assert (await client.rest()).endswith(b"\r\n\r\nok")
 
 
-async def test_12_a_whole_request_waits_for_its_turn_without_a_limit() -> None:
+async def test_12_a_complete_request_waits_for_its_turn_without_a_limit() -> None:
     async def script(peer: Peer) -> None:
         while True:
             await peer.head()
@@ -376,7 +374,7 @@ async def test_12_a_whole_request_waits_for_its_turn_without_a_limit() -> None:
             assert (await client.response())[1] == b"ok"
 
 
-async def test_12_a_new_connection_has_the_time_of_a_head_and_an_idle_one_its_own() -> None:
+async def test_12_new_and_idle_connections_have_different_time_outs() -> None:
     async with through(upstream, head_timeout=0.2, idle_timeout=60) as (proxy, _):
         client = await proxy.ask(GET)
         await client.response()
@@ -386,8 +384,8 @@ async def test_12_a_new_connection_has_the_time_of_a_head_and_an_idle_one_its_ow
         assert (await client.response())[1] == b"ok"
 
 
-async def test_12_a_long_head_behind_a_slow_answer_can_come() -> None:
-    """Reading does not stop within a head, however much waits already."""
+async def test_12_a_long_head_behind_a_slow_response_is_received() -> None:
+    """Reading does not pause within a head, however much is already buffered."""
     go = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -426,9 +424,9 @@ async def test_12_a_head_of_more_than_256_kib_gets_431(whole: bool) -> None:
         assert origin.accepted == proxy.server.waiting.taken == 0
 
 
-async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
-    """Who asks for more than is left is turned away; a whole request in one piece needs none of
-    it.
+async def test_12_unfinished_heads_of_all_clients_share_a_memory_limit() -> None:
+    """A client that needs more than is left is rejected; a request that arrives complete needs none
+    of it.
     """
     async with through(upstream) as (proxy, _):
         proxy.server.waiting.limit = 100_000
@@ -446,8 +444,8 @@ async def test_12_unfinished_heads_of_all_clients_share_a_budget() -> None:
         await eventually(lambda: proxy.server.waiting.taken == 0)
 
 
-async def test_12_large_heads_of_requests_in_progress_share_it_too() -> None:
-    """A head of 16 KiB or less does not count; an answered or broken request gives it back."""
+async def test_12_large_heads_of_requests_in_progress_share_the_memory_limit() -> None:
+    """A head of up to 16 KiB does not count; the end of the request releases the memory."""
     go = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -472,8 +470,8 @@ async def test_12_large_heads_of_requests_in_progress_share_it_too() -> None:
         assert proxy.server.waiting.taken == 0
 
 
-async def test_12_requests_that_wait_share_it_too() -> None:
-    """The answer in progress is finished; what waits behind it is given up."""
+async def test_12_waiting_requests_share_the_memory_limit() -> None:
+    """The response in progress completes; the requests behind it are rejected."""
     go = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -496,9 +494,7 @@ async def test_12_requests_that_wait_share_it_too() -> None:
 async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The cost of a full pipeline is linear: of what waits, a request's turn copies a bounded
-    part.
-    """
+    """The cost of a full pipeline is linear: each request copies a bounded part of the buffer."""
     copied = 0
     peek = Inbox.peek
 

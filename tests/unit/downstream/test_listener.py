@@ -1,4 +1,4 @@
-"""How clients' connections are accepted, counted and timed (CONTRACT §15 `listen`)."""
+"""Accepting, counting and timing client connections (CONTRACT §15 `listen`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
+async def test_15_a_handshake_that_is_not_finished_in_time_is_aborted(
     localhost: trustme.LeafCert, trust: ssl.SSLContext
 ) -> None:
     async with through(
@@ -63,7 +63,7 @@ async def test_15_a_handshake_that_is_not_finished_in_time_is_ended(
 async def test_15_unfinished_handshakes_count_as_connections(
     localhost: trustme.LeafCert, trust: ssl.SSLContext
 ) -> None:
-    """One more than `max_connections` gets 503 after its own handshake; who was there before is
+    """One more than `max_connections` gets 503 after its own handshake; earlier clients are
     served.
     """
     async with through(
@@ -84,7 +84,7 @@ async def test_15_unfinished_handshakes_count_as_connections(
         assert (await (await proxy.ask(GET)).response())[1] == b"ok"
 
 
-async def test_15_a_crowd_is_closed_without_an_answer() -> None:
+async def test_15_connections_far_above_the_limit_are_closed_without_a_response() -> None:
     async with through(upstream, max_connections=1) as (proxy, _):
         first = await proxy.ask(GET)
         await first.response()
@@ -97,7 +97,9 @@ async def test_15_a_crowd_is_closed_without_an_answer() -> None:
         assert (await first.response())[1] == b"ok"
 
 
-async def test_15_a_failed_handshake_is_no_connection_any_more(localhost: trustme.LeafCert) -> None:
+async def test_15_a_failed_handshake_no_longer_counts_as_a_connection(
+    localhost: trustme.LeafCert,
+) -> None:
     async with through(upstream, server_tls=server_side(localhost)) as (proxy, _):
         peer = await silent_connection(proxy)
         await peer.send(GET)
@@ -106,10 +108,12 @@ async def test_15_a_failed_handshake_is_no_connection_any_more(localhost: trustm
         await peer.close()
 
 
-async def test_15_no_descriptor_for_a_connection_is_waited_out(
+async def test_15_accepting_pauses_without_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is said, tried again after a while and not at once, and the listener goes on."""
+    """The failure is logged, accept is retried after a while and not at once, and the listener
+    continues.
+    """
     accept, failures = listener.accept_one, 3
     calls = 0
 
@@ -138,8 +142,8 @@ async def test_15_no_descriptor_for_a_connection_is_waited_out(
 
 @pytest.mark.parametrize(("wanted", "clients"), [(0, 464), (10_000, 464), (100, 100)])
 def test_15_every_client_can_have_a_relayed_request_in_flight(wanted: int, clients: int) -> None:
-    """64 and 4 for each export that may run are kept back; both connections of a relayed request
-    have room.
+    """64 descriptors and 4 for each running export are reserved; both connections of a relayed
+    request fit.
     """
     shared = share(1024, max_running=4, max_connections=wanted)
     assert shared.reserve == 64 + 4 * 4

@@ -1,4 +1,6 @@
-"""Requests of ours, between relayed ones on the same connection (CONTRACT §3, §4, §12)."""
+"""Requests for the proxy's own resources, between relayed ones on the same connection (CONTRACT §3,
+§4, §12).
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ async def test_relayed_and_own_requests_share_a_connection() -> None:
         )
 
 
-async def test_a_pipelined_mix_is_answered_in_order() -> None:
+async def test_pipelined_relayed_and_own_requests_are_served_in_order() -> None:
     async with through(upstream, decide=decide, handler=echo) as (proxy, _):
         mix = [
             (b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", b"/1"),
@@ -79,7 +81,7 @@ async def test_a_pipelined_mix_is_answered_in_order() -> None:
             assert (await client.response())[1] == (b"POST /_own/3 ab" if body is None else body)
 
 
-async def test_own_requests_arrive_however_they_are_cut() -> None:
+async def test_own_requests_may_be_split_anywhere() -> None:
     raw = (
         b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: "
         b"chunked\r\n\r\n3\r\nabc\r\n1;e\r\nd\r\n0\r\nX: y\r\n\r\n"
@@ -103,16 +105,14 @@ async def test_own_requests_arrive_however_they_are_cut() -> None:
         (b"OPTIONS", b"/_own?"),
     ],
 )
-async def test_handlers_see_the_true_head_whatever_aiohttp_thinks_of_it(
-    method: bytes, target: bytes
-) -> None:
+async def test_handlers_get_the_head_as_received(method: bytes, target: bytes) -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         fields = b"Host: h\r\nX: \xff\r\n" + b"".join(b"X-%d: v\r\n" % n for n in range(1000))
         client = await proxy.ask(b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, fields))
         assert (await client.response())[1] == b"%b %b " % (method, target)
 
 
-async def test_a_method_that_aiohttp_does_not_know_is_none_that_a_handler_knows() -> None:
+async def test_a_method_unknown_to_aiohttp_is_passed_on_as_received() -> None:
     async def method(
         request: web.BaseRequest, head: Head, decision: Decision
     ) -> web.StreamResponse:
@@ -123,7 +123,7 @@ async def test_a_method_that_aiohttp_does_not_know_is_none_that_a_handler_knows(
         assert (await client.response())[1] == b"TRACE"
 
 
-async def test_handlers_see_the_true_connection(
+async def test_handlers_get_the_connection_of_the_client(
     localhost: trustme.LeafCert, authority: trustme.CA
 ) -> None:
     async def facts(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
@@ -150,7 +150,7 @@ async def test_handlers_see_the_true_connection(
         await client.close()
 
 
-async def test_4_continue_is_said_to_a_client_that_asked_and_no_other() -> None:
+async def test_4_100_continue_is_sent_only_if_expected() -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         head = b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n"
         client = await proxy.ask(head + b"Expect: 100-continue\r\n\r\n")
@@ -164,7 +164,7 @@ async def test_4_continue_is_said_to_a_client_that_asked_and_no_other() -> None:
             assert body == b"POST /_own ab"
 
 
-async def test_the_connection_says_when_it_closes() -> None:
+async def test_the_connection_field_says_whether_the_connection_closes() -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         client = await proxy.ask(b"GET /_own HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         assert b"\r\nConnection: close\r\n" in await client.rest()
@@ -174,7 +174,7 @@ async def test_the_connection_says_when_it_closes() -> None:
         assert (await client.rest()).startswith(b"HTTP/1.0 200 OK\r\n")
 
 
-async def test_http_exceptions_are_answers() -> None:
+async def test_http_exceptions_become_responses() -> None:
     async def missing(
         request: web.BaseRequest, head: Head, decision: Decision
     ) -> web.StreamResponse:
@@ -188,7 +188,7 @@ async def test_http_exceptions_are_answers() -> None:
             assert body == b"nothing"
 
 
-async def test_11_a_failing_handler_is_a_valid_problem_that_tells_nothing() -> None:
+async def test_11_a_failing_handler_gets_a_problem_without_details() -> None:
     async def failing(
         request: web.BaseRequest, head: Head, decision: Decision
     ) -> web.StreamResponse:
@@ -204,7 +204,9 @@ async def test_11_a_failing_handler_is_a_valid_problem_that_tells_nothing() -> N
 
 
 @pytest.mark.parametrize("length", [None, 100])
-async def test_a_handler_that_fails_within_its_answer_breaks_it_visibly(length: int | None) -> None:
+async def test_a_handler_that_fails_within_its_response_resets_the_connection(
+    length: int | None,
+) -> None:
     async def failing(
         request: web.BaseRequest, head: Head, decision: Decision
     ) -> web.StreamResponse:
@@ -221,7 +223,7 @@ async def test_a_handler_that_fails_within_its_answer_breaks_it_visibly(length: 
             await client.rest()
 
 
-async def test_a_stream_shorter_than_announced_breaks_visibly() -> None:
+async def test_a_stream_shorter_than_announced_resets_the_connection() -> None:
     async def short(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_length = 100
@@ -236,7 +238,7 @@ async def test_a_stream_shorter_than_announced_breaks_visibly() -> None:
             await client.rest()
 
 
-async def test_a_client_that_leaves_cancels_its_handler() -> None:
+async def test_a_client_that_disconnects_cancels_its_handler() -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def waiting(
@@ -263,8 +265,8 @@ def half_close(client: Peer) -> None:
 
 
 @pytest.mark.parametrize("requests", [1, 3])
-async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests: int) -> None:
-    """On our own paths: every whole request before the end is answered, then the connection
+async def test_12_a_half_closed_client_gets_its_responses(requests: int) -> None:
+    """On the proxy's own paths every complete request before the end is served, then the connection
     closes.
     """
     go = asyncio.Event()
@@ -287,7 +289,7 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_its_answers(requests
         await eventually(lambda: proxy.server.open == 0)
 
 
-async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> None:
+async def test_12_a_half_closed_client_gets_a_long_response() -> None:
     async def long(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_length = 20_000_000
@@ -315,7 +317,7 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_a_long_answer() -> N
         OWN + b"GET /_own HTTP/1.1\r\nHo",
     ],
 )
-async def test_12_what_is_relayed_or_not_whole_counts_as_left_after_a_half_close(
+async def test_12_a_half_close_aborts_relayed_and_incomplete_requests(
     raw: bytes,
 ) -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
@@ -325,7 +327,7 @@ async def test_12_what_is_relayed_or_not_whole_counts_as_left_after_a_half_close
         await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
 
 
-async def test_3_a_client_that_leaves_within_its_body_is_no_whole_request() -> None:
+async def test_3_a_client_that_disconnects_within_its_body_fails_the_read() -> None:
     read: list[bytes] = []
     ended = asyncio.Event()
 
@@ -346,7 +348,7 @@ async def test_3_a_client_that_leaves_within_its_body_is_no_whole_request() -> N
     assert not read
 
 
-async def test_12_malformed_chunks_are_400_and_no_whole_request() -> None:
+async def test_12_malformed_chunks_get_400() -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         client = await proxy.ask(
             b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
@@ -356,8 +358,8 @@ async def test_12_malformed_chunks_are_400_and_no_whole_request() -> None:
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_an_answer_without_reading_the_body_keeps_the_order() -> None:
-    """What is left of the body is not taken for the next request."""
+async def test_a_response_without_reading_the_body_keeps_the_order() -> None:
+    """The rest of the body is not taken for the next request."""
 
     async def at_once(
         request: web.BaseRequest, head: Head, decision: Decision
@@ -373,11 +375,9 @@ async def test_an_answer_without_reading_the_body_keeps_the_order() -> None:
         assert (await client.response())[1] == b"/"
 
 
-async def test_back_pressure_both_ways() -> None:
-    """An upload that the handler does not read and a download that the client does not read are
-    both made to wait.
-
-    64 MiB each: more than the kernel's buffers between two sockets ever hold.
+async def test_back_pressure_applies_in_both_directions() -> None:
+    """Neither an upload that the handler does not read nor a download that the client does not read
+    is buffered. They have 64 MiB each, more than the kernel buffers between two sockets.
     """
     sent = 0
 
@@ -425,8 +425,8 @@ async def test_a_lane_that_aiohttp_has_given_up_is_made_again(
             await asyncio.sleep(0.2)
 
 
-async def test_a_connection_shows_an_operator_what_it_does() -> None:
-    """The phase, what is waited for, and the request without its query."""
+async def test_the_repr_of_a_connection_shows_its_state() -> None:
+    """The phase, the reasons to wait, and the request without its query."""
     async with through(silent) as (proxy, _):
         client = await proxy.ask(b"GET /v8/Jobs?secret=1 HTTP/1.1\r\nHost: h\r\n\r\n")
         await eventually(lambda: proxy.server.busy == 1)

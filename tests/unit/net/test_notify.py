@@ -1,6 +1,4 @@
-"""The service manager hears when the proxy is ready and what it does (sd_notify(3)), and the unit
-relies on it.
-"""
+"""Notifications to the service manager (sd_notify(3)), and the systemd unit that relies on them."""
 
 from __future__ import annotations
 
@@ -53,12 +51,12 @@ def test_without_a_service_manager_nothing_happens(
     notify(STOPPING, status="stopping")
 
 
-def test_a_manager_that_does_not_read_blocks_nothing(manager: socket.socket) -> None:
+def test_a_manager_that_does_not_read_does_not_block_the_proxy(manager: socket.socket) -> None:
     for _ in range(2000):
         notify(status="x" * 1000)
 
 
-def test_serve_says_when_it_is_ready_and_when_it_stops(
+def test_serve_notifies_when_it_is_ready_and_when_it_stops(
     manager: socket.socket, tmp_path: Path
 ) -> None:
     places = (
@@ -82,7 +80,7 @@ def test_serve_says_when_it_is_ready_and_when_it_stops(
     assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
 
 
-def test_a_start_that_failed_says_why(manager: socket.socket, tmp_path: Path) -> None:
+def test_a_failed_start_is_notified_with_its_reason(manager: socket.socket, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -111,8 +109,8 @@ def unit() -> dict[str, list[str]]:
 
 
 def test_the_unit_neither_restarts_a_bad_configuration_nor_dumps_credentials() -> None:
-    """config check exits 2, and so does serve; an ExecStartPre= that failed would be restarted for
-    ever.
+    """config check exits with 2, and so does serve; an ExecStartPre= that failed would be restarted
+    forever.
     """
     settings = unit()
     assert "ExecStartPre" not in settings
@@ -126,8 +124,8 @@ def test_the_unit_neither_restarts_a_bad_configuration_nor_dumps_credentials() -
 @pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
 )
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    """But for the program's path, which is not on this machine."""
+def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
+    """With the program's path replaced, which does not exist on this machine."""
     text = UNIT.read_text(encoding="utf-8")
     installed = text.replace("/opt/vb365-async-proxy/bin/vb365-async-proxy", sys.executable)
     assert installed != text

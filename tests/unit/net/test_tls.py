@@ -1,4 +1,4 @@
-"""Whom the proxy believes to be VB365, over real sockets, on asyncio and uvloop (CONTRACT §15
+"""Which servers the proxy accepts as VB365, over real sockets, on asyncio and uvloop (CONTRACT §15
 upstream).
 """
 
@@ -93,7 +93,7 @@ def test_a_ca_file_is_trusted(
 
 
 def test_a_self_signed_certificate_is_trusted_by_file(run: Run, tmp_path: Path) -> None:
-    """§15: the default of VB365; the fault without the file names the ways out, and the
+    """§15: VB365's default; the error without the file shows the possible fixes and the
     fingerprint.
     """
     certificate, key = self_signed()
@@ -124,10 +124,10 @@ def test_a_self_signed_certificate_is_trusted_by_file(run: Run, tmp_path: Path) 
 @pytest.mark.parametrize(
     "write", [str, str.lower, lambda pin: pin.replace(":", "")], ids=["openssl", "lower", "plain"]
 )
-def test_a_pinned_certificate_is_trusted_whatever_else(
+def test_a_pinned_certificate_is_trusted_without_any_other_check(
     run: Run, expired: trustme.LeafCert, write: Callable[[str], str]
 ) -> None:
-    """§15 `upstream.fingerprint`: neither chain, nor name, nor dates need verify."""
+    """§15 `upstream.fingerprint`: chain, name and dates are not verified."""
 
     async def scenario() -> None:
         async with echoing(server_side(expired)) as server:
@@ -137,7 +137,7 @@ def test_a_pinned_certificate_is_trusted_whatever_else(
     run(scenario())
 
 
-def test_another_certificate_than_the_pinned_gets_nothing(
+def test_a_certificate_other_than_the_pinned_one_is_rejected(
     run: Run, authority: trustme.CA, localhost: trustme.LeafCert
 ) -> None:
     """§15: the handshake itself fails, before a byte of the caller's is sent."""
@@ -157,8 +157,8 @@ def test_another_certificate_than_the_pinned_gets_nothing(
     run(scenario())
 
 
-def test_the_pin_holds_in_aiohttp_too(run: Run, localhost: trustme.LeafCert) -> None:
-    """§15: the context alone carries the pin, so every client library obeys it; wrapped errors are
+def test_the_pin_is_checked_in_aiohttp(run: Run, localhost: trustme.LeafCert) -> None:
+    """§15: the context alone has the pin, so every client library checks it; wrapped errors are
     explained.
     """
 
@@ -173,7 +173,7 @@ def test_the_pin_holds_in_aiohttp_too(run: Run, localhost: trustme.LeafCert) -> 
     run(scenario())
 
 
-def test_the_pin_holds_on_blocking_sockets_too(localhost: trustme.LeafCert) -> None:
+def test_the_pin_is_checked_on_blocking_sockets(localhost: trustme.LeafCert) -> None:
     """A context that trusts any chain must not be usable without its pin."""
 
     async def handshake(port: int, pin: str) -> bytes:
@@ -196,7 +196,7 @@ def test_the_pin_holds_on_blocking_sockets_too(localhost: trustme.LeafCert) -> N
     asyncio.run(scenario())
 
 
-def test_verify_false_trusts_anyone(run: Run, expired: trustme.LeafCert) -> None:
+def test_verify_false_trusts_every_certificate(run: Run, expired: trustme.LeafCert) -> None:
     """§15 `upstream.verify = false`."""
 
     async def scenario() -> None:
@@ -224,8 +224,8 @@ def test_wrong_dates_are_explained(
     run(scenario())
 
 
-def test_a_server_that_speaks_no_tls_is_explained(run: Run) -> None:
-    """And it has no fingerprint to show."""
+def test_a_server_without_tls_is_explained(run: Run) -> None:
+    """It has no fingerprint to show."""
 
     async def response(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -249,7 +249,7 @@ def _old(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-def test_a_client_of_tls_before_1_2_is_refused(
+def test_a_client_with_tls_below_1_2_is_rejected(
     run: Run, localhost: trustme.LeafCert, tmp_path: Path
 ) -> None:
     """TLS 1.2+."""
@@ -265,7 +265,7 @@ def test_a_client_of_tls_before_1_2_is_refused(
     run(scenario())
 
 
-def test_a_server_of_tls_before_1_2_is_explained(run: Run, localhost: trustme.LeafCert) -> None:
+def test_a_server_with_tls_below_1_2_is_explained(run: Run, localhost: trustme.LeafCert) -> None:
     """TLS 1.2+; a server on blocking sockets, because asyncio's own sends no alerts."""
     context = _old(server_side(localhost))
 
@@ -289,12 +289,10 @@ def test_a_server_of_tls_before_1_2_is_explained(run: Run, localhost: trustme.Le
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_http_1_1_is_what_is_spoken_inside(
+def test_alpn_selects_http_1_1(
     run: Run, localhost: trustme.LeafCert, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
-    """ALPN http/1.1, on TLS 1.2 and 1.3; a client that offers something else as well gets it
-    too.
-    """
+    """On TLS 1.2 and 1.3, also for a client that offers other protocols as well."""
     ours = ServerCertificate(*write(localhost, tmp_path)).context
 
     async def scenario() -> None:
@@ -319,7 +317,7 @@ def test_http_1_1_is_what_is_spoken_inside(
 @pytest.mark.parametrize(
     "content", [None, b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"\x30\x82"]
 )
-def test_a_useless_ca_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unusable_ca_file_is_reported(tmp_path: Path, content: bytes | None) -> None:
     """§15: clear errors for each failure."""
     file = tmp_path / "ca.pem"
     if content is not None:
@@ -331,7 +329,7 @@ def test_a_useless_ca_file_is_named(tmp_path: Path, content: bytes | None) -> No
 
 
 @pytest.mark.parametrize("pin", ["", "00", "00" * 31, "00" * 33, "zz" * 32])
-def test_a_malformed_fingerprint_is_refused(pin: str) -> None:
+def test_a_malformed_fingerprint_is_rejected(pin: str) -> None:
     with pytest.raises(ValueError):
         upstream_context(fingerprint=pin)
 
@@ -360,7 +358,7 @@ def _code(code: int) -> ssl.SSLCertVerificationError:
         (ConnectionResetError(), "TLS with h failed: ConnectionResetError."),
     ],
 )
-def test_every_other_fault_is_one_sentence_too(error: Exception, says: str) -> None:
+def test_every_other_error_is_one_sentence(error: Exception, says: str) -> None:
     assert explain(error, "h").startswith(says)
 
 

@@ -48,7 +48,7 @@ class Place:
         return running
 
     def certificate(self, name: str) -> ssl.SSLContext:
-        """A new certificate for the proxy, written over the old one; the client's context that
+        """Write a new certificate for the proxy over the old one; return a client's context that
         trusts it alone.
         """
         authority = trustme.CA()
@@ -98,10 +98,10 @@ async def health(proxy: app.Running) -> bytes:
         writer.close()
 
 
-async def test_an_upstream_is_trusted_by_its_authority_or_by_its_fingerprint_or_blindly(
+async def test_an_upstream_is_trusted_by_authority_by_fingerprint_or_unverified(
     place: Place,
 ) -> None:
-    """§15: ca_file, fingerprint, verify=false with a loud warning."""
+    """§15: ca_file, fingerprint, verify=false with a warning."""
     trusts = (
         {"UPSTREAM__CA_FILE": str(place.ca_file)},
         {"UPSTREAM__FINGERPRINT": place.fingerprint},
@@ -115,10 +115,10 @@ async def test_an_upstream_is_trusted_by_its_authority_or_by_its_fingerprint_or_
     ("trust", "hint"),
     [({}, "upstream.ca_file"), ({"UPSTREAM__FINGERPRINT": "ab" * 32}, "is not the pinned one")],
 )
-async def test_an_upstream_that_is_not_trusted_is_502_and_says_how_to_fix_it(
+async def test_an_untrusted_upstream_is_502_with_a_hint(
     place: Place, trust: dict[str, str], hint: str
 ) -> None:
-    """Clear errors for each failure; nothing is sent to a stranger."""
+    """Nothing is sent to an unverified server."""
     proxy = await place.proxy(**trust)
     assert (await health(proxy)).startswith(b"HTTP/1.1 502")
     async with ClientSession() as client, client.get(f"{proxy.admin_url}/readyz") as answered:

@@ -1,6 +1,4 @@
-"""The certificate that the proxy shows, and its renewal, on asyncio and uvloop (CONTRACT §15
-listen).
-"""
+"""The proxy's certificate and its renewal, on asyncio and uvloop (CONTRACT §15 listen)."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from tests.support.tls_peers import NOW, Run, connected, der, echoing, pin, ping
 def test_a_renewed_certificate_is_shown_to_new_connections_only(
     run: Run, authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path
 ) -> None:
-    """Reload without a dropped connection, with and without SNI, also when the key type changes
-    back and forth.
+    """No connection is dropped; with and without SNI, also when the key type changes back and
+    forth.
     """
     kinds = (trustme.KeyType.RSA, trustme.KeyType.ECDSA, trustme.KeyType.RSA)
     renewals = [authority.issue_cert("localhost", "127.0.0.1", key_type=kind) for kind in kinds]
@@ -49,7 +47,7 @@ def test_a_renewed_certificate_is_shown_to_new_connections_only(
 def test_no_handshake_fails_while_certificates_change(
     run: Run, authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path
 ) -> None:
-    """The swap is atomic: every client meets one of the two certificates, whole."""
+    """The swap is atomic: every client gets one of the two certificates."""
     other = authority.issue_cert("localhost", key_type=trustme.KeyType.RSA)
     first, second = write(localhost, tmp_path, "first"), write(other, tmp_path, "second")
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -76,10 +74,10 @@ def test_no_handshake_fails_while_certificates_change(
     run(scenario())
 
 
-def test_bad_new_files_keep_the_old_certificate(
+def test_invalid_new_files_keep_the_old_certificate(
     run: Run, authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path
 ) -> None:
-    """And `changed` asks for one reload per change, successful or not."""
+    """`changed` requests one reload per change, successful or not."""
     other = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
     certificate, key = write(localhost, tmp_path)
 
@@ -112,7 +110,7 @@ def test_bad_new_files_keep_the_old_certificate(
 def test_a_swapped_link_is_a_change(
     authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path
 ) -> None:
-    """Mounted secrets are renewed so: same name, same size, another file behind it."""
+    """Mounted secrets are renewed like this: same name, same size, another file behind the link."""
     certificate, key = write(localhost, tmp_path)
     link = tmp_path / "link.pem"
     link.symlink_to(certificate)
@@ -142,7 +140,7 @@ def test_certificate_and_key_may_share_a_file(
 
 @pytest.fixture
 def files(authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path) -> Path:
-    """A directory with good and bad files of every kind."""
+    """A directory with valid and invalid files of every kind."""
     write(localhost, tmp_path)
     rsa = authority.issue_cert("localhost", key_type=trustme.KeyType.RSA)
     ecdsa = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
@@ -196,7 +194,9 @@ def files(authority: trustme.CA, localhost: trustme.LeafCert, tmp_path: Path) ->
         ("server.pem", "cut.key", r"server\.pem and .*cut\.key cannot be used: "),
     ],
 )
-def test_every_useless_file_is_named(files: Path, certificate: str, key: str, says: str) -> None:
+def test_every_unusable_file_is_reported(
+    files: Path, certificate: str, key: str, says: str
+) -> None:
     """§15 tls_certificate, tls_key: clear errors for each failure; nothing asks for a passphrase on
     the terminal.
     """
@@ -211,7 +211,7 @@ def test_an_expired_certificate_is_a_warning(
     expired: trustme.LeafCert,
     tmp_path: Path,
 ) -> None:
-    """It is served nevertheless: some clients do not look, and the others say so themselves."""
+    """It is used nevertheless: some clients do not check, and the others report it themselves."""
     fine, gone = (
         ServerCertificate(*write(localhost, tmp_path)),
         ServerCertificate(*write(expired, tmp_path, "old")),

@@ -1,4 +1,4 @@
-"""A final answer that comes before the request's body is sent reaches the client, even if a reset
+"""A final response before the request's body is complete reaches the client, even if a reset
 follows (§12).
 """
 
@@ -22,7 +22,7 @@ REPEATS = 40
 
 
 def accepted(listener: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
-    """The proxy's next connection, its request's head read."""
+    """Accept the proxy's next connection and read its request's head."""
     peer, _ = listener.accept()
     peer.settimeout(LIMIT)
     peer.setsockopt(
@@ -47,7 +47,7 @@ def received(client: socket.socket, size: int) -> bytes:
 
 
 def end(peer: socket.socket, *, reset: bool) -> None:
-    """Close: with a reset at once, or as the kernel does for one that has not read everything."""
+    """Close, with a reset at once or as the kernel does if data is unread."""
     if reset:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
@@ -56,10 +56,10 @@ def end(peer: socket.socket, *, reset: bool) -> None:
 @pytest.mark.parametrize("size", [20, 100_000])
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
-async def test_12_an_early_answer_arrives_whole_whatever_follows_it(
+async def test_12_an_early_response_arrives_complete(
     size: int, reset: bool, tls: bool, localhost: trustme.LeafCert, authority: trustme.CA
 ) -> None:
-    """The proxy wakes up with a piece of the body, an answer and a reset: the piece must not be
+    """The proxy wakes up with a piece of the body, a response and a reset: the piece must not be
     sent first.
     """
     server, trusting = contexts(localhost, authority)

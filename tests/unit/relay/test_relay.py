@@ -20,7 +20,7 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 def once(
     response: bytes, heard: list[bytes], *, body: bytes = b""
 ) -> Callable[[Peer], Awaitable[None]]:
-    """An upstream that reads one head and the body up to `body`, answers, and goes on."""
+    """An upstream that reads one head and the body up to `body`, responds, and continues."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -116,13 +116,13 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize("raw", ANSWERS, ids=lambda raw: repr(raw[:40]))
-async def test_12_answers_arrive_as_they_were_sent(raw: bytes) -> None:
+async def test_12_responses_arrive_as_they_were_sent(raw: bytes) -> None:
     async with through(once(raw, [])) as (proxy, _):
         client = await proxy.ask(GET)
         assert b"".join(await client.response()) == raw
 
 
-async def test_12_answers_arrive_however_they_are_cut() -> None:
+async def test_12_responses_may_be_split_anywhere() -> None:
     raw = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"
     )
@@ -152,7 +152,7 @@ async def test_12_answers_arrive_however_they_are_cut() -> None:
         (b"GET", b"HTTP/1.1 204 No Content\r\nX: y\r\n\r\n", 1),
     ],
 )
-async def test_12_bodiless_answers_keep_the_client_and_without_doubt_the_upstream(
+async def test_12_bodiless_responses_keep_connections_unless_ambiguous(
     method: bytes, raw: bytes, connections: int
 ) -> None:
     async with through(once(raw, [])) as (proxy, origin):
@@ -163,7 +163,7 @@ async def test_12_bodiless_answers_keep_the_client_and_without_doubt_the_upstrea
         assert origin.accepted == connections
 
 
-async def test_12_hop_by_hop_fields_are_replaced_both_ways() -> None:
+async def test_12_hop_by_hop_fields_are_replaced_in_both_directions() -> None:
     heard: list[bytes] = []
     response = (
         b"HTTP/1.1 200 OK\r\nConnection: X-U, close\r\nX-U: 1\r\nKeep-Alive: "
@@ -194,7 +194,7 @@ async def test_12_the_decision_may_change_the_target_and_nothing_else() -> None:
     assert heard == [b"GET /x HTTP/1.1\r\nHost:h\r\nX:  1\r\n\r\n"]
 
 
-async def test_12_host_and_forwarding_fields_only_on_demand() -> None:
+async def test_12_host_and_forwarding_fields_are_added_only_if_enabled() -> None:
     heard: list[bytes] = []
     async with through(once(OK, heard), relay={"preserve_host": False, "forwarded": True}) as (
         proxy,
@@ -209,7 +209,7 @@ async def test_12_host_and_forwarding_fields_only_on_demand() -> None:
     ]
 
 
-async def test_12_pipelined_requests_are_answered_in_order() -> None:
+async def test_12_pipelined_requests_are_served_in_order() -> None:
     async def script(peer: Peer) -> None:
         while True:
             target = (await peer.head()).split(b" ")[1]
@@ -236,8 +236,10 @@ async def test_12_a_pipelined_request_behind_a_body_is_not_part_of_it() -> None:
     assert heard[1].startswith(b"POST /2 ")
 
 
-async def test_12_an_http_1_0_client_gets_what_it_understands() -> None:
-    """No chunks, no interim answers, and the end of the connection unless it asked to keep it."""
+async def test_12_an_http_1_0_client_gets_http_1_0_framing() -> None:
+    """No chunks, no interim responses, and the connection closes unless the client asked to keep
+    it.
+    """
     chunked = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: "
         b"1\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n"
@@ -254,7 +256,7 @@ async def test_12_an_http_1_0_client_gets_what_it_understands() -> None:
         assert (await client.rest()).endswith(b"Connection: close\r\n\r\nok")
 
 
-async def test_12_an_answer_that_ends_with_its_connection_ends_ours() -> None:
+async def test_12_a_response_without_length_closes_the_clients_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\nsome ")
@@ -268,7 +270,7 @@ async def test_12_an_answer_that_ends_with_its_connection_ends_ours() -> None:
         )
 
 
-async def test_12_interim_answers_are_forwarded() -> None:
+async def test_12_interim_responses_are_forwarded() -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
     async with through(once(early + early + OK, [])) as (proxy, _):
         client = await proxy.ask(GET)
@@ -291,8 +293,8 @@ async def test_12_expect_continue_works_end_to_end() -> None:
         assert (await client.response())[1] == b"ok"
 
 
-async def test_12_a_refused_expectation_ends_the_connection() -> None:
-    """Nobody knows whether the body will come, so nothing may follow on this connection."""
+async def test_12_a_rejected_expectation_closes_the_connection() -> None:
+    """It is unknown whether the body will follow, so no request can."""
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -313,7 +315,7 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection:
 WEBSOCKET = b"GET /s HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
 
-async def test_12_websockets_are_tunnelled_both_ways() -> None:
+async def test_12_websockets_are_tunnelled_in_both_directions() -> None:
     async def script(peer: Peer) -> None:
         assert await peer.head() == WEBSOCKET
         await peer.send(SWITCH + b"\x81\x02hi")
@@ -334,7 +336,7 @@ async def test_12_websockets_are_tunnelled_both_ways() -> None:
         await client.close()
 
 
-async def test_12_the_upstreams_end_of_a_tunnel_is_the_clients() -> None:
+async def test_12_the_end_of_a_tunnel_is_forwarded_to_the_client() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(SWITCH + b"bye")
@@ -345,7 +347,7 @@ async def test_12_the_upstreams_end_of_a_tunnel_is_the_clients() -> None:
         assert await client.rest() == SWITCH + b"bye"
 
 
-async def test_12_bytes_behind_a_refused_upgrade_are_the_next_request() -> None:
+async def test_12_bytes_after_a_rejected_upgrade_are_the_next_request() -> None:
     """They are not sent into a tunnel that does not exist."""
     heard: list[bytes] = []
     async with through(once(OK, heard)) as (proxy, _):
@@ -385,7 +387,7 @@ async def test_12_without_preserve_host_no_target_names_the_clients_host(
         assert heard == [b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % (sent, origin.port)]
 
 
-async def test_12_a_target_that_names_another_host_is_refused() -> None:
+async def test_12_a_target_with_another_host_is_rejected() -> None:
     async with through(once(OK, [])) as (proxy, origin):
         client = await proxy.ask(b"GET http://other/x HTTP/1.1\r\nHost: h\r\n\r\n")
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
@@ -407,7 +409,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("raw", MALFORMED, ids=lambda raw: repr(raw[:60]))
-async def test_12_a_malformed_answer_is_502_and_a_valid_problem(raw: bytes) -> None:
+async def test_12_a_malformed_response_is_502_and_a_valid_problem(raw: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(raw)

@@ -1,4 +1,4 @@
-"""What a hostile client could try with requests that are well-formed (CONTRACT §12)."""
+"""Attacks with well-formed requests (CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ BODIES = [
 
 
 @pytest.mark.parametrize("raw", BODIES, ids=["POST", "GET", "chunks"])
-async def test_12_nobodys_request_goes_out_behind_a_body(raw: bytes) -> None:
-    """§12 CL.0: an upstream that takes a body for a request cannot answer it to somebody else."""
+async def test_12_no_request_follows_a_body_on_its_connection(raw: bytes) -> None:
+    """§12 CL.0: an upstream that parses a body as a request cannot send its response to another
+    client.
+    """
 
     async def script(peer: Peer) -> None:
         while True:
@@ -39,8 +41,8 @@ async def test_12_nobodys_request_goes_out_behind_a_body(raw: bytes) -> None:
         assert origin.accepted == 2
 
 
-async def test_12_a_client_that_waits_for_100_is_not_late() -> None:
-    """§12: U takes its time; only after its 100 does the client's body owe progress."""
+async def test_12_a_client_that_waits_for_100_does_not_time_out() -> None:
+    """§12: the client's body must advance only after the upstream's 100."""
     asked = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -61,8 +63,8 @@ async def test_12_a_client_that_waits_for_100_is_not_late() -> None:
         assert (await client.response())[1] == b"ok"
 
 
-async def test_12_a_client_that_does_not_keep_its_word_is_ended() -> None:
-    """§12: a body that stalls is ended, also after a 100."""
+async def test_12_a_body_that_stalls_after_100_times_out() -> None:
+    """§12: a body that stalls is aborted, also after a 100."""
 
     async def script(peer: Peer) -> None:
         await peer.head()

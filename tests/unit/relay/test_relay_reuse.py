@@ -1,4 +1,4 @@
-"""Which requests go out on which connections (CONTRACT §12)."""
+"""Which requests use which connections (CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def answer_all(peer: Peer) -> None:
         await peer.send(OK)
 
 
-async def test_12_safe_requests_share_a_connection_others_get_a_fresh_one() -> None:
+async def test_12_safe_requests_share_a_connection_and_others_get_a_new_one() -> None:
     async with through(answer_all) as (proxy, origin):
         client = await proxy.connect()
         for raw, connections in ((GET, 1), (GET, 1), (POST, 2), (GET, 2), (POST, 3), (GET, 3)):
@@ -31,7 +31,7 @@ async def test_12_safe_requests_share_a_connection_others_get_a_fresh_one() -> N
 
 
 @pytest.mark.parametrize("method", [b"PUT", b"DELETE", b"PATCH", b"FOO"])
-async def test_12_what_could_be_delivered_twice_is_not_sent_on_a_used_connection(
+async def test_12_unsafe_requests_are_not_sent_on_a_used_connection(
     method: bytes,
 ) -> None:
     async with through(answer_all) as (proxy, origin):
@@ -42,8 +42,8 @@ async def test_12_what_could_be_delivered_twice_is_not_sent_on_a_used_connection
         assert origin.accepted == 2
 
 
-async def test_12_the_keep_alive_race_is_run_again_once_for_safe_requests() -> None:
-    """U takes the second request on the connection and closes it unanswered."""
+async def test_12_a_safe_request_is_repeated_once_after_the_keep_alive_race() -> None:
+    """The upstream reads the second request on the connection and closes it without a response."""
     heads = 0
 
     async def script(peer: Peer) -> None:
@@ -63,7 +63,7 @@ async def test_12_the_keep_alive_race_is_run_again_once_for_safe_requests() -> N
         assert (origin.accepted, heads) == (2, 3)
 
 
-async def test_12_a_fresh_connection_that_closes_is_not_tried_again() -> None:
+async def test_12_a_request_on_a_new_connection_is_not_repeated() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.close()
@@ -74,7 +74,7 @@ async def test_12_a_fresh_connection_that_closes_is_not_tried_again() -> None:
         assert origin.accepted == 1
 
 
-async def test_12_a_reused_connection_that_began_to_answer_is_not_tried_again() -> None:
+async def test_12_a_request_with_a_partial_response_is_not_repeated() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(OK)
@@ -91,7 +91,7 @@ async def test_12_a_reused_connection_that_began_to_answer_is_not_tried_again() 
 
 
 async def test_12_no_spurious_502_and_no_double_delivery_in_150_posts() -> None:
-    """Against an upstream that closes 0 to 6 ms after each answer."""
+    """The upstream closes 0 to 6 ms after each response."""
     heard: Counter[bytes] = Counter()
 
     async def script(peer: Peer) -> None:
@@ -110,8 +110,8 @@ async def test_12_no_spurious_502_and_no_double_delivery_in_150_posts() -> None:
     assert len(heard) == 300
 
 
-async def test_12_a_connection_with_something_left_on_it_is_not_used_again() -> None:
-    """A second answer behind the first is nobody's."""
+async def test_12_a_connection_with_unread_bytes_is_not_reused() -> None:
+    """A second response after the first belongs to no request."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -145,7 +145,7 @@ async def test_12_bytes_on_an_idle_connection_close_it() -> None:
         await eventually(lambda: proxy.pool.open == 0)
 
 
-async def test_12_connections_that_the_upstream_closes_or_nobody_needs_are_let_go() -> None:
+async def test_12_connections_closed_by_the_upstream_or_idle_are_removed() -> None:
     async with through(answer_all, pool={"idle": 0.05}) as (proxy, _):
         client = await proxy.ask(GET)
         await client.response()
@@ -154,7 +154,7 @@ async def test_12_connections_that_the_upstream_closes_or_nobody_needs_are_let_g
         assert (await client.response())[1] == b"ok"
 
 
-async def test_12_the_pool_limit_bounds_connections_and_starves_nobody() -> None:
+async def test_12_the_pool_limit_bounds_connections_and_every_request_is_served() -> None:
     most = 0
 
     async def script(peer: Peer) -> None:

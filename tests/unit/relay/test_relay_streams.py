@@ -1,4 +1,6 @@
-"""Streams through the proxy: back-pressure, early responses, ends on either side (CONTRACT §12)."""
+"""Streams through the proxy: back-pressure, early responses, and the end of either side (CONTRACT
+§12).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def contexts(
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
-async def test_12_big_bodies_pass_both_ways(
+async def test_12_large_bodies_pass_in_both_directions(
     chunked: bool, tls: bool, localhost: trustme.LeafCert, authority: trustme.CA
 ) -> None:
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (1 << 22)
@@ -77,8 +79,8 @@ async def test_12_big_bodies_pass_both_ways(
         await receive(client)
 
 
-async def test_12_a_slow_reader_makes_the_upstream_wait() -> None:
-    """What the proxy holds is bounded, and nothing is lost."""
+async def test_12_a_slow_client_slows_the_upstream_down() -> None:
+    """The proxy buffers a bounded amount and loses nothing."""
     sent = 0
 
     async def script(peer: Peer) -> None:
@@ -98,7 +100,7 @@ async def test_12_a_slow_reader_makes_the_upstream_wait() -> None:
         await drink(client, BIG)
 
 
-async def test_12_a_slow_upstream_makes_the_client_wait() -> None:
+async def test_12_a_slow_upstream_slows_the_client_down() -> None:
     sent = 0
     read = asyncio.Event()
 
@@ -128,7 +130,7 @@ async def test_12_a_slow_upstream_makes_the_client_wait() -> None:
 
 
 async def settled(amount: object) -> None:
-    """Wait until nothing has moved for half a second."""
+    """Wait until the amount has not changed for half a second."""
     assert callable(amount)
     async with asyncio.timeout(LIMIT):
         last = -1
@@ -137,8 +139,8 @@ async def settled(amount: object) -> None:
             await asyncio.sleep(0.5)
 
 
-async def test_12_the_answer_may_come_while_the_body_is_still_coming() -> None:
-    """An echo: each piece comes back before the next one is sent."""
+async def test_12_the_response_may_start_before_the_body_is_complete() -> None:
+    """An echo: each piece returns before the next one is sent."""
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -155,9 +157,9 @@ async def test_12_the_answer_may_come_while_the_body_is_still_coming() -> None:
         assert await client.rest() == b""
 
 
-async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
-    """U closes without reading the body; the client can read why before it learns that nobody
-    listens.
+async def test_12_an_early_response_reaches_a_client_that_still_sends() -> None:
+    """The upstream closes without reading the body; the client can read the response before its
+    connection closes.
     """
 
     async def script(peer: Peer) -> None:
@@ -169,7 +171,7 @@ async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
-        await pour(client, BIG)  # clients in the wild read only when they have sent everything
+        await pour(client, BIG)  # many clients read only when they have sent everything
         head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 413 ")
         assert body == b"large"
@@ -180,7 +182,7 @@ async def test_12_an_early_answer_reaches_a_client_that_still_sends() -> None:
     [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome"],
     ids=["unanswered", "answered"],
 )
-async def test_12_a_client_that_leaves_closes_the_upstreams_request(after: bytes) -> None:
+async def test_12_a_client_that_disconnects_closes_the_upstreams_connection(after: bytes) -> None:
     gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -200,7 +202,7 @@ async def test_12_a_client_that_leaves_closes_the_upstreams_request(after: bytes
         assert proxy.pool.open == 0
 
 
-async def test_12_a_client_that_leaves_within_its_body_is_no_whole_request() -> None:
+async def test_12_a_client_that_disconnects_within_its_body_aborts_the_request() -> None:
     gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -221,7 +223,7 @@ BROKEN = [
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nsome",
     b"HTTP/1.1 200 OK\r\n\r\nsome",
 ]
-#: A response that the end of the connection ends is broken by a reset only.
+#: A response that ends with the connection is broken by a reset only.
 CUTS = [(raw, reset) for raw in BROKEN for reset in (False, True) if reset or b"-" in raw]
 
 
@@ -229,11 +231,11 @@ CUTS = [(raw, reset) for raw in BROKEN for reset in (False, True) if reset or b"
     ("raw", "reset"), CUTS, ids=[f"{raw[17:]!r}-{reset}" for raw, reset in CUTS]
 )
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-async def test_12_a_broken_answer_is_never_a_short_success(
+async def test_12_a_broken_response_is_never_a_short_success(
     raw: bytes, reset: bool, version: bytes
 ) -> None:
-    """Not even when the end of the connection would be the end of the answer: the client's is
-    reset.
+    """Even if the end of the connection would end the response: the client's connection
+    is reset.
     """
     cut = asyncio.Event()
 
@@ -254,7 +256,7 @@ async def test_12_a_broken_answer_is_never_a_short_success(
             await client.rest()
 
 
-async def test_12_nonsense_within_a_chunked_answer_breaks_it_visibly() -> None:
+async def test_12_malformed_chunks_of_a_response_reset_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")
@@ -269,7 +271,7 @@ async def test_12_nonsense_within_a_chunked_answer_breaks_it_visibly() -> None:
             await client.rest()
 
 
-async def test_12_nonsense_within_a_chunked_request_is_400_and_no_whole_request() -> None:
+async def test_12_malformed_chunks_of_a_request_get_400() -> None:
     gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -287,9 +289,9 @@ async def test_12_nonsense_within_a_chunked_request_is_400_and_no_whole_request(
         await asyncio.wait_for(gone.wait(), LIMIT)
 
 
-async def test_12_silence_of_the_upstream_is_never_ended_by_us() -> None:
-    """Long-polls and exports are silent for long; every time-out of the proxy is far shorter
-    here.
+async def test_12_a_silent_upstream_never_times_out() -> None:
+    """Long-polls and exports are silent for long; every time-out of the proxy is far
+    shorter here.
     """
 
     async def script(peer: Peer) -> None:
@@ -304,10 +306,10 @@ async def test_12_silence_of_the_upstream_is_never_ended_by_us() -> None:
         assert (await client.response())[1] == b"long"
 
 
-async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_noticed(
+async def test_12_a_disconnect_is_noticed_while_the_upstream_reads_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody reads from it then, so the loop cannot tell."""
+    """The proxy does not read from the client then, so the loop cannot notice it."""
     monkeypatch.setattr(reading, "LOOK", 0.1)
     gone = asyncio.Event()
 
@@ -327,7 +329,7 @@ async def test_12_a_client_that_leaves_while_the_upstream_takes_nothing_is_notic
         assert proxy.pool.open == 0
 
 
-async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(
+async def test_12_a_disconnect_is_noticed_behind_a_full_pipeline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reading, "LOOK", 0.1)
@@ -344,8 +346,8 @@ async def test_12_a_client_that_leaves_behind_a_full_pipeline_is_noticed(
         await eventually(lambda: proxy.server.open == proxy.pool.open == 0)
 
 
-async def test_12_a_body_that_comes_before_the_connection_waits_for_it() -> None:
-    """And back-pressure of the upstream holds from its first byte on."""
+async def test_12_a_body_that_arrives_before_the_connection_is_open_waits() -> None:
+    """Back-pressure of the upstream applies from its first byte on."""
     size = 2 << 20
 
     async def script(peer: Peer) -> None:

@@ -152,16 +152,16 @@ async def refused(access: Access, who: Credentials, what: Job) -> tuple[int, str
         (None, (503, "upstream-unreachable")),
     ],
 )
-async def test_the_answer_of_vb365_decides(response: int | None, expected: tuple[int, str]) -> None:
-    """§9: 401 is 401, 403 and 404 are 404, no answer is 503."""
+async def test_the_response_of_vb365_decides(
+    response: int | None, expected: tuple[int, str]
+) -> None:
+    """§9: 401 is 401, 403 and 404 are 404, no response is 503."""
     access, _, _ = make(lambda *_: response)
     assert await refused(access, credentials("Bearer foreign"), job("somebody")) == expected
 
 
-async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None:
-    """§9: access.cache per credential x session; then VB365 is checked again, and a revoked token
-    is out.
-    """
+async def test_access_is_cached_per_credential_and_session() -> None:
+    """§9: for access.cache; then VB365 is asked again, and a revoked token is rejected."""
     responses = [200, 401]
     access, vb365, clock = make(lambda *_: responses.pop(0))
     who = credentials()
@@ -173,8 +173,8 @@ async def test_a_positive_answer_counts_for_the_cache_time_per_session() -> None
 
 
 @pytest.mark.parametrize("variant", ["s1", "%531", "S1%20", "S1;x"])
-async def test_an_answer_counts_for_the_very_bytes_of_the_session(variant: str) -> None:
-    """§9: what VB365 says of one spelling opens no other spelling, which may be another session."""
+async def test_access_is_cached_for_the_exact_bytes_of_the_session(variant: str) -> None:
+    """§9: another spelling may be another session."""
     access, _, _ = make(
         lambda token, target, cookie: 200 if target == "/v8/RestoreSessions/S1" else 403
     )
@@ -182,8 +182,8 @@ async def test_an_answer_counts_for_the_very_bytes_of_the_session(variant: str) 
     assert await refused(access, credentials(), job("o", session=variant)) == (404, "job-not-found")
 
 
-async def test_no_job_s_id_passes_for_a_session_s() -> None:
-    """§9: the two are cached side by side."""
+async def test_the_id_of_a_job_is_not_taken_for_that_of_a_session() -> None:
+    """§9: both are cached in one table."""
     access, _, _ = make(lambda *_: 403)
     own = job("o")
     access.allow(credentials(), own)
@@ -194,8 +194,8 @@ async def test_no_job_s_id_passes_for_a_session_s() -> None:
 
 
 @pytest.mark.parametrize("response", [200, 302, 401, 403, 404, 500, None])
-async def test_an_unknown_id_is_answered_like_a_foreign_one(response: int | None) -> None:
-    """§9: existence is not disclosed, neither by the answer nor by what VB365 is asked."""
+async def test_an_unknown_id_gets_the_response_of_a_foreign_one(response: int | None) -> None:
+    """§9: existence is not disclosed, neither by the response nor by the requests to VB365."""
     access, vb365, _ = make(lambda token, target, cookie: 404 if response == 200 else response)
     who, foreign = credentials(), job("victim")
     expected = await refused(access, who, foreign)
@@ -208,10 +208,12 @@ async def test_an_unknown_id_is_answered_like_a_foreign_one(response: int | None
 
 @pytest.mark.parametrize("alone", [401, 403, 503])
 @pytest.mark.parametrize("cookie", ["session=mallory", None])
-async def test_a_claim_or_a_shared_token_is_checked_also_if_no_job_is_its_own(
+async def test_a_claim_or_a_shared_token_is_checked_even_without_a_job_of_its_own(
     alone: int, cookie: str | None
 ) -> None:
-    """§9: neither the response nor the number of requests tells whether the victim has a job."""
+    """§9: neither the response nor the number of requests discloses whether the victim
+    has a job.
+    """
     told = set()
     for whose in ("claimed", "hash", "foreign", None):
         access, vb365, _ = make(
@@ -231,8 +233,10 @@ async def test_a_claim_or_a_shared_token_is_checked_also_if_no_job_is_its_own(
     assert len(told) == 1
 
 
-async def test_a_borrowed_job_is_not_its_owners_once_the_session_is_gone() -> None:
-    """§9: whoever never saw the session gets nothing of it by way of somebody who did."""
+async def test_a_job_run_by_another_caller_is_not_its_owners_after_the_session() -> None:
+    """§9: a caller who never saw the session gets nothing of it through another one's
+    credentials.
+    """
     access, _, _ = make(gone)
     who = credentials("Bearer ok")
     own = job(owner_of(access, who))
@@ -252,8 +256,8 @@ async def test_an_unreachable_vb365_does_not_matter_while_cached() -> None:
     assert (await refused(access, credentials("Bearer b"), job("o")))[0] == 503
 
 
-async def test_refusals_are_not_cached() -> None:
-    """§9: a right that was just granted counts."""
+async def test_denials_are_not_cached() -> None:
+    """§9: a permission that was just granted applies."""
     responses = [403, 200]
     access, _, _ = make(lambda *_: responses.pop(0))
     who = credentials()
@@ -261,7 +265,7 @@ async def test_refusals_are_not_cached() -> None:
     await access.check(who, job("o"))
 
 
-async def test_the_kickoffs_own_credential_sees_its_job_without_asking() -> None:
+async def test_the_kick_offs_own_credential_sees_its_job_without_a_check() -> None:
     """§9: for access.cache."""
     access, vb365, clock = make(lambda *_: 403)
     who = credentials()
@@ -273,9 +277,9 @@ async def test_the_kickoffs_own_credential_sees_its_job_without_asking() -> None
     assert (await refused(access, who, own))[0] == 404
 
 
-async def test_a_kickoff_on_a_foreign_session_does_not_open_the_other_jobs_of_it() -> None:
-    """§9: whoever posts an export below a session may see that export, not what others exported
-    from it.
+async def test_a_kick_off_in_a_foreign_session_gives_no_access_to_its_other_jobs() -> None:
+    """§9: a caller who starts an export below a session may see that export, not those of
+    others.
     """
     access, _, _ = make(lambda *_: 403)
     intruder = credentials("Bearer intruder")
@@ -284,14 +288,14 @@ async def test_a_kickoff_on_a_foreign_session_does_not_open_the_other_jobs_of_it
 
 
 def gone(token: str, target: str, cookie: bool) -> int:
-    """The session has ended; only tokens named ok are taken."""
+    """The session has ended; only tokens named ok are accepted."""
     if "ok" not in token and "e30" not in token:
         return 401
     return 200 if target == SESSIONS else 404
 
 
-async def test_after_the_sessions_end_its_own_caller_still_sees_the_job() -> None:
-    """§9: session gone at VB365."""
+async def test_after_the_sessions_end_the_caller_still_sees_the_job() -> None:
+    """§9: VB365 responds with 404 to the session."""
     access, _, _ = make(gone)
     who = credentials("Bearer ok")
     own = job(owner_of(access, who))
@@ -300,8 +304,8 @@ async def test_after_the_sessions_end_its_own_caller_still_sees_the_job() -> Non
     assert (await refused(access, credentials("Bearer ok2"), own))[0] == 404
 
 
-async def test_after_the_sessions_end_a_revoked_token_is_out() -> None:
-    """§9: the caller's credentials must still be taken."""
+async def test_after_the_sessions_end_a_revoked_token_is_rejected() -> None:
+    """§9: VB365 must still accept the caller's credentials."""
     access, _, _ = make(lambda token, target, cookie: 404 if target != SESSIONS else 401)
     who = credentials("Bearer ok")
     assert (await refused(access, who, job(owner_of(access, who))))[0] == 401
@@ -345,7 +349,7 @@ def test_records_of_version_0_1_0_keep_the_identity_of_sub() -> None:
     assert access.claimed(credentials(jwt("alice", claim="unique_name"))) != old
 
 
-async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing() -> None:
+async def test_claims_of_a_token_that_was_not_accepted_identify_nobody() -> None:
     """§2 Caller: a forged token never becomes its claimed owner."""
     access, _, _ = make(
         lambda token, target, cookie: 200 if token.endswith("sig1") and target == SESSIONS else 404
@@ -356,7 +360,7 @@ async def test_claims_of_a_token_that_was_not_accepted_count_for_nothing() -> No
     assert (await refused(access, forged, job(owner_of(access, genuine))))[0] == 404
 
 
-async def test_a_cookie_does_not_vouch_for_the_token_beside_it() -> None:
+async def test_a_cookie_does_not_authenticate_the_token_beside_it() -> None:
     """§2 Caller: VB365 accepted the cookie, not the forged token."""
     access, _, _ = make(lambda token, target, cookie: 200 if cookie or "sig1" in token else 401)
     genuine = credentials(jwt("alice", "1"))
@@ -378,8 +382,8 @@ async def test_owner_hashes_depend_on_the_key_and_hide_the_credential() -> None:
     assert "secret-canary" not in owner_of(one, who)
 
 
-async def test_a_report_is_its_callers_alone() -> None:
-    """§1: exports.reports: no session, so only the kick-off's own caller has access."""
+async def test_a_report_is_visible_to_its_caller_only() -> None:
+    """§1: exports.reports: without a session only the caller of the kick-off has access."""
     access, _, _ = make(lambda *_: 200)
     who = credentials()
     report = job(owner_of(access, who), session=None)
@@ -390,7 +394,7 @@ async def test_a_report_is_its_callers_alone() -> None:
 @pytest.mark.parametrize(
     "token", ["Basic e30.e30.x", "Bearer a.b", "Bearer a.!!.c", "Bearer a.W10.c", "Bearer a.e30.c"]
 )
-def test_what_is_no_jwt_has_no_identity(token: str) -> None:
+def test_a_token_that_is_not_a_jwt_has_no_identity(token: str) -> None:
     assert credentials(token).claims is None
 
 
@@ -408,7 +412,7 @@ def test_a_jwt_with_anything_beside_it_has_no_identity(form: str) -> None:
 
 
 def test_two_authorization_lines_have_no_identity() -> None:
-    """Which of them VB365 believes is not known."""
+    """It is unknown which of them VB365 uses."""
     line = (b"Authorization", jwt("alice").encode())
     made = Credentials.of([line, line])
     assert made is not None
@@ -447,7 +451,7 @@ def test_records_of_version_0_1_0_still_belong_to_their_caller() -> None:
 
 
 async def test_seeing_a_session_identifies_nobody() -> None:
-    """§2: the caller wrote the session's id; identity comes from the proxy's own question alone."""
+    """§2: the caller chose the session's id; identity comes from the proxy's own request alone."""
     access, vb365, _ = make(lambda token, target, cookie: 401 if target == SESSIONS else 200)
     who = credentials(jwt("alice"))
     await access.check(who, job("o"))
@@ -470,10 +474,10 @@ async def test_seeing_a_session_identifies_nobody() -> None:
         (None, None),
     ],
 )
-async def test_an_identity_is_learnt_from_a_2xx_alone(
+async def test_an_identity_is_learned_from_a_2xx_only(
     response: int | None, expected: bool | None
 ) -> None:
-    """§2: no answer is no identity, and no refusal either."""
+    """§2: neither a rejection nor a missing response identifies a caller."""
     access, _, _ = make(lambda *_: response)
     who = credentials(jwt("alice"), "antiforgery=1")
     assert await access.learn(who) is expected
@@ -481,8 +485,8 @@ async def test_an_identity_is_learnt_from_a_2xx_alone(
     assert access.knows(who.fields) is (expected is True)
 
 
-async def test_the_identity_question_is_asked_without_the_cookie() -> None:
-    """§2: with a cookie beside it the cookie may be what VB365 accepts."""
+async def test_the_identity_check_is_sent_without_the_cookie() -> None:
+    """§2: otherwise the cookie may be what VB365 accepts."""
     access, vb365, _ = make(lambda token, target, cookie: 200 if cookie else 401)
     who = credentials(jwt("alice"), "session=mallory")
     assert await access.learn(who) is False
@@ -491,8 +495,8 @@ async def test_the_identity_question_is_asked_without_the_cookie() -> None:
     assert {target for _, target in vb365.asked} == {SESSIONS}
 
 
-async def test_what_was_learnt_outlives_the_cache_and_grants_nothing() -> None:
-    """§8: for look-ups; §9: the right itself is asked for again."""
+async def test_a_learned_identity_outlives_the_cache_and_grants_no_access() -> None:
+    """§8: it serves look-ups; §9: access itself is checked again."""
     responses = [200, 401, 401]
     access, _, clock = make(lambda *_: responses.pop(0))
     who = credentials(jwt("alice"))
@@ -506,8 +510,10 @@ async def test_what_was_learnt_outlives_the_cache_and_grants_nothing() -> None:
 
 
 @pytest.mark.parametrize("refusal", [400, 404])
-async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) -> None:
-    """§2: v8, then v7, then v6; what is served is remembered; none comes from the caller."""
+async def test_checks_use_a_version_that_vb365_serves(refusal: int) -> None:
+    """§2: v8, then v7, then v6; the one that is served is remembered; none comes from the
+    caller.
+    """
     served = "/v6/RestoreSessions"
     access, vb365, clock = make(
         lambda token, target, cookie: 200 if target.startswith(served) else refusal
@@ -544,7 +550,7 @@ async def test_the_version_of_a_question_is_one_that_vb365_serves(refusal: int) 
     ],
 )
 async def test_a_list_needs_a_2xx(response: int | None, expected: int) -> None:
-    """§4, §9: not an empty list for whoever VB365 does not know."""
+    """§4, §9: a caller whom VB365 does not accept gets no empty list."""
     access, _, _ = make(lambda *_: response)
     for who in (
         credentials("Bearer made-up"),
@@ -556,10 +562,8 @@ async def test_a_list_needs_a_2xx(response: int | None, expected: int) -> None:
         assert why.value.status == expected
 
 
-async def test_a_cookie_opens_nothing_of_an_expired_token_beside_it() -> None:
-    """§9, session gone: the token itself must still be accepted, not the cookie that somebody put
-    beside it.
-    """
+async def test_a_cookie_gives_no_access_to_jobs_of_an_expired_token() -> None:
+    """§9, session gone: the token itself must still be accepted, not the cookie beside it."""
 
     def decide(token: str, target: str, cookie: bool) -> int:
         return 404 if target != SESSIONS else 200 if cookie or token == "Bearer good" else 401
@@ -572,7 +576,7 @@ async def test_a_cookie_opens_nothing_of_an_expired_token_beside_it() -> None:
     await access.check(credentials("Bearer good", "affinity=1"), good)
 
 
-async def test_a_token_that_needs_its_cookie_is_its_caller() -> None:
+async def test_a_token_that_needs_a_cookie_identifies_its_caller_with_it() -> None:
     """§9, session gone: neither of the two is accepted alone."""
     access, vb365, _ = make(
         lambda token, target, cookie: (
@@ -589,7 +593,7 @@ async def test_a_token_that_needs_its_cookie_is_its_caller() -> None:
 
 
 @pytest.mark.parametrize("without_cookie", [401, 403, 302])
-async def test_the_same_authorization_of_everybody_identifies_nobody(without_cookie: int) -> None:
+async def test_an_authorization_shared_by_all_users_identifies_nobody(without_cookie: int) -> None:
     """§2, §9: a front requires the same Basic credentials of every user, and a session cookie."""
 
     def decide(token: str, target: str, cookie: bool) -> int:
@@ -608,7 +612,7 @@ async def test_the_same_authorization_of_everybody_identifies_nobody(without_coo
 
 @pytest.mark.parametrize("failure", [429, 503, None])
 async def test_whether_authorization_alone_is_accepted_may_be_unknown(failure: int | None) -> None:
-    """§9: then the call is tried again."""
+    """§9: then the call must be repeated."""
 
     def decide(token: str, target: str, cookie: bool) -> int | None:
         return 404 if target != SESSIONS else 200 if cookie else failure
@@ -632,10 +636,8 @@ async def test_a_sufficient_token_with_another_cookie_stays_the_owner() -> None:
         assert await access.owns(credentials("Bearer ok", cookie), own)
 
 
-async def test_a_verdict_is_about_the_exact_credentials_that_were_asked_with() -> None:
-    """§2: a cookie's rights are no other cookie's, nor the token's beside it; the other way round
-    neither.
-    """
+async def test_a_result_applies_to_the_exact_credentials_of_the_check() -> None:
+    """§2: not to another cookie, nor to the token without it, nor the other way round."""
     access, _, _ = make(lambda token, target, cookie: 200 if cookie else 403)
     await access.check(credentials("Bearer a", "good"), job("o"))
     assert (await refused(access, credentials("Bearer a"), job("o")))[0] == 404
@@ -650,9 +652,9 @@ async def test_a_verdict_is_about_the_exact_credentials_that_were_asked_with() -
 
 
 @pytest.mark.parametrize("session", ["S1", None])
-async def test_an_odd_version_or_id_tells_no_job_from_none(session: str | None) -> None:
-    """§9: VB365 answers 400 to what it cannot read; a job that names it is not distinguished from
-    no job.
+async def test_an_invalid_version_or_id_does_not_disclose_a_job(session: str | None) -> None:
+    """§9: VB365 responds with 400 to what it cannot parse; a job that names it is not distinguished
+    from no job.
     """
     access, _, _ = make(
         lambda token, target, cookie: 400 if "S1" in target or "v77" in target else 404
@@ -662,9 +664,9 @@ async def test_an_odd_version_or_id_tells_no_job_from_none(session: str | None) 
     assert foreign == (problem.status, problem.name)
 
 
-async def test_whose_job_it_is_needs_vb365_only_for_a_claim() -> None:
-    """§9 borrowed: the credentials themselves are known; an identity must be learnt, or the call
-    tried again.
+async def test_the_owner_of_a_job_is_checked_with_vb365_only_for_a_claim() -> None:
+    """§9 borrowed: the credentials themselves are known; an identity must be learned, or the call
+    repeated.
     """
     up = [False]
     access, vb365, _ = make(lambda *_: 200 if up[0] else None)
@@ -682,8 +684,8 @@ async def test_whose_job_it_is_needs_vb365_only_for_a_claim() -> None:
     assert await access.owns(who, job(claimed))
 
 
-async def test_one_list_asks_for_a_session_once_also_when_refused() -> None:
-    """§9: refusals are not cached, but what one request heard is not asked again."""
+async def test_one_list_checks_a_session_once_even_if_denied() -> None:
+    """§9: denials are not cached, but are remembered within one request."""
     access, vb365, _ = make(lambda *_: 404)
     responses: Statuses = {}
     for _ in range(3):

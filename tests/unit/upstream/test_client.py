@@ -65,7 +65,7 @@ async def whole(response: Response) -> bytes:
     return b"".join(pieces)
 
 
-def answering(raw: bytes, heard: list[bytes] | None = None, *, close: bool = False) -> Script:
+def script_for(raw: bytes, heard: list[bytes] | None = None, *, close: bool = False) -> Script:
     async def script(peer: Peer) -> None:
         while True:
             head = await peer.head()
@@ -78,11 +78,11 @@ def answering(raw: bytes, heard: list[bytes] | None = None, *, close: bool = Fal
     return script
 
 
-async def test_fields_go_out_as_they_are_with_a_length_for_bodies_and_posts() -> None:
+async def test_fields_are_sent_as_given_with_a_length_for_bodies_and_posts() -> None:
     heard: list[bytes] = []
     fields = ((b"Host", b"h"), (b"x-A", b"1"), (b"X-a", b"\xff"), (b"empty", b""))
     lines = b"Host: h\r\nx-A: 1\r\nX-a: \xff\r\nempty: \r\n"
-    async with calling(answering(OK, heard)) as caller:
+    async with calling(script_for(OK, heard)) as caller:
         for method in (b"GET", b"POST"):
             await whole(
                 await caller.upstream.send(method, b"//x%2F?", fields, timeout=LIMIT, stall=LIMIT)
@@ -100,16 +100,14 @@ async def test_fields_go_out_as_they_are_with_a_length_for_bodies_and_posts() ->
     ("target", "field"),
     [(b"/a b", (b"X", b"y")), (b"/", (b"X", b"a\r\nY: b")), (b"/", (b"X:", b"y"))],
 )
-async def test_12_a_head_that_we_would_refuse_is_never_sent(
-    target: bytes, field: tuple[bytes, bytes]
-) -> None:
-    async with calling(answering(OK)) as caller:
+async def test_12_an_invalid_head_is_never_sent(target: bytes, field: tuple[bytes, bytes]) -> None:
+    async with calling(script_for(OK)) as caller:
         with pytest.raises(ValueError, match="malformed request"):
             await caller.upstream.send(b"GET", target, (field,), timeout=LIMIT, stall=LIMIT)
         assert caller.origin.accepted == 0
 
 
-async def test_the_body_goes_out_byte_for_byte() -> None:
+async def test_the_body_is_sent_byte_for_byte() -> None:
     got: list[bytes] = []
     body = bytes(range(256)) * 4096
 
@@ -137,12 +135,12 @@ async def test_the_body_goes_out_byte_for_byte() -> None:
         (b"\r\nbody", None, False, b"body"),
     ],
 )
-async def test_10_bodies_of_every_framing(
+async def test_10_bodies_of_every_framing_are_read(
     raw: bytes, length: int | None, delimited: bool, body: bytes
 ) -> None:
     head = b"HTTP/1.1 299 Sch\xf6n\r\nX-A: 1\r\nx-a: 2\r\nConnection: x-b\r\nX-B: 3\r\n"
     async with calling(
-        answering(b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 100 C\r\n\r\n" + head + raw, close=True)
+        script_for(b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 100 C\r\n\r\n" + head + raw, close=True)
     ) as caller:
         response = await caller.get()
         assert (response.status, response.reason) == (299, b"Sch\xf6n")
@@ -153,7 +151,7 @@ async def test_10_bodies_of_every_framing(
         assert await response.read() == b""
 
 
-async def test_10_an_answer_arrives_however_it_is_cut() -> None:
+async def test_10_a_response_may_be_split_anywhere() -> None:
     raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 
     async def script(peer: Peer) -> None:
@@ -167,13 +165,13 @@ async def test_10_an_answer_arrives_however_it_is_cut() -> None:
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"GET"])
-async def test_bodiless_answers(method: bytes) -> None:
+async def test_bodiless_responses_end_with_their_head(method: bytes) -> None:
     raw = (
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
         if method == b"HEAD"
         else b"HTTP/1.1 304 Not\r\n\r\n"
     )
-    async with calling(answering(raw)) as caller:
+    async with calling(script_for(raw)) as caller:
         for _ in range(2):
             response = await caller.get(method)
             assert (await whole(response), response.length, response.delimited) == (b"", 0, True)
@@ -188,9 +186,9 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("raw", BROKEN)
-async def test_10_a_cut_or_malformed_body_is_never_whole(raw: bytes) -> None:
-    """What came before the cut is handed out first, so that it can be resumed."""
-    async with calling(answering(b"HTTP/1.1 200 OK\r\n" + raw, close=True)) as caller:
+async def test_10_a_truncated_or_malformed_body_is_never_complete(raw: bytes) -> None:
+    """The bytes before the failure are returned first, so that the transfer can be resumed."""
+    async with calling(script_for(b"HTTP/1.1 200 OK\r\n" + raw, close=True)) as caller:
         response = await caller.get()
         if not raw.endswith(b"x\r\n"):
             assert await response.read() == b"some"
@@ -202,7 +200,7 @@ async def test_10_a_cut_or_malformed_body_is_never_whole(raw: bytes) -> None:
         response.close()
 
 
-async def test_10_a_reset_is_no_end_of_a_body_that_the_close_ends() -> None:
+async def test_10_a_reset_does_not_end_a_body_without_length() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\n\r\nsome")
@@ -227,8 +225,8 @@ async def test_10_a_reset_is_no_end_of_a_body_that_the_close_ends() -> None:
         b"\x15\x03",
     ],
 )
-async def test_12_a_malformed_head_is_broken(raw: bytes) -> None:
-    async with calling(answering(raw)) as caller:
+async def test_12_a_malformed_head_raises_upstream_broken(raw: bytes) -> None:
+    async with calling(script_for(raw)) as caller:
         with pytest.raises(UpstreamBroken) as why:
             await caller.get()
         assert why.value.delivered
@@ -246,8 +244,8 @@ async def test_a_close_before_the_head_is_unreachable_and_may_have_been_delivere
         assert caller.origin.accepted == 1
 
 
-async def test_nobody_there_is_unreachable_and_delivered_nothing() -> None:
-    async with calling(answering(OK)) as caller:
+async def test_a_refused_connection_is_unreachable_and_delivered_nothing() -> None:
+    async with calling(script_for(OK)) as caller:
         caller.pool.port = 1
         with pytest.raises(UpstreamUnreachable, match=r"127\.0\.0\.1:1") as why:
             await caller.get()
@@ -272,7 +270,7 @@ async def test_the_head_may_take_no_longer_than_the_timeout() -> None:
 
 
 async def test_connecting_may_take_no_longer_than_its_timeout() -> None:
-    """A listener whose queue is full answers no SYN."""
+    """A listener whose queue is full does not respond to SYN."""
     with socket.socket() as listener, contextlib.ExitStack() as fillers:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -286,7 +284,7 @@ async def test_connecting_may_take_no_longer_than_its_timeout() -> None:
         assert not why.value.delivered
 
 
-async def test_10_silence_within_a_body_is_a_time_out() -> None:
+async def test_10_a_body_that_stalls_times_out() -> None:
     gone = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -304,7 +302,7 @@ async def test_10_silence_within_a_body_is_a_time_out() -> None:
 
 
 @pytest.mark.parametrize("when", ["head", "body"])
-async def test_7_closing_or_cancelling_is_seen_by_the_upstream_at_once(when: str) -> None:
+async def test_7_closing_or_cancelling_closes_the_connection_at_once(when: str) -> None:
     asked, gone = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -330,7 +328,7 @@ async def test_7_closing_or_cancelling_is_seen_by_the_upstream_at_once(when: str
         assert caller.pool.open == 0
 
 
-async def test_a_reader_that_waits_makes_the_upstream_wait() -> None:
+async def test_a_slow_reader_slows_the_upstream_down() -> None:
     size, sent = 32 << 20, 0
 
     async def script(peer: Peer) -> None:
@@ -353,8 +351,8 @@ async def test_a_reader_that_waits_makes_the_upstream_wait() -> None:
         assert biggest < 2 << 20
 
 
-async def test_12_posts_get_fresh_connections_and_gets_share_them() -> None:
-    async with calling(answering(OK)) as caller:
+async def test_12_posts_get_new_connections_and_gets_share_them() -> None:
+    async with calling(script_for(OK)) as caller:
         for method, connections in (
             (b"GET", 1),
             (b"GET", 1),
@@ -367,7 +365,7 @@ async def test_12_posts_get_fresh_connections_and_gets_share_them() -> None:
             assert caller.origin.accepted == connections
 
 
-async def test_12_only_a_get_on_a_reused_connection_is_sent_again() -> None:
+async def test_12_only_a_get_on_a_reused_connection_is_repeated() -> None:
     heads = 0
 
     async def script(peer: Peer) -> None:
@@ -384,8 +382,8 @@ async def test_12_only_a_get_on_a_reused_connection_is_sent_again() -> None:
         assert (heads, caller.origin.accepted) == (3, 2)
 
 
-async def test_an_unread_answer_keeps_nobody_from_calling() -> None:
-    async with calling(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome")) as caller:
+async def test_an_unread_response_does_not_block_other_calls() -> None:
+    async with calling(script_for(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome")) as caller:
         first = await caller.get()
         second = await caller.get()
         assert await first.read() == await second.read() == b"some"
@@ -393,7 +391,7 @@ async def test_an_unread_answer_keeps_nobody_from_calling() -> None:
         second.close()
 
 
-async def test_an_answer_before_the_whole_request_is_taken_ends_the_connection() -> None:
+async def test_a_response_before_the_request_is_sent_closes_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
@@ -411,15 +409,15 @@ async def test_15_a_certificate_is_checked_before_anything_is_sent(
     heard: list[bytes] = []
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
-    async with calling(answering(OK, heard), server_side(localhost), tls=trust) as caller:
+    async with calling(script_for(OK, heard), server_side(localhost), tls=trust) as caller:
         assert await whole(await caller.get()) == b"ok"
     pinned = upstream_context(fingerprint="00" * 32)
-    async with calling(answering(OK, heard), server_side(localhost), tls=pinned) as caller:
+    async with calling(script_for(OK, heard), server_side(localhost), tls=pinned) as caller:
         with pytest.raises(UpstreamUnreachable, match="not the pinned one"):
             await caller.get()
         assert caller.pool.open == 0
     async with calling(
-        answering(OK, heard), server_side(localhost), tls=ssl.create_default_context()
+        script_for(OK, heard), server_side(localhost), tls=ssl.create_default_context()
     ) as caller:
         with pytest.raises(UpstreamUnreachable, match=r"upstream\.ca_file"):
             await caller.get()
@@ -428,7 +426,7 @@ async def test_15_a_certificate_is_checked_before_anything_is_sent(
 
 
 async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
-    """The upstream has moved: the remembered address is tried, then the name is asked for again."""
+    """The upstream has moved: the remembered address is tried, then the name is resolved again."""
     asked = 0
     addresses = [["127.0.0.2", "127.0.0.1"], ["127.0.0.3"], ["127.0.0.1"]]
 
@@ -439,7 +437,7 @@ async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in addresses[asked - 1]
         ]
 
-    async with calling(answering(OK)) as caller:
+    async with calling(script_for(OK)) as caller:
         caller.pool.lookup = getaddrinfo
         for _ in range(2):
             await whole(await caller.get(b"POST"))
@@ -463,7 +461,9 @@ async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
         ("::1", 443, False, b"[::1]:443"),
     ],
 )
-def test_12_the_upstreams_own_host(host: str, port: int, tls: bool, authority_: bytes) -> None:
+def test_12_the_upstreams_own_host_has_no_default_port(
+    host: str, port: int, tls: bool, authority_: bytes
+) -> None:
     assert (
         Pool(host, port, tls=ssl.create_default_context() if tls else None).authority == authority_
     )

@@ -1,6 +1,4 @@
-"""The pool of connections to VB365: what is looked at before a connection serves again (CONTRACT
-§12).
-"""
+"""The pool of connections to VB365: the checks before a connection is reused (CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -48,8 +46,8 @@ class Receiver:
 
 @contextlib.asynccontextmanager
 async def listening(limit: int = 0) -> AsyncIterator[tuple[Pool, Callable[[], socket.socket]]]:
-    """A pool, and how its peer accepts: in this thread, so that nothing is read before the test
-    lets the loop run.
+    """A pool, and a function that accepts its peer in this thread, so that nothing is read before
+    the test lets the loop run.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as peers:
         pool = Pool("127.0.0.1", listener.getsockname()[1], connect_timeout=0.5, limit=limit)
@@ -58,13 +56,13 @@ async def listening(limit: int = 0) -> AsyncIterator[tuple[Pool, Callable[[], so
 
 
 async def used(pool: Pool, head: Head = GET) -> tuple[Connection, bool]:
-    """A connection that has served the request, and whether it is its client's own now."""
+    """Serve `request` and return the connection and whether it is now private."""
     connection = await pool.connect()
     connection.ask(Receiver(), head, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     return connection, connection.give_back(OK, leftover=False)
 
 
-async def test_12_a_quiet_connection_serves_again() -> None:
+async def test_12_an_idle_connection_is_reused() -> None:
     async with listening() as (pool, accept):
         connection, private = await used(pool)
         accept()
@@ -77,10 +75,10 @@ async def test_12_a_quiet_connection_serves_again() -> None:
     "what", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", b"\0", None]
 )
 @pytest.mark.parametrize("request_", [GET, NTLM], ids=["shared", "private"])
-async def test_12_bytes_or_an_end_that_wait_in_the_kernel_forbid_reuse(
+async def test_12_unread_bytes_or_an_end_in_the_kernel_prevent_reuse(
     what: bytes | None, request_: Head
 ) -> None:
-    """The loop has not read them yet when the next request comes."""
+    """The loop has not read them yet when the next request arrives."""
     async with listening() as (pool, accept):
         connection, private = await used(pool, request_)
         peer = accept()
@@ -93,7 +91,7 @@ async def test_12_bytes_or_an_end_that_wait_in_the_kernel_forbid_reuse(
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"X"])
-async def test_12_what_could_be_delivered_twice_gets_no_used_connection(method: bytes) -> None:
+async def test_12_unsafe_requests_get_no_used_connection(method: bytes) -> None:
     async with listening() as (pool, _):
         await used(pool)
         assert pool.take(request(method)) is None
@@ -101,8 +99,8 @@ async def test_12_what_could_be_delivered_twice_gets_no_used_connection(method: 
         assert pool.idle == 1
 
 
-async def test_12_a_connection_that_stopped_reading_is_not_given_to_another() -> None:
-    """Bytes may be left above the socket, where no look finds them."""
+async def test_12_a_connection_with_paused_reading_is_not_reused() -> None:
+    """Bytes may be buffered above the socket, where no check finds them."""
     async with listening() as (pool, _):
         connection = await pool.connect()
         connection.ask(Receiver(), GET, b"x")
@@ -111,7 +109,7 @@ async def test_12_a_connection_that_stopped_reading_is_not_given_to_another() ->
         assert pool.open == 0
 
 
-async def test_12_nobody_else_takes_a_clients_own_connection() -> None:
+async def test_12_a_private_connection_serves_its_client_only() -> None:
     async with listening() as (pool, _):
         connection, private = await used(pool, NTLM)
         assert private
@@ -126,7 +124,7 @@ async def test_12_nobody_else_takes_a_clients_own_connection() -> None:
         assert pool.open == 0
 
 
-async def test_12_a_clients_own_idle_connection_makes_room_when_the_pool_is_full() -> None:
+async def test_12_an_idle_private_connection_is_closed_when_the_pool_is_full() -> None:
     async with listening(limit=1) as (pool, _):
         first, private = await used(pool, NTLM)
         second = await asyncio.wait_for(pool.connect(), LIMIT)
@@ -134,7 +132,7 @@ async def test_12_a_clients_own_idle_connection_makes_room_when_the_pool_is_full
         second.close()
 
 
-async def test_12_an_own_connection_ends_when_the_upstream_or_the_pool_ends_it() -> None:
+async def test_12_a_private_connection_ends_with_the_upstream_or_the_pool() -> None:
     async with listening() as (pool, accept):
         connection, _ = await used(pool, NTLM)
         accept().close()

@@ -17,8 +17,8 @@ MARK = b"\r\nAuthorization: "
 
 
 class Windows:
-    """A server that authenticates connections in three steps, as IIS does. Answers with who is
-    asking.
+    """A server that authenticates connections in three steps, as IIS does, and responds with the
+    authenticated user.
     """
 
     def __init__(self, scheme: bytes = b"NTLM") -> None:
@@ -76,9 +76,7 @@ async def logged_in(
 
 @pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate"])
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-async def test_12_a_handshake_works_and_nobody_else_is_answered_as_its_client(
-    method: bytes, scheme: bytes
-) -> None:
+async def test_12_a_handshake_authenticates_its_client_only(method: bytes, scheme: bytes) -> None:
     async with through(Windows(scheme)) as (proxy, origin):
         alice = await logged_in(proxy, b"alice", method, scheme)
         assert origin.accepted == 1
@@ -91,7 +89,7 @@ async def test_12_a_handshake_works_and_nobody_else_is_answered_as_its_client(
             assert await answered(client, asking(method)) == (200, who)
 
 
-async def test_12_the_last_step_may_carry_the_body_and_the_next_request_begins_again() -> None:
+async def test_12_the_last_step_may_have_the_body_and_the_next_request_starts_over() -> None:
     windows = Windows()
     async with through(windows) as (proxy, _):
         client = await proxy.connect()
@@ -111,9 +109,7 @@ async def test_12_the_connection_ends_with_its_client() -> None:
         await eventually(lambda: proxy.pool.open == 0)
 
 
-async def test_12_a_request_on_an_own_connection_that_ends_unanswered_is_not_delivered_twice() -> (
-    None
-):
+async def test_12_an_unserved_request_on_a_private_connection_is_not_repeated() -> None:
     heads = 0
 
     async def script(peer: Peer) -> None:
@@ -153,8 +149,8 @@ async def test_12_the_proxys_own_calls_never_share_such_a_connection() -> None:
         await upstream.close()
 
 
-async def test_12_a_used_connection_may_become_a_clients_own() -> None:
-    """Before the handshake it was nobody's; after it, it is never shared again."""
+async def test_12_a_used_connection_may_become_private() -> None:
+    """Before the handshake it was shared; after it, it never is again."""
 
     async def script(peer: Peer) -> None:
         while True:

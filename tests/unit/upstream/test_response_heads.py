@@ -1,4 +1,4 @@
-"""Heads of answers that trickle in, come by the hundred or are no HTTP (CONTRACT §12)."""
+"""Heads of responses that arrive slowly, in large numbers, or are not HTTP (CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def called() -> _StreamedResponse:
 
 
 def seconds(taker: Exchange | _StreamedResponse, pieces: int) -> float:
-    """Time to take a head that comes in as many pieces, never whole."""
+    """The time to parse an incomplete head that arrives in this many pieces."""
     taker.data_received(b"HTTP/1.1 200 OK\r\n")
     line = b"X: aaa\r\n"
     begun = time.process_time()
@@ -44,16 +44,18 @@ def seconds(taker: Exchange | _StreamedResponse, pieces: int) -> float:
 
 
 @pytest.mark.parametrize("make", [relayed, called])
-async def test_12_a_head_that_trickles_in_costs_linear_time(
+async def test_12_a_head_in_many_pieces_takes_linear_time(
     make: Callable[[], Exchange | _StreamedResponse],
 ) -> None:
-    """Four times the pieces cost about four times the time; it was sixteen times."""
+    """Four times the pieces take about four times as long; a quadratic parser needs
+    sixteen times.
+    """
     short = min(seconds(make(), 7_500) for _ in range(3))
     long = min(seconds(make(), 30_000) for _ in range(3))
     assert long < short * 8, (short, long)
 
 
-def answering(raw: bytes) -> Origin:
+def script_for(raw: bytes) -> Origin:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(raw)
@@ -66,7 +68,7 @@ def answering(raw: bytes) -> Origin:
 @pytest.mark.parametrize(
     ("interims", "status"), [(0, 200), (1, 200), (MAX_INTERIM, 200), (MAX_INTERIM + 1, 502)]
 )
-async def test_12_a_hundred_interim_answers_pass_and_no_more(
+async def test_12_at_most_a_hundred_interim_responses_are_forwarded(
     interims: int, status: int, at_once: bool
 ) -> None:
     async def script(peer: Peer) -> None:
@@ -84,10 +86,10 @@ async def test_12_a_hundred_interim_answers_pass_and_no_more(
 
 
 @pytest.mark.parametrize(("interims", "whole"), [(MAX_INTERIM, True), (MAX_INTERIM + 1, False)])
-async def test_12_the_proxys_own_calls_take_a_hundred_interim_answers(
+async def test_12_the_proxys_own_calls_accept_a_hundred_interim_responses(
     interims: int, whole: bool
 ) -> None:
-    async with answering(INTERIM * interims + FINAL).running() as origin:
+    async with script_for(INTERIM * interims + FINAL).running() as origin:
         upstream = HttpUpstream(Pool("127.0.0.1", origin.port))
         if whole:
             response = await upstream.send(b"GET", b"/", (), timeout=LIMIT, stall=LIMIT)
@@ -109,16 +111,16 @@ async def test_12_the_proxys_own_calls_take_a_hundred_interim_answers(
         b"\x15\x03\1",
     ],
 )
-async def test_11_an_answer_that_is_no_http_is_known_at_once(raw: bytes) -> None:
-    """The server keeps the connection open: nobody waits for a head that cannot come."""
+async def test_11_a_response_that_is_not_http_fails_at_once(raw: bytes) -> None:
+    """The server keeps the connection open; the proxy does not wait for the rest of the head."""
     raw += b"x" if raw == b"H" else b""
-    async with answering(raw).running() as origin:
+    async with script_for(raw).running() as origin:
         upstream = HttpUpstream(Pool("127.0.0.1", origin.port))
         with pytest.raises(UpstreamBroken, match="not valid HTTP") as why:
             await upstream.send(b"POST", b"/", (), b"{}", timeout=LIMIT, stall=LIMIT)
         assert why.value.delivered
         await upstream.close()
-    async with through(answering(raw).script) as (proxy, _):
+    async with through(script_for(raw).script) as (proxy, _):
         client = await proxy.ask(REQUEST)
         head, body = await client.response()
         assert head.startswith(b"HTTP/1.1 502 ")

@@ -47,7 +47,7 @@ def no_descriptors() -> Iterator[None]:
             os.close(descriptor)
 
 
-async def test_12_no_descriptor_for_a_connection_is_503_and_passes() -> None:
+async def test_12_without_a_descriptor_requests_get_503_until_one_is_free() -> None:
     async with through(answer_all) as (proxy, origin):
         client = await proxy.ask(GET)
         await client.response()
@@ -62,7 +62,7 @@ async def test_12_no_descriptor_for_a_connection_is_503_and_passes() -> None:
         assert (await client.response())[1] == b"ok"
 
 
-async def test_12_no_descriptor_is_a_failure_of_this_machine_for_the_proxys_own_calls() -> None:
+async def test_12_without_a_descriptor_the_proxys_own_calls_report_a_shortage() -> None:
     pool = Pool("127.0.0.1", 1)
     with pytest.raises(UpstreamUnreachable) as refused:
         await pool.connect()
@@ -87,7 +87,9 @@ async def test_12_no_descriptor_is_a_failure_of_this_machine_for_the_proxys_own_
         (socket.EAI_MEMORY, True),
     ],
 )
-async def test_12_each_failure_to_connect_has_its_side(code: int, shortage: bool) -> None:
+async def test_12_each_failure_to_connect_is_a_shortage_or_an_unreachable_upstream(
+    code: int, shortage: bool
+) -> None:
     async def lookup(*_: object, **__: object) -> Any:
         raise socket.gaierror(code, "x") if code < 0 else OSError(code, "x")
 
@@ -98,7 +100,7 @@ async def test_12_each_failure_to_connect_has_its_side(code: int, shortage: bool
     assert isinstance(why.value, LocalShortage) == shortage
 
 
-async def test_12_a_name_that_cannot_be_resolved_for_want_of_a_descriptor_is_a_shortage() -> None:
+async def test_12_a_failed_look_up_without_a_descriptor_is_a_shortage() -> None:
     async def lookup(*_: object, **__: object) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -111,8 +113,8 @@ async def test_12_a_name_that_cannot_be_resolved_for_want_of_a_descriptor_is_a_s
 async def test_12_an_address_without_a_route_does_not_hide_the_refusal_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`localhost` on a machine without IPv6: the first address is refused, the second one has no
-    local address.
+    """`localhost` on a machine without IPv6: the first address refuses, the second one has no local
+    address.
     """
 
     async def lookup(*_: object, **__: object) -> Any:
