@@ -11,7 +11,7 @@ from proxy import app
 from tests.contract.conftest import MakeStage, settings_of
 from tests.isolation.front import HOST, fronted
 from tests.isolation.test_who_a_caller_is import ASYNC, KEY, LIST, forged
-from tests.support.http import ask
+from tests.support.wire import ask
 
 
 async def test_a_forged_token_is_nobody(
