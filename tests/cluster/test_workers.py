@@ -18,8 +18,8 @@ import trustme
 from aiohttp import ClientConnectorCertificateError, ClientSession
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.support.http import Message, ask
 from tests.support.process import DidNotStart, ProxyProcess
+from tests.support.wire import Message, ask
 
 WORKERS = 3
 SETTINGS = {"LOG__LEVEL": "info", "EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB"}
