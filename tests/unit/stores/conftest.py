@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,13 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts import files as artifact_files
 from proxy.stores.file_artifacts import spool
 from proxy.stores.file_artifacts.store import FileArtifacts
+from proxy.stores.object_artifacts import partial as object_partial
+from proxy.stores.object_artifacts.bucket import Bucket
+from proxy.stores.object_artifacts.location import Location
+from proxy.stores.object_artifacts.store import ObjectArtifacts
 from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.fakes import MemoryArtifacts, MemoryJobs
+from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.redis_server import RedisServer, running, valkey
 
 Fail = Callable[[ArtifactStore, str], None]
@@ -39,13 +45,13 @@ async def _disk_jobs(request: pytest.FixtureRequest, directory: Path) -> JobStor
     return await DiskJobs.open(directory)
 
 
-async def _memory_artifacts(directory: Path) -> ArtifactStore:
+async def _memory_artifacts(directory: Path, service: str) -> ArtifactStore:
     store = MemoryArtifacts(shared=_MEMORY.get(directory))
     _MEMORY[directory] = store
     return store
 
 
-async def _file_artifacts(directory: Path) -> ArtifactStore:
+async def _file_artifacts(directory: Path, service: str) -> ArtifactStore:
     return await FileArtifacts.at(directory)
 
 
@@ -60,9 +66,28 @@ def _redis_shared(request: pytest.FixtureRequest) -> OpenShared:
     return lambda lease: RedisJobs.open(url, lease=lease)
 
 
+async def _object_artifacts(directory: Path, service: str) -> ArtifactStore:
+    prefix = hashlib.sha256(str(directory).encode()).hexdigest()
+    return await ObjectArtifacts.at(Location.parse(service.format(prefix=prefix)))
+
+
 JOBS = {"memory": _memory_jobs, "disk": _disk_jobs, "redis": _redis_jobs}
 SHARED = {"redis": _redis_shared}
-ARTIFACTS = {"memory": _memory_artifacts, "file": _file_artifacts}
+#: The function that opens the store, and the fixture that runs its service.
+ARTIFACTS = {
+    "memory": (_memory_artifacts, None),
+    "file": (_file_artifacts, None),
+    "s3": (_object_artifacts, "s3"),
+}
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a prefix in a bucket of a real S3 server."""
+    with pytest.MonkeyPatch.context() as patch, seaweedfs(tmp_path_factory.mktemp("s3")) as url:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield f"s3://tests/{{prefix}}?endpoint={url}&allow_http=true"
 
 
 @pytest.fixture(autouse=True)
@@ -101,13 +126,37 @@ async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     await store.close()
 
 
-@pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in ARTIFACTS.items()])
-def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> OpenArtifacts:
-    async def open_() -> ArtifactStore:
-        store: ArtifactStore = await request.param(tmp_path)
-        return store
+@pytest.fixture(params=ARTIFACTS)
+def open_artifacts(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> OpenArtifacts:
+    open_, needs = ARTIFACTS[request.param]
+    service = "" if needs is None else request.getfixturevalue(needs)
+    monkeypatch.setattr(object_partial, "SEGMENT", 256 << 10)  # so that each file has several
 
-    return open_
+    async def opened() -> ArtifactStore:
+        return await open_(tmp_path, service)
+
+    return opened
+
+
+def _fail_objects(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    original = Bucket.store
+
+    async def segment(bucket: Bucket, key: str, content: bytes | bytearray) -> None:
+        """The object is stored, and the response is lost."""
+        await original(bucket, key, content)
+        if "-" in key.rpartition("/")[2]:
+            monkeypatch.setattr(Bucket, "store", original)
+            raise StoreUnavailable("the store fails once")
+
+    async def artifact(bucket: Bucket, key: str, content: bytes | bytearray) -> None:
+        if key.endswith(".json"):
+            monkeypatch.setattr(Bucket, "store", original)
+            raise StoreUnavailable("the store fails once")
+        await original(bucket, key, content)
+
+    monkeypatch.setattr(Bucket, "store", segment if method == "write" else artifact)
 
 
 @pytest.fixture
@@ -129,6 +178,8 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
     def fail(store: ArtifactStore, method: str) -> None:
         if isinstance(store, MemoryArtifacts):
             store.faults[method].append(StoreUnavailable("the disk fails once"))
+        elif isinstance(store, ObjectArtifacts):
+            _fail_objects(monkeypatch, method)
         elif method == "write":
             monkeypatch.setattr(spool, "_write_all", write)
         else:

@@ -1,0 +1,69 @@
+"""Failures of the object store as the port knows them, in plain sentences.
+
+The text of obstore is never shown: it has the URL of the request, which may hold a signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from obstore.exceptions import BaseError
+
+from proxy.ports import StorageFull, StoreUnavailable
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
+_FULL = re.compile("quota|storagefull|insufficientstorage|capacityexceeded", re.IGNORECASE)
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_REFUSED = ("401", "403")
+#: obstore reports a missing object as FileNotFoundError, failures to read or send as OSError.
+FAILURES = (BaseError, OSError, ValueError)
+
+
+class Missing(Exception):
+    """There is no object with this key."""
+
+
+@contextmanager
+def store_errors(location: str) -> Iterator[None]:
+    """Raise `Missing`, `StorageFull` or `StoreUnavailable` for what obstore raises."""
+    try:
+        yield
+    except FAILURES as why:
+        raise _translated(why, location) from None
+
+
+def _translated(why: Exception, location: str) -> Exception:
+    text = str(why)
+    status, code = _first(_STATUS, text), _first(_CODE, text)
+    if isinstance(why, FileNotFoundError) and code not in _NO_BUCKET:
+        return Missing()
+    answer = " ".join(each for each in (status, code) if each)
+    if status == "507" or (status != "429" and code and _FULL.search(code)):
+        return StorageFull(f"{location} is full ({answer})")
+    return StoreUnavailable(f"{location} {_reason(text, status, code, answer)}")
+
+
+def _reason(text: str, status: str | None, code: str | None, answer: str) -> str:
+    if code in _NO_BUCKET:
+        return f"does not exist ({answer}): create the bucket, or correct storage.artifacts"
+    if status in _REFUSED:
+        return f"refused the request ({answer}): check the credentials and their permissions"
+    if status is not None:
+        return f"answered {answer}"
+    if "kind: Timeout" in text or "timed out" in text:
+        return "did not answer in time"
+    if "certificate" in text.lower():
+        return "has a certificate that is not trusted: set ca_file in storage.artifacts"
+    if "kind: Connect" in text or "error sending request" in text:
+        return "cannot be reached"
+    if "redential" in text or "metadata" in text:
+        return "cannot be used: no credentials were found, or they could not be refreshed"
+    return "failed"
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.search(text)
+    return None if found is None else found[1]

@@ -1,0 +1,154 @@
+"""How a partial file is begun, continued, or taken over from a lower fence."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+
+from proxy.ports import StoreUnavailable
+from proxy.stores.object_artifacts.bucket import Bucket
+from proxy.stores.object_artifacts.failures import Missing
+from proxy.stores.object_artifacts.interface import Store
+from proxy.stores.object_artifacts.layout import (
+    Commit,
+    Files,
+    Head,
+    Place,
+    Run,
+    Segment,
+    by_fence,
+)
+from proxy.stores.object_artifacts.partial import ObjectPartial
+
+
+def new_token() -> str:
+    """A token for a writer."""
+    return secrets.token_hex(8)
+
+
+async def survey(bucket: Bucket, id: str) -> dict[int, Files]:
+    """What is stored of the job under each fence."""
+    return by_fence(id, await bucket.sizes(Place(id).job))
+
+
+async def begin(store: Store, place: Place) -> ObjectPartial:
+    """Start the file from zero."""
+    bucket, head = store.bucket, Head(new_token())
+    await bucket.store(place.head, head.encode())
+    await store.tidy(place, await _committed_runs(bucket, place), head=True)
+    return ObjectPartial(store, place, head, hashlib.sha256())
+
+
+async def _committed_runs(bucket: Bucket, place: Place) -> tuple[Run, ...]:
+    found = await committed(bucket, place)
+    return () if found is None else found.runs
+
+
+async def committed(bucket: Bucket, place: Place) -> Commit | None:
+    """The artifact that was committed under the fence, or None."""
+    stored = await bucket.read(place.commit)
+    if stored is None:
+        return None
+    try:
+        return Commit.decode(place.id, stored)
+    except ValueError as why:
+        raise StoreUnavailable(f"{bucket.location}: {place.commit} is damaged: {why}") from why
+
+
+async def resume(store: Store, place: Place) -> ObjectPartial | None:
+    """Continue the file, or take it over from the highest lower fence. None if there is none."""
+    bucket = store.bucket
+    found = await survey(bucket, place.id)
+    own = found.get(place.fence, Files())
+    if own.head and (head := await _head(bucket, place)) is not None:
+        artifact = await committed(bucket, place) if own.commit else None
+        if artifact is not None and head.token in {run.token for run in artifact.runs}:
+            return None  # left behind by the commit
+        runs = own.following(head)
+        digest = await _hash_stored(store, place.listed(runs))
+        return await _opened(store, place, runs, digest)
+    if own.commit:
+        return None
+    return await _take_over(store, place, found)
+
+
+async def _head(bucket: Bucket, place: Place) -> Head | None:
+    stored = await bucket.read(place.head)
+    if stored is None:
+        return None
+    try:
+        return Head.decode(stored)
+    except ValueError as why:
+        raise StoreUnavailable(f"{bucket.location}: {place.head} is damaged: {why}") from why
+
+
+async def _opened(
+    store: Store, place: Place, runs: tuple[Run, ...], digest: hashlib._Hash
+) -> ObjectPartial:
+    head = Head(new_token(), runs)
+    await store.bucket.store(place.head, head.encode())
+    return ObjectPartial(store, place, head, digest)
+
+
+async def _hash_stored(store: Store, segments: Iterable[Segment]) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    try:
+        async for piece in _read(store.bucket, segments):
+            await store.begin(digest.update, piece)
+    except Missing:
+        raise StoreUnavailable("a part of the file is gone") from None
+    return digest
+
+
+async def _take_over(store: Store, place: Place, found: dict[int, Files]) -> ObjectPartial | None:
+    """Copy what the highest lower fence has. The copies belong to the file when its head is stored;
+    until then the lower fence keeps everything.
+    """
+    lower = [fence for fence, files in found.items() if fence < place.fence and _has_file(files)]
+    if not lower:
+        return None
+    source = Place(place.id, max(lower))
+    runs = await _source_runs(store.bucket, source, found[source.fence])
+    digest, token = hashlib.sha256(), new_token()
+    sizes: list[int] = []
+    with suppress(Missing):  # its writer removes it meanwhile: what was copied is its beginning
+        async for piece in _read(store.bucket, source.listed(runs)):
+            await store.begin(digest.update, piece)
+            copy = bytearray(piece)
+            await store.bucket.store(place.segment(len(sizes), token), copy)
+            sizes.append(len(piece))
+    partial = await _opened(store, place, (Run(token, tuple(sizes)),), digest)
+    with suppress(StoreUnavailable):  # it is removed with the job
+        await store.tidy(place, (Run(token, tuple(sizes)),), head=True)
+    return partial
+
+
+def _has_file(files: Files) -> bool:
+    return files.head or files.commit
+
+
+async def _source_runs(bucket: Bucket, source: Place, files: Files) -> tuple[Run, ...]:
+    if files.commit and (artifact := await committed(bucket, source)) is not None:
+        return artifact.runs
+    head = await _head(bucket, source)
+    return () if head is None else files.following(head)
+
+
+async def _read(bucket: Bucket, segments: Iterable[Segment]) -> AsyncIterator[memoryview]:
+    """The content of each segment; the next is read ahead. Raises `Missing`."""
+    ahead: asyncio.Task[memoryview] | None = None
+    try:
+        for segment in segments:
+            reading = asyncio.ensure_future(bucket.read_range(segment.key, 0, segment.size))
+            ahead, before = reading, ahead
+            if before is not None:
+                yield await before
+        if ahead is not None:
+            yield await ahead
+    finally:
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)

@@ -1,0 +1,275 @@
+"""A partial file: segments are hashed in a thread and stored while the network is read."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.stores.object_artifacts.failures import Missing
+from proxy.stores.object_artifacts.interface import Store
+from proxy.stores.object_artifacts.layout import Commit, Head, Place, Run, Segment, length
+from proxy.stores.threads import undisturbed
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of a segment.
+SEGMENT = 8 << 20
+#: Segments being stored at a time. A partial file has at most this many segments in memory, and
+#: what the last call to `write` added.
+UPLOADS = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A segment that is not stored yet. `task` is None after a failure."""
+
+    index: int
+    start: int
+    data: bytearray
+    task: asyncio.Task[None] | None = None
+    hashed: bool = False
+
+
+class ObjectPartial:
+    """A `Partial` over the segments of a job under one fence. One call at a time.
+
+    A segment that could not be stored is kept in memory, and the next call first tries to store it
+    again.
+    """
+
+    def __init__(self, store: Store, place: Place, head: Head, digest: hashlib._Hash) -> None:
+        self.place = place
+        self._store = store
+        self._head = head
+        self._digest = digest
+        #: Sizes of the segments that this writer has begun to store.
+        self._sizes: list[int] = []
+        self._first = sum(len(run.sizes) for run in head.runs)
+        self._sealed = length(head.runs)
+        self._buffer = bytearray()
+        self._pending: dict[int, _Pending] = {}
+        self._hashing = asyncio.Lock()
+        #: Why a segment is not stored yet.
+        self._trouble: StoreUnavailable | None = None
+        #: Why nothing more can be written.
+        self._failure: Exception | None = None
+        self._kept: int | None = None
+        self._committed = False
+        self._stopped = False
+        self._ended = False
+
+    @property
+    def offset(self) -> int:
+        """As `Partial.offset`."""
+        return self._sealed + len(self._buffer) if self._kept is None else self._kept
+
+    @property
+    def _runs(self) -> tuple[Run, ...]:
+        own = (Run(self._head.token, tuple(self._sizes)),) if self._sizes else ()
+        return (*self._head.runs, *own)
+
+    async def write(self, chunk: bytes) -> None:
+        """As `Partial.write`. The bytes may not be stored yet: a later call raises for them."""
+        self._check()
+        if self._trouble is not None:
+            await self._settled()
+        rest = memoryview(chunk)
+        while rest:
+            free = SEGMENT - len(self._buffer)
+            self._buffer += rest[:free]
+            rest = rest[free:]
+            if len(self._buffer) == SEGMENT:
+                self._seal()
+        while len(self._pending) >= UPLOADS and self._trouble is None and self._failure is None:
+            await self._wait(asyncio.FIRST_COMPLETED)
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopped:
+            raise PartialLost(f"the partial file of job {self.place.id} is closed")
+
+    def _seal(self) -> None:
+        """Begin to store what is gathered as a segment."""
+        if not self._buffer:
+            return
+        data, self._buffer = self._buffer, bytearray()
+        pending = _Pending(self._first + len(self._sizes), self._sealed, data)
+        self._pending[pending.index] = pending
+        self._sizes.append(len(data))
+        self._sealed += len(data)
+        self._begin(pending)
+
+    def _begin(self, pending: _Pending) -> None:
+        pending.task = asyncio.ensure_future(self._upload(pending))
+        pending.task.add_done_callback(lambda task: self._uploaded(pending, task))
+
+    async def _upload(self, pending: _Pending) -> None:
+        key = self.place.segment(pending.index, self._head.token)
+        hashing = asyncio.ensure_future(self._hash(pending))
+        try:
+            await self._store.bucket.store(key, pending.data)
+        finally:
+            await hashing
+
+    async def _hash(self, pending: _Pending) -> None:
+        """Hash the segment after those before it: the lock is fair."""
+        async with self._hashing:
+            if not pending.hashed:
+                await self._store.begin(self._digest.update, pending.data)
+                pending.hashed = True
+
+    def _uploaded(self, pending: _Pending, task: asyncio.Task[None]) -> None:
+        pending.task = None
+        why = None if task.cancelled() else task.exception()
+        if isinstance(why, StoreUnavailable):
+            self._trouble = why
+        elif isinstance(why, Exception):
+            self._failure = why
+        elif not task.cancelled():
+            del self._pending[pending.index]
+
+    async def _wait(self, when: str) -> None:
+        tasks = [each.task for each in self._pending.values() if each.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, return_when=when)
+
+    async def _settle(self) -> None:
+        """Try to store each segment that is not stored, and wait until that is done."""
+        await self._wait(asyncio.ALL_COMPLETED)
+        if self._failure is None and self._pending:
+            self._trouble = None
+            for pending in list(self._pending.values()):
+                self._begin(pending)
+            await self._wait(asyncio.ALL_COMPLETED)
+
+    async def _settled(self) -> None:
+        """Store every segment. Raises the failure."""
+        await self._settle()
+        self._check()
+        if self._trouble is not None:
+            raise self._trouble
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """As `Partial.read`."""
+        self._check()
+        pieces = []
+        for segment in self.place.listed(self._runs):
+            first, last = max(start, segment.start), min(stop, segment.start + segment.size)
+            if first < last:
+                pieces.append(await self._read(segment, first, last))
+        if stop > self._sealed:
+            view = self._buffer[max(0, start - self._sealed) : stop - self._sealed]
+            pieces.append(bytes(view))
+        return b"".join(pieces)
+
+    async def _read(self, segment: Segment, start: int, stop: int) -> bytes:
+        start, stop = start - segment.start, stop - segment.start
+        for pending in self._pending.values():
+            if pending.start == segment.start:
+                return bytes(pending.data[start:stop])
+        try:
+            return bytes(await self._store.bucket.read_range(segment.key, start, stop))
+        except Missing:
+            raise PartialLost(f"a part of the file of job {self.place.id} is gone") from None
+
+    async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
+        """As `Partial.commit`."""
+        self._check()
+        if self.offset != size:
+            raise LengthMismatch(
+                f"the file of job {self.place.id} has {self.offset} bytes, not {size}"
+            )
+        self._seal()
+        await self._settled()
+        artifact = Artifact(self.place.id, size, self._digest.digest(), self._store.now())
+        commit = Commit(artifact, self._runs, record_copy(artifact))
+        async with self._store.turn(self.place.id):
+            await undisturbed(asyncio.ensure_future(self._commit(commit)))
+        self._end(committed=True)
+        return artifact
+
+    async def _commit(self, commit: Commit) -> None:
+        """Store the artifact, if every segment is stored and the partial file is still this one."""
+        bucket, place = self._store.bucket, self.place
+        if not await self._is_mine():
+            raise PartialLost(f"the partial file of job {place.id} was removed or replaced")
+        stored = await bucket.sizes(place.segments)
+        for segment in place.listed(commit.runs):
+            if stored.get(segment.key) != segment.size:
+                raise PartialLost(f"a part of the file of job {place.id} is gone")
+        await bucket.store(place.commit, commit.encode())
+        self._committed = True
+        try:
+            await self._store.tidy(place, commit.runs)
+        except (StoreUnavailable, StorageFull) as why:
+            log.warning("segments not removed", job=place.id, reason=str(why))
+
+    async def _is_mine(self) -> bool:
+        stored = await self._store.bucket.read(self.place.head)
+        return stored is not None and Head.decode(stored).token == self._head.token
+
+    async def keep(self) -> None:
+        """As `Partial.keep`. Raises if accepted bytes could not be stored, except for a
+        `StorageFull` that was raised before.
+        """
+        await undisturbed(asyncio.ensure_future(self._keep()))
+
+    async def _keep(self) -> None:
+        if self._ended:
+            return
+        self._stopped = True
+        known = self._failure
+        if self._failure is None:
+            self._seal()
+        try:
+            await self._settle()
+        finally:
+            self._end(committed=self._committed)
+        failure = self._failure or self._trouble
+        if failure is not None and failure is not known:
+            raise failure
+
+    async def discard(self) -> None:
+        """As `Partial.discard`. It also removes a file whose `commit` was cancelled too late, but
+        not one whose `commit` returned.
+        """
+        await undisturbed(asyncio.ensure_future(self._discard()))
+
+    async def _discard(self) -> None:
+        if self._ended:
+            return
+        self._stopped = True
+        self._buffer = bytearray()
+        await self._wait(asyncio.ALL_COMPLETED)
+        async with self._store.turn(self.place.id):
+            await self._remove()
+        self._pending.clear()
+        self._sizes, self._sealed = [], 0
+        self._end(committed=False)
+
+    async def _remove(self) -> None:
+        """Remove the objects of this writer; what it has found only if nobody has replaced it."""
+        place = self.place
+        keys = [segment.key for segment in place.listed(self._runs)]
+        if self._committed:
+            await self._store.bucket.remove([place.commit])
+        elif await self._is_mine():
+            await self._store.bucket.remove([place.head])
+        else:
+            keys = keys[self._first :]
+        await self._store.bucket.remove(keys)
+
+    def _end(self, *, committed: bool) -> None:
+        self._ended = self._stopped = True
+        missing = min((each.start for each in self._pending.values()), default=self._sealed)
+        self._pending.clear()
+        self._buffer = bytearray()
+        self._kept = missing
+        self._store.ended(self, kept=missing, committed=committed)

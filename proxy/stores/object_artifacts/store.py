@@ -1,0 +1,289 @@
+"""Artifacts in a bucket; see `layout` for its objects."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+from weakref import WeakValueDictionary
+
+import structlog
+
+from proxy.net.budget import Budget
+from proxy.ports import Artifact, StoreUnavailable
+from proxy.stores.object_artifacts import opening
+from proxy.stores.object_artifacts.bucket import Bucket
+from proxy.stores.object_artifacts.interface import GrowingFile, OpenFile
+from proxy.stores.object_artifacts.layout import (
+    ROOT,
+    Place,
+    Run,
+    by_fence,
+    checked,
+    is_id,
+    token_of,
+)
+from proxy.stores.object_artifacts.location import Location
+from proxy.stores.object_artifacts.partial import ObjectPartial
+from proxy.stores.object_artifacts.reader import LARGE_PIECES, ObjectReader
+
+log = structlog.get_logger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+#: Threads that hash what is stored and read again.
+_THREADS = 4
+#: Seconds for each listed object until the objects of a job that another replica writes are listed
+#: again.
+_SURVEY_COST = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Bytes of the files of a job that this process does not write; `due` is the time at which they
+    are counted again, None if they do not change.
+    """
+
+    size: int
+    due: float | None = None
+
+
+class ObjectArtifacts:
+    """An `ArtifactStore` in a bucket."""
+
+    def __init__(self, bucket: Bucket, *, clock: Callable[[], float] = time.time) -> None:
+        self.now = clock
+        self.large_pieces = Budget(LARGE_PIECES)
+        self._bucket = bucket
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._growing: set[GrowingFile] = set()
+        self._reading: set[OpenFile] = set()
+        #: Keys to be removed when nobody reads them.
+        self._doomed: set[str] = set()
+        self._known: dict[str, _Known] = {}
+        self._closed = False
+
+    @classmethod
+    async def at(
+        cls, location: Location, *, clock: Callable[[], float] = time.time
+    ) -> ObjectArtifacts:
+        """Open the artifacts at the location. Raises `StoreUnavailable`, and ValueError as
+        `Location.connect` does.
+        """
+        bucket = await asyncio.get_running_loop().run_in_executor(None, location.connect)
+        store = cls(bucket, clock=clock)
+        try:
+            await store.ids()
+        except BaseException:
+            store._threads.shutdown(wait=False)
+            raise
+        return store
+
+    def location(self) -> str:
+        """The name of the store, without secrets."""
+        return self._bucket.location
+
+    async def probe(self) -> None:
+        """Store, read and remove a small object. Raises `StoreUnavailable` or `StorageFull` with
+        the cause and the fix.
+        """
+        key, content = f"probe/{opening.new_token()}", b"vb365-async-proxy"
+        await self.bucket.store(key, content)
+        found = await self.bucket.read(key)
+        await self.bucket.remove([key])
+        if found != content:
+            raise StoreUnavailable(f"{self.location()} does not return what was stored in it")
+
+    async def create(self, id: str, fence: int = 0) -> ObjectPartial:
+        """As `ArtifactStore.create`."""
+        async with self.turn(checked(id)):
+            made = await opening.begin(self, Place(id, fence))
+            self._growing.add(made)
+        return made
+
+    async def resume(self, id: str, fence: int = 0) -> ObjectPartial | None:
+        """As `ArtifactStore.resume`. Raises `StoreUnavailable` while another writer in this process
+        has the file open.
+        """
+        place = Place(checked(id), fence)
+        async with self.turn(id):
+            if any(each.place == place for each in self._growing):
+                raise StoreUnavailable(f"the partial file of job {id} is being written")
+            kept = await opening.resume(self, place)
+            if kept is not None:
+                self._growing.add(kept)
+                self._count(id, -kept.offset)
+        return kept
+
+    async def get(self, id: str, fence: int = 0) -> Artifact | None:
+        """As `ArtifactStore.get`."""
+        found = await opening.committed(self.bucket, Place(checked(id), fence))
+        return None if found is None else found.artifact
+
+    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
+        """As `ArtifactStore.record_copy`."""
+        found = await opening.committed(self.bucket, Place(checked(id), fence))
+        return None if found is None else found.record_copy
+
+    async def open(self, id: str, fence: int = 0) -> ObjectReader | None:
+        """As `ArtifactStore.open`."""
+        place = Place(checked(id), fence)
+        async with self.turn(id):
+            found = await opening.committed(self.bucket, place)
+            if found is None:
+                return None
+            reader = ObjectReader(self, place, found)
+            self._reading.add(reader)
+        return reader
+
+    async def remove(self, id: str) -> None:
+        """As `ArtifactStore.remove`. Segments that this process is reading are removed later."""
+        async with self.turn(checked(id)):
+            stored = await self.bucket.sizes(Place(id).job)
+            documents = [key for key in stored if "." in key.rpartition("/")[2]]
+            await self.bucket.remove(documents)
+            await self._remove_segments(stored.keys() - set(documents))
+            self._known.pop(id, None)
+
+    async def _remove_segments(self, keys: set[str]) -> None:
+        """Remove the keys, those of open artifacts later."""
+        in_use = {key for key in keys if token_of(key) in self._tokens()}
+        self._doomed |= in_use
+        await self.bucket.remove(keys - in_use)
+
+    def _tokens(self) -> frozenset[str]:
+        return frozenset[str]().union(*(each.tokens for each in self._reading))
+
+    async def ids(self) -> set[str]:
+        """As `ArtifactStore.ids`. Lists the bucket, and so finds the changes of other replicas."""
+        before = dict(self._known)
+        found = {name for name in await self.bucket.names(ROOT) if is_id(name)}
+        growing = {each.place.id for each in self._growing}
+        for job, counted in before.items():
+            if job not in found and self._known.get(job) is counted:
+                del self._known[job]
+        now = time.monotonic()
+        for job in found - growing:
+            seen = self._known.get(job)
+            known = seen is not None and (seen.due is None or seen.due > now)
+            if not known and not await self._measure(job):
+                found.discard(job)
+        return found
+
+    async def _measure(self, id: str) -> bool:
+        """Count the bytes of the job. False if it has no objects: SeaweedFS lists the names of some
+        whose objects were removed.
+        """
+        async with self.turn(id):
+            if any(each.place.id == id for each in self._growing):
+                return True
+            stored = await self.bucket.sizes(Place(id).job)
+            if not stored:
+                self._known.pop(id, None)
+                return False
+            settled = any(files.commit for files in by_fence(id, stored).values())
+            due = None if settled else time.monotonic() + len(stored) * _SURVEY_COST
+            self._known[id] = _Known(_stored(id, stored), due)
+            return True
+
+    async def free(self) -> int:
+        """As `ArtifactStore.free`: a bucket has no limit."""
+        self._check_open()
+        return sys.maxsize
+
+    async def used(self) -> int:
+        """As `ArtifactStore.used`."""
+        self._check_open()
+        kept = sum(known.size for known in self._known.values())
+        return kept + sum(each.offset for each in self._growing)
+
+    async def close(self) -> None:
+        """As `ArtifactStore.close`. Files that are being written are kept. Idempotent."""
+        if self._closed:
+            return
+        failures = await asyncio.gather(
+            *(each.keep() for each in self._growing), return_exceptions=True
+        )
+        self._closed = True
+        self._threads.shutdown(wait=False)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    # What partial files and readers need of their store
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket. Raises `StoreUnavailable` if the store is closed."""
+        self._check_open()
+        return self._bucket
+
+    def begin(
+        self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]:
+        """Run blocking work in a thread."""
+        self._check_open()
+        return asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(work, *args, **kwargs)
+        )
+
+    def turn(self, id: str) -> asyncio.Lock:
+        """Change the names of the job's files; one at a time."""
+        self._check_open()
+        return self._turns.setdefault(id, asyncio.Lock())
+
+    async def tidy(self, place: Place, runs: tuple[Run, ...], *, head: bool = False) -> None:
+        """Remove the objects of the job under this fence and lower ones, except the artifact with
+        these segments, the partial file if `head`, and what is being read.
+        """
+        found = await self.bucket.sizes(place.job)
+        mine = {place.commit, *(segment.key for segment in place.listed(runs))}
+        if head:
+            mine.add(place.head)
+        documents, segments = set[str](), set[str]()
+        for fence, files in by_fence(place.id, found).items():
+            if fence <= place.fence:
+                each = Place(place.id, fence)
+                documents |= ({each.commit, each.head} & found.keys()) - mine
+                segments |= {each.segment(*name) for name in files.segments} - mine
+        await self.bucket.remove(documents)
+        await self._remove_segments(segments)
+        rest = {key: size for key, size in found.items() if key not in segments}
+        self._known[place.id] = _Known(_stored(place.id, rest))
+
+    def ended(self, growing: GrowingFile, *, kept: int, committed: bool) -> None:
+        """Note that the file is no longer written, and how many of its bytes are kept."""
+        self._growing.discard(growing)
+        if not committed:
+            # another replica may take it over: it is counted again
+            self._count(growing.place.id, kept, due=time.monotonic())
+
+    def _count(self, id: str, more: int, *, due: float | None = None) -> None:
+        size = max(0, self._known.get(id, _Known(0)).size + more)
+        self._known[id] = _Known(size, due)
+
+    async def closed(self, reading: OpenFile) -> None:
+        """Note that the artifact is no longer read; remove what was removed meanwhile."""
+        self._reading.discard(reading)
+        unread = reading.tokens - self._tokens()
+        unused = {key for key in self._doomed if token_of(key) in unread}
+        self._doomed -= unused
+        if unused and not self._closed:
+            try:
+                await self._bucket.remove(unused)
+            except StoreUnavailable as why:
+                log.warning("segments not removed", job=reading.artifact.id, reason=str(why))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the artifact store is closed")
+
+
+def _stored(id: str, sizes: dict[str, int]) -> int:
+    return sum(files.stored for files in by_fence(id, sizes).values())
