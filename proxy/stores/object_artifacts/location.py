@@ -56,7 +56,7 @@ def _url(value: str) -> str:
 
 
 _Options = Mapping[str, Callable[[str], str | bool]]
-_COMMON: _Options = {"allow_http": _flag, "ca_file": _text, "endpoint": _url, "anonymous": _flag}
+_COMMON: _Options = {"allow_http": _flag, "ca_file": _text, "endpoint": _url}
 _OPTIONS: Mapping[str, _Options] = {
     "s3": {
         **_COMMON,
@@ -197,7 +197,6 @@ def _s3(where: Location, common: dict[str, Any]) -> ObjectStore:
         options,
         endpoint="endpoint",
         region="region",
-        anonymous="skip_signature",
         server_side_encryption="server_side_encryption",
         sse_kms_key_id="sse_kms_key_id",
         bucket_key="sse_bucket_key_enabled",
@@ -219,7 +218,6 @@ def _azure(where: Location, common: dict[str, Any]) -> ObjectStore:
         where.options,
         endpoint="endpoint",
         account="account_name",
-        anonymous="skip_signature",
         client_id="client_id",
         tenant_id="tenant_id",
     )
@@ -227,10 +225,5 @@ def _azure(where: Location, common: dict[str, Any]) -> ObjectStore:
 
 
 def _google(where: Location, common: dict[str, Any]) -> ObjectStore:
-    config = _given(
-        where.options,
-        endpoint="base_url",
-        anonymous="skip_signature",
-        service_account="service_account",
-    )
+    config = _given(where.options, endpoint="base_url", service_account="service_account")
     return GCSStore(where.bucket, prefix=where.prefix or None, **common, **config)

@@ -26,7 +26,9 @@ from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.store import ObjectArtifacts
 from proxy.stores.redis_jobs.store import RedisJobs
+from tests.support import object_stores
 from tests.support.fakes import MemoryArtifacts, MemoryJobs
+from tests.support.object_relay import relay_in_thread
 from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.redis_server import RedisServer, running, valkey
 
@@ -78,6 +80,8 @@ ARTIFACTS = {
     "memory": (_memory_artifacts, None),
     "file": (_file_artifacts, None),
     "s3": (_object_artifacts, "s3"),
+    "gs": (_object_artifacts, "gs"),
+    "az": (_object_artifacts, "az"),
 }
 
 
@@ -88,6 +92,31 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
         yield f"s3://tests/{{prefix}}?endpoint={url}&allow_http=true"
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a prefix in a bucket of an emulator of Google Cloud Storage.
+
+    The emulator accepts a PUT with a signature in its query only.
+    """
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        object_stores.google(tmp_path_factory.mktemp("gs")) as emulator,
+        relay_in_thread(emulator, more="X-Goog-Algorithm=any") as url,
+    ):
+        patch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", object_stores.GOOGLE_KEY)
+        yield f"gs://tests/{{prefix}}?endpoint={url}&allow_http=true"
+
+
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a prefix in a container of an emulator of Azure Blob Storage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AZURE_STORAGE_ACCOUNT_KEY", object_stores.AZURE_KEY)
+        with object_stores.azure(tmp_path_factory.mktemp("az")) as url:
+            account = object_stores.AZURE_ACCOUNT
+            yield f"az://tests/{{prefix}}?endpoint={url}&account={account}&allow_http=true"
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +155,13 @@ async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     await store.close()
 
 
-@pytest.fixture(params=ARTIFACTS)
+def _param(name: str) -> object:
+    missing = name == "az" and object_stores.azurite() is None
+    reason = "azurite is not installed: npm install -g azurite"
+    return pytest.param(name, marks=pytest.mark.skipif(missing, reason=reason))
+
+
+@pytest.fixture(params=[_param(name) for name in ARTIFACTS])
 def open_artifacts(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> OpenArtifacts:
