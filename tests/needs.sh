@@ -10,6 +10,7 @@ need varnishtest varnish
 need curl curl
 need wrk wrk
 need jq jq
+need redis-server redis-server
 need systemd-analyze systemd
 [ -n "$missing" ] || exit 0
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 LIMIT = 30
 REDIS = shutil.which("redis-server") or "redis-server"
@@ -111,10 +113,31 @@ class RedisServer:
         (self.directory / "appendonly.aof").unlink(missing_ok=True)
 
 
+class Sentinel(RedisServer):
+    """A Sentinel on 127.0.0.1 that watches the service "main" of a server."""
+
+    def __init__(self, directory: Path, server: RedisServer, *, port: int) -> None:
+        super().__init__(directory, REDIS, port=port)
+        file = directory / "sentinel.conf"
+        file.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {directory}\n"
+            f"sentinel monitor main 127.0.0.1 {server.port} 1\n"
+            "sentinel down-after-milliseconds main 1000\n"
+        )
+        self._command = [REDIS, str(file), "--sentinel"]
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number: int = listener.getsockname()[1]
+        return number
+
+
 @contextmanager
-def running(directory: Path, program: str, **options: str) -> Iterator[RedisServer]:
+def running(directory: Path, program: str, **options: Any) -> Iterator[RedisServer]:
     """A server while the block runs."""
-    server = RedisServer(directory, program, **options)  # type: ignore[arg-type]
+    server = RedisServer(directory, program, **options)
     server.start()
     try:
         yield server

@@ -71,20 +71,19 @@ class Connections:
             raise StoreUnavailable("the job store is closed")
         self._busy += 1
         self._settled.clear()
+        fault = f"has {_MOST} commands to execute before"
         try:
             async with asyncio.timeout(self._bound), self._free:
+                fault = f"did not respond within {self._bound} s"
                 return await self._send(command, repeatable)
         except TimeoutError as why:
-            self._failed("no response")
-            raise StoreUnavailable(
-                f"the job store at {self._location} did not respond within {self._bound} s"
-            ) from why
+            raise self._unavailable(fault) from why
         except NoScriptError:
             raise
         except ResponseError as why:
             raise self._refused(why) from why
-        except (RedisError, OSError, EOFError) as why:
-            raise self._unreachable(why) from why
+        except (RedisError, OSError) as why:
+            raise self._unavailable(f"cannot be reached: {why}") from why
         finally:
             self._busy -= 1
             if not self._busy:
@@ -94,11 +93,17 @@ class Connections:
         while self._idle:
             connection = self._idle.pop()
             try:
+                if await connection.can_read():  # the server has closed it
+                    raise ConnectionError("the connection was closed")
+            except (RedisError, OSError):
+                await connection.disconnect(nowait=True)
+                continue
+            try:
                 return await self._exchange(connection, command)
             except ResponseError:
                 raise
             except (RedisError, OSError):
-                # the server may have closed it, and the other old ones, a while ago
+                # the other old ones may be broken as well
                 await self._drop_idle()
                 if not repeatable:
                     raise
@@ -136,16 +141,13 @@ class Connections:
         try:
             connection = await self.connect()
         except (RedisError, OSError) as why:
-            self._failed(str(why))
+            # the commands of the next moment fail at once, instead of each trying to connect
+            self._failure = str(why)
+            self._pause = min(max(self._pause * 2, _PAUSE), _LONGEST_PAUSE)
+            self._retry_at = loop.time() + self._pause
             raise
         self._pause = self._retry_at = 0.0
         return connection
-
-    def _failed(self, why: str) -> None:
-        """Make the commands of the next moment fail at once, instead of each trying to connect."""
-        self._failure = why
-        self._pause = min(max(self._pause * 2, _PAUSE), _LONGEST_PAUSE)
-        self._retry_at = asyncio.get_running_loop().time() + self._pause
 
     async def connect(self) -> AbstractConnection:
         """A new connection, which the caller closes. Raises errors of redis-py and OSError."""
@@ -208,10 +210,10 @@ class Connections:
     def _refused(self, why: Exception) -> StoreUnavailable:
         # servers append the script and its line, which say nothing to an operator
         reason = str(why).partition(" script: ")[0].rstrip(".,")
-        return StoreUnavailable(f"the job store at {self._location} refused a command: {reason}")
+        return self._unavailable(f"refused a command: {reason}")
 
-    def _unreachable(self, why: Exception) -> StoreUnavailable:
-        return StoreUnavailable(f"the job store at {self._location} cannot be reached: {why}")
+    def _unavailable(self, fault: str) -> StoreUnavailable:
+        return StoreUnavailable(f"the job store at {self._location} {fault}")
 
     async def close(self) -> None:
         """Refuse further commands, let the running ones end, and close all connections."""

@@ -62,10 +62,13 @@ def parse_url(url: str) -> Location:
     """Parse the URL of a shared store. Raises `BadUrl`."""
     try:
         parts = urlsplit(url)
-    except ValueError as why:
-        raise BadUrl(f"is not a URL ({why})", f"write {_EXAMPLES}") from None
-    if parts.fragment or re.search(r"\s", url):
-        raise BadUrl("contains a space or a #", "write %20 or %23 in passwords and names")
+    except ValueError:  # its text may contain the password
+        raise BadUrl("is not a URL", f"write {_EXAMPLES}") from None
+    if re.search(r"\s", url) or "@" in parts.path + parts.query or parts.fragment:
+        # never shown: a password with such a character looks like a host and a path
+        raise BadUrl(
+            "has a space, /, ?, # or @ in a wrong place", "write %20, %2F, %3F, %23 or %40"
+        )
     query = _query(parts)
     if parts.scheme == "unix":
         return _unix(parts, query)
@@ -85,6 +88,8 @@ def parse_url(url: str) -> Location:
         raise BadUrl(
             f"has the path {parts.path!r}", "write the number of a database, for example /0"
         )
+    if segments and "db" in query:
+        raise BadUrl("names the database twice", "write /0 or ?db=0")
     return Location(
         hosts=hosts,
         service=service,
@@ -155,7 +160,7 @@ def _db(number: str) -> int:
 
 def _prefix(query: dict[str, str]) -> str:
     prefix = query.pop("prefix", _PREFIX)
-    if not re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", prefix):
+    if not re.fullmatch(r"[A-Za-z0-9._-][A-Za-z0-9._:-]{0,63}", prefix):
         raise BadUrl(
             f"has the prefix {prefix!r}", "write up to 64 letters, digits, dots, colons, - and _"
         )

@@ -45,8 +45,10 @@ end
 -- owners only the first is looked at.
 local function first(counts)
   local found, lowest, seen, leases, starts = nil, nil, {}, {}, {}
-  for from = 0, call('ZCARD', prefix .. 'waiting') - 1, SLICE do
-    local ids = call('ZRANGE', prefix .. 'waiting', from, from + SLICE - 1)
+  local from, count, size = 0, call('ZCARD', prefix .. 'waiting'), 16
+  while from < count do
+    local ids = call('ZRANGE', prefix .. 'waiting', from, from + size - 1)
+    from, size = from + size, SLICE  -- the first few are often enough
     for i, raw in ipairs(call('HMGET', prefix .. 'active', unpack(ids))) do
       if ids[i] == id or not seen[raw] then
         seen[raw] = ids[i] ~= id

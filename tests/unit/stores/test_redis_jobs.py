@@ -1,0 +1,494 @@
+"""What the store in Redis keeps beside test_jobs.py and test_shared_jobs.py: failures of the server
+and of the network, and its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from proxy.core.job import (
+    Answered,
+    Assigned,
+    Claimed,
+    ErrorCode,
+    Failed,
+    FileFacts,
+    Finalizing,
+    Job,
+    JobError,
+    Shown,
+    Succeeded,
+    advance,
+)
+from proxy.core.retention import Stage
+from proxy.jobs.record import Record
+from proxy.ports import Bounds, SlotLimits, StoreUnavailable, Turn
+from proxy.stores.redis_jobs.cluster import Identity, WrongCluster
+from proxy.stores.redis_jobs.scripts import SCRIPTS, Script
+from proxy.stores.redis_jobs.store import RedisJobs
+from tests.support.byte_relay import ByteRelay, byte_relay
+from tests.support.fakes import new_job
+from tests.support.redis_server import REDIS, RedisServer, running, valkey
+
+ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
+SLOTS = SlotLimits(total=4, per_caller=0, hold=60)
+BOUNDS = Bounds(per_caller=9, queued=9, records_per_caller=9, records=9, slots=SLOTS)
+US = Identity(secrets=frozenset({"one"}), artifacts="s3://bucket")
+
+
+@pytest.fixture(params=[pytest.param(valkey(), id="valkey"), pytest.param(REDIS, id="redis")])
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server of the test's own, in a directory with a short name: sockets need one."""
+    with tempfile.TemporaryDirectory() as directory, running(Path(directory), request.param) as own:
+        yield own
+
+
+@asynccontextmanager
+async def opened(url: str, lease: float = 60.0) -> AsyncIterator[RedisJobs]:
+    store = await RedisJobs.open(url, lease=lease)
+    try:
+        await store.renew(running=0, promised=0)
+        async with asyncio.timeout(20):
+            await store._feed.connected.wait()
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(server: RedisServer) -> AsyncIterator[RedisJobs]:
+    async with opened(server.url) as own:
+        yield own
+
+
+@pytest.fixture
+async def relay(server: RedisServer) -> AsyncIterator[ByteRelay]:
+    directory = server.directory
+    async with byte_relay(directory / "relay.sock", directory / "redis.sock") as own:
+        yield own
+
+
+@pytest.fixture
+async def relayed(relay: ByteRelay) -> AsyncIterator[RedisJobs]:
+    async with opened(f"unix://{relay.path}") as own:
+        yield own
+
+
+async def available(call: Callable[[], Awaitable[object]]) -> object:
+    """The outcome of a call, repeated while the store is unavailable."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+
+
+async def claimed(store: RedisJobs, job: Job) -> Job:
+    """The job with a slot."""
+    new = advance(job, Assigned(store.replica), 1)
+    assert await store.claim(job, new, SLOTS) is Turn.TAKEN
+    return new
+
+
+async def next_change(store: RedisJobs, wanted: str | None) -> None:
+    changes = store.changes()
+    async with asyncio.timeout(20):
+        while await anext(changes) != wanted:
+            pass
+
+
+def every_call(store: RedisJobs, job: Job) -> list[Callable[[], Awaitable[object]]]:
+    new = advance(job, Assigned(store.replica), 1)
+    return [
+        lambda: store.add(new_job(), b""),
+        lambda: store.add_within(new_job(), b"", BOUNDS),
+        lambda: store.get(job.id),
+        lambda: store.find("alice", "k"),
+        lambda: store.body(job.id),
+        lambda: store.replace(job, new),
+        lambda: store.claim(job, new, SLOTS),
+        lambda: store.remove(job),
+        store.list,
+        lambda: store.counts(["alice"]),
+        lambda: store.spent(None, 1),
+        lambda: store.due(Stage.ENDED, 1),
+        lambda: store.wait(job.id, job.version, 60),
+        lambda: store.slot_use([], SLOTS),
+        store.orphans,
+        lambda: store.renew(running=0, promised=0),
+        store.leave,
+        store.replicas,
+        store.notes,
+        store.owner_key,
+        lambda: store.join(US),
+        store.probe,
+    ]
+
+
+# The server away
+
+
+async def test_without_a_server_every_call_is_unavailable_at_once(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    """§18: status and kick-offs 503 within 2 s."""
+    job = await store.add(new_job(key="k"), b"")
+    server.kill()
+    for call in every_call(store, job):
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=f"the job store at unix://{server.directory}"):
+            await call()
+        assert time.monotonic() - begun < 2
+
+
+async def test_a_silent_server_is_unavailable_within_two_seconds(
+    relay: ByteRelay, relayed: RedisJobs
+) -> None:
+    job = await relayed.add(new_job(key="k"), b"")
+    relay.requests.clear()
+    calls = every_call(relayed, job)
+    begun = time.monotonic()
+    outcomes = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * len(calls)
+    assert time.monotonic() - begun < 2
+    relay.requests.set()
+    await relay.cut()
+    assert await available(lambda: relayed.get(job.id)) == job
+
+
+async def test_a_hanging_server_holds_no_connection_for_ever(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    """More calls than there are connections, and afterwards all of these serve again."""
+    job = await store.add(new_job(), b"")
+    server.pause()
+    calls = [store.get(job.id) for _ in range(50)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+    server.go_on()
+    await available(lambda: store.get(job.id))
+    assert await asyncio.gather(*(store.get(job.id) for _ in range(50))) == [job] * 50
+
+
+async def test_jobs_and_leases_outlive_a_restart_of_the_server(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    job = await store.add(new_job(key="k", replica=store.replica), b"body")
+    job = await claimed(store, job)
+    waiting = asyncio.create_task(store.wait(new_job().id, 1, 0))
+    changes = store.changes()
+    server.kill()
+    await asyncio.wait([waiting])
+    server.start()
+    async with asyncio.timeout(20):
+        while await anext(changes) is not None:
+            pass
+    assert await available(lambda: store.get(job.id)) == job
+    assert await store.body(job.id) == b"body"
+    assert await store.find("alice", "k") == job
+    assert await store.replace(job, advance(job, Claimed(store.replica), 2))
+    assert waiting.done()
+
+
+async def test_a_server_that_lost_its_data_gets_owner_key_and_identity_back(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    """The owner hashes of running replicas stay valid."""
+    job = await store.add(new_job(), b"")
+    await store.join(US)
+    key = await store.owner_key()
+    server.kill()
+    server.forget()
+    server.start()
+    assert await available(lambda: store.get(job.id)) is None
+    assert await store.replace(job, advance(job, Shown(), 1)) is False
+    await store.renew(running=0, promised=0)
+    assert len(await store.replicas()) == 1
+    async with opened(server.url) as other:
+        assert await other.owner_key() == key
+        with pytest.raises(WrongCluster):
+            await other.join(replace(US, artifacts="elsewhere"))
+
+
+async def test_a_replica_with_the_key_of_a_lost_cluster_is_refused(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    await store.owner_key()
+    await store._connections.command("FLUSHALL")
+    async with opened(server.url) as other:
+        await other.owner_key()
+    with pytest.raises(StoreUnavailable, match="restart this replica"):
+        await store.renew(running=0, promised=0)
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(store: RedisJobs) -> None:
+    await store._connections.command("SCRIPT", "FLUSH")
+    job = await store.add(new_job(), b"")
+    assert await store.list() == [job]
+
+
+# Connections
+
+
+async def kill_clients(server: RedisServer) -> None:
+    async with opened(f"{server.url}?prefix={uuid4()}") as other:
+        await other._connections.command("CLIENT", "KILL", "TYPE", "normal")
+        await other._connections.command("CLIENT", "KILL", "TYPE", "pubsub")
+
+
+async def test_connections_that_were_closed_meanwhile_are_not_used(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    """Services close idle connections: the next call does not fail."""
+    jobs = [await store.add(new_job(number), b"") for number in range(20)]
+    await asyncio.gather(*(store.get(job.id) for job in jobs))
+    changes = store.changes()
+    await kill_clients(server)
+    async with asyncio.timeout(20):
+        while await anext(changes) is not None:
+            pass
+    assert all(
+        await asyncio.gather(*(store.replace(job, advance(job, Shown(), 1)) for job in jobs))
+    )
+
+
+async def test_a_wait_and_the_feed_go_on_after_their_connection_broke(
+    relay: ByteRelay, relayed: RedisJobs, server: RedisServer
+) -> None:
+    job = await relayed.add(new_job(), b"")
+    waiting = asyncio.create_task(relayed.wait(job.id, job.version, 60))
+    changes = relayed.changes()
+    await relay.cut()
+    async with asyncio.timeout(20):
+        while await anext(changes) is not None:
+            pass
+    async with opened(server.url) as other:
+        new = advance(job, Shown(), 1)
+        assert await other.replace(job, new)
+    async with asyncio.timeout(20):
+        assert await waiting == new
+        assert await anext(changes) == job.id
+
+
+async def test_a_change_that_the_feed_missed_ends_a_wait_within_seconds(
+    relay: ByteRelay, relayed: RedisJobs, server: RedisServer
+) -> None:
+    """The connection of the feed is silent, and not noticed yet: versions are compared."""
+    job = await relayed.add(new_job(), b"")
+    relayed._tasks[0].cancel()
+    waiting = asyncio.create_task(relayed.wait(job.id, job.version, 60))
+    await asyncio.sleep(0)
+    async with opened(server.url) as other:
+        new = advance(job, Shown(), 1)
+        assert await other.replace(job, new)
+    async with asyncio.timeout(3):
+        assert await waiting == new
+
+
+async def test_a_silent_feed_is_connected_again(relay: ByteRelay, relayed: RedisJobs) -> None:
+    relay.responses.clear()
+    accepted = relay.accepted
+    async with asyncio.timeout(20):
+        while relay.accepted == accepted:  # noqa: ASYNC110 - time has to pass
+            await asyncio.sleep(0.05)
+    relay.responses.set()
+    await next_change(relayed, None)
+
+
+async def test_there_are_so_many_connections_at_most(relay: ByteRelay, relayed: RedisJobs) -> None:
+    job = await relayed.add(new_job(), b"")
+    await asyncio.gather(*(relayed.get(job.id) for _ in range(200)))
+    assert relay.accepted <= 17  # one is the feed's
+
+
+async def test_a_change_whose_outcome_is_unknown_is_recognised(
+    relay: ByteRelay, relayed: RedisJobs
+) -> None:
+    """It is not repeated by the store. jobs/record.py finds what became of it."""
+    job = await relayed.add(new_job(replica=relayed.replica), b"")
+    job = await claimed(relayed, job)
+    record = Record(relayed, job, lambda: 2.0)
+    relay.responses.clear()
+    with pytest.raises(StoreUnavailable):
+        await record.advance(Claimed(relayed.replica))
+    relay.responses.set()
+    await relay.cut()
+    changed = await available(lambda: record.advance(Claimed(relayed.replica)))
+    assert changed == advance(job, Claimed(relayed.replica), 2.0)
+    assert await relayed.get(job.id) == changed
+
+
+async def test_a_cut_at_any_moment_leaves_no_half_change(
+    relay: ByteRelay, relayed: RedisJobs, server: RedisServer
+) -> None:
+    """Records and indexes agree, whatever became of each call."""
+    async with opened(server.url) as other:
+        for number in range(30):
+            calls = [
+                asyncio.create_task(
+                    relayed.add(new_job(number * 4 + each, key=f"{number}.{each}"), b"body")
+                )
+                for each in range(4)
+            ]
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+            await relay.cut()
+            await asyncio.wait(calls)
+            for call in calls:
+                call.exception()
+            jobs = await other.list()
+            assert (await other.counts(["alice"])).records == len(jobs)
+            for job in jobs:
+                assert await other.find("alice", job.request.idempotency_key or "") == job
+                assert await other.body(job.id) == b"body"
+
+
+# Full memory
+
+
+async def test_a_full_store_refuses_new_jobs_and_ends_the_others(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    """Progress, ends, claims and leases go on, so that memory becomes free."""
+    command = store._connections.command
+    runs, waits = [await store.add(new_job(n, replica=store.replica), b"x") for n in range(2)]
+    runs = await claimed(store, runs)
+    await command("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(StoreUnavailable, match="maxmemory"):
+        await store.add(new_job(), b"")
+    with pytest.raises(StoreUnavailable, match="maxmemory"):
+        await store.probe()
+    assert len(await store.list()) == 2
+    await store.renew(running=1, promised=0)
+    await claimed(store, waits)
+    progress = advance(runs, Claimed(store.replica), 2)
+    over = advance(progress, Failed(ERROR), 3)
+    assert await store.replace(runs, progress)
+    assert await store.replace(progress, over)
+    assert await store.remove(over)
+    await command("CONFIG", "SET", "maxmemory", "0")
+    await store.probe()
+
+
+async def test_a_server_that_cannot_write_is_unavailable_as_a_whole(store: RedisJobs) -> None:
+    """A read-only replica, after a failover: nothing is changed, and reads go on."""
+    job = await store.add(new_job(), b"")
+    await store._connections.command("REPLICAOF", "127.0.0.1", "1")
+    for call in (lambda: store.replace(job, advance(job, Shown(), 1)), store.probe):
+        with pytest.raises(StoreUnavailable, match=r"read.only replica"):
+            await call()
+    await store._connections.command("REPLICAOF", "NO", "ONE")
+    assert await store.get(job.id) == job
+    await store.probe()
+
+
+# Memory
+
+
+def typical(number: int, **changes: object) -> Job:
+    return new_job(
+        number,
+        owner=f"{number % 50:064x}",
+        aliases=(f"{number % 50 + 1000:064x}",),
+        key=str(uuid4()),
+        session=(session := str(uuid4())),
+        target=f"/v8/RestoreSessions/{session}/organization/mailboxes/{uuid4()}/exportToPst",
+        accept="application/octet-stream",
+        host="vb365.example.com:4443",
+        **changes,
+    )
+
+
+def finished(job: Job, replica: str) -> list[Job]:
+    """The versions of a job, to its end."""
+    facts = FileFacts(
+        media_type="application/octet-stream",
+        file_name="Mailbox of somebody.pst",
+        size=1 << 40,
+        etag='"0123456789abcdef"',
+    )
+    versions = [job]
+    for event in (
+        Assigned(replica),
+        Claimed(replica),
+        Answered(facts),
+        Finalizing(1 << 40),
+        Succeeded(1 << 40, "x" * 44, 1e9, "pst"),
+    ):
+        versions.append(advance(versions[-1], event, 1e9))
+    return versions
+
+
+async def test_a_job_costs_less_than_four_kilobytes_in_the_store(store: RedisJobs) -> None:
+    """Issue 9: with its entries in all indexes; the body of 1 KiB is of no more use at its end."""
+    command = store._connections.command
+
+    async def used() -> int:
+        lines = (await command("INFO", "memory")).decode().splitlines()
+        return int(next(line for line in lines if line.startswith("used_memory:")).split(":")[1])
+
+    count = 500
+    await store.add(typical(0), b"")
+    before = await used()
+    jobs = [typical(number, replica=store.replica) for number in range(count)]
+    for job in jobs:
+        await store.add(job, bytes(1024))
+    queued = (await used() - before) / count
+    assert queued < 4096 + 1024
+    for job in jobs:
+        versions = finished(job, store.replica)
+        assert await store.replace(versions[0], replace(versions[-1], version=job.version + 1))
+    assert (await used() - before) / count < 4096
+    for job in await store.list():
+        await store.remove(job)
+    keys = {key.decode().removeprefix("vb365-async-proxy:") for key in await command("KEYS", "*")}
+    assert keys <= {"replicas", f"lease:{store.replica}", "counters"}
+
+
+async def test_ten_thousand_jobs_are_listed_in_bounded_replies(store: RedisJobs) -> None:
+    jobs = [new_job(number, owner=f"{number % 9}") for number in range(10_000)]
+
+    async def add(some: list[Job]) -> None:
+        for job in some:
+            await store.add(job, b"")
+
+    await asyncio.gather(*(add(jobs[start::16]) for start in range(16)))
+    assert await store.list() == jobs[::-1]
+    assert await store.list(owner="3") == [job for job in reversed(jobs) if job.owner == "3"]
+    orphans = await store.orphans()
+    assert len(orphans) == 10_000
+
+
+# Scripts
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+async def test_the_server_knows_a_script_by_the_name_that_is_sent(
+    store: RedisJobs, script: Script
+) -> None:
+    """And its text compiles."""
+    sha = await store._connections.command("SCRIPT", "LOAD", script.text)
+    assert sha.decode() == script.sha
+
+
+async def test_progress_changes_no_index(store: RedisJobs) -> None:
+    """Most changes are progress: their cost does not grow with the indexes."""
+    job = await store.add(new_job(), b"")
+    new = advance(job, Shown(), 1)
+    command = store._connections.command
+    await command("CONFIG", "RESETSTAT")
+    assert await store.replace(job, new)
+    calls = (await command("INFO", "commandstats")).decode()
+    called = {line.split(":")[0].removeprefix("cmdstat_") for line in calls.splitlines()[1:]}
+    assert "hset" in called
+    assert called & {"zadd", "zrem", "sadd", "srem"} == set()

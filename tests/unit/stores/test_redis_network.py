@@ -1,0 +1,198 @@
+"""How the shared store is reached: TCP, TLS with client certificates, Sentinel (§18)."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from proxy.core.job import Shown, advance
+from proxy.ports import StoreUnavailable
+from proxy.stores.redis_jobs.store import RedisJobs
+from tests.support.fakes import new_job
+from tests.support.redis_server import REDIS, RedisServer, Sentinel, free_port, running
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisJobs]:
+    store = await RedisJobs.open(url)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def serves(url: str) -> None:
+    """Records are stored, and the feed works."""
+    async with opened(url) as store:
+        async with asyncio.timeout(20):
+            await store._feed.connected.wait()
+        changes = store.changes()
+        job = await store.add(new_job(), b"body")
+        async with asyncio.timeout(20):
+            assert await anext(changes) == job.id
+        assert await store.list() == [job]
+        assert await store.remove(job)
+
+
+async def test_a_server_is_reached_by_tcp_with_password_and_database(tmp_path: Path) -> None:
+    with running(tmp_path, REDIS, port=free_port(), requirepass="p@ss") as server:
+        await serves(f"redis://:p%40ss@127.0.0.1:{server.port}/3")
+        await serves(f"redis://default:p%40ss@localhost:{server.port}?db=3")
+        with pytest.raises(StoreUnavailable, match="Authentication required"):
+            await RedisJobs.open(server.tcp_url)
+
+
+async def test_databases_of_one_server_are_apart(tmp_path: Path) -> None:
+    """Channels are not: the feed of each has another one."""
+    with running(tmp_path, REDIS, port=free_port()) as server:
+        async with opened(f"{server.tcp_url}/1") as a, opened(f"{server.tcp_url}/2") as b:
+            for store in (a, b):
+                async with asyncio.timeout(20):
+                    await store._feed.connected.wait()
+            changes = b.changes()
+            job = await a.add(new_job(), b"")
+            other = await b.add(new_job(), b"")
+            async with asyncio.timeout(20):
+                assert await anext(changes) == other.id
+            assert await b.get(job.id) is None
+
+
+# TLS
+
+
+class Certificates:
+    """A CA with a certificate for the server and one for a client, as files in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        authority = trustme.CA()
+        self.ca = directory / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca)
+        for name in ("server", "client"):
+            issued = authority.issue_cert("localhost")
+            issued.private_key_pem.write_to_path(directory / f"{name}.key")
+            issued.cert_chain_pems[0].write_to_path(directory / f"{name}.pem")
+        self.directory = directory
+
+    def options(self, port: int, auth: str) -> dict[str, str]:
+        return {
+            "tls_port": str(port),
+            "tls_cert_file": f"{self.directory}/server.pem",
+            "tls_key_file": f"{self.directory}/server.key",
+            "tls_ca_cert_file": str(self.ca),
+            "tls_auth_clients": auth,
+        }
+
+    @property
+    def client(self) -> str:
+        return f"cert_file={self.directory}/client.pem&key_file={self.directory}/client.key"
+
+
+@contextmanager
+def tls_server(directory: Path, auth: str) -> Iterator[tuple[Certificates, str]]:
+    certificates, port = Certificates(directory), free_port()
+    with running(directory, REDIS, **certificates.options(port, auth)):
+        yield certificates, f"rediss://localhost:{port}/0"
+
+
+async def test_a_server_is_reached_by_tls(tmp_path: Path) -> None:
+    with tls_server(tmp_path, "no") as (certificates, url):
+        await serves(f"{url}?ca_file={certificates.ca}")
+        with pytest.raises(StoreUnavailable, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
+            await RedisJobs.open(url)
+        wrong_name = url.replace("localhost", "127.0.0.1")
+        with pytest.raises(StoreUnavailable, match=r"not valid for '127\.0\.0\.1'"):
+            await RedisJobs.open(f"{wrong_name}?ca_file={certificates.ca}")
+
+
+async def test_a_server_may_ask_for_a_client_certificate(tmp_path: Path) -> None:
+    with tls_server(tmp_path, "yes") as (certificates, url):
+        await serves(f"{url}?ca_file={certificates.ca}&{certificates.client}")
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            await RedisJobs.open(f"{url}?ca_file={certificates.ca}")
+
+
+@pytest.mark.parametrize("parameter", ["ca_file", "cert_file"])
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nx\n"])
+async def test_a_file_that_cannot_be_used_is_named(
+    tmp_path: Path, parameter: str, content: bytes | None
+) -> None:
+    file = tmp_path / "file.pem"
+    if content is not None:
+        file.write_bytes(content)
+    pair = f"&key_file={file}" if parameter == "cert_file" else ""
+    with pytest.raises(StoreUnavailable, match=f"{file} cannot be used for TLS"):
+        await RedisJobs.open(f"rediss://localhost:1?{parameter}={file}{pair}")
+
+
+# Sentinel
+
+
+@contextmanager
+def service() -> Iterator[tuple[RedisServer, RedisServer, Sentinel]]:
+    """A master, a replica of it, and a Sentinel that watches both."""
+    with tempfile.TemporaryDirectory() as directory:
+        folders = [Path(directory, name) for name in "mrs"]
+        for folder in folders:
+            folder.mkdir()
+        with running(folders[0], REDIS, port=free_port()) as master:
+            following = f"127.0.0.1 {master.port}"
+            with running(folders[1], REDIS, port=free_port(), replicaof=following) as replica:
+                sentinel = Sentinel(folders[2], master, port=free_port())
+                sentinel.start()
+                try:
+                    yield master, replica, sentinel
+                finally:
+                    sentinel.kill()
+
+
+async def command(port: int, *words: str) -> bytes:
+    """The beginning of a server's response."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(" ".join(words).encode() + b"\r\n")
+        return await reader.read(1 << 16)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_sentinel_names_the_master_before_and_after_a_failover() -> None:
+    with service() as (master, replica, sentinel):
+        # the first Sentinel of the list does not exist
+        url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/main"
+        await serves(url)
+        async with opened(url) as store, asyncio.timeout(60):
+            job = await store.add(new_job(), b"body")
+            sentinel_knows = "SENTINEL", "MASTER", "main"
+            while (  # noqa: ASYNC110 - time has to pass
+                b"num-slaves\r\n$1\r\n1" not in await command(sentinel.port, *sentinel_knows)
+            ):
+                await asyncio.sleep(0.1)
+            while await store._connections.command("WAIT", 1, 1000) < 1:
+                pass
+            changes = store.changes()
+            master.kill()
+            while await anext(changes) is not None:
+                pass
+            new = advance(job, Shown(), 1)
+            while True:
+                try:
+                    await store.replace(job, new)
+                    break
+                except StoreUnavailable:  # no master yet
+                    await asyncio.sleep(0.1)
+            assert await store.get(job.id) == new
+        assert b"role:master" in await command(replica.port, "INFO", "replication")
+
+
+async def test_a_service_that_no_sentinel_knows_is_named() -> None:
+    with service() as (_, _, sentinel):
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/other"
+        with pytest.raises(StoreUnavailable, match="it knows no service 'other'"):
+            await RedisJobs.open(url)
