@@ -7,7 +7,7 @@ There are two checks. Each sends nothing of the caller's but Authorization and C
   session. It proves no identity, because the caller of a kick-off chose the `sid`.
 - The identity check, `GET /v{N}/RestoreSessions?limit=1`, shows whether VB365 accepts the
   credentials. Sent with a JWT alone, a success makes the token's claims valid, unless the same
-  request succeeds without credentials too (`upstream.anonymous`).
+  request is known to succeed without credentials too (`upstream.anonymous`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Access:
         now: Callable[[], float],
     ) -> None:
         self._questions = Questions(upstream, timeout=timeout)
-        self._anonymous = AnonymousCheck(self._questions, now)
+        self._anonymous = AnonymousCheck(self._questions)
         self._hashes = OwnerHashes(key)
         self._lifetime = cache
         self._timeout = timeout
@@ -124,12 +124,14 @@ class Access:
         return NOTE if self._anonymous.succeeds else None
 
     async def watch(self) -> None:
-        """Repeat the identity check without credentials until cancelled, so that an operator learns
-        of a success even if no caller sends a JWT.
+        """Repeat the identity check without credentials until cancelled. If it succeeds, what was
+        learnt before is dropped: it may have been wrong already.
         """
         await asyncio.sleep(_ANONYMOUS_START)
         while True:
-            await self._fails_without_credentials(_identity_target(self._versions()[0]))
+            if await self._anonymous.run(_identity_target(self._versions()[0])):
+                self._identities.clear()
+                self._allowed.clear()
             await asyncio.sleep(_ANONYMOUS_INTERVAL)
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
@@ -330,7 +332,7 @@ class Access:
             status = await self._ask(version, target, credentials, statuses)
             if is_success(status):
                 self._served = version
-                await self._accept_identity(credentials, target)
+                self._accept_identity(credentials, target)
             if status not in UNKNOWN:
                 break
         return status
@@ -342,29 +344,15 @@ class Access:
         wanted = (first, self._served, *_VERSIONS)
         return list(dict.fromkeys(version for version in wanted if version in _VERSIONS))
 
-    async def _accept_identity(self, credentials: Credentials, target: str) -> None:
-        """Use the claims of a JWT that was sent alone and accepted. Raises `Problem` 503."""
+    def _accept_identity(self, credentials: Credentials, target: str) -> None:
+        """Use the claims of a JWT that was sent alone and accepted."""
         if credentials.claims is not None and not credentials.cookie:
-            fails = await self._fails_without_credentials(target)
-            if fails is None:
-                raise unreachable()
-            if not fails:
+            if self._anonymous.succeeds:
                 return
             claimed = self._hashes.identity(credentials.claims)
             self._identities.put(self._hashes.caller(credentials), claimed)
         self._known.put(self._hashes.caller(credentials), True)
         self._remember(credentials, "identity", target)
-
-    async def _fails_without_credentials(self, target: str) -> bool | None:
-        """Report whether the identity check fails without credentials, None if that is not known.
-
-        If it succeeds, what was learnt before is dropped: it may have been wrong already.
-        """
-        succeeds = await self._anonymous.run(target)
-        if succeeds:
-            self._identities.clear()
-            self._allowed.clear()
-        return None if succeeds is None else not succeeds
 
     async def _ask(
         self, version: str, target: str, credentials: Credentials, statuses: Statuses | None

@@ -4,8 +4,6 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import structlog
 
 from proxy.core.errors import Problem
@@ -15,8 +13,6 @@ from proxy.upstream.verdict import UNDECIDED, is_success
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for which a result is valid.
-_LIFETIME = 120.0
 _NOBODY = Credentials((), ())
 #: For operators, in the log and in /readyz.
 NOTE = (
@@ -26,46 +22,32 @@ NOTE = (
 
 
 class AnonymousCheck:
-    """Sends the identity check without credentials. `now` returns seconds.
+    """Sends the identity check without credentials.
 
     A server in front of VB365 may answer 2xx to any request whose Host it does not know. Each
     token would be valid then, also a forged one.
     """
 
-    def __init__(self, questions: Questions, now: Callable[[], float]) -> None:
+    def __init__(self, questions: Questions) -> None:
         self._questions = questions
-        self._now = now
-        #: By target: whether the check succeeded, and until when that is valid.
-        self._results: dict[str, tuple[bool, float]] = {}
+        #: Whether the check has succeeded the last time that VB365 responded.
+        self.succeeds = False
 
-    @property
-    def succeeds(self) -> bool:
-        """Whether the check has succeeded, for any target."""
-        return any(success for success, _ in self._results.values())
-
-    async def run(self, target: str) -> bool | None:
-        """Report whether the identity check at this target succeeds without credentials.
-
-        Returns None if that is not known, because VB365 does not respond.
+    async def run(self, target: str) -> bool:
+        """Send the check to `target`, and report whether it succeeds; if VB365 does not respond,
+        whether it did the last time.
         """
-        success, until = self._results.get(target, (None, float("-inf")))
-        if self._now() < until:
-            return success
         try:
             status = await self._questions.status(target, _NOBODY)
         except Problem:
-            return success
-        if status in UNDECIDED:
-            # it is no success, but the next one may be
-            self._store(target, bool(success), self._now())
-        else:
-            self._store(target, is_success(status), self._now() + _LIFETIME)
-        return self._results[target][0]
+            return self.succeeds
+        if status not in UNDECIDED:
+            self._store(is_success(status))
+        return self.succeeds
 
-    def _store(self, target: str, success: bool, until: float) -> None:
-        before = self.succeeds
-        self._results[target] = (success, until)
-        if self.succeeds and not before:
+    def _store(self, success: bool) -> None:
+        before, self.succeeds = self.succeeds, success
+        if success and not before:
             log.error(NOTE)
-        elif before and not self.succeeds:
+        elif before and not success:
             log.info("access checks without credentials fail again: claims of tokens are used")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import structlog
 from proxy.core.errors import Problem
 from proxy.ports import Fields
 from proxy.upstream import access as access_module
+from proxy.upstream.access import Access
 from proxy.upstream.anonymous import NOTE
 from tests.unit.upstream.test_access import SESSIONS, Scripted, credentials, job, jwt, make
 
@@ -24,86 +27,93 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_module, "_ANONYMOUS_START", 0)
+    monkeypatch.setattr(access_module, "_ANONYMOUS_INTERVAL", 0)
+
+
+@contextlib.asynccontextmanager
+async def watched(access: Access) -> AsyncIterator[None]:
+    """The check is repeated for ever."""
+    watching = asyncio.create_task(access.watch())
+    await turns()
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
 async def test_claims_are_not_used_while_anybody_is_accepted() -> None:
     """§2: a token that is accepted as a request without one is does not prove its claims."""
-    access, vb365, clock = make(lambda *_: 200)
+    access, vb365, _ = make(lambda *_: 200)
     vb365.anonymous = 200
-    assert await access.learn(ALICE) is False
-    assert access.owners(ALICE) == access.hashes(ALICE)
-    assert await access.identify(ALICE) == access.hashes(ALICE)
-    assert access.claimed(ALICE) is None
-    vb365.anonymous = 401
-    clock.now += 121
-    assert await access.learn(ALICE) is True
-    assert access.owners(ALICE)[0] == access.claimed(ALICE)
+    async with watched(access):
+        assert await access.learn(ALICE) is False
+        assert access.owners(ALICE) == access.hashes(ALICE)
+        assert await access.identify(ALICE) == access.hashes(ALICE)
+        assert access.claimed(ALICE) is None
+        vb365.anonymous = 401
+        await turns()
+        assert await access.learn(ALICE) is True
+        assert access.owners(ALICE)[0] == access.claimed(ALICE)
 
 
 async def test_the_owner_of_a_gone_session_is_not_whoever_claims_to_be() -> None:
     """§2, §9: a server that begins to accept anybody does not make a forged token the owner."""
-    access, vb365, clock = make(lambda _, target, __: 200 if target == SESSIONS else 404)
+    access, vb365, _ = make(lambda _, target, __: 200 if target == SESSIONS else 404)
     await access.learn(ALICE)
     mine = job(access.owners(ALICE)[0])
     forged = credentials(jwt("alice", "forged"))
     vb365.anonymous = 200
-    clock.now += 121
-    with pytest.raises(Problem) as why:
-        await access.check(forged, mine)
+    async with watched(access):
+        with pytest.raises(Problem) as why:
+            await access.check(forged, mine)
     assert (why.value.status, access.owners(forged)) == (404, access.hashes(forged))
 
 
 async def test_what_was_learnt_before_is_dropped() -> None:
-    """§2: it may have been wrong already when the check without credentials was still valid."""
-    access, vb365, clock = make(lambda *_: 200)
-    assert await access.learn(ALICE) is True
-    vb365.anonymous = 200
+    """§2: it may have been wrong already."""
+    access, vb365, _ = make(lambda *_: 200)
     forged = credentials(jwt("alice", "forged"))
-    assert await access.learn(forged) is True, "the check is valid for two minutes"
-    clock.now += 121
-    assert await access.learn(ALICE) is False
-    vb365.anonymous = 401
-    vb365.decide = lambda token, *_: 200 if token in IDENTITIES else 401
-    clock.now += 121
-    assert await access.learn(ALICE) is True
-    assert access.owners(forged) == access.hashes(forged)
+    assert await access.learn(forged) is True
+    vb365.anonymous = 200
+    async with watched(access):
+        assert access.owners(forged) == access.hashes(forged)
+        vb365.anonymous = 401
+        vb365.decide = lambda token, *_: 200 if token in IDENTITIES else 401
+        await turns()
+        assert await access.learn(ALICE) is True
+        assert await access.learn(forged) is False
 
 
-@pytest.mark.parametrize("anonymous", [400, 401, 403, 404, 302, 429, 500, 503])
-async def test_only_a_2xx_without_credentials_discredits_claims(anonymous: int) -> None:
+@pytest.mark.parametrize("anonymous", [400, 401, 403, 404, 302, 429, 500, 503, None])
+async def test_only_a_2xx_without_credentials_discredits_claims(anonymous: int | None) -> None:
     """§2: any other response is no success, whatever it means."""
     access, vb365, _ = make(lambda *_: 200)
     vb365.anonymous = anonymous
-    assert await access.learn(ALICE) is True
-    assert access.note is None
+    async with watched(access):
+        assert await access.learn(ALICE) is True
+        assert access.note is None
 
 
 @pytest.mark.parametrize("anonymous", [429, 503, None])
 async def test_a_failure_does_not_end_the_warning(anonymous: int | None) -> None:
     """§2: that the check fails for a moment does not mean that claims can be used."""
-    access, vb365, clock = make(lambda *_: 200)
-    vb365.anonymous = 200
-    assert await access.learn(ALICE) is False
-    vb365.anonymous = anonymous
-    clock.now += 121
-    assert await access.learn(ALICE) is False
-    assert access.note == NOTE
-
-
-async def test_claims_are_not_used_before_the_check() -> None:
-    """§2: VB365 does not respond to it: the caller's identity is not known yet."""
     access, vb365, _ = make(lambda *_: 200)
-    vb365.anonymous = None
-    assert await access.learn(ALICE) is None
-    with pytest.raises(Problem) as why:
-        await access.identify(ALICE)
-    assert why.value.status == 503
-    vb365.anonymous = 401
-    assert await access.learn(ALICE) is True
+    vb365.anonymous = 200
+    async with watched(access):
+        vb365.anonymous = anonymous
+        await turns()
+        assert await access.learn(ALICE) is False
+        assert access.note == NOTE
 
 
-async def test_the_check_costs_one_request_in_two_minutes(
+async def test_callers_cause_no_check_without_credentials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """§2: and none for callers without a JWT."""
+    """§2: each question about a caller has the caller's credentials."""
     access, vb365, _ = make(lambda *_: 200)
     sent = []
     send = vb365.send
@@ -113,32 +123,22 @@ async def test_the_check_costs_one_request_in_two_minutes(
         return await send(method, target, fields, **times)
 
     monkeypatch.setattr(vb365, "send", count)
-    await access.identify(credentials("Bearer opaque"))
-    assert len(sent) == 1
     for salt in range(5):
         await access.learn(credentials(jwt("alice", str(salt))))
-    assert len(sent) == 7
-    assert sent.count([]) == 1
+    assert len(sent) == 5
+    assert [] not in sent
 
 
-async def test_an_operator_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_operator_is_told_once() -> None:
     """§16: the log names the setting, also if nobody sends a JWT; /readyz shows it from then on."""
-    monkeypatch.setattr(access_module, "_ANONYMOUS_START", 0)
-    monkeypatch.setattr(access_module, "_ANONYMOUS_INTERVAL", 0)
-    access, vb365, clock = make(lambda *_: 200)
+    access, vb365, _ = make(lambda *_: 200)
     vb365.anonymous = 200
     with structlog.testing.capture_logs() as logs:
-        watching = asyncio.create_task(access.watch())
-        await turns()
-        assert access.note == NOTE
-        clock.now += 121
-        await turns()
-        vb365.anonymous = 401
-        clock.now += 121
-        await turns()
-        assert access.note is None
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        async with watched(access):
+            assert access.note == NOTE
+            vb365.anonymous = 401
+            await turns()
+            assert access.note is None
     assert [(entry["log_level"], entry["event"]) for entry in logs] == [
         ("error", NOTE),
         ("info", "access checks without credentials fail again: claims of tokens are used"),
