@@ -1,1 +1,1 @@
-"""The proof: every test names the fact that it shows."""
+"""The tests. The name of each states the fact that it checks."""

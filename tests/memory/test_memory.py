@@ -1,5 +1,5 @@
-"""Long bodies, slow readers and idle crowds: memory stays flat, others are served (CONTRACT §12;
-issue 3, item 2).
+"""Long bodies, slow readers and many idle clients: memory stays flat, others are served (CONTRACT
+§12).
 """
 
 from __future__ import annotations
@@ -78,9 +78,11 @@ async def test_12_a_slow_reader_never_grows_memory(tmp_path: Path) -> None:
             await is_served(running)
 
 
-async def test_12_idle_and_dribbling_crowds_are_bounded_and_harm_nobody(tmp_path: Path) -> None:
-    """§12 slowloris: a thousand silent clients and five hundred that send a byte now and then, all
-    ended in time.
+async def test_12_idle_and_slow_clients_are_bounded_and_do_not_affect_others(
+    tmp_path: Path,
+) -> None:
+    """§12 slowloris: a thousand silent clients and five hundred that send a byte now and then; all
+    time out.
     """
     async with (
         Origin(answer_all).running() as origin,
@@ -181,7 +183,7 @@ async def test_12_uploads_are_flat_in_memory(mib: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_12_a_long_poll_of_five_minutes_is_not_ended(tmp_path: Path) -> None:
+async def test_12_a_long_poll_of_five_minutes_does_not_time_out(tmp_path: Path) -> None:
     """§12: no read time-out once a request is whole, whatever head_timeout is."""
 
     async def script(peer: Peer) -> None:

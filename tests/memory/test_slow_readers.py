@@ -1,4 +1,4 @@
-"""The memory that clients cost a real `serve` process that do not read a finished file."""
+"""The memory of a real `serve` process per client that does not read a finished file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Three independent readings of a byte stream of requests. A stream is safe when all of them are
-one.
-"""
+"""Three independent readers of a byte stream of requests. A stream is safe if all of them agree."""
 
 from __future__ import annotations
 

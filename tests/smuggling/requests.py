@@ -1,5 +1,5 @@
-"""Hostile requests as data, each with its verdict. `SMUGGLED` is what the attacker wants the
-upstream to see.
+"""Hostile requests as data, each with its verdict. `SMUGGLED` is the request that the attacker
+wants the upstream to see.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Broken:
-    """The head was well, the body is not: the upstream never gets a whole request, the client 400
-    or a reset.
+    """The head is valid and the body is not: the upstream never gets a complete request, the client
+    400 or a reset.
     """
 
 

@@ -1,7 +1,6 @@
-"""Hostile and broken answers of the upstream as data, each with its verdict.
-
-`BAD` is 502, with nothing of the answer in it. `VISIBLE` is a broken connection, never a short
-success. Bytes are what the client must get, to the end of its connection or of the answer.
+"""Hostile and broken responses of the upstream as data, each with its verdict. `BAD` is 502, with
+nothing of the response in it. `VISIBLE` is a broken connection, never a short success. Bytes are
+what the client must get, to the end of its connection or of the response.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The fuzzer: requests and answers torn apart and put together by chance. Seconds here, minutes
-with `make fuzz`.
-
-Never two interpretations, never an unhandled exception, never a hang, and a good request is
-answered afterwards (§12).
+"""The fuzzer: requests and responses cut and recombined at random. Seconds here, minutes with `make
+fuzz`. There are never two interpretations, an unhandled exception or a hang, and a valid request is
+served afterwards (§12).
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ from tests.smuggling.test_responses import GOOD, OK, answering
 from tests.support.proxies import Proxy, proxy_to
 from tests.support.upstreams import Origin
 from tests.support.wire import LIMIT, Peer
-from tests.transparency.reference import read_answer
-from tests.transparency.test_transparency import DOOR
+from tests.transparency.reference import read_response
+from tests.transparency.test_transparency import LISTENER
 
 #: Seconds that a client may be silent: short, so that what is unfinished ends soon.
 SHORT = 0.03
@@ -138,8 +136,8 @@ def _torn(
     return raw
 
 
-class Complaints:
-    """What the loop's exception handler was told: every entry is a crash."""
+class LoopErrors:
+    """Calls of the loop's exception handler: every entry is a crash."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
@@ -176,22 +174,22 @@ def _cuts(raw: bytes, places: list[int]) -> list[int]:
 async def test_12_torn_requests_are_never_read_in_two_ways(
     inputs: list[tuple[bytes, list[int]]],
 ) -> None:
-    """Each stream that reached U is one to three readers, and no more came out of it than went
-    in.
+    """Each stream that reaches the upstream is the same to three readers, and contains nothing that
+    was not sent.
     """
-    complaints = Complaints()
+    complaints = LoopErrors()
     for raw, places in inputs:
         witness = Witness()
         async with (
             Origin(witness.script).running() as origin,
             proxy_to(
-                origin.port, decide=DOOR.decide, head_timeout=SHORT, idle_timeout=SHORT
+                origin.port, decide=LISTENER.decide, head_timeout=SHORT, idle_timeout=SHORT
             ) as proxy,
         ):
             got = await send_and_wait(proxy, raw, _cuts(raw, places))
             reached = len(witness.whole)
             assert (
-                await read_answer(await proxy.ask(SAFE), b"GET")
+                await read_response(await proxy.ask(SAFE), b"GET")
                 == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
             )
         assert got.count(b"HTTP/1.1 200 OK\r\n") <= reached
@@ -201,8 +199,8 @@ async def test_12_torn_requests_are_never_read_in_two_ways(
 
 
 def _check_origin(raw: bytes, whole: list[bytes]) -> None:
-    """What reached U is what one of the readers makes of the client's bytes: nothing is made up or
-    moved.
+    """Check that what reached the upstream is what one of the readers finds in the
+    client's bytes.
     """
     forwarded = [lengths_first(one)[0] for one in whole]
     assert any(reader(raw)[: len(forwarded)] == forwarded for reader in READERS)
@@ -224,21 +222,23 @@ def _check_streams(witness: Witness) -> None:
 
 @settings(max_examples=EXAMPLES)
 @given(st.lists(st.tuples(_torn(_ANSWERS, _ANSWER_PIECES), st.booleans()), min_size=1, max_size=8))
-async def test_12_torn_answers_are_never_a_short_success(inputs: list[tuple[bytes, bool]]) -> None:
-    """What the client takes for a whole answer is what an independent reader takes for one, byte by
-    byte.
+async def test_12_torn_responses_are_never_a_short_success(
+    inputs: list[tuple[bytes, bool]],
+) -> None:
+    """What the client takes for a complete response is one to an independent reader, byte
+    for byte.
     """
-    complaints = Complaints()
+    complaints = LoopErrors()
     for raw, old in inputs:
         async with (
             answering(raw).running() as origin,
-            proxy_to(origin.port, decide=DOOR.decide) as proxy,
+            proxy_to(origin.port, decide=LISTENER.decide) as proxy,
         ):
             client = await proxy.ask(
                 b"GET /x HTTP/1.%d\r\nHost: h\r\nConnection: close\r\n\r\n" % (not old)
             )
             got, clean = await _until_the_end(client)
-            assert await read_answer(await proxy.ask(GOOD), b"GET") == OK
+            assert await read_response(await proxy.ask(GOOD), b"GET") == OK
         body = _whole_body(got, clean=clean)
         if body is not None and b"X-VB365-Async: proxy\r\n" not in got:
             assert body == _whole_body(raw, clean=True)

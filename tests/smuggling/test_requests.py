@@ -14,16 +14,14 @@ from tests.smuggling.requests import ATTACKS, SAFE, Attack, Broken, Forwarded, R
 from tests.support.proxies import Proxy, proxy_to
 from tests.support.upstreams import Origin
 from tests.support.wire import LIMIT, Peer
-from tests.transparency.reference import read_answer, read_request
-from tests.transparency.test_transparency import DOOR
+from tests.transparency.reference import read_request, read_response
+from tests.transparency.test_transparency import LISTENER
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Witness:
-    """An upstream that keeps every byte of every connection, and answers what is a whole
-    request.
-    """
+    """An upstream that keeps every byte of every connection and responds to complete requests."""
 
     def __init__(self) -> None:
         self.streams: list[bytearray] = []
@@ -44,7 +42,7 @@ class Witness:
 
 
 class _Tap(Peer):
-    """A peer that keeps what was read from it."""
+    """A peer that records what is read from it."""
 
     def __init__(self, peer: Peer, into: bytearray) -> None:
         super().__init__(peer.reader, peer.writer)
@@ -74,7 +72,7 @@ async def outcome(proxy: Proxy, raw: bytes, responses: int) -> list[bytes]:
     with contextlib.suppress(ConnectionError):
         await client.send(raw)
     if responses:
-        return [await read_answer(client, b"GET") for _ in range(responses)]
+        return [await read_response(client, b"GET") for _ in range(responses)]
     got = b""
     with contextlib.suppress(ConnectionError):
         while data := await asyncio.wait_for(client.reader.read(1 << 16), LIMIT):
@@ -84,13 +82,13 @@ async def outcome(proxy: Proxy, raw: bytes, responses: int) -> list[bytes]:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 async def test_12_hostile_requests_get_their_verdict(attack: Attack) -> None:
-    """§12, last paragraph. Afterwards a good request is answered, and nobody reads the streams in
-    another way.
+    """§12, last paragraph. Afterwards a valid request is served, and all readers agree about the
+    streams.
     """
     witness = Witness()
     async with (
         Origin(witness.script).running() as origin,
-        proxy_to(origin.port, decide=DOOR.decide, head_timeout=2.0) as proxy,
+        proxy_to(origin.port, decide=LISTENER.decide, head_timeout=2.0) as proxy,
     ):
         expected = attack.verdict.requests if isinstance(attack.verdict, Forwarded) else ()
         got = await outcome(proxy, attack.raw, len(expected))

@@ -1,4 +1,4 @@
-"""Response splitting and broken answers: 502, a visible break, or exactly the answer (CONTRACT
+"""Response splitting and broken responses: 502, a visible break, or exactly the response (CONTRACT
 §12).
 """
 
@@ -15,15 +15,15 @@ from tests.smuggling.responses import BAD, RESPONSES, Response
 from tests.support.proxies import proxy_to
 from tests.support.upstreams import Origin
 from tests.support.wire import LIMIT, Peer
-from tests.transparency.reference import read_answer, read_request
-from tests.transparency.test_transparency import DOOR
+from tests.transparency.reference import read_request, read_response
+from tests.transparency.test_transparency import LISTENER
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood"
 GOOD = b"GET /good HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 def answering(raw: bytes) -> Origin:
-    """An upstream that answers `raw` and closes, but is well when asked for /good."""
+    """An upstream that responds with `raw` and closes, but with a valid response to /good."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -38,17 +38,19 @@ def answering(raw: bytes) -> Origin:
 
 
 @pytest.mark.parametrize("response", RESPONSES, ids=lambda response: response.name)
-async def test_12_hostile_answers_get_their_verdict(response: Response) -> None:
-    """§12: the like from U 502; U breaking mid-body breaks the answer visibly; nothing behind an
-    answer is used.
+async def test_12_hostile_responses_get_their_verdict(response: Response) -> None:
+    """§12: malformed heads are 502; a body that breaks off breaks the client's response visibly;
+    bytes after a response are never used.
     """
     async with (
         answering(response.raw).running() as origin,
-        proxy_to(origin.port, decide=DOOR.decide) as proxy,
+        proxy_to(origin.port, decide=LISTENER.decide) as proxy,
     ):
         client = await proxy.ask(response.asked)
         if isinstance(response.verdict, bytes):
-            assert await read_answer(client, response.asked.partition(b" ")[0]) == response.verdict
+            assert (
+                await read_response(client, response.asked.partition(b" ")[0]) == response.verdict
+            )
         elif response.verdict == BAD:
             _check_problem(*await _problem(client, response.asked))
         else:
@@ -57,14 +59,14 @@ async def test_12_hostile_answers_get_their_verdict(response: Response) -> None:
         if b"HTTP/1.1\r\n" in response.asked and response.verdict != "broken":
             await client.send(
                 GOOD
-            )  # on the same connection: what is left of the answer before is not the next one
-            assert await read_answer(client, b"GET") == OK
+            )  # on the same connection: the rest of the previous response is not the next one
+            assert await read_response(client, b"GET") == OK
         other = await proxy.ask(GOOD)
-        assert await read_answer(other, b"GET") == OK
+        assert await read_response(other, b"GET") == OK
 
 
 async def _problem(client: Peer, asked: bytes) -> tuple[bytes, bytes]:
-    raw = await read_answer(client, asked.partition(b" ")[0])
+    raw = await read_response(client, asked.partition(b" ")[0])
     head, _, body = raw.partition(b"\r\n\r\n")
     return head, body
 
@@ -76,7 +78,7 @@ def _check_problem(head: bytes, body: bytes) -> None:
     assert not body or json.loads(body)["status"] == 502
 
 
-def test_12_there_are_a_hundred_answers() -> None:
+def test_12_there_are_a_hundred_responses() -> None:
     assert len({response.name for response in RESPONSES}) == len(RESPONSES) >= 100
 
 
@@ -91,9 +93,9 @@ ECHOED = [
 
 
 @pytest.mark.parametrize("target", ECHOED)
-async def test_12_what_we_echo_cannot_end_a_line(target: bytes) -> None:
-    """§11: the instance of a problem is the path, as JSON in ASCII; no field of ours holds a byte
-    of the client.
+async def test_12_an_echoed_path_cannot_end_a_line(target: bytes) -> None:
+    """§11: the instance of a problem is the path, as JSON in ASCII; no field contains a byte of the
+    client's.
     """
     async with answering(b"nonsense\r\n\r\n").running() as origin, proxy_to(origin.port) as proxy:
         client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
@@ -104,7 +106,7 @@ async def test_12_what_we_echo_cannot_end_a_line(target: bytes) -> None:
         assert b"<script" not in body or b"json" in head
 
 
-def test_11_a_problem_is_one_answer_whatever_the_head_holds() -> None:
+def test_11_a_problem_is_one_response_to_any_head() -> None:
     raw = b'GET /\xe4\x85"\\ HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n'
     head, _, body = problem_bytes(
         Problem("bad-request", "no"), parse_request(raw), keep=False
@@ -114,8 +116,8 @@ def test_11_a_problem_is_one_answer_whatever_the_head_holds() -> None:
     assert body.isascii()
 
 
-async def test_12_an_upstream_that_floods_with_interim_answers_fills_no_memory() -> None:
-    """§12: interim answers are under back-pressure like all else."""
+async def test_12_a_flood_of_interim_responses_is_not_buffered() -> None:
+    """§12: interim responses are under back-pressure like all else."""
     flood = b"HTTP/1.1 102 Processing\r\nX: " + b"x" * 1000 + b"\r\n\r\n"
     sent = 0
     stop = asyncio.Event()

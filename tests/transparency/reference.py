@@ -1,6 +1,4 @@
-"""Reading HTTP/1.x the plain way, with nothing of the proxy's own code: the judge must not be the
-accused.
-"""
+"""A plain reader of HTTP/1.x that shares no code with the proxy, so that it can judge the proxy."""
 
 from __future__ import annotations
 
@@ -78,8 +76,8 @@ async def read_request(peer: Peer) -> bytes:
     return head + await _read_body(peer, Message.of(head))
 
 
-async def read_answer(peer: Peer, method: bytes) -> bytes:
-    """The answer to one request, whole, interim answers included."""
+async def read_response(peer: Peer, method: bytes) -> bytes:
+    """Read the response to one request, with its interim responses."""
     raw = b""
     while True:
         head = await peer.head()

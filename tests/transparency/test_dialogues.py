@@ -1,7 +1,6 @@
-"""Conversations in which both sides speak in turn: every byte arrives as it was said, directly and
-through the proxy.
-
-A step that arrives otherwise says so (`arrives`), with the reason beside it (CONTRACT §12).
+"""Dialogues in which both sides take turns: every byte arrives as it was sent, directly and through
+the proxy. A step that arrives otherwise says so (`arrives`), with the reason beside it (CONTRACT
+§12).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tests.support.proxies import proxy_to
 from tests.support.upstreams import Origin
 from tests.support.wire import LIMIT, Peer
 from tests.transparency.reference import connected
-from tests.transparency.test_transparency import DOOR
+from tests.transparency.test_transparency import LISTENER
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ SWITCH = (
 )
 POST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n"
 EARLY = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n"
-#: The answer began before the request was whole, so the connection ends with it.
+#: The response began before the request was complete, so the connection closes after it.
 EARLY_HERE = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\n"
 
 DIALOGUES = {
@@ -83,7 +82,7 @@ DIALOGUES = {
     "a body in place of patience": [client(EXPECTING), client(b"bo"), client(b"dy"), upstream(OK)],
     "401 instead of 100": [
         client(EXPECTING),
-        # Nobody knows whether the body will still come, so nothing may follow on this connection.
+        # It is unknown whether the body will follow, so no request can on this connection.
         upstream(
             b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
             b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -164,7 +163,7 @@ DIALOGUES = {
 
 
 async def hold(steps: list[Said], speaker: Peer, listener: Peer, *, proxied: bool) -> None:
-    """Say each step; the other side must hear it before the next one is said."""
+    """Send each step; the other side must receive it before the next one is sent."""
     for step in steps:
         says, hears = (speaker, listener) if step.by == "client" else (listener, speaker)
         await says.send(step.text)
@@ -229,11 +228,11 @@ async def _late(
 
 @pytest.mark.parametrize("steps", DIALOGUES.values(), ids=DIALOGUES.keys())
 @pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
-async def test_12_what_is_said_is_heard_before_the_next_word(
+async def test_12_each_step_arrives_before_the_next_is_sent(
     steps: list[Said], proxied: bool
 ) -> None:
-    """§12: Expect, interim answers, WebSockets, early answers and pieces, with no deadlock
-    anywhere.
+    """§12: Expect, interim responses, WebSockets, early responses and pieces, without a
+    deadlock.
     """
     connections = Connections()
     async with Origin(connections.script).running() as origin:
@@ -241,5 +240,5 @@ async def test_12_what_is_said_is_heard_before_the_next_word(
             async with connected(origin.port) as speaker:
                 await play(steps, speaker, connections, proxied=False)
             return
-        async with proxy_to(origin.port, decide=DOOR.decide) as proxy:
+        async with proxy_to(origin.port, decide=LISTENER.decide) as proxy:
             await play(steps, await proxy.connect(), connections, proxied=True)

@@ -1,4 +1,4 @@
-"""Messages made by chance: nothing but the named differences, whatever they hold (CONTRACT §12)."""
+"""Random messages: only the named differences occur (CONTRACT §12)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _answers(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=max(settings().max_examples // 10, 60))
 @given(st.lists(st.tuples(_requests(), _answers()), min_size=1, max_size=3))
-async def test_12_whatever_is_sent_only_the_named_differences_are_made(
+async def test_12_random_messages_show_only_the_named_differences(
     pairs: list[tuple[bytes, bytes]],
 ) -> None:
     case = Case(

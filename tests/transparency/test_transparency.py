@@ -14,9 +14,9 @@ from tests.support.upstreams import Origin
 from tests.support.wire import Peer
 from tests.transparency.cases import CASES, Case
 from tests.transparency.differences import NAMES, expected_answer, expected_request
-from tests.transparency.reference import connected, read_answer, read_request
+from tests.transparency.reference import connected, read_request, read_response
 
-DOOR = Router(segment="_async", prefix="", max_body=1 << 24, reports=False)
+LISTENER = Router(segment="_async", prefix="", max_body=1 << 24, reports=False)
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Record:
 
 
 def recording(case: Case, record: Record) -> Origin:
-    """An upstream that keeps what it gets and answers as the case says."""
+    """An upstream that records what it gets and responds as the case says."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -42,11 +42,11 @@ def recording(case: Case, record: Record) -> Origin:
 
 
 async def ask(case: Case, peer: Peer, record: Record) -> None:
-    """Send everything at once and read every answer."""
+    """Send everything at once and read every response."""
     await peer.send(b"".join(case.asked))
     for raw in case.asked:
         method = raw.lstrip(b"\r\n").partition(b" ")[0]
-        record.answered.append(await read_answer(peer, method))
+        record.answered.append(await read_response(peer, method))
 
 
 async def directly(case: Case) -> Record:
@@ -60,14 +60,14 @@ async def through_the_proxy(case: Case) -> Record:
     record = Record()
     async with (
         recording(case, record).running() as origin,
-        proxy_to(origin.port, decide=DOOR.decide) as proxy,
+        proxy_to(origin.port, decide=LISTENER.decide) as proxy,
     ):
         await ask(case, await proxy.connect(), record)
     return record
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_12_only_the_named_differences_are_made(case: Case) -> None:
+async def test_12_each_case_shows_only_the_named_differences(case: Case) -> None:
     """§12: byte for byte, on both sides."""
     direct, proxied = await directly(case), await through_the_proxy(case)
     assert direct == Record(list(case.asked), list(case.answered)), "the case itself does not work"

@@ -16,7 +16,7 @@ from tests.interop.balancers.conftest import Scene, SceneMaker, port_of, proxyin
 from tests.interop.balancers.test_exports import mailbox
 
 MIB = 1 << 20
-#: What nginx says when it puts an answer aside: by default up to 1 GiB, after which it stops
+#: nginx logs this when it buffers a response on disk: by default up to 1 GiB, after which it stops
 #: reading from upstream.
 ASIDE = "an upstream response is buffered to a temporary file"
 
@@ -44,14 +44,14 @@ async def verified(here: Scene, size: int) -> None:
     assert bytes.fromhex(here.vb365.content(path).sha256()) == base64.b64decode(found)
 
 
-async def test_a_file_arrives_whole(scene: SceneMaker) -> None:
+async def test_a_file_arrives_complete(scene: SceneMaker) -> None:
     """CONTRACT §6: with the shipped configuration, its digest that of what VB365 sent."""
     async with scene(stand_in=SimulatorSettings(size=48 * MIB)) as here:
         await verified(here, 48 * MIB)
 
 
 @pytest.mark.slow
-async def test_a_file_over_1_gib_arrives_whole(scene: SceneMaker) -> None:
+async def test_a_file_over_1_gib_arrives_complete(scene: SceneMaker) -> None:
     async with scene(stand_in=SimulatorSettings(size=1100 * MIB)) as here:
         await verified(here, 1100 * MIB)
 
@@ -89,10 +89,12 @@ async def through_default_nginx(size: int, place: Path, *, control: bool) -> Non
         if control:
             async with http.post(url + path, data=b"{}", headers=vb365.login()) as response:
                 await digest_of(response, dawdle=0.5)
-            assert ASIDE in balancer.said(), "nginx does it where nobody tells it not to"
+            assert ASIDE in balancer.said(), "nginx buffers unless it is told not to"
 
 
-async def test_default_nginx_puts_no_file_aside(default_nginx_only: None, tmp_path: Path) -> None:
+async def test_default_nginx_buffers_no_file_on_disk(
+    default_nginx_only: None, tmp_path: Path
+) -> None:
     """CONTRACT §6: X-Accel-Buffering: no; else nginx would cut a slow client's download after 1
     GiB.
     """

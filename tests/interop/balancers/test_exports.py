@@ -65,7 +65,7 @@ async def test_addresses_are_those_that_the_client_used(scene: SceneMaker) -> No
         assert document["_links"]["result"]["href"] == f"{job}/result"
 
 
-async def test_what_a_client_says_of_forwarding_does_not_get_through(scene: SceneMaker) -> None:
+async def test_forwarding_fields_of_a_client_are_overwritten(scene: SceneMaker) -> None:
     """CONTRACT §13: the shipped configurations overwrite every field that the proxy believes."""
     said = {
         "Forwarded": "proto=http;host=evil.example",
@@ -80,7 +80,7 @@ async def test_what_a_client_says_of_forwarding_does_not_get_through(scene: Scen
             assert job.startswith(f"{here.balancer.url(variant)}/v8/_async/exports/")
 
 
-async def test_an_untrusted_balancer_is_not_believed(scene: SceneMaker) -> None:
+async def test_forwarding_fields_of_an_untrusted_balancer_are_ignored(scene: SceneMaker) -> None:
     """CONTRACT §13: without `public.trusted_proxies` the proxy tells its own scheme and the Host it
     was asked for.
     """
@@ -89,7 +89,7 @@ async def test_an_untrusted_balancer_is_not_believed(scene: SceneMaker) -> None:
         assert job.startswith(f"{here.balancer.url().replace('https', 'http')}/v8/_async/exports/")
 
 
-async def test_public_url_beats_what_a_balancer_says(scene: SceneMaker) -> None:
+async def test_public_url_overrides_forwarding_fields(scene: SceneMaker) -> None:
     """CONTRACT §13; the proxy's own paths answer at its prefix too."""
     async with scene(PUBLIC__URL="https://backup.example/m365") as here:
         job = await here.kick_off(mailbox(here))

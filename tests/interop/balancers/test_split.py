@@ -107,7 +107,7 @@ async def splitting(name: str, files: Files, place: Path) -> AsyncIterator[Balan
         yield balancer
 
 
-async def test_only_what_is_the_proxys_business_goes_there(
+async def test_only_requests_for_the_proxy_go_there(
     name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext
 ) -> None:
     """CONTRACT §1, §2; and the target arrives as it was sent (§12)."""
@@ -157,8 +157,8 @@ def test_the_table_agrees_with_the_proxy() -> None:
     )
 
 
-async def test_if_the_proxy_is_down_all_else_goes_on(scene: SceneMaker) -> None:
-    """The split makes the proxy no single point of failure."""
+async def test_while_the_proxy_is_down_all_else_works(scene: SceneMaker) -> None:
+    """The split keeps the proxy from being a single point of failure."""
     async with scene() as here:
         path, url = mailbox(here), here.balancer.url(SPLIT)
         await here.proxy.stop()

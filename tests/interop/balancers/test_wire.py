@@ -1,5 +1,5 @@
-"""What balancers like to break: targets, large heads and bodies, upgrades, untrusted peers
-(CONTRACT §12, §13).
+"""What balancers often change: targets, large heads and bodies, upgrades, untrusted peers (CONTRACT
+§12, §13).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def test_targets_reach_vb365_as_they_were_sent(
     assert tuple(seen) == TARGETS
 
 
-async def test_a_token_of_64_kib_passes_and_large_answer_fields_come_back(
+async def test_a_token_of_64_kib_and_large_response_fields_pass(
     name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext
 ) -> None:
     """CONTRACT §12: nginx's default ends at 8 KiB with 400, HAProxy's at 16 KiB and at 101
@@ -122,7 +122,7 @@ async def test_a_websocket_is_tunnelled(
             assert await client.exactly(6) == b"<" + word + b">"
 
 
-async def test_a_large_upload_is_no_matter_for_the_balancer(
+async def test_a_large_upload_passes_the_balancer(
     name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext
 ) -> None:
     """CONTRACT §12: nginx's default ends at 1 MiB with 413."""
@@ -163,7 +163,7 @@ FORWARDED = (
 
 
 @pytest.mark.parametrize(("fields", "base"), FORWARDED)
-async def test_forwarding_is_believed_of_trusted_peers_only(
+async def test_forwarding_fields_of_trusted_peers_only_are_used(
     fields: dict[str, str], base: str | None, tmp_path: Path
 ) -> None:
     """CONTRACT §13: 127.0.0.1 is trusted, 127.0.0.2 is not. Without balancers: the rule is the

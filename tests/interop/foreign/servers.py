@@ -9,19 +9,19 @@ import threading
 from collections.abc import Callable, Iterator
 
 from tests.support.proxies import proxy_to
-from tests.transparency.test_transparency import DOOR
+from tests.transparency.test_transparency import LISTENER
 
 
 @contextlib.contextmanager
 def proxy_in_front_of(port: int) -> Iterator[int]:
-    """The port of a front door and relay to that port of this machine."""
+    """Run the listener and the relay to that loopback port; the proxy's own port."""
     ready: threading.Event = threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     found: list[int] = []
 
     async def serve() -> None:
-        async with proxy_to(port, decide=DOOR.decide) as proxy:
+        async with proxy_to(port, decide=LISTENER.decide) as proxy:
             found.append(proxy.port)
             ready.set()
             await stop.wait()

@@ -72,6 +72,8 @@ class FakeProxy:
         self.kept: int | None = None
         self.fields: dict[str, str] = {}
         self.file = FILE
+        #: Of a running job, in seconds.
+        self.retry_after = "3"
         self.ranges = True
         self.url = ""
         #: Called with every request before the response.
@@ -147,7 +149,9 @@ class FakeProxy:
     def running(self, status: int, now: dict[str, Any], etag: str = 'W/"0"') -> web.Response:
         location = f"http://another.example/prefix{STATUS}"
         return web.json_response(
-            now, status=status, headers={"Location": location, "Retry-After": "3", "ETag": etag}
+            now,
+            status=status,
+            headers={"Location": location, "Retry-After": self.retry_after, "ETag": etag},
         )
 
     async def download(self, request: web.Request) -> web.StreamResponse:

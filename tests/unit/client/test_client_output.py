@@ -82,6 +82,7 @@ def test_a_closed_stdout_does_not_change_the_exit_code(
     fake: FakeProxy, here: Path, line: tuple[str, ...]
 ) -> None:
     """As with `| head`, which exits early."""
+    fake.retry_after = "1"
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -97,6 +98,7 @@ def test_a_closed_stdout_does_not_change_the_exit_code(
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
 def test_a_closed_stderr_does_not_end_an_export(fake: FakeProxy, here: Path) -> None:
     """As with `2>&1 >file | head -1`: rich would redirect stdout and exit 1."""
+    fake.retry_after = "1"
     reading, writing = os.pipe()
     os.close(reading)
     around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}

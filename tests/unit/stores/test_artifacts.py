@@ -97,7 +97,7 @@ async def test_what_was_committed_can_be_read(artifacts: ArtifactStore, content:
     assert await artifacts.ids() == {job}
 
 
-async def test_the_bytes_may_come_in_any_pieces(artifacts: ArtifactStore) -> None:
+async def test_the_bytes_may_be_written_in_any_pieces(artifacts: ArtifactStore) -> None:
     random_ = random.Random(5)
     for _ in range(5):
         job, rest = new_id(), memoryview(CONTENT)
@@ -129,7 +129,7 @@ async def test_any_range_can_be_read(artifacts: ArtifactStore) -> None:
         assert await read(artifacts, job, start, stop) == CONTENT[start:stop]
 
 
-async def test_several_can_read_at_a_time(artifacts: ArtifactStore) -> None:
+async def test_a_file_has_several_readers_at_a_time(artifacts: ArtifactStore) -> None:
     job = new_id()
     await stored(artifacts, job)
     starts = range(0, len(CONTENT), 300_000)
@@ -232,7 +232,7 @@ async def test_discard_removes_every_byte(artifacts: ArtifactStore) -> None:
     assert await artifacts.used() == 0
 
 
-async def test_a_partial_that_ended_takes_nothing_more(artifacts: ArtifactStore) -> None:
+async def test_an_ended_partial_rejects_writes(artifacts: ArtifactStore) -> None:
     for end in ("keep", "discard", "commit"):
         partial = await artifacts.create(new_id())
         if end == "commit":
@@ -345,7 +345,7 @@ async def test_a_partial_has_one_writer(artifacts: ArtifactStore) -> None:
     assert await artifacts.resume(job) is not None
 
 
-async def test_a_writer_that_was_superseded_touches_nothing(artifacts: ArtifactStore) -> None:
+async def test_a_superseded_writer_changes_nothing(artifacts: ArtifactStore) -> None:
     job = new_id()
     first = await artifacts.create(job)
     await first.write(b"first")
@@ -360,7 +360,9 @@ async def test_a_writer_that_was_superseded_touches_nothing(artifacts: ArtifactS
     assert await artifacts.used() == 7
 
 
-async def test_what_was_removed_while_it_grew_is_not_committed(artifacts: ArtifactStore) -> None:
+async def test_a_file_removed_while_it_is_written_is_not_committed(
+    artifacts: ArtifactStore,
+) -> None:
     """§7: DELETE of a running job releases the file."""
     job = new_id()
     partial = await artifacts.create(job)
@@ -374,7 +376,7 @@ async def test_what_was_removed_while_it_grew_is_not_committed(artifacts: Artifa
     assert await artifacts.used() == 0
 
 
-async def test_a_second_commit_takes_the_place_of_the_first(artifacts: ArtifactStore) -> None:
+async def test_a_second_commit_replaces_the_first(artifacts: ArtifactStore) -> None:
     job = new_id()
     first = await stored(artifacts, job, b"first")
     partial = await artifacts.create(job)
@@ -387,7 +389,9 @@ async def test_a_second_commit_takes_the_place_of_the_first(artifacts: ArtifactS
     assert await artifacts.used() == 7
 
 
-async def test_remove_takes_all_there_is_and_may_be_repeated(artifacts: ArtifactStore) -> None:
+async def test_remove_deletes_file_and_partial_and_may_be_repeated(
+    artifacts: ArtifactStore,
+) -> None:
     job, other = new_id(), new_id()
     await stored(artifacts, job)
     partial = await artifacts.create(job)
@@ -403,7 +407,7 @@ async def test_remove_takes_all_there_is_and_may_be_repeated(artifacts: Artifact
     assert await artifacts.used() == len(CONTENT)
 
 
-async def test_a_download_in_flight_survives_the_removal(artifacts: ArtifactStore) -> None:
+async def test_a_running_download_survives_the_removal(artifacts: ArtifactStore) -> None:
     """§6: a download in flight finishes even if expiry or DELETE hits it."""
     job = new_id()
     await stored(artifacts, job)
@@ -464,7 +468,7 @@ HOSTILE += [_FIXED + tail for tail in ("/", "/..", "\n", ".file", "\x00")] + [
 
 @pytest.mark.parametrize("id", HOSTILE)
 async def test_only_a_uuid_is_an_id(artifacts: ArtifactStore, id: str) -> None:
-    """No text that came from outside ever becomes part of a path."""
+    """No text from outside becomes part of a path."""
     calls = (
         artifacts.create,
         artifacts.resume,
@@ -548,7 +552,7 @@ async def test_a_cancelled_create_or_resume_leaves_no_writer_behind(
     await resumed.discard()
 
 
-async def test_many_jobs_at_a_time_do_not_mix(artifacts: ArtifactStore) -> None:
+async def test_concurrent_jobs_do_not_mix(artifacts: ArtifactStore) -> None:
     async def one(number: int) -> None:
         job, content = new_id(), bytes([number]) * 200_000
         partial = await artifacts.create(job)

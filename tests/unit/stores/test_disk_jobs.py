@@ -1,5 +1,5 @@
-"""What a store on disk promises beyond the contract: the next process finds it all, and trusts
-nothing it finds.
+"""What a store on disk promises beyond the contract: the next process finds every record, and
+trusts none of the bytes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target=TEXTS,
     body=st.binary(),
 )
-def test_any_text_and_any_body_survive_the_disk(
+def test_any_text_and_any_body_round_trip_through_the_disk(
     shared_directory: Path,
     owner: str,
     session: str | None,
@@ -127,7 +127,7 @@ async def test_only_the_owner_of_the_process_can_read_it(tmp_path: Path) -> None
 
 
 def test_every_commit_is_synced_and_nothing_is_ever_evicted(tmp_path: Path) -> None:
-    """A loss of power takes nothing that a call returned for."""
+    """A power failure loses nothing that a call returned for."""
     database = JobDatabase(tmp_path)
     database.open()
     cache = database._cache
@@ -368,7 +368,7 @@ async def test_a_damaged_database_is_moved_aside_and_a_new_one_made(
 
 
 @pytest.mark.parametrize("name", ["a page smashed", "a foreign setting", "cut in a page"])
-async def test_most_records_outlive_a_little_damage(tmp_path: Path, name: str) -> None:
+async def test_most_records_survive_a_little_damage(tmp_path: Path, name: str) -> None:
     await asyncio.to_thread(fill, tmp_path, 1000)
     await asyncio.to_thread(DAMAGE[name], tmp_path / "jobs" / "cache.db")
     store = await DiskJobs.open(tmp_path)
@@ -399,7 +399,7 @@ async def test_a_database_that_is_only_locked_is_not_moved_aside(
     await store.close()
 
 
-async def test_a_beginning_that_was_killed_is_finished_or_undone(tmp_path: Path) -> None:
+async def test_an_interrupted_rebuild_is_finished_or_undone(tmp_path: Path) -> None:
     jobs = await asyncio.to_thread(fill, tmp_path, 2)
     (tmp_path / "jobs.new").mkdir()
     store = await DiskJobs.open(tmp_path)

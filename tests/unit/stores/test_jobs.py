@@ -75,7 +75,7 @@ async def test_a_second_add_with_the_same_key_returns_the_first_job_and_writes_n
     assert await jobs.list() == [first]
 
 
-async def test_a_key_is_of_its_owner_and_no_key_is_no_key(jobs: JobStore) -> None:
+async def test_a_key_belongs_to_its_owner_and_may_be_missing(jobs: JobStore) -> None:
     """§8: scoped to the caller; without a key every POST is a new job."""
     for job in (
         new_job(key="k"),
@@ -252,7 +252,9 @@ async def test_a_late_cancel_and_a_late_success_never_both_win(jobs: JobStore) -
     ],
     ids=["failed", "forgotten", "cancelled", "forgotten without an end"],
 )
-async def test_the_body_goes_when_the_job_ends(jobs: JobStore, end: Callable[[Job], Job]) -> None:
+async def test_the_body_is_removed_when_the_job_ends(
+    jobs: JobStore, end: Callable[[Job], Job]
+) -> None:
     """§9: on disk of a request only while it may be needed."""
     job = await jobs.add(new_job(), b"body")
     assert await jobs.replace(job, end(job))
@@ -416,7 +418,7 @@ async def test_wait_returns_when_the_job_changes(jobs: JobStore) -> None:
     assert {task.result() for task in waiting} == {bumped(job)}
 
 
-async def test_wait_returns_none_when_the_job_goes(jobs: JobStore) -> None:
+async def test_wait_returns_none_when_the_job_is_removed(jobs: JobStore) -> None:
     job = await jobs.add(new_job(), b"")
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         waiting = group.create_task(jobs.wait(job.id, 1, 60))
@@ -434,7 +436,7 @@ async def test_wait_returns_the_unchanged_job_after_its_time(
         assert await jobs.wait(job.id, 1, timeout) == job
 
 
-async def test_a_waiter_that_is_cancelled_disturbs_nobody(jobs: JobStore) -> None:
+async def test_a_cancelled_wait_does_not_affect_others(jobs: JobStore) -> None:
     job = await jobs.add(new_job(), b"")
     leaves = asyncio.create_task(jobs.wait(job.id, 1, 60))
     stays = asyncio.create_task(jobs.wait(job.id, 1, 60))
