@@ -157,7 +157,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         self.transport.write(problem_bytes(problem, None, keep=False))
         self._close(LINGER, unread=True)
 
-    def _last_answer(self) -> None:
+    def _last_response(self) -> None:
         """Close after the response in progress, and drop the requests behind it."""
         self.closing = True
         self._deadlines.clear(Limit.HEAD)
@@ -201,4 +201,4 @@ class BaseConnection(asyncio.Protocol, ABC):
                 self._inbox.clear()
                 self._end()
             else:
-                self._last_answer()
+                self._last_response()

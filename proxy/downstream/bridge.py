@@ -1,12 +1,20 @@
 """The bridge to aiohttp: a transport that carries one request of the proxy's own at a time.
 
-aiohttp parses a plain substitute for the head, because its parser is neither as strict nor as
-lenient as the proxy's. The handler gets the real head as an argument.
+Theory of operation. aiohttp parses a plain substitute for the head, because its parser is neither
+as strict nor as lenient as the proxy's; the handler gets the real head as an argument. A bridge is
+in one `Phase`, and serves one request after another until it is CLOSED:
+
+    IDLE ── a request ──> HANDLING ── first bytes of a response ──> RESPONDING
+    HANDLING, RESPONDING ── response written ──> RESPONDED ── request complete ──> IDLE
+    every phase ── the client leaves, or aiohttp closes ──> CLOSED
+
+A response may be written before the request's body has arrived, hence RESPONDED.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import re
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +45,16 @@ OPTIONS: ServerOptions = {
 }
 
 
+class Phase(enum.Enum):
+    """How far a bridge is with its request. The values are for logs and debuggers."""
+
+    IDLE = "idle"
+    HANDLING = "handling"
+    RESPONDING = "responding"
+    RESPONDED = "responded"
+    CLOSED = "closed"
+
+
 class Bridge(asyncio.Transport):
     """The transport of an aiohttp request handler, on one client connection."""
 
@@ -46,22 +64,42 @@ class Bridge(asyncio.Transport):
         self._protocol = make()
         self._head: Head | None = None
         self._decision: Decision | None = None
+        self._phase = Phase.IDLE
+        #: True once the request is complete.
         self._whole = False
-        self._answered = False
+        #: Whether the response says that the client's connection is kept.
         self._keep = False
+        #: True while the handler waits for a client that reads slowly.
         self._slow = False
-        self.closed = False
-        #: True once bytes of a response are written.
-        self.begun = False
         self._protocol.connection_made(self)
 
+    def __repr__(self) -> str:
+        """Request line without the query, and phase, for logs and debuggers."""
+        words = [self._phase.value]
+        if self._head is not None:
+            path = self._head.target.partition(b"?")[0]
+            words = [self._head.method.decode("latin-1"), path.decode("latin-1"), *words]
+        if self._slow:
+            words.append("slow")
+        return f"<Bridge {' '.join(words)}>"
+
     # Called by the client connection; see `duplex.Exchange`.
+
+    @property
+    def closed(self) -> bool:
+        """Whether it serves no further request."""
+        return self._phase is Phase.CLOSED
+
+    @property
+    def begun(self) -> bool:
+        """Whether bytes of the response are written."""
+        return self._phase in (Phase.RESPONDING, Phase.RESPONDED)
 
     def begin(self, head: Head, decision: Decision, *, whole: bool, invite: bool) -> None:
         """Start the handler. `whole`: no body follows. `invite`: the client waits for a 100."""
         self._head, self._decision = head, decision
         self._whole = whole
-        self._answered = self.begun = False
+        self._phase = Phase.HANDLING
         if invite and not whole:
             self._client.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._protocol.data_received(_substitute(head))
@@ -74,13 +112,13 @@ class Bridge(asyncio.Transport):
     def end(self) -> None:
         """Note that the request is complete."""
         self._whole = True
-        if self._answered:
+        if self._phase is Phase.RESPONDED:
             self._done()
 
     def client_left(self) -> None:
         """Cancel the handler of a client that has left."""
         if not self.closed:
-            self.closed = True
+            self._phase = Phase.CLOSED
             self._protocol.connection_lost(ConnectionResetError("the client has left"))
 
     def client_slow(self) -> None:
@@ -113,7 +151,9 @@ class Bridge(asyncio.Transport):
 
     def answered(self, *, keep: bool) -> None:
         """Note that the handler has written its response."""
-        self._answered = True
+        if self.closed:
+            return
+        self._phase = Phase.RESPONDED
         self._keep = keep
         if self._whole:
             self._done()
@@ -121,13 +161,16 @@ class Bridge(asyncio.Transport):
     def _done(self) -> None:
         self.client_ready()
         self._head = self._decision = None
-        self._client.answered(keep=self._keep and not self.closed)
+        self._phase = Phase.IDLE
+        self._client.answered(keep=self._keep)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """Called by aiohttp."""
-        if not self.closed and self._head is not None:
-            self.begun = True
-            self._client.transport.write(data)
+        if self._phase in (Phase.IDLE, Phase.CLOSED):
+            return
+        if self._phase is Phase.HANDLING:
+            self._phase = Phase.RESPONDING
+        self._client.transport.write(data)
 
     def is_closing(self) -> bool:
         """Called by aiohttp."""
@@ -135,15 +178,13 @@ class Bridge(asyncio.Transport):
 
     def close(self) -> None:
         """Called by aiohttp when it serves no further request: after a response, or without one."""
-        if self.closed:
+        phase, self._phase = self._phase, Phase.CLOSED
+        if phase is Phase.CLOSED:
             return
-        self.closed = True
         asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
-        if self._head is None:
-            return
-        if self._answered:
+        if phase is Phase.RESPONDED:
             self._client.answered(keep=False)
-        else:
+        elif phase is not Phase.IDLE:
             self._client.break_off()
 
     def abort(self) -> None:
@@ -159,7 +200,7 @@ class Bridge(asyncio.Transport):
         self._client.unhold()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """When the handler is told to wait, until its answer ends: see `asyncio.WriteTransport`."""
+        """Set when the handler waits, until its response ends: see `asyncio.WriteTransport`."""
         if not self.closed and not self._client.transport.is_closing():
             self._client.transport.set_write_buffer_limits(high, low)
 

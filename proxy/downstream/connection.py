@@ -140,7 +140,7 @@ class ClientConnection(BaseConnection):
         if self._phase is _READY:
             self._refuse_connection(_NO_MEMORY)
         else:
-            self._last_answer()
+            self._last_response()
 
     def _proceed(self) -> None:
         """Start the next request of the inbox if possible, else wait for what is missing."""

@@ -28,18 +28,18 @@ _log = logging.getLogger(__name__)
 #: CONTRACT §12: memory for the unfinished heads, pipelined requests and large heads of all clients.
 _WAITING = 64 << 20
 
-#: Answers a request of the proxy's own, given aiohttp's view of it, its head as the client sent it
-#: and the decision on it.
+#: Responds to a request of the proxy's own, given aiohttp's view of it, its head as the client sent
+#: it and the decision on it.
 Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamResponse]]
 
 
 class Server:
     """Makes a `ClientConnection` for each connection that a `Listener` accepts.
 
-    `handler` answers the requests that `decide` does not pass through, unless `exports` forwards
-    them to the process that does. `head_timeout` bounds a
-    request's head and each pause of its body, `idle_timeout` the wait for the next request, both in
-    seconds. `max_connections` 0 means no limit.
+    `handler` responds to the requests that `decide` does not pass through, unless `exports`
+    forwards them to the process that does. `head_timeout` bounds a request's head and each pause of
+    its body, `idle_timeout` the wait for the next request, both in seconds. `max_connections` 0
+    means no limit.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Server:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Run the handler, write its response, and hand the connection back."""
         bridge = cast("Bridge", request.transport)
-        response = await self._answer(request, *bridge.request)
+        response = await self._respond(request, *bridge.request)
         if bridge.closing and not response.prepared:
             response.force_close()
         await response.prepare(request)
@@ -147,14 +147,14 @@ class Server:
         bridge.answered(keep=bool(response.keep_alive))
         return response
 
-    async def _answer(
+    async def _respond(
         self, request: web.BaseRequest, head: Head, decision: Decision
     ) -> web.StreamResponse:
         try:
             return await self._handler(request, head, decision)
-        except web.HTTPException as answer:
+        except web.HTTPException as error:
             return web.Response(
-                status=answer.status, reason=answer.reason, headers=answer.headers, body=answer.body
+                status=error.status, reason=error.reason, headers=error.headers, body=error.body
             )
         except Exception:
             if request.writer.output_size:

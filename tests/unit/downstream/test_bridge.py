@@ -1,0 +1,71 @@
+"""The phases of the bridge to aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from aiohttp import web
+
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision
+from proxy.downstream.bridge import Bridge
+from proxy.downstream.connection import ClientConnection
+from proxy.downstream.duplex import ClientSide
+from tests.support.wire import eventually, through
+from tests.unit.downstream.test_server import decide, silent
+
+
+async def test_a_bridge_shows_each_phase_of_its_request() -> None:
+    """A response that is written before the request is complete ends the request when that is."""
+    responding, finishing = asyncio.Event(), asyncio.Event()
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        await responding.wait()
+        response = web.StreamResponse(headers={"Content-Length": "2"})
+        await response.prepare(request)
+        await response.write(b"o")
+        await finishing.wait()
+        await response.write(b"k")
+        return response
+
+    async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        client = await proxy.ask(
+            b"POST /_own?secret=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na"
+        )
+        await eventually(lambda: proxy.server.busy == 1)
+        (connection,) = proxy.server._clients
+
+        async def shows(what: str) -> None:
+            await eventually(lambda: repr(connection).endswith(f" serving={what}>"))
+
+        await shows("<Bridge POST /_own handling>")
+        responding.set()
+        await shows("<Bridge POST /_own responding>")
+        finishing.set()
+        await shows("<Bridge POST /_own responded>")
+        await client.send(b"bc")
+        assert (await client.response())[1] == b"ok"
+        await shows("None")
+        assert repr(cast("ClientConnection", connection)._bridge) == "<Bridge idle>"
+        client.reset()
+
+
+async def test_a_response_after_its_client_has_left_is_dropped() -> None:
+    """The bridge stays closed, and the client's connection hears nothing."""
+
+    class Protocol:
+        def connection_made(self, transport: object) -> None:
+            pass
+
+        def connection_lost(self, why: Exception | None) -> None:
+            pass
+
+    bridge = Bridge(cast("ClientSide", None), cast("Callable[[], web.RequestHandler]", Protocol))
+    bridge.client_left()
+    bridge.answered(keep=True)
+    bridge.write(b"late")
+    assert (bridge.closed, bridge.begun, repr(bridge)) == (True, False, "<Bridge closed>")
