@@ -66,15 +66,11 @@ class ClientParts:
         """Make the clients' side: what passes through goes to VB365, every other request to
         `handler`, or to the process that `exports` forwards to.
         """
-        listen, upstream = self._settings.listen, self._settings.upstream
+        listen = self._settings.listen
         return Server(
             handler=handler,
             exports=exports,
-            relay=Relay(
-                self.pool,
-                preserve_host=upstream.preserve_host,
-                forwarded=upstream.forwarded,
-            ),
+            relay=Relay(self.pool, forwarded=self._settings.upstream.forwarded),
             decide=_router(self._settings).decide,
             head_timeout=listen.head_timeout,
             idle_timeout=listen.idle_timeout,
@@ -112,9 +108,8 @@ class Parts:
         self._clients = ClientParts(settings, tls)
         self._job_pool = _pool(settings, tls)
         self._check_pool = _pool(settings, tls)
-        preserve_host = settings.upstream.preserve_host
-        self._upstream = HttpUpstream(self._job_pool, preserve_host=preserve_host)
-        self._checks = HttpUpstream(self._check_pool, preserve_host=preserve_host, checks_only=True)
+        self._upstream = HttpUpstream(self._job_pool)
+        self._checks = HttpUpstream(self._check_pool, checks_only=True)
         self._access = Access(
             self._checks,
             key=key,
@@ -304,6 +299,7 @@ def _pool(settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0) -> 
         connect_timeout=upstream.connect_timeout,
         limit=limit,
         authority=upstream.host,
+        preserve_host=upstream.preserve_host,
     )
 
 

@@ -77,23 +77,20 @@ _NOTHING_HELD = Hold(0)
 
 
 class Relay:
-    """Passes requests through to the origin of `pool`.
+    """Passes requests through to the origin of `pool`. `forwarded` appends X-Forwarded-*, Via."""
 
-    `preserve_host` keeps the client's Host; `forwarded` appends X-Forwarded-* and Via.
-    """
-
-    def __init__(self, pool: Pool, *, preserve_host: bool = True, forwarded: bool = False) -> None:
+    def __init__(self, pool: Pool, *, forwarded: bool = False) -> None:
         self.pool = pool
-        self._host = None if preserve_host else pool.authority
         self._forwarded = forwarded
 
     def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
         """Forward the request with this target. `whole`: no byte of a body follows."""
         forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
-        if self._host is not None:
+        host = self.pool.imposed_host
+        if host is not None:
             # the absolute form would name the host that the client wrote
             target = origin_form(head.method, target)
-        message = request_bytes(head, target, host=self._host, forwarding=forwarding)
+        message = request_bytes(head, target, host=host, forwarding=forwarding)
         exchange = Exchange(self.pool, client, head, message, whole=whole)
         private = client.private
         if private is None:

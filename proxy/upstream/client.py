@@ -37,16 +37,12 @@ _HIGH_WATER = 1 << 20
 class HttpUpstream:
     """`ports.Upstream` over a connection pool of its own, so that exports starve no other requests.
 
-    Without `preserve_host` every request has VB365's own Host (CONTRACT §12
-    `upstream.preserve_host`). With `checks_only` neither a body nor an unsafe method can be sent,
-    so that no caller writes to these connections (CONTRACT §2).
+    With `checks_only` neither a body nor an unsafe method can be sent, so that no caller writes to
+    these connections (CONTRACT §2).
     """
 
-    def __init__(
-        self, pool: Pool, *, preserve_host: bool = True, checks_only: bool = False
-    ) -> None:
+    def __init__(self, pool: Pool, *, checks_only: bool = False) -> None:
         self._pool = pool
-        self._preserve_host = preserve_host
         self._checks_only = checks_only
 
     async def send(
@@ -62,7 +58,7 @@ class HttpUpstream:
         """See `ports.Upstream.send`. Raises ValueError for a head that the proxy itself would
         reject.
         """
-        if not self._preserve_host:
+        if self._pool.imposed_host is not None:  # `_head` adds it
             fields = [field for field in fields if field[0].lower() != b"host"]
         # a kick-off's absolute-form target holds its Host, and another call with another Host may
         # resume the job

@@ -41,7 +41,7 @@ class Pool:
 
     `host` is ASCII; `tls` is None for plain TCP. `limit` is the maximum number of connections,
     idle ones included; 0 means no limit. `authority` is the origin's own Host, if it differs from
-    `host` and `port`.
+    `host` and `port`; without `preserve_host` every request through the pool has that Host.
     """
 
     def __init__(
@@ -54,10 +54,15 @@ class Pool:
         limit: int = 0,
         idle: float = IDLE,
         authority: str | None = None,
+        preserve_host: bool = True,
     ) -> None:
         self.host = host
         self.port = port
-        self._authority = authority
+        #: The origin's own Host field value, without a default port.
+        self.authority = (authority or _authority(host, port, tls)).encode("ascii")
+        #: The Host that every request must have; None if a request keeps its own (CONTRACT §12
+        #: `upstream.preserve_host`).
+        self.imposed_host = None if preserve_host else self.authority
         self._tls = tls
         self._connect_timeout = connect_timeout
         self._limit = limit
@@ -73,15 +78,6 @@ class Pool:
         #: Resolves names like `loop.getaddrinfo`; tests replace it.
         self.lookup: Callable[..., Awaitable[Any]] = _lookup
         self._sweep: asyncio.TimerHandle | None = None
-
-    @property
-    def authority(self) -> bytes:
-        """The origin's own Host field value, without a default port."""
-        if self._authority is not None:
-            return self._authority.encode("ascii")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self._tls is not None else 80
-        return (host if self.port == default else f"{host}:{self.port}").encode("ascii")
 
     @property
     def open(self) -> int:
@@ -268,6 +264,11 @@ class Pool:
             connection.transport.abort()
             raise
         return connection
+
+
+def _authority(host: str, port: int, tls: ssl.SSLContext | None) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return host if port == (80 if tls is None else 443) else f"{host}:{port}"
 
 
 def _is_shortage(why: OSError) -> bool:

@@ -13,7 +13,8 @@ from proxy.core.routing import Decision
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide
-from tests.support.wire import eventually, through
+from tests.support.proxies import through
+from tests.support.wire import eventually
 from tests.unit.downstream.test_server import decide, silent
 
 

@@ -196,7 +196,9 @@ async def test_12_the_decision_may_change_the_target_and_nothing_else() -> None:
 
 async def test_12_host_and_forwarding_fields_are_added_only_if_enabled() -> None:
     heard: list[bytes] = []
-    async with through(once(OK, heard), relay={"preserve_host": False, "forwarded": True}) as (
+    async with through(
+        once(OK, heard), pool={"preserve_host": False}, relay={"forwarded": True}
+    ) as (
         proxy,
         origin,
     ):
@@ -381,7 +383,7 @@ async def test_12_without_preserve_host_no_target_names_the_clients_host(
     target: bytes, sent: bytes
 ) -> None:
     heard: list[bytes] = []
-    async with through(once(OK, heard), relay={"preserve_host": False}) as (proxy, origin):
+    async with through(once(OK, heard), pool={"preserve_host": False}) as (proxy, origin):
         client = await proxy.ask(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
         await client.response()
         assert heard == [b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % (sent, origin.port)]

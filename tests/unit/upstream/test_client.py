@@ -469,6 +469,17 @@ def test_12_the_upstreams_own_host_has_no_default_port(
     )
 
 
+@pytest.mark.parametrize(("preserve", "host"), [(True, b"h"), (False, b"vb365.example")])
+async def test_12_the_pool_decides_whose_host_a_request_has(preserve: bool, host: bytes) -> None:
+    heard: list[bytes] = []
+    pool: dict[str, Any] = {"authority": "vb365.example", "preserve_host": preserve}
+    async with calling(script_for(OK, heard), **pool) as caller:
+        assert await whole(await caller.get(b"POST")) == b"ok"
+    assert [line for line in heard[0].split(b"\r\n") if line.startswith(b"Host:")] == [
+        b"Host: " + host
+    ]
+
+
 async def test_12_a_caller_cancelled_after_its_response_leaves_the_connection_to_the_next() -> None:
     """The response is whole and the connection serves another request before the caller runs."""
 
