@@ -40,12 +40,12 @@ class ObjectReader:
         large = fast = False
         try:
             while start < stop:
+                large = large or (fast and grants.take(1))
                 if ahead is None:
                     ahead = self._begin(start, stop, large=large)
                 piece = await ahead
                 ahead, begun = None, loop.time()
                 start += len(piece)
-                large = large or (fast and grants.take(1))
                 if large and start < stop:
                     ahead = self._begin(start, stop, large=True)
                 size = len(piece)

@@ -1,0 +1,279 @@
+"""An object store that fails, is slow or loses its writer: nothing is lost, short or foreign."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+from uuid import uuid4
+
+import pytest
+from aiohttp import web
+
+from proxy.ports import ArtifactStore, Partial, PartialLost, StorageFull, StoreUnavailable
+from proxy.stores.object_artifacts import partial as partial_
+from proxy.stores.object_artifacts.layout import Place
+from proxy.stores.object_artifacts.location import Location
+from proxy.stores.object_artifacts.store import ObjectArtifacts
+from tests.faults.object_child import PATTERN
+from tests.support.object_relay import Cut, relay
+from tests.support.object_stores import CREDENTIALS, seaweedfs
+from tests.support.process import ROOT
+from tests.unit.stores.test_artifacts import new_id, note
+
+T = TypeVar("T")
+CONTENT = os.urandom(3 << 20) + b"end"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch, seaweedfs(tmp_path_factory.mktemp("s3")) as url:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_, "SEGMENT", 256 << 10)
+
+
+async def opened(endpoint: str, prefix: str) -> ObjectArtifacts:
+    url = f"s3://tests/{prefix}?endpoint={endpoint}&allow_http=true"
+    return await until(lambda: ObjectArtifacts.at(Location.parse(url)))
+
+
+@pytest.fixture
+async def store(endpoint: str) -> AsyncIterator[ObjectArtifacts]:
+    made = await opened(endpoint, str(uuid4()))
+    yield made
+    await made.close()
+
+
+async def until(call: Callable[[], Awaitable[T]]) -> T:
+    """What the call returns when it is repeated after `StoreUnavailable`, as the runner does."""
+    for _ in range(30):
+        with suppress(StoreUnavailable):
+            return await call()
+    return await call()
+
+
+async def pour(partial: Partial, data: bytes) -> None:
+    for at in range(0, len(data), 100_000):
+        await until(partial_write(partial, data[at : at + 100_000]))
+
+
+def partial_write(partial: Partial, chunk: bytes) -> Callable[[], Awaitable[None]]:
+    return lambda: partial.write(chunk)
+
+
+async def content(store: ArtifactStore, id: str) -> bytes:
+    reader = await until(lambda: store.open(id))
+    assert reader is not None
+    found = bytearray()
+    while len(found) < reader.artifact.size:
+        with suppress(StoreUnavailable):
+            async for piece in reader.chunks(len(found), reader.artifact.size):
+                found += piece
+    await reader.close()
+    return bytes(found)
+
+
+async def test_one_request_in_twenty_fails_and_all_are_slow(endpoint: str) -> None:
+    """§18. Some before the store has them, some after: a repeated request changes nothing."""
+    chance = random.Random(11)
+    failures = 0
+
+    async def before(request: web.BaseRequest) -> web.Response | None:
+        nonlocal failures
+        await asyncio.sleep(chance.random() / 50)
+        dice = chance.random()
+        failures += dice < 0.05
+        if dice < 0.02:
+            raise Cut
+        if dice < 0.05:
+            return web.Response(status=chance.choice([500, 503]))
+        return None
+
+    async def after(request: web.BaseRequest) -> None:
+        nonlocal failures
+        if chance.random() < 0.03:
+            failures += 1
+            raise Cut
+
+    async with relay(endpoint, before, after) as url:
+        store = await opened(url, str(uuid4()))
+
+        async def one(number: int) -> None:
+            job = new_id()
+            data = bytes([number]) * 200 + CONTENT
+            begun = await until(lambda: store.create(job))
+            await pour(begun, data[:1_000_000])
+            with suppress(StoreUnavailable):
+                await begun.keep()
+            partial = await until(lambda: store.resume(job))
+            assert partial is not None
+            await pour(partial, data[partial.offset :])
+            artifact = await until(lambda: partial.commit(len(data), note))
+            assert artifact.sha256 == hashlib.sha256(data).digest()
+            assert await content(store, job) == data
+
+        async with asyncio.timeout(100):
+            await asyncio.gather(*(one(number) for number in range(4)))
+        assert failures > 5
+        await store.close()
+
+
+async def test_the_store_away_is_told_and_the_transfer_goes_on_when_it_is_back(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§18: the object store away is as a full disk, but resumable."""
+    away = False
+
+    async def before(request: web.BaseRequest) -> web.Response | None:
+        if away:
+            raise Cut
+        return None
+
+    async with relay(endpoint, before) as url:
+        store = await opened(url, str(uuid4()))
+        job = new_id()
+        partial = await store.create(job)
+        await partial.write(CONTENT[:1_000_000])
+        away = True
+        at, told = 1_000_000, None
+        while told is None:
+            try:
+                await partial.write(CONTENT[at : at + 100_000])
+                at += 100_000
+            except StoreUnavailable as why:
+                told = str(why)
+        assert told.startswith(store.location())
+        assert partial.offset == at
+        assert at <= 1_000_000 + (partial_.UPLOADS + 1) * (256 << 10) + 100_000
+        with pytest.raises(StoreUnavailable):
+            await store.get(job)
+        away = False
+        await until(lambda: partial.write(CONTENT[at:]))
+        artifact = await until(lambda: partial.commit(len(CONTENT), note))
+        assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
+        assert await content(store, job) == CONTENT
+        await store.close()
+
+
+async def test_a_full_bucket_is_a_full_disk(endpoint: str) -> None:
+    async def before(request: web.BaseRequest) -> web.Response | None:
+        if request.method == "PUT" and "-" in request.path.rpartition("/")[2]:
+            return web.Response(status=403, text="<Error><Code>QuotaExceeded</Code></Error>")
+        return None
+
+    async with relay(endpoint, before) as url:
+        store = await opened(url, str(uuid4()))
+        job = new_id()
+        partial = await store.create(job)
+        await partial.write(b"x")
+        with pytest.raises(StorageFull, match="is full"):
+            await partial.commit(1, note)
+        with pytest.raises(StorageFull):
+            await partial.write(b"x")
+        await partial.discard()
+        assert await store.ids() == set()
+        await store.close()
+
+
+async def test_a_segment_that_disappears_breaks_the_download(store: ObjectArtifacts) -> None:
+    """§6: visibly, never as a short success. Another replica has removed the artifact."""
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(CONTENT)
+    await partial.commit(len(CONTENT), note)
+    reader = await store.open(job)
+    assert reader is not None
+    pieces = reader.chunks(0, len(CONTENT))
+    await anext(pieces)
+    await store.bucket.remove(await store.bucket.sizes(Place(job).job))
+    with pytest.raises(StoreUnavailable):
+        async for _ in pieces:
+            pass
+    await reader.close()
+
+
+async def test_a_segment_that_disappears_prevents_the_commit(store: ObjectArtifacts) -> None:
+    """§10: a body shorter than it should be is never Success."""
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(CONTENT)
+    await partial.read(0, 1)
+    some = sorted(await store.bucket.sizes(f"{Place(job).job}/0"))[3:4]
+    assert len(some) == 1
+    await store.bucket.remove(some)
+    with pytest.raises(PartialLost):
+        await partial.commit(len(CONTENT), note)
+    assert await store.get(job) is None
+    await partial.discard()
+
+
+async def test_a_gap_ends_what_is_resumed(store: ObjectArtifacts) -> None:
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(CONTENT)
+    await partial.keep()
+    await store.bucket.remove(sorted(await store.bucket.sizes(f"{Place(job).job}/0"))[3:4])
+    resumed = await store.resume(job)
+    assert resumed is not None
+    assert resumed.offset == 3 * (256 << 10)
+    await resumed.write(CONTENT[resumed.offset :])
+    artifact = await resumed.commit(len(CONTENT), note)
+    assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
+    assert await content(store, job) == CONTENT
+    assert await store.used() == len(CONTENT)
+    sizes = await store.bucket.sizes(f"{Place(job).job}/0")
+    assert sum(sizes.values()) == len(CONTENT)
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"size": 1}', b"\xff"])
+async def test_a_damaged_artifact_is_unavailable(store: ObjectArtifacts, text: bytes) -> None:
+    job = new_id()
+    await store.bucket.store(Place(job).commit, text)
+    for ask in (store.get, store.open, store.record_copy):
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await ask(job)
+
+
+async def test_a_killed_writer_leaves_what_it_stored(endpoint: str) -> None:
+    """Whole segments, and no multipart upload. The next writer continues the file, also under a
+    greater fence.
+    """
+    for fence in (0, 5):
+        prefix, job = str(uuid4()), new_id()
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.faults.object_child", endpoint, prefix, job),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        async with asyncio.timeout(60):
+            while int(await child.stdout.readline()) < 64 << 20:
+                pass
+        child.send_signal(signal.SIGKILL)
+        await child.wait()
+        store = await opened(endpoint, prefix)
+        resumed = await store.resume(job, fence)
+        assert resumed is not None
+        assert resumed.offset >= 8 << 20
+        data = await resumed.read(0, resumed.offset)
+        expected = PATTERN * (len(data) // len(PATTERN) + 1)
+        assert data == expected[: len(data)]
+        await resumed.write(b"end")
+        artifact = await resumed.commit(len(data) + 3, note)
+        assert artifact.sha256 == hashlib.sha256(data + b"end").digest()
+        assert await store.used() == len(data) + 3
+        left = await store.bucket.sizes(Place(job, fence).segments)
+        assert sum(left.values()) == len(data) + 3
+        await store.close()
