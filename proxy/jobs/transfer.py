@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from proxy.core.errors import Problem
+from proxy.core.http.fields import value_of
 from proxy.core.job import (
     Answered,
     Claimed,
@@ -193,7 +194,7 @@ class Transfer:
         """Send one POST for the rest of the file. Returns what `_begin` does (CONTRACT §10).
 
         A 206 continues the file if it is proven to carry the rest of the same file; a 200 is a new
-        attempt.
+        attempt, unless its Content-Range says that it is a part.
         """
         wanted = Continuation.of(self._file_facts, self._file.offset)
         response = await self._post(wanted.fields)
@@ -206,7 +207,7 @@ class Transfer:
             if response.status == 401:
                 raise Suspended
             await self._start_over(f"the response {response.status} does not continue the file")
-            if response.status != 200:
+            if response.status != 200 or value_of(response.fields, b"content-range") is not None:
                 return None
             await self._accept(response)
             return await self._take(response)

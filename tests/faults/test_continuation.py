@@ -215,6 +215,19 @@ async def test_a_shorter_part_than_requested_is_stored_and_the_next_requested() 
         assert world.upstream.posts == [0, 1250, 1500, 2000]
 
 
+@pytest.mark.parametrize("announced", [b"bytes 1250-4999/5000", b"bytes 0-4999/5000", b"?"])
+async def test_a_200_with_content_range_is_not_the_whole_file(announced: bytes) -> None:
+    """§10: it is a part with the wrong status; the next POST requests the whole file."""
+    async with new_world() as world:
+
+        def wrong_status(start: int) -> Reply:
+            return Reply(world.upstream, 200, [(b"Content-Range", announced)], CONTENT[start:])
+
+        job = await finished(world, wrong_status)
+        assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+        assert world.upstream.posts == [0, 1250, 0]
+
+
 @pytest.mark.parametrize("stop", [2000, 2500])
 async def test_a_part_without_a_new_byte_is_rejected(stop: int) -> None:
     async with new_world() as world:
