@@ -214,19 +214,23 @@ class Access:
         """Return if the credentials may see the job now (CONTRACT §9), else raise `Problem` 401,
         404 or 503.
 
-        `statuses` is shared by the checks of one request.
+        `statuses` is shared by the checks of one list.
         """
         if self._is_cached(credentials, "job", job.id):
             return
         session = job.request.session
         if session is None:
+            # The same request as for an unknown id, so that the time does not disclose the job. A
+            # list has no report of another caller.
+            if statuses is None:
+                await self._session_status(credentials, job.id)
             await self._check_owner(credentials, job, statuses)
             return
         status = await self._session_status(credentials, session, statuses, job.request.api)
         if status in UNKNOWN:
             await self._check_owner(credentials, job, statuses)
-        elif status == 403:
-            raise not_found()
+        elif not is_success(status):
+            raise await self._foreign(credentials, statuses)
 
     async def unknown(self, credentials: Credentials, id: str) -> Problem:
         """Return the problem for an id without a job: the same as for a job in a session that these
@@ -236,13 +240,13 @@ class Access:
         ids exist (CONTRACT §9).
         """
         try:
-            status = await self._session_status(credentials, id)
-            return await self._foreign(credentials) if status in UNKNOWN else not_found()
+            await self._session_status(credentials, id)
+            return await self._foreign(credentials)
         except Problem as why:
             return why
 
     async def _foreign(self, credentials: Credentials, statuses: Statuses | None = None) -> Problem:
-        """Return the problem for another caller's job whose session VB365 does not show.
+        """Return the problem for another caller's job.
 
         VB365 is asked about Authorization alone wherever that might have proved an owner, so that
         the number of requests does not disclose which callers have jobs. Raises `Problem` 503.

@@ -339,7 +339,8 @@ async def test_reports_are_exports_if_enabled(make_stage: MakeStage) -> None:
     status = stage.path(response["Location"])
     await stage.until(status, lambda document: document["status"] != "Running")
     gets = {one.target for one in stage.simulator.requests if one.method == "GET"}
-    assert gets == {"/v8/RestoreSessions?limit=1"}
+    asked_as_for_an_unknown_id = f"/v8/RestoreSessions/{response.json()['id']}"
+    assert gets == {"/v8/RestoreSessions?limit=1", asked_as_for_an_unknown_id}
     for user in ("bob", "operator"):
         assert (await stage.ask("GET", status, stage.simulator.login(user))).status == 404
     assert (await stage.ask("GET", status, {})).status == 401

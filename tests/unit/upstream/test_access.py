@@ -193,11 +193,19 @@ async def test_the_id_of_a_job_is_not_taken_for_that_of_a_session() -> None:
     )
 
 
+@pytest.mark.parametrize("session", ["S1", None])
+@pytest.mark.parametrize("token", ["Bearer a", jwt("mallory")])
 @pytest.mark.parametrize("response", [200, 302, 401, 403, 404, 500, None])
-async def test_an_unknown_id_gets_the_response_of_a_foreign_one(response: int | None) -> None:
-    """§9: existence is not disclosed, neither by the response nor by the requests to VB365."""
-    access, vb365, _ = make(lambda token, target, cookie: 404 if response == 200 else response)
-    who, foreign = credentials(), job("victim")
+async def test_an_unknown_id_gets_the_response_of_a_foreign_one(
+    response: int | None, token: str, session: str | None
+) -> None:
+    """§9: existence is not disclosed, neither by the response nor by the requests to VB365, also
+    for the first request of a caller and for a report, which has no session.
+    """
+    access, vb365, _ = make(
+        lambda token, target, cookie: 404 if response == 200 and target != SESSIONS else response
+    )
+    who, foreign = credentials(token), job("victim", session=session)
     expected = await refused(access, who, foreign)
     asked = len(vb365.asked)
     access, vb365, _ = make(lambda *_: response)
@@ -206,10 +214,27 @@ async def test_an_unknown_id_gets_the_response_of_a_foreign_one(response: int | 
     assert len(vb365.asked) == asked
 
 
+async def test_a_first_request_for_a_foreign_job_costs_as_much_as_for_an_unknown_id() -> None:
+    """§9: VB365 responds with 403 to a session of another caller, and with 404 to an id without
+    one.
+    """
+
+    def decide(token: str, target: str, cookie: bool) -> int:
+        return 200 if target == SESSIONS else 403 if target.endswith("/S1") else 404
+
+    access, vb365, _ = make(decide)
+    assert await refused(access, credentials(jwt("bob")), job("victim")) == (404, "job-not-found")
+    asked = len(vb365.asked)
+    access, vb365, _ = make(decide)
+    assert (await access.unknown(credentials(jwt("bob")), str(uuid4()))).status == 404
+    assert len(vb365.asked) == asked
+
+
+@pytest.mark.parametrize("session", ["S1", None])
 @pytest.mark.parametrize("alone", [401, 403, 503])
 @pytest.mark.parametrize("cookie", ["session=mallory", None])
 async def test_a_claim_or_a_shared_token_is_checked_even_without_a_job_of_its_own(
-    alone: int, cookie: str | None
+    alone: int, cookie: str | None, session: str | None
 ) -> None:
     """§9: neither the response nor the number of requests discloses whether the victim
     has a job.
@@ -228,7 +253,7 @@ async def test_a_claim_or_a_shared_token_is_checked_even_without_a_job_of_its_ow
             problem = await access.unknown(who, str(uuid4()))
             response = (problem.status, problem.name)
         else:
-            response = await refused(access, who, job(owner))
+            response = await refused(access, who, job(owner, session))
         told.add((*response, len(vb365.asked)))
     assert len(told) == 1
 
@@ -692,6 +717,15 @@ async def test_one_list_checks_a_session_once_even_if_denied() -> None:
         with pytest.raises(Problem):
             await access.check(credentials(), job("victim"), responses)
     assert len(vb365.asked) == 1
+
+
+async def test_a_list_checks_all_reports_with_one_request() -> None:
+    """§9: a list has no report of another caller, so that there is nothing to hide."""
+    access, vb365, _ = make(lambda *_: 200)
+    who, responses = credentials(), Statuses()
+    for _ in range(3):
+        await access.check(who, job(owner_of(access, who), session=None), responses)
+    assert vb365.asked == [("Bearer a", SESSIONS)]
 
 
 async def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
