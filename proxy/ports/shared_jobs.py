@@ -15,9 +15,9 @@ class JobFeed(Protocol):
     """An optional capability of a job store: a feed of changed jobs, of all replicas."""
 
     def changes(self) -> AsyncIterator[str | None]:
-        """The ids of jobs that were added, changed or removed, as they are, until the store is
-        closed. Changes in quick succession may be reported once. None after a gap: then any job
-        may have changed.
+        """The ids of jobs that were added, changed or removed since this call, by any replica, and
+        of jobs whose turn a claim of another has found, until the store is closed. Changes in
+        quick succession may be reported once. None after a gap: then any job may have changed.
         """
 
 
@@ -34,9 +34,9 @@ class SlotLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How many jobs may exist when one more is added, over all replicas (CONTRACT §3.5, §15): of
-    the caller unfinished (`per_caller`; held slots count) and on record, of all callers waiting and
-    on record.
+    """How many jobs may exist with the one that is added, over all replicas (CONTRACT §3.5, §15):
+    of the caller unfinished (`per_caller`; held slots count) and on record, of all callers waiting
+    (`queued`, beside those that a free slot is waiting for) and on record.
     """
 
     per_caller: int
@@ -49,7 +49,8 @@ class Bounds:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotUse:
     """Numbers of jobs over all replicas: that have a slot, that wait for one, slots that are held,
-    and those held for the caller.
+    and those held for the caller. The held slot of an abandoned job counts once the job itself has
+    no slot any more, also if its record is removed.
     """
 
     running: int
@@ -85,9 +86,11 @@ class SharedJobs(JobStore, JobFeed, Protocol):
 
     Each handle belongs to one replica, which has a lease on the store's clock. A job names the
     replica that holds its credentials (`Job.replica`) and, from its claim on, the one that drives
-    it (`Job.holder`). `replace` raises `StoreUnavailable` for a job that this replica holds while
-    its lease has ended: after `renew` it may find that another replica has taken the job over.
-    Every change counts as the holder's unless it is a cancel or a deletion, which need no lease.
+    it (`Job.holder`). `replace` raises `StoreUnavailable` for a job that this replica holds, or is
+    about to, while it has no lease: after `renew` it may find that another replica has taken the
+    job over. If the stored version is another one already, `replace` returns False all the same. A
+    cancel (`new` is Cancelling) and a deletion need no lease, and neither does a change of a job
+    that another replica holds, or none.
     """
 
     @property
@@ -95,25 +98,34 @@ class SharedJobs(JobStore, JobFeed, Protocol):
         """The id of this handle's replica, new for every process."""
 
     async def renew(self, *, running: int, promised: int) -> None:
-        """Renew the lease of this replica, or begin it again after its end."""
+        """Renew the lease of this replica, or begin it: at the start, and again after its end."""
 
     async def leave(self) -> None:
-        """End the lease: others may take its jobs over at once."""
+        """End the lease and report the replica's jobs on the feed: others may take them over at
+        once. Idempotent.
+        """
 
     async def replicas(self) -> Sequence[Replica]:
         """The replicas that have a lease."""
 
     async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
-        """As `add`, but None and nothing is written if a new job would exceed the bounds."""
+        """As `add`, but None and nothing is written if a new job would exceed the bounds. The job
+        of an idempotency key is returned also then.
+        """
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         """As `replace`, if a slot is free for the job and it is the job's turn: of all jobs that
-        wait, callers take turns as in `jobs.queue`. `new` has a `holder` and is still Queued; it
-        has the slot as long as it has a holder.
+        wait, callers take turns as in `jobs.queue`. Those of replicas without a lease are left
+        out. If it is another job's turn, that is reported on the feed.
+
+        `new` has this replica as its `holder` and is still Queued; it has the slot until it has
+        ended or has no holder. A job that has a holder already keeps its slot and needs no turn.
         """
 
     async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
         """Count the slots and the jobs that wait."""
 
     async def orphans(self) -> Sequence[Job]:
-        """The unfinished jobs, not Suspended, whose replica has no lease any more."""
+        """The unfinished jobs, not Suspended, whose holder has no lease, or without a holder the
+        `Job.replica`; also those that have neither.
+        """

@@ -469,6 +469,18 @@ async def test_ten_thousand_jobs_are_listed_in_bounded_replies(store: RedisJobs)
     assert len(orphans) == 10_000
 
 
+async def test_the_last_starts_of_ten_thousand_owners_are_remembered(store: RedisJobs) -> None:
+    """As in jobs/queue.py: those of the longest ago are forgotten."""
+    job = await store.add(new_job(replica=store.replica), b"")
+    command = store._connections.command
+    key = "vb365-async-proxy:started"
+    await command("ZADD", key, *(part for n in range(10_010) for part in (n - 20_000, n)))
+    await claimed(store, job)
+    assert await command("ZCARD", key) == 10_000
+    assert await command("ZRANGE", key, 0, 0) == [b"11"]
+    assert await command("ZRANGE", key, -1, -1) == [b"alice"]
+
+
 # Scripts
 
 

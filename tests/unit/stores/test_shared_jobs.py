@@ -112,9 +112,8 @@ def use(running: int = 0, waiting: int = 0, held: int = 0, mine: int = 0) -> Slo
     return SlotUse(running=running, waiting=waiting, held=held, held_by_caller=mine)
 
 
-async def read(store: SharedJobs, count: int) -> list[str | None]:
-    """The next items of the feed, from now on."""
-    changes = store.changes()
+async def read(changes: AsyncIterator[str | None], count: int) -> list[str | None]:
+    """The next items of a feed."""
     async with asyncio.timeout(20):
         return [await anext(changes) for _ in range(count)]
 
@@ -325,7 +324,9 @@ async def test_the_jobs_of_a_caller_start_in_the_order_of_their_arrival(
 ) -> None:
     a, b = two
     first, second = await queued(a, 5), await queued(b, 3)
-    first = await changed(a, first, Shown())  # a change while it waits
+    waits = replace(first, version=first.version + 1, aliases=("more",))
+    assert await a.replace(first, waits)  # a change while it waits
+    first = waits
     assert await try_claim(b, second, ONE) is Turn.NOT_YET
     await claimed(a, first, ONE)
 
@@ -341,13 +342,11 @@ async def test_a_resumed_job_is_the_last_of_its_caller(two: list[SharedJobs]) ->
 async def test_the_job_whose_turn_it_is_is_on_the_feed(two: list[SharedJobs]) -> None:
     """Its replica may have tried before the slot was free."""
     a, b = two
+    changes = a.changes()
     first, second = await queued(a), await queued(b)
-    reading = asyncio.create_task(read(a, 1))
-    await asyncio.sleep(0)
+    assert await read(changes, 2) == [first.id, second.id]
     assert await try_claim(b, second, ONE) is Turn.NOT_YET
-    while (found := await reading) == [second.id]:  # its arrival, a moment ago
-        reading = asyncio.create_task(read(a, 1))
-    assert found == [first.id]
+    assert await read(changes, 1) == [first.id]
 
 
 async def test_jobs_of_replicas_without_a_lease_have_no_turn(two: list[SharedJobs]) -> None:
@@ -526,12 +525,12 @@ async def test_a_lease_that_ends_makes_orphans(open_shared: OpenShared) -> None:
 async def test_the_jobs_of_a_replica_that_leaves_are_on_the_feed(two: list[SharedJobs]) -> None:
     """§18: others take them over at once."""
     a, b = two
-    job = await queued(a)
     changes = b.changes()
+    job = await queued(a)
+    other = await queued(b)
+    assert await read(changes, 2) == [job.id, other.id]
     await a.leave()
-    async with asyncio.timeout(20):
-        while await anext(changes) != job.id:
-            pass
+    assert await read(changes, 1) == [job.id]
     assert await b.orphans() == [job]
 
 
@@ -625,31 +624,23 @@ async def test_concurrent_adds_with_one_key_over_three_handles_make_one_job(
 
 async def test_the_feed_reports_what_any_replica_changes(two: list[SharedJobs]) -> None:
     a, b = two
-    changes = a.changes(), b.changes()
+    feeds = a.changes(), b.changes()
     job = await queued(a)
-    for reader in changes:
-        async with asyncio.timeout(20):
-            assert await anext(reader) == job.id
+    assert [await read(changes, 1) for changes in feeds] == [[job.id]] * 2
     newer = await changed(b, job, Shown())
-    for reader in changes:
-        async with asyncio.timeout(20):
-            assert await anext(reader) == job.id
+    assert [await read(changes, 1) for changes in feeds] == [[job.id]] * 2
     await a.remove(newer)
-    for reader in changes:
-        async with asyncio.timeout(20):
-            assert await anext(reader) == job.id
+    assert [await read(changes, 1) for changes in feeds] == [[job.id]] * 2
 
 
 async def test_changes_before_the_call_are_not_reported(two: list[SharedJobs]) -> None:
     a, _ = two
     before = a.changes()
     old = await queued(a)
-    async with asyncio.timeout(20):
-        assert await anext(before) == old.id
+    assert await read(before, 1) == [old.id]
     after = a.changes()
     new = await queued(a)
-    async with asyncio.timeout(20):
-        assert await anext(after) == new.id
+    assert await read(after, 1) == [new.id]
 
 
 async def test_changes_end_when_the_store_is_closed(two: list[SharedJobs]) -> None:
