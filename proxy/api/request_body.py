@@ -29,7 +29,6 @@ class RequestBodies:
     async def receive(self, request: ApiRequest) -> AsyncIterator[bytes]:
         """Receive the whole body. Its memory counts until the context ends. Raises `Problem`.
 
-        An announced length is reserved before the first byte is read, a chunked body as it grows.
         A client that disconnects before the end of its body cancels this.
         """
         reserved = _Reserved(self.memory)
@@ -39,10 +38,10 @@ class RequestBodies:
             reserved.release()
 
     async def _body(self, request: ApiRequest, reserved: _Reserved) -> bytes:
-        announced = request.head.content_length
-        if announced is not None:
-            self._admit(announced)
-            reserved.grow_to(announced)
+        self._admit(request.head.content_length or 0)
+        # Memory is reserved as bytes arrive, not as announced: an announcement costs a client
+        # nothing. Bodies that together exceed the memory do not wait for each other: the one that
+        # cannot grow gets 503, which releases what it has, so that the others can.
         content = request.inner.content
         loop = asyncio.get_running_loop()
         pace = Pace(loop.time())

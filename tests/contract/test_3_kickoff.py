@@ -578,9 +578,7 @@ async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Peer:
 
 
 async def test_3_1_bodies_that_are_received_share_a_memory_limit(make_stage: MakeStage) -> None:
-    """An announced length is reserved at once, a chunked body as it grows; all of it
-    is released.
-    """
+    """A body takes memory as it arrives, whatever it announces; all of it is released."""
     stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
 
     async def refused(**more: Any) -> bool:
@@ -600,9 +598,11 @@ async def test_3_1_bodies_that_are_received_share_a_memory_limit(make_stage: Mak
 
     announced = await part_of_a_kickoff(stage, b"x", Content_Length=str(80 << 10))
     large = {"body": b"y" * (30 << 10)}
+    assert not await refused(**large)
+    await announced.send(b"x" * ((80 << 10) - 2))
     await until_refused(wanted=True, **large)
     assert not await refused(body=b"y" * (10 << 10))
-    await announced.send(b"x" * ((80 << 10) - 1))
+    await announced.send(b"x")
     assert (await announced.message()).status == 202
     announced.abort()
     assert not await refused(**large)
@@ -621,18 +621,32 @@ async def test_3_1_bodies_that_are_received_share_a_memory_limit(make_stage: Mak
     assert not await refused(body=b"y" * (90 << 10))
 
 
+async def test_3_1_an_announced_body_takes_no_memory(make_stage: MakeStage) -> None:
+    """Callers with invented credentials announce more than all memory and stop no kick-off."""
+    stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
+    fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
+    wires = [await part_of_a_kickoff(stage, b"x", **fields) for _ in range(4)]
+    for _ in range(2):  # all heads before it have been read when the second one is accepted
+        assert (await stage.kickoff(stage.export, body=b"y" * (16 << 10))).status == 202
+    for wire in wires:
+        wire.abort()
+
+
 async def test_3_1_callers_with_invented_credentials_share_the_memory_limit(
     make_stage: MakeStage,
 ) -> None:
+    """The body that cannot grow gets 503, so that the others can: none waits for another."""
     stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
     fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
-    wires = [await part_of_a_kickoff(stage, b"x", **fields) for _ in range(3)]
+    body = b"x" * ((16 << 10) - 1)
+    wires = [await part_of_a_kickoff(stage, body, **fields) for _ in range(3)]
     responses = [asyncio.ensure_future(wire.message()) for wire in wires]
     done, waiting = await asyncio.wait(responses, timeout=20, return_when=asyncio.FIRST_COMPLETED)
     assert [response.result().status for response in done] == [503]
-    for response in waiting:
-        response.cancel()
-    for wire in wires:
+    for wire, response in zip(wires, responses, strict=True):
+        if response in waiting:
+            await wire.send(b"x")
+            assert (await response).status == 401
         wire.abort()
 
 
