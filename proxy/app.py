@@ -12,21 +12,19 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from proxy.admin import listener
 from proxy.admin.listener import Admin
+from proxy.backends import open_stores, unavailable
 from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Server
 from proxy.handover import HandoverRelay
-from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.runner import Runner
 from proxy.net import certificate_watch
 from proxy.net.seat import Handover, Seat
 from proxy.net.tls import ServerCertificate, TlsError
 from proxy.parts import ClientParts, Clock, Parts, upstream_tls
 from proxy.parts import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
-from proxy.stores.disk_jobs.store import DiskJobs
-from proxy.stores.file_artifacts.store import FileArtifacts
-from proxy.stores.owner_key import owner_key
 
 log = structlog.get_logger(__name__)
 
@@ -67,19 +65,30 @@ class Running:
 
     async def _open_exports(self) -> None:
         """Open the stores, reconcile them, start the runner, then listen."""
-        parts = await self._open_parts()
+        stores = await open_stores(self.settings, self._closing, self._clock)
+        parts = Parts(
+            self.settings,
+            jobs=stores.jobs,
+            artifacts=stores.artifacts,
+            key=stores.key,
+            now=self._clock,
+            shared=stores.shared,
+        )
         for pool in parts.pools:
             self._closing.push_async_callback(pool.close)
         runner = parts.runner()
-        await runner.start()
-        self._closing.push_async_callback(runner.stop)
+        try:
+            await self._start_jobs(parts, runner)
+        except StoreUnavailable as why:
+            raise unavailable(self.settings, why) from why
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
+        self._run_task(stores.notes.watch())
         server = parts.server(runner)
         if self._seat is not None and not self._seat.first:
             await self._listen(server)
             return
-        admin = parts.admin(runner)
+        admin = parts.admin(runner, lambda: stores.notes.text)
         await self._listen_admin(admin)
         await self._listen(server)
         if self._seat is not None and self._seat.handover is not None:
@@ -100,21 +109,16 @@ class Running:
             listener.serve([sock])
             self._closing.callback(listener.close)
 
-    async def _open_parts(self) -> Parts:
-        """Open and reconcile the stores, and make the parts that use them."""
-        directory, now = self.settings.storage.dir, self._clock
-        try:
-            jobs = await DiskJobs.open(directory)
-            self._closing.push_async_callback(jobs.close)
-            artifacts = await FileArtifacts.at(directory, clock=now)
-            self._closing.push_async_callback(artifacts.close)
-            for note in jobs.notes:
-                log.error("job database", note=note)
-            await Reconciler(jobs, artifacts, now).run()
-            key = await asyncio.to_thread(owner_key, directory / "owner.key")
-        except StoreUnavailable as why:
-            raise StartFailed(f"storage.dir {directory}: {why}") from why
-        return Parts(self.settings, jobs=jobs, artifacts=artifacts, key=key, now=now)
+    async def _start_jobs(self, parts: Parts, runner: Runner) -> None:
+        """Reconcile the stores and resume what can be resumed. Raises `StoreUnavailable`."""
+        member = parts.member(runner)
+        if member is not None:
+            await member.join()
+            self._closing.push_async_callback(member.leave)
+            self._run_task(member.run())
+        await parts.reconciler.run()
+        await runner.start()
+        self._closing.push_async_callback(runner.stop)
 
     def _run_task(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

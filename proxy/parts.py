@@ -31,13 +31,17 @@ from proxy.core.retention import Retention
 from proxy.core.routing import Router
 from proxy.downstream.duplex import Forwarder
 from proxy.downstream.server import Handler, Server
+from proxy.jobs.lease import Lease, LeasedFiles
+from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.replica import Member
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
+from proxy.jobs.takeover import TakeOver
 from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.net import descriptors
 from proxy.net.tls import TlsError, upstream_context
-from proxy.ports import ArtifactStore, JobStore
+from proxy.ports import ArtifactStore, JobStore, SharedJobs
 from proxy.relay import Relay
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
@@ -81,7 +85,8 @@ class ClientParts:
 class Parts:
     """The parts that several others use, and methods that make those others. Nothing runs yet.
 
-    `key` is the key of the callers' hashes, `now` the clock. Raises `StartFailed`.
+    `key` is the key of the callers' hashes, `now` the clock, `shared` the job store if replicas
+    share it. Raises `StartFailed`.
     """
 
     def __init__(
@@ -92,11 +97,15 @@ class Parts:
         artifacts: ArtifactStore,
         key: bytes,
         now: Clock,
+        shared: SharedJobs | None = None,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._artifacts = artifacts
         self._now = now
+        self._shared = shared
+        self._lease = None if shared is None else Lease(shared, length=settings.cluster.lease)
+        self.reconciler = Reconciler(jobs, artifacts, now, shared)
         self._sealer = _sealer(settings)
         self._retention = Retention(
             result=settings.exports.result_ttl, record=settings.exports.record_ttl
@@ -153,13 +162,33 @@ class Parts:
             sealer=self._sealer,
             trust=self._access,
             now=self._now,
+            shared=self._shared,
+        )
+
+    def member(self, runner: Runner) -> Member | None:
+        """Make this process a replica; None if it shares its jobs with no other."""
+        if self._shared is None or self._lease is None:
+            return None
+        takeover = TakeOver(
+            jobs=self._shared,
+            reconciler=self.reconciler,
+            resume=runner.resume_sealed,
+            now=self._now,
+        )
+        return Member(
+            jobs=self._shared,
+            lease=self._lease,
+            runner=runner,
+            takeover=takeover,
+            heartbeat=self._settings.cluster.heartbeat,
         )
 
     def _transfers(self) -> TransferFactory:
         exports, timeout = self._settings.exports, self._settings.upstream.check_timeout
+        lease = self._lease
         return TransferFactory(
             jobs=self._jobs,
-            artifacts=self._artifacts,
+            artifacts=self._artifacts if lease is None else LeasedFiles(self._artifacts, lease),
             upstream=self._upstream,
             watch=SessionEvents(self._checks, timeout=timeout, now=self._now)
             if exports.watch_events
@@ -170,7 +199,7 @@ class Parts:
                 attempts=exports.attempts,
                 result_ttl=exports.result_ttl,
             ),
-            holder=str(uuid4()),
+            holder=str(uuid4()) if lease is None else lease.replica,
             now=self._now,
         )
 
@@ -229,8 +258,10 @@ class Parts:
         )
         return ApiRouter(kickoffs, resources)
 
-    def admin(self, runner: Runner) -> Admin:
-        """Make the admin application."""
+    def admin(self, runner: Runner, jobs_note: Callable[[], str | None]) -> Admin:
+        """Make the admin application. `jobs_note` returns what an operator should correct about
+        the job store.
+        """
         admin = self._settings.admin
         return Admin(
             checks=Readiness(
@@ -242,7 +273,7 @@ class Parts:
             ),
             hosts=admin.hosts,
             guard=TokenGuard(admin.token.get_secret_value(), self._now) if admin.token else None,
-            notes=lambda: {"upstream": self._access.note},
+            notes=lambda: {"upstream": self._access.note, "jobs": jobs_note()},
         )
 
 

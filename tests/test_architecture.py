@@ -26,6 +26,7 @@ LAYERS = (
     {"relay", "jobs"},
     {"api", "admin", "handover"},
     {"parts"},
+    {"backends"},
     {"app"},
     {"workers"},
     {"cli"},
@@ -42,7 +43,7 @@ APART = {
 }
 #: Packages that only these may import.
 KNOWN_TO = {
-    "config": {"parts", "app", "workers", "cli"},
+    "config": {"parts", "backends", "app", "workers", "cli"},
     "client": {"cli"},
     "simulator": {"cli"},
     "__main__": set(),
@@ -67,6 +68,7 @@ TOP_LEVEL = {
     "__init__",
     "__main__",
     "app",
+    "backends",
     "clock",
     "handover",
     "logs",

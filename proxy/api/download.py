@@ -51,7 +51,7 @@ class Download:
         `method` is "GET" or "HEAD", or "POST" for a kick-off, which gets the whole file. Raises
         `Problem`.
         """
-        reader = await self._artifacts.open(job.id)
+        reader = await self._artifacts.open(job.id, job.fence)
         if reader is None:
             raise Problem("result-deleted", "The exported file no longer exists.")
         try:

@@ -195,8 +195,15 @@ class KickoffHandler:
         async with self._keys.taking(call.credentials, job) as found:
             if found is not None:
                 return found
-            async with self._runner.admission(*job.owners):
-                return await self._runner.submit(job, body, run)
+            try:
+                async with self._runner.admission(*job.owners):
+                    return await self._runner.submit(job, body, run)
+            except Problem:
+                # another replica may have just stored the duplicate that took the last place
+                stored = await self._keys.find(job.owners, job.request.idempotency_key)
+                if stored is None:
+                    raise
+                return stored
 
     # idempotency keys (CONTRACT §8)
 
@@ -245,15 +252,23 @@ class KickoffHandler:
                 raise first
             if first is not None:
                 return first
+        elif job.attended:
+            await self._first_elsewhere(job, self._grace(call))
         if job.phase is Phase.SUSPENDED:
             borrowed = not await self._access.owns(call.credentials, job)
             await self._runner.resume(job, call.request.fields, borrowed=borrowed)
         current = await self._jobs.get(job.id)
         # nothing is awaited between this promise and the 202
-        if current is None or current.forgotten or not self._runner.may_show(job.id):
+        if current is None or current.forgotten or not await self._runner.show(current):
             return None
         shown = as_of(current, self._now())
         return self._accepted(call, shown, [("Idempotency-Replayed", "true")])
+
+    async def _first_elsewhere(self, job: Job, grace: float) -> None:
+        """Wait for VB365's first response to a kick-off that another replica handles: it may drop
+        the job.
+        """
+        await self._until(job, lambda now: not now.attended or now.terminal, grace)
 
     # the response to an accepted export
 
@@ -283,16 +298,23 @@ class KickoffHandler:
         """Return the job once its claim is stored: a job that has a slot is not shown as Queued."""
         if self._runner.is_waiting(job.id):
             return job
-        return await self._jobs.wait(job.id, job.version, _CLAIM_TIMEOUT) or job
+        return await self._until(job, lambda now: now.phase is not Phase.QUEUED, _CLAIM_TIMEOUT)
 
     async def _terminal(self, job: Job, timeout: float) -> Job:
         """Return the job when it is terminal, or after `timeout` seconds."""
+        current = await self._jobs.get(job.id)
+        return await self._until(current or job, lambda now: now.terminal, timeout)
+
+    async def _until(self, job: Job, condition: Callable[[Job], bool], timeout: float) -> Job:
+        """Return the job when the condition holds, it is removed, or `timeout` seconds are over."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        current = await self._jobs.get(job.id)
-        while current is not None and not current.terminal and (left := until - loop.time()) > 0:
-            current = await self._jobs.wait(current.id, current.version, left)
-        return job if current is None else current
+        while not condition(job) and (left := until - loop.time()) > 0:
+            current = await self._jobs.wait(job.id, job.version, left)
+            if current is None:
+                break
+            job = current
+        return job
 
     async def _outcome(self, call: _Call, job: Job, run: Run) -> ApiResponse:
         """Return the outcome within `wait=N`: the file with 200, or VB365's own error (CONTRACT

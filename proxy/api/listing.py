@@ -62,7 +62,7 @@ class Listing:
         if session is not None and not found:
             await self._check_session(credentials, session)
         visible = await self._visible(credentials, found)
-        shown = [job for job in visible if self._runner.may_show(job.id)]
+        shown = [job for job in visible if await self._runner.show(job)]
         chosen = [job for job in shown if status is None or job.status is status]
         results = [
             document(job, self._site.links(request, job)) for job in chosen[offset : offset + limit]

@@ -165,8 +165,8 @@ def _show_store(value: str) -> str:
 _jobs_store = partial(
     _store,
     local="disk",
-    pattern=r"rediss?://[^/\s]+(/\d+)?",
-    example="redis://host:6379/0, or rediss:// for TLS",
+    pattern=r"rediss?://[^/?\s]+(/\d+)?(\?\S*)?|rediss?\+sentinel://[^/?\s]+/\S+|unix://\S+",
+    example="redis://host:6379/0, rediss:// for TLS, unix:///path or redis+sentinel://…",
 )
 _artifacts_store = partial(
     _store,

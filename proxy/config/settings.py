@@ -231,12 +231,13 @@ class Storage(Section):
     dir: Directory = Path("/var/lib/vb365-async-proxy")
     """Directory for jobs, files and the owner key. No other program may write to it."""
     jobs: JobsUrl = Field(default="disk", repr=False)
-    """Where job records are stored: disk, or redis://host:6379/0 (rediss:// for TLS). Only disk is
-    supported in this version.
+    """Where job records are stored: disk, or redis://host:6379/0 (rediss:// for TLS, unix:///path,
+    redis+sentinel://host,host/service; ?prefix= for several clusters). Proxies with the same shared
+    store are replicas of one another.
     """
     artifacts: ArtifactsUrl = "file"
-    """Where files are stored: file, or s3://bucket/prefix, az://… or gs://…. Only file is supported
-    in this version.
+    """Where files are stored: file, or s3://bucket/prefix, az://… or gs://…. With a shared
+    storage.jobs, file means that storage.dir is one volume that all replicas mount.
     """
     min_free: Size = 5 * _GIB
     """Free disk space below which kick-offs get 503."""
@@ -328,6 +329,17 @@ class Log(Section):
     """debug, info, warning or error."""
 
 
+class Cluster(Section):
+    """Replicas that share storage.jobs."""
+
+    heartbeat: Timeout = 10.0
+    """How often a replica renews its lease."""
+    lease: Timeout = 30.0
+    """How long after the last renewal others take over the jobs of a replica. At least twice
+    cluster.heartbeat.
+    """
+
+
 class Webhooks(Section):
     """Notifications of ended jobs (Standard Webhooks). Not supported in this version."""
 
@@ -357,6 +369,7 @@ class Settings(BaseModel):
     access: Access = Access()
     secrets: Secrets = Secrets()
     public: Public = Public()
+    cluster: Cluster = Cluster()
     admin: Admin = Admin()
     log: Log = Log()
     webhooks: Webhooks = Webhooks()

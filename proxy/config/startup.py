@@ -14,8 +14,6 @@ from proxy.config.settings import Settings
 #: Settings of features that this version does not have: name, whether it is used, and a hint.
 UNSUPPORTED: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
     ("exports.rescue_sync", lambda s: s.exports.rescue_sync, "Leave it at false."),
-    ("storage.jobs", lambda s: s.storage.jobs != "disk", 'Leave it at "disk".'),
-    ("storage.artifacts", lambda s: s.storage.artifacts != "file", 'Leave it at "file".'),
     ("webhooks.urls", lambda s: bool(s.webhooks.urls), "Leave it empty."),
 )
 
@@ -30,6 +28,11 @@ def startup_problems(settings: Settings) -> list[Problem]:
     if settings.listen.workers > 1 and sys.platform == "win32":
         problem = f"= {settings.listen.workers} is not supported on Windows"
         problems.append(Problem("configuration", "listen.workers", problem, "Leave it at 1."))
+    cluster = settings.cluster
+    if cluster.lease < 2 * cluster.heartbeat:
+        problem = f"is too short for cluster.heartbeat = {cluster.heartbeat:g}s"
+        hint = "Make it at least twice as long, better three times."
+        problems.append(Problem("configuration", "cluster.lease", problem, hint))
     directory = settings.storage.dir
     if not _writable(directory):
         hint = "Choose another one with --data-dir, or allow this user to write to it."

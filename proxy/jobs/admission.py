@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from proxy.core.amounts import plural
 from proxy.core.errors import Problem
 from proxy.core.job import Job
-from proxy.jobs.queue import Slots
+from proxy.jobs.local_queue import Queue
 from proxy.jobs.reservations import Reservations
-from proxy.jobs.run import Run
-from proxy.ports import ArtifactStore, Counts, JobStore
+from proxy.ports import ArtifactStore, Bounds, Counts, JobStore, SharedJobs, SlotLimits, SlotUse
 
 _RETRY_AFTER = 30
 #: The number of records to remove at a time: the store syncs many changes at once.
 _TOGETHER = 64
+#: How often a job is added again, if other replicas took its place and gave it up meanwhile.
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,53 +37,95 @@ class Limits:
     max_records: int = 20_000
     max_records_per_caller: int = 1_000
 
+    @property
+    def slots(self) -> SlotLimits:
+        """The limits of running jobs."""
+        return SlotLimits(
+            total=self.max_running, per_caller=self.max_running_per_caller, hold=self.cancel_hold
+        )
+
+    @property
+    def bounds(self) -> Bounds:
+        """The limits of the numbers of jobs, for a store that replicas share."""
+        return Bounds(
+            per_caller=self.max_per_caller,
+            queued=self.max_queued,
+            records_per_caller=self.max_records_per_caller,
+            records=self.max_records,
+            slots=self.slots,
+        )
+
 
 class Admission:
-    """Admits kick-offs one by one. A job that is about to be added already counts."""
+    """Admits kick-offs one by one. A job that is about to be added already counts.
+
+    Where replicas share the store (`shared`), the checks here refuse with the right words, and the
+    store itself decides when the job is added.
+    """
 
     def __init__(
         self,
         *,
         jobs: JobStore,
         artifacts: ArtifactStore,
-        slots: Slots[Run],
+        queue: Queue,
         space: Reservations,
         limits: Limits,
+        shared: SharedJobs | None = None,
     ) -> None:
         self._jobs = jobs
+        self._shared = shared
         self._artifacts = artifacts
-        self._slots = slots
+        self._queue = queue
         self._space = space
         self._limits = limits
         self._arriving: list[Sequence[str]] = []
 
     @asynccontextmanager
-    async def __call__(self, owners: Sequence[str], now: float) -> AsyncIterator[None]:
-        """Reserve a place for one more job of the caller while the block runs. `now` in Unix
-        seconds.
+    async def __call__(self, owners: Sequence[str]) -> AsyncIterator[None]:
+        """Reserve a place for one more job of the caller while the block runs.
 
         `owners` are all hashes of the caller; a job that has several of them counts once. Raises
         `Problem` 429 or 503, and `StoreUnavailable`.
         """
-        await self._space.measure()
-        counts = await self._make_space(owners)
-        # no await between the checks and the reservation: two kick-offs never get the last place
-        self._slots.expire(now)
-        self._check_quota(owners, counts.live)
-        self._check_queue()
-        self._check_records(owners, counts)
-        if (shortage := self._space.shortage()) is not None:
-            raise Problem(
-                "capacity-exhausted", f"Not enough space: {shortage}.", retry_after=_RETRY_AFTER
-            )
+        await self._check(owners)
+        if self._shared is not None:
+            yield
+            return
+        # no await since the checks: two kick-offs never get the last place
         self._arriving.append(owners)
         try:
             yield
         finally:
             self._arriving.remove(owners)
 
-    def _check_quota(self, owners: Sequence[str], live: int) -> None:
-        held = self._slots.held(*owners)
+    async def _check(self, owners: Sequence[str]) -> None:
+        await self._space.measure()
+        counts = await self._make_space(owners)
+        use = await self._queue.use(owners)
+        self._check_quota(owners, counts.live, use.held_by_caller)
+        self._check_queue(use)
+        self._check_records(owners, counts)
+        if (shortage := self._space.shortage()) is not None:
+            raise Problem(
+                "capacity-exhausted", f"Not enough space: {shortage}.", retry_after=_RETRY_AFTER
+            )
+
+    async def add(self, job: Job, body: bytes) -> Job:
+        """Store the job for which a place is reserved; see `JobStore.add`. Raises `Problem` if
+        other replicas have taken the place.
+        """
+        if self._shared is None:
+            return await self._jobs.add(job, body)
+        for _ in range(_TRIES):
+            stored = await self._shared.add_within(job, body, self._limits.bounds)
+            if stored is not None:
+                return stored
+            await self._check(job.owners)
+        detail = "Too many exports are being started at the same time. Try again later."
+        raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
+
+    def _check_quota(self, owners: Sequence[str], live: int, held: int) -> None:
         unfinished = live + held + self._arriving_of(owners)
         if unfinished < self._limits.max_per_caller:
             return
@@ -96,9 +139,10 @@ class Admission:
             )
         raise Problem("quota-exceeded", detail, retry_after=_RETRY_AFTER)
 
-    def _check_queue(self) -> None:
-        waiting = self._slots.waiting + len(self._arriving)
-        if waiting >= self._limits.max_queued + self._slots.free:
+    def _check_queue(self, use: SlotUse) -> None:
+        waiting = use.waiting + len(self._arriving)
+        free = max(0, self._limits.max_running - use.running - use.held)
+        if waiting >= self._limits.max_queued + free:
             verb = "is" if waiting == 1 else "are"
             detail = f"{plural(waiting, 'export')} {verb} waiting (exports.max_queued)."
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)

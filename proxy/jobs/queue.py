@@ -51,8 +51,10 @@ class Slots(Generic[_Ticket]):
         return max(0, self._total - len(self._running) - len(self._held))
 
     def held(self, *owners: str) -> int:
-        """The number of slots that cancelled jobs of the caller still hold."""
-        return sum(not set(owners).isdisjoint(holder) for _, holder in self._held)
+        """The number of slots that cancelled jobs of the caller still hold; of all callers if none
+        is named.
+        """
+        return sum(not owners or not set(owners).isdisjoint(holder) for _, holder in self._held)
 
     def wait(self, ticket: _Ticket, *owners: str) -> None:
         """Add the caller's job to the end of the queue."""

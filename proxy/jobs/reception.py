@@ -10,10 +10,11 @@ import structlog
 
 from proxy.core.formats import sniff
 from proxy.core.job import Received
+from proxy.jobs.lease import PartialFiles
 from proxy.jobs.meter import Meter
 from proxy.jobs.record import Record, until_available
 from proxy.jobs.reservations import Reservations
-from proxy.ports import ArtifactStore, Partial, Response, StorageFull, StoreUnavailable
+from proxy.ports import Partial, Response, StorageFull, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,7 @@ class Reception:
     read from VB365. Raises `StorageFull` and `PartialLost`. Call `open` first.
     """
 
-    def __init__(self, record: Record, artifacts: ArtifactStore, space: Reservations) -> None:
+    def __init__(self, record: Record, artifacts: PartialFiles, space: Reservations) -> None:
         self._record = record
         self._artifacts = artifacts
         self._space = space
@@ -52,7 +53,9 @@ class Reception:
         job = self._record.job
         kept = None
         if job.file is not None and job.format is not None:
-            kept = await until_available(lambda: self._artifacts.resume(job.id), job=job.id)
+            kept = await until_available(
+                lambda: self._artifacts.resume(job.id, job.fence), job=job.id
+            )
         if kept is None:
             await self._create()
             return
@@ -60,7 +63,9 @@ class Reception:
         self.format = job.format if kept.offset else None
 
     async def _create(self) -> None:
-        self.partial = await until_available(lambda: self._artifacts.create(self._id), job=self._id)
+        self.partial = await until_available(
+            lambda: self._artifacts.create(self._id, self._record.job.fence), job=self._id
+        )
 
     async def restart(self) -> None:
         """Remove all bytes and start from zero."""

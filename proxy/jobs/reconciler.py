@@ -23,8 +23,8 @@ from proxy.core.job import (
     decode,
 )
 from proxy.core.retention import keeps_bytes
-from proxy.jobs.record import Record
-from proxy.ports import ArtifactStore, JobStore
+from proxy.jobs.record import attempt
+from proxy.ports import ArtifactStore, JobStore, SharedJobs
 
 log = structlog.get_logger(__name__)
 
@@ -35,12 +35,22 @@ _TOGETHER = 64
 class Reconciler:
     """Afterwards no file is without a record, and no record promises a missing file. `now` is the
     wall clock.
+
+    Where replicas share the stores (`shared`), others work on their jobs meanwhile: only those of
+    replicas that have ended are settled.
     """
 
-    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        artifacts: ArtifactStore,
+        now: Callable[[], float],
+        shared: SharedJobs | None = None,
+    ) -> None:
         self._jobs = jobs
         self._artifacts = artifacts
         self._now = now
+        self._shared = shared
 
     async def run(self) -> None:
         """Reconcile the stores. Lost records are rebuilt from the copies beside their files. Raises
@@ -49,7 +59,13 @@ class Reconciler:
         stored = await self._artifacts.ids()
         jobs = {job.id: job for job in await self._jobs.list()}
         await _each(stored - jobs.keys(), self._adopt)
-        await _each(jobs.values(), lambda job: self._settle(job, job.id in stored))
+        ended = [job for job in jobs.values() if job.terminal]
+        await _each(ended, lambda job: self._settle_ended(job, job.id in stored))
+        if self._shared is None:
+            unfinished = [job for job in jobs.values() if not job.terminal]
+        else:
+            unfinished = list(await self._shared.orphans())
+        await _each(unfinished, self.settle)
 
     async def _adopt(self, id: str) -> None:
         """Rebuild the record of a file that has none, or remove the file.
@@ -57,7 +73,9 @@ class Reconciler:
         Such a file exists only if its record is lost: a record is added before its file and
         removed after it.
         """
-        job = await self._copied(id)
+        if await self._jobs.get(id) is not None:
+            return  # added by another replica since the list was read
+        job = await self._copied(id, None)
         if job is None or job.result is not ResultState.AVAILABLE:
             log.warning("file without a record removed", job=id)
             await self._artifacts.remove(id)
@@ -69,9 +87,12 @@ class Reconciler:
                 replace(job, request=replace(job.request, idempotency_key=None)), b""
             )
 
-    async def _copied(self, id: str) -> Job | None:
-        """The job in the record copy beside its committed file, None without a readable copy."""
-        record_copy = await self._artifacts.record_copy(id)
+    async def _copied(self, id: str, fence: int | None) -> Job | None:
+        """The job in the record copy beside its committed file, None without a readable copy.
+
+        Without a `fence`, that of the highest one counts.
+        """
+        record_copy = await self._artifacts.record_copy(id, fence)
         if record_copy is None:
             return None
         try:
@@ -81,44 +102,48 @@ class Reconciler:
             return None
         return job if job.id == id else None
 
-    async def _settle(self, job: Job, stored: bool) -> None:
-        if job.terminal or job.forgotten:
-            await self._settle_ended(job, stored)
-        elif job.phase is Phase.CANCELLING:
+    async def settle(self, job: Job) -> Job | None:
+        """Settle an unfinished job that nobody works on: it is finished if its file is committed,
+        otherwise suspended. Returns the suspended job, None if it is not or has changed meanwhile.
+        Raises `StoreUnavailable`.
+        """
+        if job.phase is Phase.CANCELLING:
             await self._artifacts.remove(job.id)
-            await self._advance(job, Cancelled())
-        elif not (stored and await self._finish(job)) and job.phase is not Phase.SUSPENDED:
-            await self._advance(job, Interrupted())
+            await self._attempt(job, Cancelled())
+            return None
+        if await self._finish(job):
+            return None
+        return job if job.phase is Phase.SUSPENDED else await self._attempt(job, Interrupted())
 
     async def _settle_ended(self, job: Job, stored: bool) -> None:
         keep = keeps_bytes(job)
-        if keep and not (stored and await self._artifacts.get(job.id)):
+        if keep and await self._artifacts.get(job.id, job.fence) is None:
             log.error("the file of a finished export is missing", job=job.id)
-            await self._advance(job, Released())
+            await self._attempt(job, Released())
             keep = False
         if stored and not keep:
             await self._artifacts.remove(job.id)
 
     async def _finish(self, job: Job) -> bool:
         """Finish a job whose file was committed before the process died."""
-        done = await self._copied(job.id)
+        done = await self._copied(job.id, job.fence)
         if done is None or done.size is None or done.digest is None or done.expires is None:
             return False
         succeeded = Succeeded(
             done.size, done.digest, done.expires, done.format, done.status is Status.WARNING
         )
-        record = Record(self._jobs, job, self._now)
+        current: Job | None = job
         if job.phase not in (Phase.FINALIZING, Phase.SUSPENDED):
-            await record.advance(Interrupted())
-        await record.advance(succeeded)
-        log.info("finished export taken over", job=job.id)
+            current = await self._attempt(job, Interrupted())
+        if current is not None and await self._attempt(current, succeeded) is not None:
+            log.info("finished export taken over", job=job.id)
         return True
 
-    async def _advance(self, job: Job, event: Event) -> None:
-        await Record(self._jobs, job, self._now).advance(event)
+    async def _attempt(self, job: Job, event: Event) -> Job | None:
+        return await attempt(self._jobs, job, event, self._now)
 
 
-async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[None]]) -> None:
+async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[object]]) -> None:
     """Run `work` for up to `_TOGETHER` items at a time: the stores sync many changes at once."""
     rest = iter(items)
     while batch := list(islice(rest, _TOGETHER)):

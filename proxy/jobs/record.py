@@ -57,7 +57,7 @@ class Record:
                 raise Removed
             if (event, current) in self._unconfirmed:
                 return self._confirm(current)
-            if not self._any_holder and current.holder != self.job.holder:
+            if not self._any_holder and _holding(current) != _holding(self.job):
                 raise Lost
             self.job = current
 
@@ -79,6 +79,21 @@ class Record:
         return await until_available(
             lambda: self.advance(event), job=self.job.id, outcome=type(event).__name__
         )
+
+
+def _holding(job: Job) -> tuple[str | None, int]:
+    return job.holder, job.fence
+
+
+async def attempt(jobs: JobStore, job: Job, event: Event, now: Callable[[], float]) -> Job | None:
+    """Apply the event to exactly this version of the job. Returns the job afterwards, None if it
+    has changed or the event does not apply. Raises `StoreUnavailable`.
+    """
+    try:
+        changed = advance(job, event, now())
+    except IllegalTransition:
+        return None
+    return changed if await jobs.replace(job, changed) else None
 
 
 async def advance_for_caller(

@@ -27,6 +27,13 @@ class Reservations:
         self._written = 0
         self._measured = 0
         self._promised: dict[str, int] = {}
+        #: What other replicas have promised on the same storage, as they last reported.
+        self.others = 0
+
+    @property
+    def promised(self) -> int:
+        """The bytes promised and not yet stored."""
+        return sum(self._promised.values())
 
     async def measure(self) -> None:
         """Measure the free space. Raises `StoreUnavailable`."""
@@ -86,7 +93,7 @@ class Reservations:
         self._promised.pop(id, None)
 
     def _taken(self) -> int:
-        return self._written - self._measured + sum(self._promised.values())
+        return self._written - self._measured + self.promised + self.others
 
     def _left(self) -> float:
         return min(self._disk, self._quota) - self._taken()

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import Protocol
 
 import structlog
 
-from proxy.core.job import (
-    Cancelled,
-    ErrorCode,
-    Event,
-    Failed,
-    Interrupted,
-    Job,
-    JobError,
-    Phase,
-    Resumed,
-)
+from proxy.core.job import Event, Failed, Interrupted, Job, Phase, Resumed, Shown
 from proxy.core.job_request import resumed_fields
-from proxy.core.retention import keeps_bytes
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
-from proxy.jobs.queue import Slots
-from proxy.jobs.record import Lost, Record, until_available
+from proxy.jobs.conclusion import INTERNAL, Conclusion
+from proxy.jobs.local_queue import LocalQueue, Queue
+from proxy.jobs.record import Lost, Record, Removed, attempt, until_available
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
 from proxy.jobs.sealing import Sealer
+from proxy.jobs.shared_queue import SharedQueue
+from proxy.jobs.tasks import Tasks
 from proxy.jobs.transfer import TransferFactory
-from proxy.ports import ArtifactStore, Fields, JobStore, StoreUnavailable
+from proxy.ports import ArtifactStore, Fields, JobStore, SharedJobs, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
-_T = TypeVar("_T")
 #: The number of dropped jobs that are remembered: a list that was read before may contain them.
 _REMEMBERED = 1000
 _TICK = 1.0
@@ -52,7 +44,11 @@ class Trust(Protocol):
 
 
 class Runner:
-    """Owns every live job of this process. `now` is the wall clock."""
+    """Owns every live job of this process. `now` is the wall clock.
+
+    `shared` is the job store if other replicas use it too: then `replica.Member` tells what they do
+    (CONTRACT §18).
+    """
 
     def __init__(
         self,
@@ -64,36 +60,54 @@ class Runner:
         sealer: Sealer,
         trust: Trust,
         now: Callable[[], float],
+        shared: SharedJobs | None = None,
     ) -> None:
         self._jobs = jobs
-        self._artifacts = artifacts
         self._transfers = transfers
-        self._limits = limits
         self._sealer = sealer
         self._trust = trust
         self._now = now
         self._runs: dict[str, Run] = {}
-        self._slots: Slots[Run] = Slots(
-            total=limits.max_running, per_caller=limits.max_running_per_caller
-        )
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
         self._space = Reservations(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
+        self._replica = None if shared is None else shared.replica
+        self._conclusion = Conclusion(
+            jobs, artifacts, holder=transfers.holder, replica=self._replica, now=now
+        )
+        self._queue: Queue = (
+            LocalQueue(limits.slots, start=self._begin, now=now)
+            if shared is None
+            else SharedQueue(shared, limits.slots, start=self._begin, wake=self.wake, now=now)
+        )
         self._admission = Admission(
-            jobs=jobs, artifacts=artifacts, slots=self._slots, space=self._space, limits=limits
+            jobs=jobs,
+            artifacts=artifacts,
+            queue=self._queue,
+            space=self._space,
+            limits=limits,
+            shared=shared,
         )
         self._stopping = False
 
     @property
     def running(self) -> int:
         """The number of jobs that have a slot."""
-        return self._slots.running
+        return self._queue.running
 
     @property
     def queued(self) -> int:
         """The number of jobs that wait for a slot."""
-        return self._slots.waiting
+        return self._queue.waiting
+
+    @property
+    def promised(self) -> int:
+        """The bytes that running jobs have been promised and have not stored yet."""
+        return self._space.promised
+
+    def count_others(self, promised: int) -> None:
+        """Count the bytes that other replicas have promised as taken."""
+        self._space.others = promised
 
     async def shortage(self) -> str | None:
         """The reason why there is too little space for another export, None if there is enough.
@@ -105,84 +119,84 @@ class Runner:
     async def start(self) -> None:
         """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
         await self._space.measure()
-        self._spawn(self._tick())
+        self._tasks.spawn(self._tick())
         jobs = await self._jobs.list()
-        self._restore_queue(jobs)
+        self._queue.restore(jobs)
         for job in reversed(jobs):
-            fields = None if job.sealed is None else self._sealer.unseal(job.sealed)
-            if fields is not None and job.phase is Phase.SUSPENDED:
-                await self._resume(job, fields)
+            await self.resume_sealed(job)
 
-    def _restore_queue(self, jobs: list[Job]) -> None:
-        """Restore the queue from the records: who started last, and slots that are still held."""
-        for job in sorted(jobs, key=lambda job: job.started or 0):
-            if job.started is not None:
-                self._slots.started(*job.owners)
-            if (
-                job.abandoned is not None
-                and (until := job.abandoned + self._limits.cancel_hold) > self._now()
-            ):
-                self._slots.hold(until, *job.owners)
+    async def resume_sealed(self, job: Job) -> None:
+        """Queue the job again if it is Suspended and its credentials can be unsealed."""
+        if job.phase is not Phase.SUSPENDED or job.sealed is None:
+            return
+        fields = self._sealer.unseal(job.sealed)
+        if fields is not None:
+            await self._resume(job, fields)
 
     async def stop(self) -> None:
-        """Stop every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM)."""
+        """Stop every job, resumable: what is stored of it stays (CONTRACT §15 SIGTERM). Where
+        replicas share the store, others may resume it at once.
+        """
         self._stopping = True
-        self._slots.clear()
-        await asyncio.gather(*self._changes, return_exceptions=True)
-        while self._tasks:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+        self._queue.close()
+        await self._tasks.settle()
+        stopped = list(self._runs)
+        await self._tasks.cancel()
+        if self._replica is not None:
+            await asyncio.gather(*map(self._release, stopped))
+
+    async def _release(self, id: str) -> None:
+        try:
+            job = await self._jobs.get(id)
+            if job is not None and job.replica == self._replica:
+                await attempt(self._jobs, job, Interrupted(), self._now)
+        except StoreUnavailable as why:
+            log.warning("job not handed over", job=id, reason=str(why))
 
     def admission(self, *owners: str) -> AbstractAsyncContextManager[None]:
         """Reserve a place for one more job of the caller while the block runs; see `Admission`."""
-        return self._admission(owners, self._now())
+        return self._admission(owners)
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
         """Store the job and queue it, or return the job that already has its Idempotency-Key."""
+        if self._replica is not None:
+            attended = run.attendance.waiting
+            job = replace(job, replica=self._replica, attended=attended)
 
         async def persist() -> Job:
             # a request that finds the record must find the run too, before `add` returns
             self._runs[run.id] = run
             try:
-                stored = await self._jobs.add(job, body)
+                stored = await self._admission.add(job, body)
             except StoreUnavailable:
-                self._spawn(self._adopt(run, job))
+                self._tasks.spawn(self._adopt(run, job))
                 raise
             except BaseException:
                 self._unregister(run)
                 raise
             if stored.id == job.id:
-                self._enqueue(run, job)
+                await self._enqueue(run, job)
             else:
                 self._unregister(run)
             return stored
 
-        return await self._undivided(persist())
+        return await self._tasks.undivided(persist())
 
     async def _adopt(self, run: Run, job: Job) -> None:
-        """Run the job if the store has added it after all and failed to confirm that."""
-        if (
-            await until_available(lambda: self._jobs.get(job.id), job=job.id) is not None
-            and not self._stopping
-        ):
-            run.attendance.end()
-            self._enqueue(run, job)
-        else:
-            self._unregister(run)
+        """Run the job if the store has queued it after all and failed to confirm that."""
+        current = await until_available(lambda: self._jobs.get(job.id), job=job.id)
+        if current is None or self._stopping or not self._is_queued_here(current):
+            self._forget(run)
+            return
+        run.attendance.end()
+        await self._enqueue(run, current)
+
+    def _is_queued_here(self, job: Job) -> bool:
+        return job.phase is Phase.QUEUED and job.replica == self._replica
 
     def _unregister(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
             del self._runs[run.id]
-
-    async def _undivided(self, work: Coroutine[None, None, _T]) -> _T:
-        """Run `work` to its end even if the calling task is cancelled: a change of a record and
-        what must follow it are not separated.
-        """
-        task = asyncio.create_task(work)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
 
     def is_waiting(self, id: str) -> bool:
         """Whether the job waits for a slot."""
@@ -205,16 +219,45 @@ class Runner:
             run.attendance.end()
         return id not in self._dropped and (run is None or run.attendance.verdict is None)
 
+    async def show(self, job: Job) -> bool:
+        """As `may_show`, for a job that another replica may drop, too: the record says that it was
+        shown. Raises `StoreUnavailable`.
+        """
+        if job.attended and job.replica != self._replica:
+            try:
+                await Record(self._jobs, job, self._now, any_holder=True).advance(Shown())
+            except Removed:
+                return False
+            except Lost:
+                pass  # it has ended, and is kept
+        return self.may_show(job.id)
+
+    async def check(self, id: str | None = None) -> None:
+        """Look whether another replica has ended or taken over the job, or any job. Raises
+        `StoreUnavailable`.
+        """
+        known = (self._runs.get(id),) if id is not None else tuple(self._runs.values())
+        for run in known:
+            if run is not None and self._is_over(run, await self._jobs.get(run.id)):
+                await self.wake(run.id)
+
+    def _is_over(self, run: Run, job: Job | None) -> bool:
+        if job is None or job.forgotten or job.phase is Phase.CANCELLING:
+            return True
+        if run.work is Work.QUEUED:
+            return job.replica != self._replica
+        return job.fence != run.fence or job.phase is Phase.SUSPENDED
+
     async def wake(self, id: str) -> None:
         """Act on a record that was cancelled or forgotten: stop the job's transfer, or clean up
         after it.
         """
         run = self._runs.get(id)
         if run is None:
-            self._spawn(self._conclude(id))
+            self._tasks.spawn(self._conclusion.conclude(id))
         elif run.work is Work.QUEUED:
             self._forget(run)
-            self._spawn(self._conclude(id))
+            self._tasks.spawn(self._conclusion.conclude(id))
         else:
             run.wake()
 
@@ -233,41 +276,41 @@ class Runner:
             return
         run = Run(job.id, fields)
         self._runs[job.id] = run
-        await self._undivided(self._requeue(run, job, borrowed))
+        await self._tasks.undivided(self._requeue(run, job, borrowed))
 
     async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
+        resumed = Resumed(self._sealer.seal(run.fields), borrowed, self._replica)
         try:
-            await Record(self._jobs, job, self._now).advance(
-                Resumed(self._sealer.seal(run.fields), borrowed)
-            )
+            queued = await Record(self._jobs, job, self._now).advance(resumed)
         except Lost:
             self._forget(run)  # resumed, cancelled or expired meanwhile
+        except StoreUnavailable:
+            self._tasks.spawn(self._adopt(run, job))
+            raise
         except BaseException:
             self._forget(run)
             raise
         else:
             log.info("job resumed", job=job.id)
-            self._enqueue(run, job)
+            await self._enqueue(run, queued)
 
-    def _enqueue(self, run: Run, job: Job) -> None:
+    async def _enqueue(self, run: Run, job: Job) -> None:
         self._runs[run.id] = run
-        self._slots.wait(run, *job.owners)
-        self._fill_slots()
+        await self._queue.join(run, job)
         run.queued = run.work is Work.QUEUED
 
-    def _fill_slots(self) -> None:
-        self._slots.expire(self._now())
-        while not self._stopping and (run := self._slots.next()) is not None:
-            run.begin(self._spawn(self._drive(run)))
+    def _begin(self, run: Run) -> None:
+        run.begin(self._tasks.spawn(self._drive(run)))
+
+    async def fill_slots(self) -> None:
+        """Start the jobs whose turn it is."""
+        await self._queue.fill()
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
             self._unregister(run)
             self._space.release(run.id)
-        # VB365 may go on working on a request that was aborted before its response (CONTRACT §3.5)
-        self._slots.leave(
-            run, hold_until=self._now() + self._limits.cancel_hold if run.posting else None
-        )
+        self._queue.leave(run)
         run.attendance.deliver()
 
     async def _drive(self, run: Run) -> None:
@@ -276,10 +319,10 @@ class Runner:
             await self._record_outcome(run, await self._outcome(run))
             while run.woken:
                 run.woken = False
-                await self._conclude(run.id)
+                await self._conclusion.conclude(run.id)
         finally:
             self._forget(run)
-            self._fill_slots()
+            await self._queue.fill()
 
     async def _outcome(self, run: Run) -> Event | None:
         """Drive the job. Return the event that is still to be recorded."""
@@ -296,13 +339,13 @@ class Runner:
         except Suspended:
             known = self._trust.knows(run.fields)
             self._trust.distrust(run.fields)
-            return Interrupted(denied=not known)
+            return Interrupted(denied=not known, expired=True)
         except JobFailed as why:
             log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
             return Failed(why.error, accepted=self._trust.knows(run.fields))
         except Exception:
             log.exception("job failed", job=run.id)
-            return Failed(_INTERNAL)
+            return Failed(INTERNAL)
         finally:
             # a later cancel must not interrupt what follows; it is found in the record
             run.work = Work.SETTLING
@@ -310,59 +353,22 @@ class Runner:
 
     async def _record_outcome(self, run: Run, event: Event | None) -> None:
         if event is None:
-            await self._conclude(run.id, driven=True)
+            await self._conclusion.conclude(run.id, driven=run)
             return
         if isinstance(event, Interrupted):
             self._forget(run)  # as soon as it is recorded, any call may resume the job
-        await self._settle(run.id, event)
+        await self._conclusion.settle(run, event)
 
     async def _transfer(self, run: Run) -> None:
         job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
         if job is None or job.phase is not Phase.QUEUED:
             raise Lost
+        if self._replica is None:
+            run.fence = job.fence
+        elif (job.holder, job.fence) != (self._replica, run.fence):
+            raise Lost
         await self._transfers.create(run, self._space).run(job)
         log.info("job done", job=run.id)
-
-    async def _settle(self, id: str, event: Event) -> None:
-        job = await until_available(lambda: self._jobs.get(id), job=id)
-        if job is None:
-            return
-        try:
-            await Record(self._jobs, job, self._now).settle(event)
-        except Lost:
-            await self._conclude(id)
-
-    async def _conclude(self, id: str, *, driven: bool = False) -> None:
-        """Clean up after a job that its caller ended: remove its bytes, then record the cancel.
-
-        With `driven`, a job whose transfer ended without an outcome fails, so that it does not
-        stay Running forever.
-        """
-        try:
-            job = await until_available(lambda: self._jobs.get(id), job=id)
-            if job is None or job.phase is Phase.CANCELLING or not keeps_bytes(job):
-                await self._artifacts.remove(id)
-            if job is not None and job.phase is Phase.CANCELLING:
-                await Record(self._jobs, job, self._now).settle(Cancelled())
-            elif (
-                job is not None
-                and driven
-                and not job.terminal
-                and job.holder == self._transfers.holder
-            ):
-                log.error("transfer lost its job", job=id, phase=job.phase)
-                await Record(self._jobs, job, self._now).settle(Failed(_INTERNAL))
-        except Lost:
-            pass  # deleted meanwhile: the tombstone is the right record
-        except StoreUnavailable as why:
-            log.warning("left for the sweeper", job=id, reason=str(why))
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_log_failure)
-        return task
 
     async def _tick(self) -> None:
         """Every second, measure the free space while jobs run, and free the slots whose hold is
@@ -370,20 +376,10 @@ class Runner:
         """
         while True:
             await asyncio.sleep(_TICK)
-            self._fill_slots()
+            await self._queue.fill()
             if not self.running:
                 continue
             try:
                 await self._space.measure()
             except StoreUnavailable as why:
                 log.warning("free space not known", reason=str(why))
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (why := task.exception()) is not None:
-        log.error("background task failed", exc_info=why)
-
-
-_INTERNAL = JobError(
-    code=ErrorCode.INTERNAL, message="The proxy failed. Its log says why.", retryable=True
-)

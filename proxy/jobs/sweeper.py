@@ -19,7 +19,7 @@ from proxy.core.job import (
     ResultState,
 )
 from proxy.core.retention import Retention, file_expired, keeps_bytes
-from proxy.jobs.record import Lost, Record
+from proxy.jobs.record import Lost, Record, attempt
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -101,7 +101,7 @@ class Sweeper:
         job = await self._jobs.get(id)
         if job is None:
             # a committed file stays: the next start rebuilds its record
-            if await self._artifacts.get(id) is None:
+            if await self._artifacts.record_copy(id, None) is None:
                 log.warning("partial file without a record removed", job=id)
                 await self._artifacts.remove(id)
         elif job.forgotten:
@@ -118,7 +118,7 @@ class Sweeper:
             await Record(self._jobs, job, self._now).advance(Expired())
             await self._artifacts.remove(job.id)
         elif job.phase is Phase.SUSPENDED and now - (job.suspended or now) >= self._suspend_ttl:
-            await Record(self._jobs, job, self._now).advance(Failed(_INTERRUPTED))
-            await self._artifacts.remove(job.id)
+            if await attempt(self._jobs, job, Failed(_INTERRUPTED), self._now) is not None:
+                await self._artifacts.remove(job.id)
         elif job.phase is Phase.CANCELLING:
             await self._wake(job.id)

@@ -25,15 +25,15 @@ from proxy.core.job import (
 )
 from proxy.core.outcome import secrets
 from proxy.jobs.continuation import Continuation, Part
+from proxy.jobs.lease import PartialFiles
 from proxy.jobs.outcome import code_of, encoding, error, facts, refusal
 from proxy.jobs.reception import Reception, Surplus
-from proxy.jobs.record import Record, until_available
+from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.retries import Retries
 from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
 from proxy.ports import (
     Artifact,
-    ArtifactStore,
     Field,
     JobStore,
     LengthMismatch,
@@ -74,7 +74,7 @@ class TransferFactory:
     """
 
     jobs: JobStore
-    artifacts: ArtifactStore
+    artifacts: PartialFiles
     upstream: Upstream
     watch: SessionEvents | None
     policy: Policy
@@ -136,7 +136,8 @@ class Transfer:
             await self._record.settle(Claimed(self._holder, self._file.offset))
             verified = await self._receive()
             await self._finish(verified)
-        except (Suspended, asyncio.CancelledError):
+        except (Suspended, Lost, asyncio.CancelledError):
+            # of a lost job the next holder may need the bytes, otherwise the runner removes them
             await self._file.keep()
             raise
         except BaseException:
@@ -314,9 +315,15 @@ class Transfer:
         raise Dropped
 
     async def _remove_record(self) -> None:
+        """Remove the record, unless another replica has shown the job meanwhile: then raise
+        `StoreUnavailable`.
+        """
+        attended = self._record.job.attended
         current: Job | None = self._record.job
         while current is not None and not await self._jobs.remove(current):
             current = await self._jobs.get(current.id)
+            if attended and current is not None and not current.attended:
+                raise StoreUnavailable("another replica has shown the job")
 
     async def _start_over(self, reason: str) -> None:
         log.info("starting over", job=self._run.id, offset=self._file.offset, reason=reason)

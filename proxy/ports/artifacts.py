@@ -95,8 +95,10 @@ class ArtifactStore(Protocol):
     async def get(self, id: str, fence: int = 0) -> Artifact | None:
         """The artifact that was committed under the fence, or None."""
 
-    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
-        """The record copy that `commit` stored with the artifact, or None."""
+    async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
+        """The record copy that `commit` stored with the artifact, or None. Without a fence that of
+        the highest one: which one counts is not known where the record is lost.
+        """
 
     async def open(self, id: str, fence: int = 0) -> Reader | None:
         """A reader of the committed artifact, or None."""

@@ -251,7 +251,7 @@ async def test_the_last_free_slots_are_not_taken_twice() -> None:
     """§3.5: quota and queue hold for concurrent kick-offs."""
     for seed in SEEDS[:100]:
         async with worlds(seed) as (world, chance):
-            world.runner._slots._total = 1
+            world.runner._queue._slots._total = 1  # type: ignore[attr-defined]
             world.runner._admission._limits = replace(world.limits, max_running=1, max_queued=2)
             world.upstream.gate.clear()
 

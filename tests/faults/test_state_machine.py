@@ -204,7 +204,7 @@ class Jobs(RuleBasedStateMachine):
         assert runner.running <= self.world.limits.max_running
         assert all(
             run in runner._runs.values() or run.work is Work.SETTLING
-            for run in runner._slots._running
+            for run in runner._queue._slots._running  # type: ignore[attr-defined]
         )
 
 

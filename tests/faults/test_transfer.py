@@ -364,7 +364,7 @@ async def test_a_cancel_before_the_transfer_starts_releases_the_slot(world: Worl
     job = world.job()
     await world.jobs.add(job, b"{}")
     await Record(world.jobs, job, time.time).advance(CancelRequested())
-    world.runner._enqueue(Run(job.id, world.fields()), job)
+    await world.runner._enqueue(Run(job.id, world.fields()), job)
     assert world.runner.running == 1
     await world.runner.wake(job.id)
     assert (await world.finished(job.id)).status is Status.CANCELLED

@@ -329,8 +329,10 @@ class MemoryArtifacts(Faulty):
         found = self.files.get((_checked(id), fence))
         return None if found is None else found[0]
 
-    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
+    async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
         await self.enter("record_copy")
+        if fence is None:
+            fence = max((each[1] for each in self.files if each[0] == id), default=0)
         found = self.files.get((_checked(id), fence))
         return None if found is None else found[2]
 

@@ -145,6 +145,12 @@ def committed(places: Places) -> tuple[Artifact, bytes] | None:
     return (artifact, record_copy) if artifact.size == size and len(digest) == 32 else None
 
 
+def highest_committed(directory: Path, id: str) -> tuple[Artifact, bytes] | None:
+    """The artifact that was committed under the highest fence, and its record copy, or None."""
+    found = (committed(Places(directory, id, fence)) for fence in fences(directory, id))
+    return next((each for each in found if each is not None), None)
+
+
 def opened(places: Places) -> tuple[Artifact, int] | None:
     """The committed artifact and a descriptor to read it from."""
     with disk_errors(places.file):

@@ -113,9 +113,12 @@ class FileArtifacts:
         found = await self._ask(files.committed, self._places(id, fence))
         return None if found is None else found[0]
 
-    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
+    async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
         """As `ArtifactStore.record_copy`."""
-        found = await self._ask(files.committed, self._places(id, fence))
+        if fence is None:
+            found = await self._ask(files.highest_committed, self._places(id).directory, id)
+        else:
+            found = await self._ask(files.committed, self._places(id, fence))
         return None if found is None else found[1]
 
     async def open(self, id: str, fence: int = 0) -> FileReader | None:

@@ -126,8 +126,11 @@ class ObjectArtifacts:
         found = await opening.committed(self.bucket, Place(checked(id), fence))
         return None if found is None else found.artifact
 
-    async def record_copy(self, id: str, fence: int = 0) -> bytes | None:
+    async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
         """As `ArtifactStore.record_copy`."""
+        if fence is None:
+            found_files = await opening.survey(self.bucket, checked(id))
+            fence = max((each for each, of in found_files.items() if of.commit), default=0)
         found = await opening.committed(self.bucket, Place(checked(id), fence))
         return None if found is None else found.record_copy
 

@@ -119,6 +119,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "access": {"cache": 60.0},
     "secrets": {"key": None, "key_file": None},
     "public": {"url": None, "trusted_proxies": (), "segment": "_async"},
+    "cluster": {"heartbeat": 10.0, "lease": 30.0},
     "admin": {"address": HostPort("127.0.0.1", 9465), "token": None, "hosts": ()},
     "log": {"format": "console", "level": "info"},
     "webhooks": {"urls": (), "secret": None},
@@ -791,8 +792,6 @@ def test_workers_are_refused_on_windows(tmp_path: Path, monkeypatch: pytest.Monk
     ("name", "value"),
     [
         ("exports.rescue_sync", "true"),
-        ("storage.jobs", "redis://h/0"),
-        ("storage.artifacts", "az://container"),
         ("webhooks.urls", "https://x"),
     ],
 )
@@ -808,6 +807,14 @@ def test_what_is_not_in_this_version_is_valid_but_cannot_be_served(
     assert startup_problems(load(None, flags, {})) == []
     (problem,) = startup_problems(load(None, flags | {name: value}, {}))
     assert (problem.key, problem.problem) == (name, "is not supported in this version")
+
+
+def test_a_lease_outlives_a_missed_heartbeat(tmp_path: Path) -> None:
+    """§18: otherwise a replica would lose its jobs by one renewal that is late."""
+    flags = {"upstream.url": URL, "storage.dir": str(tmp_path), "cluster.heartbeat": "20s"}
+    (problem,) = startup_problems(load(None, flags, {}))
+    assert problem.key == "cluster.lease"
+    assert startup_problems(load(None, flags | {"cluster.lease": "40s"}, {})) == []
 
 
 def test_a_directory_that_cannot_be_written_is_reported_before_anything_starts(

@@ -221,3 +221,18 @@ async def test_remove_takes_the_files_of_all_fences(open_artifacts: OpenArtifact
     await assert_nothing(artifacts, job)
     assert await artifacts.resume(job, 9) is None
     await artifacts.close()
+
+
+async def test_without_a_fence_the_record_copy_is_that_of_the_highest_one(
+    open_artifacts: OpenArtifacts,
+) -> None:
+    """§9: where the record is lost, nobody knows which one counts."""
+    store = await open_artifacts()
+    job = new_id()
+    for fence in (1, 2):
+        partial = await store.create(job, fence)
+        await partial.write(CONTENT)
+        await partial.commit(len(CONTENT), lambda artifact, fence=fence: b"%d" % fence)  # type: ignore[misc]
+    assert await store.record_copy(job, None) == b"2"
+    assert await store.record_copy(new_id(), None) is None
+    await store.close()

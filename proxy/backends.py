@@ -1,0 +1,174 @@
+"""The stores that the settings name: `storage.jobs`, `storage.artifacts` and the owner key.
+
+Their libraries are imported only if they are used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.config.settings import Settings
+from proxy.parts import Clock, StartFailed
+from proxy.ports import ArtifactStore, JobStore, SharedJobs, StorageFull, StoreUnavailable
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.store import FileArtifacts
+from proxy.stores.owner_key import owner_key
+from proxy.stores.volume import volume_id
+
+if TYPE_CHECKING:
+    from proxy.stores.redis_jobs.store import RedisJobs
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at the settings of a shared store.
+_NOTES_PAUSE = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """The open stores. `shared` is the job store if replicas share it, and `key` the key of all
+    owner hashes.
+    """
+
+    jobs: JobStore
+    artifacts: ArtifactStore
+    key: bytes
+    notes: Notes
+    shared: SharedJobs | None = None
+
+
+class Notes:
+    """What an operator should correct about the job store, although it works."""
+
+    def __init__(self, ask: Callable[[], Awaitable[Sequence[str]]]) -> None:
+        self._ask = ask
+        self._found: Sequence[str] = ()
+
+    @property
+    def text(self) -> str | None:
+        """All notes, None without any."""
+        return " ".join(self._found) or None
+
+    async def look(self) -> None:
+        """Ask the store. A note that is new is logged."""
+        with contextlib.suppress(StoreUnavailable):
+            found = await self._ask()
+            for note in found:
+                if note not in self._found:
+                    log.warning("job store", note=note)
+            self._found = found
+
+    async def watch(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(_NOTES_PAUSE)
+            await self.look()
+
+
+async def open_stores(settings: Settings, closing: contextlib.AsyncExitStack, now: Clock) -> Stores:
+    """Open the stores, to be closed by `closing`. Raises `StartFailed`."""
+    try:
+        if settings.storage.jobs == "disk":
+            return await _single(settings, closing, now)
+        return await _shared(settings, closing, now)
+    except StoreUnavailable as why:
+        raise unavailable(settings, why) from why
+
+
+def unavailable(settings: Settings, why: StoreUnavailable) -> StartFailed:
+    """Why the proxy cannot start, if a store is not available."""
+    text = str(why)
+    named = text.startswith("storage.") or settings.storage.jobs != "disk"
+    return StartFailed(text if named else f"storage.dir {settings.storage.dir}: {text}")
+
+
+async def _single(settings: Settings, closing: contextlib.AsyncExitStack, now: Clock) -> Stores:
+    directory = settings.storage.dir
+    jobs = await DiskJobs.open(directory)
+    closing.push_async_callback(jobs.close)
+    artifacts = await _artifacts(settings, closing, now)
+    for note in jobs.notes:
+        log.error("job database", note=note)
+    key = await asyncio.to_thread(owner_key, directory / "owner.key")
+
+    async def none() -> Sequence[str]:
+        return ()
+
+    return Stores(jobs=jobs, artifacts=artifacts, key=key, notes=Notes(none))
+
+
+async def _shared(settings: Settings, closing: contextlib.AsyncExitStack, now: Clock) -> Stores:
+    jobs = await _redis(settings)
+    closing.push_async_callback(jobs.close)
+    artifacts = await _artifacts(settings, closing, now)
+    await _join(jobs, settings)
+    notes = Notes(jobs.notes)
+    await notes.look()
+    return Stores(
+        jobs=jobs, artifacts=artifacts, key=await jobs.owner_key(), notes=notes, shared=jobs
+    )
+
+
+async def _redis(settings: Settings) -> RedisJobs:
+    try:
+        from proxy.stores.redis_jobs.store import RedisJobs
+        from proxy.stores.redis_jobs.url import BadUrl
+    except ImportError as why:
+        raise _missing("storage.jobs", why) from why
+    try:
+        return await RedisJobs.open(settings.storage.jobs, lease=settings.cluster.lease)
+    except BadUrl as why:
+        raise StartFailed(str(why)) from why
+
+
+async def _join(jobs: RedisJobs, settings: Settings) -> None:
+    """Join the cluster. Raises `WrongCluster` if this replica has other files or keys."""
+    from proxy.stores.redis_jobs.cluster import Identity
+
+    artifacts = settings.storage.artifacts.partition("?")[0].rstrip("/")
+    if artifacts == "file":
+        volume = await asyncio.to_thread(volume_id, settings.storage.dir)
+        artifacts = f"file (on the volume with the id {volume} in storage.dir)"
+    keys = settings.secrets.keys
+    fingerprints = (hashlib.sha256(key.get_secret_value().encode()).hexdigest() for key in keys)
+    await jobs.join(
+        Identity(secrets=frozenset(each[:16] for each in fingerprints), artifacts=artifacts)
+    )
+
+
+async def _artifacts(
+    settings: Settings, closing: contextlib.AsyncExitStack, now: Clock
+) -> ArtifactStore:
+    if settings.storage.artifacts == "file":
+        files = await FileArtifacts.at(settings.storage.dir, clock=now)
+        closing.push_async_callback(files.close)
+        return files
+    try:
+        from proxy.stores.object_artifacts.location import Location
+        from proxy.stores.object_artifacts.store import ObjectArtifacts
+    except ImportError as why:
+        raise _missing("storage.artifacts", why) from why
+    try:
+        objects = await ObjectArtifacts.at(Location.parse(settings.storage.artifacts), clock=now)
+    except ValueError as why:
+        raise StartFailed(str(why)) from why
+    closing.push_async_callback(objects.close)
+    try:
+        await objects.probe()
+    except StorageFull as why:
+        raise StartFailed(f"storage.artifacts: {why}") from why
+    return objects
+
+
+def _missing(setting: str, why: ImportError) -> StartFailed:
+    return StartFailed(
+        f"{setting} needs a package that is not installed ({why.name}): "
+        'pip install "vb365-async-proxy[cluster]"'
+    )

@@ -1,0 +1,118 @@
+"""A process as one of the replicas that share a job store (CONTRACT §18)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from proxy.jobs.lease import Lease
+from proxy.jobs.runner import Runner
+from proxy.jobs.takeover import TakeOver
+from proxy.ports import SharedJobs, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+#: Seconds until a call that failed is repeated.
+_RETRY = 1.0
+#: Seconds between two looks for free slots, or at suspended jobs, however many jobs change.
+_SLOT_PAUSE, _SEALED_PAUSE = 0.05, 1.0
+
+
+class Member:
+    """Keeps the lease, follows what other replicas do, and takes over the jobs of lost ones.
+
+    `heartbeat` is the pause between renewals of the lease, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: SharedJobs,
+        lease: Lease,
+        runner: Runner,
+        takeover: TakeOver,
+        heartbeat: float,
+    ) -> None:
+        self._jobs = jobs
+        self._lease = lease
+        self._runner = runner
+        self._takeover = takeover
+        self._heartbeat = heartbeat
+        #: What the feed has told and nobody has looked at yet.
+        self._unchecked = asyncio.Event()
+        self._slot_freed = asyncio.Event()
+        self._suspended = asyncio.Event()
+
+    async def join(self) -> None:
+        """Begin the lease. Raises `StoreUnavailable`."""
+        await self._renew()
+
+    async def run(self) -> None:
+        """Be a replica until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self._follow, 0))
+            tasks.create_task(self._repeat(self._renew, self._heartbeat))
+            tasks.create_task(self._repeat(self._takeover.settle_orphans, self._heartbeat))
+            tasks.create_task(self._repeat(self._check_runs, 0))
+            tasks.create_task(self._repeat(self._fill_slots, _SLOT_PAUSE))
+            tasks.create_task(self._repeat(self._resume_sealed, _SEALED_PAUSE))
+
+    async def leave(self) -> None:
+        """End the lease, so that others may take over what this replica has left."""
+        try:
+            await self._jobs.leave()
+        except StoreUnavailable as why:
+            log.warning("lease not ended", reason=str(why))
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], pause: float) -> None:
+        """Repeat the step, at slightly different moments than the other replicas."""
+        while True:
+            await asyncio.sleep(random.uniform(0.7, 1.0) * pause)  # noqa: S311  # no secret
+            try:
+                await step()
+            except StoreUnavailable as why:
+                log.warning("job store not available", step=step.__name__, reason=str(why))
+                await asyncio.sleep(_RETRY)
+            except Exception:
+                # what fails for one job must not end the lease of all
+                log.exception("replica failed", step=step.__name__)
+                await asyncio.sleep(_RETRY)
+
+    async def _renew(self) -> None:
+        runner = self._runner
+        ended = await self._lease.renew(running=runner.running, promised=runner.promised)
+        others = [each for each in await self._jobs.replicas() if each.id != self._lease.replica]
+        runner.count_others(sum(each.promised for each in others))
+        if ended:
+            self._unchecked.set()
+
+    async def _follow(self) -> None:
+        """Follow the feed. A missed change is made up for by a look at all runs."""
+        try:
+            async for job_id in self._jobs.changes():
+                self._slot_freed.set()
+                self._suspended.set()
+                if job_id is None:
+                    self._unchecked.set()
+                else:
+                    await self._runner.check(job_id)
+        finally:
+            self._unchecked.set()
+
+    async def _check_runs(self) -> None:
+        await self._unchecked.wait()
+        await self._runner.check()
+        self._unchecked.clear()
+
+    async def _fill_slots(self) -> None:
+        await self._slot_freed.wait()
+        self._slot_freed.clear()
+        await self._runner.fill_slots()
+
+    async def _resume_sealed(self) -> None:
+        await self._suspended.wait()
+        self._suspended.clear()
+        await self._takeover.resume_sealed()

@@ -1,0 +1,143 @@
+"""Where the runs of a replica wait for a slot: turns are taken over all replicas (CONTRACT §18)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeGuard
+
+import structlog
+
+from proxy.core.job import Assigned, Job, Phase, advance
+from proxy.jobs.run import Run
+from proxy.ports import SharedJobs, SlotLimits, SlotUse, StoreUnavailable, Turn
+
+log = structlog.get_logger(__name__)
+
+
+class SharedQueue:
+    """The queue of one replica. The store decides whose turn it is; this asks for each run.
+
+    `start` is called for each run that has got a slot, `wake` for the id of one whose job has ended
+    or moved to another replica; `now` is the wall clock.
+    """
+
+    def __init__(
+        self,
+        jobs: SharedJobs,
+        limits: SlotLimits,
+        *,
+        start: Callable[[Run], None],
+        wake: Callable[[str], Awaitable[None]],
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._limits = limits
+        self._start = start
+        self._wake = wake
+        self._now = now
+        #: In the order of arrival.
+        self._waiting: dict[Run, Job] = {}
+        self._running: set[Run] = set()
+        #: One claim at a time: each is an answer to the state that the last one left.
+        self._claiming = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def running(self) -> int:
+        """As `Queue.running`."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """As `Queue.waiting`."""
+        return len(self._waiting)
+
+    async def use(self, owners: Sequence[str]) -> SlotUse:
+        """As `Queue.use`."""
+        return await self._jobs.slot_use(owners, self._limits)
+
+    def restore(self, jobs: Iterable[Job]) -> None:
+        """Do nothing: the store knows."""
+
+    async def join(self, run: Run, job: Job) -> None:
+        """As `Queue.join`. While the store is unavailable the run waits."""
+        if self._closed:
+            return
+        self._waiting[run] = job
+        async with self._claiming:
+            await self._try(run)
+
+    async def fill(self) -> None:
+        """As `Queue.fill`."""
+        if not self._waiting or self._claiming.locked():
+            return
+        async with self._claiming:
+            try:
+                use = await self.use(())
+            except StoreUnavailable as why:
+                log.warning("queue not known", reason=str(why))
+                return
+            if use.running + use.held < self._limits.total:
+                while await self._round():
+                    pass
+
+    async def _round(self) -> bool:
+        """Try the first run of each caller. Return whether one has started."""
+        started = False
+        callers: set[str] = set()
+        for run, job in list(self._waiting.items()):
+            if callers.isdisjoint(job.owners):
+                callers.update(job.owners)
+                started |= await self._try(run)
+        return started
+
+    async def _try(self, run: Run) -> bool:
+        try:
+            return await self._claim(run)
+        except StoreUnavailable as why:
+            log.warning("no slot claimed", job=run.id, reason=str(why))
+            return False
+
+    async def _claim(self, run: Run) -> bool:
+        """Claim a slot, and return whether the run has started."""
+        while (job := self._waiting.get(run)) is not None:
+            claimed = advance(job, Assigned(self._jobs.replica), self._now())
+            turn = await self._jobs.claim(job, claimed, self._limits)
+            if turn is Turn.CHANGED:
+                current = await self._jobs.get(run.id)
+                if not self._is_own(current):
+                    await self._wake(run.id)
+                    return False
+                if current.holder is None:
+                    self._waiting[run] = current
+                    continue
+                claimed = current  # by an earlier call that the store did not confirm
+            elif turn is Turn.NOT_YET:
+                return False
+            if self._waiting.pop(run, None) is None:
+                return False  # it left meanwhile
+            run.fence = claimed.fence
+            self._running.add(run)
+            self._start(run)
+            return True
+        return False
+
+    def _is_own(self, job: Job | None) -> TypeGuard[Job]:
+        replica = self._jobs.replica
+        return (
+            job is not None
+            and job.phase is Phase.QUEUED
+            and job.replica == replica
+            and job.holder in (None, replica)
+        )
+
+    def leave(self, run: Run) -> None:
+        """As `Queue.leave`. The store holds the slot of an aborted request by itself."""
+        self._waiting.pop(run, None)
+        self._running.discard(run)
+
+    def close(self) -> None:
+        """As `Queue.close`."""
+        self._closed = True
+        self._waiting.clear()

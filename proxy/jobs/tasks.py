@@ -1,0 +1,57 @@
+"""The background tasks of the runner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+
+class Tasks:
+    """Tasks that end at the latest with the runner, and changes that are never interrupted."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._changes)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run `work` in the background. A failure is logged."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(_log_failure)
+        return task
+
+    async def undivided(self, work: Coroutine[None, None, _T]) -> _T:
+        """Run `work` to its end even if the calling task is cancelled: a change of a record and
+        what must follow it are not separated.
+        """
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def settle(self) -> None:
+        """Wait for the changes under way."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
+
+    async def cancel(self) -> None:
+        """Cancel what runs in the background, and wait for its end."""
+        while self._running:
+            for task in self._running:
+                task.cancel()
+            await asyncio.wait(self._running)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (why := task.exception()) is not None:
+        log.error("background task failed", exc_info=why)

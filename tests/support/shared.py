@@ -1,0 +1,179 @@
+"""A job store in memory that several replicas share: `SharedStore.handle()` is one replica's.
+
+The store has a clock of its own for leases, `SharedStore.clock`, which tests move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Collection, Sequence
+from uuid import uuid4
+
+from proxy.core.job import Job, Phase
+from proxy.jobs.queue import Slots
+from proxy.ports import Bounds, Replica, SlotLimits, SlotUse, StoreUnavailable, Turn
+from tests.support.fakes import MemoryJobs
+
+LEASE = 30.0
+
+
+class SharedStore:
+    """What the handles share."""
+
+    def __init__(self, *, now: float = 1_000_000.0) -> None:
+        self.clock = now
+        self.jobs: dict[str, Job] = {}
+        self.bodies: dict[str, bytes] = {}
+        self.changed = asyncio.Condition()
+        self.leases: dict[str, Replica] = {}
+        self.feeds: list[asyncio.Queue[str | None]] = []
+        self.started: list[tuple[str, ...]] = []
+        self.queued: list[str] = []
+
+    def handle(self) -> MemorySharedJobs:
+        return MemorySharedJobs(self)
+
+    def alive(self, replica: str | None) -> bool:
+        lease = self.leases.get(replica or "")
+        return lease is not None and self.clock < lease.seen + LEASE
+
+    def waits(self, job: Job) -> bool:
+        return job.phase is Phase.QUEUED and job.holder is None and self.alive(job.replica)
+
+    def runs(self, job: Job) -> bool:
+        return job.holder is not None and not job.terminal
+
+    def slots(self, limits: SlotLimits) -> Slots[str]:
+        """The slots and the queue, as the records have them."""
+        slots: Slots[str] = Slots(total=limits.total, per_caller=limits.per_caller)
+        for job in self.jobs.values():
+            if self.runs(job):
+                slots.hold(math.inf, *job.owners)
+            elif job.abandoned is not None and job.abandoned + limits.hold > self.clock:
+                slots.hold(job.abandoned + limits.hold, *job.owners)
+        for owners in self.started:
+            slots.started(*owners)
+        for job in filter(None, map(self.jobs.get, self.queued)):
+            if self.waits(job):
+                slots.wait(job.id, *job.owners)
+        return slots
+
+    def use(self, owners: Collection[str], limits: SlotLimits) -> SlotUse:
+        slots = self.slots(limits)
+        running = [job for job in self.jobs.values() if self.runs(job)]
+        mine = sum(not set(owners).isdisjoint(job.owners) for job in running) if owners else 0
+        return SlotUse(
+            running=len(running),
+            waiting=slots.waiting,
+            held=slots.held() - len(running),
+            held_by_caller=(slots.held(*owners) if owners else 0) - mine,
+        )
+
+    def put(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        if job.phase is Phase.QUEUED and job.holder is None and job.id not in self.queued:
+            self.queued.append(job.id)
+        elif job.phase is not Phase.QUEUED and job.id in self.queued:
+            self.queued.remove(job.id)
+        self.tell(job.id)
+
+    def tell(self, id: str | None) -> None:
+        for feed in self.feeds:
+            feed.put_nowait(id)
+
+
+class MemorySharedJobs(MemoryJobs):
+    """A `SharedJobs` in memory. `faults` and `gates` are this handle's own."""
+
+    def __init__(self, store: SharedStore) -> None:
+        super().__init__()
+        self.store = store
+        self.jobs, self.bodies, self.changed = store.jobs, store.bodies, store.changed
+        self.replica = str(uuid4())
+
+    async def renew(self, *, running: int, promised: int) -> None:
+        await self.enter("renew")
+        self.store.leases[self.replica] = Replica(
+            id=self.replica, seen=self.store.clock, running=running, promised=promised
+        )
+
+    async def leave(self) -> None:
+        await self.enter("leave")
+        self.store.leases.pop(self.replica, None)
+
+    async def replicas(self) -> Sequence[Replica]:
+        await self.enter("replicas")
+        return [each for each in self.store.leases.values() if self.store.alive(each.id)]
+
+    async def replace(self, old: Job, new: Job) -> bool:
+        await self.enter("replace")
+        ends = new.phase is Phase.CANCELLING or new.forgotten
+        if old.holder == self.replica and not ends and not self.store.alive(self.replica):
+            raise StoreUnavailable("the lease of this replica has ended")
+        return await super().replace(old, new)
+
+    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+        await self.enter("add_within")
+        owners = set(job.owners)
+        for owner in job.owners:
+            if (found := self._find(owner, job.request.idempotency_key)) is not None:
+                return found
+        mine = [each for each in self.jobs.values() if owners & set(each.owners)]
+        use = self.store.use(job.owners, bounds.slots)
+        live = sum(not each.terminal for each in mine) + use.held_by_caller
+        free = max(0, bounds.slots.total - use.running - use.held)
+        if (
+            live >= bounds.per_caller
+            or use.waiting >= bounds.queued + free
+            or len(mine) >= bounds.records_per_caller
+            or len(self.jobs) >= bounds.records
+        ):
+            return None
+        self.bodies[job.id] = body
+        await self._put(job)
+        return job
+
+    async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
+        await self.enter("claim")
+        if not self._is_stored(old):
+            return Turn.CHANGED
+        if not self.store.alive(self.replica):
+            raise StoreUnavailable("the lease of this replica has ended")
+        if self.store.slots(slots).next() != old.id:
+            return Turn.NOT_YET
+        self.store.started.append(old.owners)
+        await self._put(new)
+        return Turn.TAKEN
+
+    async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
+        await self.enter("slot_use")
+        return self.store.use(owners, slots)
+
+    async def orphans(self) -> Sequence[Job]:
+        await self.enter("orphans")
+        return [
+            job
+            for job in self.jobs.values()
+            if not job.terminal
+            and job.phase is not Phase.SUSPENDED
+            and not self.store.alive(job.replica)
+        ]
+
+    async def remove(self, job: Job) -> bool:
+        removed = await super().remove(job)
+        self.store.tell(job.id)
+        return removed
+
+    async def changes(self) -> AsyncIterator[str | None]:
+        feed: asyncio.Queue[str | None] = asyncio.Queue()
+        self.store.feeds.append(feed)
+        try:
+            while True:
+                yield await feed.get()
+        finally:
+            self.store.feeds.remove(feed)
+
+    async def _put(self, job: Job) -> None:
+        self.store.put(job)
+        await self._wake()

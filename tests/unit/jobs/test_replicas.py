@@ -1,0 +1,332 @@
+"""Runners of several replicas over one store: slots, cancel, take-over (CONTRACT §9, §10, §18)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from cryptography.fernet import Fernet
+
+from proxy.core.errors import Problem
+from proxy.core.job import Phase, Status
+from proxy.jobs.sealing import FernetSealer
+from proxy.ports import StoreUnavailable
+from tests.support.harness import CONTENT, LIMITS, PIECE
+from tests.support.replicas import Cluster, Node, Valve, new_cluster
+
+ONE = replace(LIMITS, max_running=1)
+
+
+def sealer() -> FernetSealer:
+    return FernetSealer([Fernet.generate_key().decode()])
+
+
+async def generating(cluster: Cluster, node: Node) -> str:
+    """A job that VB365 works on for the node."""
+    node.upstream.gate.clear()
+    job, _ = await node.submit()
+    await cluster.phase(job, Phase.GENERATING)
+    await cluster.until(lambda: bool(node.upstream.posts))
+    return job
+
+
+async def transferring(cluster: Cluster, node: Node) -> str:
+    """A job of which the node has stored some bytes."""
+    node.upstream.gate = Valve(3)
+    job, _ = await node.submit()
+    await cluster.until(lambda: len(cluster.artifacts.partials.get((job, 1), b"")) == 2 * PIECE)
+    return job
+
+
+async def test_each_replica_runs_its_own_jobs() -> None:
+    async with new_cluster() as cluster:
+        jobs = [(await node.submit())[0] for node in cluster.nodes]
+        for job, node in zip(jobs, cluster.nodes, strict=True):
+            done = await cluster.phase(job, Phase.COMPLETED)
+            cluster.assert_done(job)
+            assert (done.fence, done.replica, done.holder) == (1, node.store.replica, None)
+            assert node.upstream.generations == 1
+
+
+async def test_max_running_holds_over_all_replicas() -> None:
+    """§18: a free slot goes to a job of any replica, at once."""
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        first = await generating(cluster, a)
+        second, run = await b.submit()
+        assert (b.runner.is_waiting(second), run.queued, b.runner.queued) == (True, True, 1)
+        a.upstream.gate.set()
+        await cluster.phase(first, Phase.COMPLETED)
+        await cluster.phase(second, Phase.COMPLETED)
+        assert (a.upstream.generations, b.upstream.generations) == (1, 1)
+
+
+async def test_callers_take_turns_over_all_replicas() -> None:
+    """§3.6: who queues many exports on one replica delays nobody on another."""
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        running = await generating(cluster, a)
+        mine = [(await a.submit())[0] for _ in range(3)]
+        other, _ = await b.submit(owner="other")
+        b.upstream.gate.clear()
+        a.upstream.gate.set()
+        await cluster.phase(running, Phase.COMPLETED)
+        await cluster.phase(other, Phase.GENERATING)
+        assert [cluster.store.jobs[each].phase for each in mine] == [Phase.QUEUED] * 3
+        b.upstream.gate.set()
+        for each in mine:
+            await cluster.phase(each, Phase.COMPLETED)
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete"])
+@pytest.mark.parametrize("start", [generating, transferring])
+async def test_a_cancel_on_another_replica_stops_the_transfer(end: str, start: object) -> None:
+    """§18: the replica that runs the job notices, and removes what it has stored."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        job = await start(cluster, a)  # type: ignore[operator]
+        await getattr(b, end)(job)
+        await cluster.phase(job, Phase.COMPLETED if end == "cancel" else Phase.FORGOTTEN)
+        await cluster.until(lambda: a.runner.running == 0)
+        await cluster.until(lambda: not cluster.artifacts.partials)
+        assert cluster.store.jobs[job].status is Status.CANCELLED
+
+
+async def test_a_cancel_on_another_replica_ends_a_job_that_waits() -> None:
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        await generating(cluster, a)
+        waiting, _ = await a.submit()
+        await b.cancel(waiting)
+        await cluster.phase(waiting, Phase.COMPLETED)
+        await cluster.until(lambda: a.runner.queued == 0)
+
+
+async def test_a_job_of_a_dead_replica_waits_for_its_owner() -> None:
+    """§9: suspended by any other replica, and resumed where its owner calls: a new attempt."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        job = await generating(cluster, a)
+        a.process.kill()
+        await cluster.expire(a)
+        suspended = await cluster.phase(job, Phase.SUSPENDED)
+        assert (suspended.holder, suspended.replica) == (None, None)
+        await b.call(job)
+        done = await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert (done.attempt, done.fence, b.upstream.posts) == (2, 2, [0])
+
+
+async def test_a_transfer_of_a_dead_replica_is_continued() -> None:
+    """§10: with a Range, in the same attempt."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        job = await transferring(cluster, a)
+        a.process.kill()
+        a.upstream.gate.set()
+        await cluster.expire(a)
+        await cluster.phase(job, Phase.SUSPENDED)
+        await b.call(job)
+        done = await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert done.attempt == 1
+        assert len(b.upstream.posts) == 1
+        assert b.upstream.posts[0] > 0
+
+
+async def test_a_cancelled_job_of_a_dead_replica_is_concluded_by_another() -> None:
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        job = await transferring(cluster, a)
+        a.process.kill()
+        await b.cancel(job)
+        assert cluster.store.jobs[job].phase is Phase.CANCELLING
+        await cluster.expire(a)
+        await cluster.phase(job, Phase.COMPLETED)
+        assert cluster.artifacts.partials == {}
+
+
+async def test_with_sealed_credentials_a_job_goes_on_by_itself() -> None:
+    """§9 `secrets.key`."""
+    async with new_cluster(sealer=sealer()) as cluster:
+        a, b = cluster.nodes
+        job, _ = await b.submit()
+        await cluster.phase(job, Phase.COMPLETED)
+        job = await generating(cluster, a)
+        sealed = replace(
+            cluster.store.jobs[job], sealed=cluster.sealer.seal([(b"Authorization", b"Bearer a")])
+        )
+        cluster.store.jobs[job] = sealed
+        a.process.kill()
+        await cluster.expire(a)
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+
+
+@pytest.mark.parametrize("with_key", [False, True])
+async def test_a_replica_that_stops_hands_its_jobs_over_at_once(with_key: bool) -> None:
+    """§15 SIGTERM: no lease needs to end first."""
+    async with new_cluster(sealer=sealer() if with_key else None) as cluster:
+        a, b = cluster.nodes
+        job = await generating(cluster, a)
+        sealed = cluster.sealer.seal([(b"Authorization", b"Bearer a")])
+        cluster.store.jobs[job] = replace(cluster.store.jobs[job], sealed=sealed)
+        await a.stop()
+        if not with_key:
+            assert cluster.store.jobs[job].phase is Phase.SUSPENDED
+            await b.call(job)
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert cluster.store.leases.keys() == {b.store.replica}
+
+
+async def test_a_committed_file_of_a_dead_replica_is_its_result() -> None:
+    """§10: nothing is requested from VB365 again."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        a.process.stop_at = "after partial.commit"
+        job, _ = await a.submit()
+        await a.process.stopped.wait()
+        await cluster.expire(a)
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert b.upstream.posts == []
+        a.process.resume()
+        await cluster.until(lambda: a.runner.running == 0)
+        cluster.assert_done(job)
+
+
+async def test_the_job_of_a_living_replica_is_left_to_it() -> None:
+    """§18: a replica that starts meanwhile touches neither record nor file."""
+    async with new_cluster() as cluster:
+        a, _ = cluster.nodes
+        job = await transferring(cluster, a)
+        before = cluster.store.jobs[job]
+        await cluster.add()
+        assert cluster.store.jobs[job].phase is before.phase
+        a.upstream.gate.set()
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert a.upstream.posts == [0]
+
+
+async def test_a_lease_that_ended_unnoticed_costs_nothing() -> None:
+    """§18: meanwhile nothing is written; then, if nobody has its job, it goes on."""
+    async with new_cluster(1) as cluster:
+        (a,) = cluster.nodes
+        job = await transferring(cluster, a)
+        a.store.faults["renew"].extend([StoreUnavailable("cut off")] * 1000)
+        cluster.store.clock += 31
+        stored = len(cluster.artifacts.partials[job, 1])
+        a.upstream.gate.set()
+        await asyncio.sleep(0.3)
+        assert len(cluster.artifacts.partials[job, 1]) == stored
+        assert not a.lease.valid
+        a.store.faults["renew"].clear()
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert (a.upstream.posts, cluster.store.jobs[job].fence) == ([0], 1)
+
+
+@pytest.mark.parametrize("at", range(1, 48))
+async def test_a_replica_that_continues_changes_nothing(at: int) -> None:
+    """§18: stopped at any step of an export, and continued when another replica has done it."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        a.process.count, a.process.stop_at = 0, at
+        submitting = asyncio.create_task(a.submit())
+        await cluster.until(a.process.stopped.is_set)
+        await cluster.expire(a)
+        if cluster.store.jobs:
+            await _done_by(cluster, b)
+        records, files = dict(cluster.store.jobs), dict(cluster.artifacts.files)
+        a.process.resume()
+        job, _ = await submitting
+        await cluster.until(lambda: a.runner.running == a.runner.queued == 0)
+        if job not in records:
+            await _done_by(cluster, b)
+            return
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert cluster.store.jobs == records
+        fence = records[job].fence
+        assert cluster.artifacts.files[job, fence] == files[job, fence]
+
+
+async def _done_by(cluster: Cluster, node: Node) -> None:
+    """Return when the only job is done: suspended by any replica, and resumed by the node."""
+    (job,) = cluster.store.jobs
+    if (await cluster.phase(job, Phase.COMPLETED, Phase.SUSPENDED)).phase is Phase.SUSPENDED:
+        await node.call(job)
+    await cluster.phase(job, Phase.COMPLETED)
+    cluster.assert_done(job)
+
+
+async def test_quotas_hold_over_all_replicas() -> None:
+    """§3.5: two kick-offs never get the last place, and the refusal has the numbers."""
+    limits = replace(LIMITS, max_per_caller=3)
+    async with new_cluster(limits=limits) as cluster:
+        for node in cluster.nodes:
+            node.upstream.gate.clear()
+        found = await asyncio.gather(
+            *(node.submit() for node in cluster.nodes for _ in range(4)), return_exceptions=True
+        )
+        assert len(cluster.store.jobs) == 3
+        refused = [each for each in found if isinstance(each, Problem)]
+        assert [why.name for why in refused] == ["quota-exceeded"] * 5
+        assert "You already have 3 unfinished exports" in refused[-1].detail
+
+
+async def test_a_key_that_is_raced_on_two_replicas_makes_one_job() -> None:
+    """§8: also among concurrent duplicates."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        found = await asyncio.gather(*(node.submit("k") for node in (a, b, a, b)))
+        assert len({job for job, _ in found}) == 1
+        await cluster.phase(found[0][0], Phase.COMPLETED)
+        assert a.upstream.generations + b.upstream.generations == 1
+
+
+async def test_a_job_that_another_replica_shows_is_not_dropped() -> None:
+    """§3.7: VB365's refusal is then the outcome of the job."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        a.upstream.plan.append("404")
+        a.upstream.gate.clear()
+        job, run = await a.submit(attended=True)
+        await cluster.until(lambda: bool(a.upstream.posts))
+        assert await b.runner.show(cluster.store.jobs[job])
+        a.upstream.gate.set()
+        failed = await cluster.phase(job, Phase.COMPLETED)
+        assert failed.status is Status.FAILED
+        assert await run.attendance.first_response(1) is None
+
+
+async def test_a_job_that_was_dropped_is_not_shown_by_another_replica() -> None:
+    """§3.7: also if that read the record before."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        a.upstream.plan.append("404")
+        a.upstream.gate.clear()
+        job, run = await a.submit(attended=True)
+        read = cluster.store.jobs[job]
+        a.upstream.gate.set()
+        assert await run.attendance.first_response(5) is not None
+        assert not await b.runner.show(read)
+        assert cluster.store.jobs == {}
+
+
+async def test_the_space_that_other_replicas_promised_is_taken() -> None:
+    """§15: each free byte is promised once."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        cluster.artifacts.capacity = len(CONTENT) + 100
+        await transferring(cluster, a)
+        await a.member._renew()
+        await b.member._renew()
+        job, _ = await b.submit()
+        failed = await cluster.phase(job, Phase.COMPLETED)
+        assert failed.error is not None
+        assert failed.error.code == "StorageFull"
+        a.upstream.gate.set()
