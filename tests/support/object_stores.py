@@ -79,7 +79,13 @@ def seaweedfs(directory: Path) -> Iterator[str]:
         for flag in (f"-{name}.port={port}", f"-{name}.port.grpc={grpc}")
     ]
     command = [program, "mini", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += ["-bucket=tests", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0"]
+    command += [
+        "-bucket=tests",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
     port = ports[2 * names.index("s3")]
     with running([*command, *flags], port, directory / "log", **CREDENTIALS):
         url = f"http://127.0.0.1:{port}"

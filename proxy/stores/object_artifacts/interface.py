@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import ParamSpec, Protocol, TypeVar
 
 from proxy.net.budget import Budget
-from proxy.ports import Artifact
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.layout import Place, Run
 
@@ -27,13 +26,6 @@ class GrowingFile(Protocol):
 
     async def keep(self) -> None:
         """Stop writing and keep the accepted bytes."""
-
-
-class OpenFile(Protocol):
-    """An artifact that is being read."""
-
-    artifact: Artifact
-    tokens: frozenset[str]
 
 
 class Store(Protocol):
@@ -66,5 +58,5 @@ class Store(Protocol):
     def ended(self, growing: GrowingFile, /, *, kept: int, committed: bool) -> None:
         """Note that the file is no longer written, and how many of its bytes are kept."""
 
-    async def closed(self, reading: OpenFile, /) -> None:
-        """Note that the artifact is no longer read."""
+    def closed(self, id: str, /) -> None:
+        """Note that a reader of the job's artifact is closed."""

@@ -9,6 +9,7 @@ multipart upload can be left behind. Under the prefix of the store there are
   the writer's token. Segments with this token that follow them without a gap belong to it too.
 - `artifacts/<id>/<fence>.json`: the artifact: its facts, its segments and its record copy. Storing
   this object is the commit.
+- `artifacts/<id>/reading/…`: see `sharing`.
 
 A fence owns its objects: a take-over copies the bytes (CONTRACT §18). What a writer with a lower
 fence stores or removes late is under its own fence.
@@ -96,7 +97,7 @@ class Place:
         return f"{self.segments}.json"
 
     def segment(self, index: int, token: str) -> str:
-        """The key of a segment. `token_of` is its inverse."""
+        """The key of a segment."""
         return f"{self.segments}/{index:08d}-{token}"
 
     def listed(self, runs: tuple[Run, ...]) -> Iterator[Segment]:
@@ -124,11 +125,6 @@ class Sequence:
         run = self._runs[bisect_right(self._firsts, index) - 1]
         start, stop = self._starts[index], self._starts[index + 1]
         return Segment(self._place.segment(index, run.token), start, stop - start)
-
-
-def token_of(key: str) -> str:
-    """The token in the key of a segment."""
-    return key.rpartition("-")[2]
 
 
 @dataclass(frozen=True, slots=True)

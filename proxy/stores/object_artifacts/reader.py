@@ -9,7 +9,6 @@ from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
 from proxy.stores.object_artifacts.layout import Commit, Place, Sequence
-from proxy.stores.threads import undisturbed
 
 #: Bytes of a request. A piece is in memory until the client has received it. Therefore only a few
 #: readers at a time get large ones, and the next one ahead, and only if their last piece was sent
@@ -29,9 +28,7 @@ class ObjectReader:
         self.artifact: Artifact = commit.artifact
         self._store = store
         self._segments = Sequence(place, commit.runs)
-        #: The tokens of its segments.
-        self.tokens = frozenset(run.token for run in commit.runs)
-        self._closing: asyncio.Future[None] | None = None
+        self._closed = False
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
         """As `Reader.chunks`."""
@@ -68,7 +65,7 @@ class ObjectReader:
 
     async def _read(self, start: int, stop: int, most: int) -> memoryview:
         """At least one byte from `start` on, and at most `most`."""
-        if self._closing is not None:
+        if self._closed:
             raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
         if start >= self.artifact.size:
             raise StoreUnavailable(f"artifact {self.artifact.id} ends at byte {start}")
@@ -82,6 +79,6 @@ class ObjectReader:
 
     async def close(self) -> None:
         """As `Reader.close`."""
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._store.closed(self))
-        await undisturbed(self._closing)
+        if not self._closed:
+            self._closed = True
+            self._store.closed(self.artifact.id)

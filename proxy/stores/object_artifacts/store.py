@@ -12,13 +12,11 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-import structlog
-
 from proxy.net.budget import Budget
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.object_artifacts import opening
 from proxy.stores.object_artifacts.bucket import Bucket
-from proxy.stores.object_artifacts.interface import GrowingFile, OpenFile
+from proxy.stores.object_artifacts.interface import GrowingFile
 from proxy.stores.object_artifacts.layout import (
     ROOT,
     Place,
@@ -26,18 +24,18 @@ from proxy.stores.object_artifacts.layout import (
     by_fence,
     checked,
     is_id,
-    token_of,
 )
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.partial import ObjectPartial
 from proxy.stores.object_artifacts.reader import LARGE_PIECES, ObjectReader
-
-log = structlog.get_logger(__name__)
+from proxy.stores.object_artifacts.sharing import Sharing
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 #: Threads that hash what is stored and read again.
 _THREADS = 4
+#: Jobs whose objects are counted at a time.
+_AT_A_TIME = 32
 #: Seconds for each listed object until the objects of a job that another replica writes are listed
 #: again.
 _SURVEY_COST = 0.005
@@ -63,9 +61,7 @@ class ObjectArtifacts:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
-        self._reading: set[OpenFile] = set()
-        #: Keys to be removed when nobody reads them.
-        self._doomed: set[str] = set()
+        self._sharing = Sharing(bucket, opening.new_token())
         self._known: dict[str, _Known] = {}
         self._closed = False
 
@@ -141,43 +137,47 @@ class ObjectArtifacts:
             found = await opening.committed(self.bucket, place)
             if found is None:
                 return None
-            reader = ObjectReader(self, place, found)
-            self._reading.add(reader)
-        return reader
+            self._sharing.opened(id)
+        return ObjectReader(self, place, found)
 
     async def remove(self, id: str) -> None:
-        """As `ArtifactStore.remove`. Segments that this process is reading are removed later."""
+        """As `ArtifactStore.remove`. Segments that may be read are removed later."""
         async with self.turn(checked(id)):
             stored = await self.bucket.sizes(Place(id).job)
-            documents = [key for key in stored if "." in key.rpartition("/")[2]]
+            documents = {key for key in stored if "." in key.rpartition("/")[2]}
+            # without a document it may be an artifact that another replica has begun to remove
+            readable = not documents or any(key.endswith(".json") for key in documents)
             await self.bucket.remove(documents)
-            await self._remove_segments(stored.keys() - set(documents))
+            await self._remove_segments(id, stored.keys() - documents, readable=readable)
             self._known.pop(id, None)
 
-    async def _remove_segments(self, keys: set[str]) -> None:
-        """Remove the keys, those of open artifacts later."""
-        in_use = {key for key in keys if token_of(key) in self._tokens()}
-        self._doomed |= in_use
-        await self.bucket.remove(keys - in_use)
-
-    def _tokens(self) -> frozenset[str]:
-        return frozenset[str]().union(*(each.tokens for each in self._reading))
+    async def _remove_segments(self, id: str, keys: set[str], *, readable: bool) -> None:
+        keys = keys - self._sharing.doomed(id)
+        if readable and keys:
+            self._sharing.remove_later(id, keys)
+        else:
+            await self.bucket.remove(keys)
 
     async def ids(self) -> set[str]:
         """As `ArtifactStore.ids`. Lists the bucket, and so finds the changes of other replicas."""
         before = dict(self._known)
         found = {name for name in await self.bucket.names(ROOT) if is_id(name)}
         growing = {each.place.id for each in self._growing}
+        found -= self._sharing.removed - growing - self._known.keys()
         for job, counted in before.items():
             if job not in found and self._known.get(job) is counted:
                 del self._known[job]
         now = time.monotonic()
-        for job in found - growing:
-            seen = self._known.get(job)
-            known = seen is not None and (seen.due is None or seen.due > now)
-            if not known and not await self._measure(job):
-                found.discard(job)
+        rest = [job for job in found - growing if self._is_due(job, now)]
+        while rest:
+            some, rest = rest[:_AT_A_TIME], rest[_AT_A_TIME:]
+            counted_now = await asyncio.gather(*(self._measure(job) for job in some))
+            found -= {job for job, there in zip(some, counted_now, strict=True) if not there}
         return found
+
+    def _is_due(self, id: str, now: float) -> bool:
+        known = self._known.get(id)
+        return known is None or (known.due is not None and known.due <= now)
 
     async def _measure(self, id: str) -> bool:
         """Count the bytes of the job. False if it has no objects: SeaweedFS lists the names of some
@@ -214,6 +214,7 @@ class ObjectArtifacts:
             *(each.keep() for each in self._growing), return_exceptions=True
         )
         self._closed = True
+        await self._sharing.close()
         self._threads.shutdown(wait=False)
         for failure in failures:
             if failure is not None:
@@ -256,7 +257,8 @@ class ObjectArtifacts:
                 documents |= ({each.commit, each.head} & found.keys()) - mine
                 segments |= {each.segment(*name) for name in files.segments} - mine
         await self.bucket.remove(documents)
-        await self._remove_segments(segments)
+        # what is not part of an artifact has no reader; a job commits only one
+        await self._remove_segments(place.id, segments, readable=self._sharing.reads(place.id))
         rest = {key: size for key, size in found.items() if key not in segments}
         self._known[place.id] = _Known(_stored(place.id, rest))
 
@@ -271,17 +273,9 @@ class ObjectArtifacts:
         size = max(0, self._known.get(id, _Known(0)).size + more)
         self._known[id] = _Known(size, due)
 
-    async def closed(self, reading: OpenFile) -> None:
-        """Note that the artifact is no longer read; remove what was removed meanwhile."""
-        self._reading.discard(reading)
-        unread = reading.tokens - self._tokens()
-        unused = {key for key in self._doomed if token_of(key) in unread}
-        self._doomed -= unused
-        if unused and not self._closed:
-            try:
-                await self._bucket.remove(unused)
-            except StoreUnavailable as why:
-                log.warning("segments not removed", job=reading.artifact.id, reason=str(why))
+    def closed(self, id: str) -> None:
+        """Note that a reader of the job's artifact is closed."""
+        self._sharing.closed(id)
 
     def _check_open(self) -> None:
         if self._closed:
