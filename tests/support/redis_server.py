@@ -65,8 +65,7 @@ class RedisServer:
         ready = threading.Event()
         self._reading = threading.Thread(target=self._read, args=(self._process, ready))
         self._reading.start()
-        ready.wait(LIMIT)
-        if self._process.poll() is not None:
+        if not ready.wait(LIMIT) or self._process.poll() is not None:
             raise RuntimeError("".join(self.lines[-5:]))
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:

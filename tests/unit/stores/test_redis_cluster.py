@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -28,8 +27,11 @@ NONE = replace(ONE, secrets=frozenset())
 @pytest.fixture(
     scope="module", params=[pytest.param(valkey(), id="valkey"), pytest.param(REDIS, id="redis")]
 )
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory() as directory, running(Path(directory), request.param) as own:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """A server of the tests' own. The names of sockets are short: `tmp_path` would be too long."""
+    with running(tmp_path_factory.mktemp("r"), request.param) as own:
         yield own
 
 

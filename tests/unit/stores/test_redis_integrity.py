@@ -5,12 +5,10 @@ whose connections break between, and within, commands (§18).
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -84,8 +82,11 @@ OTHERS = {"replicas", "counters", "started", "holds", "lease"}
 @pytest.fixture(
     scope="module", params=[pytest.param(valkey(), id="valkey"), pytest.param(REDIS, id="redis")]
 )
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory() as directory, running(Path(directory), request.param) as own:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """A server of the tests' own. The names of sockets are short: `tmp_path` would be too long."""
+    with running(tmp_path_factory.mktemp("r"), request.param) as own:
         yield own
 
 
@@ -101,29 +102,28 @@ async def _follow(
     server: RedisServer, steps: list[tuple[str, int, int, Event, int | None]]
 ) -> None:
     parameter = f"?prefix={uuid4()}"
-    with tempfile.TemporaryDirectory() as directory:
-        async with AsyncExitStack() as stack:
-            sockets = Path(directory, "relay"), server.directory / "redis.sock"
-            relay = await stack.enter_async_context(byte_relay(*sockets))
-            direct = await RedisJobs.open(server.url + parameter)
-            stack.push_async_callback(direct.close)
-            stores = []
-            for _ in range(2):
-                stores.append(await RedisJobs.open(f"unix://{relay.path}{parameter}"))
-                stack.push_async_callback(stores[-1].close)
-                await stores[-1].renew(running=0, promised=0)
-            submitted: defaultdict[str, list[Job]] = defaultdict(list)
-            for action, replica, chosen, event, turns in steps:
-                jobs = await direct.list()
-                job = jobs[chosen % len(jobs)] if jobs else None
-                call = _call(action, stores[replica], job, chosen, event, submitted)
-                if call is not None:
-                    await _made(call, relay, turns)
-            for _ in range(3):  # the server has read by then what was sent before the last cut
-                await direct._connections.command("PING")
-            stored = await direct.list()
-            assert all(job in submitted[job.id] for job in stored)
-            assert await _indexes(direct) == _expected(stored)
+    async with AsyncExitStack() as stack:
+        sockets = server.directory / uuid4().hex[:8], server.directory / "redis.sock"
+        relay = await stack.enter_async_context(byte_relay(*sockets))
+        direct = await RedisJobs.open(server.url + parameter)
+        stack.push_async_callback(direct.close)
+        stores = []
+        for _ in range(2):
+            stores.append(await RedisJobs.open(f"unix://{relay.path}{parameter}"))
+            stack.push_async_callback(stores[-1].close)
+            await stores[-1].renew(running=0, promised=0)
+        submitted: defaultdict[str, list[Job]] = defaultdict(list)
+        for action, replica, chosen, event, turns in steps:
+            jobs = await direct.list()
+            job = jobs[chosen % len(jobs)] if jobs else None
+            call = _call(action, stores[replica], job, chosen, event, submitted)
+            if call is not None:
+                await _made(call, relay, turns)
+        for _ in range(3):  # the server has read by then what was sent before the last cut
+            await direct._connections.command("PING")
+        stored = await direct.list()
+        assert all(job in submitted[job.id] for job in stored)
+        assert await _indexes(direct) == _expected(stored)
 
 
 def _call(

@@ -5,12 +5,10 @@ and of the network, and its memory.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -46,9 +44,11 @@ US = Identity(secrets=frozenset({"one"}), artifacts="s3://bucket")
 
 
 @pytest.fixture(params=[pytest.param(valkey(), id="valkey"), pytest.param(REDIS, id="redis")])
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """A server of the test's own, in a directory with a short name: sockets need one."""
-    with tempfile.TemporaryDirectory() as directory, running(Path(directory), request.param) as own:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """A server of the tests' own. The names of sockets are short: `tmp_path` would be too long."""
+    with running(tmp_path_factory.mktemp("r"), request.param) as own:
         yield own
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -134,21 +133,20 @@ async def test_a_file_that_cannot_be_used_is_named(
 
 
 @contextmanager
-def service() -> Iterator[tuple[RedisServer, RedisServer, Sentinel]]:
+def service(directory: Path) -> Iterator[tuple[RedisServer, RedisServer, Sentinel]]:
     """A master, a replica of it, and a Sentinel that watches both."""
-    with tempfile.TemporaryDirectory() as directory:
-        folders = [Path(directory, name) for name in "mrs"]
-        for folder in folders:
-            folder.mkdir()
-        with running(folders[0], REDIS, port=free_port()) as master:
-            following = f"127.0.0.1 {master.port}"
-            with running(folders[1], REDIS, port=free_port(), replicaof=following) as replica:
-                sentinel = Sentinel(folders[2], master, port=free_port())
-                sentinel.start()
-                try:
-                    yield master, replica, sentinel
-                finally:
-                    sentinel.kill()
+    folders = [directory / name for name in "mrs"]
+    for folder in folders:
+        folder.mkdir()
+    with running(folders[0], REDIS, port=free_port()) as master:
+        following = f"127.0.0.1 {master.port}"
+        with running(folders[1], REDIS, port=free_port(), replicaof=following) as replica:
+            sentinel = Sentinel(folders[2], master, port=free_port())
+            sentinel.start()
+            try:
+                yield master, replica, sentinel
+            finally:
+                sentinel.kill()
 
 
 async def command(port: int, *words: str) -> bytes:
@@ -162,8 +160,10 @@ async def command(port: int, *words: str) -> bytes:
         await writer.wait_closed()
 
 
-async def test_sentinel_names_the_master_before_and_after_a_failover() -> None:
-    with service() as (master, replica, sentinel):
+async def test_sentinel_names_the_master_before_and_after_a_failover(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with service(tmp_path_factory.mktemp("s")) as (master, replica, sentinel):
         # the first Sentinel of the list does not exist
         url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/main"
         await serves(url)
@@ -191,8 +191,10 @@ async def test_sentinel_names_the_master_before_and_after_a_failover() -> None:
         assert b"role:master" in await command(replica.port, "INFO", "replication")
 
 
-async def test_a_service_that_no_sentinel_knows_is_named() -> None:
-    with service() as (_, _, sentinel):
+async def test_a_service_that_no_sentinel_knows_is_named(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with service(tmp_path_factory.mktemp("s")) as (_, _, sentinel):
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/other"
         with pytest.raises(StoreUnavailable, match="it knows no service 'other'"):
             await RedisJobs.open(url)
