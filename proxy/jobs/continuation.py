@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from proxy.core.http.fields import has_conflict, value_of
 from proxy.core.job import FileFacts
 from proxy.jobs.outcome import encoding, facts
+from proxy.jobs.overlap import Read, overlap_of
 from proxy.ports import Field, Response, UpstreamBroken
 
-#: Bytes that are requested again if there is no strong ETag to prove the rest.
-_OVERLAP = 64 * 1024
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 #: RFC 9110 §8.8.3: a weak one begins with `W/`.
 _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
@@ -45,11 +44,13 @@ class Continuation:
     validator: bytes | None
 
     @classmethod
-    def of(cls, file: FileFacts, stored: int) -> Continuation:
-        """The continuation of a file of which `stored` bytes are stored."""
+    async def of(cls, file: FileFacts, stored: int, read: Read) -> Continuation | None:
+        """The continuation of a file of which `stored` bytes are stored, which `read` returns. None
+        if nothing can prove that a response continues it.
+        """
         validator = _strong(None if file.etag is None else file.etag.encode("latin-1"))
-        overlap = _OVERLAP if stored >= _OVERLAP else stored - stored // 2
-        return cls(file, stored, stored if validator else stored - overlap, validator)
+        overlap = 0 if validator else await overlap_of(read, stored)
+        return None if overlap is None else cls(file, stored, stored - overlap, validator)
 
     @property
     def fields(self) -> list[Field]:
@@ -106,13 +107,15 @@ class Continuation:
         Returns the bytes that were read after them, None if they differ. Raises `UpstreamFailure`
         if the body breaks or ends before that.
         """
-        body = bytearray()
-        while len(body) < len(overlap):
+        compared, piece = 0, b""
+        while compared < len(overlap):
             piece = await response.read()
             if not piece:
                 raise UpstreamBroken("the response ended before its first new byte", delivered=True)
-            body += piece
-        return bytes(body[len(overlap) :]) if body.startswith(overlap) else None
+            if not piece.startswith(overlap[compared : compared + len(piece)]):
+                return None
+            compared += len(piece)
+        return piece[len(piece) - (compared - len(overlap)) :]
 
 
 def _strong(etag: bytes | None) -> bytes | None:

@@ -147,12 +147,8 @@ class Transfer:
     async def _request_body(self, job: Job) -> bytes:
         body = await until_available(lambda: self._jobs.body(job.id), job=job.id)
         if body is None:
-            raise JobFailed(
-                error(
-                    ErrorCode.INTERRUPTED,
-                    "The body of the request is lost. Start the export again.",
-                )
-            )
+            message = "The body of the request is lost. Start the export again."
+            raise JobFailed(error(ErrorCode.INTERRUPTED, message))
         return body
 
     async def _receive(self) -> bool:
@@ -197,7 +193,10 @@ class Transfer:
         A 206 continues the file if it is proven to carry the rest of the same file; a 200 is a new
         attempt, unless its Content-Range says that it is a part.
         """
-        wanted = Continuation.of(self._file_facts, self._file.offset)
+        wanted = await Continuation.of(self._file_facts, self._file.offset, self._file.read)
+        if wanted is None:
+            await self._start_over("no stored bytes can prove which file a response continues")
+            return None
         response = await self._post(wanted.fields)
         if response is None:
             return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from proxy.core.job import Job, Phase, Status
 from proxy.ports import Field, StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.faults.test_transfer import SIZE, World
+from tests.support import harness
 from tests.support.fakes import MemoryPartial
 from tests.support.harness import CONTENT, PIECE, FakeWorld, Reply, new_world
 
@@ -349,6 +351,62 @@ async def test_a_field_with_two_values_is_rejected(
         job = await finished(world, repeated_field)
         assert (job.status, job.attempt) == (Status.SUCCESS, 1 if repeated == "equal" else 2)
         assert world.upstream.posts == ([0, 2500] if repeated == "equal" else [0, 2500, 0])
+
+
+async def regenerated(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes, cut: int
+) -> tuple[Job, list[int]]:
+    """Run a job of which VB365 generates `first`, cut at `cut`, and from then on `then`. Return it
+    and where its POSTs begin.
+    """
+    monkeypatch.setattr(harness, "CONTENT", then)
+    monkeypatch.setattr(harness, "DIGEST", hashlib.sha256(then).digest())
+    async with new_world() as world:
+        original = world.upstream._file
+
+        def served(start: int, deed: str) -> Reply:
+            if len(world.upstream.posts) > 1:
+                return original(start, deed)
+            return Reply(world.upstream, 200, [], first, cut=cut)
+
+        world.upstream._file = served  # type: ignore[method-assign]
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+        await world.check()
+        return await world.finished(job_id), world.upstream.posts
+
+
+def with_free_pages(seed: int, *, free: int = 200_000) -> bytes:
+    """A PST of which a part is free."""
+    part = random.Random(seed).randbytes
+    return b"!BDN" + part(199_996) + bytes(free) + part(200_000)
+
+
+async def test_equal_free_pages_do_not_join_two_generations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§10: the overlap is extended to bytes in which two files differ."""
+    job, posts = await regenerated(monkeypatch, with_free_pages(1), with_free_pages(2), 350_000)
+    assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+    assert posts == [0, 350_000 - 3 * OVERLAP, 0]
+
+
+async def test_a_file_with_free_pages_continues_in_its_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, posts = await regenerated(monkeypatch, with_free_pages(1), with_free_pages(1), 350_000)
+    assert (job.status, job.attempt) == (Status.SUCCESS, 1)
+    assert posts == [0, 350_000 - 3 * OVERLAP]
+
+
+async def test_more_free_pages_than_can_be_compared_start_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.jobs.overlap._LIMIT", 2 * OVERLAP)
+    job, posts = await regenerated(monkeypatch, with_free_pages(1), with_free_pages(1), 350_000)
+    assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+    assert posts == [0, 0]
 
 
 async def test_two_different_etags_are_no_validator() -> None:

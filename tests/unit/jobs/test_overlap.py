@@ -1,0 +1,80 @@
+"""Which stored bytes VB365 must send again (CONTRACT §10)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from proxy.core.job import FileFacts
+from proxy.jobs.continuation import Continuation
+from proxy.jobs.overlap import overlap_of
+
+KIB = 1024
+SIZE = 64 * KIB
+LIMIT = 8192 * KIB
+
+RANDOM = random.Random(5).randbytes(200_000)
+#: Lines of text, with little information in each.
+LINES = b"".join(b"%d,Inbox,mail,IPM.Note\n" % number for number in range(9000))
+
+
+class Stored:
+    """Stored bytes, and the largest number of them that was read at a time."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.largest = 0
+
+    async def read(self, start: int, stop: int) -> bytes:
+        assert 0 <= start < stop <= len(self.content)
+        self.largest = max(self.largest, stop - start)
+        return self.content[start:stop]
+
+
+async def overlap(content: bytes) -> int | None:
+    stored = Stored(content)
+    found = await overlap_of(stored.read, len(content))
+    assert stored.largest <= SIZE
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 13, 20, 100, 1001, 1500, 65_535, 65_536, 200_000])
+@pytest.mark.parametrize(
+    "content",
+    [RANDOM, LINES, bytes(200_000), b"a" * 200_000, b"0123456789" * 20_000,
+     bytes(range(256)) * 800, b"!BDN" + bytes(200_000)],
+    ids=["random", "lines", "zeros", "constant", "digits", "all bytes", "zeros after a magic"],
+)  # fmt: skip
+async def test_of_ordinary_content_and_of_filler_the_last_64_kib_are_compared(
+    content: bytes, size: int
+) -> None:
+    """Half of a smaller file."""
+    assert await overlap(content[:size]) == (SIZE if size >= SIZE else size - size // 2)
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"a", b"0123456789"])
+async def test_an_overlap_of_filler_is_extended_to_other_bytes(filler: bytes) -> None:
+    """By whole blocks, up to 8 MiB and the whole file."""
+    long = filler * (3 * SIZE)
+    assert await overlap(RANDOM + long[:10]) == SIZE
+    assert await overlap(RANDOM + long[:SIZE]) == 2 * SIZE
+    assert await overlap(RANDOM + long[: 5 * SIZE // 2]) == 3 * SIZE
+    assert await overlap(RANDOM[:2000] + long[:SIZE]) == SIZE + 2000
+    assert await overlap(RANDOM[:2000] + long[:3000]) == 5000
+
+
+async def test_an_overlap_has_at_most_8_mib() -> None:
+    """More filler after other bytes proves nothing."""
+    assert await overlap(RANDOM + bytes(LIMIT - SIZE)) == LIMIT
+    assert await overlap(RANDOM + bytes(LIMIT)) is None
+    assert await overlap(bytes(LIMIT + SIZE)) == SIZE
+
+
+async def test_a_strong_etag_needs_no_overlap() -> None:
+    """Nothing is read."""
+    stored = Stored(bytes(100_000))
+    facts = FileFacts(media_type="a/b", file_name=None, size=None, etag='"a"')
+    found = await Continuation.of(facts, 100_000, stored.read)
+    assert found is not None
+    assert (found.start, found.validator, stored.largest) == (100_000, b'"a"', 0)
