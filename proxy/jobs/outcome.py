@@ -12,9 +12,13 @@ from proxy.core.http.disposition import file_name
 from proxy.core.http.fields import has_conflict, value_of, values_of
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, masked, message_of, one_line, row_of
+from proxy.jobs.reservations import SpaceShortage
 from proxy.ports import (
     Fields,
+    LengthMismatch,
+    PartialLost,
     Response,
+    StorageFull,
     UpstreamBroken,
     UpstreamFailure,
     UpstreamTimedOut,
@@ -29,6 +33,22 @@ _JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
 def error(code: ErrorCode, message: str) -> JobError:
     """An error that is not a response of VB365: another try may succeed."""
     return JobError(code=code, message=message, retryable=True)
+
+
+def not_stored(why: StorageFull | PartialLost | LengthMismatch) -> JobError:
+    """The error of a file that could not be stored. Of the text of `why`, which may name paths and
+    hosts, only the numbers of a `SpaceShortage` are shown.
+    """
+    if isinstance(why, LengthMismatch):
+        message = (
+            "The stored file does not have the length that VB365 sent. Start the export again."
+        )
+        return error(ErrorCode.TRUNCATED, message)
+    if isinstance(why, PartialLost):
+        message = "The stored part of the file is lost. Start the export again."
+        return error(ErrorCode.INTERRUPTED, message)
+    numbers = f": {why}" if isinstance(why, SpaceShortage) else ""
+    return error(ErrorCode.STORAGE_FULL, f"Not enough space to store the file{numbers}")
 
 
 def code_of(why: UpstreamFailure) -> ErrorCode:

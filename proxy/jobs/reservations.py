@@ -10,6 +10,10 @@ from proxy.core.amounts import size as amount
 from proxy.ports import ArtifactStore, StorageFull
 
 
+class SpaceShortage(StorageFull):
+    """Less is free than a file needs. The text has numbers only and may be shown to callers."""
+
+
 class Reservations:
     """Promises each free byte to one export only. Sizes are in bytes; with `max_bytes` None only
     the disk limits them.
@@ -56,13 +60,13 @@ class Reservations:
     async def promise(self, id: str, size: int) -> None:
         """Reserve `size` more bytes for the job's file, in place of its earlier promise.
 
-        Raises `StorageFull` if they are not free, `StoreUnavailable`.
+        Raises `SpaceShortage` if they are not free, `StoreUnavailable`.
         """
         self.release(id)
         if size > self._left():
             await self.measure()  # files may have been removed since
         if size > self._left():
-            raise StorageFull(
+            raise SpaceShortage(
                 f"{size} bytes are announced and {max(0, int(self._left()))} are free"
             )
         self._promised[id] = size
@@ -70,7 +74,7 @@ class Reservations:
     async def stored(self, id: str, count: int) -> None:
         """Count `count` more stored bytes of the job's file.
 
-        Raises `StorageFull` if a file of unknown length needs space that was promised to others,
+        Raises `SpaceShortage` if a file of unknown length needs space that was promised to others,
         `StoreUnavailable` if that is not known: call `check` then.
         """
         self._written += count
@@ -81,12 +85,12 @@ class Reservations:
             await self.check()
 
     async def check(self) -> None:
-        """Measure, and raise `StorageFull` if more was promised than is free. Raises
+        """Measure, and raise `SpaceShortage` if more was promised than is free. Raises
         `StoreUnavailable`.
         """
         await self.measure()
         if self._left() < 0:
-            raise StorageFull("a file of unknown length has outgrown the free space")
+            raise SpaceShortage("a file of unknown length has outgrown the free space")
 
     def release(self, id: str) -> None:
         """End the promise to the job. Idempotent."""

@@ -26,7 +26,7 @@ from proxy.core.job import (
 from proxy.core.outcome import secrets
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.lease import PartialFiles
-from proxy.jobs.outcome import code_of, encoding, error, facts, refusal
+from proxy.jobs.outcome import code_of, encoding, error, facts, not_stored, refusal
 from proxy.jobs.reception import Reception, Surplus
 from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.reservations import Reservations
@@ -115,13 +115,9 @@ class Transfer:
         """
         try:
             await self._drive(job)
-        except StorageFull as why:
-            raise JobFailed(
-                error(ErrorCode.STORAGE_FULL, f"Not enough space to store the file: {why}")
-            ) from why
-        except PartialLost as why:
-            message = "The stored part of the file is lost. Start the export again."
-            raise JobFailed(error(ErrorCode.INTERRUPTED, message)) from why
+        except (StorageFull, PartialLost, LengthMismatch) as why:
+            log.warning("file not stored", job=self._run.id, reason=str(why))
+            raise JobFailed(not_stored(why)) from why
 
     async def _drive(self, job: Job) -> None:
         self._record = Record(self._jobs, job, self._now)
@@ -382,12 +378,9 @@ class Transfer:
         def record_copy(artifact: Artifact) -> bytes:
             return encode(advance(job, succeeded(artifact), self._now()))
 
-        try:
-            artifact = await until_available(
-                lambda: self._file.partial.commit(size, record_copy), job=job.id
-            )
-        except LengthMismatch as why:
-            raise JobFailed(error(ErrorCode.TRUNCATED, str(why))) from why
+        artifact = await until_available(
+            lambda: self._file.partial.commit(size, record_copy), job=job.id
+        )
         # raises `Lost` if the caller ended the job meanwhile: then the runner removes the file
         # unless the record still promises it
         await self._record.settle(succeeded(artifact))

@@ -1,4 +1,4 @@
-"""Failures of stores."""
+"""Failures of stores. Their texts are for the log: they may name paths and hosts."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
 from proxy.core.job import (
@@ -32,7 +33,14 @@ from proxy.jobs.run import Run
 from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly
 from proxy.jobs.transfer import Policy, TransferFactory
-from proxy.ports import Artifact, StorageFull, StoreUnavailable, WholeResponse
+from proxy.ports import (
+    Artifact,
+    LengthMismatch,
+    PartialLost,
+    StorageFull,
+    StoreUnavailable,
+    WholeResponse,
+)
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
@@ -454,6 +462,28 @@ async def test_a_full_disk_fails_the_job_and_leaves_no_bytes(world: World) -> No
     assert job.error.code is ErrorCode.STORAGE_FULL
 
 
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (StorageFull("/srv/private/ab.partial: No space left"), ErrorCode.STORAGE_FULL),
+        (PartialLost("/srv/private/ab.partial was removed"), ErrorCode.INTERRUPTED),
+        (LengthMismatch("/srv/private/ab.partial holds 7 bytes"), ErrorCode.TRUNCATED),
+    ],
+)
+async def test_a_failure_of_the_store_is_logged_and_not_quoted(
+    world: World, failure: Exception, code: ErrorCode
+) -> None:
+    """Paths of the server are for its operator."""
+    world.artifacts.faults["commit"].append(failure)
+    with capture_logs() as logs:
+        job = await world.export()
+    await world.check(job, Status.FAILED)
+    assert job.error is not None
+    assert job.error.code is code
+    assert "/" not in job.error.message
+    assert str(failure) in [line.get("reason") for line in logs]
+
+
 async def test_running_exports_never_reserve_the_same_space(world: World) -> None:
     """§15 storage.max_bytes counts stored and announced bytes."""
     await world.runner.stop()
@@ -465,6 +495,7 @@ async def test_running_exports_never_reserve_the_same_space(world: World) -> Non
     second = await world.export()
     assert second.error is not None
     assert second.error.code is ErrorCode.STORAGE_FULL
+    assert f"{SIZE} bytes are announced" in second.error.message
     world.simulator.release()
     assert (await world.finished(first.id)).status is Status.SUCCESS
 
