@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from proxy.client.errors import CommandError
 from proxy.client.job import Job
 
 _SUFFIX = {"Pst": ".pst", "Zip": ".zip", "Msg": ".msg"}
@@ -17,6 +18,10 @@ _KINDS = frozenset({*_SUFFIX.values(), ".bin"})
 _UNSAFE = re.compile(r'[<>:"/\\|?*]')
 #: Maximum bytes of a name, so that what is appended fits into the usual limit of 255.
 _MAX_NAME = 200
+#: Read and append; create the file; follow no symbolic link, where the system supports that.
+_FLAGS = (
+    os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+)
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
@@ -98,8 +103,16 @@ class PartialFile:
     """The file while it is downloaded. `offset` is the number of bytes so far."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file; keep and hash the bytes of an earlier run."""
-        self._file: BinaryIO = path.open("a+b")
+        """Open the file; keep and hash the bytes of an earlier run. Raises `CommandError` for a
+        symbolic link, which could make it write to any other file.
+        """
+        try:
+            self._file: BinaryIO = os.fdopen(os.open(path, _FLAGS, 0o666), "a+b")
+        except OSError as why:
+            if path.is_symlink():
+                message = f"{path} is a symbolic link. Remove it, or choose another directory"
+                raise CommandError(message) from why
+            raise
         self._hash = hashlib.sha256()
         self._file.seek(0)
         while chunk := self._file.read(2**20):

@@ -65,6 +65,41 @@ def test_a_wrong_file_is_fetched_once_more_and_never_kept(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_in_place_of_the_partial_file_is_not_followed(
+    run: Any, fake: FakeProxy, here: Path, tmp_path_factory: pytest.TempPathFactory, exists: bool
+) -> None:
+    """In a directory that others can write, it could name any file of the user."""
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    if exists:
+        victim.write_bytes(b"precious")
+    part = here / f"Jane Roe.pst.{ID[:8]}.part"
+    part.symlink_to(victim)
+    result = run("export", "--path", EXPORT)
+    assert result.exit_code == 1
+    assert "symbolic link" in result.stderr
+    assert victim.read_bytes() == b"precious" if exists else not victim.exists()
+    assert fake.calls("/result") == []
+    part.unlink()
+    assert run("jobs", "fetch", ID).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_in_place_of_the_file_is_replaced(
+    run: Any, here: Path, tmp_path_factory: pytest.TempPathFactory, exists: bool
+) -> None:
+    """Its target stays as it is."""
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    if exists:
+        victim.write_bytes(b"precious")
+    (here / "mail.pst").symlink_to(victim)
+    assert run("export", "--path", EXPORT, "-o", "mail.pst").exit_code == 0
+    assert (here / "mail.pst").read_bytes() == FILE
+    assert not (here / "mail.pst").is_symlink()
+    assert victim.read_bytes() == b"precious" if exists else not victim.exists()
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
