@@ -53,7 +53,7 @@ docs: install ## regenerate config/proxy.toml and the tables of docs/configurati
 lock: install ## update constraints.txt and the lock files
 	$(COMPILE) pyproject.toml --all-extras --upgrade --output-file constraints.txt
 	$(HASHED) pyproject.toml --all-extras --output-file requirements.lock
-	$(HASHED) pyproject.toml --output-file requirements-runtime.lock
+	$(HASHED) pyproject.toml --extra cluster --output-file requirements-runtime.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(HASHED) - --output-file requirements-build.lock
 

@@ -209,7 +209,10 @@ def test_every_dependency_is_pinned_with_hashes(name: str) -> None:
     extras = [item for extra in project["optional-dependencies"].values() for item in extra]
     wanted = {
         "requirements.lock": [*project["dependencies"], *extras],
-        "requirements-runtime.lock": project["dependencies"],
+        "requirements-runtime.lock": [
+            *project["dependencies"],
+            *project["optional-dependencies"]["cluster"],
+        ],
         "requirements-build.lock": written["build-system"]["requires"],
     }[name]
     assert names(wanted) <= set(pins(name))
