@@ -84,9 +84,12 @@ async def open_stores(settings: Settings, closing: contextlib.AsyncExitStack, no
 
 def unavailable(settings: Settings, why: StoreUnavailable) -> StartFailed:
     """Why the proxy cannot start, if a store is not available."""
-    text = str(why)
-    named = text.startswith("storage.") or settings.storage.jobs != "disk"
-    return StartFailed(text if named else f"storage.dir {settings.storage.dir}: {text}")
+    storage, text = settings.storage, str(why)
+    if text.startswith("storage."):
+        return StartFailed(text)
+    if (storage.jobs, storage.artifacts) == ("disk", "file"):
+        return StartFailed(f"storage.dir {storage.dir}: {text}")
+    return StartFailed(f"storage: {text}")
 
 
 async def _single(settings: Settings, closing: contextlib.AsyncExitStack, now: Clock) -> Stores:
@@ -157,12 +160,11 @@ async def _artifacts(
         raise _missing("storage.artifacts", why) from why
     try:
         objects = await ObjectArtifacts.at(Location.parse(settings.storage.artifacts), clock=now)
+        closing.push_async_callback(objects.close)
+        await objects.probe()
     except ValueError as why:
         raise StartFailed(str(why)) from why
-    closing.push_async_callback(objects.close)
-    try:
-        await objects.probe()
-    except StorageFull as why:
+    except (StoreUnavailable, StorageFull) as why:
         raise StartFailed(f"storage.artifacts: {why}") from why
     return objects
 
