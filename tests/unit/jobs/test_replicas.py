@@ -9,10 +9,12 @@ import pytest
 from cryptography.fernet import Fernet
 
 from proxy.core.errors import Problem
-from proxy.core.job import Phase, Status
+from proxy.core.job import Failed, Phase, Status
+from proxy.jobs.conclusion import INTERNAL
+from proxy.jobs.run import Run
 from proxy.jobs.sealing import FernetSealer
 from proxy.ports import StoreUnavailable
-from tests.support.harness import CONTENT, LIMITS, PIECE
+from tests.support.harness import CALL, CONTENT, LIMITS, PIECE
 from tests.support.replicas import Cluster, Node, Valve, new_cluster
 
 ONE = replace(LIMITS, max_running=1)
@@ -252,6 +254,63 @@ async def test_a_replica_that_continues_changes_nothing(at: int) -> None:
         assert cluster.store.jobs == records
         fence = records[job].fence
         assert cluster.artifacts.files[job, fence] == files[job, fence]
+
+
+@pytest.mark.parametrize("at", range(15, 46))
+async def test_a_replica_that_continues_does_not_disturb_its_successor(at: int) -> None:
+    """§18: stopped at any step of a transfer, and continued while another replica has the job."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        a.process.count, a.process.stop_at = 0, at
+        submitting = asyncio.create_task(a.submit())
+        await cluster.until(a.process.stopped.is_set)
+        await cluster.expire(a)
+        (job,) = cluster.store.jobs
+        found = await cluster.phase(job, Phase.SUSPENDED, Phase.COMPLETED)
+        b.process.stop_at = "before partial.commit"
+        await b.call(job)
+        if found.phase is Phase.SUSPENDED:
+            await b.process.stopped.wait()
+        a.process.resume()
+        await submitting
+        await cluster.until(lambda: a.runner.running == a.runner.queued == 0)
+        b.process.resume()
+        done = await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert done.fence == (2 if found.phase is Phase.SUSPENDED else 1)
+
+
+async def test_an_outcome_of_an_earlier_claim_is_not_recorded() -> None:
+    """§18: nor is the job cleaned up, whatever the transfer of that claim came to."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        job = await transferring(cluster, b)
+        before = cluster.store.jobs[job]
+        earlier = Run(job, CALL)
+        await a.runner._conclusion.settle(earlier, Failed(INTERNAL))
+        await a.runner._conclusion.conclude(job, driven=earlier)
+        assert cluster.store.jobs[job] == before
+        b.upstream.gate.set()
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+
+
+async def test_a_replica_that_lost_its_job_leaves_the_bytes_to_the_next() -> None:
+    """§10: also if it notices before another one has claimed the job."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        job = await transferring(cluster, a)
+        a.process.stop()
+        await cluster.expire(a)
+        await cluster.phase(job, Phase.SUSPENDED)
+        a.process.resume()
+        a.upstream.gate.set()
+        await cluster.until(lambda: a.runner.running == 0)
+        assert cluster.store.jobs[job].phase is Phase.SUSPENDED
+        await b.call(job)
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert b.upstream.posts[0] > 0
 
 
 async def _done_by(cluster: Cluster, node: Node) -> None:
