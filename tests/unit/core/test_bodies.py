@@ -138,6 +138,58 @@ def test_12_the_split_of_a_chunked_body_does_not_matter(
 
 @given(
     st.lists(
+        st.one_of(
+            st.builds(
+                lambda zeros, chunk: b"%s%x\r\n%b\r\n" % (b"0" * zeros, len(chunk), chunk),
+                st.integers(0, 14),
+                st.one_of(
+                    st.binary(min_size=1, max_size=33),
+                    st.sampled_from([b"\r\n", b"\r\n1\r\n", b"0\r\n\r\n", b"\n"]),
+                ),
+            ),
+            st.sampled_from([b"2\r\nx\r\n", b"1\r\nxy\r\n", b"\r\n", b"1;a\r\nx\r\n", b"B\r\n"]),
+        ),
+        max_size=12,
+    )
+)
+def test_12_a_run_of_small_chunks_is_scanned_as_byte_by_byte(chunks: list[bytes]) -> None:
+    raw = b"".join(chunks) + b"0\r\n\r\nrest"
+    whole = _forwarded([raw])
+    assert whole == _forwarded([raw[at : at + 1] for at in range(len(raw))])
+
+
+def _forwarded(reads: list[bytes]) -> object:
+    try:
+        return run(Chunks(), *reads)
+    except MalformedMessage:
+        return "refused"
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 10, 15, 16, 31, 32])
+@pytest.mark.parametrize("zeros", [0, 3, 4, 13])
+def test_12_small_chunks_are_not_scanned_line_by_line(
+    size: int, zeros: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that sends 256 KiB of them would occupy the event loop for much longer."""
+    lines: list[bytes] = []
+    original = Chunks._line
+
+    def counted(self: Chunks, line: bytes) -> bytes | None:
+        lines.append(line)
+        return original(self, line)
+
+    monkeypatch.setattr(Chunks, "_line", counted)
+    next_line = _Counting(bodies._NEXT, [])
+    monkeypatch.setattr(bodies, "_NEXT", next_line)
+    chunk = b"%s%X\r\n%b\r\n" % (b"0" * zeros, size, b"x" * size)
+    raw = chunk * 1000 + b"0\r\n\r\n"
+    assert run(Chunks(), raw) == (raw, b"")
+    assert len(lines) <= 4
+    assert next_line.matches <= (2 if size < 32 else 1000)
+
+
+@given(
+    st.lists(
         st.sampled_from([b"0", b"5", b"a", b"\r\n", b"\n", b"\r", b";", b"x", b" ", b"0\r\n\r\n"]),
         max_size=12,
     ),
@@ -161,11 +213,16 @@ def _verdict(reads: list[bytes]) -> object:
 
 
 class _Counting:
-    """A pattern that counts the bytes that it scans."""
+    """A pattern that counts its matches and the bytes that it scans."""
 
     def __init__(self, pattern: re.Pattern[bytes], seen: list[int]) -> None:
         self._pattern = pattern
         self._seen = seen
+        self.matches = 0
+
+    def match(self, data: bytes, at: int) -> re.Match[bytes] | None:
+        self.matches += 1
+        return self._pattern.match(data, at)
 
     def fullmatch(self, data: bytes) -> re.Match[bytes] | None:
         self._seen.append(len(data))
