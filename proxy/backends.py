@@ -82,6 +82,34 @@ async def open_stores(settings: Settings, closing: contextlib.AsyncExitStack, no
         raise unavailable(settings, why) from why
 
 
+async def try_shared(settings: Settings, now: Clock) -> Sequence[str]:
+    """Open those stores that are not on this machine's disk, and close them again. Return what an
+    operator should correct about them. Raises an `ExceptionGroup` of `StartFailed`.
+    """
+    notes: Sequence[str] = ()
+    failures: list[StartFailed] = []
+    async with contextlib.AsyncExitStack() as closing:
+        try:
+            if settings.storage.jobs != "disk":
+                jobs = await _redis(settings)
+                closing.push_async_callback(jobs.close)
+                notes = await jobs.notes()
+        except StoreUnavailable as why:
+            failures.append(StartFailed(f"storage.jobs: {why}"))
+        except StartFailed as why:
+            failures.append(why)
+        try:
+            if settings.storage.artifacts != "file":
+                await _artifacts(settings, closing, now)
+        except StoreUnavailable as why:
+            failures.append(StartFailed(f"storage.artifacts: {why}"))
+        except StartFailed as why:
+            failures.append(why)
+    if failures:
+        raise ExceptionGroup("stores", failures)
+    return notes
+
+
 def unavailable(settings: Settings, why: StoreUnavailable) -> StartFailed:
     """Why the proxy cannot start, if a store is not available."""
     storage, text = settings.storage, str(why)

@@ -41,7 +41,7 @@ from proxy.jobs.takeover import TakeOver
 from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.net import descriptors
 from proxy.net.tls import TlsError, upstream_context
-from proxy.ports import ArtifactStore, JobStore, SharedJobs
+from proxy.ports import ArtifactStore, JobStore, SharedJobs, UpstreamFailure
 from proxy.relay import Relay
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
@@ -318,6 +318,17 @@ def upstream_tls(settings: Settings) -> ssl.SSLContext | None:
         )
     except TlsError as why:
         raise StartFailed(f"upstream: {why}") from why
+
+
+async def try_upstream(settings: Settings) -> None:
+    """Connect to VB365, with TLS if its URL says so, and send nothing. Raises `StartFailed`."""
+    pool = _pool(settings, upstream_tls(settings))
+    try:
+        (await pool.connect()).close()
+    except UpstreamFailure as why:
+        raise StartFailed(f"upstream.url: {why}") from why
+    finally:
+        await pool.close()
 
 
 def _pool(settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0) -> Pool:

@@ -21,6 +21,7 @@ from proxy.cli.options import (
     AdminAddress,
     ConfigFile,
     ConfigOutput,
+    Connect,
     Ready,
     Sources,
     Timeout,
@@ -185,9 +186,22 @@ def _run_client(context: typer.Context) -> None:
 
 @config_app.command("check")
 @with_sources
-def config_check(sources: Sources) -> None:
-    """Report everything that prevents `serve` from starting. Exit code 2 if there is anything."""
+def config_check(sources: Sources, connect: Connect = False) -> None:
+    """Report everything that prevents `serve` from starting. Exit code 2 if there is anything.
+
+    With --connect, also connect to VB365 and to shared stores. Exit code 1 if that fails.
+    """
     settings = _startable(sources)
+    if connect:
+        from proxy.cli.connect import try_connections
+
+        failures, notes = asyncio.run(try_connections(settings))
+        for note in notes:
+            typer.echo(f"Warning: {note}", err=True)
+        for failure in failures:
+            typer.echo(failure, err=True)
+        if failures:
+            raise typer.Exit(1)
     typer.echo(f"Configuration OK: {settings.listen.address} -> {settings.upstream.url}")
 
 

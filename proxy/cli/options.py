@@ -44,6 +44,9 @@ ConfigOutput = Annotated[
     Path | None,
     typer.Argument(metavar="FILE", help="File to create (default: stdout).", show_default=False),
 ]
+Connect = Annotated[
+    bool, typer.Option("--connect", help="Also connect to VB365 and to shared stores.")
+]
 Ready = Annotated[bool, typer.Option("--ready", help="Check /readyz instead of /healthz.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Time limit in seconds.")]
 
@@ -68,15 +71,21 @@ class Sources:
         return {setting: getattr(self, member) for setting, member in members.items()}
 
 
-def with_sources(command: Callable[[Sources], None]) -> Callable[..., None]:
-    """Give `command` the members of `Sources` as its options."""
+def with_sources(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the members of `Sources` as options beside its own."""
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    names = {each.name for each in own}
 
     def with_options(**options: Any) -> None:
-        command(Sources(**options))
+        mine = {name: value for name, value in options.items() if name in names}
+        command(Sources(**{n: v for n, v in options.items() if n not in names}), **mine)
 
     signature = inspect.signature(Sources, eval_str=True)
-    parameters = signature.parameters.values()
+    parameters = [*own, *signature.parameters.values()]
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
-    with_options.__signature__ = signature.replace(return_annotation=None)  # type: ignore[attr-defined]  # read by inspect
+    with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]  # read by inspect
+        parameters=parameters, return_annotation=None
+    )
     return with_options

@@ -7,6 +7,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trustme
@@ -47,9 +48,11 @@ def test_the_services_of_compose_are_those_that_the_settings_name() -> None:
     services = documents(COMPOSE)[0]["services"]
     assert set(services["proxy"]["depends_on"]) <= set(services)
     environment = services["proxy"]["environment"]
-    for name in ("VB365_PROXY_STORAGE__JOBS", "AWS_ENDPOINT_URL"):
-        host = environment[name].partition("//")[2].partition(":")[0]
-        assert host in services, name
+    jobs = urlsplit(environment["VB365_PROXY_STORAGE__JOBS"])
+    artifacts = urlsplit(environment["VB365_PROXY_STORAGE__ARTIFACTS"])
+    (endpoint,) = parse_qs(artifacts.query)["endpoint"]
+    assert {jobs.hostname, urlsplit(endpoint).hostname} <= set(services)
+    assert f"-bucket={artifacts.hostname}" in services["seaweedfs"]["command"]
     mounted = [volume.partition(":")[0] for volume in services["haproxy"]["volumes"]]
     assert "./haproxy-replicas.cfg" in mounted
 

@@ -57,6 +57,9 @@ def _reason(text: str, status: str | None, code: str | None, answer: str) -> str
         return "did not answer in time"
     if "certificate" in text.lower():
         return "has a certificate that is not trusted: set ca_file in storage.artifacts"
+    if "builder error" in text:  # the client refuses the URL: `location` checks the options, but
+        # the environment may name the endpoint
+        return "has an endpoint without TLS: use https, or add allow_http=true to storage.artifacts"
     if "kind: Connect" in text or "error sending request" in text:
         return "cannot be reached"
     if "redential" in text or "metadata" in text:
