@@ -252,7 +252,7 @@ class KickoffHandler:
                 raise first
             if first is not None:
                 return first
-        elif job.attended:
+        elif self._runner.is_attended_elsewhere(job):
             await self._first_elsewhere(job, self._grace(call))
         if job.phase is Phase.SUSPENDED:
             borrowed = not await self._access.owns(call.credentials, job)

@@ -219,11 +219,15 @@ class Runner:
             run.attendance.end()
         return id not in self._dropped and (run is None or run.attendance.verdict is None)
 
+    def is_attended_elsewhere(self, job: Job) -> bool:
+        """Whether another replica may still drop the job: its kick-off waits there."""
+        return job.attended and not job.terminal and job.replica != self._replica
+
     async def show(self, job: Job) -> bool:
         """As `may_show`, for a job that another replica may drop, too: the record says that it was
         shown. Raises `StoreUnavailable`.
         """
-        if job.attended and job.replica != self._replica:
+        if self.is_attended_elsewhere(job):
             try:
                 await Record(self._jobs, job, self._now, any_holder=True).advance(Shown())
             except Removed:

@@ -355,7 +355,10 @@ async def test_a_job_that_another_replica_shows_is_not_dropped() -> None:
         a.upstream.gate.clear()
         job, run = await a.submit(attended=True)
         await cluster.until(lambda: bool(a.upstream.posts))
+        attended = [node.runner.is_attended_elsewhere(cluster.store.jobs[job]) for node in (a, b)]
+        assert attended == [False, True]
         assert await b.runner.show(cluster.store.jobs[job])
+        assert not b.runner.is_attended_elsewhere(cluster.store.jobs[job])
         a.upstream.gate.set()
         failed = await cluster.phase(job, Phase.COMPLETED)
         assert failed.status is Status.FAILED
