@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.cluster import bucket, redis, workers
 from benchmarks.jobs import jobs, latency, memory
 from benchmarks.processes import LOAD_CORE, MissingProgram
 from benchmarks.report import Row, table
@@ -22,7 +23,8 @@ from benchmarks.transfers import artifact, spool, through
 Benchmark = Callable[[Servers, Sizes], list[Row]]
 
 BENCHMARKS: dict[str, Benchmark] = {
-    each.__name__: each for each in (small, through, artifact, spool, latency, memory, jobs)
+    each.__name__: each
+    for each in (small, through, artifact, spool, latency, memory, jobs, workers, redis, bucket)
 }
 
 

@@ -29,7 +29,7 @@ from benchmarks.transfers import create_big_file
 
 _PATH = "/v8/Organizations?limit=30"
 #: Settings without effective limits on the number of jobs.
-_UNLIMITED = {
+UNLIMITED = {
     "EXPORTS__MAX_PER_CALLER": "100000",
     "EXPORTS__MAX_QUEUED": "100000",
     # each one keeps four descriptors back
@@ -92,7 +92,7 @@ def memory(servers: Servers, sizes: Sizes) -> list[Row]:
     """Measure the memory per pending export, and the peak while files are stored and served."""
     with (
         servers.silent_upstream(tls=True) as upstream,
-        servers.proxy(upstream.port, tls_upstream=True, settings=_UNLIMITED) as proxy,
+        servers.proxy(upstream.port, tls_upstream=True, settings=UNLIMITED) as proxy,
     ):
         _start_pending(proxy, max(1, sizes.pending // 10))  # warm up
         before = proxy.memory()
@@ -142,7 +142,7 @@ def jobs(servers: Servers, sizes: Sizes) -> list[Row]:
     """Measure kick-off and status with thousands of jobs on record, and the CPU time of polls."""
     with (
         servers.silent_upstream(tls=False) as upstream,
-        servers.proxy(upstream.port, settings=_UNLIMITED) as proxy,
+        servers.proxy(upstream.port, settings=UNLIMITED) as proxy,
     ):
         known = _run_exports(proxy, sizes.jobs - sizes.pending)
         known += _start_pending(proxy, sizes.pending)
@@ -161,7 +161,7 @@ def jobs(servers: Servers, sizes: Sizes) -> list[Row]:
             _latency_row("status", polls, sizes, 10, 3),
         ]
         script = servers.new_directory("wrk") / "jobs.lua"
-        _write_script(script, known[-_POLLED_JOBS:])
+        write_script(script, known[-_POLLED_JOBS:])
         cost = wrk(proxy, "/", seconds=sizes.seconds * 2, fields=AUTHORIZATION, script=script)
     cpu = cost.cpu_per_unit
     note = f"{cost.rate:,.0f}/s on a shared machine; {cpu * 1e6:.0f} µs of CPU each"
@@ -214,7 +214,7 @@ def _latency_row(
     )
 
 
-def _write_script(script: Path, paths: list[str]) -> None:
+def write_script(script: Path, paths: list[str]) -> None:
     """Write a Lua script for wrk that requests the paths in turn."""
     quoted = ",".join(f'"{path}"' for path in paths)
     script.write_text(

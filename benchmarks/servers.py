@@ -167,10 +167,11 @@ class Servers:
         tls: bool = False,
         tls_upstream: bool = False,
         settings: Mapping[str, str] = MappingProxyType({}),
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[Program]:
         """Run `vb365-async-proxy serve` in front of the upstream port.
 
-        `settings` are environment variables without the prefix VB365_PROXY_.
+        `settings` are environment variables without the prefix VB365_PROXY_, `environ` others.
         """
         directory, port = self.new_directory("proxy"), free_port()
         values = {
@@ -187,7 +188,7 @@ class Servers:
             values["LISTEN__TLS_CERTIFICATE"] = str(self.chain)
             values["LISTEN__TLS_KEY"] = str(self.key)
         values |= settings
-        environ = {f"VB365_PROXY_{name}": value for name, value in values.items()}
+        variables = {f"VB365_PROXY_{name}": value for name, value in values.items()} | dict(environ)
         command = [sys.executable, "-m", "proxy", "serve"]
-        with running(command, port, log=directory / "log", environ=environ) as program:
+        with running(command, port, log=directory / "log", environ=variables) as program:
             yield program

@@ -27,7 +27,7 @@ def create_big_file(servers: Servers, size: int) -> Path:
     return directory
 
 
-def _interleaved(work: dict[str, Work], rounds: int) -> dict[str, list[Cost]]:
+def interleaved(work: dict[str, Work], rounds: int) -> dict[str, list[Cost]]:
     """Run each kind of work once per round; return the costs by name."""
     costs: dict[str, list[Cost]] = {name: [] for name in work}
     for _ in range(rounds):
@@ -68,7 +68,7 @@ def through(servers: Servers, sizes: Sizes) -> list[Row]:
                 name: _download(program, "/files/big", sizes.large, tls)
                 for name, program in programs.items()
             }
-            cpu = _median_cpu(_interleaved(work, sizes.rounds))
+            cpu = _median_cpu(interleaved(work, sizes.rounds))
         name = f"download through, {'TLS both sides' if tls else 'http'}: CPU vs HAProxy"
         ratio = cpu["HAProxy"] / cpu["proxy"]
         target, stretch = (0.85, 1.0) if tls else (None, None)
@@ -93,7 +93,7 @@ def artifact(servers: Servers, sizes: Sizes) -> list[Row]:
                 "proxy": _download(proxy, result, sizes.large, tls, **AUTHORIZATION),
                 "nginx": _download(nginx, "/files/big", sizes.large, tls),
             }
-            cpu = _median_cpu(_interleaved(work, sizes.rounds))
+            cpu = _median_cpu(interleaved(work, sizes.rounds))
         name = f"artifact, {'TLS' if tls else 'plain'}: CPU vs nginx"
         ratio = cpu["nginx"] / cpu["proxy"]
         target, stretch = (0.9, 1.1) if tls else (1.0, 1.2)
@@ -109,10 +109,10 @@ def spool(servers: Servers, sizes: Sizes) -> list[Row]:
             upstream = stack.enter_context(servers.upstream(files, tls=tls))
             proxy = stack.enter_context(servers.proxy(upstream.port, tls_upstream=tls))
             work = {
-                "proxy": _store(proxy, sizes.large),
+                "proxy": store(proxy, sizes.large),
                 "curl -o": _save(servers, upstream, sizes.large, tls),
             }
-            costs = _interleaved(work, sizes.rounds)
+            costs = interleaved(work, sizes.rounds)
         cpu = _median_cpu(costs)
         rates = {
             name: median([cost.rate * 1000 for cost in measured])
@@ -128,7 +128,7 @@ def spool(servers: Servers, sizes: Sizes) -> list[Row]:
     return rows
 
 
-def _store(server: Program, size: int) -> Work:
+def store(server: Program, size: int) -> Work:
     """Export a file of this size; deleting the job is not part of the cost."""
 
     def run() -> Cost:

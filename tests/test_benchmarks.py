@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["small", "through", "artifact", "spool", "latency", "memory", "jobs"]
+NAMES += ["workers", "redis", "bucket"]
 
 
 def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:

