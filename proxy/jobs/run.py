@@ -46,6 +46,8 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         #: The fence of the job's claim, 0 unless replicas share the store (CONTRACT §18).
         self.fence = 0
+        #: The store has confirmed that the job is queued for this run.
+        self.stored = False
         #: It has waited for a slot, so its token may have expired meanwhile.
         self.queued = False
         #: A POST is sent and the head of its response has not arrived.

@@ -242,8 +242,19 @@ class Runner:
         """
         known = (self._runs.get(id),) if id is not None else tuple(self._runs.values())
         for run in known:
-            if run is not None and self._is_over(run, await self._jobs.get(run.id)):
+            if run is not None and await self._is_gone(run):
                 await self.wake(run.id)
+
+    async def _is_gone(self, run: Run) -> bool:
+        """Whether the record says that the run is over. A record that was read before a step of the
+        run says nothing.
+        """
+        while run.stored and self._runs.get(run.id) is run:
+            before = (run.work, run.fence)
+            job = await self._jobs.get(run.id)
+            if (run.work, run.fence) == before:
+                return self._is_over(run, job)
+        return False
 
     def _is_over(self, run: Run, job: Job | None) -> bool:
         if job is None or job.forgotten or job.phase is Phase.CANCELLING:
@@ -300,6 +311,7 @@ class Runner:
 
     async def _enqueue(self, run: Run, job: Job) -> None:
         self._runs[run.id] = run
+        run.stored = True
         await self._queue.join(run, job)
         run.queued = run.work is Work.QUEUED
 

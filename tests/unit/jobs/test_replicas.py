@@ -9,7 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from proxy.core.errors import Problem
-from proxy.core.job import Failed, Phase, Status
+from proxy.core.job import Failed, Job, Phase, Status
 from proxy.jobs.conclusion import INTERNAL
 from proxy.jobs.run import Run
 from proxy.jobs.sealing import FernetSealer
@@ -103,6 +103,34 @@ async def test_a_cancel_on_another_replica_ends_a_job_that_waits() -> None:
         await b.cancel(waiting)
         await cluster.phase(waiting, Phase.COMPLETED)
         await cluster.until(lambda: a.runner.queued == 0)
+
+
+async def test_a_record_read_before_the_claim_does_not_end_the_run() -> None:
+    """The feed reports the new job, and its look at the record ends after the claim."""
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        await generating(cluster, a)
+        waiting, _ = await b.submit()
+        looked, may_return, get = asyncio.Event(), asyncio.Event(), b.store.get
+
+        async def late_at_first(id: str) -> Job | None:
+            job = await get(id)
+            if not looked.is_set():
+                looked.set()
+                await may_return.wait()
+            return job
+
+        b.store.get = late_at_first  # type: ignore[method-assign]
+        look = asyncio.create_task(b.runner.check(waiting))
+        await looked.wait()
+        b.upstream.gate.clear()
+        a.upstream.gate.set()
+        await cluster.phase(waiting, Phase.GENERATING)
+        may_return.set()
+        await look
+        b.upstream.gate.set()
+        await cluster.phase(waiting, Phase.COMPLETED)
+        cluster.assert_done(waiting)
 
 
 async def test_a_job_of_a_dead_replica_waits_for_its_owner() -> None:
