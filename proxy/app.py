@@ -18,6 +18,7 @@ from proxy.config.settings import Settings
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Server
 from proxy.handover import HandoverRelay
+from proxy.jobs.reconciler import Found
 from proxy.jobs.runner import Runner
 from proxy.net import certificate_watch
 from proxy.net.seat import Handover, Seat
@@ -41,6 +42,9 @@ class Running:
         self._seat = seat
         self.url = ""
         self.admin_url = ""
+        #: What the start found: jobs, suspended jobs and free bytes. Empty if another process owns
+        #: the jobs.
+        self.found: dict[str, int] = {}
         self._closing = contextlib.AsyncExitStack()
         self._certificate: ServerCertificate | None = None
 
@@ -78,9 +82,13 @@ class Running:
             self._closing.push_async_callback(pool.close)
         runner = parts.runner()
         try:
-            await self._start_jobs(parts, runner)
+            found = await self._start_jobs(parts, runner)
+            free = await stores.artifacts.free()
         except StoreUnavailable as why:
             raise unavailable(self.settings, why) from why
+        self.found = {"jobs": found.jobs, "suspended": found.suspended, "free": free}
+        if (shortage := await runner.shortage()) is not None:
+            log.warning("not enough space for another export", reason=shortage)
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
         self._run_task(stores.notes.watch())
@@ -109,16 +117,17 @@ class Running:
             listener.serve([sock])
             self._closing.callback(listener.close)
 
-    async def _start_jobs(self, parts: Parts, runner: Runner) -> None:
+    async def _start_jobs(self, parts: Parts, runner: Runner) -> Found:
         """Reconcile the stores and resume what can be resumed. Raises `StoreUnavailable`."""
         member = parts.member(runner)
         if member is not None:
             await member.join()
             self._closing.push_async_callback(member.leave)
             self._run_task(member.run())
-        await parts.reconciler.run()
+        found = await parts.reconciler.run()
         await runner.start()
         self._closing.push_async_callback(runner.stop)
+        return found
 
     def _run_task(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -293,9 +293,7 @@ def _connection_limits(settings: Settings) -> tuple[int, int]:
         return wanted, pool
     running = settings.exports.max_running
     share = descriptors.share(limit, max_running=running, max_connections=wanted)
-    log.info(
-        "connections", max_connections=share.clients, descriptors=limit, kept_back=share.reserve
-    )
+    log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
     if wanted > share.clients:
         log.warning(
             "listen.max_connections is more than the descriptors allow",

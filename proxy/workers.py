@@ -23,10 +23,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -63,24 +64,31 @@ class _Worker:
     pid: int = 0
     ready: int = -1
     since: float = 0.0
-    #: What it reported: its address, and that of the admin listener.
+    #: What it reported: its address, that of the admin listener, and what its start found.
     addresses: tuple[str, ...] = ()
     restart_at: float | None = None
     pause: float = 0.0
 
 
-def run(settings: Settings, work: Work) -> int:
+def run(settings: Settings, work: Work, about: Mapping[str, Any]) -> int:
     """Run `listen.workers` workers until SIGTERM or SIGINT. Return the exit code.
 
-    Raises `StartFailed` if the address cannot be used.
+    `about` is logged once all workers listen. Raises `StartFailed` if the address cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        return _Supervisor(settings, work, stack).run()
+        return _Supervisor(settings, work, stack, about).run()
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, work: Work, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        work: Work,
+        stack: contextlib.ExitStack,
+        about: Mapping[str, Any],
+    ) -> None:
         self._settings = settings
+        self._about = about
         self._work = work
         self._state = _State.STARTING
         self._code = 0
@@ -107,6 +115,7 @@ class _Supervisor:
                     self._signal_all(signal.SIGKILL)
             else:
                 self._restart_due()
+        log.info("stopped")
         return self._code
 
     def _timeout(self, deadline: float | None) -> float | None:
@@ -179,8 +188,8 @@ class _Supervisor:
         url = self._workers[0].addresses[0]
         print(f"listening on {url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
         upstream, count = self._settings.upstream.url, len(self._workers)
-        admin = self._workers[0].addresses[1]
-        log.info("started", upstream=upstream, admin=admin, workers=count)
+        admin, *found = self._workers[0].addresses[1:]
+        log.info("started", **self._about, admin=admin, **_numbers(found))
         notify(READY, status=f"listening on {url} in front of {upstream} with {count} workers")
 
     def _ended(self, worker: _Worker, status: int) -> None:
@@ -211,6 +220,7 @@ class _Supervisor:
 
     def _stop(self, code: int) -> None:
         self._state, self._code = _State.STOPPING, code
+        log.info("stopping")
         notify(
             STOPPING, status=f"stopping: requests in flight have {DRAIN_TIMEOUT:.0f} s to finish"
         )
@@ -248,6 +258,11 @@ class _Supervisor:
                 pid, status = os.waitpid(worker.pid, os.WNOHANG)
                 if pid:
                     self._ended(worker, status)
+
+
+def _numbers(words: Sequence[str]) -> dict[str, int]:
+    pairs = (word.partition("=") for word in words)
+    return {name: int(number) for name, _, number in pairs}
 
 
 def _client_sockets(settings: Settings) -> list[list[socket.socket]]:

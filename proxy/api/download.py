@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable
 from contextlib import aclosing
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import cast
 
 from aiohttp import web
@@ -32,6 +34,7 @@ from proxy.core.http.ranges import (
 from proxy.core.job import Job
 from proxy.core.job_document import file_etag
 from proxy.core.naming import result_name
+from proxy.jobs import events
 from proxy.ports import Artifact, ArtifactStore, Reader
 
 _Headers = list[tuple[str, str]]
@@ -54,12 +57,18 @@ class Download:
         reader = await self._artifacts.open(job.id, job.fence)
         if reader is None:
             raise Problem("result-deleted", "The exported file no longer exists.")
+        began = time.monotonic()
         try:
-            return await self._send(
+            response = await self._send(
                 request, job, reader, method, [*_file_headers(job, reader.artifact), *extra]
             )
         finally:
             await reader.close()
+        if isinstance(response, FileResponse) and method != "HEAD":
+            status, seconds = response.status, time.monotonic() - began
+            whole = status == HTTPStatus.OK
+            events.delivered(job, status=status, sent=response.length, whole=whole, seconds=seconds)
+        return response
 
     async def _send(
         self, request: ApiRequest, job: Job, reader: Reader, method: str, headers: _Headers

@@ -21,7 +21,7 @@ class FileResponse(RawResponse):
     def __init__(self, status: int, fields: Iterable[tuple[str, str]], length: int) -> None:
         super().__init__(status=status)
         self._fields = [*fields, ("Content-Length", str(length))]
-        self._length = length
+        self.length = length
         self._ended = False
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -32,7 +32,7 @@ class FileResponse(RawResponse):
             self._writer = request.writer
             await self._writer.write(head)
             # from here on the writer counts the body; HEAD has none
-            self._writer.length = None if request.method == "HEAD" else self._length
+            self._writer.length = None if request.method == "HEAD" else self.length
         return self._writer
 
     def _head(self, request: web.BaseRequest) -> bytes:

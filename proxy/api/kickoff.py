@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import structlog
 from aiohttp import web
 
 from proxy.api.download import Download
@@ -32,8 +31,6 @@ from proxy.jobs.sealing import Sealer
 from proxy.ports import JobStore, WholeResponse
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
-
-log = structlog.get_logger(__name__)
 
 #: The problem for a waiting caller when there is no response of VB365 to relay (CONTRACT §3.7).
 _NO_RESPONSE = {
@@ -170,7 +167,6 @@ class KickoffHandler:
             stored = await self._submit(call, job, body, run)
             if stored.id == job.id:
                 self._access.allow(call.credentials, job)
-                log.info("export accepted", job=job.id, export=call.export.title)
                 return job, run
             replayed = await self._replay_job(call, stored)
             if replayed is not None:

@@ -38,7 +38,13 @@ class ApiRouter:
         try:
             response = await self._dispatch(request)
         except Problem as problem:
-            log.info("refused", problem=problem.name, status=problem.status, path=request.path)
+            log.info(
+                "request.refused",
+                method=request.method,
+                path=request.path,
+                problem=problem.name,
+                status=problem.status,
+            )
             return problem_response(problem, request)
         except StoreUnavailable as why:
             log.warning("store not available", reason=str(why))

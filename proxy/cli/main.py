@@ -30,6 +30,7 @@ from proxy.cli.options import (
 
 if TYPE_CHECKING:
     from proxy.config import Problem, Settings
+    from proxy.net.seat import Seat
 
 COMMAND = "vb365-async-proxy"
 
@@ -79,17 +80,23 @@ def serve(sources: Sources) -> None:
         os.umask(0o077)  # also for the files that libraries create
 
     from proxy import logs
-    from proxy.cli.serve import run, run_workers
+    from proxy.cli.serve import run, run_workers, warn
     from proxy.config import load
 
     logs.configure(settings.log.format, settings.log.level)
+    warn(settings)
 
     def reread() -> Settings:
         return load(sources.config, sources.flags, os.environ)
 
+    config = sources.config
     if settings.listen.workers > 1:
-        raise typer.Exit(run_workers(settings, lambda seat: _run(run(settings, reread, seat))))
-    raise typer.Exit(_run(run(settings, reread)))
+
+        def work(seat: Seat) -> int:
+            return _run(run(settings, reread, seat))
+
+        raise typer.Exit(run_workers(settings, work, config=config))
+    raise typer.Exit(_run(run(settings, reread, config=config)))
 
 
 @app.command()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
+import proxy
 from proxy import app, logs
 from proxy.config.loading import ConfigError
 from proxy.config.settings import Settings
@@ -18,12 +21,18 @@ from proxy.net.seat import Seat
 log = structlog.get_logger(__name__)
 
 
-async def run(settings: Settings, reread: Callable[[], Settings], seat: Seat | None = None) -> int:
+async def run(
+    settings: Settings,
+    reread: Callable[[], Settings],
+    seat: Seat | None = None,
+    *,
+    config: Path | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT, as one of several workers if there is a `seat`. Return the
     exit code.
 
     `reread` loads the configuration again on SIGHUP, of which only the log level is applied. It
-    raises `ConfigError`.
+    raises `ConfigError`. `config` is the configuration file.
     """
     _notify(seat, status="starting")
     try:
@@ -39,35 +48,70 @@ async def run(settings: Settings, reread: Callable[[], Settings], seat: Seat | N
     def reload() -> None:
         running.reload_certificate()
         try:
-            logs.set_level(reread().log.level)
+            level = reread().log.level
         except ConfigError as why:
             log.warning("configuration not reloaded", reason=str(why))
+            return
+        logs.set_level(level)
+        log.info("config.reloaded", level=level)
 
     _handle_signals(stopped.set, reload)
     if seat is None:
         print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
-        log.info("started", upstream=settings.upstream.url, admin=running.admin_url)
+        log.info("started", **_about(settings, config), admin=running.admin_url, **running.found)
         notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
     else:
-        seat.report(running.url, running.admin_url)
+        seat.report(running.url, running.admin_url, running.found)
     await stopped.wait()
-    log.info("stopping")
+    if seat is None:
+        log.info("stopping")
     limit = f"{app.DRAIN_TIMEOUT:.0f} s"
     _notify(seat, STOPPING, status=f"stopping: requests in flight have {limit} to finish")
     await running.stop()
+    if seat is None:
+        log.info("stopped")
     return 0
 
 
-def run_workers(settings: Settings, work: Callable[[Seat], int]) -> int:
-    """Run `listen.workers` processes until SIGTERM or SIGINT. Return the exit code."""
+def run_workers(
+    settings: Settings, work: Callable[[Seat], int], *, config: Path | None = None
+) -> int:
+    """Run `listen.workers` processes until SIGTERM or SIGINT. Return the exit code. `config` is the
+    configuration file.
+    """
     from proxy import workers
 
     try:
-        return workers.run(settings, work)
+        return workers.run(settings, work, _about(settings, config))
     except app.StartFailed as why:
         notify(status=str(why))
         print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
         return 1
+
+
+def warn(settings: Settings) -> None:
+    """Log what is allowed but rarely meant."""
+    listen = settings.listen
+    if listen.tls_certificate is None and not listen.address.loopback:
+        log.warning(
+            "clients connect over plain http: passwords and files can be read on the network",
+            listen=str(listen.address),
+            hint="Set listen.tls_certificate, unless a load balancer in front ends TLS.",
+        )
+
+
+def _about(settings: Settings, config: Path | None) -> dict[str, object]:
+    """What the start logs of the program and its configuration."""
+    return {
+        "version": proxy.__version__,
+        "python": platform.python_version(),
+        "config": None if config is None else str(config),
+        "data_dir": str(settings.storage.dir),
+        "upstream": settings.upstream.url,
+        "listen": str(settings.listen.address),
+        "tls": settings.listen.tls_certificate is not None,
+        "workers": settings.listen.workers,
+    }
 
 
 def _notify(seat: Seat | None, *states: str, status: str) -> None:

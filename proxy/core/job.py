@@ -132,6 +132,7 @@ class Job:
     - `owner` is the keyed hash of the caller; `aliases` are further hashes of the same caller, such
       as those of its credentials if `owner` is that of its identity (CONTRACT §8).
     - `holder` is the runner that runs the job.
+    - `answered` is the time of the first byte of the attempt.
     - `replica` is the one that has the job's credentials in memory, and `fence` the number of
       claims, which names the file of the job; both are set only where replicas share the store
       (CONTRACT §18).
@@ -155,6 +156,7 @@ class Job:
     created: float
     updated: float
     started: float | None = None
+    answered: float | None = None
     ended: float | None = None
     expires: float | None = None
     suspended: float | None = None
@@ -407,6 +409,7 @@ def _claimed(job: Job, event: Claimed, now: float) -> Job:
         holder=event.holder,
         started=job.started if job.started is not None else now,
         attempt=job.attempt + 1,
+        answered=None,
         received=0,
         rate=None,
         file=None,
@@ -416,7 +419,14 @@ def _claimed(job: Job, event: Claimed, now: float) -> Job:
 
 
 def _answered(job: Job, event: Answered, now: float) -> Job:
-    return replace(job, file=event.file, result=ResultState.PENDING, accepted=True, attended=False)
+    return replace(
+        job,
+        answered=job.answered if job.answered is not None else now,
+        file=event.file,
+        result=ResultState.PENDING,
+        accepted=True,
+        attended=False,
+    )
 
 
 def _received(job: Job, event: Received, now: float) -> Job:
@@ -427,7 +437,14 @@ def _received(job: Job, event: Received, now: float) -> Job:
 
 def _restarted(job: Job, event: Restarted, now: float) -> Job:
     return replace(
-        job, attempt=job.attempt + 1, received=0, rate=None, file=None, format=None, result=None
+        job,
+        attempt=job.attempt + 1,
+        answered=None,
+        received=0,
+        rate=None,
+        file=None,
+        format=None,
+        result=None,
     )
 
 

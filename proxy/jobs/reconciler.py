@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -29,7 +29,15 @@ from proxy.ports import ArtifactStore, JobStore, SharedJobs
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _TOGETHER = 64
+
+
+class Found(NamedTuple):
+    """What was found at start: the number of records, and of jobs that are suspended now."""
+
+    jobs: int
+    suspended: int
 
 
 class Reconciler:
@@ -52,7 +60,7 @@ class Reconciler:
         self._now = now
         self._shared = shared
 
-    async def run(self) -> None:
+    async def run(self) -> Found:
         """Reconcile the stores. Lost records are rebuilt from the copies beside their files. Raises
         `StoreUnavailable`.
         """
@@ -65,7 +73,8 @@ class Reconciler:
             unfinished = [job for job in jobs.values() if not job.terminal]
         else:
             unfinished = list(await self._shared.orphans())
-        await _each(unfinished, self.settle)
+        settled = await _each(unfinished, self.settle)
+        return Found(jobs=len(jobs), suspended=sum(job is not None for job in settled))
 
     async def _adopt(self, id: str) -> None:
         """Rebuild the record of a file that has none, or remove the file.
@@ -135,16 +144,18 @@ class Reconciler:
         current: Job | None = job
         if job.phase not in (Phase.FINALIZING, Phase.SUSPENDED):
             current = await self._attempt(job, Interrupted())
-        if current is not None and await self._attempt(current, succeeded) is not None:
-            log.info("finished export taken over", job=job.id)
+        if current is not None:
+            await self._attempt(current, succeeded)
         return True
 
     async def _attempt(self, job: Job, event: Event) -> Job | None:
         return await attempt(self._jobs, job, event, self._now)
 
 
-async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[object]]) -> None:
+async def _each(items: Iterable[_T], work: Callable[[_T], Awaitable[_R]]) -> list[_R]:
     """Run `work` for up to `_TOGETHER` items at a time: the stores sync many changes at once."""
     rest = iter(items)
+    results: list[_R] = []
     while batch := list(islice(rest, _TOGETHER)):
-        await asyncio.gather(*map(work, batch))
+        results += await asyncio.gather(*map(work, batch))
+    return results

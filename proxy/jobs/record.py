@@ -9,6 +9,7 @@ from typing import TypeVar
 import structlog
 
 from proxy.core.job import Event, IllegalTransition, Job, advance
+from proxy.jobs import events
 from proxy.ports import JobStore, LocalShortage, PartialLost, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -70,6 +71,7 @@ class Record:
             raise
 
     def _confirm(self, job: Job) -> Job:
+        events.changed(self.job, job)
         self.job = job
         self._unconfirmed.clear()
         return job
@@ -93,7 +95,10 @@ async def attempt(jobs: JobStore, job: Job, event: Event, now: Callable[[], floa
         changed = advance(job, event, now())
     except IllegalTransition:
         return None
-    return changed if await jobs.replace(job, changed) else None
+    if not await jobs.replace(job, changed):
+        return None
+    events.changed(job, changed)
+    return changed
 
 
 async def advance_for_caller(

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Protocol
 
 import structlog
 
 from proxy.core.job import Event, Failed, Interrupted, Job, Phase, Resumed, Shown
 from proxy.core.job_request import resumed_fields
+from proxy.jobs import events
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
 from proxy.jobs.conclusion import INTERNAL, Conclusion
@@ -24,6 +24,7 @@ from proxy.jobs.sealing import Sealer
 from proxy.jobs.shared_queue import SharedQueue
 from proxy.jobs.tasks import Tasks
 from proxy.jobs.transfer import TransferFactory
+from proxy.jobs.trust import Trust
 from proxy.ports import ArtifactStore, Fields, JobStore, SharedJobs, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -31,16 +32,6 @@ log = structlog.get_logger(__name__)
 #: The number of dropped jobs that are remembered: a list that was read before may contain them.
 _REMEMBERED = 1000
 _TICK = 1.0
-
-
-class Trust(Protocol):
-    """What is known of the credentials among request fields (CONTRACT §9)."""
-
-    def knows(self, fields: Fields, /) -> bool:
-        """Return whether VB365 has ever accepted them."""
-
-    def distrust(self, fields: Fields, /) -> None:
-        """Note that VB365 has just rejected them."""
 
 
 class Runner:
@@ -169,12 +160,13 @@ class Runner:
             try:
                 stored = await self._admission.add(job, body)
             except StoreUnavailable:
-                self._tasks.spawn(self._adopt(run, job))
+                self._tasks.spawn(self._adopt(run, job, lambda _: events.accepted(job, len(body))))
                 raise
             except BaseException:
                 self._unregister(run)
                 raise
             if stored.id == job.id:
+                events.accepted(job, len(body))
                 await self._enqueue(run, job)
             else:
                 self._unregister(run)
@@ -182,12 +174,15 @@ class Runner:
 
         return await self._tasks.undivided(persist())
 
-    async def _adopt(self, run: Run, job: Job) -> None:
-        """Run the job if the store has queued it after all and failed to confirm that."""
+    async def _adopt(self, run: Run, job: Job, confirm: Callable[[Job], None]) -> None:
+        """Run the job if the store has queued it after all and failed to confirm that. `confirm` is
+        called then, with the job.
+        """
         current = await until_available(lambda: self._jobs.get(job.id), job=job.id)
         if current is None or self._stopping or not self._is_queued_here(current):
             self._forget(run)
             return
+        confirm(current)
         run.attendance.end()
         await self._enqueue(run, current)
 
@@ -300,13 +295,12 @@ class Runner:
         except Lost:
             self._forget(run)  # resumed, cancelled or expired meanwhile
         except StoreUnavailable:
-            self._tasks.spawn(self._adopt(run, job))
+            self._tasks.spawn(self._adopt(run, job, lambda queued: events.changed(job, queued)))
             raise
         except BaseException:
             self._forget(run)
             raise
         else:
-            log.info("job resumed", job=job.id)
             await self._enqueue(run, queued)
 
     async def _enqueue(self, run: Run, job: Job) -> None:
@@ -314,6 +308,8 @@ class Runner:
         run.stored = True
         await self._queue.join(run, job)
         run.queued = run.work is Work.QUEUED
+        if run.queued:
+            events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:
         run.begin(self._tasks.spawn(self._drive(run)))
@@ -349,15 +345,13 @@ class Runner:
                 raise
         except Dropped:
             self._dropped.append(run.id)
-            log.info("export not accepted", job=run.id)
         except Lost:
-            log.info("job ended by its caller", job=run.id)
+            pass  # its caller, or another replica, has ended it
         except Suspended:
             known = self._trust.knows(run.fields)
             self._trust.distrust(run.fields)
             return Interrupted(denied=not known, expired=True)
         except JobFailed as why:
-            log.warning("job failed", job=run.id, code=why.error.code, reason=why.error.message)
             return Failed(why.error, accepted=self._trust.knows(run.fields))
         except Exception:
             log.exception("job failed", job=run.id)
@@ -384,7 +378,6 @@ class Runner:
         elif (job.holder, job.fence) != (self._replica, run.fence):
             raise Lost
         await self._transfers.create(run, self._space).run(job)
-        log.info("job done", job=run.id)
 
     async def _tick(self) -> None:
         """Every second, measure the free space while jobs run, and free the slots whose hold is

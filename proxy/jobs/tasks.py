@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any, TypeVar
 
 import structlog
@@ -24,8 +25,11 @@ class Tasks:
         return len(self._running) + len(self._changes)
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run `work` in the background. A failure is logged."""
-        task = asyncio.create_task(work)
+        """Run `work` in the background. A failure is logged.
+
+        Its log lines do not have the request id of the call that it happens to start in.
+        """
+        task = asyncio.create_task(work, context=Context())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(_log_failure)

@@ -24,6 +24,7 @@ from proxy.core.job import (
     encode,
 )
 from proxy.core.outcome import secrets
+from proxy.jobs import events
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.lease import PartialFiles
 from proxy.jobs.outcome import code_of, encoding, error, facts, not_stored, refusal
@@ -52,8 +53,7 @@ from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
 
-#: Bytes of a response other than 200 that are relayed or recorded; VB365's errors have a few
-#: hundred.
+#: Bytes of a response other than 200 that are relayed or recorded; VB365 sends a few hundred.
 _RESPONSE_LIMIT = 16 * 1024 * 1024
 
 
@@ -306,6 +306,7 @@ class Transfer:
             log.warning("job not dropped", job=self._run.id, reason=str(why))
             self._run.attendance.withdraw()
             return
+        events.dropped(self._record.job, response.status)
         self._run.attendance.deliver()
         raise Dropped
 

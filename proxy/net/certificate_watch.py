@@ -33,7 +33,7 @@ def reload(certificate: ServerCertificate, now: Callable[[], float]) -> None:
 def _warn_of_dates(certificate: ServerCertificate, now: Callable[[], float]) -> None:
     warning = certificate.warning(datetime.fromtimestamp(now(), UTC))
     if warning is not None:
-        log.warning("certificate", reason=warning)
+        log.warning("problem with the certificate", reason=warning)
 
 
 async def watch(certificate: ServerCertificate, now: Callable[[], float]) -> None:

@@ -44,7 +44,8 @@ class Seat:
         """The worker's share of a limit; 0, no limit, stays 0."""
         return -(-total // self.count)
 
-    def report(self, url: str, admin_url: str) -> None:
-        """Tell the supervisor that this worker listens."""
-        os.write(self.ready, f"{url} {admin_url}\n".encode())
+    def report(self, url: str, admin_url: str, found: Mapping[str, int]) -> None:
+        """Tell the supervisor that this worker listens, and what its start has found."""
+        words = [url, admin_url, *(f"{name}={number}" for name, number in found.items())]
+        os.write(self.ready, f"{' '.join(words)}\n".encode())
         os.close(self.ready)

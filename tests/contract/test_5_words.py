@@ -69,7 +69,7 @@ async def test_vb365s_message_is_in_document_result_and_log(
     assert (result.status, problem["type"]) == (409, "urn:vb365-async:problem:export-failed")
     assert problem["detail"] == problem["message"] == message
     assert "Retry-After" not in result
-    assert message in [entry.get("reason") for entry in logged if entry["event"] == "job failed"]
+    assert message in [entry["message"] for entry in logged if entry["event"] == "job.ended"]
 
 
 async def test_the_export_command_prints_vb365s_message(

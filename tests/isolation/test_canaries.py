@@ -170,7 +170,7 @@ async def test_no_canary_is_found(caller: CanaryCaller, tmp_path: Path, format: 
         await caller.ask("GET", f"/v8/_async/exports?x={QUERY.decode()}")
         await caller.operators_view()
         await caller.proxy.stop()
-    assert b"job done" in caller.proxy.log
+    assert b"job.ended" in caller.proxy.log
     scan_disk(caller, tmp_path)
     scan_output(caller, caller.proxy.log)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from proxy.ports import StoreUnavailable
+from proxy.stores.availability import Availability
 from proxy.stores.disk_jobs.database import Change
 
 _T = TypeVar("_T")
@@ -51,6 +52,7 @@ class GroupCommit:
         self._executor = executor
         self._commit = commit
         self._apply = apply
+        self._availability = Availability()
         self._waiting: deque[_Operation[Any]] = deque()
         self._batch: list[_Decided] = []
         self._idle = asyncio.Event()
@@ -104,7 +106,10 @@ class GroupCommit:
         outcomes = [broken] * len(self._batch) if broken is not None else writing.result()
         for decided, failure in zip(self._batch, outcomes, strict=True):
             if failure is None:
+                self._availability.worked()
                 self._apply(decided.change)
+            else:
+                self._availability.failed(failure)
             _resolve(decided, failure)
         self._begin()
 

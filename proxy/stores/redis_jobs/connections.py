@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from proxy.ports import StoreUnavailable
+from proxy.stores.availability import Availability
 from proxy.stores.redis_jobs.scripts import Script
 from proxy.stores.redis_jobs.url import Location
 
@@ -50,6 +51,7 @@ class Connections:
         self._pause = 0.0
         self._retry_at = 0.0
         self._failure = ""
+        self._availability = Availability()
 
     async def run(self, script: Script, *args: Any) -> Any:
         """Run a script and return its reply."""
@@ -75,7 +77,9 @@ class Connections:
         try:
             async with asyncio.timeout(self._bound), self._free:
                 fault = f"did not respond within {self._bound} s"
-                return await self._send(command, repeatable)
+                reply = await self._send(command, repeatable)
+            self._availability.worked()
+            return reply
         except TimeoutError as why:
             raise self._unavailable(fault) from why
         except NoScriptError:
@@ -213,7 +217,9 @@ class Connections:
         return self._unavailable(f"refused a command: {reason}")
 
     def _unavailable(self, fault: str) -> StoreUnavailable:
-        return StoreUnavailable(f"the job store at {self._location} {fault}")
+        failure = StoreUnavailable(f"the job store at {self._location} {fault}")
+        self._availability.failed(failure)
+        return failure
 
     async def close(self) -> None:
         """Refuse further commands, let the running ones end, and close all connections."""
