@@ -38,3 +38,9 @@ class SteadyClock:
         self._mark = mark
         self._now = max(self._now, expected + step)
         return self._now
+
+
+def elapsed() -> float:
+    """Return seconds that never jump, and pass while the machine sleeps, if the system can tell."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -99,11 +99,11 @@ class Resources:
         """Return the job, tombstones too, if the caller may see it. Raises `Problem`."""
         # first: without credentials the response must not depend on the job (CONTRACT §9)
         credentials = request.credentials()
-        job = await self._jobs.get(id)
+        job = await self._jobs.recent(id)
         if job is None or self._site.retention.record_over(job, self._now()):
             raise await self._access.unknown(credentials, id)
         await self._access.check(credentials, job)
-        current = await self._jobs.get(id)
+        current = await self._jobs.recent(id)
         if current is None:
             raise not_found()
         return as_of(current, self._now())

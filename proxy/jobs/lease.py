@@ -8,25 +8,19 @@ and then it first reads whether another replica has taken the job over.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
+from proxy.clock import elapsed
 from proxy.jobs.record import Lost
 from proxy.ports import Artifact, Partial, SharedJobs, StoreUnavailable
-
-
-def _seconds() -> float:
-    """Seconds that never jump, and pass while the machine sleeps, if the system can tell."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 class Lease:
     """The lease of this replica, for `length` seconds from each renewal. `seconds` never jumps."""
 
     def __init__(
-        self, jobs: SharedJobs, *, length: float, seconds: Callable[[], float] = _seconds
+        self, jobs: SharedJobs, *, length: float, seconds: Callable[[], float] = elapsed
     ) -> None:
         self._jobs = jobs
         self._length = length

@@ -35,6 +35,11 @@ class JobStore(Protocol):
     async def get(self, id: str) -> Job | None:
         """The job, which may be a tombstone, or None."""
 
+    async def recent(self, id: str) -> Job | None:
+        """As `get`, but the job may be as it was up to a second ago (CONTRACT §18). For what is
+        only shown.
+        """
+
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """The job with this idempotency key that has `owner` among its `owners`, or None.
         Tombstones are ignored.

@@ -80,6 +80,9 @@ class MemoryJobs(Faulty):
         await self.enter("get")
         return self.jobs.get(id)
 
+    async def recent(self, id: str) -> Job | None:
+        return await self.get(id)
+
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         await self.enter("find")
         return self._find(owner, idempotency_key)

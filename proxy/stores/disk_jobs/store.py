@@ -80,6 +80,10 @@ class DiskJobs:
         self._check_open()
         return self._index.get(id)
 
+    async def recent(self, id: str) -> Job | None:
+        """As `JobStore.recent`: the job as it is."""
+        return await self.get(id)
+
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """As `JobStore.find`."""
         self._check_open()

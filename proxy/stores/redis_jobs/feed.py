@@ -12,6 +12,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from proxy.stores.redis_jobs.connections import BOUND, Connections
+from proxy.stores.redis_jobs.recent import RecentJobs
 
 #: Seconds of silence before the connection is checked with a PING, and before it counts as lost.
 _QUIET = 2.0
@@ -56,8 +57,9 @@ class Changes(AsyncIterator[str | None]):
 class Feed:
     """Reads the feed while `run` runs, and tells readers and waiters."""
 
-    def __init__(self, connections: Connections, channel: str) -> None:
+    def __init__(self, connections: Connections, channel: str, recent: RecentJobs) -> None:
         self._connections = connections
+        self._recent = recent
         self._channel = channel
         self._readers: WeakSet[Changes] = WeakSet()
         self._waiters: defaultdict[str, dict[asyncio.Future[None], int]] = defaultdict(dict)
@@ -102,6 +104,7 @@ class Feed:
 
     def tell(self, id: str) -> None:
         """Report a change of the job."""
+        self._recent.drop(id)
         for changed in self._waiters.get(id, ()):
             if not changed.done():
                 changed.set_result(None)
@@ -110,6 +113,7 @@ class Feed:
 
     def gap(self) -> None:
         """Report that any job may have changed."""
+        self._recent.clear()
         self.compare(dict.fromkeys(self._waiters))
         for reader in self._readers:
             reader.put(None)
@@ -141,6 +145,7 @@ class Feed:
                 await self._read(connection)
             except (RedisError, OSError):
                 self.connected.clear()
+                self._recent.clear()
             finally:
                 await connection.disconnect(nowait=True)
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from proxy.clock import elapsed
 from proxy.core.job import Job, Phase
 from proxy.core.retention import Stage
 from proxy.ports import (
@@ -26,6 +27,7 @@ from proxy.stores.redis_jobs.cluster import Identity, agreed
 from proxy.stores.redis_jobs.connections import Connections, tls_context
 from proxy.stores.redis_jobs.entries import entries, is_waiting, pack, text, unpack
 from proxy.stores.redis_jobs.feed import Changes, Feed
+from proxy.stores.redis_jobs.recent import RecentJobs
 from proxy.stores.redis_jobs.url import parse_url
 
 _T = TypeVar("_T")
@@ -47,7 +49,8 @@ class RedisJobs:
         self._connections = connections
         self._prefix = prefix
         self._lease = round(lease * 1000)
-        self._feed = Feed(connections, channel)
+        self._recent = RecentJobs(elapsed)
+        self._feed = Feed(connections, channel, self._recent)
         self._tasks: list[asyncio.Task[None]] = []
         self._changing: set[asyncio.Future[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -117,7 +120,7 @@ class RedisJobs:
     async def _add(self, job: Job, body: bytes, *bounds: float) -> Job | None:
         self._check_open()
         record = (job.id, job.version, pack(job), entries(job), body)
-        reply = await self._change(self._connections.run(scripts.ADD, *record, *bounds))
+        reply = await self._change(job.id, self._connections.run(scripts.ADD, *record, *bounds))
         if isinstance(reply, bytes):
             return unpack(reply)
         return job if reply else None
@@ -126,6 +129,20 @@ class RedisJobs:
         """As `JobStore.get`."""
         data = await self._connections.command("HGET", f"{self._prefix}job:{id}", "data")
         return None if data is None else unpack(data)
+
+    async def recent(self, id: str) -> Job | None:
+        """As `JobStore.recent`; see `RecentJobs`."""
+        if not self._feed.connected.is_set():
+            return await self.get(id)
+        if (known := self._recent.get(id)) is not None:
+            return known
+        read = self._recent.begin(id)
+        job = None
+        try:
+            job = await self.get(id)
+        finally:
+            self._recent.put(id, read, job)
+        return job
 
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """As `JobStore.find`."""
@@ -146,11 +163,12 @@ class RedisJobs:
         mine = self.replica in {old.holder, new.holder}
         needs_lease = mine and not new.forgotten and new.phase is not Phase.CANCELLING
         outcome = await self._change(
+            new.id,
             self._connections.run(
                 scripts.REPLACE,
                 *(new.id, old.version, new.version, pack(new), entries(new)),
                 *(int(over), int(abandoned), self.replica if needs_lease else ""),
-            )
+            ),
         )
         self._check_lease(outcome)
         return bool(outcome)
@@ -159,7 +177,7 @@ class RedisJobs:
         """As `JobStore.remove`."""
         self._check_open()
         removing = self._connections.run(scripts.REMOVE, job.id, job.version)
-        return bool(await self._change(removing))
+        return bool(await self._change(job.id, removing))
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         """As `SharedJobs.claim`."""
@@ -168,11 +186,12 @@ class RedisJobs:
             raise ValueError("a replica claims a job that waits, for itself")
         self._check_open()
         outcome = await self._change(
+            new.id,
             self._connections.run(
                 scripts.CLAIM,
                 *(new.id, old.version, new.version, pack(new), entries(new)),
                 *(self.replica, slots.total, slots.per_caller, slots.hold),
-            )
+            ),
         )
         self._check_lease(outcome)
         return _TURNS[outcome]
@@ -310,14 +329,18 @@ class RedisJobs:
             await asyncio.wait(self._changing)
         await self._connections.close()
 
-    async def _change(self, change: Awaitable[_T]) -> _T:
-        """The outcome of a change. It is completed even if the caller is cancelled: a connection in
-        the middle of a command could not be used again, and `close` waits for it.
+    async def _change(self, id: str, change: Awaitable[_T]) -> _T:
+        """The outcome of a change of the job. It is completed even if the caller is cancelled: a
+        connection in the middle of a command could not be used again, and `close` waits for it.
         """
         changing = asyncio.ensure_future(change)
         self._changing.add(changing)
         changing.add_done_callback(self._changed)
-        return await asyncio.shield(changing)
+        self._recent.drop(id)
+        try:
+            return await asyncio.shield(changing)
+        finally:
+            self._recent.drop(id)  # what was read meanwhile may be from before the change
 
     def _changed(self, changing: asyncio.Future[Any]) -> None:
         self._changing.discard(changing)

@@ -505,3 +505,14 @@ async def test_a_cancelled_call_happens_whole_or_not_at_all(jobs: JobStore) -> N
         won = await jobs.replace(again, replace(bumped(again), holder="second"))
         current = await jobs.get(again.id)
         assert current == (replace(bumped(again), holder="second") if won else bumped(again))
+
+
+async def test_recent_shows_own_changes_at_once(jobs: JobStore) -> None:
+    """What this process has changed is shown, however recently the job was read."""
+    job = await jobs.add(new_job(), b"")
+    assert await jobs.recent(job.id) == job
+    changed = advance(job, Claimed("r1"), 1.0)
+    assert await jobs.replace(job, changed)
+    assert await jobs.recent(job.id) == changed
+    assert await jobs.remove(changed)
+    assert await jobs.recent(job.id) is None

@@ -695,3 +695,18 @@ async def test_a_claim_is_for_its_own_replica_and_a_job_that_waits(two: list[Sha
     with pytest.raises(ValueError, match="claims"):
         await a.claim(suspended, claiming, ONE)
     assert suspended.phase is Phase.SUSPENDED
+
+
+async def test_recent_shows_a_change_by_another_replica_within_a_second(
+    two: list[SharedJobs],
+) -> None:
+    """§18; the feed reports it, usually within milliseconds."""
+    a, b = two
+    job = await a.add(new_job(), b"")
+    for _ in range(3):
+        assert await b.recent(job.id) == job
+    changed = advance(job, Interrupted(), 1.0)
+    assert await a.replace(job, changed)
+    async with asyncio.timeout(1):
+        while await b.recent(job.id) != changed:  # noqa: ASYNC110  # as polls do
+            await asyncio.sleep(0)

@@ -1,0 +1,64 @@
+"""Records that were read within the last second, so that polls cost the store little.
+
+CONTRACT §18 lets a change on another replica take effect within a second. A record is used again
+only while the feed of changes is connected, until the feed reports a change of the job or this
+replica makes one, and never after a second.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from proxy.core.job import Job
+
+#: Seconds, less than CONTRACT §18 allows: a report on the feed takes a moment.
+_LIFETIME = 0.8
+_MOST = 10_000
+
+
+class RecentJobs:
+    """Recently read jobs by id. `seconds` never jumps."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._read: OrderedDict[str, tuple[Job, float]] = OrderedDict()
+        #: Reads on their way: a change that is reported meanwhile makes their result worthless.
+        self._reading: dict[str, object] = {}
+
+    def get(self, id: str) -> Job | None:
+        """The job if it was read a moment ago, else None."""
+        found = self._read.get(id)
+        if found is None:
+            return None
+        job, until = found
+        if self._seconds() < until:
+            return job
+        del self._read[id]
+        return None
+
+    def begin(self, id: str) -> object:
+        """Note that a read begins. Pass the result to `put`."""
+        token = self._reading[id] = object()
+        return token
+
+    def put(self, id: str, token: object, job: Job | None) -> None:
+        """Remember what was read, unless the job has changed since the read began."""
+        if self._reading.get(id) is not token:
+            return
+        del self._reading[id]
+        if job is not None:
+            self._read[id] = job, self._seconds() + _LIFETIME
+            self._read.move_to_end(id)
+            while len(self._read) > _MOST:
+                self._read.popitem(last=False)
+
+    def drop(self, id: str) -> None:
+        """The job changes."""
+        self._read.pop(id, None)
+        self._reading.pop(id, None)
+
+    def clear(self) -> None:
+        """Any job may have changed."""
+        self._read.clear()
+        self._reading.clear()

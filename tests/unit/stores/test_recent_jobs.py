@@ -1,0 +1,71 @@
+"""Records that are used again for less than a second (CONTRACT §18)."""
+
+from __future__ import annotations
+
+from proxy.core.job import Job
+from proxy.stores.redis_jobs import recent
+from proxy.stores.redis_jobs.recent import RecentJobs
+from tests.support.fakes import new_job
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read(jobs: RecentJobs, job: Job) -> None:
+    jobs.put(job.id, jobs.begin(job.id), job)
+
+
+def test_a_record_is_used_for_less_than_a_second() -> None:
+    clock = Clock()
+    jobs, job = RecentJobs(clock), new_job()
+    read(jobs, job)
+    clock.now = 0.79
+    assert jobs.get(job.id) is job
+    clock.now = 0.81
+    assert jobs.get(job.id) is None
+
+
+def test_a_reported_change_ends_its_use() -> None:
+    jobs, one, other = RecentJobs(Clock()), new_job(), new_job()
+    read(jobs, one)
+    read(jobs, other)
+    jobs.drop(one.id)
+    assert jobs.get(one.id) is None
+    assert jobs.get(other.id) is other
+    jobs.clear()
+    assert jobs.get(other.id) is None
+
+
+def test_a_change_during_the_read_makes_its_result_worthless() -> None:
+    """The reply of the store may be older than the change."""
+    jobs, job = RecentJobs(Clock()), new_job()
+    reading = jobs.begin(job.id)
+    jobs.drop(job.id)
+    jobs.put(job.id, reading, job)
+    assert jobs.get(job.id) is None
+    reading = jobs.begin(job.id)
+    jobs.clear()
+    jobs.put(job.id, reading, job)
+    assert jobs.get(job.id) is None
+
+
+def test_of_two_reads_at_a_time_the_later_one_counts() -> None:
+    jobs, old = RecentJobs(Clock()), new_job()
+    first, second = jobs.begin(old.id), jobs.begin(old.id)
+    jobs.put(old.id, second, None)
+    jobs.put(old.id, first, old)
+    assert jobs.get(old.id) is None
+
+
+def test_the_records_are_bounded() -> None:
+    jobs = RecentJobs(Clock())
+    kept = [new_job(number) for number in range(recent._MOST + 5)]
+    for job in kept:
+        read(jobs, job)
+    assert [jobs.get(job.id) for job in kept[:5]] == [None] * 5
+    assert jobs.get(kept[5].id) is kept[5]
