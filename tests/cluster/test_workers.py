@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from aiohttp import ClientConnectorCertificateError, ClientSession
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.support.process import DidNotStart, ProxyProcess
-from tests.support.wire import Message, ask
+from tests.support.wire import Message, Peer, ask
 
 WORKERS = 3
 SETTINGS = {"LOG__LEVEL": "info", "EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB"}
@@ -168,6 +169,26 @@ async def test_the_client_keeps_its_address_and_scheme(tmp_path: Path) -> None:
                 X_Forwarded_Host="exports.example.com",
             )
             assert accepted["Location"].startswith("https://exports.example.com/v8/_async/exports/")
+
+
+async def test_a_client_cannot_introduce_itself_as_another(tmp_path: Path) -> None:
+    """The PROXY protocol line is for the workers' own sockets, which no other user can enter."""
+    line = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+    async with crew(tmp_path) as proxy:
+        for _ in range(2 * WORKERS):
+            peer = await Peer.to(proxy.proxy.url)
+            await peer.send(line + b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await peer.message()).status == 400
+            peer.abort()
+        sockets = await asyncio.to_thread(handover_directories)
+        assert sockets
+        assert [mode & 0o077 for mode in sockets] == [0] * len(sockets)
+
+
+def handover_directories() -> list[int]:
+    """The modes of the directories of the workers' sockets, of every proxy on this machine."""
+    found = Path(tempfile.gettempdir()).glob("vb365-async-proxy-*")
+    return [directory.stat().st_mode for directory in found]
 
 
 async def test_a_body_is_invited_and_handed_over(tmp_path: Path) -> None:
