@@ -211,6 +211,7 @@ class Parts:
             retention=self._retention,
             suspend_ttl=self._settings.exports.suspend_ttl,
             wake=runner.wake,
+            adopt=self.reconciler.adopt,
             now=self._now,
         )
 

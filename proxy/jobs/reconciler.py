@@ -66,7 +66,7 @@ class Reconciler:
         """
         stored = await self._artifacts.ids()
         jobs = {job.id: job for job in await self._jobs.list()}
-        await _each(stored - jobs.keys(), self._adopt)
+        await _each(stored - jobs.keys(), self.adopt)
         ended = [job for job in jobs.values() if job.terminal]
         await _each(ended, lambda job: self._settle_ended(job, job.id in stored))
         if self._shared is None:
@@ -76,14 +76,15 @@ class Reconciler:
         settled = await _each(unfinished, self.settle)
         return Found(jobs=len(jobs), suspended=sum(job is not None for job in settled))
 
-    async def _adopt(self, id: str) -> None:
-        """Rebuild the record of a file that has none, or remove the file.
+    async def adopt(self, id: str) -> None:
+        """Rebuild the record of a file that has none, or remove the file. Raises
+        `StoreUnavailable`.
 
         Such a file exists only if its record is lost: a record is added before its file and
         removed after it.
         """
         if await self._jobs.get(id) is not None:
-            return  # added by another replica since the list was read
+            return  # added since the list was read
         job = await self._copied(id, None)
         if job is None or job.result is not ResultState.AVAILABLE:
             log.warning("file without a record removed", job=id)

@@ -40,7 +40,7 @@ class Sweeper:
     (`core.retention.as_of`).
 
     `suspend_ttl` is in seconds, `now` is the wall clock. `wake` is called for a job that a caller
-    ended while its runner did not notice.
+    ended while its runner did not notice, `adopt` for a file without a record.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Sweeper:
         retention: Retention,
         suspend_ttl: float,
         wake: Callable[[str], Awaitable[None]],
+        adopt: Callable[[str], Awaitable[None]],
         now: Callable[[], float],
     ) -> None:
         self._jobs = jobs
@@ -58,6 +59,7 @@ class Sweeper:
         self._retention = retention
         self._suspend_ttl = suspend_ttl
         self._wake = wake
+        self._adopt = adopt
         self._now = now
 
     async def run(self) -> None:
@@ -100,10 +102,7 @@ class Sweeper:
     async def _sweep_file(self, id: str) -> None:
         job = await self._jobs.get(id)
         if job is None:
-            # a committed file stays: the next start rebuilds its record
-            if await self._artifacts.record_copy(id, None) is None:
-                log.warning("partial file without a record removed", job=id)
-                await self._artifacts.remove(id)
+            await self._adopt(id)  # a job store that replicas share may have lost its data
         elif job.forgotten:
             await self._wake(id)
         elif not keeps_bytes(job):

@@ -267,6 +267,7 @@ class FakeWorld:
             retention=RETENTION,
             suspend_ttl=SUSPEND_TTL,
             wake=self.runner.wake,
+            adopt=Reconciler(jobs, artifacts, self.now).adopt,
             now=self.now,
         )
         self._stepping_jobs, self._stepping_artifacts = jobs, artifacts
