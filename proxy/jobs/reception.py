@@ -82,8 +82,11 @@ class Reception:
 
     async def keep(self) -> None:
         """Stop, and keep what is stored. The rest is requested again later."""
+        await asyncio.shield(asyncio.ensure_future(self._keep()))
+
+    async def _keep(self) -> None:
         try:
-            await asyncio.shield(self.partial.keep())
+            await self.partial.keep()
         except (StorageFull, StoreUnavailable) as why:
             log.warning("part of the file not kept", job=self._id, reason=str(why))
 
