@@ -13,13 +13,17 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import trustme
 from aiohttp import ClientConnectorCertificateError, ClientSession
 
 from proxy.simulator import Simulator, SimulatorSettings
+from proxy.stores.redis_jobs.store import RedisJobs
+from tests.cluster.conftest import LEASE
 from tests.support.process import DidNotStart, ProxyProcess
+from tests.support.redis_server import RedisServer, free_port
 from tests.support.wire import Message, Peer, ask
 
 WORKERS = 3
@@ -313,6 +317,56 @@ async def test_a_worker_that_cannot_start_ends_the_others(tmp_path: Path) -> Non
         second = ProxyProcess(tmp_path, "http://127.0.0.1:1", LISTEN__WORKERS=str(WORKERS))
         with pytest.raises(DidNotStart, match=r"storage\.dir"):
             await second.start()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+async def test_with_a_shared_job_store_each_worker_is_a_replica(
+    tmp_path: Path, valkey_server: RedisServer, index: int
+) -> None:
+    """§18: any of them has slots, and takes over the jobs of one that dies. One has the admin
+    listener.
+    """
+    url = f"{valkey_server.url}?prefix={uuid4()}"
+    settings = LEASE | {"STORAGE__JOBS": url, "LISTEN__WORKERS": "2", "EXPORTS__MAX_RUNNING": "20"}
+    async with crew(tmp_path, admin=f"127.0.0.1:{free_port()}", **settings) as proxy:
+        store = await RedisJobs.open(url)
+        try:
+            assert len(await store.replicas()) == 2
+            jobs = await running_on_both(proxy, store)
+            doomed = proxy.workers()[index]
+            os.kill(doomed, signal.SIGKILL)
+            await until(lambda: len(proxy.workers()) == 2 and doomed not in proxy.workers())
+            proxy.simulator.release()
+            for job in jobs:
+                await proxy.assert_whole(job)
+            async with asyncio.timeout(30):
+                while len(await store.replicas()) != 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await until(lambda: listens(proxy.proxy.admin_url))
+            ready = await ask(proxy.proxy.admin_url, "GET", "/readyz")
+            assert (ready.status, ready.json()["ready"]) == (200, True)
+        finally:
+            await store.close()
+
+
+def listens(url: str) -> bool:
+    host, _, port = url.rpartition("/")[2].partition(":")
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection((host, int(port))).close()
+        return True
+    return False
+
+
+async def running_on_both(proxy: Crew, store: RedisJobs) -> list[str]:
+    """Jobs that generate, on both workers: the system gives a connection to any of them."""
+    jobs: list[str] = []
+    holders: set[str | None] = set()
+    while len(holders) < 2:
+        proxy.simulator.fault(path=proxy.export, method="POST", hold=True, count=1)
+        jobs.append(await proxy.kick_off())
+        await proxy.simulator.until(lambda: proxy.simulator.held == len(jobs))
+        holders = {job.holder for job in await store.list()}
+    return jobs
 
 
 def certificate(directory: Path) -> ssl.SSLContext:

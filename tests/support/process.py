@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -40,6 +40,7 @@ class ProxyProcess:
         *,
         descriptors: int | None = None,
         listen: str = "127.0.0.1:0",
+        admin: str = "127.0.0.1:0",
         **settings: str,
     ) -> None:
         names = {f"VB365_PROXY_{name}": value for name, value in (SETTINGS | settings).items()}
@@ -49,7 +50,7 @@ class ProxyProcess:
         self._command = [
             *(["/bin/sh", "-c", limit] if descriptors else []),
             *(sys.executable, "-m", "proxy", "serve", "--upstream", upstream),
-            *("--data-dir", str(directory), "--listen", listen, "--admin", "127.0.0.1:0"),
+            *("--data-dir", str(directory), "--listen", listen, "--admin", admin),
         ]
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -147,13 +148,19 @@ async def served(upstream: str, data: Path, **settings: str) -> AsyncIterator[Pr
         await process.kill()
 
 
+class HasUrl(Protocol):
+    """A proxy, or what is in front of it."""
+
+    url: str
+
+
 class Caller:
     """One caller of a proxy that may be away or restart: what cannot be had now raises
     `aiohttp.ClientError`.
     """
 
     def __init__(
-        self, proxy: ProxyProcess, http: aiohttp.ClientSession, token: Mapping[str, str]
+        self, proxy: HasUrl, http: aiohttp.ClientSession, token: Mapping[str, str]
     ) -> None:
         self.proxy, self.http, self.token = proxy, http, dict(token)
 
