@@ -64,7 +64,7 @@ soak: install system ## run the long tests of connections and streams
 	$(BIN)/pytest -m slow -ra tests/unit/relay tests/memory tests/interop $(ARGS)
 
 chaos: install system ## run the long fault tests
-	$(BIN)/pytest -m slow -ra tests/faults $(ARGS)
+	$(BIN)/pytest -m slow -ra tests/faults tests/cluster $(ARGS)
 
 fuzz: install ## run the property tests with many more examples
 	$(BIN)/pytest --hypothesis-profile=fuzz --timeout=0 -n $(WORKERS) -ra tests/unit/core tests/smuggling/test_fuzz.py tests/transparency/test_generated.py $(ARGS)

@@ -24,11 +24,11 @@ from proxy.core.job import ResultState
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.support.process import Caller, DidNotStart, ProxyProcess
+from tests.support.process import Caller, DidNotStart, HasUrl, ProxyProcess
 
 _CALLERS = 12
 _DISK = 96 << 20
-_AWAY = (aiohttp.ClientError, ConnectionError, TimeoutError)
+AWAY = (aiohttp.ClientError, ConnectionError, TimeoutError)
 
 Fault = dict[str, Any]
 
@@ -85,51 +85,40 @@ def _fault_plans(chance: random.Random, size: int) -> dict[str, list[Fault]]:
     }
 
 
-class Chaos:
-    """A simulator, a proxy, callers, and tasks that inject faults. `disk` is the directory of the
-    proxy's data.
-    """
+class Callers:
+    """Callers of a proxy that fails, and what they see. `proxy` has the URL that they use."""
 
-    def __init__(self, disk: Path, simulator: Simulator, *, seed: int, small: bool) -> None:
+    #: The share of callers who cancel or delete; that of callers who delete what they have.
+    impatience = 0.06
+    tidiness = 1.0
+    #: The logarithm (base 2) of the largest file.
+    largest = 22.0
+
+    def __init__(self, simulator: Simulator, proxy: HasUrl, *, seed: int) -> None:
         self.chance = random.Random(seed)
         self.report = Report()
-        self._disk = disk
-        self._small = small
+        self.proxy = proxy
         self._planned: dict[str, str] = {}
         self._simulator = simulator
-        self.proxy = ProxyProcess(
-            disk / "data",
-            simulator.url,
-            STORAGE__MIN_FREE="2MiB",
-            STORAGE__MAX_BYTES="96MiB",
-            EXPORTS__MAX_RUNNING="6",
-            EXPORTS__MAX_PER_CALLER="500",
-            LOG__LEVEL="error",
+
+    async def repeat(
+        self, name: str, least: float, most: float, act: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Inject a fault again and again, with pauses between `least` and `most` seconds."""
+        while True:
+            await asyncio.sleep(self.chance.uniform(least, most))
+            self.report.faults[name] += 1
+            await asyncio.shield(asyncio.ensure_future(act()))
+
+    def discount_unmet(self) -> None:
+        """Subtract faults for a second POST that never came."""
+        waiting = {fault.path for fault in self._simulator.faults if fault.count is not None}
+        self.report.unmet = len(waiting & self._planned.keys())
+        self.report.faults.update(
+            name for path, name in self._planned.items() if path not in waiting
         )
 
-    async def run(self, exports: int, seconds: float) -> Report:
-        begun = time.monotonic()
-        await self.proxy.start()
-        injectors = [asyncio.create_task(self._repeat(*each)) for each in self._injectors()]
-        todo = iter(range(exports))
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as http:
-            callers = [asyncio.create_task(self._call(http, todo)) for _ in range(_CALLERS)]
-            await asyncio.wait(callers, timeout=seconds)
-            for gremlin in injectors:
-                gremlin.cancel()
-            await asyncio.gather(*injectors, return_exceptions=True)
-            self._free_disk()
-            await self._ensure_running()
-            await asyncio.wait_for(asyncio.gather(*callers), 120)
-        await self.proxy.stop()
-        self.report.seconds = time.monotonic() - begun
-        self._discount_unmet()
-        await self._check_stores()
-        return self.report
-
-    # Callers
-
-    async def _call(self, http: aiohttp.ClientSession, todo: Any) -> None:
+    async def call_for(self, http: aiohttp.ClientSession, todo: Any) -> None:
         for number in todo:
             caller = Caller(self.proxy, http, self._simulator.login())
             path, size = self._prepare(number)
@@ -141,7 +130,7 @@ class Chaos:
         """Choose a path and a size of this export alone, and perhaps faults for it."""
         paths = self._simulator.export_paths(self._simulator.open_session())
         path = next(p for p in paths if p.endswith("exportToPst"))
-        size = int(2 ** self.chance.uniform(10, 22))
+        size = int(2 ** self.chance.uniform(10, self.largest))
         self._simulator.fault(path=path, method="POST", size=size, seed=number)
         if self.chance.random() < 0.7:
             name, faults = self.chance.choice(list(_fault_plans(self.chance, size).items()))
@@ -173,7 +162,7 @@ class Chaos:
         while True:
             try:
                 status, document = await ask()
-            except _AWAY:
+            except AWAY:
                 await asyncio.sleep(0.1)
                 continue
             if status == 401:
@@ -188,9 +177,9 @@ class Chaos:
     async def _follow(self, caller: Caller, job: str, path: str, size: int) -> None:
         wish = self.chance.random()
         own = f"/v8/_async/exports/{job}"
-        if wish < 0.06:
+        if wish < self.impatience:
             await asyncio.sleep(self.chance.uniform(0, 1))
-            if wish < 0.03:
+            if wish < self.impatience / 2:
                 status, _ = await self._insist(caller, lambda: caller.ask("DELETE", own))
                 assert status == 204, status
                 self.report.outcomes["deleted by the caller"] += 1
@@ -201,13 +190,14 @@ class Chaos:
         self.report.outcomes[outcome] += 1
         if outcome in ("Success", "Warning"):
             await self._download(caller, own, path, size)
-            await self._insist(caller, lambda: caller.ask("DELETE", own))
+            if self.chance.random() < self.tidiness:
+                await self._insist(caller, lambda: caller.ask("DELETE", own))
         elif outcome == "Failed":
             self.report.reasons[document["error"]["code"]] += 1
             assert document["error"]["message"]
         else:
             assert outcome == "Cancelled"
-            assert wish < 0.06, "no caller cancelled it"
+            assert wish < self.impatience, "no caller cancelled it"
 
     async def _terminal(self, caller: Caller, own: str) -> Any:
         while True:
@@ -224,6 +214,46 @@ class Chaos:
         assert hashlib.sha256(data).hexdigest() == self._simulator.content(path).sha256()
         self.report.bytes += size
 
+
+class Chaos(Callers):
+    """A simulator, a proxy, callers, and tasks that inject faults. `disk` is the directory of the
+    proxy's data.
+    """
+
+    def __init__(self, disk: Path, simulator: Simulator, *, seed: int, small: bool) -> None:
+        self._disk = disk
+        self._small = small
+        self.process = ProxyProcess(
+            disk / "data",
+            simulator.url,
+            STORAGE__MIN_FREE="2MiB",
+            STORAGE__MAX_BYTES="96MiB",
+            EXPORTS__MAX_RUNNING="6",
+            EXPORTS__MAX_PER_CALLER="500",
+            LOG__LEVEL="error",
+        )
+        super().__init__(simulator, self.process, seed=seed)
+
+    async def run(self, exports: int, seconds: float) -> Report:
+        begun = time.monotonic()
+        await self.process.start()
+        injectors = [asyncio.create_task(self.repeat(*each)) for each in self._injectors()]
+        todo = iter(range(exports))
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as http:
+            callers = [asyncio.create_task(self.call_for(http, todo)) for _ in range(_CALLERS)]
+            await asyncio.wait(callers, timeout=seconds)
+            for gremlin in injectors:
+                gremlin.cancel()
+            await asyncio.gather(*injectors, return_exceptions=True)
+            self._free_disk()
+            await self._ensure_running()
+            await asyncio.wait_for(asyncio.gather(*callers), 120)
+        await self.process.stop()
+        self.report.seconds = time.monotonic() - begun
+        self.discount_unmet()
+        await self._check_stores()
+        return self.report
+
     # Fault injection
 
     def _injectors(self) -> list[tuple[str, float, float, Callable[[], Awaitable[None]]]]:
@@ -237,23 +267,15 @@ class Chaos:
             made.append(("disk filled", 3.0, 6.0, self._fill_disk))
         return made
 
-    async def _repeat(
-        self, name: str, least: float, most: float, act: Callable[[], Awaitable[None]]
-    ) -> None:
-        while True:
-            await asyncio.sleep(self.chance.uniform(least, most))
-            self.report.faults[name] += 1
-            await asyncio.shield(asyncio.ensure_future(act()))
-
     async def _kill(self) -> None:
-        await self.proxy.kill()
+        await self.process.kill()
         await self._ensure_running()
 
     async def _ensure_running(self) -> None:
-        await self.proxy.kill()
+        await self.process.kill()
         while True:
             try:
-                await self.proxy.start()
+                await self.process.start()
             except DidNotStart:  # no space to open its database
                 self.report.faults["start on a full disk"] += 1
                 await asyncio.sleep(0.3)
@@ -279,14 +301,6 @@ class Chaos:
         (self._disk / "ballast").unlink(missing_ok=True)
 
     # The end
-
-    def _discount_unmet(self) -> None:
-        """Subtract faults for a second POST that never came."""
-        waiting = {fault.path for fault in self._simulator.faults if fault.count is not None}
-        self.report.unmet = len(waiting & self._planned.keys())
-        self.report.faults.update(
-            name for path, name in self._planned.items() if path not in waiting
-        )
 
     async def _check_stores(self) -> None:
         """Check that no file is without a record, no available result without a file, and no job
@@ -330,6 +344,6 @@ async def run(place: Path, *, exports: int, seconds: float, seed: int) -> Report
             try:
                 return await chaos.run(exports, seconds)
             finally:
-                await chaos.proxy.kill()
+                await chaos.process.kill()
     finally:
         await simulator.stop()

@@ -67,7 +67,7 @@ async def _forward(
     # S3 signs the Host; the emulator of Google's storage wants its own
     left_out = _OWN | ({"host"} if more else set())
     fields = [(k, v) for k, v in request.headers.items() if k.lower() not in left_out]
-    body = await request.read()
+    body = await request.content.read()  # `request.read` has a limit
     async with session.request(
         request.method, url, headers=fields, data=body, allow_redirects=False
     ) as response:
