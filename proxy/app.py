@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
@@ -12,6 +12,8 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from proxy.admin import listener
 from proxy.admin.listener import Admin
+from proxy.admin.process import ProcessCounts, WorkerCounts
+from proxy.admin.readings import Readings
 from proxy.backends import open_stores, unavailable
 from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
@@ -93,10 +95,16 @@ class Running:
         self._run_task(parts.watch())
         self._run_task(stores.notes.watch())
         server = parts.server(runner)
+        counts = self._count(parts.counts(runner, server))
         if self._seat is not None and not self._seat.first:
             await self._listen(server)
             return
-        admin = parts.admin(runner, lambda: stores.notes.text)
+        admin = parts.admin(
+            runner,
+            lambda: stores.notes.text,
+            counts=counts,
+            certificate=self._certificate_end,
+        )
         await self._listen_admin(admin)
         await self._listen(server)
         if self._seat is not None and self._seat.handover is not None:
@@ -109,7 +117,21 @@ class Running:
         self._closing.push_async_callback(parts.pool.close)
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
         self._closing.push_async_callback(first.close)
-        await self._listen(parts.server(exports=first))
+        server = parts.server(exports=first)
+        self._count(parts.counts(server))
+        await self._listen(server)
+
+    def _certificate_end(self) -> float | None:
+        return None if self._certificate is None else self._certificate.not_after
+
+    def _count(self, counts: ProcessCounts) -> Callable[[], Readings]:
+        """Begin to count what needs a task. Return what reads the counts, over all workers."""
+        self._run_task(counts.watch())
+        if (seat := self._seat) is None:
+            return counts.read
+        worker = WorkerCounts(counts, seat.board, seat.index, seat.count)
+        self._run_task(worker.report())
+        return worker.read
 
     def _listen_to_workers(self, server: Server, handover: Handover) -> None:
         for scheme, sock in handover.sockets.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -15,7 +16,10 @@ import structlog
 from proxy import __version__
 from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
+from proxy.admin.metrics import Metrics
+from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.admin.readiness import Readiness
+from proxy.admin.scrape import Scrape
 from proxy.api.download import Download
 from proxy.api.idempotency import IdempotencyKeys
 from proxy.api.kickoff import KickoffHandler, KickoffPolicy
@@ -31,6 +35,8 @@ from proxy.core.retention import Retention
 from proxy.core.routing import Router
 from proxy.downstream.duplex import Forwarder
 from proxy.downstream.server import Handler, Server
+from proxy.jobs.counted import CountedJobs
+from proxy.jobs.counted_shared import CountedSharedJobs
 from proxy.jobs.lease import Lease, LeasedFiles
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.replica import Member
@@ -42,6 +48,7 @@ from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.net import descriptors
 from proxy.net.tls import TlsError, upstream_context
 from proxy.ports import ArtifactStore, JobStore, SharedJobs, UpstreamFailure
+from proxy.ports.counts import JobCounts
 from proxy.relay import Relay
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
@@ -81,6 +88,18 @@ class ClientParts:
             max_connections=self._max_connections,
         )
 
+    def counts(
+        self, server: Server, pools: Iterable[Pool] = (), exports: ExportCounts | None = None
+    ) -> ProcessCounts:
+        """What this process counts for the metrics, with all of its pools."""
+        return ProcessCounts(
+            clients=server.counters,
+            uncounted=server.uncounted,
+            connections=server.connections,
+            pools=[*pools] or [self.pool],
+            exports=exports,
+        )
+
 
 class Parts:
     """The parts that several others use, and methods that make those others. Nothing runs yet.
@@ -100,12 +119,15 @@ class Parts:
         shared: SharedJobs | None = None,
     ) -> None:
         self._settings = settings
-        self._jobs = jobs
+        self._changes = JobCounts()
+        counted = None if shared is None else CountedSharedJobs(shared, self._changes)
+        self._jobs = counted or CountedJobs(jobs, self._changes)
+        self._shared: SharedJobs | None = counted
         self._artifacts = artifacts
+        self._download = Download(artifacts)
         self._now = now
-        self._shared = shared
-        self._lease = None if shared is None else Lease(shared, length=settings.cluster.lease)
-        self.reconciler = Reconciler(jobs, artifacts, now, shared)
+        self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
+        self.reconciler = Reconciler(self._jobs, artifacts, now, counted)
         self._sealer = _sealer(settings)
         self._retention = Retention(
             result=settings.exports.result_ttl, record=settings.exports.record_ttl
@@ -127,7 +149,7 @@ class Parts:
             now=now,
         )
         self._keys = IdempotencyKeys(
-            jobs=jobs, access=self._access, retention=self._retention, now=now
+            jobs=self._jobs, access=self._access, retention=self._retention, now=now
         )
 
     @property
@@ -227,7 +249,6 @@ class Parts:
             segment=public.segment,
             retention=self._retention,
         )
-        download = Download(self._artifacts)
         kickoffs = KickoffHandler(
             jobs=self._jobs,
             access=self._access,
@@ -236,11 +257,12 @@ class Parts:
             preflight=Preflight(self._upstream, timeout=exports.preflight_timeout)
             if exports.preflight
             else None,
-            download=download,
+            download=self._download,
             bodies=RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory),
             site=site,
             sealer=self._sealer,
             policy=KickoffPolicy(grace=exports.grace, max_wait=exports.max_wait),
+            counts=self._changes,
             now=self._now,
         )
         resources = Resources(
@@ -248,7 +270,7 @@ class Parts:
             artifacts=self._artifacts,
             access=self._access,
             runner=runner,
-            download=download,
+            download=self._download,
             listing=Listing(
                 jobs=self._jobs, access=self._access, runner=runner, site=site, now=self._now
             ),
@@ -259,19 +281,41 @@ class Parts:
         )
         return ApiRouter(kickoffs, resources)
 
-    def admin(self, runner: Runner, jobs_note: Callable[[], str | None]) -> Admin:
+    def counts(self, runner: Runner, server: Server) -> ProcessCounts:
+        """What this process counts for the metrics."""
+        exports = ExportCounts(
+            changes=self._changes,
+            jobs=self._jobs,
+            runner=runner,
+            files=self._download.counts,
+            access=self._access.counts,
+        )
+        return self._clients.counts(server, self.pools, exports)
+
+    def admin(self, runner: Runner, jobs_note: Callable[[], str | None], **live: Any) -> Admin:
         """Make the admin application. `jobs_note` returns what an operator should correct about
-        the job store.
+        the job store, `live` are `counts` and `certificate` of `Scrape`.
         """
         admin = self._settings.admin
+        checks = Readiness(
+            upstream=self._checks,
+            jobs=self._jobs,
+            shortage=runner.shortage,
+            timeout=self._settings.upstream.check_timeout,
+            now=self._now,
+        )
+        scrape = Scrape(
+            checks=checks,
+            artifacts=self._artifacts,
+            max_bytes=self._settings.storage.max_bytes,
+            pools=self.pools,
+            oldest=self._jobs.oldest,
+            now=self._now,
+            **live,
+        )
         return Admin(
-            checks=Readiness(
-                upstream=self._checks,
-                jobs=self._jobs,
-                shortage=runner.shortage,
-                timeout=self._settings.upstream.check_timeout,
-                now=self._now,
-            ),
+            checks=checks,
+            metrics=Metrics(scrape),
             hosts=admin.hosts,
             guard=TokenGuard(admin.token.get_secret_value(), self._now) if admin.token else None,
             notes=lambda: {"upstream": self._access.note, "jobs": jobs_note()},

@@ -92,12 +92,8 @@ class Relay:
             target = origin_form(head.method, target)
         message = request_bytes(head, target, host=host, forwarding=forwarding)
         exchange = Exchange(self.pool, client, head, message, whole=whole)
-        private = client.private
-        if private is None:
-            connection = self.pool.take(head)
-        else:
-            client.private = None
-            connection = self.pool.take(head, private if isinstance(private, Connection) else None)
+        private, client.private = client.private, None
+        connection = self.pool.take(head, private if isinstance(private, Connection) else None)
         if connection is not None:
             exchange.send_on(connection)
         else:
@@ -131,13 +127,7 @@ class Exchange:
     no_response = staticmethod(no_response)
 
     def __init__(
-        self,
-        pool: Pool,
-        client: ClientSide,
-        head: Head,
-        message: bytes,
-        *,
-        whole: bool,
+        self, pool: Pool, client: ClientSide, head: Head, message: bytes, *, whole: bool
     ) -> None:
         self._pool = pool
         self._client = client
@@ -188,7 +178,7 @@ class Exchange:
             if len(self._early) == 1:
                 asyncio.get_running_loop().call_soon(self._feed_on)
         else:
-            connection.transport.write(data)
+            connection.write(data)
 
     def _feed_on(self) -> None:
         """Send the delayed bytes once everything that VB365 has sent is read."""
@@ -198,7 +188,7 @@ class Exchange:
         if connection.has_unread():
             asyncio.get_running_loop().call_soon(self._feed_on)
         else:
-            connection.transport.write(b"".join(self._early))
+            connection.write(b"".join(self._early))
             self._early.clear()
             self._unhold(Hold.RESPONSE)
 
@@ -277,7 +267,7 @@ class Exchange:
     def data_received(self, data: bytes) -> None:
         """Forward bytes of the response."""
         if self._phase is _TUNNEL:
-            self._client.transport.write(data)
+            self._write(data)
             return
         try:
             if self._body is None:
@@ -285,7 +275,7 @@ class Exchange:
             else:
                 forward, rest = self._body.feed(data)
                 if forward:
-                    self._client.transport.write(forward)
+                    self._write(forward)
                 if self._body.done:
                     self._finish(rest)
         except MalformedMessage as why:
@@ -301,6 +291,7 @@ class Exchange:
             if self._response.framing is _UNTIL_CLOSE and why is None:
                 self._client.answered(keep=False)
             else:
+                self._pool.counts.truncated += 1
                 _log.warning("the upstream broke off the body of its response: %s", why or "closed")
                 self._client.break_off()
         elif (
@@ -311,6 +302,7 @@ class Exchange:
         ):
             self.dial()  # RFC 9112 §9.3.1: the keep-alive race
         else:
+            self._pool.counts.reset += 1
             _log.warning("the upstream closed before its response: %s", why or "closed")
             self._client.problem(self.no_response())
 
@@ -362,19 +354,29 @@ class Exchange:
         )
         connection = (KEEP_ALIVE if old else b"") if self._keep else CLOSE
         self._phase = _RESPONDING
-        self._response = response
-        self._body = body
-        out = response_bytes(response, connection, dechunked=dechunked)
-        self._client.transport.write(out + forward if forward else out)
+        self._response, self._body = response, body
+        out = response_bytes(response, connection, dechunked=dechunked) + forward
+        client = self._client
+        client.code = response.status
+        client.counters.sent += len(out)
+        client.transport.write(out)
         if body.done:
             self._finish(rest)
+        else:
+            client.responding()
 
     def _switch(self, response: ResponseHead, rest: bytes) -> None:
         if not (asks_tunnel(self._head) and websocket(response)):
             raise MalformedMessage("protocols were switched without being asked")
         self._phase = _TUNNEL
-        self._client.transport.write(response_bytes(response) + rest)
+        self._client.code = response.status
+        self._write(response_bytes(response) + rest)
+        self._client.responding()
         self._client.tunnel()
+
+    def _write(self, data: bytes) -> None:
+        self._client.counters.sent += len(data)
+        self._client.transport.write(data)
 
     def _finish(self, rest: bytes) -> None:
         """End the exchange: the response is complete."""
@@ -387,6 +389,7 @@ class Exchange:
 
     def _malformed(self, why: MalformedMessage) -> None:
         self._phase = _ENDED
+        self._pool.counts.malformed += 1
         _log.warning("the upstream's response is malformed: %s", why)
         connection, self._connection = self._connection, None
         if connection is not None:

@@ -33,6 +33,7 @@ import structlog
 
 from proxy.app import DRAIN_TIMEOUT, StartFailed
 from proxy.config.settings import Settings
+from proxy.net.board import Board
 from proxy.net.listening import listen, listen_at
 from proxy.net.notify import READY, STOPPING, notify
 from proxy.net.seat import Handover, Seat
@@ -97,6 +98,7 @@ class _Supervisor:
             _Worker(index, sockets) for index, sockets in enumerate(_client_sockets(settings))
         ]
         self._handover = _handover(stack) if settings.storage.jobs == "disk" else None
+        self._board = Board(len(self._workers))
         self._alive = os.pipe()
         self._signals = socket.socketpair()
 
@@ -133,6 +135,7 @@ class _Supervisor:
             count=len(self._workers),
             sockets=worker.sockets,
             handover=self._handover,
+            board=self._board,
             ready=writable,
             alive=self._alive[0],
         )

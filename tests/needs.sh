@@ -11,6 +11,7 @@ need curl curl
 need wrk wrk
 need jq jq
 need redis-server redis-server
+need prometheus prometheus
 need systemd-analyze systemd
 [ -n "$missing" ] || exit 0
 

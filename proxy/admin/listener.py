@@ -1,9 +1,10 @@
-"""The admin listener: /healthz and /readyz (CONTRACT §16)."""
+"""The admin listener: /healthz, /readyz and /metrics (CONTRACT §16)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 from aiohttp import web
 
@@ -11,6 +12,8 @@ from proxy.admin.guard import TokenGuard, is_served
 
 #: Returns the reason why a check failed by the check's name, None if it succeeded.
 Checks = Callable[[], Awaitable[dict[str, str | None]]]
+#: Returns the metrics and their Content-Type, given the Accept field of the request.
+Rendered = Callable[[str], Awaitable[tuple[bytes, str]]]
 _OPEN = ("/healthz", "/readyz")
 _FIELDS = {"Cache-Control": "no-store"}
 #: The maximum number of open connections. Further ones are closed at once.
@@ -24,7 +27,7 @@ class Admin:
 
     `hosts` are its names beside localhost and IP addresses. `guard` protects all paths but the
     health checks. `notes` returns, by the check's name, what an operator should correct although
-    the check succeeds.
+    the check succeeds. `metrics` renders /metrics.
     """
 
     def __init__(
@@ -34,7 +37,9 @@ class Admin:
         hosts: Collection[str],
         guard: TokenGuard | None,
         notes: Callable[[], dict[str, str | None]] = dict,
+        metrics: Rendered | None = None,
     ) -> None:
+        self._metrics = metrics
         self._notes = notes
         self._checks = checks
         self._hosts = hosts
@@ -46,6 +51,8 @@ class Admin:
         application = web.Application(middlewares=[self._admit])
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._ready)
+        if self._metrics is not None:
+            application.router.add_get("/metrics", partial(self._show_metrics, self._metrics))
         return application
 
     @web.middleware
@@ -81,6 +88,10 @@ class Admin:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"}, headers=_FIELDS)
+
+    async def _show_metrics(self, metrics: Rendered, request: web.Request) -> web.Response:
+        body, content_type = await metrics(", ".join(request.headers.getall("Accept", ())))
+        return web.Response(body=body, headers=_FIELDS | {"Content-Type": content_type})
 
     async def _ready(self, request: web.Request) -> web.Response:
         """Return 503 as soon as shutdown begins, so that load balancers use other replicas before

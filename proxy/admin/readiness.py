@@ -57,6 +57,13 @@ class Readiness:
             found |= reasons
         return found
 
+    def latest(self) -> Reasons:
+        """Return the latest result of every check that has ended at least once."""
+        found: Reasons = {}
+        for check in self._checks:
+            found |= check.result
+        return found
+
     async def _check_upstream(self) -> Reasons:
         """Any response will do: even a 404 shows that VB365 is reachable."""
         try:
@@ -97,12 +104,12 @@ class _Check:
         self._limit = limit
         self._now = now
         self._running: asyncio.Task[None] | None = None
-        self._result: Reasons = {}
+        self.result: Reasons = {}
         self._until = float("-inf")
 
     async def __call__(self) -> Reasons:
         if self._now() < self._until:
-            return self._result
+            return self.result
         if self._running is None:
             self._running = asyncio.create_task(self._update())
         # a caller that disconnects does not cancel the check for the others, and a check that hangs
@@ -110,14 +117,14 @@ class _Check:
         done, _ = await asyncio.wait([self._running], timeout=self._limit)
         if not done:
             return {self._name: f"no response within {self._limit:g} s"}
-        return self._result
+        return self.result
 
     async def _update(self) -> None:
         try:
-            self._result = await self._run()
+            self.result = await self._run()
         except Exception:
             log.exception("readiness check failed", check=self._name)
-            self._result = {self._name: "the check failed; the log says why"}
+            self.result = {self._name: "the check failed; the log says why"}
         finally:
             self._running = None
         self._until = self._now() + _CACHED

@@ -36,6 +36,7 @@ from proxy.core.job_document import file_etag
 from proxy.core.naming import result_name
 from proxy.jobs import events
 from proxy.ports import Artifact, ArtifactStore, Reader
+from proxy.ports.counts import FileCounts
 
 _Headers = list[tuple[str, str]]
 
@@ -45,6 +46,7 @@ class Download:
 
     def __init__(self, artifacts: ArtifactStore) -> None:
         self._artifacts = artifacts
+        self.counts = FileCounts()
 
     async def send(
         self, request: ApiRequest, job: Job, *, method: str, extra: Iterable[tuple[str, str]] = ()
@@ -89,16 +91,48 @@ class Download:
                 )
             case One(start, stop):
                 headers.append(("Content-Range", content_range(start, stop, size)))
-                return await _stream(
-                    request, reader, 206, headers, _plain(start, stop, media_type), method
-                )
+                body = _plain(start, stop, media_type)
+                return await self._stream(request, reader, 206, headers, body, method)
             case Several(parts):
                 body = multipart(parts, size, media_type, secrets.token_hex(16))
-                return await _stream(request, reader, 206, headers, body, method)
+                return await self._stream(request, reader, 206, headers, body, method)
             case _:
-                return await _stream(
-                    request, reader, 200, headers, _plain(0, size, media_type), method
-                )
+                body = _plain(0, size, media_type)
+                return await self._stream(request, reader, 200, headers, body, method)
+
+    async def _stream(
+        self,
+        request: ApiRequest,
+        reader: Reader,
+        status: int,
+        headers: _Headers,
+        body: Multipart,
+        method: str,
+    ) -> web.StreamResponse:
+        fields = [*headers, ("Server", SERVER), ("Content-Type", body.media_type)]
+        response = FileResponse(status, fields, body.length)
+        await response.prepare(request.inner)
+        if method != "HEAD":
+            with sent_before_more(request.inner):
+                for piece in body.pieces:
+                    if isinstance(piece, bytes):
+                        await response.write(piece)
+                    else:
+                        await self._copy(request, reader, *piece)
+        await response.write_eof()
+        return response
+
+    async def _copy(self, request: ApiRequest, reader: Reader, start: int, stop: int) -> None:
+        """Send [start, stop) of the file. For a client that reads nothing, one piece is in
+        memory.
+        """
+        writer = cast("StreamWriter", request.inner.writer)
+        async with aclosing(reader.chunks(start, stop)) as chunks:
+            async for chunk in chunks:
+                await writer.write(chunk, drain=False)
+                self.counts.served += len(chunk)
+                del chunk  # TLS has its own copy
+                await writer.drain()
 
 
 def _file_headers(job: Job, artifact: Artifact) -> _Headers:
@@ -121,35 +155,3 @@ def _file_headers(job: Job, artifact: Artifact) -> _Headers:
 def _plain(start: int, stop: int, media_type: str) -> Multipart:
     pieces: tuple[Part, ...] = ((start, stop),) if stop > start else ()
     return Multipart(media_type, pieces, stop - start)
-
-
-async def _stream(
-    request: ApiRequest,
-    reader: Reader,
-    status: int,
-    headers: _Headers,
-    body: Multipart,
-    method: str,
-) -> web.StreamResponse:
-    fields = [*headers, ("Server", SERVER), ("Content-Type", body.media_type)]
-    response = FileResponse(status, fields, body.length)
-    await response.prepare(request.inner)
-    if method != "HEAD":
-        with sent_before_more(request.inner):
-            for piece in body.pieces:
-                if isinstance(piece, bytes):
-                    await response.write(piece)
-                else:
-                    await _copy(request, reader, *piece)
-    await response.write_eof()
-    return response
-
-
-async def _copy(request: ApiRequest, reader: Reader, start: int, stop: int) -> None:
-    """Send [start, stop) of the file. For a client that reads nothing, one piece is in memory."""
-    writer = cast("StreamWriter", request.inner.writer)
-    async with aclosing(reader.chunks(start, stop)) as chunks:
-        async for chunk in chunks:
-            await writer.write(chunk, drain=False)
-            del chunk  # TLS has its own copy
-            await writer.drain()

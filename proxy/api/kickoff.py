@@ -29,6 +29,7 @@ from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
 from proxy.ports import JobStore, WholeResponse
+from proxy.ports.counts import JobCounts
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 
@@ -84,9 +85,11 @@ class KickoffHandler:
         site: Site,
         sealer: Sealer,
         policy: KickoffPolicy,
+        counts: JobCounts,
         now: Callable[[], float],
     ) -> None:
         self._jobs = jobs
+        self._counts = counts
         self._access = access
         self._keys = keys
         self._runner = runner
@@ -257,6 +260,7 @@ class KickoffHandler:
         # nothing is awaited between this promise and the 202
         if current is None or current.forgotten or not await self._runner.show(current):
             return None
+        self._counts.joined += 1
         shown = as_of(current, self._now())
         return self._accepted(call, shown, [("Idempotency-Replayed", "true")])
 

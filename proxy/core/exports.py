@@ -18,6 +18,7 @@ _REPORT = re.compile(rb"/(v\d+)/reports/(generate[^/]+)/?", re.IGNORECASE)
 #: To a server that decodes a path before it splits it, `S1%2F..%2FS2` is S2: the session that is
 #: checked would not be the one that is exported. `%2F%2F` is allowed: base64 ids contain it.
 _DOT_SEGMENT = re.compile(rb"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?=/|\\|%2f|%5c|\Z)", re.IGNORECASE)
+_VERBS = {"exporttopst": "exportToPst", "save": "save", "export": "export"}
 _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://[^/?]*", re.IGNORECASE)
 
 
@@ -78,3 +79,10 @@ def _export(found: re.Match[bytes]) -> Export:
 
 def _text(raw: bytes) -> str:
     return raw.decode("latin-1")
+
+
+def verb(title: str) -> str:
+    """The export's name for the metrics, one of four: a title has any case, and a report any
+    name.
+    """
+    return _VERBS.get(title.lower(), "report")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 from proxy.core.errors import Problem, problem_bytes
@@ -22,22 +21,10 @@ from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
 from proxy.net.shared_reads import share_reads
 from proxy.net.sockets import enable_keepalive
+from proxy.ports.counts import ClientCounts
 
 #: The transport of a connection that this process has accepted knows its ends.
 _ACCEPTED_HERE: Mapping[str, Endpoint] = {}
-
-
-@dataclass(slots=True)
-class Counters:
-    """Counts of connections and requests, for the metrics."""
-
-    accepted: int = 0
-    rejected: int = 0
-    requests: int = 0
-    relayed: int = 0
-    refused: int = 0
-    timed_out: int = 0
-    broken: int = 0
 
 
 class ConnectionOwner(Protocol):
@@ -49,7 +36,11 @@ class ConnectionOwner(Protocol):
     decide: Callable[[Head], Decision]
     head_timeout: float
     idle_timeout: float
-    counters: Counters
+    counters: ClientCounts
+    #: Counts of connections that another process has accepted, and counts itself.
+    uncounted: ClientCounts
+    #: The event loop's clock.
+    now: Callable[[], float]
     #: Memory that the inboxes of all clients share, in bytes.
     waiting: Budget
 
@@ -76,6 +67,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         self.peer = b"unknown"
         self.scheme = b"http"
         self.introduced = _ACCEPTED_HERE
+        self.counters = owner.counters
         #: True once no further request is served.
         self.closing = False
         self._phase = Phase.READY
@@ -130,6 +122,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         `connection_made`.
         """
         self.scheme = scheme
+        self.counters = self._owner.uncounted
         if client is not None and local is not None:
             self.peer = client[0].encode()
             self.introduced = {"peername": client, "sockname": local}
@@ -154,8 +147,20 @@ class BaseConnection(asyncio.Protocol, ABC):
     def _refuse_connection(self, detail: str) -> None:
         """Respond 503 and close. No request is in progress."""
         problem = Problem("capacity-exhausted", detail, retry_after=5)
-        self.transport.write(problem_bytes(problem, None, keep=False))
+        self._write_refusal(problem, None)
         self._close(LINGER, unread=True)
+
+    def _write_refusal(
+        self, problem: Problem, head: Head | None, *, begun: bytes = b"", since: float = 0.0
+    ) -> None:
+        """Write the problem for a request that is not served, and count it in its lane. `begun` is
+        the part of an unreadable head that has arrived; the request began at `since`, 0 for now.
+        """
+        data = problem_bytes(problem, head, keep=False, begun=begun)
+        self.transport.write(data)
+        now = self._owner.now()
+        self.counters.sent += len(data)
+        self.counters.refusals.ended(problem.status, since or now, 0.0, now)
 
     def _last_response(self) -> None:
         """Close after the response in progress, and drop the requests behind it."""
@@ -194,7 +199,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         elif which == Limit.IDLE:
             self._end()
         else:
-            self._owner.counters.timed_out += 1
+            self.counters.timed_out += 1
             if which != Limit.HEAD:
                 self.break_off()
             elif self._phase is Phase.READY:

@@ -170,6 +170,9 @@ class Bridge(asyncio.Transport):
             return
         if self._phase is Phase.HANDLING:
             self._phase = Phase.RESPONDING
+            self._client.code = int(bytes(data[9:12]))  # of "HTTP/1.1 200 OK"
+            self._client.responding()
+        self._client.counters.sent += len(data)
         self._client.transport.write(data)
 
     def is_closing(self) -> bool:

@@ -20,13 +20,14 @@ from __future__ import annotations
 from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
-from proxy.core.routing import PassThrough
+from proxy.core.routing import Decision, Own, PassThrough
 from proxy.downstream.base import BaseConnection, ConnectionOwner
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import Closable
 from proxy.downstream.lingering import LINGER, LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
 from proxy.net.sockets import reset
+from proxy.ports.counts import NO_RESPONSE, LaneCounts
 
 #: Bytes of the inbox that are parsed first as a chunked body, then four times as many, and so on,
 #: so that the copying is proportional to the body and not to the requests behind it.
@@ -53,11 +54,18 @@ class ClientConnection(BaseConnection):
         self._held = 0
         #: False while the client waits for `100 Continue`; the body deadline starts after it.
         self._invited = True
+        #: The lane and the status of the request in progress.
+        self._lane: LaneCounts = owner.counters.own
+        self.code = NO_RESPONSE
+        #: When the first bytes of the request in progress arrived, of its response were written,
+        #: and of the next request arrived; 0 while they have not.
+        self._since = self._responded = self._arrived = 0.0
 
     # Called by the loop.
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
+        self.counters.received += len(data)
         phase = self._phase
         if phase is _READY:
             if self._inbox.waiting or self._slow:
@@ -133,10 +141,12 @@ class ClientConnection(BaseConnection):
         """Keep input of the next requests."""
         if self.closing:
             return
+        if not self._arrived:
+            self._arrived = self._owner.now()
         if self._inbox.keep(data):
             self._proceed()
             return
-        self._owner.counters.refused += 1
+        self.counters.refused += 1
         if self._phase is _READY:
             self._refuse_connection(_NO_MEMORY)
         else:
@@ -184,31 +194,35 @@ class ClientConnection(BaseConnection):
     def _begin(self, head: Head, rest: bytes) -> None:
         """Start the request. `rest` arrived with its head and is not in the inbox."""
         owner = self._owner
-        owner.counters.requests += 1
         decision = owner.decide(head)
         self._deadlines.clear(_IDLE)
         if self._reading.ended and isinstance(decision, PassThrough):
             self._end()
             return
         if len(head.block) > _LARGE_HEAD and not self._hold(len(head.block)):
-            owner.counters.refused += 1
+            self.counters.refused += 1
             self._refuse_connection(_NO_MEMORY)
             return
         self._phase = _SERVING
+        self._since = self._arrived or owner.now()
+        self._responded = self._arrived = 0.0
+        self.code = NO_RESPONSE
         self._head = head
         body = self._body = body_of(head.framing, head.length)
         whole = body.done
         self._invited = not head.expect_continue
         if isinstance(decision, PassThrough):
-            owner.counters.relayed += 1
+            self._lane = self.counters.relay
             self._serving = owner.relay.start(self, head, decision.target, whole=whole)
         elif owner.exports is not None:
+            self._lane = self._lane_of(decision)
             self._serving = owner.exports.start(self, head, head.target, whole=whole)
         else:
             bridge = self._bridge
             if bridge is None or bridge.closed:
                 bridge = self._bridge = owner.bridge(self)
             self._serving = bridge
+            self._lane = self._lane_of(decision)
             invite = head.expect_continue and not rest and not self._inbox
             bridge.begin(head, decision, whole=whole, invite=invite)
         if whole:
@@ -218,6 +232,9 @@ class ClientConnection(BaseConnection):
             self._take(rest)
         else:
             self._take_waiting()
+
+    def _lane_of(self, decision: Decision) -> LaneCounts:
+        return self.counters.own if isinstance(decision, Own) else self.counters.kickoff
 
     def _take(self, data: bytes, *, waiting: bool = False) -> None:
         """Hand on bytes of the request's body. `waiting`: they are at the head of the inbox."""
@@ -261,6 +278,12 @@ class ClientConnection(BaseConnection):
     def answered(self, *, keep: bool) -> None:
         """Called by the exchange once its response is written. Serve another request iff `keep`."""
         self._serving = self._head = None
+        lane, now = self._lane, self._owner.now()
+        if self._responded:
+            lane.ended(self.code, self._since, self._responded, now)
+        else:  # the hot path: as `ended`, without a call
+            lane.codes[self.code] += 1
+            lane.pending.append(now - self._since)
         if self._held:
             self._release()
         self._reading.held = False
@@ -278,8 +301,13 @@ class ClientConnection(BaseConnection):
     def interim(self, data: bytes) -> None:
         """Write a 1xx response. After a 100 the client must send its body."""
         self.transport.write(data)
+        self.counters.sent += len(data)
         self._invited = True
         self._limit_body()
+
+    def responding(self) -> None:
+        """Note when the response began."""
+        self._responded = self._owner.now()
 
     def hold(self) -> None:
         """Stop reading the body until `unhold`."""
@@ -307,12 +335,15 @@ class ClientConnection(BaseConnection):
         """Respond with `problem`. Nothing of a response was written."""
         head = self._head
         keep = self._body.done and head is not None and head.keep_alive and not self.closing
-        self.transport.write(problem_bytes(problem, head, keep=keep))
+        data = problem_bytes(problem, head, keep=keep)
+        self.code = problem.status
+        self.counters.sent += len(data)
+        self.transport.write(data)
         self.answered(keep=keep)
 
     def break_off(self) -> None:
         """Abort, so that the client cannot take its response for whole."""
-        self._owner.counters.broken += self._serving is not None
+        self.counters.broken += self._serving is not None
         self._leave()
         reset(self.transport)
 
@@ -335,25 +366,30 @@ class ClientConnection(BaseConnection):
             self._release()
         if serving is not None:
             serving.client_left()
+            self._lane.ended(self.code, self._since, self._responded, self._owner.now())
 
     def _refuse(self, begun: bytes, why: MalformedMessage) -> None:
         """Respond 400, or 431 for a head of more than 256 KiB, and close (CONTRACT §12)."""
-        self._owner.counters.refused += 1
+        self.counters.refused += 1
         status = 431 if isinstance(why, HeadTooLarge) else 400
         problem = Problem("bad-request", f"The request is refused: {why}.", status=status)
-        self.transport.write(problem_bytes(problem, None, keep=False, begun=begun))
+        self._write_refusal(problem, None, begun=begun, since=self._arrived)
         self._close(LINGER, unread=True)
 
     def _broken_request(self, why: MalformedMessage) -> None:
         """End a request with a malformed body. VB365 must not take the part it got for whole."""
-        self._owner.counters.refused += 1
-        begun = self._serving is not None and self._serving.begun
-        self._leave()
-        if not begun:
+        self.counters.refused += 1
+        serving = self._serving
+        if serving is not None and not serving.begun:
+            self._serving = None
+            serving.client_left()
+            if self._held:
+                self._release()
             problem = Problem("bad-request", f"The request is refused: {why}.")
-            self.transport.write(problem_bytes(problem, self._head, keep=False))
+            self._write_refusal(problem, self._head, since=self._since)
             self._close(LINGER, unread=True)
         else:
+            self._leave()
             reset(self.transport)
 
     # Time limits.

@@ -13,6 +13,7 @@ from typing import Protocol
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
 from proxy.core.http.proxy_line import Endpoint
+from proxy.ports.counts import ClientCounts
 
 
 class Closable(Protocol):
@@ -36,6 +37,13 @@ class ClientSide(Protocol):
     #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). It is closed
     #: with the client's connection.
     private: Closable | None
+    #: `sent` is incremented by whoever writes a response.
+    counters: ClientCounts
+    #: The status of the response, set before its first byte is written.
+    code: int
+
+    def responding(self) -> None:
+        """The first bytes of the final response are written, and more will follow."""
 
     def interim(self, data: bytes) -> None:
         """Write a 1xx response."""

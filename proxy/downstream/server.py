@@ -16,12 +16,13 @@ from multidict import CIMultiDict
 from proxy.core.errors import internal_error
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
-from proxy.downstream.base import BaseConnection, Counters
+from proxy.downstream.base import BaseConnection
 from proxy.downstream.bridge import OPTIONS, Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder
 from proxy.net.budget import Budget
 from proxy.net.descriptors import EXTRA_CONNECTIONS
+from proxy.ports.counts import ClientCounts
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ class Server:
         self.decide = decide
         self.head_timeout = head_timeout
         self.idle_timeout = idle_timeout
-        self.counters = Counters()
+        self.counters = ClientCounts()
+        self.uncounted = ClientCounts()
+        self.now = asyncio.get_running_loop().time
         self.waiting = Budget(_WAITING)
         self.draining = False
         self._max_connections = max_connections
@@ -82,6 +85,13 @@ class Server:
     def busy(self) -> int:
         """The number of client connections with a request in progress."""
         return sum(client.busy for client in self._clients)
+
+    def connections(self) -> tuple[int, int]:
+        """The numbers of client connections with and without a request in progress. Those that
+        another process has accepted are its own.
+        """
+        here = [client.busy for client in self._clients if not client.introduced]
+        return sum(here), len(here) - sum(here) + len(self._arriving)
 
     def bridge(self, client: ClientSide) -> Bridge:
         """Make the bridge between a client connection and aiohttp."""

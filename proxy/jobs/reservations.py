@@ -39,6 +39,11 @@ class Reservations:
         """The bytes promised and not yet stored."""
         return sum(self._promised.values())
 
+    @property
+    def written(self) -> int:
+        """The bytes stored since the start."""
+        return self._written
+
     async def measure(self) -> None:
         """Measure the free space. Raises `StoreUnavailable`."""
         written = self._written  # a measurement may or may not include what is written meanwhile

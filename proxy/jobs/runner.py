@@ -100,6 +100,11 @@ class Runner:
         """Count the bytes that other replicas have promised as taken."""
         self._space.others = promised
 
+    @property
+    def stored(self) -> int:
+        """The bytes of exports stored since the start."""
+        return self._space.written
+
     async def shortage(self) -> str | None:
         """The reason why there is too little space for another export, None if there is enough.
         Raises `StoreUnavailable`.

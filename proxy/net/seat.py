@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy.net.board import Board
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
@@ -25,13 +27,15 @@ class Seat:
     listener and, if the jobs are on its disk, owns them.
 
     `sockets` listen for clients. `handover` is None if every worker has access to the jobs. The
-    supervisor waits for a line on `ready`, and its end closes `alive`.
+    workers write what they have counted on `board`. The supervisor waits for a line on `ready`, and
+    its end closes `alive`.
     """
 
     index: int
     count: int
     sockets: Sequence[socket.socket]
     handover: Handover | None
+    board: Board
     ready: int
     alive: int
 

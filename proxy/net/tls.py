@@ -51,6 +51,14 @@ def _readable(digest: bytes) -> str:
     return digest.hex(":").upper()
 
 
+def not_after(der: bytes) -> float | None:
+    """Return the end of a DER certificate in Unix seconds, None if it cannot be read."""
+    try:
+        return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+    except ValueError:
+        return None
+
+
 def upstream_context(
     *, ca_file: Path | None = None, fingerprint: str | None = None, verify: bool = True
 ) -> ssl.SSLContext:
@@ -149,6 +157,8 @@ class ServerCertificate:
         self._certificate = certificate
         self._key = key or certificate
         self._seen = self._stamps()
+        #: The end of the certificate in Unix seconds, None if it is not known.
+        self.not_after: float | None = None
         self._current = self.context = self._load()
         self.context.sni_callback = self._choose
 
@@ -199,6 +209,12 @@ class ServerCertificate:
     def _load(self) -> ssl.SSLContext:
         context = _secured(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
         _load_chain(context, self._certificate, self._key)
+        try:
+            leaf = x509.load_pem_x509_certificates(_read(self._certificate))[0]
+        except (TlsError, ValueError):
+            self.not_after = None
+        else:
+            self.not_after = leaf.not_valid_after_utc.timestamp()
         return context
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:

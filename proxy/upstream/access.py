@@ -18,6 +18,7 @@ from collections.abc import Callable
 from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.ports import Fields, Upstream
+from proxy.ports.counts import AccessCounts
 from proxy.upstream.anonymous import NOTE, AnonymousCheck
 from proxy.upstream.bounded import BoundedDict
 from proxy.upstream.credentials import Credentials
@@ -65,6 +66,7 @@ class Access:
         self._identities: BoundedDict[str, str] = BoundedDict()
         self._known: BoundedDict[str, bool] = BoundedDict()
         self._served: str | None = None
+        self.counts = AccessCounts()
 
     # who the caller is
 
@@ -189,7 +191,9 @@ class Access:
 
     def _is_cached(self, credentials: Credentials, kind: str, subject: str) -> bool:
         key = (self._hashes.caller(credentials), self._hashes.exact(credentials), kind, subject)
-        return self._now() < self._allowed.get(key, float("-inf"))
+        cached = self._now() < self._allowed.get(key, float("-inf"))
+        self.counts.cached += cached
+        return cached
 
     # who may see what
 
@@ -362,10 +366,26 @@ class Access:
         self, version: str, target: str, credentials: Credentials, statuses: Statuses | None
     ) -> int:
         """Return VB365's status for a GET. Raises `Problem` 503."""
-        status = await self._questions.status(target, credentials, statuses)
+        try:
+            status = await self._questions.status(target, credentials, statuses)
+        except Problem:
+            self.counts.unreachable += 1
+            raise
+        self._count(status)
         if is_success(status) or status in (401, 403):
             self._served = self._served or version
         return status
+
+    def _count(self, status: int) -> None:
+        """Count what VB365's status decides."""
+        if is_success(status):
+            self.counts.allowed += 1
+        elif status == 401:
+            self.counts.unauthorized += 1
+        elif is_decision(status):
+            self.counts.denied += 1
+        else:
+            self.counts.unreachable += 1
 
 
 def _identity_target(version: str) -> str:

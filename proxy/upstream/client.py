@@ -27,6 +27,7 @@ from proxy.ports import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
+from proxy.ports.counts import UpstreamCounts
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 
@@ -72,13 +73,15 @@ class HttpUpstream:
         try:
             async with asyncio.timeout(timeout):
                 if (reused := self._pool.take(request)) is not None:
-                    response = _StreamedResponse(reused, request, stall)
+                    response = _StreamedResponse(reused, request, stall, self._pool.counts)
                     if await response.request(message):
                         return response
-                response = _StreamedResponse(await self._pool.connect(), request, stall)
+                connection = await self._pool.connect()
+                response = _StreamedResponse(connection, request, stall, self._pool.counts)
                 await response.request(message)
                 return response
         except TimeoutError as why:
+            self._pool.counts.timeout += 1
             raise UpstreamTimedOut(
                 f"no response within {timeout:g} s", delivered=response is not None
             ) from why
@@ -118,7 +121,10 @@ class _StreamedResponse:
     Reading from the connection pauses while the buffer is full.
     """
 
-    def __init__(self, connection: Connection, request: Head, stall: float) -> None:
+    def __init__(
+        self, connection: Connection, request: Head, stall: float, counts: UpstreamCounts
+    ) -> None:
+        self._counts = counts
         self._connection = connection
         self._request = request
         self._stall = stall
@@ -150,6 +156,7 @@ class _StreamedResponse:
         except UpstreamUnreachable:
             if connection.used and not self._interims and not self._buffer:
                 return False
+            self._counts.reset += 1
             raise
         except BaseException:
             # not `connection.close()`: after a whole response another request may be using it
@@ -166,6 +173,7 @@ class _StreamedResponse:
                 async with asyncio.timeout(self._stall):
                     await self._change()
             except TimeoutError as why:
+                self._counts.timeout += 1
                 self.close()
                 self._failure = UpstreamTimedOut(f"no byte for {self._stall:g} s", delivered=True)
                 raise self._failure from why
@@ -200,6 +208,7 @@ class _StreamedResponse:
         elif not self.delimited and why is None:
             self._over = True
         else:
+            self._counts.truncated += 1
             text = "the upstream ended the connection within its response's body"
             self._fail(UpstreamBroken(text, delivered=True))
         self._wake()
@@ -227,6 +236,7 @@ class _StreamedResponse:
                 if self._interims > MAX_INTERIM:
                     raise MalformedMessage("it has too many interim responses")  # noqa: TRY301
         except MalformedMessage as why:
+            self._counts.malformed += 1
             self._connection.close()
             self._fail(
                 UpstreamBroken(f"the upstream's response is not valid HTTP: {why}", delivered=True)
@@ -254,6 +264,7 @@ class _StreamedResponse:
         try:
             forward, rest = self._body.feed(data)
         except MalformedMessage as why:
+            self._counts.malformed += 1
             self._connection.close()
             self._fail(UpstreamBroken(f"the upstream's body is malformed: {why}", delivered=True))
             return

@@ -10,6 +10,7 @@ from proxy.core.http.heads import Head, ResponseHead
 from proxy.core.http.reuse import Fate, fate
 from proxy.net.shared_reads import Buffered, share_reads
 from proxy.net.sockets import enable_keepalive, poller, unread
+from proxy.ports.counts import UpstreamCounts
 
 # Module globals: an enum member look-up is too slow for the hot path.
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
@@ -17,6 +18,8 @@ _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
 
 class ConnectionPool(Protocol):
     """What a connection needs from its pool."""
+
+    counts: UpstreamCounts
 
     def put(self, connection: Connection, *, private: bool = False) -> bool:
         """Keep an idle connection for reuse. Return True if it is `private` and still open."""
@@ -48,6 +51,7 @@ class Connection(asyncio.Protocol):
     """One connection to VB365. An idle connection closes itself on any byte or end from VB365."""
 
     __slots__ = (
+        "_counts",
         "_pool",
         "_private",
         "_reads",
@@ -68,6 +72,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
+        self._counts = pool.counts
         self._receiver: Receiver | None = None
         #: True once the connection has served a request.
         self.used = False
@@ -88,6 +93,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
+        self._counts.received += len(data)
         if self._receiver is not None:
             self._receiver.data_received(data)
         else:
@@ -103,6 +109,7 @@ class Connection(asyncio.Protocol):
             for data in unread(self.transport):
                 if self._receiver is None:
                     break
+                self._counts.received += len(data)
                 self._receiver.data_received(data)
         self._end(exc)
 
@@ -136,7 +143,13 @@ class Connection(asyncio.Protocol):
         """
         self._receiver = receiver
         self._request = request
+        self._counts.sent += len(message)
         self.transport.write(message)
+
+    def write(self, data: bytes) -> None:
+        """Send more of the request."""
+        self._counts.sent += len(data)
+        self.transport.write(data)
 
     def give_back(self, response: ResponseHead, *, leftover: bool) -> bool:
         """Keep the connection for another request, or close it. Call at the end of the response.

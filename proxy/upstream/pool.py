@@ -19,6 +19,7 @@ from proxy.core.http.heads import Head
 from proxy.core.http.reuse import is_repeatable
 from proxy.net.tls import explain
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
+from proxy.ports.counts import UpstreamCounts
 from proxy.upstream.connection import Connection
 
 #: An idle connection is closed after one to two times this many seconds, sooner than any known
@@ -58,6 +59,9 @@ class Pool:
     ) -> None:
         self.host = host
         self.port = port
+        self.counts = UpstreamCounts()
+        #: The certificate (DER) that the origin presented last.
+        self.certificate: bytes | None = None
         #: The origin's own Host field value, without a default port.
         self.authority = (authority or _authority(host, port, tls)).encode("ascii")
         #: The Host that every request must have; None if a request keeps its own (CONTRACT §12
@@ -121,14 +125,25 @@ class Pool:
                     self._release()
                     raise
         except TimeoutError as why:
+            self.counts.timeout += 1
             raise UpstreamTimedOut(
                 f"no connection to {self._name} in time", delivered=False
             ) from why
         except OSError as why:
-            kind = LocalShortage if _is_shortage(why) else UpstreamUnreachable
+            kind = self._kind(why)
             raise kind(
                 f"no connection to {self._name}: {self._reason(why)}", delivered=False
             ) from why
+
+    def _kind(self, why: OSError) -> type[UpstreamUnreachable]:
+        """Count a failure to connect, and return what it is. A shortage is not VB365's failure."""
+        if _is_shortage(why):
+            return LocalShortage
+        if isinstance(why, ssl.SSLError):
+            self.counts.tls += 1
+        else:
+            self.counts.connect += 1
+        return UpstreamUnreachable
 
     def put(self, connection: Connection, *, private: bool = False) -> bool:
         """Keep an idle connection for reuse. Return True if it is `private` and still open."""
@@ -263,6 +278,9 @@ class Pool:
         except ConnectionResetError:
             connection.transport.abort()
             raise
+        if self._tls is not None:
+            tls = connection.transport.get_extra_info("ssl_object")
+            self.certificate = tls.getpeercert(binary_form=True)
         return connection
 
 

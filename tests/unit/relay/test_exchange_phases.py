@@ -10,6 +10,7 @@ from typing import cast
 
 from proxy.core.http.heads import Head, parse_request
 from proxy.downstream.duplex import ClientSide
+from proxy.ports.counts import ClientCounts
 from proxy.relay import Exchange, Relay
 from proxy.upstream.pool import Pool
 from tests.support.wire import LIMIT, eventually
@@ -36,6 +37,8 @@ class Client:
         self.peer, self.scheme = b"127.0.0.1", b"http"
         self.closing = False
         self.private = None
+        self.counters = ClientCounts()
+        self.code = 0
         self.held = False
         self.ends: list[str] = []
 
@@ -47,6 +50,9 @@ class Client:
 
     def tunnel(self) -> None:
         self.ends.append("tunnel")
+
+    def responding(self) -> None:
+        """Nothing to note."""
 
     def interim(self, data: bytes) -> None:
         self.transport.write(data)

@@ -494,12 +494,14 @@ async def test_12_a_caller_cancelled_after_its_response_leaves_the_connection_to
         assert await whole(await caller.get()) == b"ok"
         connection = caller.pool.take(safe)
         assert connection is not None
-        first = asyncio.create_task(_StreamedResponse(connection, safe, LIMIT).request(b""))
+        first = asyncio.create_task(
+            _StreamedResponse(connection, safe, LIMIT, caller.pool.counts).request(b"")
+        )
         await asyncio.sleep(0)
         connection.data_received(OK)
         first.cancel()
         assert caller.pool.take(safe) is connection
-        second = _StreamedResponse(connection, safe, LIMIT)
+        second = _StreamedResponse(connection, safe, LIMIT, caller.pool.counts)
         async with asyncio.timeout(LIMIT):
             assert await second.request(request)
             assert await second.read() == b"ok"

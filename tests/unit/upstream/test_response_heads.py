@@ -11,6 +11,7 @@ import pytest
 from proxy.core.http.heads import MAX_INTERIM, parse_request
 from proxy.downstream.duplex import ClientSide
 from proxy.ports import UpstreamBroken
+from proxy.ports.counts import UpstreamCounts
 from proxy.relay import Exchange
 from proxy.upstream.client import HttpUpstream, _StreamedResponse
 from proxy.upstream.connection import Connection
@@ -30,7 +31,8 @@ def relayed() -> Exchange:
 
 
 def called() -> _StreamedResponse:
-    return _StreamedResponse(cast("Connection", None), parse_request(REQUEST), LIMIT)
+    connection, counts = cast("Connection", None), UpstreamCounts()
+    return _StreamedResponse(connection, parse_request(REQUEST), LIMIT, counts)
 
 
 def seconds(taker: Exchange | _StreamedResponse, pieces: int) -> float:

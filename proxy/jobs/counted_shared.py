@@ -1,0 +1,60 @@
+"""As `jobs.counted`, for a job store that replicas share (CONTRACT §16, §18)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+
+from proxy.core.job import Job
+from proxy.jobs.counted import CountedJobs
+from proxy.ports import Bounds, Replica, SharedJobs, SlotLimits, SlotUse, Turn
+from proxy.ports.counts import JobCounts
+
+
+class CountedSharedJobs(CountedJobs):
+    """A `SharedJobs` that counts the changes this replica makes. Its unfinished jobs are those
+    whose credentials it has.
+    """
+
+    def __init__(self, jobs: SharedJobs, counts: JobCounts) -> None:
+        super().__init__(jobs, counts, jobs.replica)
+        self._shared = jobs
+
+    @property
+    def replica(self) -> str:
+        """As `SharedJobs.replica`."""
+        return self._shared.replica
+
+    def changes(self) -> AsyncIterator[str | None]:
+        """As `JobFeed.changes`."""
+        return self._shared.changes()
+
+    async def renew(self, *, running: int, promised: int) -> None:
+        """As `SharedJobs.renew`."""
+        await self._shared.renew(running=running, promised=promised)
+
+    async def leave(self) -> None:
+        """As `SharedJobs.leave`."""
+        await self._shared.leave()
+
+    async def replicas(self) -> Sequence[Replica]:
+        """As `SharedJobs.replicas`."""
+        return await self._shared.replicas()
+
+    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+        """As `SharedJobs.add_within`."""
+        stored = await self._shared.add_within(job, body, bounds)
+        if stored is not None:
+            self.see(stored)
+        return stored
+
+    async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
+        """As `SharedJobs.claim`."""
+        return await self._shared.claim(old, new, slots)
+
+    async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
+        """As `SharedJobs.slot_use`."""
+        return await self._shared.slot_use(owners, slots)
+
+    async def orphans(self) -> Sequence[Job]:
+        """As `SharedJobs.orphans`."""
+        return await self._shared.orphans()

@@ -1,0 +1,122 @@
+"""What becomes of jobs is counted once, whatever the store does (CONTRACT §16)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.core.exports import verb
+from proxy.core.job import (
+    Answered,
+    Cancelled,
+    CancelRequested,
+    Claimed,
+    FileFacts,
+    Finalizing,
+    Interrupted,
+    Job,
+    Resumed,
+    Succeeded,
+    advance,
+)
+from proxy.jobs.counted import CountedJobs
+from proxy.ports import StoreUnavailable
+from proxy.ports.counts import JobCounts
+from tests.support.fakes import MemoryJobs, new_job
+
+FACTS = FileFacts(media_type="a/b", file_name=None, size=3, etag=None)
+
+
+async def after(jobs: Any, job: Job, *events: Any) -> Job:
+    for event in events:
+        changed = advance(job, event, job.updated + 1)
+        assert await jobs.replace(job, changed)
+        job = changed
+    return job
+
+
+@pytest.fixture
+async def counted() -> tuple[CountedJobs, JobCounts, Any]:
+    counts, memory = JobCounts(), MemoryJobs()
+    return CountedJobs(memory, counts), counts, memory
+
+
+async def test_16_each_step_of_an_export_is_measured_once(counted: Any) -> None:
+    jobs, counts, _ = counted
+    job = await jobs.add(new_job(), b"")
+    assert (jobs.phases(), jobs.oldest()) == ({"Queued": 1}, job.created)
+    await asyncio.sleep(0.02)
+    job = await after(jobs, job, Claimed("h"), Answered(FACTS))
+    assert jobs.phases() == {"Transferring": 1}
+    job = await after(jobs, job, Finalizing(3), Succeeded(3, "d", 9.0, None))
+    assert (jobs.phases(), jobs.oldest()) == ({}, None)
+    assert counts.finished == {("Success", ""): 1}
+    name = verb(job.request.title)
+    for histograms in (counts.queue, counts.generation, counts.transfer, counts.size):
+        assert list(histograms) == [name]
+        assert sum(histograms[name].counts) == 1
+    assert counts.queue[name].total >= 0.02
+    assert counts.size[name].total == 3
+
+
+async def test_16_a_change_that_is_not_confirmed_is_counted_when_it_is_found(
+    counted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, counts, memory = counted
+    job = await after(jobs, await jobs.add(new_job(), b""), CancelRequested())
+    done = advance(job, Cancelled(), 5.0)
+
+    async def unconfirmed(old: Job, new: Job) -> bool:
+        assert await MemoryJobs.replace(memory, old, new)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(memory, "replace", unconfirmed)
+    with pytest.raises(StoreUnavailable):
+        await jobs.replace(job, done)
+    assert not counts.finished
+    for _ in range(2):
+        assert await jobs.get(job.id) == done
+        assert counts.finished == {("Cancelled", ""): 1}
+    assert jobs.phases() == {}
+
+
+async def test_16_a_job_that_is_removed_is_no_longer_unfinished(counted: Any) -> None:
+    jobs, counts, _ = counted
+    job = await jobs.add(new_job(), b"")
+    assert await jobs.remove(job)
+    assert jobs.phases() == {}
+    assert not counts.finished
+
+
+async def test_16_jobs_of_before_the_start_are_known_after_the_first_list(counted: Any) -> None:
+    jobs, counts, memory = counted
+    job = await after(memory, await memory.add(new_job(), b""), Interrupted())
+    assert jobs.phases() == {}
+    await jobs.list()
+    assert jobs.phases() == {"Suspended": 1}
+    await after(jobs, job, Resumed())
+    assert (jobs.phases(), counts.resumed) == ({"Queued": 1}, 1)
+
+
+async def test_16_jobs_of_other_replicas_are_theirs() -> None:
+    memory = MemoryJobs()
+    jobs = CountedJobs(memory, JobCounts(), "me")
+    mine = await jobs.add(replace(new_job(1), replica="me"), b"")
+    await memory.add(replace(new_job(2), replica="other"), b"")
+    await jobs.list()
+    assert jobs.phases() == {"Queued": 1}
+    taken = replace(mine, version=mine.version + 1, replica="other")
+    assert await memory.replace(mine, taken)
+    await jobs.get(mine.id)
+    assert jobs.phases() == {}
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [("EXPORTTOPST", "exportToPst"), ("Save", "save"), ("generateX", "report"), ("\xff", "report")],
+)
+def test_16_there_are_four_verbs(title: str, name: str) -> None:
+    assert verb(title) == name
