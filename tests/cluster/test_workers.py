@@ -409,3 +409,51 @@ async def test_tls_clients_get_https_addresses_and_sighup_reaches_all(tmp_path: 
         async with asyncio.timeout(30):
             while in_a_row < 5 * WORKERS:
                 in_a_row = in_a_row + 1 if await accepted() else 0
+
+
+async def figures(proxy: Crew) -> dict[str, float]:
+    """The samples of /metrics: the counters of requests, and bytes by flow."""
+    response = await ask(proxy.proxy.admin_url, "GET", "/metrics")
+    lines = [line.rpartition(" ") for line in response.body.decode().splitlines()]
+    return {
+        name.removeprefix("vb365_proxy_"): float(value)
+        for name, _, value in lines
+        if name[0] != "#"
+    }
+
+
+SENT = 'bytes_total{flow="client_out"}'
+RELAYED = 'http_requests_total{code="200",lane="relay"}'
+
+
+async def reported(proxy: Crew, sample: str, least: float) -> dict[str, float]:
+    """The figures once all workers have reported what makes this sum."""
+    async with asyncio.timeout(30):
+        while (found := await figures(proxy)).get(sample, 0) < least:  # noqa: ASYNC110  # scrapes
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def test_16_the_metrics_are_sums_and_outlive_a_worker(tmp_path: Path) -> None:
+    """A request that a worker hands to the first one counts once."""
+    async with crew(tmp_path) as proxy:
+        for _ in range(10 * WORKERS):
+            await proxy.ask("GET", "/v8/RestoreSessions?limit=1")
+        job = await proxy.kick_off()
+        await proxy.finished(job)
+        for _ in range(2 * WORKERS):
+            assert (await proxy.ask("GET", f"{job}/result")).status == 200
+        await reported(proxy, RELAYED, 10 * WORKERS)
+        before = await reported(proxy, SENT, 2 * WORKERS * SIZE)
+        assert before[RELAYED] == 10 * WORKERS
+        assert before['http_requests_total{code="202",lane="kickoff"}'] == 1
+        assert before['bytes_total{flow="served"}'] == 2 * WORKERS * SIZE
+        assert before[SENT] - 2 * WORKERS * SIZE < SIZE
+        assert before['jobs_finished_total{code="",status="Success"}'] == 1
+        victim = proxy.workers()[-1]
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: len(proxy.workers()) == WORKERS and victim not in proxy.workers())
+        assert (await figures(proxy))[RELAYED] >= 10 * WORKERS
+        for _ in range(10 * WORKERS):
+            await proxy.ask("GET", "/v8/RestoreSessions?limit=1")
+        assert (await reported(proxy, RELAYED, 20 * WORKERS))[RELAYED] == 20 * WORKERS
