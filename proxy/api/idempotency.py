@@ -132,7 +132,7 @@ class IdempotencyKeys:
             yield await self.find(job.owners, key)
 
     async def run(self) -> None:
-        """Confirm the callers of remembered kick-offs for ever, one at a time, as soon as VB365
+        """Confirm the callers of remembered kick-offs one at a time, as soon as VB365
         responds again: later their tokens may have expired.
         """
         while True:

@@ -39,7 +39,7 @@ class SharedQueue:
         #: In the order of arrival.
         self._waiting: dict[Run, Job] = {}
         self._running: set[Run] = set()
-        #: One claim at a time: each is an answer to the state that the last one left.
+        #: One claim at a time: each one depends on the state after the last.
         self._claiming = asyncio.Lock()
         self._closed = False
 

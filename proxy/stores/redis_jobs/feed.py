@@ -18,7 +18,7 @@ from proxy.stores.redis_jobs.recent import RecentJobs
 _QUIET = 2.0
 #: Seconds before the first attempt to reconnect, and the longest between two.
 _PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-#: Ids that a slow reader may leave unread. With more it is told of a gap.
+#: Ids that a slow reader may leave unread. With more it gets a gap instead.
 _UNREAD = 10_000
 
 
