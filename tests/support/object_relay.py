@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from io import BytesIO
 
 import aiohttp
 from aiohttp import web
@@ -67,7 +68,7 @@ async def _forward(
     # S3 signs the Host; the emulator of Google's storage wants its own
     left_out = _OWN | ({"host"} if more else set())
     fields = [(k, v) for k, v in request.headers.items() if k.lower() not in left_out]
-    body = await request.content.read()  # `request.read` has a limit
+    body = BytesIO(await request.content.read())  # `request.read` has a limit, and so have bytes
     async with session.request(
         request.method, url, headers=fields, data=body, allow_redirects=False
     ) as response:
