@@ -279,7 +279,7 @@ class Parts:
             max_wait=exports.max_wait,
             now=self._now,
         )
-        return ApiRouter(kickoffs, resources)
+        return ApiRouter(kickoffs, resources, site)
 
     def counts(self, runner: Runner, server: Server) -> ProcessCounts:
         """What this process counts for the metrics."""

@@ -34,6 +34,7 @@ from proxy.core.http.ranges import (
 from proxy.core.job import Job
 from proxy.core.job_document import file_etag
 from proxy.core.naming import result_name
+from proxy.core.request_id import FIELD as REQUEST_ID
 from proxy.jobs import events
 from proxy.ports import Artifact, ArtifactStore, Reader
 from proxy.ports.counts import FileCounts
@@ -62,7 +63,11 @@ class Download:
         began = time.monotonic()
         try:
             response = await self._send(
-                request, job, reader, method, [*_file_headers(job, reader.artifact), *extra]
+                request,
+                job,
+                reader,
+                method,
+                [*_file_headers(job, reader.artifact), (REQUEST_ID, request.id), *extra],
             )
         finally:
             await reader.close()

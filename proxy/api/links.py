@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from asyncio import BaseTransport
 from dataclasses import dataclass
 from typing import Any
 
 from proxy.api.request import ApiRequest
-from proxy.core.http.origin import Networks, base_url
+from proxy.core.http.origin import Networks, base_url, client_address
 from proxy.core.job import Job
 from proxy.core.paths import Links, job_links, list_url
 from proxy.core.retention import Retention
@@ -29,18 +30,28 @@ class Site:
         """Return the absolute URL of the requested list."""
         return list_url(self._base(request), request.api, self.segment)
 
+    def client(self, request: ApiRequest) -> str | None:
+        """Return the IP address of the client; that which trusted balancers report, if there are
+        any. None if it has none.
+        """
+        return client_address(_peer(request.inner.transport), self.trusted, request.lines)
+
     def _base(self, request: ApiRequest) -> str:
         transport = request.inner.transport
-        peer = transport.get_extra_info("peername") if transport else None
         local = transport.get_extra_info("sockname") if transport else None
         return base_url(
             public_url=self.public_url,
             trusted=self.trusted,
-            peer=str(peer[0]) if isinstance(peer, tuple) else None,
+            peer=_peer(transport),
             scheme=transport.get_extra_info("scheme", "http") if transport else "http",
             local=_authority(local),
             fields=request.lines,
         )
+
+
+def _peer(transport: BaseTransport | None) -> str | None:
+    peer = transport.get_extra_info("peername") if transport else None
+    return str(peer[0]) if isinstance(peer, tuple) else None
 
 
 def _authority(address: Any) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import uuid4
 
 from aiohttp import web
 
 from proxy.core.exports import split_target
 from proxy.core.http.fields import values_of
 from proxy.core.http.heads import Head
+from proxy.core.request_id import sent_id
 from proxy.core.routing import Decision, Own
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unauthorized
@@ -17,7 +19,8 @@ from proxy.upstream.problems import unauthorized
 class ApiRequest:
     """A request with its raw head, which aiohttp's request would normalize.
 
-    `inner` is aiohttp's request, for the body and the transport; `decision` is the router's.
+    `inner` is aiohttp's request, for the body and the transport; `decision` is the router's; `id`
+    is the request's X-Request-Id, or a new one (CONTRACT §15).
     """
 
     def __init__(self, inner: web.BaseRequest, head: Head, decision: Decision) -> None:
@@ -29,6 +32,7 @@ class ApiRequest:
         self.path = path.decode("latin-1")
         self.query = None if query is None else query.decode("latin-1")
         self.method = head.method.decode("latin-1")
+        self.id = sent_id(self.raw(b"x-request-id")) or uuid4().hex
 
     @property
     def api(self) -> str | None:

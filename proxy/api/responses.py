@@ -42,5 +42,5 @@ def document_response(
 def problem_response(problem: Problem, request: ApiRequest) -> web.Response:
     """Return the response for a problem (CONTRACT §11)."""
     accept = ", ".join(request.lines("Accept"))
-    headers, content = render(problem, request.path, accept, api=request.api)
+    headers, content = render(problem, request.path, accept, api=request.api, request_id=request.id)
     return respond(problem.status, headers, content)

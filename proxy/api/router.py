@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import structlog
 from aiohttp import web
+from structlog.contextvars import bound_contextvars
 
 from proxy.api.kickoff import KickoffHandler
+from proxy.api.links import Site
 from proxy.api.request import ApiRequest
 from proxy.api.resources import Resources
 from proxy.api.responses import ApiResponse, problem_response
 from proxy.api.whole_response import Verbatim
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
+from proxy.core.request_id import FIELD as REQUEST_ID
 from proxy.core.routing import BadSwitch, Decision, Kickoff, Own
 from proxy.ports import StoreUnavailable, WholeResponse
 
@@ -21,11 +24,14 @@ _STORE_RETRY_AFTER = 5
 
 
 class ApiRouter:
-    """Handles all requests that are not relayed."""
+    """Handles all requests that are not relayed. What is logged meanwhile has the request's id and
+    the client's address.
+    """
 
-    def __init__(self, kickoffs: KickoffHandler, resources: Resources) -> None:
+    def __init__(self, kickoffs: KickoffHandler, resources: Resources, site: Site) -> None:
         self._kickoffs = kickoffs
         self._resources = resources
+        self._site = site
 
     async def handle(
         self, inner: web.BaseRequest, head: Head, decision: Decision
@@ -35,8 +41,17 @@ class ApiRouter:
         `head` is the head as the client sent it, `decision` that of `core.routing`.
         """
         request = ApiRequest(inner, head, decision)
+        with bound_contextvars(request_id=request.id, client=self._site.client(request)):
+            response = await self._respond(request)
+        if isinstance(response, WholeResponse):
+            return Verbatim(response)
+        if not response.prepared:
+            response.headers[REQUEST_ID] = request.id
+        return response
+
+    async def _respond(self, request: ApiRequest) -> ApiResponse:
         try:
-            response = await self._dispatch(request)
+            return await self._dispatch(request)
         except Problem as problem:
             log.info(
                 "request.refused",
@@ -51,7 +66,6 @@ class ApiRouter:
             detail = "The proxy cannot read or write its jobs now. Try again."
             unavailable = Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER)
             return problem_response(unavailable, request)
-        return Verbatim(response) if isinstance(response, WholeResponse) else response
 
     async def _dispatch(self, request: ApiRequest) -> ApiResponse:
         match request.decision:

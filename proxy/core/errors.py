@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from proxy.core.http.heads import Head
 from proxy.core.http.outbound import CLOSE
+from proxy.core.request_id import FIELD as REQUEST_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,12 @@ def _has_error_code(path: str, api: str | None) -> bool:
 
 
 def render(
-    problem: Problem, path: str, accept: str | None, *, api: str | None = None
+    problem: Problem,
+    path: str,
+    accept: str | None,
+    *,
+    api: str | None = None,
+    request_id: str | None = None,
 ) -> tuple[list[tuple[str, str]], bytes]:
     """The header fields and the body for a request with this raw path and Accept value (CONTRACT
     §11).
@@ -116,6 +122,7 @@ def render(
     }
     if _has_error_code(path, api):
         document["errorCode"] = _ERROR_CODES.get(problem.status, "HttpError")
+    named = _request_id(document, request_id)
     plain = (
         accept is not None
         and "," not in accept
@@ -125,6 +132,7 @@ def render(
         ("Content-Type", "application/json" if plain else "application/problem+json"),
         ("Cache-Control", "no-store"),
         (MARK, "proxy"),
+        *named,
         *problem.headers,
     ]
     if problem.retry_after is not None:
@@ -132,13 +140,31 @@ def render(
     return headers, json.dumps(document).encode()
 
 
-def problem_bytes(problem: Problem, head: Head | None, *, keep: bool, begun: bytes = b"") -> bytes:
+def _request_id(document: dict[str, object], id: str | None) -> list[tuple[str, str]]:
+    """Add the request's id to the document, and return its field (CONTRACT §15)."""
+    if id is None:
+        return []
+    document["requestId"] = id
+    return [(REQUEST_ID, id)]
+
+
+def problem_bytes(
+    problem: Problem,
+    head: Head | None,
+    *,
+    keep: bool,
+    begun: bytes = b"",
+    request_id: str | None = None,
+) -> bytes:
     """The whole response to the request with this head, or, without one, to a malformed request
     that begins with the bytes `begun`. Unless `keep`, it says that the connection closes.
     """
     accept = head.get_all(b"accept") if head else []
     fields, content = render(
-        problem, _path(head, begun), accept[0].decode("latin-1") if accept else None
+        problem,
+        _path(head, begun),
+        accept[0].decode("latin-1") if accept else None,
+        request_id=request_id,
     )
     lines = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in fields])
     status = b"HTTP/1.1 %d %b\r\n" % (problem.status, HTTPStatus(problem.status).phrase.encode())
@@ -156,12 +182,12 @@ def _path(head: Head | None, begun: bytes) -> str:
     return target.partition(b"?")[0].decode("latin-1")
 
 
-def internal_error() -> tuple[int, list[tuple[str, str]], bytes]:
+def internal_error(request_id: str | None = None) -> tuple[int, list[tuple[str, str]], bytes]:
     """Status, header fields and body for a failure of the proxy itself. Nothing of the failure is
     disclosed.
     """
     detail = "The proxy failed to answer. Its log says why."
-    document = {
+    document: dict[str, object] = {
         "type": _INTERNAL.name,
         "title": _INTERNAL.title,
         "status": _INTERNAL.status,
@@ -172,5 +198,6 @@ def internal_error() -> tuple[int, list[tuple[str, str]], bytes]:
         (MARK, "proxy"),
         ("Cache-Control", "no-store"),
         ("Content-Type", "application/problem+json; charset=utf-8"),
+        *_request_id(document, request_id),
     ]
     return _INTERNAL.status, headers, json.dumps(document).encode()

@@ -55,6 +55,7 @@ SCHEMAS: Object = {
         instance=_TEXT,
         message=_TEXT,
         errorCode=_TEXT,
+        requestId=_TEXT,
     ),
     "Page": _record(
         offset=_COUNT,

@@ -17,6 +17,7 @@ from proxy.downstream.inbox import Inbox
 from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.reading import Reading
+from proxy.downstream.request_ids import request_id
 from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
 from proxy.net.shared_reads import share_reads
@@ -156,11 +157,17 @@ class BaseConnection(asyncio.Protocol, ABC):
         """Write the problem for a request that is not served, and count it in its lane. `begun` is
         the part of an unreadable head that has arrived; the request began at `since`, 0 for now.
         """
-        data = problem_bytes(problem, head, keep=False, begun=begun)
-        self.transport.write(data)
+        self._write_problem(problem, head, keep=False, begun=begun)
         now = self._owner.now()
-        self.counters.sent += len(data)
         self.counters.refusals.ended(problem.status, since or now, 0.0, now)
+
+    def _write_problem(
+        self, problem: Problem, head: Head | None, *, keep: bool, begun: bytes = b""
+    ) -> None:
+        named = request_id(head)
+        data = problem_bytes(problem, head, keep=keep, begun=begun, request_id=named)
+        self.transport.write(data)
+        self.counters.sent += len(data)
 
     def _last_response(self) -> None:
         """Close after the response in progress, and drop the requests behind it."""

@@ -17,7 +17,7 @@ and while complete requests fill the inbox, but never within a head, which must 
 
 from __future__ import annotations
 
-from proxy.core.errors import Problem, problem_bytes
+from proxy.core.errors import Problem
 from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
 from proxy.core.routing import Decision, Own, PassThrough
@@ -335,10 +335,8 @@ class ClientConnection(BaseConnection):
         """Respond with `problem`. Nothing of a response was written."""
         head = self._head
         keep = self._body.done and head is not None and head.keep_alive and not self.closing
-        data = problem_bytes(problem, head, keep=keep)
         self.code = problem.status
-        self.counters.sent += len(data)
-        self.transport.write(data)
+        self._write_problem(problem, head, keep=keep)
         self.answered(keep=keep)
 
     def break_off(self) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 
 from aiohttp import web
 from multidict import CIMultiDict
+from structlog.contextvars import bound_contextvars
 
 from proxy.core.errors import internal_error
 from proxy.core.http.heads import Head
@@ -20,6 +21,7 @@ from proxy.downstream.base import BaseConnection
 from proxy.downstream.bridge import OPTIONS, Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder
+from proxy.downstream.request_ids import request_id
 from proxy.net.budget import Budget
 from proxy.net.descriptors import EXTRA_CONNECTIONS
 from proxy.ports.counts import ClientCounts
@@ -169,8 +171,10 @@ class Server:
         except Exception:
             if request.writer.output_size:
                 raise  # aiohttp logs it and closes, so that the response looks broken
-            _log.exception("a handler failed")
-            return _failed()
+            named = request_id(head)
+            with bound_contextvars(request_id=named):
+                _log.exception("a handler failed")
+            return _failed(named)
 
 
 def _short(request: web.BaseRequest, response: web.StreamResponse) -> bool:
@@ -190,6 +194,6 @@ async def _no_handler(
     raise RuntimeError("this process hands such requests on")
 
 
-def _failed() -> web.Response:
-    status, headers, content = internal_error()
+def _failed(request_id: str) -> web.Response:
+    status, headers, content = internal_error(request_id)
     return web.Response(status=status, headers=CIMultiDict(headers), body=content)

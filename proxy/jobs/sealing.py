@@ -10,6 +10,9 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from proxy.ports import Fields
 
+#: Fields about one request, not about the export: a trace (W3C Trace Context) and the request's id.
+_OF_THE_REQUEST = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
+
 
 class Sealer(Protocol):
     """Seals request fields, which hold credentials, for the job's record."""
@@ -40,9 +43,13 @@ class FernetSealer:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
 
     def seal(self, fields: Fields) -> str | None:
-        """The fields, encrypted and authenticated."""
+        """The fields, encrypted and authenticated, without those about the request itself."""
         plain = json.dumps(
-            [[name.decode("latin-1"), value.decode("latin-1")] for name, value in fields]
+            [
+                [name.decode("latin-1"), value.decode("latin-1")]
+                for name, value in fields
+                if name.lower() not in _OF_THE_REQUEST
+            ]
         )
         return self._fernet.encrypt(plain.encode()).decode("ascii")
 

@@ -24,7 +24,7 @@ PATHS = {
     "nothing": "/v8/_async/nothing",
 }
 #: May differ between two responses to the same request, because they are sent at different times.
-CHANGING = {"date", "retry-after", "x-progress"}
+CHANGING = {"x-request-id", "date", "retry-after", "x-progress"}
 
 
 async def jobs(stage: Stage) -> dict[str, str]:

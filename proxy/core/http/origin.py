@@ -66,6 +66,21 @@ def base_url(
     return _url(reported.scheme or scheme, host, reported.port or port) + prefix
 
 
+def client_address(peer: str | None, trusted: Networks, fields: Lookup) -> str | None:
+    """The client's IP address: the last one of X-Forwarded-For that is not trusted, if the direct
+    peer is trusted, otherwise the peer's. An entry that is no address ends the search.
+    """
+    found = peer
+    hops = [hop.strip(" \t") for line in fields("X-Forwarded-For") for hop in line.split(",")]
+    while _is_trusted(found, trusted) and hops:
+        hop = hops.pop()
+        try:
+            found = str(ip_address(hop.strip("[]")))
+        except ValueError:
+            break
+    return found
+
+
 def _url(scheme: str, host: str, port: int | None) -> str:
     return (
         f"{scheme}://{host}"

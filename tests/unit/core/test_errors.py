@@ -276,3 +276,14 @@ def test_11_a_failure_of_the_proxy_discloses_nothing() -> None:
         b'"detail": "The proxy failed to answer. Its log says why.", '
         b'"message": "The proxy failed to answer. Its log says why."}'
     )
+
+
+def test_the_id_of_the_request_is_in_the_head_and_in_the_body() -> None:
+    """§15: in problems as `requestId`."""
+    response = problem_bytes(PROBLEM, parse_request(request()), keep=True, request_id="a-1")
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert b"\r\nX-Request-Id: a-1\r\n" in head
+    assert json.loads(body)["requestId"] == "a-1"
+    _, headers, content = internal_error("a-1")
+    assert ("X-Request-Id", "a-1") in headers
+    assert json.loads(content)["requestId"] == "a-1"

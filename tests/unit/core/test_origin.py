@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.http.origin import Networks, base_url
+from proxy.core.http.origin import Networks, base_url, client_address
 
 TRUSTED = [
     ip_network("10.0.0.0/8"),
@@ -293,3 +293,24 @@ def test_parsing_forwarded_takes_linear_time(unit: str) -> None:
     """
     for line in (unit * 50_000, "host=h;" + unit * 50_000 + "\x00", 'a="' + unit * 50_000):
         assert _base(HOST | {"Forwarded": line}) in ("http://inner:8080", "http://h")
+
+
+@pytest.mark.parametrize(
+    ("peer", "given", "client"),
+    [
+        (None, "192.0.2.1", None),
+        ("192.0.2.9", "192.0.2.1", "192.0.2.9"),
+        ("10.1.2.3", "192.0.2.1", "192.0.2.1"),
+        ("10.1.2.3", "198.51.100.1, 192.0.2.1", "192.0.2.1"),
+        ("10.1.2.3", "192.0.2.1, 10.9.9.9", "192.0.2.1"),
+        ("10.1.2.3", "[2001:db8::1]", "2001:db8::1"),
+        ("10.1.2.3", "10.9.9.9", "10.9.9.9"),
+        ("10.1.2.3", "192.0.2.1, unknown", "10.1.2.3"),
+        ("10.1.2.3", "", "10.1.2.3"),
+    ],
+)
+def test_the_client_is_the_last_address_that_is_not_trusted(
+    peer: str | None, given: str, client: str | None
+) -> None:
+    trusted = [ip_network("10.0.0.0/8")]
+    assert client_address(peer, trusted, lambda _: [given]) == client

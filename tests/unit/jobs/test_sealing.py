@@ -35,3 +35,13 @@ def test_text_that_is_not_sealed_is_not_unsealed() -> None:
     """A damaged record waits for its owner's call; it breaks nothing."""
     safe = FernetSealer([Fernet.generate_key().decode()])
     assert [safe.unseal(text) for text in ("", "gAAAA", "\xe9", "x" * 1000)] == [None] * 4
+
+
+def test_what_belongs_to_one_request_is_not_sealed() -> None:
+    """§9, §15: a trace is passed on from memory only; a later attempt is no part of it."""
+    safe = FernetSealer([Fernet.generate_key().decode()])
+    sealed = safe.seal(
+        [*FIELDS, (b"TraceParent", b"00-a-b-01"), (b"tracestate", b"x=y"), (b"X-Request-Id", b"1")]
+    )
+    assert sealed is not None
+    assert safe.unseal(sealed) == FIELDS

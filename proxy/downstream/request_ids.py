@@ -1,0 +1,15 @@
+"""The id of a request that this package answers itself (CONTRACT §15)."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from proxy.core.http.heads import Head
+from proxy.core.request_id import FIELD, sent_id
+
+_NAME = FIELD.lower().encode()
+
+
+def request_id(head: Head | None) -> str:
+    """The id that the request has, or a new one; without a head, a new one."""
+    return (None if head is None else sent_id(head.get_all(_NAME))) or uuid4().hex
