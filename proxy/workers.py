@@ -31,6 +31,7 @@ from typing import Any
 
 import structlog
 
+from proxy import logs
 from proxy.app import DRAIN_TIMEOUT, StartFailed
 from proxy.config.settings import Settings
 from proxy.net.board import Board
@@ -165,6 +166,7 @@ class _Supervisor:
             log.exception("worker failed", worker=seat.index)
             return 1
         finally:
+            logs.close()
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()

@@ -71,7 +71,6 @@ TOP_LEVEL = {
     "backends",
     "clock",
     "handover",
-    "logs",
     "parts",
     "relay",
     "workers",

@@ -79,11 +79,11 @@ def serve(sources: Sources) -> None:
     if sys.platform != "win32":
         os.umask(0o077)  # also for the files that libraries create
 
-    from proxy import logs
-    from proxy.cli.serve import run, run_workers, warn
+    from proxy.cli.serve import open_log, run, run_workers, warn
     from proxy.config import load
 
-    logs.configure(settings.log.format, settings.log.level)
+    if not open_log(settings):
+        raise typer.Exit(1)
     warn(settings)
 
     def reread() -> Settings:

@@ -39,7 +39,7 @@ async def run(
         running = await app.start(settings, seat=seat)
     except app.StartFailed as why:
         _notify(seat, status=str(why))
-        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
+        _not_started(settings, why)
         return 1
     stopped = asyncio.Event()
     if seat is not None:
@@ -85,8 +85,29 @@ def run_workers(
         return workers.run(settings, work, _about(settings, config))
     except app.StartFailed as why:
         notify(status=str(why))
-        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # the log may be JSON for machines
+        _not_started(settings, why)
         return 1
+
+
+def open_log(settings: Settings) -> bool:
+    """Configure the log, and return whether that was possible; otherwise say why not."""
+    log = settings.log
+    rotation = logs.Rotation(log.max_size, log.keep)
+    try:
+        logs.configure(log.format, log.level, file=log.file, audit=log.audit, rotation=rotation)
+    except OSError as why:
+        logs.configure(log.format, log.level)
+        _not_started(settings, app.StartFailed(f"log: {why.filename}: {why.strerror}"))
+        return False
+    return True
+
+
+def _not_started(settings: Settings, why: app.StartFailed) -> None:
+    """Say on stderr why the proxy does not start: as JSON if the log is."""
+    if settings.log.format == "json":
+        log.error("not started", reason=str(why))
+    if settings.log.format != "json" or settings.log.file is not None:
+        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # for the person at the terminal
 
 
 def warn(settings: Settings) -> None:

@@ -37,4 +37,6 @@ def _directory(value: Any) -> Path:
 
 
 FilePath = Annotated[Path, Syntax(readable_file, str, TEXT_SCHEMA)]
+#: A file that the proxy creates.
+NewFile = Annotated[Path, Syntax(_path, str, TEXT_SCHEMA)]
 Directory = Annotated[Path, Syntax(_directory, str, TEXT_SCHEMA)]

@@ -22,7 +22,7 @@ from proxy.config.addresses import (
     Origin,
     WebhookUrls,
 )
-from proxy.config.paths import Directory, FilePath
+from proxy.config.paths import Directory, FilePath, NewFile
 from proxy.config.scalars import (
     Count,
     Duration,
@@ -321,12 +321,24 @@ class Admin(Section):
 
 
 class Log(Section):
-    """The log, on stderr."""
+    """The log, on stderr or in a file, and the audit file."""
 
     format: LogFormat = "console"
     """console for people, json for machines."""
     level: LogLevel = "info"
     """debug, info, warning or error."""
+    file: NewFile | None = None
+    """File to log to, in place of stderr."""
+    audit: NewFile | None = None
+    """File with a line of JSON for each export that is accepted, refused by VB365, delivered,
+    cancelled or deleted: who, what, when. Each line is synced to disk.
+    """
+    max_size: Size = 64 * _MIB
+    """Size above which log.file and log.audit are replaced; the old ones end with .1, .2 and so
+    on.
+    """
+    keep: Positive = 5
+    """Number of old files that are kept, of each."""
 
 
 class Cluster(Section):

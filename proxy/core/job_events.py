@@ -46,7 +46,7 @@ def changes(old: Job, new: Job) -> list[JobEvent]:
     if new.terminal and not old.terminal:
         found.append(_ended(new))
     if new.forgotten and not old.forgotten:
-        found.append(JobEvent("job.deleted"))
+        found.append(JobEvent("job.deleted", {"bytes": old.size, "sha256": sha256(old)}))
     elif old.result is ResultState.AVAILABLE and new.result is ResultState.DELETED:
         found.append(JobEvent("job.released", {"bytes": new.size}))
     elif old.result is ResultState.AVAILABLE and new.result is ResultState.EXPIRED:
@@ -73,7 +73,7 @@ def _of_phase(old: Job, new: Job) -> list[JobEvent]:
                 )
             ]
         case Phase.CANCELLING:
-            return [JobEvent("job.cancelled")]
+            return [JobEvent("job.cancelled", {"bytes": new.received})]
         case Phase.SUSPENDED:
             return [JobEvent("job.suspended", {"phase": old.phase.value, "bytes": new.received})]
         case Phase.QUEUED:

@@ -21,7 +21,7 @@ from proxy.stores.availability import Availability
 from tests.contract.conftest import MakeStage
 from tests.support.harness import SUSPEND_TTL, new_world
 from tests.support.log_lines import check_documented, documented, logged
-from tests.support.process import ProxyProcess
+from tests.support.process import DidNotStart, ProxyProcess
 
 PACKAGE = Path(__file__).parents[2] / "proxy"
 
@@ -197,6 +197,55 @@ async def test_a_job_store_that_fails_is_logged_once_per_change() -> None:
     assert log.names == ["store.down", "store.up"]
     down, up = log.entries
     assert (down["cause"], up["seconds_down"]) == ("disk I/O error", 2.5)
+
+
+async def test_the_audit_says_who_exported_fetched_and_deleted_what(
+    make_stage: MakeStage, tmp_path: Path
+) -> None:
+    stage = await make_stage()
+    path = tmp_path / "audit.jsonl"
+    with logged("error", audit=path) as log:
+        status = await stage.done(X_Request_Id="kickoff")
+        await stage.get(status + "/result")
+        await stage.ask("DELETE", status)
+    assert log.names == []
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    check_documented(entries)
+    names = [entry["event"] for entry in entries]
+    assert names == ["job.accepted", "job.delivered", "job.deleted"]
+    content = stage.file()
+    for entry in entries:
+        assert (entry["job"], entry["client"]) == (status.rpartition("/")[2], "127.0.0.1")
+        assert re.fullmatch("[0-9a-f]{8}", entry["caller"])
+    assert entries[0]["request_id"] == "kickoff"
+    assert {entry["sha256"] for entry in entries[1:]} == {hashlib.sha256(content).hexdigest()}
+    assert {entry["bytes"] for entry in entries[1:]} == {len(content)}
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+async def test_why_the_proxy_does_not_start_has_the_format_of_the_log(
+    tmp_path: Path, format: str
+) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "owner.key").write_bytes(b"damaged")
+    proxy = ProxyProcess(
+        tmp_path / "data", "http://127.0.0.1:9", descriptors=None, LOG__FORMAT=format
+    )
+    with pytest.raises(DidNotStart, match=r"owner\.key"):
+        await proxy.start()
+    if format == "json":
+        assert [json.loads(line)["event"] for line in proxy.lines][-1] == "not started"
+    else:
+        assert proxy.lines[-1].startswith("vb365-async-proxy: ")
+
+
+async def test_a_log_file_that_cannot_be_opened_prevents_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "log"
+    proxy = ProxyProcess(
+        tmp_path / "data", "http://127.0.0.1:9", descriptors=None, LOG__FILE=str(path)
+    )
+    with pytest.raises(DidNotStart, match="No such file or directory"):
+        await proxy.start()
 
 
 def entries_of(proxy: ProxyProcess) -> list[dict[str, Any]]:

@@ -39,16 +39,18 @@ class LogLines(io.StringIO):
 
 
 @contextlib.contextmanager
-def logged(level: str = "info") -> Iterator[LogLines]:
+def logged(level: str = "info", *, audit: Path | None = None) -> Iterator[LogLines]:
     """Collect what is logged in the block."""
     root = logging.getLogger()
     handlers, before = root.handlers, root.level
     lines = LogLines()
-    logs.configure("json", level, lines)
+    logs.configure("json", level, lines, audit=audit)
     structlog.configure(cache_logger_on_first_use=False)  # a later test configures them again
     try:
         yield lines
     finally:
+        logs.configure("console", level)  # closes the audit file
+        logging.captureWarnings(False)
         root.handlers, root.level = handlers, before
         structlog.reset_defaults()
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
 from proxy import logs
+from proxy.logs import writer
+from proxy.logs.rotated_file import RotatedFile
 
 
 @pytest.fixture
@@ -18,7 +29,9 @@ def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield io.StringIO()
+    logs.configure("console", "info")
     root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
     structlog.reset_defaults()
 
 
@@ -127,3 +140,141 @@ def test_the_text_of_an_exception_is_printable_and_begins_no_line(
     lines = stream.getvalue().removesuffix("\n").split("\n")
     assert all(line.isprintable() for line in lines)
     assert len([line for line in lines if not line.startswith("  ")]) == 2
+
+
+JOBS = "proxy.jobs.events"
+SMALL = logs.Rotation(max_size=300, keep=2)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.usefixtures("stream")
+def test_a_file_replaces_stderr_and_is_rotated(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "proxy.log"
+    logs.configure("json", "info", file=path, rotation=SMALL)
+    for number in range(20):
+        structlog.get_logger("proxy.test").info("happened", number=number)
+    logs.close()
+    assert capfd.readouterr() == ("", "")
+    files = [tmp_path / f"proxy.log{ending}" for ending in (".2", ".1", "")]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    numbers = [entry["number"] for file in files for entry in lines(file)]
+    assert numbers == list(range(numbers[0], 20))
+    assert all(file.stat().st_size <= 300 for file in files)
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
+
+
+def test_a_slow_disk_does_not_stop_the_caller_and_what_is_lost_is_counted(
+    tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One entry is being written, two wait, seven are lost: nothing waits for the disk."""
+    path, reached, gate = tmp_path / "log", threading.Event(), threading.Event()
+    write = RotatedFile.write
+
+    def slow(self: RotatedFile, line: bytes) -> None:
+        reached.set()
+        assert gate.wait(20)
+        write(self, line)
+
+    monkeypatch.setattr(RotatedFile, "write", slow)
+    monkeypatch.setattr(writer, "_MOST", 2)
+    logs.configure("json", "info", stream, file=path)
+    logger = structlog.get_logger("proxy.test")
+    logger.info("happened", number=0)
+    assert reached.wait(20)
+    for number in range(1, 10):
+        logger.info("happened", number=number)
+    gate.set()
+    while len(lines(path) if path.exists() else []) < 3:
+        time.sleep(0.01)
+    logger.info("happened", number=10)
+    logs.close()
+    assert [entry.get("number", entry["event"]) for entry in lines(path)] == [
+        *(0, 1, 2),
+        "7 entries are lost: they could not be written in time",
+        10,
+    ]
+
+
+def test_a_line_that_cannot_be_written_is_tried_again(
+    tmp_path: Path,
+    stream: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A part of a line that a full disk has left ends before the next one; stderr says so once."""
+    path, left = tmp_path / "log", [3, 3, 10_000]
+    monkeypatch.setattr(writer, "_RETRY", 0.01)
+    real = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        return real(descriptor, data[: left.pop(0)])
+
+    monkeypatch.setattr("proxy.logs.rotated_file.os.write", full)
+    logs.configure("json", "info", stream, file=path)
+    structlog.get_logger("proxy.test").info("happened")
+    while left:
+        time.sleep(0.01)
+    logs.close()
+    *torn, whole = path.read_text(encoding="utf-8").splitlines()
+    assert [len(line) for line in torn] == [3, 2]
+    assert json.loads(whole)["event"] == "happened"
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "No space left on device" in json.loads(said)["event"]
+
+
+def test_several_processes_write_to_one_file_and_lose_nothing(tmp_path: Path) -> None:
+    """As workers do: one renames the file, the others follow."""
+    path = tmp_path / "log"
+    script = (
+        "import sys; from pathlib import Path; from proxy.logs.rotated_file import RotatedFile\n"
+        "file = RotatedFile(Path(sys.argv[1]), max_size=1000, keep=1000)\n"
+        "for n in range(300): file.write(f'{sys.argv[2]} {n}\\n'.encode())"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("a", "b")
+    ]
+    assert [each.wait(60) for each in writers] == [0, 0]
+    found = [line for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
+    assert sorted(found) == sorted(f"{name} {n}" for name in "ab" for n in range(300))
+    assert len(list(tmp_path.iterdir())) > 2
+
+
+def test_the_audit_has_its_events_whatever_the_level_is(
+    tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§9: no credential. Each line is synced before the next one is written."""
+    path, synced = tmp_path / "audit.jsonl", []
+    sync = os.fsync
+
+    def record(descriptor: int) -> None:
+        sync(descriptor)
+        synced.append(path.stat().st_size)
+
+    monkeypatch.setattr("proxy.logs.rotated_file.os.fsync", record)
+    logs.configure("console", "warning", stream, audit=path)
+    logger = structlog.get_logger(JOBS)
+    for name in ("accepted", "started", "delivered", "ended", "cancelled", "deleted", "dropped"):
+        event = f"job.{name}"
+        logger.info(event, job="1")
+    logger.warning("job.ended", job="2")
+    logs.close()
+    assert [entry["event"] for entry in lines(path)] == [
+        f"job.{name}" for name in ("accepted", "delivered", "cancelled", "deleted", "dropped")
+    ]
+    ends = list(itertools.accumulate(map(len, path.read_bytes().splitlines(keepends=True))))
+    assert synced == ends
+    assert "job.accepted" not in stream.getvalue()
+    assert stream.getvalue().count("job.ended") == 1
+
+
+def test_warnings_of_python_are_entries(stream: io.StringIO) -> None:
+    logs.configure("json", "info", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("it is deprecated", DeprecationWarning, stacklevel=1)
+    assert "it is deprecated" in json.loads(stream.getvalue())["event"]

@@ -121,7 +121,14 @@ TABLE: dict[str, dict[str, Any]] = {
     "public": {"url": None, "trusted_proxies": (), "segment": "_async"},
     "cluster": {"heartbeat": 10.0, "lease": 30.0},
     "admin": {"address": HostPort("127.0.0.1", 9465), "token": None, "hosts": ()},
-    "log": {"format": "console", "level": "info"},
+    "log": {
+        "format": "console",
+        "level": "info",
+        "file": None,
+        "audit": None,
+        "max_size": 64 << 20,
+        "keep": 5,
+    },
     "webhooks": {"urls": (), "secret": None},
 }  # fmt: skip
 

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import TextIO
 
 import structlog
 
 from proxy.core.text import visible
+from proxy.logs.rotated_file import RotatedFile
+from proxy.logs.writer import Writer
+
+#: The events of the audit file: who exported and fetched what.
+AUDITED = frozenset(
+    {"job.accepted", "job.dropped", "job.delivered", "job.cancelled", "job.deleted"}
+)
+#: The logger of all events of jobs.
+_OF_JOBS = "proxy.jobs.events"
 
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -23,10 +34,29 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
-def configure(format: str, level: str, stream: TextIO | None = None) -> None:
-    """Log entries of at least `level` to `stream` (default stderr), in the format "console" or
-    "json".
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """When a file is replaced, in bytes, and how many old ones are kept."""
+
+    max_size: int
+    keep: int
+
+
+def configure(
+    format: str,
+    level: str,
+    stream: TextIO | None = None,
+    *,
+    file: Path | None = None,
+    audit: Path | None = None,
+    rotation: Rotation = Rotation(64 << 20, 5),  # immutable
+) -> None:
+    """Log entries of at least `level` to `file`, or to `stream` (default stderr), in the format
+    "console" or "json"; and the events of `AUDITED` to `audit`, in JSON, whatever the level.
+
+    Raises `OSError` if a file cannot be opened.
     """
+    close()
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -37,17 +67,56 @@ def configure(format: str, level: str, stream: TextIO | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_formatter(format, colors=stream.isatty()))
-    root = logging.getLogger()
-    root.handlers = [handler]
+    handler: logging.Handler
+    if file is not None:
+        handler = _writer(file, rotation)
+        handler.setFormatter(_formatter(format, colors=False))
+    else:
+        stream = stream or sys.stderr
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(_formatter(format, colors=stream.isatty()))
+    logging.getLogger().handlers = [handler]
+    _audit_to(None if audit is None else _writer(audit, rotation, durable=True))
+    logging.captureWarnings(True)
     set_level(level)
+
+
+def _writer(path: Path, rotation: Rotation, *, durable: bool = False) -> Writer:
+    file = RotatedFile(path, max_size=rotation.max_size, keep=rotation.keep, durable=durable)
+    file.open()
+    return Writer(file)
+
+
+def _audit_to(handler: logging.Handler | None) -> None:
+    logger = logging.getLogger(_OF_JOBS)
+    if handler is None:
+        logger.handlers, logger.level = [], logging.NOTSET
+        return
+    handler.setFormatter(_formatter("json", colors=False))
+    handler.addFilter(_is_audited)
+    logger.handlers = [handler]
+    # the root's handler has a level of its own
+    logger.setLevel(logging.INFO)
+
+
+def _is_audited(record: logging.LogRecord) -> bool:
+    return isinstance(record.msg, dict) and record.msg.get("event") in AUDITED
+
+
+def close() -> None:
+    """Write what waits to be written to files, and close them. Idempotent."""
+    for logger in (logging.getLogger(), logging.getLogger(_OF_JOBS)):
+        for handler in list(logger.handlers):
+            if isinstance(handler, Writer):
+                handler.close()
 
 
 def set_level(level: str) -> None:
     """Set the lowest level that is logged: debug, info, warning or error."""
-    logging.getLogger().setLevel(level.upper())
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for handler in root.handlers:
+        handler.setLevel(level.upper())
 
 
 def _on_one_line(

@@ -1,0 +1,108 @@
+"""A file of lines that is replaced by an empty one before it grows too large. Everything blocks.
+
+Several processes may append to it: each line is one write, and the one that renames the file holds
+its lock. The others notice that the name means another file by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from pathlib import Path
+
+if sys.platform == "win32":
+
+    def lock(descriptor: int) -> None:
+        """Do nothing: only one process writes to the file."""
+
+else:
+    import fcntl
+
+    def lock(descriptor: int) -> None:
+        """Lock the file against other processes until the descriptor is closed."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+#: Binary mode (Windows), and no symbolic link is followed.
+_FLAGS = (
+    os.O_WRONLY
+    | os.O_APPEND
+    | os.O_CREAT
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
+
+
+class RotatedFile:
+    """Appends to `path`. Before it exceeds `max_size` bytes it is renamed to `path.1`, that to
+    `path.2`, and so on up to `keep`. Only the owner can read new files.
+
+    `durable`: a line is on disk when `write` returns.
+    """
+
+    def __init__(self, path: Path, *, max_size: int, keep: int, durable: bool = False) -> None:
+        self._path = path
+        self._max_size = max_size
+        self._keep = keep
+        self._durable = durable
+        self._descriptor = -1
+        #: Whether the file may end with a part of a line.
+        self._torn = False
+
+    def write(self, line: bytes) -> None:
+        """Append the line, which ends with a line feed. Raises `OSError`; the call may be
+        repeated.
+        """
+        self.open()
+        if self._size() and self._size() + len(line) > self._max_size:
+            self._rotate(len(line))
+        if self._torn:
+            line = b"\n" + line
+        self._torn = True
+        if os.write(self._descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        if self._durable:
+            os.fsync(self._descriptor)
+        self._torn = False
+
+    def open(self) -> None:
+        """Open the file, again if it was renamed or removed. Raises `OSError`."""
+        if self._descriptor >= 0 and not self._is_current():
+            self.close()
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, _FLAGS, 0o600)
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def _is_current(self) -> bool:
+        mine = os.fstat(self._descriptor)
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino)
+
+    def _rotate(self, more: int) -> None:
+        lock(self._descriptor)
+        if self._is_current() and self._size() + more > self._max_size:
+            for number in range(self._keep, 1, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    self._numbered(number - 1).replace(self._numbered(number))
+            if sys.platform == "win32":
+                self.close()  # an open file cannot be renamed
+            self._path.replace(self._numbered(1))
+        self.close()
+        self.open()
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
