@@ -102,6 +102,11 @@ class Balanced:
         #: The values of `storage.jobs` and `storage.artifacts` without relays.
         self.jobs, self.artifacts = jobs, artifacts
 
+    def errors(self) -> list[str]:
+        """The lines in which a replica reports a fault of its own."""
+        lines = (line for replica in self.replicas for line in replica.process.lines)
+        return [line for line in lines if "[error" in line or line.startswith("Traceback")]
+
     def write_logs(self, directory: Path) -> None:
         """Write what the replicas logged into files."""
         for number, replica in enumerate(self.replicas):

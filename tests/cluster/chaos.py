@@ -253,7 +253,8 @@ class ClusterChaos(Callers):
     # The end
 
     async def check(self, place: Path) -> None:
-        """Check records and files when no replica runs any more."""
+        """Check records and files when no replica runs any more, and what the replicas logged."""
+        assert self.cluster.errors() == []
         jobs = await RedisJobs.open(self.cluster.jobs)
         artifacts = await _artifacts(self.cluster.artifacts, place)
         try:

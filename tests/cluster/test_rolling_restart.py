@@ -142,6 +142,7 @@ async def test_a_rolling_restart_is_not_noticed(load: Load) -> None:
             await replica.process.start()
         load.over.set()
     assert load.refused == []
+    assert load.cluster.errors() == []
     assert load.jobs
     assert load.simulator.generations.total() == len(load.jobs)
     continued = [each for each in load.simulator.deliveries if each.start > 0]
