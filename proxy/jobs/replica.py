@@ -105,6 +105,7 @@ class Member:
     async def _check_runs(self) -> None:
         await self._unchecked.wait()
         await self._runner.check()
+        await self._takeover.settle_own(self._runner.drives)
         self._unchecked.clear()
 
     async def _fill_slots(self) -> None:

@@ -198,6 +198,10 @@ class Runner:
         if self._runs.get(run.id) is run:
             del self._runs[run.id]
 
+    def drives(self, id: str) -> bool:
+        """Whether the job has a run here: it waits, runs or is about to be recorded."""
+        return id in self._runs
+
     def is_waiting(self, id: str) -> bool:
         """Whether the job waits for a slot."""
         run = self._runs.get(id)
@@ -246,9 +250,7 @@ class Runner:
                 await self.wake(run.id)
 
     async def _is_gone(self, run: Run) -> bool:
-        """Whether the record says that the run is over. A record that was read before a step of the
-        run says nothing.
-        """
+        """Whether the record ends the run. One that was read before a step of the run does not."""
         while run.stored and self._runs.get(run.id) is run:
             before = (run.work, run.fence)
             job = await self._jobs.get(run.id)
@@ -264,9 +266,7 @@ class Runner:
         return job.fence != run.fence or job.phase is Phase.SUSPENDED
 
     async def wake(self, id: str) -> None:
-        """Act on a record that was cancelled or forgotten: stop the job's transfer, or clean up
-        after it.
-        """
+        """Act on a record that was cancelled or forgotten: stop the transfer, or clean up."""
         run = self._runs.get(id)
         if run is None:
             self._tasks.spawn(self._conclusion.conclude(id))

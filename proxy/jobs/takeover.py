@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from proxy.core.job import Job
+from proxy.core.job import Job, Phase
 from proxy.core.retention import Stage
 from proxy.jobs.reconciler import Reconciler
 from proxy.ports import SharedJobs, StoreUnavailable
@@ -15,6 +15,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds by which the clock of a replica that suspended a job may be ahead of this one's.
 _CLOCK_DIFFERENCE = 86_400.0
+#: What ends these jobs is not their run.
+_AT_REST = (Phase.SUSPENDED, Phase.CANCELLING)
 
 
 class TakeOver:
@@ -44,6 +46,16 @@ class TakeOver:
                 await self._settle(job)
             except StoreUnavailable as why:
                 log.warning("job not taken over", job=job.id, reason=str(why))
+
+    async def settle_own(self, drives: Callable[[str], bool]) -> None:
+        """Settle the jobs that the store counts as running here although this replica does not
+        drive them: a store that was restarted may have lost its last changes. Raises
+        `StoreUnavailable`.
+        """
+        for job in await self._jobs.list():
+            ended = job.terminal or job.forgotten or job.phase in _AT_REST
+            if job.replica == self._jobs.replica and not ended and not drives(job.id):
+                await self._settle(job)
 
     async def _settle(self, job: Job) -> None:
         suspended = await self._reconciler.settle(job)

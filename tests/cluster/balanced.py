@@ -103,9 +103,9 @@ class Balanced:
         self.jobs, self.artifacts = jobs, artifacts
 
     def errors(self) -> list[str]:
-        """The lines in which a replica reports a fault of its own."""
-        lines = (line for replica in self.replicas for line in replica.process.lines)
-        return [line for line in lines if "[error" in line or line.startswith("Traceback")]
+        """The lines in which a replica reports a fault of its own, not of a store."""
+        lines = [line for replica in self.replicas for line in replica.process.lines]
+        return [line for line in lines if "[error" in line and "store.down" not in line]
 
     def write_logs(self, directory: Path) -> None:
         """Write what the replicas logged into files."""

@@ -133,6 +133,22 @@ async def test_a_record_read_before_the_claim_does_not_end_the_run() -> None:
         cluster.assert_done(waiting)
 
 
+async def test_a_job_whose_end_the_store_has_lost_ends_again() -> None:
+    """A store that is restarted may lose its last second: the job seems to run again."""
+    async with new_cluster() as cluster:
+        a, _ = cluster.nodes
+        job = await transferring(cluster, a)
+        earlier = cluster.store.jobs[job]
+        a.upstream.gate.set()
+        await cluster.phase(job, Phase.COMPLETED)
+        await cluster.until(lambda: not a.runner.drives(job))
+        cluster.store.jobs[job] = earlier
+        cluster.store.tell(None)
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+        assert a.upstream.generations == 1
+
+
 async def test_a_job_of_a_dead_replica_waits_for_its_owner() -> None:
     """§9: suspended by any other replica, and resumed where its owner calls: a new attempt."""
     async with new_cluster() as cluster:
