@@ -99,6 +99,7 @@ class Running:
         if self._seat is not None and not self._seat.first:
             await self._listen(server)
             return
+        self._run_task(parts.upstream_watch.run())
         admin = parts.admin(
             runner,
             lambda: stores.notes.text,

@@ -54,6 +54,7 @@ from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from proxy.upstream.session_events import SessionEvents
+from proxy.upstream.watch import UpstreamWatch
 
 log = structlog.get_logger(__name__)
 
@@ -139,6 +140,8 @@ class Parts:
         self._clients = ClientParts(settings, tls)
         self._job_pool = _pool(settings, tls)
         self._check_pool = _pool(settings, tls)
+        #: Its connections and failures are in no metric.
+        self.upstream_watch = UpstreamWatch(_pool(settings, tls).connect)
         self._upstream = HttpUpstream(self._job_pool)
         self._checks = HttpUpstream(self._check_pool, checks_only=True)
         self._access = Access(

@@ -19,6 +19,8 @@ from proxy.config.settings import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("config/**/*.md")])
+#: Events of the log with the name of a section.
+EVENTS = {"upstream.down", "upstream.up"}
 SETTINGS = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
 each_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -147,7 +149,7 @@ def test_every_setting_in_the_documents_exists(document: Path) -> None:
     sections = "|".join(SECTIONS)
     for line in code(document):
         for name in re.findall(rf"(?<![\w./-])((?:{sections})\.[a-z_]+)(?![\w./(-])", line):
-            assert name in SETTINGS, f"{line!r}: there is not a known setting {name}"
+            assert name in SETTINGS | EVENTS, f"{line!r}: there is not a known setting {name}"
         for section, key in re.findall(r"VB365_PROXY_([A-Z]+)__([A-Z_]+)", line):
             assert f"{section}.{key}".lower() in SETTINGS, f"{line!r}: there is no such setting"
 
