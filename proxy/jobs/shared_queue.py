@@ -106,6 +106,8 @@ class SharedQueue:
             turn = await self._jobs.claim(job, claimed, self._limits)
             if turn is Turn.CHANGED:
                 current = await self._jobs.get(run.id)
+                if run not in self._waiting:
+                    return False  # it left meanwhile, and the job may have another run by now
                 if not self._is_own(current):
                     await self._wake(run.id)
                     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -13,7 +14,9 @@ from proxy.core.job import Failed, Job, Phase, Status
 from proxy.jobs.conclusion import INTERNAL
 from proxy.jobs.run import Run
 from proxy.jobs.sealing import FernetSealer
-from proxy.ports import StoreUnavailable
+from proxy.jobs.shared_queue import SharedQueue
+from proxy.ports import StoreUnavailable, Turn
+from tests.support.fakes import new_job
 from tests.support.harness import CALL, CONTENT, LIMITS, PIECE
 from tests.support.replicas import Cluster, Node, Valve, new_cluster
 
@@ -147,6 +150,39 @@ async def test_a_job_whose_end_the_store_has_lost_ends_again() -> None:
         await cluster.phase(job, Phase.COMPLETED)
         cluster.assert_done(job)
         assert a.upstream.generations == 1
+
+
+async def test_a_run_that_left_during_its_claim_does_not_start() -> None:
+    """Its job was suspended by another replica and resumed here: the new run starts, alone."""
+    job = new_job(replica="r")
+    claiming, may_return = asyncio.Event(), asyncio.Event()
+    turns = [Turn.CHANGED, Turn.TAKEN]
+    started: list[Run] = []
+    woken: list[str] = []
+
+    class Store:
+        replica = "r"
+
+        async def claim(self, *_: object) -> Turn:
+            claiming.set()
+            await may_return.wait()
+            return turns.pop(0)
+
+        async def get(self, _: str) -> Job:
+            return job
+
+    async def wake(id: str) -> None:
+        woken.append(id)
+
+    store: Any = Store()
+    queue = SharedQueue(store, LIMITS.slots, start=started.append, wake=wake, now=lambda: 0.0)
+    run = Run(job.id, [])
+    joining = asyncio.create_task(queue.join(run, job))
+    await claiming.wait()
+    queue.leave(run)
+    may_return.set()
+    await joining
+    assert (started, woken) == ([], [])
 
 
 async def test_a_job_of_a_dead_replica_waits_for_its_owner() -> None:
