@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -28,6 +29,7 @@ from proxy.net.tls import ServerCertificate, TlsError
 from proxy.parts import ClientParts, Clock, Parts, upstream_tls
 from proxy.parts import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
+from proxy.upstream.watch import UpstreamWatch
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +49,14 @@ class Running:
         #: What the start found: jobs, suspended jobs and free bytes. Empty if another process owns
         #: the jobs.
         self.found: dict[str, int] = {}
+        self._status: Callable[[], str] = str
         self._closing = contextlib.AsyncExitStack()
         self._certificate: ServerCertificate | None = None
+
+    @property
+    def status(self) -> str:
+        """The jobs and VB365 in one line, "" if another process owns the jobs."""
+        return self._status()
 
     async def stop(self) -> None:
         """Let requests in flight finish for at most `DRAIN_TIMEOUT`, leave jobs resumable, and
@@ -91,6 +99,7 @@ class Running:
         self.found = {"jobs": found.jobs, "suspended": found.suspended, "free": free}
         if (shortage := await runner.shortage()) is not None:
             log.warning("not enough space for another export", reason=shortage)
+        self._status = partial(_status_line, runner, parts.upstream_watch)
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
         self._run_task(stores.notes.watch())
@@ -199,6 +208,13 @@ class Running:
         self.url = _url("https" if context else "http", address)
         self._closing.push_async_callback(server.drain, DRAIN_TIMEOUT)
         self._closing.callback(listener.close)
+
+
+def _status_line(runner: Runner, upstream: UpstreamWatch) -> str:
+    jobs = f"{runner.running} running, {runner.queued} queued"
+    if not upstream.tried:
+        return jobs
+    return f"{jobs}, VB365 {'up' if upstream.up else 'down'}"
 
 
 def _url(scheme: str, address: tuple[str, int]) -> str:

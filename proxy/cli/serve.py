@@ -20,6 +20,9 @@ from proxy.net.seat import Seat
 
 log = structlog.get_logger(__name__)
 
+#: Seconds between two looks at the status that the service manager shows.
+_STATUS_PAUSE = 3.0
+
 
 async def run(
     settings: Settings,
@@ -62,7 +65,9 @@ async def run(
         notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
     else:
         seat.report(running.url, running.admin_url, running.found)
+    reporting = asyncio.create_task(_report(seat, lambda: running.status))
     await stopped.wait()
+    reporting.cancel()
     if seat is None:
         log.info("stopping")
     limit = f"{app.DRAIN_TIMEOUT:.0f} s"
@@ -133,6 +138,16 @@ def _about(settings: Settings, config: Path | None) -> dict[str, object]:
         "tls": settings.listen.tls_certificate is not None,
         "workers": settings.listen.workers,
     }
+
+
+async def _report(seat: Seat | None, status: Callable[[], str]) -> None:
+    """Notify the service manager of each change of the status, at most every few seconds."""
+    last = ""
+    while True:
+        await asyncio.sleep(_STATUS_PAUSE)
+        if (now := status()) != last:
+            last = now
+            _notify(seat, status=now)
 
 
 def _notify(seat: Seat | None, *states: str, status: str) -> None:

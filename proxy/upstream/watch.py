@@ -42,6 +42,8 @@ class UpstreamWatch:
         self._since = seconds()
         #: Whether the last connection succeeded; True before the first one.
         self.up = True
+        #: Whether there was one.
+        self.tried = False
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -56,9 +58,11 @@ class UpstreamWatch:
         except LocalShortage:
             return  # says nothing about VB365
         except UpstreamFailure as why:
+            self.tried = True
             if self.up:
                 log.error("upstream.down", cause=str(why), seconds_up=self._change())  # noqa: TRY400
         else:
+            self.tried = True
             if not self.up:
                 log.info("upstream.up", seconds_down=self._change())
 

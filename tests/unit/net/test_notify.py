@@ -56,9 +56,10 @@ def test_a_manager_that_does_not_read_does_not_block_the_proxy(manager: socket.s
         notify(status="x" * 1000)
 
 
-def test_serve_notifies_when_it_is_ready_and_when_it_stops(
+def test_serve_notifies_when_it_is_ready_of_its_jobs_and_when_it_stops(
     manager: socket.socket, tmp_path: Path
 ) -> None:
+    """A status is sent when it changes: VB365 is tried after ten seconds, and does not respond."""
     places = (
         "--upstream",
         "http://127.0.0.1:1",
@@ -71,12 +72,15 @@ def test_serve_notifies_when_it_is_ready_and_when_it_stops(
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as program:
         assert manager.recv(4096) == b"STATUS=starting"
         ready = manager.recv(4096).decode()
+        states = [manager.recv(4096).decode() for _ in range(2)]
         program.send_signal(signal.SIGTERM)
         stopping = manager.recv(4096).decode()
         assert program.stderr is not None
         (url,) = re.findall(r"^listening on (\S+)$", program.stderr.read(), re.MULTILINE)
         assert program.wait(40) == 0
     assert ready == f"READY=1\nSTATUS=listening on {url} in front of http://127.0.0.1:1"
+    jobs = "STATUS=0 running, 0 queued"
+    assert states == [jobs, f"{jobs}, VB365 down"]
     assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
 
 
