@@ -23,7 +23,7 @@ async def overlap_of(read: Read, stored: int) -> int | None:
 
     That is 64 KiB, or half of fewer bytes. But files have long runs of zeros, such as the free
     pages of a PST, and two files can be equal there. So an overlap that ends in filler is extended
-    to the last block that is none. If the file begins with filler too, there is nothing better to
+    to the last block that is none. If all stored bytes are filler, there is nothing better to
     compare.
     """
     size = _SIZE if stored >= _SIZE else stored - stored // 2
@@ -31,7 +31,11 @@ async def overlap_of(read: Read, stored: int) -> int | None:
         start = max(0, stored - overlap)
         if not await _is_filler(await read(start, start + size)):
             return stored - start
-    return size if await _is_filler(await read(0, size)) else None
+    # a block that is none before the limit would be another file's, and not compared
+    for start in range(0, stored - _LIMIT, size):
+        if not await _is_filler(await read(start, start + size)):
+            return None
+    return size
 
 
 async def _is_filler(block: bytes) -> bool:

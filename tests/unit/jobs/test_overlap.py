@@ -68,6 +68,7 @@ async def test_an_overlap_has_at_most_8_mib() -> None:
     """More filler after other bytes proves nothing."""
     assert await overlap(RANDOM + bytes(LIMIT - SIZE)) == LIMIT
     assert await overlap(RANDOM + bytes(LIMIT)) is None
+    assert await overlap(bytes(SIZE) + RANDOM + bytes(LIMIT)) is None
     assert await overlap(bytes(LIMIT + SIZE)) == SIZE
 
 
