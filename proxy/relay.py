@@ -384,7 +384,7 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None and self._response is not None:
             private = connection.give_back(self._response, leftover=bool(rest))
-            self._client.private = connection if private else None
+            self._client.private = connection if private else self._client.private
         self._client.answered(keep=self._keep)
 
     def _malformed(self, why: MalformedMessage) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Own, PassThrough
+from proxy.downstream.listener import Listener
+from proxy.handover import HandoverRelay
+from proxy.net.listening import listen_at
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from tests.support.proxies import Proxy, proxy_to, through
@@ -107,6 +114,35 @@ async def test_12_the_connection_ends_with_its_client() -> None:
         for client in clients:
             await client.close()
         await eventually(lambda: proxy.pool.open == 0)
+
+
+async def test_12_a_handed_over_request_leaves_the_connection_to_its_client(
+    tmp_path: Path,
+) -> None:
+    """Between workers, too: it serves the next request, and ends with the client."""
+
+    def decide(head: Head) -> Decision:
+        own = head.target == b"/own"
+        return Own("/own", None, "", None) if own else PassThrough(head.target)
+
+    async def handler(request: web.BaseRequest, head: Head, decision: Decision) -> web.Response:
+        return web.Response(text="own")
+
+    handover = HandoverRelay({b"http": tmp_path / "first"}, timeout=LIMIT)
+    async with (
+        through(Windows(), decide=decide, handler=handler) as (first, origin),
+        proxy_to(origin.port, decide=decide, exports=handover) as second,
+    ):
+        workers = Listener(first.server, introduced=b"http")
+        workers.serve([listen_at(tmp_path / "first")])
+        client = await logged_in(second, b"alice")
+        for _ in range(3):
+            assert await answered(client, asking().replace(b"/x", b"/own")) == (200, b"own")
+            assert await answered(client, asking()) == (200, b"alice")
+        assert origin.accepted == 1
+        await client.close()
+        await eventually(lambda: second.pool.open == 0)
+        workers.close()
 
 
 async def test_12_an_unserved_request_on_a_private_connection_is_not_repeated() -> None:
