@@ -1,0 +1,43 @@
+"""The memory of a kick-off's body while it arrives (CONTRACT §3.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from types import SimpleNamespace
+from typing import cast
+
+from proxy.api.request import ApiRequest
+from proxy.api.request_body import RequestBodies
+
+
+class Dribble:
+    """A body of `left` bytes that arrives two bytes at a time."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def at_eof(self) -> bool:
+        return not self.left
+
+    async def readany(self) -> bytes:
+        await asyncio.sleep(0)
+        self.left -= 2
+        return b"%02d" % (self.left % 100)
+
+
+async def test_a_body_in_tiny_pieces_takes_no_more_memory_than_it_counts() -> None:
+    """Two bytes in a list of pieces would take 60."""
+    size = 60_000
+    bodies = RequestBodies(max_body=size, memory=size)
+    request = SimpleNamespace(
+        head=SimpleNamespace(content_length=None), inner=SimpleNamespace(content=Dribble(size))
+    )
+    tracemalloc.start()
+    try:
+        async with bodies.receive(cast("ApiRequest", request)) as body:
+            peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(body) == size
+    assert peak < 5 * size
