@@ -124,7 +124,7 @@ class IdempotencyKeys:
             # holder waits for kick-offs that need the locks of hashes
             for identity in (owner for owner in job.owners if owner not in hashes):
                 await locks.enter_async_context(self._lock(identity, key))
-                await self._settle(identity, key, credentials)
+                await self._settle(identity, job, credentials)
             for owner in sorted(set(job.owners).intersection(hashes)):
                 await locks.enter_async_context(self._lock(owner, key))
             if (entry := self._unproven.get(job.id)) is not None:
@@ -153,11 +153,14 @@ class IdempotencyKeys:
             async with self._lock(entry.claimed, entry.key):
                 await self._conclude(entry, accepted=verdict)
 
-    async def _settle(self, identity: str, key: str, credentials: Credentials) -> None:
+    async def _settle(self, identity: str, job: Job, credentials: Credentials) -> None:
         """Decide about the remembered kick-offs that claim to be this caller, who is confirmed and
         wants the same key. Raises `Problem` 503 if that is not possible now.
+
+        That of `job` itself is one of them if the caller was confirmed since; it waits for nobody.
         """
-        entries = self._unproven.of(identity, key)
+        key = job.request.idempotency_key or ""
+        entries = [each for each in self._unproven.of(identity, key) if each.id != job.id]
         verdicts = await asyncio.gather(*(self._decide(entry, credentials) for entry in entries))
         if None in verdicts:
             raise unreachable()

@@ -170,3 +170,19 @@ async def test_callers_are_confirmed_one_at_a_time_and_not_while_vb365_is_down(
     assert len(world.keys._unproven) == 0
     assert await world.keys.find([world.access.claimed(FIRST) or ""], KEY) is not None
     assert await world.keys.find([world.access.claimed(strangers[0]) or ""], KEY) is None
+
+
+async def test_a_kickoff_whose_caller_is_confirmed_meanwhile_does_not_wait_for_itself(
+    world: World,
+) -> None:
+    """Another request of the same caller may have been confirmed after it was announced."""
+    made = job("", aliases=())
+    request = replace(made.request, idempotency_key=KEY)
+    async with world.keys.announced(FIRST, KEY, made.id, learned=None):
+        assert await world.access.learn(FIRST)
+        owner, *aliases = world.access.owners(FIRST)
+        made = replace(made, owner=owner, aliases=tuple(aliases), request=request)
+        async with asyncio.timeout(2), world.keys.taking(FIRST, made) as found:
+            assert found is None
+            await world.jobs.add(made, b"")
+    assert await world.keys.find([owner], KEY) == made
