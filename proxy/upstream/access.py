@@ -220,7 +220,8 @@ class Access:
 
         `statuses` is shared by the checks of one list.
         """
-        if self._is_cached(credentials, "job", job.id):
+        # not for a job that has since run with another caller's credentials
+        if not job.borrowed and self._is_cached(credentials, "job", job.id):
             return
         session = job.request.session
         if session is None:

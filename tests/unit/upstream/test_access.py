@@ -302,6 +302,18 @@ async def test_the_kick_offs_own_credential_sees_its_job_without_a_check() -> No
     assert (await refused(access, who, own))[0] == 404
 
 
+async def test_a_kickoff_is_not_vouched_for_once_the_job_has_run_with_other_credentials() -> None:
+    """§9 borrowed: the file is what those credentials may see."""
+    access, _, _ = make(lambda token, *_: 200 if token == "Bearer ok" else 403)
+    intruder = credentials("Bearer intruder")
+    own = job(owner_of(access, intruder))
+    access.allow(intruder, own)
+    await access.check(intruder, own)
+    borrowed = replace(own, borrowed=True)
+    assert await refused(access, intruder, borrowed) == (404, "job-not-found")
+    await access.check(credentials("Bearer ok"), borrowed)
+
+
 async def test_a_kick_off_in_a_foreign_session_gives_no_access_to_its_other_jobs() -> None:
     """§9: a caller who starts an export below a session may see that export, not those of
     others.
