@@ -320,6 +320,8 @@ class KickoffHandler:
         """Return the outcome within `wait=N`: the file with 200, or VB365's own error (CONTRACT
         §3.9).
         """
+        if job.borrowed:
+            await self._access.check(call.credentials, job)
         if job.result is ResultState.AVAILABLE:
             links = self._site.links(call.request, job)
             extra = [("Content-Location", links.result), ("Vary", "Prefer")]

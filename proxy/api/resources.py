@@ -106,6 +106,8 @@ class Resources:
         current = await self._jobs.recent(id)
         if current is None:
             raise not_found()
+        if current.borrowed and not job.borrowed:
+            await self._access.check(credentials, current)
         return as_of(current, self._now())
 
     async def _existing(self, request: ApiRequest, id: str) -> Job:
@@ -171,6 +173,8 @@ class Resources:
         wait = self._wait(request)
         if wait > 0:
             job = await self._until(job, lambda now: now.terminal, wait)
+            if job.borrowed:  # perhaps since the check
+                await self._access.check(request.credentials(), job)
         if job.result is not ResultState.AVAILABLE:
             raise self._no_file(job)
         return await self._download.send(request, job, method=request.method)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -454,3 +455,36 @@ async def test_a_resume_by_another_caller_gives_no_access_after_the_session(
         assert (await stage.ask("GET", "/v8/_async/exports", bobs)).json()["results"] == []
     finally:
         await stage.running.stop()
+
+
+@pytest.mark.parametrize("waits", ["result", "kickoff"])
+async def test_a_waiting_call_gets_no_file_of_another_callers_resume(
+    make_stage: MakeStage, waits: str
+) -> None:
+    """§9: bob's token ends while his job in alice's session is queued; alice's call resumes it
+    while bob's still waits.
+    """
+    sim = {"size": 1000, "foreign_session": 404}
+    stage = await make_stage(sim, EXPORTS__PREFLIGHT="false", EXPORTS__MAX_RUNNING="1")
+    stage.fault(hold=True, count=1)
+    first = await stage.begun(stage.export)
+    await stage.simulator.until(lambda: stage.simulator.held == 1)
+    bobs = stage.simulator.login("bob")
+    prefer = "respond-async, wait=30" if waits == "kickoff" else "respond-async"
+    call = asyncio.create_task(stage.ask("POST", stage.export, bobs | {"Prefer": prefer}, b"{}"))
+    listed = f"/v8/_async/exports?restoreSessionId={stage.session}"
+    async with asyncio.timeout(10):
+        while len(jobs := (await stage.get(listed)).json()["results"]) < 2:
+            pass
+    [intruder] = [f"/v8/_async/exports/{job['id']}" for job in jobs if job["id"] not in first]
+    if waits == "result":
+        assert (await call).status == 202
+        call = asyncio.create_task(
+            stage.ask("GET", f"{intruder}/result", bobs | {"Prefer": "wait=30"})
+        )
+        await stage.get(intruder)  # by now the other call has arrived
+    stage.simulator.tokens.revoke(bobs["Authorization"])
+    stage.simulator.release()
+    assert (await stage.finished(intruder)).json()["status"] == "Success"
+    response = await call
+    assert (response.status, stage.file() in response.body) == (401, False)
