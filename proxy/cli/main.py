@@ -200,8 +200,10 @@ def config_check(sources: Sources, connect: Connect = False) -> None:
     """
     settings = _startable(sources)
     if connect:
+        from proxy import logs
         from proxy.cli.connect import try_connections
 
+        logs.configure("console", "critical")  # the failures are the output
         failures, notes = asyncio.run(try_connections(settings))
         for note in notes:
             typer.echo(f"Warning: {note}", err=True)

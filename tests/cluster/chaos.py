@@ -254,7 +254,8 @@ class ClusterChaos(Callers):
 
     async def check(self, place: Path) -> None:
         """Check records and files when no replica runs any more, and what the replicas logged."""
-        assert self.cluster.errors() == []
+        errors = self.cluster.errors()
+        assert not errors, "\n".join(errors)
         jobs = await RedisJobs.open(self.cluster.jobs)
         artifacts = await _artifacts(self.cluster.artifacts, place)
         try:

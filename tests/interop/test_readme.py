@@ -38,6 +38,7 @@ def transcript() -> list[tuple[str, str]]:
 def masked(text: str) -> str:
     """Replace what differs between runs: ids, dates and numbers."""
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text.replace("\r", ""))
+    text = re.sub(r"(?m)^(X-Request-Id): [0-9a-f]{32}$", r"\1: ID", text)
     return re.sub(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d+ \w{3}|\d+(\.\d+)?", "N", text).strip()
 
 

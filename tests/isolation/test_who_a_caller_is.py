@@ -305,7 +305,9 @@ async def test_no_version_of_the_url_discloses_existing_ids(
     for job in (*jobs, str(uuid4())):
         play.upstream.requests.clear()
         response = await play.ask(
-            "GET", f"{alias}/_async/exports/{job}", {"Authorization": f"Bearer {user}"}
+            "GET",
+            f"{alias}/_async/exports/{job}",
+            {"Authorization": f"Bearer {user}", "X-Request-Id": "r"},
         )
         told.add(
             (
