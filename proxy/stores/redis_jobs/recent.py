@@ -38,9 +38,10 @@ class RecentJobs:
         return None
 
     def begin(self, id: str) -> object:
-        """Note that a read begins. Pass the result to `put`."""
-        token = self._reading[id] = object()
-        return token
+        """Note that a read begins. Pass the result to `put`. Reads at the same time share it, so
+        that one of many polls is remembered.
+        """
+        return self._reading.setdefault(id, object())
 
     def put(self, id: str, token: object, job: Job | None) -> None:
         """Remember what was read, unless the job has changed since the read began."""
