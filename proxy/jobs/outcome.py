@@ -19,6 +19,7 @@ from proxy.ports import (
     PartialLost,
     Response,
     StorageFull,
+    StorageRefused,
     UpstreamBroken,
     UpstreamFailure,
     UpstreamTimedOut,
@@ -44,6 +45,9 @@ def not_stored(why: StorageFull | PartialLost | LengthMismatch) -> JobError:
             "The stored file does not have the length that VB365 sent. Start the export again."
         )
         return error(ErrorCode.TRUNCATED, message)
+    if isinstance(why, StorageRefused):
+        message = "The file cannot be stored: the store of the proxy refuses it. Its log says why."
+        return error(ErrorCode.INTERNAL, message)
     if isinstance(why, PartialLost):
         message = "The stored part of the file is lost. Start the export again."
         return error(ErrorCode.INTERRUPTED, message)

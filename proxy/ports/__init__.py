@@ -24,6 +24,9 @@ from proxy.ports.failures import (
     StorageFull as StorageFull,
 )
 from proxy.ports.failures import (
+    StorageRefused as StorageRefused,
+)
+from proxy.ports.failures import (
     StoreUnavailable as StoreUnavailable,
 )
 from proxy.ports.jobs import (

@@ -19,5 +19,11 @@ class StorageFull(Exception):
     """There is not enough space for the bytes (CONTRACT §5 StorageFull)."""
 
 
+class StorageRefused(StorageFull):
+    """The store refuses the bytes for a reason that neither time nor space changes. Repeating the
+    request is useless.
+    """
+
+
 class LengthMismatch(Exception):
     """The partial file does not have the length to commit. It stays uncommitted."""

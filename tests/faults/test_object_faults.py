@@ -16,7 +16,14 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 
-from proxy.ports import ArtifactStore, Partial, PartialLost, StorageFull, StoreUnavailable
+from proxy.ports import (
+    ArtifactStore,
+    Partial,
+    PartialLost,
+    StorageFull,
+    StorageRefused,
+    StoreUnavailable,
+)
 from proxy.stores.object_artifacts import partial as partial_
 from proxy.stores.object_artifacts.layout import Place
 from proxy.stores.object_artifacts.location import Location
@@ -182,6 +189,38 @@ async def test_a_full_bucket_is_a_full_disk(endpoint: str) -> None:
             await partial.commit(1, note)
         with pytest.raises(StorageFull):
             await partial.write(b"x")
+        await partial.discard()
+        assert await store.ids() == set()
+        await store.close()
+
+
+async def test_new_credentials_are_waited_for_and_a_refused_object_is_not(endpoint: str) -> None:
+    """A key that is replaced costs no export; an object that is refused for ever ends it."""
+    refusal = "403 AccessDenied"
+
+    async def before(request: web.BaseRequest) -> web.Response | None:
+        if request.method == "PUT" and refusal:
+            status, code = refusal.split()
+            return web.Response(status=int(status), text=f"<Error><Code>{code}</Code></Error>")
+        return None
+
+    async with relay(endpoint, before) as url:
+        store = await opened(url, str(uuid4()))
+        job = new_id()
+        with pytest.raises(StoreUnavailable, match=r"403 AccessDenied.*check the credentials"):
+            await store.create(job)
+        refusal = ""
+        partial = await store.create(job)
+        await partial.write(b"x")
+        refusal = "403 AccessDenied"
+        with pytest.raises(StoreUnavailable, match="check the credentials"):
+            await partial.commit(1, note)
+        refusal = "413 EntityTooLarge"
+        with pytest.raises(StorageRefused, match=r"refused an object .*413 EntityTooLarge"):
+            await partial.commit(1, note)
+        with pytest.raises(StorageRefused):
+            await partial.write(b"x")
+        refusal = ""
         await partial.discard()
         assert await store.ids() == set()
         await store.close()

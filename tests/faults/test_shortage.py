@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.job import ErrorCode, Phase, Status
-from proxy.ports import LocalShortage, StorageFull, StoreUnavailable
+from proxy.ports import LocalShortage, StorageFull, StorageRefused, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.support.harness import CONTENT, PIECE, FakeWorld, Steps, new_world
@@ -50,15 +50,26 @@ async def test_a_partial_file_that_is_unavailable_for_a_while_costs_no_export(me
 
 
 @pytest.mark.parametrize("method", ["create", "write", "commit"])
-async def test_only_a_full_disk_fails_the_job(method: str) -> None:
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (StorageFull("no space"), ErrorCode.STORAGE_FULL),
+        (StorageRefused("s3://secret refused it"), ErrorCode.INTERNAL),
+    ],
+)
+async def test_only_a_full_disk_or_a_refusal_fails_the_job(
+    method: str, failure: Exception, code: ErrorCode
+) -> None:
     async with new_world() as world:
-        world.artifacts.faults[method].extend([*AWAY, StorageFull("no space")])
+        world.artifacts.faults[method].extend([*AWAY, failure])
         job_id, _ = await world.submit()
-        with capture_logs():
+        with capture_logs() as lines:
             await world.quiet()
         job = await world.jobs.get(job_id)
         assert job.status is Status.FAILED
-        assert job.error.code is ErrorCode.STORAGE_FULL
+        assert job.error.code is code
+        assert "secret" not in job.error.message
+        assert str(failure) in {line.get("reason") for line in lines}
         await world.check()
 
 

@@ -55,12 +55,12 @@ class Bucket:
 
     async def store(self, key: str, content: bytes | bytearray) -> None:
         """Store the object, in one request. Cancellation does not interrupt it: it could arrive
-        after a later one.
+        after a later one. Raises `StorageRefused`, too.
         """
         # never as a multipart upload, which a crash would leave behind
         storing = obstore.put_async(self.data, key, content, use_multipart=False)
         try:
-            await self._whole(storing)
+            await self._whole(storing, storing=True)
         except Missing:
             raise StoreUnavailable(f"{self.location} answered 404 to a new object") from None
 
@@ -100,6 +100,6 @@ class Bucket:
             listed = await obstore.list_with_delimiter_async(self.control, prefix)
         return {each.rstrip("/").rpartition("/")[2] for each in listed["common_prefixes"]}
 
-    async def _whole(self, request: Awaitable[_T]) -> _T:
-        with store_errors(self.location):
+    async def _whole(self, request: Awaitable[_T], *, storing: bool = False) -> _T:
+        with store_errors(self.location, storing=storing):
             return await undisturbed(asyncio.ensure_future(request))

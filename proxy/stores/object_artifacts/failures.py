@@ -11,13 +11,22 @@ from contextlib import contextmanager
 
 from obstore.exceptions import BaseError
 
-from proxy.ports import StorageFull, StoreUnavailable
+from proxy.ports import StorageFull, StorageRefused, StoreUnavailable
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _FULL = re.compile("quota|storagefull|insufficientstorage|capacityexceeded", re.IGNORECASE)
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _REFUSED = ("401", "403")
+#: Refusals that end when an operator or time corrects their cause: credentials, a missing bucket,
+#: conflicts, too many requests. The same with the code of a 400: expired or new credentials, and
+#: bytes that were damaged or late on their way.
+_TEMPORARY = frozenset({*_REFUSED, "404", "407", "408", "409", "412", "421", "423", "425", "429"})
+_TEMPORARY_CODE = re.compile(
+    "token|credential|authoriz|authent|kms|timeout|timedout|time-?skew|incompletebody|digest"
+    "|md5mismatch|sha256mismatch|throttl|slowdown|busy",
+    re.IGNORECASE,
+)
 #: obstore reports a missing object as FileNotFoundError, failures to read or send as OSError.
 FAILURES = (BaseError, OSError, ValueError)
 
@@ -27,15 +36,17 @@ class Missing(Exception):
 
 
 @contextmanager
-def store_errors(location: str) -> Iterator[None]:
-    """Raise `Missing`, `StorageFull` or `StoreUnavailable` for what obstore raises."""
+def store_errors(location: str, *, storing: bool = False) -> Iterator[None]:
+    """Raise `Missing`, `StorageFull` or `StoreUnavailable` for what obstore raises, and if
+    `storing`, `StorageRefused` for a refusal that a repetition gets again.
+    """
     try:
         yield
     except FAILURES as why:
-        raise _translated(why, location) from None
+        raise _translated(why, location, storing=storing) from None
 
 
-def _translated(why: Exception, location: str) -> Exception:
+def _translated(why: Exception, location: str, *, storing: bool) -> Exception:
     text = str(why)
     status, code = _first(_STATUS, text), _first(_CODE, text)
     if isinstance(why, FileNotFoundError) and code not in _NO_BUCKET:
@@ -43,7 +54,21 @@ def _translated(why: Exception, location: str) -> Exception:
     answer = " ".join(each for each in (status, code) if each)
     if status == "507" or (status != "429" and code and _FULL.search(code)):
         return StorageFull(f"{location} is full ({answer})")
+    if storing and _is_permanent(status, code):
+        return StorageRefused(
+            f"{location} refused an object of at most 8 MiB ({answer}): check what the store, and "
+            "each proxy in front of it, accepts"
+        )
     return StoreUnavailable(f"{location} {_reason(text, status, code, answer)}")
+
+
+def _is_permanent(status: str | None, code: str | None) -> bool:
+    """Whether the same request gets the same refusal, whenever it is repeated."""
+    if status is None or status in _TEMPORARY:
+        return False
+    if status == "400":
+        return not (code and _TEMPORARY_CODE.search(code))
+    return status.startswith("4") or status == "501"
 
 
 def _reason(text: str, status: str | None, code: str | None, answer: str) -> str:

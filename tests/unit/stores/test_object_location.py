@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
-from proxy.ports import StorageFull, StoreUnavailable
+from proxy.ports import StorageFull, StorageRefused, StoreUnavailable
 from proxy.stores.object_artifacts.failures import Missing, store_errors
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.store import ObjectArtifacts
@@ -131,6 +131,45 @@ def test_a_failure_is_a_plain_sentence_without_secrets(
     assert words in str(translated.value)
     assert SECRET not in str(translated.value)
     assert translated.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (413, "RequestBodyTooLarge"), (400, "EntityTooLarge"), (400, "InvalidRequest"),
+        (400, "InvalidEncryptionAlgorithmError"), (405, "MethodNotAllowed"),
+        (501, "NotImplemented"),
+    ],
+)  # fmt: skip
+def test_what_every_repetition_would_get_again_is_a_refusal(status: int, code: str) -> None:
+    """Only for a new object: a job whose bytes are refused fails, a request to read one does not
+    say anything about the bytes.
+    """
+    with (
+        pytest.raises(StorageRefused, match=rf"refused an object .*{status} {code}"),
+        store_errors("s3://exports", storing=True),
+    ):
+        raise answered(status, code)
+    with pytest.raises(StoreUnavailable), store_errors("s3://exports"):
+        raise answered(status, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "InvalidAccessKeyId"), (403, "SignatureDoesNotMatch"), (401, "Unauthorized"),
+        (403, "RequestTimeTooSkewed"), (400, "ExpiredToken"), (400, "AuthorizationHeaderMalformed"),
+        (400, "RequestTimeout"), (400, "IncompleteBody"), (400, "BadDigest"),
+        (400, "KMS.DisabledException"), (404, "NoSuchBucket"), (404, "ContainerNotFound"),
+        (408, "RequestTimeout"), (409, "OperationAborted"), (429, "TooManyRequests"),
+        (500, "InternalError"), (503, "SlowDown"),
+    ],
+)  # fmt: skip
+def test_what_an_operator_or_time_corrects_is_waited_for(status: int, code: str) -> None:
+    """§18: as a full disk, but resumable."""
+    why = answered(status, code)
+    with pytest.raises(StoreUnavailable), store_errors("s3://exports", storing=True):
+        raise FileNotFoundError(why) if status == 404 else why
 
 
 async def test_a_store_that_cannot_be_reached_says_so_soon(
