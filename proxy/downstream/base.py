@@ -24,6 +24,7 @@ from proxy.net.shared_reads import share_reads
 from proxy.net.sockets import enable_keepalive
 from proxy.ports.counts import ClientCounts
 
+NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
 #: The transport of a connection that this process has accepted knows its ends.
 _ACCEPTED_HERE: Mapping[str, Endpoint] = {}
 

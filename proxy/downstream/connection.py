@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from proxy.core.errors import Problem
 from proxy.core.http.bodies import NOTHING, Body, body_of
-from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
+from proxy.core.http.heads import Head, MalformedMessage
 from proxy.core.routing import Decision, Own, PassThrough
-from proxy.downstream.base import BaseConnection, ConnectionOwner
+from proxy.downstream.base import NO_MEMORY, ConnectionOwner
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import Closable
 from proxy.downstream.lingering import LINGER, LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
+from proxy.downstream.request_reader import RequestReader
 from proxy.net.sockets import reset
 from proxy.ports.counts import NO_RESPONSE, LaneCounts
 
@@ -35,13 +36,12 @@ _TRIED = 512
 #: A larger head counts against the memory that all clients share (CONTRACT §12) until its request
 #: is answered. Smaller ones are bounded well enough by the number of connections.
 _LARGE_HEAD = 16 << 10
-_NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _READY, _SERVING, _TUNNEL, _LINGERING = Phase
 _IDLE, _BODY = Limit.IDLE, Limit.BODY
 
 
-class ClientConnection(BaseConnection):
+class ClientConnection(RequestReader):
     """One client connection and the request in progress on it."""
 
     def __init__(self, owner: ConnectionOwner) -> None:
@@ -57,9 +57,9 @@ class ClientConnection(BaseConnection):
         #: The lane and the status of the request in progress.
         self._lane: LaneCounts = owner.counters.own
         self.code = NO_RESPONSE
-        #: When the first bytes of the request in progress arrived, of its response were written,
-        #: and of the next request arrived; 0 while they have not.
-        self._since = self._responded = self._arrived = 0.0
+        #: When the first bytes of the request in progress arrived, and of its response were
+        #: written; 0 while they have not.
+        self._since = self._responded = 0.0
 
     # Called by the loop.
 
@@ -122,77 +122,7 @@ class ClientConnection(BaseConnection):
 
     # Requests.
 
-    def _next(self, data: bytes) -> None:
-        """Start the request that begins `data` if its head is complete, else queue `data`."""
-        # RFC 9112 §2.2: one empty line before a request is ignored
-        start = 2 if data.startswith(b"\r\n") else 0
-        try:
-            end = find_end(data, start)
-            if end < 0:
-                self._queue(data)
-                return
-            head = parse_request(data[start:end])
-        except MalformedMessage as why:
-            self._refuse(data[start : start + 4096], why)
-            return
-        self._begin(head, data[end:])
-
-    def _queue(self, data: bytes) -> None:
-        """Keep input of the next requests."""
-        if self.closing:
-            return
-        if not self._arrived:
-            self._arrived = self._owner.now()
-        if self._inbox.keep(data):
-            self._proceed()
-            return
-        self.counters.refused += 1
-        if self._phase is _READY:
-            self._refuse_connection(_NO_MEMORY)
-        else:
-            self._last_response()
-
-    def _proceed(self) -> None:
-        """Start the next request of the inbox if possible, else wait for what is missing."""
-        inbox = self._inbox
-        while inbox:
-            turn = self._phase is _READY and not self._slow
-            try:
-                start, end = inbox.find_head()
-                head = parse_request(inbox.peek(start, end)) if turn and end >= 0 else None
-            except MalformedMessage as why:
-                self._deadlines.clear(Limit.HEAD)
-                if turn:
-                    self._refuse(inbox.peek(0, 4096), why)
-                break
-            if end < 0:
-                self._wait_for_head()
-                break
-            self._deadlines.clear(Limit.HEAD)
-            if head is None:
-                break
-            inbox.drop(end)
-            self._begin(head, b"")
-        if self._phase is _READY and not self._slow and not inbox:
-            self._rest()
-        self._reading.update()
-
-    def _wait_for_head(self) -> None:
-        if self._reading.ended:
-            self._end()
-        elif not self._deadlines.is_set(Limit.HEAD):
-            self._deadlines.clear(_IDLE)
-            self._deadlines.set(Limit.HEAD, self._owner.head_timeout)
-
-    def _rest(self) -> None:
-        """Wait for the first byte of the next request."""
-        if self._reading.ended:
-            self._end()
-        else:
-            self._deadlines.set(_IDLE, self._owner.idle_timeout)
-
     def _begin(self, head: Head, rest: bytes) -> None:
-        """Start the request. `rest` arrived with its head and is not in the inbox."""
         owner = self._owner
         decision = owner.decide(head)
         self._deadlines.clear(_IDLE)
@@ -201,7 +131,7 @@ class ClientConnection(BaseConnection):
             return
         if len(head.block) > _LARGE_HEAD and not self._hold(len(head.block)):
             self.counters.refused += 1
-            self._refuse_connection(_NO_MEMORY)
+            self._refuse_connection(NO_MEMORY)
             return
         self._phase = _SERVING
         self._since = self._arrived or owner.now()
@@ -365,14 +295,6 @@ class ClientConnection(BaseConnection):
         if serving is not None:
             serving.client_left()
             self._lane.ended(self.code, self._since, self._responded, self._owner.now())
-
-    def _refuse(self, begun: bytes, why: MalformedMessage) -> None:
-        """Respond 400, or 431 for a head of more than 256 KiB, and close (CONTRACT §12)."""
-        self.counters.refused += 1
-        status = 431 if isinstance(why, HeadTooLarge) else 400
-        problem = Problem("bad-request", f"The request is refused: {why}.", status=status)
-        self._write_refusal(problem, None, begun=begun, since=self._arrived)
-        self._close(LINGER, unread=True)
 
     def _broken_request(self, why: MalformedMessage) -> None:
         """End a request with a malformed body. VB365 must not take the part it got for whole."""
