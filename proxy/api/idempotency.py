@@ -19,7 +19,8 @@ import structlog
 from proxy.api.request import ApiRequest
 from proxy.api.unproven import UnprovenKickoff, UnprovenKickoffs
 from proxy.core.errors import Problem
-from proxy.core.job import Identified, Job
+from proxy.core.events import Identified
+from proxy.core.job import Job
 from proxy.core.retention import Retention
 from proxy.jobs.record import advance_for_caller
 from proxy.ports import JobStore, StoreUnavailable

@@ -14,16 +14,9 @@ from proxy.api.listing import Listing
 from proxy.api.request import ApiRequest
 from proxy.api.responses import document_response, respond
 from proxy.core.errors import Problem
+from proxy.core.events import CancelRequested, Forgotten, Released
 from proxy.core.http.ranges import etag_list
-from proxy.core.job import (
-    CancelRequested,
-    Forgotten,
-    Job,
-    Phase,
-    Released,
-    ResultState,
-    Status,
-)
+from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.core.job_document import etag, headers, retry_after
 from proxy.core.paths import Resource, parse
 from proxy.core.preferences import parse_prefer

@@ -22,7 +22,7 @@ _JSON_DEPTH = 100
 
 def etag(job: Job) -> str:
     """The weak validator of the job document (CONTRACT §4)."""
-    return f'W/"{job.version}"'
+    return f'W/"{job.shown_version}"'
 
 
 def percent(job: Job) -> int | None:
@@ -136,8 +136,10 @@ def document(job: Job, links: Links) -> dict[str, Any]:
         "endTime": None if job.ended is None else _time(job.ended),
         "lastUpdateTime": _time(job.updated),
         "expirationTime": None if job.expires is None else _time(job.expires),
-        "eTag": job.version,
+        "eTag": job.shown_version,
         "attempt": job.attempt,
+        "origin": str(job.origin),
+        "joined": job.joined,
         **size,
         "progress": {
             "percent": percent(job),

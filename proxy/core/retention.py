@@ -7,7 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from proxy.core.job import Expired, Job, Phase, ResultState, advance, refused
+from proxy.core.events import Expired
+from proxy.core.job import Job, Phase, ResultState, refused
+from proxy.core.transitions import advance
 
 
 class Stage(StrEnum):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import structlog
 
-from proxy.core.job import Cancelled, ErrorCode, Event, Failed, Job, JobError, Phase
+from proxy.core.events import Cancelled, Event, Failed
+from proxy.core.job import ErrorCode, Job, JobError, Phase
 from proxy.core.retention import keeps_bytes
 from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.run import Run

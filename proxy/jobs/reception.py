@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from proxy.core.events import Received
 from proxy.core.formats import sniff
-from proxy.core.job import Received
 from proxy.jobs.lease import PartialFiles
 from proxy.jobs.meter import Meter
 from proxy.jobs.record import Record, until_available

@@ -10,18 +10,9 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
-from proxy.core.job import (
-    Cancelled,
-    Event,
-    Interrupted,
-    Job,
-    Phase,
-    Released,
-    ResultState,
-    Status,
-    Succeeded,
-    decode,
-)
+from proxy.core.events import Cancelled, Event, Interrupted, Released, Succeeded
+from proxy.core.job import Job, Phase, ResultState, Status
+from proxy.core.job_codec import decode
 from proxy.core.retention import keeps_bytes
 from proxy.jobs.record import attempt
 from proxy.ports import ArtifactStore, JobStore, SharedJobs

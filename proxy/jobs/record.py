@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.core.job import Event, IllegalTransition, Job, advance
+from proxy.core.events import Event
+from proxy.core.job import Job
+from proxy.core.transitions import IllegalTransition, advance
 from proxy.jobs import events
 from proxy.ports import JobStore, LocalShortage, PartialLost, StoreUnavailable
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import structlog
 
-from proxy.core.job import Event, Failed, Interrupted, Job, Phase, Resumed, Shown
+from proxy.core.events import Event, Failed, Interrupted, Resumed, Shown
+from proxy.core.job import Job, Phase
 from proxy.core.job_request import resumed_fields
 from proxy.jobs import events
 from proxy.jobs.admission import Admission

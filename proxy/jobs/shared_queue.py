@@ -8,7 +8,9 @@ from typing import TypeGuard
 
 import structlog
 
-from proxy.core.job import Assigned, Job, Phase, advance
+from proxy.core.events import Assigned
+from proxy.core.job import Job, Phase
+from proxy.core.transitions import advance
 from proxy.jobs.run import Run
 from proxy.ports import SharedJobs, SlotLimits, SlotUse, StoreUnavailable, Turn
 

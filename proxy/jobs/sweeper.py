@@ -9,15 +9,8 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.core.job import (
-    ErrorCode,
-    Expired,
-    Failed,
-    Job,
-    JobError,
-    Phase,
-    ResultState,
-)
+from proxy.core.events import Expired, Failed
+from proxy.core.job import ErrorCode, Job, JobError, Phase, ResultState
 from proxy.core.retention import Retention, file_expired, keeps_bytes
 from proxy.jobs.record import Lost, Record, attempt
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable

@@ -10,20 +10,12 @@ from dataclasses import dataclass, replace
 import structlog
 
 from proxy.core.errors import Problem
+from proxy.core.events import Answered, Claimed, Finalizing, Restarted, Succeeded
 from proxy.core.http.fields import value_of
-from proxy.core.job import (
-    Answered,
-    Claimed,
-    ErrorCode,
-    FileFacts,
-    Finalizing,
-    Job,
-    Restarted,
-    Succeeded,
-    advance,
-    encode,
-)
+from proxy.core.job import ErrorCode, FileFacts, Job
+from proxy.core.job_codec import encode
 from proxy.core.outcome import secrets
+from proxy.core.transitions import advance
 from proxy.jobs import events
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.lease import PartialFiles

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.job import encode
+from proxy.core.job_codec import encode
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakePlay, MakeStage, Play, Stage
 from tests.support.wire import Message, raw

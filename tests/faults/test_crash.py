@@ -17,16 +17,10 @@ from time import perf_counter
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.job import (
-    Claimed,
-    Interrupted,
-    Phase,
-    ResultState,
-    Status,
-    Succeeded,
-    advance,
-    encode,
-)
+from proxy.core.events import Claimed, Interrupted, Succeeded
+from proxy.core.job import Phase, ResultState, Status
+from proxy.core.job_codec import encode
+from proxy.core.transitions import advance
 from proxy.jobs.reconciler import Reconciler
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs

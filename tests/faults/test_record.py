@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.job import CancelRequested, Claimed, Event, Forgotten, Job, Phase, Released, advance
+from proxy.core.events import CancelRequested, Claimed, Event, Forgotten, Released
+from proxy.core.job import Job, Phase
+from proxy.core.transitions import advance
 from proxy.jobs.record import Lost, Record, Removed, advance_for_caller
 from proxy.ports import StoreUnavailable
 from tests.support.fakes import MemoryJobs, new_job

@@ -17,7 +17,9 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.core.job import ErrorCode, Failed, JobError, advance
+from proxy.core.events import Failed
+from proxy.core.job import ErrorCode, JobError
+from proxy.core.transitions import advance
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.partial import FilePartial

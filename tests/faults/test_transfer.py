@@ -17,16 +17,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
-from proxy.core.job import (
-    CancelRequested,
-    ErrorCode,
-    ExportRequest,
-    Forgotten,
-    Job,
-    Phase,
-    ResultState,
-    Status,
-)
+from proxy.core.events import CancelRequested, Forgotten
+from proxy.core.job import ErrorCode, ExportRequest, Job, Phase, ResultState, Status
 from proxy.core.job_request import kickoff_fields
 from proxy.jobs.record import Record
 from proxy.jobs.run import Run

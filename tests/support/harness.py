@@ -15,17 +15,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from proxy.core.job import (
-    CancelRequested,
-    Event,
-    ExportRequest,
-    Forgotten,
-    Job,
-    Phase,
-    Released,
-    ResultState,
-    Status,
-)
+from proxy.core.events import CancelRequested, Event, Forgotten, Released
+from proxy.core.job import ExportRequest, Job, Phase, ResultState, Status
 from proxy.core.retention import Retention
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.record import advance_for_caller

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 from uuid import uuid4
 
-from proxy.core.job import CancelRequested, Event, ExportRequest, Forgotten, Job, Phase
+from proxy.core.events import CancelRequested, Event, Forgotten
+from proxy.core.job import ExportRequest, Job, Phase
 from proxy.jobs.lease import Lease, LeasedFiles
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.record import advance_for_caller

@@ -16,7 +16,8 @@ from typing import Any, Final
 from diskcache import Cache, Disk, Timeout
 from diskcache.core import DBNAME, DEFAULT_SETTINGS, MODE_RAW, UNKNOWN
 
-from proxy.core.job import Job, encode
+from proxy.core.job import Job
+from proxy.core.job_codec import encode
 from proxy.ports import StoreUnavailable
 from proxy.stores.disk_jobs.reserve import ReserveFile
 from proxy.stores.disk_jobs.scan import BODY, PATIENCE, RECORD, Scan, quarantine, salvage, scan

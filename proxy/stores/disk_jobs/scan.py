@@ -17,7 +17,8 @@ from pathlib import Path
 
 from diskcache.core import DEFAULT_SETTINGS, METADATA
 
-from proxy.core.job import Job, decode
+from proxy.core.job import Job
+from proxy.core.job_codec import decode
 from proxy.stores.durable import sync_directory, write_file
 
 #: Seconds to wait for another program that has locked the database, such as a backup.

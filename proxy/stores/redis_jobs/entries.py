@@ -7,7 +7,8 @@ import zlib
 from typing import Any
 
 from proxy.core import retention
-from proxy.core.job import Job, Phase, decode, encode
+from proxy.core.job import Job, Phase
+from proxy.core.job_codec import decode, encode
 from proxy.ports import StoreUnavailable
 
 #: Bytes of a record above which it is compressed, to about half its size.

@@ -133,7 +133,7 @@ def test_every_document_is_a_restore_session_event(job: Job) -> None:
 
 
 def test_the_document_equals_the_example_of_the_contract() -> None:
-    """§5: its example."""
+    """§5: its example, with the members of §14."""
     assert document(TRANSFERRING) == {
         "id": ID,
         "type": "Export",
@@ -149,6 +149,8 @@ def test_the_document_equals_the_example_of_the_contract() -> None:
         "expirationTime": None,
         "eTag": 17,
         "attempt": 1,
+        "origin": "Async",
+        "joined": 0,
         "itemSizeBytes": 5368709120,
         "progress": {
             "percent": 30,

@@ -6,30 +6,26 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.core.job import (
+from proxy.core.events import (
     Answered,
     CancelRequested,
     Claimed,
-    ErrorCode,
     Event,
     Expired,
-    ExportRequest,
     Failed,
-    FileFacts,
     Finalizing,
     Forgotten,
     Identified,
     Interrupted,
-    Job,
-    JobError,
     Received,
     Released,
     Restarted,
     Resumed,
     Succeeded,
-    advance,
 )
+from proxy.core.job import ErrorCode, ExportRequest, FileFacts, Job, JobError
 from proxy.core.job_events import changes, described
+from proxy.core.transitions import advance
 
 FACTS = FileFacts(media_type="application/x", file_name=None, size=9, etag=None)
 ERROR = JobError(code=ErrorCode.ERROR, message="no", retryable=False, status=500)

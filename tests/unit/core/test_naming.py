@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.core.job import ExportRequest, FileFacts, Job, Phase, ResultState, decode, encode
+from proxy.core.job import ExportRequest, FileFacts, Job, Phase, ResultState
+from proxy.core.job_codec import decode, encode
 from proxy.core.naming import result_name
 
 SESSION = "/v8/RestoreSessions/s/organization/"

@@ -12,28 +12,21 @@ from typing import Any
 import pytest
 
 from proxy.core.digests import shortened
-from proxy.core.job import (
+from proxy.core.events import (
     Answered,
     Cancelled,
     CancelRequested,
     Claimed,
-    ErrorCode,
     Expired,
     Failed,
-    FileFacts,
     Finalizing,
     Forgotten,
     Interrupted,
-    Job,
-    JobError,
     Released,
-    ResultState,
-    Status,
     Succeeded,
-    advance,
-    decode,
-    encode,
 )
+from proxy.core.job import ErrorCode, FileFacts, Job, JobError, ResultState, Status
+from proxy.core.job_codec import decode, encode
 from proxy.core.job_document import document
 from proxy.core.paths import Links
 from proxy.core.retention import (
@@ -45,6 +38,7 @@ from proxy.core.retention import (
     spent,
     stage,
 )
+from proxy.core.transitions import advance
 from tests.support.fakes import new_job
 
 RETENTION = Retention(result=1000.0, record=5000.0)

@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 
-from proxy.core.exports import verb
-from proxy.core.job import (
+from proxy.core.events import (
     Answered,
     Cancelled,
     CancelRequested,
     Claimed,
-    FileFacts,
     Finalizing,
     Interrupted,
-    Job,
     Resumed,
     Succeeded,
-    advance,
 )
+from proxy.core.exports import verb
+from proxy.core.job import FileFacts, Job
+from proxy.core.transitions import advance
 from proxy.jobs.counted import CountedJobs
 from proxy.ports import StoreUnavailable
 from proxy.ports.counts import JobCounts

@@ -10,7 +10,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from proxy.core.errors import Problem
-from proxy.core.job import Failed, Job, Phase, Status
+from proxy.core.events import Failed
+from proxy.core.job import Job, Phase, Status
 from proxy.jobs.conclusion import INTERNAL
 from proxy.jobs.run import Run
 from proxy.jobs.sealing import FernetSealer

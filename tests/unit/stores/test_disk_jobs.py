@@ -21,7 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.job import Claimed, Forgotten, Job, advance, encode
+from proxy.core.events import Claimed, Forgotten
+from proxy.core.job import Job
+from proxy.core.job_codec import encode
+from proxy.core.transitions import advance
 from proxy.ports import StoreUnavailable
 from proxy.stores.disk_jobs import scan as job_scan
 from proxy.stores.disk_jobs.database import Change, JobDatabase, PlainDisk, Unreadable

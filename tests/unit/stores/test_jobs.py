@@ -10,22 +10,18 @@ from typing import Any
 
 import pytest
 
-from proxy.core.job import (
+from proxy.core.events import (
     Cancelled,
     CancelRequested,
     Claimed,
-    ErrorCode,
     Expired,
     Failed,
     Forgotten,
     Interrupted,
-    Job,
-    JobError,
-    Phase,
-    ResultState,
-    advance,
 )
+from proxy.core.job import ErrorCode, Job, JobError, Phase, ResultState
 from proxy.core.retention import Stage
+from proxy.core.transitions import advance
 from proxy.ports import Counts, JobStore, StoreUnavailable
 from tests.support.fakes import new_job
 

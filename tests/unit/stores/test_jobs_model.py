@@ -18,17 +18,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from proxy.core.job import (
-    Claimed,
-    ErrorCode,
-    Failed,
-    Forgotten,
-    IllegalTransition,
-    Job,
-    JobError,
-    advance,
-)
+from proxy.core.events import Claimed, Failed, Forgotten
+from proxy.core.job import ErrorCode, Job, JobError
 from proxy.core.retention import Stage
+from proxy.core.transitions import IllegalTransition, advance
 from proxy.ports import JobStore
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.redis_jobs.store import RedisJobs

@@ -16,30 +16,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.job import (
+from proxy.core.events import (
     Answered,
     Assigned,
     Cancelled,
     CancelRequested,
     Claimed,
-    ErrorCode,
     Event,
     Expired,
     Failed,
-    FileFacts,
     Finalizing,
     Forgotten,
-    IllegalTransition,
     Interrupted,
-    Job,
-    JobError,
-    Phase,
     Resumed,
     Shown,
     Succeeded,
-    advance,
 )
+from proxy.core.job import ErrorCode, FileFacts, Job, JobError, Phase
 from proxy.core.retention import spent, stage
+from proxy.core.transitions import IllegalTransition, advance
 from proxy.ports import Bounds, SlotLimits, StoreUnavailable
 from proxy.stores.redis_jobs.entries import entries, unpack
 from proxy.stores.redis_jobs.store import RedisJobs

@@ -13,21 +13,10 @@ from uuid import uuid4
 
 import pytest
 
-from proxy.core.job import (
-    Answered,
-    Assigned,
-    Claimed,
-    ErrorCode,
-    Failed,
-    FileFacts,
-    Finalizing,
-    Job,
-    JobError,
-    Shown,
-    Succeeded,
-    advance,
-)
+from proxy.core.events import Answered, Assigned, Claimed, Failed, Finalizing, Shown, Succeeded
+from proxy.core.job import ErrorCode, FileFacts, Job, JobError
 from proxy.core.retention import Stage
+from proxy.core.transitions import advance
 from proxy.jobs.record import Record
 from proxy.ports import Bounds, SlotLimits, StoreUnavailable, Turn
 from proxy.stores.redis_jobs.cluster import Identity, WrongCluster

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.core.job import Shown, advance
+from proxy.core.events import Shown
+from proxy.core.transitions import advance
 from proxy.ports import StoreUnavailable
 from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.fakes import new_job

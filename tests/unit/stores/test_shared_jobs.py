@@ -14,23 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.job import (
+from proxy.core.events import (
     Assigned,
     Cancelled,
     CancelRequested,
     Claimed,
-    ErrorCode,
     Event,
     Failed,
     Forgotten,
     Interrupted,
-    Job,
-    JobError,
-    Phase,
     Resumed,
     Shown,
-    advance,
 )
+from proxy.core.job import ErrorCode, Job, JobError, Phase
+from proxy.core.transitions import advance
 from proxy.jobs.queue import Slots
 from proxy.ports import Bounds, SharedJobs, SlotLimits, SlotUse, StoreUnavailable, Turn
 from tests.support.fakes import new_job

@@ -11,40 +11,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core import job as jobs
-from proxy.core.job import (
-    TRANSITIONS,
+from proxy.core import transitions
+from proxy.core.events import (
     Answered,
     Assigned,
     Cancelled,
     CancelRequested,
     Claimed,
-    ErrorCode,
+    Delivered,
     Event,
     Expired,
-    ExportRequest,
     Failed,
-    FileFacts,
     Finalizing,
     Forgotten,
     Identified,
-    IllegalTransition,
     Interrupted,
-    Job,
-    JobError,
-    Phase,
+    Joined,
     Received,
     Released,
     Restarted,
-    ResultState,
     Resumed,
     Shown,
-    Status,
     Succeeded,
-    advance,
-    decode,
-    encode,
 )
+from proxy.core.job import (
+    Delivery,
+    ErrorCode,
+    ExportRequest,
+    FileFacts,
+    Job,
+    JobError,
+    Phase,
+    ResultState,
+    Status,
+)
+from proxy.core.job_codec import decode, encode
+from proxy.core.transitions import TRANSITIONS, IllegalTransition, advance
 
 REQUEST = ExportRequest(
     method="POST",
@@ -79,6 +81,8 @@ SAMPLES: dict[type[Event], Event] = {
     Resumed: Resumed(),
     Expired: Expired(),
     Released: Released(),
+    Joined: Joined(),
+    Delivered: Delivered(sent=10, whole=True),
     Forgotten: Forgotten(),
 }
 
@@ -111,7 +115,7 @@ def _accepted_in(phase: Phase) -> set[type[Event]]:
 
 def test_the_table_is_total() -> None:
     """Each event has a row and an effect, and each row a cell for each phase."""
-    assert set(TRANSITIONS) == set(get_args(Event)) == set(jobs._EFFECTS) == set(SAMPLES)
+    assert set(TRANSITIONS) == set(get_args(Event)) == set(transitions._EFFECTS) == set(SAMPLES)
     assert {len(row) for row in TRANSITIONS.values()} == {len(Phase)}
     assert set(WAYS) == set(Phase)
 
@@ -133,13 +137,32 @@ def test_advance_follows_the_table(kind: type[Event], phase: Phase) -> None:
         assert (refusal.value.phase, refusal.value.event) == (phase, SAMPLES[kind])
     else:
         after = advance(before, SAMPLES[kind], 300.0)
-        assert (after.phase, after.version, after.updated) == (target, before.version + 1, 300.0)
+        assert (after.phase, after.version) == (target, before.version + 1)
+        shown = kind is not Delivered
+        assert (after.shown_version == before.version + 1) is shown
+        assert after.updated == (300.0 if shown else before.updated)
 
 
 def test_every_phase_can_be_reached_and_left() -> None:
     reached = {cell for row in TRANSITIONS.values() for cell in row} | {Phase.QUEUED}
     assert reached - {None} == set(Phase)
     assert all(_accepted_in(phase) for phase in Phase)
+
+
+def test_deliveries_add_up() -> None:
+    """§16 `delivered`."""
+    part = advance(DONE, Delivered(sent=4, whole=False), 300.0)
+    both = advance(part, Delivered(sent=20, whole=True, count=2), 301.0)
+    again = advance(both, Delivered(sent=1, whole=False), 302.0)
+    assert part.delivery == Delivery(sent=4, count=1, last=300.0)
+    assert both.delivery == Delivery(sent=24, count=3, last=301.0, whole=True)
+    assert again.delivery == Delivery(sent=25, count=4, last=302.0, whole=True)
+    assert again.shown_version == DONE.shown_version
+
+
+def test_requests_that_join_are_counted() -> None:
+    """§14 `joined`."""
+    assert _after(Joined(), Joined()).joined == 2
 
 
 def test_cancel_beats_a_late_response() -> None:
@@ -150,8 +173,17 @@ def test_cancel_beats_a_late_response() -> None:
 
 
 def test_a_persisted_success_beats_a_late_cancel() -> None:
-    """§7: a terminal job only loses its file, is forgotten, or gets a further owner."""
-    assert _accepted_in(Phase.COMPLETED) == {Identified, Expired, Released, Forgotten}
+    """§7: a terminal job only delivers or loses its file, is joined, forgotten, or gets a further
+    owner.
+    """
+    assert _accepted_in(Phase.COMPLETED) == {
+        Identified,
+        Expired,
+        Released,
+        Joined,
+        Delivered,
+        Forgotten,
+    }
     assert _accepted_in(Phase.FORGOTTEN) == {Forgotten}
 
 
@@ -334,6 +366,7 @@ def test_a_tombstone_keeps_nothing_of_the_export(phase: Phase) -> None:
         tombstone.rate,
     )
     assert gone == (None,) * 6
+    assert (tombstone.timeline, tombstone.delivery) == ((), Delivery())
     request = tombstone.request
     assert (request.target, request.content_type, request.idempotency_key, request.fingerprint) == (
         "",
@@ -471,11 +504,11 @@ def test_members_of_a_newer_version_are_ignored() -> None:
 def test_a_record_of_version_0_1_0_opens() -> None:
     """Later members have defaults."""
     raw = json.loads(encode(FULL))
-    for later in ("aliases",):
+    for later in ("aliases", "origin", "joined", "client", "delivery", "timeline", "unshown"):
         del raw[later]
     del raw["answer"]["last_modified"], raw["request"]["host"]
     again = decode(json.dumps(raw).encode())
-    assert again == FULL
+    assert again == replace(FULL, timeline=())
     assert again.owners == (FULL.owner,)
 
 
@@ -513,6 +546,9 @@ def test_a_record_without_a_required_member_is_invalid(name: str) -> None:
         ("answer", {"size": 1}),
         ("error", {"code": "Nonsense"}),
         ("error", "x"),
+        ("origin", "Other"),
+        ("delivery", 7),
+        ("timeline", [[1]]),
     ],
 )
 def test_a_record_with_a_wrong_member_is_invalid(name: str, value: object) -> None:
