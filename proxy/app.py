@@ -15,7 +15,6 @@ from proxy.admin import listener
 from proxy.admin.listener import Admin
 from proxy.admin.process import ProcessCounts, WorkerCounts
 from proxy.admin.readings import Readings
-from proxy.backends import open_stores, unavailable
 from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
 from proxy.downstream.listener import Listener
@@ -26,8 +25,11 @@ from proxy.jobs.runner import Runner
 from proxy.net import certificate_watch
 from proxy.net.seat import Handover, Seat
 from proxy.net.tls import ServerCertificate, TlsError
-from proxy.parts import ClientParts, Clock, Parts, upstream_tls
-from proxy.parts import StartFailed as StartFailed
+from proxy.parts.backends import open_stores, unavailable
+from proxy.parts.clients import ClientParts, upstream_tls
+from proxy.parts.exports import Parts
+from proxy.parts.start import Clock
+from proxy.parts.start import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
 from proxy.upstream.watch import UpstreamWatch
 

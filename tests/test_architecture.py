@@ -26,7 +26,6 @@ LAYERS = (
     {"relay", "jobs"},
     {"api", "admin", "handover"},
     {"parts"},
-    {"backends"},
     {"app"},
     {"workers"},
     {"cli"},
@@ -43,7 +42,7 @@ APART = {
 }
 #: Packages that only these may import.
 KNOWN_TO = {
-    "config": {"parts", "backends", "app", "workers", "cli"},
+    "config": {"parts", "app", "workers", "cli"},
     "client": {"cli"},
     "simulator": {"cli"},
     "__main__": set(),
@@ -68,10 +67,8 @@ TOP_LEVEL = {
     "__init__",
     "__main__",
     "app",
-    "backends",
     "clock",
     "handover",
-    "parts",
     "relay",
     "workers",
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.backends import try_shared
 from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
-from proxy.parts import StartFailed, try_upstream
+from proxy.parts.backends import try_shared
+from proxy.parts.clients import try_upstream
+from proxy.parts.start import StartFailed
 
 
 async def try_connections(settings: Settings) -> tuple[Sequence[str], Sequence[str]]:

@@ -1,22 +1,16 @@
-"""The parts of a proxy, made from its settings. With `app`, the only file that names concrete
-classes.
-"""
+"""The parts of a proxy that runs exports, made from its settings."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import structlog
 
 from proxy import __version__
-from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin
-from proxy.admin.metrics import Metrics
 from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.admin.readiness import Readiness
 from proxy.admin.scrape import Scrape
@@ -32,9 +26,7 @@ from proxy.api.router import ApiRouter
 from proxy.config.settings import Settings
 from proxy.core.openapi import describe
 from proxy.core.retention import Retention
-from proxy.core.routing import Router
-from proxy.downstream.duplex import Forwarder
-from proxy.downstream.server import Handler, Server
+from proxy.downstream.server import Server
 from proxy.jobs.counted import CountedJobs
 from proxy.jobs.counted_shared import CountedSharedJobs
 from proxy.jobs.lease import Lease, LeasedFiles
@@ -45,11 +37,11 @@ from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
 from proxy.jobs.takeover import TakeOver
 from proxy.jobs.transfer import Policy, TransferFactory
-from proxy.net import descriptors
-from proxy.net.tls import TlsError, upstream_context
-from proxy.ports import ArtifactStore, JobStore, SharedJobs, UpstreamFailure
+from proxy.parts.admin import admin_application
+from proxy.parts.clients import ClientParts, upstream_pool, upstream_tls
+from proxy.parts.start import Clock, StartFailed
+from proxy.ports import ArtifactStore, JobStore, SharedJobs
 from proxy.ports.counts import JobCounts
-from proxy.relay import Relay
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
@@ -57,49 +49,6 @@ from proxy.upstream.session_events import SessionEvents
 from proxy.upstream.watch import UpstreamWatch
 
 log = structlog.get_logger(__name__)
-
-#: Returns Unix seconds, and never jumps or runs backwards: it measures durations too.
-Clock = Callable[[], float]
-
-
-class StartFailed(Exception):
-    """The proxy cannot start. The message says why, and how to fix it."""
-
-
-class ClientParts:
-    """The parts that the clients' side needs whatever serves their exports: pass-through."""
-
-    def __init__(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
-        self._settings = settings
-        self._max_connections, max_relayed = _connection_limits(settings)
-        self.pool = _pool(settings, tls, limit=max_relayed)
-
-    def server(self, *, handler: Handler | None = None, exports: Forwarder | None = None) -> Server:
-        """Make the clients' side: what passes through goes to VB365, every other request to
-        `handler`, or to the process that `exports` forwards to.
-        """
-        listen = self._settings.listen
-        return Server(
-            handler=handler,
-            exports=exports,
-            relay=Relay(self.pool, forwarded=self._settings.upstream.forwarded),
-            decide=_router(self._settings).decide,
-            head_timeout=listen.head_timeout,
-            idle_timeout=listen.idle_timeout,
-            max_connections=self._max_connections,
-        )
-
-    def counts(
-        self, server: Server, pools: Iterable[Pool] = (), exports: ExportCounts | None = None
-    ) -> ProcessCounts:
-        """What this process counts for the metrics, with all of its pools."""
-        return ProcessCounts(
-            clients=server.counters,
-            uncounted=server.uncounted,
-            connections=server.connections,
-            pools=[*pools] or [self.pool],
-            exports=exports,
-        )
 
 
 class Parts:
@@ -138,10 +87,10 @@ class Parts:
         # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: a
         # connection that carried a body is never reused (`core.http.reuse`)
         self._clients = ClientParts(settings, tls)
-        self._job_pool = _pool(settings, tls)
-        self._check_pool = _pool(settings, tls)
+        self._job_pool = upstream_pool(settings, tls)
+        self._check_pool = upstream_pool(settings, tls)
         #: Its connections and failures are in no metric.
-        self.upstream_watch = UpstreamWatch(_pool(settings, tls).connect)
+        self.upstream_watch = UpstreamWatch(upstream_pool(settings, tls).connect)
         self._upstream = HttpUpstream(self._job_pool)
         self._checks = HttpUpstream(self._check_pool, checks_only=True)
         self._access = Access(
@@ -299,7 +248,6 @@ class Parts:
         """Make the admin application. `jobs_note` returns what an operator should correct about
         the job store, `live` are `counts` and `certificate` of `Scrape`.
         """
-        admin = self._settings.admin
         checks = Readiness(
             upstream=self._checks,
             jobs=self._jobs,
@@ -316,12 +264,12 @@ class Parts:
             now=self._now,
             **live,
         )
-        return Admin(
+        return admin_application(
+            self._settings.admin,
             checks=checks,
-            metrics=Metrics(scrape),
-            hosts=admin.hosts,
-            guard=TokenGuard(admin.token.get_secret_value(), self._now) if admin.token else None,
+            scrape=scrape,
             notes=lambda: {"upstream": self._access.note, "jobs": jobs_note()},
+            now=self._now,
         )
 
 
@@ -331,70 +279,3 @@ def _sealer(settings: Settings) -> Sealer:
     except (OSError, ValueError) as why:
         raise StartFailed(f"secrets.key_file: {why}") from why
     return FernetSealer([key.get_secret_value() for key in keys]) if keys else MemoryOnly()
-
-
-def _connection_limits(settings: Settings) -> tuple[int, int]:
-    """Return the limits of client and of relay connections, 0 for none (CONTRACT §15 `listen`)."""
-    wanted, pool = settings.listen.max_connections, settings.upstream.pool
-    limit = descriptors.raise_limit()
-    if limit is None:
-        return wanted, pool
-    running = settings.exports.max_running
-    share = descriptors.share(limit, max_running=running, max_connections=wanted)
-    log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
-    if wanted > share.clients:
-        log.warning(
-            "listen.max_connections is more than the descriptors allow",
-            wanted=wanted,
-            allowed=share.clients,
-        )
-    return share.clients, min(pool or share.upstream, share.upstream)
-
-
-def upstream_tls(settings: Settings) -> ssl.SSLContext | None:
-    """The context for connections to VB365; None for plain http. Raises `StartFailed`."""
-    upstream = settings.upstream
-    if urlsplit(upstream.url).scheme != "https":
-        return None
-    if not upstream.verify:
-        log.warning("upstream.verify is false: anybody on the network path can read passwords")
-    try:
-        return upstream_context(
-            ca_file=upstream.ca_file, fingerprint=upstream.fingerprint, verify=upstream.verify
-        )
-    except TlsError as why:
-        raise StartFailed(f"upstream: {why}") from why
-
-
-async def try_upstream(settings: Settings) -> None:
-    """Connect to VB365, with TLS if its URL says so, and send nothing. Raises `StartFailed`."""
-    pool = _pool(settings, upstream_tls(settings))
-    try:
-        (await pool.connect()).close()
-    except UpstreamFailure as why:
-        raise StartFailed(f"upstream.url: {why}") from why
-    finally:
-        await pool.close()
-
-
-def _pool(settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0) -> Pool:
-    upstream = settings.upstream
-    url = urlsplit(upstream.url)
-    return Pool(
-        url.hostname or "",
-        url.port or (443 if tls else 80),
-        tls=tls,
-        connect_timeout=upstream.connect_timeout,
-        limit=limit,
-        authority=upstream.host,
-        preserve_host=upstream.preserve_host,
-    )
-
-
-def _router(settings: Settings) -> Router:
-    return Router(
-        segment=settings.public.segment,
-        prefix=urlsplit(settings.public.url or "").path.rstrip("/"),
-        max_body=settings.exports.max_request_body,
-        reports=settings.exports.reports,
-    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.config.settings import Settings
-from proxy.parts import Clock, StartFailed
+from proxy.parts.start import Clock, StartFailed
 from proxy.ports import ArtifactStore, JobStore, SharedJobs, StorageFull, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts

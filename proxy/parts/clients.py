@@ -1,0 +1,127 @@
+"""The clients' side and the connections to VB365, made from the settings."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import structlog
+
+from proxy.admin.process import ExportCounts, ProcessCounts
+from proxy.config.settings import Settings
+from proxy.core.routing import Router
+from proxy.downstream.duplex import Forwarder
+from proxy.downstream.server import Handler, Server
+from proxy.net import descriptors
+from proxy.net.tls import TlsError, upstream_context
+from proxy.parts.start import StartFailed
+from proxy.ports import UpstreamFailure
+from proxy.relay import Relay
+from proxy.upstream.pool import Pool
+
+log = structlog.get_logger(__name__)
+
+
+class ClientParts:
+    """The parts that the clients' side needs whatever serves their exports: pass-through."""
+
+    def __init__(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
+        self._settings = settings
+        self._max_connections, max_relayed = _connection_limits(settings)
+        self.pool = upstream_pool(settings, tls, limit=max_relayed)
+
+    def server(self, *, handler: Handler | None = None, exports: Forwarder | None = None) -> Server:
+        """Make the clients' side: what passes through goes to VB365, every other request to
+        `handler`, or to the process that `exports` forwards to.
+        """
+        listen = self._settings.listen
+        return Server(
+            handler=handler,
+            exports=exports,
+            relay=Relay(self.pool, forwarded=self._settings.upstream.forwarded),
+            decide=_router(self._settings).decide,
+            head_timeout=listen.head_timeout,
+            idle_timeout=listen.idle_timeout,
+            max_connections=self._max_connections,
+        )
+
+    def counts(
+        self, server: Server, pools: Iterable[Pool] = (), exports: ExportCounts | None = None
+    ) -> ProcessCounts:
+        """What this process counts for the metrics, with all of its pools."""
+        return ProcessCounts(
+            clients=server.counters,
+            uncounted=server.uncounted,
+            connections=server.connections,
+            pools=[*pools] or [self.pool],
+            exports=exports,
+        )
+
+
+def _connection_limits(settings: Settings) -> tuple[int, int]:
+    """Return the limits of client and of relay connections, 0 for none (CONTRACT §15 `listen`)."""
+    wanted, pool = settings.listen.max_connections, settings.upstream.pool
+    limit = descriptors.raise_limit()
+    if limit is None:
+        return wanted, pool
+    running = settings.exports.max_running
+    share = descriptors.share(limit, max_running=running, max_connections=wanted)
+    log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
+    if wanted > share.clients:
+        log.warning(
+            "listen.max_connections is more than the descriptors allow",
+            wanted=wanted,
+            allowed=share.clients,
+        )
+    return share.clients, min(pool or share.upstream, share.upstream)
+
+
+def upstream_tls(settings: Settings) -> ssl.SSLContext | None:
+    """The context for connections to VB365; None for plain http. Raises `StartFailed`."""
+    upstream = settings.upstream
+    if urlsplit(upstream.url).scheme != "https":
+        return None
+    if not upstream.verify:
+        log.warning("upstream.verify is false: anybody on the network path can read passwords")
+    try:
+        return upstream_context(
+            ca_file=upstream.ca_file, fingerprint=upstream.fingerprint, verify=upstream.verify
+        )
+    except TlsError as why:
+        raise StartFailed(f"upstream: {why}") from why
+
+
+async def try_upstream(settings: Settings) -> None:
+    """Connect to VB365, with TLS if its URL says so, and send nothing. Raises `StartFailed`."""
+    pool = upstream_pool(settings, upstream_tls(settings))
+    try:
+        (await pool.connect()).close()
+    except UpstreamFailure as why:
+        raise StartFailed(f"upstream.url: {why}") from why
+    finally:
+        await pool.close()
+
+
+def upstream_pool(settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0) -> Pool:
+    """Make a pool of connections to VB365, at most `limit` of them; 0 is no limit."""
+    upstream = settings.upstream
+    url = urlsplit(upstream.url)
+    return Pool(
+        url.hostname or "",
+        url.port or (443 if tls else 80),
+        tls=tls,
+        connect_timeout=upstream.connect_timeout,
+        limit=limit,
+        authority=upstream.host,
+        preserve_host=upstream.preserve_host,
+    )
+
+
+def _router(settings: Settings) -> Router:
+    return Router(
+        segment=settings.public.segment,
+        prefix=urlsplit(settings.public.url or "").path.rstrip("/"),
+        max_body=settings.exports.max_request_body,
+        reports=settings.exports.reports,
+    )
