@@ -20,16 +20,16 @@ from proxy.core.job import Job
 from proxy.ports import Fields, Upstream
 from proxy.ports.counts import AccessCounts
 from proxy.upstream.anonymous import NOTE, AnonymousCheck
-from proxy.upstream.bounded import BoundedDict
+from proxy.upstream.checks import Checks
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.decisions import Decisions
+from proxy.upstream.identities import Identities
 from proxy.upstream.owner_hashes import OwnerHashes
 from proxy.upstream.problems import not_found, unauthorized, unreachable
 from proxy.upstream.questions import Questions
 from proxy.upstream.questions import Statuses as Statuses
 from proxy.upstream.verdict import DENIED, UNDECIDED, UNKNOWN, is_decision, is_success
 
-#: API versions that have the checked resources, in the order in which they are tried.
-_VERSIONS = ("v8", "v7", "v6")
 #: Seconds from the start to the first check without credentials, and between two of them.
 _ANONYMOUS_START, _ANONYMOUS_INTERVAL = 30.0, 300.0
 
@@ -50,23 +50,18 @@ class Access:
         timeout: float,
         now: Callable[[], float],
     ) -> None:
-        self._questions = Questions(upstream, timeout=timeout)
-        self._anonymous = AnonymousCheck(self._questions)
+        questions = Questions(upstream, timeout=timeout)
+        self._anonymous = AnonymousCheck(questions)
         self._hashes = OwnerHashes(key)
-        self._lifetime = cache
+        self._identities = Identities(self._hashes, self._anonymous)
+        self._decisions = Decisions(self._hashes, lifetime=cache, now=now)
+        self._checks = Checks(questions, self._decisions, self._identities)
         self._timeout = timeout
-        self._now = now
-        # Maps (caller, credentials, kind, subject) to the end of the entry's lifetime. A decision
-        # applies to the exact Authorization and Cookie lines that VB365 saw together, because it
-        # may need both or read only one. Keyed by token alone, a cookie would vouch for any token
-        # sent with it; keyed by caller alone, one cookie's permissions would pass to another's.
-        self._allowed: BoundedDict[tuple[str, str, str, str], float] = BoundedDict()
-        # These two do not expire: that VB365 once accepted a token stays true, and it grants no
-        # permission.
-        self._identities: BoundedDict[str, str] = BoundedDict()
-        self._known: BoundedDict[str, bool] = BoundedDict()
-        self._served: str | None = None
-        self.counts = AccessCounts()
+
+    @property
+    def counts(self) -> AccessCounts:
+        """What VB365 decided."""
+        return self._checks.counts
 
     # who the caller is
 
@@ -77,8 +72,7 @@ class Access:
         credentials: jobs that were created before VB365 accepted the token, or before a restart,
         belong to those. A new job's `owner` is the first.
         """
-        identity = self._identities.get(self._hashes.caller(credentials))
-        return (*(() if identity is None else (identity,)), *self.hashes(credentials))
+        return self._identities.owners(credentials)
 
     def hashes(self, credentials: Credentials) -> tuple[str, ...]:
         """Return the owners that the credentials identify by themselves, without VB365.
@@ -92,15 +86,14 @@ class Access:
 
         It proves nothing: `check` must pass before anything is disclosed.
         """
-        claims = None if self._anonymous.succeeds else credentials.claims
-        return None if claims is None else self._hashes.identity(claims)
+        return self._identities.claimed(credentials)
 
     def knows(self, fields: Fields) -> bool:
         """Report whether VB365 has accepted the credentials in these request fields at least once
         since the proxy started.
         """
         credentials = Credentials.of(fields)
-        return credentials is not None and self._hashes.caller(credentials) in self._known
+        return credentials is not None and self._identities.knows(credentials)
 
     async def learn(self, credentials: Credentials, *, fresh: bool = False) -> bool | None:
         """Check a JWT with VB365, so that its claims become valid if VB365 accepts it. With `fresh`
@@ -113,7 +106,7 @@ class Access:
             return False
         try:
             async with asyncio.timeout(self._timeout):
-                status = await self._identity_status(credentials.parts()[0], fresh=fresh)
+                status = await self._checks.identity(credentials.parts()[0], fresh=fresh)
         except (Problem, TimeoutError):
             return None
         if is_success(status):
@@ -131,9 +124,9 @@ class Access:
         """
         await asyncio.sleep(_ANONYMOUS_START)
         while True:
-            if await self._anonymous.run(_identity_target(self._versions()[0])):
+            if await self._anonymous.run(self._checks.identity_target):
                 self._identities.clear()
-                self._allowed.clear()
+                self._decisions.clear()
             await asyncio.sleep(_ANONYMOUS_INTERVAL)
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
@@ -170,7 +163,7 @@ class Access:
         This applies to that job alone: VB365 has not yet confirmed that the credentials may see the
         restore session.
         """
-        self._remember(credentials, "job", job.id)
+        self._decisions.put(credentials, "job", job.id)
 
     def distrust(self, fields: Fields) -> None:
         """Drop this caller's cached decisions, because VB365 rejected a job's request with these
@@ -181,19 +174,7 @@ class Access:
         """
         credentials = Credentials.of(fields)
         if credentials is not None:
-            caller = self._hashes.caller(credentials)
-            for key in [key for key in self._allowed if key[0] == caller]:
-                del self._allowed[key]
-
-    def _remember(self, credentials: Credentials, kind: str, subject: str) -> None:
-        key = (self._hashes.caller(credentials), self._hashes.exact(credentials), kind, subject)
-        self._allowed.put(key, self._now() + self._lifetime)
-
-    def _is_cached(self, credentials: Credentials, kind: str, subject: str) -> bool:
-        key = (self._hashes.caller(credentials), self._hashes.exact(credentials), kind, subject)
-        cached = self._now() < self._allowed.get(key, float("-inf"))
-        self.counts.cached += cached
-        return cached
+            self._decisions.drop(credentials)
 
     # who may see what
 
@@ -205,9 +186,9 @@ class Access:
         """
         status = 401
         if credentials.claims is not None:
-            status = await self._identity_status(credentials.parts()[0])
+            status = await self._checks.identity(credentials.parts()[0])
         if not is_success(status) and (credentials.cookie or credentials.claims is None):
-            status = await self._identity_status(credentials)
+            status = await self._checks.identity(credentials)
         if not is_success(status):
             raise unauthorized() if status in DENIED else unreachable()
         return self.owners(credentials)
@@ -221,17 +202,17 @@ class Access:
         `statuses` is shared by the checks of one list.
         """
         # not for a job that has since run with another caller's credentials
-        if not job.borrowed and self._is_cached(credentials, "job", job.id):
+        if not job.borrowed and self._checks.is_cached(credentials, "job", job.id):
             return
         session = job.request.session
         if session is None:
             # The same request as for an unknown id, so that the time does not disclose the job. A
             # list has no report of another caller.
             if statuses is None:
-                await self._session_status(credentials, job.id)
+                await self._checks.session(credentials, job.id)
             await self._check_owner(credentials, job, statuses)
             return
-        status = await self._session_status(credentials, session, statuses, job.request.api)
+        status = await self._checks.session(credentials, session, statuses, job.request.api)
         if status in UNKNOWN:
             await self._check_owner(credentials, job, statuses)
         elif not is_success(status):
@@ -245,7 +226,7 @@ class Access:
         ids exist (CONTRACT §9).
         """
         try:
-            await self._session_status(credentials, id)
+            await self._checks.session(credentials, id)
             return await self._foreign(credentials)
         except Problem as why:
             return why
@@ -262,37 +243,6 @@ class Access:
             if status == 401 and token == credentials:
                 return unauthorized()
         return not_found()
-
-    async def _session_status(
-        self,
-        credentials: Credentials,
-        session: str,
-        statuses: Statuses | None = None,
-        api: str | None = None,
-    ) -> int:
-        """Return VB365's status for a session: 2xx, 400, 403 or 404. Raises `Problem` 401 or 503
-        for any other.
-
-        `api` is tried first if it is one of `_VERSIONS`: any other one could make the response for
-        a job differ from that for an unknown id. `session` is sent byte for byte, because VB365 may
-        treat another case or encoding as another session.
-        """
-        status = 404
-        for version in self._versions(api):
-            target = f"/{version}/RestoreSessions/{session}"
-            if self._is_cached(credentials, "session", target):
-                return 200
-            status = await self._ask(version, target, credentials, statuses)
-            if is_success(status):
-                self._remember(credentials, "session", target)
-                self._known.put(self._hashes.caller(credentials), True)
-            if status != 400 or version == self._served:
-                break
-        if status == 401:
-            raise unauthorized()
-        if not is_decision(status):
-            raise unreachable()
-        return status
 
     async def _check_owner(
         self, credentials: Credentials, job: Job, statuses: Statuses | None
@@ -311,7 +261,7 @@ class Access:
             raise unauthorized()
         if not is_success(status) or set(job.owners).isdisjoint(self.owners(credentials)):
             raise not_found()
-        self._remember(credentials, "job", job.id)
+        self._decisions.put(credentials, "job", job.id)
 
     async def _owner_status(
         self, needed: Credentials, sent: Credentials, statuses: Statuses | None = None
@@ -320,74 +270,7 @@ class Access:
         one that decides nothing. A server in front of VB365 may redirect a request without its
         cookie.
         """
-        status = await self._identity_status(needed, statuses)
+        status = await self._checks.identity(needed, statuses)
         if status in UNDECIDED or (needed == sent and not is_decision(status)):
             raise unreachable()
         return status
-
-    # requests to VB365
-
-    async def _identity_status(
-        self, credentials: Credentials, statuses: Statuses | None = None, *, fresh: bool = False
-    ) -> int:
-        """Return VB365's status for the identity check with exactly these credentials, in a version
-        that it serves. Raises `Problem` 503.
-        """
-        status = 404
-        for version in self._versions():
-            target = _identity_target(version)
-            if not fresh and self._is_cached(credentials, "identity", target):
-                return 200
-            status = await self._ask(version, target, credentials, statuses)
-            if is_success(status):
-                self._served = version
-                self._accept_identity(credentials, target)
-            if status not in UNKNOWN:
-                break
-        return status
-
-    def _versions(self, first: str | None = None) -> list[str]:
-        """Return the API versions to try, in order, `first` only if it is one of `_VERSIONS`: the
-        caller can write anything into its URLs.
-        """
-        wanted = (first, self._served, *_VERSIONS)
-        return list(dict.fromkeys(version for version in wanted if version in _VERSIONS))
-
-    def _accept_identity(self, credentials: Credentials, target: str) -> None:
-        """Use the claims of a JWT that was sent alone and accepted."""
-        if credentials.claims is not None and not credentials.cookie:
-            if self._anonymous.succeeds:
-                return
-            claimed = self._hashes.identity(credentials.claims)
-            self._identities.put(self._hashes.caller(credentials), claimed)
-        self._known.put(self._hashes.caller(credentials), True)
-        self._remember(credentials, "identity", target)
-
-    async def _ask(
-        self, version: str, target: str, credentials: Credentials, statuses: Statuses | None
-    ) -> int:
-        """Return VB365's status for a GET. Raises `Problem` 503."""
-        try:
-            status = await self._questions.status(target, credentials, statuses)
-        except Problem:
-            self.counts.unreachable += 1
-            raise
-        self._count(status)
-        if is_success(status) or status in (401, 403):
-            self._served = self._served or version
-        return status
-
-    def _count(self, status: int) -> None:
-        """Count what VB365's status decides."""
-        if is_success(status):
-            self.counts.allowed += 1
-        elif status == 401:
-            self.counts.unauthorized += 1
-        elif is_decision(status):
-            self.counts.denied += 1
-        else:
-            self.counts.unreachable += 1
-
-
-def _identity_target(version: str) -> str:
-    return f"/{version}/RestoreSessions?limit=1"
