@@ -17,7 +17,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from proxy.config.settings import PREFIX, SECTIONS, Section, Settings
+from proxy.config.section import PREFIX, Section
+from proxy.config.settings import SECTIONS, Settings
 from proxy.config.syntax import read_text
 from proxy.core.text import NotUtf8, visible
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from proxy.config.loading import FLAGS
-from proxy.config.settings import PREFIX, SECTIONS, Settings
+from proxy.config.section import PREFIX
+from proxy.config.settings import SECTIONS, Settings
 
 _HEAD = f"""\
 # The configuration of vb365-async-proxy: every setting with its default.
