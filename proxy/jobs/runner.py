@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import structlog
 
-from proxy.core.events import Event, Failed, Interrupted, Resumed, Shown
+from proxy.core.events import Interrupted, Resumed, Shown
 from proxy.core.job import Job, Phase
 from proxy.core.job_request import resumed_fields
 from proxy.jobs import events
 from proxy.jobs.admission import Admission
 from proxy.jobs.admission import Limits as Limits
-from proxy.jobs.conclusion import INTERNAL, Conclusion
+from proxy.jobs.conclusion import Conclusion
+from proxy.jobs.driver import Driver
 from proxy.jobs.local_queue import LocalQueue, Queue
 from proxy.jobs.record import Lost, Record, Removed, attempt, until_available
 from proxy.jobs.reservations import Reservations
-from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
+from proxy.jobs.run import Run, Work
 from proxy.jobs.sealing import Sealer
 from proxy.jobs.shared_queue import SharedQueue
 from proxy.jobs.tasks import Tasks
@@ -30,8 +30,6 @@ from proxy.ports import ArtifactStore, Fields, JobStore, SharedJobs, StoreUnavai
 
 log = structlog.get_logger(__name__)
 
-#: The number of dropped jobs that are remembered: a list that was read before may contain them.
-_REMEMBERED = 1000
 _TICK = 1.0
 
 
@@ -55,17 +53,23 @@ class Runner:
         shared: SharedJobs | None = None,
     ) -> None:
         self._jobs = jobs
-        self._transfers = transfers
         self._sealer = sealer
-        self._trust = trust
         self._now = now
         self._runs: dict[str, Run] = {}
         self._tasks = Tasks()
-        self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
         self._space = Reservations(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
         self._replica = None if shared is None else shared.replica
         self._conclusion = Conclusion(
             jobs, artifacts, holder=transfers.holder, replica=self._replica, now=now
+        )
+        self._driver = Driver(
+            jobs,
+            transfers,
+            self._conclusion,
+            space=self._space,
+            trust=trust,
+            replica=self._replica,
+            forget=self._forget,
         )
         self._queue: Queue = (
             LocalQueue(limits.slots, start=self._begin, now=now)
@@ -135,6 +139,7 @@ class Runner:
         replicas share the store, others may resume it at once.
         """
         self._stopping = True
+        self._driver.stop()
         self._queue.close()
         await self._tasks.settle()
         stopped = list(self._runs)
@@ -222,7 +227,7 @@ class Runner:
         run = self._runs.get(id)
         if run is not None:
             run.attendance.end()
-        return id not in self._dropped and (run is None or run.attendance.verdict is None)
+        return not self._driver.has_dropped(id) and (run is None or run.attendance.verdict is None)
 
     def is_attended_elsewhere(self, job: Job) -> bool:
         """Whether another replica may still drop the job: its kick-off waits there."""
@@ -332,58 +337,11 @@ class Runner:
         run.attendance.deliver()
 
     async def _drive(self, run: Run) -> None:
-        run.work = Work.DRIVING
         try:
-            await self._record_outcome(run, await self._outcome(run))
-            while run.woken:
-                run.woken = False
-                await self._conclusion.conclude(run.id)
+            await self._driver.drive(run)
         finally:
             self._forget(run)
             await self._queue.fill()
-
-    async def _outcome(self, run: Run) -> Event | None:
-        """Drive the job. Return the event that is still to be recorded."""
-        try:
-            await self._transfer(run)
-        except asyncio.CancelledError:
-            if self._stopping:
-                raise
-        except Dropped:
-            self._dropped.append(run.id)
-        except Lost:
-            pass  # its caller, or another replica, has ended it
-        except Suspended:
-            known = self._trust.knows(run.fields)
-            self._trust.distrust(run.fields)
-            return Interrupted(denied=not known, expired=True)
-        except JobFailed as why:
-            return Failed(why.error, accepted=self._trust.knows(run.fields))
-        except Exception:
-            log.exception("job failed", job=run.id)
-            return Failed(INTERNAL)
-        finally:
-            # a later cancel must not interrupt what follows; it is found in the record
-            run.work = Work.SETTLING
-        return None
-
-    async def _record_outcome(self, run: Run, event: Event | None) -> None:
-        if event is None:
-            await self._conclusion.conclude(run.id, driven=run)
-            return
-        if isinstance(event, Interrupted):
-            self._forget(run)  # as soon as it is recorded, any call may resume the job
-        await self._conclusion.settle(run, event)
-
-    async def _transfer(self, run: Run) -> None:
-        job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
-        if job is None or job.phase is not Phase.QUEUED:
-            raise Lost
-        if self._replica is None:
-            run.fence = job.fence
-        elif (job.holder, job.fence) != (self._replica, run.fence):
-            raise Lost
-        await self._transfers.create(run, self._space).run(job)
 
     async def _tick(self) -> None:
         """Every second, measure the free space while jobs run, and free the slots whose hold is

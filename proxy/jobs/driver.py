@@ -1,0 +1,110 @@
+"""Drives the jobs that have a slot: each transfer, its outcome, and the record of that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from proxy.core.events import Event, Failed, Interrupted
+from proxy.core.job import Phase
+from proxy.jobs.conclusion import INTERNAL, Conclusion
+from proxy.jobs.record import Lost, until_available
+from proxy.jobs.reservations import Reservations
+from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
+from proxy.jobs.transfer import TransferFactory
+from proxy.jobs.trust import Trust
+from proxy.ports import JobStore
+
+log = structlog.get_logger(__name__)
+
+#: The number of dropped jobs that are remembered: a list that was read before may contain them.
+_REMEMBERED = 1000
+
+
+class Driver:
+    """Drives runs. `replica` is this process if others share the store. `forget` removes a run from
+    the live ones.
+    """
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        transfers: TransferFactory,
+        conclusion: Conclusion,
+        *,
+        space: Reservations,
+        trust: Trust,
+        replica: str | None,
+        forget: Callable[[Run], None],
+    ) -> None:
+        self._jobs = jobs
+        self._transfers = transfers
+        self._conclusion = conclusion
+        self._space = space
+        self._trust = trust
+        self._replica = replica
+        self._forget = forget
+        self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Leave the records as they are when the runs are cancelled from now on."""
+        self._stopping = True
+
+    def has_dropped(self, id: str) -> bool:
+        """Whether VB365's response went to the kick-off in place of the job (CONTRACT §3.7)."""
+        return id in self._dropped
+
+    async def drive(self, run: Run) -> None:
+        """Transfer the job's file, record the outcome and clean up."""
+        run.work = Work.DRIVING
+        await self._record(run, await self._outcome(run))
+        while run.woken:
+            run.woken = False
+            await self._conclusion.conclude(run.id)
+
+    async def _outcome(self, run: Run) -> Event | None:
+        """Transfer the file. Return the event that is still to be recorded."""
+        try:
+            await self._transfer(run)
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise
+        except Dropped:
+            self._dropped.append(run.id)
+        except Lost:
+            pass  # its caller, or another replica, has ended it
+        except Suspended:
+            known = self._trust.knows(run.fields)
+            self._trust.distrust(run.fields)
+            return Interrupted(denied=not known, expired=True)
+        except JobFailed as why:
+            return Failed(why.error, accepted=self._trust.knows(run.fields))
+        except Exception:
+            log.exception("job failed", job=run.id)
+            return Failed(INTERNAL)
+        finally:
+            # a later cancel must not interrupt what follows; it is found in the record
+            run.work = Work.SETTLING
+        return None
+
+    async def _transfer(self, run: Run) -> None:
+        job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
+        if job is None or job.phase is not Phase.QUEUED:
+            raise Lost
+        if self._replica is None:
+            run.fence = job.fence
+        elif (job.holder, job.fence) != (self._replica, run.fence):
+            raise Lost
+        await self._transfers.create(run, self._space).run(job)
+
+    async def _record(self, run: Run, event: Event | None) -> None:
+        if event is None:
+            await self._conclusion.conclude(run.id, driven=run)
+            return
+        if isinstance(event, Interrupted):
+            self._forget(run)  # as soon as it is recorded, any call may resume the job
+        await self._conclusion.settle(run, event)
