@@ -19,7 +19,6 @@ from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Server
-from proxy.handover import HandoverRelay
 from proxy.jobs.reconciler import Found
 from proxy.jobs.runner import Runner
 from proxy.net import certificate_watch
@@ -31,6 +30,7 @@ from proxy.parts.exports import Parts
 from proxy.parts.start import Clock
 from proxy.parts.start import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
+from proxy.relay.handover import HandoverRelay
 from proxy.upstream.watch import UpstreamWatch
 
 log = structlog.get_logger(__name__)

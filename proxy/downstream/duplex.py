@@ -1,7 +1,8 @@
 """The two sides of a request in progress: the client's connection, and what serves the request.
 
 The connection drives an `Exchange`; the exchange answers through the `ClientSide`. A relayed
-request (`proxy.relay`) and one of the proxy's own (`proxy.downstream.bridge`) are exchanges.
+request (`proxy.relay.exchange`) and one of the proxy's own (`proxy.downstream.bridge`) are
+exchanges.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from proxy.net import descriptors
 from proxy.net.tls import TlsError, upstream_context
 from proxy.parts.start import StartFailed
 from proxy.ports import UpstreamFailure
-from proxy.relay import Relay
+from proxy.relay.relay import Relay
 from proxy.upstream.pool import Pool
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Handler, Server
-from proxy.relay import Relay
+from proxy.relay.relay import Relay
 from proxy.upstream.pool import Pool
 from tests.support.upstreams import Origin, Script
 from tests.support.wire import LIMIT, Peer

@@ -11,7 +11,8 @@ from typing import cast
 from proxy.core.http.heads import Head, parse_request
 from proxy.downstream.duplex import ClientSide
 from proxy.ports.counts import ClientCounts
-from proxy.relay import Exchange, Relay
+from proxy.relay.exchange import Exchange
+from proxy.relay.relay import Relay
 from proxy.upstream.pool import Pool
 from tests.support.wire import LIMIT, eventually
 

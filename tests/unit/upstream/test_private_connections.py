@@ -11,8 +11,8 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, Own, PassThrough
 from proxy.downstream.listener import Listener
-from proxy.handover import HandoverRelay
 from proxy.net.listening import listen_at
+from proxy.relay.handover import HandoverRelay
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from tests.support.proxies import Proxy, proxy_to, through

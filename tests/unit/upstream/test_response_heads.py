@@ -12,7 +12,7 @@ from proxy.core.http.heads import MAX_INTERIM, parse_request
 from proxy.downstream.duplex import ClientSide
 from proxy.ports import UpstreamBroken
 from proxy.ports.counts import UpstreamCounts
-from proxy.relay import Exchange
+from proxy.relay.exchange import Exchange
 from proxy.upstream.client import HttpUpstream, _StreamedResponse
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool

@@ -1,4 +1,4 @@
-"""Pass-through: one request of a client to VB365 and its response back, byte for byte (§12).
+"""One request of a client to VB365 and its response back, byte for byte (CONTRACT §12).
 
 Theory of operation. Everything happens in callbacks of the two connections: what arrives on one is
 written to the other at once, and a slow reader pauses the other side. Framing is parsed only as far
@@ -21,7 +21,6 @@ import asyncio
 import enum
 import logging
 
-from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import (
     MAX_INTERIM,
@@ -35,9 +34,7 @@ from proxy.core.http.heads import (
 from proxy.core.http.outbound import (
     CLOSE,
     KEEP_ALIVE,
-    Forwarding,
     asks_tunnel,
-    request_bytes,
     response_bytes,
     websocket,
 )
@@ -74,31 +71,6 @@ class Hold(enum.Flag):
 
 _DIALLING, _WAITING, _RESPONDING, _TUNNEL, _ENDED = Phase
 _NOTHING_HELD = Hold(0)
-
-
-class Relay:
-    """Passes requests through to the origin of `pool`. `forwarded` appends X-Forwarded-*, Via."""
-
-    def __init__(self, pool: Pool, *, forwarded: bool = False) -> None:
-        self.pool = pool
-        self._forwarded = forwarded
-
-    def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
-        """Forward the request with this target. `whole`: no byte of a body follows."""
-        forwarding = Forwarding(client.peer, client.scheme) if self._forwarded else None
-        host = self.pool.imposed_host
-        if host is not None:
-            # the absolute form would name the host that the client wrote
-            target = origin_form(head.method, target)
-        message = request_bytes(head, target, host=host, forwarding=forwarding)
-        exchange = Exchange(self.pool, client, head, message, whole=whole)
-        private, client.private = client.private, None
-        connection = self.pool.take(head, private if isinstance(private, Connection) else None)
-        if connection is not None:
-            exchange.send_on(connection)
-        else:
-            exchange.dial()
-        return exchange
 
 
 class Exchange:

@@ -16,7 +16,7 @@ from proxy.core.http.outbound import request_bytes
 from proxy.core.http.proxy_line import proxy_line
 from proxy.downstream.duplex import ClientSide
 from proxy.ports import UpstreamFailure
-from proxy.relay import Exchange
+from proxy.relay.exchange import Exchange
 from proxy.upstream.local_pool import LocalPool
 
 #: Retry-After in seconds while the worker that owns the jobs is replaced.
