@@ -68,12 +68,6 @@ TOP_LEVEL = {
     "__main__",
     "app",
     "clock",
-<<<<<<< HEAD
-    "handover",
-    "relay",
-=======
-    "parts",
->>>>>>> 8bd6c61 (relay: a package, with the relay, its exchange and the handover to another worker)
     "workers",
 }
 #: core imports none of these: no I/O, no clock, no randomness.
