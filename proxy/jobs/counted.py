@@ -1,4 +1,4 @@
-"""A job store that counts what becomes of the jobs, for the metrics (CONTRACT §16)."""
+"""A job store that counts and reports what becomes of the jobs (CONTRACT §16)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from proxy.core.exports import verb
 from proxy.core.job import Job, Phase, Status
 from proxy.core.retention import Stage
-from proxy.ports import Counts, JobStore, StoreUnavailable
+from proxy.ports import Changes, Counts, JobStore, StoreUnavailable
 from proxy.ports.counts import JobCounts
 
 
@@ -37,6 +38,23 @@ class CountedJobs:
         self._replica = replica
         self._unfinished: dict[str, _Unfinished] = {}
         self._unconfirmed: dict[str, tuple[Job, Job]] = {}
+        self._readers: WeakSet[Changes] = WeakSet()
+
+    def changes(self) -> Changes:
+        """As `JobFeed.changes`."""
+        return self.own_changes()
+
+    def own_changes(self) -> Changes:
+        """The changes that this process makes from now on: each is reported before the call that
+        makes it returns.
+        """
+        reader = Changes()
+        self._readers.add(reader)
+        return reader
+
+    def _report(self, id: str) -> None:
+        for reader in self._readers:
+            reader.put(id)
 
     def phases(self) -> Counter[str]:
         """The number of unfinished jobs by phase."""
@@ -48,8 +66,13 @@ class CountedJobs:
 
     async def add(self, job: Job, body: bytes) -> Job:
         """As `JobStore.add`."""
-        stored = await self._jobs.add(job, body)
+        try:
+            stored = await self._jobs.add(job, body)
+        except StoreUnavailable:
+            self._report(job.id)
+            raise
         self.see(stored)
+        self._report(stored.id)
         return stored
 
     async def get(self, id: str) -> Job | None:
@@ -81,11 +104,13 @@ class CountedJobs:
             replaced = await self._jobs.replace(old, new)
         except StoreUnavailable:
             self._unconfirmed[old.id] = old, new
+            self._report(old.id)
             raise
         if self._unconfirmed:
             self._unconfirmed.pop(old.id, None)
         if replaced:
             self._count(old, new)
+            self._report(old.id)
         return replaced
 
     async def remove(self, job: Job) -> bool:
@@ -94,6 +119,7 @@ class CountedJobs:
         if removed:
             self._unfinished.pop(job.id, None)
             self._unconfirmed.pop(job.id, None)
+            self._report(job.id)
         return removed
 
     async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
@@ -127,6 +153,8 @@ class CountedJobs:
     async def close(self) -> None:
         """As `JobStore.close`."""
         await self._jobs.close()
+        for reader in self._readers:
+            reader.close()
 
     def see(self, job: Job) -> None:
         """Note the phase of the job, as it is in the store."""

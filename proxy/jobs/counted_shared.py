@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from proxy.core.job import Job
 from proxy.jobs.counted import CountedJobs
-from proxy.ports import Bounds, Replica, SharedJobs, SlotLimits, SlotUse, Turn
+from proxy.ports import Bounds, Changes, Replica, SharedJobs, SlotLimits, SlotUse, Turn
 from proxy.ports.counts import JobCounts
 
 
@@ -24,7 +24,7 @@ class CountedSharedJobs(CountedJobs):
         """As `SharedJobs.replica`."""
         return self._shared.replica
 
-    def changes(self) -> AsyncIterator[str | None]:
+    def changes(self) -> Changes:
         """As `JobFeed.changes`."""
         return self._shared.changes()
 
@@ -45,11 +45,15 @@ class CountedSharedJobs(CountedJobs):
         stored = await self._shared.add_within(job, body, bounds)
         if stored is not None:
             self.see(stored)
+            self._report(stored.id)
         return stored
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         """As `SharedJobs.claim`."""
-        return await self._shared.claim(old, new, slots)
+        turn = await self._shared.claim(old, new, slots)
+        if turn is Turn.TAKEN:
+            self._report(new.id)
+        return turn
 
     async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
         """As `SharedJobs.slot_use`."""

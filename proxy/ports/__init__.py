@@ -14,6 +14,9 @@ from proxy.ports.artifacts import (
 from proxy.ports.artifacts import (
     Reader as Reader,
 )
+from proxy.ports.changes import (
+    Changes as Changes,
+)
 from proxy.ports.failures import (
     LengthMismatch as LengthMismatch,
 )

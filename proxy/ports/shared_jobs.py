@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from proxy.core.job import Job
+from proxy.ports.changes import Changes
 from proxy.ports.jobs import JobStore
 
 
 class JobFeed(Protocol):
     """An optional capability of a job store: a feed of changed jobs, of all replicas."""
 
-    def changes(self) -> AsyncIterator[str | None]:
+    def changes(self) -> Changes:
         """The ids of jobs that were added, changed or removed since this call, by any replica, and
         of jobs whose turn a claim of another has found, until the store is closed. Changes in
         quick succession may be reported once. None after a gap: then any job may have changed.

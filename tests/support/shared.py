@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from uuid import uuid4
+from weakref import WeakSet
 
 from proxy.core.job import Job, Phase
 from proxy.jobs.queue import Slots
-from proxy.ports import Bounds, Replica, SlotLimits, SlotUse, StoreUnavailable, Turn
+from proxy.ports import Bounds, Changes, Replica, SlotLimits, SlotUse, StoreUnavailable, Turn
 from tests.support.fakes import MemoryJobs
 
 LEASE = 30.0
@@ -27,7 +28,7 @@ class SharedStore:
         self.bodies: dict[str, bytes] = {}
         self.changed = asyncio.Condition()
         self.leases: dict[str, Replica] = {}
-        self.feeds: list[asyncio.Queue[str | None]] = []
+        self.feeds: WeakSet[Changes] = WeakSet()
         self.started: list[tuple[str, ...]] = []
         self.queued: list[str] = []
 
@@ -80,7 +81,7 @@ class SharedStore:
 
     def tell(self, id: str | None) -> None:
         for feed in self.feeds:
-            feed.put_nowait(id)
+            feed.put(id)
 
 
 class MemorySharedJobs(MemoryJobs):
@@ -165,14 +166,10 @@ class MemorySharedJobs(MemoryJobs):
         self.store.tell(job.id)
         return removed
 
-    async def changes(self) -> AsyncIterator[str | None]:
-        feed: asyncio.Queue[str | None] = asyncio.Queue()
-        self.store.feeds.append(feed)
-        try:
-            while True:
-                yield await feed.get()
-        finally:
-            self.store.feeds.remove(feed)
+    def changes(self) -> Changes:
+        feed = Changes()
+        self.store.feeds.add(feed)
+        return feed
 
     async def _put(self, job: Job) -> None:
         self.store.put(job)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from weakref import WeakSet
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from proxy.ports import Changes
 from proxy.stores.redis_jobs.connections import BOUND, Connections
 from proxy.stores.redis_jobs.recent import RecentJobs
 
@@ -18,40 +19,6 @@ from proxy.stores.redis_jobs.recent import RecentJobs
 _QUIET = 2.0
 #: Seconds before the first attempt to reconnect, and the longest between two.
 _PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-#: Ids that a slow reader may leave unread. With more it gets a gap instead.
-_UNREAD = 10_000
-
-
-class Changes(AsyncIterator[str | None]):
-    """What one reader has not read of the feed yet."""
-
-    def __init__(self) -> None:
-        self._unread: dict[str | None, None] = {}
-        self._ready = asyncio.Event()
-        self._closed = False
-
-    def put(self, id: str | None) -> None:
-        """Note a change, or a gap, which includes all changes before it."""
-        if id is None or len(self._unread) >= _UNREAD:
-            self._unread = {None: None}
-        elif None not in self._unread:
-            self._unread[id] = None
-        self._ready.set()
-
-    def close(self) -> None:
-        """End the iteration."""
-        self._closed = True
-        self._ready.set()
-
-    async def __anext__(self) -> str | None:
-        while not self._unread:
-            if self._closed:
-                raise StopAsyncIteration
-            self._ready.clear()
-            await self._ready.wait()
-        first = next(iter(self._unread))
-        del self._unread[first]
-        return first
 
 
 class Feed:

@@ -15,6 +15,7 @@ from proxy.core.job import Job, Phase
 from proxy.core.retention import Stage
 from proxy.ports import (
     Bounds,
+    Changes,
     Counts,
     Replica,
     SlotLimits,
@@ -26,7 +27,7 @@ from proxy.stores.redis_jobs import checks, scripts
 from proxy.stores.redis_jobs.cluster import Identity, agreed
 from proxy.stores.redis_jobs.connections import Connections, tls_context
 from proxy.stores.redis_jobs.entries import entries, is_waiting, pack, text, unpack
-from proxy.stores.redis_jobs.feed import Changes, Feed
+from proxy.stores.redis_jobs.feed import Feed
 from proxy.stores.redis_jobs.recent import RecentJobs
 from proxy.stores.redis_jobs.url import parse_url
 

@@ -22,9 +22,11 @@ from proxy.core.exports import verb
 from proxy.core.job import FileFacts, Job
 from proxy.core.transitions import advance
 from proxy.jobs.counted import CountedJobs
+from proxy.jobs.counted_shared import CountedSharedJobs
 from proxy.ports import StoreUnavailable
 from proxy.ports.counts import JobCounts
 from tests.support.fakes import MemoryJobs, new_job
+from tests.support.shared import SharedStore
 
 FACTS = FileFacts(media_type="a/b", file_name=None, size=3, etag=None)
 
@@ -119,3 +121,53 @@ async def test_16_jobs_of_other_replicas_are_theirs() -> None:
 )
 def test_16_there_are_four_verbs(title: str, name: str) -> None:
     assert verb(title) == name
+
+
+async def test_each_change_is_on_the_feed_when_its_call_returns(counted: Any) -> None:
+    """A reader that looks right after a 202 finds the job."""
+    jobs, _, _ = counted
+    feed, other = jobs.changes(), jobs.changes()
+    job = await jobs.add(new_job(), b"")
+    assert feed.take() == [job.id]
+    changed = await after(jobs, job, Claimed("h"), Answered(FACTS))
+    assert feed.take() == [changed.id]
+    assert await jobs.replace(job, changed) is False
+    assert feed.take() == []
+    assert await jobs.remove(changed)
+    assert (feed.take(), other.take()) == ([job.id], [job.id])
+
+
+async def test_a_change_that_is_not_confirmed_is_on_the_feed(counted: Any) -> None:
+    jobs, _, memory = counted
+    feed = jobs.changes()
+    memory.faults["add"].append(StoreUnavailable("away"))
+    memory.faults["replace"].append(StoreUnavailable("away"))
+    job = new_job()
+    with pytest.raises(StoreUnavailable):
+        await jobs.add(job, b"")
+    assert feed.take() == [job.id]
+    with pytest.raises(StoreUnavailable):
+        await jobs.replace(job, advance(job, Claimed("h"), 2.0))
+    assert feed.take() == [job.id]
+
+
+async def test_a_reader_that_leaves_much_unread_gets_a_gap(counted: Any) -> None:
+    jobs, _, _ = counted
+    feed = jobs.changes()
+    for number in range(10_001):
+        feed.put(str(number))
+    feed.put("more")
+    assert feed.take() == [None]
+    await jobs.close()
+    assert [each async for each in feed] == []
+
+
+async def test_a_shared_store_reports_the_changes_of_this_replica_at_once() -> None:
+    """Its feed comes over the network, later than the call returns."""
+    shared = SharedStore().handle()
+    jobs = CountedSharedJobs(shared, JobCounts())
+    own, all_ = jobs.own_changes(), jobs.changes()
+    job = await jobs.add(new_job(), b"")
+    assert (own.take(), all_.take()) == ([job.id], [job.id])
+    other = await shared.add(new_job(), b"")
+    assert (own.take(), all_.take()) == ([], [other.id])
