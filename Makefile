@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-system: ## install the Debian packages that tests need (as root)
+system: ## install the Debian and npm packages that tests need (as root)
 	@sh tests/needs.sh
 
 demo: install ## run an export against the simulator, step by step (ARGS=--serve keeps it running)

@@ -13,16 +13,28 @@ need jq jq
 need redis-server redis-server
 need prometheus prometheus
 need systemd-analyze systemd
-[ -n "$missing" ] || exit 0
+need npm npm
+# The emulator of Azure Blob Storage, an npm package.
+azurite="npm install --global azurite@3"
+has_azurite() { command -v azurite-blob >/dev/null 2>&1; }
+[ -z "$missing" ] && has_azurite && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "Installing the Debian packages that tests need:$missing"
-    # RUNLEVEL=1 keeps the packages from starting their services.
-    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-    # shellcheck disable=SC2086  # a list of words
-    apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null && exit 0
+    if [ -n "$missing" ]; then
+        echo "Installing the Debian packages that tests need:$missing"
+        # RUNLEVEL=1 keeps the packages from starting their services.
+        export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+        # shellcheck disable=SC2086  # a list of words
+        apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null && missing=""
+    fi
+    if [ -z "$missing" ] && ! has_azurite; then
+        echo "Installing the npm package that tests need: azurite"
+        $azurite --no-fund --no-audit --loglevel=error >/dev/null
+    fi
+    [ -z "$missing" ] && has_azurite && exit 0
 fi
 echo "**********************************************************************"
-echo "MISSING PACKAGES:$missing. Tests that need them will be SKIPPED."
-echo "To install them, run as root: apt-get install$missing"
+echo "MISSING PACKAGES. Tests that need them will be SKIPPED. To install them, run as root:"
+[ -z "$missing" ] || echo "    apt-get install$missing"
+has_azurite || echo "    $azurite"
 echo "**********************************************************************"

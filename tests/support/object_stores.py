@@ -123,7 +123,7 @@ AZURE_KEY = (
 
 
 def azurite() -> str | None:
-    """The emulator of Azure Blob Storage, which is not on PyPI: `npm install -g azurite`."""
+    """The emulator of Azure Blob Storage, which tests/needs.sh installs."""
     return shutil.which("azurite-blob")
 
 

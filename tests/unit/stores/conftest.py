@@ -157,7 +157,7 @@ async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 def _param(name: str) -> object:
     missing = name == "az" and object_stores.azurite() is None
-    reason = "azurite is not installed: npm install -g azurite"
+    reason = "azurite is not installed: make system"
     return pytest.param(name, marks=pytest.mark.skipif(missing, reason=reason))
 
 
