@@ -150,6 +150,10 @@ class Server:
         """Run the handler, write its response, and hand the connection back."""
         bridge = cast("Bridge", request.transport)
         response = await self._respond(request, *bridge.request)
+        if bridge.begun and not response.prepared:
+            # it is about a failure within another response, and must not become part of its body
+            bridge.abort()
+            return response
         if bridge.closing and not response.prepared:
             response.force_close()
         await response.prepare(request)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
+from collections.abc import AsyncGenerator
 from email import message_from_bytes
 from email.utils import formatdate, parsedate_to_datetime
+from typing import Any
 
 import pytest
 
+from proxy.ports import StoreUnavailable
+from proxy.stores.file_artifacts.reader import FileReader
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.support.wire import Message, Peer, raw, request_bytes
 
@@ -305,3 +310,33 @@ async def test_a_running_download_completes(make_stage: MakeStage, end: str) -> 
         left -= len(data)
     assert digest.digest() == hashlib.sha256(stage.file()).digest()
     wire.abort()
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+@pytest.mark.parametrize("ranges", [{}, {"Range": "bytes=0-387"}], ids=["whole", "range"])
+async def test_a_store_that_fails_within_a_download_breaks_the_connection(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, ranges: dict[str, str], sent: int
+) -> None:
+    """§6, §10: the error is no part of the file, and what is shorter than announced looks so."""
+    status = await stage.done()
+    read = FileReader.chunks
+
+    async def chunks(reader: FileReader, start: int, stop: int) -> AsyncGenerator[Any, None]:
+        pieces = read(reader, start, stop)
+        for _ in range(sent):
+            yield (await anext(pieces))[:100]
+        await pieces.aclose()
+        raise StoreUnavailable("the disk fails")
+
+    monkeypatch.setattr(FileReader, "chunks", chunks)
+    peer = await Peer.to(stage.url)
+    await peer.send(request_bytes("GET", status + "/result", stage.fields | ranges, None, "h"))
+    head = await peer.head()
+    assert head.startswith(b"HTTP/1.1 206" if ranges else b"HTTP/1.1 200")
+    body = b""
+    with contextlib.suppress(ConnectionError):
+        while data := await asyncio.wait_for(peer.reader.read(1 << 16), 20):
+            body += data
+    assert body == stage.file()[: 100 * sent]
+    monkeypatch.undo()
+    assert (await stage.get(status + "/result")).body == stage.file()
