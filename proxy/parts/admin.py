@@ -9,7 +9,7 @@ from proxy.admin.listener import Admin
 from proxy.admin.metrics import Metrics
 from proxy.admin.readiness import Readiness
 from proxy.admin.scrape import Scrape
-from proxy.config.settings import Admin as AdminSettings
+from proxy.config.network import Admin as AdminSettings
 from proxy.parts.start import Clock
 
 
