@@ -139,6 +139,13 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Detached:
+    """No further request joins the rescued export: `exports.rescue_ttl` has passed, or its response
+    cannot be repeated (CONTRACT §14).
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Delivered:
     """`count` responses with the file, or parts of it, have ended. They had `sent` bytes; `whole`:
     one of them was the whole file.
@@ -172,6 +179,7 @@ Event = (
     | Expired
     | Released
     | Joined
+    | Detached
     | Delivered
     | Forgotten
 )

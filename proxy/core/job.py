@@ -97,6 +97,9 @@ class FileFacts:
     `etag` and `last_modified` as sent.
 
     `file_name` is the sanitised name, None if VB365 sent none: then `core.naming` makes one.
+    `reason` and `lines` repeat the response to a rescued export (CONTRACT §14): its reason phrase
+    and its field lines without Set-Cookie and the hop-by-hop ones, as latin-1 text. None for other
+    jobs, and if they are too long.
     """
 
     media_type: str
@@ -104,6 +107,8 @@ class FileFacts:
     size: int | None
     etag: str | None
     last_modified: str | None = None
+    reason: str | None = None
+    lines: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +171,7 @@ class Job:
       than 401.
     - `denied`: the job was suspended because VB365 did not.
     - `joined` is the number of further requests that joined a rescued export (CONTRACT §14).
+    - `detached`: no further request joins the rescued export.
     - `client` is the address of the client that sent the kick-off.
     - `unshown` counts the versions that changed nothing of the job document.
     - `attended`: its kick-off may still be answered with VB365's first response in place of a job.
@@ -206,6 +212,7 @@ class Job:
     attended: bool = False
     origin: Origin = Origin.ASYNC
     joined: int = 0
+    detached: bool = False
     client: str | None = None
     delivery: Delivery = Delivery()
     timeline: tuple[Moment, ...] = ()

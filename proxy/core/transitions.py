@@ -16,6 +16,7 @@ from proxy.core.events import (
     CancelRequested,
     Claimed,
     Delivered,
+    Detached,
     Event,
     Expired,
     Failed,
@@ -85,6 +86,7 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     Expired:         (__, __, __, __, __, __, _C, __),
     Released:        (__, __, __, __, __, __, _C, __),
     Joined:          (_Q, _G, _T, _F, __, _S, _C, __),
+    Detached:        (_Q, _G, _T, _F, __, _S, _C, __),
     Delivered:       (__, __, __, __, __, __, _C, __),
     Forgotten:       (_O, _O, _O, _O, _O, _O, _O, _O),
 }  # fmt: skip
@@ -299,6 +301,10 @@ def _joined(job: Job, event: Joined, now: float) -> Job:
     return replace(job, joined=job.joined + 1, attended=False)
 
 
+def _detached(job: Job, event: Detached, now: float) -> Job:
+    return replace(job, detached=True, unshown=job.unshown + 1)
+
+
 def _delivered(job: Job, event: Delivered, now: float) -> Job:
     known = job.delivery
     return replace(
@@ -354,6 +360,7 @@ _EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
     Expired: _expired,
     Released: _released,
     Joined: _joined,
+    Detached: _detached,
     Delivered: _delivered,
     Forgotten: _forgotten,
 }

@@ -94,6 +94,10 @@ class CountedJobs:
         """As `JobStore.find`."""
         return await self._jobs.find(owner, idempotency_key)
 
+    async def match(self, owner: str, fingerprint: str) -> Job | None:
+        """As `JobStore.match`."""
+        return await self._jobs.match(owner, fingerprint)
+
     async def body(self, id: str) -> bytes | None:
         """As `JobStore.body`."""
         return await self._jobs.body(id)

@@ -84,9 +84,8 @@ class Reconciler:
         log.warning("record rebuilt from its file", job=id)
         known = await self._jobs.add(job, b"")
         if known.id != id:  # another job has the key by now (CONTRACT §8)
-            await self._jobs.add(
-                replace(job, request=replace(job.request, idempotency_key=None)), b""
-            )
+            request = replace(job.request, idempotency_key=None)
+            await self._jobs.add(replace(job, request=request, detached=True), b"")
 
     async def _copied(self, id: str, fence: int | None) -> Job | None:
         """The job in the record copy beside its committed file, None without a readable copy.

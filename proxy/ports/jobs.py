@@ -27,9 +27,9 @@ class JobStore(Protocol):
     async def add(self, job: Job, body: bytes) -> Job:
         """Store a new job and its request body durably, and return the job.
 
-        If one of its `owners` already has a job with the same `request.idempotency_key` (not None)
-        that is not forgotten, nothing is written and that job is returned. This also holds among
-        concurrent calls (CONTRACT §8).
+        If one of its `owners` already has a job with the same `core.rescue.unique_key` (not None),
+        nothing is written and that job is returned. This also holds among concurrent calls
+        (CONTRACT §8, §14).
         """
 
     async def get(self, id: str) -> Job | None:
@@ -43,6 +43,11 @@ class JobStore(Protocol):
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """The job with this idempotency key that has `owner` among its `owners`, or None.
         Tombstones are ignored.
+        """
+
+    async def match(self, owner: str, fingerprint: str) -> Job | None:
+        """The rescued export with this fingerprint that has `owner` among its `owners` and its
+        `core.rescue.unique_key`, or None.
         """
 
     async def body(self, id: str) -> bytes | None:

@@ -24,6 +24,7 @@ from uuid import UUID, uuid4
 
 from proxy.core import retention
 from proxy.core.job import ExportRequest, Job
+from proxy.core.rescue import rescue_key, unique_key
 from proxy.ports import (
     Artifact,
     Counts,
@@ -69,7 +70,7 @@ class MemoryJobs(Faulty):
         await self.enter("add")
         known = self.jobs.get(job.id)
         for owner in job.owners:
-            known = known or self._find(owner, job.request.idempotency_key)
+            known = known or self._find(owner, unique_key(job))
         if known is not None:
             return known
         self.bodies[job.id] = body
@@ -89,11 +90,13 @@ class MemoryJobs(Faulty):
 
     def _find(self, owner: str, key: str | None) -> Job | None:
         matches = (
-            job
-            for job in self.jobs.values()
-            if owner in job.owners and job.request.idempotency_key == key
+            job for job in self.jobs.values() if owner in job.owners and unique_key(job) == key
         )
-        return None if key is None else next((job for job in matches if not job.forgotten), None)
+        return None if key is None else next(matches, None)
+
+    async def match(self, owner: str, fingerprint: str) -> Job | None:
+        await self.enter("match")
+        return self._find(owner, rescue_key(fingerprint))
 
     async def body(self, id: str) -> bytes | None:
         await self.enter("body")

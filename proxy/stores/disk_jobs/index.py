@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from proxy.core import retention
 from proxy.core.job import Job
+from proxy.core.rescue import unique_key
 from proxy.core.retention import Stage
 from proxy.ports import Counts
 
@@ -22,8 +23,8 @@ def _order(job: Job) -> tuple[float, str]:
 
 
 def claims(job: Job) -> list[tuple[str, str]]:
-    """The idempotency keys that the job takes: its key under each of its owners (CONTRACT §8)."""
-    key = job.request.idempotency_key
+    """The keys that the job takes: its `unique_key` under each of its owners (CONTRACT §8, §14)."""
+    key = unique_key(job)
     return [] if key is None else [(owner, key) for owner in job.owners]
 
 
@@ -101,8 +102,7 @@ class JobIndex:
             insort(self._spent, rank)
         if job.request.session is not None:
             self._by_session[job.request.session.lower()].add(job.id)
-        if not job.forgotten:
-            self._by_key |= dict.fromkeys(claims(job), job.id)
+        self._by_key |= dict.fromkeys(claims(job), job.id)
         self._wake(job.id)
 
     def drop(self, id: str) -> None:

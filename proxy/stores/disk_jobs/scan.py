@@ -144,7 +144,9 @@ def _sort_record(rowid: int, name: str, value: object, found: Scan) -> None:
 
 def _sound(job: Job) -> bool:
     """Check the types that the index relies on; `decode` does not."""
-    texts = (job.id, *job.owners, job.request.session or "", job.request.idempotency_key or "")
+    request = job.request
+    keys = (request.idempotency_key or "", request.fingerprint)
+    texts = (job.id, *job.owners, request.session or "", *keys)
     times = (job.ended, job.expires, job.suspended)
     return (
         all(isinstance(text, str) for text in texts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy.core.job import Job
+from proxy.core.rescue import rescue_key
 from proxy.core.retention import Stage
 from proxy.ports import Counts, StoreUnavailable
 from proxy.stores.disk_jobs.database import KEEP, Change, Findings, JobDatabase
@@ -88,6 +89,10 @@ class DiskJobs:
         """As `JobStore.find`."""
         self._check_open()
         return self._index.find(owner, idempotency_key)
+
+    async def match(self, owner: str, fingerprint: str) -> Job | None:
+        """As `JobStore.match`."""
+        return await self.find(owner, rescue_key(fingerprint))
 
     async def body(self, id: str) -> bytes | None:
         """As `JobStore.body`."""

@@ -9,6 +9,7 @@ from typing import Any
 from proxy.core import retention
 from proxy.core.job import Job, Phase
 from proxy.core.job_codec import decode, encode
+from proxy.core.rescue import unique_key
 from proxy.ports import StoreUnavailable
 
 #: Bytes of a record above which it is compressed, to about half its size.
@@ -43,8 +44,8 @@ def entries(job: Job) -> bytes:
     found: dict[str, Any] = {"created": _number(job.created), "owners": job.owners}
     if not job.terminal:
         found["live"] = True
-    if job.request.idempotency_key is not None and not job.forgotten:
-        found["key"] = job.request.idempotency_key
+    if (key := unique_key(job)) is not None:
+        found["key"] = key
     if job.request.session is not None:
         found["session"] = job.request.session.lower()
     if (stage := retention.stage(job)) is not None:

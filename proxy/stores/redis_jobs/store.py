@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from proxy.clock import elapsed
 from proxy.core.job import Job, Phase
+from proxy.core.rescue import rescue_key
 from proxy.core.retention import Stage
 from proxy.ports import (
     Bounds,
@@ -149,6 +150,10 @@ class RedisJobs:
         """As `JobStore.find`."""
         data = await self._connections.run(scripts.FIND, text(owner), text(idempotency_key))
         return None if data is None else unpack(data)
+
+    async def match(self, owner: str, fingerprint: str) -> Job | None:
+        """As `JobStore.match`."""
+        return await self.find(owner, rescue_key(fingerprint))
 
     async def body(self, id: str) -> bytes | None:
         """As `JobStore.body`."""

@@ -19,6 +19,7 @@ from proxy.core.events import (
     CancelRequested,
     Claimed,
     Delivered,
+    Detached,
     Event,
     Expired,
     Failed,
@@ -82,6 +83,7 @@ SAMPLES: dict[type[Event], Event] = {
     Expired: Expired(),
     Released: Released(),
     Joined: Joined(),
+    Detached: Detached(),
     Delivered: Delivered(sent=10, whole=True),
     Forgotten: Forgotten(),
 }
@@ -138,7 +140,7 @@ def test_advance_follows_the_table(kind: type[Event], phase: Phase) -> None:
     else:
         after = advance(before, SAMPLES[kind], 300.0)
         assert (after.phase, after.version) == (target, before.version + 1)
-        shown = kind is not Delivered
+        shown = kind not in (Delivered, Detached)
         assert (after.shown_version == before.version + 1) is shown
         assert after.updated == (300.0 if shown else before.updated)
 
@@ -173,14 +175,15 @@ def test_cancel_beats_a_late_response() -> None:
 
 
 def test_a_persisted_success_beats_a_late_cancel() -> None:
-    """§7: a terminal job only delivers or loses its file, is joined, forgotten, or gets a further
-    owner.
+    """§7: a terminal job only delivers or loses its file, is joined or detached, forgotten, or
+    gets a further owner.
     """
     assert _accepted_in(Phase.COMPLETED) == {
         Identified,
         Expired,
         Released,
         Joined,
+        Detached,
         Delivered,
         Forgotten,
     }
@@ -504,9 +507,19 @@ def test_members_of_a_newer_version_are_ignored() -> None:
 def test_a_record_of_version_0_1_0_opens() -> None:
     """Later members have defaults."""
     raw = json.loads(encode(FULL))
-    for later in ("aliases", "origin", "joined", "client", "delivery", "timeline", "unshown"):
+    for later in (
+        "aliases",
+        "origin",
+        "joined",
+        "detached",
+        "client",
+        "delivery",
+        "timeline",
+        "unshown",
+    ):
         del raw[later]
-    del raw["answer"]["last_modified"], raw["request"]["host"]
+    del raw["answer"]["last_modified"], raw["answer"]["reason"], raw["answer"]["lines"]
+    del raw["request"]["host"]
     again = decode(json.dumps(raw).encode())
     assert again == replace(FULL, timeline=())
     assert again.owners == (FULL.owner,)

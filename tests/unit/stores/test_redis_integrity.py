@@ -33,6 +33,7 @@ from proxy.core.events import (
     Succeeded,
 )
 from proxy.core.job import ErrorCode, FileFacts, Job, JobError, Phase
+from proxy.core.rescue import unique_key
 from proxy.core.retention import spent, stage
 from proxy.core.transitions import IllegalTransition, advance
 from proxy.ports import Bounds, SlotLimits, StoreUnavailable
@@ -238,9 +239,9 @@ def _pairs(job: Job) -> Iterator[tuple[str, bytes, bytes]]:
     """The hashes and sorted sets that the job is in, with its value there."""
     me = job.id.encode()
     yield "age", me, f"{job.created:g}".encode()
-    if job.request.idempotency_key is not None and not job.forgotten:
+    if (key := unique_key(job)) is not None:
         for owner in job.owners:
-            yield "keys", f"{owner}\0{job.request.idempotency_key}".encode(), me
+            yield "keys", f"{owner}\0{key}".encode(), me
     if (at := stage(job)) is not None:
         yield f"stage:{at[0]}", me, f"{at[1]:g}".encode()
     if (rank := spent(job)) is not None:
