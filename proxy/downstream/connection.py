@@ -91,7 +91,8 @@ class ClientConnection(RequestReader):
         """
         self._reading.ended = True
         if self.scheme == b"http":
-            if self._phase is _SERVING and self._body.done and isinstance(self._serving, Bridge):
+            passed_through = self._lane is self.counters.relay
+            if self._phase is _SERVING and self._body.done and not passed_through:
                 return True
             if self._phase is _READY and self._slow and self._inbox:
                 return True

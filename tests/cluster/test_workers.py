@@ -213,6 +213,20 @@ async def test_a_body_is_invited_and_handed_over(tmp_path: Path) -> None:
             writer.close()
 
 
+async def test_a_half_closed_client_gets_its_response_from_any_worker(tmp_path: Path) -> None:
+    async with crew(tmp_path) as proxy:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in proxy.fields.items())
+        head = f"GET /v8/_async/exports HTTP/1.1\r\nHost: h\r\n{lines}\r\n".encode()
+        responses = []
+        for _ in range(4 * WORKERS):
+            peer = await Peer.to(proxy.proxy.url)
+            await peer.send(head * 2)
+            peer.writer.write_eof()
+            responses.append((await peer.rest()).count(b"HTTP/1.1 200 OK"))
+            peer.abort()
+        assert responses == [2] * (4 * WORKERS)
+
+
 async def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     """§15: no job is lost by it, and a new connection waits for the replacement."""
     async with crew(tmp_path) as proxy:
