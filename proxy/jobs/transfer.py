@@ -9,22 +9,20 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from proxy.core.errors import Problem
 from proxy.core.events import Answered, Claimed, Finalizing, Restarted, Succeeded
 from proxy.core.http.fields import value_of
 from proxy.core.job import ErrorCode, FileFacts, Job
 from proxy.core.job_codec import encode
-from proxy.core.outcome import secrets
 from proxy.core.transitions import advance
-from proxy.jobs import events
 from proxy.jobs.continuation import Continuation, Part
+from proxy.jobs.export_request import ExportRequest
 from proxy.jobs.lease import PartialFiles
-from proxy.jobs.outcome import code_of, encoding, error, facts, not_stored, refusal
+from proxy.jobs.outcome import encoding, error, facts, not_stored
 from proxy.jobs.reception import Reception, Surplus
 from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.retries import Retries
-from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
+from proxy.jobs.run import JobFailed, Run, Suspended
 from proxy.ports import (
     Artifact,
     Field,
@@ -33,20 +31,13 @@ from proxy.ports import (
     PartialLost,
     Response,
     StorageFull,
-    StoreUnavailable,
     Upstream,
     UpstreamBroken,
     UpstreamFailure,
-    UpstreamTimedOut,
-    WholeResponse,
 )
 from proxy.upstream.session_events import SessionEvents
-from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
-
-#: Bytes of a response other than 200 that are relayed or recorded; VB365 sends a few hundred.
-_RESPONSE_LIMIT = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +85,8 @@ class Transfer:
         self._holder = needs.holder
         self._now = needs.now
         self._record: Record
+        self._request: ExportRequest
         self._file: Reception
-        self._body = b""
         self._posted = self._now()
         self._retries = Retries(
             run.id, attempts=self._policy.attempts, stall_timeout=self._policy.stall_timeout
@@ -113,7 +104,15 @@ class Transfer:
 
     async def _drive(self, job: Job) -> None:
         self._record = Record(self._jobs, job, self._now)
-        self._body = await self._request_body(job)
+        self._request = ExportRequest(
+            self._run,
+            self._record,
+            await self._request_body(job),
+            jobs=self._jobs,
+            upstream=self._upstream,
+            timeout=self._policy.generate_timeout,
+            stall=self._policy.stall_timeout,
+        )
         self._file = Reception(self._record, self._artifacts, self._space)
         await self._file.open()
         try:
@@ -222,46 +221,17 @@ class Transfer:
         and another POST may follow.
         """
         try:
-            return await until_available(lambda: self._ask(more), job=self._run.id)
+            return await until_available(lambda: self._request.send(more), job=self._run.id)
         except UpstreamFailure as why:
-            await self._no_response(why)
-            return None
-
-    async def _ask(self, more: list[Field]) -> Response:
-        request = self._record.job.request
-        self._run.posting = True
-        try:
-            response = await self._upstream.send(
-                request.method.encode(),
-                request.target.encode("latin-1"),
-                [*self._run.fields, *more],
-                self._body,
-                timeout=self._policy.generate_timeout,
-                stall=self._policy.stall_timeout,
-            )
-        except UpstreamFailure:
-            self._run.posting = False
-            raise
-        self._run.posting = False
-        return response
-
-    async def _no_response(self, why: UpstreamFailure) -> None:
-        """Wait before the next continuation; a POST from zero is not repeated (CONTRACT §10)."""
-        if self._file.offset:
+            if not self._file.offset:
+                raise await self._request.no_response(why) from why
             await self._pause(why)
-            return
-        timed_out = isinstance(why, UpstreamTimedOut)
-        self._run.unanswered = Problem(
-            "upstream-timeout" if timed_out else "upstream-unreachable", str(why)
-        )
-        if self._run.attendance.waiting:
-            await self._drop(self._run.unanswered)
-        raise JobFailed(error(code_of(why), str(why))) from why
+            return None
 
     async def _accept(self, response: Response) -> None:
         """Record the head of a 200. Raises for any other response, which is relayed or recorded."""
         if response.status != 200:
-            await self._refused(response)
+            raise await self._request.refused(response)
         if (coding := encoding(response.fields)) is not None:
             message = (
                 f"Veeam Backup for Microsoft 365 encoded the file ({coding}) although "
@@ -274,44 +244,6 @@ class Transfer:
             await self._file.promise(size)
         await self._record.settle(Answered(facts(response, size)))
         self._run.attendance.end()
-
-    async def _refused(self, response: Response) -> None:
-        relayed = await read_whole(response, _RESPONSE_LIMIT)
-        self._run.rejection = relayed
-        if self._run.attendance.waiting and relayed.complete:
-            await self._drop(relayed)
-        if response.status == 401 and (self._run.queued or self._record.job.attempt > 1):
-            raise Suspended  # the token has expired since VB365 accepted it
-        target = self._record.job.request.target.encode("latin-1")
-        raise JobFailed(refusal(relayed, secrets(self._run.fields, target)))
-
-    async def _drop(self, response: WholeResponse | Problem) -> None:
-        """Give the response to the waiting kick-off in place of a job (CONTRACT §3.7).
-
-        If the record cannot be removed now it is kept, and the job fails.
-        """
-        self._run.attendance.decide(response)
-        self._run.work = Work.SETTLING
-        try:
-            await self._remove_record()
-        except StoreUnavailable as why:
-            log.warning("job not dropped", job=self._run.id, reason=str(why))
-            self._run.attendance.withdraw()
-            return
-        events.dropped(self._record.job, response.status)
-        self._run.attendance.deliver()
-        raise Dropped
-
-    async def _remove_record(self) -> None:
-        """Remove the record, unless another replica has shown the job meanwhile: then raise
-        `StoreUnavailable`.
-        """
-        attended = self._record.job.attended
-        current: Job | None = self._record.job
-        while current is not None and not await self._jobs.remove(current):
-            current = await self._jobs.get(current.id)
-            if attended and current is not None and not current.attended:
-                raise StoreUnavailable("another replica has shown the job")
 
     async def _start_over(self, reason: str) -> None:
         log.info("starting over", job=self._run.id, offset=self._file.offset, reason=reason)

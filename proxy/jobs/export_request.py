@@ -1,0 +1,127 @@
+"""The requests of one job to VB365, and what its other responses than 200 mean (CONTRACT §3.7)."""
+
+from __future__ import annotations
+
+import structlog
+
+from proxy.core.errors import Problem
+from proxy.core.job import Job
+from proxy.core.outcome import secrets
+from proxy.jobs import events
+from proxy.jobs.outcome import code_of, error, refusal
+from proxy.jobs.record import Record
+from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
+from proxy.ports import (
+    Field,
+    JobStore,
+    Response,
+    StoreUnavailable,
+    Upstream,
+    UpstreamFailure,
+    UpstreamTimedOut,
+    WholeResponse,
+)
+from proxy.upstream.whole_response import read_whole
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of a response other than 200 that are relayed or recorded; VB365 sends a few hundred.
+_RESPONSE_LIMIT = 16 * 1024 * 1024
+
+
+class ExportRequest:
+    """Sends the request of a job. `timeout` and `stall` are in seconds; see `Upstream.send`.
+
+    A kick-off that waits for VB365's first response gets any but a 200 in place of a job: then
+    `Dropped` is the exception that `no_response` and `refused` return.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        record: Record,
+        body: bytes,
+        *,
+        jobs: JobStore,
+        upstream: Upstream,
+        timeout: float,
+        stall: float,
+    ) -> None:
+        self._run = run
+        self._record = record
+        self._body = body
+        self._jobs = jobs
+        self._upstream = upstream
+        self._timeout = timeout
+        self._stall = stall
+
+    async def send(self, more: list[Field]) -> Response:
+        """Send the request with the additional fields `more`. Raises `UpstreamFailure`."""
+        request = self._record.job.request
+        self._run.posting = True
+        try:
+            response = await self._upstream.send(
+                request.method.encode(),
+                request.target.encode("latin-1"),
+                [*self._run.fields, *more],
+                self._body,
+                timeout=self._timeout,
+                stall=self._stall,
+            )
+        except UpstreamFailure:
+            self._run.posting = False
+            raise
+        self._run.posting = False
+        return response
+
+    async def no_response(self, why: UpstreamFailure) -> Exception:
+        """Return the exception that ends the run: a POST from zero is not repeated (CONTRACT
+        §10).
+        """
+        timed_out = isinstance(why, UpstreamTimedOut)
+        self._run.unanswered = Problem(
+            "upstream-timeout" if timed_out else "upstream-unreachable", str(why)
+        )
+        if self._run.attendance.waiting and await self._drop(self._run.unanswered):
+            return Dropped()
+        return JobFailed(error(code_of(why), str(why)))
+
+    async def refused(self, response: Response) -> Exception:
+        """Return the exception that ends the run after this response, which is read."""
+        relayed = await read_whole(response, _RESPONSE_LIMIT)
+        self._run.rejection = relayed
+        waiting = self._run.attendance.waiting
+        if waiting and relayed.complete and await self._drop(relayed):
+            return Dropped()
+        if response.status == 401 and (self._run.queued or self._record.job.attempt > 1):
+            return Suspended()  # the token has expired since VB365 accepted it
+        target = self._record.job.request.target.encode("latin-1")
+        return JobFailed(refusal(relayed, secrets(self._run.fields, target)))
+
+    async def _drop(self, response: WholeResponse | Problem) -> bool:
+        """Give the response to the waiting kick-off in place of a job (CONTRACT §3.7).
+
+        If the record cannot be removed now it is kept, and the result is False.
+        """
+        self._run.attendance.decide(response)
+        self._run.work = Work.SETTLING
+        try:
+            await self._remove_record()
+        except StoreUnavailable as why:
+            log.warning("job not dropped", job=self._run.id, reason=str(why))
+            self._run.attendance.withdraw()
+            return False
+        events.dropped(self._record.job, response.status)
+        self._run.attendance.deliver()
+        return True
+
+    async def _remove_record(self) -> None:
+        """Remove the record, unless another replica has shown the job meanwhile: then raise
+        `StoreUnavailable`.
+        """
+        attended = self._record.job.attended
+        current: Job | None = self._record.job
+        while current is not None and not await self._jobs.remove(current):
+            current = await self._jobs.get(current.id)
+            if attended and current is not None and not current.attended:
+                raise StoreUnavailable("another replica has shown the job")
