@@ -9,10 +9,16 @@ from proxy.ports.artifacts import (
     ArtifactStore as ArtifactStore,
 )
 from proxy.ports.artifacts import (
+    Followable as Followable,
+)
+from proxy.ports.artifacts import (
     Partial as Partial,
 )
 from proxy.ports.artifacts import (
     Reader as Reader,
+)
+from proxy.ports.artifacts import (
+    Tail as Tail,
 )
 from proxy.ports.changes import (
     Changes as Changes,

@@ -69,6 +69,30 @@ class Reader(Protocol):
         """Close the file. Idempotent; cancellation does not interrupt it."""
 
 
+class Tail(Protocol):
+    """A follower of a partial file, at its own pace: the writer never waits for it. It has at most
+    256 KiB in memory.
+    """
+
+    async def read(self, start: int) -> bytes | bytearray:
+        """The accepted bytes from `start` on, at least one of them: waits until there are some.
+        b"" if the file was committed with `start` bytes.
+
+        Raises `PartialLost` once its writer keeps or discards the file instead, and
+        `StoreUnavailable`.
+        """
+
+    async def close(self) -> None:
+        """Release the file. Idempotent; cancellation does not interrupt it."""
+
+
+class Followable(Protocol):
+    """An optional capability of an artifact store: files can be read while they grow."""
+
+    def tail(self, id: str, fence: int = 0) -> Tail | None:
+        """A follower of the job's partial file, None unless this process writes it now."""
+
+
 class ArtifactStore(Protocol):
     """Keeps the files of jobs by job id and fence. Every method may raise `StoreUnavailable`.
 

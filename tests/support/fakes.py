@@ -34,6 +34,7 @@ from proxy.ports import (
     StorageFull,
     StoreUnavailable,
 )
+from proxy.stores.growth import Growth
 
 #: A job id and a fence.
 Key = tuple[str, int]
@@ -191,10 +192,11 @@ class MemoryPartial:
 
     def __init__(self, store: MemoryArtifacts, key: Key, data: bytearray) -> None:
         self._store = store
-        self._key = key
+        self._key = self.key = key
         self._data = data
         self._failure: BaseException | None = None
         self._ended = False
+        self.growth = Growth()
 
     @property
     def offset(self) -> int:
@@ -206,6 +208,10 @@ class MemoryPartial:
             self._failure = StorageFull("no space")
             raise self._failure
         self._data += chunk
+        self.growth.grew()
+
+    def tail(self) -> MemoryTail:
+        return MemoryTail(self._store, self._data, self.growth)
 
     async def read(self, start: int, stop: int) -> bytes:
         await self._enter("read")
@@ -235,11 +241,13 @@ class MemoryPartial:
         self._end()
         self._store.files[self._key] = (artifact, bytes(self._data), note)
         del self._store.partials[self._key]
+        self.growth.end(committed=True)
         return artifact
 
     async def keep(self) -> None:
         await self._store.enter("keep")
         self._end()
+        self.growth.end(committed=False)
 
     async def discard(self) -> None:
         await self._store.enter("discard")
@@ -247,9 +255,35 @@ class MemoryPartial:
             del self._store.partials[self._key]
         self._end()
 
+        self.growth.end(committed=False)
+
     def _end(self) -> None:
         self._ended = True
         self._store.growing.pop(id(self._data), None)
+        self._store.writers.pop(id(self._data), None)
+
+
+class MemoryTail:
+    """A `Tail` in memory."""
+
+    def __init__(self, store: MemoryArtifacts, data: bytearray, growth: Growth) -> None:
+        self._store = store
+        self._data = data
+        self._growth = growth
+
+    async def read(self, start: int) -> bytes:
+        await self._store.enter("tail")
+        while True:
+            if self._growth.stopped:
+                raise PartialLost("the partial is closed")
+            if start < len(self._data):
+                return bytes(self._data[start : start + (1 << 16)])
+            if self._growth.committed:
+                return b""
+            await self._growth.wait()
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 class MemoryReader:
@@ -292,6 +326,7 @@ class MemoryArtifacts(Faulty):
         self.files: dict[Key, tuple[Artifact, bytes, bytes]] = shared.files if shared else {}
         self.partials: dict[Key, bytearray] = shared.partials if shared else {}
         self.growing: dict[int, bytearray] = {}
+        self.writers: dict[int, MemoryPartial] = {}
 
     async def create(self, id: str, fence: int = 0) -> MemoryPartial:
         await self.enter("create")
@@ -328,7 +363,14 @@ class MemoryArtifacts(Faulty):
     def _begin(self, key: Key, data: bytearray) -> MemoryPartial:
         self.partials[key] = data
         self.growing[id(data)] = data
-        return MemoryPartial(self, key, data)
+        made = MemoryPartial(self, key, data)
+        self.writers[id(data)] = made
+        return made
+
+    def tail(self, id: str, fence: int = 0) -> MemoryTail | None:
+        wanted = _checked(id), fence
+        found = (each for each in self.writers.values() if each.key == wanted)
+        return next((each.tail() for each in found), None)
 
     async def get(self, id: str, fence: int = 0) -> Artifact | None:
         await self.enter("get")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import ParamSpec, Protocol, TypeVar
 
 from proxy.net.budget import Budget
+from proxy.ports import Tail
 from proxy.stores.file_artifacts.files import Entry, Places
 from proxy.stores.file_artifacts.ledger import Ledger
 
@@ -26,6 +27,9 @@ class GrowingFile(Hashable, Protocol):
 
     async def keep(self) -> None:
         """Stop writing and keep the accepted bytes."""
+
+    def tail(self) -> Tail:
+        """A follower of the file."""
 
 
 class Store(Protocol):

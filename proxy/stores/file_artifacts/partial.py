@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Places
 from proxy.stores.file_artifacts.interface import Store
 from proxy.stores.file_artifacts.spool import Spool
+from proxy.stores.file_artifacts.tail import FileTail
+from proxy.stores.growth import Growth
 from proxy.stores.threads import undisturbed
 
 #: Bytes handed to the thread at a time: few enough to overlap with the network, and enough that
@@ -31,9 +34,11 @@ class FilePartial:
     def __init__(self, store: Store, places: Places, spool: Spool) -> None:
         self.id = places.id
         self.places = places
+        self.growth = Growth()
         self._store = store
         self._spool = spool
         self._offset = spool.length
+        self._written = spool.length
         self._batch: list[bytes] = []
         self._gathered: list[bytes] = []
         self._waiting = 0
@@ -52,6 +57,25 @@ class FilePartial:
         """As `Partial.offset`."""
         return self._offset
 
+    @property
+    def written(self) -> int:
+        """Bytes that are on disk. The others are in memory."""
+        return self._written
+
+    def in_memory(self, start: int, limit: int) -> bytes:
+        """At most `limit` of the accepted bytes from `start` on, which is at least `written`."""
+        at = self._offset
+        # from the end, where followers usually are
+        for chunk in chain(reversed(self._gathered), reversed(self._batch)):
+            at -= len(chunk)
+            if at <= start:
+                return chunk[start - at : start - at + limit]
+        raise ValueError(f"byte {start} is not in memory")
+
+    def tail(self) -> FileTail:
+        """A follower of the file."""
+        return FileTail(self._store, self)
+
     async def write(self, chunk: bytes) -> None:
         """As `Partial.write`. The bytes may not be on disk yet: a later call raises for them."""
         self._check()
@@ -61,6 +85,7 @@ class FilePartial:
         self._waiting += len(chunk)
         self._offset += len(chunk)
         self._store.ledger.put(self, self._offset)
+        self.growth.grew()
         if self._waiting >= _BATCH:
             self._append()
         while self._waiting >= _GATHERED and self._appending is not None:
@@ -101,6 +126,8 @@ class FilePartial:
         if isinstance(why, StoreUnavailable):
             self._trouble = why
             return
+        if why is None:
+            self._written += sum(map(len, self._batch))
         self._batch = []
         self._failure = why
         if why is not None:
@@ -135,6 +162,7 @@ class FilePartial:
         )
         self._store.ended(self, self.places.entry("file"))
         self._stopped = self._ended = True
+        self.growth.end(committed=True)
         return artifact
 
     def _commit(self, artifact: Artifact, record_copy: bytes) -> None:
@@ -151,6 +179,7 @@ class FilePartial:
         if self._ended:
             return
         self._stopped = True
+        self.growth.end(committed=False)
         known = self._failure
         await self._settle()
         try:
@@ -172,6 +201,7 @@ class FilePartial:
         if self._ended:
             return
         self._stopped = True
+        self.growth.end(committed=False)
         self._batch, self._gathered, self._waiting = [], [], 0
         await self._settle()
         if self._committed:

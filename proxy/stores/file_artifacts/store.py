@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from proxy.net.budget import Budget
-from proxy.ports import Artifact, StoreUnavailable
+from proxy.ports import Artifact, StoreUnavailable, Tail
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import Entry, Places, checked
 from proxy.stores.file_artifacts.interface import GrowingFile
@@ -127,6 +127,11 @@ class FileArtifacts:
         opening = self.begin(files.opened, places)
         found = await undisturbed(opening, unwanted=self._dispose)
         return None if found is None else FileReader(self, *found)
+
+    def tail(self, id: str, fence: int = 0) -> Tail | None:
+        """As `Followable.tail`."""
+        places = self._places(id, fence)
+        return next((each.tail() for each in self._growing if each.places == places), None)
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`."""

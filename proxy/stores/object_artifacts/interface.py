@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import ParamSpec, Protocol, TypeVar
 
 from proxy.net.budget import Budget
+from proxy.ports import Tail
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.layout import Place, Run
 
@@ -26,6 +27,9 @@ class GrowingFile(Protocol):
 
     async def keep(self) -> None:
         """Stop writing and keep the accepted bytes."""
+
+    def tail(self) -> Tail:
+        """A follower of the file."""
 
 
 class Store(Protocol):

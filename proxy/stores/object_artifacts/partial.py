@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.stores.growth import Growth
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
 from proxy.stores.object_artifacts.layout import Commit, Head, Place, Run, Segment, length
+from proxy.stores.object_artifacts.tail import ObjectTail
 from proxy.stores.threads import undisturbed
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,7 @@ class ObjectPartial:
 
     def __init__(self, store: Store, place: Place, head: Head, digest: hashlib._Hash) -> None:
         self.place = place
+        self.growth = Growth()
         self._store = store
         self._head = head
         self._digest = digest
@@ -73,6 +76,25 @@ class ObjectPartial:
         own = (Run(self._head.token, tuple(self._sizes)),) if self._sizes else ()
         return (*self._head.runs, *own)
 
+    def in_memory(self, start: int, limit: int) -> bytes:
+        """At most `limit` of the accepted bytes from `start` on; none if they are in a stored
+        segment.
+        """
+        pending = ((each.start, each.data) for each in self._pending.values())
+        for begin, data in ((self._sealed, self._buffer), *pending):
+            if begin <= start < begin + len(data):
+                return bytes(data[start - begin : start - begin + limit])
+        return b""
+
+    def segment_at(self, start: int) -> Segment:
+        """The stored segment that has the byte `start`."""
+        found = self.place.listed(self._runs)
+        return next(each for each in found if start < each.start + each.size)
+
+    def tail(self) -> ObjectTail:
+        """A follower of the file."""
+        return ObjectTail(self._store, self)
+
     async def write(self, chunk: bytes) -> None:
         """As `Partial.write`. The bytes may not be stored yet: a later call raises for them."""
         self._check()
@@ -85,6 +107,7 @@ class ObjectPartial:
             rest = rest[free:]
             if len(self._buffer) == SEGMENT:
                 self._seal()
+        self.growth.grew()
         while len(self._pending) >= UPLOADS and self._trouble is None and self._failure is None:
             await self._wait(asyncio.FIRST_COMPLETED)
         self._check()
@@ -225,6 +248,7 @@ class ObjectPartial:
         if self._ended:
             return
         self._stopped = True
+        self.growth.end(committed=False)
         known = self._failure
         if self._failure is None:
             self._seal()
@@ -246,6 +270,7 @@ class ObjectPartial:
         if self._ended:
             return
         self._stopped = True
+        self.growth.end(committed=False)
         self._buffer = bytearray()
         await self._wait(asyncio.ALL_COMPLETED)
         async with self._store.turn(self.place.id):
@@ -272,4 +297,5 @@ class ObjectPartial:
         self._pending.clear()
         self._buffer = bytearray()
         self._kept = missing
+        self.growth.end(committed=committed)
         self._store.ended(self, kept=missing, committed=committed)

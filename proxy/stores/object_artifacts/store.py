@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from proxy.net.budget import Budget
-from proxy.ports import Artifact, StoreUnavailable
+from proxy.ports import Artifact, StoreUnavailable, Tail
 from proxy.stores.object_artifacts import opening
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.interface import GrowingFile
@@ -139,6 +139,11 @@ class ObjectArtifacts:
                 return None
             self._sharing.opened(id)
         return ObjectReader(self, place, found)
+
+    def tail(self, id: str, fence: int = 0) -> Tail | None:
+        """As `Followable.tail`."""
+        place = Place(checked(id), fence)
+        return next((each.tail() for each in self._growing if each.place == place), None)
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`. Segments that may be read are removed later."""

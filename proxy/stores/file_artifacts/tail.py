@@ -1,0 +1,93 @@
+"""Follows a partial file: its writer's memory first, then the same file on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Protocol
+
+from proxy.ports import PartialLost
+from proxy.stores.durable import PLAIN
+from proxy.stores.file_artifacts import files
+from proxy.stores.file_artifacts.files import Places, disk_errors
+from proxy.stores.file_artifacts.interface import Store
+from proxy.stores.growth import Growth
+from proxy.stores.threads import undisturbed
+
+#: Bytes of a piece: what a follower has in memory at most.
+PIECE = 64 << 10
+
+
+class Followed(Protocol):
+    """A partial file, as its followers see it."""
+
+    places: Places
+    growth: Growth
+
+    @property
+    def offset(self) -> int:
+        """Bytes accepted so far."""
+
+    @property
+    def written(self) -> int:
+        """The number of them that are on disk."""
+
+    def in_memory(self, start: int, limit: int) -> bytes:
+        """At most `limit` of the bytes from `start` on, which is at least `written`."""
+
+
+class FileTail:
+    """A `Tail` of the file. It opens the file itself, since the writer closes its own."""
+
+    def __init__(self, store: Store, partial: Followed) -> None:
+        self._store = store
+        self._partial = partial
+        self._descriptor = -1
+        self._reading: asyncio.Future[bytes] | None = None
+
+    async def read(self, start: int) -> bytes | bytearray:
+        """As `Tail.read`."""
+        partial = self._partial
+        while True:
+            if partial.growth.stopped:
+                raise PartialLost(f"the file of job {partial.places.id} is not written any more")
+            if start < partial.written:
+                return await self._on_disk(start, min(PIECE, partial.written - start))
+            if start < partial.offset:
+                return partial.in_memory(start, PIECE)
+            if partial.growth.committed:
+                return b""
+            await partial.growth.wait()
+
+    async def _on_disk(self, start: int, count: int) -> bytes | bytearray:
+        if self._descriptor < 0:
+            opening = self._store.begin(_open, self._partial.places)
+            self._descriptor = await undisturbed(opening, unwanted=self._store.close_file)
+            if self._partial.growth.stopped:  # the name may be that of another file by now
+                raise PartialLost(f"the file of job {self._partial.places.id} is gone")
+        if cached := files.read_cached(self._descriptor, start, count):
+            await asyncio.sleep(0)  # a fast client must not block the loop for all others
+            return cached
+        self._reading = self._store.begin(files.read_at, self._descriptor, start, count)
+        return await undisturbed(self._reading)
+
+    async def close(self) -> None:
+        """As `Tail.close`. The descriptor is not closed while a thread reads from it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        if self._reading is not None:
+            await undisturbed(asyncio.ensure_future(asyncio.wait([self._reading])))
+        await undisturbed(self._store.close_file(descriptor))
+
+
+def _open(places: Places) -> int:
+    with disk_errors(places.partial):
+        try:
+            return os.open(places.partial, os.O_RDONLY | PLAIN)
+        except FileNotFoundError:
+            pass  # it may have been committed
+        try:
+            return os.open(places.file, os.O_RDONLY | PLAIN)
+        except FileNotFoundError:
+            raise PartialLost(f"{places.partial} is gone") from None
