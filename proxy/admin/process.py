@@ -35,13 +35,13 @@ class ExportCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessCounts:
-    """The counts of a process. `connections` returns the numbers of client connections with and
-    without a request; `exports` is None if another process runs the exports. `uncounted` is of
-    connections that other processes count.
+    """The counts of a process. `settle` brings those of the clients up to date; `connections`
+    returns the numbers of client connections with and without a request; `exports` is None if
+    another process runs the exports.
     """
 
     clients: ClientCounts
-    uncounted: ClientCounts
+    settle: Callable[[], None]
     connections: Callable[[], tuple[int, int]]
     pools: Sequence[Pool]
     exports: ExportCounts | None = None
@@ -54,11 +54,11 @@ class ProcessCounts:
             due = loop.time() + _INTERVAL
             await asyncio.sleep(_INTERVAL)
             self.lag.observe(max(0.0, loop.time() - due))
-            self.clients.settle()
-            self.uncounted.settle()
+            self.settle()
 
     def read(self) -> Readings:
         """Read the counts as they are now."""
+        self.settle()
         readings = Readings()
         read_clients(readings, self.clients, self.lag)
         read_upstream(readings, [pool.counts for pool in self.pools])

@@ -88,7 +88,6 @@ def _series(plain: Mapping[str, list[Any]]) -> defaultdict[str, Series]:
 
 def read_clients(readings: Readings, clients: ClientCounts, lag: Histogram) -> None:
     """Read the requests of clients by lane, their bytes, and the event loop's lag."""
-    clients.settle()
     for name, lane in clients.lanes.items():
         for code, number in lane.codes.items():
             readings.count("http_requests_total", number, name, f"{code:03}")

@@ -32,7 +32,7 @@ class ApiRequest:
         self.path = path.decode("latin-1")
         self.query = None if query is None else query.decode("latin-1")
         self.method = head.method.decode("latin-1")
-        self.id = sent_id(self.raw(b"x-request-id")) or uuid4().hex
+        self.id = head.id or sent_id(self.raw(b"x-request-id")) or uuid4().hex
 
     @property
     def api(self) -> str | None:

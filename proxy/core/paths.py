@@ -11,6 +11,7 @@ _UUID4 = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _JOB = re.compile(rf"{_EXPORTS}/({_UUID4})({_RESULT}|{_CANCEL})?/?", re.IGNORECASE)
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STATUS = re.compile(rf"(?:/v\d+)?/[^/]+{_EXPORTS}/{_UUID}\Z", re.IGNORECASE)
+_OF_A_JOB = re.compile(rf"{_JOB.pattern}\Z", re.IGNORECASE)
 _LIST = re.compile(rf"{_EXPORTS}/?", re.IGNORECASE)
 
 
@@ -91,6 +92,14 @@ def find_links(path: str) -> Links | None:
     """
     found = _STATUS.search(path)
     return None if found is None else Links(found[0])
+
+
+def job_of(url: str) -> str | None:
+    """The id of the job, in lower case, whose status or result has this URL, which may be
+    relative. None if it has none.
+    """
+    found = _OF_A_JOB.search(url)
+    return None if found is None else found[1].lower()
 
 
 def description_url(base: str, segment: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 #: Its field, in requests and in the proxy's own responses.
 FIELD = "X-Request-Id"
-_VALID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+PATTERN = rb"[A-Za-z0-9._-]{1,128}"
+_VALID = re.compile(PATTERN)
 
 
 def sent_id(values: Sequence[bytes]) -> str | None:

@@ -11,8 +11,10 @@ from proxy.core.errors import Problem, problem_bytes
 from proxy.core.http.heads import Head
 from proxy.core.http.proxy_line import Endpoint
 from proxy.core.routing import Decision
+from proxy.downstream.access_log import AccessLog
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
+from proxy.downstream.endings import Ending
 from proxy.downstream.inbox import Inbox
 from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
@@ -22,7 +24,7 @@ from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
 from proxy.net.shared_reads import share_reads
 from proxy.net.sockets import enable_keepalive
-from proxy.ports.counts import ClientCounts
+from proxy.ports.counts import NO_RESPONSE, ClientCounts, LaneCounts
 
 NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
 #: The transport of a connection that this process has accepted knows its ends.
@@ -45,6 +47,8 @@ class ConnectionOwner(Protocol):
     now: Callable[[], float]
     #: Memory that the inboxes of all clients share, in bytes.
     waiting: Budget
+    #: Logs each request; None if nothing does.
+    access: AccessLog | None
 
     def bridge(self, client: ClientSide) -> Bridge:
         """Make the bridge between a client connection and aiohttp."""
@@ -70,6 +74,18 @@ class BaseConnection(asyncio.Protocol, ABC):
         self.scheme = b"http"
         self.introduced = _ACCEPTED_HERE
         self.counters = owner.counters
+        #: Bytes without those of TLS, and how many of them `settle` has added to the counts.
+        self.received = self.sent = 0
+        self._settled = (0, 0)
+        #: Logs the requests on this connection, which have received and sent so many bytes so far.
+        self._access = owner.access
+        self._logged = (0, 0)
+        #: The id of the only request of a connection that another process has accepted, and of the
+        #: job that the request in progress is about.
+        self._given_id: str | None = None
+        self._job: str | None = None
+        #: When the first bytes of the next request arrived; 0 while they have not.
+        self._arrived = 0.0
         #: True once no further request is served.
         self.closing = False
         self._phase = Phase.READY
@@ -89,7 +105,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         )
 
     @abstractmethod
-    def break_off(self) -> None:
+    def break_off(self, why: Ending) -> None:
         """Abort, so that the client cannot take its response for whole."""
 
     @property
@@ -119,15 +135,26 @@ class BaseConnection(asyncio.Protocol, ABC):
         else:
             self._refuse_connection("Too many connections. Try again.")
 
-    def introduce(self, scheme: bytes, client: Endpoint | None, local: Endpoint | None) -> None:
-        """Take over what is known of the connection that another process accepted. Call before
-        `connection_made`.
+    def introduce(
+        self, scheme: bytes, client: Endpoint | None, local: Endpoint | None, request_id: str | None
+    ) -> None:
+        """Take over what is known of the connection and of the request on it, which another process
+        has accepted, counts and logs. Call before `connection_made`.
         """
         self.scheme = scheme
         self.counters = self._owner.uncounted
+        self._access = None
+        self._given_id = request_id
         if client is not None and local is not None:
             self.peer = client[0].encode()
             self.introduced = {"peername": client, "sockname": local}
+
+    def settle(self) -> None:
+        """Add the bytes since the last call to the counts."""
+        received, sent = self._settled
+        self._settled = self.received, self.sent
+        self.counters.received += self.received - received
+        self.counters.sent += self.sent - sent
 
     def never_began(self) -> None:
         """Called if the connection ended before `connection_made`."""
@@ -158,17 +185,63 @@ class BaseConnection(asyncio.Protocol, ABC):
         """Write the problem for a request that is not served, and count it in its lane. `begun` is
         the part of an unreadable head that has arrived; the request began at `since`, 0 for now.
         """
-        self._write_problem(problem, head, keep=False, begun=begun)
+        named = self._write_problem(problem, head, keep=False, begun=begun)
         now = self._owner.now()
-        self.counters.refusals.ended(problem.status, since or now, 0.0, now)
+        self._not_served(head, problem.status, since or now, now, Ending.REFUSED, named)
+
+    def _not_served(
+        self,
+        head: Head | None,
+        status: int,
+        since: float,
+        now: float,
+        ending: Ending,
+        request_id: str | None = None,
+    ) -> None:
+        """Count and log a request that is not served."""
+        lane = self.counters.refusals
+        lane.ended(status, since, 0.0, now)
+        if self._access is not None:
+            self._log(head, lane, status, now - since, ending, request_id)
+
+    def _log(
+        self,
+        head: Head | None,
+        lane: LaneCounts,
+        status: int,
+        seconds: float,
+        ending: Ending,
+        named: str | None = None,
+    ) -> None:
+        """Log a request that has ended. `named` is its id if that is known."""
+        if self._access is None:
+            return
+        received = self.received
+        if lane is not self.counters.refusals:  # what else has arrived is of the next request
+            received -= len(self._inbox)
+        before, self._logged = self._logged, (received, self.sent)
+        self._access.log(
+            head,
+            peer=self.peer,
+            request_id=named or request_id(head),
+            job=self._job,
+            lane=lane.name,
+            status=status,
+            received=received - before[0],
+            sent=self.sent - before[1],
+            seconds=seconds,
+            ending=ending,
+        )
 
     def _write_problem(
         self, problem: Problem, head: Head | None, *, keep: bool, begun: bytes = b""
-    ) -> None:
+    ) -> str:
+        """Write the problem. Return the id of the request."""
         named = request_id(head)
         data = problem_bytes(problem, head, keep=keep, begun=begun, request_id=named)
         self.transport.write(data)
-        self.counters.sent += len(data)
+        self.sent += len(data)
+        return named
 
     def _last_response(self) -> None:
         """Close after the response in progress, and drop the requests behind it."""
@@ -201,7 +274,7 @@ class BaseConnection(asyncio.Protocol, ABC):
     def _expired(self, which: int) -> None:
         if which == Limit.LOOK:
             if self._reading.gone():
-                self.break_off()
+                self.break_off(Ending.CLIENT_LEFT)
         elif which == Limit.LINGER:
             self._lingering.expired()
         elif which == Limit.IDLE:
@@ -209,8 +282,10 @@ class BaseConnection(asyncio.Protocol, ABC):
         else:
             self.counters.timed_out += 1
             if which != Limit.HEAD:
-                self.break_off()
+                self.break_off(Ending.TIMED_OUT)
             elif self._phase is Phase.READY:
+                now = self._owner.now()
+                self._not_served(None, NO_RESPONSE, self._arrived, now, Ending.TIMED_OUT)
                 self._inbox.clear()
                 self._end()
             else:

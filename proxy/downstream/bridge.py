@@ -24,6 +24,7 @@ from aiohttp import web
 from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
 from proxy.downstream.duplex import ClientSide
+from proxy.downstream.endings import Ending
 
 #: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
@@ -172,7 +173,8 @@ class Bridge(asyncio.Transport):
             self._phase = Phase.RESPONDING
             self._client.code = int(bytes(data[9:12]))  # of "HTTP/1.1 200 OK"
             self._client.responding()
-        self._client.counters.sent += len(data)
+            self._client.note_job(data)
+        self._client.sent += len(data)
         self._client.transport.write(data)
 
     def is_closing(self) -> bool:
@@ -188,7 +190,7 @@ class Bridge(asyncio.Transport):
         if phase is Phase.RESPONDED:
             self._client.answered(keep=False)
         elif phase is not Phase.IDLE:
-            self._client.break_off()
+            self._client.break_off(Ending.ABORTED)
 
     def abort(self) -> None:
         """Called by aiohttp."""

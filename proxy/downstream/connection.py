@@ -20,12 +20,16 @@ from __future__ import annotations
 from proxy.core.errors import Problem
 from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import Head, MalformedMessage
+from proxy.core.paths import job_of
 from proxy.core.routing import Decision, Own, PassThrough
+from proxy.downstream.access_log import job_in
 from proxy.downstream.base import NO_MEMORY, ConnectionOwner
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import Closable
+from proxy.downstream.endings import Ending, without_response
 from proxy.downstream.lingering import LINGER, LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
+from proxy.downstream.request_ids import request_id
 from proxy.downstream.request_reader import RequestReader
 from proxy.net.sockets import reset
 from proxy.ports.counts import NO_RESPONSE, LaneCounts
@@ -57,6 +61,8 @@ class ClientConnection(RequestReader):
         #: The lane and the status of the request in progress.
         self._lane: LaneCounts = owner.counters.own
         self.code = NO_RESPONSE
+        #: How the request in progress ends if its response is written to its end.
+        self._ending = Ending.SERVED
         #: When the first bytes of the request in progress arrived, and of its response were
         #: written; 0 while they have not.
         self._since = self._responded = 0.0
@@ -65,7 +71,7 @@ class ClientConnection(RequestReader):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        self.counters.received += len(data)
+        self.received += len(data)
         phase = self._phase
         if phase is _READY:
             if self._inbox.waiting or self._slow:
@@ -142,6 +148,7 @@ class ClientConnection(RequestReader):
         body = self._body = body_of(head.framing, head.length)
         whole = body.done
         self._invited = not head.expect_continue
+        self._job = None
         if isinstance(decision, PassThrough):
             self._lane = self.counters.relay
             self._serving = owner.relay.start(self, head, decision.target, whole=whole)
@@ -155,6 +162,8 @@ class ClientConnection(RequestReader):
             self._serving = bridge
             self._lane = self._lane_of(decision)
             invite = head.expect_continue and not rest and not self._inbox
+            head.id = self._given_id
+            request_id(head)
             bridge.begin(head, decision, whole=whole, invite=invite)
         if whole:
             if rest:
@@ -165,7 +174,10 @@ class ClientConnection(RequestReader):
             self._take_waiting()
 
     def _lane_of(self, decision: Decision) -> LaneCounts:
-        return self.counters.own if isinstance(decision, Own) else self.counters.kickoff
+        if not isinstance(decision, Own):
+            return self.counters.kickoff
+        self._job = job_of(decision.rest)
+        return self.counters.own
 
     def _take(self, data: bytes, *, waiting: bool = False) -> None:
         """Hand on bytes of the request's body. `waiting`: they are at the head of the inbox."""
@@ -208,13 +220,15 @@ class ClientConnection(RequestReader):
 
     def answered(self, *, keep: bool) -> None:
         """Called by the exchange once its response is written. Serve another request iff `keep`."""
-        self._serving = self._head = None
         lane, now = self._lane, self._owner.now()
         if self._responded:
             lane.ended(self.code, self._since, self._responded, now)
         else:  # the hot path: as `ended`, without a call
             lane.codes[self.code] += 1
             lane.pending.append(now - self._since)
+        if self._access is not None:
+            self._log(self._head, lane, self.code, now - self._since, self._ending)
+        self._serving = self._head = None
         if self._held:
             self._release()
         self._reading.held = False
@@ -232,13 +246,18 @@ class ClientConnection(RequestReader):
     def interim(self, data: bytes) -> None:
         """Write a 1xx response. After a 100 the client must send its body."""
         self.transport.write(data)
-        self.counters.sent += len(data)
+        self.sent += len(data)
         self._invited = True
         self._limit_body()
 
     def responding(self) -> None:
         """Note when the response began."""
         self._responded = self._owner.now()
+
+    def note_job(self, head: bytes | bytearray | memoryview) -> None:
+        """Note the job whose resource the response with this head has, if any, for the log."""
+        if self._access is not None:
+            self._job = job_in(bytes(head)) or self._job
 
     def hold(self) -> None:
         """Stop reading the body until `unhold`."""
@@ -268,12 +287,14 @@ class ClientConnection(RequestReader):
         keep = self._body.done and head is not None and head.keep_alive and not self.closing
         self.code = problem.status
         self._write_problem(problem, head, keep=keep)
+        self._ending = without_response(problem.status)
         self.answered(keep=keep)
+        self._ending = Ending.SERVED
 
-    def break_off(self) -> None:
+    def break_off(self, why: Ending) -> None:
         """Abort, so that the client cannot take its response for whole."""
         self.counters.broken += self._serving is not None
-        self._leave()
+        self._leave(why)
         reset(self.transport)
 
     # Closing.
@@ -289,13 +310,16 @@ class ClientConnection(RequestReader):
         self._owner.waiting.give(self._held)
         self._held = 0
 
-    def _leave(self) -> None:
+    def _leave(self, ending: Ending = Ending.CLIENT_LEFT) -> None:
+        """End the request in progress, if any, without the rest of its response."""
         serving, self._serving = self._serving, None
         if self._held:
             self._release()
         if serving is not None:
             serving.client_left()
-            self._lane.ended(self.code, self._since, self._responded, self._owner.now())
+            now = self._owner.now()
+            self._lane.ended(self.code, self._since, self._responded, now)
+            self._log(self._head, self._lane, self.code, now - self._since, ending)
 
     def _broken_request(self, why: MalformedMessage) -> None:
         """End a request with a malformed body. VB365 must not take the part it got for whole."""
@@ -310,7 +334,7 @@ class ClientConnection(RequestReader):
             self._write_refusal(problem, self._head, since=self._since)
             self._close(LINGER, unread=True)
         else:
-            self._leave()
+            self._leave(Ending.REFUSED)
             reset(self.transport)
 
     # Time limits.

@@ -14,7 +14,7 @@ from typing import Protocol
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
 from proxy.core.http.proxy_line import Endpoint
-from proxy.ports.counts import ClientCounts
+from proxy.downstream.endings import Ending
 
 
 class Closable(Protocol):
@@ -38,13 +38,16 @@ class ClientSide(Protocol):
     #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). It is closed
     #: with the client's connection.
     private: Closable | None
-    #: `sent` is incremented by whoever writes a response.
-    counters: ClientCounts
+    #: The bytes written; incremented by whoever writes a response.
+    sent: int
     #: The status of the response, set before its first byte is written.
     code: int
 
     def responding(self) -> None:
         """The first bytes of the final response are written, and more will follow."""
+
+    def note_job(self, head: bytes | bytearray | memoryview) -> None:
+        """Note the job whose resource the response with this head has, if any, for the log."""
 
     def interim(self, data: bytes) -> None:
         """Write a 1xx response."""
@@ -64,7 +67,7 @@ class ClientSide(Protocol):
     def problem(self, problem: Problem) -> None:
         """Respond with `problem`, which ends the exchange. Nothing of a response was written."""
 
-    def break_off(self) -> None:
+    def break_off(self, why: Ending) -> None:
         """Abort the connection: the response cannot be finished and must not look whole."""
 
 

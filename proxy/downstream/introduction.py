@@ -42,7 +42,7 @@ class Introduction(asyncio.Protocol):
             return
         self._deadline.cancel()
         client = self._client
-        client.introduce(self._scheme, found.client, found.local)
+        client.introduce(self._scheme, found.client, found.local, found.request_id)
         self._transport.set_protocol(client)
         client.connection_made(self._transport)
         if rest := self._data[found.length :]:

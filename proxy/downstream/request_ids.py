@@ -11,5 +11,11 @@ _NAME = FIELD.lower().encode()
 
 
 def request_id(head: Head | None) -> str:
-    """The id that the request has, or a new one; without a head, a new one."""
-    return (None if head is None else sent_id(head.get_all(_NAME))) or uuid4().hex
+    """The id that the request has, or a new one, which it has from now on; without a head, a new
+    one.
+    """
+    if head is None:
+        return uuid4().hex
+    if head.id is None:
+        head.id = sent_id(head.get_all(_NAME)) or uuid4().hex
+    return head.id

@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
-from proxy.downstream.base import NO_MEMORY, BaseConnection, ConnectionOwner
+from proxy.downstream.base import NO_MEMORY, BaseConnection
 from proxy.downstream.lingering import LINGER
 from proxy.downstream.phases import Limit, Phase
 
@@ -18,11 +18,6 @@ class RequestReader(BaseConnection):
     """A client connection that calls `_begin` for each request, once its head is complete and the
     one before it has its response.
     """
-
-    def __init__(self, owner: ConnectionOwner) -> None:
-        super().__init__(owner)
-        #: When the first bytes of the next request arrived; 0 while they have not.
-        self._arrived = 0.0
 
     @abstractmethod
     def _begin(self, head: Head, rest: bytes) -> None:

@@ -17,10 +17,12 @@ from structlog.contextvars import bound_contextvars
 from proxy.core.errors import internal_error
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
+from proxy.downstream.access_log import AccessLog
 from proxy.downstream.base import BaseConnection
 from proxy.downstream.bridge import OPTIONS, Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder
+from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
 from proxy.net.budget import Budget
 from proxy.net.descriptors import EXTRA_CONNECTIONS
@@ -42,7 +44,7 @@ class Server:
     `handler` responds to the requests that `decide` does not pass through, unless `exports`
     forwards them to the process that does. `head_timeout` bounds a request's head and each pause of
     its body, `idle_timeout` the wait for the next request, both in seconds. `max_connections` 0
-    means no limit.
+    means no limit. `access` logs each request.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Server:
         idle_timeout: float = 150.0,
         max_connections: int = 0,
         exports: Forwarder | None = None,
+        access: AccessLog | None = None,
     ) -> None:
         self.relay = relay
+        self.access = access
         self.exports = exports
         self.decide = decide
         self.head_timeout = head_timeout
@@ -92,8 +96,15 @@ class Server:
         """The numbers of client connections with and without a request in progress. Those that
         another process has accepted are its own.
         """
-        here = [client.busy for client in self._clients if not client.introduced]
+        here = [client.busy for client in self._clients if client.counters is self.counters]
         return sum(here), len(here) - sum(here) + len(self._arriving)
+
+    def settle(self) -> None:
+        """Bring the counts up to date: the bytes of open connections, and pending durations."""
+        for client in self._clients:
+            client.settle()
+        self.counters.settle()
+        self.uncounted.settle()
 
     def bridge(self, client: ClientSide) -> Bridge:
         """Make the bridge between a client connection and aiohttp."""
@@ -127,6 +138,7 @@ class Server:
 
     def leave(self, client: BaseConnection) -> None:
         """Forget a connection that has ended."""
+        client.settle()
         self._clients.discard(client)
         self._arriving.pop(client, None)
         if self._empty is not None and not self._clients and not self._empty.done():
@@ -143,7 +155,7 @@ class Server:
             self._empty = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._empty], timeout=deadline)
         for client in list(self._clients):
-            client.break_off()
+            client.break_off(Ending.ABORTED)
         await self._server.shutdown(1.0)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:

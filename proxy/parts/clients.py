@@ -11,6 +11,7 @@ import structlog
 from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.config.settings import Settings
 from proxy.core.routing import Router
+from proxy.downstream.access_log import AccessLog
 from proxy.downstream.duplex import Forwarder
 from proxy.downstream.server import Handler, Server
 from proxy.net import descriptors
@@ -35,7 +36,7 @@ class ClientParts:
         """Make the clients' side: what passes through goes to VB365, every other request to
         `handler`, or to the process that `exports` forwards to.
         """
-        listen = self._settings.listen
+        listen, trusted = self._settings.listen, self._settings.public.trusted_proxies
         return Server(
             handler=handler,
             exports=exports,
@@ -44,6 +45,7 @@ class ClientParts:
             head_timeout=listen.head_timeout,
             idle_timeout=listen.idle_timeout,
             max_connections=self._max_connections,
+            access=AccessLog(trusted) if self._settings.log.access else None,
         )
 
     def counts(
@@ -52,7 +54,7 @@ class ClientParts:
         """What this process counts for the metrics, with all of its pools."""
         return ProcessCounts(
             clients=server.counters,
-            uncounted=server.uncounted,
+            settle=server.settle,
             connections=server.connections,
             pools=[*pools] or [self.pool],
             exports=exports,

@@ -38,9 +38,10 @@ class LaneCounts:
     them into buckets: call `settle` from time to time.
     """
 
-    __slots__ = ("at_once", "codes", "first_byte", "last_byte", "pending")
+    __slots__ = ("at_once", "codes", "first_byte", "last_byte", "name", "pending")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.codes: defaultdict[int, int] = defaultdict(int)
         self.pending: list[float] = []
         self.at_once = Histogram(REQUEST_SECONDS)
@@ -69,6 +70,7 @@ class LaneCounts:
 class ClientCounts:
     """Client connections, the requests on them by lane, and bytes without those of TLS.
 
+    The bytes of an open connection are those of its last `settle`: see `downstream.server`.
     `refusals` is the lane of connections and requests that got an error before they were read.
     """
 
@@ -79,22 +81,17 @@ class ClientCounts:
     broken: int = 0
     received: int = 0
     sent: int = 0
-    relay: LaneCounts = field(default_factory=LaneCounts)
-    kickoff: LaneCounts = field(default_factory=LaneCounts)
-    own: LaneCounts = field(default_factory=LaneCounts)
-    rescue: LaneCounts = field(default_factory=LaneCounts)
-    refusals: LaneCounts = field(default_factory=LaneCounts)
+    relay: LaneCounts = field(default_factory=lambda: LaneCounts("relay"))
+    kickoff: LaneCounts = field(default_factory=lambda: LaneCounts("kickoff"))
+    own: LaneCounts = field(default_factory=lambda: LaneCounts("own"))
+    rescue: LaneCounts = field(default_factory=lambda: LaneCounts("rescue"))
+    refusals: LaneCounts = field(default_factory=lambda: LaneCounts("refused"))
 
     @property
     def lanes(self) -> dict[str, LaneCounts]:
         """The lanes by their names."""
-        return {
-            "relay": self.relay,
-            "kickoff": self.kickoff,
-            "own": self.own,
-            "rescue": self.rescue,
-            "refused": self.refusals,
-        }
+        lanes = (self.relay, self.kickoff, self.own, self.rescue, self.refusals)
+        return {lane.name: lane for lane in lanes}
 
     def settle(self) -> None:
         """As `LaneCounts.settle`, for all lanes."""

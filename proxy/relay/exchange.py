@@ -40,6 +40,7 @@ from proxy.core.http.outbound import (
 )
 from proxy.core.http.reuse import is_repeatable
 from proxy.downstream.duplex import ClientSide
+from proxy.downstream.endings import Ending
 from proxy.ports import UpstreamFailure
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
@@ -265,7 +266,7 @@ class Exchange:
             else:
                 self._pool.counts.truncated += 1
                 _log.warning("the upstream broke off the body of its response: %s", why or "closed")
-                self._client.break_off()
+                self._client.break_off(Ending.UPSTREAM_CUT)
         elif (
             connection is not None
             and connection.used
@@ -330,7 +331,7 @@ class Exchange:
         out = response_bytes(response, connection, dechunked=dechunked) + forward
         client = self._client
         client.code = response.status
-        client.counters.sent += len(out)
+        client.sent += len(out)
         client.transport.write(out)
         if body.done:
             self._finish(rest)
@@ -347,7 +348,7 @@ class Exchange:
         self._client.tunnel()
 
     def _write(self, data: bytes) -> None:
-        self._client.counters.sent += len(data)
+        self._client.sent += len(data)
         self._client.transport.write(data)
 
     def _finish(self, rest: bytes) -> None:
@@ -369,4 +370,4 @@ class Exchange:
         if self._body is None:
             self._client.problem(malformed_response())
         else:
-            self._client.break_off()
+            self._client.break_off(Ending.UPSTREAM_CUT)

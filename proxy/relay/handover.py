@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.core.errors import Problem
-from proxy.core.http.heads import Head
+from proxy.core.http.heads import Head, ResponseHead
 from proxy.core.http.outbound import request_bytes
 from proxy.core.http.proxy_line import proxy_line
 from proxy.downstream.duplex import ClientSide
+from proxy.downstream.request_ids import request_id
 from proxy.ports import UpstreamFailure
 from proxy.relay.exchange import Exchange
 from proxy.upstream.local_pool import LocalPool
@@ -34,7 +35,7 @@ class HandoverRelay:
     def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
         """Hand the request over. `whole`: no byte of a body follows."""
         about = client.transport.get_extra_info
-        line = proxy_line(about("peername"), about("sockname"))
+        line = proxy_line(about("peername"), about("sockname"), request_id(head))
         message = line + request_bytes(head, target)
         exchange = _Exchange(self._pools[client.scheme], client, head, message, whole=whole)
         exchange.dial()
@@ -49,6 +50,11 @@ class _Exchange(Exchange):
     """A request that was handed over."""
 
     __slots__ = ()
+
+    def _begin(self, response: ResponseHead, rest: bytes) -> None:
+        """Also note which job the response is about."""
+        self._client.note_job(response.block)
+        super()._begin(response, rest)
 
     @staticmethod
     def not_connected(failure: UpstreamFailure) -> Problem:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import socket
 import ssl
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -471,3 +473,33 @@ async def test_16_the_metrics_are_sums_and_outlive_a_worker(tmp_path: Path) -> N
         for _ in range(10 * WORKERS):
             await proxy.ask("GET", "/v8/RestoreSessions?limit=1")
         assert (await reported(proxy, RELAYED, 20 * WORKERS))[RELAYED] == 20 * WORKERS
+
+
+async def test_15_the_access_lines_are_those_that_the_metrics_count(tmp_path: Path) -> None:
+    """The worker that has the client's connection logs the request, with the id that its response
+    has and the job that the first worker made.
+    """
+    settings = {"LOG__FORMAT": "json", "LOG__ACCESS": "true"}
+    async with crew(tmp_path, **settings) as proxy:
+        for _ in range(3 * WORKERS):
+            await proxy.ask("GET", "/v8/RestoreSessions?limit=1")
+        replies = [
+            await proxy.ask(
+                "POST", proxy.export, b"{}", Prefer="respond-async", Idempotency_Key="k"
+            )
+            for _ in range(3 * WORKERS)
+        ]
+        job = replies[0]["Location"].removeprefix(proxy.proxy.url)
+        replies += [await proxy.ask("GET", job) for _ in range(3 * WORKERS)]
+        counted = await reported(proxy, RELAYED, 3 * WORKERS)
+        await proxy.proxy.stop()
+        lines = [json.loads(line) for line in proxy.proxy.lines if '"event": "request"' in line]
+    by_id = {line["request_id"]: line for line in lines}
+    assert len(lines) == len(by_id) == 9 * WORKERS
+    for reply in replies:
+        line = by_id[reply["X-Request-Id"]]
+        assert (line["job"], line["status"]) == (job.rpartition("/")[2], reply.status)
+    lanes = Counter(line["lane"] for line in lines)
+    assert lanes == {"relay": 3 * WORKERS, "kickoff": 3 * WORKERS, "own": 3 * WORKERS}
+    assert counted[RELAYED] == lanes["relay"]
+    assert {line["client"] for line in lines} == {"127.0.0.1"}

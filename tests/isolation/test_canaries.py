@@ -146,7 +146,7 @@ async def test_no_canary_is_found(caller: CanaryCaller, tmp_path: Path, format: 
     """§9: through success, failure, suspension, resumption, `kill -9` and restart, in logs,
     documents, disk and admin responses.
     """
-    settings = {"LOG__FORMAT": format} | (
+    settings = {"LOG__FORMAT": format, "LOG__ACCESS": "true"} | (
         {"SECRETS__KEY": Fernet.generate_key().decode()} if format == "json" else {}
     )
     async with served(caller.simulator.url, tmp_path, **settings) as caller.proxy:

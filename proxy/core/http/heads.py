@@ -110,7 +110,8 @@ class Head(_Lines):
 
     `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the
     lines without those; `host` the Host value; `upgrade` the value of an Upgrade that Connection
-    announces; `binds` is True if a field authenticates the connection (NTLM, Negotiate).
+    announces; `binds` is True if a field authenticates the connection (NTLM, Negotiate). `id` is
+    the request's id once somebody has asked for it.
     """
 
     method: bytes
@@ -126,6 +127,7 @@ class Head(_Lines):
     expect_continue: bool
     upgrade: bytes | None
     binds: bool
+    id: str | None = None
 
     @property
     def content_length(self) -> int | None:

@@ -15,6 +15,7 @@ from proxy.core.paths import (
     description_url,
     find_links,
     job_links,
+    job_of,
     list_url,
     parse,
 )
@@ -87,6 +88,14 @@ def test_2_links_are_found_in_the_path_of_a_status_url(prefix: str, api: str) ->
     assert find_links(prefix + status) == Links(status)
     assert find_links(f"{prefix}{status}/result") is None
     assert find_links(f"{prefix}{api}/_async/exports/x") is None
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/result", "/CANCEL"])
+@pytest.mark.parametrize("base", ["", "https://h:1/p/v8/_async", "/_async"])
+def test_2_the_job_of_a_url(base: str, ending: str) -> None:
+    assert job_of(f"{base}/exports/{ID.upper()}{ending}") == ID
+    for other in (f"{base}/exports/{ID}{ending}?x", f"{base}/exports/{ID[1:]}", base):
+        assert job_of(other) is None
 
 
 def test_13_the_prefix_is_optional_and_the_version_is_lower_case() -> None:

@@ -30,10 +30,12 @@ V4 = b"PROXY TCP4 192.0.2.7 127.0.0.1 50000 4443\r\n"
 def test_a_line_is_read_as_it_is_written(
     client: object, local: object, line: bytes, read: tuple[str, str]
 ) -> None:
-    assert proxy_line(client, local) == line
-    assert parse_proxy_line(line + b"GET / HTTP/1.1\r\n") == Introduced(
-        (read[0], 50000), (read[1], 4443), len(line)
-    )
+    named = line.replace(b"\r\n", b" an-id\r\n")
+    assert proxy_line(client, local, "an-id") == named
+    for written, named_so in ((line, None), (named, "an-id")):
+        assert parse_proxy_line(written + b"GET / HTTP/1.1\r\n") == Introduced(
+            (read[0], 50000), (read[1], 4443), len(written), named_so
+        )
 
 
 @pytest.mark.parametrize(
@@ -47,9 +49,17 @@ def test_a_line_is_read_as_it_is_written(
     ],
 )
 def test_a_connection_without_ip_addresses_is_unknown(client: object, local: object) -> None:
-    line = proxy_line(client, local)
-    assert line == b"PROXY UNKNOWN\r\n"
-    assert parse_proxy_line(line) == Introduced(None, None, len(line))
+    line = proxy_line(client, local, "an-id")
+    assert line == b"PROXY UNKNOWN an-id\r\n"
+    assert parse_proxy_line(line) == Introduced(None, None, len(line), "an-id")
+
+
+def test_the_longest_line_is_read() -> None:
+    address = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"
+    line = proxy_line((address, 65535), (address, 65535), "i" * 128)
+    read = parse_proxy_line(line)
+    assert read is not None
+    assert (read.request_id, read.length) == ("i" * 128, len(line))
 
 
 def test_an_incomplete_line_needs_more() -> None:
@@ -68,6 +78,8 @@ def test_an_incomplete_line_needs_more() -> None:
         b"PROXY TCP4 1:2 127.0.0.1 0 0\r\n",
         b"PROXY TCP5 192.0.2.7 127.0.0.1 0 0\r\n",
         b"PROXY UNKNOWN" + b" " * MAX_LINE,
+        b"PROXY UNKNOWN no/id\r\n",
+        b"PROXY UNKNOWN two ids\r\n",
     ],
 )
 def test_anything_else_is_refused(data: bytes) -> None:

@@ -10,7 +10,6 @@ from typing import cast
 
 from proxy.core.http.heads import Head, parse_request
 from proxy.downstream.duplex import ClientSide
-from proxy.ports.counts import ClientCounts
 from proxy.relay.exchange import Exchange
 from proxy.relay.relay import Relay
 from proxy.upstream.pool import Pool
@@ -38,7 +37,7 @@ class Client:
         self.peer, self.scheme = b"127.0.0.1", b"http"
         self.closing = False
         self.private = None
-        self.counters = ClientCounts()
+        self.sent = 0
         self.code = 0
         self.held = False
         self.ends: list[str] = []
@@ -48,6 +47,9 @@ class Client:
 
     def unhold(self) -> None:
         self.held = False
+
+    def note_job(self, head: bytes) -> None:
+        """Nothing to note."""
 
     def tunnel(self) -> None:
         self.ends.append("tunnel")
@@ -64,7 +66,7 @@ class Client:
     def problem(self, problem: object) -> None:
         self.ends.append("problem")
 
-    def break_off(self) -> None:
+    def break_off(self, why: object) -> None:
         self.ends.append("broken")
 
 
