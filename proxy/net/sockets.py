@@ -1,4 +1,4 @@
-"""Operations on the socket below a transport: keep-alive, unread bytes, resets."""
+"""Operations on the connection below a transport: keep-alive, unread bytes, ends, resets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -57,6 +58,19 @@ def _unix_peer_closed(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def has_proper_end(transport: asyncio.BaseTransport) -> bool:
+    """Report whether the peer itself has ended a connection whose `eof_received` is called. Over
+    TLS it has done so with a close_notify; without one, anybody on the way may have cut it off.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)  # asyncio reports both ends alike
+    except ssl.SSLError:
+        return False
 
 
 def reset(transport: asyncio.Transport) -> None:

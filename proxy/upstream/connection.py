@@ -9,11 +9,13 @@ from typing import Protocol, cast
 from proxy.core.http.heads import Head, ResponseHead
 from proxy.core.http.reuse import Fate, fate
 from proxy.net.shared_reads import Buffered, share_reads
-from proxy.net.sockets import enable_keepalive, poller, unread
+from proxy.net.sockets import enable_keepalive, has_proper_end, poller, unread
 from proxy.ports.counts import UpstreamCounts
 
 # Module globals: an enum member look-up is too slow for the hot path.
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
+#: RFC 9112 §9.8: a response that ends with such a connection is incomplete.
+_CUT_OFF = "the TLS connection ended without a close_notify"
 
 
 class ConnectionPool(Protocol):
@@ -101,7 +103,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Called by the loop."""
-        self._end(None)
+        self._end(None if has_proper_end(self.transport) else ConnectionAbortedError(_CUT_OFF))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop, also when a write fails before the loop has read VB365's response."""
@@ -111,7 +113,8 @@ class Connection(asyncio.Protocol):
                     break
                 self._counts.received += len(data)
                 self._receiver.data_received(data)
-        self._end(exc)
+        # `eof_received` has reported every proper end
+        self._end(exc or ConnectionAbortedError(_CUT_OFF))
 
     def pause_writing(self) -> None:
         """Called by the loop."""

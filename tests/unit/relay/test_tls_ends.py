@@ -1,0 +1,78 @@
+"""Over TLS, a response whose end is that of its connection is whole only after a close_notify (§12;
+RFC 9112 §9.8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+
+import pytest
+import trustme
+
+from proxy.ports import UpstreamBroken
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.pool import Pool
+from tests.support.proxies import proxy_to
+from tests.support.wire import LIMIT, Peer
+from tests.unit.relay.test_early_responses import accepted
+from tests.unit.relay.test_relay_streams import contexts
+
+BODY = bytes(300_000)
+
+
+def respond(peer: socket.socket, *, proper: bool) -> None:
+    """Send a response that ends with the connection, with a close_notify iff `proper`."""
+    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n\r\n" + BODY)
+    if proper:
+        with peer, contextlib.suppress(OSError):  # the proxy's own close_notify may not come
+            peer.unwrap()  # type: ignore[attr-defined]  # it is an SSLSocket
+    else:
+        os.close(peer.detach())
+
+
+@pytest.mark.parametrize("proper", [False, True])
+async def test_12_a_relayed_response_without_close_notify_is_broken_off(
+    proper: bool, localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    server, trusting = contexts(localhost, authority)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+        async with proxy_to(listener.getsockname()[1], pool={"tls": trusting}) as proxy:
+            client = await Peer.to(f"http://127.0.0.1:{proxy.port}")
+            await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            peer = await asyncio.to_thread(accepted, listener, server)
+            answering = asyncio.create_task(asyncio.to_thread(respond, peer, proper=proper))
+            if proper:
+                assert (await client.rest()).endswith(b"\r\n\r\n" + BODY)
+            else:
+                with pytest.raises(ConnectionResetError):
+                    await client.rest()
+            await answering
+            client.abort()
+
+
+@pytest.mark.parametrize("proper", [False, True])
+async def test_10_a_file_without_close_notify_is_not_whole(
+    proper: bool, localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    server, trusting = contexts(localhost, authority)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT)
+        upstream = HttpUpstream(Pool("127.0.0.1", listener.getsockname()[1], tls=trusting))
+        sending = asyncio.create_task(upstream.send(b"POST", b"/", [], timeout=LIMIT, stall=LIMIT))
+        peer = await asyncio.to_thread(accepted, listener, server)
+        answering = asyncio.create_task(asyncio.to_thread(respond, peer, proper=proper))
+        response = await sending
+        received = 0
+        broken = False
+        try:
+            while piece := await response.read():
+                received += len(piece)
+        except UpstreamBroken:
+            broken = True
+        assert (received, broken) == (len(BODY), not proper)
+        await answering
+        await upstream.close()
