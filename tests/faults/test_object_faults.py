@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TypeVar
 from uuid import uuid4
@@ -25,6 +25,7 @@ from proxy.ports import (
     StoreUnavailable,
 )
 from proxy.stores.object_artifacts import partial as partial_
+from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.layout import Place
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.store import ObjectArtifacts
@@ -80,8 +81,8 @@ def partial_write(partial: Partial, chunk: bytes) -> Callable[[], Awaitable[None
     return lambda: partial.write(chunk)
 
 
-async def content(store: ArtifactStore, id: str) -> bytes:
-    reader = await until(lambda: store.open(id))
+async def content(store: ArtifactStore, id: str, fence: int = 0) -> bytes:
+    reader = await until(lambda: store.open(id, fence))
     assert reader is not None
     found = bytearray()
     while len(found) < reader.artifact.size:
@@ -274,6 +275,83 @@ async def test_a_gap_ends_what_is_resumed(store: ObjectArtifacts) -> None:
     assert await store.used() == len(CONTENT)
     sizes = await store.bucket.sizes(f"{Place(job).job}/0")
     assert sum(sizes.values()) == len(CONTENT)
+
+
+async def committed_twice(store: ObjectArtifacts, job: str) -> tuple[Partial, set[str]]:
+    """A writer that lost its claim, and the objects of the artifact of its successor."""
+    old = await store.create(job, 1)
+    await old.write(CONTENT[:1_000_000])
+    await old.read(0, 1)
+    new = await store.create(job, 2)
+    await new.write(CONTENT)
+    await new.commit(len(CONTENT), note)
+    return old, set(await store.bucket.sizes(Place(job).job))
+
+
+async def test_a_writer_that_wakes_up_removes_what_it_stores_late(store: ObjectArtifacts) -> None:
+    job = new_id()
+    old, objects = await committed_twice(store, job)
+    await old.write(CONTENT)
+    await old.keep()
+    assert old.offset == 0
+    assert set(await store.bucket.sizes(Place(job).job)) == objects
+
+
+async def test_remains_of_a_dead_writer_are_removed_by_the_next_start(
+    endpoint: str, store: ObjectArtifacts
+) -> None:
+    """A request of a killed process may reach the store after its successor's commit."""
+    job = new_id()
+    _, objects = await committed_twice(store, job)
+    late = Place(job, 1).segment(7, "0123456789abcdef")
+    await store.bucket.store(late, b"late")
+    prefix = store.location().partition("tests/")[2].partition(" ")[0]
+    other = await opened(endpoint, prefix)
+    assert await other.ids() == {job}
+    assert await other.used() == len(CONTENT)
+    assert set(await store.bucket.sizes(Place(job).job)) == objects
+    assert await content(other, job, 2) == CONTENT
+    await other.close()
+
+
+async def test_remains_that_could_not_be_removed_are_removed_later(
+    store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(CONTENT)
+    remove = Bucket.remove
+
+    async def fail(bucket: Bucket, keys: Collection[str]) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(Bucket, "remove", fail)
+    await partial.commit(len(CONTENT), note)
+    assert Place(job).head in await store.bucket.sizes(Place(job).job)
+    monkeypatch.setattr(Bucket, "remove", remove)
+    assert await store.ids() == {job}
+    assert Place(job).head not in await store.bucket.sizes(Place(job).job)
+    assert await store.used() == len(CONTENT)
+    assert await content(store, job) == CONTENT
+
+
+async def test_a_file_that_is_written_again_is_no_remains(
+    endpoint: str, store: ObjectArtifacts
+) -> None:
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(CONTENT)
+    await partial.commit(len(CONTENT), note)
+    again = await store.create(job)
+    await again.write(b"again")
+    await again.keep()
+    prefix = store.location().partition("tests/")[2].partition(" ")[0]
+    other = await opened(endpoint, prefix)
+    resumed = await other.resume(job)
+    assert resumed is not None
+    assert await resumed.read(0, resumed.offset) == b"again"
+    await resumed.keep()
+    await other.close()
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"size": 1}', b"\xff"])

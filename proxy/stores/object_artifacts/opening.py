@@ -65,7 +65,7 @@ async def resume(store: Store, place: Place) -> ObjectPartial | None:
     own = found.get(place.fence, Files())
     if own.head and (head := await _head(bucket, place)) is not None:
         artifact = await committed(bucket, place) if own.commit else None
-        if artifact is not None and head.token in {run.token for run in artifact.runs}:
+        if artifact is not None and _wrote(head, artifact):
             return None  # left behind by the commit
         runs = own.following(head)
         digest = await _hash_stored(store, place.listed(runs))
@@ -73,6 +73,16 @@ async def resume(store: Store, place: Place) -> ObjectPartial | None:
     if own.commit:
         return None
     return await _take_over(store, place, found)
+
+
+async def is_written_again(bucket: Bucket, place: Place, artifact: Commit) -> bool:
+    """Whether there is a partial file under the fence that did not become the artifact."""
+    head = await _head(bucket, place)
+    return head is not None and not _wrote(head, artifact)
+
+
+def _wrote(head: Head, artifact: Commit) -> bool:
+    return head.token in {run.token for run in artifact.runs}
 
 
 async def _head(bucket: Bucket, place: Place) -> Head | None:

@@ -13,7 +13,7 @@ from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, Stor
 from proxy.stores.growth import Growth
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
-from proxy.stores.object_artifacts.layout import Commit, Head, Place, Run, Segment, length
+from proxy.stores.object_artifacts.layout import Commit, Head, Place, Run, Segment, by_fence, length
 from proxy.stores.object_artifacts.tail import ObjectTail
 from proxy.stores.threads import undisturbed
 
@@ -252,13 +252,27 @@ class ObjectPartial:
         known = self._failure
         if self._failure is None:
             self._seal()
+        superseded = False
         try:
             await self._settle()
+            superseded = await self._is_superseded()
+            if superseded:
+                await self._clear()
         finally:
             self._end(committed=self._committed)
         failure = self._failure or self._trouble
-        if failure is not None and failure is not known:
+        if failure is not None and failure is not known and not superseded:
             raise failure
+
+    async def _is_superseded(self) -> bool:
+        """Whether a writer with a greater fence has taken the file over: it has a copy, and removed
+        what it found, perhaps before the last segments of this writer were stored.
+        """
+        found = by_fence(self.place.id, await self._store.bucket.sizes(self.place.job))
+        return any(
+            fence > self.place.fence and (files.head or files.commit)
+            for fence, files in found.items()
+        )
 
     async def discard(self) -> None:
         """As `Partial.discard`. It also removes a file whose `commit` was cancelled too late, but
@@ -273,23 +287,23 @@ class ObjectPartial:
         self.growth.end(committed=False)
         self._buffer = bytearray()
         await self._wait(asyncio.ALL_COMPLETED)
-        async with self._store.turn(self.place.id):
-            await self._remove()
-        self._pending.clear()
-        self._sizes, self._sealed = [], 0
+        await self._clear()
         self._end(committed=False)
 
-    async def _remove(self) -> None:
+    async def _clear(self) -> None:
         """Remove the objects of this writer; what it has found only if nobody has replaced it."""
-        place = self.place
-        keys = [segment.key for segment in place.listed(self._runs)]
-        if self._committed:
-            await self._store.bucket.remove([place.commit])
-        elif await self._is_mine():
-            await self._store.bucket.remove([place.head])
-        else:
-            keys = keys[self._first :]
-        await self._store.bucket.remove(keys)
+        place, bucket = self.place, self._store.bucket
+        async with self._store.turn(place.id):
+            keys = [segment.key for segment in place.listed(self._runs)]
+            if self._committed:
+                await bucket.remove([place.commit])
+            elif await self._is_mine():
+                await bucket.remove([place.head])
+            else:
+                keys = keys[self._first :]
+            await bucket.remove(keys)
+        self._pending.clear()
+        self._sizes, self._sealed = [], 0
 
     def _end(self, *, committed: bool) -> None:
         self._ended = self._stopped = True

@@ -19,6 +19,7 @@ from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.interface import GrowingFile
 from proxy.stores.object_artifacts.layout import (
     ROOT,
+    Files,
     Place,
     Run,
     by_fence,
@@ -195,10 +196,19 @@ class ObjectArtifacts:
             if not stored:
                 self._known.pop(id, None)
                 return False
-            settled = any(files.commit for files in by_fence(id, stored).values())
-            due = None if settled else time.monotonic() + len(stored) * _SURVEY_COST
+            found = by_fence(id, stored)
+            committed = max((fence for fence, of in found.items() if of.commit), default=None)
+            due = None if committed is not None else time.monotonic() + len(stored) * _SURVEY_COST
             self._known[id] = _Known(_stored(id, stored), due)
+            if committed is not None and _has_remains(found, committed):
+                await self._remove_remains(Place(id, committed))
             return True
+
+    async def _remove_remains(self, place: Place) -> None:
+        """Remove what its writers have left beside a committed artifact."""
+        kept = await opening.committed(self.bucket, place)
+        if kept is not None and not await opening.is_written_again(self.bucket, place, kept):
+            await self.tidy(place, kept.runs)
 
     async def free(self) -> int:
         """As `ArtifactStore.free`: a bucket has no limit."""
@@ -251,6 +261,8 @@ class ObjectArtifacts:
         """Remove the objects of the job under this fence and lower ones, except the artifact with
         these segments, the partial file if `head`, and what is being read.
         """
+        # until it is done, the next call of `ids` looks at the job again
+        self._count(place.id, 0, due=time.monotonic())
         found = await self.bucket.sizes(place.job)
         mine = {place.commit, *(segment.key for segment in place.listed(runs))}
         if head:
@@ -285,6 +297,11 @@ class ObjectArtifacts:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the artifact store is closed")
+
+
+def _has_remains(found: dict[int, Files], committed: int) -> bool:
+    """Whether there may be more than the artifact that was committed under the fence."""
+    return found[committed].head or any(fence < committed for fence in found)
 
 
 def _stored(id: str, sizes: dict[str, int]) -> int:
