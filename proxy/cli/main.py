@@ -287,9 +287,10 @@ def _check_health(address: tuple[str, int], path: str, timeout: float) -> int:
 def _settings(config: ConfigFile, flags: dict[str, str | None], *, exit_code: int = 2) -> Settings:
     """Load the settings; print all problems and exit if there are any."""
     from proxy.config import ConfigError, load
+    from proxy.parts.store_addresses import CHECKS
 
     try:
-        return load(config, flags, os.environ)
+        return load(config, flags, os.environ, CHECKS)
     except ConfigError as error:
         _exit_with(error.problems, exit_code)
 

@@ -78,15 +78,21 @@ class _Item:
 
 
 Report = Callable[[Problem], None]
+#: Returns what is wrong with a value that has the right syntax, and how to fix it; None if nothing.
+Check = Callable[[str], tuple[str, str] | None]
 
 
 def load(
-    config_file: Path | None, flags: Mapping[str, str | None], environ: Mapping[str, str]
+    config_file: Path | None,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    checks: Mapping[str, Check] | None = None,
 ) -> Settings:
     """Return the settings of all sources.
 
     `flags` has the keys of `FLAGS`, for example "upstream.url"; None is a flag that is not given.
-    Raises `ConfigError` with every problem of every source.
+    `checks` has checks of settings by name, for example "storage.jobs". Raises `ConfigError` with
+    every problem of every source.
     """
     problems: list[Problem] = []
     items: dict[str, _Item] = {}
@@ -109,9 +115,20 @@ def load(
                 _problem(f"{name}.{'.'.join(map(str, error['loc']))}", error, items)
                 for error in invalid.errors()
             ]
+    problems += _checked(items, checks or {}, {problem.key for problem in problems})
     if problems:
         raise ConfigError(problems)
     return Settings(**sections)  # type: ignore[arg-type]  # each section has its own type
+
+
+def _checked(
+    items: Mapping[str, _Item], checks: Mapping[str, Check], bad: set[str]
+) -> Iterator[Problem]:
+    """Yield what the checks find in settings that are not `bad` already."""
+    for name, check in checks.items():
+        item = items.get(name)
+        if item is not None and name not in bad and (found := check(str(item.value).strip())):
+            yield Problem(item.source, name, *found)
 
 
 def _collect(

@@ -33,6 +33,7 @@ _BACKOFF, _LONGEST_BACKOFF = timedelta(milliseconds=100), timedelta(seconds=2)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9!_.*'()=+@,:-]+(?:/[A-Za-z0-9!_.*'()=+@,:-]+)*")
 _SECRET = re.compile(r"secret|access_?key|account_?key|token|sas|signature|password|sse_customer")
+_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -49,10 +50,20 @@ def _flag(value: str) -> bool:
 
 
 def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+    try:
+        parts = urlsplit(value)
+        named = parts.hostname and parts.port != 0  # raises ValueError for a bad port
+    except ValueError:
+        named = False
+    if parts.scheme not in {"http", "https"} or not named or parts.username:
         raise ValueError("must be a URL such as https://s3.example.com:9000")
     return value.rstrip("/")
+
+
+def _encryption(value: str) -> str:
+    if value not in _ENCRYPTIONS:
+        raise ValueError(f"must be one of {', '.join(_ENCRYPTIONS)}")
+    return value
 
 
 _Options = Mapping[str, Callable[[str], str | bool]]
@@ -63,7 +74,7 @@ _OPTIONS: Mapping[str, _Options] = {
         "region": _text,
         "path_style": _flag,
         "profile": _text,
-        "server_side_encryption": _text,
+        "server_side_encryption": _encryption,
         "sse_kms_key_id": _text,
         "bucket_key": _flag,
     },
@@ -95,7 +106,10 @@ class Location:
     @classmethod
     def parse(cls, url: str) -> Location:
         """The location that the URL names. Raises ValueError, which names the fix."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise _wrong("is not a URL") from None
         known = _OPTIONS.get(parts.scheme)
         if known is None:
             raise _wrong("must begin with s3://, az:// or gs://")
@@ -149,8 +163,18 @@ class Location:
         return client
 
 
-def _wrong(problem: str) -> ValueError:
-    return ValueError(f"storage.artifacts: {problem}")
+class BadLocation(ValueError):
+    """The location cannot be used. The message names the setting and the fix; `fault` is the same
+    without the setting.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"storage.artifacts: {fault}")
+        self.fault = fault
+
+
+def _wrong(problem: str) -> BadLocation:
+    return BadLocation(problem)
 
 
 def _hint(kind: str) -> str:

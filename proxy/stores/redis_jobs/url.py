@@ -26,6 +26,7 @@ class BadUrl(ValueError):
 
     def __init__(self, fault: str, fix: str) -> None:
         super().__init__(f"{_FIELD} {fault}: {fix}")
+        self.fault, self.fix = fault, fix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

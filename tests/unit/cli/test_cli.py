@@ -161,6 +161,45 @@ def test_all_problems_are_reported_and_nothing_starts(command: list[str], tmp_pa
     assert not data.exists()
 
 
+@pytest.mark.parametrize("command", [["serve"], ["config", "check"]])
+@pytest.mark.parametrize(
+    ("jobs", "artifacts", "words"),
+    [
+        ("redis://host/0?timeout=5", "s3://bucket?regio=x", ("'timeout'", "'regio'")),
+        ("redis://host:99999/0", "s3://bucket?endpoint=http://h:1", ("'host:99999'", "encrypted")),
+        ("redis://host/0?db=1", "az://container?allow_http=maybe", ("twice", "true or false")),
+        ("unix:///run/r.sock?db=x", "gs://bucket?endpoint=https://h:0", ("'x'", "be a URL")),
+        ("redis+sentinel://host/a/b/c", "s3://bucket/../x", ("path", "'../x'")),
+        (
+            "redis://host?ca_file=/x",
+            "s3://bucket?server_side_encryption=AES",
+            ("without TLS", "AES256"),
+        ),
+    ],
+)
+def test_a_malformed_address_of_a_store_is_a_problem_like_any_other(
+    command: list[str],
+    jobs: str,
+    artifacts: str,
+    words: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§15: exit 2, with all other problems."""
+    monkeypatch.setenv("VB365_PROXY_STORAGE__JOBS", jobs)
+    monkeypatch.setenv("VB365_PROXY_STORAGE__ARTIFACTS", artifacts)
+    monkeypatch.setenv("VB365_PROXY_EXPORTS__GRACE", "soon")
+    result = invoke(*command, "--upstream", URL, "--data-dir", str(tmp_path / "data"))
+    assert result.exit_code == 2
+    for name, word in zip(
+        ("JOBS: storage.jobs", "ARTIFACTS: storage.artifacts"), words, strict=True
+    ):
+        assert f"environment variable VB365_PROXY_STORAGE__{name}" in result.stderr
+        assert word in result.stderr
+    assert "exports.grace" in result.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_serve_refuses_what_this_version_cannot_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
