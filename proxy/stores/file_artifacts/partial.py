@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain
 
-from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
+from proxy.ports import Artifact, LengthMismatch, StoreUnavailable
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Places
 from proxy.stores.file_artifacts.interface import Store
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.tail import FileTail
-from proxy.stores.growth import Growth
+from proxy.stores.partial_state import PartialState
 from proxy.stores.threads import undisturbed
 
 #: Bytes handed to the thread at a time: few enough to overlap with the network, and enough that
@@ -34,7 +34,8 @@ class FilePartial:
     def __init__(self, store: Store, places: Places, spool: Spool) -> None:
         self.id = places.id
         self.places = places
-        self.growth = Growth()
+        self._state = PartialState(places.id)
+        self.growth = self._state.growth
         self._store = store
         self._spool = spool
         self._offset = spool.length
@@ -43,13 +44,7 @@ class FilePartial:
         self._gathered: list[bytes] = []
         self._waiting = 0
         self._appending: asyncio.Future[None] | None = None
-        #: Why the current batch is not written yet.
-        self._trouble: StoreUnavailable | None = None
-        #: Why nothing more can be written.
-        self._failure: BaseException | None = None
         self._committed = False
-        self._stopped = False
-        self._ended = False
         store.begun(self)
 
     @property
@@ -78,8 +73,8 @@ class FilePartial:
 
     async def write(self, chunk: bytes) -> None:
         """As `Partial.write`. The bytes may not be on disk yet: a later call raises for them."""
-        self._check()
-        if self._trouble is not None:
+        self._state.check()
+        if self._state.trouble is not None:
             await self._settled()
         self._gathered.append(chunk)
         self._waiting += len(chunk)
@@ -90,19 +85,13 @@ class FilePartial:
             self._append()
         while self._waiting >= _GATHERED and self._appending is not None:
             await asyncio.wait([self._appending])
-        self._check()
+        self._state.check()
 
     async def read(self, start: int, stop: int) -> bytes:
         """As `Partial.read`."""
-        self._check()
+        self._state.check()
         await self._settled()
         return await undisturbed(self._store.begin(self._spool.read, start, stop))
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._stopped:
-            raise PartialLost(f"the partial file of job {self.id} is closed")
 
     def _append(self) -> None:
         """Hand a batch to the thread unless it is busy: the current one, else what is gathered."""
@@ -112,11 +101,11 @@ class FilePartial:
             self._batch, self._gathered, self._waiting = self._gathered, [], 0
         if not self._batch:
             return
-        self._trouble = None
+        self._state.trouble = None
         try:
             self._appending = self._store.begin(self._spool.append, self._batch)
         except StoreUnavailable as why:
-            self._trouble = why
+            self._state.trouble = why
         else:
             self._appending.add_done_callback(self._appended)
 
@@ -124,12 +113,12 @@ class FilePartial:
         self._appending = None
         why = appending.exception()
         if isinstance(why, StoreUnavailable):
-            self._trouble = why
+            self._state.trouble = why
             return
         if why is None:
             self._written += sum(map(len, self._batch))
         self._batch = []
-        self._failure = why
+        self._state.failure = why
         if why is not None:
             self._gathered, self._waiting = [], 0
         elif self._waiting >= _BATCH:
@@ -140,19 +129,17 @@ class FilePartial:
         self._append()
         while self._appending is not None:
             await asyncio.wait([self._appending])
-            if self._trouble is None:
+            if self._state.trouble is None:
                 self._append()
 
     async def _settled(self) -> None:
         """Wait until everything gathered is written. Raises its failure."""
         await self._settle()
-        self._check()
-        if self._trouble is not None:
-            raise self._trouble
+        self._state.check_stored()
 
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         """As `Partial.commit`."""
-        self._check()
+        self._state.check()
         await self._settled()
         if self._offset != size:
             raise LengthMismatch(f"the file of job {self.id} has {self._offset} bytes, not {size}")
@@ -161,8 +148,7 @@ class FilePartial:
             self.id, partial(self._commit, artifact, record_copy(artifact))
         )
         self._store.ended(self, self.places.entry("file"))
-        self._stopped = self._ended = True
-        self.growth.end(committed=True)
+        self._state.end(committed=True)
         return artifact
 
     def _commit(self, artifact: Artifact, record_copy: bytes) -> None:
@@ -173,35 +159,23 @@ class FilePartial:
         """As `Partial.keep`. Raises if accepted bytes could not be stored, except for a
         `StorageFull` that was raised before.
         """
-        await undisturbed(asyncio.ensure_future(self._keep()))
+        await self._state.keep(self._keep)
 
     async def _keep(self) -> None:
-        if self._ended:
-            return
-        self._stopped = True
-        self.growth.end(committed=False)
-        known = self._failure
         await self._settle()
         try:
             if not self._committed:
                 await self._store.exclusively(self.id, self._spool.keep)
         finally:
             self._end("file" if self._committed else "partial")
-        failure = self._failure or self._trouble
-        if failure is not None and failure is not known:
-            raise failure
 
     async def discard(self) -> None:
         """As `Partial.discard`. It also removes a file whose `commit` was cancelled too late, but
         not one whose `commit` returned.
         """
-        await undisturbed(asyncio.ensure_future(self._discard()))
+        await self._state.discard(self._discard)
 
     async def _discard(self) -> None:
-        if self._ended:
-            return
-        self._stopped = True
-        self.growth.end(committed=False)
         self._batch, self._gathered, self._waiting = [], [], 0
         await self._settle()
         if self._committed:
@@ -211,6 +185,6 @@ class FilePartial:
         self._end(None)
 
     def _end(self, kind: str | None) -> None:
-        self._ended = True
+        self._state.end(committed=False)
         self._offset = self._spool.length
         self._store.ended(self, None if kind is None else self.places.entry(kind))

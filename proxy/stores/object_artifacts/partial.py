@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
-from proxy.stores.growth import Growth
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
 from proxy.stores.object_artifacts.layout import Commit, Head, Place, Run, Segment, by_fence, length
 from proxy.stores.object_artifacts.tail import ObjectTail
+from proxy.stores.partial_state import PartialState
 from proxy.stores.threads import undisturbed
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,8 @@ class ObjectPartial:
 
     def __init__(self, store: Store, place: Place, head: Head, digest: hashlib._Hash) -> None:
         self.place = place
-        self.growth = Growth()
+        self._state = PartialState(place.id)
+        self.growth = self._state.growth
         self._store = store
         self._head = head
         self._digest = digest
@@ -57,14 +58,8 @@ class ObjectPartial:
         self._buffer = bytearray()
         self._pending: dict[int, _Pending] = {}
         self._hashing = asyncio.Lock()
-        #: Why a segment is not stored yet.
-        self._trouble: StoreUnavailable | None = None
-        #: Why nothing more can be written.
-        self._failure: Exception | None = None
         self._kept: int | None = None
         self._committed = False
-        self._stopped = False
-        self._ended = False
 
     @property
     def offset(self) -> int:
@@ -97,8 +92,8 @@ class ObjectPartial:
 
     async def write(self, chunk: bytes) -> None:
         """As `Partial.write`. The bytes may not be stored yet: a later call raises for them."""
-        self._check()
-        if self._trouble is not None:
+        self._state.check()
+        if self._state.trouble is not None:
             await self._settled()
         rest = memoryview(chunk)
         while rest:
@@ -108,15 +103,9 @@ class ObjectPartial:
             if len(self._buffer) == SEGMENT:
                 self._seal()
         self.growth.grew()
-        while len(self._pending) >= UPLOADS and self._trouble is None and self._failure is None:
+        while len(self._pending) >= UPLOADS and not self._state.failing:
             await self._wait(asyncio.FIRST_COMPLETED)
-        self._check()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._stopped:
-            raise PartialLost(f"the partial file of job {self.place.id} is closed")
+        self._state.check()
 
     def _seal(self) -> None:
         """Begin to store what is gathered as a segment."""
@@ -152,9 +141,9 @@ class ObjectPartial:
         pending.task = None
         why = None if task.cancelled() else task.exception()
         if isinstance(why, StoreUnavailable):
-            self._trouble = why
+            self._state.trouble = why
         elif isinstance(why, Exception):
-            self._failure = why
+            self._state.failure = why
         elif not task.cancelled():
             del self._pending[pending.index]
 
@@ -166,8 +155,8 @@ class ObjectPartial:
     async def _settle(self) -> None:
         """Try to store each segment that is not stored, and wait until that is done."""
         await self._wait(asyncio.ALL_COMPLETED)
-        if self._failure is None and self._pending:
-            self._trouble = None
+        if self._state.failure is None and self._pending:
+            self._state.trouble = None
             for pending in list(self._pending.values()):
                 self._begin(pending)
             await self._wait(asyncio.ALL_COMPLETED)
@@ -175,13 +164,11 @@ class ObjectPartial:
     async def _settled(self) -> None:
         """Store every segment. Raises the failure."""
         await self._settle()
-        self._check()
-        if self._trouble is not None:
-            raise self._trouble
+        self._state.check_stored()
 
     async def read(self, start: int, stop: int) -> bytes:
         """As `Partial.read`."""
-        self._check()
+        self._state.check()
         pieces = []
         for segment in self.place.listed(self._runs):
             first, last = max(start, segment.start), min(stop, segment.start + segment.size)
@@ -204,7 +191,7 @@ class ObjectPartial:
 
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         """As `Partial.commit`."""
-        self._check()
+        self._state.check()
         if self.offset != size:
             raise LengthMismatch(
                 f"the file of job {self.place.id} has {self.offset} bytes, not {size}"
@@ -242,27 +229,18 @@ class ObjectPartial:
         """As `Partial.keep`. Raises if accepted bytes could not be stored, except for a
         `StorageFull` that was raised before.
         """
-        await undisturbed(asyncio.ensure_future(self._keep()))
+        await self._state.keep(self._keep)
 
     async def _keep(self) -> None:
-        if self._ended:
-            return
-        self._stopped = True
-        self.growth.end(committed=False)
-        known = self._failure
-        if self._failure is None:
+        if self._state.failure is None:
             self._seal()
-        superseded = False
         try:
             await self._settle()
-            superseded = await self._is_superseded()
-            if superseded:
+            if await self._is_superseded():
                 await self._clear()
+                self._state.failure = self._state.trouble = None  # nobody needs the bytes
         finally:
             self._end(committed=self._committed)
-        failure = self._failure or self._trouble
-        if failure is not None and failure is not known and not superseded:
-            raise failure
 
     async def _is_superseded(self) -> bool:
         """Whether a writer with a greater fence has taken the file over: it has a copy, and removed
@@ -278,13 +256,9 @@ class ObjectPartial:
         """As `Partial.discard`. It also removes a file whose `commit` was cancelled too late, but
         not one whose `commit` returned.
         """
-        await undisturbed(asyncio.ensure_future(self._discard()))
+        await self._state.discard(self._discard)
 
     async def _discard(self) -> None:
-        if self._ended:
-            return
-        self._stopped = True
-        self.growth.end(committed=False)
         self._buffer = bytearray()
         await self._wait(asyncio.ALL_COMPLETED)
         await self._clear()
@@ -306,10 +280,9 @@ class ObjectPartial:
         self._sizes, self._sealed = [], 0
 
     def _end(self, *, committed: bool) -> None:
-        self._ended = self._stopped = True
         missing = min((each.start for each in self._pending.values()), default=self._sealed)
         self._pending.clear()
         self._buffer = bytearray()
         self._kept = missing
-        self.growth.end(committed=committed)
+        self._state.end(committed=committed)
         self._store.ended(self, kept=missing, committed=committed)
