@@ -106,18 +106,8 @@ def _claimed(job: Job, event: Claimed, now: float) -> Job:
         return replace(
             job, holder=event.holder, received=max(job.received, event.offset), rate=None
         )
-    return replace(
-        job,
-        holder=event.holder,
-        started=job.started if job.started is not None else now,
-        attempt=job.attempt + 1,
-        answered=None,
-        received=0,
-        rate=None,
-        file=None,
-        format=None,
-        result=None,
-    )
+    started = job.started if job.started is not None else now
+    return replace(_next_attempt(job), holder=event.holder, started=started)
 
 
 def _answered(job: Job, event: Answered, now: float) -> Job:
@@ -138,6 +128,10 @@ def _received(job: Job, event: Received, now: float) -> Job:
 
 
 def _restarted(job: Job, event: Restarted, now: float) -> Job:
+    return _next_attempt(job)
+
+
+def _next_attempt(job: Job) -> Job:
     return replace(
         job,
         attempt=job.attempt + 1,
