@@ -102,6 +102,8 @@ class Running:
         if (shortage := await runner.shortage()) is not None:
             log.warning("not enough space for another export", reason=shortage)
         self._status = partial(_status_line, runner, parts.upstream_watch)
+        self._closing.push_async_callback(parts.deliveries.flush)
+        self._run_task(parts.deliveries.run())
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
         self._run_task(stores.notes.watch())
@@ -111,12 +113,14 @@ class Running:
             await self._listen(server)
             return
         self._run_task(parts.upstream_watch.run())
-        admin = parts.admin(
+        operator = parts.admin(
             runner,
             lambda: stores.notes.text,
             counts=counts,
             certificate=self._certificate_end,
         )
+        self._run_task(operator.run())
+        admin = operator.admin
         await self._listen_admin(admin)
         await self._listen(server)
         if self._seat is not None and self._seat.handover is not None:

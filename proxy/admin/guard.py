@@ -1,4 +1,4 @@
-"""Access control of the admin listener: host names and the token (CONTRACT §16)."""
+"""Access control of the admin listener: host names, origins and the token (CONTRACT §16)."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def is_served(host: str | None, names: Collection[str]) -> bool:
     return (address.version == 6) == name.startswith("[")
 
 
+def is_same_origin(origin: str, host: str, scheme: str, names: Collection[str]) -> bool:
+    """Report whether the Origin field is that of the listener itself, by the Host field and the
+    scheme of its connection.
+
+    A server that ends TLS in front of the listener sends a name that `names` lists: then https is
+    the same origin too.
+    """
+    found, _, authority = origin.lower().partition("://")
+    own = host.strip().lower()
+    if _without_port(authority, found) != _without_port(own, found):
+        return False
+    if found == scheme:
+        return True
+    match = _AUTHORITY.fullmatch(own)
+    listed = match is not None and match[1] in {each.lower() for each in names}
+    return found == "https" and listed
+
+
+def _without_port(authority: str, scheme: str) -> str:
+    """Return the authority without the default port of the scheme."""
+    return authority.removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":"))
+
+
 class TokenGuard:
     """Compares bearer tokens with `token` in constant time, and counts wrong ones by address.
 
@@ -55,7 +78,11 @@ class TokenGuard:
     def accepts(self, authorization: str, address: str) -> bool:
         """Report whether the Authorization field of a request from the address has the token."""
         scheme, _, sent = authorization.strip().partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(_digest(sent.strip()), self._token):
+        return self.accepts_token(sent.strip() if scheme.lower() == "bearer" else "", address)
+
+    def accepts_token(self, sent: str, address: str) -> bool:
+        """Report whether a request from the address has sent the token."""
+        if hmac.compare_digest(_digest(sent), self._token):
             return True
         block = _block(address)
         self._wrong.setdefault(block, deque(maxlen=_MAX_FAILURES)).append(self._now())

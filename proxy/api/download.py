@@ -17,6 +17,7 @@ from proxy.api.file_response import FileResponse, sent_before_more
 from proxy.api.request import ApiRequest
 from proxy.api.responses import SERVER, respond
 from proxy.core.errors import Problem
+from proxy.core.events import Delivered
 from proxy.core.http.disposition import content_disposition
 from proxy.core.http.ranges import (
     Facts,
@@ -36,6 +37,7 @@ from proxy.core.job_document import file_etag
 from proxy.core.naming import result_name
 from proxy.core.request_id import FIELD as REQUEST_ID
 from proxy.jobs import events
+from proxy.jobs.deliveries import Deliveries
 from proxy.ports import Artifact, ArtifactStore, Reader
 from proxy.ports.counts import FileCounts
 
@@ -45,8 +47,9 @@ _Headers = list[tuple[str, str]]
 class Download:
     """Sends the artifacts of jobs whose result is Available."""
 
-    def __init__(self, artifacts: ArtifactStore) -> None:
+    def __init__(self, artifacts: ArtifactStore, deliveries: Deliveries) -> None:
         self._artifacts = artifacts
+        self._deliveries = deliveries
         self.counts = FileCounts()
 
     async def send(
@@ -60,25 +63,30 @@ class Download:
         reader = await self._artifacts.open(job.id, job.fence)
         if reader is None:
             raise Problem("result-deleted", "The exported file no longer exists.")
-        began = time.monotonic()
+        began, sent = time.monotonic(), FileCounts()
+        headers = [*_file_headers(job, reader.artifact), (REQUEST_ID, request.id), *extra]
+        response: web.StreamResponse | None = None
         try:
-            response = await self._send(
-                request,
-                job,
-                reader,
-                method,
-                [*_file_headers(job, reader.artifact), (REQUEST_ID, request.id), *extra],
-            )
+            response = await self._send(request, job, reader, method, headers, sent)
         finally:
+            if not isinstance(response, FileResponse) and sent.served:  # it broke off
+                self._deliveries.note(job.id, Delivered(sent.served, whole=False, count=0))
             await reader.close()
         if isinstance(response, FileResponse) and method != "HEAD":
             status, seconds = response.status, time.monotonic() - began
             whole = status == HTTPStatus.OK
-            events.delivered(job, status=status, sent=response.length, whole=whole, seconds=seconds)
+            self._deliveries.note(job.id, Delivered(sent.served, whole=whole))
+            events.delivered(job, status=status, sent=sent.served, whole=whole, seconds=seconds)
         return response
 
     async def _send(
-        self, request: ApiRequest, job: Job, reader: Reader, method: str, headers: _Headers
+        self,
+        request: ApiRequest,
+        job: Job,
+        reader: Reader,
+        method: str,
+        headers: _Headers,
+        sent: FileCounts,
     ) -> web.StreamResponse:
         size = reader.artifact.size
         facts = Facts(size=size, etag=file_etag(job), modified=reader.artifact.created)
@@ -97,13 +105,13 @@ class Download:
             case One(start, stop):
                 headers.append(("Content-Range", content_range(start, stop, size)))
                 body = _plain(start, stop, media_type)
-                return await self._stream(request, reader, 206, headers, body, method)
+                return await self._stream(request, reader, 206, headers, body, sent)
             case Several(parts):
                 body = multipart(parts, size, media_type, secrets.token_hex(16))
-                return await self._stream(request, reader, 206, headers, body, method)
+                return await self._stream(request, reader, 206, headers, body, sent)
             case _:
                 body = _plain(0, size, media_type)
-                return await self._stream(request, reader, 200, headers, body, method)
+                return await self._stream(request, reader, 200, headers, body, sent)
 
     async def _stream(
         self,
@@ -112,22 +120,24 @@ class Download:
         status: int,
         headers: _Headers,
         body: Multipart,
-        method: str,
+        sent: FileCounts,
     ) -> web.StreamResponse:
         fields = [*headers, ("Server", SERVER), ("Content-Type", body.media_type)]
         response = FileResponse(status, fields, body.length)
         await response.prepare(request.inner)
-        if method != "HEAD":
+        if request.method != "HEAD":
             with sent_before_more(request.inner):
                 for piece in body.pieces:
                     if isinstance(piece, bytes):
                         await response.write(piece)
                     else:
-                        await self._copy(request, reader, *piece)
+                        await self._copy(request, reader, *piece, sent)
         await response.write_eof()
         return response
 
-    async def _copy(self, request: ApiRequest, reader: Reader, start: int, stop: int) -> None:
+    async def _copy(
+        self, request: ApiRequest, reader: Reader, start: int, stop: int, sent: FileCounts
+    ) -> None:
         """Send [start, stop) of the file. For a client that reads nothing, one piece is in
         memory.
         """
@@ -136,6 +146,7 @@ class Download:
             async for chunk in chunks:
                 await writer.write(chunk, drain=False)
                 self.counts.served += len(chunk)
+                sent.served += len(chunk)
                 del chunk  # TLS has its own copy
                 await writer.drain()
 

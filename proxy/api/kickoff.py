@@ -157,6 +157,7 @@ class KickoffHandler:
             owner=owners[0],
             aliases=tuple(owners[1:]),
             request=call.export,
+            client=self._site.client(call.request),
             created=now,
             updated=now,
             sealed=self._sealer.seal(fields),

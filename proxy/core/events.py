@@ -129,6 +129,15 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True)
+class Extended:
+    """An operator keeps the file until the Unix second `expires`, if it would expire before
+    (CONTRACT §16).
+    """
+
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """The caller deleted the file."""
 
@@ -147,8 +156,8 @@ class Detached:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """`count` responses with the file, or parts of it, have ended. They had `sent` bytes; `whole`:
-    one of them was the whole file.
+    """`sent` bytes of the file have been sent. `count` of the responses that had them, with the
+    file or parts of it, were sent to their end; `whole`: one of these was the whole file.
     """
 
     sent: int
@@ -177,6 +186,7 @@ Event = (
     | Interrupted
     | Resumed
     | Expired
+    | Extended
     | Released
     | Joined
     | Detached

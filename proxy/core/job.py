@@ -128,8 +128,8 @@ class JobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What was downloaded of the file: `sent` bytes in `count` responses, the last of which ended
-    at `last`. `whole`: one of them was the whole file.
+    """What was downloaded of the file: `sent` bytes, the last of them at `last`, and `count`
+    responses that were sent to their end. `whole`: one of these was the whole file.
     """
 
     sent: int = 0

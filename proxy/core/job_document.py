@@ -128,14 +128,14 @@ def document(job: Job, links: Links) -> dict[str, Any]:
         "status": str(job.status),
         "phase": str(job.phase),
         "title": request.title,
-        "message": _message(job),
+        "message": message(job),
         "order": 0,
-        "creationTime": _time(job.created),
+        "creationTime": timestamp(job.created),
         # required and not nullable in VB365's schemas: a queued job shows when it was accepted
-        "startTime": _time(job.created if job.started is None else job.started),
-        "endTime": None if job.ended is None else _time(job.ended),
-        "lastUpdateTime": _time(job.updated),
-        "expirationTime": None if job.expires is None else _time(job.expires),
+        "startTime": timestamp(job.created if job.started is None else job.started),
+        "endTime": None if job.ended is None else timestamp(job.ended),
+        "lastUpdateTime": timestamp(job.updated),
+        "expirationTime": None if job.expires is None else timestamp(job.expires),
         "eTag": job.shown_version,
         "attempt": job.attempt,
         "origin": str(job.origin),
@@ -186,7 +186,7 @@ def _result(job: Job, links: Links) -> dict[str, Any] | None:
             "eTag": file_etag(job),
             "digest": {"sha-256": job.digest},
             "sha256": b64decode(job.digest).hex(),
-            "expirationTime": _time(job.expires),
+            "expirationTime": timestamp(job.expires),
         }
     return result
 
@@ -265,7 +265,8 @@ def _total(job: Job) -> int | None:
     return None if job.file is None else job.file.size
 
 
-def _message(job: Job) -> str:
+def message(job: Job) -> str:
+    """What the job is doing, or how it ended, as a sentence."""
     if job.error is not None:
         return job.error.message
     match job.phase:
@@ -322,5 +323,6 @@ def _clamp(value: float, low: int, high: int) -> int:
     return int(max(low, min(high, value)))
 
 
-def _time(moment: float) -> str:
+def timestamp(moment: float) -> str:
+    """A Unix second as all documents write it (RFC 3339, UTC)."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

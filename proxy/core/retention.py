@@ -96,7 +96,10 @@ class Retention:
             return job.updated + self.tombstone
         if job.ended is None:
             return None
-        return job.ended + (self._refused if refused(job) else self.result + self.record)
+        if refused(job):
+            return job.ended + self._refused
+        # an operator may have extended the time of the file
+        return max(job.ended + self.result, job.expires or 0.0) + self.record
 
     def record_over(self, job: Job, now: float) -> bool:
         """Whether the record no longer exists at `now`, even if it has not been removed yet."""

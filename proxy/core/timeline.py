@@ -95,7 +95,8 @@ def _finished(old: Job, new: Job, event: Succeeded | Failed | Cancelled) -> list
 
 
 def _delivered(old: Job, new: Job, event: Delivered) -> list[_Named]:
-    return [("delivered", f"{event.sent} bytes")]
+    # what broke off is no delivery
+    return [("delivered", f"{event.sent} bytes")] if event.count else []
 
 
 def _expired(old: Job, new: Job, event: Expired) -> list[_Named]:

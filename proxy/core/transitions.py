@@ -19,6 +19,7 @@ from proxy.core.events import (
     Detached,
     Event,
     Expired,
+    Extended,
     Failed,
     Finalizing,
     Forgotten,
@@ -84,6 +85,7 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
     Interrupted:     (_S, _S, _S, _S, __, _S, __, __),
     Resumed:         (__, __, __, __, __, _Q, __, __),
     Expired:         (__, __, __, __, __, __, _C, __),
+    Extended:        (__, __, __, __, __, __, _C, __),
     Released:        (__, __, __, __, __, __, _C, __),
     Joined:          (_Q, _G, _T, _F, __, _S, _C, __),
     Detached:        (_Q, _G, _T, _F, __, _S, _C, __),
@@ -286,6 +288,13 @@ def _expired(job: Job, event: Expired, now: float) -> Job:
     return replace(job, result=ResultState.EXPIRED if available else job.result)
 
 
+def _extended(job: Job, event: Extended, now: float) -> Job:
+    known = job.expires
+    if job.result is not ResultState.AVAILABLE or known is None or known <= now:
+        return job
+    return replace(job, expires=max(known, event.expires))
+
+
 def _released(job: Job, event: Released, now: float) -> Job:
     available = job.result is ResultState.AVAILABLE
     return replace(job, result=ResultState.DELETED if available else job.result)
@@ -352,6 +361,7 @@ _EFFECTS: dict[type[Event], Callable[[Job, Any, float], Job]] = {
     Interrupted: _interrupted,
     Resumed: _resumed,
     Expired: _expired,
+    Extended: _extended,
     Released: _released,
     Joined: _joined,
     Detached: _detached,

@@ -41,16 +41,16 @@ class CountedJobs:
         self._readers: WeakSet[Changes] = WeakSet()
 
     def changes(self) -> Changes:
-        """As `JobFeed.changes`."""
-        return self.own_changes()
-
-    def own_changes(self) -> Changes:
-        """The changes that this process makes from now on: each is reported before the call that
-        makes it returns.
+        """As `JobFeed.changes`. A change of this process is reported before the call that makes it
+        returns.
         """
         reader = Changes()
         self._readers.add(reader)
         return reader
+
+    def prompt_changes(self) -> Changes:
+        """As `changes`, of all replicas; those of this process are reported at once also then."""
+        return self.changes()
 
     def _report(self, id: str) -> None:
         for reader in self._readers:

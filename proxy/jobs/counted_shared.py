@@ -28,6 +28,12 @@ class CountedSharedJobs(CountedJobs):
         """As `JobFeed.changes`."""
         return self._shared.changes()
 
+    def prompt_changes(self) -> Changes:
+        """As `CountedJobs.prompt_changes`: the feed of the store comes over the network."""
+        reader = self._shared.changes()
+        self._readers.add(reader)
+        return reader
+
     async def renew(self, *, running: int, promised: int) -> None:
         """As `SharedJobs.renew`."""
         await self._shared.renew(running=running, promised=promised)

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from proxy.core.job import Job
+from proxy.core.job_document import timestamp
 from proxy.core.job_events import changes, described, sha256
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,14 @@ def delivered(job: Job, *, status: int, sent: int, whole: bool, seconds: float) 
     """Log that `sent` bytes of the file have been sent. `whole`: that is all of it."""
     facts = {"status": status, "bytes": sent, "whole": whole, "seconds": round(seconds, 3)}
     _log("job.delivered", job, facts | {"sha256": sha256(job)})
+
+
+def operated(act: str, job: Job, *, how: str) -> None:
+    """Log that an operator has done something to the job: cancel, delete, release or extend. `how`
+    says what admitted him: "token", "session", or "none" if no token is set.
+    """
+    expires = None if job.expires is None else timestamp(job.expires)
+    _log("job.operator_act", job, {"act": act, "auth": how, "expires": expires})
 
 
 def _log(name: str, job: Job, fields: dict[str, Any], *, warning: bool = False) -> None:

@@ -12,7 +12,7 @@ import structlog
 from proxy.core.events import Expired, Failed
 from proxy.core.job import ErrorCode, Job, JobError, Phase, ResultState
 from proxy.core.retention import Retention, file_expired, keeps_bytes
-from proxy.jobs.record import Lost, Record, attempt
+from proxy.jobs.record import attempt
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -85,8 +85,6 @@ class Sweeper:
     async def _try(self, examine: Callable[[_T], Awaitable[None]], each: _T) -> None:
         try:
             await examine(each)
-        except Lost:
-            pass  # changed meanwhile: the next sweep examines it again
         except StoreUnavailable as why:
             log.warning(
                 "not swept", job=each if isinstance(each, str) else each.id, reason=str(why)
@@ -107,8 +105,9 @@ class Sweeper:
             await self._artifacts.remove(job.id)
             await self._jobs.remove(job)
         elif job.result is ResultState.AVAILABLE and file_expired(job, now):
-            await Record(self._jobs, job, self._now).advance(Expired())
-            await self._artifacts.remove(job.id)
+            # exactly this version: an operator may just have extended the time of the file
+            if await attempt(self._jobs, job, Expired(), self._now) is not None:
+                await self._artifacts.remove(job.id)
         elif job.phase is Phase.SUSPENDED and now - (job.suspended or now) >= self._suspend_ttl:
             if await attempt(self._jobs, job, Failed(_INTERRUPTED), self._now) is not None:
                 await self._artifacts.remove(job.id)

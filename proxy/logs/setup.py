@@ -21,7 +21,10 @@ from proxy.logs.writer import Writer
 
 #: The events of the audit file: who exported and fetched what.
 AUDITED = frozenset(
-    {"job.accepted", "job.dropped", "job.delivered", "job.cancelled", "job.deleted"}
+    {
+        *("job.accepted", "job.dropped", "job.delivered", "job.cancelled", "job.deleted"),
+        "job.operator_act",
+    }
 )
 #: The logger of all events of jobs.
 _OF_JOBS = "proxy.jobs.events"

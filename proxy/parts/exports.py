@@ -10,10 +10,8 @@ from uuid import uuid4
 import structlog
 
 from proxy import __version__
-from proxy.admin.listener import Admin
 from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.admin.readiness import Readiness
-from proxy.admin.scrape import Scrape
 from proxy.api.download import Download
 from proxy.api.idempotency import IdempotencyKeys
 from proxy.api.kickoff import KickoffHandler, KickoffPolicy
@@ -29,6 +27,7 @@ from proxy.core.retention import Retention
 from proxy.downstream.server import Server
 from proxy.jobs.counted import CountedJobs
 from proxy.jobs.counted_shared import CountedSharedJobs
+from proxy.jobs.deliveries import Deliveries
 from proxy.jobs.lease import Lease, LeasedFiles
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.replica import Member
@@ -37,7 +36,7 @@ from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
 from proxy.jobs.takeover import TakeOver
 from proxy.jobs.transfer import Policy, TransferFactory
-from proxy.parts.admin import admin_application
+from proxy.parts.admin import AdminParts, Watched
 from proxy.parts.clients import ClientParts, upstream_pool, upstream_tls
 from proxy.parts.start import Clock, StartFailed
 from proxy.ports import ArtifactStore, JobStore, SharedJobs
@@ -74,7 +73,8 @@ class Parts:
         self._jobs = counted or CountedJobs(jobs, self._changes)
         self._shared: SharedJobs | None = counted
         self._artifacts = artifacts
-        self._download = Download(artifacts)
+        self.deliveries = Deliveries(self._jobs, now)
+        self._download = Download(artifacts, self.deliveries)
         self._now = now
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
         self.reconciler = Reconciler(self._jobs, artifacts, now, counted)
@@ -244,9 +244,9 @@ class Parts:
         )
         return self._clients.counts(server, self.pools, exports)
 
-    def admin(self, runner: Runner, jobs_note: Callable[[], str | None], **live: Any) -> Admin:
-        """Make the admin application. `jobs_note` returns what an operator should correct about
-        the job store, `live` are `counts` and `certificate` of `Scrape`.
+    def admin(self, runner: Runner, jobs_note: Callable[[], str | None], **live: Any) -> AdminParts:
+        """Make the operator's listener. `jobs_note` returns what an operator should correct about
+        the job store, `live` are `counts` and `certificate` of `Watched`.
         """
         checks = Readiness(
             upstream=self._checks,
@@ -255,22 +255,19 @@ class Parts:
             timeout=self._settings.upstream.check_timeout,
             now=self._now,
         )
-        scrape = Scrape(
-            checks=checks,
+        watched = Watched(
+            jobs=self._jobs,
+            shared=self._shared,
             artifacts=self._artifacts,
-            max_bytes=self._settings.storage.max_bytes,
+            runner=runner,
+            retention=self._retention,
+            checks=checks,
+            watch=self.upstream_watch,
             pools=self.pools,
-            oldest=self._jobs.oldest,
-            now=self._now,
+            notes=lambda: {"upstream": self._access.note, "jobs": jobs_note()},
             **live,
         )
-        return admin_application(
-            self._settings.admin,
-            checks=checks,
-            scrape=scrape,
-            notes=lambda: {"upstream": self._access.note, "jobs": jobs_note()},
-            now=self._now,
-        )
+        return AdminParts(self._settings, watched, self._now)
 
 
 def _sealer(settings: Settings) -> Sealer:

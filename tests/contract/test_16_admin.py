@@ -206,7 +206,7 @@ async def test_excluded_checks_are_reported_and_not_counted(serve: Serve) -> Non
         assert ready.json()["checks"]["upstream"] == {"ok": False, "reason": "refused"}
     unknown = await ask("/readyz?exclude=vb365")
     assert unknown.status == 400
-    assert unknown.json()["error"] == (
+    assert unknown.json()["detail"] == (
         "exclude=vb365 is none of the checks: jobs, space, upstream."
     )
 

@@ -18,6 +18,7 @@ from proxy.core.events import (
     CancelRequested,
     Claimed,
     Expired,
+    Extended,
     Failed,
     Finalizing,
     Forgotten,
@@ -107,6 +108,12 @@ def test_a_record_ends_after_result_ttl_and_record_ttl() -> None:
     assert RETENTION.record_ends(advance(exported(), Forgotten(), 9.0)) == 9.0 + 86400
     assert [RETENTION.record_over(exported(), now) for now in (6002.9, 6003.0)] == [False, True]
     assert not RETENTION.record_over(new_job(1), 1e12)
+
+
+def test_the_record_of_an_extended_file_outlives_the_file() -> None:
+    """Otherwise the file would go with its record before its time."""
+    extended = advance(exported(), Extended(9000.0), 4.0)
+    assert RETENTION.record_ends(extended) == 9000.0 + RETENTION.record
 
 
 @pytest.mark.parametrize(

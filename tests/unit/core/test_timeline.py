@@ -110,7 +110,14 @@ def test_a_line_says_what_happened_when() -> None:
         ),
         ((CancelRequested(), Cancelled()), [("finished", "Cancelled")]),
         (
-            (*DONE, Delivered(4, whole=False), Delivered(6, whole=False), Expired(), Expired()),
+            (
+                *DONE,
+                Delivered(4, whole=False),
+                Delivered(6, whole=False),
+                Delivered(1, whole=False, count=0),
+                Expired(),
+                Expired(),
+            ),
             [("finished", "Success"), ("delivered", "6 bytes"), ("expired", "")],
         ),
         ((*DONE, Released(), Released()), [("finished", "Success"), ("deleted", "file")]),

@@ -22,6 +22,7 @@ from proxy.core.events import (
     Detached,
     Event,
     Expired,
+    Extended,
     Failed,
     Finalizing,
     Forgotten,
@@ -81,6 +82,7 @@ SAMPLES: dict[type[Event], Event] = {
     Interrupted: Interrupted(),
     Resumed: Resumed(),
     Expired: Expired(),
+    Extended: Extended(2000.0),
     Released: Released(),
     Joined: Joined(),
     Detached: Detached(),
@@ -181,6 +183,7 @@ def test_a_persisted_success_beats_a_late_cancel() -> None:
     assert _accepted_in(Phase.COMPLETED) == {
         Identified,
         Expired,
+        Extended,
         Released,
         Joined,
         Detached,
@@ -333,6 +336,20 @@ def test_a_job_that_may_be_dropped_ceases_to_be_so(event: Event) -> None:
     attended = _after(Claimed("r"), job=replace(QUEUED, attended=True))
     assert attended.attended
     assert not _after(event, job=attended).attended
+
+
+def test_an_operator_extends_the_time_of_an_available_file() -> None:
+    """§16: never to an earlier moment, and never of a file that has expired or is deleted."""
+    done = replace(DONE, expires=500.0)
+    assert advance(done, Extended(900.0), 499.0).expires == 900.0
+    assert advance(done, Extended(400.0), 399.0).expires == 500.0
+    for job, now in (
+        (done, 500.0),
+        (advance(done, Expired(), 500.0), 501.0),
+        (advance(done, Released(), 300.0), 301.0),
+        (replace(done, expires=None), 300.0),
+    ):
+        assert advance(job, Extended(900.0), now).expires == job.expires
 
 
 def test_a_released_or_expired_file_is_not_available() -> None:
