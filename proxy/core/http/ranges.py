@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from proxy.core.http.dates import parse_date
@@ -18,6 +19,8 @@ Part = tuple[int, int]
 MAX_PARTS = 8
 #: The highest number of range specs that are parsed, which bounds the cost of a request.
 MAX_SPECS = 1024
+#: The highest number of entity tags of a field that are compared, for the same reason.
+MAX_TAGS = 1024
 
 _SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 _ETAG_ELEMENT = re.compile(r'(?:[^,"]|"[^"]*+(?:"|\Z))++')
@@ -130,12 +133,13 @@ def _date(lines: Sequence[str], facts: Facts) -> int | None:
 
 def etag_list(lines: Sequence[str]) -> list[str] | Literal["*"]:
     """The entity tags of If-Match or If-None-Match, with `W/` (RFC 9110 §8.8.3). Malformed elements
-    are ignored.
+    are ignored, and so is everything after the first `MAX_TAGS` elements.
     """
     joined = ",".join(lines)
     if joined.strip(" \t") == "*":
         return "*"
-    elements = (found[0].strip(" \t") for found in _ETAG_ELEMENT.finditer(joined))
+    found = islice(_ETAG_ELEMENT.finditer(joined), MAX_TAGS)
+    elements = (match[0].strip(" \t") for match in found)
     return [element for element in elements if _ETAG.fullmatch(element)]
 
 
