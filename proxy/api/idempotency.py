@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from proxy.api.claims import SharedClaims
 from proxy.api.request import ApiRequest
 from proxy.api.unproven import UnprovenKickoff, UnprovenKickoffs
 from proxy.core.errors import Problem
@@ -23,7 +24,7 @@ from proxy.core.events import Identified
 from proxy.core.job import Job
 from proxy.core.retention import Retention
 from proxy.jobs.record import advance_for_caller
-from proxy.ports import JobStore, StoreUnavailable
+from proxy.ports import JobStore, SharedJobs, StoreUnavailable
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unreachable
@@ -33,8 +34,9 @@ log = structlog.get_logger(__name__)
 _KEY = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e][\x21-\x7e]{0,254})')
 #: Seconds to wait until another kick-off has been stored or refused.
 _STORING = 5.0
-#: Seconds between two attempts to confirm callers while VB365 does not respond.
-_INTERVAL = 5.0
+#: Seconds between two attempts to confirm callers while VB365 does not respond. Kick-offs at other
+#: replicas may wait for one (`api.claims`).
+_INTERVAL = 1.0
 
 
 def idempotency_key(request: ApiRequest) -> str | None:
@@ -52,16 +54,25 @@ def idempotency_key(request: ApiRequest) -> str | None:
 
 
 class IdempotencyKeys:
-    """Finds and takes the keys of all callers. `now` returns Unix seconds."""
+    """Finds and takes the keys of all callers. `now` returns Unix seconds; `shared` is the job
+    store if replicas share it.
+    """
 
     def __init__(
-        self, *, jobs: JobStore, access: Access, retention: Retention, now: Callable[[], float]
+        self,
+        *,
+        jobs: JobStore,
+        access: Access,
+        retention: Retention,
+        now: Callable[[], float],
+        shared: SharedJobs | None = None,
     ) -> None:
         self._jobs = jobs
         self._access = access
         self._retention = retention
         self._now = now
-        self._unproven = UnprovenKickoffs(now)
+        self._claims = SharedClaims(shared)
+        self._unproven = UnprovenKickoffs(now, self._claims.withdraw)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, owners: Iterable[str], key: str | None) -> Job | None:
@@ -101,6 +112,10 @@ class IdempotencyKeys:
         async with self._lock(claimed, key):
             entry = self._unproven.add(claimed, key, id, credentials.parts()[0])
         try:
+            if self._unproven.get(id) is entry:
+                await self._claims.announce(entry.claim)
+                if self._unproven.get(id) is not entry:  # another one took its place meanwhile
+                    self._claims.withdraw(entry.claim)
             yield
         finally:
             entry.over.set()
@@ -110,7 +125,8 @@ class IdempotencyKeys:
     @asynccontextmanager
     async def taking(self, credentials: Credentials, job: Job) -> AsyncIterator[Job | None]:
         """Keep all others from taking the key of `job` for any of its owners while the block stores
-        it. Yields the job that has the key already, None without one.
+        it. Yields the job that has the key already, None without one. Those of other replicas are
+        not kept from it: the store may raise `KeyClaimed`.
 
         Duplicates run one after the other: while the first one is being stored, the quota would
         count both. Raises `Problem` 503.
@@ -139,6 +155,7 @@ class IdempotencyKeys:
         while True:
             await asyncio.sleep(_INTERVAL)
             try:
+                await self._claims.flush()
                 await self._confirm()
             except StoreUnavailable as why:
                 log.warning("callers of exports not recorded", reason=str(why))
@@ -167,6 +184,10 @@ class IdempotencyKeys:
             raise unreachable()
         for entry, verdict in zip(entries, verdicts, strict=True):
             await self._conclude(entry, accepted=bool(verdict))
+        if not await self._claims.settled(identity, key, besides=job.id):
+            if not await self._access.learn(credentials, fresh=True):
+                raise unreachable()
+            await self._claims.overrule(identity, key, besides=job.id)  # as in `_decide`
 
     async def _decide(self, entry: UnprovenKickoff, credentials: Credentials) -> bool | None:
         """Report whether VB365 accepts the kick-off's token, None if it cannot be asked."""
@@ -196,6 +217,7 @@ class IdempotencyKeys:
             await advance_for_caller(self._jobs, entry.id, event, self._now)
             log.info("caller of an export confirmed later", job=entry.id)
         self._unproven.remove(entry)
+        await self._claims.flush()
 
     def _lock(self, owner: str, key: str) -> asyncio.Lock:
         return self._locks.setdefault((owner, key), asyncio.Lock())

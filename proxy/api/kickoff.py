@@ -28,7 +28,7 @@ from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
-from proxy.ports import JobStore, WholeResponse
+from proxy.ports import JobStore, KeyClaimed, WholeResponse
 from proxy.ports.counts import JobCounts
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
@@ -168,7 +168,10 @@ class KickoffHandler:
     ) -> ApiResponse | tuple[Job, Run]:
         """Store and start the job, or return the response for the one with the same key."""
         for _ in range(_ATTEMPTS):
-            stored = await self._submit(call, job, body, run)
+            try:
+                stored = await self._submit(call, job, body, run)
+            except KeyClaimed:
+                continue  # by a kick-off that another replica has announced since
             if stored.id == job.id:
                 self._access.allow(call.credentials, job)
                 return job, run

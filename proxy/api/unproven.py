@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from proxy.ports import KeyClaim
 from proxy.upstream.credentials import Credentials
 
 #: The maximum number of entries, and of those with the same claimed identity and key.
@@ -33,15 +34,24 @@ class UnprovenKickoff:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     submitted: bool = False
 
+    @property
+    def claim(self) -> KeyClaim:
+        """What other replicas must know of it."""
+        return KeyClaim(owner=self.claimed, key=self.key, id=self.id)
+
 
 class UnprovenKickoffs:
-    """Remembers such kick-offs in memory, a bounded number for a bounded time. `now` is in seconds.
+    """Remembers such kick-offs in memory, a bounded number for a bounded time. `now` is in seconds;
+    `removed` is called with the claim of each one that is forgotten.
 
     An entry grants nothing: anybody can claim any identity.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(
+        self, now: Callable[[], float], removed: Callable[[KeyClaim], None] = lambda _: None
+    ) -> None:
         self._now = now
+        self._removed = removed
         self._entries: dict[str, UnprovenKickoff] = {}
 
     def add(self, claimed: str, key: str, id: str, credentials: Credentials) -> UnprovenKickoff:
@@ -86,7 +96,8 @@ class UnprovenKickoffs:
 
     def remove(self, entry: UnprovenKickoff) -> None:
         """Forget the entry. Idempotent."""
-        self._entries.pop(entry.id, None)
+        if self._entries.pop(entry.id, None) is not None:
+            self._removed(entry.claim)
 
     def __len__(self) -> int:
         return len(self._entries)

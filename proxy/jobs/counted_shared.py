@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from proxy.core.job import Job
 from proxy.jobs.counted import CountedJobs
-from proxy.ports import Bounds, Changes, Replica, SharedJobs, SlotLimits, SlotUse, Turn
+from proxy.ports import Bounds, Changes, KeyClaim, Replica, SharedJobs, SlotLimits, SlotUse, Turn
 from proxy.ports.counts import JobCounts
 
 
@@ -53,6 +53,18 @@ class CountedSharedJobs(CountedJobs):
             self.see(stored)
             self._report(stored.id)
         return stored
+
+    async def announce(self, claim: KeyClaim) -> None:
+        """As `SharedJobs.announce`."""
+        await self._shared.announce(claim)
+
+    async def withdraw(self, claim: KeyClaim) -> None:
+        """As `SharedJobs.withdraw`."""
+        await self._shared.withdraw(claim)
+
+    async def claims(self, owner: str, key: str) -> Collection[str]:
+        """As `SharedJobs.claims`."""
+        return await self._shared.claims(owner, key)
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         """As `SharedJobs.claim`."""

@@ -101,7 +101,11 @@ class Parts:
             now=now,
         )
         self._keys = IdempotencyKeys(
-            jobs=self._jobs, access=self._access, retention=self._retention, now=now
+            jobs=self._jobs,
+            access=self._access,
+            retention=self._retention,
+            now=now,
+            shared=self._shared,
         )
 
     @property

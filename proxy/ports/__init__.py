@@ -51,6 +51,12 @@ from proxy.ports.shared_jobs import (
     JobFeed as JobFeed,
 )
 from proxy.ports.shared_jobs import (
+    KeyClaim as KeyClaim,
+)
+from proxy.ports.shared_jobs import (
+    KeyClaimed as KeyClaimed,
+)
+from proxy.ports.shared_jobs import (
     Replica as Replica,
 )
 from proxy.ports.shared_jobs import (

@@ -82,6 +82,21 @@ class Replica:
     promised: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyClaim:
+    """The kick-off of the job `id` may turn out to be that of `owner`, with this idempotency key:
+    its replica cannot ask VB365 now (CONTRACT §8).
+    """
+
+    owner: str
+    key: str
+    id: str
+
+
+class KeyClaimed(Exception):
+    """Other kick-offs claim the idempotency key of a job: decide about them first."""
+
+
 class SharedJobs(JobStore, JobFeed, Protocol):
     """A job store that several replicas share (CONTRACT §18).
 
@@ -92,6 +107,9 @@ class SharedJobs(JobStore, JobFeed, Protocol):
     job over. If the stored version is another one already, `replace` returns False all the same. A
     cancel (`new` is Cancelling) and a deletion need no lease, and neither does a change of a job
     that another replica holds, or none.
+
+    `add` and `add_within` raise `KeyClaimed`, and nothing is written, while `claims` has others'
+    claims to the key of a new job under one of its owners.
     """
 
     @property
@@ -113,6 +131,15 @@ class SharedJobs(JobStore, JobFeed, Protocol):
         """As `add`, but None and nothing is written if a new job would exceed the bounds. The job
         of an idempotency key is returned also then.
         """
+
+    async def announce(self, claim: KeyClaim) -> None:
+        """Record a claim of this replica, for an hour at most."""
+
+    async def withdraw(self, claim: KeyClaim) -> None:
+        """Remove a claim of any replica. Idempotent."""
+
+    async def claims(self, owner: str, key: str) -> Collection[str]:
+        """The ids of the kick-offs that claim the owner's key, at replicas that have a lease."""
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         """As `replace`, if a slot is free for the job and it is the job's turn: of all jobs that

@@ -13,7 +13,17 @@ from weakref import WeakSet
 
 from proxy.core.job import Job, Phase
 from proxy.jobs.queue import Slots
-from proxy.ports import Bounds, Changes, Replica, SlotLimits, SlotUse, StoreUnavailable, Turn
+from proxy.ports import (
+    Bounds,
+    Changes,
+    KeyClaim,
+    KeyClaimed,
+    Replica,
+    SlotLimits,
+    SlotUse,
+    StoreUnavailable,
+    Turn,
+)
 from tests.support.fakes import MemoryJobs
 
 LEASE = 30.0
@@ -31,6 +41,8 @@ class SharedStore:
         self.feeds: WeakSet[Changes] = WeakSet()
         self.started: list[tuple[str, ...]] = []
         self.queued: list[str] = []
+        #: Replicas by owner, idempotency key and id of a kick-off.
+        self.claims: dict[tuple[str, str, str], str] = {}
 
     def handle(self) -> MemorySharedJobs:
         return MemorySharedJobs(self)
@@ -120,6 +132,7 @@ class MemorySharedJobs(MemoryJobs):
         for owner in job.owners:
             if (found := self._find(owner, job.request.idempotency_key)) is not None:
                 return found
+        self._check_claims(job)
         mine = [each for each in self.jobs.values() if owners & set(each.owners)]
         use = self.store.use(job.owners, bounds.slots)
         live = sum(not each.terminal for each in mine) + use.held_by_caller
@@ -134,6 +147,34 @@ class MemorySharedJobs(MemoryJobs):
         self.bodies[job.id] = body
         await self._put(job)
         return job
+
+    async def add(self, job: Job, body: bytes) -> Job:
+        self._check_claims(job)
+        return await super().add(job, body)
+
+    def _check_claims(self, job: Job) -> None:
+        key = job.request.idempotency_key or ""
+        if any(set(self._claims(owner, key)) - {job.id} for owner in job.owners):
+            raise KeyClaimed
+
+    async def announce(self, claim: KeyClaim) -> None:
+        await self.enter("announce")
+        self.store.claims[claim.owner, claim.key, claim.id] = self.replica
+
+    async def withdraw(self, claim: KeyClaim) -> None:
+        await self.enter("withdraw")
+        self.store.claims.pop((claim.owner, claim.key, claim.id), None)
+
+    async def claims(self, owner: str, key: str) -> Collection[str]:
+        await self.enter("claims")
+        return self._claims(owner, key)
+
+    def _claims(self, owner: str, key: str) -> list[str]:
+        return [
+            each
+            for (of, under, each), replica in self.store.claims.items()
+            if (of, under) == (owner, key) and self.store.alive(replica)
+        ]
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         await self.enter("claim")

@@ -48,6 +48,9 @@ LEAVE = _load("leave")
 REPLICAS = _load("replicas")
 JOIN = _load("join")
 OWNER_KEY = _load("owner_key")
+ANNOUNCE = _load("announce")
+WITHDRAW = _load("withdraw")
+CLAIMS = _load("claims")
 
 #: All of them.
 SCRIPTS = tuple(value for value in list(globals().values()) if isinstance(value, Script))

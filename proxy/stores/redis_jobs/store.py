@@ -18,6 +18,8 @@ from proxy.ports import (
     Bounds,
     Changes,
     Counts,
+    KeyClaim,
+    KeyClaimed,
     Replica,
     SlotLimits,
     SlotUse,
@@ -38,6 +40,8 @@ _T = TypeVar("_T")
 _TOGETHER = 250
 #: Seconds between two looks at the jobs that are waited for, in case the feed missed a change.
 _LOOK = 1.0
+#: Seconds for which a claim to an idempotency key is kept, and the reply of `ADD` where one is.
+_CLAIM, _CLAIMED = 3600, -1
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
 
 
@@ -125,7 +129,25 @@ class RedisJobs:
         reply = await self._change(job.id, self._connections.run(scripts.ADD, *record, *bounds))
         if isinstance(reply, bytes):
             return unpack(reply)
+        if reply == _CLAIMED:
+            raise KeyClaimed
         return job if reply else None
+
+    async def announce(self, claim: KeyClaim) -> None:
+        """As `SharedJobs.announce`."""
+        await self._connections.run(
+            scripts.ANNOUNCE, *_claim_key(claim.owner, claim.key), claim.id, self.replica, _CLAIM
+        )
+
+    async def withdraw(self, claim: KeyClaim) -> None:
+        """As `SharedJobs.withdraw`."""
+        key = _claim_key(claim.owner, claim.key)
+        await self._connections.run(scripts.WITHDRAW, *key, claim.id)
+
+    async def claims(self, owner: str, key: str) -> Collection[str]:
+        """As `SharedJobs.claims`."""
+        found = await self._connections.run(scripts.CLAIMS, *_claim_key(owner, key))
+        return [each.decode() for each in found]
 
     async def get(self, id: str) -> Job | None:
         """As `JobStore.get`."""
@@ -361,6 +383,10 @@ class RedisJobs:
 def _check_next(old: Job, new: Job) -> None:
     if old.id != new.id:
         raise ValueError("a job is replaced by its own next version")
+
+
+def _claim_key(owner: str, key: str) -> tuple[bytes, bytes]:
+    return text(owner), text(key)
 
 
 def _texts(values: Iterable[str]) -> Iterable[bytes]:

@@ -14,6 +14,7 @@ from proxy.api.idempotency import IdempotencyKeys
 from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.core.retention import Retention
+from proxy.ports import JobStore
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
@@ -28,16 +29,17 @@ class World:
     and rejects those in `rejected`.
     """
 
-    def __init__(self, jobs: DiskJobs) -> None:
+    def __init__(self, jobs: JobStore) -> None:
         self.down: set[str] = set()
         self.rejected: set[str] = set()
         self.jobs = jobs
         self.access: Access
         self.vb365: Vb365
-        self.access, self.vb365, clock = make(self.decide)
-        self.keys = IdempotencyKeys(
-            jobs=jobs, access=self.access, retention=Retention(result=1e9, record=1e9), now=clock
-        )
+        self.access, self.vb365, self.clock = make(self.decide)
+        self.keys = self.make_keys(self.access, Retention(result=1e9, record=1e9))
+
+    def make_keys(self, access: Access, retention: Retention) -> IdempotencyKeys:
+        return IdempotencyKeys(jobs=self.jobs, access=access, retention=retention, now=self.clock)
 
     def decide(self, token: str, target: str, cookie: bool) -> int:
         return 503 if token in self.down else 401 if token in self.rejected else 200

@@ -343,14 +343,14 @@ def test_range_is_ignored_unless_if_range_matches(value: str | list[str], holds:
     assert _get(If_Range=value) == Whole()
 
 
-@pytest.mark.parametrize("field", ["If_Match", "If_None_Match"])
+@pytest.mark.parametrize("field", ["If-Match", "If-None-Match"])
 def test_few_entity_tags_are_compared(field: str) -> None:
     """A list of tags may fill a head of 256 KiB: its end is not looked at."""
     tags = '"x",' * (MAX_TAGS - 1) + FACTS.etag
-    compared = {"If_Match": Whole(), "If_None_Match": NotModified()}
-    ignored = {"If_Match": PreconditionFailed(), "If_None_Match": Whole()}
-    assert _get(**{field: tags}) == compared[field]
-    assert _get(**{field: f'"x",{tags}'}) == ignored[field]
+    compared = {"If-Match": Whole(), "If-None-Match": NotModified()}
+    ignored = {"If-Match": PreconditionFailed(), "If-None-Match": Whole()}
+    assert select("GET", _lookup({field: tags}), FACTS) == compared[field]
+    assert select("GET", _lookup({field: f'"x",{tags}'}), FACTS) == ignored[field]
 
 
 def test_etag_lists_keep_the_well_formed_elements() -> None:

@@ -29,7 +29,16 @@ from proxy.core.events import (
 from proxy.core.job import ErrorCode, Job, JobError, Phase
 from proxy.core.transitions import advance
 from proxy.jobs.queue import Slots
-from proxy.ports import Bounds, SharedJobs, SlotLimits, SlotUse, StoreUnavailable, Turn
+from proxy.ports import (
+    Bounds,
+    KeyClaim,
+    KeyClaimed,
+    SharedJobs,
+    SlotLimits,
+    SlotUse,
+    StoreUnavailable,
+    Turn,
+)
 from tests.support.fakes import new_job
 from tests.unit.stores.conftest import SHARED, OpenShared
 
@@ -215,6 +224,47 @@ async def test_a_job_without_a_holder_needs_no_lease(two: list[SharedJobs]) -> N
 
 
 # Slots
+
+
+async def test_a_key_that_others_claim_is_not_taken(two: list[SharedJobs]) -> None:
+    """§8, §18: another replica has a kick-off with this key whose caller may be the same."""
+    one, other = two
+    claim = KeyClaim(owner="o", key="k", id="theirs")
+    await one.announce(claim)
+    assert list(await other.claims("o", "k")) == ["theirs"]
+    mine = new_job(owner="p", key="k", aliases=("o",))
+    with pytest.raises(KeyClaimed):
+        await other.add_within(mine, b"", NO_BOUNDS)
+    with pytest.raises(KeyClaimed):
+        await other.add(mine, b"")
+    assert await other.get(mine.id) is None
+    for free in (new_job(owner="o", key="l"), new_job(owner="q", key="k"), new_job(owner="o")):
+        assert await other.add_within(free, b"", NO_BOUNDS) == free
+    await one.withdraw(claim)
+    await other.withdraw(claim)
+    assert list(await other.claims("o", "k")) == []
+    assert await other.add_within(mine, b"", NO_BOUNDS) == mine
+
+
+async def test_a_claim_does_not_keep_its_own_job_from_the_key(two: list[SharedJobs]) -> None:
+    mine = new_job(owner="o", key="k")
+    await two[0].announce(KeyClaim(owner="o", key="k", id=mine.id))
+    assert await two[0].add_within(mine, b"", NO_BOUNDS) == mine
+
+
+async def test_a_job_that_has_the_key_is_found_whoever_claims_it(two: list[SharedJobs]) -> None:
+    first = new_job(owner="o", key="k")
+    await two[0].add(first, b"")
+    await two[0].announce(KeyClaim(owner="o", key="k", id="theirs"))
+    assert await two[1].add_within(new_job(owner="o", key="k"), b"", NO_BOUNDS) == first
+
+
+async def test_a_claim_ends_with_the_lease_of_its_replica(two: list[SharedJobs]) -> None:
+    await two[0].announce(KeyClaim(owner="o", key="k", id="theirs"))
+    await two[0].leave()
+    assert list(await two[1].claims("o", "k")) == []
+    mine = new_job(owner="o", key="k")
+    assert await two[1].add_within(mine, b"", NO_BOUNDS) == mine
 
 
 async def test_a_claim_gives_a_free_slot_and_stores_the_job(two: list[SharedJobs]) -> None:

@@ -1,7 +1,7 @@
 -- ARGV: id, version, data, entries, body, and the bounds, if there are any: unfinished and on record
 -- per caller, waiting and on record of all, slots, seconds of a hold.
 -- Returns the data of the job that has the id or the idempotency key already; 1 if the new one was
--- stored; 0 if it exceeds the bounds.
+-- stored; 0 if it exceeds the bounds; -1 if other kick-offs claim its idempotency key.
 local id, version, data, entries, body = unpack(ARGV)
 local e = cjson.decode(entries)
 
@@ -11,6 +11,11 @@ if e.key then
   for _, owner in ipairs(e.owners) do
     local other = call('HGET', prefix .. 'keys', claim_key(owner, e.key))
     if other then return call('HGET', prefix .. 'job:' .. other, 'data') end
+  end
+  for _, owner in ipairs(e.owners) do
+    for _, other in ipairs(claimants(owner, e.key)) do
+      if other ~= id then return -1 end
+    end
   end
 end
 

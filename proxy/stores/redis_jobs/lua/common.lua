@@ -5,6 +5,7 @@
 --   age              sorted set: job ids by creation
 --   owner:<owner>    set: the caller's job ids; live:<owner>: those that have not ended
 --   keys             hash: owner, NUL, idempotency key -> job id
+--   claims:<…>       hash: ids of kick-offs that claim owner, NUL, idempotency key -> replica
 --   session:<id>     set: job ids of a restore session
 --   stage:<stage>    sorted set: job ids by the moment of their stage
 --   spent:<rank>     sorted set: ids of removable records by their end; refused ones go before ended
@@ -69,6 +70,15 @@ local function records(ids)
 end
 
 local function claim_key(owner, key) return owner .. '\0' .. key end
+
+-- The ids of the kick-offs that claim the key, at replicas that have a lease.
+local function claimants(owner, key)
+  local found, all = {}, call('HGETALL', prefix .. 'claims:' .. claim_key(owner, key))
+  for i = 1, #all, 2 do
+    if has_lease(all[i + 1]) then found[#found + 1] = all[i] end
+  end
+  return found
+end
 
 local function unlink(id, e)
   call('ZREM', prefix .. 'age', id)

@@ -1,0 +1,60 @@
+"""The claims of kick-offs to idempotency keys, as other replicas must know them (CONTRACT §8, §18).
+
+VB365 can be asked about a token only by the replica that has it. A confirmed caller at another
+replica waits for that: its job is not stored while others claim its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.ports import KeyClaim, SharedJobs
+
+#: Seconds to wait until the replicas have asked VB365 about the tokens that claim a key, and
+#: between two looks.
+_PATIENCE, _PAUSE = 5.0, 0.1
+
+
+class SharedClaims:
+    """Announces claims to the other replicas of `jobs`; does nothing if that is None."""
+
+    def __init__(self, jobs: SharedJobs | None) -> None:
+        self._jobs = jobs
+        self._over: list[KeyClaim] = []
+
+    async def announce(self, claim: KeyClaim) -> None:
+        """Announce a claim. Raises `StoreUnavailable`."""
+        if self._jobs is not None:
+            await self._jobs.announce(claim)
+
+    def withdraw(self, claim: KeyClaim) -> None:
+        """Withdraw a claim at the next `flush`."""
+        if self._jobs is not None:
+            self._over.append(claim)
+
+    async def flush(self) -> None:
+        """Withdraw the claims that are over. Raises `StoreUnavailable`."""
+        while self._jobs is not None and self._over:
+            await self._jobs.withdraw(self._over[-1])
+            self._over.pop()
+
+    async def settled(self, owner: str, key: str, *, besides: str) -> bool:
+        """Wait until no kick-off but `besides` claims the key. Return False if one still does after
+        some seconds. Raises `StoreUnavailable`.
+        """
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        while await self._others(owner, key, besides):
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(_PAUSE)
+        return True
+
+    async def overrule(self, owner: str, key: str, *, besides: str) -> None:
+        """Withdraw the claims of all kick-offs but `besides`. Raises `StoreUnavailable`."""
+        if self._jobs is not None:
+            for each in await self._others(owner, key, besides):
+                await self._jobs.withdraw(KeyClaim(owner=owner, key=key, id=each))
+
+    async def _others(self, owner: str, key: str, besides: str) -> set[str]:
+        found = () if self._jobs is None else await self._jobs.claims(owner, key)
+        return set(found) - {besides}
