@@ -75,7 +75,7 @@ def serve(sources: Sources) -> None:
     Settings come from these options, VB365_PROXY_* environment variables, secret files and the
     configuration file, in this order.
     """
-    settings = _startable(sources)
+    settings = _startable(sources, logged=True)
     if sys.platform != "win32":
         os.umask(0o077)  # also for the files that libraries create
 
@@ -295,12 +295,25 @@ def _settings(config: ConfigFile, flags: dict[str, str | None], *, exit_code: in
         _exit_with(error.problems, exit_code)
 
 
-def _startable(sources: Sources) -> Settings:
-    """Load settings that `serve` can start with; print all problems and exit if there are any."""
-    from proxy.config import startup_problems
+def _startable(sources: Sources, *, logged: bool = False) -> Settings:
+    """Load settings that `serve` can start with; print all problems and exit if there are any.
 
-    settings = _settings(sources.config, sources.flags)
-    if problems := startup_problems(settings):
+    `logged`: they are lines of JSON if the log is.
+    """
+    from proxy.config import ConfigError, load, logs_json, startup_problems
+    from proxy.parts.store_addresses import CHECKS
+
+    try:
+        settings = load(sources.config, sources.flags, os.environ, CHECKS)
+        problems = startup_problems(settings)
+    except ConfigError as error:
+        problems = error.problems
+    if problems and logged and logs_json(sources.config, sources.flags, os.environ):
+        from proxy.cli.serve import log_problems
+
+        log_problems(problems)
+        raise typer.Exit(2)
+    if problems:
         _exit_with(problems, 2)
     return settings
 

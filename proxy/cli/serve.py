@@ -6,14 +6,15 @@ import asyncio
 import platform
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 
 import structlog
 
 import proxy
 from proxy import app, logs
-from proxy.config.loading import ConfigError
+from proxy.config.loading import ConfigError, Problem
 from proxy.config.settings import Settings
 from proxy.net.notify import READY, STOPPING, notify
 from proxy.net.seat import Seat
@@ -104,7 +105,27 @@ def open_log(settings: Settings) -> bool:
         logs.configure(log.format, log.level)
         _not_started(settings, app.StartFailed(f"log: {why.filename}: {why.strerror}"))
         return False
+    sys.excepthook = _log_uncaught
     return True
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Log the error that ends the process, so that it has the format of the log, and is in its
+    file.
+    """
+    log.critical("ended by an error", exc_info=(kind, error, trace))
+    logs.close()
+
+
+def log_problems(problems: Sequence[Problem]) -> None:
+    """Log in JSON what is wrong with the configuration, to stderr."""
+    logs.configure("json", "error")
+    for each in problems:
+        name = f"{each.key} " if each.key else ""
+        reason = f"{each.source}: {name}{each.problem}"
+        log.error("not started", reason=reason, hint=each.hint)
 
 
 def _not_started(settings: Settings, why: app.StartFailed) -> None:
@@ -123,6 +144,13 @@ def warn(settings: Settings) -> None:
             "clients connect over plain http: passwords and files can be read on the network",
             listen=str(listen.address),
             hint="Set listen.tls_certificate, unless a load balancer in front ends TLS.",
+        )
+    upstream = settings.upstream
+    if upstream.url.startswith("https:") and not upstream.verify:
+        log.warning(
+            "VB365's certificate is not verified: passwords and files can be read on the network",
+            upstream=upstream.url,
+            hint="Set upstream.fingerprint or upstream.ca_file, and remove upstream.verify.",
         )
 
 

@@ -131,6 +131,18 @@ def _checked(
             yield Problem(item.source, name, *found)
 
 
+def logs_json(
+    config_file: Path | None, flags: Mapping[str, str | None], environ: Mapping[str, str]
+) -> bool:
+    """Whether the sources, which may be invalid, say that `log.format` is json."""
+    values = [
+        item.value
+        for item in _collect(config_file, flags, environ, lambda problem: None)
+        if item.name == "log.format" and item.value != ""
+    ]
+    return values[-1:] == ["json"]
+
+
 def _collect(
     config_file: Path | None,
     flags: Mapping[str, str | None],

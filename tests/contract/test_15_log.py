@@ -9,19 +9,24 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from proxy import __version__
+from proxy.cli.serve import warn
+from proxy.config import load
 from proxy.core.job import Phase
 from proxy.ports import StoreUnavailable
 from proxy.stores.availability import Availability
 from tests.contract.conftest import MakeStage
 from tests.support.harness import SUSPEND_TTL, new_world
 from tests.support.log_lines import check_documented, documented, logged
-from tests.support.process import DidNotStart, ProxyProcess
+from tests.support.process import ROOT, DidNotStart, ProxyProcess
 
 PACKAGE = Path(__file__).parents[2] / "proxy"
 
@@ -186,7 +191,7 @@ async def test_suspension_resumption_expiry_and_the_end_of_a_forgotten_job() -> 
 
 async def test_a_job_store_that_fails_is_logged_once_per_change() -> None:
     moments = iter([10.0, 12.5])
-    store = Availability(seconds=lambda: next(moments))
+    store = Availability("jobs", seconds=lambda: next(moments))
     with logged() as log:
         store.worked()
         store.failed(StoreUnavailable("disk I/O error"))
@@ -246,6 +251,89 @@ async def test_a_log_file_that_cannot_be_opened_prevents_the_start(tmp_path: Pat
     )
     with pytest.raises(DidNotStart, match="No such file or directory"):
         await proxy.start()
+
+
+async def test_errors_in_the_configuration_are_json_if_the_log_is(tmp_path: Path) -> None:
+    """All of them, one for each line, also if the format is in the configuration file."""
+    file = tmp_path / "proxy.toml"
+    file.write_text('[log]\nformat = "json"\n[listen]\nworkers = 0\n', encoding="utf-8")
+    settings = {"CONFIG": str(file), "EXPORTS__GRACE": "soon"}
+    proxy = ProxyProcess(tmp_path / "data", "http://127.0.0.1:9", descriptors=None, **settings)
+    with pytest.raises(DidNotStart):
+        await proxy.start()
+    entries = [json.loads(line) for line in proxy.lines]
+    assert [(entry["event"], entry["level"]) for entry in entries] == [("not started", "error")] * 2
+    reasons = "\n".join(entry["reason"] for entry in entries)
+    assert f"{file}: listen.workers = 0 " in reasons
+    assert 'environment variable VB365_PROXY_EXPORTS__GRACE: exports.grace = "soon" ' in reasons
+    assert all(entry["hint"] for entry in entries)
+
+
+def test_the_error_that_ends_the_process_is_in_the_log(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from proxy.cli.serve import open_log\n"
+        "from proxy.config import load\n"
+        "flags = {'upstream.url': 'http://127.0.0.1:9'}\n"
+        "log = {'VB365_PROXY_LOG__FORMAT': 'json', 'VB365_PROXY_LOG__FILE': sys.argv[1]}\n"
+        "open_log(load(None, flags, log))\n"
+        "raise RuntimeError('for no reason')\n"
+    )
+    path = tmp_path / "log"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, cwd=ROOT, check=False
+    )
+    (entry,) = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert (done.returncode, entry["level"]) == (1, "critical")
+    assert entry["exception"][0]["exc_value"] == "for no reason"
+
+
+@pytest.mark.parametrize(
+    ("address", "tls", "warned"),
+    [
+        ("127.0.0.1:4443", False, False),
+        ("[::1]:4443", False, False),
+        ("192.0.2.1:4443", False, True),
+        ("[::]:4443", False, True),
+        ("192.0.2.1:4443", True, False),
+    ],
+)
+def test_a_start_warns_about_plain_http_on_a_network(
+    tmp_path: Path, address: str, tls: bool, warned: bool
+) -> None:
+    environ = {}
+    if tls:
+        pair = tmp_path / "pair.pem"
+        trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pair)
+        environ = {f"VB365_PROXY_LISTEN__TLS_{name}": str(pair) for name in ("CERTIFICATE", "KEY")}
+    with logged() as log:
+        warn(load(None, {"upstream.url": "http://127.0.0.1:9", "listen.address": address}, environ))
+    assert [("plain http" in name) for name in log.names] == [True] * warned
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_start_warns_once_that_vb365s_certificate_is_not_verified(
+    tmp_path: Path, workers: str
+) -> None:
+    settings = {"LOG__FORMAT": "json", "UPSTREAM__VERIFY": "false", "LISTEN__WORKERS": workers}
+    proxy = ProxyProcess(tmp_path / "data", "https://127.0.0.1:9", descriptors=None, **settings)
+    await proxy.start()
+    await proxy.stop()
+    warned = [each for each in entries_of(proxy) if "not verified" in each["event"]]
+    assert [(each["level"], each["upstream"]) for each in warned] == [
+        ("warning", "https://127.0.0.1:9")
+    ]
+
+
+async def test_a_start_warns_about_too_little_free_space(make_stage: MakeStage) -> None:
+    with logged() as log:
+        await make_stage(STORAGE__MIN_FREE="900TiB")
+    (warned,) = [each for each in log.entries if "not enough space" in each["event"]]
+    assert warned["level"] == "warning"
+    assert "storage.min_free is 900 TiB" in warned["reason"]
+    with logged() as log:
+        await make_stage(data="other")
+    assert not [name for name in log.names if "not enough space" in name]
 
 
 def entries_of(proxy: ProxyProcess) -> list[dict[str, Any]]:

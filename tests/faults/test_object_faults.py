@@ -30,6 +30,7 @@ from proxy.stores.object_artifacts.layout import Place
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.faults.object_child import PATTERN
+from tests.support.log_lines import check_documented, logged
 from tests.support.object_relay import Cut, relay
 from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.process import ROOT
@@ -156,19 +157,26 @@ async def test_the_store_away_is_told_and_the_transfer_goes_on_when_it_is_back(
         await partial.write(CONTENT[:1_000_000])
         away = True
         at, told = 1_000_000, None
-        while told is None:
-            try:
-                await partial.write(CONTENT[at : at + 100_000])
-                at += 100_000
-            except StoreUnavailable as why:
-                told = str(why)
+        with logged() as log:
+            while told is None:
+                try:
+                    await partial.write(CONTENT[at : at + 100_000])
+                    at += 100_000
+                except StoreUnavailable as why:
+                    told = str(why)
+        (down,) = log.named("store.down")
+        assert (down["store"], down["cause"]) == ("artifacts", told)
         assert told.startswith(store.location())
         assert partial.offset == at
         assert at <= 1_000_000 + (partial_.UPLOADS + 1) * (256 << 10) + 100_000
-        with pytest.raises(StoreUnavailable):
-            await store.get(job)
-        away = False
-        await until(lambda: partial.write(CONTENT[at:]))
+        with logged() as log:
+            with pytest.raises(StoreUnavailable):
+                await store.get(job)
+            away = False
+            await until(lambda: partial.write(CONTENT[at:]))
+            assert await store.get(job) is None
+        check_documented(log.entries)
+        assert log.named("store.up")[-1]["store"] == "artifacts"
         artifact = await until(lambda: partial.commit(len(CONTENT), note))
         assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
         assert await content(store, job) == CONTENT

@@ -25,6 +25,7 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.support.fakes import new_job
+from tests.support.log_lines import check_documented, logged
 
 MIB = 1 << 20
 FAILED = Failed(JobError(code=ErrorCode.STORAGE_FULL, message="no space", retryable=True))
@@ -112,9 +113,12 @@ async def test_a_disk_that_rejects_writes_changes_nothing_and_recovers(
     store = await DiskJobs.open(tmp_path)
     job = await store.add(new_job(1, key="k"), b"body")
     await on_thread(store, statement)
-    for _ in range(3):
-        with pytest.raises(StoreUnavailable):
-            await store.add(new_job(2, key="l"), b"x" * MIB)
+    with logged() as log:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.add(new_job(2, key="l"), b"x" * MIB)
+    check_documented(log.entries)
+    assert [(each["event"], each["store"]) for each in log.entries] == [("store.down", "jobs")]
     assert await store.list() == [job]
     assert await store.body(job.id) == b"body"
     if "query_only" in statement:
@@ -129,7 +133,9 @@ async def test_a_disk_that_rejects_writes_changes_nothing_and_recovers(
     await on_thread(store, "PRAGMA query_only = OFF")
     await on_thread(store, "PRAGMA max_page_count = 1000000")
     ended = advance(job, FAILED, 2)
-    assert await store.replace(job, ended)
+    with logged() as log:
+        assert await store.replace(job, ended)
+    assert [(each["event"], each["store"]) for each in log.entries] == [("store.up", "jobs")]
     await store.close()
     store = await DiskJobs.open(tmp_path)
     assert await store.list() == [ended]

@@ -52,7 +52,7 @@ class GroupCommit:
         self._executor = executor
         self._commit = commit
         self._apply = apply
-        self._availability = Availability()
+        self._availability = Availability("jobs")
         self._waiting: deque[_Operation[Any]] = deque()
         self._batch: list[_Decided] = []
         self._idle = asyncio.Event()

@@ -6,13 +6,15 @@ obstore must not be used in a process forked from one that has used it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 
 from proxy.ports import StoreUnavailable
+from proxy.stores.availability import Availability
 from proxy.stores.object_artifacts.failures import Missing, store_errors
 from proxy.stores.threads import undisturbed
 
@@ -35,11 +37,14 @@ class Bucket:
     location: str
     data: ObjectStore
     control: ObjectStore
+    availability: Availability = field(
+        default_factory=lambda: Availability("artifacts"), compare=False
+    )
 
     async def read(self, key: str) -> bytes | None:
         """The whole object, or None."""
         try:
-            with store_errors(self.location):
+            with self._request():
                 result = await obstore.get_async(self.control, key)
                 return bytes(await result.bytes_async())
         except Missing:
@@ -47,7 +52,7 @@ class Bucket:
 
     async def read_range(self, key: str, start: int, stop: int) -> memoryview:
         """The bytes [start, stop) of the object. Raises `Missing` if it is gone or shorter."""
-        with store_errors(self.location):
+        with self._request():
             piece = memoryview(await obstore.get_range_async(self.data, key, start=start, end=stop))
         if len(piece) != stop - start:
             raise Missing
@@ -89,17 +94,31 @@ class Bucket:
     async def sizes(self, prefix: str) -> dict[str, int]:
         """The size of each object whose key begins with the prefix and a slash."""
         found: dict[str, int] = {}
-        with store_errors(self.location):
+        with self._request():
             async for objects in obstore.list(self.control, prefix, chunk_size=1000):
                 found.update((each["path"], each["size"]) for each in objects)
         return found
 
     async def names(self, prefix: str) -> set[str]:
         """What follows the prefix and a slash in the keys, up to the next slash."""
-        with store_errors(self.location):
+        with self._request():
             listed = await obstore.list_with_delimiter_async(self.control, prefix)
         return {each.rstrip("/").rpartition("/")[2] for each in listed["common_prefixes"]}
 
+    @contextmanager
+    def _request(self, *, storing: bool = False) -> Iterator[None]:
+        """As `store_errors`; also note whether the store is available."""
+        try:
+            with store_errors(self.location, storing=storing):
+                yield
+        except StoreUnavailable as why:
+            self.availability.failed(why)
+            raise
+        except Exception:  # the store has responded
+            self.availability.worked()
+            raise
+        self.availability.worked()
+
     async def _whole(self, request: Awaitable[_T], *, storing: bool = False) -> _T:
-        with store_errors(self.location, storing=storing):
+        with self._request(storing=storing):
             return await undisturbed(asyncio.ensure_future(request))

@@ -51,7 +51,7 @@ class Connections:
         self._pause = 0.0
         self._retry_at = 0.0
         self._failure = ""
-        self._availability = Availability()
+        self._availability = Availability("jobs")
 
     async def run(self, script: Script, *args: Any) -> Any:
         """Run a script and return its reply."""

@@ -126,6 +126,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "level": "info",
         "file": None,
         "audit": None,
+        "access": False,
         "max_size": 64 << 20,
         "keep": 5,
     },

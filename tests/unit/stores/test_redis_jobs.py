@@ -24,6 +24,7 @@ from proxy.stores.redis_jobs.scripts import SCRIPTS, Script
 from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.byte_relay import ByteRelay, byte_relay
 from tests.support.fakes import new_job
+from tests.support.log_lines import logged
 from tests.support.redis_server import REDIS, RedisServer, running, valkey
 
 ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
@@ -133,11 +134,16 @@ async def test_without_a_server_every_call_is_unavailable_at_once(
     """§18: status and kick-offs 503 within 2 s."""
     job = await store.add(new_job(key="k"), b"")
     server.kill()
-    for call in every_call(store, job):
-        begun = time.monotonic()
-        with pytest.raises(StoreUnavailable, match=f"the job store at unix://{server.directory}"):
-            await call()
-        assert time.monotonic() - begun < 2
+    with logged() as log:
+        for call in every_call(store, job):
+            begun = time.monotonic()
+            with pytest.raises(
+                StoreUnavailable, match=f"the job store at unix://{server.directory}"
+            ):
+                await call()
+            assert time.monotonic() - begun < 2
+    (down,) = log.named("store.down")
+    assert (down["store"], str(server.directory) in down["cause"]) == ("jobs", True)
 
 
 async def test_a_silent_server_is_unavailable_within_two_seconds(
