@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.commands import PYTHON, finished
+
 NAMES = ["small", "through", "artifact", "spool", "latency", "memory", "jobs"]
 NAMES += ["workers", "redis", "bucket"]
 
 
-def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
-    )
+def benchmarks(*arguments: str) -> CompletedProcess[str]:
+    return finished(*arguments, program=(*PYTHON, "-m", "benchmarks"), timeout=100)
 
 
 @pytest.mark.skipif(
@@ -33,7 +30,7 @@ def test_each_benchmark_runs_and_prints_its_rows(name: str) -> None:
     assert "≥" in ran.stdout or "≤" in ran.stdout
 
 
-def test_an_unknown_name_is_told_with_those_there_are() -> None:
+def test_an_unknown_name_is_reported_with_the_known_ones() -> None:
     ran = benchmarks("fastest")
     assert ran.returncode == 2
     assert "fastest" in ran.stderr

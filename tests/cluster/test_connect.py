@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
-from tests.support.process import ROOT
+from tests.support.commands import finished
 from tests.support.redis_server import RedisServer, valkey
 
 
 def check(
     directory: Path, upstream: str, *, endpoint: str = "", **settings: str
-) -> subprocess.CompletedProcess[str]:
+) -> CompletedProcess[str]:
     environment = {f"VB365_PROXY_{name}": value for name, value in settings.items()}
     environment |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     if endpoint:
         environment["AWS_ENDPOINT_URL"] = endpoint
-    arguments = ("config", "check", "--connect", "--upstream", upstream)
-    return subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments, "--data-dir", str(directory / "data")],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    line = ("config", "check", "--connect", "--upstream", upstream)
+    return finished(*line, "--data-dir", str(directory / "data"), env=environment)
 
 
 @pytest.fixture

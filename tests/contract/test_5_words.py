@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from structlog.testing import capture_logs
 
 from proxy import app
 from tests.contract.conftest import ApiClient, Clock, MakePlay, MakeStage, Play, settings_of
+from tests.support.commands import finished
 from tests.support.upstreams import Responder
 from tests.support.wire import Message, raw
 
@@ -82,27 +81,14 @@ async def test_the_export_command_prints_vb365s_message(
         "VB365_URL": stage.url,
         "VB365_TOKEN": stage.fields["Authorization"].removeprefix("Bearer "),
     }
-    line = (
-        "-m",
-        "proxy",
-        "export",
-        "--path",
-        stage.export,
-        "--body",
-        "{}",
-        "--output",
-        str(tmp_path) + "/",
-    )
-    command = await asyncio.create_subprocess_exec(
-        sys.executable, *line, env=os.environ | environment, stdout=PIPE, stderr=PIPE
-    )
-    out, err = await asyncio.wait_for(command.communicate(), 60)
-    assert (command.returncode, out) == (1, b"")
+    line = ("export", "--path", stage.export, "--body", "{}", "--output", f"{tmp_path}/")
+    done = await asyncio.to_thread(finished, *line, env=os.environ | environment)
+    assert (done.returncode, done.stdout) == (1, "")
     assert (
-        b"Failed (UpstreamError): Veeam Backup for Microsoft 365 answered 500: To perform "
-        b"export to PST, 64-bit"
-    ) in err
-    assert b"Another try" not in err
+        "Failed (UpstreamError): Veeam Backup for Microsoft 365 answered 500: To perform "
+        "export to PST, 64-bit"
+    ) in done.stderr
+    assert "Another try" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from asyncio.subprocess import PIPE
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from proxy import app
 from tests.contract.conftest import MakePlay, Play
 from tests.contract.test_5_words import script_for
+from tests.support.commands import finished
 from tests.support.wire import Message, Peer, raw, request_bytes
 
 SESSION = "/v8/RestoreSessions/0f0c6d3e-0000-4000-8000-000000000001/organization"
@@ -196,8 +196,7 @@ async def test_sha256sum_accepts_the_digest(make_play: MakePlay, tmp_path: Path)
     digest = (await play.finished(status)).json()["result"]["sha256"]
     assert re.fullmatch("[0-9a-f]{64}", digest)
     (tmp_path / "mailbox.pst").write_bytes((await play.get(status + "/result")).body)
-    check = await asyncio.create_subprocess_exec(
-        "sha256sum", "--check", "-", cwd=tmp_path, stdin=PIPE, stdout=PIPE
-    )
-    told, _ = await asyncio.wait_for(check.communicate(f"{digest}  mailbox.pst\n".encode()), 20)
-    assert (check.returncode, told) == (0, b"mailbox.pst: OK\n")
+    digests = f"{digest}  mailbox.pst\n"
+    sha256sum = ("sha256sum", "--check", "-")
+    done = await asyncio.to_thread(finished, program=sha256sum, cwd=tmp_path, input=digests)
+    assert (done.returncode, done.stdout) == (0, "mailbox.pst: OK\n")

@@ -4,13 +4,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
-import re
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,44 +12,13 @@ import pytest
 
 from proxy.simulator import Kind, expected_sha256
 from tests.interop.test_clients import Scene, explored
+from tests.support.commands import listening
+from tests.support.process import served
 
 LIMIT = 128 << 20
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="VmHWM is told by Linux alone"
+    not Path("/proc/self/status").exists(), reason="only Linux has VmHWM"
 )
-
-
-@asynccontextmanager
-async def program(*arguments: str, says: str, **environ: str) -> AsyncIterator[tuple[int, str]]:
-    """A command of ours, running: its pid, and the URL that it says it listens on."""
-    command = [sys.executable, "-m", "proxy", *arguments]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, **environ},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    try:
-        shown = b""
-        while (found := re.search(says, shown.decode())) is None:
-            line = await asyncio.wait_for(process.stdout.readline(), 30)
-            assert line, shown.decode()
-            shown += line
-        reading = asyncio.create_task(process.stdout.read())
-        yield process.pid, found[1]
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await asyncio.wait_for(process.wait(), 30)
-    await reading
-
-
-def most_memory(pid: int) -> int:
-    """The most that was ever resident, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 async def stored(http: aiohttp.ClientSession, scene: Scene) -> str:
@@ -94,31 +57,21 @@ async def test_storing_and_serving_costs_less_than_128_MiB_whatever_the_size(
     size: int, tmp_path: Path
 ) -> None:
     """Issue 2, §10: the file is never in memory, and comes out as it went in."""
-    listening = r"(https?://[0-9.]+:\d+)"
-    environ = {
-        "VB365_PROXY_LISTEN__ADDRESS": "127.0.0.1:0",
-        "VB365_PROXY_ADMIN__ADDRESS": "127.0.0.1:0",
-        "VB365_PROXY_STORAGE__DIR": str(tmp_path / "data"),
-        "VB365_PROXY_STORAGE__MIN_FREE": "1MiB",
-    }
-    async with (
-        program("simulate", "--port", "0", "--size", f"{size >> 20}MiB", says=listening) as (
-            _,
-            upstream,
-        ),
-        program("serve", "--upstream", upstream, says=rf"listening on {listening}", **environ) as (
-            pid,
-            url,
-        ),
-    ):
-        scene = await explored(url)
-        allowed = {"Authorization": f"Bearer {scene.token}"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
-        async with aiohttp.ClientSession(
-            headers=allowed, timeout=timeout, read_bufsize=1 << 20
-        ) as http:
-            job = await stored(http, scene)
-            assert await digest(http, f"{job}/result") == expected_sha256(size, Kind.PST)
-            async with http.delete(job) as response:
-                assert response.status == 204
-        assert most_memory(pid) < LIMIT
+    line = ("simulate", "--port", "0", "--size", f"{size >> 20}MiB")
+    with listening(*line) as (_, upstream):
+        async with served(upstream, tmp_path / "data", LOG__LEVEL="info") as proxy:
+            await store_and_serve(proxy.url, size)
+            assert proxy.memory("VmHWM") < LIMIT
+
+
+async def store_and_serve(url: str, size: int) -> None:
+    scene = await explored(url)
+    allowed = {"Authorization": f"Bearer {scene.token}"}
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
+    async with aiohttp.ClientSession(
+        headers=allowed, timeout=timeout, read_bufsize=1 << 20
+    ) as http:
+        job = await stored(http, scene)
+        assert await digest(http, f"{job}/result") == expected_sha256(size, Kind.PST)
+        async with http.delete(job) as response:
+            assert response.status == 204

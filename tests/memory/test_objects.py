@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.support.commands import PYTHON, finished
 from tests.support.object_stores import CREDENTIALS, seaweedfs
-from tests.support.process import ROOT
 
 _CHILD = """
 import asyncio, sys, uuid
@@ -36,12 +34,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 def test_an_export_that_is_stored_in_a_bucket_uses_less_than_40_mib(tmp_path: Path) -> None:
     with seaweedfs(tmp_path) as endpoint:
         url = f"s3://tests/memory?endpoint={endpoint}&allow_http=true"
-        done = subprocess.run(
-            [sys.executable, "-c", _CHILD, url, "256"],
-            capture_output=True,
-            cwd=ROOT,
-            env=CREDENTIALS,
-            timeout=110,
-            check=True,
+        done = finished(
+            "-c", _CHILD, url, "256", program=PYTHON, env=CREDENTIALS, timeout=110, check=True
         )
     assert 0 < int(done.stdout) < 40

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tomllib
 import urllib.request
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from threading import Thread
 
 import pytest
@@ -27,9 +27,9 @@ import proxy
 from proxy.cli.main import app
 from proxy.cli.options import Sources
 from proxy.config import FLAGS, text
+from tests.support.commands import ANY_PORTS, PYTHON, ROOT, finished, listening, started
 
 URL = "https://vb365.example.com:4443"
-ALONE = [sys.executable, "-m", "proxy"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,26 +43,6 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments, prog_name="vb365-async-proxy")
-
-
-@contextmanager
-def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a command that listens; yield it and its URL. Kill it if it still runs at the end."""
-    root = str(Path(__file__).parents[3])
-    environ = os.environ | {"PYTHONPATH": root}
-    with subprocess.Popen(
-        [*ALONE, *arguments], env=environ, stderr=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stderr is not None
-        try:
-            lines = [""]
-            while not lines[-1].startswith("listening on "):
-                lines.append(program.stderr.readline())
-                assert lines[-1], f"it exited before it listened: {''.join(lines)}"
-            yield program, lines[-1].split()[-1]
-        finally:
-            if program.poll() is None:
-                program.kill()
 
 
 # The whole
@@ -101,9 +81,7 @@ def test_each_flag_of_the_configuration_is_one_option() -> None:
 
 def test_python_m_proxy_is_the_same_command() -> None:
     """§15: also `python -m proxy`."""
-    done = subprocess.run(
-        [*ALONE, "--version"], capture_output=True, text=True, timeout=30, check=True
-    )
+    done = finished("--version", check=True)
     assert done.stdout == f"vb365-async-proxy {proxy.__version__}\n"
 
 
@@ -114,9 +92,7 @@ def test_help_loads_nothing_heavy() -> None:
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         "print(*{'aiohttp', 'pydantic', 'cryptography', 'uvloop'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
-    )
+    done = finished("-c", code, program=PYTHON, check=True)
     assert done.stdout.strip() == ""
 
 
@@ -272,7 +248,7 @@ def test_serve_reports_its_address_is_healthy_and_ends_on_sigterm(
         "--admin",
         "127.0.0.1:0",
     )
-    with running("serve", *places, "--data-dir", str(tmp_path)) as (program, url):
+    with listening("serve", *places, "--data-dir", str(tmp_path)) as (program, url):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
         assert program.stderr is not None
         admin = json.loads(program.stderr.readline())["admin"].removeprefix("http://")
@@ -299,18 +275,10 @@ def test_a_shared_data_directory_is_refused_by_serve_and_by_config_check(tmp_pat
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
 def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
     """Whatever umask it is started with, and whichever library creates the file."""
-    places = (
-        "--upstream",
-        "http://127.0.0.1:1",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-    )
-    line = [*ALONE, "serve", *places, "--data-dir", str(tmp_path / "data")]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, umask=0) as program:
+    line = ("serve", *ANY_PORTS, "--upstream", "http://127.0.0.1:1")
+    data = str(tmp_path / "data")
+    with listening(*line, "--data-dir", data, umask=0) as (program, _):
         assert program.stderr is not None
-        assert any("listening on" in line for line in program.stderr)
         modes = {
             path: path.stat().st_mode & 0o077
             for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]
@@ -323,21 +291,10 @@ def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
 
 
 def test_serve_reports_a_port_in_use(tmp_path: Path) -> None:
-    with running("simulate", "--port", "0") as (_, url):
+    with listening("simulate", "--port", "0") as (_, url):
         taken = url.removeprefix("http://")
-        places = (
-            "--upstream",
-            url,
-            "--listen",
-            taken,
-            "--admin",
-            "127.0.0.1:0",
-            "--data-dir",
-            str(tmp_path),
-        )
-        second = subprocess.run(
-            [*ALONE, "serve", *places], capture_output=True, text=True, timeout=60, check=False
-        )
+        line = ("serve", *ANY_PORTS, "--upstream", url, "--listen", taken)
+        second = finished(*line, "--data-dir", str(tmp_path))
     assert second.returncode == 1
     assert f"listen.address {taken}" in second.stderr
     assert "Traceback" not in second.stderr
@@ -397,7 +354,7 @@ def test_healthcheck_exits_1_without_a_response() -> None:
 
 def test_simulate_runs_until_sigterm() -> None:
     """It serves the VB365 API on a free port."""
-    with running(
+    with listening(
         "simulate", "--port", "0", "--size", "2MiB", "--generate", "10ms", "--rate", "1GiB"
     ) as (program, url):
         form = b"grant_type=password&username=alice&password=secret-a"
@@ -409,7 +366,7 @@ def test_simulate_runs_until_sigterm() -> None:
 
 def test_simulate_signs_its_own_certificate() -> None:
     """As VB365 does by default."""
-    with running("simulate", "--port", "0", "--tls") as (program, url):
+    with listening("simulate", "--port", "0", "--tls") as (program, url):
         assert url.startswith("https://127.0.0.1:")
         with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
             urllib.request.urlopen(f"{url}/v8/token", timeout=10)
@@ -418,14 +375,8 @@ def test_simulate_signs_its_own_certificate() -> None:
 
 
 def test_simulate_reports_a_port_in_use() -> None:
-    with running("simulate", "--port", "0") as (_, url):
-        second = subprocess.run(
-            [*ALONE, "simulate", "--port", url.rpartition(":")[2]],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+    with listening("simulate", "--port", "0") as (_, url):
+        second = finished("simulate", "--port", url.rpartition(":")[2])
     assert second.returncode == 1
     assert "Cannot listen on 127.0.0.1 port" in second.stderr
     assert "Traceback" not in second.stderr
@@ -436,7 +387,7 @@ def test_simulate_reports_a_port_in_use() -> None:
 
 def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
     """202, polls, download, digest, exit code 0."""
-    done = subprocess.run([*ALONE, "demo"], capture_output=True, text=True, timeout=60, check=False)
+    done = finished("demo")
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "POST /v8/token  ->  200",
@@ -451,26 +402,16 @@ def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
 
 def test_demo_serve_keeps_everything_running_until_ctrl_c() -> None:
     """The curl commands that it prints work unchanged."""
-    with subprocess.Popen(
-        [*ALONE, "demo", "--serve"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as demo:
+    with started("demo", "--serve", stdout=PIPE, stderr=DEVNULL) as demo:
         assert demo.stdout is not None
-        try:
-            lines = list(takewhile(lambda line: "Ctrl-C stops it" not in line, demo.stdout))
-            kick_off, status, _ = (shlex.split(line) for line in lines if line.startswith("curl "))
-            accepted = subprocess.run(
-                [*kick_off, "-sS"], capture_output=True, text=True, timeout=30, check=True
-            )
-            assert accepted.stdout.startswith("HTTP/1.1 202 Accepted")
-            done = subprocess.run(
-                [*status, "-sS"], capture_output=True, text=True, timeout=30, check=True
-            )
-            assert '"status":"Success"' in done.stdout.replace(" ", "")
-            demo.send_signal(signal.SIGINT)
-            assert demo.wait(30) == 0
-        finally:
-            if demo.poll() is None:
-                demo.kill()
+        lines = list(takewhile(lambda line: "Ctrl-C stops it" not in line, demo.stdout))
+        kick_off, status, _ = (shlex.split(line) for line in lines if line.startswith("curl "))
+        accepted = finished("-sS", program=tuple(kick_off), check=True)
+        assert accepted.stdout.startswith("HTTP/1.1 202 Accepted")
+        done = finished("-sS", program=tuple(status), check=True)
+        assert '"status":"Success"' in done.stdout.replace(" ", "")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) == 0
 
 
 # README's first deployment
@@ -481,7 +422,7 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands as written, with the real address and with url and fingerprint filled in."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.findall(r"^   ```sh\n(.*?)^   ```", readme, re.DOTALL | re.MULTILINE)[0]
     show, init, check, serve = (line.strip().partition("  ")[0] for line in block.splitlines())
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -490,13 +431,11 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
     monkeypatch.setenv("VB365_PROXY_STORAGE__DIR", str(tmp_path / "data"))
 
     def shell(line: str) -> str:
-        done = subprocess.run(
-            line, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = finished("-c", line, program=("/bin/sh",), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    with running("simulate", "--port", "0", "--tls") as (_, url):
+    with listening("simulate", "--port", "0", "--tls") as (_, url):
         shown = shell(show.replace("vb365.example.com:4443", url.removeprefix("https://"))).strip()
         shell(init)
         toml = (tmp_path / "proxy.toml").read_text(encoding="utf-8")
@@ -505,7 +444,7 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
         (tmp_path / "proxy.toml").write_text(toml, encoding="utf-8")
         assert "Configuration OK" in shell(check)
         monkeypatch.chdir(tmp_path)
-        with running(*shlex.split(serve)[1:]) as (_, proxied):
+        with listening(*shlex.split(serve)[1:]) as (_, proxied):
             form = b"grant_type=password&username=alice&password=secret-a"
             with urllib.request.urlopen(f"{proxied}/v8/token", form, timeout=10) as response:
                 assert json.load(response)["access_token"]

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from proxy.client.display import Bar, Display, display
 from proxy.client.errors import CommandError
 from proxy.client.job import Job
 from proxy.client.proxy import links_at, links_of
+from tests.support.commands import PYTHON, started
 from tests.unit.client.conftest import serving
 from tests.unit.client.fake_proxy import EXPORT, ID, STATUS, FakeProxy, document, transferring
 
@@ -131,31 +131,19 @@ def test_ctrl_c_cancels_the_export_only_with_cancel_on_interrupt(
 ) -> None:
     """§15: exit code 130, and the command that fetches the file later."""
     fake.story = [document("Running", "Generating")]
-    line = [
-        sys.executable,
-        "-c",
-        "from proxy.client import client_app; client_app()",
-        "export",
-        "--path",
-        EXPORT,
-    ]
-    root = Path(__file__).parents[3]
-    env = os.environ | {"VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(root)}
-    with subprocess.Popen(
-        [*line, *(["--cancel-on-interrupt"] if cancel else [])],
-        env=env,
-        text=True,
-        stderr=subprocess.PIPE,
-    ) as client:
+    line = ("export", "--path", EXPORT, *(["--cancel-on-interrupt"] if cancel else []))
+    environment = os.environ | {"VB365_URL": fake.url, "VB365_TOKEN": "good"}
+    program = (*PYTHON, "-c", "from proxy.client import client_app; client_app()")
+    with started(*line, program=program, env=environment) as client:
         assert client.stderr is not None
-        said = ""
-        while "Generating" not in said and (line_ := client.stderr.readline()):
-            said += line_
+        output = ""
+        while "Generating" not in output and (more := client.stderr.readline()):
+            output += more
         client.send_signal(signal.SIGINT)
-        said += client.stderr.read()
-        assert client.wait(30) == 130, said
-    assert ("The export is being cancelled." in said) == cancel
-    assert (f"vb365-async-proxy jobs fetch {fake.url}{STATUS}" in said) == (not cancel)
+        output += client.stderr.read()
+        assert client.wait(30) == 130, output
+    assert ("The export is being cancelled." in output) == cancel
+    assert (f"vb365-async-proxy jobs fetch {fake.url}{STATUS}" in output) == (not cancel)
     assert bool(fake.calls(f"POST {STATUS}/cancel")) == cancel
 
 

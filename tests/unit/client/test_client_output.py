@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess
 from typing import Any
 
 import pytest
@@ -16,20 +16,21 @@ from rich.console import Console
 from proxy.client.display import Bar, Display
 from proxy.client.job import Job
 from proxy.core.text import visible
+from tests.support.commands import finished
 from tests.unit.client.fake_proxy import EXPORT, FILE, ID, STORY, SUCCESS, FakeProxy, document
 
-ROOT = Path(__file__).parents[3]
 NAME = "Zoë 日本.pst"
 
 
 def command(
-    fake: FakeProxy, *line: str, encoding: str = "utf-8", **how: Any
-) -> subprocess.Popen[bytes]:
-    around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}
-    around |= {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "proxy", *line], env=around, stderr=subprocess.PIPE, **how
-    )
+    fake: FakeProxy, *line: str, encoding: str = "utf-8", **options: Any
+) -> CompletedProcess[bytes]:
+    """The result of a command with this encoding of its output."""
+    environment = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good"}
+    environment |= {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    how: dict[str, Any] = {"capture_output": False, "stdout": PIPE, "stderr": PIPE, "text": False}
+    done: CompletedProcess[Any] = finished(*line, env=environment, **how | options)
+    return done
 
 
 def named(name: str) -> dict[str, Any]:
@@ -44,12 +45,9 @@ def test_an_export_succeeds_with_any_encoding_of_stdout(
 ) -> None:
     """The file keeps its name; the line on stdout is escaped where necessary."""
     fake.story = [named(NAME)]
-    with command(
-        fake, "export", "--path", EXPORT, encoding=encoding, stdout=subprocess.PIPE
-    ) as client:
-        out, err = client.communicate(timeout=60)
-    assert client.returncode == 0, err
-    assert out.splitlines() == [NAME.encode(encoding, "backslashreplace")]
+    done = command(fake, "export", "--path", EXPORT, encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [NAME.encode(encoding, "backslashreplace")]
     assert (here / NAME).read_bytes() == FILE
 
 
@@ -63,15 +61,14 @@ def test_job_commands_succeed_with_any_encoding_of_stdout(
     SUCCESS["result"]["fileName"], before = NAME, SUCCESS["result"]["fileName"]
     fake.story = [SUCCESS]
     try:
-        with command(fake, *line, encoding="cp1252", stdout=subprocess.PIPE) as client:
-            out, err = client.communicate(timeout=60)
+        done = command(fake, *line, encoding="cp1252")
     finally:
         SUCCESS["result"]["fileName"] = before
-    assert client.returncode == 0, err
+    assert done.returncode == 0, done.stderr
     if line == ("jobs", "list"):
-        assert NAME.encode("cp1252", "backslashreplace") in out
+        assert NAME.encode("cp1252", "backslashreplace") in done.stdout
     else:
-        assert NAME in str(json.loads(out))
+        assert NAME in str(json.loads(done.stdout))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
@@ -86,13 +83,12 @@ def test_a_closed_stdout_does_not_change_the_exit_code(
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        with command(fake, *line, stdout=writing) as client:
-            _, err = client.communicate(timeout=60)
+        done = command(fake, *line, stdout=writing)
     finally:
         os.close(writing)
-    assert client.returncode == 0, err
-    assert b"Broken pipe" not in err
-    assert b"Exception" not in err
+    assert done.returncode == 0, done.stderr
+    assert b"Broken pipe" not in done.stderr
+    assert b"Exception" not in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
@@ -101,15 +97,11 @@ def test_a_closed_stderr_does_not_end_an_export(fake: FakeProxy, here: Path) -> 
     fake.retry_after = "1"
     reading, writing = os.pipe()
     os.close(reading)
-    around = {**os.environ, "VB365_URL": fake.url, "VB365_TOKEN": "good", "PYTHONPATH": str(ROOT)}
-    line = [sys.executable, "-m", "proxy", "export", "--path", EXPORT]
     try:
-        told = subprocess.run(
-            line, env=around, stdout=subprocess.PIPE, stderr=writing, timeout=60, check=False
-        )
+        done = command(fake, "export", "--path", EXPORT, stderr=writing)
     finally:
         os.close(writing)
-    assert (told.returncode, told.stdout) == (0, b"Jane Roe.pst\n")
+    assert (done.returncode, done.stdout) == (0, b"Jane Roe.pst\n")
 
 
 def test_control_characters_of_a_server_do_not_reach_the_terminal(

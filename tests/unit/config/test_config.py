@@ -32,6 +32,7 @@ from proxy.config import (
 from proxy.config.addresses import HostPort
 from proxy.config.scalars import show_duration, show_size
 from proxy.config.settings import SECTIONS, Exports
+from tests.support.commands import PYTHON, finished
 
 URL = "https://vb365.example.com:4443"
 KEY = base64.urlsafe_b64encode(bytes(32)).decode()
@@ -660,10 +661,10 @@ def test_utf_8_is_read_whatever_the_locale(tmp_path: Path) -> None:
     )
     code = "import sys; from pathlib import Path; from proxy.config import load;"
     code += "print(ascii(str(load(Path(sys.argv[1]), {}, {}).storage.dir)))"
-    around = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    line = [sys.executable, "-c", code, str(tmp_path / "proxy.toml")]
-    found = subprocess.run(line, env=around, capture_output=True, text=True, timeout=60, check=True)
-    assert found.stdout == "'Z\\xfcrich'\n"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    file = str(tmp_path / "proxy.toml")
+    done = finished("-c", code, file, program=PYTHON, env=environment, check=True)
+    assert done.stdout == "'Z\\xfcrich'\n"
 
 
 def test_a_pem_file_in_utf_16_is_named(pems: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from proxy.net.notify import READY, STOPPING, notify
+from tests.support.commands import ANY_PORTS, ROOT, finished, started
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is Linux")
-UNIT = Path(__file__).parents[3] / "config" / "vb365-async-proxy.service"
+UNIT = ROOT / "config" / "vb365-async-proxy.service"
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -60,16 +60,8 @@ def test_serve_notifies_when_it_is_ready_of_its_jobs_and_when_it_stops(
     manager: socket.socket, tmp_path: Path
 ) -> None:
     """A status is sent when it changes: VB365 is tried after ten seconds, and does not respond."""
-    places = (
-        "--upstream",
-        "http://127.0.0.1:1",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-    )
-    line = [sys.executable, "-m", "proxy", "serve", *places, "--data-dir", str(tmp_path / "data")]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as program:
+    line = ("serve", *ANY_PORTS, "--upstream", "http://127.0.0.1:1")
+    with started(*line, "--data-dir", str(tmp_path / "data")) as program:
         assert manager.recv(4096) == b"STATUS=starting"
         ready = manager.recv(4096).decode()
         states = [manager.recv(4096).decode() for _ in range(2)]
@@ -89,18 +81,9 @@ def test_a_failed_start_is_notified_with_its_reason(manager: socket.socket, tmp_
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        places = ("--upstream", "http://127.0.0.1:1", "--listen", address, "--admin", "127.0.0.1:0")
-        line = [
-            sys.executable,
-            "-m",
-            "proxy",
-            "serve",
-            *places,
-            "--data-dir",
-            str(tmp_path / "data"),
-        ]
-        told = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert told.returncode == 1
+        line = ("serve", *ANY_PORTS, "--upstream", "http://127.0.0.1:1", "--listen", address)
+        done = finished(*line, "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 1
     assert manager.recv(4096) == b"STATUS=starting"
     assert manager.recv(4096).startswith(f"STATUS=listen.address {address}".encode())
 
@@ -135,11 +118,5 @@ def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
     assert installed != text
     path = tmp_path / UNIT.name
     path.write_text(installed, encoding="utf-8")
-    told = subprocess.run(
-        ["systemd-analyze", "verify", str(path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    done = finished("verify", str(path), program=("systemd-analyze",))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
