@@ -105,6 +105,7 @@ class Admission:
             if self._guard.accepts(sent, address):
                 request[HOW] = "token"
                 return None
+            log_guess(self._guard, address)
         elif request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
             return self._login(401)
         fields = {"WWW-Authenticate": "Bearer"}
@@ -136,6 +137,12 @@ def check_guesses(guard: TokenGuard, address: str) -> None:
     if wait := guard.wait(address):
         detail = "Too many wrong tokens. Try again later."
         raise Refusal(detail, status=429, fields={"Retry-After": str(wait)})
+
+
+def log_guess(guard: TokenGuard, address: str) -> None:
+    """Log it if the address has just sent one wrong token too many."""
+    if guard.wait(address):
+        log.warning("operator.locked", address=address)
 
 
 def _refusal(request: web.Request, why: web.HTTPException) -> Refusal:

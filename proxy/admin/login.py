@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import structlog
 from aiohttp import web
 
-from proxy.admin.admission import check_guesses
+from proxy.admin.admission import check_guesses, log_guess
 from proxy.admin.guard import TokenGuard
 from proxy.admin.responses import FIELDS, Refusal, bad_request
 from proxy.admin.sessions import Sessions, cookie_of, drop_cookie, set_cookie
@@ -82,8 +82,7 @@ class Login:
         check_guesses(self._guard, address)
         token = await _token(request)
         if not self._guard.accepts_token(token, address):
-            if self._guard.wait(address):
-                log.warning("operator.locked", address=address)
+            log_guess(self._guard, address)
             return self.response(401, "This token is wrong.")
         log.info("operator.signed_in", address=address)
         response = _to("/")

@@ -146,12 +146,12 @@ class Public(Section):
 
 
 class Admin(Section):
-    """The admin listener: health checks."""
+    """The admin listener: health checks, metrics and the API."""
 
     address: Address = HostPort("127.0.0.1", 9465)
     """HOST:PORT to listen on. An address other than loopback requires a token."""
     token: Token | None = Field(default=None, validate_default=True)
-    """Bearer token that requests must send, except for /healthz and /readyz."""
+    """Bearer token that requests must send, except for /healthz, /readyz and the login page."""
     hosts: Names = ()
     """Host names to accept in requests, in addition to IP addresses and localhost."""
 
