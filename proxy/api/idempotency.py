@@ -24,7 +24,7 @@ from proxy.core.events import Identified
 from proxy.core.job import Job
 from proxy.core.retention import Retention
 from proxy.jobs.record import advance_for_caller
-from proxy.ports import JobStore, SharedJobs, StoreUnavailable
+from proxy.ports import JobStore, KeyTaken, SharedJobs, StoreUnavailable
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unreachable
@@ -214,8 +214,11 @@ class IdempotencyKeys:
         """
         if accepted and await self.find([entry.claimed], entry.key) is None:
             event = Identified(entry.claimed)
-            await advance_for_caller(self._jobs, entry.id, event, self._now)
-            log.info("caller of an export confirmed later", job=entry.id)
+            try:
+                await advance_for_caller(self._jobs, entry.id, event, self._now)
+                log.info("caller of an export confirmed later", job=entry.id)
+            except KeyTaken:
+                log.info("caller of an export has used its key on another replica", job=entry.id)
         self._unproven.remove(entry)
         await self._claims.flush()
 

@@ -44,6 +44,18 @@ def unique_key(job: Job) -> str | None:
     return rescue_key(job.request.fingerprint) if _is_open(job) else None
 
 
+def claims(job: Job) -> list[tuple[str, str]]:
+    """The keys that the job takes: its `unique_key` under each of its owners (CONTRACT §8, §14)."""
+    key = unique_key(job)
+    return [] if key is None else [(owner, key) for owner in job.owners]
+
+
+def gained(old: Job, new: Job) -> list[tuple[str, str]]:
+    """The keys that `new` takes and `old` does not."""
+    before = claims(old)
+    return [claim for claim in claims(new) if claim not in before]
+
+
 def _is_open(job: Job) -> bool:
     if job.detached or job.delivery.whole or job.phase is Phase.CANCELLING:
         return False

@@ -24,6 +24,9 @@ from proxy.ports.changes import (
     Changes as Changes,
 )
 from proxy.ports.failures import (
+    KeyTaken as KeyTaken,
+)
+from proxy.ports.failures import (
     LengthMismatch as LengthMismatch,
 )
 from proxy.ports.failures import (

@@ -27,3 +27,7 @@ class StorageRefused(StorageFull):
 
 class LengthMismatch(Exception):
     """The partial file does not have the length to commit. It stays uncommitted."""
+
+
+class KeyTaken(Exception):
+    """A change would give a job a key that another job has (CONTRACT §8). Nothing changed."""

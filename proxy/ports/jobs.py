@@ -55,7 +55,8 @@ class JobStore(Protocol):
 
     async def replace(self, old: Job, new: Job) -> bool:
         """Store `new` if the stored version is still `old.version`, and return whether it was. This
-        is the only concurrency primitive.
+        is the only concurrency primitive. Raises `KeyTaken` if `new` has a key under an owner that
+        `old` has not, and another job has it.
 
         A terminal or forgotten `new` removes the stored body; a forgotten one releases its
         idempotency key.

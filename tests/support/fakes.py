@@ -24,11 +24,12 @@ from uuid import UUID, uuid4
 
 from proxy.core import retention
 from proxy.core.job import ExportRequest, Job
-from proxy.core.rescue import rescue_key, unique_key
+from proxy.core.rescue import gained, rescue_key, unique_key
 from proxy.ports import (
     Artifact,
     Counts,
     Fields,
+    KeyTaken,
     LengthMismatch,
     PartialLost,
     StorageFull,
@@ -109,6 +110,8 @@ class MemoryJobs(Faulty):
             raise ValueError("a job is replaced by its own next version")
         if not self._is_stored(old):
             return False
+        if any(self._find(owner, key) for owner, key in gained(old, new)):
+            raise KeyTaken
         if new.terminal or new.forgotten:
             self.bodies.pop(new.id, None)
         await self._put(new)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from proxy.core import retention
 from proxy.core.job import Job
-from proxy.core.rescue import unique_key
+from proxy.core.rescue import claims
 from proxy.core.retention import Stage
 from proxy.ports import Counts
 
@@ -20,12 +20,6 @@ _T = TypeVar("_T")
 
 def _order(job: Job) -> tuple[float, str]:
     return job.created, job.id
-
-
-def claims(job: Job) -> list[tuple[str, str]]:
-    """The keys that the job takes: its `unique_key` under each of its owners (CONTRACT §8, §14)."""
-    key = unique_key(job)
-    return [] if key is None else [(owner, key) for owner in job.owners]
 
 
 class JobIndex:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy.core.job import Job
-from proxy.core.rescue import rescue_key
+from proxy.core.rescue import claims, gained, rescue_key
 from proxy.core.retention import Stage
-from proxy.ports import Counts, StoreUnavailable
+from proxy.ports import Counts, KeyTaken, StoreUnavailable
 from proxy.stores.disk_jobs.database import KEEP, Change, Findings, JobDatabase
 from proxy.stores.disk_jobs.directory_lock import DirectoryLock
 from proxy.stores.disk_jobs.group_commit import GroupCommit
-from proxy.stores.disk_jobs.index import JobIndex, claims
+from proxy.stores.disk_jobs.index import JobIndex
 from proxy.stores.threads import undisturbed
 
 _T = TypeVar("_T")
@@ -107,7 +107,19 @@ class DiskJobs:
             raise ValueError("a job is replaced by its own next version")
         body = None if new.terminal or new.forgotten else KEEP
         change = Change(new.id, new, body)
-        return await self._submit(_touched(old, new), partial(self._decide, old, change))
+        decide = partial(self._decide_replace, old, new, change)
+        outcome = await self._submit(_touched(old, new), decide)
+        if outcome is None:
+            raise KeyTaken
+        return outcome
+
+    def _decide_replace(
+        self, old: Job, new: Job, change: Change
+    ) -> tuple[bool | None, Change | None]:
+        decision = self._decide(old, change)
+        if decision[0] and any(self._index.find(*claim) is not None for claim in gained(old, new)):
+            return None, None
+        return decision
 
     async def remove(self, job: Job) -> bool:
         """As `JobStore.remove`."""

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from proxy.clock import elapsed
 from proxy.core.job import Job, Phase
-from proxy.core.rescue import rescue_key
+from proxy.core.rescue import gained, rescue_key
 from proxy.core.retention import Stage
 from proxy.ports import (
     Bounds,
@@ -20,6 +20,7 @@ from proxy.ports import (
     Counts,
     KeyClaim,
     KeyClaimed,
+    KeyTaken,
     Replica,
     SlotLimits,
     SlotUse,
@@ -42,6 +43,8 @@ _TOGETHER = 250
 _LOOK = 1.0
 #: Seconds for which a claim to an idempotency key is kept, and the reply of `ADD` where one is.
 _CLAIM, _CLAIMED = 3600, -1
+#: What `replace` returns if another job has a key that the job would get.
+_TAKEN = -3
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
 
 
@@ -196,9 +199,12 @@ class RedisJobs:
                 scripts.REPLACE,
                 *(new.id, old.version, new.version, pack(new), entries(new)),
                 *(int(over), int(abandoned), self.replica if needs_lease else ""),
+                *(text(f"{owner}\0{key}") for owner, key in gained(old, new)),
             ),
         )
         self._check_lease(outcome)
+        if outcome == _TAKEN:
+            raise KeyTaken
         return bool(outcome)
 
     async def remove(self, job: Job) -> bool:

@@ -19,12 +19,13 @@ from proxy.core.events import (
     Expired,
     Failed,
     Forgotten,
+    Identified,
     Interrupted,
 )
 from proxy.core.job import ErrorCode, Job, JobError, Origin, Phase, ResultState
 from proxy.core.retention import Stage
 from proxy.core.transitions import advance
-from proxy.ports import Counts, JobStore, StoreUnavailable
+from proxy.ports import Counts, JobStore, KeyTaken, StoreUnavailable
 from tests.support.fakes import new_job
 
 ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
@@ -125,6 +126,35 @@ async def test_a_key_is_taken_under_every_owner_of_its_job(jobs: JobStore) -> No
     assert await jobs.find("identity", "k") is await jobs.find("token", "k") is None
     assert await jobs.list(owner="token") == []
     assert await jobs.find("other", "k") is await jobs.find("more", "k") is None
+
+
+async def test_a_job_does_not_get_an_owner_whose_key_another_job_has(jobs: JobStore) -> None:
+    """§8: one key of a caller is one job, also if the caller of a job is known later only."""
+    first = await jobs.add(new_job(key="k", owner="identity"), b"")
+    second = await jobs.add(new_job(key="k", owner="token"), b"")
+    identified = advance(second, Identified("identity"), 1)
+    with pytest.raises(KeyTaken):
+        await jobs.replace(second, identified)
+    assert await jobs.get(second.id) == second
+    assert await jobs.find("identity", "k") == first
+    assert await jobs.find("token", "k") == second
+    ended = advance(second, Failed(ERROR), 1)
+    assert await jobs.replace(second, ended)
+    assert await jobs.replace(second, identified) is False
+    assert await jobs.remove(first)
+    identified = advance(ended, Identified("identity"), 1)
+    assert await jobs.replace(ended, identified)
+    assert await jobs.find("identity", "k") == identified
+
+
+async def test_of_two_jobs_that_get_one_owner_at_a_time_one_has_the_key(jobs: JobStore) -> None:
+    rivals = [await jobs.add(new_job(key="k", owner=f"token {n}"), b"") for n in range(2)]
+    calls = (jobs.replace(job, advance(job, Identified("identity"), 1)) for job in rivals)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert sorted(map(type, outcomes), key=str) == [bool, KeyTaken]
+    found = await jobs.find("identity", "k")
+    assert found is not None
+    assert found.id == rivals[outcomes.index(True)].id
 
 
 async def test_concurrent_adds_under_different_owners_of_one_caller_make_one_job(
