@@ -38,21 +38,24 @@ class SharedStore:
         self.bodies: dict[str, bytes] = {}
         self.changed = asyncio.Condition()
         self.leases: dict[str, Replica] = {}
+        self.lengths: dict[str, float] = {}
         self.feeds: WeakSet[Changes] = WeakSet()
         self.started: list[tuple[str, ...]] = []
+        #: Moments at which jobs were abandoned, with their ids and owners.
+        self.holds: list[tuple[float, str, tuple[str, ...]]] = []
         self.queued: list[str] = []
         #: Replicas by owner, idempotency key and id of a kick-off.
         self.claims: dict[tuple[str, str, str], str] = {}
 
-    def handle(self) -> MemorySharedJobs:
-        return MemorySharedJobs(self)
+    def handle(self, lease: float = LEASE) -> MemorySharedJobs:
+        return MemorySharedJobs(self, lease)
 
     def alive(self, replica: str | None) -> bool:
         lease = self.leases.get(replica or "")
-        return lease is not None and self.clock < lease.seen + LEASE
+        return lease is not None and self.clock < lease.seen + self.lengths[lease.id]
 
     def waits(self, job: Job) -> bool:
-        return job.phase is Phase.QUEUED and job.holder is None and self.alive(job.replica)
+        return job.phase is Phase.QUEUED and job.holder is None
 
     def runs(self, job: Job) -> bool:
         return job.holder is not None and not job.terminal
@@ -63,12 +66,14 @@ class SharedStore:
         for job in self.jobs.values():
             if self.runs(job):
                 slots.hold(math.inf, *job.owners)
-            elif job.abandoned is not None and job.abandoned + limits.hold > self.clock:
-                slots.hold(job.abandoned + limits.hold, *job.owners)
+        for since, job_id, owners in self.holds:
+            held = self.jobs.get(job_id)
+            if since + limits.hold > self.clock and not (held and self.runs(held)):
+                slots.hold(since + limits.hold, *owners)
         for owners in self.started:
             slots.started(*owners)
         for job in filter(None, map(self.jobs.get, self.queued)):
-            if self.waits(job):
+            if self.waits(job) and self.alive(job.replica):
                 slots.wait(job.id, *job.owners)
         return slots
 
@@ -78,7 +83,7 @@ class SharedStore:
         mine = sum(not set(owners).isdisjoint(job.owners) for job in running) if owners else 0
         return SlotUse(
             running=len(running),
-            waiting=slots.waiting,
+            waiting=sum(map(self.waits, self.jobs.values())),
             held=slots.held() - len(running),
             held_by_caller=(slots.held(*owners) if owners else 0) - mine,
         )
@@ -99,11 +104,13 @@ class SharedStore:
 class MemorySharedJobs(MemoryJobs):
     """A `SharedJobs` in memory. `faults` and `gates` are this handle's own."""
 
-    def __init__(self, store: SharedStore) -> None:
+    def __init__(self, store: SharedStore, lease: float) -> None:
         super().__init__()
         self.store = store
         self.jobs, self.bodies, self.changed = store.jobs, store.bodies, store.changed
         self.replica = str(uuid4())
+        self.feeds: WeakSet[Changes] = WeakSet()
+        store.lengths[self.replica] = lease
 
     async def renew(self, *, running: int, promised: int) -> None:
         await self.enter("renew")
@@ -114,6 +121,9 @@ class MemorySharedJobs(MemoryJobs):
     async def leave(self) -> None:
         await self.enter("leave")
         self.store.leases.pop(self.replica, None)
+        for job in self.jobs.values():
+            if not job.terminal and self.replica == (job.holder or job.replica):
+                self.store.tell(job.id)
 
     async def replicas(self) -> Sequence[Replica]:
         await self.enter("replicas")
@@ -122,9 +132,13 @@ class MemorySharedJobs(MemoryJobs):
     async def replace(self, old: Job, new: Job) -> bool:
         await self.enter("replace")
         ends = new.phase is Phase.CANCELLING or new.forgotten
-        if old.holder == self.replica and not ends and not self.store.alive(self.replica):
+        mine = self.replica in {old.holder, new.holder} and self._is_stored(old)
+        if mine and not ends and not self.store.alive(self.replica):
             raise StoreUnavailable("the lease of this replica has ended")
-        return await super().replace(old, new)
+        replaced = await super().replace(old, new)
+        if replaced and new.abandoned is not None and old.abandoned is None:
+            self.store.holds.append((self.store.clock, new.id, new.owners))
+        return replaced
 
     async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
         await self.enter("add_within")
@@ -178,13 +192,18 @@ class MemorySharedJobs(MemoryJobs):
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         await self.enter("claim")
+        if new.holder != self.replica or not (self.store.waits(old) or old.holder):
+            raise ValueError("a replica claims a job that waits, for itself")
         if not self._is_stored(old):
             return Turn.CHANGED
         if not self.store.alive(self.replica):
             raise StoreUnavailable("the lease of this replica has ended")
-        if self.store.slots(slots).next() != old.id:
-            return Turn.NOT_YET
-        self.store.started.append(old.owners)
+        if old.holder is None:
+            if (turn := self.store.slots(slots).next()) != old.id:
+                if turn is not None:
+                    self.store.tell(turn)
+                return Turn.NOT_YET
+            self.store.started.append(old.owners)
         await self._put(new)
         return Turn.TAKEN
 
@@ -199,7 +218,7 @@ class MemorySharedJobs(MemoryJobs):
             for job in self.jobs.values()
             if not job.terminal
             and job.phase is not Phase.SUSPENDED
-            and not self.store.alive(job.replica)
+            and not self.store.alive(job.holder or job.replica)
         ]
 
     async def remove(self, job: Job) -> bool:
@@ -210,7 +229,15 @@ class MemorySharedJobs(MemoryJobs):
     def changes(self) -> Changes:
         feed = Changes()
         self.store.feeds.add(feed)
+        self.feeds.add(feed)
+        if self.closed:
+            feed.close()
         return feed
+
+    async def close(self) -> None:
+        await super().close()
+        for feed in self.feeds:
+            feed.close()
 
     async def _put(self, job: Job) -> None:
         self.store.put(job)

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -31,6 +32,7 @@ from tests.support.fakes import MemoryArtifacts, MemoryJobs
 from tests.support.object_relay import relay_in_thread
 from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.redis_server import RedisServer, running, valkey
+from tests.support.shared import SharedStore
 
 Fail = Callable[[ArtifactStore, str], None]
 OpenArtifacts = Callable[[], Awaitable[ArtifactStore]]
@@ -68,13 +70,34 @@ def _redis_shared(request: pytest.FixtureRequest) -> OpenShared:
     return lambda lease: RedisJobs.open(url, lease=lease)
 
 
+class _Ticking(SharedStore):
+    """A store whose clock is the machine's."""
+
+    @property
+    def clock(self) -> float:
+        return time.time()
+
+    @clock.setter
+    def clock(self, now: float) -> None:
+        """Nobody moves it."""
+
+
+def _memory_shared(request: pytest.FixtureRequest) -> OpenShared:
+    store = _Ticking()
+
+    async def opened(lease: float) -> SharedJobs:
+        return store.handle(lease)
+
+    return opened
+
+
 async def _object_artifacts(directory: Path, service: str) -> ArtifactStore:
     prefix = hashlib.sha256(str(directory).encode()).hexdigest()
     return await ObjectArtifacts.at(Location.parse(service.format(prefix=prefix)))
 
 
 JOBS = {"memory": _memory_jobs, "disk": _disk_jobs, "redis": _redis_jobs}
-SHARED = {"redis": _redis_shared}
+SHARED = {"memory": _memory_shared, "redis": _redis_shared}
 #: The function that opens the store, and the fixture that runs its service.
 ARTIFACTS = {
     "memory": (_memory_artifacts, None),
