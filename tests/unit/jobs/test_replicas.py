@@ -376,10 +376,19 @@ async def test_an_outcome_of_an_earlier_claim_is_not_recorded() -> None:
         cluster.assert_done(job)
 
 
-async def test_a_replica_that_lost_its_job_leaves_the_bytes_to_the_next() -> None:
+@pytest.mark.parametrize("notices", ["the runner", "the transfer"])
+async def test_a_replica_that_lost_its_job_leaves_the_bytes_to_the_next(
+    notices: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """§10: also if it notices before another one has claimed the job."""
+
+    async def nothing(id: str | None = None) -> None:
+        """The feed and the look at all runs are late."""
+
     async with new_cluster() as cluster:
         a, b = cluster.nodes
+        if notices == "the transfer":
+            monkeypatch.setattr(a.runner, "check", nothing)
         job = await transferring(cluster, a)
         a.process.stop()
         await cluster.expire(a)
