@@ -64,9 +64,11 @@ class ClusterChaos(Callers):
         super().__init__(simulator, cluster, seed=seed)
         self.cluster = cluster
         self._server = server
-        #: The jobs that were accepted, and how often that was tried, by path; the paths with a key.
+        #: The jobs that were accepted, and how often that was tried, by path.
         self.accepted: defaultdict[str, set[str]] = defaultdict(set)
-        self.keyed: set[str] = set()
+        #: The jobs that were accepted with a key, by path and token: these tokens have no claims,
+        #: so that a caller who has to log in again is another one (CONTRACT §8).
+        self.keyed: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self.tries: Counter[str] = Counter()
 
     async def run(self, exports: int, seconds: float) -> Report:
@@ -114,13 +116,15 @@ class ClusterChaos(Callers):
         fields = {"Prefer": "respond-async"}
         if keyed := self.chance.random() < 0.75:
             fields["Idempotency_Key"] = key
-            self.keyed.add(path)
 
         async def ask() -> tuple[int, Any]:
             self.tries[path] += 1
+            token = caller.token["Authorization"]
             status, document = await caller.ask("POST", path, **fields)
             if status == 202:
                 self.accepted[path].add(document["id"])
+                if keyed:
+                    self.keyed[path, token].add(document["id"])
             return status, document
 
         wish = self.chance.random() if keyed else 1.0
@@ -268,8 +272,7 @@ class ClusterChaos(Callers):
                     await asyncio.sleep(0.1)
             for job in promised.values():
                 self._check_content(job, await _content(artifacts, job))
-            # a replica that hung may store a segment after its successor's commit; it goes with
-            # the job
+            assert await artifacts.used() == sum(job.size or 0 for job in promised.values())
             for job_id in promised:
                 await artifacts.remove(job_id)
             async with asyncio.timeout(20):
@@ -284,7 +287,7 @@ class ClusterChaos(Callers):
         assert [job for job in found if not job.terminal and not job.forgotten] == []
         reasons = {job.error.code for job in found if job.error is not None}
         assert reasons <= _REASONS, reasons
-        assert [path for path in self.keyed if len(self.accepted[path]) > 1] == []
+        assert [jobs for jobs in self.keyed.values() if len(jobs) > 1] == []
         for job in found:
             if not job.forgotten:
                 self.accepted[job.request.target].add(job.id)
