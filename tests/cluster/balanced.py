@@ -103,9 +103,12 @@ class Balanced:
         self.jobs, self.artifacts = jobs, artifacts
 
     def errors(self) -> list[str]:
-        """The lines in which a replica reports a fault of its own, not of a store."""
+        """The lines in which a replica reports a fault of its own, not of a store or of VB365."""
         lines = [line for replica in self.replicas for line in replica.process.lines]
-        return [line for line in lines if "[error" in line and "store.down" not in line]
+        away = ("store.down", "upstream.down")
+        return [
+            line for line in lines if "[error" in line and not any(event in line for event in away)
+        ]
 
     def write_logs(self, directory: Path) -> None:
         """Write what the replicas logged into files."""
