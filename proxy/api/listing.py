@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import web
@@ -27,6 +28,10 @@ _DEFAULT_PAGE, _MAX_PAGE = 30, 1000
 #: Parameters of a query. Parsing a query of 64 KiB with only these takes a few milliseconds.
 _MAX_PARAMETERS = 64
 _CONCURRENT_CHECKS = 8
+#: Jobs that are looked at before other requests have their turn. No more are than the page needs.
+_TOGETHER = 64
+#: Lists in progress at a time, others wait: each has all jobs of a caller or a session in memory.
+_CONCURRENT_LISTS = 4
 #: A session that can be part of a path unchanged. VB365's ids are UUIDs.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -48,6 +53,7 @@ class Listing:
         self._runner = runner
         self._site = site
         self._now = now
+        self._turns = asyncio.Semaphore(_CONCURRENT_LISTS)
 
     async def handle(self, request: ApiRequest, own: Own) -> web.StreamResponse:
         """Return a page of the list. Raises `Problem`."""
@@ -58,15 +64,12 @@ class Listing:
         session = query.get("restoresessionid")
         credentials = request.credentials()
         owners = await self._access.identify(credentials)
-        found = await self._candidates(owners, session)
-        if session is not None and not found:
-            await self._check_session(credentials, session)
-        visible = await self._visible(credentials, found)
-        shown = [job for job in visible if await self._runner.show(job)]
-        chosen = [job for job in shown if status is None or job.status is status]
-        results = [
-            document(job, self._site.links(request, job)) for job in chosen[offset : offset + limit]
-        ]
+        async with self._turns:
+            found = await self._candidates(owners, session)
+            if session is not None and not found:
+                await self._check_session(credentials, session)
+            chosen = await self._first(offset + limit + 1, credentials, found, status)
+            results = await self._documents(request, chosen[offset : offset + limit])
         links = _page_links(self._site.listing(request), query, offset, limit, len(chosen))
         page = {"offset": offset, "limit": limit, "results": results, "_links": links}
         return respond(200, [("Cache-Control", "no-store")], json.dumps(page).encode())
@@ -93,12 +96,37 @@ class Listing:
             if problem.name != "job-not-found":
                 raise problem
 
-    async def _visible(self, credentials: Credentials, jobs: list[Job]) -> list[Job]:
+    async def _first(
+        self, count: int, credentials: Credentials, jobs: Sequence[Job], status: Status | None
+    ) -> list[Job]:
+        """Return the first `count` jobs with this status that the caller may see, or a few more."""
+        chosen: list[Job] = []
+        statuses: Statuses = {}
+        for start in range(0, len(jobs), _TOGETHER):
+            visible = await self._visible(credentials, jobs[start : start + _TOGETHER], statuses)
+            shown = [job for job in visible if await self._runner.show(job)]
+            chosen += [job for job in shown if status is None or job.status is status]
+            if len(chosen) >= count:
+                break
+            await asyncio.sleep(0)
+        return chosen
+
+    async def _documents(self, request: ApiRequest, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        found = []
+        for start in range(0, len(jobs), _TOGETHER):
+            part = jobs[start : start + _TOGETHER]
+            found += [document(job, self._site.links(request, job)) for job in part]
+            await asyncio.sleep(0)
+        return found
+
+    async def _visible(
+        self, credentials: Credentials, jobs: Sequence[Job], statuses: Statuses
+    ) -> list[Job]:
         """Return the jobs that the caller may see (CONTRACT §9).
 
-        Each job is checked as for its own URL, and each restore session once.
+        Each job is checked as for its own URL, and each restore session once: `statuses` is for
+        all jobs of a list.
         """
-        statuses: Statuses = {}
         slots = asyncio.Semaphore(_CONCURRENT_CHECKS)
 
         async def check(job: Job) -> bool:
@@ -136,7 +164,10 @@ def _query(text: str | None) -> dict[str, str]:
 def _page_links(
     url: str, query: dict[str, str], offset: int, limit: int, total: int
 ) -> dict[str, dict[str, str]]:
-    """Return the links of a page: to itself, and to the previous and next one if they exist."""
+    """Return the links of a page: to itself, and to the previous and next one if they exist.
+
+    `total` counts at least the jobs up to the first one after the page.
+    """
     filters = {name: query[name] for name in ("status", "restoresessionid") if name in query}
 
     def page(start: int) -> dict[str, str]:

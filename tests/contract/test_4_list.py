@@ -1,0 +1,88 @@
+"""CONTRACT §4, §9: what a list costs, however many jobs the caller has."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.api import listing
+from tests.contract.conftest import MakePlay, Play
+from tests.support.wire import Message, raw
+
+LIST = "/v8/_async/exports"
+JOBS = listing._TOGETHER + 6
+
+
+async def ended(play: Play, count: int) -> None:
+    """Let the caller have so many jobs, each in a session of its own, which it was allowed to see
+    too long ago.
+    """
+    paths = [f"/v8/RestoreSessions/s{number}/organization/exportToPst" for number in range(count)]
+    for path in paths:
+        assert (await play.kickoff(path)).status == 202
+    play.clock.ahead += 61
+
+
+async def test_a_page_asks_about_its_own_jobs_only(make_play: MakePlay) -> None:
+    """§9: a list of 1,000 jobs must not become 1,000 requests to VB365."""
+    checks: list[str] = []
+
+    async def script(request: Message) -> bytes:
+        if request.method == "POST":
+            return raw("200 OK", [], b"mail")
+        if request.target.startswith("/v8/RestoreSessions/s"):
+            checks.append(request.target)
+        return raw("200 OK", [], b"{}")
+
+    play = await make_play(
+        script,
+        EXPORTS__WATCH_EVENTS="false",
+        EXPORTS__PREFLIGHT="false",
+        EXPORTS__MAX_PER_CALLER="100",
+    )
+    await ended(play, JOBS)
+    checks.clear()
+    page = (await play.get(f"{LIST}?limit=10")).json()
+    numbers = [job["request"]["restoreSessionId"] for job in page["results"]]
+    assert numbers == [f"s{number}" for number in range(JOBS - 1, JOBS - 11, -1)]
+    assert "next" in page["_links"]
+    assert len(checks) == listing._TOGETHER
+    page = (await play.get(f"{LIST}?limit=10&offset={JOBS - 10}")).json()
+    assert (len(page["results"]), "next" in page["_links"]) == (10, False)
+    assert len(checks) == len(set(checks)) == JOBS
+    page = (await play.get(f"{LIST}?status=Failed")).json()
+    assert page["results"] == []
+
+
+async def test_few_lists_are_put_together_at_a_time(make_play: MakePlay) -> None:
+    """§12: each has all jobs of its caller in memory."""
+    go, waiting = asyncio.Event(), 0
+    sessions = 0
+
+    async def script(request: Message) -> bytes:
+        nonlocal waiting, sessions
+        if request.method == "POST":
+            return raw("200 OK", [], b"mail")
+        if request.target.startswith("/v8/RestoreSessions/s"):
+            sessions += 1
+            waiting += 1
+            await go.wait()
+            waiting -= 1
+        return raw("200 OK", [], b"{}")
+
+    play = await make_play(script, EXPORTS__WATCH_EVENTS="false", EXPORTS__PREFLIGHT="false")
+    await ended(play, 1)
+    lists = [
+        asyncio.create_task(
+            play.ask("GET", f"{LIST}?restoreSessionId=s0", {"Authorization": f"Bearer {number}"})
+        )
+        for number in range(2 * listing._CONCURRENT_LISTS)
+    ]
+    async with asyncio.timeout(10):
+        while waiting < listing._CONCURRENT_LISTS:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.01)
+    # a request that is no list has its turn at once, and no further list has begun meanwhile
+    assert (await play.get("/v8/anything")).status == 200
+    assert waiting == sessions == listing._CONCURRENT_LISTS
+    go.set()
+    assert {(await each).status for each in lists} == {200}
+    assert sessions == len(lists)
