@@ -145,12 +145,12 @@ class ClusterChaos(Callers):
         """
         newest, since, fields = 0, 0.0, dict[str, str]()
         while True:
-            asked = time.monotonic()
+            sent_at = time.monotonic()
             poll = partial(caller.ask, "GET", own, **fields)
             status, document = await self._insist(caller, poll)
             assert status in (200, 202), (status, document)
             if document["eTag"] < newest:
-                assert asked < since + _SOON, (newest, document)
+                assert sent_at < since + _SOON, (newest, document)
             elif document["eTag"] > newest:
                 newest, since = document["eTag"], time.monotonic()
             if status == 200:

@@ -60,23 +60,25 @@ class Scene:
         self.simulator.fault(path=self.path, method="POST", stall_at=at, count=1)
         job = await self.a.kick_off(self.path)
         await self.simulator.until(lambda: self.simulator.deliveries[-1].sent >= at)
-        await self.until(self.a, job, lambda told: told["progress"]["bytesReceived"] >= at // 2)
+        await self.until(
+            self.a, job, lambda document: document["progress"]["bytesReceived"] >= at // 2
+        )
         return job
 
     async def until(self, caller: Caller, job: str, condition: Callable[[Any], bool]) -> Any:
         """The document of the job, once the condition holds."""
         async with asyncio.timeout(LIMIT):
-            while not condition(told := (await caller.status(job))[1]):  # noqa: ASYNC110
+            while not condition(document := (await caller.status(job))[1]):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-        return told
+        return document
 
     async def whole(self, caller: Caller, job: str) -> Any:
         """The document of the job, once it is done and its file is right."""
-        told = await caller.finished(job)
-        assert told["status"] == "Success", told
+        document = await caller.finished(job)
+        assert document["status"] == "Success", document
         digest = hashlib.sha256(await caller.file(job)).hexdigest()
         assert digest == self.simulator.content(self.path).sha256()
-        return told
+        return document
 
     def signal(self, proxy: ProxyProcess, number: signal.Signals) -> None:
         assert proxy._process is not None

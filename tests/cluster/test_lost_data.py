@@ -10,14 +10,14 @@ from tests.support.process import Caller
 from tests.support.redis_server import RedisServer
 
 
-async def told(caller: Caller, job: str, *wanted: int) -> None:
+async def until_status(caller: Caller, job: str, *wanted: int) -> None:
     """Wait until the status of the job is one of these."""
     async with asyncio.timeout(40):
         while (await caller.status(job))[0] not in wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 
-async def test_a_job_is_rebuilt_from_its_file_or_told_as_gone(
+async def test_a_job_is_rebuilt_from_its_file_or_reported_as_gone(
     make_scene: MakeScene, own_server: RedisServer, tmp_path: Path
 ) -> None:
     """No replica is started again. New exports are accepted at once, from the same caller."""
@@ -29,10 +29,10 @@ async def test_a_job_is_rebuilt_from_its_file_or_told_as_gone(
     own_server.forget()
     await asyncio.to_thread(own_server.start)
     for caller in (scene.a, scene.b):
-        await told(caller, done, 200)
+        await until_status(caller, done, 200)
         assert str(await scene.whole(caller, done)).replace(caller.proxy.url, "") == before
         for job in lost:
-            await told(caller, job, 404)
+            await until_status(caller, job, 404)
     listed = (await scene.b.ask("GET", "/v8/_async/exports"))[1]["results"]
     assert [each["id"] for each in listed] == [done]
     scene.simulator.release()

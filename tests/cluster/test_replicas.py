@@ -19,19 +19,19 @@ async def test_a_job_is_the_same_on_every_replica(make_scene: MakeScene) -> None
     scene = await make_scene()
     job = await scene.a.kick_off(scene.path)
     await scene.whole(scene.b, job)
-    told = []
+    responses = []
     for caller in (scene.a, scene.b):
         target = f"{caller.proxy.url}/v8/_async/exports/{job}"
         async with scene.http.get(target, headers=caller.token) as response:
             text = (await response.text()).replace(caller.proxy.url, "")
-            told.append([text, response.headers["ETag"]])
+            responses.append([text, response.headers["ETag"]])
         fields = caller.token | {"Range": "bytes=10-19"}
         async with scene.http.get(f"{target}/result", headers=fields) as response:
             names = ("ETag", "Last-Modified", "Repr-Digest", "Content-Range", "Content-Disposition")
-            told[-1] += [response.status, await response.read()]
-            told[-1] += [response.headers[name] for name in names]
-    assert told[0] == told[1]
-    assert told[0][2] == 206
+            responses[-1] += [response.status, await response.read()]
+            responses[-1] += [response.headers[name] for name in names]
+    assert responses[0] == responses[1]
+    assert responses[0][2] == 206
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete"])
@@ -85,12 +85,12 @@ async def test_a_key_that_is_raced_on_two_replicas_starts_one_export(
     """§8: also within the grace of the first."""
     scene = await make_scene()
     fields = {"Prefer": "respond-async", "Idempotency_Key": "k"}
-    told = await asyncio.gather(
+    responses = await asyncio.gather(
         *(caller.ask("POST", scene.path, **fields) for caller in (scene.a, scene.b) * 3)
     )
-    assert {status for status, _ in told} == {202}
-    assert len({document["id"] for _, document in told}) == 1
-    await scene.whole(scene.a, told[0][1]["id"])
+    assert {status for status, _ in responses} == {202}
+    assert len({document["id"] for _, document in responses}) == 1
+    await scene.whole(scene.a, responses[0][1]["id"])
     assert sum(scene.simulator.generations.values()) == 1
 
 

@@ -38,15 +38,15 @@ async def test_a_killed_replica_leaves_its_job_to_its_owner(
     job = await getattr(scene, when)()
     await scene.proxies[0].kill()
     await suspended(scene, job)
-    told = await scene.whole(scene.b, job)
-    assert told["attempt"] == (2 if when == "generating" else 1)
+    document = await scene.whole(scene.b, job)
+    assert document["attempt"] == (2 if when == "generating" else 1)
     if when == "transferring":
         assert sum(scene.simulator.generations.values()) == 1
         assert scene.simulator.deliveries[-1].start > 0
 
 
 @pytest.mark.parametrize("when", ["generating", "transferring"])
-async def test_with_a_key_the_job_of_a_killed_replica_goes_on(
+async def test_with_a_key_the_job_of_a_killed_replica_continues(
     make_scene: MakeScene, when: str
 ) -> None:
     """§9 `secrets.key`: nobody calls."""
@@ -67,14 +67,14 @@ async def test_a_replica_that_hung_changes_nothing_when_it_continues(
     job = await getattr(scene, when)()
     scene.signal(scene.proxies[0], signal.SIGSTOP)
     await suspended(scene, job)
-    told = await scene.whole(scene.b, job)
+    document = await scene.whole(scene.b, job)
     scene.signal(scene.proxies[0], signal.SIGCONT)
     scene.simulator.release()
     again = await scene.whole(scene.a, job)
-    assert again["eTag"] == told["eTag"]
+    assert again["eTag"] == document["eTag"]
     other = await scene.a.kick_off(scene.path)
     await scene.whole(scene.b, other)
-    assert (await scene.b.status(job))[1]["eTag"] == told["eTag"]
+    assert (await scene.b.status(job))[1]["eTag"] == document["eTag"]
 
 
 async def test_a_short_hang_costs_nothing(make_scene: MakeScene) -> None:
@@ -88,8 +88,8 @@ async def test_a_short_hang_costs_nothing(make_scene: MakeScene) -> None:
     await asyncio.sleep(1.5)
     scene.signal(scene.proxies[1], signal.SIGCONT)
     scene.simulator.release()
-    told = await scene.whole(scene.b, job)
-    assert told["attempt"] == 1
+    document = await scene.whole(scene.b, job)
+    assert document["attempt"] == 1
     assert sum(scene.simulator.generations.values()) == 1
 
 

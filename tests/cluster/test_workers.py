@@ -147,11 +147,11 @@ def seconds(pid: int) -> int:
 async def test_quotas_hold_over_all_workers(tmp_path: Path) -> None:
     async with crew(tmp_path, EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_PER_CALLER="3") as proxy:
         proxy.simulator.fault(path=proxy.export, method="POST", hold=True)
-        asked = [
+        requests = [
             proxy.ask("POST", proxy.export, b"{}", Prefer="respond-async, wait=0")
             for _ in range(4 * WORKERS)
         ]
-        statuses = [message.status for message in await asyncio.gather(*asked)]
+        statuses = [message.status for message in await asyncio.gather(*requests)]
         assert sorted(statuses) == [202] * 3 + [429] * (4 * WORKERS - 3)
         await proxy.simulator.until(lambda: proxy.simulator.held == 1)
         phases = [

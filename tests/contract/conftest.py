@@ -129,7 +129,7 @@ class Stage(ApiClient):
         content = self.simulator.content(self.export)
         return bytes(content.read(0, content.size))
 
-    def asked(self, part: str, method: str = "GET") -> int:
+    def count_requests(self, part: str, method: str = "GET") -> int:
         """How many requests with `part` in their target reached the simulator."""
         return sum(
             part.lower() in one.target.lower() and one.method == method

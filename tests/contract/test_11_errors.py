@@ -279,7 +279,7 @@ async def test_httplint_finds_no_fault_in_the_proxys_responses(stage: Stage) -> 
     """RFC 9110, RFC 9111, as an independent linter reads them."""
     status = await stage.done()
     etag = (await stage.get(status))["ETag"]
-    asked: list[tuple[str, str, dict[str, str]]] = [
+    requests: list[tuple[str, str, dict[str, str]]] = [
         ("POST", stage.export, {"Prefer": "respond-async"}),
         ("GET", status, {}),
         ("GET", status, {"If-None-Match": etag}),
@@ -290,7 +290,7 @@ async def test_httplint_finds_no_fault_in_the_proxys_responses(stage: Stage) -> 
         ("OPTIONS", status, {}),
         ("PUT", status, {}),
     ]
-    for method, target, fields in asked:
+    for method, target, fields in requests:
         response = await stage.ask(
             method, target, stage.fields | fields, b"" if method == "POST" else None
         )

@@ -39,11 +39,11 @@ class Parts:
     """
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
-    asked: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
     outcomes: dict[str, Any] = field(default_factory=dict)
 
     async def _ask(self, name: str) -> Any:
-        self.asked.append(name)
+        self.checked.append(name)
         await self.gate.wait()
         outcome = self.outcomes.get(name)
         if isinstance(outcome, Exception):
@@ -90,10 +90,10 @@ async def serve() -> Any:
         await server.start_server()
         servers.append(server)
 
-        async def asked(path: str, method: str = "GET", **fields: str) -> Message:
+        async def call(path: str, method: str = "GET", **fields: str) -> Message:
             return await ask(str(server.make_url("/")), method, path, fields)
 
-        return asked
+        return call
 
     yield start
     for server in servers:
@@ -113,9 +113,9 @@ async def test_concurrent_probes_share_one_upstream_request_and_one_write() -> N
     parts.gate.set()
     responses = await asyncio.gather(*probes[1:])
     assert responses == [{"upstream": None, "jobs": None, "artifacts": None, "space": None}] * 99
-    assert sorted(parts.asked) == ["jobs", "space", "upstream"]
+    assert sorted(parts.checked) == ["jobs", "space", "upstream"]
     await readiness()
-    assert len(parts.asked) == 3, "a result is valid for a second"
+    assert len(parts.checked) == 3, "a result is valid for a second"
 
 
 async def test_concurrent_readyz_requests_share_one_upstream_request(make_play: MakePlay) -> None:
@@ -165,7 +165,7 @@ async def test_a_check_that_hangs_is_named_and_not_started_again(
     readiness = parts.readiness(timeout=0.05)
     for _ in range(3):
         assert (await readiness())["jobs"] == "no response within 0.05 s"
-    assert sorted(parts.asked) == ["jobs", "space", "upstream"]
+    assert sorted(parts.checked) == ["jobs", "space", "upstream"]
     parts.gate.set()
 
 
@@ -217,14 +217,14 @@ async def test_excluding_every_check_leaves_the_shutdown(serve: Serve) -> None:
 
 
 async def test_a_stopping_proxy_is_not_ready(serve: Serve) -> None:
-    asked = await serve(draining=True)
-    response = await asked("/readyz")
+    call = await serve(draining=True)
+    response = await call("/readyz")
     reason = {"ok": False, "reason": "the proxy is stopping"}
     assert (response.status, response.json()) == (
         503,
         {"ready": False, "checks": {"shutdown": reason}},
     )
-    assert (await asked("/healthz")).status == 200
+    assert (await call("/healthz")).status == 200
 
 
 # Host
@@ -266,10 +266,10 @@ def test_only_addresses_localhost_and_configured_names_are_accepted_as_host(
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/x", "/nothing"])
 async def test_any_other_host_gets_421_on_every_path(serve: Serve, path: str) -> None:
-    asked = await serve(hosts=("proxy.example.com",))
-    assert (await asked(path, Host="evil.example")).status == 421
-    assert (await asked(path, Host="proxy.example.com:1")).status in (200, 404)
-    assert (await asked(f"http://evil.example{path}", Host="localhost")).status == 421
+    call = await serve(hosts=("proxy.example.com",))
+    assert (await call(path, Host="evil.example")).status == 421
+    assert (await call(path, Host="proxy.example.com:1")).status in (200, 404)
+    assert (await call(f"http://evil.example{path}", Host="localhost")).status == 421
 
 
 async def test_names_in_admin_hosts_are_accepted(make_stage: MakeStage) -> None:
@@ -284,36 +284,36 @@ async def test_names_in_admin_hosts_are_accepted(make_stage: MakeStage) -> None:
 
 
 async def test_every_path_but_the_health_checks_needs_the_token(serve: Serve) -> None:
-    asked = await serve(token=TOKEN)
+    call = await serve(token=TOKEN)
     for path in ("/healthz", "/readyz"):
-        assert (await asked(path)).status == 200
+        assert (await call(path)).status == 200
     for fields in (
         {},
         {"Authorization": "Bearer b"},
         {"Authorization": TOKEN},
         {"Authorization": "Bearer \xff"},
     ):
-        response = await asked("/api/x", **fields)
+        response = await call("/api/x", **fields)
         assert (response.status, response["WWW-Authenticate"]) == (401, "Bearer")
-        assert (await asked("/nothing", **fields)).status == 401
+        assert (await call("/nothing", **fields)).status == 401
     for scheme in ("Bearer", "bearer"):
-        assert (await asked("/api/x", Authorization=f"{scheme} {TOKEN}")).status == 200
+        assert (await call("/api/x", Authorization=f"{scheme} {TOKEN}")).status == 200
 
 
 async def test_after_ten_wrong_tokens_in_a_minute_even_the_right_one_gets_429(serve: Serve) -> None:
     """§16: otherwise an attacker would still learn which guess is right."""
     now = [0.0]
-    asked = await serve(token=TOKEN, now=lambda: now[0])
+    call = await serve(token=TOKEN, now=lambda: now[0])
     for guess in range(10):
-        assert (await asked("/api/x", Authorization=f"Bearer {guess}")).status == 401
+        assert (await call("/api/x", Authorization=f"Bearer {guess}")).status == 401
     now[0] = 59.5
     for token in ("11", TOKEN):
-        response = await asked("/api/x", Authorization=f"Bearer {token}")
+        response = await call("/api/x", Authorization=f"Bearer {token}")
         assert (response.status, response["Retry-After"]) == (429, "1")
-    assert (await asked("/api/x")).status == 401, "a missing token is not a guess"
-    assert (await asked("/readyz")).status == 200
+    assert (await call("/api/x")).status == 401, "a missing token is not a guess"
+    assert (await call("/readyz")).status == 200
     now[0] = 60.0
-    assert (await asked("/api/x", Authorization=f"Bearer {TOKEN}")).status == 200
+    assert (await call("/api/x", Authorization=f"Bearer {TOKEN}")).status == 200
 
 
 def test_wrong_tokens_are_counted_per_address_in_bounded_memory() -> None:

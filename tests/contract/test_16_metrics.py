@@ -216,19 +216,19 @@ async def test_16_requests_count_by_lane_and_code(make_stage: MakeStage) -> None
 
 
 async def test_16_a_request_without_a_response_is_counted_as_499(make_play: MakePlay) -> None:
-    asked = asyncio.Event()
+    requested = asyncio.Event()
 
     async def script(request: Message) -> bytes | None:
         if "Health" in request.first:
             return raw("200 OK")
-        asked.set()
+        requested.set()
         await asyncio.Event().wait()
         return None
 
     play = await make_play(script)
     peer = await Peer.to(play.url)
     await peer.send(b"GET /v8/X HTTP/1.1\r\nHost: h\r\n\r\n")
-    await asked.wait()
+    await requested.wait()
     value = await metrics(play)
     assert value("http_connections", side="client", state="active") == 1
     assert value("http_connections", side="upstream", state="active") == 1

@@ -53,7 +53,7 @@ async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
         assert response.status == 413
         assert response.json()["type"] == "urn:vb365-async:problem:request-too-large"
         assert response.json()["errorCode"] == "ParameterValidationFailure"
-    assert stage.asked("exportToPst", "POST") == 0
+    assert stage.count_requests("exportToPst", "POST") == 0
 
 
 async def test_a_client_that_disconnects_within_its_body_starts_no_job(stage: Stage) -> None:
@@ -71,7 +71,7 @@ async def test_a_client_that_disconnects_within_its_body_starts_no_job(stage: St
     wire.abort()
     for _ in range(5):
         assert (await stage.get("/v8/_async/exports")).json()["results"] == []
-    assert stage.asked("exportToPst", "POST") == 0
+    assert stage.count_requests("exportToPst", "POST") == 0
 
 
 async def test_expect_100_continue_gets_the_only_interim_response(stage: Stage) -> None:
@@ -490,7 +490,7 @@ async def test_concurrent_duplicates_share_the_rejection_within_the_grace_period
         *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(4))
     )
     assert [response.status for response in responses] == [400] * 4
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 @pytest.mark.parametrize("change", ["body", "path", "query"])
@@ -662,7 +662,7 @@ async def test_3_1_a_body_that_arrives_too_slowly_is_aborted(
     wire.abort()
     assert response.result().status == 408
     assert response.result()["Connection"] == "close"
-    assert stage.asked("exportToPst", "POST") == 0
+    assert stage.count_requests("exportToPst", "POST") == 0
     assert (await stage.kickoff(stage.export)).status == 202
 
 

@@ -119,7 +119,7 @@ async def test_a_client_that_disconnects_within_the_grace_period_does_not_stop_i
         stage.simulator.release()
         document = (await stage.finished(stage.path(retry["Location"]))).json()
     assert document["status"] == "Failed"
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 async def test_a_concurrent_retry_gets_its_response_within_its_own_grace_period(
@@ -157,7 +157,7 @@ async def test_duplicates_within_the_grace_period_share_the_rejection(
     assert {response.status for response in responses} == {500}
     assert b"Outlook" in responses[0].body
     assert len({response.body for response in responses}) == 1
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
     assert await listed(stage) == []
 
 
@@ -206,7 +206,7 @@ async def test_a_duplicate_that_arrives_while_the_record_is_written_shares_the_r
         await generating(stage)
         stage.simulator.release()
         assert [(await each).status for each in (first, duplicate)] == [500, 500]
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
     assert await listed(stage) == []
 
 
@@ -280,4 +280,4 @@ async def test_a_key_whose_job_is_dropped_during_the_look_up_starts_a_new_job(
         assert (await stage.finished(stage.path(response["Location"]))).json()[
             "status"
         ] == "Success"
-    assert stage.asked("exportToPst", "POST") == 2
+    assert stage.count_requests("exportToPst", "POST") == 2

@@ -62,16 +62,16 @@ async def test_kick_off_and_cancel_in_a_loop_does_not_multiply_the_load(
         assert response.status == 202
         status = stage.path(response["Location"])
         if response.json()["phase"] != "Queued":
-            await working(stage, stage.asked(stage.export, "POST"))
+            await working(stage, stage.count_requests(stage.export, "POST"))
         if "cancel" in end:
             await stage.ask("POST", status + "/cancel")
             await stage.finished(status)
         if "delete" in end:
             assert (await stage.ask("DELETE", status)).status == 204
-    assert stage.asked(stage.export, "POST") == 2
+    assert stage.count_requests(stage.export, "POST") == 2
     stage.clock.ahead += 121
     await stage.begun(stage.export)
-    await stage.simulator.until(lambda: stage.asked(stage.export, "POST") == 3)
+    await stage.simulator.until(lambda: stage.count_requests(stage.export, "POST") == 3)
 
 
 async def test_a_cancelled_generation_counts_towards_its_callers_quota(

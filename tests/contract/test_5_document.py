@@ -374,7 +374,7 @@ async def test_without_watch_events_a_warning_is_not_noticed(make_stage: MakeSta
     stage = await make_stage(EXPORTS__WATCH_EVENTS="false")
     stage.fault(event="Warning")
     await stage.done()
-    assert stage.asked("/events") == 0
+    assert stage.count_requests("/events") == 0
 
 
 async def test_type_and_title_are_those_of_the_operation(stage: Stage) -> None:

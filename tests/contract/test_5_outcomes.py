@@ -118,5 +118,5 @@ async def test_a_store_that_fails_is_503(stage: Stage, monkeypatch: pytest.Monke
         assert response.json()["type"] == "urn:vb365-async:problem:store-unavailable"
         assert "Retry-After" in response
         assert "disk" not in response.json()["detail"]
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
     monkeypatch.undo()

@@ -241,12 +241,12 @@ async def test_a_waiting_client_gets_502_without_a_valid_response(
         return (response or None) if request.method == "POST" else raw("200 OK", [], b"{}")
 
     play = await make_play(script, EXPORTS__GRACE=grace)
-    told = await play.kickoff(PATH, Prefer=f"respond-async{wait}")
-    assert (told.status, told.json()["type"]) == (
+    problem = await play.kickoff(PATH, Prefer=f"respond-async{wait}")
+    assert (problem.status, problem.json()["type"]) == (
         502,
         "urn:vb365-async:problem:upstream-unreachable",
     )
-    assert says in told.json()["detail"]
+    assert says in problem.json()["detail"]
     jobs = (await play.get("/v8/_async/exports")).json()["results"]
     assert [job["error"]["code"] for job in jobs] == (
         [] if grace != "0s" else ["UpstreamError" if "HTTP" in says else "UpstreamUnreachable"]

@@ -46,7 +46,7 @@ async def test_cancelling_a_queued_job_sends_nothing_to_the_upstream(make_stage:
     status = await stage.begun(stage.path_of("items/save"))
     assert (await stage.ask("POST", status + "/cancel")).status == 202
     assert (await stage.finished(status)).json()["status"] == "Cancelled"
-    assert stage.asked("items/save", "POST") == 0
+    assert stage.count_requests("items/save", "POST") == 0
 
 
 async def test_cancelling_a_terminal_job_changes_nothing(stage: Stage) -> None:

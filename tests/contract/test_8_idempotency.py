@@ -49,12 +49,12 @@ async def test_a_replay_is_the_same_job(stage: Stage) -> None:
     assert "Idempotency-Replayed" not in first
     assert first.json()["request"]["idempotencyKey"] == key
     await stage.finished(stage.path(first["Location"]))
-    asked = len(stage.simulator.requests)
+    before = len(stage.simulator.requests)
     for spelt in (key, f'"{key}"'):
         again = await stage.kickoff(stage.export + "?async=true", Idempotency_Key=spelt)
         assert (again.status, again["Idempotency-Replayed"]) == (202, "true")
         assert again["Location"] == first["Location"]
-    assert len(stage.simulator.requests) == asked
+    assert len(stage.simulator.requests) == before
 
 
 async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
@@ -68,7 +68,7 @@ async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
     assert sum("Idempotency-Replayed" not in response for response in responses) == 1
     stage.simulator.release()
     await stage.finished(stage.path(responses[0]["Location"]))
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 async def test_another_fingerprint_is_422(stage: Stage) -> None:

@@ -127,24 +127,24 @@ async def test_successful_checks_are_cached_and_denials_are_not(make_play: MakeP
     status = await play.begun(EXPORT)
     await play.finished(status)
 
-    async def asked(token: str, expected: int = 200) -> int:
+    async def count_checks(token: str, expected: int = 200) -> int:
         play.upstream.requests.clear()
         assert (await play.ask("GET", status, {"Authorization": token})).status == expected
         return len(play.upstream.requests)
 
-    assert await asked("Bearer t") == 0
-    assert [await asked("Bearer u"), await asked("Bearer u")] == [1, 0]
+    assert await count_checks("Bearer t") == 0
+    assert [await count_checks("Bearer u"), await count_checks("Bearer u")] == [1, 0]
     upstream.sessions["Bearer x"] = 403
-    assert [await asked("Bearer x", 404), await asked("Bearer x", 404)] == [1, 1]
+    assert [await count_checks("Bearer x", 404), await count_checks("Bearer x", 404)] == [1, 1]
     upstream.sessions["Bearer x"] = 200
-    assert await asked("Bearer x") == 1
+    assert await count_checks("Bearer x") == 1
     play.clock.ahead += 59
-    assert await asked("Bearer u") == 0
+    assert await count_checks("Bearer u") == 0
     play.clock.ahead += 2
-    assert [await asked("Bearer t"), await asked("Bearer u")] == [1, 1]
+    assert [await count_checks("Bearer t"), await count_checks("Bearer u")] == [1, 1]
     play.clock.ahead += 61
     upstream.sessions["Bearer u"] = 401
-    assert await asked("Bearer u", 401) == 1
+    assert await count_checks("Bearer u", 401) == 1
 
 
 async def test_without_a_cache_a_revoked_token_is_rejected_at_once(make_stage: MakeStage) -> None:

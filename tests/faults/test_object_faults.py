@@ -139,7 +139,7 @@ async def test_one_request_in_twenty_fails_and_all_are_slow(endpoint: str) -> No
         await store.close()
 
 
-async def test_the_store_away_is_told_and_the_transfer_goes_on_when_it_is_back(
+async def test_an_outage_of_the_store_is_reported_and_the_transfer_continues_after_it(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """§18: the object store away is as a full disk, but resumable."""
@@ -156,17 +156,17 @@ async def test_the_store_away_is_told_and_the_transfer_goes_on_when_it_is_back(
         partial = await store.create(job)
         await partial.write(CONTENT[:1_000_000])
         away = True
-        at, told = 1_000_000, None
+        at, cause = 1_000_000, None
         with logged() as log:
-            while told is None:
+            while cause is None:
                 try:
                     await partial.write(CONTENT[at : at + 100_000])
                     at += 100_000
                 except StoreUnavailable as why:
-                    told = str(why)
+                    cause = str(why)
         (down,) = log.named("store.down")
-        assert (down["store"], down["cause"]) == ("artifacts", told)
-        assert told.startswith(store.location())
+        assert (down["store"], down["cause"]) == ("artifacts", cause)
+        assert cause.startswith(store.location())
         assert partial.offset == at
         assert at <= 1_000_000 + (partial_.UPLOADS + 1) * (256 << 10) + 100_000
         with logged() as log:

@@ -30,7 +30,7 @@ ROUNDS = 8
 class Log:
     """What the children printed, by job."""
 
-    said: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    steps: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     versions: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Log:
         if word == "opened":
             self.notes += rest
         elif rest:
-            self.said[rest[0]].append(word)
+            self.steps[rest[0]].append(word)
             if word == "replaced":
                 self.versions[rest[0]] = rest[1]
             elif word in ("kept", "committed"):
@@ -71,21 +71,21 @@ async def check(directory: Path, log: Log) -> None:
     jobs, artifacts = await DiskJobs.open(directory), await FileArtifacts.at(directory)
     assert [*jobs.notes, *log.notes] == []
     for job in await jobs.list():
-        assert "adding" in log.said[job.id]
-    for each, said in log.said.items():
-        await check_record(jobs, each, said, log.versions.get(each, 1))
-        await check_file(artifacts, each, said, log.sizes.get(each))
-    assert await artifacts.ids() <= log.said.keys()
+        assert "adding" in log.steps[job.id]
+    for each, steps in log.steps.items():
+        await check_record(jobs, each, steps, log.versions.get(each, 1))
+        await check_file(artifacts, each, steps, log.sizes.get(each))
+    assert await artifacts.ids() <= log.steps.keys()
     await check_no_orphans(directory, artifacts)
     await jobs.close()
     await artifacts.close()
 
 
-async def check_record(jobs: DiskJobs, id: str, said: list[str], version: int) -> None:
+async def check_record(jobs: DiskJobs, id: str, steps: list[str], version: int) -> None:
     job = await jobs.get(id)
-    if "removed" in said:
+    if "removed" in steps:
         assert job is None
-    elif "added" in said and "removing" not in said:
+    elif "added" in steps and "removing" not in steps:
         assert job is not None
         assert job.version in (version, version + 1)
     if job is not None:
@@ -93,16 +93,16 @@ async def check_record(jobs: DiskJobs, id: str, said: list[str], version: int) -
         assert await jobs.find(job.owner, str(job.request.idempotency_key)) == job
 
 
-async def check_file(artifacts: FileArtifacts, id: str, said: list[str], size: int | None) -> None:
+async def check_file(artifacts: FileArtifacts, id: str, steps: list[str], size: int | None) -> None:
     artifact = await artifacts.get(id)
-    if "removed" in said:
+    if "removed" in steps:
         assert id not in await artifacts.ids()
-    elif "removing" not in said:
-        assert (artifact is not None) or "committed" not in said
-        assert (artifact is None) or "committing" in said
+    elif "removing" not in steps:
+        assert (artifact is not None) or "committed" not in steps
+        assert (artifact is None) or "committing" in steps
     if artifact is not None:
         await check_content(artifacts, id, size)
-    elif "kept" in said and "removing" not in said:
+    elif "kept" in steps and "removing" not in steps:
         partial = await artifacts.resume(id)
         assert partial is not None
         assert partial.offset == size
@@ -141,8 +141,8 @@ def test_a_killed_process_loses_no_job_and_leaves_no_orphan(tmp_path: Path) -> N
     for number in range(ROUNDS):
         run_and_kill(tmp_path, number, log)
         asyncio.run(check(tmp_path, log))
-    said = [word for words in log.said.values() for word in words]
-    assert {"added", "replaced", "kept", "committed", "removed"} <= set(said)
+    steps = [word for words in log.steps.values() for word in words]
+    assert {"added", "replaced", "kept", "committed", "removed"} <= set(steps)
 
     async def clean() -> None:
         artifacts = await FileArtifacts.at(tmp_path)

@@ -93,9 +93,9 @@ async def explored(url: str) -> Scene:
         token = (await call("POST", "/v8/token", data=form))["access_token"]
         mine = {"Authorization": f"Bearer {token}"}
         organization = (await call("GET", "/v8/Organizations", headers=mine))["results"][0]["id"]
-        asked = {"dateTime": "2026-11-23T00:00:00Z", "type": "vex"}
+        restore = {"dateTime": "2026-11-23T00:00:00Z", "type": "vex"}
         session = await call(
-            "POST", f"/v8/Organizations/{organization}/explore", headers=mine, json=asked
+            "POST", f"/v8/Organizations/{organization}/explore", headers=mine, json=restore
         )
         mailboxes = f"/v8/RestoreSessions/{session['id']}/organization/mailboxes"
         mailbox = (await call("GET", mailboxes, headers=mine))["results"][0]["id"]
@@ -214,7 +214,7 @@ async def test_plain_curl_waits_for_the_file_by_retrying(scene: Scene, tmp_path:
     JSON.
     """
     mine = ["-H", f"Authorization: Bearer {scene.token}"]
-    asked = [
+    options = [
         *mine,
         "-H",
         "Prefer: respond-async",
@@ -225,7 +225,7 @@ async def test_plain_curl_waits_for_the_file_by_retrying(scene: Scene, tmp_path:
     ]
     curl = ["curl", "-sS", "-f"]
     job = await run(
-        [*curl, "-o", "202", "-w", "%header{location}", *asked, scene.url + scene.export],
+        [*curl, "-o", "202", "-w", "%header{location}", *options, scene.url + scene.export],
         scene,
         tmp_path,
     )
@@ -237,7 +237,7 @@ async def test_plain_curl_waits_for_the_file_by_retrying(scene: Scene, tmp_path:
 
 
 @pytest.mark.parametrize("heading", ["Python: requests", "Python: httpx", "Python: veeam-365"])
-async def test_the_documented_python_works_as_it_stands(
+async def test_the_documented_python_works_unchanged(
     scene: Scene, tmp_path: Path, heading: str
 ) -> None:
     ((language, text),) = snippets(heading)
@@ -251,7 +251,7 @@ async def test_the_documented_python_works_as_it_stands(
         assert_is_the_export((tmp_path / "mailbox.pst").read_bytes())
 
 
-async def test_the_documented_curl_works_as_it_stands(scene: Scene, tmp_path: Path) -> None:
+async def test_the_documented_curl_works_unchanged(scene: Scene, tmp_path: Path) -> None:
     """Both blocks in one shell, as a reader would paste them."""
     blocks = [text for language, text in snippets("curl") if language == "bash"]
     assert len(blocks) == 2

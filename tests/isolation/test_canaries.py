@@ -30,7 +30,7 @@ class CanaryCaller:
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self.fields = simulator.login() | CONFIDENTIAL
-        self.told: list[Message] = []
+        self.responses: list[Message] = []
         session = simulator.open_session()
         self.export = next(
             path for path in simulator.export_paths(session) if path.endswith("exportToPst")
@@ -49,7 +49,7 @@ class CanaryCaller:
     ) -> Message:
         given = self.fields | {name.replace("_", "-"): value for name, value in more.items()}
         message = await ask(self.proxy.url, method, target, given, body)
-        self.told.append(message)
+        self.responses.append(message)
         return message
 
     async def begin(self, **fault: object) -> str:
@@ -57,20 +57,20 @@ class CanaryCaller:
             self.simulator.fault(**({"path": self.export, "method": "POST", "count": 1} | fault))
         body = b'{"contentKeyword": "%b"}' % BODY
         target = f"{self.export}?note={QUERY.decode()}"
-        told = await self.ask(
+        response = await self.ask(
             "POST", target, body, Prefer="respond-async", Content_Type="application/json"
         )
-        assert told.status == 202, told
-        return told["Location"].removeprefix(self.proxy.url)
+        assert response.status == 202, response
+        return response["Location"].removeprefix(self.proxy.url)
 
     async def end(self, status: str) -> str:
         """Wait for the job's outcome and keep every document on the way."""
         etag = '""'
         while (
-            told := await self.ask("GET", status, Prefer="wait=5", If_None_Match=etag)
+            response := await self.ask("GET", status, Prefer="wait=5", If_None_Match=etag)
         ).status in (202, 304):
-            etag = told["ETag"]
-        outcome: str = told.json()["status"]
+            etag = response["ETag"]
+        outcome: str = response.json()["status"]
         return outcome
 
     async def outcomes(self) -> None:
@@ -119,12 +119,12 @@ class CanaryCaller:
         await wire.send(
             "\r\n".join([f"GET /?x={QUERY.decode()} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
         )
-        self.told.append(await wire.message(ends=True))
+        self.responses.append(await wire.message(ends=True))
         wire.abort()
 
     async def operators_view(self) -> None:
         for path in ("/", "/healthz", "/readyz", "/metrics", "/api/jobs", "/api/overview"):
-            self.told.append(await ask(self.proxy.admin_url, "GET", path))
+            self.responses.append(await ask(self.proxy.admin_url, "GET", path))
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def scan_output(caller: CanaryCaller, log: bytes) -> None:
     body.
     """
     assert_clean("the log", log, [*caller.secrets, QUERY, BODY])
-    for message in caller.told:
+    for message in caller.responses:
         shown = "\n".join([message.first, *map(": ".join, message.fields)]).encode() + message.body
         assert_clean(message.first, shown, [*caller.secrets, QUERY, BODY])
 

@@ -37,24 +37,24 @@ class Caller:
     async def begin(self, proxy: ProxyProcess) -> str:
         """Start an export that VB365 keeps generating and return the path of its status monitor."""
         self.simulator.fault(path=self.export, method="POST", hold=True, count=1)
-        told = await ask(
+        response = await ask(
             proxy.url, "POST", self.export, self.fields | {"Prefer": "respond-async"}, b"{}"
         )
-        assert told.status == 202, told
+        assert response.status == 202, response
         await self.simulator.until(lambda: self.simulator.held == 1)
-        return told["Location"].removeprefix(proxy.url)
+        return response["Location"].removeprefix(proxy.url)
 
     async def job(self, proxy: ProxyProcess) -> Any:
         """The job as the list shows it, which provides no credentials to it."""
-        told = await ask(proxy.url, "GET", "/v8/_async/exports", self.fields)
-        (job,) = told.json()["results"]
+        response = await ask(proxy.url, "GET", "/v8/_async/exports", self.fields)
+        (job,) = response.json()["results"]
         return job
 
     async def finished(self, proxy: ProxyProcess, status: str) -> Message:
         etag = '""'
-        while (told := await self.get(proxy, status, etag)).status in (202, 304):
-            etag = told["ETag"]
-        return told
+        while (response := await self.get(proxy, status, etag)).status in (202, 304):
+            etag = response["ETag"]
+        return response
 
     async def get(self, proxy: ProxyProcess, path: str, etag: str = '""') -> Message:
         return await ask(
@@ -66,8 +66,8 @@ class Caller:
         return sum(request.method == "POST" for request in self.simulator.requests)
 
     async def assert_whole(self, proxy: ProxyProcess, status: str) -> None:
-        told = await self.finished(proxy, status)
-        assert told.json()["status"] == "Success", told
+        response = await self.finished(proxy, status)
+        assert response.json()["status"] == "Success", response
         content = self.simulator.content(self.export)
         assert (await self.get(proxy, f"{status}/result")).body == bytes(
             content.read(0, content.size)
@@ -155,8 +155,8 @@ async def test_a_suspended_job_that_is_not_resumed_fails(caller: Caller, tmp_pat
     async with served(caller.simulator.url, tmp_path, EXPORTS__SUSPEND_TTL="1s") as proxy:
         while (await caller.job(proxy))["status"] == "Running":  # noqa: ASYNC110  # the event is in another process
             await asyncio.sleep(0.1)  # waiting for it with a request would resume the job
-        told = (await caller.get(proxy, status)).json()
-    assert (told["status"], told["error"]["code"], told["error"]["retryable"]) == (
+        response = (await caller.get(proxy, status)).json()
+    assert (response["status"], response["error"]["code"], response["error"]["retryable"]) == (
         "Failed",
         "Interrupted",
         True,

@@ -39,7 +39,7 @@ async def test_a_refreshed_token_gets_the_first_job(make_stage: MakeStage) -> No
         assert again["Location"].endswith(first)
     assert (await stage.kickoff(stage.export, body=b"{ }", Idempotency_Key=KEY)).status == 422
     assert [f"{LIST}/{job['id']}" for job in (await stage.get(LIST)).json()["results"]] == [first]
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 async def test_many_retries_at_a_time_get_the_first_job(make_stage: MakeStage) -> None:
@@ -56,7 +56,7 @@ async def test_many_retries_at_a_time_get_the_first_job(make_stage: MakeStage) -
         )
     )
     assert {(each.status, stage.path(each["Location"])) for each in answers} == {(202, first)}
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 async def test_the_first_of_two_unconfirmed_jobs_has_the_key(make_stage: MakeStage) -> None:
@@ -72,7 +72,7 @@ async def test_the_first_of_two_unconfirmed_jobs_has_the_key(make_stage: MakeSta
         stage.fields = stage.simulator.login("alice")
         again = await stage.kickoff(stage.export, Idempotency_Key=KEY)
         assert again["Location"].endswith(first)
-    assert stage.asked("exportToPst", "POST") == 2
+    assert stage.count_requests("exportToPst", "POST") == 2
 
 
 async def test_no_second_generation_while_vb365_cannot_be_asked(make_stage: MakeStage) -> None:
@@ -160,7 +160,7 @@ async def test_an_unconfirmed_and_a_confirmed_kickoff_at_a_time_are_one_job(
     tokens = {"first": jwt("alice", 1), "second": jwt("alice", 2)}
     quick = tokens["second" if slow == "first" else "first"]["Authorization"]
     down = {tokens["first"]["Authorization"]}
-    storing, asked, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    storing, requested, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
     add = DiskJobs.add
 
     async def add_slowly(self: DiskJobs, job: Job, body: bytes) -> Job:
@@ -173,7 +173,7 @@ async def test_an_unconfirmed_and_a_confirmed_kickoff_at_a_time_are_one_job(
             return raw("200 OK", [], b"mail")
         token = request.get("Authorization") or ""
         if token == quick and "limit" in request.target:
-            asked.set()
+            requested.set()
         return raw("503 Down" if token in down else "200 OK" if token else "401 No", [], b"{}")
 
     monkeypatch.setattr(DiskJobs, "add", add_slowly)
@@ -183,7 +183,7 @@ async def test_an_unconfirmed_and_a_confirmed_kickoff_at_a_time_are_one_job(
     await asyncio.wait_for(storing.wait(), 10)
     [other] = tokens.values()
     later = asyncio.create_task(play.ask("POST", EXPORT, other | more, b"{}"))
-    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(requested.wait(), 10)
     down.clear()
     release.set()
     answers = await asyncio.gather(begun, later)

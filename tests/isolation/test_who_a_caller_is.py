@@ -234,7 +234,7 @@ async def test_a_key_is_found_with_another_cookie(make_stage: MakeStage, token: 
         assert (again.status, again["Idempotency-Replayed"]) == (202, "true")
         assert again["Location"].endswith(first)
         stage.clock.ahead += 61
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 # What a list and an unknown id disclose
@@ -301,7 +301,7 @@ async def test_no_version_of_the_url_discloses_existing_ids(
         response = await play.kickoff(f"/{api}/RestoreSessions/s/organization/exportToPst")
         jobs.append(response.json()["id"])
         await play.finished(f"{LIST}/{jobs[-1]}")
-    told = set()
+    responses = set()
     for job in (*jobs, str(uuid4())):
         play.upstream.requests.clear()
         response = await play.ask(
@@ -309,15 +309,15 @@ async def test_no_version_of_the_url_discloses_existing_ids(
             f"{alias}/_async/exports/{job}",
             {"Authorization": f"Bearer {user}", "X-Request-Id": "r"},
         )
-        told.add(
+        responses.add(
             (
                 response.status,
                 response.body.replace(job.encode(), b"{id}"),
                 len(play.upstream.requests),
             )
         )
-    assert len(told) == 1
-    assert {status for status, _, _ in told} == {401 if user == "nobody" else 404}
+    assert len(responses) == 1
+    assert {status for status, _, _ in responses} == {401 if user == "nobody" else 404}
 
 
 async def test_listing_a_session_sends_the_same_requests_with_and_without_jobs(
@@ -334,13 +334,15 @@ async def test_listing_a_session_sends_the_same_requests_with_and_without_jobs(
     play.fields = {"Authorization": "Bearer alice"}
     await play.finished(await play.begun("/v8/RestoreSessions/s/organization/exportToPst"))
     bob = {"Authorization": "Bearer bob"}
-    asked = []
+    targets = []
     for session in ("s", "t", "s%0D%0A", "..%2Fx"):
         play.upstream.requests.clear()
         listed = await play.ask("GET", f"{LIST}?restoreSessionId={session}", bob)
         assert (listed.status, listed.json()["results"]) == (200, [])
-        asked.append([each.target for each in play.upstream.requests if "limit" not in each.target])
-    assert asked == [["/v8/RestoreSessions/s"], ["/v8/RestoreSessions/t"], [], []]
+        targets.append(
+            [each.target for each in play.upstream.requests if "limit" not in each.target]
+        )
+    assert targets == [["/v8/RestoreSessions/s"], ["/v8/RestoreSessions/t"], [], []]
 
 
 @pytest.mark.parametrize("alias", ["/v9", "/v77", "/v8", "/v1", ""])
@@ -384,7 +386,7 @@ async def one_generation(stage: Stage, retry: Retry, first: str) -> None:
         response = await retry(caller)
         assert (response.status, response.get("Idempotency-Replayed")) == (202, "true"), response
         assert response["Location"].endswith(first)
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 async def test_a_key_survives_a_kill_while_vb365_does_not_respond(
@@ -439,7 +441,7 @@ async def test_concurrent_duplicates_are_one_job_if_only_some_are_identified(
     stage.simulator.faults.clear()
     again = await stage.kickoff(stage.export, Idempotency_Key=KEY, Cookie="ARRAffinity=x")
     assert (again.status, {again["Location"]}) == (202, locations)
-    assert stage.asked("exportToPst", "POST") == 1
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 async def test_a_key_used_while_vb365_does_not_respond_is_kept(make_stage: MakeStage) -> None:
@@ -470,15 +472,15 @@ async def test_a_claimed_identity_neither_uses_nor_discloses_a_key(make_stage: M
     stage = await make_stage({"token": "jwt", "size": 1000}, EXPORTS__PREFLIGHT="false")
     await stage.done(Idempotency_Key=KEY)
     mallory = {"Authorization": forged(stage.fields["Authorization"]), "Prefer": "respond-async"}
-    told = set()
+    responses = set()
     for key in (KEY, "unused"):
         for body in (b"{}", b"{ }"):
             response = await stage.ask(
                 "POST", stage.export, mallory | {"Idempotency-Key": key}, body
             )
-            told.add((response.status, "Idempotency-Replayed" in response))
+            responses.add((response.status, "Idempotency-Replayed" in response))
     # a second body under the key is 422 for mallory's own job
-    assert told == {(202, False), (422, False)}
+    assert responses == {(202, False), (422, False)}
     hers = await stage.kickoff(stage.export, Idempotency_Key="unused")
     assert hers.status == 202
     assert "Idempotency-Replayed" not in hers

@@ -195,34 +195,34 @@ async def prepare(make_stage: MakeStage, row: Row) -> Scene:
 async def test_every_operation_has_its_response(make_stage: MakeStage, row: Row) -> None:
     """§9: the table of access."""
     scene = await prepare(make_stage, row)
-    for told, expected in (
+    for response, expected in (
         (await scene.list(), row.listed),
         (await scene.list_session(), row.of_session),
     ):
         if expected < 400:
-            assert told.status == 200
-            assert [job["id"] for job in told.json()["results"]] == [scene.job] * expected
+            assert response.status == 200
+            assert [job["id"] for job in response.json()["results"]] == [scene.job] * expected
         else:
-            assert_rejected(told, expected)
+            assert_rejected(response, expected)
     kickoff = await scene.kickoff_again()
     assert kickoff.status == row.kickoff
     assert (kickoff.get("Idempotency-Replayed") == "true") is row.replayed
     assert ("Location" in kickoff and kickoff["Location"].endswith(scene.job)) is row.replayed
     for verb, expected in zip(VERBS, row.verbs, strict=True):
-        told = await scene.call(verb)
-        assert told.status == expected, verb
+        response = await scene.call(verb)
+        assert response.status == expected, verb
         if expected >= 400:
-            assert_rejected(told, expected, bodiless=verb == "head")
+            assert_rejected(response, expected, bodiless=verb == "head")
 
 
-def assert_rejected(told: Message, status: int, *, bodiless: bool = False) -> None:
+def assert_rejected(response: Message, status: int, *, bodiless: bool = False) -> None:
     """Check the response of §11, with the fields that belong to it and nothing of the job."""
-    assert told.status == status
-    assert told["X-VB365-Async"] == "proxy"
-    assert told["Cache-Control"] == "no-store"
-    assert ("WWW-Authenticate" in told) is (status == 401)
-    assert ("Retry-After" in told) is (status == 503)
-    assert not told.names & {
+    assert response.status == status
+    assert response["X-VB365-Async"] == "proxy"
+    assert response["Cache-Control"] == "no-store"
+    assert ("WWW-Authenticate" in response) is (status == 401)
+    assert ("Retry-After" in response) is (status == 503)
+    assert not response.names & {
         "etag",
         "location",
         "sunset",
@@ -231,7 +231,7 @@ def assert_rejected(told: Message, status: int, *, bodiless: bool = False) -> No
         "content-disposition",
     }
     if not bodiless:
-        assert told.json()["type"] == f"urn:vb365-async:problem:{PROBLEMS[status]}"
+        assert response.json()["type"] == f"urn:vb365-async:problem:{PROBLEMS[status]}"
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if min(row.verbs) >= 400], ids=name_of)
@@ -244,21 +244,21 @@ async def test_a_foreign_id_gets_the_response_of_an_unknown_one(
         "status", str(uuid4())
     )  # that VB365 accepts a token is cached, whatever the id
     for verb in VERBS:
-        asked = len(scene.stage.simulator.requests)
+        before = len(scene.stage.simulator.requests)
         foreign = await scene.call(verb)
-        for_the_foreign = len(scene.stage.simulator.requests) - asked
+        for_the_foreign = len(scene.stage.simulator.requests) - before
         stranger = str(uuid4())
         unknown = await scene.call(verb, stranger)
         assert shown(foreign, scene.job) == shown(unknown, stranger), verb
         if row.situation not in (gone, gone_and_revoked):
-            assert len(scene.stage.simulator.requests) - asked == 2 * for_the_foreign, verb
+            assert len(scene.stage.simulator.requests) - before == 2 * for_the_foreign, verb
 
 
-def shown(told: Message, id: str) -> object:
+def shown(response: Message, id: str) -> object:
     changing = ("date", "x-request-id")
-    fields = [(name, value) for name, value in told.fields if name.lower() not in changing]
-    body = told.body.replace(id.encode(), b"{id}")
-    return told.first, fields, body.replace(told["X-Request-Id"].encode(), b"{request}")
+    fields = [(name, value) for name, value in response.fields if name.lower() not in changing]
+    body = response.body.replace(id.encode(), b"{id}")
+    return response.first, fields, body.replace(response["X-Request-Id"].encode(), b"{request}")
 
 
 async def test_a_cached_check_gives_access_to_its_session_only(make_stage: MakeStage) -> None:
@@ -374,14 +374,14 @@ async def test_the_cache_distinguishes_spellings_of_a_session(
         assert (await stage.get(status)).status in (200, 202)
     stage.clock.ahead += 61
     for spelling, status in zip((stage.session, stage.session.upper()), statuses, strict=True):
-        asked = [one.target for one in stage.simulator.requests].count(
+        before = [one.target for one in stage.simulator.requests].count(
             f"/v8/RestoreSessions/{spelling}"
         )
         await stage.get(status)
         again = [one.target for one in stage.simulator.requests].count(
             f"/v8/RestoreSessions/{spelling}"
         )
-        assert again == asked + 1
+        assert again == before + 1
 
 
 HOSTILE = [
@@ -401,10 +401,10 @@ async def test_hostile_fields_do_not_change_the_links(
     """§13: Host is validated; forwarded fields count from trusted peers only."""
     stage = await make_stage({"size": 1000})
     response = await kickoff_as(stage, "alice", stage.export, (name, value))
-    told = json.dumps(response.fields) + response.body.decode()
+    text = json.dumps(response.fields) + response.body.decode()
     assert response.status in (202, 400)
-    assert "evil" not in told
-    assert "javascript" not in told
+    assert "evil" not in text
+    assert "javascript" not in text
 
 
 async def test_a_hostile_file_name_does_not_split_the_response(make_stage: MakeStage) -> None:
@@ -416,11 +416,12 @@ async def test_a_hostile_file_name_does_not_split_the_response(make_stage: MakeS
     )
     stage.fault(disposition=name)
     status = await stage.done()
-    told = await stage.get(f"{status}/result")
-    assert "Set-Cookie" not in told
-    assert told.body == stage.file()
+    response = await stage.get(f"{status}/result")
+    assert "Set-Cookie" not in response
+    assert response.body == stage.file()
     assert (
-        "/" not in told["Content-Disposition"].partition("filename=")[2].partition("filename*")[0]
+        "/"
+        not in response["Content-Disposition"].partition("filename=")[2].partition("filename*")[0]
     )
     assert "\r" not in (await stage.get(status)).json()["result"]["fileName"]
 

@@ -18,7 +18,7 @@ class Response:
     name: str
     raw: bytes
     verdict: str | bytes
-    asked: bytes = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+    request: bytes = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 def head(*lines: bytes, line: bytes = b"HTTP/1.1 200 OK", body: bytes = b"") -> bytes:
@@ -178,7 +178,7 @@ def _whole() -> list[Response]:
 
 RESPONSES = [
     *[
-        Response(name, raw, BAD, _HEAD if "HEAD" in name else Response.asked)
+        Response(name, raw, BAD, _HEAD if "HEAD" in name else Response.request)
         for name, raw in MALFORMED.items()
     ],
     *[Response(f"{name} (1.1)", raw, VISIBLE) for name, raw in SHORT.items()],

@@ -140,9 +140,9 @@ class LoopErrors:
     """Calls of the loop's exception handler: every entry is a crash."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.contexts: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: self.told.append(context)
+            lambda _, context: self.contexts.append(context)
         )
 
 
@@ -195,7 +195,7 @@ async def test_12_torn_requests_are_never_read_in_two_ways(
         assert got.count(b"HTTP/1.1 200 OK\r\n") <= reached
         _check_origin(raw, witness.whole[:reached])
         _check_streams(witness)
-    assert not complaints.told
+    assert not complaints.contexts
 
 
 def _check_origin(raw: bytes, whole: list[bytes]) -> None:
@@ -242,7 +242,7 @@ async def test_12_torn_responses_are_never_a_short_success(
         body = _whole_body(got, clean=clean)
         if body is not None and b"X-VB365-Async: proxy\r\n" not in got:
             assert body == _whole_body(raw, clean=True)
-    assert not complaints.told
+    assert not complaints.contexts
 
 
 async def _until_the_end(client: Peer) -> tuple[bytes, bool]:

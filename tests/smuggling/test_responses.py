@@ -27,8 +27,8 @@ def answering(raw: bytes) -> Origin:
 
     async def script(peer: Peer) -> None:
         while True:
-            asked = await read_request(peer)
-            if asked == GOOD:
+            request = await read_request(peer)
+            if request == GOOD:
                 await peer.send(OK)
                 continue
             await peer.send(raw)
@@ -46,17 +46,17 @@ async def test_12_hostile_responses_get_their_verdict(response: Response) -> Non
         answering(response.raw).running() as origin,
         proxy_to(origin.port, decide=LISTENER.decide) as proxy,
     ):
-        client = await proxy.ask(response.asked)
+        client = await proxy.ask(response.request)
         if isinstance(response.verdict, bytes):
             assert (
-                await read_response(client, response.asked.partition(b" ")[0]) == response.verdict
+                await read_response(client, response.request.partition(b" ")[0]) == response.verdict
             )
         elif response.verdict == BAD:
-            _check_problem(*await _problem(client, response.asked))
+            _check_problem(*await _problem(client, response.request))
         else:
             with pytest.raises(ConnectionResetError):
                 await client.rest()
-        if b"HTTP/1.1\r\n" in response.asked and response.verdict != "broken":
+        if b"HTTP/1.1\r\n" in response.request and response.verdict != "broken":
             await client.send(
                 GOOD
             )  # on the same connection: the rest of the previous response is not the next one
@@ -65,8 +65,8 @@ async def test_12_hostile_responses_get_their_verdict(response: Response) -> Non
         assert await read_response(other, b"GET") == OK
 
 
-async def _problem(client: Peer, asked: bytes) -> tuple[bytes, bytes]:
-    raw = await read_response(client, asked.partition(b" ")[0])
+async def _problem(client: Peer, request: bytes) -> tuple[bytes, bytes]:
+    raw = await read_response(client, request.partition(b" ")[0])
     head, _, body = raw.partition(b"\r\n\r\n")
     return head, body
 

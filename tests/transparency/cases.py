@@ -19,7 +19,7 @@ class Case:
     """
 
     name: str
-    asked: tuple[bytes, ...]
+    requests: tuple[bytes, ...]
     answered: tuple[bytes, ...]
     differs: frozenset[str] = field(default=frozenset())
     closes: bool = False
@@ -53,9 +53,9 @@ def asking(name: str, raw: bytes, *differs: str) -> Case:
 
 
 def answering(
-    name: str, raw: bytes, *differs: str, asked: bytes = GET, closes: bool = False
+    name: str, raw: bytes, *differs: str, request: bytes = GET, closes: bool = False
 ) -> Case:
-    return Case(name, (asked,), (raw,), frozenset(differs), closes)
+    return Case(name, (request,), (raw,), frozenset(differs), closes)
 
 
 TARGETS = [
@@ -424,10 +424,12 @@ def responses() -> list[Case]:
 def _bodiless() -> list[Case]:
     head = request(line=b"HEAD /x HTTP/1.1")
     return [
-        answering("HEAD with a length", response(b"Content-Length: 5000000000"), asked=head),
-        answering("HEAD with chunks", response(_TE), asked=head),
-        answering("HEAD with neither", response(b"X: 1"), asked=head),
-        answering("HEAD, 404", response(b"Content-Length: 5", line=b"HTTP/1.1 404 No"), asked=head),
+        answering("HEAD with a length", response(b"Content-Length: 5000000000"), request=head),
+        answering("HEAD with chunks", response(_TE), request=head),
+        answering("HEAD with neither", response(b"X: 1"), request=head),
+        answering(
+            "HEAD, 404", response(b"Content-Length: 5", line=b"HTTP/1.1 404 No"), request=head
+        ),
         answering("204", response(b"X: 1", line=b"HTTP/1.1 204 No Content")),
         answering(
             "204 with length 0", response(b"Content-Length: 0", line=b"HTTP/1.1 204 No Content")
@@ -454,13 +456,13 @@ def _interim() -> list[Case]:
         answering("103", hints + OK),
         answering("102 many times", processing * 30 + OK),
         answering("199", response(line=b"HTTP/1.1 199 \xe4") + OK),
-        answering("100 unasked", response(line=b"HTTP/1.1 100 Continue") + OK, asked=post),
+        answering("100 unasked", response(line=b"HTTP/1.1 100 Continue") + OK, request=post),
         answering("103 before 204", hints + response(line=b"HTTP/1.1 204 No Content")),
         answering("103 before chunks", hints + _chunked(b"2\r\nok\r\n0\r\n\r\n")),
         answering(
             "103 to HEAD",
             hints + response(b"Content-Length: 2"),
-            asked=request(line=b"HEAD /x HTTP/1.1"),
+            request=request(line=b"HEAD /x HTTP/1.1"),
         ),
     ]
 
@@ -476,26 +478,29 @@ def _old() -> list[Case]:
     old = b"HTTP/1.0 200 OK"
     post = request(b"Content-Length: 2", line=b"POST /x HTTP/1.0", body=b"ab")
     return [
-        answering("1.0", OK, ended, asked=plain),
-        answering("1.0 with Host", OK, ended, asked=hosted),
-        answering("1.0 with a body", OK, ended, asked=post),
+        answering("1.0", OK, ended, request=plain),
+        answering("1.0 with Host", OK, ended, request=hosted),
+        answering("1.0 with a body", OK, ended, request=post),
         answering(
             "1.0 HEAD",
             response(b"Content-Length: 2"),
             ended,
-            asked=request(line=b"HEAD /x HTTP/1.0"),
+            request=request(line=b"HEAD /x HTTP/1.0"),
         ),
-        answering("1.0 kept", OK, "hop_by_hop_fields", ended, asked=kept),
+        answering("1.0 kept", OK, "hop_by_hop_fields", ended, request=kept),
         Case("1.0 kept twice", (kept, kept), (OK, OK), frozenset({"hop_by_hop_fields", ended})),
         answering(
-            "1.0, chunks", _chunked(b"2\r\nok\r\n3\r\n, o\r\n0\r\n\r\n"), *_DECHUNKED, asked=hosted
+            "1.0, chunks",
+            _chunked(b"2\r\nok\r\n3\r\n, o\r\n0\r\n\r\n"),
+            *_DECHUNKED,
+            request=hosted,
         ),
         answering(
-            "1.0, trailers", _chunked(b"2\r\nok\r\n0\r\nX: 1\r\n\r\n"), *_DECHUNKED, asked=hosted
+            "1.0, trailers", _chunked(b"2\r\nok\r\n0\r\nX: 1\r\n\r\n"), *_DECHUNKED, request=hosted
         ),
-        answering("1.0, no chunk", _chunked(b"0\r\n\r\n", b"X: 1"), *_DECHUNKED, asked=hosted),
-        answering("1.0, 103", hints + OK, "no_interim_answers_to_http_1_0", ended, asked=hosted),
-        answering("1.0, until close", response(body=b"ok"), ended, asked=hosted, closes=True),
+        answering("1.0, no chunk", _chunked(b"0\r\n\r\n", b"X: 1"), *_DECHUNKED, request=hosted),
+        answering("1.0, 103", hints + OK, "no_interim_answers_to_http_1_0", ended, request=hosted),
+        answering("1.0, until close", response(body=b"ok"), ended, request=hosted, closes=True),
         answering(
             "answered 1.0", response(line=old, body=b"ok"), "own_version", ended, closes=True
         ),
@@ -506,7 +511,7 @@ def _old() -> list[Case]:
             "own_version",
             "answered_hop_by_hop_fields",
         ),
-        answering("1.0 on both sides", sized(line=old), "own_version", ended, asked=hosted),
+        answering("1.0 on both sides", sized(line=old), "own_version", ended, request=hosted),
         answering(
             "1.0 without a reason",
             sized(line=b"HTTP/1.0 404"),

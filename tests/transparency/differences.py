@@ -72,7 +72,7 @@ def _without_extensions(body: bytes) -> bytes:
         body = body[length + 2 :]
 
 
-def answered_hop_by_hop_fields(asked: Message, sent: Message) -> Message:
+def answered_hop_by_hop_fields(request: Message, sent: Message) -> Message:
     """The upstream's Connection is about its own connection. A WebSocket's 101 keeps its
     Upgrade.
     """
@@ -82,17 +82,17 @@ def answered_hop_by_hop_fields(asked: Message, sent: Message) -> Message:
     return sent.without(lambda name: name in _hops(sent))
 
 
-def answered_chunk_extensions(asked: Message, sent: Message) -> Message:
+def answered_chunk_extensions(request: Message, sent: Message) -> Message:
     """The same as in requests."""
     return chunk_extensions(sent) if sent.body else sent
 
 
-def own_version(asked: Message, sent: Message) -> Message:
+def own_version(request: Message, sent: Message) -> Message:
     """RFC 9112 §2.3: the version is the sender's, hop by hop."""
     return replace(sent, start=sent.start.replace(b"HTTP/1.0 ", b"HTTP/1.1 ", 1))
 
 
-def space_before_an_absent_reason(asked: Message, sent: Message) -> Message:
+def space_before_an_absent_reason(request: Message, sent: Message) -> Message:
     """RFC 9112 §4: the space before the reason is there even when the reason is not."""
     return (
         replace(sent, start=sent.start + b" ")
@@ -101,36 +101,38 @@ def space_before_an_absent_reason(asked: Message, sent: Message) -> Message:
     )
 
 
-def no_transfer_encoding_without_a_body(asked: Message, sent: Message) -> Message:
+def no_transfer_encoding_without_a_body(request: Message, sent: Message) -> Message:
     """RFC 9112 §6.1: a 204 must not have one."""
     return (
         sent.without(lambda name: name == b"transfer-encoding") if b" 204 " in sent.start else sent
     )
 
 
-def no_interim_answers_to_http_1_0(asked: Message, sent: Message) -> Message | None:
+def no_interim_answers_to_http_1_0(request: Message, sent: Message) -> Message | None:
     """RFC 9110 §15.2: a client of HTTP/1.0 does not know them."""
-    return None if asked.start.endswith(b"/1.0") and re.match(rb"HTTP/1\.1 1", sent.start) else sent
+    return (
+        None if request.start.endswith(b"/1.0") and re.match(rb"HTTP/1\.1 1", sent.start) else sent
+    )
 
 
-def no_chunks_to_http_1_0(asked: Message, sent: Message) -> Message:
+def no_chunks_to_http_1_0(request: Message, sent: Message) -> Message:
     """RFC 9112 §6.1: the end of the connection ends the body instead; trailers are dropped."""
-    if not (asked.start.endswith(b"/1.0") and sent.chunked):
+    if not (request.start.endswith(b"/1.0") and sent.chunked):
         return sent
     payload, _ = chunks(sent.body) if sent.body else ([], b"")
     return replace(sent.without(lambda name: name == b"transfer-encoding"), body=b"".join(payload))
 
 
-def own_connection_line(asked: Message, sent: Message) -> Message:
+def own_connection_line(request: Message, sent: Message) -> Message:
     """RFC 9112 §9.6: said when the connection ends, and to a client of HTTP/1.0 also when it does
     not.
     """
     status = int(sent.start.split(b" ")[1])
     if status < 200:
         return sent
-    options = _connection(asked)
-    old = asked.start.endswith(b"/1.0")
-    bodiless = asked.start.startswith(b"HEAD ") or status in (204, 304)
+    options = _connection(request)
+    old = request.start.endswith(b"/1.0")
+    bodiless = request.start.startswith(b"HEAD ") or status in (204, 304)
     delimited = bool(sent.values(b"content-length")) or sent.chunked or bodiless
     keep = delimited and b"close" not in options and (not old or b"keep-alive" in options)
     line = (
@@ -181,9 +183,9 @@ def _led_by_empty_line(sent: bytes) -> Message:
     return Message(b"", (message.start + b"\r\n", *message.lines), message.body)
 
 
-def expected_answer(asked: bytes, sent: bytes) -> tuple[bytes, set[str]]:
+def expected_answer(request: bytes, sent: bytes) -> tuple[bytes, set[str]]:
     """What must reach the client that asked, and the names of the differences that are in it."""
-    question, made = Message.of(asked.removeprefix(b"\r\n")), set()
+    question, made = Message.of(request.removeprefix(b"\r\n")), set()
     out = b""
     for one in split_answers(sent):
         message: Message | None = Message.of(one)

@@ -71,8 +71,10 @@ async def test_12_random_messages_show_only_the_named_differences(
     pairs: list[tuple[bytes, bytes]],
 ) -> None:
     case = Case(
-        "by chance", tuple(asked for asked, _ in pairs), tuple(answered for _, answered in pairs)
+        "by chance",
+        tuple(request for request, _ in pairs),
+        tuple(answered for _, answered in pairs),
     )
     got = await through_the_proxy(case)
-    assert got.received == [expected_request(asked)[0] for asked, _ in pairs]
-    assert got.answered == [expected_answer(asked, answered)[0] for asked, answered in pairs]
+    assert got.received == [expected_request(request)[0] for request, _ in pairs]
+    assert got.answered == [expected_answer(request, answered)[0] for request, answered in pairs]

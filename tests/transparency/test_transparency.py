@@ -43,8 +43,8 @@ def recording(case: Case, record: Record) -> Origin:
 
 async def ask(case: Case, peer: Peer, record: Record) -> None:
     """Send everything at once and read every response."""
-    await peer.send(b"".join(case.asked))
-    for raw in case.asked:
+    await peer.send(b"".join(case.requests))
+    for raw in case.requests:
         method = raw.lstrip(b"\r\n").partition(b" ")[0]
         record.answered.append(await read_response(peer, method))
 
@@ -70,12 +70,16 @@ async def through_the_proxy(case: Case) -> Record:
 async def test_12_each_case_shows_only_the_named_differences(case: Case) -> None:
     """§12: byte for byte, on both sides."""
     direct, proxied = await directly(case), await through_the_proxy(case)
-    assert direct == Record(list(case.asked), list(case.answered)), "the case itself does not work"
+    assert direct == Record(list(case.requests), list(case.answered)), (
+        "the case itself does not work"
+    )
     differs: set[str] = set()
-    assert proxied.received == _all(differs, [expected_request(asked) for asked in direct.received])
+    assert proxied.received == _all(
+        differs, [expected_request(request) for request in direct.received]
+    )
     pairs = zip(direct.received, direct.answered, strict=True)
     assert proxied.answered == _all(
-        differs, [expected_answer(asked, answered) for asked, answered in pairs]
+        differs, [expected_answer(request, answered) for request, answered in pairs]
     )
     assert differs == case.differs
 

@@ -89,7 +89,7 @@ def test_tracebacks_hold_no_local_variables(format: str, stream: io.StringIO) ->
 
 
 @pytest.mark.parametrize("format", ["console", "json"])
-def test_nobody_forges_a_line_or_speaks_to_the_terminal(format: str, stream: io.StringIO) -> None:
+def test_no_text_forges_a_line_or_controls_the_terminal(format: str, stream: io.StringIO) -> None:
     """§9: bytes of a request or of U in a message or in a value stay within their line."""
     logs.configure(format, "info", stream)
     hostile = "a\r\nforged\x1b[2J\x9b31m\u2028b"
@@ -223,8 +223,8 @@ def test_a_line_that_cannot_be_written_is_tried_again(
     *torn, whole = path.read_text(encoding="utf-8").splitlines()
     assert [len(line) for line in torn] == [3, 2]
     assert json.loads(whole)["event"] == "happened"
-    (said,) = capfd.readouterr().err.splitlines()
-    assert "No space left on device" in json.loads(said)["event"]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "No space left on device" in json.loads(line)["event"]
 
 
 def test_several_processes_write_to_one_file_and_lose_nothing(tmp_path: Path) -> None:

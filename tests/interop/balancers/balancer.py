@@ -137,7 +137,7 @@ class Balancer:
     def url(self, variant: int = THROUGH) -> str:
         return f"https://localhost:{self.ports[variant]}"
 
-    def said(self) -> str:
+    def output(self) -> str:
         """What it wrote to stderr so far."""
         return self._log.read_text(errors="replace")
 
@@ -214,7 +214,7 @@ async def running(
 async def _listening(port: int, process: asyncio.subprocess.Process, balancer: Balancer) -> None:
     async with asyncio.timeout(LIMIT):
         while True:
-            assert process.returncode is None, balancer.said()
+            assert process.returncode is None, balancer.output()
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionRefusedError:

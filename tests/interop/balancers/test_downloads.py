@@ -71,9 +71,9 @@ async def through_default_nginx(size: int, place: Path, *, control: bool) -> Non
         path = next(
             path for path in vb365.export_paths(session) if path.lower().endswith("/exporttopst")
         )
-        asked = vb365.login() | {"Prefer": "respond-async"}
+        fields = vb365.login() | {"Prefer": "respond-async"}
         url = balancer.url().replace("https", "http")
-        async with http.post(url + path, data=b"{}", headers=asked) as response:
+        async with http.post(url + path, data=b"{}", headers=fields) as response:
             assert response.status == 202
             job = (
                 url
@@ -82,14 +82,14 @@ async def through_default_nginx(size: int, place: Path, *, control: bool) -> Non
             )
         document = await here.outcome(job)
         assert document["status"] == "Success", document
-        async with http.get(f"{job}/result", headers=asked) as response:
+        async with http.get(f"{job}/result", headers=fields) as response:
             assert response.status == 200
             assert await digest_of(response, dawdle=0.5) == document["result"]["digest"]["sha-256"]
-        assert ASIDE not in balancer.said()
+        assert ASIDE not in balancer.output()
         if control:
             async with http.post(url + path, data=b"{}", headers=vb365.login()) as response:
                 await digest_of(response, dawdle=0.5)
-            assert ASIDE in balancer.said(), "nginx buffers unless it is told not to"
+            assert ASIDE in balancer.output(), "nginx buffers unless it is told not to"
 
 
 async def test_default_nginx_buffers_no_file_on_disk(

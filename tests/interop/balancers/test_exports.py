@@ -67,7 +67,7 @@ async def test_addresses_are_those_that_the_client_used(scene: SceneMaker) -> No
 
 async def test_forwarding_fields_of_a_client_are_overwritten(scene: SceneMaker) -> None:
     """CONTRACT §13: the shipped configurations overwrite every field that the proxy believes."""
-    said = {
+    more = {
         "Forwarded": "proto=http;host=evil.example",
         "X-Forwarded-Host": "evil.example",
         "X-Forwarded-Proto": "http",
@@ -76,7 +76,7 @@ async def test_forwarding_fields_of_a_client_are_overwritten(scene: SceneMaker) 
     }
     async with scene() as here:
         for variant in (THROUGH, SPLIT):
-            job = await here.kick_off(mailbox(here), variant, **said)
+            job = await here.kick_off(mailbox(here), variant, **more)
             assert job.startswith(f"{here.balancer.url(variant)}/v8/_async/exports/")
 
 

@@ -85,10 +85,10 @@ def answering(word: bytes) -> Callable[[Peer], Coroutine[None, None, None]]:
     async def script(peer: Peer) -> None:
         while True:
             head = await peer.head()
-            told = b"" if head.startswith(b"HEAD") else head.split(b"\r\n", 1)[0]
+            body = b"" if head.startswith(b"HEAD") else head.split(b"\r\n", 1)[0]
             size = len(head.split(b"\r\n", 1)[0])
             await peer.send(
-                b"HTTP/1.1 200 OK\r\nX-Who: %s\r\nContent-Length: %d\r\n\r\n%s" % (word, size, told)
+                b"HTTP/1.1 200 OK\r\nX-Who: %s\r\nContent-Length: %d\r\n\r\n%s" % (word, size, body)
             )
 
     return script
@@ -127,9 +127,9 @@ async def test_only_requests_for_the_proxy_go_there(
                 )
                 await client.send("\r\n".join((*lines, "", "")).encode())
                 head = await client.head()
-                told = b"" if method == "HEAD" else await client.exactly(len(lines[0]))
-                if b"x-who: " + who not in head.lower() or told not in (b"", lines[0].encode()):
-                    wrong.append((method, target, fields, head, told))
+                body = b"" if method == "HEAD" else await client.exactly(len(lines[0]))
+                if b"x-who: " + who not in head.lower() or body not in (b"", lines[0].encode()):
+                    wrong.append((method, target, fields, head, body))
         await client.close()
     assert wrong == []
 

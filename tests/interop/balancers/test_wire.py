@@ -177,7 +177,7 @@ async def test_forwarding_fields_of_trusted_peers_only_are_used(
         for peer, expected in (("127.0.0.1", base or proxy.url), ("127.0.0.2", proxy.url)):
             connector = aiohttp.TCPConnector(local_addr=(peer, 0))
             async with aiohttp.ClientSession(connector=connector) as http:
-                asked = vb365.login() | {"Prefer": "respond-async"} | fields
-                async with http.post(proxy.url + path, data=b"{}", headers=asked) as response:
+                headers = vb365.login() | {"Prefer": "respond-async"} | fields
+                async with http.post(proxy.url + path, data=b"{}", headers=headers) as response:
                     assert response.status == 202
                     assert response.headers["Location"].startswith(f"{expected}/v8/_async/exports/")

@@ -109,13 +109,15 @@ def outcome(ask: Call, port: int, named: int) -> object:
         del session.headers["Connection"]  # hop by hop: httpbin would tell whether it came
         response = ask(session, f"http://127.0.0.1:{port}")
         chain = [*response.history, response]
-        told = [
+        responses = [
             (one.status_code, one.reason, one.url, _fields(one), dict(one.cookies), one.content)
             for one in chain
         ]
         again = session.get(f"http://127.0.0.1:{port}/get", timeout=LIMIT)  # the session goes on
-        told.append((again.status_code, again.reason, again.url, [], dict(session.cookies), b""))
-    return [repr(one).replace(str(port), str(named)) for one in told]
+        responses.append(
+            (again.status_code, again.reason, again.url, [], dict(session.cookies), b"")
+        )
+    return [repr(one).replace(str(port), str(named)) for one in responses]
 
 
 def _fields(response: requests.Response) -> list[tuple[str, str]]:

@@ -146,9 +146,9 @@ async def test_a_rejected_token_is_forgotten(world: World) -> None:
     world.rejected.add(token(FIRST))
     second = await world.kickoff(SECOND)
     assert second.id != first.id
-    asked = len(world.vb365.asked)
+    before = len(world.vb365.requests)
     assert (await world.kickoff(SECOND)).id == second.id
-    assert len(world.vb365.asked) == asked
+    assert len(world.vb365.requests) == before
     kept = await world.jobs.get(first.id)
     assert kept is not None
     assert kept.owners == first.owners
@@ -162,10 +162,10 @@ async def test_callers_are_confirmed_one_at_a_time_and_not_while_vb365_is_down(
     world.down |= {token(who) for who in (*strangers, FIRST)}
     for who in (*strangers, FIRST):
         await world.kickoff(who)
-    asked = len(world.vb365.asked)
+    before = len(world.vb365.requests)
     for _ in range(3):
         await world.keys._confirm()
-    assert len(world.vb365.asked) == asked + 3
+    assert len(world.vb365.requests) == before + 3
     world.down.clear()
     world.rejected |= {token(who) for who in strangers}
     await world.keys._confirm()

@@ -306,11 +306,11 @@ def test_serve_reports_a_port_in_use(tmp_path: Path) -> None:
 @contextmanager
 def admin(status: int) -> Iterator[tuple[str, list[str]]]:
     """Run a server that responds with `status`; yield its address and a list of its requests."""
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(f"{self.headers['Host']} {self.path}")
+            requests.append(f"{self.headers['Host']} {self.path}")
             self.send_response(status)
             self.end_headers()
             self.wfile.write(b"a word")
@@ -322,7 +322,7 @@ def admin(status: int) -> Iterator[tuple[str, list[str]]]:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"127.0.0.1:{server.server_address[1]}", asked
+            yield f"127.0.0.1:{server.server_address[1]}", requests
         finally:
             server.shutdown()
             thread.join()
@@ -334,10 +334,10 @@ def test_healthcheck_asks_the_admin_listener(
     status: int, code: int, options: list[str], path: str
 ) -> None:
     """§15: `healthcheck` needs no upstream, which may be a flag of `serve`."""
-    with admin(status) as (address, asked):
+    with admin(status) as (address, requests):
         result = invoke("healthcheck", "--admin", address, *options)
     # The listener accepts this name whatever admin.address is.
-    assert (result.exit_code, asked) == (code, [f"localhost {path}"])
+    assert (result.exit_code, requests) == (code, [f"localhost {path}"])
     assert result.stdout == f"{status} a word\n"
 
 

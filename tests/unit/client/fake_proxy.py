@@ -161,9 +161,9 @@ class FakeProxy:
             "Repr-Digest": f"sha-512=:AA==:, sha-256=:{digest}:",
         } | self.fields
         start, size = 0, len(self.file)
-        asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
-        if asked and self.ranges and request.headers.get("If-Range", '"e1"') == '"e1"':
-            start = int(asked[1])
+        wanted = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        if wanted and self.ranges and request.headers.get("If-Range", '"e1"') == '"e1"':
+            start = int(wanted[1])
             if start >= size:
                 return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
             fields["Content-Range"] = f"bytes {start}-{size - 1}/{size}"

@@ -175,8 +175,8 @@ def test_without_wait_the_retry_time_is_reported(
     fake.odd = [(EXPORT, 429, {"Retry-After": "7200"})]
     result = run(*EXPORT_COMMAND)
     assert (result.exit_code, slept) == (1, [])
-    said = "The server responded with 429: not now; try again in 2:00:00, or use --wait"
-    assert result.stderr.splitlines()[-1] == said
+    message = "The server responded with 429: not now; try again in 2:00:00, or use --wait"
+    assert result.stderr.splitlines()[-1] == message
     assert DOUBT not in result.stderr
 
 

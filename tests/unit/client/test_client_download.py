@@ -32,8 +32,8 @@ def test_a_broken_download_continues_where_it_broke(run: Any, fake: FakeProxy, h
     fake.cuts = [300_000, 0, 400_000]
     assert run("export", "--path", EXPORT).exit_code == 0
     assert (here / "Jane Roe.pst").read_bytes() == FILE
-    asked = [(fields.get("Range"), fields.get("If-Range")) for fields, _ in fake.calls("/result")]
-    whole, *rest = asked
+    ranges = [(fields.get("Range"), fields.get("If-Range")) for fields, _ in fake.calls("/result")]
+    whole, *rest = ranges
     assert whole == (None, None)
     assert rest == [(f"bytes={offset}-", '"e1"') for offset in (300_000, 300_000, 700_000)]
 
@@ -101,21 +101,21 @@ def test_a_symbolic_link_in_place_of_the_file_is_replaced(
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"Content-Encoding": "gzip"}, "compresses the download"),
         ({"Transfer-Encoding": "chunked"}, "the length of the file"),
     ],
 )
 def test_a_download_modified_on_the_way_is_rejected(
-    run: Any, fake: FakeProxy, here: Path, fields: dict[str, str], said: str
+    run: Any, fake: FakeProxy, here: Path, fields: dict[str, str], message: str
 ) -> None:
     fake.fields = fields
     if "Transfer-Encoding" in fields:
         fake.download = chunked  # type: ignore[method-assign]
     result = run("export", "--path", EXPORT)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert not (here / "Jane Roe.pst").exists()
 
 

@@ -89,7 +89,7 @@ def test_credentials_are_sent_to_the_given_address_only(run: Any, fake: FakeProx
 
 
 @pytest.mark.parametrize(
-    ("ended", "code", "said"),
+    ("ended", "code", "message"),
     [
         (
             document("Warning", "Completed", message="2 items were skipped"),
@@ -109,18 +109,18 @@ def test_credentials_are_sent_to_the_given_address_only(run: Any, fake: FakeProx
     ],
 )
 def test_the_exit_code_is_that_of_the_outcome(
-    run: Any, fake: FakeProxy, here: Path, ended: dict[str, Any], code: int, said: str
+    run: Any, fake: FakeProxy, here: Path, ended: dict[str, Any], code: int, message: str
 ) -> None:
     """§15: 3 warning (with its file), 4 cancelled, 1 failed."""
     fake.story = [ended]
     result = run("export", "--path", EXPORT)
     assert result.exit_code == code
-    assert said in result.stderr
+    assert message in result.stderr
     assert (here / "Jane Roe.pst").exists() == (code == 3)
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "said"),
+    ("content_type", "body", "message"),
     [
         (
             "application/json",
@@ -137,7 +137,7 @@ def test_the_exit_code_is_that_of_the_outcome(
     ],
 )
 def test_a_rejected_kick_off_is_reported_with_vb365s_message(
-    run: Any, fake: FakeProxy, content_type: str, body: bytes, said: str
+    run: Any, fake: FakeProxy, content_type: str, body: bytes, message: str
 ) -> None:
     """§5, §11: on one line, in whatever form it comes, and never a page; exit code 1."""
 
@@ -147,7 +147,7 @@ def test_a_rejected_kick_off_is_reported_with_vb365s_message(
     fake.job = refuse  # type: ignore[method-assign]
     result = run("export", "--path", EXPORT)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert not {"\x1b", "\r", "<"} & set(result.stderr)
 
 

@@ -45,7 +45,7 @@ def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) 
 
 
 @pytest.mark.parametrize(
-    ("line", "env", "said"),
+    ("line", "env", "message"),
     [
         (("jobs", "list"), {"VB365_URL": None}, "No address"),
         (("jobs", "list"), {"VB365_TOKEN": None}, "No credentials"),
@@ -57,10 +57,10 @@ def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) 
     ],
 )
 def test_an_invalid_command_line_is_reported_before_anything_is_sent(
-    run: Any, fake: FakeProxy, line: tuple[str, ...], env: dict[str, str | None], said: str
+    run: Any, fake: FakeProxy, line: tuple[str, ...], env: dict[str, str | None], message: str
 ) -> None:
     result = run(*line, **env)
-    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
     assert fake.seen == []
 
 

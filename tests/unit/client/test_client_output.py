@@ -126,7 +126,7 @@ def test_a_line_that_stays_keeps_its_line_feeds(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("phase", ["a\x1b]0;b\x07", "[/x]", "[red]"])
-def test_a_phase_tells_the_bar_nothing(phase: str) -> None:
+def test_a_phase_cannot_control_the_progress_bar(phase: str) -> None:
     """On a terminal a phase is shown as it is: neither an escape sequence nor markup."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, color_system=None, width=120)

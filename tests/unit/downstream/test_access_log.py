@@ -230,9 +230,9 @@ async def test_a_shutdown() -> None:
 
 @pytest.mark.parametrize(("trusted", "client"), [(None, "127.0.0.1"), ("127.0.0.0/8", "192.0.2.7")])
 async def test_the_client_behind_a_balancer(trusted: str | None, client: str) -> None:
-    asked = GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+    request = GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
     async with logging(answering, trusted) as (proxy, _, log):
-        await (await proxy.ask(asked)).response()
+        await (await proxy.ask(request)).response()
         (line,) = await lines(log)
     assert line["client"] == client
 

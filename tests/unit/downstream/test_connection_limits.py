@@ -236,19 +236,19 @@ async def test_12_a_connection_above_the_limit_gets_503() -> None:
 
 
 async def test_15_draining_closes_idle_connections_and_finishes_busy_ones() -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
+    requested, go = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         while True:
             await peer.head()
-            asked.set()
+            requested.set()
             await asyncio.wait_for(go.wait(), LIMIT)
             await peer.send(OK)
 
     async with through(script) as (proxy, _):
         idle = await proxy.connect()
         busy = await proxy.ask(GET)
-        await asyncio.wait_for(asked.wait(), LIMIT)
+        await asyncio.wait_for(requested.wait(), LIMIT)
         drained = asyncio.create_task(proxy.server.drain(LIMIT))
         assert await idle.rest() == b""
         go.set()
@@ -281,12 +281,12 @@ async def test_15_requests_unfinished_at_the_deadline_are_aborted() -> None:
 
 
 async def test_15_responses_have_connection_close_while_draining() -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
+    requested, go = asyncio.Event(), asyncio.Event()
 
     async def handler(
         request: web.BaseRequest, head: Head, decision: Decision
     ) -> web.StreamResponse:
-        asked.set()
+        requested.set()
         await asyncio.wait_for(go.wait(), LIMIT)
         return web.Response(text="done")
 
@@ -295,7 +295,7 @@ async def test_15_responses_have_connection_close_while_draining() -> None:
 
     async with through(upstream, decide=decide, handler=handler) as (proxy, _):
         client = await proxy.ask(GET)
-        await asyncio.wait_for(asked.wait(), LIMIT)
+        await asyncio.wait_for(requested.wait(), LIMIT)
         drained = asyncio.create_task(proxy.server.drain(LIMIT))
         await eventually(lambda: proxy.server.draining)
         go.set()
@@ -343,17 +343,17 @@ async def test_12_a_slow_head_times_out_while_a_response_is_read_slowly() -> Non
 
 
 async def test_12_a_slow_head_times_out_while_the_upstream_works() -> None:
-    asked, go = asyncio.Event(), asyncio.Event()
+    requested, go = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        asked.set()
+        requested.set()
         await asyncio.wait_for(go.wait(), LIMIT)
         await peer.send(OK)
 
     async with through(script, head_timeout=0.2) as (proxy, _):
         client = await proxy.ask(GET + PART)
-        await asyncio.wait_for(asked.wait(), LIMIT)
+        await asyncio.wait_for(requested.wait(), LIMIT)
         while not proxy.server.counters.timed_out:
             await client.send(b"y")
             await asyncio.sleep(0.02)

@@ -412,7 +412,7 @@ async def test_back_pressure_applies_in_both_directions() -> None:
         await client.send(OWN)
 
 
-async def test_a_lane_that_aiohttp_has_given_up_is_made_again(
+async def test_a_bridge_that_aiohttp_has_closed_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(OPTIONS, "keepalive_timeout", 0.05)

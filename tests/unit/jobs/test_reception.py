@@ -17,10 +17,10 @@ class Unkept:
     """A partial file that cannot be kept."""
 
     def __init__(self) -> None:
-        self.asked, self.may_fail = asyncio.Event(), asyncio.Event()
+        self.requested, self.may_fail = asyncio.Event(), asyncio.Event()
 
     async def keep(self) -> None:
-        self.asked.set()
+        self.requested.set()
         await self.may_fail.wait()
         raise StoreUnavailable("away")
 
@@ -39,7 +39,7 @@ async def test_a_file_that_cannot_be_kept_is_no_error_of_a_cancelled_task() -> N
     file: Any = Unkept()
     reception.partial = file
     keeping = asyncio.create_task(reception.keep())
-    await file.asked.wait()
+    await file.requested.wait()
     keeping.cancel()
     await asyncio.wait([keeping])
     file.may_fail.set()

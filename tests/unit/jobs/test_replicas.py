@@ -230,7 +230,7 @@ async def test_a_cancelled_job_of_a_dead_replica_is_concluded_by_another() -> No
         assert cluster.artifacts.partials == {}
 
 
-async def test_with_sealed_credentials_a_job_goes_on_by_itself() -> None:
+async def test_with_sealed_credentials_a_job_continues_by_itself() -> None:
     """§9 `secrets.key`."""
     async with new_cluster(sealer=sealer()) as cluster:
         a, b = cluster.nodes

@@ -43,11 +43,11 @@ async def test_12_no_request_follows_a_body_on_its_connection(raw: bytes) -> Non
 
 async def test_12_a_client_that_waits_for_100_does_not_time_out() -> None:
     """§12: the client's body must advance only after the upstream's 100."""
-    asked = asyncio.Event()
+    requested = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        asked.set()
+        requested.set()
         await asyncio.sleep(0.6)
         await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         assert await peer.exactly(4) == b"body"
@@ -57,7 +57,7 @@ async def test_12_a_client_that_waits_for_100_does_not_time_out() -> None:
         client = await proxy.ask(
             b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
         )
-        await asyncio.wait_for(asked.wait(), LIMIT)
+        await asyncio.wait_for(requested.wait(), LIMIT)
         assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"body")
         assert (await client.response())[1] == b"ok"

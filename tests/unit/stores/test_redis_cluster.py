@@ -107,7 +107,7 @@ async def test_all_replicas_have_the_owner_key_of_the_first(stores: list[RedisJo
     assert len(keys[0]) == 32
 
 
-async def test_clusters_with_different_prefixes_are_strangers(server: RedisServer) -> None:
+async def test_clusters_with_different_prefixes_share_nothing(server: RedisServer) -> None:
     a, b = [await RedisJobs.open(f"{server.url}?prefix={name}") for name in ("a", "a2")]
     job = await a.add(new_job(key="k"), b"body")
     assert await b.get(job.id) is None

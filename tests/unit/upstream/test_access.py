@@ -48,7 +48,7 @@ class Vb365:
     def __init__(self, decide: Callable[[str, str, bool], int | None]) -> None:
         self.decide = decide
         self.anonymous: int | None = 401
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
 
     async def send(
         self,
@@ -64,7 +64,7 @@ class Vb365:
         token = next((v.decode() for n, v in fields if n == b"Authorization"), "")
         cookie = any(n == b"Cookie" for n, _ in fields)
         if token or cookie:
-            self.asked.append((token, target.decode()))
+            self.requests.append((token, target.decode()))
             status = self.decide(token, target.decode(), cookie)
         else:
             status = self.anonymous
@@ -167,7 +167,7 @@ async def test_access_is_cached_per_credential_and_session() -> None:
     who = credentials()
     await access.check(who, job("o"))
     await access.check(who, job("another"))
-    assert len(vb365.asked) == 1
+    assert len(vb365.requests) == 1
     clock.now = 61
     assert (await refused(access, who, job("o")))[0] == 401
 
@@ -207,11 +207,11 @@ async def test_an_unknown_id_gets_the_response_of_a_foreign_one(
     )
     who, foreign = credentials(token), job("victim", session=session)
     expected = await refused(access, who, foreign)
-    asked = len(vb365.asked)
+    before = len(vb365.requests)
     access, vb365, _ = make(lambda *_: response)
-    told = await access.unknown(who, foreign.id)
-    assert (told.status, told.name) == expected
-    assert len(vb365.asked) == asked
+    problem = await access.unknown(who, foreign.id)
+    assert (problem.status, problem.name) == expected
+    assert len(vb365.requests) == before
 
 
 async def test_a_first_request_for_a_foreign_job_costs_as_much_as_for_an_unknown_id() -> None:
@@ -224,10 +224,10 @@ async def test_a_first_request_for_a_foreign_job_costs_as_much_as_for_an_unknown
 
     access, vb365, _ = make(decide)
     assert await refused(access, credentials(jwt("bob")), job("victim")) == (404, "job-not-found")
-    asked = len(vb365.asked)
+    before = len(vb365.requests)
     access, vb365, _ = make(decide)
     assert (await access.unknown(credentials(jwt("bob")), str(uuid4()))).status == 404
-    assert len(vb365.asked) == asked
+    assert len(vb365.requests) == before
 
 
 @pytest.mark.parametrize("session", ["S1", None])
@@ -239,7 +239,7 @@ async def test_a_claim_or_a_shared_token_is_checked_even_without_a_job_of_its_ow
     """§9: neither the response nor the number of requests discloses whether the victim
     has a job.
     """
-    told = set()
+    responses = set()
     for whose in ("claimed", "hash", "foreign", None):
         access, vb365, _ = make(
             lambda token, target, beside: 404 if target != SESSIONS else 200 if beside else alone
@@ -254,8 +254,8 @@ async def test_a_claim_or_a_shared_token_is_checked_even_without_a_job_of_its_ow
             response = (problem.status, problem.name)
         else:
             response = await refused(access, who, job(owner, session))
-        told.add((*response, len(vb365.asked)))
-    assert len(told) == 1
+        responses.add((*response, len(vb365.requests)))
+    assert len(responses) == 1
 
 
 async def test_a_job_run_by_another_caller_is_not_its_owners_after_the_session() -> None:
@@ -297,7 +297,7 @@ async def test_the_kick_offs_own_credential_sees_its_job_without_a_check() -> No
     own = job(owner_of(access, who))
     access.allow(who, own)
     await access.check(who, own)
-    assert vb365.asked == []
+    assert vb365.requests == []
     clock.now = 61
     assert (await refused(access, who, own))[0] == 404
 
@@ -495,7 +495,7 @@ async def test_seeing_a_session_identifies_nobody() -> None:
     assert access.claimed(who) not in access.owners(who)
     assert await access.learn(who) is False
     assert access.claimed(who) not in access.owners(who)
-    assert vb365.asked[-1][1] == SESSIONS
+    assert vb365.requests[-1][1] == SESSIONS
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ async def test_the_identity_check_is_sent_without_the_cookie() -> None:
     assert await access.learn(who) is False
     assert await access.identify(who) == access.owners(who)
     assert access.claimed(who) not in access.owners(who)
-    assert {target for _, target in vb365.asked} == {SESSIONS}
+    assert {target for _, target in vb365.requests} == {SESSIONS}
 
 
 async def test_a_learned_identity_outlives_the_cache_and_grants_no_access() -> None:
@@ -555,22 +555,22 @@ async def test_checks_use_a_version_that_vb365_serves(refusal: int) -> None:
     access, vb365, clock = make(
         lambda token, target, cookie: 200 if target.startswith(served) else refusal
     )
-    for asked in (3, 1):
-        vb365.asked.clear()
+    for count in (3, 1):
+        vb365.requests.clear()
         await access.identify(credentials())
-        assert len(vb365.asked) == asked
+        assert len(vb365.requests) == count
         clock.now += 61
-    assert vb365.asked == [("Bearer a", "/v6/RestoreSessions?limit=1")]
-    vb365.asked.clear()
+    assert vb365.requests == [("Bearer a", "/v6/RestoreSessions?limit=1")]
+    vb365.requests.clear()
     await access.unknown(credentials(), "id")
     await access.check(credentials(), job("o", api="v77"))
-    assert {target.split("/")[1] for _, target in vb365.asked} == {"v6"}
+    assert {target.split("/")[1] for _, target in vb365.requests} == {"v6"}
     served = "/v8/RestoreSessions"  # VB365 was upgraded meanwhile
     clock.now += 61
     await access.identify(credentials())
-    vb365.asked.clear()
+    vb365.requests.clear()
     await access.unknown(credentials(), "id")
-    assert vb365.asked == [("Bearer a", "/v8/RestoreSessions/id")]
+    assert vb365.requests == [("Bearer a", "/v8/RestoreSessions/id")]
 
 
 @pytest.mark.parametrize(
@@ -623,9 +623,9 @@ async def test_a_token_that_needs_a_cookie_identifies_its_caller_with_it() -> No
     who = credentials("Bearer a", ".AspNetCore.Antiforgery=x")
     own = job("identity", aliases=access.owners(who))
     await access.check(who, own)
-    vb365.asked.clear()
+    vb365.requests.clear()
     await access.check(who, own)
-    assert vb365.asked == []
+    assert vb365.requests == []
     assert (await refused(access, credentials("Bearer a"), own))[0] == 401
 
 
@@ -685,7 +685,7 @@ async def test_a_result_applies_to_the_exact_credentials_of_the_check() -> None:
         credentials("Bearer b", "good"),
     ):
         await access.check(who, job("o"))
-    assert len(vb365.asked) == 3
+    assert len(vb365.requests) == 3
 
 
 @pytest.mark.parametrize("session", ["S1", None])
@@ -713,7 +713,7 @@ async def test_the_owner_of_a_job_is_checked_with_vb365_only_for_a_claim() -> No
     own = job("identity", aliases=access.owners(who))
     assert await access.owns(who, own)
     assert not await access.owns(who, job("somebody"))
-    assert vb365.asked == []
+    assert vb365.requests == []
     with pytest.raises(Problem) as why:
         await access.owns(who, job(claimed))
     assert why.value.status == 503
@@ -728,7 +728,7 @@ async def test_one_list_checks_a_session_once_even_if_denied() -> None:
     for _ in range(3):
         with pytest.raises(Problem):
             await access.check(credentials(), job("victim"), responses)
-    assert len(vb365.asked) == 1
+    assert len(vb365.requests) == 1
 
 
 async def test_a_list_checks_all_reports_with_one_request() -> None:
@@ -737,7 +737,7 @@ async def test_a_list_checks_all_reports_with_one_request() -> None:
     who, responses = credentials(), Statuses()
     for _ in range(3):
         await access.check(who, job(owner_of(access, who), session=None), responses)
-    assert vb365.asked == [("Bearer a", SESSIONS)]
+    assert vb365.requests == [("Bearer a", SESSIONS)]
 
 
 async def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

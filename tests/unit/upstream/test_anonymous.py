@@ -129,7 +129,7 @@ async def test_callers_cause_no_check_without_credentials(
     assert [] not in sent
 
 
-async def test_an_operator_is_told_once() -> None:
+async def test_the_operator_is_warned_once() -> None:
     """§16: the log names the setting, also if nobody sends a JWT; /readyz shows it from then on."""
     access, vb365, _ = make(lambda *_: 200)
     vb365.anonymous = 200

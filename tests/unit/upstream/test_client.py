@@ -303,11 +303,11 @@ async def test_10_a_body_that_stalls_times_out() -> None:
 
 @pytest.mark.parametrize("when", ["head", "body"])
 async def test_7_closing_or_cancelling_closes_the_connection_at_once(when: str) -> None:
-    asked, gone = asyncio.Event(), asyncio.Event()
+    requested, gone = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        asked.set()
+        requested.set()
         if when == "body":
             await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome")
         await peer.closed()
@@ -315,7 +315,7 @@ async def test_7_closing_or_cancelling_closes_the_connection_at_once(when: str) 
 
     async with calling(script) as caller:
         task = asyncio.create_task(caller.get(b"POST"))
-        await asyncio.wait_for(asked.wait(), LIMIT)
+        await asyncio.wait_for(requested.wait(), LIMIT)
         if when == "body":
             response = await task
             response.close()
@@ -427,28 +427,29 @@ async def test_15_a_certificate_is_checked_before_anything_is_sent(
 
 async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
     """The upstream has moved: the remembered address is tried, then the name is resolved again."""
-    asked = 0
+    requested = 0
     addresses = [["127.0.0.2", "127.0.0.1"], ["127.0.0.3"], ["127.0.0.1"]]
 
     async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
-        nonlocal asked
-        asked += 1
+        nonlocal requested
+        requested += 1
         return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in addresses[asked - 1]
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))
+            for ip in addresses[requested - 1]
         ]
 
     async with calling(script_for(OK)) as caller:
         caller.pool.lookup = getaddrinfo
         for _ in range(2):
             await whole(await caller.get(b"POST"))
-        assert asked == 1
+        assert requested == 1
         port, caller.pool.port = caller.pool.port, 1
         with pytest.raises(UpstreamUnreachable):
             await caller.get(b"POST")
-        assert asked == 2
+        assert requested == 2
         caller.pool.port = port
         assert await whole(await caller.get(b"POST")) == b"ok"
-        assert asked == 3
+        assert requested == 3
 
 
 @pytest.mark.parametrize(
