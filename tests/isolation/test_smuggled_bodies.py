@@ -18,10 +18,6 @@ from tests.support.proxies import proxy_to
 from tests.support.upstreams import Origin
 from tests.support.wire import LIMIT, Peer, eventually
 
-FRAMINGS = (
-    b"Content-Length: %d\r\n\r\n%b",
-    b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n",
-)
 #: The head that follows on the connection would become part of this request's last field.
 TRAP = b"GET /open HTTP/1.1\r\nHost: h\r\nX: "
 EXPORT = "/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst"
