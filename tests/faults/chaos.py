@@ -26,6 +26,13 @@ from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.support.process import Caller, DidNotStart, HasUrl, ProxyProcess
 
+SETTINGS: dict[str, Any] = {
+    "STORAGE__MIN_FREE": "2MiB",
+    "STORAGE__MAX_BYTES": "96MiB",
+    "EXPORTS__MAX_RUNNING": "6",
+    "EXPORTS__MAX_PER_CALLER": "500",
+    "LOG__LEVEL": "error",
+}
 _CALLERS = 12
 _DISK = 96 << 20
 AWAY = (aiohttp.ClientError, ConnectionError, TimeoutError)
@@ -220,17 +227,15 @@ class Chaos(Callers):
     proxy's data.
     """
 
-    def __init__(self, disk: Path, simulator: Simulator, *, seed: int, small: bool) -> None:
+    def __init__(
+        self, disk: Path, simulator: Simulator, *, seed: int, small: bool, **settings: str
+    ) -> None:
         self._disk = disk
         self._small = small
         self.process = ProxyProcess(
             disk / "data",
             simulator.url,
-            STORAGE__MIN_FREE="2MiB",
-            STORAGE__MAX_BYTES="96MiB",
-            EXPORTS__MAX_RUNNING="6",
-            EXPORTS__MAX_PER_CALLER="500",
-            LOG__LEVEL="error",
+            **(SETTINGS | settings),
         )
         super().__init__(simulator, self.process, seed=seed)
 
@@ -248,11 +253,15 @@ class Chaos(Callers):
             self._free_disk()
             await self._ensure_running()
             await asyncio.wait_for(asyncio.gather(*callers), 120)
+            await self.at_the_end()
         await self.process.stop()
         self.report.seconds = time.monotonic() - begun
         self.discount_unmet()
         await self._check_stores()
         return self.report
+
+    async def at_the_end(self) -> None:
+        """Called when all exports have ended, before the proxy stops."""
 
     # Fault injection
 
