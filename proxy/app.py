@@ -87,7 +87,7 @@ class Running:
             jobs=stores.jobs,
             artifacts=stores.artifacts,
             key=stores.key,
-            now=self._clock,
+            now=stores.now,
             shared=stores.shared,
         )
         for pool in parts.pools:
@@ -107,6 +107,8 @@ class Running:
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
         self._run_task(stores.notes.watch())
+        if stores.clock is not None:
+            self._run_task(stores.clock.watch())
         server = parts.server(runner)
         counts = self._count(parts.counts(runner, server))
         if self._seat is not None and not self._seat.first:

@@ -16,6 +16,7 @@ import structlog
 
 from proxy.config.settings import Settings
 from proxy.parts.start import Clock, StartFailed
+from proxy.parts.store_clock import StoreClock
 from proxy.ports import ArtifactStore, JobStore, SharedJobs, StorageFull, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
@@ -33,15 +34,17 @@ _NOTES_PAUSE = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
-    """The open stores. `shared` is the job store if replicas share it, and `key` the key of all
-    owner hashes.
+    """The open stores. `shared` is the job store if replicas share it, `key` the key of all owner
+    hashes, and `now` the clock of the jobs, which is that of a shared store.
     """
 
     jobs: JobStore
     artifacts: ArtifactStore
     key: bytes
     notes: Notes
+    now: Clock
     shared: SharedJobs | None = None
+    clock: StoreClock | None = None
 
 
 class Notes:
@@ -132,18 +135,26 @@ async def _single(settings: Settings, closing: contextlib.AsyncExitStack, now: C
     async def none() -> Sequence[str]:
         return ()
 
-    return Stores(jobs=jobs, artifacts=artifacts, key=key, notes=Notes(none))
+    return Stores(jobs=jobs, artifacts=artifacts, key=key, notes=Notes(none), now=now)
 
 
 async def _shared(settings: Settings, closing: contextlib.AsyncExitStack, now: Clock) -> Stores:
     jobs = await _redis(settings)
     closing.push_async_callback(jobs.close)
-    artifacts = await _artifacts(settings, closing, now)
+    clock = StoreClock(jobs.time, now)
+    await clock.start()
+    artifacts = await _artifacts(settings, closing, clock.now)
     await _join(jobs, settings)
     notes = Notes(jobs.notes)
     await notes.look()
     return Stores(
-        jobs=jobs, artifacts=artifacts, key=await jobs.owner_key(), notes=notes, shared=jobs
+        jobs=jobs,
+        artifacts=artifacts,
+        key=await jobs.owner_key(),
+        notes=notes,
+        now=clock.now,
+        shared=jobs,
+        clock=clock,
     )
 
 

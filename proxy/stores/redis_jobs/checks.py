@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import time as wall
 from collections.abc import Iterator, Mapping
 
 from proxy.ports import StoreUnavailable
@@ -38,10 +38,16 @@ async def notes(connections: Connections) -> list[str]:
             continue
         if len(reply) == 2:
             found[name] = reply[1].decode()
-    before = time.time()
-    seconds, micros = await connections.command("TIME")
-    skew = (before + time.time()) / 2 - (int(seconds) + int(micros) / 1e6)
+    before = wall.time()
+    store = await time(connections)
+    skew = (before + wall.time()) / 2 - store
     return [*_eviction(found), *_persistence(found), *_clock(skew)]
+
+
+async def time(connections: Connections) -> float:
+    """The Unix second on the store's clock."""
+    seconds, micros = await connections.command("TIME")
+    return int(seconds) + int(micros) / 1e6
 
 
 def _parsed(info: bytes) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from proxy.core import retention
@@ -66,3 +67,19 @@ def _number(value: float) -> str:
 def text(value: str) -> bytes:
     """The bytes of a text in a key, as Lua has them after parsing JSON."""
     return value.encode("utf-8", "surrogatepass")
+
+
+def texts(values: Iterable[str]) -> Iterable[bytes]:
+    """The bytes of texts in keys."""
+    return map(text, values)
+
+
+def claim_key(owner: str, key: str) -> tuple[bytes, bytes]:
+    """The key of an owner, as the scripts take it."""
+    return text(owner), text(key)
+
+
+def check_next(old: Job, new: Job) -> None:
+    """Raise ValueError unless `new` is the same job."""
+    if old.id != new.id:
+        raise ValueError("a job is replaced by its own next version")

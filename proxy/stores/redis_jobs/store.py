@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import json
 import secrets
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -30,7 +30,16 @@ from proxy.ports import (
 from proxy.stores.redis_jobs import checks, scripts
 from proxy.stores.redis_jobs.cluster import Identity, agreed
 from proxy.stores.redis_jobs.connections import Connections, tls_context
-from proxy.stores.redis_jobs.entries import entries, is_waiting, pack, text, unpack
+from proxy.stores.redis_jobs.entries import (
+    check_next,
+    claim_key,
+    entries,
+    is_waiting,
+    pack,
+    text,
+    texts,
+    unpack,
+)
 from proxy.stores.redis_jobs.feed import Feed
 from proxy.stores.redis_jobs.recent import RecentJobs
 from proxy.stores.redis_jobs.url import parse_url
@@ -93,6 +102,10 @@ class RedisJobs:
         """A sentence for each setting of the store that puts jobs at risk, with the fix."""
         return await checks.notes(self._connections)
 
+    async def time(self) -> float:
+        """The Unix second on the clock of the store, which all replicas share."""
+        return await checks.time(self._connections)
+
     async def join(self, identity: Identity) -> None:
         """Join the cluster that uses the prefix, or begin it. Raises `WrongCluster`, and nothing is
         changed.
@@ -139,17 +152,17 @@ class RedisJobs:
     async def announce(self, claim: KeyClaim) -> None:
         """As `SharedJobs.announce`."""
         await self._connections.run(
-            scripts.ANNOUNCE, *_claim_key(claim.owner, claim.key), claim.id, self.replica, _CLAIM
+            scripts.ANNOUNCE, *claim_key(claim.owner, claim.key), claim.id, self.replica, _CLAIM
         )
 
     async def withdraw(self, claim: KeyClaim) -> None:
         """As `SharedJobs.withdraw`."""
-        key = _claim_key(claim.owner, claim.key)
+        key = claim_key(claim.owner, claim.key)
         await self._connections.run(scripts.WITHDRAW, *key, claim.id)
 
     async def claims(self, owner: str, key: str) -> Collection[str]:
         """As `SharedJobs.claims`."""
-        found = await self._connections.run(scripts.CLAIMS, *_claim_key(owner, key))
+        found = await self._connections.run(scripts.CLAIMS, *claim_key(owner, key))
         return [each.decode() for each in found]
 
     async def get(self, id: str) -> Job | None:
@@ -187,7 +200,7 @@ class RedisJobs:
 
     async def replace(self, old: Job, new: Job) -> bool:
         """As `JobStore.replace`, with the lease that `SharedJobs` demands."""
-        _check_next(old, new)
+        check_next(old, new)
         self._check_open()
         over = new.terminal or new.forgotten
         abandoned = new.abandoned is not None and old.abandoned is None
@@ -215,7 +228,7 @@ class RedisJobs:
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:
         """As `SharedJobs.claim`."""
-        _check_next(old, new)
+        check_next(old, new)
         if new.holder != self.replica or not (is_waiting(old) or old.holder):
             raise ValueError("a replica claims a job that waits, for itself")
         self._check_open()
@@ -246,11 +259,11 @@ class RedisJobs:
 
     async def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""
-        return Counts(*await self._connections.run(scripts.COUNTS, *_texts(owners)))
+        return Counts(*await self._connections.run(scripts.COUNTS, *texts(owners)))
 
     async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
         """As `JobStore.spent`."""
-        scope = ("all",) if owners is None else ("owners", *_texts(owners))
+        scope = ("all",) if owners is None else ("owners", *texts(owners))
         return await self._records(await self._connections.run(scripts.SPENT, limit, *scope))
 
     async def due(self, stage: Stage, until: float) -> Sequence[Job]:
@@ -277,7 +290,7 @@ class RedisJobs:
 
     async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
         """As `SharedJobs.slot_use`."""
-        reply = await self._connections.run(scripts.SLOT_USE, slots.hold, *_texts(owners))
+        reply = await self._connections.run(scripts.SLOT_USE, slots.hold, *texts(owners))
         running, waiting, held, mine = reply
         return SlotUse(running=running, waiting=waiting, held=held, held_by_caller=mine)
 
@@ -384,16 +397,3 @@ class RedisJobs:
     def _check_open(self) -> None:
         if self._closing is not None:
             raise StoreUnavailable("the job store is closed")
-
-
-def _check_next(old: Job, new: Job) -> None:
-    if old.id != new.id:
-        raise ValueError("a job is replaced by its own next version")
-
-
-def _claim_key(owner: str, key: str) -> tuple[bytes, bytes]:
-    return text(owner), text(key)
-
-
-def _texts(values: Iterable[str]) -> Iterable[bytes]:
-    return map(text, values)
