@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -11,6 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
+from proxy import __version__
 from proxy.admin import listener
 from proxy.admin.listener import Admin
 from proxy.admin.process import ProcessCounts, WorkerCounts
@@ -30,7 +32,9 @@ from proxy.parts.exports import Parts
 from proxy.parts.start import Clock
 from proxy.parts.start import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
+from proxy.ports.tracing import Tracing
 from proxy.relay.handover import HandoverRelay
+from proxy.telemetry.environment import Telemetry
 from proxy.upstream.watch import UpstreamWatch
 
 log = structlog.get_logger(__name__)
@@ -89,6 +93,7 @@ class Running:
             key=stores.key,
             now=stores.now,
             shared=stores.shared,
+            tracing=self._open_telemetry(),
         )
         for pool in parts.pools:
             self._closing.push_async_callback(pool.close)
@@ -138,6 +143,11 @@ class Running:
         server = parts.server(exports=first)
         self._count(parts.counts(server))
         await self._listen(server)
+
+    def _open_telemetry(self) -> Tracing:
+        telemetry = Telemetry(os.environ, __version__)
+        self._closing.push_async_callback(telemetry.close)
+        return telemetry.tracing
 
     def _certificate_end(self) -> float | None:
         return None if self._certificate is None else self._certificate.not_after

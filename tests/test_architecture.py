@@ -26,7 +26,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.rel
 LAYERS = (
     {"core"},
     {"ports", "net", "logs", "clock"},
-    {"downstream", "upstream", "stores"},
+    {"downstream", "upstream", "stores", "telemetry"},
     {"relay", "jobs"},
     {"api", "admin"},
     {"parts"},
@@ -65,6 +65,7 @@ LIBRARIES = {
     "pydantic": {"config"},
     "pydantic_core": {"config"},
     "uvloop": {"cli"},
+    "opentelemetry": {"telemetry"},
 }
 #: The top level of proxy/ holds packages; a file there is one of these.
 TOP_LEVEL = {

@@ -40,6 +40,7 @@ from proxy.jobs import events
 from proxy.jobs.deliveries import Deliveries
 from proxy.ports import Artifact, ArtifactStore, Reader
 from proxy.ports.counts import FileCounts
+from proxy.ports.tracing import NoTracing, Traced, Tracing
 
 _Headers = list[tuple[str, str]]
 
@@ -47,7 +48,10 @@ _Headers = list[tuple[str, str]]
 class Download:
     """Sends the artifacts of jobs whose result is Available."""
 
-    def __init__(self, artifacts: ArtifactStore, deliveries: Deliveries) -> None:
+    def __init__(
+        self, artifacts: ArtifactStore, deliveries: Deliveries, tracing: Tracing | None = None
+    ) -> None:
+        self._tracing = tracing or NoTracing()
         self._artifacts = artifacts
         self._deliveries = deliveries
         self.counts = FileCounts()
@@ -60,6 +64,26 @@ class Download:
         `method` is "GET" or "HEAD", or "POST" for a kick-off, which gets the whole file. Raises
         `Problem`.
         """
+        if method == "HEAD":
+            return (await self._deliver(request, job, method, extra))[0]
+        facts = {"vb365.job.id": job.id}
+        with self._tracing.span(Traced.DELIVERY, request.fields, facts) as span:
+            try:
+                response, sent = await self._deliver(request, job, method, extra)
+            except Problem as problem:
+                span.set("http.response.status_code", problem.status)
+                raise
+            except BaseException as why:
+                span.fail(type(why).__name__, "The response broke off.")
+                raise
+            span.set("http.response.status_code", response.status)
+            span.set("vb365.bytes", sent)
+            return response
+
+    async def _deliver(
+        self, request: ApiRequest, job: Job, method: str, extra: Iterable[tuple[str, str]]
+    ) -> tuple[web.StreamResponse, int]:
+        """Send the file; see `send`. Also return the number of its bytes that were sent."""
         reader = await self._artifacts.open(job.id, job.fence)
         if reader is None:
             raise Problem("result-deleted", "The exported file no longer exists.")
@@ -77,7 +101,7 @@ class Download:
             whole = status == HTTPStatus.OK
             self._deliveries.note(job.id, Delivered(sent.served, whole=whole))
             events.delivered(job, status=status, sent=sent.served, whole=whole, seconds=seconds)
-        return response
+        return response, sent.served
 
     async def _send(
         self,

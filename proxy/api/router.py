@@ -14,9 +14,11 @@ from proxy.api.responses import ApiResponse, problem_response
 from proxy.api.whole_response import Verbatim
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
+from proxy.core.paths import job_of
 from proxy.core.request_id import FIELD as REQUEST_ID
 from proxy.core.routing import BadSwitch, Decision, Kickoff, Own
 from proxy.ports import StoreUnavailable, WholeResponse
+from proxy.ports.tracing import Traced, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +30,10 @@ class ApiRouter:
     the client's address.
     """
 
-    def __init__(self, kickoffs: KickoffHandler, resources: Resources, site: Site) -> None:
+    def __init__(
+        self, kickoffs: KickoffHandler, resources: Resources, site: Site, tracing: Tracing
+    ) -> None:
+        self._tracing = tracing
         self._kickoffs = kickoffs
         self._resources = resources
         self._site = site
@@ -50,6 +55,21 @@ class ApiRouter:
         return response
 
     async def _respond(self, request: ApiRequest) -> ApiResponse:
+        if not isinstance(request.decision, Kickoff):
+            return await self._answer(request)
+        with self._tracing.span(
+            Traced.KICKOFF,
+            request.fields,
+            {"http.request.method": request.method, "url.path": request.path},
+        ) as span:
+            request.fields = tuple(span.fields(request.fields))  # also those of the job's request
+            response = await self._answer(request)
+            span.set("http.response.status_code", response.status)
+            if not isinstance(response, WholeResponse):
+                span.set("vb365.job.id", job_of(response.headers.get("Content-Location", "")))
+            return response
+
+    async def _answer(self, request: ApiRequest) -> ApiResponse:
         try:
             return await self._dispatch(request)
         except Problem as problem:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from proxy.core.events import Answered, Claimed, Finalizing, Restarted, Succeeded
+from proxy.core.exports import verb
 from proxy.core.http.fields import value_of
 from proxy.core.job import ErrorCode, FileFacts, Job
 from proxy.core.job_codec import encode
@@ -35,6 +36,7 @@ from proxy.ports import (
     UpstreamBroken,
     UpstreamFailure,
 )
+from proxy.ports.tracing import NoTracing, Traced, Tracing
 from proxy.upstream.session_events import SessionEvents
 
 log = structlog.get_logger(__name__)
@@ -63,6 +65,7 @@ class TransferFactory:
     policy: Policy
     holder: str
     now: Callable[[], float]
+    tracing: Tracing = field(default_factory=NoTracing)
 
     def create(self, run: Run, space: Reservations) -> Transfer:
         """Create a transfer of the run's job. It does nothing before `run`."""
@@ -84,6 +87,7 @@ class Transfer:
         self._policy = needs.policy
         self._holder = needs.holder
         self._now = needs.now
+        self._tracing = needs.tracing
         self._record: Record
         self._request: ExportRequest
         self._file: Reception
@@ -96,6 +100,18 @@ class Transfer:
         """Drive the job from Queued to Success or Warning. Afterwards the partial file is
         committed, kept or removed.
         """
+        facts = {"vb365.job.id": job.id, "vb365.export": verb(job.request.title)}
+        with self._tracing.span(Traced.EXPORT, self._run.fields, facts) as span:
+            self._run.fields = span.fields(self._run.fields)
+            try:
+                await self._store(job)
+            except JobFailed as why:
+                span.fail(why.error.code.value, why.error.message)
+                raise
+            span.set("vb365.bytes", self._file.offset)
+
+    async def _store(self, job: Job) -> None:
+        """As `run`, without a span."""
         try:
             await self._drive(job)
         except (StorageFull, PartialLost, LengthMismatch) as why:

@@ -41,6 +41,7 @@ from proxy.parts.clients import ClientParts, upstream_pool, upstream_tls
 from proxy.parts.start import Clock, StartFailed
 from proxy.ports import ArtifactStore, JobStore, SharedJobs
 from proxy.ports.counts import JobCounts
+from proxy.ports.tracing import Tracing
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
@@ -54,7 +55,7 @@ class Parts:
     """The parts that several others use, and methods that make those others. Nothing runs yet.
 
     `key` is the key of the callers' hashes, `now` the clock, `shared` the job store if replicas
-    share it. Raises `StartFailed`.
+    share it, `tracing` makes spans. Raises `StartFailed`.
     """
 
     def __init__(
@@ -66,15 +67,17 @@ class Parts:
         key: bytes,
         now: Clock,
         shared: SharedJobs | None = None,
+        tracing: Tracing,
     ) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._changes = JobCounts()
         counted = None if shared is None else CountedSharedJobs(shared, self._changes)
         self._jobs = counted or CountedJobs(jobs, self._changes)
         self._shared: SharedJobs | None = counted
         self._artifacts = artifacts
         self.deliveries = Deliveries(self._jobs, now)
-        self._download = Download(artifacts, self.deliveries)
+        self._download = Download(artifacts, self.deliveries, tracing)
         self._now = now
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
         self.reconciler = Reconciler(self._jobs, artifacts, now, counted)
@@ -179,6 +182,7 @@ class Parts:
             ),
             holder=str(uuid4()) if lease is None else lease.replica,
             now=self._now,
+            tracing=self._tracing,
         )
 
     def sweeper(self, runner: Runner) -> Sweeper:
@@ -235,7 +239,7 @@ class Parts:
             max_wait=exports.max_wait,
             now=self._now,
         )
-        return ApiRouter(kickoffs, resources, site)
+        return ApiRouter(kickoffs, resources, site, self._tracing)
 
     def counts(self, runner: Runner, server: Server) -> ProcessCounts:
         """What this process counts for the metrics."""

@@ -1,0 +1,1 @@
+"""OpenTelemetry (extra `otel`): imported only if OTEL_* variables ask for it."""
