@@ -28,7 +28,7 @@ LAYERS = (
     {"ports", "net", "logs", "clock"},
     {"downstream", "upstream", "stores", "telemetry"},
     {"relay", "jobs"},
-    {"api", "admin"},
+    {"api", "admin", "rescue"},
     {"parts"},
     {"app"},
     {"workers"},

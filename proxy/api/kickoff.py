@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from proxy.api.responses import ApiResponse, document_response
 from proxy.core.errors import Problem
 from proxy.core.job import ErrorCode, ExportRequest, Job, Phase, ResultState
 from proxy.core.job_document import accepted
-from proxy.core.job_request import kickoff_fields
+from proxy.core.job_request import kickoff_fields, stored_request
 from proxy.core.retention import as_of
 from proxy.core.routing import Kickoff
 from proxy.jobs.held_fields import HeldFields
@@ -107,7 +106,9 @@ class KickoffHandler:
         with ExitStack() as stack:
             async with self._bodies.receive(request) as body:
                 credentials = request.credentials()
-                export = _export_request(request, decision, body)
+                key = idempotency_key(request)
+                target, head = decision.target, request.head
+                export = stored_request(head, decision.export, target, body, key=key)
                 call = _Call(request, decision, credentials, export)
                 accepted = await self._accept(call, body, stack)
             if isinstance(accepted, tuple):
@@ -354,23 +355,3 @@ class KickoffHandler:
         if preferences.wait is not None:
             applied.append(f"wait={int(min(preferences.wait, self._policy.max_wait))}")
         return ", ".join(applied) or None
-
-
-def _export_request(request: ApiRequest, decision: Kickoff, body: bytes) -> ExportRequest:
-    export = decision.export
-    digest = hashlib.sha256()
-    for part in (request.head.method, decision.target, hashlib.sha256(body).digest()):
-        digest.update(b"%d:%b" % (len(part), part))
-    return ExportRequest(
-        method=request.method,
-        target=decision.target.decode("latin-1"),
-        api=export.api,
-        session=export.session,
-        title=export.title,
-        content_type=request.first("Content-Type"),
-        accept=request.first("Accept"),
-        accept_language=request.first("Accept-Language"),
-        idempotency_key=idempotency_key(request),
-        fingerprint=digest.hexdigest(),
-        host=None if request.head.host is None else request.head.host.decode("latin-1"),
-    )

@@ -89,11 +89,11 @@ class Exports(Section):
     reports: Switch = False
     """Also intercept `POST /v{N}/Reports/Generate…`."""
     rescue_sync: Switch = False
-    """Run synchronous exports as jobs too, and let a retry after a timeout join them. Not supported
-    in this version.
+    """Run synchronous exports as jobs too, and let a retry after a timeout join them: see
+    [rescue](rescue.md).
     """
     rescue_ttl: Timeout = 1 * _HOUR
-    """How long such an export can be joined after it ended. Not used in this version."""
+    """How long such an export can be joined after it ended."""
 
 
 class Storage(Section):

@@ -13,7 +13,6 @@ from proxy.config.settings import Settings
 
 #: Settings of features that this version does not have: name, whether it is used, and a hint.
 UNSUPPORTED: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
-    ("exports.rescue_sync", lambda s: s.exports.rescue_sync, "Leave it at false."),
     ("webhooks.urls", lambda s: bool(s.webhooks.urls), "Leave it empty."),
 )
 

@@ -1,12 +1,15 @@
-"""The header fields of a job's request to VB365, from its kick-off or from the call that resumes it
-(CONTRACT §1, §9).
+"""The request of a job to VB365: what is stored of it, and its header fields, from its kick-off or
+from the call that resumes it (CONTRACT §1, §8, §9).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
-from proxy.core.http.fields import end_to_end, values_of
+from proxy.core.exports import Export
+from proxy.core.http.fields import end_to_end, value_of, values_of
+from proxy.core.http.heads import Head
 from proxy.core.job import ExportRequest
 from proxy.core.preferences import other_preferences
 
@@ -60,6 +63,36 @@ _REPLACES_TARGET = {
     b"x-http-method": "method: Microsoft OData",
     b"x-method-override": "method: several frameworks",
 }
+
+
+def stored_request(
+    head: Head, export: Export, target: bytes, body: bytes, *, key: str | None
+) -> ExportRequest:
+    """What is stored of an export's request. `target` is the raw target without `async`, `key` the
+    Idempotency-Key.
+    """
+    digest = hashlib.sha256()
+    for part in (head.method, target, hashlib.sha256(body).digest()):
+        digest.update(b"%d:%b" % (len(part), part))
+    fields = head.fields
+    return ExportRequest(
+        method=head.method.decode("latin-1"),
+        target=target.decode("latin-1"),
+        api=export.api,
+        session=export.session,
+        title=export.title,
+        content_type=_first(fields, b"content-type"),
+        accept=_first(fields, b"accept"),
+        accept_language=_first(fields, b"accept-language"),
+        idempotency_key=key,
+        fingerprint=digest.hexdigest(),
+        host=None if head.host is None else head.host.decode("latin-1"),
+    )
+
+
+def _first(fields: Iterable[_Field], name: bytes) -> str | None:
+    value = value_of(fields, name)
+    return None if value is None else value.decode("latin-1")
 
 
 def kickoff_fields(fields: Iterable[_Field]) -> list[_Field]:

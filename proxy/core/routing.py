@@ -1,5 +1,5 @@
 """What is done with a request, decided by its head: relay it, with or without its `async`
-parameter, or serve it (CONTRACT §1, §2, §3).
+parameter, or serve it (CONTRACT §1, §2, §3, §14).
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ class Kickoff:
 
 
 @dataclass(frozen=True, slots=True)
+class Rescue:
+    """Run an export that nobody asked to be asynchronous as a job, and send its file as it arrives
+    (CONTRACT §14). `target` is the raw target.
+    """
+
+    export: Export
+    target: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class BadSwitch:
     """Reject an export with an invalid `async` parameter: 400, because a synchronous export would
     block the caller for minutes without an explanation.
@@ -53,19 +63,22 @@ class Own:
     query: str | None
 
 
-Decision = PassThrough | Kickoff | BadSwitch | Own
+Decision = PassThrough | Kickoff | Rescue | BadSwitch | Own
 
 
 class Router:
     """Decides on request heads. `segment` begins with `_`; `prefix` is the path of `public.url` (""
-    or "/x", CONTRACT §13); `max_body` is in bytes.
+    or "/x", CONTRACT §13); `max_body` is in bytes; `rescue` is `exports.rescue_sync`.
     """
 
-    def __init__(self, *, segment: str, prefix: str, max_body: int, reports: bool) -> None:
+    def __init__(
+        self, *, segment: str, prefix: str, max_body: int, reports: bool, rescue: bool = False
+    ) -> None:
         self._own = OwnPaths(segment, prefix)
         self._segment = segment.lower().encode()
         self._max_body = max_body
         self._reports = reports
+        self._rescue = rescue
 
     def decide(self, head: Head) -> Decision:
         """What to do with the request that has this head."""
@@ -93,9 +106,24 @@ class Router:
         except InvalidAsync as why:
             return BadSwitch(str(why))
         target = strip_async(head.target)
-        if chosen is Mode.SYNC or not self._may_start_job(head):
-            return PassThrough(target)
-        return Kickoff(export, target, preferences)
+        if chosen is Mode.ASYNC:
+            may_start = self._may_start_job(head)
+            return Kickoff(export, target, preferences) if may_start else PassThrough(target)
+        if self._rescue and target == head.target and self._may_rescue(head, preferences):
+            return Rescue(export, target)
+        return PassThrough(target)
+
+    def _may_rescue(self, head: Head, preferences: Preferences) -> bool:
+        """CONTRACT §14. Not with credentials that belong to the connection (NTLM, Negotiate): the
+        job's request is sent on another one.
+        """
+        if (
+            preferences.wait is not None
+            or head.binds
+            or (head.content_length or 0) > self._max_body
+        ):
+            return False
+        return bool(head.get_all(b"authorization") or head.get_all(b"cookie"))
 
     def _may_start_job(self, head: Head) -> bool:
         """CONTRACT §3: a kick-off without credentials goes to VB365, which answers 401, unless its

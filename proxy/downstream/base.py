@@ -13,7 +13,7 @@ from proxy.core.http.proxy_line import Endpoint
 from proxy.core.routing import Decision
 from proxy.downstream.access_log import AccessLog
 from proxy.downstream.bridge import Bridge
-from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
+from proxy.downstream.duplex import ClientSide, Exchange, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
 from proxy.downstream.inbox import Inbox
 from proxy.downstream.lingering import LINGER, SLOW, Lingering
@@ -37,6 +37,9 @@ class ConnectionOwner(Protocol):
     relay: Forwarder
     #: Forwards the requests that are not passed through; None if this process serves them.
     exports: Forwarder | None
+    #: Serves the exports that run as jobs unasked; None if `exports` forwards them, and if there
+    #: are none.
+    rescue: Rescuing | None
     decide: Callable[[Head], Decision]
     head_timeout: float
     idle_timeout: float

@@ -17,11 +17,13 @@ and while complete requests fill the inbox, but never within a head, which must 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.core.errors import Problem
 from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import Head, MalformedMessage
 from proxy.core.paths import job_of
-from proxy.core.routing import Decision, Own, PassThrough
+from proxy.core.routing import Decision, Own, PassThrough, Rescue
 from proxy.downstream.access_log import job_in
 from proxy.downstream.base import NO_MEMORY, ConnectionOwner
 from proxy.downstream.bridge import Bridge
@@ -31,7 +33,7 @@ from proxy.downstream.lingering import LINGER, LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.request_ids import request_id
 from proxy.downstream.request_reader import RequestReader
-from proxy.net.sockets import reset
+from proxy.net.sockets import is_sent, reset
 from proxy.ports.counts import NO_RESPONSE, LaneCounts
 
 #: Bytes of the inbox that are parsed first as a chunked body, then four times as many, and so on,
@@ -51,6 +53,9 @@ class ClientConnection(RequestReader):
     def __init__(self, owner: ConnectionOwner) -> None:
         super().__init__(owner)
         self.private: Closable | None = None
+        self.delivered: Callable[[bool], None] | None = None
+        #: True once the proxy closes the connection after a whole response.
+        self._closed_well = False
         self._head: Head | None = None
         self._bridge: Bridge | None = None
         self._body: Body = NOTHING
@@ -96,8 +101,9 @@ class ClientConnection(RequestReader):
         connection after the peer's close_notify.
         """
         self._reading.ended = True
+        self._report(received=is_sent(self.transport))
         if self.scheme == b"http":
-            passed_through = self._lane is self.counters.relay
+            passed_through = self._lane in (self.counters.relay, self.counters.rescue)
             if self._phase is _SERVING and self._body.done and not passed_through:
                 return True
             if self._phase is _READY and self._slow and self._inbox:
@@ -107,6 +113,7 @@ class ClientConnection(RequestReader):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
+        self._report(received=self._closed_well and exc is None)
         self._leave()
         if self._bridge is not None:
             self._bridge.client_left()
@@ -131,6 +138,8 @@ class ClientConnection(RequestReader):
 
     def _begin(self, head: Head, rest: bytes) -> None:
         owner = self._owner
+        if self.delivered is not None:
+            self._report(received=is_sent(self.transport))
         decision = owner.decide(head)
         self._deadlines.clear(_IDLE)
         if self._reading.ended and isinstance(decision, PassThrough):
@@ -152,19 +161,9 @@ class ClientConnection(RequestReader):
         if isinstance(decision, PassThrough):
             self._lane = self.counters.relay
             self._serving = owner.relay.start(self, head, decision.target, whole=whole)
-        elif owner.exports is not None:
-            self._lane = self._lane_of(decision)
-            self._serving = owner.exports.start(self, head, head.target, whole=whole)
         else:
-            bridge = self._bridge
-            if bridge is None or bridge.closed:
-                bridge = self._bridge = owner.bridge(self)
-            self._serving = bridge
             self._lane = self._lane_of(decision)
-            invite = head.expect_continue and not rest and not self._inbox
-            head.id = self._given_id
-            request_id(head)
-            bridge.begin(head, decision, whole=whole, invite=invite)
+            self._serve(head, decision, whole=whole, alone=not rest)
         if whole:
             if rest:
                 self._queue(rest)
@@ -173,9 +172,27 @@ class ClientConnection(RequestReader):
         else:
             self._take_waiting()
 
+    def _serve(self, head: Head, decision: Decision, *, whole: bool, alone: bool) -> None:
+        """Start an exchange that is not passed through. `alone`: nothing arrived with the head."""
+        owner = self._owner
+        if isinstance(decision, Rescue) and owner.rescue is not None:
+            self._serving = owner.rescue.start(self, head, decision, whole=whole)
+            return
+        if owner.exports is not None:
+            self._serving = owner.exports.start(self, head, head.target, whole=whole)
+            return
+        bridge = self._bridge
+        if bridge is None or bridge.closed:
+            bridge = self._bridge = owner.bridge(self)
+        self._serving = bridge
+        invite = head.expect_continue and alone and not self._inbox
+        head.id = self._given_id
+        request_id(head)
+        bridge.begin(head, decision, whole=whole, invite=invite)
+
     def _lane_of(self, decision: Decision) -> LaneCounts:
         if not isinstance(decision, Own):
-            return self.counters.kickoff
+            return self.counters.rescue if isinstance(decision, Rescue) else self.counters.kickoff
         self._job = job_of(decision.rest)
         return self.counters.own
 
@@ -233,7 +250,9 @@ class ClientConnection(RequestReader):
             self._release()
         self._reading.held = False
         if not keep or self.closing or not self._body.done:
-            self._close(LINGER_EARLY, unread=bool(self._inbox) or not self._body.done)
+            watched = self.delivered is not None and self.scheme == b"http"
+            unread = bool(self._inbox) or not self._body.done or watched
+            self._close(LINGER_EARLY, unread=unread)
             return
         self._phase = _READY
         if self._inbox.waiting or self._reading.stopped or self._reading.ended:
@@ -293,11 +312,22 @@ class ClientConnection(RequestReader):
 
     def break_off(self, why: Ending) -> None:
         """Abort, so that the client cannot take its response for whole."""
+        self._report(received=False)
         self.counters.broken += self._serving is not None
         self._leave(why)
         reset(self.transport)
 
     # Closing.
+
+    def _report(self, *, received: bool) -> None:
+        """Say whether the client has received the last response, if somebody wants to know."""
+        report, self.delivered = self.delivered, None
+        if report is not None:
+            report(received)
+
+    def _end(self) -> None:
+        self._closed_well = True
+        super()._end()
 
     def _hold(self, size: int) -> bool:
         """Count a large head until its request is answered. Return False if memory is exhausted."""

@@ -8,12 +8,13 @@ exchanges.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head
 from proxy.core.http.proxy_line import Endpoint
+from proxy.core.routing import Rescue
 from proxy.downstream.endings import Ending
 
 
@@ -42,6 +43,9 @@ class ClientSide(Protocol):
     sent: int
     #: The status of the response, set before its first byte is written.
     code: int
+    #: Called once with whether the client has received the whole response: it has closed or reused
+    #: the connection properly, and not reset it. To be set before `answered`.
+    delivered: Callable[[bool], None] | None
 
     def responding(self) -> None:
         """The first bytes of the final response are written, and more will follow."""
@@ -99,3 +103,10 @@ class Forwarder(Protocol):
 
     def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
         """Forward the request with this target. `whole`: no byte of a body follows."""
+
+
+class Rescuing(Protocol):
+    """Starts the exchanges of exports that run as jobs although nobody asked for it."""
+
+    def start(self, client: ClientSide, head: Head, decision: Rescue, *, whole: bool) -> Exchange:
+        """Serve the export. `whole`: no byte of a body follows."""

@@ -21,7 +21,7 @@ from proxy.downstream.access_log import AccessLog
 from proxy.downstream.base import BaseConnection
 from proxy.downstream.bridge import OPTIONS, Bridge
 from proxy.downstream.connection import ClientConnection
-from proxy.downstream.duplex import ClientSide, Forwarder
+from proxy.downstream.duplex import ClientSide, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
 from proxy.net.budget import Budget
@@ -57,11 +57,13 @@ class Server:
         idle_timeout: float = 150.0,
         max_connections: int = 0,
         exports: Forwarder | None = None,
+        rescue: Rescuing | None = None,
         access: AccessLog | None = None,
     ) -> None:
         self.relay = relay
         self.access = access
         self.exports = exports
+        self.rescue = rescue
         self.decide = decide
         self.head_timeout = head_timeout
         self.idle_timeout = idle_timeout

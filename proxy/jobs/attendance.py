@@ -10,6 +10,8 @@ response other than 200 is not recorded: it goes to the kick-off, and there is n
 
 `end` is called when the kick-off leaves or its grace is over, when VB365 responds with 200, when
 the job ends, and before the job is shown to any caller: a job that was shown is never dropped.
+A rescued export (CONTRACT §14) is `held`: a response other than 200 is never recorded, whoever has
+left or seen the job, and only `close` ends the wait.
 `first` is resolved on entry to ENDED (None) and to DROPPED (the response).
 """
 
@@ -40,10 +42,11 @@ class Attendance:
     response. Whoever creates one that is `waiting` must call `end`, whatever happens.
     """
 
-    def __init__(self, *, waiting: bool) -> None:
+    def __init__(self, *, waiting: bool, held: bool = False) -> None:
         self.first: asyncio.Future[WholeResponse | Problem | None] = asyncio.Future()
         #: What goes to the kick-off in place of a job; None unless DROPPING or DROPPED.
         self.verdict: WholeResponse | Problem | None = None
+        self._held = held
         self.state = State.WAITING
         if not waiting:
             self._resolve(State.ENDED)
@@ -65,6 +68,11 @@ class Attendance:
         """Stop waiting, or note that a caller was shown the job. From now on it is not dropped,
         unless that is already decided.
         """
+        if not self._held:
+            self.close()
+
+    def close(self) -> None:
+        """Keep the job, unless it is already decided that it is dropped."""
         if self.state is State.WAITING:
             self._resolve(State.ENDED)
 
@@ -81,7 +89,7 @@ class Attendance:
         """Give the verdict of a job that is being dropped, or None, to those who wait."""
         if self.state is State.DROPPING:
             self._resolve(State.DROPPED)
-        self.end()
+        self.close()
 
     def _resolve(self, state: State) -> None:
         self.state = state
@@ -96,3 +104,10 @@ class Attendance:
         self.end()
         await asyncio.wait([self.first], timeout=_REMOVAL_PATIENCE)
         return self.first.result() if self.first.done() else self.verdict
+
+    async def verdict_of_all(self) -> WholeResponse | Problem | None:
+        """Wait, however long, for the response that all requests get in place of a job. Returns
+        None if the job is kept.
+        """
+        await asyncio.wait([self.first])
+        return self.first.result()

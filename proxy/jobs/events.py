@@ -41,6 +41,23 @@ def dropped(job: Job, status: int) -> None:
     _log("job.dropped", job, {"status": status})
 
 
+def withdrawn(job: Job) -> None:
+    """Log that a rescued export got no slot within the grace, and is relayed (CONTRACT §14)."""
+    _log("job.withdrawn", job, {})
+
+
+def rescued(job: Job) -> None:
+    """Log that a synchronous export runs as this job (CONTRACT §14)."""
+    _log("job.rescued", job, {})
+
+
+def joined(job: Job, *, saved: float) -> None:
+    """Log that another request gets the file of a rescued export. `saved` is how many seconds VB365
+    has worked on it already.
+    """
+    _log("job.joined", job, {"joined": job.joined, "seconds_saved": round(saved, 3)})
+
+
 def delivered(job: Job, *, status: int, sent: int, whole: bool, seconds: float) -> None:
     """Log that `sent` bytes of the file have been sent. `whole`: that is all of it."""
     facts = {"status": status, "bytes": sent, "whole": whole, "seconds": round(seconds, 3)}

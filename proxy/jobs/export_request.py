@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from proxy.core.errors import Problem
@@ -54,9 +56,32 @@ class ExportRequest:
         self._upstream = upstream
         self._timeout = timeout
         self._stall = stall
+        self._early: asyncio.Task[Response] | None = None
+
+    def begin_early(self) -> None:
+        """Send the request of a rescued export while its claim is being recorded, so that its
+        client does not wait for the disk. The next `send` returns the response.
+        """
+        if self._run.body is not None:
+            self._run.body = None
+            self._early = asyncio.create_task(self._send([]))
+
+    def give_up(self) -> None:
+        """Close the connection of a request that was sent early and is not needed. Idempotent."""
+        early, self._early = self._early, None
+        if early is not None:
+            early.add_done_callback(_close)
+            early.cancel()
 
     async def send(self, more: list[Field]) -> Response:
         """Send the request with the additional fields `more`. Raises `UpstreamFailure`."""
+        if self._early is None:
+            return await self._send(more)
+        await asyncio.wait([self._early])
+        early, self._early = self._early, None
+        return early.result()
+
+    async def _send(self, more: list[Field]) -> Response:
         request = self._record.job.request
         self._run.posting = True
         try:
@@ -125,3 +150,8 @@ class ExportRequest:
             current = await self._jobs.get(current.id)
             if attended and current is not None and not current.attended:
                 raise StoreUnavailable("another replica has shown the job")
+
+
+def _close(early: asyncio.Task[Response]) -> None:
+    if not early.cancelled() and early.exception() is None:
+        early.result().close()

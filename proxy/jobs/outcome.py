@@ -9,7 +9,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
 from proxy.core.http.disposition import file_name
-from proxy.core.http.fields import has_conflict, value_of, values_of
+from proxy.core.http.fields import has_conflict, value_of, values_of, without
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, masked, message_of, one_line, row_of
 from proxy.jobs.reservations import SpaceShortage
@@ -27,6 +27,10 @@ from proxy.ports import (
 )
 
 _RECORDED_LIMIT = 64 * 1024
+#: Bytes of the head of a response to a rescued export that a record keeps. VB365 sends 500.
+_LONGEST_HEAD = 8 * 1024
+#: Set-Cookie is for the client whose request VB365 answered.
+_NOT_REPEATED = frozenset({b"set-cookie"})
 _UTF_8 = getincrementaldecoder("utf-8")
 _JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
 
@@ -103,10 +107,13 @@ def encoding(fields: Fields) -> str | None:
     return one_line(b", ".join(named).decode("latin-1")) or "unreadable" if named else None
 
 
-def facts(response: Response, size: int | None) -> FileFacts:
+def facts(response: Response, size: int | None, *, repeatable: bool = False) -> FileFacts:
     """The facts of the file that the head of a 200 announces; `size` in bytes, None if unknown. Two
-    different ETags count as none.
+    different ETags count as none. With `repeatable` the head itself is one of them, unless it is
+    too long.
     """
+    lines = without(response.lines, _NOT_REPEATED) if repeatable else b""
+    kept = repeatable and len(lines) + len(response.reason) <= _LONGEST_HEAD
     etag = None if has_conflict(response.fields, b"etag") else value_of(response.fields, b"etag")
     return FileFacts(
         media_type=text(value_of(response.fields, b"content-type")) or "application/octet-stream",
@@ -114,6 +121,8 @@ def facts(response: Response, size: int | None) -> FileFacts:
         size=size,
         etag=text(etag),
         last_modified=text(value_of(response.fields, b"last-modified")),
+        reason=text(response.reason) if kept else None,
+        lines=text(lines) if kept else None,
     )
 
 

@@ -21,6 +21,7 @@ from enum import Enum
 from proxy.core.errors import Problem
 from proxy.core.job import JobError
 from proxy.jobs.attendance import Attendance
+from proxy.jobs.followers import Followers
 from proxy.ports import Fields, WholeResponse
 
 
@@ -38,12 +39,18 @@ class Run:
     attendance and its task.
     """
 
-    def __init__(self, id: str, fields: Fields, *, attended: bool = False) -> None:
+    def __init__(
+        self, id: str, fields: Fields, *, attended: bool = False, rescued: bool = False
+    ) -> None:
         self.id = id
         self.fields = fields
-        self.attendance = Attendance(waiting=attended)
+        self.attendance = Attendance(waiting=attended or rescued, held=rescued)
+        #: Those of a rescued export, None for other jobs.
+        self.followers = Followers() if rescued else None
         self.work = Work.QUEUED
         self.task: asyncio.Task[None] | None = None
+        #: The body of the request of a rescued export that has not been sent.
+        self.body: bytes | None = None
         #: The fence of the job's claim, 0 unless replicas share the store (CONTRACT §18).
         self.fence = 0
         #: The store has confirmed that the job is queued for this run.
@@ -63,6 +70,12 @@ class Run:
         facts = [self.work.value, self.attendance.state.value]
         facts += [name for name in ("queued", "posting", "woken") if getattr(self, name)]
         return f"<Run {self.id} {' '.join(facts)}>"
+
+    def finish(self) -> None:
+        """Note that nothing more comes of the run: end all waits for it."""
+        self.attendance.deliver()
+        if self.followers is not None:
+            self.followers.finish()
 
     def begin(self, task: asyncio.Task[None]) -> None:
         """Record the task that drives the job, which now has a slot."""

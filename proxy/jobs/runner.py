@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import structlog
 
 from proxy.core.events import Interrupted, Resumed, Shown
-from proxy.core.job import Job, Phase
+from proxy.core.job import Job, Origin, Phase
 from proxy.core.job_request import resumed_fields
 from proxy.jobs import events
 from proxy.jobs.admission import Admission
@@ -26,6 +26,7 @@ from proxy.jobs.shared_queue import SharedQueue
 from proxy.jobs.tasks import Tasks
 from proxy.jobs.transfer import TransferFactory
 from proxy.jobs.trust import Trust
+from proxy.jobs.withdrawal import Withdrawal
 from proxy.ports import ArtifactStore, Fields, JobStore, SharedJobs, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,7 @@ class Runner:
             replica=self._replica,
             forget=self._forget,
         )
+        self.withdrawal = Withdrawal(jobs, self._tasks, forget=self._forget, now=now)
         self._queue: Queue = (
             LocalQueue(limits.slots, start=self._begin, now=now)
             if shared is None
@@ -162,7 +164,7 @@ class Runner:
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
         """Store the job and queue it, or return the job that already has its Idempotency-Key."""
         if self._replica is not None:
-            attended = run.attendance.waiting
+            attended = run.attendance.waiting and run.followers is None
             job = replace(job, replica=self._replica, attended=attended)
 
         async def persist() -> Job:
@@ -171,7 +173,11 @@ class Runner:
             try:
                 stored = await self._admission.add(job, body)
             except StoreUnavailable:
-                self._tasks.spawn(self._adopt(run, job, lambda _: events.accepted(job, len(body))))
+                if run.followers is None:
+                    accepted = events.accepted
+                    self._tasks.spawn(self._adopt(run, job, lambda _: accepted(job, len(body))))
+                else:  # its request is relayed: it must not run as well
+                    self.withdrawal.retract(run, job)
                 raise
             except BaseException:
                 self._unregister(run)
@@ -196,6 +202,14 @@ class Runner:
         confirm(current)
         run.attendance.end()
         await self._enqueue(run, current)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run `work` in the background, until the runner stops."""
+        return self._tasks.spawn(work)
+
+    def run_of(self, id: str) -> Run | None:
+        """The job's run in this process, None without one."""
+        return self._runs.get(id)
 
     def _is_queued_here(self, job: Job) -> bool:
         return job.phase is Phase.QUEUED and job.replica == self._replica
@@ -295,7 +309,7 @@ class Runner:
     async def _resume(self, job: Job, fields: Fields, *, borrowed: bool = False) -> None:
         if job.id in self._runs or self._stopping:
             return
-        run = Run(job.id, fields)
+        run = Run(job.id, fields, rescued=job.origin is Origin.RESCUE)
         self._runs[job.id] = run
         await self._tasks.undivided(self._requeue(run, job, borrowed))
 
@@ -334,7 +348,7 @@ class Runner:
             self._unregister(run)
             self._space.release(run.id)
         self._queue.leave(run)
-        run.attendance.deliver()
+        run.finish()
 
     async def _drive(self, run: Run) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -12,6 +12,9 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+
+#: Runs work in the background.
+Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
 
 class Tasks:

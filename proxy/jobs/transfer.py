@@ -17,6 +17,7 @@ from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.export_request import ExportRequest
+from proxy.jobs.followers import Reply
 from proxy.jobs.lease import PartialFiles
 from proxy.jobs.outcome import encoding, error, facts, not_stored
 from proxy.jobs.reception import Reception, Surplus
@@ -130,7 +131,12 @@ class Transfer:
             stall=self._policy.stall_timeout,
         )
         self._file = Reception(self._record, self._artifacts, self._space)
-        await self._file.open()
+        self._request.begin_early()
+        try:
+            await self._file.open()
+        except BaseException:
+            self._request.give_up()
+            raise
         try:
             if not self._file.offset:
                 self._bound_attempts()
@@ -140,14 +146,18 @@ class Transfer:
             verified = await self._receive()
             await self._finish(verified)
         except (Suspended, Lost, asyncio.CancelledError):
+            self._request.give_up()
             # of a lost job the next holder may need the bytes, otherwise the runner removes them
             await self._file.keep()
             raise
         except BaseException:
+            self._request.give_up()
             await self._file.discard()
             raise
 
     async def _request_body(self, job: Job) -> bytes:
+        if self._run.body is not None:
+            return self._run.body
         body = await until_available(lambda: self._jobs.body(job.id), job=job.id)
         if body is None:
             message = "The body of the request is lost. Start the export again."
@@ -160,6 +170,7 @@ class Transfer:
         """
         if self._file.offset and self._file.offset == self._file_facts.size:
             # interrupted between the last byte and the commit: nothing to request from VB365
+            self._replied(Reply.stored(self._file_facts))
             await self._record.settle(Answered(self._file_facts))
             return True
         while True:
@@ -188,7 +199,7 @@ class Transfer:
             await self._accept(response)
             return await self._take(response)
         finally:
-            response.close()
+            self._close(response)
 
     async def _continue(self) -> bool | None:
         """Send one POST for the rest of the file. Returns what `_begin` does (CONTRACT §10).
@@ -215,7 +226,7 @@ class Transfer:
             await self._accept(response)
             return await self._take(response)
         finally:
-            response.close()
+            self._close(response)
 
     async def _take_part(self, response: Response, wanted: Continuation, part: Part) -> bool | None:
         """Store the body of a matching 206 if its first bytes equal the stored ones."""
@@ -229,6 +240,7 @@ class Transfer:
             await self._start_over("the stored bytes belong to another file")
             return None
         await self._file.promise(part.total - self._file.offset)
+        self._replied(Reply.stored(self._file_facts))
         await self._record.settle(Answered(replace(self._file_facts, size=part.total)))
         return await self._take(response, rest, part)
 
@@ -249,6 +261,7 @@ class Transfer:
         if response.status != 200:
             raise await self._request.refused(response)
         if (coding := encoding(response.fields)) is not None:
+            self._hand_over(response)
             message = (
                 f"Veeam Backup for Microsoft 365 encoded the file ({coding}) although "
                 "identity was asked for"
@@ -256,14 +269,40 @@ class Transfer:
             raise JobFailed(error(ErrorCode.ERROR, message))
         size = response.length
         self._space.release(self._run.id)
-        if size is not None:
-            await self._file.promise(size)
-        await self._record.settle(Answered(facts(response, size)))
-        self._run.attendance.end()
+        try:
+            if size is not None:
+                await self._file.promise(size)
+        except StorageFull:
+            self._hand_over(response)
+            raise
+        self._replied(Reply(response.reason, response.lines))
+        rescued = self._run.followers is not None
+        await self._record.settle(Answered(facts(response, size, repeatable=rescued)))
+        self._run.attendance.close()
+
+    def _replied(self, reply: Reply | None) -> None:
+        """Let the followers of a rescued export have the head of VB365's 200, None when the export
+        starts again from zero. From now on the job is kept.
+        """
+        if self._run.followers is not None:
+            self._run.followers.replied(reply)
+            if reply is not None:
+                self._run.attendance.close()
+
+    def _hand_over(self, response: Response) -> None:
+        """Give a 200 that cannot be stored to a follower of a rescued export (CONTRACT §14)."""
+        followers = self._run.followers
+        if followers is not None and self._run.attendance.waiting and followers.hand_over(response):
+            self._run.attendance.close()
+
+    def _close(self, response: Response) -> None:
+        if self._run.followers is None or not self._run.followers.has(response):
+            response.close()
 
     async def _start_over(self, reason: str) -> None:
         log.info("starting over", job=self._run.id, offset=self._file.offset, reason=reason)
         self._bound_attempts()
+        self._replied(None)
         await self._file.restart()
         await self._record.settle(Restarted())
 

@@ -13,6 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
 #: Linux: the first byte of TCP_INFO is the TCP state.
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
 #: TCP_CLOSE and TCP_CLOSE_WAIT.
@@ -71,6 +75,22 @@ def has_proper_end(transport: asyncio.BaseTransport) -> bool:
         return not tls.read(1)  # asyncio reports both ends alike
     except ssl.SSLError:
         return False
+
+
+def is_sent(transport: asyncio.Transport) -> bool:
+    """Report whether the peer has acknowledged everything that was written. Where the system does
+    not say, whether it was handed to the system.
+    """
+    if transport.get_write_buffer_size():
+        return False
+    sock = transport.get_extra_info("socket")
+    if sock is None or not sys.platform.startswith("linux"):
+        return True
+    try:
+        queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):
+        return False
+    return not int.from_bytes(queued, sys.byteorder)
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 import structlog
@@ -12,7 +12,7 @@ from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.config.settings import Settings
 from proxy.core.routing import Router
 from proxy.downstream.access_log import AccessLog
-from proxy.downstream.duplex import Forwarder
+from proxy.downstream.duplex import Forwarder, Rescuing
 from proxy.downstream.server import Handler, Server
 from proxy.net import descriptors
 from proxy.net.tls import TlsError, upstream_context
@@ -32,15 +32,24 @@ class ClientParts:
         self._max_connections, max_relayed = _connection_limits(settings)
         self.pool = upstream_pool(settings, tls, limit=max_relayed)
 
-    def server(self, *, handler: Handler | None = None, exports: Forwarder | None = None) -> Server:
+    def server(
+        self,
+        *,
+        handler: Handler | None = None,
+        exports: Forwarder | None = None,
+        rescue: Callable[[Forwarder], Rescuing] | None = None,
+    ) -> Server:
         """Make the clients' side: what passes through goes to VB365, every other request to
-        `handler`, or to the process that `exports` forwards to.
+        `handler`, or to the process that `exports` forwards to. `rescue` makes what serves rescued
+        exports, and uses the relay for those that it cannot serve.
         """
+        relay = Relay(self.pool, forwarded=self._settings.upstream.forwarded)
         listen, trusted = self._settings.listen, self._settings.public.trusted_proxies
         return Server(
             handler=handler,
             exports=exports,
-            relay=Relay(self.pool, forwarded=self._settings.upstream.forwarded),
+            rescue=None if rescue is None else rescue(relay),
+            relay=relay,
             decide=_router(self._settings).decide,
             head_timeout=listen.head_timeout,
             idle_timeout=listen.idle_timeout,
@@ -124,4 +133,5 @@ def _router(settings: Settings) -> Router:
         prefix=urlsplit(settings.public.url or "").path.rstrip("/"),
         max_body=settings.exports.max_request_body,
         reports=settings.exports.reports,
+        rescue=settings.exports.rescue_sync,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from proxy.api.router import ApiRouter
 from proxy.config.settings import Settings
 from proxy.core.openapi import describe
 from proxy.core.retention import Retention
+from proxy.downstream.duplex import Forwarder
 from proxy.downstream.server import Server
 from proxy.jobs.counted import CountedJobs
 from proxy.jobs.counted_shared import CountedSharedJobs
@@ -42,6 +44,7 @@ from proxy.parts.start import Clock, StartFailed
 from proxy.ports import ArtifactStore, JobStore, SharedJobs
 from proxy.ports.counts import JobCounts
 from proxy.ports.tracing import Tracing
+from proxy.rescue.rescuer import RescuePolicy, Rescuer, Stores, rescuer
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
@@ -78,6 +81,8 @@ class Parts:
         self._artifacts = artifacts
         self.deliveries = Deliveries(self._jobs, now)
         self._download = Download(artifacts, self.deliveries, tracing)
+        exports = settings.exports
+        self._bodies = RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory)
         self._now = now
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
         self.reconciler = Reconciler(self._jobs, artifacts, now, counted)
@@ -199,7 +204,29 @@ class Parts:
 
     def server(self, runner: Runner) -> Server:
         """Make the clients' side."""
-        return self._clients.server(handler=self._api(runner).handle)
+        rescue = partial(self._rescuer, runner) if self._settings.exports.rescue_sync else None
+        return self._clients.server(handler=self._api(runner).handle, rescue=rescue)
+
+    def _rescuer(self, runner: Runner, relay: Forwarder) -> Rescuer:
+        exports = self._settings.exports
+        return rescuer(
+            Stores(self._jobs, self._artifacts),
+            access=self._access,
+            runner=runner,
+            sealer=self._sealer,
+            relay=relay,
+            memory=self._bodies.memory,
+            note=self.deliveries.note,
+            served=self._download.counts,
+            counts=self._changes,
+            policy=RescuePolicy(
+                grace=exports.grace,
+                ttl=exports.rescue_ttl,
+                max_body=exports.max_request_body,
+                trusted=self._settings.public.trusted_proxies,
+            ),
+            now=self._now,
+        )
 
     def _api(self, runner: Runner) -> ApiRouter:
         exports, public = self._settings.exports, self._settings.public
@@ -218,7 +245,7 @@ class Parts:
             if exports.preflight
             else None,
             download=self._download,
-            bodies=RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory),
+            bodies=self._bodies,
             site=site,
             sealer=self._sealer,
             policy=KickoffPolicy(grace=exports.grace, max_wait=exports.max_wait),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ class Tail(Protocol):
         """Release the file. Idempotent; cancellation does not interrupt it."""
 
 
+@runtime_checkable
 class Followable(Protocol):
     """An optional capability of an artifact store: files can be read while they grow."""
 

@@ -49,6 +49,8 @@ class Response(Protocol):
     status: int
     reason: bytes
     fields: Fields
+    #: The field lines as the relay forwards them: without the hop-by-hop ones.
+    lines: bytes
     #: Content-Length of the body, None if not announced.
     length: int | None
     #: Whether the framing proves the end (Content-Length, chunked, or no body). False if the body
@@ -68,7 +70,8 @@ class Response(Protocol):
 class WholeResponse:
     """A response of VB365 with its body, to be handed to the caller as it is.
 
-    `complete` is False if the body broke or was too large to be read whole.
+    `complete` is False if the body broke or was too large to be read whole. `lines` are the field
+    lines as received, without the hop-by-hop ones.
     """
 
     status: int
@@ -76,6 +79,7 @@ class WholeResponse:
     fields: Fields
     body: bytes
     complete: bool = True
+    lines: bytes = b""
 
 
 class Upstream(Protocol):

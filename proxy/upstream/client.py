@@ -132,6 +132,7 @@ class _StreamedResponse:
         self.status = 0
         self.reason = b""
         self.fields: Fields = ()
+        self.lines = b""
         self.length: int | None = None
         self.delimited = False
         self._buffer = bytearray()
@@ -249,6 +250,7 @@ class _StreamedResponse:
         self.status = head.status
         self.reason = head.reason
         self.fields = end_to_end(head.fields)
+        self.lines = head.kept
         self.length = head.length if head.framing in (Framing.LENGTH, Framing.NONE) else None
         self.delimited = head.framing is not Framing.CLOSE
         self._head = head

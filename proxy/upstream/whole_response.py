@@ -26,5 +26,10 @@ async def read_whole(response: Response, limit: int) -> WholeResponse:
     if not complete:
         log.warning("response of the upstream not complete", status=response.status, reason=reason)
     return WholeResponse(
-        response.status, response.reason, response.fields, b"".join(pieces), complete
+        response.status,
+        response.reason,
+        response.fields,
+        b"".join(pieces),
+        complete,
+        response.lines,
     )

@@ -106,6 +106,7 @@ class Reply:
         self, owner: FakeUpstream, status: int, fields: Fields, data: bytes, **facts: Any
     ) -> None:
         self.status, self.fields = status, fields
+        self.lines = b"".join(b"%b: %b\r\n" % field for field in fields)
         self.length: int | None = facts.get("length", len(data))
         self.delimited: bool = facts.get("delimited", True)
         self._cut: int | None = facts.get("cut")

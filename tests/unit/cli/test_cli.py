@@ -181,10 +181,11 @@ def test_serve_refuses_what_this_version_cannot_do(
 ) -> None:
     """Valid settings of features that do not exist yet: exit 2 instead of an incomplete start."""
     data = tmp_path / "data"
-    monkeypatch.setenv("VB365_PROXY_EXPORTS__RESCUE_SYNC", "true")
+    monkeypatch.setenv("VB365_PROXY_WEBHOOKS__URLS", "https://x")
+    monkeypatch.setenv("VB365_PROXY_WEBHOOKS__SECRET", "whsec_x")
     result = invoke("serve", "--upstream", URL, "--data-dir", str(data))
     assert result.exit_code == 2
-    assert "exports.rescue_sync is not supported in this version" in result.stderr
+    assert "webhooks.urls is not supported in this version" in result.stderr
     assert not data.exists()
 
 

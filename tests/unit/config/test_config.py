@@ -800,7 +800,6 @@ def test_workers_are_refused_on_windows(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("exports.rescue_sync", "true"),
         ("webhooks.urls", "https://x"),
     ],
 )

@@ -29,6 +29,7 @@ class Scripted:
     status: int
     reason: bytes = b""
     fields: Fields = ()
+    lines: bytes = b""
     length: int | None = 0
     delimited: bool = True
 

@@ -12,7 +12,7 @@ from proxy.upstream.whole_response import read_whole
 class Pieces:
     """A response of the given pieces; an exception among them is raised."""
 
-    status, reason, delimited = 500, b"No", True
+    status, reason, lines, delimited = 500, b"No", b"X: 1\r\n", True
 
     def __init__(self, *pieces: bytes | Exception) -> None:
         self.fields: Fields = [(b"X", b"1")]
@@ -32,7 +32,7 @@ class Pieces:
 async def test_a_body_up_to_the_limit_is_complete() -> None:
     whole = await read_whole(Pieces(b"ab", b"cd"), 4)
     assert (whole.status, whole.reason, whole.fields) == (500, b"No", [(b"X", b"1")])
-    assert (whole.body, whole.complete) == (b"abcd", True)
+    assert (whole.body, whole.complete, whole.lines) == (b"abcd", True, b"X: 1\r\n")
 
 
 @pytest.mark.parametrize("last", [b"e", UpstreamBroken("cut", delivered=True)], ids=["long", "cut"])

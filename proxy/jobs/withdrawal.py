@@ -1,0 +1,66 @@
+"""Takes rescued exports out of the queue: their requests do not wait for a slot longer than
+`exports.grace` (CONTRACT §14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.core.events import Interrupted
+from proxy.core.job import Job, Phase
+from proxy.jobs import events
+from proxy.jobs.record import attempt, until_available
+from proxy.jobs.run import Run, Work
+from proxy.jobs.tasks import Tasks
+from proxy.ports import JobStore
+
+
+class Withdrawal:
+    """Removes rescued exports that have not begun. `forget` removes a run from the live ones."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        tasks: Tasks,
+        *,
+        forget: Callable[[Run], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._tasks = tasks
+        self._forget = forget
+        self._now = now
+
+    def later(self, run: Run, seconds: float) -> None:
+        """Withdraw the run's job unless it has a slot by then."""
+        if run.work is Work.QUEUED:
+            self._tasks.spawn(self._withdraw(run, seconds))
+
+    async def _withdraw(self, run: Run, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if run.work is not Work.QUEUED or run.followers is None or run.followers.over:
+            return
+        run.followers.withdrawn = True
+        self._forget(run)
+        job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
+        if job is None or job.phase is not Phase.QUEUED:
+            return
+        if job.attempt:  # it was resumed: what is stored of it stays for the next request
+            await attempt(self._jobs, job, Interrupted(), self._now)
+        else:
+            events.withdrawn(job)
+            await self._remove(job)
+
+    def retract(self, run: Run, job: Job) -> None:
+        """Remove the record of a job that must not begin, whether the store has it or not."""
+        self._forget(run)
+        self._tasks.spawn(self._remove(job))
+
+    async def _remove(self, job: Job) -> None:
+        async def remove() -> None:
+            current = await self._jobs.get(job.id)
+            while current is not None and not await self._jobs.remove(current):
+                current = await self._jobs.get(job.id)
+
+        await until_available(remove, job=job.id)

@@ -1,0 +1,60 @@
+"""A synchronous export that may run as a job, and what its client gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.core.errors import Problem
+from proxy.core.http.fields import value_of
+from proxy.core.http.heads import Head, ResponseHead
+from proxy.core.job import ExportRequest, Job
+from proxy.jobs.followers import HandedOver
+from proxy.ports import Fields, Reader, Tail, WholeResponse
+from proxy.upstream.credentials import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, whole. `client` is the address of its client."""
+
+    head: Head
+    fields: Fields
+    credentials: Credentials = field(repr=False)
+    export: ExportRequest
+    body: bytes = field(repr=False)
+    client: str | None
+
+    @property
+    def ranged(self) -> bool:
+        """Whether the request asks for a part of the file."""
+        return value_of(self.fields, b"range") is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """VB365's 200, and the file while it is stored. The tail is closed by whoever gets it."""
+
+    job: Job
+    head: ResponseHead
+    tail: Tail
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """VB365's 200, and the whole file. The reader is closed by whoever gets it."""
+
+    job: Job
+    head: ResponseHead
+    reader: Reader
+
+
+class Relayed:
+    """The request goes to VB365 as if there were no rescue."""
+
+
+class Broken:
+    """The job was cancelled or deleted, or its file is lost: the connection ends."""
+
+
+RELAYED, BROKEN = Relayed(), Broken()
+Outcome = Growing | Stored | HandedOver | WholeResponse | Problem | Relayed | Broken

@@ -1,0 +1,102 @@
+"""Records which rescued files were delivered: after a whole delivery the same request is a new
+export (CONTRACT §14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from proxy.core.events import Delivered
+from proxy.jobs import events
+from proxy.jobs.record import advance_for_caller
+from proxy.jobs.tasks import Spawn
+from proxy.ports import JobStore, StoreUnavailable
+from proxy.ports.counts import FileCounts
+
+log = structlog.get_logger(__name__)
+
+#: Seconds to wait for a job whose last byte was delivered to be recorded as finished.
+_COMMIT = 600.0
+
+
+class Delivery:
+    """One response with bytes of a job's file. `whole`: it is all of the file."""
+
+    def __init__(self, deliveries: Deliveries, id: str, status: int, *, whole: bool) -> None:
+        self._deliveries = deliveries
+        self.id = id
+        self.status = status
+        self.whole = whole
+        self.sent = 0
+        self.began = time.monotonic()
+
+    def ended(self, received: bool) -> None:  # the only argument of a callback
+        """Record it. `received`: the client has got all of the response."""
+        self._deliveries.record(self, whole=self.whole and received)
+
+
+class Deliveries:
+    """`spawn` runs work in the background, `note` records a delivery some time, `counts` counts the
+    bytes that are sent; `now` returns Unix seconds.
+    """
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        *,
+        spawn: Spawn,
+        note: Callable[[str, Delivered], None],
+        counts: FileCounts,
+        now: Callable[[], float],
+    ) -> None:
+        self.counts = counts
+        self._jobs = jobs
+        self._now = now
+        self._spawn = spawn
+        self._note = note
+        self._recording: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self, id: str, status: int, *, whole: bool) -> Delivery:
+        """A response with this status has begun."""
+        return Delivery(self, id, status, whole=whole)
+
+    def record(self, delivery: Delivery, *, whole: bool) -> None:
+        """Record a response that has ended: a whole one as soon as its job has."""
+        if not whole:
+            self._note(delivery.id, Delivered(sent=delivery.sent, whole=False))
+            return
+        task = self._spawn(self._record(delivery))
+        self._recording[delivery.id] = task
+        task.add_done_callback(lambda _: self._recording.pop(delivery.id, None))
+
+    async def recorded(self, id: str) -> bool:
+        """Wait until a whole delivery of the job's file is recorded. Return whether there was
+        one.
+        """
+        recording = self._recording.get(id)
+        if recording is None:
+            return False
+        await asyncio.wait([recording])
+        return True
+
+    async def _record(self, delivery: Delivery) -> None:
+        seconds = time.monotonic() - delivery.began
+        try:
+            async with asyncio.timeout(_COMMIT):
+                job = await self._jobs.get(delivery.id)
+                while job is not None and not job.terminal:
+                    job = await self._jobs.wait(job.id, job.version, _COMMIT)
+            if job is None or not job.terminal:
+                return
+            event = Delivered(sent=delivery.sent, whole=True)
+            job = await advance_for_caller(self._jobs, job.id, event, self._now)
+        except (StoreUnavailable, TimeoutError) as why:
+            log.warning("delivery not recorded", job=delivery.id, reason=str(why))
+            return
+        if job is not None:
+            status, sent = delivery.status, delivery.sent
+            events.delivered(job, status=status, sent=sent, whole=True, seconds=seconds)

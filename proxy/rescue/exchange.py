@@ -1,0 +1,311 @@
+"""One rescued export on a client connection: its request, and VB365's response (CONTRACT §14).
+
+Theory of operation. An exchange is in one `Phase`, beginning with GATHERING:
+
+    GATHERING ── the request is whole ──> WAITING ── head of the response ──> RESPONDING ──> ENDED
+    GATHERING ── its body cannot stay in memory ──> RELAYED
+    WAITING ── it cannot be rescued ──> RELAYED
+    every phase ── the client leaves, or the file is lost ──> ENDED
+
+A RELAYED exchange hands everything on to an exchange of the relay. The job does not depend on the
+exchange: it runs whatever becomes of the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from proxy.core.errors import Problem
+from proxy.core.http.fields import values_of
+from proxy.core.http.heads import Framing, Head, ResponseHead, parse_response
+from proxy.core.http.origin import Networks, client_address
+from proxy.core.http.outbound import CLOSE, KEEP_ALIVE, response_bytes
+from proxy.core.http.partial import partial_response, repeated_response, requested
+from proxy.core.http.ranges import One
+from proxy.core.job_request import stored_request
+from proxy.core.routing import Rescue
+from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
+from proxy.downstream.endings import Ending
+from proxy.downstream.request_ids import request_id
+from proxy.jobs.followers import HandedOver
+from proxy.net.budget import Budget
+from proxy.ports import PartialLost, StoreUnavailable, UpstreamFailure, WholeResponse
+from proxy.rescue.call import Call, Growing, Outcome, Relayed, Stored
+from proxy.rescue.deliveries import Deliveries, Delivery
+from proxy.rescue.following import Following
+from proxy.rescue.request import GatheredBody
+from proxy.rescue.source import Pieces, of_bytes, of_reader, of_response, of_tail
+from proxy.upstream.credentials import Credentials
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What all exchanges share. `memory` bounds the bodies that are gathered, `max_body` each of
+    them, in bytes; `trusted` are the proxies that report clients' addresses.
+    """
+
+    relay: Forwarder
+    following: Following
+    deliveries: Deliveries
+    memory: Budget
+    max_body: int
+    trusted: Networks
+
+
+class Phase(enum.Enum):
+    """See the theory of operation. The values are for logs and debuggers."""
+
+    GATHERING = "gathering"
+    WAITING = "waiting for the export"
+    RESPONDING = "responding"
+    RELAYED = "relayed"
+    ENDED = "ended"
+
+
+class Short(Exception):
+    """The file is shorter than the response announces."""
+
+
+class RescueExchange:
+    """See the module. `whole`: the request has no body."""
+
+    def __init__(
+        self, needs: Needs, client: ClientSide, head: Head, decision: Rescue, *, whole: bool
+    ) -> None:
+        self._needs = needs
+        self._client = client
+        self._head = head
+        self._decision = decision
+        self._bodiless = self._whole = whole
+        self._now = asyncio.get_running_loop().time
+        self._body = GatheredBody(head, needs.memory, needs.max_body, self._now())
+        self._phase = Phase.GATHERING
+        self._relayed: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._delivery: Delivery | None = None
+        self._ready = asyncio.Event()
+        self._ready.set()
+
+    def __repr__(self) -> str:
+        """Path, phase, and whether the client reads slowly."""
+        path = self._head.target.partition(b"?")[0].decode("latin-1")
+        slow = "" if self._ready.is_set() else " slow"
+        return f"<RescueExchange {path} {self._phase.value}{slow}>"
+
+    def begin(self) -> None:
+        """Invite the body, or start at once if there is none."""
+        if self._whole:
+            self._start()
+        elif self._head.expect_continue:
+            self._client.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # Called by the client connection; see `duplex.Exchange`.
+
+    @property
+    def begun(self) -> bool:
+        """Whether bytes of the response are written."""
+        if self._relayed is not None:
+            return self._relayed.begun
+        return self._phase is Phase.RESPONDING
+
+    def feed(self, data: bytes) -> None:
+        """Gather bytes of the request's body."""
+        if self._relayed is not None:
+            self._relayed.feed(data)
+        elif not self._body.add(data, self._now()):
+            self._relay()
+
+    def end(self) -> None:
+        """Start: the request is whole."""
+        self._whole = True
+        if self._relayed is not None:
+            self._relayed.end()
+        elif self._phase is Phase.GATHERING:
+            self._start()
+
+    def client_left(self) -> None:
+        """Stop. The job goes on."""
+        if self._relayed is not None:
+            self._relayed.client_left()
+        if self._task is not None:
+            self._task.cancel()
+        self._body.release()
+        if self._delivery is not None and self._phase is Phase.RESPONDING:
+            self._delivery.ended(False)
+        self._phase = Phase.ENDED
+
+    def client_slow(self) -> None:
+        """Pause for a client that reads slowly. Nothing else waits for it."""
+        self._ready.clear()
+        if self._relayed is not None:
+            self._relayed.client_slow()
+
+    def client_ready(self) -> None:
+        """Continue."""
+        self._ready.set()
+        if self._relayed is not None:
+            self._relayed.client_ready()
+
+    # The relay, as if there were no rescue.
+
+    def _relay(self) -> None:
+        self._phase = Phase.RELAYED
+        raw = bytes(self._body.raw)
+        self._body.release()
+        target = self._decision.target
+        relayed = self._needs.relay.start(self._client, self._head, target, whole=self._bodiless)
+        self._relayed = relayed
+        if raw:
+            relayed.feed(raw)
+        if self._whole and not self._bodiless:
+            relayed.end()
+
+    # The rescue.
+
+    def _start(self) -> None:
+        self._phase = Phase.WAITING
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        peer = client_address(self._client.peer.decode("latin-1"), self._needs.trusted, self._lines)
+        with bound_contextvars(request_id=request_id(self._head), client=peer):
+            try:
+                call = self._call(peer)
+                found: Outcome = Relayed()
+                if call is not None:
+                    found = await self._needs.following.outcome(call)
+                await self._respond(found)
+            except (PartialLost, StoreUnavailable, UpstreamFailure, Short) as why:
+                log.warning("rescued response broken off", reason=str(why))
+                self._give_up()
+            except Exception:
+                log.exception("rescue failed")
+                self._give_up()
+
+    def _lines(self, name: str) -> list[str]:
+        wanted = name.lower().encode()
+        return [value.decode("latin-1") for value in values_of(self._head.fields, wanted)]
+
+    def _call(self, peer: str | None) -> Call | None:
+        """The request, None if it cannot be rescued."""
+        fields, body = self._head.fields, self._body.content()
+        credentials = Credentials.of(fields)
+        if body is None or credentials is None or len(body) > self._needs.max_body:
+            return None
+        target = self._decision.target
+        export = stored_request(self._head, self._decision.export, target, body, key=None)
+        return Call(self._head, fields, credentials, export, body, peer)
+
+    def _give_up(self) -> None:
+        """Break the response off visibly, or relay the request if there is none yet."""
+        if self._phase is Phase.WAITING:
+            self._relay()
+        elif self._phase is Phase.RESPONDING:
+            self._client.break_off(Ending.UPSTREAM_CUT)
+
+    async def _respond(self, found: Outcome) -> None:
+        match found:
+            case Growing():
+                size = found.head.length if found.head.get_all(b"content-length") else None
+                await self._send_file(found, size)
+            case Stored():
+                await self._send_file(found, found.reader.artifact.size)
+            case WholeResponse():
+                await self._send(_head_of(found), of_bytes(found.body))
+            case Problem():
+                self._body.release()
+                self._phase = Phase.ENDED
+                self._client.problem(found)
+            case HandedOver():
+                response = found.take()
+                if response is None:
+                    self._relay()
+                else:
+                    head = repeated_response(response.reason, response.lines)
+                    await self._send(head, of_response(response))
+            case Relayed():
+                self._relay()
+            case _:
+                self._phase = Phase.ENDED
+                self._client.break_off(Ending.ABORTED)
+
+    async def _send_file(self, found: Growing | Stored, size: int | None) -> None:
+        """Send the file, or the part of it that the request asks for."""
+        part = None if size is None else requested(self._head.fields, found.head, size)
+        head, start, stop = found.head, 0, size
+        if part is not None and size is not None:
+            head = partial_response(found.head, part, size)
+            start, stop = (part.start, part.stop) if isinstance(part, One) else (0, 0)
+        if isinstance(found, Growing):
+            pieces = of_tail(found.tail, start, stop)
+        else:
+            pieces = of_reader(
+                found.reader, start, found.reader.artifact.size if stop is None else stop
+            )
+        deliveries = self._needs.deliveries
+        self._delivery = deliveries.begin(found.job.id, head.status, whole=part is None)
+        await self._send(head, pieces)
+
+    async def _send(self, head: ResponseHead, pieces: Pieces) -> None:
+        """Send a response with this head, framed as VB365 framed it."""
+        client, old = self._client, self._head.minor == 0
+        chunked = head.framing is Framing.CHUNKED
+        dechunked = old and chunked
+        delimited = head.framing is not Framing.CLOSE and not dechunked
+        keep = self._head.keep_alive and delimited and not client.closing
+        connection = (KEEP_ALIVE if old else b"") if keep else CLOSE
+        self._body.release()
+        self._phase = Phase.RESPONDING
+        client.code = head.status
+        self._write(response_bytes(head, connection, dechunked=dechunked))
+        client.responding()
+        length = head.length if head.framing is Framing.LENGTH else None
+        sent = 0
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await self._ready.wait()
+                sent += len(piece)
+                self._count(len(piece))
+                self._write(_chunk(piece) if chunked and not old else piece)
+                del piece  # the transport has it
+                if sent == length:
+                    # before the source is closed: the client may close at once
+                    self._answered(keep=keep)
+                    return
+        if length is not None and sent != length:
+            raise Short(f"{sent} bytes instead of {length}")
+        if chunked and not old:
+            self._write(b"0\r\n\r\n")
+        self._answered(keep=keep)
+
+    def _answered(self, *, keep: bool) -> None:
+        self._phase = Phase.ENDED
+        if self._delivery is not None:
+            self._client.delivered = self._delivery.ended
+        self._client.answered(keep=keep)
+
+    def _count(self, size: int) -> None:
+        if self._delivery is not None:
+            self._delivery.sent += size
+            self._needs.deliveries.counts.served += size
+
+    def _write(self, data: bytes | bytearray) -> None:
+        self._client.sent += len(data)
+        self._client.transport.write(data)
+
+
+def _chunk(piece: bytes | bytearray) -> bytes:
+    return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
+
+
+def _head_of(response: WholeResponse) -> ResponseHead:
+    line = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
+    return parse_response(b"%b%b\r\n" % (line, response.lines), b"POST")

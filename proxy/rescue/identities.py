@@ -1,0 +1,71 @@
+"""Confirms the identity behind a token without delaying the export (CONTRACT §2 "Caller").
+
+A job is started under the hashes of its credentials while VB365 is asked who they belong to; the
+identity is added to its owners then. A request with a token that VB365 has not confirmed yet waits
+for that only if the identity it claims has the job already, or is about to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from proxy.core.events import Identified
+from proxy.core.job import Job
+from proxy.jobs.record import advance_for_caller
+from proxy.jobs.tasks import Spawn
+from proxy.ports import JobStore
+from proxy.rescue.call import Call
+from proxy.upstream.access import Access
+
+Find = Callable[[Sequence[str], str], Awaitable[Job | None]]
+
+
+class Identities:
+    """See the module. `spawn` runs work in the background; `now` returns Unix seconds."""
+
+    def __init__(
+        self, jobs: JobStore, access: Access, *, spawn: Spawn, now: Callable[[], float]
+    ) -> None:
+        self._jobs = jobs
+        self._access = access
+        self._now = now
+        self._spawn = spawn
+        #: By claimed owner and fingerprint.
+        self._confirming: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    def _claimed(self, call: Call) -> str | None:
+        """The owner that the token claims to be, unless VB365 has confirmed it."""
+        claimed = self._access.claimed(call.credentials)
+        return None if claimed in self._access.owners(call.credentials) else claimed
+
+    async def learn(self, call: Call, find: Find) -> bool:
+        """Ask VB365 who the caller is, if that can show a job to join. Return whether it was
+        asked.
+        """
+        claimed, fingerprint = self._claimed(call), call.export.fingerprint
+        if claimed is None:
+            return False
+        confirming = self._confirming.get((claimed, fingerprint))
+        if confirming is not None:
+            await asyncio.wait([confirming])
+        if await find([claimed], fingerprint) is None:
+            return False
+        await self._access.learn(call.credentials)
+        return True
+
+    def confirm_later(self, call: Call, job: Job) -> None:
+        """Add the identity of the caller to the owners of its new job."""
+        claimed = self._claimed(call)
+        if claimed is None:
+            return
+        key = claimed, call.export.fingerprint
+        task = self._spawn(self._confirm(call, job, claimed))
+        self._confirming[key] = task
+        task.add_done_callback(lambda _: self._confirming.pop(key, None))
+
+    async def _confirm(self, call: Call, job: Job, claimed: str) -> None:
+        if not await self._access.learn(call.credentials):
+            return
+        if await self._jobs.match(claimed, call.export.fingerprint) is None:
+            await advance_for_caller(self._jobs, job.id, Identified(claimed), self._now)

@@ -1,0 +1,178 @@
+"""Finds the job that a request joins, or starts one (CONTRACT §14)."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
+
+import structlog
+
+from proxy.core.errors import Problem
+from proxy.core.events import Detached, Joined
+from proxy.core.job import Job, Origin
+from proxy.core.job_request import kickoff_fields
+from proxy.core.rescue import Offer, offer
+from proxy.jobs import events
+from proxy.jobs.held_fields import HeldFields
+from proxy.jobs.record import advance_for_caller
+from proxy.jobs.run import Run
+from proxy.jobs.runner import Runner
+from proxy.jobs.sealing import Sealer
+from proxy.ports import JobStore
+from proxy.ports.counts import JobCounts
+from proxy.rescue.call import Call
+from proxy.rescue.deliveries import Deliveries
+from proxy.rescue.identities import Identities
+from proxy.upstream.access import Access
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of request fields that all unfinished rescued exports may hold.
+_HELD_FIELDS = 64 << 20
+#: How often VB365 is asked whether the caller may see the job, and the pause in seconds between:
+#: while it generates a file it may be slow to answer, and a relayed POST would start another one.
+_ASKED, _PAUSE = 3, 1.0
+
+
+class NotRescued(Exception):
+    """The request is relayed."""
+
+
+class Joining:
+    """`grace` is how long a job may wait for a slot, `ttl` how long a finished one can be joined,
+    both in seconds. `now` returns Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        access: Access,
+        runner: Runner,
+        sealer: Sealer,
+        deliveries: Deliveries,
+        counts: JobCounts,
+        grace: float,
+        ttl: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._access = access
+        self._runner = runner
+        self._sealer = sealer
+        self._deliveries = deliveries
+        self._counts = counts
+        self._grace = grace
+        self._ttl = ttl
+        self._now = now
+        self._held_fields = HeldFields(_HELD_FIELDS)
+        self._identities = Identities(jobs, access, spawn=runner.spawn, now=now)
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def job(self, call: Call) -> tuple[Job, bool]:
+        """The job for the request, and whether the request started it. Raises `NotRescued`,
+        `Problem` and `StoreUnavailable`: then the request is relayed.
+        """
+        fingerprint = call.export.fingerprint
+        # identical requests in turn: of those at the same moment, one starts the job
+        lock = self._access.owners(call.credentials)[0], fingerprint
+        async with self._locks.setdefault(lock, asyncio.Lock()):
+            found = await self._match(call)
+            if found is None and call.ranged:
+                raise NotRescued
+            if found is None:
+                found, started = await self._start(call)
+                if started:
+                    return found, True
+        return await self._join(call, found), False
+
+    async def _match(self, call: Call) -> Job | None:
+        owners = self._access.owners(call.credentials)
+        found = await self._find(owners, call.export.fingerprint)
+        if found is not None or await self._identities.learn(call, self._find) is False:
+            return found
+        return await self._find(self._access.owners(call.credentials), call.export.fingerprint)
+
+    async def _find(self, owners: Sequence[str], fingerprint: str) -> Job | None:
+        for owner in owners:
+            found = await self._jobs.match(owner, fingerprint)
+            if found is not None and await self._deliveries.recorded(found.id):
+                found = await self._jobs.match(owner, fingerprint)
+            if found is None:
+                continue
+            match offer(found, now=self._now(), ttl=self._ttl):
+                case Offer.JOIN | Offer.RESUME:
+                    return found
+                case Offer.OVER:
+                    await advance_for_caller(self._jobs, found.id, Detached(), self._now)
+        return None
+
+    async def _join(self, call: Call, job: Job) -> Job:
+        """Let the request join the job, which is resumed if it is suspended."""
+        await self._check(call, job)
+        if offer(job, now=self._now(), ttl=self._ttl) is Offer.RESUME:
+            borrowed = not await self._access.owns(call.credentials, job)
+            await self._runner.resume(job, call.fields, borrowed=borrowed)
+            run = self._runner.run_of(job.id)
+            if run is not None:
+                self._runner.withdrawal.later(run, self._grace)
+        joined = await advance_for_caller(self._jobs, job.id, Joined(), self._now)
+        if joined is None:
+            return job
+        self._counts.joined += 1
+        since = joined.created if joined.started is None else joined.started
+        until = self._now() if joined.ended is None else joined.ended
+        events.joined(joined, saved=max(0.0, until - since))
+        return joined
+
+    async def _check(self, call: Call, job: Job) -> None:
+        """Raise `Problem` unless the caller may see the job now (CONTRACT §9)."""
+        for left in reversed(range(_ASKED)):
+            try:
+                await self._access.check(call.credentials, job)
+            except Problem as why:
+                if why.status != 503 or not left:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
+
+    async def _start(self, call: Call) -> tuple[Job, bool]:
+        """Start a job, or return the one that another replica has just started."""
+        owners = self._access.owners(call.credentials)
+        fields = kickoff_fields(call.fields)
+        now = self._now()
+        job = Job(
+            id=str(uuid.uuid4()),
+            version=1,
+            owner=owners[0],
+            aliases=tuple(owners[1:]),
+            request=call.export,
+            created=now,
+            updated=now,
+            sealed=self._sealer.seal(fields),
+            origin=Origin.RESCUE,
+            client=call.client,
+        )
+        run = Run(job.id, fields, rescued=True)
+        run.body = call.body
+        self._held_fields.take(run)
+        try:
+            async with self._runner.admission(*job.owners):
+                stored = await self._runner.submit(job, call.body, run)
+        except Problem:
+            # another replica may have just started the one that took the last place
+            found = await self._find(owners, call.export.fingerprint)
+            if found is None:
+                raise
+            return found, False
+        if stored.id != job.id:
+            return stored, False
+        self._access.allow(call.credentials, job)
+        self._runner.withdrawal.later(run, self._grace)
+        self._identities.confirm_later(call, job)
+        self._counts.rescued += 1
+        events.rescued(job)
+        return job, True
