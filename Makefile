@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --universal --no-header --no-annotate --quiet
 HASHED := $(COMPILE) --constraint constraints.txt --generate-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo check test lint format docs lock bench soak chaos fuzz clean distclean
+.PHONY: help install system demo check test lint format docs pictures lock bench soak chaos fuzz clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ format: install ## format the code and fix what ruff can fix
 
 docs: install ## regenerate config/proxy.toml and the tables of docs/configuration.md from the settings
 	$(BIN)/python -m proxy.config.text config/proxy.toml docs/configuration.md
+
+pictures: install system ## take the pictures of the documentation again
+	VB365_PICTURES=1 $(BIN)/pytest -q tests/interop/test_dashboard_pictures.py $(ARGS)
 
 lock: install ## update constraints.txt and the lock files
 	$(COMPILE) pyproject.toml --all-extras --upgrade --output-file constraints.txt

@@ -14,6 +14,7 @@ need redis-server redis-server
 need prometheus prometheus
 need systemd-analyze systemd
 need npm npm
+need chromium "chromium fonts-dejavu-core"
 # The emulator of Azure Blob Storage, an npm package.
 azurite="npm install --global azurite@3"
 has_azurite() { command -v azurite-blob >/dev/null 2>&1; }

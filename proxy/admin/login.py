@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
-from collections.abc import Callable
 from urllib.parse import parse_qs
 
 import structlog
@@ -12,6 +10,8 @@ from aiohttp import web
 
 from proxy.admin.admission import check_guesses, log_guess
 from proxy.admin.guard import TokenGuard
+from proxy.admin.pages.assets import page
+from proxy.admin.pages.dashboard import login
 from proxy.admin.responses import FIELDS, Refusal, bad_request
 from proxy.admin.sessions import Sessions, cookie_of, drop_cookie, set_cookie
 
@@ -19,41 +19,14 @@ log = structlog.get_logger(__name__)
 
 #: Bytes of a form, and seconds in which it arrives.
 _LONGEST, _PATIENCE = 4096, 10.0
-_FIELDS = FIELDS | {
-    "Content-Security-Policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'",
-    # a form's Origin is null under no-referrer
-    "Referrer-Policy": "same-origin",
-}
-_PAGE = """<!doctype html>
-<html lang="en">
-<title>Sign in · vb365-async-proxy</title>
-<h1>vb365-async-proxy</h1>
-<p role="alert">{failure}</p>
-<form method="post" action="/login">
-<label>Admin token <input type="password" name="token" required autofocus></label>
-<button>Sign in</button>
-</form>
-</html>
-"""
-
-
-def login_page(failure: str = "") -> str:
-    """Return the login page. `failure` says what was wrong with the last attempt."""
-    return _PAGE.format(failure=html.escape(failure))
 
 
 class Login:
-    """Handles /login and /logout. `page` returns the login page, given what failed."""
+    """Handles /login and /logout."""
 
-    def __init__(
-        self,
-        guard: TokenGuard | None,
-        sessions: Sessions,
-        page: Callable[[str], str] = login_page,
-    ) -> None:
+    def __init__(self, guard: TokenGuard | None, sessions: Sessions) -> None:
         self._guard = guard
         self._sessions = sessions
-        self._page = page
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -65,12 +38,8 @@ class Login:
 
     def response(self, status: int, failure: str = "") -> web.Response:
         """Return the login page as a response."""
-        fields = dict(_FIELDS)
-        if status == 401:
-            fields["WWW-Authenticate"] = "Bearer"
-        return web.Response(
-            text=self._page(failure), status=status, content_type="text/html", headers=fields
-        )
+        fields = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        return page(login(failure), status, fields)
 
     async def _show(self, request: web.Request) -> web.Response:
         return _to("/") if self._guard is None else self.response(200)

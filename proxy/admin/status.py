@@ -9,6 +9,7 @@ from typing import Any
 from proxy import __version__
 from proxy.admin.job_index import JobIndex
 from proxy.admin.probe import Probe
+from proxy.admin.problems import problems
 from proxy.core.job_document import timestamp
 from proxy.ports import Replica, StoreUnavailable
 from proxy.upstream.watch import UpstreamWatch
@@ -84,7 +85,7 @@ class Status:
             pass  # the checks say so
         self._update_upstream()
         upstream = self._upstream
-        return {
+        document: dict[str, Any] = {
             "version": __version__,
             "startedAt": timestamp(self._started),
             "now": timestamp(self._now()),
@@ -104,6 +105,7 @@ class Status:
                 for each in sorted(self._replicas, key=lambda each: each.id)
             ],
         }
+        return document | {"problems": problems(document, self._now())}
 
     def _update_upstream(self) -> None:
         """Take over the latest check of VB365, or, before the first one, what the watch found."""

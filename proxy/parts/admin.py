@@ -16,6 +16,7 @@ from proxy.admin.jobs_api import JobsApi
 from proxy.admin.listener import Admin
 from proxy.admin.lookup import Lookup
 from proxy.admin.metrics import Metrics
+from proxy.admin.pages.site import Site
 from proxy.admin.probe import Probe
 from proxy.admin.readiness import Readiness
 from proxy.admin.readings import Readings
@@ -80,7 +81,7 @@ class AdminParts:
             sessions=self._sessions,
             notes=watched.notes,
             metrics=Metrics(self._scrape()),
-            routes=self._api.routes(),
+            routes=[*self._api.routes(), *self._site(guarded=token is not None).routes()],
             closing=self._api.stream.close,
         )
 
@@ -121,6 +122,16 @@ class AdminParts:
                 admitted=lambda request: is_still_admitted(request, self._sessions),
             ),
             replica=None if watched.shared is None else watched.shared.replica,
+        )
+
+    def _site(self, *, guarded: bool) -> Site:
+        api = self._api
+        return Site(
+            status=api.status,
+            jobs=api.jobs.page,
+            job=api.jobs.row,
+            guarded=guarded,
+            now=self._now,
         )
 
     def _status(self) -> Status:
