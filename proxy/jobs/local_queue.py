@@ -34,6 +34,9 @@ class Queue(Protocol):
     async def fill(self) -> None:
         """Start the runs whose turn it is."""
 
+    def call(self, run: Run) -> None:
+        """Note that it may be the run's turn at the next `fill`."""
+
     def leave(self, run: Run) -> None:
         """Take the run out of the queue or its slot. Idempotent."""
 
@@ -94,6 +97,9 @@ class LocalQueue:
         self._slots.expire(self._now())
         while not self._closed and (run := self._slots.next()) is not None:
             self._start(run)
+
+    def call(self, run: Run) -> None:
+        """Do nothing: this queue knows."""
 
     def leave(self, run: Run) -> None:
         """As `Queue.leave`. VB365 may continue to work on a request that was aborted before its

@@ -98,6 +98,7 @@ class Member:
                 if job_id is None:
                     self._unchecked.set()
                 else:
+                    self._runner.call(job_id)
                     await self._runner.check(job_id)
         finally:
             self._unchecked.set()

@@ -339,6 +339,12 @@ class Runner:
     def _begin(self, run: Run) -> None:
         run.begin(self._tasks.spawn(self._drive(run)))
 
+    def call(self, id: str) -> None:
+        """Note that it may be the job's turn at the next `fill_slots`."""
+        run = self._runs.get(id)
+        if run is not None:
+            self._queue.call(run)
+
     async def fill_slots(self) -> None:
         """Start the jobs whose turn it is."""
         await self._queue.fill()

@@ -20,6 +20,10 @@ log = structlog.get_logger(__name__)
 class SharedQueue:
     """The queue of one replica. The store decides whose turn it is; this asks for each run.
 
+    It asks for the first run of each caller. That may be another one than the store's: concurrent
+    kick-offs are stored in another order than their tasks go on, and a caller may have jobs under
+    different hashes. The store then reports the job whose turn it is, and `call` names its run.
+
     `start` is called for each run that has got a slot, `wake` for the id of one whose job has ended
     or moved to another replica; `now` is the wall clock.
     """
@@ -41,6 +45,8 @@ class SharedQueue:
         #: In the order of arrival.
         self._waiting: dict[Run, Job] = {}
         self._running: set[Run] = set()
+        #: Runs that the store has reported since the last `fill`.
+        self._called: dict[Run, None] = {}
         #: One claim at a time: each one depends on the state after the last.
         self._claiming = asyncio.Lock()
         self._closed = False
@@ -80,7 +86,10 @@ class SharedQueue:
             except StoreUnavailable as why:
                 log.warning("queue not known", reason=str(why))
                 return
+            called, self._called = self._called, {}
             if use.running + use.held < self._limits.total:
+                for run in called:
+                    await self._try(run)
                 while await self._round():
                     pass
 
@@ -136,8 +145,14 @@ class SharedQueue:
             and job.holder in (None, replica)
         )
 
+    def call(self, run: Run) -> None:
+        """As `Queue.call`."""
+        if run in self._waiting:
+            self._called[run] = None
+
     def leave(self, run: Run) -> None:
         """As `Queue.leave`. The store holds the slot of an aborted request by itself."""
+        self._called.pop(run, None)
         self._waiting.pop(run, None)
         self._running.discard(run)
 

@@ -155,7 +155,12 @@ class Node:
             await self.member.leave()
 
     async def submit(
-        self, key: str | None = None, *, owner: str = "o", attended: bool = False
+        self,
+        key: str | None = None,
+        *,
+        owner: str = "o",
+        aliases: tuple[str, ...] = (),
+        attended: bool = False,
     ) -> tuple[str, Run]:
         request = ExportRequest(
             method="POST",
@@ -170,7 +175,15 @@ class Node:
             fingerprint="f",
         )
         now, id = self.cluster.now(), str(uuid4())  # noqa: A001
-        job = Job(id=id, version=1, owner=owner, request=request, created=now, updated=now)
+        job = Job(
+            id=id,
+            version=1,
+            owner=owner,
+            aliases=aliases,
+            request=request,
+            created=now,
+            updated=now,
+        )
         run = Run(id, CALL, attended=attended)
         async with self.runner.admission(owner):
             stored = await self.runner.submit(job, b"{}", run)
