@@ -18,7 +18,7 @@ from proxy.ports import JobStore
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
-from tests.unit.upstream.test_access import Vb365, credentials, job, jwt, make
+from tests.unit.upstream.callers import Vb365, credentials, job, jwt, make
 
 KEY = "k"
 FIRST, SECOND = credentials(jwt("alice", "1")), credentials(jwt("alice", "2"))

@@ -2,144 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
 from proxy.core.errors import Problem
-from proxy.core.job import ExportRequest, Job
-from proxy.ports import Fields, UpstreamUnreachable
-from proxy.upstream.access import Access, Statuses
-from proxy.upstream.credentials import Credentials
-
-SESSIONS = "/v8/RestoreSessions?limit=1"
-
-
-@dataclass
-class Scripted:
-    """A response of VB365 of which only the status counts."""
-
-    status: int
-    reason: bytes = b""
-    fields: Fields = ()
-    lines: bytes = b""
-    length: int | None = 0
-    delimited: bool = True
-
-    async def read(self) -> bytes:
-        return b""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-class Vb365:
-    """Decides by authorization and target; None is an upstream that is down.
-
-    A request without credentials gets `anonymous` and is not counted.
-    """
-
-    def __init__(self, decide: Callable[[str, str, bool], int | None]) -> None:
-        self.decide = decide
-        self.anonymous: int | None = 401
-        self.requests: list[tuple[str, str]] = []
-
-    async def send(
-        self,
-        method: bytes,
-        target: bytes,
-        fields: Fields,
-        body: bytes = b"",
-        *,
-        timeout: float,
-        stall: float,
-    ) -> Scripted:
-        assert not any(n.lower() == b"host" for n, _ in fields)
-        token = next((v.decode() for n, v in fields if n == b"Authorization"), "")
-        cookie = any(n == b"Cookie" for n, _ in fields)
-        if token or cookie:
-            self.requests.append((token, target.decode()))
-            status = self.decide(token, target.decode(), cookie)
-        else:
-            status = self.anonymous
-        if status is None:
-            raise UpstreamUnreachable("down", delivered=False)
-        return Scripted(status)
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make(decide: Callable[[str, str, bool], int | None]) -> tuple[Access, Vb365, Clock]:
-    vb365, clock = Vb365(decide), Clock()
-    return Access(vb365, key=b"k" * 32, cache=60, timeout=5, now=clock), vb365, clock
-
-
-def credentials(token: str = "Bearer a", cookie: str | None = None) -> Credentials:
-    fields = [(b"authorization", token.encode())] + (
-        [(b"Cookie", cookie.encode())] if cookie else []
-    )
-    made = Credentials.of(fields)
-    assert made is not None
-    return made
-
-
-def jwt(subject: str, salt: str = "1", issuer: str = "https://vb365", claim: str = "sub") -> str:
-    claims = base64.urlsafe_b64encode(
-        json.dumps({"iss": issuer, claim: subject, "jti": salt}).encode()
-    ).decode()
-    return f"Bearer e30.{claims.rstrip('=')}.sig{salt}"
-
-
-def owner_of(access: Access, who: Credentials) -> str:
-    return access.owners(who)[0]
-
-
-def job(
-    owner: str, session: str | None = "S1", *, api: str = "v8", aliases: tuple[str, ...] = ()
-) -> Job:
-    request = ExportRequest(
-        method="POST",
-        target="/v8/RestoreSessions/S1/organization/exportToPst",
-        api=api,
-        session=session,
-        title="exportToPst",
-        content_type=None,
-        accept=None,
-        accept_language=None,
-        idempotency_key=None,
-        fingerprint="",
-    )
-    now = time.time()
-    return Job(
-        id=str(uuid4()),
-        version=1,
-        owner=owner,
-        aliases=aliases,
-        request=request,
-        created=now,
-        updated=now,
-    )
-
-
-async def refused(access: Access, who: Credentials, what: Job) -> tuple[int, str]:
-    with pytest.raises(Problem) as why:
-        await access.check(who, what)
-    return why.value.status, why.value.name
+from proxy.upstream.access import Statuses
+from tests.unit.upstream.callers import (
+    SESSIONS,
+    credentials,
+    gone,
+    job,
+    jwt,
+    make,
+    owner_of,
+    refused,
+)
 
 
 @pytest.mark.parametrize(
@@ -325,13 +204,6 @@ async def test_a_kick_off_in_a_foreign_session_gives_no_access_to_its_other_jobs
     assert (await refused(access, intruder, job("victim")))[0] == 404
 
 
-def gone(token: str, target: str, cookie: bool) -> int:
-    """The session has ended; only tokens named ok are accepted."""
-    if "ok" not in token and "e30" not in token:
-        return 401
-    return 200 if target == SESSIONS else 404
-
-
 async def test_after_the_sessions_end_the_caller_still_sees_the_job() -> None:
     """§9: VB365 responds with 404 to the session."""
     access, _, _ = make(gone)
@@ -349,77 +221,6 @@ async def test_after_the_sessions_end_a_revoked_token_is_rejected() -> None:
     assert (await refused(access, who, job(owner_of(access, who))))[0] == 401
 
 
-async def test_a_refreshed_jwt_is_the_same_caller_once_accepted() -> None:
-    """§2 Caller: iss and sub of a token that VB365 accepted."""
-    access, _, _ = make(gone)
-    first, second = credentials(jwt("alice", "1")), credentials(jwt("alice", "2"))
-    assert owner_of(access, first) != owner_of(access, second)
-    assert await access.learn(first)
-    owner = owner_of(access, first)
-    assert owner_of(access, second) != owner
-    await access.check(second, job(owner))
-    assert owner_of(access, second) == owner
-    assert (await refused(access, credentials(jwt("mallory")), job(owner)))[0] == 404
-    assert (await refused(access, credentials(jwt("alice", issuer="https://evil")), job(owner)))[
-        0
-    ] == 404
-
-
-async def test_equal_subjects_of_different_claims_are_different_callers() -> None:
-    """§2: `sub` and `unique_name` are names of different kinds."""
-    access, _, _ = make(gone)
-    names = ("sub", "unique_name", "nameid", "upn")
-    tokens = [credentials(jwt("alice", claim=name)) for name in names]
-    assert len({access.claimed(token) for token in tokens}) == len(names)
-    assert await access.learn(tokens[1])
-    assert (await refused(access, tokens[0], job(owner_of(access, tokens[1])))) == (
-        404,
-        "job-not-found",
-    )
-
-
-def test_records_of_version_0_1_0_keep_the_identity_of_sub() -> None:
-    """§9: it stored issuer and subject, whatever the claim's name."""
-    access, _, _ = make(lambda *_: 200)
-    text = 'identity\0["https://vb365", "alice"]'
-    old = hmac.new(b"k" * 32, text.encode(), hashlib.sha256).hexdigest()
-    assert access.claimed(credentials(jwt("alice"))) == old
-    assert access.claimed(credentials(jwt("alice", claim="unique_name"))) != old
-
-
-async def test_claims_of_a_token_that_was_not_accepted_identify_nobody() -> None:
-    """§2 Caller: a forged token never becomes its claimed owner."""
-    access, _, _ = make(
-        lambda token, target, cookie: 200 if token.endswith("sig1") and target == SESSIONS else 404
-    )
-    genuine = credentials(jwt("alice", "1"))
-    assert await access.learn(genuine)
-    forged = replace(genuine, authorization=(jwt("alice", "forged").encode(),))
-    assert (await refused(access, forged, job(owner_of(access, genuine))))[0] == 404
-
-
-async def test_a_cookie_does_not_authenticate_the_token_beside_it() -> None:
-    """§2 Caller: VB365 accepted the cookie, not the forged token."""
-    access, _, _ = make(lambda token, target, cookie: 200 if cookie or "sig1" in token else 401)
-    genuine = credentials(jwt("alice", "1"))
-    assert await access.learn(genuine)
-    forged = credentials(jwt("alice", "forged"), cookie="session=mallory")
-    await access.identify(forged)
-    assert owner_of(access, genuine) not in access.owners(forged)
-    honest = credentials(jwt("alice", "sig1"), cookie="antiforgery=1")
-    await access.identify(honest)
-    assert owner_of(access, genuine) in access.owners(honest)
-
-
-async def test_owner_hashes_depend_on_the_key_and_hide_the_credential() -> None:
-    """§9: a keyed hash."""
-    who = credentials("Bearer secret-canary")
-    one, _, _ = make(lambda *_: 200)
-    other = Access(Vb365(lambda *_: 200), key=b"x" * 32, cache=60, timeout=5, now=Clock())
-    assert owner_of(one, who) != owner_of(other, who)
-    assert "secret-canary" not in owner_of(one, who)
-
-
 async def test_a_report_is_visible_to_its_caller_only() -> None:
     """§1: exports.reports: without a session only the caller of the kick-off has access."""
     access, _, _ = make(lambda *_: 200)
@@ -429,122 +230,7 @@ async def test_a_report_is_visible_to_its_caller_only() -> None:
     assert (await refused(access, credentials("Bearer b"), report))[0] == 404
 
 
-@pytest.mark.parametrize(
-    "token", ["Basic e30.e30.x", "Bearer a.b", "Bearer a.!!.c", "Bearer a.W10.c", "Bearer a.e30.c"]
-)
-def test_a_token_that_is_not_a_jwt_has_no_identity(token: str) -> None:
-    assert credentials(token).claims is None
-
-
-@pytest.mark.parametrize(
-    "form",
-    ["x {}", "x\t{}", "x,{}", "x;{}", "{} x", "{},x", "{}=", '"{}"', "{}.x", "\t{}", "{}\xa0"],
-)
-def test_a_jwt_with_anything_beside_it_has_no_identity(form: str) -> None:
-    """§2: VB365 may accept the other part."""
-    token = jwt("alice").removeprefix("Bearer ")
-    for text, has_claims in ((token, True), (form.format(token), False)):
-        made = Credentials.of([(b"Authorization", f"Bearer {text}".encode("latin-1"))])
-        assert made is not None
-        assert (made.claims is not None) is has_claims
-
-
-def test_two_authorization_lines_have_no_identity() -> None:
-    """It is unknown which of them VB365 uses."""
-    line = (b"Authorization", jwt("alice").encode())
-    made = Credentials.of([line, line])
-    assert made is not None
-    assert made.claims is None
-
-
 # identity
-
-
-async def test_a_cookie_beside_a_token_makes_no_new_caller() -> None:
-    """§2 Caller: the hash of Authorization, however its scheme is spelled; only without one that of
-    Cookie.
-    """
-    access, _, _ = make(lambda *_: 200)
-    token = owner_of(access, credentials("Bearer a"))
-    for same in (
-        credentials("Bearer a", "ARRAffinity=1"),
-        credentials("Bearer a", "junk"),
-        credentials("bearer  a"),
-    ):
-        assert owner_of(access, same) == token
-    assert owner_of(access, credentials("Bearer b", "ARRAffinity=1")) != token
-    cookies = [Credentials.of([(b"Cookie", value)]) for value in (b"a", b"b")]
-    assert len({owner_of(access, each) for each in cookies if each is not None}) == 2
-
-
-def test_records_of_version_0_1_0_still_belong_to_their_caller() -> None:
-    """§9: the keyed hash over the credentials as they were sent, without a cookie."""
-    access, _, _ = make(lambda *_: 200)
-    for line in (b"Bearer a", b"bearer a", b"Basic YTpi"):
-        text = f"credentials\0{((line,), ())!r}"
-        old = hmac.new(b"k" * 32, text.encode(), hashlib.sha256).hexdigest()
-        made = Credentials.of([(b"Authorization", line), (b"Cookie", b"x")])
-        assert made is not None
-        assert old in access.owners(made)
-
-
-async def test_seeing_a_session_identifies_nobody() -> None:
-    """§2: the caller chose the session's id; identity comes from the proxy's own request alone."""
-    access, vb365, _ = make(lambda token, target, cookie: 401 if target == SESSIONS else 200)
-    who = credentials(jwt("alice"))
-    await access.check(who, job("o"))
-    assert access.claimed(who) not in access.owners(who)
-    assert await access.learn(who) is False
-    assert access.claimed(who) not in access.owners(who)
-    assert vb365.requests[-1][1] == SESSIONS
-
-
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        (200, True),
-        (204, True),
-        (401, False),
-        (403, False),
-        (404, False),
-        (500, None),
-        (302, None),
-        (None, None),
-    ],
-)
-async def test_an_identity_is_learned_from_a_2xx_only(
-    response: int | None, expected: bool | None
-) -> None:
-    """§2: neither a rejection nor a missing response identifies a caller."""
-    access, _, _ = make(lambda *_: response)
-    who = credentials(jwt("alice"), "antiforgery=1")
-    assert await access.learn(who) is expected
-    assert (access.claimed(who) in access.owners(who)) is (expected is True)
-    assert access.knows(who.fields) is (expected is True)
-
-
-async def test_the_identity_check_is_sent_without_the_cookie() -> None:
-    """§2: otherwise the cookie may be what VB365 accepts."""
-    access, vb365, _ = make(lambda token, target, cookie: 200 if cookie else 401)
-    who = credentials(jwt("alice"), "session=mallory")
-    assert await access.learn(who) is False
-    assert await access.identify(who) == access.owners(who)
-    assert access.claimed(who) not in access.owners(who)
-    assert {target for _, target in vb365.requests} == {SESSIONS}
-
-
-async def test_a_learned_identity_outlives_the_cache_and_grants_no_access() -> None:
-    """§8: it serves look-ups; §9: access itself is checked again."""
-    responses = [200, 401, 401]
-    access, _, clock = make(lambda *_: responses.pop(0))
-    who = credentials(jwt("alice"))
-    assert await access.learn(who)
-    clock.now = 1e6
-    assert await access.learn(who) is False
-    assert access.owners(who) == (access.claimed(who), *access.hashes(who))
-    with pytest.raises(Problem) as why:
-        await access.identify(who)
-    assert why.value.status == 401
 
 
 @pytest.mark.parametrize("refusal", [400, 404])

@@ -15,7 +15,7 @@ from proxy.ports import Fields
 from proxy.upstream import access as access_module
 from proxy.upstream.access import Access
 from proxy.upstream.anonymous import NOTE
-from tests.unit.upstream.test_access import SESSIONS, Scripted, credentials, job, jwt, make
+from tests.unit.upstream.callers import SESSIONS, Scripted, credentials, job, jwt, make
 
 ALICE = credentials(jwt("alice"))
 IDENTITIES = {jwt("alice"), jwt("alice", "2")}

@@ -1,0 +1,129 @@
+"""CONTRACT §3: kick-offs share the memory for bodies and header fields."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from proxy.core import pace
+from tests.contract.conftest import MakeStage, Stage
+from tests.support.wire import Peer, request_bytes
+
+
+async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Peer:
+    """Open a connection and send a kick-off's head, with the caller's credentials, and `body`."""
+    wire = await Peer.to(stage.url)
+    more = {name.replace("_", "-"): value for name, value in fields.items()}
+    head = request_bytes(
+        "POST", stage.export, stage.fields | {"Prefer": "respond-async"} | more, None, "h"
+    )
+    await wire.send(head + body)
+    return wire
+
+
+async def test_3_1_bodies_that_are_received_share_a_memory_limit(make_stage: MakeStage) -> None:
+    """A body takes memory as it arrives, whatever it announces; all of it is released."""
+    stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
+
+    async def refused(**more: Any) -> bool:
+        response = await stage.kickoff(stage.export, **more)
+        if response.status == 202:
+            return False
+        assert response.status == 503
+        assert response.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+        assert response.get("Retry-After")
+        assert response["Connection"] == "close"
+        return True
+
+    async def until_refused(*, wanted: bool, **more: Any) -> None:
+        async with asyncio.timeout(20):
+            while await refused(**more) is not wanted:
+                pass
+
+    announced = await part_of_a_kickoff(stage, b"x", Content_Length=str(80 << 10))
+    large = {"body": b"y" * (30 << 10)}
+    assert not await refused(**large)
+    await announced.send(b"x" * ((80 << 10) - 2))
+    await until_refused(wanted=True, **large)
+    assert not await refused(body=b"y" * (10 << 10))
+    await announced.send(b"x")
+    assert (await announced.message()).status == 202
+    announced.abort()
+    assert not await refused(**large)
+
+    chunked = await part_of_a_kickoff(
+        stage, b"14000\r\n" + b"x" * (80 << 10), Transfer_Encoding="chunked"
+    )
+    await until_refused(wanted=True, **large)
+    chunked.abort()
+    await until_refused(wanted=False, **large)
+
+    for body in (b"100000\r\n" + b"x" * (95 << 10), b"5\r\nabcdefgh"):
+        wrong = await part_of_a_kickoff(stage, body, Transfer_Encoding="chunked")
+        assert (await wrong.message()).status in (400, 413)
+        wrong.abort()
+    assert not await refused(body=b"y" * (90 << 10))
+
+
+async def test_3_1_an_announced_body_takes_no_memory(make_stage: MakeStage) -> None:
+    """Callers with invented credentials announce more than all memory and stop no kick-off."""
+    stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
+    fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
+    wires = [await part_of_a_kickoff(stage, b"x", **fields) for _ in range(4)]
+    for _ in range(2):  # all heads before it have been read when the second one is accepted
+        assert (await stage.kickoff(stage.export, body=b"y" * (16 << 10))).status == 202
+    for wire in wires:
+        wire.abort()
+
+
+async def test_3_1_callers_with_invented_credentials_share_the_memory_limit(
+    make_stage: MakeStage,
+) -> None:
+    """The body that cannot grow gets 503, so that the others can: none waits for another."""
+    stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
+    fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
+    body = b"x" * ((16 << 10) - 1)
+    wires = [await part_of_a_kickoff(stage, body, **fields) for _ in range(3)]
+    responses = [asyncio.ensure_future(wire.message()) for wire in wires]
+    done, waiting = await asyncio.wait(responses, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert [response.result().status for response in done] == [503]
+    for wire, response in zip(wires, responses, strict=True):
+        if response in waiting:
+            await wire.send(b"x")
+            assert (await response).status == 401
+        wire.abort()
+
+
+async def test_3_1_a_body_that_arrives_too_slowly_is_aborted(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WINDOW", 0.5)
+    wire = await part_of_a_kickoff(stage, b"x", Content_Length="1000")
+    response = asyncio.ensure_future(wire.message())
+    while not response.done():
+        await wire.send(b"x")
+        await asyncio.sleep(0.05)
+    wire.abort()
+    assert response.result().status == 408
+    assert response.result()["Connection"] == "close"
+    assert stage.count_requests("exportToPst", "POST") == 0
+    assert (await stage.kickoff(stage.export)).status == 202
+
+
+async def test_3_5_the_fields_of_unfinished_exports_share_a_memory_limit(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5: whichever caller sends them; an export that ends releases its memory."""
+    monkeypatch.setattr("proxy.api.kickoff._HELD_FIELDS", 100_000)
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__CANCEL_HOLD="0s")
+    stage.fault(hold=True)
+    status = await stage.begun(stage.export, X_Long="a" * 60_000)
+    response = await stage.kickoff(stage.export, X_Long="a" * 60_000)
+    assert (response.status, response["Retry-After"]) == (503, "30")
+    assert response.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert (await stage.kickoff(stage.export)).status == 202, "a small head still fits"
+    assert (await stage.ask("POST", status + "/cancel")).status == 202
+    await stage.finished(status)
+    assert (await stage.kickoff(stage.export, X_Long="a" * 60_000)).status == 202

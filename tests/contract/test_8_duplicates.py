@@ -1,0 +1,122 @@
+"""CONTRACT §8: what a second kick-off with the same Idempotency-Key gets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.contract.conftest import MakeStage, Stage
+from tests.support.wire import ask
+
+
+async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
+    """§8: 202 with the same job and Idempotency-Replayed; VB365 gets no second request; quotes are
+    optional.
+    """
+    first = await stage.kickoff(stage.export, Idempotency_Key="key-1")
+    assert "Idempotency-Replayed" not in first
+    assert first.json()["request"]["idempotencyKey"] == "key-1"
+    await stage.finished(stage.path(first["Location"]))
+    stage.simulator.requests.clear()
+    for key in ("key-1", '"key-1"'):
+        again = await stage.kickoff(stage.export + "?async=true", Idempotency_Key=key)
+        assert again.status == 202
+        assert again["Idempotency-Replayed"] == "true"
+        assert again["Location"] == first["Location"]
+    assert list(stage.simulator.requests) == []
+
+
+async def test_concurrent_duplicates_are_one_job(make_stage: MakeStage) -> None:
+    """§8: with capacity for one job only."""
+    stage = await make_stage(EXPORTS__MAX_PER_CALLER="1")
+    responses = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(8))
+    )
+    assert {response.status for response in responses} == {202}
+    assert len({response["Location"] for response in responses}) == 1
+    assert sum("Idempotency-Replayed" in response for response in responses) == 7
+    await stage.finished(stage.path(responses[0]["Location"]))
+    assert stage.simulator.generations[stage.export] == 1
+
+
+async def test_concurrent_duplicates_share_the_rejection_within_the_grace_period(
+    make_stage: MakeStage,
+) -> None:
+    """§3.7, §8: no client is sent to a job that was dropped."""
+    stage = await make_stage(EXPORTS__GRACE="10s")
+    stage.fault(status=400, body="{}", latency=0.3)
+    responses = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(4))
+    )
+    assert [response.status for response in responses] == [400] * 4
+    assert stage.count_requests("exportToPst", "POST") == 1
+
+
+@pytest.mark.parametrize("change", ["body", "path", "query"])
+async def test_another_export_under_the_key_is_422(stage: Stage, change: str) -> None:
+    """§8: the fingerprint is that of method, path, query (minus `async`) and body."""
+    assert (await stage.kickoff(stage.export, Idempotency_Key="k")).status == 202
+    path = {"path": stage.path_of("items/save"), "query": stage.export + "?x=1"}.get(
+        change, stage.export
+    )
+    response = await stage.kickoff(
+        path, body=b"{ }" if change == "body" else b"{}", Idempotency_Key="k"
+    )
+    assert response.status == 422
+    assert response.json()["type"] == "urn:vb365-async:problem:idempotency-key-reused"
+
+
+@pytest.mark.parametrize("key", ["", '""', "a b", "x" * 256, "ä", '"a', 'a"b"c d'])
+async def test_a_bad_key_is_400(stage: Stage, key: str) -> None:
+    """§8: 1-255 visible ASCII characters; quotes are optional."""
+    response = await stage.kickoff(stage.export, Idempotency_Key=key)
+    assert response.status == 400
+    assert response.json()["type"] == "urn:vb365-async:problem:idempotency-key-invalid"
+    assert (await stage.kickoff(stage.export, Idempotency_Key="x" * 255)).status == 202
+
+
+async def test_a_key_belongs_to_its_caller(stage: Stage) -> None:
+    """§8: keys are scoped to the caller. Without a key every POST is a new job."""
+    fields = {"Prefer": "respond-async", "Idempotency-Key": "k"}
+    mine = await stage.ask("POST", stage.export, stage.fields | fields, b"")
+    theirs = await stage.ask("POST", stage.export, stage.simulator.login("operator") | fields, b"")
+    assert mine.json()["id"] != theirs.json()["id"]
+    assert "Idempotency-Replayed" not in theirs
+    plain = [(await stage.kickoff(stage.export)).json()["id"] for _ in range(2)]
+    assert len(set(plain)) == 2
+
+
+async def test_a_key_is_free_once_its_record_is_gone(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8: deleted or expired, whether swept or not."""
+
+    async def dead(self: object) -> None:
+        return None
+
+    monkeypatch.setattr("proxy.jobs.sweeper.Sweeper.run", dead)
+    stage = await make_stage()
+    seen = set()
+    for end in ("delete", "expire", "stay"):
+        response = await stage.kickoff(stage.export, Idempotency_Key="k")
+        assert "Idempotency-Replayed" not in response
+        seen.add(response.json()["id"])
+        status = stage.path(response["Location"])
+        await stage.finished(status)
+        if end == "delete":
+            assert (await stage.ask("DELETE", status)).status == 204
+        elif end == "expire":
+            stage.clock.ahead += 8 * 86400 + 1
+    assert len(seen) == 3
+
+
+async def test_two_idempotency_key_lines_are_400(stage: Stage) -> None:
+    """§8: the field has one value."""
+    lines = [
+        *stage.fields.items(),
+        ("Prefer", "respond-async"),
+        ("Idempotency-Key", "a"),
+        ("Idempotency-Key", "a"),
+    ]
+    assert (await ask(stage.url, "POST", stage.export, lines, b"")).status == 400
