@@ -180,11 +180,9 @@ class JobIndex:
         if self._newest is None:
             entries = self._entries.values()
             self._newest = sorted(entries, key=lambda each: (each.created, each.id), reverse=True)
-        found = [
-            entry
-            for entry in self._newest
-            if (entry.ends is None or now < entry.ends) and query.selects(entry)
-        ]
+        found = [entry for entry in self._newest if entry.ends is None or now < entry.ends]
+        if not query.selects_all:
+            found = list(filter(query.selects, found))
         page = query.ordered(found, now)[query.offset : query.offset + query.limit]
         return len(found), [entry.id for entry in page]
 

@@ -91,6 +91,11 @@ class Query:
         """Whether the order is that of the index itself."""
         return self.sort == "creationTime" and self.descending
 
+    @property
+    def selects_all(self) -> bool:
+        """Whether there is no filter and no search."""
+        return not (self.statuses or self.phases or self.words) and self.delivered is None
+
     def selects(self, entry: Entry) -> bool:
         """Whether the query selects the job."""
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from aiohttp import web
@@ -11,6 +12,9 @@ from proxy.admin.job_query import parse
 from proxy.admin.lookup import Lookup
 from proxy.admin.responses import encoded
 from proxy.admin.rows import Rows
+
+#: Rows that are made before others have their turn: making one takes a tenth of a millisecond.
+_TOGETHER = 50
 
 
 class JobsApi:
@@ -32,7 +36,12 @@ class JobsApi:
         query = parse(parameters)
         await self._index.refresh()
         total, ids = self._index.select(query)
-        rows = [row for each in ids if (row := await self._index.row(each)) is not None]
+        rows = []
+        for number, each in enumerate(ids, 1):
+            if (row := await self._index.row(each)) is not None:
+                rows.append(row)
+            if number % _TOGETHER == 0:
+                await asyncio.sleep(0)
         head = b'{"offset":%d,"limit":%d,"total":%d,"results":['
         return head % (query.offset, query.limit, total) + b",".join(rows) + b"]}"
 
