@@ -62,8 +62,11 @@ class Deliveries:
 
     async def _record(self, id: str, delivered: Delivered) -> None:
         try:
-            # a job that is deleted, or whose record is over, has nobody to tell
-            await advance_for_caller(self._jobs, id, delivered, self._now)
+            job = await advance_for_caller(self._jobs, id, delivered, self._now)
+            # a rescued export is sent while it is stored: its record takes it once it has ended.
+            # One that is deleted takes none
+            if job is not None and not job.terminal:
+                self.note(id, delivered)
         except StoreUnavailable as why:
             log.warning("delivery not recorded yet", job=id, reason=str(why))
             self.note(id, delivered)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxy.core.events import Delivered
+from proxy.core.events import Answered, Claimed, Delivered, Finalizing, Succeeded
+from proxy.core.job import FileFacts
+from proxy.core.transitions import advance
 from proxy.jobs.deliveries import Deliveries
 from proxy.ports import StoreUnavailable
 from tests.contract.conftest import MakeStage, Stage
@@ -16,6 +18,8 @@ from tests.support.fakes import MemoryJobs, new_job
 from tests.support.harness import new_world
 from tests.support.log_lines import logged
 from tests.support.wire import Peer, request_bytes
+
+FACTS = FileFacts(media_type="a/b", file_name=None, size=3, etag=None)
 
 
 async def test_downloads_are_counted_with_their_bytes(stage: Stage) -> None:
@@ -120,12 +124,29 @@ async def test_deliveries_of_jobs_that_are_gone_are_forgotten(
     """And those that wait are bounded in number."""
     monkeypatch.setattr("proxy.jobs.deliveries._WAITING", 2)
     jobs = MemoryJobs()
-    stored = await jobs.add(new_job(), b"")
     deliveries = Deliveries(jobs, lambda: 1.0)
     with logged() as log:
-        for job in ("a", "b", stored.id):
+        for job in "abc":
             deliveries.note(job, Delivered(10, whole=False))
         await deliveries.flush()
     assert [entry["job"] for entry in log.entries] == ["a"]
     assert deliveries._waiting == {}
-    assert (await jobs.get(stored.id)) == stored, "it has not ended: nothing was downloaded"
+
+
+async def test_what_is_sent_of_an_export_that_runs_is_recorded_once_it_has_ended() -> None:
+    """§14: the client of a rescued export gets the bytes as they arrive."""
+    jobs = MemoryJobs()
+    job = await jobs.add(new_job(), b"")
+    deliveries = Deliveries(jobs, lambda: 1.0)
+    deliveries.note(job.id, Delivered(3, whole=True))
+    await deliveries.flush()
+    assert await jobs.get(job.id) == job
+    for event in (Claimed("r"), Answered(FACTS), Finalizing(3), Succeeded(3, "ZA==", 9.0, None)):
+        changed = advance(job, event, 2.0)
+        assert await jobs.replace(job, changed)
+        job = changed
+    await deliveries.flush()
+    found = await jobs.get(job.id)
+    assert found is not None
+    assert (found.delivery.sent, found.delivery.whole) == (3, True)
+    assert deliveries._waiting == {}
