@@ -118,6 +118,7 @@ class Running:
         counts = self._count(parts.counts(runner, server))
         if self._seat is not None and not self._seat.first:
             await self._listen(server)
+            self._deliver_webhooks(parts, runner)
             return
         self._run_task(parts.upstream_watch.run())
         operator = parts.admin(
@@ -130,9 +131,16 @@ class Running:
         admin = operator.admin
         await self._listen_admin(admin)
         await self._listen(server)
+        self._deliver_webhooks(parts, runner)
         if self._seat is not None and self._seat.handover is not None:
             self._listen_to_workers(server, self._seat.handover)
         self._closing.callback(setattr, admin, "draining", True)
+
+    def _deliver_webhooks(self, parts: Parts, runner: Runner) -> None:
+        """Begin to deliver webhooks, whose links have the address that this process listens at."""
+        deliveries = parts.webhook_deliveries(runner, lambda: self.url)
+        if deliveries is not None:
+            self._run_task(deliveries.run())
 
     async def _open_clients_only(self, handover: Handover) -> None:
         """Pass requests through; the first worker serves the others."""

@@ -28,7 +28,7 @@ LAYERS = (
     {"ports", "net", "logs", "clock"},
     {"downstream", "upstream", "stores", "telemetry"},
     {"relay", "jobs"},
-    {"api", "admin", "rescue"},
+    {"api", "admin", "rescue", "webhooks"},
     {"parts"},
     {"app"},
     {"workers"},
@@ -36,7 +36,12 @@ LAYERS = (
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 #: The resources know requests and responses, never the connection that carries them.
-STRANGERS = {("api", "downstream"), ("admin", "downstream"), ("jobs", "downstream")}
+STRANGERS = {
+    ("api", "downstream"),
+    ("admin", "downstream"),
+    ("jobs", "downstream"),
+    ("webhooks", "downstream"),
+}
 #: Packages beside the layers, with everything that they may import.
 APART = {
     "config": {"core", "net"},
@@ -54,7 +59,7 @@ KNOWN_TO = {
 #: Third-party libraries, and the packages that may import them. structlog and typing helpers are
 #: free.
 LIBRARIES = {
-    "aiohttp": {"downstream", "api", "admin", "app", "client", "simulator"},
+    "aiohttp": {"downstream", "api", "admin", "webhooks", "app", "client", "simulator"},
     "diskcache": {"stores"},
     "redis": {"stores"},
     "obstore": {"stores"},

@@ -6,13 +6,27 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from proxy.admin.readings import Readings, read_access, read_clients, read_jobs, read_upstream
+from proxy.admin.readings import (
+    Readings,
+    read_access,
+    read_clients,
+    read_jobs,
+    read_upstream,
+    read_webhooks,
+)
 from proxy.core.histogram import Histogram
 from proxy.core.job import Phase
 from proxy.jobs.counted import CountedJobs
 from proxy.jobs.runner import Runner
 from proxy.net.board import Board
-from proxy.ports.counts import LAG_SECONDS, AccessCounts, ClientCounts, FileCounts, JobCounts
+from proxy.ports.counts import (
+    LAG_SECONDS,
+    AccessCounts,
+    ClientCounts,
+    FileCounts,
+    JobCounts,
+    WebhookCounts,
+)
 from proxy.upstream.pool import Pool
 
 #: Seconds between two measurements of the lag, and two reports of a worker.
@@ -31,6 +45,7 @@ class ExportCounts:
     runner: Runner
     files: FileCounts
     access: AccessCounts
+    webhooks: WebhookCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +95,7 @@ class ProcessCounts:
 def _read_exports(readings: Readings, exports: ExportCounts) -> None:
     read_jobs(readings, exports.changes, exports.files, exports.runner.stored)
     read_access(readings, exports.access)
+    read_webhooks(readings, exports.webhooks)
     phases = exports.jobs.phases()
     for phase in _UNFINISHED:
         readings.gauge("jobs", phases[phase], phase)

@@ -13,7 +13,14 @@ from typing import Any
 
 from proxy.core.histogram import Histogram
 from proxy.core.job import ErrorCode, Status
-from proxy.ports.counts import AccessCounts, ClientCounts, FileCounts, JobCounts, UpstreamCounts
+from proxy.ports.counts import (
+    AccessCounts,
+    ClientCounts,
+    FileCounts,
+    JobCounts,
+    UpstreamCounts,
+    WebhookCounts,
+)
 
 #: A number for each combination of label values; a histogram's are its sum and its counts.
 Series = dict[tuple[str, ...], list[float]]
@@ -127,8 +134,13 @@ def read_jobs(readings: Readings, jobs: JobCounts, files: FileCounts, stored: in
             readings.histogram(name, [histogram], verb)
     readings.count("bytes_total", stored, "stored")
     readings.count("bytes_total", files.served, "served")
+
+
+def read_webhooks(readings: Readings, webhooks: WebhookCounts) -> None:
+    """Read the outcomes of webhooks, and how many wait."""
     for outcome in _DELIVERIES:
-        readings.count("webhook_deliveries_total", 0, outcome)
+        readings.count("webhook_deliveries_total", getattr(webhooks, outcome), outcome)
+    readings.gauge("webhook_backlog", webhooks.backlog)
 
 
 def read_access(readings: Readings, access: AccessCounts) -> None:

@@ -37,6 +37,8 @@ COMMAND = "vb365-async-proxy"
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 config_app = typer.Typer(no_args_is_help=True, help="Create, check and print the configuration.")
 app.add_typer(config_app, name="config")
+webhooks_app = typer.Typer(no_args_is_help=True, help="Test the receivers of webhooks.")
+app.add_typer(webhooks_app, name="webhooks")
 
 
 def main() -> None:
@@ -247,6 +249,33 @@ def config_schema() -> None:
     from proxy.config import text
 
     typer.echo(json.dumps(text.json_schema(), indent=2))
+
+
+@webhooks_app.callback()
+def _webhooks() -> None:
+    """Test the receivers of webhooks."""
+
+
+@webhooks_app.command("test")
+@with_sources
+def webhooks_test(sources: Sources) -> None:
+    """Post a signed test notification to each of webhooks.urls and print the responses.
+
+    Exit code 0 if all are accepted, else 1; 2 for an error in the configuration.
+    """
+    settings = _settings(sources.config, sources.flags)
+    if not settings.webhooks.urls:
+        typer.echo("webhooks.urls is empty: there is nothing to test.", err=True)
+        raise typer.Exit(2)
+
+    from proxy import logs
+    from proxy.cli.webhooks import try_webhooks
+
+    logs.configure("console", "critical")  # the responses are the output
+    lines, accepted = asyncio.run(try_webhooks(settings))
+    for line in lines:
+        typer.echo(line)
+    raise typer.Exit(0 if accepted else 1)
 
 
 @app.command()

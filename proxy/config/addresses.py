@@ -66,7 +66,7 @@ def _host_of(url: str) -> str | None:
         return None
 
 
-def _http_url(value: Any) -> SplitResult:
+def http_url(value: Any) -> SplitResult:
     """Parse an http(s) URL in printable ASCII without user name, query and fragment."""
     url = text(value)
     host = _host_of(url)
@@ -86,7 +86,7 @@ def _http_url(value: Any) -> SplitResult:
 
 
 def _origin(value: Any) -> str:
-    url = _http_url(value)
+    url = http_url(value)
     if url.path not in {"", "/"}:
         hint = f"remove {url.path}: the paths that clients request are forwarded unchanged"
         raise invalid("contains a path", hint)
@@ -94,7 +94,7 @@ def _origin(value: Any) -> str:
 
 
 def _base_url(value: Any) -> str:
-    url = _http_url(value)
+    url = http_url(value)
     path = url.path.rstrip("/")
     plain = re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", path)
     if not plain or re.search(r"/\.{1,2}(/|$)", path):
@@ -121,12 +121,6 @@ def _host_name(value: Any) -> str:
     return name
 
 
-def _webhook(value: Any) -> str:
-    url = text(value)
-    _http_url(url.partition("?")[0])
-    return url
-
-
 def _network(value: Any) -> Network:
     try:
         return ipaddress.ip_network(text(value))
@@ -135,14 +129,14 @@ def _network(value: Any) -> Network:
         raise invalid(f"contains {value!r}, which is not a network ({error})", hint) from None
 
 
-def _list(value: Any, *, of: Callable[[Any], Any]) -> tuple[Any, ...]:
+def parse_list(value: Any, *, of: Callable[[Any], Any]) -> tuple[Any, ...]:
     """Parse a list. A string is a JSON array or has its items separated by commas."""
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
         except ValueError:
             raise invalid("is not a JSON array", 'write ["a", "b"] or a,b') from None
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):  # a default is a tuple
         raise invalid("is not a list", 'write ["a", "b"], or a,b in the environment')
     return tuple(of(item) for item in value)
 
@@ -174,7 +168,7 @@ _artifacts_store = partial(
     pattern=r"(s3|az|gs)://[^/\s]+(/\S*)?",
     example="s3://bucket/prefix, az://… or gs://…",
 )
-_LIST_SCHEMA = {"type": "array", "items": {"type": "string"}}
+LIST_SCHEMA = {"type": "array", "items": {"type": "string"}}
 _ADDRESS_SCHEMA = {
     "type": "string",
     "pattern": r"^(|.+:\d{1,5})$",
@@ -186,12 +180,11 @@ Address = Annotated[HostPort, Syntax(_host_port, str, _ADDRESS_SCHEMA)]
 Origin = Annotated[str, Syntax(_origin, str, _URL_SCHEMA)]
 BaseUrl = Annotated[str, Syntax(_base_url, str, _URL_SCHEMA)]
 Authority = Annotated[str, Syntax(_authority, str, TEXT_SCHEMA)]
-Names = Annotated[tuple[str, ...], Syntax(partial(_list, of=_host_name), _show_list, _LIST_SCHEMA)]
-Networks = Annotated[
-    tuple[Network, ...], Syntax(partial(_list, of=_network), _show_list, _LIST_SCHEMA)
+Names = Annotated[
+    tuple[str, ...], Syntax(partial(parse_list, of=_host_name), _show_list, LIST_SCHEMA)
 ]
-WebhookUrls = Annotated[
-    tuple[str, ...], Syntax(partial(_list, of=_webhook), _show_list, _LIST_SCHEMA)
+Networks = Annotated[
+    tuple[Network, ...], Syntax(partial(parse_list, of=_network), _show_list, LIST_SCHEMA)
 ]
 JobsUrl = Annotated[str, Syntax(_jobs_store, _show_store, TEXT_SCHEMA)]
 ArtifactsUrl = Annotated[str, Syntax(_artifacts_store, _show_store, TEXT_SCHEMA)]

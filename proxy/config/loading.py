@@ -43,7 +43,9 @@ _KUBERNETES = re.compile(
 )
 
 _NAMES = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
-_SECRET = {"admin.token", "secrets.key", "webhooks.secret"}
+_SECRET = {"admin.token", "secrets.key", "webhooks.secrets"}
+#: Parts of other values that may be secret: a password in a URL, and the query of a webhook's.
+_SECRET_IN = {"webhooks.urls": "[@?]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,7 @@ def _problem(name: str, error: Any, items: Mapping[str, _Item]) -> Problem:
         hint = f"Set {FLAGS[name]}, {variable}, or {key} under [{section}]."
         return Problem("configuration", name, "is required", hint)
     context = error.get("ctx", {})
-    secret = name in _SECRET or (item and "@" in str(item.value))
+    secret = name in _SECRET or (item and re.search(_SECRET_IN.get(name, "@"), str(item.value)))
     value = f"= {_show(item.value)} " if item and not secret else ""
     hint = context.get("hint", "")
     return Problem(

@@ -83,7 +83,6 @@ def _fingerprint(value: Any) -> str:
 
 _SECRET_SCHEMA = {"type": "string", "format": "password", "writeOnly": True}
 
-Secret = Annotated[SecretStr, Syntax(_secret, _mask, _SECRET_SCHEMA)]
 Token = Annotated[SecretStr, Syntax(_token, _mask, _SECRET_SCHEMA)]
 Keys = Annotated[SecretStr, Syntax(_keys, _mask, _SECRET_SCHEMA)]
 KeyFile = Annotated[Path, Syntax(_key_file, str, TEXT_SCHEMA)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
-from proxy.config.addresses import ArtifactsUrl, JobsUrl, WebhookUrls
+from proxy.config.addresses import ArtifactsUrl, JobsUrl
 from proxy.config.network import Admin, Listen, Public, Upstream
 from proxy.config.paths import Directory, NewFile
 from proxy.config.scalars import (
@@ -23,9 +23,10 @@ from proxy.config.scalars import (
     Switch,
     Timeout,
 )
-from proxy.config.secret_values import KeyFile, Keys, Secret, split_keys
+from proxy.config.secret_values import KeyFile, Keys, split_keys
 from proxy.config.section import Section
 from proxy.config.syntax import invalid, read_text
+from proxy.config.webhooks import Webhooks
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -187,23 +188,6 @@ class Cluster(Section):
     """How long after the last renewal others take over the jobs of a replica. At least twice
     cluster.heartbeat.
     """
-
-
-class Webhooks(Section):
-    """Notifications of ended jobs (Standard Webhooks). Not supported in this version."""
-
-    urls: WebhookUrls = ()
-    """URLs to post to."""
-    secret: Secret | None = Field(default=None, validate_default=True)
-    """Secret to sign notifications with (whsec_…)."""
-
-    @field_validator("secret")
-    @classmethod
-    def _signed(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if secret is None and info.data.get("urls"):
-            problem = "is required because webhooks.urls is set"
-            raise invalid(problem, "set the secret that receivers verify signatures with")
-        return secret
 
 
 class Settings(BaseModel):

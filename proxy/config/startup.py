@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from proxy.config.directory import foreign_access
 from proxy.config.loading import Problem
 from proxy.config.settings import Settings
 
-#: Settings of features that this version does not have: name, whether it is used, and a hint.
-UNSUPPORTED: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
-    ("webhooks.urls", lambda s: bool(s.webhooks.urls), "Leave it empty."),
-)
-
 
 def startup_problems(settings: Settings) -> list[Problem]:
     """Return what prevents `serve` from starting with these settings on this machine."""
-    problems = [
-        Problem("configuration", name, "is not supported in this version", hint)
-        for name, used, hint in UNSUPPORTED
-        if used(settings)
-    ]
+    problems: list[Problem] = []
     if settings.listen.workers > 1 and sys.platform == "win32":
         problem = f"= {settings.listen.workers} is not supported on Windows"
         problems.append(Problem("configuration", "listen.workers", problem, "Leave it at 1."))

@@ -6,7 +6,7 @@ A `Job` is frozen. `core.transitions.advance` returns the job after an event; th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -149,6 +149,19 @@ class Moment:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message about a job that a webhook endpoint is still to get (`core.outbox`): its topic, the
+    hash of the endpoint's URL ("" before the message is due), the Unix second of the next try, and
+    the number of tries that failed.
+    """
+
+    topic: str
+    endpoint: str
+    due: float
+    failures: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One export. Times are in Unix seconds, sizes in bytes. `version` is incremented by every
@@ -173,6 +186,8 @@ class Job:
     - `joined` is the number of further requests that joined a rescued export (CONTRACT §14).
     - `detached`: no further request joins the rescued export.
     - `client` is the address of the client that sent the kick-off.
+    - `outbox` has what webhooks are still to get. A change of it alone is not shown (`unshown`),
+      and it is left out when jobs are compared.
     - `unshown` counts the versions that changed nothing of the job document.
     - `attended`: its kick-off may still be answered with VB365's first response in place of a job.
       Set only where replicas share the store; elsewhere the process itself knows (CONTRACT §3.7).
@@ -216,6 +231,7 @@ class Job:
     client: str | None = None
     delivery: Delivery = Delivery()
     timeline: tuple[Moment, ...] = ()
+    outbox: tuple[Message, ...] = field(default=(), compare=False)
     unshown: int = 0
 
     @property

@@ -13,6 +13,7 @@ from proxy.core.job import (
     FileFacts,
     Job,
     JobError,
+    Message,
     Moment,
     Origin,
     Phase,
@@ -39,6 +40,7 @@ def encode(job: Job) -> bytes:
     raw = asdict(job)
     raw["answer"] = raw.pop("file")  # its name since version 0.1.0
     raw["timeline"] = [[moment.at, moment.event, moment.detail] for moment in job.timeline]
+    raw["outbox"] = [[each.topic, each.endpoint, each.due, each.failures] for each in job.outbox]
     return json.dumps(raw, separators=(",", ":")).encode()
 
 
@@ -65,6 +67,10 @@ def decode(data: bytes) -> Job:
             origin=Origin(raw.get("origin", Origin.ASYNC)),
             delivery=_revive(Delivery, raw.get("delivery") or {}),
             timeline=tuple(Moment(*moment) for moment in raw.get("timeline", ())),
+            outbox=tuple(
+                Message(str(topic), str(endpoint), float(due), int(failures))
+                for topic, endpoint, due, failures in raw.get("outbox", ())
+            ),
             # version 0.1.0 did not record it: its jobs keep the normal retention
             accepted=bool(raw.get("accepted", True)),
         )

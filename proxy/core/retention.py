@@ -9,7 +9,12 @@ from enum import StrEnum
 
 from proxy.core.events import Expired
 from proxy.core.job import Job, Phase, ResultState, refused
+from proxy.core.outbox import undelivered
 from proxy.core.transitions import advance
+
+#: Seconds that a record waits for the delivery of its messages (CONTRACT §17): more than all tries
+#: take.
+_UNDELIVERED = 24 * 3600.0
 
 
 class Stage(StrEnum):
@@ -105,6 +110,16 @@ class Retention:
         """Whether the record no longer exists at `now`, even if it has not been removed yet."""
         ends = self.record_ends(job)
         return ends is not None and now >= ends
+
+    def removable(self, job: Job, now: float) -> bool:
+        """Whether the record is to be removed at `now`: it is over, and webhooks have been told
+        about it, or a day has passed since. Records that anyone can create do not wait.
+        """
+        ends = self.record_ends(job)
+        if ends is None or now < ends:
+            return False
+        waits = undelivered(job) and not refused(job)
+        return not waits or now >= ends + _UNDELIVERED
 
     def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
         """The jobs that a sweep at `now` examines: in each stage, those whose moment is at most

@@ -101,13 +101,15 @@ class Sweeper:
 
     async def _sweep_job(self, job: Job) -> None:
         now = self._now()
-        if self._retention.record_over(job, now):
-            await self._artifacts.remove(job.id)
-            await self._jobs.remove(job)
-        elif job.result is ResultState.AVAILABLE and file_expired(job, now):
+        if job.result is ResultState.AVAILABLE and file_expired(job, now):
+            # also if the record is over: webhooks are told before it is removed (CONTRACT §17);
             # exactly this version: an operator may just have extended the time of the file
             if await attempt(self._jobs, job, Expired(), self._now) is not None:
                 await self._artifacts.remove(job.id)
+        elif self._retention.record_over(job, now):
+            await self._artifacts.remove(job.id)
+            if self._retention.removable(job, now):
+                await self._jobs.remove(job)
         elif job.phase is Phase.SUSPENDED and now - (job.suspended or now) >= self._suspend_ttl:
             if await attempt(self._jobs, job, Failed(_INTERRUPTED), self._now) is not None:
                 await self._artifacts.remove(job.id)

@@ -17,7 +17,8 @@ import structlog
 from proxy.config.settings import Settings
 from proxy.parts.start import Clock, StartFailed
 from proxy.parts.store_clock import StoreClock
-from proxy.ports import ArtifactStore, JobStore, SharedJobs, StorageFull, StoreUnavailable
+from proxy.ports import ArtifactStore, StorageFull, StoreUnavailable
+from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.owner_key import owner_key
@@ -38,12 +39,12 @@ class Stores:
     hashes, and `now` the clock of the jobs, which is that of a shared store.
     """
 
-    jobs: JobStore
+    jobs: OutboxJobs
     artifacts: ArtifactStore
     key: bytes
     notes: Notes
     now: Clock
-    shared: SharedJobs | None = None
+    shared: SharedOutboxJobs | None = None
     clock: StoreClock | None = None
 
 

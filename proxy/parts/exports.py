@@ -23,6 +23,7 @@ from proxy.api.request_body import RequestBodies
 from proxy.api.resources import Resources
 from proxy.api.router import ApiRouter
 from proxy.config.settings import Settings
+from proxy.core.job import Job
 from proxy.core.openapi import describe
 from proxy.core.retention import Retention
 from proxy.downstream.duplex import Forwarder
@@ -41,8 +42,10 @@ from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.parts.admin import AdminParts, Watched
 from proxy.parts.clients import ClientParts, upstream_pool, upstream_tls
 from proxy.parts.start import Clock, StartFailed
-from proxy.ports import ArtifactStore, JobStore, SharedJobs
-from proxy.ports.counts import JobCounts
+from proxy.parts.webhooks import WebhookParts
+from proxy.ports import ArtifactStore, SharedJobs
+from proxy.ports.counts import JobCounts, WebhookCounts
+from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 from proxy.ports.tracing import Tracing
 from proxy.rescue.rescuer import RescuePolicy, Rescuer, Stores, rescuer
 from proxy.upstream.access import Access
@@ -50,6 +53,7 @@ from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from proxy.upstream.session_events import SessionEvents
 from proxy.upstream.watch import UpstreamWatch
+from proxy.webhooks.delivery import WebhookDeliveries
 
 log = structlog.get_logger(__name__)
 
@@ -65,16 +69,20 @@ class Parts:
         self,
         settings: Settings,
         *,
-        jobs: JobStore,
+        jobs: OutboxJobs,
         artifacts: ArtifactStore,
         key: bytes,
         now: Clock,
-        shared: SharedJobs | None = None,
+        shared: SharedOutboxJobs | None = None,
         tracing: Tracing,
     ) -> None:
         self._settings = settings
         self._tracing = tracing
         self._changes = JobCounts()
+        hooks = WebhookParts(settings, jobs, shared, now) if settings.webhooks.urls else None
+        self._webhooks = hooks
+        if hooks is not None:
+            jobs, shared = hooks.jobs, hooks.shared
         counted = None if shared is None else CountedSharedJobs(shared, self._changes)
         self._jobs = counted or CountedJobs(jobs, self._changes)
         self._shared: SharedJobs | None = counted
@@ -202,6 +210,18 @@ class Parts:
             now=self._now,
         )
 
+    def webhook_deliveries(
+        self, runner: Runner, url: Callable[[], str]
+    ) -> WebhookDeliveries | None:
+        """Make what delivers webhooks; None without any. `url` is where this process listens."""
+        if self._webhooks is None:
+            return None
+
+        def may_drop(job: Job) -> bool:
+            return runner.attended(job.id) is not None or runner.is_attended_elsewhere(job)
+
+        return self._webhooks.deliveries(may_drop, url)
+
     def server(self, runner: Runner) -> Server:
         """Make the clients' side."""
         rescue = partial(self._rescuer, runner) if self._settings.exports.rescue_sync else None
@@ -276,6 +296,7 @@ class Parts:
             runner=runner,
             files=self._download.counts,
             access=self._access.counts,
+            webhooks=WebhookCounts() if self._webhooks is None else self._webhooks.counts,
         )
         return self._clients.counts(server, self.pools, exports)
 

@@ -153,3 +153,17 @@ class FileCounts:
     """Bytes of files that were sent to clients."""
 
     served: int = 0
+
+
+@dataclass(slots=True)
+class WebhookCounts:
+    """Messages to webhook endpoints that were delivered or given up, and tries that failed.
+
+    `backlog` is the number of jobs that an endpoint is still to be told about, summed over the
+    endpoints.
+    """
+
+    delivered: int = 0
+    failed: int = 0
+    given_up: int = 0
+    backlog: int = 0

@@ -22,7 +22,7 @@ from dataclasses import fields, replace
 from typing import Any
 from uuid import UUID, uuid4
 
-from proxy.core import retention
+from proxy.core import outbox, retention
 from proxy.core.job import ExportRequest, Job
 from proxy.core.rescue import gained, rescue_key, unique_key
 from proxy.ports import (
@@ -150,6 +150,16 @@ class MemoryJobs(Faulty):
         ]
         ranks = sorted(rank for job in chosen if (rank := retention.spent(job)) is not None)
         return [self.jobs[each] for *_, each in ranks[:limit]]
+
+    async def pending(self, endpoint: str, until: float, limit: int) -> Sequence[Job]:
+        await self.enter("pending")
+        due = [(outbox.pending(job).get(endpoint), key) for key, job in self.jobs.items()]
+        found = sorted((at, key) for at, key in due if at is not None and at <= until)
+        return [self.jobs[key] for _, key in found[:limit]]
+
+    async def backlog(self, endpoint: str) -> int:
+        await self.enter("backlog")
+        return sum(endpoint in outbox.pending(job) for job in self.jobs.values())
 
     async def due(self, stage: retention.Stage, until: float) -> Sequence[Job]:
         await self.enter("due")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import TypeVar
 
-from proxy.core import retention
+from proxy.core import outbox, retention
 from proxy.core.job import Job
 from proxy.core.rescue import claims
 from proxy.core.retention import Stage
@@ -23,8 +23,8 @@ def _order(job: Job) -> tuple[float, str]:
 
 
 class JobIndex:
-    """Jobs by id, owner, idempotency key, session, age, stage and rank. It wakes those who wait for
-    a change.
+    """Jobs by id, owner, idempotency key, session, age, stage, rank and webhook endpoint. It wakes
+    those who wait for a change.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class JobIndex:
         self._live: defaultdict[str, set[str]] = defaultdict(set)
         self._stages: dict[Stage, list[tuple[float, str]]] = {stage: [] for stage in Stage}
         self._spent: list[tuple[bool, float, str]] = []
+        self._pending: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     def __len__(self) -> int:
@@ -81,6 +82,16 @@ class JobIndex:
             for _, each in waiting[: bisect_right(waiting, until, key=itemgetter(0))]
         ]
 
+    def pending(self, endpoint: str, until: float, limit: int) -> Sequence[Job]:
+        """As `Outbox.pending`."""
+        waiting = self._pending.get(endpoint, [])
+        end = min(limit, bisect_right(waiting, until, key=itemgetter(0)))
+        return [self._jobs[each] for _, each in waiting[:end]]
+
+    def backlog(self, endpoint: str) -> int:
+        """As `Outbox.backlog`."""
+        return len(self._pending.get(endpoint, ()))
+
     def put(self, job: Job) -> None:
         """Add the job, or replace the one with its id."""
         self._unlink(job.id)
@@ -94,6 +105,8 @@ class JobIndex:
             insort(self._stages[found[0]], (found[1], job.id))
         if (rank := retention.spent(job)) is not None:
             insort(self._spent, rank)
+        for endpoint, due in outbox.pending(job).items():
+            insort(self._pending[endpoint], (due, job.id))
         if job.request.session is not None:
             self._by_session[job.request.session.lower()].add(job.id)
         self._by_key |= dict.fromkeys(claims(job), job.id)
@@ -116,6 +129,9 @@ class JobIndex:
             del self._stages[found[0]][bisect_left(self._stages[found[0]], (found[1], id))]
         if (rank := retention.spent(job)) is not None:
             del self._spent[bisect_left(self._spent, rank)]
+        for endpoint, due in outbox.pending(job).items():
+            waiting = self._pending[endpoint]
+            del waiting[bisect_left(waiting, (due, id))]
         if job.request.session is not None:
             _discard(self._by_session, job.request.session.lower(), id)
         for claim in claims(job):

@@ -23,7 +23,8 @@ _T = TypeVar("_T")
 
 
 class DiskJobs:
-    """A `JobStore` that writes records to disk before a call returns, and looks them up in memory.
+    """An `OutboxJobs` store that writes records to disk before a call returns, and looks them up in
+    memory.
 
     `notes` holds a log message about each problem that was found when the store was opened. Lost
     records can be rebuilt from the artifacts.
@@ -152,6 +153,16 @@ class DiskJobs:
         """As `JobStore.due`."""
         self._check_open()
         return self._index.due(stage, until)
+
+    async def pending(self, endpoint: str, until: float, limit: int) -> Sequence[Job]:
+        """As `Outbox.pending`."""
+        self._check_open()
+        return self._index.pending(endpoint, until, limit)
+
+    async def backlog(self, endpoint: str) -> int:
+        """As `Outbox.backlog`."""
+        self._check_open()
+        return self._index.backlog(endpoint)
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
         """As `JobStore.wait`; also returns when the store is closed."""

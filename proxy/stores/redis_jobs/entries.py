@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-from proxy.core import retention
+from proxy.core import outbox, retention
 from proxy.core.job import Job, Phase
 from proxy.core.job_codec import decode, encode
 from proxy.core.rescue import unique_key
@@ -53,6 +53,8 @@ def entries(job: Job) -> bytes:
         found |= {"stage": stage[0], "moment": _number(stage[1])}
     if (rank := retention.spent(job)) is not None:
         found |= {"rank": "ended" if rank[0] else "refused", "ended": _number(rank[1])}
+    if waiting := outbox.pending(job):
+        found["outbox"] = {endpoint: _number(due) for endpoint, due in waiting.items()}
     if not job.terminal and not job.forgotten and job.phase is not Phase.SUSPENDED:
         found["replica"] = job.holder or job.replica or ""
         found |= {"slot": True} if job.holder is not None else {}

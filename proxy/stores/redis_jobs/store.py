@@ -41,6 +41,7 @@ from proxy.stores.redis_jobs.entries import (
     unpack,
 )
 from proxy.stores.redis_jobs.feed import Feed
+from proxy.stores.redis_jobs.outbox import RedisOutbox
 from proxy.stores.redis_jobs.recent import RecentJobs
 from proxy.stores.redis_jobs.url import parse_url
 
@@ -57,9 +58,9 @@ _TAKEN = -3
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
 
 
-class RedisJobs:
-    """A `SharedJobs` store. Every change is one script in one round trip: on a failure it may have
-    happened, but never in part.
+class RedisJobs(RedisOutbox):
+    """A `SharedOutboxJobs` store. Every change is one script in one round trip: on a failure it may
+    have happened, but never in part.
     """
 
     def __init__(self, connections: Connections, prefix: str, channel: str, lease: float) -> None:

@@ -176,17 +176,20 @@ def test_a_malformed_address_of_a_store_is_a_problem_like_any_other(
     assert not (tmp_path / "data").exists()
 
 
-def test_serve_refuses_what_this_version_cannot_do(
+def test_17_serve_refuses_webhooks_without_a_valid_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Valid settings of features that do not exist yet: exit 2 instead of an incomplete start."""
+    """Exit 2, and nothing is started: unsigned notifications could be anybody's."""
     data = tmp_path / "data"
     monkeypatch.setenv("VB365_PROXY_WEBHOOKS__URLS", "https://x")
-    monkeypatch.setenv("VB365_PROXY_WEBHOOKS__SECRET", "whsec_x")
-    result = invoke("serve", "--upstream", URL, "--data-dir", str(data))
-    assert result.exit_code == 2
-    assert "webhooks.urls is not supported in this version" in result.stderr
-    assert not data.exists()
+    for secret, problem in (("", "is required"), ("whsec_c4nary", "is not whsec_ and 24 to 64")):
+        monkeypatch.setenv("VB365_PROXY_WEBHOOKS__SECRETS", secret)
+        result = invoke("serve", "--upstream", URL, "--data-dir", str(data))
+        assert result.exit_code == 2
+        assert "webhooks.secrets" in result.stderr
+        assert problem in result.stderr
+        assert "c4nary" not in result.stderr
+        assert not data.exists()
 
 
 def test_config_check_needs_no_file(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from tests.support.commands import PYTHON, finished
 
 URL = "https://vb365.example.com:4443"
 KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+SIGNING = base64.b64encode(b"c4nary of thirty-two random byte").decode()
 NEWER_KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
 Written = Callable[[str], Path]
 
@@ -131,7 +132,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "max_size": 64 << 20,
         "keep": 5,
     },
-    "webhooks": {"urls": (), "secret": None},
+    "webhooks": {"urls": (), "secrets": (), "events": (), "expiring_before": 3600.0},
 }  # fmt: skip
 
 
@@ -524,9 +525,51 @@ def test_webhooks_need_a_secret() -> None:
     both = {
         "upstream.url": URL,
         "webhooks.urls": "https://x/hook?a=b",
-        "webhooks.secret": "whsec_x",
+        "webhooks.secrets": f"whsec_{SIGNING}",
     }
     assert load(None, both, {}).webhooks.urls == ("https://x/hook?a=b",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("urls", "https://x/hook,ftp://y", "begins with ftp:"),
+        ("urls", "https://x/hook?a#b", "contains a URL with a fragment"),
+        ("urls", ",".join(f"https://x/{n}" for n in range(7)), "has 7 values"),
+        ("events", "export.succeeded,succeeded", "contains 'succeeded', which is no event type"),
+        ("secrets", "whsec_AAAA", "is not whsec_ and 24 to 64 bytes in base64"),
+        ("secrets", SIGNING, "is not whsec_ and 24 to 64 bytes in base64"),
+        ("secrets", "whsec_" + "A" * 43 + "!", "is not whsec_ and 24 to 64 bytes in base64"),
+        ("expiring_before", "1", "is not a duration"),
+    ],
+)
+def test_17_a_bad_webhook_setting_is_named_with_its_fix(
+    name: str, value: str, problem: str
+) -> None:
+    """§15: the key, the value and the fix, and nothing is started."""
+    found = problem_with(f"webhooks.{name}", value)
+    assert found.key == f"webhooks.{name}"
+    assert problem in found.problem
+    assert found.hint
+    assert (f'= "{value}"' in found.problem) == (name != "secrets" and "?" not in value)
+
+
+def test_17_events_select_and_secrets_rotate() -> None:
+    flags = {
+        "upstream.url": URL,
+        "webhooks.urls": "https://x/a, https://x/b",
+        "webhooks.secrets": f"whsec_{SIGNING},whsec_{KEY}",
+        "webhooks.events": "export.succeeded,export.failed",
+        "webhooks.expiring_before": "2h",
+    }
+    webhooks = load(None, flags, {}).webhooks
+    assert webhooks.urls == ("https://x/a", "https://x/b")
+    assert [each.get_secret_value() for each in webhooks.secrets] == [
+        f"whsec_{SIGNING}",
+        f"whsec_{KEY}",
+    ]
+    assert webhooks.events == ("export.succeeded", "export.failed")
+    assert webhooks.expiring_before == 7200.0
 
 
 def test_fernet_keys_rotate_in_place_or_in_a_file(tmp_path: Path) -> None:
@@ -749,6 +792,8 @@ def test_invisible_characters_of_a_value_are_shown_escaped(value: str, shown: st
         ("admin.token", "c4nary two"),
         ("secrets.key", "c4nary"),
         ("storage.jobs", "redis://u:c4nary@h/0/0/"),
+        ("webhooks.secrets", "whsec_c4nary"),
+        ("webhooks.urls", "ftp://h/hook?sig=c4nary"),
     ],
 )
 def test_a_bad_secret_is_not_repeated(name: str, value: str) -> None:
@@ -763,7 +808,8 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
         "upstream.url": URL,
         "admin.token": "c4nary-token",
         "secrets.key": KEY,
-        "webhooks.secret": "whsec_c4nary",
+        "webhooks.secrets": f"whsec_{SIGNING}",
+        "webhooks.urls": "https://h/hook?sig=c4nary",
         "storage.jobs": "redis://u:c4nary@h/0",
     }
     settings = load(None, flags, {})
@@ -775,6 +821,7 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
     ):
         assert "c4nary" not in shown
         assert KEY not in shown
+        assert SIGNING not in shown
     assert tomllib.loads(text.to_toml(settings))["storage"]["jobs"] == "redis://********@h/0"
 
 
@@ -792,29 +839,6 @@ def test_workers_are_refused_on_windows(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(problem) == (
         "configuration: listen.workers = 2 is not supported on Windows\n    Leave it at 1."
     )
-
-
-# What this version cannot do
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("webhooks.urls", "https://x"),
-    ],
-)
-def test_what_is_not_in_this_version_is_valid_but_cannot_be_served(
-    name: str, value: str, tmp_path: Path
-) -> None:
-    """Refused clearly rather than started half-configured."""
-    flags = {
-        "upstream.url": URL,
-        "storage.dir": str(tmp_path / "a" / "b"),
-        "webhooks.secret": "whsec_x",
-    }
-    assert startup_problems(load(None, flags, {})) == []
-    (problem,) = startup_problems(load(None, flags | {name: value}, {}))
-    assert (problem.key, problem.problem) == (name, "is not supported in this version")
 
 
 def test_a_lease_outlives_a_missed_heartbeat(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from proxy.core.events import (
     Released,
     Succeeded,
 )
-from proxy.core.job import ErrorCode, FileFacts, Job, JobError, ResultState, Status
+from proxy.core.job import ErrorCode, FileFacts, Job, JobError, Message, ResultState, Status
 from proxy.core.job_codec import decode, encode
 from proxy.core.job_document import document
 from proxy.core.paths import Links
@@ -244,3 +244,27 @@ def test_a_record_of_version_0_1_0_has_the_normal_retention() -> None:
     raw = json.loads(encode(failed(error(401))))
     del raw["accepted"]
     assert stage(decode(json.dumps(raw).encode())) == (Stage.ENDED, 3.0)
+
+
+def test_a_record_waits_a_day_for_the_delivery_of_its_messages() -> None:
+    """§17: it does not exist any more for callers, and is removed as soon as it is delivered."""
+    job = failed(error(500))
+    telling = replace(job, outbox=(Message("failed", "a", 3.0, 2),))
+    end = RETENTION.record_ends(job)
+    assert end == 6003.0
+    assert not RETENTION.removable(telling, end - 1)
+    assert not RETENTION.removable(telling, end + 86_399.0)
+    assert RETENTION.record_over(telling, end)
+    assert RETENTION.removable(telling, end + 86_400.0)
+    assert RETENTION.removable(job, end)
+    planned = replace(job, outbox=(Message("expiring", "", 3.0),))
+    assert RETENTION.removable(planned, end)
+
+
+def test_a_record_that_anyone_can_create_does_not_wait() -> None:
+    telling = replace(failed(error(401)), outbox=(Message("failed", "a", 3.0),))
+    assert RETENTION.removable(telling, 603.0)
+
+
+def test_a_record_of_an_unfinished_job_is_not_removable() -> None:
+    assert not RETENTION.removable(new_job(1), 1e12)

@@ -18,6 +18,7 @@ import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 from proxy.ports import ArtifactStore, JobStore, SharedJobs, StoreUnavailable
+from proxy.ports.outbox import OutboxJobs
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts import files as artifact_files
 from proxy.stores.file_artifacts import spool
@@ -41,11 +42,11 @@ _MEMORY: WeakValueDictionary[Path, MemoryArtifacts] = WeakValueDictionary()
 OpenShared = Callable[[float], Awaitable[SharedJobs]]
 
 
-async def _memory_jobs(request: pytest.FixtureRequest, directory: Path) -> JobStore:
+async def _memory_jobs(request: pytest.FixtureRequest, directory: Path) -> OutboxJobs:
     return MemoryJobs()
 
 
-async def _disk_jobs(request: pytest.FixtureRequest, directory: Path) -> JobStore:
+async def _disk_jobs(request: pytest.FixtureRequest, directory: Path) -> OutboxJobs:
     return await DiskJobs.open(directory)
 
 
@@ -59,7 +60,7 @@ async def _file_artifacts(directory: Path, service: str) -> ArtifactStore:
     return await FileArtifacts.at(directory)
 
 
-async def _redis_jobs(request: pytest.FixtureRequest, directory: Path) -> JobStore:
+async def _redis_jobs(request: pytest.FixtureRequest, directory: Path) -> OutboxJobs:
     server: RedisServer = request.getfixturevalue("valkey_server")
     return await RedisJobs.open(f"{server.url}?prefix={uuid4()}")
 

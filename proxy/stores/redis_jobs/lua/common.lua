@@ -9,6 +9,7 @@
 --   session:<id>     set: job ids of a restore session
 --   stage:<stage>    sorted set: job ids by the moment of their stage
 --   spent:<rank>     sorted set: ids of removable records by their end; refused ones go before ended
+--   outbox:<endpoint> sorted set: job ids by the first due message for a webhook endpoint
 --   active           hash: id of an unfinished job that is not suspended -> JSON [replica, owner, …]
 --   waiting          sorted set: ids of jobs without a slot by arrival; slots: set: of those with one
 --   holds            sorted set: JSON [id, owner, …] of abandoned jobs by that time
@@ -92,6 +93,7 @@ local function unlink(id, e)
   if e.session then call('SREM', prefix .. 'session:' .. e.session, id) end
   if e.stage then call('ZREM', prefix .. 'stage:' .. e.stage, id) end
   if e.rank then call('ZREM', prefix .. 'spent:' .. e.rank, id) end
+  for endpoint, _ in pairs(e.outbox or {}) do call('ZREM', prefix .. 'outbox:' .. endpoint, id) end
   if e.replica then call('HDEL', prefix .. 'active', id) end
   if e.waiting then call('ZREM', prefix .. 'waiting', id) end
   if e.slot then call('SREM', prefix .. 'slots', id) end
@@ -107,6 +109,7 @@ local function link(id, e)
   if e.session then call('SADD', prefix .. 'session:' .. e.session, id) end
   if e.stage then call('ZADD', prefix .. 'stage:' .. e.stage, e.moment, id) end
   if e.rank then call('ZADD', prefix .. 'spent:' .. e.rank, e.ended, id) end
+  for endpoint, due in pairs(e.outbox or {}) do call('ZADD', prefix .. 'outbox:' .. endpoint, due, id) end
   if e.replica then
     call('HSET', prefix .. 'active', id, cjson.encode({e.replica, unpack(e.owners)}))
   end
