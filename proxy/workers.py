@@ -157,7 +157,8 @@ class _Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             self._selector.close()
-            for descriptor in (readable, self._alive[1]):
+            others = [each.ready for each in self._workers if each.ready >= 0]
+            for descriptor in (readable, self._alive[1], *others):
                 os.close(descriptor)
             for sock in (*self._signals, *self._foreign_sockets(seat.index)):
                 sock.close()
@@ -179,14 +180,27 @@ class _Supervisor:
             yield from self._handover.sockets.values()
 
     def _reported(self, worker: _Worker, readable: int) -> None:
-        """The worker listens, or has ended before it did."""
-        line = os.read(readable, 4096).decode()
-        self._selector.unregister(readable)
-        os.close(readable)
-        worker.ready = -1
-        worker.addresses = tuple(line.split())
-        if self._state is _State.STARTING and all(each.addresses for each in self._workers):
-            self._serve()
+        """Read lines of the worker: that it listens, then its status. It closes the pipe, at the
+        latest when it ends.
+        """
+        data = os.read(readable, 4096)
+        if not data:
+            self._selector.unregister(readable)
+            os.close(readable)
+            if worker.ready == readable:
+                worker.ready = -1
+        for line in data.decode().splitlines():
+            if worker.addresses:
+                self._show(line)
+                continue
+            worker.addresses = tuple(line.split())
+            if self._state is _State.STARTING and all(each.addresses for each in self._workers):
+                self._serve()
+
+    def _show(self, status: str) -> None:
+        """Show the status of the first worker, which has all jobs or is one of several replicas."""
+        if self._state is _State.SERVING:
+            notify(status=status if self._handover else f"first of {len(self._workers)}: {status}")
 
     def _serve(self) -> None:
         self._state = _State.SERVING

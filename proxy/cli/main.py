@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from proxy.net.seat import Seat
 
 COMMAND = "vb365-async-proxy"
+#: Bytes of a health check's response that are read.
+_LONGEST_REPORT = 64 << 10
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 config_app = typer.Typer(no_args_is_help=True, help="Create, check and print the configuration.")
@@ -302,8 +304,8 @@ def _check_health(address: tuple[str, int], path: str, timeout: float) -> int:
         # admin.hosts.
         connection.request("GET", path, headers={"Host": "localhost"})
         response = connection.getresponse()
-        body = response.read(1000).decode(errors="replace")
-        typer.echo(f"{response.status} {body}".strip())
+        body = response.read(_LONGEST_REPORT).decode(errors="replace")
+        typer.echo(_health_report(response.status, body))
     except (OSError, HTTPException) as error:
         host, port = address
         typer.echo(f"No response from {host} port {port}: {error}", err=True)
@@ -311,6 +313,21 @@ def _check_health(address: tuple[str, int], path: str, timeout: float) -> int:
     finally:
         connection.close()
     return 0 if response.status == 200 else 1
+
+
+def _health_report(status: int, body: str) -> str:
+    """The response of the admin listener; of `/readyz`, a line with the reason of each check that
+    has one.
+    """
+    try:
+        found = json.loads(body)
+        ready, checks = found["ready"], found["checks"].items()
+        reasons = [f"{name}: {each['reason']}" for name, each in checks if "reason" in each]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return f"{status} {body[:1000]}".strip()
+    from proxy.core.text import visible
+
+    return "\n".join([f"{status} {'ready' if ready else 'not ready'}", *map(visible, reasons)])
 
 
 def _settings(config: ConfigFile, flags: dict[str, str | None], *, exit_code: int = 2) -> Settings:

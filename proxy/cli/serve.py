@@ -175,7 +175,10 @@ async def _report(seat: Seat | None, status: Callable[[], str]) -> None:
         await asyncio.sleep(_STATUS_PAUSE)
         if (now := status()) != last:
             last = now
-            _notify(seat, status=now)
+            if seat is None:
+                notify(status=now)
+            elif seat.first:
+                seat.show(now)
 
 
 def _notify(seat: Seat | None, *states: str, status: str) -> None:

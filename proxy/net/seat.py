@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ class Seat:
     listener and, if the jobs are on its disk, owns them.
 
     `sockets` listen for clients. `handover` is None if every worker has access to the jobs. The
-    workers write what they have counted on `board`. The supervisor waits for a line on `ready`, and
+    workers write what they have counted on `board`. The supervisor reads lines from `ready`, and
     its end closes `alive`.
     """
 
@@ -52,4 +53,10 @@ class Seat:
         """Tell the supervisor that this worker listens, and what its start has found."""
         words = [url, admin_url, *(f"{name}={number}" for name, number in found.items())]
         os.write(self.ready, f"{' '.join(words)}\n".encode())
-        os.close(self.ready)
+        if not self.first:
+            os.close(self.ready)
+
+    def show(self, status: str) -> None:
+        """Tell the supervisor the status of the first worker, after `report`."""
+        with contextlib.suppress(OSError):
+            os.write(self.ready, f"{status}\n".encode())

@@ -308,7 +308,7 @@ def test_serve_reports_a_port_in_use(tmp_path: Path) -> None:
 
 
 @contextmanager
-def admin(status: int) -> Iterator[tuple[str, list[str]]]:
+def admin(status: int, body: bytes = b"a word") -> Iterator[tuple[str, list[str]]]:
     """Run a server that responds with `status`; yield its address and a list of its requests."""
     requests: list[str] = []
 
@@ -317,7 +317,7 @@ def admin(status: int) -> Iterator[tuple[str, list[str]]]:
             requests.append(f"{self.headers['Host']} {self.path}")
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(b"a word")
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             """Log nothing."""
@@ -343,6 +343,30 @@ def test_healthcheck_asks_the_admin_listener(
     # The listener accepts this name whatever admin.address is.
     assert (result.exit_code, requests) == (code, [f"localhost {path}"])
     assert result.stdout == f"{status} a word\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "checks", "shown"),
+    [
+        (200, {"upstream": {"ok": True}, "jobs": {"ok": True}}, "200 ready\n"),
+        (
+            503,
+            {"upstream": {"ok": False, "reason": "refused\x1b"}, "jobs": {"ok": True}},
+            "503 not ready\nupstream: refused\\x1b\n",
+        ),
+        (
+            200,
+            {"jobs": {"ok": True, "reason": "no persistence"}},
+            "200 ready\njobs: no persistence\n",
+        ),
+    ],
+)
+def test_healthcheck_shows_the_reasons(status: int, checks: dict[str, object], shown: str) -> None:
+    """Also that of a check that succeeds, which an operator should correct."""
+    body = json.dumps({"ready": status == 200, "checks": checks}).encode()
+    with admin(status, body) as (address, _):
+        result = invoke("healthcheck", "--admin", address, "--ready")
+    assert (result.exit_code, result.stdout) == (int(status != 200), shown)
 
 
 def test_healthcheck_exits_1_without_a_response() -> None:

@@ -76,6 +76,22 @@ def test_serve_notifies_when_it_is_ready_of_its_jobs_and_when_it_stops(
     assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
 
 
+def test_with_several_workers_the_status_is_that_of_the_jobs(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    line = ("serve", *ANY_PORTS, "--upstream", "http://127.0.0.1:1", "--workers", "2")
+    with started(*line, "--data-dir", str(tmp_path / "data")) as program:
+        ready = manager.recv(4096).decode()
+        states = [manager.recv(4096).decode() for _ in range(2)]
+        program.send_signal(signal.SIGTERM)
+        stopping = manager.recv(4096).decode()
+        assert program.wait(40) == 0
+    assert ready.startswith("READY=1\nSTATUS=listening on ")
+    jobs = "STATUS=0 running, 0 queued"
+    assert states == [jobs, f"{jobs}, VB365 down"]
+    assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
+
+
 def test_a_failed_start_is_notified_with_its_reason(manager: socket.socket, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
