@@ -306,7 +306,7 @@ class ClusterChaos(Callers):
         keys = {key.decode().removeprefix(prefix) for key in await _keys(jobs, f"{prefix}*")}
         names = Counter(key.partition(":")[0] for key in keys)
         assert names["job"] == len(found)
-        for name in ("body", "live", "active", "waiting", "slots"):
+        for name in ("body", "active", "waiting", "slots"):
             assert names[name] == 0, keys
 
 

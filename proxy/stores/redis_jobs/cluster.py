@@ -10,7 +10,7 @@ from typing import Final
 from proxy.ports import StoreUnavailable
 
 #: The number of this layout of keys and records.
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 
 
 class WrongCluster(StoreUnavailable):

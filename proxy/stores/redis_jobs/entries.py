@@ -32,6 +32,21 @@ def unpack(data: bytes) -> Job:
         raise StoreUnavailable(f"the job store holds a record that is damaged: {why}") from why
 
 
+def pack_body(body: bytes) -> bytes:
+    """The request body as it is stored: a byte that says how, and the bytes."""
+    if len(body) > _LARGE and len(small := zlib.compress(body, 1)) < len(body):
+        return b"\x01" + small
+    return b"\x00" + body
+
+
+def unpack_body(data: bytes) -> bytes:
+    """The request body. Raises `StoreUnavailable` if it is not one."""
+    try:
+        return zlib.decompress(data[1:]) if data.startswith(b"\x01") else data[1:]
+    except zlib.error as why:
+        raise StoreUnavailable(f"the job store holds a body that is damaged: {why}") from why
+
+
 def is_waiting(job: Job) -> bool:
     """Whether the job waits for a slot."""
     return job.phase is Phase.QUEUED and not job.terminal and job.holder is None

@@ -36,9 +36,11 @@ from proxy.stores.redis_jobs.entries import (
     entries,
     is_waiting,
     pack,
+    pack_body,
     text,
     texts,
     unpack,
+    unpack_body,
 )
 from proxy.stores.redis_jobs.feed import Feed
 from proxy.stores.redis_jobs.outbox import RedisOutbox
@@ -142,7 +144,7 @@ class RedisJobs(RedisOutbox):
 
     async def _add(self, job: Job, body: bytes, *bounds: float) -> Job | None:
         self._check_open()
-        record = (job.id, job.version, pack(job), entries(job), body)
+        record = (job.id, job.version, pack(job), entries(job), pack_body(body))
         reply = await self._change(job.id, self._connections.run(scripts.ADD, *record, *bounds))
         if isinstance(reply, bytes):
             return unpack(reply)
@@ -196,8 +198,8 @@ class RedisJobs(RedisOutbox):
 
     async def body(self, id: str) -> bytes | None:
         """As `JobStore.body`."""
-        body: bytes | None = await self._connections.command("GET", f"{self._prefix}body:{id}")
-        return body
+        data = await self._connections.command("GET", f"{self._prefix}body:{id}")
+        return None if data is None else unpack_body(data)
 
     async def replace(self, old: Job, new: Job) -> bool:
         """As `JobStore.replace`, with the lease that `SharedJobs` demands."""
@@ -323,9 +325,7 @@ class RedisJobs(RedisOutbox):
         ]
 
     def changes(self) -> Changes:
-        """As `JobFeed.changes`: the changes since this call. After a gap of the connection, and for
-        a reader that leaves more than 10,000 ids unread, None.
-        """
+        """As `JobFeed.changes`. None after a gap of the connection, or 10,000 unread ids."""
         return self._feed.changes()
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:

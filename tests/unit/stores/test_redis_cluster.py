@@ -13,7 +13,7 @@ import pytest
 
 from proxy.ports import StoreUnavailable
 from proxy.stores.redis_jobs import checks
-from proxy.stores.redis_jobs.cluster import Identity, WrongCluster
+from proxy.stores.redis_jobs.cluster import FORMAT, Identity, WrongCluster
 from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.fakes import new_job
 from tests.support.redis_server import REDIS, RedisServer, running, valkey
@@ -96,7 +96,7 @@ async def test_another_format_is_refused(stores: list[RedisJobs]) -> None:
     a, b, _ = stores
     await a.join(ONE)
     await a._connections.command("HSET", f"{a._prefix}cluster", "format", "99")
-    with pytest.raises(WrongCluster, match="format 99, and this version writes 1"):
+    with pytest.raises(WrongCluster, match=f"format 99, and this version writes {FORMAT}"):
         await b.join(ONE)
 
 

@@ -214,19 +214,15 @@ def _expected(jobs: list[Job]) -> dict[str, Any]:
         for name, member, value in _pairs(job):
             found[name] |= {member: value}
     plain = {name: set(members) for name, members in found.items() if None in members.values()}
-    bodies = {f"body:{job.id}": b"body" for job in jobs if not job.terminal}
+    bodies = {f"body:{job.id}": b"\0body" for job in jobs if not job.terminal}
     return found | plain | bodies
 
 
 def _members(job: Job) -> Iterator[tuple[str, bytes]]:
     """The sets that the job is in."""
     me = job.id.encode()
-    yield from ((f"owner:{owner}", me) for owner in job.owners)
-    if job.request.session is not None:
-        yield f"session:{job.request.session.lower()}", me
     if job.terminal:
         return
-    yield from ((f"live:{owner}", me) for owner in job.owners)
     if job.phase is not Phase.SUSPENDED:
         yield "active", me
     if job.holder is not None:
@@ -239,6 +235,9 @@ def _pairs(job: Job) -> Iterator[tuple[str, bytes, bytes]]:
     """The hashes and sorted sets that the job is in, with its value there."""
     me = job.id.encode()
     yield "age", me, f"{job.created:g}".encode()
+    yield from ((f"owner:{owner}", me, b"%d" % (not job.terminal)) for owner in job.owners)
+    if job.request.session is not None:
+        yield f"session:{job.request.session.lower()}", me, b"0"
     if (key := unique_key(job)) is not None:
         for owner in job.owners:
             yield "keys", f"{owner}\0{key}".encode(), me

@@ -24,8 +24,8 @@ if #ARGV > 5 then
   local queued, total, slots = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
   local holds = held(tonumber(ARGV[11]))
   local free = math.max(0, slots - call('SCARD', prefix .. 'slots') - #holds)
-  if count_of('live:', e.owners) + held_of(holds, e.owners) >= per_caller
-    or count_of('owner:', e.owners) >= records_per_caller
+  if count_live(e.owners) + held_of(holds, e.owners) >= per_caller
+    or count_of(e.owners) >= records_per_caller
     or call('ZCARD', prefix .. 'waiting') >= queued + free
     or call('ZCARD', prefix .. 'age') >= total then
     return 0

@@ -3,10 +3,11 @@
 --   job:<id>         hash: data, version, and entries: what the indexes hold of the job, as JSON
 --   body:<id>        the request body
 --   age              sorted set: job ids by creation
---   owner:<owner>    set: the caller's job ids; live:<owner>: those that have not ended
+--   owner:<owner>    sorted set: the caller's job ids; 1 for those that have not ended, 0 for others
 --   keys             hash: owner, NUL, idempotency key -> job id
 --   claims:<…>       hash: ids of kick-offs that claim owner, NUL, idempotency key -> replica
---   session:<id>     set: job ids of a restore session
+--   session:<id>     sorted set: job ids of a restore session. Sorted sets of few members are compact,
+--                    before Redis 7.2 unlike sets
 --   stage:<stage>    sorted set: job ids by the moment of their stage
 --   spent:<rank>     sorted set: ids of removable records by their end; refused ones go before ended
 --   outbox:<endpoint> sorted set: job ids by the first due message for a webhook endpoint
@@ -39,21 +40,34 @@ local function has_lease(replica)
   return call('EXISTS', prefix .. 'lease:' .. replica) == 1
 end
 
-local function owner_keys(kind, owners)
-  local keys = {}
-  for i, owner in ipairs(owners) do keys[i] = prefix .. kind .. owner end
-  return keys
-end
+local function owner_key(owner) return prefix .. 'owner:' .. owner end
 
--- The ids in the sets of the owners, each once.
-local function ids_of(kind, owners)
+-- The ids of the owners' jobs, each once.
+local function ids_of(owners)
   if #owners == 0 then return {} end
-  return call('SUNION', unpack(owner_keys(kind, owners)))
+  local keys = {}
+  for i, owner in ipairs(owners) do keys[i] = owner_key(owner) end
+  return call('ZUNION', #keys, unpack(keys))
 end
 
-local function count_of(kind, owners)
-  if #owners == 1 then return call('SCARD', prefix .. kind .. owners[1]) end
-  return #ids_of(kind, owners)
+local function count_of(owners)
+  if #owners == 1 then return call('ZCARD', owner_key(owners[1])) end
+  return #ids_of(owners)
+end
+
+-- The number of their jobs that have not ended.
+local function count_live(owners)
+  if #owners == 1 then return call('ZCOUNT', owner_key(owners[1]), 1, 1) end
+  local seen, count = {}, 0
+  for _, owner in ipairs(owners) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', owner_key(owner), 1, 1)) do
+      if not seen[id] then
+        seen[id] = true
+        count = count + 1
+      end
+    end
+  end
+  return count
 end
 
 -- Two lists: the data of the first records, and the ids of the others.
@@ -84,13 +98,12 @@ end
 local function unlink(id, e)
   call('ZREM', prefix .. 'age', id)
   for _, owner in ipairs(e.owners) do
-    call('SREM', prefix .. 'owner:' .. owner, id)
-    if e.live then call('SREM', prefix .. 'live:' .. owner, id) end
+    call('ZREM', owner_key(owner), id)
     if e.key and call('HGET', prefix .. 'keys', claim_key(owner, e.key)) == id then
       call('HDEL', prefix .. 'keys', claim_key(owner, e.key))
     end
   end
-  if e.session then call('SREM', prefix .. 'session:' .. e.session, id) end
+  if e.session then call('ZREM', prefix .. 'session:' .. e.session, id) end
   if e.stage then call('ZREM', prefix .. 'stage:' .. e.stage, id) end
   if e.rank then call('ZREM', prefix .. 'spent:' .. e.rank, id) end
   for endpoint, _ in pairs(e.outbox or {}) do call('ZREM', prefix .. 'outbox:' .. endpoint, id) end
@@ -102,11 +115,10 @@ end
 local function link(id, e)
   call('ZADD', prefix .. 'age', e.created, id)
   for _, owner in ipairs(e.owners) do
-    call('SADD', prefix .. 'owner:' .. owner, id)
-    if e.live then call('SADD', prefix .. 'live:' .. owner, id) end
+    call('ZADD', owner_key(owner), e.live and 1 or 0, id)
     if e.key then call('HSET', prefix .. 'keys', claim_key(owner, e.key), id) end
   end
-  if e.session then call('SADD', prefix .. 'session:' .. e.session, id) end
+  if e.session then call('ZADD', prefix .. 'session:' .. e.session, 0, id) end
   if e.stage then call('ZADD', prefix .. 'stage:' .. e.stage, e.moment, id) end
   if e.rank then call('ZADD', prefix .. 'spent:' .. e.rank, e.ended, id) end
   for endpoint, due in pairs(e.outbox or {}) do call('ZADD', prefix .. 'outbox:' .. endpoint, due, id) end

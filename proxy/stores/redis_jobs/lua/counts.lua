@@ -1,2 +1,2 @@
 -- ARGV: owners. Returns the numbers of their unfinished jobs, of their records, and of all records.
-return {count_of('live:', ARGV), count_of('owner:', ARGV), call('ZCARD', prefix .. 'age')}
+return {count_live(ARGV), count_of(ARGV), call('ZCARD', prefix .. 'age')}

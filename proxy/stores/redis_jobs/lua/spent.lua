@@ -11,7 +11,7 @@ if limit > 0 and ARGV[2] == 'all' then
     end
   end
 elseif limit > 0 then
-  local mine = ids_of('owner:', {unpack(ARGV, 3)})
+  local mine = ids_of({unpack(ARGV, 3)})
   for _, rank in ipairs({'refused', 'ended'}) do
     local found = {}
     slices(mine, function(part)
