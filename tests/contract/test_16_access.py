@@ -81,6 +81,7 @@ async def test_a_browser_without_a_session_gets_the_login_page(guarded: Stage) -
         assert re.search(rb'<form[^>]*method="post"[^>]*action="/login"', page.body)
         assert b'name="token"' in page.body
         assert "frame-ancestors 'none'" in page["Content-Security-Policy"]
+        assert page["Referrer-Policy"] == "same-origin", "else a form's Origin is null"
     plain = await tell(guarded, "GET", "/api/status")
     assert plain["WWW-Authenticate"] == "Bearer"
     assert plain.json()["type"] == "urn:vb365-async:problem:unauthorized"

@@ -16,7 +16,9 @@ POLICY = (
 FIELDS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # with no-referrer the Origin of a form is null (Fetch Standard, "append a request `Origin`
+    # header"), and the login page would refuse its own
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }

@@ -83,7 +83,7 @@ def test_the_policy_allows_nothing_but_the_page_itself() -> None:
         "trusted-types": "'none'",
     }
     assert FIELDS["X-Content-Type-Options"] == "nosniff"
-    assert FIELDS["Referrer-Policy"] == "no-referrer"
+    assert FIELDS["Referrer-Policy"] == "same-origin"
 
 
 @pytest.mark.parametrize("made", [page(failed()), Reader(login())], ids=["dashboard", "login"])
