@@ -30,10 +30,10 @@ def _problem(level: str, text: str, since: str | None, reason: str | None) -> di
 
 def _failed(status: dict[str, Any]) -> list[dict[str, Any]]:
     upstream, checks = status["upstream"], dict(status.get("checks", {}))
-    if not upstream["reachable"]:
+    if upstream["reachable"] is False:
         known = {"reason": upstream.get("reason"), "since": upstream.get("since")}
         checks["upstream"] = checks.get("upstream", {}) | {"ok": False} | known
-    elif upstream["reachable"] is not None:
+    elif upstream["reachable"]:
         checks.pop("upstream", None)
     names = [*_CHECKS, *(name for name in checks if name not in _CHECKS)]
     return [

@@ -46,6 +46,8 @@ SORT, LIMIT = "-created", "50"
 _SELECTING = ("status", "phase", "delivered")
 #: Parameters of the page, which are those of /api/jobs.
 PARAMETERS = (*_SELECTING, "q", "sort", "limit", "offset")
+#: How the state of VB365 is shown, and its class.
+_REACHABLE = {True: ("Up", "good"), False: ("Down", "bad"), None: ("Not known yet", "quiet")}
 _MARKS = {"good": "✓", "warning": "!", "bad": "✗"}
 
 
@@ -56,10 +58,12 @@ def dashboard(
     now: float,
     *,
     shown: tuple[dict[str, Any] | None] | None = None,
+    failed: int = 0,
     guarded: bool = False,
 ) -> str:
     """Return the page. `jobs` is what the query selects; `shown` holds the job to show in detail,
-    None if there is no such job. `guarded`: the reader has signed in.
+    None if there is no such job. `failed` exports failed within a day. `guarded`: the reader has
+    signed in.
     """
     kept = {name: query[name] for name in PARAMETERS if query.get(name)}
     opened = Markup("") if shown is None else details(shown[0], address(kept), now)
@@ -68,6 +72,8 @@ def dashboard(
     parts |= {
         "signout": _SIGN_OUT if guarded else Markup(""),
         "details": opened,
+        "failures": f"{plural(failed, 'export')} failed in the last 24 hours",
+        "failures_hidden": "" if failed else "hidden",
         "rows": table_rows(jobs["results"], kept, now),
     }
     return _INDEX.substitute({name: escaped(value) for name, value in parts.items()})
@@ -113,9 +119,9 @@ def _figures(status: dict[str, Any], now: float) -> dict[str, object]:
         for each in status["replicas"]
     ]
     return {
-        "upstream_state": "Up" if reachable else "Down",
-        "upstream_class": "good" if reachable else "bad",
-        "upstream_since": f"since {clock(since, now)}" if since else "",
+        "upstream_state": _REACHABLE[reachable][0],
+        "upstream_class": _REACHABLE[reachable][1],
+        "upstream_since": f"since {clock(since, now)}" if since and reachable is not None else "",
         "upstream_reason": "" if reachable else upstream.get("reason") or "",
         "upstream_url": upstream["url"],
         "running": _of(jobs["running"], jobs.get("maxRunning")),

@@ -6,12 +6,11 @@ import { Details, toast } from "./details.js";
 import { byId, setAttribute, setText } from "./dom.js";
 import { follow } from "./live.js";
 import { showFigures, showVerdict } from "./overview.js";
-import { ended } from "./row.js";
 import { announce, Table } from "./table.js";
 
 // Milliseconds between two readings of the history.
 const MINUTE = 60000;
-// Milliseconds from the end of an export to the history being read again.
+// Milliseconds from a failure to the history being read again.
 const SOON = 2000;
 // Milliseconds for which a lost connection is no news: the proxy may be restarting.
 const PATIENCE = 2000;
@@ -68,7 +67,7 @@ async function loadHistory() {
 
 let due = 0;
 
-/** Load the history soon, once for many exports that end. */
+/** Load the history soon, once for many exports that fail. */
 function soon() {
   due = due || setTimeout(() => {
     due = 0;
@@ -113,7 +112,7 @@ const stream = follow({
     }
     table.change(row);
     details.change(row);
-    if (ended(row)) soon();
+    if (row.status === "Failed") soon();
   },
   removed({ id }) {
     details.gone(id);

@@ -3,6 +3,8 @@
 import { byId, h, setAttribute, setText, svg } from "./dom.js";
 import { at, bytes, clock, full, plural, rough, visible } from "./format.js";
 
+const REACHABLE = { true: ["Up", "good"], false: ["Down", "bad"] };
+
 /** Show the verdict. `lostAt` is when the connection to the proxy was lost, null while it works. */
 export function showVerdict(status, lostAt, failed) {
   const problems = lostAt === null ? (status.problems ?? []) : [];
@@ -46,13 +48,15 @@ function summary(jobs) {
 /** Show the figures. */
 export function showFigures(status, now) {
   const { upstream, jobs, storage } = status;
-  setText(byId("upstream-state"), upstream.reachable ? "Up" : "Down");
-  setAttribute(byId("upstream-state"), "class", `figure ${upstream.reachable ? "good" : "bad"}`);
+  const known = typeof upstream.reachable === "boolean";
+  const [word, kind] = REACHABLE[String(upstream.reachable)] ?? ["Not known yet", "quiet"];
+  setText(byId("upstream-state"), word);
+  setAttribute(byId("upstream-state"), "class", `figure ${kind}`);
   setText(byId("upstream-url"), visible(upstream.url));
   const since = at(upstream.since);
   setText(
     byId("upstream-since"),
-    since === null ? "" : `since ${clock(since)} (${rough(now - since)})`,
+    since === null || !known ? "" : `since ${clock(since)} (${rough(now - since)})`,
   );
   setText(byId("upstream-reason"), upstream.reachable ? "" : visible(upstream.reason ?? ""));
   setText(byId("jobs-running"), of(jobs.running, jobs.maxRunning));

@@ -15,6 +15,7 @@ const APART = 1500;
 // Seconds between two updates of the times of ended exports.
 const SLOW_TICK = 20;
 const MEASURES = 500;
+const UNSEEN = 5000;
 
 export class Table {
   /** `now` returns Unix seconds, `open` shows a job, and `failed` takes an error. */
@@ -24,6 +25,7 @@ export class Table {
     this.failed = failed;
     this.rows = new Map();
     this.waiting = new Map();
+    this.unseen = new Map();
     this.flush = onFrame(() => this.showWaiting());
     this.body = byId("rows");
     this.loads = 0;
@@ -213,7 +215,10 @@ export class Table {
   change(job) {
     const row = this.rows.get(job.id);
     if (!row) {
-      this.reload();
+      // of one that is not shown only a new state may matter
+      if (this.unseen.get(job.id) !== state(job)) this.reload();
+      if (this.unseen.size >= UNSEEN) this.unseen.clear();
+      this.unseen.set(job.id, state(job));
       return;
     }
     const before = this.waiting.get(job.id) ?? row.job;

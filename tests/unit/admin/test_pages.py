@@ -245,6 +245,20 @@ def test_problems_are_sentences_most_urgent_first() -> None:
     assert problems(status(), NOW) == []
 
 
+def test_vb365_is_not_said_to_be_away_before_that_is_known() -> None:
+    unknown = status(upstream={"url": "https://v", "reachable": None, "since": None})
+    assert problems(unknown, NOW) == []
+    made = page(status=unknown)
+    assert "Not known yet" in made.text
+    assert "Down" not in made.text
+
+
+def test_the_page_counts_the_failures_of_a_day() -> None:
+    assert "2 exports failed in the last 24 hours" in page(failed=2).text
+    links = [found for tag, found in page().tags if found.get("id") == "failures"]
+    assert ["hidden" in found for found in links] == [True]
+
+
 def test_the_verdict_is_the_first_thing_on_the_page() -> None:
     problem = {"level": "error", "text": "VB365 is unreachable", "since": None, "reason": "no"}
     made = page(status=status(problems=[problem]))
