@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from proxy.cli.main import app
 from proxy.client import client_app
 from proxy.config import text
 from proxy.config.settings import SECTIONS
+from proxy.core.errors import KINDS
+from proxy.core.job import ErrorCode
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("config/**/*.md")])
@@ -120,6 +123,44 @@ def test_make_check_installs_nothing_outside_the_virtual_environment() -> None:
 def test_make_clean_keeps_the_virtual_environment() -> None:
     assert "rm -rf .venv" not in recipe("clean")
     assert "rm -rf .venv" in recipe("distclean")
+
+
+def rows(heading: str, columns: int) -> dict[str, list[str]]:
+    """The rows of the tables below a heading of docs/operations.md, by the name in their first
+    cell.
+    """
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
+    found = {row[0].strip("`"): row[1:] for row in cells if row[0].count("`") == 2}
+    assert len(found) == len(cells)
+    assert all(len(row) == columns and all(row) for row in found.values())
+    return found
+
+
+def test_every_error_code_has_something_to_do() -> None:
+    """Of failed jobs and of problems (CONTRACT §5, §11), with the status of the latter."""
+    found = rows("Error codes", 2)
+    assert set(found) == {code.value for code in ErrorCode} | KINDS.keys()
+    for name, kind in KINDS.items():
+        assert str(kind.status) in found[name][0].split(", "), name
+
+
+def test_every_alert_has_something_to_do() -> None:
+    """The same severity as in config/alerts.yml, where each has a summary and a description."""
+    groups = yaml.safe_load((ROOT / "config" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    assert {name: row[0] for name, row in rows("Alerts", 2).items()} == {
+        name: rule["labels"]["severity"] for name, rule in rules.items()
+    }
+    assert all(
+        rule["annotations"]["summary"] and rule["annotations"]["description"]
+        for rule in rules.values()
+    )
 
 
 def anchors(document: Path) -> set[str]:
