@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -262,3 +263,37 @@ async def artifacts(open_artifacts: OpenArtifacts) -> AsyncIterator[ArtifactStor
     store = await open_artifacts()
     yield store
     await store.close()
+
+
+@pytest.fixture(params=[pytest.param(make, id=name) for name, make in SHARED.items()])
+def open_shared(request: pytest.FixtureRequest) -> OpenShared:
+    """Opens handles of one store, which are closed by the caller."""
+    opened: OpenShared = request.param(request)
+    return opened
+
+
+@asynccontextmanager
+async def handles(
+    open_shared: OpenShared, count: int, lease: float = 60.0
+) -> AsyncIterator[list[SharedJobs]]:
+    """Handles of one store, each with a lease."""
+    stores = [await open_shared(lease) for _ in range(count)]
+    try:
+        for store in stores:
+            await store.renew(running=0, promised=0)
+        yield stores
+    finally:
+        for store in stores:
+            await store.close()
+
+
+@pytest.fixture
+async def two(open_shared: OpenShared) -> AsyncIterator[list[SharedJobs]]:
+    async with handles(open_shared, 2) as stores:
+        yield stores
+
+
+@pytest.fixture
+async def three(open_shared: OpenShared) -> AsyncIterator[list[SharedJobs]]:
+    async with handles(open_shared, 3) as stores:
+        yield stores

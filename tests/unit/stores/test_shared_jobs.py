@@ -5,14 +5,11 @@ handles. Each is also a `JobStore` of test_jobs.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from proxy.core.events import (
     Assigned,
@@ -23,106 +20,33 @@ from proxy.core.events import (
     Failed,
     Forgotten,
     Interrupted,
-    Resumed,
     Shown,
 )
-from proxy.core.job import ErrorCode, Job, JobError, Phase
+from proxy.core.job import Phase
 from proxy.core.transitions import advance
-from proxy.jobs.queue import Slots
 from proxy.ports import (
-    Bounds,
     KeyClaim,
     KeyClaimed,
     SharedJobs,
-    SlotLimits,
-    SlotUse,
     StoreUnavailable,
     Turn,
 )
 from tests.support.fakes import new_job
-from tests.unit.stores.conftest import SHARED, OpenShared
-
-ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
-#: Seconds of a lease that is to end in a test, and of one that is not.
-SHORT, LONG = 0.3, 60.0
-ONE = SlotLimits(total=1, per_caller=0, hold=60)
-MANY = SlotLimits(total=100, per_caller=0, hold=60)
-NO_BOUNDS = Bounds(per_caller=100, queued=100, records_per_caller=100, records=100, slots=MANY)
-
-
-@pytest.fixture(params=[pytest.param(make, id=name) for name, make in SHARED.items()])
-def open_shared(request: pytest.FixtureRequest) -> OpenShared:
-    """Opens handles of one store, which are closed by the caller."""
-    opened: OpenShared = request.param(request)
-    return opened
-
-
-@asynccontextmanager
-async def handles(
-    open_shared: OpenShared, count: int, lease: float = LONG
-) -> AsyncIterator[list[SharedJobs]]:
-    """Handles of one store, each with a lease."""
-    stores = [await open_shared(lease) for _ in range(count)]
-    try:
-        for store in stores:
-            await store.renew(running=0, promised=0)
-        yield stores
-    finally:
-        for store in stores:
-            await store.close()
-
-
-@pytest.fixture
-async def two(open_shared: OpenShared) -> AsyncIterator[list[SharedJobs]]:
-    async with handles(open_shared, 2) as stores:
-        yield stores
-
-
-@pytest.fixture
-async def three(open_shared: OpenShared) -> AsyncIterator[list[SharedJobs]]:
-    async with handles(open_shared, 3) as stores:
-        yield stores
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 - time has to pass
-            await asyncio.sleep(0.01)
-
-
-async def queued(store: SharedJobs, number: int = 0, **changes: Any) -> Job:
-    """A job that waits for a slot, whose credentials the store's replica has."""
-    return await store.add(new_job(number, **({"replica": store.replica} | changes)), b"body")
-
-
-async def claimed(store: SharedJobs, job: Job, slots: SlotLimits = MANY) -> Job:
-    """The job with a slot."""
-    new = advance(job, Assigned(store.replica), 1)
-    assert await store.claim(job, new, slots) is Turn.TAKEN
-    return new
-
-
-async def try_claim(store: SharedJobs, job: Job, slots: SlotLimits) -> Turn:
-    return await store.claim(job, advance(job, Assigned(store.replica), 1), slots)
-
-
-async def changed(store: SharedJobs, job: Job, *events: Event) -> Job:
-    for event in events:
-        new = advance(job, event, 2)
-        assert await store.replace(job, new)
-        job = new
-    return job
-
-
-def use(running: int = 0, waiting: int = 0, held: int = 0, mine: int = 0) -> SlotUse:
-    return SlotUse(running=running, waiting=waiting, held=held, held_by_caller=mine)
-
-
-async def read(changes: AsyncIterator[str | None], count: int) -> list[str | None]:
-    """The next items of a feed."""
-    async with asyncio.timeout(20):
-        return [await anext(changes) for _ in range(count)]
-
+from tests.unit.stores.conftest import OpenShared, handles
+from tests.unit.stores.shared_jobs import (
+    ERROR,
+    MANY,
+    NO_BOUNDS,
+    ONE,
+    SHORT,
+    abandoned,
+    changed,
+    claimed,
+    eventually,
+    queued,
+    read,
+    try_claim,
+)
 
 # Leases
 
@@ -223,7 +147,7 @@ async def test_a_job_without_a_holder_needs_no_lease(two: list[SharedJobs]) -> N
     assert await a.replace(job, advance(job, Interrupted(), 2))
 
 
-# Slots
+# Keys
 
 
 async def test_a_key_that_others_claim_is_not_taken(two: list[SharedJobs]) -> None:
@@ -265,273 +189,6 @@ async def test_a_claim_ends_with_the_lease_of_its_replica(two: list[SharedJobs])
     assert list(await two[1].claims("o", "k")) == []
     mine = new_job(owner="o", key="k")
     assert await two[1].add_within(mine, b"", NO_BOUNDS) == mine
-
-
-async def test_a_claim_gives_a_free_slot_and_stores_the_job(two: list[SharedJobs]) -> None:
-    a, b = two
-    job = await queued(a)
-    assert await b.slot_use([], ONE) == use(waiting=1)
-    new = await claimed(a, job, ONE)
-    assert await b.get(job.id) == new
-    assert await b.slot_use([], ONE) == use(running=1)
-
-
-async def test_a_claim_without_a_free_slot_changes_nothing(two: list[SharedJobs]) -> None:
-    a, b = two
-    await claimed(a, await queued(a), ONE)
-    job = await queued(b)
-    assert await try_claim(b, job, ONE) is Turn.NOT_YET
-    assert await a.get(job.id) == job
-    assert await a.slot_use([], ONE) == use(running=1, waiting=1)
-
-
-async def test_a_claim_of_another_version_changes_nothing(two: list[SharedJobs]) -> None:
-    a, b = two
-    job = await queued(a)
-    newer = await changed(b, job, Shown())
-    assert await try_claim(a, job, MANY) is Turn.CHANGED
-    assert await try_claim(a, new_job(replica=a.replica), MANY) is Turn.CHANGED
-    assert await b.get(job.id) == newer
-    assert await b.slot_use([], ONE) == use(waiting=1)
-
-
-async def test_of_concurrent_claims_as_many_succeed_as_there_are_slots(
-    three: list[SharedJobs],
-) -> None:
-    slots = SlotLimits(total=4, per_caller=0, hold=60)
-    jobs = [(store, await queued(store, number)) for number in range(5) for store in three]
-    taken = 0
-    for _ in range(4):  # those whose turn it is not are called again by the feed
-        outcomes = await asyncio.gather(*(try_claim(store, job, slots) for store, job in jobs))
-        taken += outcomes.count(Turn.TAKEN)
-    assert taken == 4
-    assert await three[0].slot_use([], slots) == use(running=4, waiting=11)
-
-
-@pytest.mark.parametrize(
-    "events",
-    [
-        (Failed(ERROR),),
-        (Interrupted(),),
-        (Forgotten(),),
-        (CancelRequested(), Cancelled()),
-    ],
-)
-async def test_a_slot_is_free_when_its_job_has_no_holder_any_more(
-    two: list[SharedJobs], events: tuple[Event, ...]
-) -> None:
-    a, b = two
-    job = await claimed(a, await queued(a), ONE)
-    await changed(a, job, *events)
-    assert await b.slot_use([], ONE) == use()
-    await claimed(b, await queued(b), ONE)
-
-
-async def test_a_job_that_is_being_cancelled_keeps_its_slot(two: list[SharedJobs]) -> None:
-    """§7: until its transfer is closed."""
-    a, b = two
-    job = await claimed(a, await queued(a), ONE)
-    await changed(b, job, CancelRequested())
-    assert await b.slot_use([], ONE) == use(running=1)
-    assert await try_claim(b, await queued(b), ONE) is Turn.NOT_YET
-
-
-async def test_the_slot_of_a_removed_job_is_free(two: list[SharedJobs]) -> None:
-    a, b = two
-    job = await claimed(a, await queued(a), ONE)
-    await b.remove(job)
-    assert await b.slot_use([], ONE) == use()
-
-
-async def test_a_slot_goes_with_its_job_to_another_replica(two: list[SharedJobs]) -> None:
-    """A replica that takes over a job before its file is opened needs no second slot."""
-    a, b = two
-    job = await claimed(a, await queued(a), ONE)
-    await a.leave()
-    await claimed(b, job, ONE)
-    assert await b.slot_use([], ONE) == use(running=1)
-
-
-# Turns (§3.6)
-
-
-async def test_callers_take_turns(two: list[SharedJobs]) -> None:
-    """Who queues many exports delays nobody else's first one."""
-    a, b = two
-    first, second = [await queued(a, number, owner="alice") for number in range(2)]
-    other = await queued(b, owner="bob")
-    running = await claimed(a, first, ONE)
-    await changed(a, running, Failed(ERROR))
-    assert await try_claim(a, second, ONE) is Turn.NOT_YET
-    await claimed(b, other, ONE)
-
-
-async def test_the_jobs_of_a_caller_start_in_the_order_of_their_arrival(
-    two: list[SharedJobs],
-) -> None:
-    a, b = two
-    first, second = await queued(a, 5), await queued(b, 3)
-    waits = replace(first, version=first.version + 1, aliases=("more",))
-    assert await a.replace(first, waits)  # a change while it waits
-    first = waits
-    assert await try_claim(b, second, ONE) is Turn.NOT_YET
-    await claimed(a, first, ONE)
-
-
-async def test_a_resumed_job_is_the_last_of_its_caller(two: list[SharedJobs]) -> None:
-    a, b = two
-    first, second = await queued(a), await queued(b)
-    first = await changed(a, first, Interrupted(), Resumed(replica=a.replica))
-    assert await try_claim(a, first, ONE) is Turn.NOT_YET
-    await claimed(b, second, ONE)
-
-
-async def test_the_job_whose_turn_it_is_is_on_the_feed(two: list[SharedJobs]) -> None:
-    """Its replica may have tried before the slot was free."""
-    a, b = two
-    changes = a.changes()
-    first, second = await queued(a), await queued(b)
-    assert await read(changes, 2) == [first.id, second.id]
-    assert await try_claim(b, second, ONE) is Turn.NOT_YET
-    assert await read(changes, 1) == [first.id]
-
-
-async def test_jobs_of_replicas_without_a_lease_have_no_turn(two: list[SharedJobs]) -> None:
-    a, b = two
-    await queued(a)
-    await queued(a, replica=None)
-    await a.leave()
-    await claimed(b, await queued(b), ONE)
-
-
-async def test_a_caller_has_so_many_slots_at_most(two: list[SharedJobs]) -> None:
-    """§3.6 max_running_per_caller, also for a caller who is known by several hashes."""
-    a, b = two
-    slots = SlotLimits(total=3, per_caller=1, hold=60)
-    await claimed(a, await queued(a, owner="identity", aliases=("token",)), slots)
-    mine = await queued(b, owner="token")
-    assert await try_claim(b, mine, slots) is Turn.NOT_YET
-    await claimed(b, await queued(b, owner="bob"), slots)
-    assert await try_claim(b, mine, slots) is Turn.NOT_YET
-    assert await try_claim(b, mine, replace(slots, per_caller=2)) is Turn.TAKEN
-
-
-OWNERS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True)
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("wait"), OWNERS),
-        st.tuples(st.just("next"), st.none()),
-        st.tuples(st.sampled_from(["leave", "abandon", "withdraw"]), st.integers(0, 9)),
-    ),
-    max_size=40,
-)
-
-
-@pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
-@settings(max_examples=25)
-@given(total=st.integers(1, 3), per_caller=st.integers(0, 2), steps=STEPS)
-def test_turns_are_those_of_the_queue_of_one_process(
-    request: pytest.FixtureRequest,
-    make: Callable[[pytest.FixtureRequest], OpenShared],
-    total: int,
-    per_caller: int,
-    steps: list[tuple[str, Any]],
-) -> None:
-    """§18: fair turns hold over all replicas, as jobs/queue.py has them."""
-    limits = SlotLimits(total=total, per_caller=per_caller, hold=3600)
-    with asyncio.Runner() as runner:
-        runner.run(_follow(make(request), limits, steps))
-
-
-async def _follow(
-    open_shared: OpenShared, limits: SlotLimits, steps: list[tuple[str, Any]]
-) -> None:
-    queue: Slots[str] = Slots(total=limits.total, per_caller=limits.per_caller)
-    async with handles(open_shared, 2) as stores:
-        waiting: dict[str, tuple[SharedJobs, Job]] = {}
-        running: dict[str, tuple[SharedJobs, Job]] = {}
-        for number, (step, argument) in enumerate(steps):
-            store = stores[number % 2]
-            if step == "wait":
-                job = await queued(store, owner=argument[0], aliases=tuple(argument[1:]))
-                queue.wait(job.id, *job.owners)
-                waiting[job.id] = store, job
-            elif step == "next":
-                expected = queue.next()
-                for store_, job in list(waiting.values())[:: 1 if number % 3 else -1]:
-                    outcome = await try_claim(store_, job, limits)
-                    assert (outcome is Turn.TAKEN) == (job.id == expected)
-                    if outcome is Turn.TAKEN:
-                        running[job.id] = store_, advance(job, Assigned(store_.replica), 1)
-                        del waiting[job.id]
-                        break
-            elif step == "withdraw" and waiting:
-                ticket = list(waiting)[argument % len(waiting)]
-                await changed(*waiting.pop(ticket), Interrupted())
-                queue.leave(ticket)
-            elif step in {"leave", "abandon"} and running:
-                ticket = list(running)[argument % len(running)]
-                store, job = running.pop(ticket)
-                if step == "leave":
-                    await changed(store, job, Failed(ERROR))
-                    queue.leave(ticket)
-                else:
-                    await changed(
-                        store, job, Claimed(store.replica), CancelRequested(), Cancelled()
-                    )
-                    queue.leave(ticket, hold_until=1e12)
-        found = await stores[0].slot_use(["a"], limits)
-    assert (found.running, found.waiting) == (queue.running, queue.waiting)
-    assert found.held_by_caller == queue.held("a")
-
-
-# Held slots (§3.5)
-
-
-async def abandoned(store: SharedJobs, slots: SlotLimits, **changes: Any) -> Job:
-    """A job that is being cancelled while VB365 generates its file."""
-    job = await claimed(store, await queued(store, **changes), slots)
-    return await changed(store, job, Claimed(store.replica), CancelRequested())
-
-
-async def test_the_slot_of_an_abandoned_job_is_held(two: list[SharedJobs]) -> None:
-    a, b = two
-    job = await abandoned(a, ONE, aliases=("a2",))
-    assert await b.slot_use(["alice"], ONE) == use(running=1)  # it counts once
-    await changed(a, job, Cancelled())
-    assert await b.slot_use(["alice", "a2"], ONE) == use(held=1, mine=1)
-    assert await b.slot_use(["bob"], ONE) == use(held=1)
-    assert await try_claim(b, await queued(b, owner="bob"), ONE) is Turn.NOT_YET
-
-
-async def test_a_held_slot_counts_for_its_caller(two: list[SharedJobs]) -> None:
-    a, b = two
-    slots = SlotLimits(total=3, per_caller=1, hold=60)
-    await changed(a, await abandoned(a, slots), Cancelled())
-    assert await try_claim(b, await queued(b), slots) is Turn.NOT_YET
-    await claimed(b, await queued(b, owner="bob"), slots)
-
-
-async def test_a_held_slot_outlives_its_record(two: list[SharedJobs]) -> None:
-    """§3.5: deletion in a loop cannot multiply VB365's load."""
-    a, b = two
-    job = await claimed(a, await queued(a), ONE)
-    job = await changed(a, job, Claimed(a.replica), Forgotten())
-    assert await a.remove(job)
-    assert await b.slot_use(["alice"], ONE) == use(held=1, mine=1)
-
-
-async def test_a_held_slot_is_free_after_its_time(two: list[SharedJobs]) -> None:
-    a, b = two
-    slots = SlotLimits(total=1, per_caller=0, hold=0.3)
-    await changed(a, await abandoned(a, slots), Cancelled())
-    job = await queued(b)
-
-    async def is_taken() -> bool:
-        return await try_claim(b, job, slots) is Turn.TAKEN
-
-    await eventually(is_taken)
-    assert await b.slot_use(["alice"], slots) == use(running=1)
 
 
 # Orphans (§18)
