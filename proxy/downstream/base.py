@@ -83,10 +83,10 @@ class BaseConnection(asyncio.Protocol, ABC):
         #: Logs the requests on this connection, which have received and sent so many bytes so far.
         self._access = owner.access
         self._logged = (0, 0)
-        #: The id of the only request of a connection that another process has accepted, and of the
-        #: job that the request in progress is about.
+        #: The job that the request in progress is about.
+        self.job: str | None = None
+        #: The id of the only request of a connection that another process has accepted.
         self._given_id: str | None = None
-        self._job: str | None = None
         #: When the first bytes of the next request arrived; 0 while they have not.
         self._arrived = 0.0
         #: True once no further request is served.
@@ -227,7 +227,7 @@ class BaseConnection(asyncio.Protocol, ABC):
             head,
             peer=self.peer,
             request_id=named or request_id(head),
-            job=self._job,
+            job=self.job,
             lane=lane.name,
             status=status,
             received=received - before[0],

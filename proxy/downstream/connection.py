@@ -157,7 +157,7 @@ class ClientConnection(RequestReader):
         body = self._body = body_of(head.framing, head.length)
         whole = body.done
         self._invited = not head.expect_continue
-        self._job = None
+        self.job = None
         if isinstance(decision, PassThrough):
             self._lane = self.counters.relay
             self._serving = owner.relay.start(self, head, decision.target, whole=whole)
@@ -175,6 +175,7 @@ class ClientConnection(RequestReader):
     def _serve(self, head: Head, decision: Decision, *, whole: bool, alone: bool) -> None:
         """Start an exchange that is not passed through. `alone`: nothing arrived with the head."""
         owner = self._owner
+        head.id = self._given_id
         if isinstance(decision, Rescue) and owner.rescue is not None:
             self._serving = owner.rescue.start(self, head, decision, whole=whole)
             return
@@ -186,14 +187,13 @@ class ClientConnection(RequestReader):
             bridge = self._bridge = owner.bridge(self)
         self._serving = bridge
         invite = head.expect_continue and alone and not self._inbox
-        head.id = self._given_id
         request_id(head)
         bridge.begin(head, decision, whole=whole, invite=invite)
 
     def _lane_of(self, decision: Decision) -> LaneCounts:
         if not isinstance(decision, Own):
             return self.counters.rescue if isinstance(decision, Rescue) else self.counters.kickoff
-        self._job = job_of(decision.rest)
+        self.job = job_of(decision.rest)
         return self.counters.own
 
     def _take(self, data: bytes, *, waiting: bool = False) -> None:
@@ -276,7 +276,7 @@ class ClientConnection(RequestReader):
     def note_job(self, head: bytes | bytearray | memoryview) -> None:
         """Note the job whose resource the response with this head has, if any, for the log."""
         if self._access is not None:
-            self._job = job_in(bytes(head)) or self._job
+            self.job = job_in(bytes(head)) or self.job
 
     def hold(self) -> None:
         """Stop reading the body until `unhold`."""

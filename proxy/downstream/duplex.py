@@ -43,6 +43,8 @@ class ClientSide(Protocol):
     sent: int
     #: The status of the response, set before its first byte is written.
     code: int
+    #: The id of the job that the request is about, for the log.
+    job: str | None
     #: Called once with whether the client has received the whole response: it has closed or reused
     #: the connection properly, and not reset it. To be set before `answered`.
     delivered: Callable[[bool], None] | None

@@ -251,6 +251,7 @@ class RescueExchange:
                 found.reader, start, found.reader.artifact.size if stop is None else stop
             )
         deliveries = self._needs.deliveries
+        self._client.job = found.job.id
         self._delivery = deliveries.begin(found.job.id, head.status, whole=part is None)
         await self._send(head, pieces)
 

@@ -27,6 +27,7 @@ from tests.support.exports import (
     post,
     whole,
 )
+from tests.support.log_lines import check_documented, logged
 from tests.support.wire import Message, Peer, ask, eventually, raw
 
 
@@ -185,6 +186,27 @@ async def test_14_bytes_arrive_as_they_are_stored(make: Make) -> None:
         assert await peer.exactly(1000) == CONTENT[at : at + 1000]
     slow.pieces.put_nowait(CONTENT[3000:])
     assert await peer.exactly(len(CONTENT) - 3000) == CONTENT[3000:]
+
+
+async def test_14_each_post_is_logged_with_its_job(make: Make) -> None:
+    """§15: the lane is `rescue`; the first client left before there was a response."""
+    slow = Slow()
+    with logged() as log:
+        stage = await make(slow, LOG__ACCESS="true")
+        await stage.leave(fields=("X-Request-Id: first",))
+        await eventually(lambda: len(log.named("request")) == 1)
+        peer = await stage.send()
+        await stage.joined(1)
+        slow.finish()
+        assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
+        job = await stage.finished()
+        posts = [line for line in log.named("request") if line["method"] == "POST"]
+        (accepted,) = log.named("job.accepted")
+    check_documented(log.entries)
+    ends = [(line["lane"], line["status"], line["termination"], line["job"]) for line in posts]
+    assert ends == [("rescue", 499, "client-left", None), ("rescue", 200, "served", job["id"])]
+    assert posts[0]["request_id"] == accepted["request_id"]
+    assert posts[1]["bytes_out"] == len(HEAD + CONTENT)
 
 
 # joining
