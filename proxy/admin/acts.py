@@ -16,6 +16,7 @@ from proxy.admin.responses import FIELDS, Refusal, bad_request, encoded
 from proxy.admin.rows import Rows
 from proxy.core.events import CancelRequested, Event, Extended, Forgotten, Released
 from proxy.core.job import Job, ResultState, Status
+from proxy.core.job_document import retry_after
 from proxy.jobs import events
 from proxy.jobs.record import advance_for_caller
 from proxy.jobs.runner import Runner
@@ -83,7 +84,7 @@ class Acts:
         job = await self._lookup.existing(request.match_info["id"])
         if not job.terminal:
             detail = "The export is still running. Cancel it, or delete the job."
-            raise Refusal(detail, name="result-not-ready")
+            raise self._not_ready(job, detail)
         if job.result is ResultState.AVAILABLE:
             await self._advance(job, Released())
             events.operated("release", job, how=request[HOW])
@@ -95,11 +96,11 @@ class Acts:
         job = await self._lookup.existing(request.match_info["id"])
         ttl = _ttl(await _body(request))
         if job.result is not ResultState.AVAILABLE:
-            raise _no_file(job)
+            raise self._no_file(job)
         # whole seconds, as they are shown: an extended time is never shown as the one before
         changed = await self._advance(job, Extended(math.ceil(self._now() + ttl)))
         if changed.result is not ResultState.AVAILABLE:
-            raise _no_file(changed)
+            raise self._no_file(changed)
         events.operated("extend", changed, how=request[HOW])
         return self._response(200, changed)
 
@@ -109,6 +110,15 @@ class Acts:
             raise deleted()
         return changed
 
+    def _not_ready(self, job: Job, detail: str) -> Refusal:
+        fields = {"Retry-After": str(retry_after(job, self._now()))}
+        return Refusal(detail, name="result-not-ready", fields=fields)
+
+    def _no_file(self, job: Job) -> Refusal:
+        if not job.terminal:
+            return self._not_ready(job, "The export is still running: there is no file yet.")
+        return _ended_without(job)
+
     def _response(self, status: int, job: Job) -> web.Response:
         return encoded(self._rows.encoded(job), status)
 
@@ -117,11 +127,7 @@ def _nothing() -> web.Response:
     return web.Response(status=204, headers=FIELDS)
 
 
-def _no_file(job: Job) -> Refusal:
-    if not job.terminal:
-        return Refusal(
-            "The export is still running: there is no file yet.", name="result-not-ready"
-        )
+def _ended_without(job: Job) -> Refusal:
     if job.status is Status.CANCELLED:
         return Refusal("The export was cancelled; there is no file.", name="export-cancelled")
     if job.status is Status.FAILED:

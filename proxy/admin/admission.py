@@ -77,6 +77,10 @@ class Admission:
             return problem(request, Refusal(detail, name="store-unavailable", fields=fields), id)
         except web.HTTPException as why:
             return problem(request, _refusal(request, why), id)
+        except Exception:
+            log.exception("admin request failed", path=request.path)
+            detail = "The proxy failed to answer. Its log says why."
+            return problem(request, Refusal(detail, status=500), id)
 
     def _check_host(self, request: web.Request) -> None:
         hosts = request.headers.getall("Host", [])

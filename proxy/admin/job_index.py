@@ -112,7 +112,11 @@ class JobIndex:
         jobs = await self._jobs.list()
         gone = self._entries.keys() - {job.id for job in jobs}
         for number, job in enumerate(jobs):
-            self._apply(job.id, job)
+            try:
+                self._apply(job.id, job)
+            except Exception:
+                # the index must outlive a record that it cannot show
+                log.exception("job not indexed", job=job.id)
             if number % _TOGETHER == 0:
                 await asyncio.sleep(0)
         for each in gone:

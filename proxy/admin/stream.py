@@ -103,16 +103,17 @@ class Stream:
             self._tasks.discard(task)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        first = _event("status", json.dumps(await self._status()).encode())
         response = web.StreamResponse(headers=SEALED | {"X-Accel-Buffering": "no"})
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
-        _bound(request)
-        await response.prepare(request)
+        # before the head is sent: what its client reads after it misses no change
         with self._index.watch() as jobs:
             client = _Client(jobs)
+            first = _event("status", json.dumps(await self._status()).encode())
             self._clients.add(client)
             try:
+                _bound(request)
+                await response.prepare(request)
                 await _send(response, b"retry: 2000\n\n" + first)
                 await self._follow(request, response, client)
             except (ConnectionError, asyncio.CancelledError):
@@ -122,6 +123,9 @@ class Stream:
                     "event stream dropped", reason="the client does not read", client=request.remote
                 )
                 _abort(request)
+            except Exception:
+                log.exception("event stream failed")
+                _abort(request)  # its head is sent: there can be no other response
             finally:
                 self._clients.discard(client)
         return response
@@ -144,12 +148,13 @@ class Stream:
             for changed in client.jobs.take():
                 if changed is None:
                     raise TimeoutError
-                await _send(response, await self._changed(changed))
+                await _send(response, await self._changed(client, changed))
 
-    async def _changed(self, id: str) -> bytes:
+    async def _changed(self, client: _Client, id: str) -> bytes:
         try:
             row = await self._index.row(id)
         except StoreUnavailable:
+            client.jobs.put(id)  # sent when the store is back
             return b""
         if row is None:
             return _event("removed", json.dumps({"id": id}).encode())

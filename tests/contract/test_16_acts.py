@@ -84,6 +84,7 @@ async def test_release_deletes_the_file_and_keeps_the_record(make_stage: MakeSta
     response = await act(stage, "DELETE", f"{id_of(running)}/result")
     assert response.status == 409
     assert response.json()["type"].endswith("result-not-ready")
+    assert int(response["Retry-After"]) >= 1
     stage.simulator.release()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from proxy import __version__
 from tests.contract.conftest import MakePlay, MakeStage, Stage
+from tests.support.log_lines import logged
 from tests.support.wire import Message, ask, raw
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -283,6 +284,22 @@ async def test_unknown_paths_and_methods_are_problems(stage: Stage) -> None:
     assert response.json()["type"] == "urn:vb365-async:problem:method-not-allowed"
     head = await ask(stage.running.admin_url, "HEAD", "/api/jobs")
     assert (head.status, head.body) == (200, b"")
+
+
+async def test_a_failure_of_the_proxy_is_a_problem_that_tells_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(row: object, job: object) -> bytes:
+        raise ValueError("secret")
+
+    status = await stage.done()
+    monkeypatch.setattr("proxy.admin.rows.Rows.encoded", fail)
+    with logged() as log:
+        response = await get(stage, f"/api/jobs/{id_of(status)}")
+    assert (response.status, response.json()["type"]) == (500, "about:blank")
+    assert response.json()["requestId"] == response["X-Request-Id"]
+    assert b"secret" not in response.body
+    assert log.named("admin request failed")
 
 
 async def test_a_job_that_vb365_refuses_at_once_leaves_no_row(make_play: MakePlay) -> None:
