@@ -28,7 +28,7 @@ async def test_17_a_kill_between_the_change_and_its_delivery_loses_nothing(tmp_p
 
         receiver.respond = silent
         settings = {"WEBHOOKS__URLS": receiver.url, "WEBHOOKS__SECRETS": SECRET}
-        proxy = ProxyProcess(tmp_path / "data", simulator.url, **settings)
+        proxy = ProxyProcess(tmp_path / "data", simulator.url, descriptors=None, **settings)
         try:
             await proxy.start()
             caller = Caller(proxy, http, simulator.login())
