@@ -144,7 +144,9 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Another request of the caller has joined a rescued export (CONTRACT §14)."""
+    """`count` further requests of the caller have joined a rescued export (CONTRACT §14)."""
+
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

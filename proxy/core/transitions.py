@@ -301,7 +301,7 @@ def _released(job: Job, event: Released, now: float) -> Job:
 
 
 def _joined(job: Job, event: Joined, now: float) -> Job:
-    return replace(job, joined=job.joined + 1, attended=False)
+    return replace(job, joined=job.joined + event.count, attended=False)
 
 
 def _detached(job: Job, event: Detached, now: float) -> Job:

@@ -51,11 +51,11 @@ def rescued(job: Job) -> None:
     _log("job.rescued", job, {})
 
 
-def joined(job: Job, *, saved: float) -> None:
-    """Log that another request gets the file of a rescued export. `saved` is how many seconds VB365
-    has worked on it already.
+def joined(job: Job, *, joined: int, saved: float) -> None:
+    """Log that another request, the one with the number `joined`, gets the file of a rescued
+    export. `saved` is how many seconds VB365 has worked on it already.
     """
-    _log("job.joined", job, {"joined": job.joined, "seconds_saved": round(saved, 3)})
+    _log("job.joined", job, {"joined": joined, "seconds_saved": round(saved, 3)})
 
 
 def delivered(job: Job, *, status: int, sent: int, whole: bool, seconds: float) -> None:

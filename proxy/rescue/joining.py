@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from proxy.core.errors import Problem
-from proxy.core.events import Detached, Joined
+from proxy.core.events import Detached
 from proxy.core.job import Job, Origin
 from proxy.core.job_request import kickoff_fields
 from proxy.core.rescue import Offer, offer
@@ -25,6 +25,7 @@ from proxy.ports.counts import JobCounts
 from proxy.rescue.call import Call
 from proxy.rescue.deliveries import Deliveries
 from proxy.rescue.identities import Identities
+from proxy.rescue.joins import Joins
 from proxy.upstream.access import Access
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ class Joining:
         self._now = now
         self._held_fields = HeldFields(_HELD_FIELDS)
         self._identities = Identities(jobs, access, spawn=runner.spawn, now=now)
+        self._joins = Joins(jobs, spawn=runner.spawn, now=now)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def job(self, call: Call) -> tuple[Job, bool]:
@@ -118,14 +120,12 @@ class Joining:
             run = self._runner.run_of(job.id)
             if run is not None:
                 self._runner.withdrawal.later(run, self._grace)
-        joined = await advance_for_caller(self._jobs, job.id, Joined(), self._now)
-        if joined is None:
-            return job
         self._counts.joined += 1
-        since = joined.created if joined.started is None else joined.started
-        until = self._now() if joined.ended is None else joined.ended
-        events.joined(joined, saved=max(0.0, until - since))
-        return joined
+        since = job.created if job.started is None else job.started
+        until = self._now() if job.ended is None else job.ended
+        joined = job.joined + self._joins.add(job.id)
+        events.joined(job, joined=joined, saved=max(0.0, until - since))
+        return job
 
     async def _check(self, call: Call, job: Job) -> None:
         """Raise `Problem` unless the caller may see the job now (CONTRACT §9)."""

@@ -1,0 +1,150 @@
+"""Clients that are not changed, with short timeouts and retries, behind a real nginx (CONTRACT
+§14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from proxy import app
+from proxy.config import load
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.interop.balancers.balancer import THROUGH, nginx, program, reserved, running
+
+#: Seconds: what VB365 takes for the export, when nginx gives up, and when a client does.
+GENERATE, PATIENCE, TIMEOUT = 6.0, 2, 1
+SITE = (
+    "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{proxy}; "
+    "proxy_read_timeout {patience}s; proxy_next_upstream off; }} }}"
+)
+REQUESTS = """
+import sys
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+url, token, path, timeout = sys.argv[1:]
+retry = Retry(total=60, allowed_methods=None, status_forcelist=[502, 504], backoff_factor=0.1)
+session = requests.Session()
+session.mount("http://", HTTPAdapter(max_retries=retry))
+headers = {"Authorization": token, "Content-Type": "application/json"}
+response = session.post(url, data=b"{}", headers=headers, timeout=float(timeout))
+response.raise_for_status()
+open(path, "wb").write(response.content)
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """VB365, the proxy with `rescue_sync`, and nginx in front of it."""
+
+    simulator: Simulator
+    proxy: str
+    nginx: str
+    token: str
+    path: str
+
+    def check(self, file: Path) -> None:
+        """The file is right, and VB365 saw one POST."""
+        expected = self.simulator.content(self.path).sha256()
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == expected
+        posts = [
+            one
+            for one in self.simulator.requests
+            if one.method == "POST" and one.target == self.path
+        ]
+        assert len(posts) == 1
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    if program("nginx") is None:
+        pytest.skip("nginx is not installed: make system")
+    simulator = Simulator(SimulatorSettings(size=3_000_000, generate=GENERATE))
+    await simulator.start()
+    flags = {
+        "upstream.url": simulator.url,
+        "listen.address": "127.0.0.1:0",
+        "admin.address": "127.0.0.1:0",
+        "storage.dir": str(tmp_path / "data"),
+    }
+    environ = {"EXPORTS__RESCUE_SYNC": "true", "STORAGE__MIN_FREE": "1MiB"}
+    names = {f"VB365_PROXY_{name}": value for name, value in environ.items()}
+    proxy = await app.start(load(None, flags, names))
+    session = simulator.open_session()
+    path = next(p for p in simulator.export_paths(session) if p.endswith("exportToPst"))
+    token = simulator.login()["Authorization"]
+    port = int(proxy.url.rpartition(":")[2])
+    try:
+        with reserved() as holder:
+            front = holder.getsockname()[1]
+            site = SITE.format(port=front, proxy=port, patience=PATIENCE)
+            async with running(nginx(site, tmp_path), {THROUGH: front}, tmp_path):
+                yield Scene(simulator, proxy.url, f"http://127.0.0.1:{front}", token, path)
+    finally:
+        await proxy.stop()
+        await simulator.stop()
+
+
+async def run(*command: str) -> str:
+    """Run a client to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(60):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+@pytest.mark.parametrize("behind", ["nginx", "nothing"])
+async def test_14_curl_with_retries_gets_the_file(
+    scene: Scene, tmp_path: Path, behind: str
+) -> None:
+    """§14: VB365 sees one POST, whoever gives up first."""
+    base = scene.nginx if behind == "nginx" else scene.proxy
+    file = tmp_path / "file"
+    await run(
+        *("curl", "-sS", "-f", "--retry", "60", "--retry-all-errors", "--retry-delay", "1"),
+        *(["--max-time", str(TIMEOUT)] if behind == "nothing" else []),
+        *("-X", "POST", "-d", "{}", "-H", f"Authorization: {scene.token}"),
+        *("-H", "Content-Type: application/json", "-o", str(file), base + scene.path),
+    )
+    scene.check(file)
+
+
+@pytest.mark.parametrize("behind", ["nginx", "nothing"])
+async def test_14_requests_with_urllib3_retries_gets_the_file(
+    scene: Scene, tmp_path: Path, behind: str
+) -> None:
+    base = scene.nginx if behind == "nginx" else scene.proxy
+    timeout = 30 if behind == "nginx" else TIMEOUT
+    file = tmp_path / "file"
+    url = base + scene.path
+    await run(sys.executable, "-c", REQUESTS, url, scene.token, str(file), str(timeout))
+    scene.check(file)
+
+
+async def test_14_curl_gets_the_rest_of_a_download_with_a_range(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """§14: `Range` on the same POST, while VB365 works on it."""
+    file = tmp_path / "rest"
+    post = (
+        *("curl", "-sS", "-f", "-X", "POST", "-d", "{}", "-H", f"Authorization: {scene.token}"),
+        *("-H", "Content-Type: application/json", scene.proxy + scene.path),
+    )
+    left = await asyncio.create_subprocess_exec(*post, "-o", str(tmp_path / "left"))
+    await scene.simulator.until(lambda: len(scene.simulator.generations) > 0)
+    left.kill()
+    await left.wait()
+    await run(*post, "-H", "Range: bytes=1000000-", "-o", str(file))
+    first = bytes(scene.simulator.content(scene.path).read(0, 1_000_000))
+    file.write_bytes(first + file.read_bytes())
+    scene.check(file)
