@@ -36,6 +36,7 @@ from proxy.ports.tracing import Tracing
 from proxy.relay.handover import HandoverRelay
 from proxy.telemetry.environment import Telemetry
 from proxy.upstream.watch import UpstreamWatch
+from proxy.webhooks.delivery import WebhookDeliveries
 
 log = structlog.get_logger(__name__)
 
@@ -114,16 +115,18 @@ class Running:
         self._run_task(stores.notes.watch())
         if stores.clock is not None:
             self._run_task(stores.clock.watch())
+        webhooks = parts.webhook_deliveries(runner, lambda: self.url)
         server = parts.server(runner)
         counts = self._count(parts.counts(runner, server))
         if self._seat is not None and not self._seat.first:
             await self._listen(server)
-            self._deliver_webhooks(parts, runner)
+            self._deliver(webhooks)
             return
         self._run_task(parts.upstream_watch.run())
         operator = parts.admin(
             runner,
             lambda: stores.notes.text,
+            webhooks=webhooks,
             counts=counts,
             certificate=self._certificate_end,
         )
@@ -131,16 +134,15 @@ class Running:
         admin = operator.admin
         await self._listen_admin(admin)
         await self._listen(server)
-        self._deliver_webhooks(parts, runner)
+        self._deliver(webhooks)
         if self._seat is not None and self._seat.handover is not None:
             self._listen_to_workers(server, self._seat.handover)
         self._closing.callback(setattr, admin, "draining", True)
 
-    def _deliver_webhooks(self, parts: Parts, runner: Runner) -> None:
-        """Begin to deliver webhooks, whose links have the address that this process listens at."""
-        deliveries = parts.webhook_deliveries(runner, lambda: self.url)
-        if deliveries is not None:
-            self._run_task(deliveries.run())
+    def _deliver(self, webhooks: WebhookDeliveries | None) -> None:
+        """Begin to deliver, now that the proxy listens: links may have its address."""
+        if webhooks is not None:
+            self._run_task(webhooks.run())
 
     async def _open_clients_only(self, handover: Handover) -> None:
         """Pass requests through; the first worker serves the others."""

@@ -10,6 +10,7 @@ from proxy.admin.jobs_api import JobsApi
 from proxy.admin.responses import json_response
 from proxy.admin.status import Status
 from proxy.admin.stream import Stream
+from proxy.admin.webhooks_api import WebhooksApi
 
 
 class Api:
@@ -24,6 +25,7 @@ class Api:
         history: History,
         jobs: JobsApi,
         acts: Acts,
+        webhooks: WebhooksApi,
         stream: Stream,
         replica: str | None,
     ) -> None:
@@ -32,6 +34,7 @@ class Api:
         self.jobs = jobs
         self.stream = stream
         self._acts = acts
+        self._webhooks = webhooks
         self._replica = replica
 
     def routes(self) -> list[web.RouteDef]:
@@ -41,6 +44,7 @@ class Api:
             web.get("/api/history", self._history),
             *self.jobs.routes(),
             *self._acts.routes(),
+            *self._webhooks.routes(),
             *self.stream.routes(),
         ]
 

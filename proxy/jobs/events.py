@@ -65,8 +65,8 @@ def delivered(job: Job, *, status: int, sent: int, whole: bool, seconds: float) 
 
 
 def operated(act: str, job: Job, *, how: str) -> None:
-    """Log that an operator has done something to the job: cancel, delete, release or extend. `how`
-    says what admitted him: "token", "session", or "none" if no token is set.
+    """Log that an operator has done something to the job: cancel, delete, release, extend or
+    redeliver. `how` says what admitted him: "token", "session", or "none" if no token is set.
     """
     expires = None if job.expires is None else timestamp(job.expires)
     _log("job.operator_act", job, {"act": act, "auth": how, "expires": expires})

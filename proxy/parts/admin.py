@@ -25,6 +25,7 @@ from proxy.admin.scrape import Scrape
 from proxy.admin.sessions import Sessions
 from proxy.admin.status import Limits, Status
 from proxy.admin.stream import Stream
+from proxy.admin.webhooks_api import Receivers, WebhooksApi
 from proxy.config.settings import Settings
 from proxy.core.retention import Retention
 from proxy.jobs.counted import CountedJobs
@@ -41,7 +42,7 @@ class Watched:
 
     `shared` is the job store if replicas share it. `notes` returns what an operator should correct,
     by check; `counts` reads the counts, over all workers; `certificate` returns the end of the
-    proxy's own certificate in Unix seconds.
+    proxy's own certificate in Unix seconds; `webhooks` delivers them, None without any.
     """
 
     jobs: CountedJobs
@@ -55,6 +56,7 @@ class Watched:
     notes: Callable[[], dict[str, str | None]]
     counts: Callable[[], Readings]
     certificate: Callable[[], float | None]
+    webhooks: Receivers | None
 
 
 class AdminParts:
@@ -116,6 +118,7 @@ class AdminParts:
                 rows=self._rows,
                 now=now,
             ),
+            webhooks=WebhooksApi(watched.webhooks, lookup),
             stream=Stream(
                 index=self._index,
                 status=status,

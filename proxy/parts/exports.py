@@ -302,7 +302,7 @@ class Parts:
 
     def admin(self, runner: Runner, jobs_note: Callable[[], str | None], **live: Any) -> AdminParts:
         """Make the operator's listener. `jobs_note` returns what an operator should correct about
-        the job store, `live` are `counts` and `certificate` of `Watched`.
+        the job store, `live` are `counts`, `certificate` and `webhooks` of `Watched`.
         """
         checks = Readiness(
             upstream=self._checks,

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
 from proxy.core import outbox
 from proxy.core.job import Job, Message
+from proxy.core.job_document import timestamp
 from proxy.core.outbox import Subscription, Topic
 from proxy.jobs.noted import NotedJobs
 from proxy.jobs.record import until_available
@@ -219,6 +222,43 @@ class WebhookDeliveries:
             tasks.create_task(self._watch())
             for worker in self.workers:
                 tasks.create_task(worker.run())
+
+    async def show(self) -> list[dict[str, Any]]:
+        """Return each receiver as JSON, for the operator, without the path and the query of its
+        URL. Raises `StoreUnavailable`.
+        """
+        return [await self._shown(worker) for worker in self.workers]
+
+    async def _shown(self, worker: Worker) -> dict[str, Any]:
+        key, last = worker.endpoint.key, worker.last
+        waiting = await self._jobs.pending(key, math.inf, 1)
+        return {
+            "id": key,
+            "url": worker.endpoint.shown,
+            "state": "Stopped" if worker.stopped else "Active",
+            "pending": await self._jobs.backlog(key),
+            "nextTry": None
+            if worker.stopped or not waiting
+            else timestamp(outbox.pending(waiting[0])[key]),
+            "last": None
+            if last is None
+            else {
+                "at": timestamp(last.at),
+                "status": last.outcome.status,
+                "delivered": last.outcome.delivered,
+                "outcome": str(last.outcome),
+            },
+        }
+
+    async def again(self, id: str) -> str | None:
+        """Send the last notification of the job to all endpoints again, with the same id, and
+        return its type. None if there is no such job. Raises `StoreUnavailable`.
+        """
+        while (job := await self._jobs.get(id)) is not None and not job.forgotten:
+            changed = outbox.again(job, self._to, self._now())
+            if await self._jobs.change_outbox(job, changed):
+                return outbox.latest(job).type
+        return None
 
     async def _watch(self) -> None:
         while True:
