@@ -20,7 +20,7 @@ class SharedClaims:
 
     def __init__(self, jobs: SharedJobs | None) -> None:
         self._jobs = jobs
-        self._over: list[KeyClaim] = []
+        self._over: dict[KeyClaim, None] = {}
 
     async def announce(self, claim: KeyClaim) -> None:
         """Announce a claim. Raises `StoreUnavailable`."""
@@ -30,13 +30,17 @@ class SharedClaims:
     def withdraw(self, claim: KeyClaim) -> None:
         """Withdraw a claim at the next `flush`."""
         if self._jobs is not None:
-            self._over.append(claim)
+            self._over[claim] = None
 
     async def flush(self) -> None:
-        """Withdraw the claims that are over. Raises `StoreUnavailable`."""
+        """Withdraw the claims that are over. Raises `StoreUnavailable`.
+
+        Of calls at the same time, each returns when all are withdrawn.
+        """
         while self._jobs is not None and self._over:
-            await self._jobs.withdraw(self._over[-1])
-            self._over.pop()
+            claim = next(iter(self._over))
+            await self._jobs.withdraw(claim)
+            self._over.pop(claim, None)
 
     async def settled(self, owner: str, key: str, *, besides: str) -> bool:
         """Wait until no kick-off but `besides` claims the key. Return False if one still does after

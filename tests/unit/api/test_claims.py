@@ -9,11 +9,12 @@ from contextlib import suppress
 import pytest
 
 from proxy.api import claims, idempotency
+from proxy.api.claims import SharedClaims
 from proxy.api.idempotency import IdempotencyKeys
 from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.core.retention import Retention
-from proxy.ports import KeyClaimed
+from proxy.ports import KeyClaim, KeyClaimed
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 from tests.support.shared import MemorySharedJobs, SharedStore
@@ -123,6 +124,22 @@ async def test_a_kickoff_that_stores_no_job_claims_nothing(two: list[Replica]) -
     async with asyncio.timeout(5):
         while await two[1].shared.claims(owner, KEY):  # noqa: ASYNC110  # no event tells
             await asyncio.sleep(0.01)
+
+
+async def test_claims_are_withdrawn_by_several_at_the_same_time(two: list[Replica]) -> None:
+    """Many kick-offs end at once; none of them fails, and no claim is left."""
+    shared = two[0].shared
+    made = SharedClaims(shared)
+    ended = [KeyClaim(owner="o", key="k", id=str(number)) for number in range(5)]
+    for claim in ended:
+        await made.announce(claim)
+        made.withdraw(claim)
+    gate = shared.gates["withdraw"] = asyncio.Event()
+    flushes = [asyncio.create_task(made.flush()) for _ in range(3)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*flushes)
+    assert list(await shared.claims("o", "k")) == []
 
 
 async def test_a_claim_that_lost_its_place_is_withdrawn(two: list[Replica]) -> None:
