@@ -1,0 +1,70 @@
+"""One POST to a receiver (CONTRACT §17)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trustme
+
+from proxy.webhooks.endpoint import Endpoint
+from proxy.webhooks.signature import signing_key
+from tests.support.receiver import SECRET
+
+KEYS = [signing_key(SECRET)]
+
+
+@asynccontextmanager
+async def peer(response: bytes | None, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Answer each request with these bytes, or never."""
+    done = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        if response is None:
+            await done.wait()
+        else:
+            writer.write(response)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        done.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def outcome(url: str, timeout: float = 5.0) -> str:
+    endpoint = Endpoint(url, KEYS, time.time, timeout=timeout)
+    try:
+        return str(await endpoint.post("msg_1", b"{}"))
+    finally:
+        await endpoint.close()
+
+
+async def test_17_a_certificate_that_is_not_trusted_gets_nothing() -> None:
+    """TLS is verified: the signed message goes to nobody else."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with peer(b"HTTP/1.1 204 No Content\r\n\r\n", context) as port:
+        assert "certificate is not trusted" in await outcome(f"https://127.0.0.1:{port}/")
+
+
+async def test_17_an_endpoint_that_does_not_respond_in_time_has_failed() -> None:
+    async with peer(None) as port:
+        assert await outcome(f"http://127.0.0.1:{port}/", 0.2) == "no response within 0.2 s"
+
+
+async def test_17_no_error_has_the_url() -> None:
+    """What is no HTTP, too."""
+    for response in (b"", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\n\r\n"):
+        async with peer(response) as port:
+            found = await outcome(f"http://127.0.0.1:{port}/c4nary?sig=c4nary")
+            assert found
+            assert "c4nary" not in found
+            assert not found.startswith("2")
