@@ -91,13 +91,19 @@ def _delivered(figures: Figures, log: list[Any]) -> int:
     return int(rows + sum(entry["bytes"] for entry in gone))
 
 
-@pytest.mark.timeout(240)
-async def test_every_figure_is_the_same_everywhere(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("exports", "seconds"), [(60, 8), pytest.param(400, 90, marks=pytest.mark.slow)]
+)
+async def test_every_figure_is_the_same_everywhere(
+    tmp_path: Path, exports: int, seconds: float
+) -> None:
+    """The long run is a part of `make chaos`."""
     simulator = Simulator(SimulatorSettings(records=100_000))
     await simulator.start()
     chaos = WatchedChaos(tmp_path, simulator, seed=5)
     try:
-        report = await chaos.run(60, 8)
+        report = await chaos.run(exports, seconds)
     finally:
         await chaos.process.kill()
         await simulator.stop()
