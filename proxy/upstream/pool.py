@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import ssl
 from collections import deque
@@ -237,6 +238,14 @@ class Pool:
     def _reason(self, why: OSError) -> str:
         if isinstance(why, ssl.SSLError):
             return explain(why, self.host)
+        number = why.errno
+        if (
+            number is not None
+            and number in errno.errorcode
+            and not isinstance(why, socket.gaierror)
+        ):
+            # asyncio's own text is "Connect call failed ('10.0.0.1', 4443)"
+            return os.strerror(number)
         return why.strerror or str(why) or type(why).__name__
 
     async def _try(self, addresses: list[_Address]) -> Connection:

@@ -247,7 +247,9 @@ async def test_a_close_before_the_head_is_unreachable_and_may_have_been_delivere
 async def test_a_refused_connection_is_unreachable_and_delivered_nothing() -> None:
     async with calling(script_for(OK)) as caller:
         caller.pool.port = 1
-        with pytest.raises(UpstreamUnreachable, match=r"127\.0\.0\.1:1") as why:
+        with pytest.raises(
+            UpstreamUnreachable, match=r"127\.0\.0\.1:1: Connection refused$"
+        ) as why:
             await caller.get()
         assert not why.value.delivered
         caller.pool.host = "no-such-host.invalid"
