@@ -21,6 +21,7 @@ from tests.support.dashboard import SIZE, Scene, scene, seed
 from tests.support.fakes import new_job
 from tests.support.object_stores import free_ports
 from tests.support.process import ProxyProcess
+from tests.support.receiver import SECRET, receiving
 
 TOKEN = "the-admin-token-of-this-test-0123456789"
 SLOW = SimulatorSettings(size=SIZE, rate=1_000_000)
@@ -177,7 +178,7 @@ async def test_the_first_line_says_that_vb365_is_away(chromium: Browser, tmp_pat
         page = watched.page
         await expect(page.locator("#headline")).to_have_text("All is well")
         await here.vb365.stop()
-        away = re.compile(r"^VB365 is unreachable since \d\d:\d\d: .+")
+        away = re.compile(r"^VB365 is unreachable since \d\d:\d\d: .+: Connection refused$")
         await expect(page.locator("#headline")).to_have_text(away, timeout=20_000)
         await expect(page.locator("#upstream-state")).to_have_text("Down")
         await expect(page).to_have_title(re.compile("✗ VB365 is unreachable"))
@@ -416,3 +417,21 @@ async def test_the_colours_can_be_chosen(chromium: Browser, tmp_path: Path) -> N
         assert await page.evaluate(colour) != light
         await page.reload()
         assert await page.evaluate(colour) != light
+
+
+async def test_an_operator_sees_who_is_notified_and_notifies_again(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    async with receiving() as receiver:
+        hooks: dict[str, Any] = {"WEBHOOKS__URLS": receiver.url, "WEBHOOKS__SECRETS": SECRET}
+        async with scene(tmp_path, **hooks) as here, opened(chromium, here.admin) as watched:
+            page = watched.page
+            await expect(page.locator("#webhooks")).to_contain_text("nothing sent yet")
+            job = await here.export()
+            await receiver.types("export.accepted", "export.succeeded")
+            await row(page, job).locator("a").click()
+            await act(page, "notify")
+            await expect(page.locator("#toasts")).to_contain_text("sent again")
+            await receiver.types("export.accepted", "export.succeeded", "export.succeeded")
+            await page.reload()
+            await expect(page.locator("#webhooks")).to_contain_text("last notified")

@@ -41,5 +41,6 @@ export const actions = {
   cancel: (id) => call("POST", `/api/jobs/${encodeURIComponent(id)}/cancel`),
   remove: (id) => call("DELETE", `/api/jobs/${encodeURIComponent(id)}`),
   release: (id) => call("DELETE", `/api/jobs/${encodeURIComponent(id)}/result`),
+  notify: (id) => call("POST", `/api/jobs/${encodeURIComponent(id)}/webhooks/redeliver`),
   extend: (id, ttl) => call("POST", `/api/jobs/${encodeURIComponent(id)}/extend`, { ttl }),
 };

@@ -7,6 +7,7 @@ import { byId, setAttribute, setText } from "./dom.js";
 import { follow } from "./live.js";
 import { showFigures, showVerdict } from "./overview.js";
 import { announce, Table } from "./table.js";
+import { loadReceivers } from "./webhooks.js";
 
 // Milliseconds between two readings of the history.
 const MINUTE = 60000;
@@ -50,19 +51,23 @@ function signIn() {
   location.assign("/login");
 }
 
-async function loadHistory() {
+/** Do what the page can do without: when it fails, the page stays as it is. */
+async function attempt(work) {
   try {
-    await charts.load();
-    const day = await get("/api/history?minutes=1440");
-    failedLately = day.results.reduce(
-      (sum, minute) => sum + (minute.finished?.Failed ?? 0),
-      0,
-    );
-    draw();
+    await work();
   } catch (why) {
     if (why instanceof SignedOut) signIn();
-    // the charts stay as they are: the stream says whether the proxy is there
   }
+}
+
+function loadHistory() {
+  attempt(() => charts.load());
+  attempt(loadReceivers);
+  attempt(async () => {
+    const day = await get("/api/history?minutes=1440");
+    failedLately = day.results.reduce((sum, minute) => sum + minute.finished.Failed, 0);
+    draw();
+  });
 }
 
 let due = 0;

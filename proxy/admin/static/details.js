@@ -5,6 +5,7 @@ import { byId, h, setText } from "./dom.js";
 import { at, bytes, clock, duration, full, plural, subject, visible } from "./format.js";
 import { available, ended, file, named, pace, state, taken } from "./row.js";
 import { announce } from "./table.js";
+import { anyone } from "./webhooks.js";
 
 const DAY = 86400;
 const EVENTS = {
@@ -100,7 +101,6 @@ export class Details {
       timeline(job),
       h("h3", {}, "Facts"),
       facts(job, this.now()),
-      ...deliveries(job.deliveries),
     );
     if (focused) this.dialog.querySelector(`[data-action="${focused}"]`)?.focus();
   }
@@ -143,6 +143,18 @@ export class Details {
           confirm: "Delete file",
           act: () => actions.release(job.id),
           done: "The file is deleted.",
+        }),
+      );
+    }
+    if (anyone()) {
+      made.push(
+        this.button("notify", "Notify again", {
+          question: "Send the notification again?",
+          text: `All receivers of webhooks are told once more that this export ${ended(job) ? "has ended" : "was accepted"}.`,
+          confirm: "Send it",
+          harmless: true,
+          act: () => actions.notify(job.id),
+          done: "The notification is sent again.",
         }),
       );
     }
@@ -251,18 +263,6 @@ function facts(job, now) {
 
 function code(text) {
   return h("bdi", { class: "code" }, visible(text));
-}
-
-function deliveries(found) {
-  if (!found?.length) return [];
-  return [
-    h("h3", {}, "Webhooks"),
-    h(
-      "ul",
-      { class: "deliveries" },
-      ...found.map((each) => h("li", {}, `${each.type}: ${each.state}`, each.detail ? ` (${visible(each.detail)})` : "")),
-    ),
-  ];
 }
 
 /** Ask a question, and return whether it was answered with yes. */
