@@ -58,13 +58,15 @@ class ExportRequest:
         self._stall = stall
         self._early: asyncio.Task[Response] | None = None
 
-    def begin_early(self) -> None:
-        """Send the request of a rescued export while its claim is being recorded, so that its
-        client does not wait for the disk. The next `send` returns the response.
+    def begin_early(self) -> bool:
+        """Send the first request of a rescued export while its claim is being recorded. The next
+        `send` returns the response. Return False for other jobs.
         """
-        if self._run.body is not None:
-            self._run.body = None
-            self._early = asyncio.create_task(self._send([]))
+        if self._run.body is None:
+            return False
+        self._run.body = None
+        self._early = asyncio.create_task(self._send([]))
+        return True
 
     def give_up(self) -> None:
         """Close the connection of a request that was sent early and is not needed. Idempotent."""

@@ -131,29 +131,46 @@ class Transfer:
             stall=self._policy.stall_timeout,
         )
         self._file = Reception(self._record, self._artifacts, self._space)
-        self._request.begin_early()
+        claiming = self._claim_early()
         try:
             await self._file.open()
         except BaseException:
-            self._request.give_up()
+            self._give_up(claiming)
             raise
         try:
             if not self._file.offset:
                 self._bound_attempts()
             elif job.attempt == 1 and job.started is not None:
                 self._posted = job.started
-            await self._record.settle(Claimed(self._holder, self._file.offset))
+            if claiming is None:
+                await self._record.settle(Claimed(self._holder, self._file.offset))
+            else:
+                await claiming
             verified = await self._receive()
             await self._finish(verified)
         except (Suspended, Lost, asyncio.CancelledError):
-            self._request.give_up()
+            self._give_up(claiming)
             # of a lost job the next holder may need the bytes, otherwise the runner removes them
             await self._file.keep()
             raise
         except BaseException:
-            self._request.give_up()
+            self._give_up(claiming)
             await self._file.discard()
             raise
+
+    def _claim_early(self) -> asyncio.Task[Job] | None:
+        """Send the first request of a rescued export, and record its claim, while its file is being
+        opened: its client waits. None for other jobs.
+        """
+        if not self._request.begin_early():
+            return None
+        return asyncio.create_task(self._record.settle(Claimed(self._holder, 0)))
+
+    def _give_up(self, claiming: asyncio.Task[Job] | None) -> None:
+        self._request.give_up()
+        if claiming is not None:
+            claiming.add_done_callback(lambda done: done.cancelled() or done.exception())
+            claiming.cancel()
 
     async def _request_body(self, job: Job) -> bytes:
         if self._run.body is not None:

@@ -17,8 +17,8 @@ from proxy.upstream.credentials import Credentials
 class Call:
     """One request, whole. `client` is the address of its client."""
 
-    head: Head
-    fields: Fields
+    head: Head = field(repr=False)
+    fields: Fields = field(repr=False)
     credentials: Credentials = field(repr=False)
     export: ExportRequest
     body: bytes = field(repr=False)

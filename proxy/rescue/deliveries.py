@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from proxy.core.events import Delivered
+from proxy.core.events import Delivered, Detached
 from proxy.jobs import events
 from proxy.jobs.record import advance_for_caller
 from proxy.jobs.tasks import Spawn
@@ -58,30 +58,39 @@ class Deliveries:
         self._now = now
         self._spawn = spawn
         self._note = note
-        self._recording: dict[str, asyncio.Task[None]] = {}
+        self._detaching: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, id: str, status: int, *, whole: bool) -> Delivery:
         """A response with this status has begun."""
         return Delivery(self, id, status, whole=whole)
 
     def record(self, delivery: Delivery, *, whole: bool) -> None:
-        """Record a response that has ended: a whole one as soon as its job has."""
+        """Record a response that has ended: a whole one as soon as its job has. Until then the job
+        is detached: the same request does not wait for its end.
+        """
         if not whole:
             self._note(delivery.id, Delivered(sent=delivery.sent, whole=False))
             return
-        task = self._spawn(self._record(delivery))
-        self._recording[delivery.id] = task
-        task.add_done_callback(lambda _: self._recording.pop(delivery.id, None))
+        task = self._spawn(self._detach(delivery.id))
+        self._detaching[delivery.id] = task
+        task.add_done_callback(lambda _: self._detaching.pop(delivery.id, None))
+        self._spawn(self._record(delivery))
 
-    async def recorded(self, id: str) -> bool:
-        """Wait until a whole delivery of the job's file is recorded. Return whether there was
-        one.
+    async def detached(self, id: str) -> bool:
+        """Wait until a job whose file was delivered whole is detached. Return whether it was not
+        yet.
         """
-        recording = self._recording.get(id)
-        if recording is None:
+        detaching = self._detaching.get(id)
+        if detaching is None:
             return False
-        await asyncio.wait([recording])
+        await asyncio.wait([detaching])
         return True
+
+    async def _detach(self, id: str) -> None:
+        try:
+            await advance_for_caller(self._jobs, id, Detached(), self._now)
+        except StoreUnavailable as why:
+            log.warning("delivery not recorded", job=id, reason=str(why))
 
     async def _record(self, delivery: Delivery) -> None:
         seconds = time.monotonic() - delivery.began

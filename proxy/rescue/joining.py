@@ -100,7 +100,7 @@ class Joining:
     async def _find(self, owners: Sequence[str], fingerprint: str) -> Job | None:
         for owner in owners:
             found = await self._jobs.match(owner, fingerprint)
-            if found is not None and await self._deliveries.recorded(found.id):
+            if found is not None and await self._deliveries.detached(found.id):
                 found = await self._jobs.match(owner, fingerprint)
             if found is None:
                 continue

@@ -9,8 +9,8 @@ from proxy.core.http.fields import Field, value_of, values_of
 from proxy.core.http.heads import Framing, ResponseHead, parse_response
 from proxy.core.http.ranges import Facts, One, Unsatisfiable, content_range, select
 
-#: Equals no entity tag that a client sends: those have quotes.
-_NO_TAG = "-"
+#: Equals nothing that a client sends: a field value has no line break.
+_NO_TAG = "\n"
 
 
 def requested(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.core.http.heads import Head, parse_request
-from proxy.core.routing import BadSwitch, Kickoff, Own, PassThrough, Router
+from proxy.core.routing import BadSwitch, Kickoff, Own, PassThrough, Rescue, Router
 
 EXPORT = "/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst"
 ROUTER = Router(segment="_async", prefix="", max_body=1000, reports=False)
@@ -116,3 +116,31 @@ def test_reports_are_exports_if_enabled() -> None:
     report = head("POST", "/v8/Reports/GenerateX?async", "Cookie: a=b")
     assert isinstance(PREFIXED.decide(report), Kickoff)
     assert ROUTER.decide(report) == PassThrough(b"/v8/Reports/GenerateX?async")
+
+
+# exports that nobody asked to be asynchronous (§14)
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "rescued"),
+    [
+        (EXPORT, ("Authorization: x",), True),
+        (EXPORT, ("Cookie: x",), True),
+        (f"{EXPORT}?x=1", ("Authorization: x", "Content-Length: 100"), True),
+        (EXPORT, ("Authorization: x", "Prefer: wait=x"), True),
+        (EXPORT, ("Authorization: x", "Transfer-Encoding: chunked"), True),
+        (EXPORT, (), False),
+        (EXPORT, ("Authorization: x", "Content-Length: 101"), False),
+        (EXPORT, ("Authorization: x", "Prefer: wait=5"), False),
+        (EXPORT, ("Authorization: Negotiate x",), False),
+        (f"{EXPORT}?async=false", ("Authorization: x",), False),
+        ("/v8/RestoreSessions/s/restore", ("Authorization: x",), False),
+    ],
+)
+def test_14_which_requests_are_rescued(target: str, fields: tuple[str, ...], rescued: bool) -> None:
+    """§14: with the switch on, exports with credentials that did not opt out."""
+    request = head("POST", target, *fields)
+    router = Router(segment="_async", prefix="", max_body=100, reports=False, rescue=True)
+    assert isinstance(router.decide(request), Rescue) == rescued
+    off = Router(segment="_async", prefix="", max_body=100, reports=False)
+    assert isinstance(off.decide(request), PassThrough)
