@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+import structlog
+
 from proxy.core.events import Identified
 from proxy.core.job import Job
 from proxy.jobs.record import advance_for_caller
 from proxy.jobs.tasks import Spawn
-from proxy.ports import JobStore
+from proxy.ports import JobStore, KeyTaken, StoreUnavailable
 from proxy.rescue.call import Call
 from proxy.upstream.access import Access
+
+log = structlog.get_logger(__name__)
 
 Find = Callable[[Sequence[str], str], Awaitable[Job | None]]
 
@@ -67,5 +71,10 @@ class Identities:
     async def _confirm(self, call: Call, job: Job, claimed: str) -> None:
         if not await self._access.learn(call.credentials):
             return
-        if await self._jobs.match(claimed, call.export.fingerprint) is None:
-            await advance_for_caller(self._jobs, job.id, Identified(claimed), self._now)
+        try:
+            if await self._jobs.match(claimed, call.export.fingerprint) is None:
+                await advance_for_caller(self._jobs, job.id, Identified(claimed), self._now)
+        except KeyTaken:
+            pass  # the same caller has started the same export on another replica
+        except StoreUnavailable as why:
+            log.warning("caller of an export not recorded", job=job.id, reason=str(why))
