@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Error, Page, expect
 
 from proxy.core.job import ErrorCode, Job, JobError, Phase, Status
 from proxy.simulator import Simulator, SimulatorSettings
@@ -371,6 +371,32 @@ async def test_anyone_can_read_the_page(chromium: Browser, tmp_path: Path, schem
         await page.locator("[data-action=remove]").click()
         await expect(page.locator("#confirm")).to_be_visible()
         await watched.accessible()
+
+
+async def test_the_browser_enforces_the_policy_of_the_page(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    """What the checks of the other tests look for is found if it happens."""
+    async with scene(tmp_path) as here:
+        with pytest.raises(AssertionError, match="img-src"):
+            await break_the_policy(chromium, here)
+
+
+async def break_the_policy(chromium: Browser, here: Scene) -> None:
+    async with opened(chromium, here.admin) as watched:
+        page = watched.page
+        await expect(page.locator("#live-text")).to_have_text("Live")
+        with pytest.raises(Error, match="TrustedHTML"):
+            await page.evaluate("document.body.innerHTML = '<b>no</b>'")
+        await page.locator("#search input[type=search]").evaluate(
+            "input => { input.removeAttribute('aria-label'); input.placeholder = ''; }"
+        )
+        with pytest.raises(AssertionError, match="label"):
+            await watched.accessible()
+        await page.evaluate(
+            "new Promise((done) => { addEventListener('securitypolicyviolation', done);"
+            "new Image().src = 'http://127.0.0.2:1/picture'; })"
+        )
 
 
 @pytest.mark.parametrize("scripts", [True, False])

@@ -68,21 +68,23 @@ class Watched:
 
     async def check(self) -> None:
         """Nothing was asked of another origin, no policy was broken, and no script has failed."""
+        breaches = await self.page.evaluate("window.breaches ?? []")
+        assert not breaches, breaches
+        assert not self.errors, self.errors
         assert self.origins == {self.url}
-        assert self.errors == []
-        assert await self.page.evaluate("window.breaches ?? []") == []
 
     async def accessible(self) -> None:
         """axe-core finds nothing serious or critical."""
         # the policy of the page allows no script of a test: it is run as a part of the browser
         found: dict[str, Any] = (await Axe().run(self.page)).response
         assert found["passes"], "axe has not looked at anything"
-        assert [
+        grave = [
             f"{each['id']}: {node['html']}"
             for each in found["violations"]
             if each["impact"] in ("serious", "critical")
             for node in each["nodes"]
-        ] == []
+        ]
+        assert not grave, grave
 
 
 @asynccontextmanager
