@@ -59,15 +59,19 @@ class Followers:
     def __init__(self) -> None:
         self.count = 0
         self.reply: Reply | None = None
+        #: The export has started again from zero, before `reply`.
+        self.restarted = False
         self.handed: HandedOver | None = None
         self.over = False
         #: The job was taken out of the queue because no slot became free in time.
         self.withdrawn = False
         self._news = asyncio.Event()
 
-    def replied(self, reply: Reply | None) -> None:
-        """Note the head of VB365's 200; None when the export starts again from zero."""
-        self.reply = reply
+    def replied(self, reply: Reply | None, *, restarted: bool) -> None:
+        """Note the head of VB365's 200; None when the export starts again from zero. `restarted`:
+        it has done so before.
+        """
+        self.reply, self.restarted = reply, restarted
         self._wake()
 
     def hand_over(self, response: Response) -> bool:

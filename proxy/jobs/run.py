@@ -55,6 +55,8 @@ class Run:
         self.fence = 0
         #: The store has confirmed that the job is queued for this run.
         self.stored = False
+        #: The credentials are those of a caller who does not own the job.
+        self.borrowed = False
         #: It has waited for a slot, so its token may have expired meanwhile.
         self.queued = False
         #: A POST is sent and the head of its response has not arrived.

@@ -310,6 +310,7 @@ class Runner:
         if job.id in self._runs or self._stopping:
             return
         run = Run(job.id, fields, rescued=job.origin is Origin.RESCUE)
+        run.borrowed = borrowed or job.borrowed
         self._runs[job.id] = run
         await self._tasks.undivided(self._requeue(run, job, borrowed))
 

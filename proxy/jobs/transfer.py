@@ -302,7 +302,7 @@ class Transfer:
         starts again from zero. From now on the job is kept.
         """
         if self._run.followers is not None:
-            self._run.followers.replied(reply)
+            self._run.followers.replied(reply, restarted=self._record.job.attempt > 1)
             if reply is not None:
                 self._run.attendance.close()
 

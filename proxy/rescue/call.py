@@ -32,11 +32,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Growing:
-    """VB365's 200, and the file while it is stored. The tail is closed by whoever gets it."""
+    """VB365's 200, and the file while it is stored. The tail is closed by whoever gets it.
+    `restarted`: the export has started again from zero.
+    """
 
     job: Job
     head: ResponseHead
     tail: Tail
+    restarted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ class Stored:
     job: Job
     head: ResponseHead
     reader: Reader
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the export has started again from zero."""
+        return self.job.attempt > 1
 
 
 class Relayed:

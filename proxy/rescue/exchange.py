@@ -22,7 +22,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from proxy.core.errors import Problem
-from proxy.core.http.fields import values_of
+from proxy.core.http.fields import value_of, values_of
 from proxy.core.http.heads import Framing, Head, ResponseHead, parse_response
 from proxy.core.http.origin import Networks, client_address
 from proxy.core.http.outbound import CLOSE, KEEP_ALIVE, response_bytes
@@ -239,7 +239,11 @@ class RescueExchange:
 
     async def _send_file(self, found: Growing | Stored, size: int | None) -> None:
         """Send the file, or the part of it that the request asks for."""
-        part = None if size is None else requested(self._head.fields, found.head, size)
+        fields, part = self._head.fields, None
+        # a client may have the first bytes of the file before the restart: only If-Range can say
+        # which one its Range is of. A server may ignore any Range (RFC 9110 §14.2)
+        if size is not None and (not found.restarted or value_of(fields, b"if-range") is not None):
+            part = requested(fields, found.head, size)
         head, start, stop = found.head, 0, size
         if part is not None and size is not None:
             head = partial_response(found.head, part, size)

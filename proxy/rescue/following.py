@@ -19,6 +19,7 @@ from proxy.jobs.runner import Runner
 from proxy.ports import ArtifactStore, Followable, JobStore, StoreUnavailable, WholeResponse
 from proxy.rescue.call import BROKEN, RELAYED, Call, Growing, Outcome, Stored
 from proxy.rescue.joining import Joining, NotRescued
+from proxy.upstream.credentials import Credentials
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ _ROUNDS = 4
 #: Seconds of one wait for a job that another replica runs.
 _WAIT = 30.0
 _SET_COOKIE = frozenset({b"set-cookie"})
+_DENIED = (401, 403)
 
 
 class Following:
@@ -71,12 +73,16 @@ class Following:
         """The outcome of a request that has joined the job. None if another job must be found."""
         while True:
             run = self._runner.run_of(job.id)
+            if run is not None and run.borrowed and not job.borrowed:
+                return None  # access depends on another check now (CONTRACT §9)
             if run is not None and run.followers is not None:
                 found = await self._of_run(call, run, job, started=started)
                 if found is not None:
                     return found
             current = await self._jobs.get(job.id)
             if current is None or current.phase is Phase.SUSPENDED:
+                return None
+            if current.borrowed and not job.borrowed:
                 return None
             if current.terminal or current.phase is Phase.CANCELLING:
                 return await self._of_record(current)
@@ -93,7 +99,7 @@ class Following:
         try:
             verdict = await run.attendance.verdict_of_all()
             if verdict is not None:
-                return verdict
+                return verdict if _concerns(call, run, verdict) else None
             await followers.answered()
             if followers.handed is not None and not call.ranged:
                 return followers.handed
@@ -107,7 +113,8 @@ class Following:
             followers.count -= 1
         if followers.withdrawn or followers.handed is not None:
             return RELAYED
-        return _refusal(run)
+        refusal = _refusal(run)
+        return refusal if refusal is None or _concerns(call, run, refusal) else None
 
     def _growing(
         self, call: Call, run: Run, job: Job, reply: Reply, *, started: bool
@@ -120,7 +127,10 @@ class Following:
         if head is None or self._followable is None or (call.ranged and _size(head) is None):
             return None
         tail = self._followable.tail(job.id, run.fence)
-        return None if tail is None else Growing(job, head, tail)
+        if tail is None:
+            return None
+        restarted = run.followers is not None and run.followers.restarted
+        return Growing(job, head, tail, restarted)
 
     async def _of_record(self, job: Job) -> Outcome | None:
         """The outcome of a job that has ended."""
@@ -147,6 +157,13 @@ def _head(reason: bytes, lines: bytes) -> ResponseHead | None:
         return repeated_response(reason, lines)
     except MalformedMessage:
         return None
+
+
+def _concerns(call: Call, run: Run, verdict: WholeResponse | Problem) -> bool:
+    """Whether VB365 would respond so to the request too. If it rejects the credentials of the run,
+    it may accept those of a request that has joined with a refreshed token.
+    """
+    return verdict.status not in _DENIED or Credentials.of(run.fields) == call.credentials
 
 
 def _refusal(run: Run) -> WholeResponse | Problem | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +40,13 @@ class Stage:
     running: app.Running
     upstream: Exports
     clock: Clock
+    start: Callable[[], Awaitable[app.Running]]
     peers: list[Peer] = field(default_factory=list)
+
+    async def restart(self) -> None:
+        """Stop the proxy, and start another one with its data."""
+        await self.running.stop()
+        self.running = await self.start()
 
     async def send(self, *args: Any, **more: Any) -> Peer:
         """Send an export POST on a new connection."""
@@ -66,25 +74,25 @@ class Stage:
         for peer in self.peers:
             peer.abort()
 
-    async def jobs(self, token: str = "t") -> list[Any]:
+    async def jobs(self, token: str = "t", query: str = "") -> list[Any]:
         fields = {"Authorization": f"Bearer {token}"}
-        response = await ask(self.running.url, "GET", "/v8/_async/exports", fields)
+        response = await ask(self.running.url, "GET", f"/v8/_async/exports{query}", fields)
         return list(response.json()["results"])
 
-    async def finished(self, token: str = "t") -> Any:
+    async def finished(self, token: str = "t", query: str = "") -> Any:
         """The document of the only job, once it is terminal."""
         async with asyncio.timeout(20):
             while True:
-                jobs = await self.jobs(token)
+                jobs = await self.jobs(token, query)
                 if jobs and jobs[0]["endTime"] is not None:
                     return jobs[0]
                 await asyncio.sleep(0.01)
 
-    async def joined(self, count: int) -> None:
+    async def joined(self, count: int, token: str = "t") -> None:
         """Return once so many POSTs have joined the newest job."""
         async with asyncio.timeout(20):
             while True:
-                jobs = await self.jobs()
+                jobs = await self.jobs(token)
                 if jobs and jobs[0]["joined"] == count:
                     return
                 await asyncio.sleep(0.01)
@@ -101,9 +109,14 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         async def start(*writes: Write, **given: str) -> Stage:
             upstream = await stack.enter_async_context(Exports(*writes).running())
             settings = {"EXPORTS__RESCUE_SYNC": "true", "EXPORTS__GRACE": "2s"} | given
-            running = await app.start(settings_of(upstream.url, tmp_path / "data", settings), clock)
-            stack.push_async_callback(running.stop)
-            stage = Stage(running, upstream, clock)
+
+            async def begin() -> app.Running:
+                values = settings_of(upstream.url, tmp_path / "data", settings)
+                running = await app.start(values, clock)
+                stack.push_async_callback(running.stop)
+                return running
+
+            stage = Stage(await begin(), upstream, clock, begin)
             stack.callback(stage.close)
             return stage
 
@@ -373,6 +386,69 @@ async def test_14_a_caller_that_vb365_rejects_now_joins_nothing(make: Make) -> N
     assert (response.status, response.body) == (401, b"expired")
 
 
+def jwt(subject: str, number: int) -> str:
+    """A token of this user, one of several."""
+
+    def part(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    return f"{part({})}.{part({'iss': 'vb365', 'sub': subject, 'n': number})}.c2lnbg"
+
+
+async def test_14_a_rejected_token_ends_no_request_with_a_refreshed_one(make: Make) -> None:
+    """§14: VB365 would have served it. It becomes an export of its own."""
+    old, new = jwt("alice", 1), jwt("alice", 2)
+    release = asyncio.Event()
+
+    async def refuse(peer: Peer, message: Message) -> None:
+        await release.wait()
+        await peer.send(raw("401 Unauthorized", ["WWW-Authenticate: Bearer"], b"expired"))
+
+    stage = await make(whole, refuse, whole)
+    assert (await stage.export(old)).status == 200
+    posts = [await stage.send(old)]
+    await eventually(lambda: len(stage.upstream.posts) == 2)
+    posts += [await stage.send(old), await stage.send(new), await stage.send(new)]
+    await stage.joined(3, new)
+    release.set()
+    assert [(await peer.message()).status for peer in posts] == [401, 401, 200, 200]
+    assert len(stage.upstream.posts) == 3
+
+
+async def test_14_a_request_does_not_follow_a_job_that_another_caller_resumes(
+    make: Make,
+) -> None:
+    """§9, §14: while VB365 decides whether the job's own caller may see it. That caller cannot see
+    the session any more, and must not get what another one exports from it.
+    """
+    slow = Slow()
+    stage = await make(slow, whole)
+    await stage.leave()
+    await stage.restart()
+    [job] = [each for each in await stage.jobs() if each["phase"] == "Suspended"]
+    stage.clock.ahead = 61
+    held, release = asyncio.Event(), asyncio.Event()
+
+    async def gone(message: Message) -> bytes | None:
+        if message["Authorization"] != "Bearer t" or "limit=1" in message.target:
+            return None
+        held.set()
+        await release.wait()
+        return raw("404 Not Found")
+
+    stage.upstream.answer = gone
+    stage.upstream.writes = [whole, answer(raw("404 Not Found", [], b"no session"))]
+    retry = await stage.send()
+    await held.wait()
+    fields = {"Authorization": "Bearer another"}
+    target = f"/v8/_async/exports/{job['id']}"
+    assert (await ask(stage.running.url, "GET", target, fields)).status in (200, 202)
+    await stage.finished("another", f"?restoreSessionId={job['request']['restoreSessionId']}")
+    release.set()
+    response = await retry.message()
+    assert (response.status, response.body) == (404, b"no session")
+
+
 # errors of VB365
 
 
@@ -466,6 +542,40 @@ async def test_14_a_break_that_cannot_be_continued_breaks_the_response(make: Mak
     if isinstance(why.value, asyncio.IncompleteReadError):
         assert CONTENT.startswith(why.value.partial)
     assert (await stage.export()).body == other
+
+
+async def test_14_a_bare_range_gets_the_whole_file_after_a_restart_from_zero(make: Make) -> None:
+    """§10, §14: its client may have the first bytes of the file before, and must not add the rest
+    of another one. With If-Range it gets a part.
+    """
+    cut, other = 300_000, CONTENT[::-1]
+    release = asyncio.Event()
+
+    async def broken(peer: Peer, message: Message) -> None:
+        await peer.send(HEAD + CONTENT[:cut])
+
+    async def again(peer: Peer, message: Message) -> None:
+        await peer.send(HEAD.replace(b'"abc"', b'"def"') + other[:cut])
+        await release.wait()
+        await peer.send(other[cut:])
+
+    stage = await make(broken, again)
+    first = await stage.send()
+    assert await first.head() == HEAD
+    assert await first.closed()
+    growing = await stage.send(fields=(f"Range: bytes={cut}-",))
+    await stage.joined(1)
+    release.set()
+    await stage.finished()
+    # unless it has got the last byte, which would end the job's rescue
+    for peer in (growing, await stage.send(fields=(f"Range: bytes={cut}-",))):
+        head = await peer.head()
+        assert (head.split()[1], await peer.exactly(1000)) == (b"200", other[:1000])
+        peer.reset()
+    for tag, expected in (('"def"', b"206"), ('"abc"', b"200")):
+        peer = await stage.send(fields=(f"Range: bytes={cut}-", f"If-Range: {tag}"))
+        assert (await peer.head()).split()[1] == expected
+        peer.reset()
 
 
 async def test_14_a_cancelled_export_breaks_its_clients_and_is_not_joined(make: Make) -> None:

@@ -75,8 +75,8 @@ class Slow:
 
 
 class Exports(Upstream):
-    """Responds to GETs, which are access checks, with `checks`, and to each POST as the next of
-    `writes` does; the last one is repeated.
+    """Responds to GETs, which are access checks, with `answer` or `checks`, and to each POST as the
+    next of `writes` does; the last one is repeated.
     """
 
     def __init__(self, *writes: Write) -> None:
@@ -85,6 +85,7 @@ class Exports(Upstream):
         self.posts: list[Message] = []
         self.gets: list[Message] = []
         self.checks: dict[str, int] = {}
+        self.answer: Callable[[Message], Awaitable[bytes | None]] | None = None
 
     async def serve(self, peer: Peer) -> None:
         with contextlib.suppress(TimeoutError):
@@ -96,6 +97,9 @@ class Exports(Upstream):
                     await write(peer, message)
                     return
                 self.gets.append(message)
+                if self.answer is not None and (response := await self.answer(message)):
+                    await peer.send(response)
+                    continue
                 status = self.checks.get(message.get("Authorization") or "", 200)
                 await peer.send(raw(f"{status} Checked", body=b"{}"))
 
