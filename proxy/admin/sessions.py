@@ -6,7 +6,6 @@ import hashlib
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 
 COOKIE = "vb365_async_proxy_admin"
 #: Seconds until a session ends.
@@ -46,14 +45,16 @@ class Sessions:
 
 
 def cookie_of(lines: list[str]) -> str | None:
-    """Return the session's value in the Cookie fields of a request, None without one."""
+    """Return the session's value in the Cookie fields of a request, None without one.
+
+    Other servers of the same host set cookies as they like, for all ports (RFC 6265 §8.5):
+    `http.cookies` ignores all cookies of a line in which it finds one of those malformed.
+    """
     for line in lines:
-        try:
-            found = SimpleCookie(line)
-        except CookieError:
-            continue
-        if COOKIE in found:
-            return found[COOKIE].value
+        for pair in line.split(";"):
+            name, mark, value = pair.strip(" \t").partition("=")
+            if mark and name == COOKIE:
+                return value
     return None
 
 

@@ -214,3 +214,11 @@ def test_sessions_are_bounded_and_random() -> None:
 def test_a_malformed_cookie_is_no_session() -> None:
     assert cookie_of(["\x00;=,", "a=b", "vb365_async_proxy_admin"]) is None
     assert cookie_of(["x=1", "b=2; vb365_async_proxy_admin=v"]) == "v"
+
+
+@pytest.mark.parametrize(
+    "other", ['prefs={"a":1}', "a b", "flag", 'q="open', "path=/", "httponly", "=x", "u=\xe9"]
+)
+def test_cookies_of_other_servers_of_the_host_end_no_session(other: str) -> None:
+    """Cookies have no port: a browser sends those of all servers at 127.0.0.1."""
+    assert cookie_of([f"{other}; vb365_async_proxy_admin=v; {other}"]) == "v"
