@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
-from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from proxy import __version__
@@ -199,9 +198,7 @@ class Running:
         self._closing.push_async_callback(end)
 
     async def _listen_admin(self, admin: Admin) -> None:
-        runner = web.AppRunner(
-            admin.application(), access_log=None, keepalive_timeout=listener.REQUEST_TIMEOUT
-        )
+        runner = listener.runner(admin.application())
         await runner.setup()
         self._closing.push_async_callback(runner.cleanup)
         address = self.settings.admin.address

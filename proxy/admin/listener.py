@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from proxy.admin.admission import Admission
 from proxy.admin.guard import TokenGuard
@@ -100,6 +102,22 @@ class Admin:
         notes = self._notes()
         checks = {name: _shown(why, notes.get(name)) for name, why in reasons.items()}
         return json_response({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+
+def runner(application: web.Application) -> web.AppRunner:
+    """Return a runner for `listen`."""
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_no_message_error)
+    return web.AppRunner(
+        application, access_log=None, keepalive_timeout=REQUEST_TIMEOUT, logger=logger
+    )
+
+
+def _is_no_message_error(record: logging.LogRecord) -> bool:
+    """Report whether the error is to be logged. Those of malformed messages quote them, perhaps
+    with a token, and anybody can cause as many as they like.
+    """
+    return not isinstance((record.exc_info or (None, None))[1], HttpProcessingError)
 
 
 async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:

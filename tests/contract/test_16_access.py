@@ -12,7 +12,7 @@ from proxy.admin.guard import is_same_origin
 from proxy.admin.sessions import Sessions, cookie_of
 from tests.contract.conftest import MakeStage, Stage
 from tests.support.log_lines import check_documented, logged
-from tests.support.wire import Message, ask
+from tests.support.wire import Message, Peer, ask
 
 TOKEN = "a" * 32
 
@@ -214,6 +214,25 @@ def test_sessions_are_bounded_and_random() -> None:
 def test_a_malformed_cookie_is_no_session() -> None:
     assert cookie_of(["\x00;=,", "a=b", "vb365_async_proxy_admin"]) is None
     assert cookie_of(["x=1", "b=2; vb365_async_proxy_admin=v"]) == "v"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        f"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization Bearer {TOKEN}\r\n\r\n",
+        f"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \x00{TOKEN}\r\n\r\n",
+        f"GET /?{TOKEN}\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+)
+async def test_a_malformed_request_is_refused_and_not_logged(guarded: Stage, head: str) -> None:
+    """It may have the token, and strangers could fill the log with them."""
+    with logged() as log:
+        peer = await Peer.to(guarded.running.admin_url or "")
+        await peer.send(head.encode())
+        assert (await peer.head()).split()[1] == b"400"
+        await peer.close()
+    assert log.entries == []
 
 
 @pytest.mark.parametrize(
