@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -143,10 +143,25 @@ class KickoffHandler:
             owners = self._access.hashes if learned is False else self._access.owners
             fields = kickoff_fields(call.request.fields)
             job = self._job(call, job_id, owners(call.credentials), fields)
+            job = replace(job, accepted=await self._accepts(call, learned=learned))
             run = Run(job.id, fields, attended=self._grace(call) > 0)
             self._held_fields.take(run)
             stack.callback(run.attendance.end)
             return await self._store(call, job, body, run)
+
+    async def _accepts(self, call: _Call, *, learned: bool | None) -> bool:
+        """Report whether VB365 is known to accept the caller. `learned` is the result of
+        `Access.learn`.
+
+        VB365 is asked again only for a job that may have to wait: its record depends on it if VB365
+        answers 401 later. The preflight proves nothing (CONTRACT §2).
+        """
+        if learned or self._access.knows(call.request.fields):
+            return True
+        asked = learned is None or (call.credentials.claims and not call.credentials.cookie)
+        if asked or not await self._runner.is_full():
+            return False
+        return await self._access.accepts(call.credentials)
 
     def _job(
         self, call: _Call, id: str, owners: Sequence[str], fields: list[tuple[bytes, bytes]]

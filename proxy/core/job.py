@@ -180,8 +180,8 @@ class Job:
     - `borrowed`: the job was resumed with the credentials of a caller other than its owner.
     - `abandoned` is the time at which the job was cancelled or deleted while VB365 generated the
       file. VB365 may continue (CONTRACT §3.5 `cancel_hold`).
-    - `accepted`: VB365 accepted the caller, in an access check or by a response to the POST other
-      than 401.
+    - `accepted`: VB365 accepted the caller, in an access check before or during the kick-off, or by
+      a response to the POST other than 401.
     - `denied`: the job was suspended because VB365 did not.
     - `joined` is the number of further requests that joined a rescued export (CONTRACT §14).
     - `detached`: no further request joins the rescued export.

@@ -99,6 +99,12 @@ class Admission:
         finally:
             self._arriving.remove(owners)
 
+    async def is_full(self) -> bool:
+        """Whether another job may have to wait for a slot. Raises `StoreUnavailable`."""
+        use = await self._queue.use(())
+        taken = use.running + use.held + use.waiting + len(self._arriving)
+        return taken >= self._limits.max_running or self._limits.max_running_per_caller > 0
+
     async def _check(self, owners: Sequence[str]) -> None:
         await self._space.measure()
         counts = await self._make_space(owners)

@@ -161,6 +161,10 @@ class Runner:
         """Reserve a place for one more job of the caller while the block runs; see `Admission`."""
         return self._admission(owners)
 
+    async def is_full(self) -> bool:
+        """Whether another job may have to wait for a slot. Raises `StoreUnavailable`."""
+        return await self._admission.is_full()
+
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
         """Store the job and queue it, or return the job that already has its Idempotency-Key."""
         if self._replica is not None:

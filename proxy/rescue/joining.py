@@ -155,6 +155,7 @@ class Joining:
             sealed=self._sealer.seal(fields),
             origin=Origin.RESCUE,
             client=call.client,
+            accepted=self._access.knows(fields),
         )
         run = Run(job.id, fields, rescued=True)
         run.body = call.body

@@ -113,6 +113,18 @@ class Access:
             return self.claimed(credentials) in self.owners(credentials)
         return False if is_decision(status) else None
 
+    async def accepts(self, credentials: Credentials) -> bool:
+        """Report whether VB365 accepts the credentials. It is asked unless it has accepted them
+        since the proxy started; no response counts as no.
+        """
+        if self._identities.knows(credentials):
+            return True
+        try:
+            async with asyncio.timeout(self._timeout):
+                return is_success(await self._checks.identity(credentials))
+        except (Problem, TimeoutError):
+            return False
+
     @property
     def note(self) -> str | None:
         """What an operator must correct, because VB365's responses do not prove who a caller is."""
