@@ -71,7 +71,7 @@ class Exports(Section):
     """
     suspend_ttl: Timeout = 1 * _HOUR
     """How long an interrupted job waits for the next call of a caller who may see it, before it is
-    Failed.
+    Failed. Ten minutes at most if VB365 answered 401 and has never accepted its caller.
     """
     cancel_hold: Duration = 2 * _MINUTE
     """How long an export that was cancelled while VB365 generated its file still counts as running,

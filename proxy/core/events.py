@@ -104,7 +104,8 @@ class Interrupted:
     """The job is suspended until the next call of a caller who may see it, after a restart or
     because its token expired (CONTRACT §9).
 
-    `denied`: VB365 answered 401, and has not accepted the caller in an access check either.
+    `denied`: VB365 answered 401 to the first request of the job, and has not accepted the caller in
+    an access check either.
     `expired`: VB365 answered 401, so that sealed credentials are of no more use.
     """
 

@@ -257,6 +257,13 @@ class Job:
         return self.phase is Phase.FORGOTTEN
 
 
+def rejected(job: Job) -> bool:
+    """Whether the job is suspended because VB365 answered 401, and VB365 never accepted its caller.
+    Anyone can create such jobs.
+    """
+    return job.phase is Phase.SUSPENDED and job.denied and not job.accepted
+
+
 def refused(job: Job) -> bool:
     """Whether VB365 answered 401 to the job and never accepted its caller (CONTRACT §3.5). Anyone
     can create such jobs.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.core.events import Expired
-from proxy.core.job import Job, Phase, ResultState, refused
+from proxy.core.job import Job, Phase, ResultState, refused, rejected
 from proxy.core.outbox import undelivered
 from proxy.core.transitions import advance
 
@@ -22,6 +22,7 @@ class Stage(StrEnum):
 
     CANCELLING = "cancelling"
     SUSPENDED = "suspended"
+    REJECTED = "rejected"
     AVAILABLE = "available"
     ENDED = "ended"
     REFUSED = "refused"
@@ -37,7 +38,8 @@ def stage(job: Job) -> tuple[Stage, float] | None:
     if job.phase is Phase.CANCELLING:
         return Stage.CANCELLING, job.updated
     if job.phase is Phase.SUSPENDED:
-        return Stage.SUSPENDED, job.updated if job.suspended is None else job.suspended
+        since = job.updated if job.suspended is None else job.suspended
+        return Stage.REJECTED if rejected(job) else Stage.SUSPENDED, since
     if not job.terminal:
         return None
     ended = job.updated if job.ended is None else job.ended
@@ -87,7 +89,8 @@ def as_of(job: Job, now: float) -> Job:
 class Retention:
     """How long results, then their records, and tombstones are kept, in seconds (CONTRACT §7).
 
-    `refused` is the limit for records of unauthenticated callers (CONTRACT §3.5).
+    `refused` is the limit for suspended jobs, then for records, of unauthenticated callers
+    (CONTRACT §3.5).
     """
 
     result: float
@@ -121,6 +124,14 @@ class Retention:
         waits = undelivered(job) and not refused(job)
         return not waits or now >= ends + _UNDELIVERED
 
+    def suspension_over(self, job: Job, now: float, *, suspend_ttl: float) -> bool:
+        """Whether the job is suspended and to end at `now`: nobody resumed it in time (CONTRACT
+        §9).
+        """
+        found = stage(job)
+        due = self.due(now, suspend_ttl=suspend_ttl)
+        return job.phase is Phase.SUSPENDED and found is not None and found[1] <= due[found[0]]
+
     def due(self, now: float, *, suspend_ttl: float) -> dict[Stage, float]:
         """The jobs that a sweep at `now` examines: in each stage, those whose moment is at most
         this Unix second.
@@ -128,6 +139,7 @@ class Retention:
         return {
             Stage.CANCELLING: now,
             Stage.SUSPENDED: now - suspend_ttl,
+            Stage.REJECTED: now - min(self.refused, suspend_ttl),
             Stage.AVAILABLE: now,
             Stage.ENDED: now - (self.result + self.record),
             Stage.REFUSED: now - self._refused,

@@ -56,6 +56,13 @@ class Limits:
         )
 
 
+def unaccepted_share(max_queued: int) -> int:
+    """How many of the jobs that wait, or are suspended, may be those of callers that VB365 never
+    accepted (CONTRACT §3.5).
+    """
+    return max(1, max_queued // 4)
+
+
 class Admission:
     """Admits kick-offs one by one. A job that is about to be added already counts.
 

@@ -77,8 +77,9 @@ class Driver:
             self._dropped.append(run.id)
         except Lost:
             pass  # its caller, or another replica, has ended it
-        except Suspended:
-            known = self._trust.knows(run.fields)
+        except Suspended as why:
+            # a caller whose job ran before had no 401 then; strangers cannot restart the proxy
+            known = why.continued or self._trust.knows(run.fields)
             self._trust.distrust(run.fields)
             return Interrupted(denied=not known, expired=True)
         except JobFailed as why:

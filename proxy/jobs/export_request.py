@@ -120,8 +120,9 @@ class ExportRequest:
         waiting = self._run.attendance.waiting
         if waiting and relayed.complete and await self._drop(relayed):
             return Dropped()
-        if response.status == 401 and (self._run.queued or self._record.job.attempt > 1):
-            return Suspended()  # the token has expired since VB365 accepted it
+        continued = self._record.job.attempt > 1
+        if response.status == 401 and (self._run.queued or continued):
+            return Suspended(continued=continued)  # the token has expired since VB365 accepted it
         target = self._record.job.request.target.encode("latin-1")
         return JobFailed(refusal(relayed, secrets(self._run.fields, target)))
 

@@ -101,7 +101,13 @@ class JobFailed(Exception):
 
 
 class Suspended(Exception):
-    """The job waits for new credentials. What is stored of it is kept."""
+    """The job waits for new credentials. What is stored of it is kept. `continued`: VB365 has had
+    its request before.
+    """
+
+    def __init__(self, *, continued: bool) -> None:
+        super().__init__()
+        self.continued = continued
 
 
 class Dropped(Exception):

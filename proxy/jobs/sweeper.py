@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ import structlog
 
 from proxy.core.events import Expired, Failed
 from proxy.core.job import ErrorCode, Job, JobError, Phase, ResultState
-from proxy.core.retention import Retention, file_expired, keeps_bytes
+from proxy.core.retention import Retention, Stage, file_expired, keeps_bytes
 from proxy.jobs.record import attempt
 from proxy.ports import ArtifactStore, JobStore, StoreUnavailable
 
@@ -21,6 +21,8 @@ _T = TypeVar("_T", str, Job)
 
 #: The number of jobs to examine at a time: the store syncs many changes at once.
 _TOGETHER = 64
+#: A quarter of the default of `exports.max_queued`.
+_MAX_REJECTED = 250
 _INTERRUPTED = JobError(
     code=ErrorCode.INTERRUPTED,
     message="The export was interrupted and nobody asked for it in time. Start it again.",
@@ -32,8 +34,9 @@ class Sweeper:
     """Removes what has expired. Readers do not depend on it: they compare with the clock themselves
     (`core.retention.as_of`).
 
-    `suspend_ttl` is in seconds, `now` is the wall clock. `wake` is called for a job that a caller
-    ended while its runner did not notice, `adopt` for a file without a record.
+    `suspend_ttl` is in seconds, `now` is the wall clock. Of the suspended jobs of callers that
+    VB365 never accepted, the newest `max_rejected` are kept. `wake` is called for a job that a
+    caller ended while its runner did not notice, `adopt` for a file without a record.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Sweeper:
         artifacts: ArtifactStore,
         retention: Retention,
         suspend_ttl: float,
+        max_rejected: int = _MAX_REJECTED,
         wake: Callable[[str], Awaitable[None]],
         adopt: Callable[[str], Awaitable[None]],
         now: Callable[[], float],
@@ -51,6 +55,7 @@ class Sweeper:
         self._artifacts = artifacts
         self._retention = retention
         self._suspend_ttl = suspend_ttl
+        self._max_rejected = max_rejected
         self._wake = wake
         self._adopt = adopt
         self._now = now
@@ -75,6 +80,7 @@ class Sweeper:
         stored = await self._artifacts.ids()
         for stage, until in self._retention.due(self._now(), suspend_ttl=self._suspend_ttl).items():
             await self._each(await self._jobs.due(stage, until), self._sweep_job)
+        await self._each(await self._excess(), self._interrupt)
         await self._each(stored, self._sweep_file)
 
     async def _each(self, found: Iterable[_T], examine: Callable[[_T], Awaitable[None]]) -> None:
@@ -89,6 +95,13 @@ class Sweeper:
             log.warning(
                 "not swept", job=each if isinstance(each, str) else each.id, reason=str(why)
             )
+
+    async def _excess(self) -> Sequence[Job]:
+        """The suspended jobs of callers that VB365 never accepted, above their number, oldest
+        first.
+        """
+        rejected = await self._jobs.due(Stage.REJECTED, self._now())
+        return rejected[: max(0, len(rejected) - self._max_rejected)]
 
     async def _sweep_file(self, id: str) -> None:
         job = await self._jobs.get(id)
@@ -110,8 +123,11 @@ class Sweeper:
             await self._artifacts.remove(job.id)
             if self._retention.removable(job, now):
                 await self._jobs.remove(job)
-        elif job.phase is Phase.SUSPENDED and now - (job.suspended or now) >= self._suspend_ttl:
-            if await attempt(self._jobs, job, Failed(_INTERRUPTED), self._now) is not None:
-                await self._artifacts.remove(job.id)
+        elif self._retention.suspension_over(job, now, suspend_ttl=self._suspend_ttl):
+            await self._interrupt(job)
         elif job.phase is Phase.CANCELLING:
             await self._wake(job.id)
+
+    async def _interrupt(self, job: Job) -> None:
+        if await attempt(self._jobs, job, Failed(_INTERRUPTED), self._now) is not None:
+            await self._artifacts.remove(job.id)

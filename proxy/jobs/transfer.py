@@ -236,7 +236,7 @@ class Transfer:
             if part is not None:
                 return await self._take_part(response, wanted, part)
             if response.status == 401:
-                raise Suspended
+                raise Suspended(continued=True)
             await self._start_over(f"the response {response.status} does not continue the file")
             if response.status != 200 or value_of(response.fields, b"content-range") is not None:
                 return None

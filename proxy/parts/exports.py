@@ -28,6 +28,7 @@ from proxy.core.openapi import describe
 from proxy.core.retention import Retention
 from proxy.downstream.duplex import Forwarder
 from proxy.downstream.server import Server
+from proxy.jobs.admission import unaccepted_share
 from proxy.jobs.counted import CountedJobs
 from proxy.jobs.counted_shared import CountedSharedJobs
 from proxy.jobs.deliveries import Deliveries
@@ -205,6 +206,7 @@ class Parts:
             artifacts=self._artifacts,
             retention=self._retention,
             suspend_ttl=self._settings.exports.suspend_ttl,
+            max_rejected=unaccepted_share(self._settings.exports.max_queued),
             wake=runner.wake,
             adopt=self.reconciler.adopt,
             now=self._now,

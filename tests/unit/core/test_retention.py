@@ -22,6 +22,7 @@ from proxy.core.events import (
     Failed,
     Finalizing,
     Forgotten,
+    Identified,
     Interrupted,
     Released,
     Succeeded,
@@ -116,12 +117,18 @@ def test_the_record_of_an_extended_file_outlives_the_file() -> None:
     assert RETENTION.record_ends(extended) == 9000.0 + RETENTION.record
 
 
+def accepted_job() -> Job:
+    return advance(new_job(1), Identified("alice"), 1.0)
+
+
 @pytest.mark.parametrize(
     ("job", "expected"),
     [
         (new_job(1), None),
         (advance(new_job(1), Claimed("r"), 2.0), None),
         (advance(new_job(1), Interrupted(), 2.0), (Stage.SUSPENDED, 2.0)),
+        (advance(new_job(1), Interrupted(denied=True), 2.0), (Stage.REJECTED, 2.0)),
+        (advance(accepted_job(), Interrupted(denied=True), 2.0), (Stage.SUSPENDED, 2.0)),
         (advance(new_job(1), CancelRequested(), 2.0), (Stage.CANCELLING, 2.0)),
         (
             advance(advance(new_job(1), CancelRequested(), 2.0), Cancelled(), 3.0),
@@ -142,6 +149,7 @@ def test_every_job_has_its_stage(job: Job, expected: tuple[Stage, float] | None)
     may_stay = expected is None or expected[0] in (
         Stage.CANCELLING,
         Stage.SUSPENDED,
+        Stage.REJECTED,
         Stage.AVAILABLE,
     )
     assert (spent(job) is None) == may_stay
@@ -179,6 +187,16 @@ def test_a_suspended_job_can_be_a_refused_one() -> None:
     for denied, ends in ((True, 603.0), (False, 6003.0)):
         suspended = advance(new_job(1), Interrupted(denied=denied), 2.0)
         assert RETENTION.record_ends(advance(suspended, interrupted, 3.0)) == ends
+
+
+def test_a_suspension_ends_after_ten_minutes_if_vb365_never_accepted_the_caller() -> None:
+    """§3.5, §9: `suspend_ttl` is for callers that VB365 has accepted, and is never exceeded."""
+    unknown = advance(new_job(1), Interrupted(denied=True), 2.0)
+    accepted = advance(accepted_job(), Interrupted(denied=True), 2.0)
+    for job, ttl, ends in ((unknown, 3600, 602), (unknown, 60, 62), (accepted, 3600, 3602)):
+        over = [RETENTION.suspension_over(job, now, suspend_ttl=ttl) for now in (ends - 0.1, ends)]
+        assert over == [False, True]
+    assert not RETENTION.suspension_over(new_job(1), 1e12, suspend_ttl=1)
 
 
 def test_a_long_target_is_shortened_to_its_beginning_and_a_digest() -> None:

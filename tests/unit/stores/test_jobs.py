@@ -21,6 +21,7 @@ from proxy.core.events import (
     Forgotten,
     Identified,
     Interrupted,
+    Resumed,
 )
 from proxy.core.job import ErrorCode, Job, JobError, Origin, Phase, ResultState
 from proxy.core.retention import Stage
@@ -424,6 +425,21 @@ async def test_due_returns_the_jobs_of_a_stage_up_to_a_moment(jobs: JobStore) ->
     assert await jobs.replace(file, expired := advance(file, Expired(), 16.0))
     assert await jobs.due(Stage.AVAILABLE, 99.0) == []
     assert await jobs.due(Stage.ENDED, 99.0) == [expired, sooner, later]
+
+
+async def test_due_tells_suspended_jobs_of_callers_that_vb365_never_accepted(
+    jobs: JobStore,
+) -> None:
+    """§3.5: they end sooner."""
+    queued = await stored(jobs, new_job(1))
+    accepted = await stored(jobs, replace(new_job(2), accepted=True))
+    assert await jobs.replace(queued, suspended := advance(queued, Interrupted(denied=True), 5.0))
+    assert await jobs.replace(accepted, kept := advance(accepted, Interrupted(denied=True), 6.0))
+    assert await jobs.due(Stage.REJECTED, 4.9) == []
+    assert await jobs.due(Stage.REJECTED, 99.0) == [suspended]
+    assert await jobs.due(Stage.SUSPENDED, 99.0) == [kept]
+    assert await jobs.replace(suspended, advance(suspended, Resumed(), 7.0))
+    assert await jobs.due(Stage.REJECTED, 99.0) == []
 
 
 async def test_wait_returns_at_once_when_the_version_differs(jobs: JobStore) -> None:
