@@ -18,12 +18,13 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.core.outbox import endpoint_key
+from proxy.webhooks.connector import MOST, BoundedConnector
 from proxy.webhooks.signature import sign
 
 #: Seconds within which an endpoint responds.
 TIMEOUT = 15.0
-#: Bytes of a response that are read, and the seconds that they may take: the body has no meaning.
-_MAX_BODY, _BODY_TIMEOUT = 64 * 1024, 1.0
+#: Seconds that the body of a response may take. It has no meaning.
+_BODY_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,7 @@ class Endpoint:
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # a connection that the endpoint has closed meanwhile would cost a try
-                connector=aiohttp.TCPConnector(
-                    force_close=True,
-                    resolver=aiohttp.ThreadedResolver(),  # the system's, as for all other names
-                ),
+                connector=BoundedConnector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=self._timeout),
                 auto_decompress=False,
@@ -143,5 +140,5 @@ class Endpoint:
 
 async def _read(content: aiohttp.StreamReader) -> None:
     count = 0
-    while count < _MAX_BODY and (piece := await content.read(_MAX_BODY - count)):
+    while count < MOST and (piece := await content.read(MOST - count)):
         count += len(piece)

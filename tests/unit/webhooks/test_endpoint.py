@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trustme
 
 from proxy.webhooks.endpoint import Endpoint
@@ -68,3 +70,39 @@ async def test_17_no_error_has_the_url() -> None:
             assert found
             assert "c4nary" not in found
             assert not found.startswith("2")
+
+
+@pytest.mark.parametrize(
+    "piece", [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+async def test_17_an_endless_series_of_interim_responses_is_cut_off(piece: bytes) -> None:
+    """Without a limit, the try would take its whole time, and the loop from all others."""
+    sent = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(piece * 1000)
+                sent += 1000 * len(piece)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        found = await outcome(f"http://127.0.0.1:{port}/", timeout=20.0)
+    assert found == "it closed the connection"
+    assert sent < 32 << 20
+
+
+async def test_17_interim_responses_are_skipped() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 10
+    async with peer(interim + b"HTTP/1.1 204 No Content\r\n\r\n") as port:
+        assert await outcome(f"http://127.0.0.1:{port}/") == "204 No Content"
+
+
+async def test_17_a_long_body_is_not_read_and_the_message_is_delivered() -> None:
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
+    async with peer(response) as port:
+        assert await outcome(f"http://127.0.0.1:{port}/") == "200 OK"

@@ -1,0 +1,42 @@
+"""Connections to receivers, whose responses are bounded whatever they send."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+#: Bytes of a response that are read, interim responses, head and body together: aiohttp reads any
+#: number of interim responses, and an endless series of them would take the loop from all others.
+MOST = 64 << 10
+
+
+class _Bounded(ResponseHandler):
+    """Reads the first bytes of a response, then aborts the connection."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._left = MOST
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        taken = data[: self._left]
+        self._left -= len(taken)
+        if taken or not data:
+            super().data_received(taken)
+        if len(taken) < len(data) and self.transport is not None:
+            self.transport.abort()
+
+
+class BoundedConnector(aiohttp.TCPConnector):
+    """Opens a connection for each request."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            # a connection that the endpoint has closed meanwhile would cost a try
+            force_close=True,
+            resolver=aiohttp.ThreadedResolver(),  # the system's, as for all other names
+        )
+        self._factory = partial[ResponseHandler](_Bounded, loop=asyncio.get_running_loop())
