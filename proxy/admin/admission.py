@@ -9,7 +9,7 @@ from aiohttp import web
 from structlog.contextvars import bound_contextvars
 
 from proxy.admin.guard import TokenGuard, is_same_origin, is_served
-from proxy.admin.responses import Refusal, problem, request_id
+from proxy.admin.responses import Refusal, bad_request, problem, request_id
 from proxy.admin.sessions import Sessions, cookie_of
 from proxy.core.request_id import FIELD as REQUEST_ID
 from proxy.ports import StoreUnavailable
@@ -77,6 +77,8 @@ class Admission:
             return problem(request, Refusal(detail, name="store-unavailable", fields=fields), id)
         except web.HTTPException as why:
             return problem(request, _refusal(request, why), id)
+        except web.RequestPayloadError:
+            return problem(request, bad_request("The body is malformed."), id)
         except Exception:
             log.exception("admin request failed", path=request.path)
             detail = "The proxy failed to answer. Its log says why."

@@ -117,7 +117,8 @@ def _is_no_message_error(record: logging.LogRecord) -> bool:
     """Report whether the error is to be logged. Those of malformed messages quote them, perhaps
     with a token, and anybody can cause as many as they like.
     """
-    return not isinstance((record.exc_info or (None, None))[1], HttpProcessingError)
+    why = (record.exc_info or (None, None))[1]
+    return not isinstance(why, HttpProcessingError | web.RequestPayloadError)
 
 
 async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:

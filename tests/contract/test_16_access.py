@@ -223,6 +223,10 @@ def test_a_malformed_cookie_is_no_session() -> None:
         f"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \x00{TOKEN}\r\n\r\n",
         f"GET /?{TOKEN}\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        (
+            "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+            "Content-Encoding: gzip\r\n\r\ntoken=abc"
+        ),
     ],
 )
 async def test_a_malformed_request_is_refused_and_not_logged(guarded: Stage, head: str) -> None:
