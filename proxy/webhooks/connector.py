@@ -30,6 +30,10 @@ class _Bounded(ResponseHandler):
             self.transport.abort()
 
 
+def _bounded(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return _Bounded(loop)
+
+
 class BoundedConnector(aiohttp.TCPConnector):
     """Opens a connection for each request."""
 
@@ -39,4 +43,4 @@ class BoundedConnector(aiohttp.TCPConnector):
             force_close=True,
             resolver=aiohttp.ThreadedResolver(),  # the system's, as for all other names
         )
-        self._factory = partial[ResponseHandler](_Bounded, loop=asyncio.get_running_loop())
+        self._factory = partial(_bounded, loop=asyncio.get_running_loop())
