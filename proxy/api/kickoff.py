@@ -23,6 +23,7 @@ from proxy.core.job_document import accepted
 from proxy.core.job_request import kickoff_fields, stored_request
 from proxy.core.retention import as_of
 from proxy.core.routing import Kickoff
+from proxy.jobs.admission import UnacceptedCallers
 from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
@@ -184,10 +185,16 @@ class KickoffHandler:
     ) -> ApiResponse | tuple[Job, Run]:
         """Store and start the job, or return the response for the one with the same key."""
         for _ in range(_ATTEMPTS):
+            run.accepted = job.accepted
             try:
                 stored = await self._submit(call, job, body, run)
             except KeyClaimed:
                 continue  # by a kick-off that another replica has announced since
+            except UnacceptedCallers:
+                if not await self._access.accepts(call.credentials):
+                    raise
+                job = replace(job, accepted=True)
+                continue
             if stored.id == job.id:
                 self._access.allow(call.credentials, job)
                 return job, run
@@ -215,7 +222,7 @@ class KickoffHandler:
             if found is not None:
                 return found
             try:
-                async with self._runner.admission(*job.owners):
+                async with self._runner.admission(*job.owners, accepted=job.accepted):
                     return await self._runner.submit(job, body, run)
             except Problem:
                 # another replica may have just stored the duplicate that took the last place

@@ -40,7 +40,9 @@ class Exports(Section):
     max_running_per_caller: Count = 0
     """Maximum number of these for one caller. 0 = no limit."""
     max_queued: Count = 1000
-    """Maximum number of exports that wait; further kick-offs get 503."""
+    """Maximum number of exports that wait; further kick-offs get 503. At most a quarter of them may
+    be of callers that VB365 has never accepted.
+    """
     max_per_caller: Positive = 50
     """Maximum number of unfinished exports of one caller; further kick-offs get 429."""
     grace: Duration = 2.0

@@ -5,7 +5,7 @@ the numbers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from proxy.ports import ArtifactStore, Bounds, Counts, JobStore, SharedJobs, Slo
 _RETRY_AFTER = 30
 #: The number of records to remove at a time: the store syncs many changes at once.
 _TOGETHER = 64
+_Place = tuple[tuple[str, ...], bool]
 #: How often a job is added again, if other replicas took its place and gave it up meanwhile.
 _TRIES = 5
 
@@ -63,11 +64,16 @@ def unaccepted_share(max_queued: int) -> int:
     return max(1, max_queued // 4)
 
 
+class UnacceptedCallers(Problem):
+    """The share of the queue for callers that VB365 never accepted is taken."""
+
+
 class Admission:
     """Admits kick-offs one by one. A job that is about to be added already counts.
 
     Where replicas share the store (`shared`), the checks here refuse with the right words, and the
-    store itself decides when the job is added.
+    store itself decides when the job is added. `unaccepted` counts the jobs that wait in this
+    process and whose callers VB365 never accepted.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Admission:
         queue: Queue,
         space: Reservations,
         limits: Limits,
+        unaccepted: Callable[[], int],
         shared: SharedJobs | None = None,
     ) -> None:
         self._jobs = jobs
@@ -86,25 +93,45 @@ class Admission:
         self._queue = queue
         self._space = space
         self._limits = limits
-        self._arriving: list[Sequence[str]] = []
+        self._unaccepted = unaccepted
+        #: The jobs that are about to be added: their owners, and whether VB365 accepted them.
+        self._reserved: list[_Place] = []
+        #: Those that have been added since, and whose blocks have not ended.
+        self._taken: list[_Place] = []
 
     @asynccontextmanager
-    async def __call__(self, owners: Sequence[str]) -> AsyncIterator[None]:
+    async def __call__(
+        self, owners: Sequence[str], *, accepted: bool = True
+    ) -> AsyncIterator[None]:
         """Reserve a place for one more job of the caller while the block runs.
 
-        `owners` are all hashes of the caller; a job that has several of them counts once. Raises
-        `Problem` 429 or 503, and `StoreUnavailable`.
+        `owners` are all hashes of the caller; a job that has several of them counts once. Without
+        `accepted` only a share of the queue is for the job. Raises `Problem` 429 or 503, and
+        `StoreUnavailable`.
         """
-        await self._check(owners)
-        if self._shared is not None:
-            yield
-            return
+        use = await self._check(owners)
+        if not accepted:
+            self._check_share(use)
         # no await since the checks: two kick-offs never get the last place
-        self._arriving.append(owners)
+        place = (tuple(owners), accepted)
+        self._reserved.append(place)
         try:
             yield
         finally:
-            self._arriving.remove(owners)
+            # of equal places it does not matter which is whose
+            (self._taken if place in self._taken else self._reserved).remove(place)
+
+    def take(self, job: Job) -> None:
+        """Note that the job has been added: from now on it counts by itself."""
+        place = (job.owners, job.accepted)
+        if place in self._reserved:
+            self._reserved.remove(place)
+            self._taken.append(place)
+
+    @property
+    def _arriving(self) -> Sequence[Sequence[str]]:
+        """The owners of the jobs that are about to be added, unless the store counts them."""
+        return [owners for owners, _ in self._reserved] if self._shared is None else ()
 
     async def is_full(self) -> bool:
         """Whether another job may have to wait for a slot. Raises `StoreUnavailable`."""
@@ -112,7 +139,7 @@ class Admission:
         taken = use.running + use.held + use.waiting + len(self._arriving)
         return taken >= self._limits.max_running or self._limits.max_running_per_caller > 0
 
-    async def _check(self, owners: Sequence[str]) -> None:
+    async def _check(self, owners: Sequence[str]) -> SlotUse:
         await self._space.measure()
         counts = await self._make_space(owners)
         use = await self._queue.use(owners)
@@ -123,6 +150,7 @@ class Admission:
             raise Problem(
                 "capacity-exhausted", f"Not enough space: {shortage}.", retry_after=_RETRY_AFTER
             )
+        return use
 
     async def add(self, job: Job, body: bytes) -> Job:
         """Store the job for which a place is reserved; see `JobStore.add`. Raises `Problem` if
@@ -154,11 +182,22 @@ class Admission:
 
     def _check_queue(self, use: SlotUse) -> None:
         waiting = use.waiting + len(self._arriving)
-        free = max(0, self._limits.max_running - use.running - use.held)
-        if waiting >= self._limits.max_queued + free:
+        if waiting >= self._limits.max_queued + self._free(use):
             verb = "is" if waiting == 1 else "are"
             detail = f"{plural(waiting, 'export')} {verb} waiting (exports.max_queued)."
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
+
+    def _check_share(self, use: SlotUse) -> None:
+        waiting = self._unaccepted() + sum(not accepted for _, accepted in self._reserved)
+        if waiting >= unaccepted_share(self._limits.max_queued) + self._free(use):
+            detail = (
+                f"{plural(waiting, 'export')} of callers that VB365 has not confirmed yet wait "
+                "already (a quarter of exports.max_queued)."
+            )
+            raise UnacceptedCallers("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
+
+    def _free(self, use: SlotUse) -> int:
+        return max(0, self._limits.max_running - use.running - use.held)
 
     def _check_records(self, owners: Sequence[str], counts: Counts) -> None:
         mine, all_ = self._excess(owners, counts)

@@ -57,6 +57,8 @@ class Run:
         self.stored = False
         #: The credentials are those of a caller who does not own the job.
         self.borrowed = False
+        #: VB365 has accepted the caller, as far as is known (`Job.accepted`).
+        self.accepted = True
         #: It has waited for a slot, so its token may have expired meanwhile.
         self.queued = False
         #: A POST is sent and the head of its response has not arrived.

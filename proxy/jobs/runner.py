@@ -84,6 +84,7 @@ class Runner:
             queue=self._queue,
             space=self._space,
             limits=limits,
+            unaccepted=self._count_unaccepted,
             shared=shared,
         )
         self._stopping = False
@@ -157,9 +158,13 @@ class Runner:
         except StoreUnavailable as why:
             log.warning("job not handed over", job=id, reason=str(why))
 
-    def admission(self, *owners: str) -> AbstractAsyncContextManager[None]:
+    def admission(self, *owners: str, accepted: bool = True) -> AbstractAsyncContextManager[None]:
         """Reserve a place for one more job of the caller while the block runs; see `Admission`."""
-        return self._admission(owners)
+        return self._admission(owners, accepted=accepted)
+
+    def _count_unaccepted(self) -> int:
+        waiting = (run for run in self._runs.values() if run.stored and run.work is Work.QUEUED)
+        return sum(not run.accepted for run in waiting)
 
     async def is_full(self) -> bool:
         """Whether another job may have to wait for a slot. Raises `StoreUnavailable`."""
@@ -188,6 +193,7 @@ class Runner:
                 raise
             if stored.id == job.id:
                 events.accepted(job, len(body))
+                self._admission.take(job)
                 await self._enqueue(run, job)
             else:
                 self._unregister(run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from proxy.core.job import Job
@@ -73,4 +75,41 @@ async def test_a_preflight_does_not_mark_a_queued_job(
     stage.simulator.fault(path="limit=1", method="GET", status=401)
     queued = await stage.begun(stage.export)
     assert not (await job_of(stores, queued)).accepted
+    stage.simulator.release()
+
+
+async def test_callers_that_vb365_never_accepted_get_a_quarter_of_the_queue(
+    make_stage: MakeStage,
+) -> None:
+    """§3.5 `exports.max_queued`: then 503 with Retry-After; accepted callers get the rest."""
+    given = {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_QUEUED": "8"}
+    stage = await full(make_stage, **given)
+    alice = stage.fields
+    invented = [{"Authorization": f"Bearer {number}"} for number in range(12)]
+    answers = await asyncio.gather(
+        *(
+            stage.ask("POST", stage.export, fields | {"Prefer": "respond-async"}, b"{}")
+            for fields in invented
+        )
+    )
+    assert sorted(answer.status for answer in answers) == [202] * 2 + [503] * 10
+    refused = next(answer for answer in answers if answer.status == 503)
+    assert refused.json()["type"] == "urn:vb365-async:problem:capacity-exhausted"
+    assert "a quarter of exports.max_queued" in refused.json()["detail"]
+    assert int(refused["Retry-After"]) > 0
+    stage.fields = alice
+    for _ in range(6):
+        await stage.begun(stage.export)
+    full_queue = await stage.kickoff(stage.export)
+    assert full_queue.json()["detail"] == "8 exports are waiting (exports.max_queued)."
+    stage.simulator.release()
+
+
+async def test_a_burst_of_an_accepted_caller_fills_the_queue(make_stage: MakeStage) -> None:
+    """§3.5: also if no slot was taken when it began, so that VB365 was not asked at first."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__MAX_QUEUED="4")
+    stage.fault(hold=True)
+    answers = await asyncio.gather(*(stage.kickoff(stage.export) for _ in range(9)))
+    assert sorted(answer.status for answer in answers) == [202] * 5 + [503] * 4
+    stage.simulator.faults.clear()
     stage.simulator.release()
