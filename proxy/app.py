@@ -18,11 +18,13 @@ from proxy.admin.process import ProcessCounts, WorkerCounts
 from proxy.admin.readings import Readings
 from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
+from proxy.downstream.duplex import Forwarder
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Server
 from proxy.jobs.reconciler import Found
 from proxy.jobs.runner import Runner
 from proxy.net import certificate_watch
+from proxy.net.budget import Budget
 from proxy.net.seat import Handover, Seat
 from proxy.net.tls import ServerCertificate, TlsError
 from proxy.parts.backends import open_stores, unavailable
@@ -33,6 +35,7 @@ from proxy.parts.start import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
 from proxy.ports.tracing import Tracing
 from proxy.relay.handover import HandoverRelay
+from proxy.rescue.handover import HandoverRescuer
 from proxy.telemetry.environment import Telemetry
 from proxy.upstream.watch import UpstreamWatch
 from proxy.webhooks.delivery import WebhookDeliveries
@@ -149,9 +152,14 @@ class Running:
         self._closing.push_async_callback(parts.pool.close)
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
         self._closing.push_async_callback(first.close)
-        server = parts.server(exports=first)
+        server = parts.server(exports=first, rescue=partial(self._handover_rescuer, first))
         self._count(parts.counts(server))
         await self._listen(server)
+
+    def _handover_rescuer(self, first: HandoverRelay, relay: Forwarder) -> HandoverRescuer:
+        exports = self.settings.exports
+        memory = Budget(exports.body_memory)
+        return HandoverRescuer(first, relay, memory=memory, max_body=exports.max_request_body)
 
     def _open_telemetry(self) -> Tracing:
         telemetry = Telemetry(os.environ, __version__)

@@ -37,8 +37,7 @@ class ConnectionOwner(Protocol):
     relay: Forwarder
     #: Forwards the requests that are not passed through; None if this process serves them.
     exports: Forwarder | None
-    #: Serves the exports that run as jobs unasked; None if `exports` forwards them, and if there
-    #: are none.
+    #: Serves or forwards the exports that run as jobs unasked; None if there are none.
     rescue: Rescuing | None
     decide: Callable[[Head], Decision]
     head_timeout: float

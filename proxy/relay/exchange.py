@@ -21,6 +21,7 @@ import asyncio
 import enum
 import logging
 
+from proxy.core.errors import Problem
 from proxy.core.http.bodies import NOTHING, Body, body_of
 from proxy.core.http.heads import (
     MAX_INTERIM,
@@ -174,6 +175,12 @@ class Exchange:
         if not self._held:
             self._client.unhold()
 
+    def release(self) -> None:
+        """Read the request's body again, whatever held it."""
+        if self._held:
+            self._held = _NOTHING_HELD
+            self._client.unhold()
+
     def end(self) -> None:
         """Note that the request is complete."""
         self._whole = True
@@ -211,7 +218,7 @@ class Exchange:
             self._task = None
             self._phase = _ENDED
             _log.warning("pass-through failed: %s", failure)
-            self._client.problem(self.not_connected(failure))
+            self.fail(self.not_connected(failure))
         else:
             self._task = None
             self.send_on(connection)
@@ -277,7 +284,11 @@ class Exchange:
         else:
             self._pool.counts.reset += 1
             _log.warning("the upstream closed before its response: %s", why or "closed")
-            self._client.problem(self.no_response())
+            self.fail(self.no_response())
+
+    def fail(self, problem: Problem) -> None:
+        """End: the request has no response."""
+        self._client.problem(problem)
 
     def _heads(self, data: bytes) -> None:
         """Forward interim responses, then begin the final one."""

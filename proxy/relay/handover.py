@@ -34,19 +34,28 @@ class HandoverRelay:
 
     def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
         """Hand the request over. `whole`: no byte of a body follows."""
-        about = client.transport.get_extra_info
-        line = proxy_line(about("peername"), about("sockname"), request_id(head))
-        message = line + request_bytes(head, target)
-        exchange = _Exchange(self._pools[client.scheme], client, head, message, whole=whole)
+        message = introduced(client, head, target)
+        exchange = HandedOver(self.pool(client), client, head, message, whole=whole)
         exchange.dial()
         return exchange
+
+    def pool(self, client: ClientSide) -> LocalPool:
+        """The connections on which requests of this client are handed over."""
+        return self._pools[client.scheme]
 
     async def close(self) -> None:
         """Close connections that are not in use."""
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
 
 
-class _Exchange(Exchange):
+def introduced(client: ClientSide, head: Head, target: bytes) -> bytes:
+    """The request's head after the line with the client's address."""
+    about = client.transport.get_extra_info
+    line = proxy_line(about("peername"), about("sockname"), request_id(head))
+    return line + request_bytes(head, target)
+
+
+class HandedOver(Exchange):
     """A request that was handed over."""
 
     __slots__ = ()

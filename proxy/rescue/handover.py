@@ -1,0 +1,141 @@
+"""Hands exports that may run as jobs to the worker that owns the jobs, and relays them to VB365 if
+it ends before it responds: they are not refused because of the proxy (CONTRACT §14, §15
+`--workers`).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from proxy.core.errors import Problem
+from proxy.core.http.heads import Head, ResponseHead
+from proxy.core.routing import Rescue
+from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
+from proxy.net.budget import Budget
+from proxy.relay.handover import HandedOver, HandoverRelay, introduced
+
+_log = logging.getLogger(__name__)
+
+
+class HandoverRescuer:
+    """Starts such exchanges. `memory` bounds the copies of all bodies, `max_body` each of them, in
+    bytes.
+    """
+
+    def __init__(
+        self, first: HandoverRelay, relay: Forwarder, *, memory: Budget, max_body: int
+    ) -> None:
+        self._first = first
+        self.relay = relay
+        self.memory = memory
+        self.max_body = max_body
+
+    def start(self, client: ClientSide, head: Head, decision: Rescue, *, whole: bool) -> Exchange:
+        """Hand the export over. `whole`: no byte of a body follows.
+
+        A client with a connection to VB365 of its own is relayed: its credentials are those of the
+        connection.
+        """
+        if client.private is not None:
+            return self.relay.start(client, head, decision.target, whole=whole)
+        exchange = _HandedOverExport(self, self._first, client, head, decision, whole=whole)
+        exchange.dial()
+        return exchange
+
+
+class _HandedOverExport(HandedOver):
+    """An export that was handed over, with a copy of its body until there is a response."""
+
+    __slots__ = ("_bodiless", "_copy", "_needs", "_relayed", "_target")
+
+    def __init__(
+        self,
+        needs: HandoverRescuer,
+        first: HandoverRelay,
+        client: ClientSide,
+        head: Head,
+        decision: Rescue,
+        *,
+        whole: bool,
+    ) -> None:
+        message = introduced(client, head, head.target)
+        super().__init__(first.pool(client), client, head, message, whole=whole)
+        self._needs = needs
+        self._target = decision.target
+        self._bodiless = whole
+        #: The body so far, as it was sent; None if it is too large, or not needed any more.
+        self._copy: bytearray | None = bytearray()
+        self._relayed: Exchange | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether bytes of the final response are written."""
+        return super().begun if self._relayed is None else self._relayed.begun
+
+    def feed(self, data: bytes) -> None:
+        """Forward bytes of the request's body."""
+        if self._relayed is not None:
+            self._relayed.feed(data)
+            return
+        if self._copy is not None:
+            fits = len(self._copy) + len(data) <= self._needs.max_body
+            if fits and self._needs.memory.take(len(data)):
+                self._copy += data
+            else:
+                self._take_copy()
+        super().feed(data)
+
+    def end(self) -> None:
+        """Note that the request is complete."""
+        super().end()
+        if self._relayed is not None:
+            self._relayed.end()
+
+    def client_left(self) -> None:
+        """Close the connection: the client has left."""
+        self._take_copy()
+        super().client_left()
+        if self._relayed is not None:
+            self._relayed.client_left()
+
+    def client_slow(self) -> None:
+        """Pause reading for a client that reads slowly."""
+        if self._relayed is not None:
+            self._relayed.client_slow()
+        else:
+            super().client_slow()
+
+    def client_ready(self) -> None:
+        """Resume reading."""
+        if self._relayed is not None:
+            self._relayed.client_ready()
+        else:
+            super().client_ready()
+
+    def fail(self, problem: Problem) -> None:
+        """Relay the request: nothing of a response was written."""
+        copy = self._take_copy()
+        if copy is None:
+            super().fail(problem)
+            return
+        _log.info("export not handed over, passed through")
+        self.release()
+        self._relayed = self._needs.relay.start(
+            self._client, self._head, self._target, whole=self._bodiless
+        )
+        if copy:
+            self._relayed.feed(copy)
+        if self._whole and not self._bodiless:
+            self._relayed.end()
+
+    def _begin(self, response: ResponseHead, rest: bytes) -> None:
+        self._take_copy()
+        super()._begin(response, rest)
+
+    def _take_copy(self) -> bytes | None:
+        """The body so far, which is not kept any longer."""
+        copy, self._copy = self._copy, None
+        if copy is None:
+            return None
+        self._needs.memory.give(len(copy))
+        return bytes(copy)

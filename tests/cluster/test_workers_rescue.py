@@ -1,0 +1,112 @@
+"""Rescued exports through several workers: the first one owns the jobs (CONTRACT §14, §15)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.test_workers import SETTINGS, WORKERS, alive, children, until
+from tests.support.exports import CONTENT, HEAD, Exports, Slow, Write, post
+from tests.support.process import ProxyProcess
+from tests.support.wire import Message, Peer, ask, eventually
+
+RESCUE = SETTINGS | {
+    "LISTEN__WORKERS": str(WORKERS),
+    "EXPORTS__RESCUE_SYNC": "true",
+    "EXPORTS__GRACE": "5s",
+    "LOG__ACCESS": "true",
+    "LOG__FORMAT": "json",
+}
+#: Connections: the system gives some of them to each worker.
+MANY = 8 * WORKERS
+
+
+@contextlib.asynccontextmanager
+async def workers(directory: Path, write: Write) -> AsyncIterator[tuple[ProxyProcess, Exports]]:
+    """A proxy of several workers in front of VB365."""
+    async with Exports(write).running() as upstream:
+        proxy = ProxyProcess(directory, upstream.url, descriptors=None, **RESCUE)
+        try:
+            await proxy.start()
+            yield proxy, upstream
+        finally:
+            pids = children(proxy.pid) if proxy.pid else []
+            await proxy.kill()
+            await until(lambda: not any(map(alive, pids)))
+
+
+async def sent(proxy: ProxyProcess, body: bytes = b"{}", **more: Any) -> Peer:
+    peer = await Peer.to(proxy.url)
+    await peer.send(post(body=body, **more))
+    return peer
+
+
+async def test_14_identical_posts_to_all_workers_are_one_export(tmp_path: Path) -> None:
+    """The access log has the job of a rescued request if the first worker has its connection."""
+    slow = Slow()
+    async with workers(tmp_path / "data", slow) as (proxy, upstream):
+        peers = [await sent(proxy) for _ in range(MANY)]
+        async with asyncio.timeout(30):
+            while True:
+                fields = {"Authorization": "Bearer t"}
+                shown = await ask(proxy.url, "GET", "/v8/_async/exports", fields)
+                jobs = shown.json()["results"]
+                if jobs and jobs[0]["joined"] == MANY - 1:
+                    break
+                await asyncio.sleep(0.05)
+        slow.finish()
+        for peer in peers:
+            assert (await peer.head(), await peer.exactly(len(CONTENT))) == (HEAD, CONTENT)
+            await peer.close()
+        assert len(upstream.posts) == 1
+
+        def logged() -> list[dict[str, Any]]:
+            entries = [json.loads(line) for line in proxy.lines if line.startswith("{")]
+            return [one for one in entries if one["event"] == "request" and one["method"] == "POST"]
+
+        await until(lambda: len(logged()) == MANY)
+        ends = {(one["lane"], one["status"], one["termination"]) for one in logged()}
+        assert ends == {("rescue", 200, "served")}
+        assert {one["job"] for one in logged()} == {None, jobs[0]["id"]}
+
+
+async def test_14_an_export_at_a_worker_that_dies_is_passed_through(tmp_path: Path) -> None:
+    """§14: never refuse what VB365 would have served. The clients of the other workers get it."""
+    dead = asyncio.Event()
+
+    async def write(peer: Peer, message: Message) -> None:
+        if not dead.is_set():
+            await peer.rest()  # until the proxy closes the connection
+        else:
+            await peer.send(HEAD + CONTENT)
+
+    async with workers(tmp_path / "data", write) as (proxy, upstream):
+        bodies = [b"%d" % number for number in range(MANY)]
+        peers = [await sent(proxy, body) for body in bodies[::2]]
+        for body in bodies[1::2]:
+            fields = ("Transfer-Encoding: chunked",)
+            framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            peers.append(await sent(proxy, framed, fields=fields))
+        await eventually(lambda: len(upstream.posts) == MANY)
+        first = children(proxy.pid)[0]
+        os.kill(first, signal.SIGSTOP)
+        dead.set()
+        os.kill(first, signal.SIGKILL)
+        served = 0
+        for peer in peers:
+            try:
+                response = await peer.message()
+            except (ConnectionError, asyncio.IncompleteReadError):
+                continue  # a client of the worker that died
+            assert (response.head, response.body) == (HEAD, CONTENT)
+            served += 1
+        assert served > 0
+        assert {one.body for one in upstream.posts} == set(bodies)
+        for peer in peers:
+            peer.abort()

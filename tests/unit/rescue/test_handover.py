@@ -1,0 +1,122 @@
+"""An export whose worker ends before it responds is passed through (CONTRACT §14, §15)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from proxy.core.exports import Export
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Rescue
+from proxy.net.budget import Budget
+from proxy.relay.handover import HandoverRelay
+from proxy.relay.relay import Relay
+from proxy.rescue.handover import HandoverRescuer
+from proxy.upstream.pool import Pool
+from tests.support.exports import CONTENT, HEAD, Exports, post
+from tests.support.proxies import Proxy, proxy_to
+from tests.support.wire import LIMIT, Peer, eventually
+
+MAX_BODY = 1000
+CHUNKS = ("Transfer-Encoding: chunked",)
+
+
+@dataclass
+class Second:
+    """A worker that does not own the jobs, and VB365."""
+
+    proxy: Proxy
+    upstream: Exports
+    memory: Budget
+
+
+@contextlib.asynccontextmanager
+async def second(path: Path) -> AsyncIterator[Second]:
+    """A worker that hands exports over to the socket at `path`."""
+
+    def decide(head: Head) -> Decision:
+        return Rescue(Export("v8", "s1", "m1", "exportToPst", "Export"), head.target)
+
+    first = HandoverRelay({b"http": path}, timeout=LIMIT)
+    async with Exports().running() as upstream:
+        pool, memory = Pool("127.0.0.1", upstream.port), Budget(10 * MAX_BODY)
+        rescue = HandoverRescuer(first, Relay(pool), memory=memory, max_body=MAX_BODY)
+        async with proxy_to(upstream.port, decide=decide, exports=first, rescue=rescue) as proxy:
+            yield Second(proxy, upstream, memory)
+        await pool.close()
+        await first.close()
+    assert memory.taken == 0
+
+
+@contextlib.asynccontextmanager
+async def dying(path: Path, size: int) -> AsyncIterator[None]:
+    """A worker that closes its connections once `size` bytes of a body have arrived."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(size)
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    try:
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+async def check(client: Peer, scene: Second, body: bytes) -> None:
+    response = await client.message()
+    assert (response.head, response.body) == (HEAD, CONTENT)
+    assert [one.body for one in scene.upstream.posts] == [body]
+
+
+@pytest.mark.parametrize("body", [b"{}", b""])
+async def test_14_without_the_first_worker_an_export_is_passed_through(
+    tmp_path: Path, body: bytes
+) -> None:
+    async with second(tmp_path / "none") as scene:
+        await check(await scene.proxy.ask(post(body=body)), scene, body)
+
+
+@pytest.mark.parametrize("after", [0, 8])
+async def test_14_an_export_is_passed_through_with_what_follows_of_its_body(
+    tmp_path: Path, after: int
+) -> None:
+    """The worker ends before the body is whole, or after."""
+    path = tmp_path / "first"
+    async with dying(path, after), second(path) as scene:
+        client = await scene.proxy.ask(post(body=b"3\r\nabc\r\n", fields=CHUNKS))
+        await eventually(lambda: scene.upstream.accepted == 1)
+        await client.send(chunk(b"def") + b"0\r\n\r\n")
+        await check(client, scene, b"abcdef")
+        assert scene.memory.taken == 0
+
+
+async def test_14_an_export_with_a_body_too_large_to_keep_is_refused(tmp_path: Path) -> None:
+    """The worker relays such a body itself; what it has sent of it cannot be sent again."""
+    path = tmp_path / "first"
+    body = chunk(bytes(MAX_BODY)) + b"0\r\n\r\n"
+    async with dying(path, len(body)), second(path) as scene:
+        client = await scene.proxy.ask(post(body=body, fields=CHUNKS))
+        assert (await client.message()).status == 503
+        assert scene.upstream.posts == []
+
+
+async def test_14_a_client_that_leaves_is_not_passed_through(tmp_path: Path) -> None:
+    path = tmp_path / "first"
+    async with dying(path, 1000), second(path) as scene:
+        client = await scene.proxy.ask(post(body=chunk(b"abc"), fields=CHUNKS))
+        await eventually(lambda: scene.memory.taken > 0)
+        client.reset()
+        await eventually(lambda: scene.memory.taken == 0)
+        assert scene.upstream.posts == []
