@@ -15,8 +15,9 @@ import pytest
 from proxy import app
 from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
+from tests.support.exports import Exports, Write, post
 from tests.support.upstreams import Responder, Scripted
-from tests.support.wire import Given, Message, ask
+from tests.support.wire import Given, Message, Peer, ask, eventually
 
 SIZE = 200_000
 EXPORT = "exportToPst"
@@ -147,6 +148,74 @@ MakeStage = Callable[..., Awaitable[Stage]]
 MakePlay = Callable[..., Awaitable[Play]]
 
 
+@dataclass
+class RescueStage:
+    """A proxy with `exports.rescue_sync` in front of a scripted VB365."""
+
+    running: app.Running
+    upstream: Exports
+    clock: Clock
+    start: Callable[[], Awaitable[app.Running]]
+    peers: list[Peer] = field(default_factory=list)
+
+    async def restart(self) -> None:
+        """Stop the proxy, and start another one with its data."""
+        await self.running.stop()
+        self.running = await self.start()
+
+    async def send(self, *args: Any, **more: Any) -> Peer:
+        """Send an export POST on a new connection."""
+        peer = await Peer.to(self.running.url)
+        self.peers.append(peer)
+        await peer.send(post(*args, **more))
+        return peer
+
+    async def export(self, *args: Any, **more: Any) -> Message:
+        """The response to an export POST. The client closes the connection properly."""
+        peer = await self.send(*args, **more)
+        response = await peer.message(ends=True)
+        await peer.close()
+        return response
+
+    async def leave(self, *args: Any, **more: Any) -> None:
+        """Send an export POST, and reset the connection once VB365 works on it."""
+        peer = await self.send(*args, **more)
+        count = len(self.upstream.posts)
+        if not count:
+            await eventually(lambda: len(self.upstream.posts) > 0)
+        peer.reset()
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.abort()
+
+    async def jobs(self, token: str = "t", query: str = "") -> list[Any]:
+        fields = {"Authorization": f"Bearer {token}"}
+        response = await ask(self.running.url, "GET", f"/v8/_async/exports{query}", fields)
+        return list(response.json()["results"])
+
+    async def finished(self, token: str = "t", query: str = "") -> Any:
+        """The document of the only job, once it is terminal."""
+        async with asyncio.timeout(20):
+            while True:
+                jobs = await self.jobs(token, query)
+                if jobs and jobs[0]["endTime"] is not None:
+                    return jobs[0]
+                await asyncio.sleep(0.01)
+
+    async def joined(self, count: int, token: str = "t") -> None:
+        """Return once so many POSTs have joined the newest job."""
+        async with asyncio.timeout(20):
+            while True:
+                jobs = await self.jobs(token)
+                if jobs and jobs[0]["joined"] == count:
+                    return
+                await asyncio.sleep(0.01)
+
+
+MakeRescue = Callable[..., Awaitable[RescueStage]]
+
+
 def settings_of(upstream: str, place: Path, given: dict[str, str]) -> Any:
     flags = {
         "upstream.url": upstream,
@@ -207,5 +276,26 @@ def make_play(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) 
         play = Play(running=running, clock=clock, fields={"Authorization": "Bearer t"})
         play.upstream = upstream
         return play
+
+    return make
+
+
+@pytest.fixture
+def make_rescue(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakeRescue:
+    """Start a scripted VB365 and a proxy with `exports.rescue_sync`."""
+
+    async def make(*writes: Write, **given: str) -> RescueStage:
+        upstream = await closing.enter_async_context(Exports(*writes).running())
+        settings = {"EXPORTS__RESCUE_SYNC": "true", "EXPORTS__GRACE": "2s"} | given
+
+        async def begin() -> app.Running:
+            values = settings_of(upstream.url, tmp_path / "data", settings)
+            running = await app.start(values, clock)
+            closing.push_async_callback(running.stop)
+            return running
+
+        stage = RescueStage(await begin(), upstream, clock, begin)
+        closing.callback(stage.close)
+        return stage
 
     return make

@@ -169,7 +169,7 @@ async def test_14_a_thousand_requests_join_one_export(tmp_path: Path) -> None:
                 await peer.send(post())
                 peers.append(peer)
                 if number == 0:
-                    await slow.asked.wait()
+                    await slow.requested.wait()
                 if number % 5 == 4:
                     peer.reset()
             slow.head.set()

@@ -49,19 +49,25 @@ def answer(response: bytes) -> Write:
     return write
 
 
+async def raw_response(peer: Peer, size: int) -> tuple[bytes, bytes]:
+    """The bytes of the head, and so many of the body."""
+    head = await peer.head()
+    return head, await peer.exactly(size)
+
+
 class Slow:
     """Sends the head when `head` is set, then the pieces in `pieces` as they are put there; None
     ends the body. `cut` in place of a piece breaks the connection.
     """
 
     def __init__(self, head: bytes = HEAD) -> None:
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.head = asyncio.Event()
         self.pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._head = head
 
     async def __call__(self, peer: Peer, message: Message) -> None:
-        self.asked.set()
+        self.requested.set()
         await self.head.wait()
         await peer.send(self._head)
         while (piece := await self.pieces.get()) is not None:
