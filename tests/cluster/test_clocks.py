@@ -87,10 +87,10 @@ async def test_a_difference_that_changes_is_followed_without_a_jump(
     """An operator who corrects the clock of one machine expires nothing."""
     monkeypatch.setattr("proxy.parts.store_clock._PAUSE", 0.01)
     local = Clock(ahead=AHEAD)
-    asked = asyncio.Event()
+    queried = asyncio.Event()
 
     async def store() -> float:
-        asked.set()
+        queried.set()
         return time.time()
 
     clock = StoreClock(store, local)
@@ -100,8 +100,8 @@ async def test_a_difference_that_changes_is_followed_without_a_jump(
     local.ahead = 0.0
     before = clock.now()
     for _ in range(3):
-        asked.clear()
-        await asyncio.wait_for(asked.wait(), 20)
+        queried.clear()
+        await asyncio.wait_for(queried.wait(), 20)
         now = clock.now()
         assert before <= now <= before + 5
         before = now

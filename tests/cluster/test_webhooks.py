@@ -21,8 +21,8 @@ async def test_each_message_comes_once_from_two_replicas(make_scene: MakeScene) 
         for job in jobs:
             await scene.whole(scene.a, job)
         await receiver.count(12)
-        told = Counter((post.json["data"]["id"], post.type) for post in receiver.posts)
-        assert told == Counter({(job, type_): 1 for job in jobs for type_ in TYPES})
+        received = Counter((post.json["data"]["id"], post.type) for post in receiver.posts)
+        assert received == Counter({(job, type_): 1 for job in jobs for type_ in TYPES})
         assert len({post.id for post in receiver.posts}) == 12
 
 

@@ -240,10 +240,10 @@ async def test_an_endpoint_that_is_away_for_an_hour_gets_everything(
         clock.ahead += 7200
         await back.count(6)
         await counted(stage, "backlog", 0)
-        told = {(post.json["data"]["id"], post.type) for post in back.posts}
+        received = {(post.json["data"]["id"], post.type) for post in back.posts}
         ids = {status.rpartition("/")[2] for status in jobs}
         types = ("export.accepted", "export.succeeded")
-        assert told == {(id_, type_) for id_ in ids for type_ in types}
+        assert received == {(id_, type_) for id_ in ids for type_ in types}
 
 
 async def test_a_redirect_is_not_followed(make_stage: MakeStage, receiver: Receiver) -> None:

@@ -142,13 +142,13 @@ async def test_a_failed_export_shows_the_sentence_of_vb365(
         page = watched.page
         here.vb365.fault(path="exportToPst", outlook_missing=True, generate=0.5)
         job = await here.export()
-        said = (await here.ended(job))["error"]["message"]
-        await expect(row(page, job).locator(".sentence")).to_have_text(said)
-        assert "Outlook" in said
+        message = (await here.ended(job))["error"]["message"]
+        await expect(row(page, job).locator(".sentence")).to_have_text(message)
+        assert "Outlook" in message
         await expect(page.locator("#failures")).to_have_text("1 export failed in the last 24 hours")
         await page.locator("#failures").click()
         await row(page, job).locator("a").click()
-        await expect(page.locator("#details .sentence")).to_have_text(said)
+        await expect(page.locator("#details .sentence")).to_have_text(message)
         await page.locator("#details summary").click()
         await expect(page.locator("#details pre")).to_contain_text("Outlook")
 

@@ -37,8 +37,8 @@ class Scene:
         token = (await self.call("POST", "/v8/token", data=form))["access_token"]
         self.http.headers["Authorization"] = f"Bearer {token}"
         organization = (await self.call("GET", "/v8/Organizations"))["results"][0]["id"]
-        asked = {"dateTime": "2026-11-23T00:00:00Z", "type": "vex"}
-        session = await self.call("POST", f"/v8/Organizations/{organization}/explore", json=asked)
+        moment = {"dateTime": "2026-11-23T00:00:00Z", "type": "vex"}
+        session = await self.call("POST", f"/v8/Organizations/{organization}/explore", json=moment)
         path = f"/v8/RestoreSessions/{session['id']}/organization/mailboxes"
         found = (await self.call("GET", path))["results"]
         self.mailboxes = [f"{path}/{mailbox['id']}" for mailbox in found]

@@ -37,7 +37,7 @@ def succeeded(*, warning: bool = False, expires: float = 1000.0) -> Succeeded:
     return Succeeded(10, "ZGln", expires, "Pst", warning)
 
 
-def told(*events: Event, to: Subscription = TO) -> Job:
+def noted(*events: Event, to: Subscription = TO) -> Job:
     """The job after the events, a second each, with all messages still in its outbox."""
     job = outbox.noted(None, new_job(), to, 0.0)
     for second, event in enumerate(events, 1):
@@ -59,8 +59,8 @@ def topics(job: Job) -> list[tuple[str, str]]:
         ((Forgotten(),), "cancelled"),
     ],
 )
-def test_each_end_is_told_to_every_endpoint(events: tuple[Event, ...], topic: str) -> None:
-    job = told(*events)
+def test_each_end_has_a_message_to_every_endpoint(events: tuple[Event, ...], topic: str) -> None:
+    job = noted(*events)
     assert topics(job)[:4] == [
         ("accepted", "a"),
         ("accepted", "b"),
@@ -71,21 +71,21 @@ def test_each_end_is_told_to_every_endpoint(events: tuple[Event, ...], topic: st
     assert len(job.outbox) == (5 if topic in ("succeeded", "warning") else 4)
 
 
-def test_what_is_no_end_is_told_to_nobody() -> None:
-    assert told(Interrupted()).outbox == told().outbox
+def test_what_is_no_end_has_no_message() -> None:
+    assert noted(Interrupted()).outbox == noted().outbox
 
 
 def test_an_available_file_is_announced_ahead_of_its_expiry() -> None:
-    (planned,) = told(*STORED, succeeded()).outbox[4:]
+    (planned,) = noted(*STORED, succeeded()).outbox[4:]
     assert planned == Message("expiring", PLANNED, 900.0)
 
 
 def test_a_file_that_expires_soon_is_announced_at_once() -> None:
-    assert told(*STORED, succeeded(expires=50.0)).outbox[4].due == 4.0
+    assert noted(*STORED, succeeded(expires=50.0)).outbox[4].due == 4.0
 
 
 def test_an_extended_file_is_announced_again() -> None:
-    job = told(*STORED, succeeded())
+    job = noted(*STORED, succeeded())
     longer = replace(job, expires=5000.0, version=job.version + 1)
     again = outbox.noted(job, longer, TO, 10.0)
     assert [each for each in again.outbox if each.topic == "expiring"] == [
@@ -97,34 +97,34 @@ def test_an_extended_file_is_announced_again() -> None:
 
 def test_without_the_topic_nothing_is_planned() -> None:
     some = replace(TO, topics=frozenset({Topic.SUCCEEDED}))
-    job = told(*STORED, succeeded(), to=some)
+    job = noted(*STORED, succeeded(), to=some)
     assert topics(job) == [("succeeded", "a"), ("succeeded", "b")]
 
 
 @pytest.mark.parametrize("event", [Released(), Forgotten(), Expired()])
 def test_a_file_that_is_gone_is_not_announced(event: Event) -> None:
-    job = told(*STORED, succeeded(), event)
+    job = noted(*STORED, succeeded(), event)
     expired = [("expired", "a"), ("expired", "b")] if isinstance(event, Expired) else []
     assert topics(job)[4:] == expired
 
 
 def test_a_planned_message_is_given_to_the_endpoints_when_it_is_due() -> None:
-    job = replace(told(*STORED, succeeded()), outbox=(Message("expiring", PLANNED, 900.0),))
+    job = replace(noted(*STORED, succeeded()), outbox=(Message("expiring", PLANNED, 900.0),))
     assert outbox.announced(job, TO, 899.0).outbox == job.outbox
     ready = outbox.announced(job, TO, 901.0)
     assert ready.outbox == (Message("expiring", "a", 901.0), Message("expiring", "b", 901.0))
     assert outbox.announced(job, TO, 1000.0).outbox == (), "it has expired"
 
 
-def test_a_rebuilt_record_tells_its_end() -> None:
+def test_a_rebuilt_record_announces_its_end() -> None:
     """The record was lost with its outbox: at least once, with the same id."""
-    ended = replace(told(*STORED, succeeded()), outbox=())
+    ended = replace(noted(*STORED, succeeded()), outbox=())
     rebuilt = outbox.noted(None, ended, TO, 50.0)
     assert topics(rebuilt) == [("succeeded", "a"), ("succeeded", "b"), ("expiring", PLANNED)]
 
 
 def test_the_id_is_that_of_job_topic_and_endpoint() -> None:
-    job = told(Failed(ERROR))
+    job = noted(Failed(ERROR))
     ids = {outbox.message_id(job, each) for each in job.outbox}
     assert len(ids) == 4
     later = outbox.claimed(job, job.outbox[0], 77.0)
@@ -144,7 +144,7 @@ def test_a_failed_try_is_repeated_as_the_schedule_says() -> None:
 
 def test_a_change_of_the_outbox_is_not_shown() -> None:
     """The document has the same ETag and time, and jobs that differ by it alone are equal."""
-    job = told(Failed(ERROR))
+    job = noted(Failed(ERROR))
     (message, *rest) = job.outbox
     done = outbox.changed(job, message, None)
     assert done.outbox == tuple(rest)
@@ -156,8 +156,8 @@ def test_a_change_of_the_outbox_is_not_shown() -> None:
 
 
 def test_the_last_message_is_sent_again_to_all() -> None:
-    queued, failed = told(), told(Failed(ERROR))
-    expired = told(*STORED, succeeded(), Expired())
+    queued, failed = noted(), noted(Failed(ERROR))
+    expired = noted(*STORED, succeeded(), Expired())
     assert [outbox.latest(job).value for job in (queued, failed, expired)] == [
         "accepted",
         "failed",
@@ -187,18 +187,18 @@ def test_stores_order_by_the_first_message_of_each_endpoint() -> None:
     ],
 )
 def test_a_message_has_the_time_of_what_happened(topic: Topic, moment: float) -> None:
-    assert outbox.happened(told(*STORED, succeeded()), topic, 100.0) == moment
+    assert outbox.happened(noted(*STORED, succeeded()), topic, 100.0) == moment
 
 
 def test_a_message_about_a_job_without_an_end_has_its_last_change() -> None:
-    assert outbox.happened(told(), Topic.EXPIRED, 100.0) == 0.0
-    assert outbox.happened(told(), Topic.EXPIRING, 100.0) == 0.0
+    assert outbox.happened(noted(), Topic.EXPIRED, 100.0) == 0.0
+    assert outbox.happened(noted(), Topic.EXPIRING, 100.0) == 0.0
 
 
 def test_an_outbox_takes_less_than_a_kibibyte() -> None:
     """With all 6 endpoints that the settings allow, none of which has got anything."""
     keys = tuple(outbox.endpoint_key(f"https://h/{number}") for number in range(6))
-    job = told(*STORED, succeeded(), Expired(), to=replace(TO, endpoints=keys))
+    job = noted(*STORED, succeeded(), Expired(), to=replace(TO, endpoints=keys))
     times = [replace(each, due=1764123456.789, failures=6) for each in job.outbox]
     assert len(times) == 18
     full = encode(replace(job, outbox=tuple(times)))
@@ -214,7 +214,7 @@ def test_the_types_are_those_of_the_contract() -> None:
 
 def test_an_outbox_is_bounded() -> None:
     many = replace(TO, endpoints=tuple(map(str, range(40))))
-    assert len(told(Failed(ERROR), to=many).outbox) == 18
+    assert len(noted(Failed(ERROR), to=many).outbox) == 18
 
 
 def test_records_of_version_0_1_0_have_no_outbox() -> None:

@@ -28,11 +28,11 @@ class Noted:
         self.store: Any = MemoryJobs()
         self.counts = WebhookCounts()
         self.jobs = NotedJobs(self.store, TO, self.counts, lambda: 7.0)
-        self.told = 0
-        self.jobs.listeners.append(self.tell)
+        self.wakes = 0
+        self.jobs.listeners.append(self.wake)
 
-    def tell(self) -> None:
-        self.told += 1
+    def wake(self) -> None:
+        self.wakes += 1
 
     def topics(self, job: Job) -> list[str]:
         return [each.topic for each in self.store.jobs[job.id].outbox]
@@ -42,7 +42,7 @@ async def test_a_new_job_is_stored_with_its_message() -> None:
     noted = Noted()
     job = await noted.jobs.add(new_job(), b"")
     assert noted.topics(job) == ["accepted"]
-    assert noted.told == 1
+    assert noted.wakes == 1
 
 
 async def test_who_changes_a_job_without_its_messages_loses_none() -> None:

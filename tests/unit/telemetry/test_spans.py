@@ -124,7 +124,7 @@ def test_the_resource_names_the_service(
 
 
 @pytest.mark.parametrize(
-    ("environ", "asked"),
+    ("environ", "enabled"),
     [
         ({}, False),
         (ENDPOINT, True),
@@ -142,8 +142,8 @@ def test_the_resource_names_the_service(
         (ENDPOINT | {"OTEL_SDK_DISABLED": "TRUE"}, False),
     ],
 )
-def test_the_environment_asks_for_traces(environ: dict[str, str], asked: bool) -> None:
-    assert asks_for_traces(environ) is asked
+def test_the_environment_asks_for_traces(environ: dict[str, str], enabled: bool) -> None:
+    assert asks_for_traces(environ) is enabled
 
 
 async def test_without_the_package_there_is_a_warning_and_no_trace(

@@ -14,7 +14,7 @@ from tests.support.wire import LIMIT
 
 
 class Fake:
-    """Connects, or fails as told, at a second that it tells."""
+    """Connects, or raises `failure`, at the second `now`."""
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
