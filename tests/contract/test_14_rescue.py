@@ -122,6 +122,48 @@ async def test_14_each_post_is_logged_with_its_job(make_rescue: MakeRescue) -> N
     assert posts[1]["bytes_out"] == len(HEAD + CONTENT)
 
 
+async def test_14_joins_are_logged_with_what_they_save(make_rescue: MakeRescue) -> None:
+    """§14: counted and logged; `seconds_saved` is how long VB365 has worked on the export."""
+    slow = Slow()
+    with logged() as log:
+        stage = await make_rescue(slow)
+        await stage.leave()
+        stage.clock.ahead = 100
+        peer = await stage.send(fields=("X-Request-Id: retry",))
+        await stage.joined(1)
+        slow.finish()
+        assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
+        peer.reset()
+        job = await stage.finished()
+        stage.clock.ahead = 1000
+        again = await stage.send()
+        await again.head()
+        await stage.joined(2)
+        [rescued] = log.named("job.rescued")
+        first, second = log.named("job.joined")
+    check_documented(log.entries)
+    assert rescued["job"] == first["job"] == second["job"] == job["id"]
+    assert rescued["export"] == "exportToPst organization/mailboxes/m1"
+    assert (first["joined"], second["joined"]) == (1, 2)
+    assert first["request_id"] == "retry"
+    assert 100 <= first["seconds_saved"] < 130
+    # after its end the clock goes on, and VB365 does not
+    assert 100 <= second["seconds_saved"] < 130
+
+
+async def test_14_an_export_that_leaves_the_queue_is_logged(make_rescue: MakeRescue) -> None:
+    slow = Slow()
+    with logged() as log:
+        stage = await make_rescue(slow, whole, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="10ms")
+        await stage.leave()
+        assert (await relayed(stage, body=b"another")).body == CONTENT
+        [withdrawn] = log.named("job.withdrawn")
+        assert withdrawn["job"] in [entry["job"] for entry in log.named("job.queued")]
+        slow.finish()
+        assert (await stage.finished())["id"] != withdrawn["job"]
+    check_documented(log.entries)
+
+
 # errors of VB365
 
 
@@ -154,6 +196,22 @@ async def test_14_an_answer_other_than_200_is_relayed_verbatim_and_not_kept(
     for peer in (first, second):
         assert await peer.exactly(len(response)) == response
     assert await stage.jobs() == []
+    assert (await stage.export()).body == CONTENT
+    assert len(stage.upstream.posts) == 2
+
+
+async def test_14_a_file_that_is_encoded_unasked_is_passed_on_and_not_kept(
+    make_rescue: MakeRescue,
+) -> None:
+    """§14: VB365's 200 as it is, from one POST. Stored, it would be for its first client only."""
+    size = b"Content-Length: %d\r\n" % len(CONTENT)
+    head = HEAD.replace(size, b"Content-Encoding: gzip\r\n" + size)
+    stage = await make_rescue(answer(head + CONTENT), whole)
+    peer = await stage.send(fields=("Accept-Encoding: gzip",))
+    assert await raw_response(peer, len(CONTENT)) == (head, CONTENT)
+    assert [sent["Accept-Encoding"] for sent in stage.upstream.posts] == ["identity"]
+    job = await stage.finished()
+    assert (job["status"], job["result"]) == ("Failed", None)
     assert (await stage.export()).body == CONTENT
     assert len(stage.upstream.posts) == 2
 
