@@ -23,10 +23,10 @@ log = structlog.get_logger(__name__)
 _COMMIT = 600.0
 
 
-class Delivery:
+class RescueDelivery:
     """One response with bytes of a job's file. `whole`: it is all of the file."""
 
-    def __init__(self, deliveries: Deliveries, id: str, status: int, *, whole: bool) -> None:
+    def __init__(self, deliveries: RescueDeliveries, id: str, status: int, *, whole: bool) -> None:
         self._deliveries = deliveries
         self.id = id
         self.status = status
@@ -39,8 +39,11 @@ class Delivery:
         self._deliveries.record(self, whole=self.whole and received)
 
 
-class Deliveries:
-    """`spawn` runs work in the background, `note` records a delivery some time, `counts` counts the
+class RescueDeliveries:
+    """The responses of rescued exports. What was sent is recorded by `jobs.deliveries.Deliveries`,
+    but for whole files: they are recorded here, as soon as their job has ended.
+
+    `spawn` runs work in the background, `note` records a delivery some time, `counts` counts the
     bytes that are sent; `now` returns Unix seconds.
     """
 
@@ -60,11 +63,11 @@ class Deliveries:
         self._note = note
         self._detaching: dict[str, asyncio.Task[None]] = {}
 
-    def begin(self, id: str, status: int, *, whole: bool) -> Delivery:
+    def begin(self, id: str, status: int, *, whole: bool) -> RescueDelivery:
         """A response with this status has begun."""
-        return Delivery(self, id, status, whole=whole)
+        return RescueDelivery(self, id, status, whole=whole)
 
-    def record(self, delivery: Delivery, *, whole: bool) -> None:
+    def record(self, delivery: RescueDelivery, *, whole: bool) -> None:
         """Record a response that has ended: a whole one as soon as its job has. Until then the job
         is detached: the same request does not wait for its end.
         """
@@ -92,7 +95,7 @@ class Deliveries:
         except StoreUnavailable as why:
             log.warning("delivery not recorded", job=id, reason=str(why))
 
-    async def _record(self, delivery: Delivery) -> None:
+    async def _record(self, delivery: RescueDelivery) -> None:
         seconds = time.monotonic() - delivery.began
         try:
             async with asyncio.timeout(_COMMIT):

@@ -37,7 +37,7 @@ from proxy.jobs.followers import HandedOver
 from proxy.net.budget import Budget
 from proxy.ports import PartialLost, StoreUnavailable, UpstreamFailure, WholeResponse
 from proxy.rescue.call import Call, Growing, Outcome, Relayed, Stored
-from proxy.rescue.deliveries import Deliveries, Delivery
+from proxy.rescue.deliveries import RescueDeliveries, RescueDelivery
 from proxy.rescue.following import Following
 from proxy.rescue.request import GatheredBody
 from proxy.rescue.source import Pieces, of_bytes, of_reader, of_response, of_tail
@@ -54,7 +54,7 @@ class Needs:
 
     relay: Forwarder
     following: Following
-    deliveries: Deliveries
+    deliveries: RescueDeliveries
     memory: Budget
     max_body: int
     trusted: Networks
@@ -90,7 +90,7 @@ class RescueExchange:
         self._phase = Phase.GATHERING
         self._relayed: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
-        self._delivery: Delivery | None = None
+        self._delivery: RescueDelivery | None = None
         self._ready = asyncio.Event()
         self._ready.set()
 

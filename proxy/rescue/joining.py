@@ -23,7 +23,7 @@ from proxy.jobs.sealing import Sealer
 from proxy.ports import JobStore
 from proxy.ports.counts import JobCounts
 from proxy.rescue.call import Call
-from proxy.rescue.deliveries import Deliveries
+from proxy.rescue.deliveries import RescueDeliveries
 from proxy.rescue.identities import Identities
 from proxy.rescue.joins import Joins
 from proxy.upstream.access import Access
@@ -53,7 +53,7 @@ class Joining:
         access: Access,
         runner: Runner,
         sealer: Sealer,
-        deliveries: Deliveries,
+        deliveries: RescueDeliveries,
         counts: JobCounts,
         grace: float,
         ttl: float,

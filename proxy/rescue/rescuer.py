@@ -15,7 +15,7 @@ from proxy.jobs.sealing import Sealer
 from proxy.net.budget import Budget
 from proxy.ports import ArtifactStore, Followable, JobStore
 from proxy.ports.counts import FileCounts, JobCounts
-from proxy.rescue.deliveries import Deliveries
+from proxy.rescue.deliveries import RescueDeliveries
 from proxy.rescue.exchange import Needs, RescueExchange
 from proxy.rescue.following import Following
 from proxy.rescue.joining import Joining
@@ -83,7 +83,9 @@ def rescuer(
     """Make a `Rescuer`. `memory` bounds the gathered bodies, `note` records a delivery some time,
     `served` counts the bytes that are sent, `now` returns Unix seconds.
     """
-    deliveries = Deliveries(stores.jobs, spawn=runner.spawn, note=note, counts=served, now=now)
+    deliveries = RescueDeliveries(
+        stores.jobs, spawn=runner.spawn, note=note, counts=served, now=now
+    )
     joining = Joining(
         jobs=stores.jobs,
         access=access,
