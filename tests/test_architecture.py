@@ -9,6 +9,7 @@ import functools
 import graphlib
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from types import ModuleType
 
 import aiohttp.http_parser
 import pytest
+
+import proxy
 
 PACKAGE = Path(__file__).parents[1] / "proxy"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -170,6 +173,14 @@ def test_the_top_level_holds_packages() -> None:
     """A new file belongs into a package, or its place here is a decision."""
     assert {path.stem for path in PACKAGE.glob("*.py")} == TOP_LEVEL
     assert len(TOP_LEVEL) <= 10
+
+
+def test_every_package_has_a_layer_and_is_in_the_map() -> None:
+    """The docstring of `proxy` lists the packages."""
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages <= LAYER.keys() | APART.keys()
+    assert proxy.__doc__ is not None
+    assert packages - set(re.findall(r"[a-z]+", proxy.__doc__)) == set()
 
 
 def test_each_file_can_be_imported_alone(tmp_path: Path) -> None:
