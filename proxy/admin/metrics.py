@@ -48,7 +48,7 @@ GAUGES = (
     Family("http_connections", "Open connections, by side and state.", ("side", "state")),
     Family("jobs", "Unfinished exports, by phase.", ("phase",)),
     Family("jobs_oldest_age_seconds", "The age of the oldest unfinished export; 0 without one."),
-    Family("webhook_backlog", "Exports that webhook endpoints are still to be told about."),
+    Family("webhook_backlog", "Exports with notifications that receivers have not got yet."),
     Family("storage_bytes", "Bytes of the storage of exported files, by kind.", ("kind",)),
 )
 COUNTERS = (

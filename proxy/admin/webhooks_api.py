@@ -1,4 +1,4 @@
-"""The receivers of webhooks below /api, and "deliver again" (CONTRACT §16, §17)."""
+"""The receivers of webhooks below /api, and the redelivery of notifications (CONTRACT §16, §17)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class WebhooksApi:
         """202: the notification is in the outbox again, with the id that it had."""
         job = await self._lookup.existing(request.match_info["id"])
         if self._receivers is None:
-            raise bad_request("webhooks.urls is empty: there is nobody to notify.")
+            raise bad_request("webhooks.urls is empty: there are no receivers.")
         found = await self._receivers.again(job.id)
         if found is None:
             await self._lookup.existing(job.id)  # it has been removed meanwhile

@@ -1,4 +1,4 @@
-"""What webhooks are still to be told about a job (CONTRACT §17): which change causes which message,
+"""The messages of webhooks about a job (CONTRACT §17): which change causes which message,
 when a message is tried again, and its id. The record of the job is the outbox.
 """
 
@@ -46,8 +46,8 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """Who is told what: the hashes of the endpoints, the topics, and how many seconds before its
-    expiry a file is reported as expiring.
+    """Who gets which messages: the hashes of the endpoints, the topics, and how many seconds
+    before its expiry a file is reported as expiring.
     """
 
     endpoints: tuple[str, ...]

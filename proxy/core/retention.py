@@ -115,7 +115,7 @@ class Retention:
         return ends is not None and now >= ends
 
     def removable(self, job: Job, now: float) -> bool:
-        """Whether the record is to be removed at `now`: it is over, and webhooks have been told
+        """Whether the record is to be removed at `now`: it is over, and its messages have been sent
         about it, or a day has passed since. Records that anyone can create do not wait.
         """
         ends = self.record_ends(job)

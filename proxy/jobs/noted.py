@@ -1,8 +1,8 @@
-"""A job store that notes in each record what webhooks are to be told about it (CONTRACT §17).
+"""A job store that adds the messages of webhooks to each record (CONTRACT §17).
 
 Theory of operation. The messages that a change causes are stored with the change itself, in the
-same commit: no crash loses one. Whoever made the change goes on with the job as it was before the
-messages were added. So this remembers what it has added to the stored version of a job, and a
+same commit: no crash loses one. Its caller still has the job as it was before the messages were
+added. So this remembers what it has added to the stored version of a job, and a
 change of exactly that version keeps it.
 """
 

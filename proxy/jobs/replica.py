@@ -41,7 +41,7 @@ class Member:
         self._runner = runner
         self._takeover = takeover
         self._heartbeat = heartbeat
-        #: What the feed has told and nobody has looked at yet.
+        #: Set while changes of the feed are still to be looked at.
         self._unchecked = asyncio.Event()
         self._slot_freed = asyncio.Event()
         self._suspended = asyncio.Event()

@@ -37,8 +37,8 @@ _TICK = 1.0
 class Runner:
     """Owns every live job of this process. `now` is the wall clock.
 
-    `shared` is the job store if other replicas use it too: then `replica.Member` tells what they do
-    (CONTRACT §18).
+    `shared` is the job store if other replicas use it too: then `replica.Member` follows what they
+    do (CONTRACT §18).
     """
 
     def __init__(

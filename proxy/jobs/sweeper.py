@@ -115,7 +115,7 @@ class Sweeper:
     async def _sweep_job(self, job: Job) -> None:
         now = self._now()
         if job.result is ResultState.AVAILABLE and file_expired(job, now):
-            # also if the record is over: webhooks are told before it is removed (CONTRACT §17);
+            # also if the record is over: its messages are delivered before (CONTRACT §17);
             # exactly this version: an operator may just have extended the time of the file
             if await attempt(self._jobs, job, Expired(), self._now) is not None:
                 await self._artifacts.remove(job.id)

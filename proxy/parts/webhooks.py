@@ -41,7 +41,7 @@ class WebhookParts:
     def deliveries(
         self, may_drop: Callable[[Job], bool], url: Callable[[], str]
     ) -> WebhookDeliveries:
-        """Make what delivers the messages. `may_drop` tells whether a job may still be dropped in
+        """Make what delivers the messages. `may_drop` returns whether a job may still be dropped in
         favour of VB365's first response, and `url` where this process listens.
         """
         public = self._settings.public

@@ -159,7 +159,7 @@ class FileCounts:
 class WebhookCounts:
     """Messages to webhook endpoints that were delivered or given up, and tries that failed.
 
-    `backlog` is the number of jobs that an endpoint is still to be told about, summed over the
+    `backlog` is the number of jobs with messages that an endpoint has not got yet, summed over the
     endpoints.
     """
 

@@ -11,7 +11,7 @@ from proxy.ports.shared_jobs import SharedJobs
 
 
 class Outbox(Protocol):
-    """A capability of a job store: it finds the jobs that webhooks are still to be told about."""
+    """A capability of a job store: it finds the jobs with undelivered messages."""
 
     async def pending(self, endpoint: str, until: float, limit: int) -> Sequence[Job]:
         """The first `limit` jobs with a message for the endpoint that is due at most at `until`, by

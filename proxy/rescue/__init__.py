@@ -1,1 +1,1 @@
-"""Exports that run as jobs although nobody asked for it (CONTRACT §14)."""
+"""Synchronous exports that run as jobs (CONTRACT §14)."""

@@ -92,7 +92,7 @@ class Following:
             job = current or job
 
     async def _of_run(self, call: Call, run: Run, job: Job, *, started: bool) -> Outcome | None:
-        """The outcome of a job that runs here. None if the record tells it."""
+        """The outcome of a job that runs here. None if it is in the record."""
         followers = run.followers
         assert followers is not None  # noqa: S101  # the caller has looked
         followers.count += 1

@@ -56,7 +56,7 @@ class Last:
 
 
 class Worker:
-    """Tells one endpoint. `last` is its last try; `stopped`: it wants no more messages."""
+    """Delivers to one endpoint. `last` is its last try; `stopped`: it responded with 410."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Worker:
         self.stopped = True
         self._woken.set()
         self._counts.failed += 1
-        reason = "it wants no more messages; they wait for a restart of the proxy"
+        reason = "it wants no more messages; they wait until the proxy is restarted"
         log.error("webhook.stopped", **self._about(job, message, outcome), reason=reason)
 
     async def _settle(self, id: str, message: Message, outcome: Outcome) -> None:

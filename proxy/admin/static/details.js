@@ -150,7 +150,7 @@ export class Details {
       made.push(
         this.button("notify", "Notify again", {
           question: "Send the notification again?",
-          text: `All receivers of webhooks are told once more that this export ${ended(job) ? "has ended" : "was accepted"}.`,
+          text: `All webhook receivers are notified again that this export ${ended(job) ? "has ended" : "was accepted"}.`,
           confirm: "Send it",
           harmless: true,
           act: () => actions.notify(job.id),

@@ -60,7 +60,7 @@ export class JobRow {
       h(
         "td",
         { role: "cell", "data-label": "State", class: "state" },
-        h("div", { class: "badges" }, this.badge, this.attempt, job.origin === "Rescue" ? h("span", { class: "tag", title: "Not asked for as a job: a synchronous export, kept for its caller" }, "rescue") : null),
+        h("div", { class: "badges" }, this.badge, this.attempt, job.origin === "Rescue" ? h("span", { class: "tag", title: "A synchronous export that runs as a job, so that a retry can join it" }, "rescue") : null),
         this.bar,
         this.sentence,
         this.pace,

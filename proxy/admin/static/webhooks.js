@@ -6,7 +6,7 @@ import { at, clock, number, visible } from "./format.js";
 
 let receivers = [];
 
-/** Return whether there is anybody to notify. */
+/** Return whether there is a receiver. */
 export const anyone = () => receivers.length > 0;
 
 /** Load the receivers, and show them. */
@@ -20,7 +20,7 @@ function item(receiver) {
   const { state, pending, nextTry, last } = receiver;
   const failing = state === "Stopped" || (last !== null && !last.delivered);
   const parts = [];
-  if (state === "Stopped") parts.push("stopped: it wants nothing more");
+  if (state === "Stopped") parts.push("stopped: it responded with 410");
   else if (failing) parts.push(visible(last.outcome));
   if (pending) parts.push(`${number(pending)} waiting`);
   if (nextTry && failing) parts.push(`next try ${clock(at(nextTry))}`);

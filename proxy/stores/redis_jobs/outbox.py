@@ -1,4 +1,4 @@
-"""The jobs that webhooks are still to be told about."""
+"""The jobs with undelivered messages of webhooks."""
 
 from __future__ import annotations
 
