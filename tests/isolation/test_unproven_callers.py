@@ -78,17 +78,19 @@ async def test_a_preflight_does_not_mark_a_queued_job(
     stage.simulator.release()
 
 
+@pytest.mark.parametrize("path", [None, "/v8/Reports/GenerateUserProtectionReport"])
 async def test_callers_that_vb365_never_accepted_get_a_quarter_of_the_queue(
-    make_stage: MakeStage,
+    make_stage: MakeStage, path: str | None
 ) -> None:
     """§3.5 `exports.max_queued`: then 503 with Retry-After; accepted callers get the rest."""
-    given = {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_QUEUED": "8"}
+    given = {"EXPORTS__PREFLIGHT": "false", "EXPORTS__MAX_QUEUED": "8", "EXPORTS__REPORTS": "true"}
     stage = await full(make_stage, **given)
+    target = path or stage.export
     alice = stage.fields
     invented = [{"Authorization": f"Bearer {number}"} for number in range(12)]
     answers = await asyncio.gather(
         *(
-            stage.ask("POST", stage.export, fields | {"Prefer": "respond-async"}, b"{}")
+            stage.ask("POST", target, fields | {"Prefer": "respond-async"}, b"{}")
             for fields in invented
         )
     )
