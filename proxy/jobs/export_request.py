@@ -120,11 +120,21 @@ class ExportRequest:
         waiting = self._run.attendance.waiting
         if waiting and relayed.complete and await self._drop(relayed):
             return Dropped()
+        if waiting and len(relayed.body) > _RESPONSE_LIMIT:
+            self.hand_over(response, relayed.body)
         continued = self._record.job.attempt > 1
         if response.status == 401 and (self._run.queued or continued):
             return Suspended(continued=continued)  # the token has expired since VB365 accepted it
         target = self._record.job.request.target.encode("latin-1")
         return JobFailed(refusal(relayed, secrets(self._run.fields, target)))
+
+    def hand_over(self, response: Response, first: bytes = b"") -> None:
+        """Give a response that cannot be stored to a follower of a rescued export (CONTRACT §14).
+        `first` are the bytes of its body that have been read.
+        """
+        followers, attendance = self._run.followers, self._run.attendance
+        if followers is not None and attendance.waiting and followers.hand_over(response, first):
+            attendance.close()
 
     async def _drop(self, response: WholeResponse | Problem) -> bool:
         """Give the response to the waiting kick-off in place of a job (CONTRACT §3.7).

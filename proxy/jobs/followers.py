@@ -36,10 +36,13 @@ class Reply:
 
 
 class HandedOver:
-    """An open response that is not stored. One follower gets it."""
+    """An open response that is not stored. One follower gets it. `first` are the bytes of its body
+    that have been read.
+    """
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, first: bytes = b"") -> None:
         self.response = response
+        self.first = first
         self._taken = False
 
     def take(self) -> Response | None:
@@ -74,11 +77,13 @@ class Followers:
         self.reply, self.restarted = reply, restarted
         self._wake()
 
-    def hand_over(self, response: Response) -> bool:
-        """Give an open response to one of the followers. Return False if there are none."""
+    def hand_over(self, response: Response, first: bytes = b"") -> bool:
+        """Give an open response to one of the followers. Return False if there are none. `first`
+        are the bytes of its body that have been read.
+        """
         if not self.count:
             return False
-        self.handed = HandedOver(response)
+        self.handed = HandedOver(response, first)
         self._wake()
         return True
 

@@ -278,7 +278,7 @@ class Transfer:
         if response.status != 200:
             raise await self._request.refused(response)
         if (coding := encoding(response.fields)) is not None:
-            self._hand_over(response)
+            self._request.hand_over(response)
             message = (
                 f"Veeam Backup for Microsoft 365 encoded the file ({coding}) although "
                 "identity was asked for"
@@ -290,7 +290,7 @@ class Transfer:
             if size is not None:
                 await self._file.promise(size)
         except StorageFull:
-            self._hand_over(response)
+            self._request.hand_over(response)
             raise
         self._replied(Reply(response.reason, response.lines))
         rescued = self._run.followers is not None
@@ -305,12 +305,6 @@ class Transfer:
             self._run.followers.replied(reply, restarted=self._record.job.attempt > 1)
             if reply is not None:
                 self._run.attendance.close()
-
-    def _hand_over(self, response: Response) -> None:
-        """Give a 200 that cannot be stored to a follower of a rescued export (CONTRACT §14)."""
-        followers = self._run.followers
-        if followers is not None and self._run.attendance.waiting and followers.hand_over(response):
-            self._run.attendance.close()
 
     def _close(self, response: Response) -> None:
         if self._run.followers is None or not self._run.followers.has(response):

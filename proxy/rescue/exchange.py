@@ -26,7 +26,7 @@ from proxy.core.http.fields import value_of, values_of
 from proxy.core.http.heads import Framing, Head, ResponseHead, parse_response
 from proxy.core.http.origin import Networks, client_address
 from proxy.core.http.outbound import CLOSE, KEEP_ALIVE, response_bytes
-from proxy.core.http.partial import partial_response, repeated_response, requested
+from proxy.core.http.partial import partial_response, requested
 from proxy.core.http.ranges import One
 from proxy.core.job_request import stored_request
 from proxy.core.routing import Rescue
@@ -35,7 +35,7 @@ from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
 from proxy.jobs.followers import HandedOver
 from proxy.net.budget import Budget
-from proxy.ports import PartialLost, StoreUnavailable, UpstreamFailure, WholeResponse
+from proxy.ports import PartialLost, Response, StoreUnavailable, UpstreamFailure, WholeResponse
 from proxy.rescue.call import Call, Growing, Outcome, Relayed, Stored
 from proxy.rescue.deliveries import RescueDeliveries, RescueDelivery
 from proxy.rescue.following import Following
@@ -229,8 +229,7 @@ class RescueExchange:
                 if response is None:
                     self._relay()
                 else:
-                    head = repeated_response(response.reason, response.lines)
-                    await self._send(head, of_response(response))
+                    await self._send(_head_of(response), of_response(response, found.first))
             case Relayed():
                 self._relay()
             case _:
@@ -311,6 +310,6 @@ def _chunk(piece: bytes | bytearray) -> bytes:
     return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
 
 
-def _head_of(response: WholeResponse) -> ResponseHead:
+def _head_of(response: Response | WholeResponse) -> ResponseHead:
     line = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
     return parse_response(b"%b%b\r\n" % (line, response.lines), b"POST")

@@ -16,7 +16,14 @@ from proxy.jobs.followers import Reply
 from proxy.jobs.record import advance_for_caller
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
-from proxy.ports import ArtifactStore, Followable, JobStore, StoreUnavailable, WholeResponse
+from proxy.ports import (
+    ArtifactStore,
+    Followable,
+    JobStore,
+    Response,
+    StoreUnavailable,
+    WholeResponse,
+)
 from proxy.rescue.call import BROKEN, RELAYED, Call, Growing, Outcome, Stored
 from proxy.rescue.joining import Joining, NotRescued
 from proxy.upstream.credentials import Credentials
@@ -101,8 +108,9 @@ class Following:
             if verdict is not None:
                 return verdict if _concerns(call, run, verdict) else None
             await followers.answered()
-            if followers.handed is not None and not call.ranged:
-                return followers.handed
+            handed = followers.handed
+            if handed is not None and not call.ranged and _concerns(call, run, handed.response):
+                return handed
             reply = followers.reply
             if reply is not None:
                 growing = self._growing(call, run, job, reply, started=started)
@@ -159,7 +167,7 @@ def _head(reason: bytes, lines: bytes) -> ResponseHead | None:
         return None
 
 
-def _concerns(call: Call, run: Run, verdict: WholeResponse | Problem) -> bool:
+def _concerns(call: Call, run: Run, verdict: Response | WholeResponse | Problem) -> bool:
     """Whether VB365 would respond so to the request too. If it rejects the credentials of the run,
     it may accept those of a request that has joined with a refreshed token.
     """

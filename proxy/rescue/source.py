@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 
 from proxy.ports import PartialLost, Reader, Response, Tail
 
+#: Bytes of a body in memory that are sent at a time.
+_PIECE = 256 << 10
 Pieces = AsyncGenerator[bytes | bytearray, None]
 
 
@@ -46,9 +48,12 @@ async def of_reader(reader: Reader, start: int, stop: int) -> Pieces:
         await reader.close()
 
 
-async def of_response(response: Response) -> Pieces:
-    """The body of an open response. Raises `UpstreamFailure`."""
+async def of_response(response: Response, first: bytes = b"") -> Pieces:
+    """The body of an open response after `first`, which has been read. Raises `UpstreamFailure`."""
     try:
+        for at in range(0, len(first), _PIECE):
+            yield first[at : at + _PIECE]
+            await asyncio.sleep(0)
         while piece := await response.read():
             yield piece
     finally:

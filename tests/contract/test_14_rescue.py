@@ -200,6 +200,21 @@ async def test_14_an_answer_other_than_200_is_relayed_verbatim_and_not_kept(
     assert len(stage.upstream.posts) == 2
 
 
+@pytest.mark.parametrize("status", [b"500 Large", b"401 Large"])
+async def test_14_a_large_answer_other_than_200_is_relayed_verbatim(
+    make_rescue: MakeRescue, status: bytes
+) -> None:
+    """§14: of any size, without a second POST for the client that waits for it."""
+    body = bytes(range(256)) * (80 << 10)
+    lines = b"X-B: 2\r\nContent-Length: %d\r\n\r\n" % len(body)
+    stage = await make_rescue(answer(b"HTTP/1.1 %b\r\n%b" % (status, lines) + body), whole)
+    peer = await stage.send()
+    assert await raw_response(peer, len(body)) == (b"HTTP/1.1 %b\r\n%b" % (status, lines), body)
+    assert len(stage.upstream.posts) == 1
+    assert (await stage.export()).body == CONTENT
+    assert len(stage.upstream.posts) == 2
+
+
 async def test_14_a_file_that_is_encoded_unasked_is_passed_on_and_not_kept(
     make_rescue: MakeRescue,
 ) -> None:
