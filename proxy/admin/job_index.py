@@ -1,4 +1,4 @@
-"""All jobs, for queries and for those who watch them (CONTRACT §16).
+"""All jobs in memory, for queries and for streams of changes (CONTRACT §16).
 
 Theory of operation. `run` loads the jobs once and then follows the feed: it reads each changed job
 again, at most every `INTERVAL` seconds, however often a job changes. A query first reads what has

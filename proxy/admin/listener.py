@@ -115,7 +115,7 @@ def runner(application: web.Application) -> web.AppRunner:
 
 def _is_no_message_error(record: logging.LogRecord) -> bool:
     """Report whether the error is to be logged. Those of malformed messages quote them, perhaps
-    with a token, and anybody can cause as many as they like.
+    with a token, and any client can cause any number of them.
     """
     why = (record.exc_info or (None, None))[1]
     return not isinstance(why, HttpProcessingError | web.RequestPayloadError)

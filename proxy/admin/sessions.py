@@ -1,4 +1,4 @@
-"""Sessions of the admin pages: a cookie that stands for the token for a while (CONTRACT §16)."""
+"""Sessions of the admin pages: a cookie replaces the token for a time (CONTRACT §16)."""
 
 from __future__ import annotations
 

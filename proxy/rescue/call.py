@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Growing:
-    """VB365's 200, and the file while it is stored. The tail is closed by whoever gets it.
+    """VB365's 200, and the file while it is stored. The caller closes the tail.
     `restarted`: the export has started again from zero.
     """
 
@@ -44,7 +44,7 @@ class Growing:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """VB365's 200, and the whole file. The reader is closed by whoever gets it."""
+    """VB365's 200, and the whole file. The caller closes the reader."""
 
     job: Job
     head: ResponseHead

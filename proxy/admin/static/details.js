@@ -139,7 +139,7 @@ export class Details {
         }),
         this.button("release", "Delete file", {
           question: "Delete the file?",
-          text: `${bytes(job.result.size)} are freed. The caller can't fetch the file any more${job.delivered?.count ? "" : ", and has not fetched it yet"}. The record stays.`,
+          text: `${bytes(job.result.size)} are freed. The caller can no longer fetch the file${job.delivered?.count ? "" : ", and has not fetched it yet"}. The record stays.`,
           confirm: "Delete file",
           act: () => actions.release(job.id),
           done: "The file is deleted.",
@@ -161,7 +161,7 @@ export class Details {
     made.push(
       this.button("remove", "Delete export", {
         question: "Delete this export?",
-        text: `${name} ${ended(job) ? "is forgotten, with its file and its record" : "is cancelled and forgotten"}. Its caller gets 404.`,
+        text: `${name} ${ended(job) ? "is forgotten, with its file and its record" : "is cancelled and forgotten"}. From then on its caller gets 404.`,
         confirm: "Delete export",
         act: () => actions.remove(job.id),
         done: "The export is deleted.",
@@ -265,7 +265,7 @@ function code(text) {
   return h("bdi", { class: "code" }, visible(text));
 }
 
-/** Ask a question, and return whether it was answered with yes. */
+/** Ask for a confirmation, and return whether it was given. */
 function confirmed({ question, text, confirm, harmless }) {
   const dialog = byId("confirm");
   setText(byId("confirm-title"), question);

@@ -4,7 +4,7 @@ import { get, SignedOut } from "./api.js";
 
 const FIRST_WAIT = 1000;
 const LONGEST_WAIT = 15000;
-// Milliseconds without an event after which the proxy is asked whether it is there: nothing may have
+// Milliseconds without an event after which the proxy is asked whether it still responds: nothing may have
 // changed, and the comments that keep the stream open are not shown to scripts.
 const SILENCE = 30000;
 

@@ -1,4 +1,4 @@
-// Signs in without leaving the page, so that a wrong token is said beside its field.
+// Signs in without leaving the page, so that an error is shown beside the field.
 
 import { byId, setText } from "./dom.js";
 
