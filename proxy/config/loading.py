@@ -44,8 +44,9 @@ _KUBERNETES = re.compile(
 
 _NAMES = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields}
 _SECRET = {"admin.token", "secrets.key", "webhooks.secrets"}
-#: Parts of other values that may be secret: a password in a URL, and the query of a webhook's.
-_SECRET_IN = {"webhooks.urls": "[@?]"}
+#: Parts of other values that may be secret: a password in a URL, and what follows the authority in
+#: a webhook's.
+_SECRET_IN = {"webhooks.urls": r"[@?#]|(?<![:/])/."}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
@@ -29,10 +28,18 @@ _TYPES = [topic.type for topic in Topic]
 
 def _url(value: Any) -> str:
     url = text(value).strip()
-    http_url(url.partition("?")[0])
+    http_url(_origin(url))
     if not re.fullmatch(r"[!-~]+", url) or "#" in url:
         raise invalid("contains a URL with a fragment or a space", "remove it, or write %20")
     return url
+
+
+def _origin(url: str) -> str:
+    """Return the scheme and the authority. The rest may be the receiver's only protection, and is
+    not shown.
+    """
+    found = re.match(r"(?:[^/?#]*//)?[^/?#]*", url)
+    return "" if found is None else found[0]
 
 
 def _secret(value: Any) -> SecretStr:
@@ -62,8 +69,10 @@ def _bounded(value: Any, *, of: Callable[[Any], Any], most: int) -> tuple[Any, .
 
 
 def _show_urls(urls: tuple[str, ...]) -> list[str]:
-    """Return the URLs with their queries masked: they may be the receiver's only protection."""
-    return [f"{url.partition('?')[0]}?{MASK}" if urlsplit(url).query else url for url in urls]
+    return [
+        origin if url.removeprefix(origin) in ("", "/") else f"{origin}/{MASK}"
+        for url, origin in ((each, _origin(each)) for each in urls)
+    ]
 
 
 def _mask_all(secrets: tuple[SecretStr, ...]) -> list[str]:

@@ -39,7 +39,10 @@ def test_fernet_keys_rotate_in_place_or_in_a_file(tmp_path: Path) -> None:
         ("secrets.key", "c4nary"),
         ("storage.jobs", "redis://u:c4nary@h/0/0/"),
         ("webhooks.secrets", "whsec_c4nary"),
-        ("webhooks.urls", "ftp://h/hook?sig=c4nary"),
+        ("webhooks.urls", "ftp://h/c4nary?sig=c4nary"),
+        ("webhooks.urls", "h/c4nary"),
+        ("webhooks.urls", "https://h/c4nary#c4nary"),
+        ("webhooks.urls", "https://h:99999/c4nary"),
     ],
 )
 def test_a_bad_secret_is_not_repeated(name: str, value: str) -> None:
@@ -55,7 +58,7 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
         "admin.token": "c4nary-token",
         "secrets.key": KEY,
         "webhooks.secrets": f"whsec_{SIGNING}",
-        "webhooks.urls": "https://h/hook?sig=c4nary",
+        "webhooks.urls": "https://h/c4nary?sig=c4nary,https://i:1/c4nary,https://j/",
         "storage.jobs": "redis://u:c4nary@h/0",
     }
     settings = load(None, flags, {})
@@ -68,4 +71,7 @@ def test_settings_never_show_their_secrets(tmp_path: Path) -> None:
         assert "c4nary" not in shown
         assert KEY not in shown
         assert SIGNING not in shown
-    assert tomllib.loads(text.to_toml(settings))["storage"]["jobs"] == "redis://********@h/0"
+    printed = tomllib.loads(text.to_toml(settings))
+    assert printed["storage"]["jobs"] == "redis://********@h/0"
+    urls = ["https://h/********", "https://i:1/********", "https://j"]
+    assert printed["webhooks"]["urls"] == urls
