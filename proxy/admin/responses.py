@@ -10,6 +10,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from proxy.core.errors import KINDS, MARK, PROBLEM_TYPE
+from proxy.core.http.fields import values_of
 from proxy.core.request_id import FIELD as REQUEST_ID
 from proxy.core.request_id import sent_id
 
@@ -70,8 +71,7 @@ def encoded(
 
 def request_id(request: web.Request) -> str:
     """Return the id of the request: its X-Request-Id, or a new one (CONTRACT §15)."""
-    sent = [value for name, value in request.raw_headers if name.lower() == b"x-request-id"]
-    return sent_id(sent) or uuid4().hex
+    return sent_id(values_of(request.raw_headers, b"x-request-id")) or uuid4().hex
 
 
 def problem(request: web.Request, refusal: Refusal, id: str) -> web.Response:
