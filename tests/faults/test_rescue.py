@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.support.exports import CONTENT, HEAD, LENGTH, LINES, Exports, Slow, post
+from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.process import LIMIT, Caller, ProxyProcess
 from tests.support.wire import Message, Peer, eventually
 
@@ -54,11 +56,12 @@ class Scene:
         assert hashlib.sha256(content).hexdigest() == expected
 
 
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+@contextlib.asynccontextmanager
+async def scene_of(tmp_path: Path, **settings: str) -> AsyncIterator[Scene]:
+    """A proxy process with these settings in front of the simulator."""
     simulator = Simulator(SimulatorSettings(size=SIZE, token="jwt"))
     await simulator.start()
-    proxy = ProxyProcess(tmp_path / "data", simulator.url, **RESCUE)
+    proxy = ProxyProcess(tmp_path / "data", simulator.url, **(RESCUE | settings))
     try:
         await proxy.start()
         async with aiohttp.ClientSession() as http:
@@ -66,6 +69,12 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     finally:
         await proxy.kill()
         await simulator.stop()
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with scene_of(tmp_path) as made:
+        yield made
 
 
 async def failed(request: asyncio.Task[tuple[int, bytes]]) -> None:
@@ -184,3 +193,35 @@ async def test_14_a_thousand_requests_join_one_export(tmp_path: Path) -> None:
                 peer.abort()
             await proxy.kill()
         await eventually(lambda: len(upstream.posts) == 1)
+
+
+async def test_14_with_files_in_a_bucket_the_retry_joins_and_survives_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§14, §15: `storage.artifacts` is a bucket, jobs are on disk."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    place = tmp_path / "weed"
+    place.mkdir()
+    with seaweedfs(place) as endpoint:
+        url = f"s3://tests/rescue?endpoint={endpoint}&allow_http=true&path_style=true"
+        async with scene_of(tmp_path, STORAGE__ARTIFACTS=f"{url}&region=us-east-1") as scene:
+            scene.simulator.fault(path=scene.path, method="POST", hold=True, count=1)
+            left = scene.post()
+            await scene.simulator.until(lambda: scene.simulator.held > 0)
+            left.cancel()
+            retries = [scene.post() for _ in range(3)]
+            scene.simulator.release()
+            for each in retries:
+                await scene.check(await asyncio.wait_for(each, LIMIT))
+            assert sum(scene.simulator.generations.values()) == 1
+            scene.simulator.fault(path=scene.path, method="POST", stall_at=4_000_000, count=1)
+            before = scene.simulator.deliveries[-1]
+            first = scene.post()
+            await scene.simulator.until(
+                lambda: scene.simulator.deliveries[-1] is not before and scene.stored() >= 4_000_000
+            )
+            await scene.proxy.kill()
+            await failed(first)
+            await scene.proxy.start()
+            await scene.check(await asyncio.wait_for(scene.post(), LIMIT))
