@@ -54,6 +54,8 @@ MEMBERS = {
         "expirationTime",
         "eTag",
         "attempt",
+        "origin",
+        "joined",
         "progress",
         "request",
         "result",
