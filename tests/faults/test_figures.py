@@ -76,7 +76,10 @@ class WatchedChaos(Chaos):
                 await self.figures.read(self.process.admin_url)
                 served = self.figures.metrics["bytes"]["served",]
                 log = [json.loads(line) for line in self.process.lines if line.startswith("{")]
-                if _delivered(self.figures, log) == served:
+                used = self.figures.metrics["storage_bytes"]["used",]
+                # files of cancelled and deleted exports are removed a moment later
+                settled = used == self.figures.status["storage"]["usedBytes"]
+                if settled and _delivered(self.figures, log) == served:
                     return
                 await asyncio.sleep(0.2)
 
