@@ -65,6 +65,32 @@ class ConnectionOwner(Protocol):
 class BaseConnection(asyncio.Protocol, ABC):
     """A client connection without the requests on it; see `downstream.connection`."""
 
+    # more attributes than a class's instances share the names of (30): thousands of connections
+    __slots__ = (
+        "_access",
+        "_arrived",
+        "_deadlines",
+        "_given_id",
+        "_inbox",
+        "_lingering",
+        "_logged",
+        "_owner",
+        "_phase",
+        "_reading",
+        "_serving",
+        "_settled",
+        "_slow",
+        "closing",
+        "counters",
+        "introduced",
+        "job",
+        "peer",
+        "received",
+        "scheme",
+        "sent",
+        "transport",
+    )
+
     #: Set by `connection_made`, before anything else can use the connection.
     transport: asyncio.Transport
     _reading: Reading

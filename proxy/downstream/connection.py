@@ -50,6 +50,22 @@ _IDLE, _BODY = Limit.IDLE, Limit.BODY
 class ClientConnection(RequestReader):
     """One client connection and the request in progress on it."""
 
+    __slots__ = (
+        "_body",
+        "_bridge",
+        "_closed_well",
+        "_ending",
+        "_head",
+        "_held",
+        "_invited",
+        "_lane",
+        "_responded",
+        "_since",
+        "code",
+        "delivered",
+        "private",
+    )
+
     def __init__(self, owner: ConnectionOwner) -> None:
         super().__init__(owner)
         self.private: Closable | None = None

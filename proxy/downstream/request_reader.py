@@ -19,6 +19,8 @@ class RequestReader(BaseConnection):
     one before it has its response.
     """
 
+    __slots__ = ()
+
     @abstractmethod
     def _begin(self, head: Head, rest: bytes) -> None:
         """Start the request. `rest` arrived with its head and is not in the inbox."""

@@ -22,7 +22,7 @@ MIB, KIB = 1 << 20, 1 << 10
 SIZE = 16 * MIB
 READERS = 250
 #: Memory that a reader may cost, its TLS session included, and that all large pieces may cost.
-EACH, LARGE = 170 * KIB, 24 * MIB
+EACH, LARGE = 160 * KIB, 24 * MIB
 FIELDS = "Host: localhost\r\nAuthorization: Bearer x\r\n"
 
 
