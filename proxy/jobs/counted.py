@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
 
 from proxy.core.exports import verb
 from proxy.core.job import Job, Phase, Status
-from proxy.core.retention import Stage
-from proxy.ports import Changes, Counts, JobStore, StoreUnavailable
+from proxy.jobs.forwarded import ForwardedJobs
+from proxy.ports import Changes, JobStore, StoreUnavailable
 from proxy.ports.counts import JobCounts
 
 
@@ -24,7 +23,7 @@ class _Unfinished:
     since: float
 
 
-class CountedJobs:
+class CountedJobs(ForwardedJobs):
     """A `JobStore` that counts the changes it makes in `counts`, and knows the unfinished jobs.
 
     `replica` is the id of this process where replicas share the store: then the unfinished jobs are
@@ -33,7 +32,7 @@ class CountedJobs:
     """
 
     def __init__(self, jobs: JobStore, counts: JobCounts, replica: str | None = None) -> None:
-        self._jobs = jobs
+        super().__init__(jobs)
         self._counts = counts
         self._replica = replica
         self._unfinished: dict[str, _Unfinished] = {}
@@ -86,22 +85,6 @@ class CountedJobs:
             self.see(job)
         return job
 
-    async def recent(self, id: str) -> Job | None:
-        """As `JobStore.recent`."""
-        return await self._jobs.recent(id)
-
-    async def find(self, owner: str, idempotency_key: str) -> Job | None:
-        """As `JobStore.find`."""
-        return await self._jobs.find(owner, idempotency_key)
-
-    async def match(self, owner: str, fingerprint: str) -> Job | None:
-        """As `JobStore.match`."""
-        return await self._jobs.match(owner, fingerprint)
-
-    async def body(self, id: str) -> bytes | None:
-        """As `JobStore.body`."""
-        return await self._jobs.body(id)
-
     async def replace(self, old: Job, new: Job) -> bool:
         """As `JobStore.replace`."""
         try:
@@ -133,26 +116,6 @@ class CountedJobs:
             for job in jobs:
                 self.see(job)
         return jobs
-
-    async def counts(self, owners: Collection[str]) -> Counts:
-        """As `JobStore.counts`."""
-        return await self._jobs.counts(owners)
-
-    async def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
-        """As `JobStore.spent`."""
-        return await self._jobs.spent(owners, limit)
-
-    async def due(self, stage: Stage, until: float) -> Sequence[Job]:
-        """As `JobStore.due`."""
-        return await self._jobs.due(stage, until)
-
-    async def wait(self, id: str, version: int, timeout: float) -> Job | None:
-        """As `JobStore.wait`."""
-        return await self._jobs.wait(id, version, timeout)
-
-    async def probe(self) -> None:
-        """As `JobStore.probe`."""
-        await self._jobs.probe()
 
     async def close(self) -> None:
         """As `JobStore.close`."""
