@@ -206,6 +206,22 @@ async def test_the_page_works_without_scripts(chromium: Browser, tmp_path: Path)
         await expect(page.locator("#rows")).to_contain_text("No export matches")
 
 
+async def test_the_page_does_not_move_while_it_loads(chromium: Browser, tmp_path: Path) -> None:
+    """Nobody clicks on something else than he aimed at: the cumulative layout shift is small."""
+    await seed(tmp_path, [failed(number) for number in range(60)])
+    async with scene(tmp_path) as here, opened(chromium, here.admin, "/login") as watched:
+        await watched.page.add_init_script(
+            """window.shift = 0; new PerformanceObserver((list) => {
+              for (const entry of list.getEntries()) window.shift += entry.value;
+            }).observe({ type: "layout-shift", buffered: true });"""
+        )
+        await watched.page.goto(here.admin)
+        await expect(watched.page.locator("#live-text")).to_have_text("Live")
+        await expect(watched.page.locator("#plots figure")).to_have_count(5)
+        await expect(watched.page.locator("#jobs tbody tr")).to_have_count(50)
+        assert await watched.page.evaluate("window.shift") < 0.05
+
+
 async def test_the_rows_are_those_of_the_address(chromium: Browser, tmp_path: Path) -> None:
     """Filter, search, order and page are in the address: it can be sent to a colleague."""
     jobs = [failed(number, session=f"session-{number}") for number in range(60)]
@@ -216,6 +232,7 @@ async def test_the_rows_are_those_of_the_address(chromium: Browser, tmp_path: Pa
         await here.ended(done)
         rows = page.locator("#rows tr")
         await expect(page.locator("#range")).to_have_text("1–50 of 61 exports")
+        await expect(row(page, done)).to_contain_text("Success")
         await page.get_by_role("link", name="Next").click()
         await expect(rows).to_have_count(11)
         await page.locator("#filters").get_by_role("link", name="Succeeded").click()

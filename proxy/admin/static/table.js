@@ -12,6 +12,8 @@ const DEFAULTS = { sort: "-created", offset: "0", limit: "50" };
 // Milliseconds from a change to the rows being loaded again, and between two loads.
 const SOON = 300;
 const APART = 1500;
+// Milliseconds from a failed load to the next one.
+const AGAIN = 5000;
 // Seconds between two updates of the times of ended exports.
 const SLOW_TICK = 20;
 const MEASURES = 500;
@@ -99,7 +101,10 @@ export class Table {
     try {
       page = await get(`/api/jobs?${query}`);
     } catch (why) {
-      if (mine === this.loads) this.failed(why);
+      if (mine === this.loads) {
+        this.failed(why);
+        this.timer = setTimeout(() => this.load(), AGAIN);
+      }
       return;
     } finally {
       if (mine === this.loads) this.body.removeAttribute("aria-busy");
