@@ -16,6 +16,7 @@ from typing import cast
 from cryptography import x509
 
 from proxy.core.text import UTF_16, NotUtf8
+from proxy.net.tls_records import BoundedContext, BoundedObject
 
 #: The application protocol, on both sides.
 _ALPN = ["http/1.1"]
@@ -72,7 +73,7 @@ def upstream_context(
     """
     if fingerprint is not None:
         return _secured(_PinnedContext.of(fingerprint))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context: ssl.SSLContext = BoundedContext(ssl.PROTOCOL_TLS_CLIENT)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -106,7 +107,7 @@ def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
 
 
-class _PinnedObject(ssl.SSLObject):
+class _PinnedObject(BoundedObject):
     """Checks the pin within the handshake, so that no caller can omit it and nothing is sent
     before.
     """
@@ -122,7 +123,7 @@ class _PinnedSocket(ssl.SSLSocket):
         _PinnedContext.check(self)
 
 
-class _PinnedContext(ssl.SSLContext):
+class _PinnedContext(BoundedContext):
     pin: bytes
     sslobject_class = _PinnedObject
     sslsocket_class = _PinnedSocket
@@ -207,7 +208,7 @@ class ServerCertificate:
         connection.context = self._current
 
     def _load(self) -> ssl.SSLContext:
-        context = _secured(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+        context = _secured(BoundedContext(ssl.PROTOCOL_TLS_SERVER))
         _load_chain(context, self._certificate, self._key)
         try:
             leaf = x509.load_pem_x509_certificates(_read(self._certificate))[0]

@@ -1,0 +1,63 @@
+"""Bounds the TLS messages that carry no data, which a peer may send at any time (RFC 8446 §4.6).
+
+A KeyUpdate has 27 bytes and costs new keys in both directions, and a response. Without a bound, a
+peer that sends nothing else blocks the event loop for seconds: OpenSSL handles all that has arrived
+within one read.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+#: Bytes beside the data in a record of TLS 1.3: header, content type and authentication tag.
+_RECORD = 22
+#: Bytes of other messages on a connection, and for how many bytes of data there may be one more.
+#: Padding of records counts too (RFC 8446 §5.4).
+_OTHERS, _DATA = 64 << 10, 8
+
+
+class BoundedObject(ssl.SSLObject):
+    """One connection. `read` raises `ssl.SSLError` if the peer sends too little data in what it
+    sends.
+    """
+
+    #: What has arrived and is not read; set by `BoundedContext`.
+    incoming: ssl.MemoryBIO
+    _budget = _OTHERS * _DATA
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:
+        """Called by the event loop."""
+        waiting = self.incoming.pending
+        try:
+            found: Any = super().read(len, buffer)
+        except ssl.SSLWantReadError:
+            self._read(waiting - self.incoming.pending, 0)
+            raise
+        # a count if there is a buffer for the data
+        size = found if buffer is not None else found.__len__()
+        self._read(waiting - self.incoming.pending, size)
+        return found
+
+    def _read(self, taken: int, size: int) -> None:
+        """Note that `taken` bytes were read and gave `size` bytes of data."""
+        if taken and size:
+            taken -= _RECORD
+        self._budget = min(self._budget + size - (taken - size) * _DATA, _OTHERS * _DATA)
+        if self._budget < 0 and self.version() == "TLSv1.3":
+            raise ssl.SSLError(1, "too many TLS messages without data")
+
+
+class BoundedContext(ssl.SSLContext):
+    """Makes `BoundedObject`s."""
+
+    sslobject_class = BoundedObject
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **kwargs: Any
+    ) -> ssl.SSLObject:
+        """Called by the event loop."""
+        made = super().wrap_bio(incoming, outgoing, *args, **kwargs)
+        if isinstance(made, BoundedObject):
+            made.incoming = incoming
+        return made
