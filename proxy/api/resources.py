@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from proxy.api.description import Description
 from proxy.api.download import Download
 from proxy.api.links import Site
 from proxy.api.listing import Listing
@@ -36,8 +37,7 @@ _MAX_KNOWN = 1 << 10
 class Resources:
     """Handles requests below the proxy's own segment.
 
-    `description` is the OpenAPI document as JSON, `max_wait` is in seconds, `now` returns Unix
-    seconds.
+    `max_wait` is in seconds, `now` returns Unix seconds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Resources:
         download: Download,
         listing: Listing,
         site: Site,
-        description: bytes,
+        description: Description,
         max_wait: float,
         now: Callable[[], float],
     ) -> None:
@@ -71,22 +71,21 @@ class Resources:
         if found is None:
             raise not_found()
         resource, job_id = found
-        if resource is Resource.DESCRIPTION:
-            return self._openapi(request)
-        if resource is Resource.LIST:
-            listing = self._listing.handle
-            return await _by_method(request, {"GET": listing, "HEAD": listing}, own)
+        if resource is Resource.PAGE and own.api is not None:
+            raise not_found()
+        whole = {
+            Resource.DESCRIPTION: self._description.document,
+            Resource.PAGE: self._description.page,
+            Resource.LIST: self._listing.handle,
+        }
+        if (get := whole.get(resource)) is not None:
+            return await _by_method(request, {"GET": get, "HEAD": get}, own)
         methods: dict[Resource, dict[str, Any]] = {
             Resource.STATUS: {"GET": self._status, "HEAD": self._status, "DELETE": self._delete},
             Resource.RESULT: {"GET": self._result, "HEAD": self._result, "DELETE": self._release},
             Resource.CANCEL: {"POST": self._cancel},
         }
         return await _by_method(request, methods[resource], job_id)
-
-    def _openapi(self, request: ApiRequest) -> web.Response:
-        if request.method in ("GET", "HEAD"):
-            return respond(200, [("Cache-Control", "no-store")], self._description)
-        return _not_allowed(request, ["GET", "HEAD"])
 
     async def _job(self, request: ApiRequest, id: str) -> Job:
         """Return the job, tombstones too, if the caller may see it. Raises `Problem`."""

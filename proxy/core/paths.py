@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 _EXPORTS, _RESULT, _CANCEL, _DESCRIPTION = "/exports", "/result", "/cancel", "/openapi.json"
+_PAGE = "/"
 _UUID4 = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _JOB = re.compile(rf"{_EXPORTS}/({_UUID4})({_RESULT}|{_CANCEL})?/?", re.IGNORECASE)
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -19,6 +20,7 @@ class Resource(Enum):
     """A kind of resource below the proxy's own segment."""
 
     DESCRIPTION = _DESCRIPTION
+    PAGE = _PAGE
     LIST = _EXPORTS
     STATUS = ""
     RESULT = _RESULT
@@ -31,6 +33,8 @@ def parse(rest: str) -> tuple[Resource, str] | None:
     """
     if rest.lower() == _DESCRIPTION:
         return Resource.DESCRIPTION, ""
+    if rest == _PAGE:
+        return Resource.PAGE, ""
     if _LIST.fullmatch(rest):
         return Resource.LIST, ""
     if found := _JOB.fullmatch(rest):

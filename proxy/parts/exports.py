@@ -13,6 +13,7 @@ import structlog
 from proxy import __version__
 from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.admin.readiness import Readiness
+from proxy.api.description import Description
 from proxy.api.download import Download
 from proxy.api.idempotency import IdempotencyKeys
 from proxy.api.kickoff import KickoffHandler, KickoffPolicy
@@ -24,7 +25,6 @@ from proxy.api.resources import Resources
 from proxy.api.router import ApiRouter
 from proxy.config.settings import Settings
 from proxy.core.job import Job
-from proxy.core.openapi import describe
 from proxy.core.retention import Retention
 from proxy.downstream.duplex import Forwarder
 from proxy.downstream.server import Server
@@ -284,7 +284,7 @@ class Parts:
                 jobs=self._jobs, access=self._access, runner=runner, site=site, now=self._now
             ),
             site=site,
-            description=describe(__version__, public.segment),
+            description=Description(__version__, public.segment, public.url),
             max_wait=exports.max_wait,
             now=self._now,
         )

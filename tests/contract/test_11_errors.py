@@ -210,7 +210,8 @@ async def test_responses_match_the_openapi_description(stage: Stage) -> None:
     """
     document = (await stage.get("/_async/openapi.json")).json()
     job, listing = "/v{version}/_async/exports/{id}", "/v{version}/_async/exports"
-    kickoff = "/v{version}/RestoreSessions/{restoreSessionId}/organization/{export}"
+    mailbox = "/v{version}/RestoreSessions/{restoreSessionId}/organization/mailboxes/{mailboxId}"
+    kickoff = f"{mailbox}/exportToPst"
 
     def check(response: Message, path: str, method: str) -> Message:
         entry = described(document, path, method, response.status)

@@ -102,6 +102,19 @@ async def test_the_openapi_description_needs_no_credentials(stage: Stage) -> Non
     assert (await stage.ask("HEAD", "/_async/openapi.json", {})).body == b""
 
 
+async def test_the_description_is_a_page_for_people_too(stage: Stage) -> None:
+    """At the segment itself, without credentials and without scripts; nowhere below a version."""
+    response = await stage.ask("GET", "/_async/", {})
+    assert (response.status, response["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert response["Content-Security-Policy"].startswith("default-src 'none';")
+    assert response["X-Content-Type-Options"] == "nosniff"
+    assert b'<a href="openapi.json">' in response.body
+    assert (await stage.ask("HEAD", "/_async/", {})).body == b""
+    assert (await stage.ask("POST", "/_async/", {}, b"")).status == 405
+    for target in ("/v8/_async/", "/_async", "/_async//"):
+        assert (await stage.ask("GET", target, {})).status == 404
+
+
 async def test_a_running_job_is_202(stage: Stage) -> None:
     """§4: with Location, Retry-After, X-Progress and ETag, and the same document as later."""
     stage.fault(hold=True)
