@@ -68,8 +68,7 @@ class Replica:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
-        assert self.process._process is not None
-        self.process._process.send_signal(number)
+        self.process.send_signal(number)
 
     async def start(self) -> int:
         """Start it, as often as it takes while a store is away. Return the number of failures."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -79,10 +78,6 @@ class Scene:
         digest = hashlib.sha256(await caller.file(job)).hexdigest()
         assert digest == self.simulator.content(self.path).sha256()
         return document
-
-    def signal(self, proxy: ProxyProcess, number: signal.Signals) -> None:
-        assert proxy._process is not None
-        proxy._process.send_signal(number)
 
 
 MakeScene = Callable[..., Awaitable[Scene]]

@@ -65,10 +65,10 @@ async def test_a_replica_that_hung_changes_nothing_when_it_continues(
     """§18: neither record nor byte."""
     scene = await make_scene()
     job = await getattr(scene, when)()
-    scene.signal(scene.proxies[0], signal.SIGSTOP)
+    scene.proxies[0].send_signal(signal.SIGSTOP)
     await suspended(scene, job)
     document = await scene.whole(scene.b, job)
-    scene.signal(scene.proxies[0], signal.SIGCONT)
+    scene.proxies[0].send_signal(signal.SIGCONT)
     scene.simulator.release()
     again = await scene.whole(scene.a, job)
     assert again["eTag"] == document["eTag"]
@@ -82,11 +82,11 @@ async def test_a_short_hang_costs_nothing(make_scene: MakeScene) -> None:
     scene = await make_scene()
     job = await scene.transferring()
     for proxy in scene.proxies:
-        scene.signal(proxy, signal.SIGSTOP)
+        proxy.send_signal(signal.SIGSTOP)
     await asyncio.sleep(5)
-    scene.signal(scene.proxies[0], signal.SIGCONT)
+    scene.proxies[0].send_signal(signal.SIGCONT)
     await asyncio.sleep(1.5)
-    scene.signal(scene.proxies[1], signal.SIGCONT)
+    scene.proxies[1].send_signal(signal.SIGCONT)
     scene.simulator.release()
     document = await scene.whole(scene.b, job)
     assert document["attempt"] == 1

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+
+from tests.support.forks import Forked, fork
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60
@@ -30,8 +33,12 @@ class DidNotStart(Exception):
 class ProxyProcess:
     """`serve` over `directory`, in front of `upstream`. Settings are named without their prefix.
 
-    `descriptors` is the limit of open files that it starts with.
+    `descriptors` is the limit of open files that it starts with. It is forked from a process that
+    has imported the proxy.
     """
+
+    #: Start a new Python instead: its memory is that of `serve` alone.
+    fresh = False
 
     def __init__(
         self,
@@ -46,13 +53,10 @@ class ProxyProcess:
         names = {f"VB365_PROXY_{name}": value for name, value in (SETTINGS | settings).items()}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("VB365_PROXY_")}
         self._environment = inherited | names
-        limit = f'ulimit -n {descriptors} && exec "$0" "$@"'
-        self._command = [
-            *(["/bin/sh", "-c", limit] if descriptors else []),
-            *(sys.executable, "-m", "proxy", "serve", "--upstream", upstream),
-            *("--data-dir", str(directory), "--listen", listen, "--admin", admin),
-        ]
-        self._process: asyncio.subprocess.Process | None = None
+        self._arguments = ["serve", "--upstream", upstream, "--data-dir", str(directory)]
+        self._arguments += ["--listen", listen, "--admin", admin]
+        self._descriptors = descriptors
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self._reading: asyncio.Task[None] | None = None
         #: What it wrote to stderr, over all its starts.
         self.lines: list[str] = []
@@ -76,13 +80,7 @@ class ProxyProcess:
     async def start(self) -> None:
         """Return when it listens. Raises `DidNotStart`."""
         self.url = self.admin_url = ""
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            env=self._environment,
-            cwd=ROOT,
-            stderr=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-        )
+        self._process = await self._started()
         ready = asyncio.Event()
         self._reading = asyncio.create_task(self._read(self._process, ready))
         async with asyncio.timeout(LIMIT):
@@ -91,7 +89,26 @@ class ProxyProcess:
             await self.kill()
             raise DidNotStart("".join(self.lines[-5:]))
 
-    async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
+    async def _started(self) -> asyncio.subprocess.Process | Forked:
+        if not self.fresh and sys.platform == "linux":
+            return await fork(self._arguments, self._environment, self._descriptors)
+        limit = f'ulimit -n {self._descriptors} && exec "$0" "$@"'
+        return await asyncio.create_subprocess_exec(
+            *(["/bin/sh", "-c", limit] if self._descriptors else []),
+            *(sys.executable, "-m", "proxy", *self._arguments),
+            env=self._environment,
+            cwd=ROOT,
+            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def _read(
+        self, process: asyncio.subprocess.Process | Forked, ready: asyncio.Event
+    ) -> None:
         assert process.stderr is not None
         admin = not self._tells_admin
         while raw := await process.stderr.readline():
