@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Error, Page, expect
 
 from proxy.core.job import ErrorCode, Job, JobError, Phase, Status
@@ -30,9 +31,12 @@ HOSTILE = 'No <b>Outlook</b> <img src=x onerror="alert(1)"> \u202ehere\u2066'
 SHOWN = 'No <b>Outlook</b> <img src=x onerror="alert(1)"> ⟨U+202E⟩here⟨U+2066⟩'
 BOTH = pytest.mark.parametrize("scheme", ["light", "dark"])
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the browser
 
-@pytest.fixture
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def chromium() -> AsyncIterator[Browser]:
+    """One browser for all tests: each has a context of its own."""
     async with browser() as started:
         yield started
 
