@@ -50,6 +50,11 @@ class FileResponse(RawResponse):
             raise ValueError("a field value holds a control character")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
+    def note_sent(self, count: int) -> None:
+        """Note that so many bytes of the body were sent without the writer."""
+        if self._writer is not None and self._writer.length is not None:
+            self._writer.length -= count
+
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write bytes of the body. Waits for a client that reads slowly."""
         if self._writer is None or self._ended:

@@ -5,16 +5,19 @@ as strict nor as lenient as the proxy's; the handler gets the real head as an ar
 in one `Phase`, and serves one request after another until it is CLOSED:
 
     IDLE ── a request ──> HANDLING ── first bytes of a response ──> RESPONDING
+    RESPONDING ── the kernel copies a file ──> SENDING ── end of its turn ──> RESPONDING
     HANDLING, RESPONDING ── response written ──> RESPONDED ── request complete ──> IDLE
     every phase ── the client leaves, or aiohttp closes ──> CLOSED
 
-A response may be written before the request's body has arrived, hence RESPONDED.
+A response may be written before the request's body has arrived, hence RESPONDED. While SENDING,
+bytes go to the client's socket without its transport, which has none to write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +28,7 @@ from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
+from proxy.net.sockets import duplicated
 
 #: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
@@ -52,6 +56,7 @@ class Phase(enum.Enum):
     IDLE = "idle"
     HANDLING = "handling"
     RESPONDING = "responding"
+    SENDING = "sending"
     RESPONDED = "responded"
     CLOSED = "closed"
 
@@ -94,7 +99,7 @@ class Bridge(asyncio.Transport):
     @property
     def begun(self) -> bool:
         """Whether bytes of the response are written."""
-        return self._phase in (Phase.RESPONDING, Phase.RESPONDED)
+        return self._phase in (Phase.RESPONDING, Phase.SENDING, Phase.RESPONDED)
 
     def begin(self, head: Head, decision: Decision, *, whole: bool, invite: bool) -> None:
         """Start the handler. `whole`: no body follows. `invite`: the client waits for a 100."""
@@ -169,6 +174,8 @@ class Bridge(asyncio.Transport):
         """Called by aiohttp."""
         if self._phase in (Phase.IDLE, Phase.CLOSED):
             return
+        if self._phase is Phase.SENDING:
+            raise RuntimeError("write() while a file is sent")
         if self._phase is Phase.HANDLING:
             self._phase = Phase.RESPONDING
             self._client.code = int(bytes(data[9:12]))  # of "HTTP/1.1 200 OK"
@@ -176,6 +183,23 @@ class Bridge(asyncio.Transport):
             self._client.note_job(data)
         self._client.sent += len(data)
         self._client.transport.write(data)
+
+    def begin_sending(self) -> int | None:
+        """As `FileSink.begin_sending`."""
+        transport = self._client.transport
+        if self._phase is not Phase.RESPONDING or transport.get_write_buffer_size():
+            return None
+        socket = duplicated(transport)
+        if socket is not None:
+            self._phase = Phase.SENDING
+        return socket
+
+    def end_sending(self, socket: int, size: int) -> None:
+        """As `FileSink.end_sending`."""
+        os.close(socket)
+        self._client.sent += size
+        if self._phase is Phase.SENDING:
+            self._phase = Phase.RESPONDING
 
     def is_closing(self) -> bool:
         """Called by aiohttp."""

@@ -93,6 +93,23 @@ def is_sent(transport: asyncio.Transport) -> bool:
     return not int.from_bytes(queued, sys.byteorder)
 
 
+def duplicated(transport: asyncio.BaseTransport) -> int | None:
+    """A new descriptor of the transport's socket, to be closed by the caller. None over TLS, and
+    where the system has no sendfile(2) that can be used with it.
+
+    The transport may close its own descriptor while a thread still writes to it; the number then
+    belongs to another connection.
+    """
+    sock = transport.get_extra_info("socket")
+    tls = transport.get_extra_info("sslcontext") is not None
+    if tls or sock is None or transport.is_closing() or not sys.platform.startswith("linux"):
+        return None
+    try:
+        return os.dup(sock.fileno())
+    except OSError:  # there are too many
+        return None
+
+
 def reset(transport: asyncio.Transport) -> None:
     """Abort with RST instead of FIN, so that the peer sees an error whatever its framing."""
     sock = transport.get_extra_info("socket")

@@ -14,8 +14,10 @@ import errno
 import json
 import os
 import re
+import select
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,11 +25,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
+from proxy.ports.sending import Turn
 from proxy.stores.durable import PLAIN, sync_directory, write_file
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NAME = re.compile(rf"({_UUID})(?:\.([1-9][0-9]{{0,18}}))?\.(partial|file|json|json\.new|copy)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Bytes of one sendfile(2), seconds of a turn, milliseconds for which a fast client is waited for.
+_PIECE, _TURN, _WAIT = 1 << 20, 0.05, 10
 
 
 def checked(id: str) -> str:
@@ -197,6 +202,33 @@ def read_cached(descriptor: int, start: int, count: int) -> bytearray:
         got = 0
     del piece[got:]
     return piece
+
+
+def send(descriptor: int, socket: int, start: int, stop: int, *, patient: bool) -> Turn:
+    """Send the first of the bytes [start, stop) to a non-blocking socket. A turn lasts about
+    `_TURN` seconds. It ends when the socket is full; a `patient` one waits up to `_WAIT`
+    milliseconds for space.
+
+    An error ends the turn too. Whoever reads the file or writes to the socket finds the cause.
+    """
+    poll: select.poll | None = None
+    at, ends = start, time.monotonic() + _TURN
+    while at < stop and time.monotonic() < ends:
+        try:
+            count = os.sendfile(socket, descriptor, at, min(stop - at, _PIECE))
+        except BlockingIOError:
+            if patient and poll is None:
+                poll = select.poll()
+                poll.register(socket, select.POLLOUT)
+            if poll is None or not poll.poll(_WAIT):
+                return Turn(at - start, full=True)
+            continue
+        except OSError:
+            break
+        if not count:  # the file is shorter
+            break
+        at += count
+    return Turn(at - start, full=False)
 
 
 def _pread(descriptor: int, count: int, start: int) -> bytes:

@@ -8,6 +8,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from proxy.net.budget import Budget
 from proxy.ports import Tail
+from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts.files import Entry, Places
 from proxy.stores.file_artifacts.ledger import Ledger
 
@@ -38,6 +39,10 @@ class Store(Protocol):
     ledger: Ledger
     #: Large pieces that all readers of the store may have at a time.
     large_pieces: Budget
+    #: Limits the turns that all readers have at a time, and how many of them may wait for their
+    #: client; see `files.send`.
+    turns: asyncio.Semaphore
+    patient_turns: Budget
 
     @property
     def now(self) -> Callable[[], float]:
@@ -47,6 +52,11 @@ class Store(Protocol):
         self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> asyncio.Future[_T]:
         """Run blocking work in a thread."""
+
+    def begin_turn(
+        self, descriptor: int, socket: int, start: int, stop: int, *, patient: bool
+    ) -> asyncio.Future[Turn]:
+        """Run `files.send` in a thread."""
 
     async def exclusively(self, id: str, work: Callable[[], _T]) -> _T:
         """Run `work`, which changes the names of the job's files, in a thread. Calls for one job

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
 
 from proxy.ports import Artifact, StoreUnavailable
+from proxy.ports.sending import IMPOSSIBLE, FileSink, Turn
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.interface import Store
 from proxy.stores.threads import undisturbed
 
+_T = TypeVar("_T")
 #: Bytes of a piece. A piece is in memory until the client has received it. Therefore only a few
 #: readers at a time get large ones, and only if their last piece was sent at `_FAST` bytes/s.
 _SMALL, _LARGE = 16 << 10, 256 << 10
@@ -25,7 +28,7 @@ class FileReader:
         self.artifact = artifact
         self._store = store
         self._descriptor = descriptor
-        self._reading: set[asyncio.Future[bytes]] = set()
+        self._working: set[asyncio.Future[Any]] = set()
         self._closing: asyncio.Future[None] | None = None
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
@@ -49,24 +52,61 @@ class FileReader:
 
     async def _read(self, start: int, count: int) -> bytes | bytearray:
         """At least one byte and at most `count`."""
-        if self._closing is not None:
-            raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
+        self._check_open()
         if cached := files.read_cached(self._descriptor, start, count):
             await asyncio.sleep(0)  # a fast client must not block the loop for all others
             return cached
-        reading = self._store.begin(files.read_at, self._descriptor, start, count)
-        self._reading.add(reading)
-        reading.add_done_callback(self._reading.discard)
-        return await undisturbed(reading)
+        return await self._finished(
+            self._store.begin(files.read_at, self._descriptor, start, count)
+        )
+
+    async def send(
+        self, sink: FileSink, start: int, stop: int, sent: Callable[[int], None], *, fast: bool
+    ) -> Turn:
+        """As `FileSource.send`."""
+        patience = self._store.patient_turns
+        async with self._store.turns:
+            self._check_open()
+            socket = sink.begin_sending()
+            if socket is None:
+                return IMPOSSIBLE
+            patient = fast and patience.take(1)
+            size = 0
+
+            def ended(turn: asyncio.Future[Turn]) -> None:
+                nonlocal size
+                size = turn.result().size
+
+            try:
+                turn = self._store.begin_turn(
+                    self._descriptor, socket, start, stop, patient=patient
+                )
+                turn.add_done_callback(ended)
+                return await self._finished(turn)
+            finally:
+                sink.end_sending(socket, size)
+                sent(size)
+                if patient:
+                    patience.give(1)
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
+
+    async def _finished(self, work: asyncio.Future[_T]) -> _T:
+        """The result of work in a thread, which uses the descriptor."""
+        self._working.add(work)
+        work.add_done_callback(self._working.discard)
+        return await undisturbed(work)
 
     async def close(self) -> None:
-        """As `Reader.close`. The descriptor is not closed while a thread reads from it."""
+        """As `Reader.close`. The descriptor is not closed while a thread uses it."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
         await undisturbed(self._closing)
 
     async def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
-        while self._reading:
-            await asyncio.wait(self._reading)
+        while self._working:
+            await asyncio.wait(self._working)
         await self._store.close_file(descriptor)

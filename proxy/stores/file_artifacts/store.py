@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from proxy.net.budget import Budget
 from proxy.ports import Artifact, StoreUnavailable, Tail
+from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import Entry, Places, checked
 from proxy.stores.file_artifacts.interface import GrowingFile
@@ -32,6 +33,9 @@ _T = TypeVar("_T")
 #: Threads for writers, readers, and kept files that are hashed again. Each waits for the disk most
 #: of its time.
 _THREADS = 16
+#: Threads that send files, and how many of them may wait for fast clients at a time. Slow clients
+#: are waited for in the event loop.
+_SENDERS, _PATIENT = 8, 6
 #: The kinds of files that count as used space.
 _COUNTED = ("file", "partial", "copy")
 
@@ -45,7 +49,9 @@ class FileArtifacts:
         self.large_pieces = Budget(LARGE_PIECES)
         self._root = root
         self._durable = durable
+        self.turns, self.patient_turns = asyncio.Semaphore(_SENDERS), Budget(_PATIENT)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
+        self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sending")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
         self._closed = False
@@ -171,6 +177,7 @@ class FileArtifacts:
         )
         self._closed = True
         self._threads.shutdown(wait=False)
+        self._senders.shutdown(wait=False)
         for failure in failures:
             if failure is not None:
                 raise failure
@@ -185,6 +192,14 @@ class FileArtifacts:
         return asyncio.get_running_loop().run_in_executor(
             self._threads, partial(work, *args, **kwargs)
         )
+
+    def begin_turn(
+        self, descriptor: int, socket: int, start: int, stop: int, *, patient: bool
+    ) -> asyncio.Future[Turn]:
+        """Run `files.send` in a thread."""
+        self._check_open()
+        send = partial(files.send, descriptor, socket, start, stop, patient=patient)
+        return asyncio.get_running_loop().run_in_executor(self._senders, send)
 
     async def exclusively(
         self,
