@@ -15,6 +15,7 @@ from benchmarks.cluster import bucket, redis, replicas, workers
 from benchmarks.jobs import jobs, latency, memory
 from benchmarks.processes import LOAD_CORE, MissingProgram
 from benchmarks.report import Row, table
+from benchmarks.rescue import rescue
 from benchmarks.servers import Servers
 from benchmarks.sizes import FULL, TINY, Sizes
 from benchmarks.small import small
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         artifact,
         spool,
         latency,
+        rescue,
         memory,
         jobs,
         workers,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.commands import PYTHON, finished
 
-NAMES = ["small", "through", "artifact", "spool", "latency", "memory", "jobs"]
+NAMES = ["small", "through", "artifact", "spool", "latency", "rescue", "memory", "jobs"]
 NAMES += ["workers", "redis", "replicas", "bucket"]
 
 

@@ -85,9 +85,11 @@ class ExportRequest:
 
     async def _send(self, more: list[Field]) -> Response:
         request = self._record.job.request
+        prepared, self._run.prepared = self._run.prepared, None
+        sender = self._upstream if prepared is None else prepared
         self._run.posting = True
         try:
-            response = await self._upstream.send(
+            response = await sender.send(
                 request.method.encode(),
                 request.target.encode("latin-1"),
                 [*self._run.fields, *more],
@@ -98,6 +100,9 @@ class ExportRequest:
         except UpstreamFailure:
             self._run.posting = False
             raise
+        finally:
+            if prepared is not None:
+                prepared.close()
         self._run.posting = False
         return response
 

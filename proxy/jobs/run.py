@@ -22,7 +22,7 @@ from proxy.core.errors import Problem
 from proxy.core.job import JobError
 from proxy.jobs.attendance import Attendance
 from proxy.jobs.followers import Followers
-from proxy.ports import Fields, WholeResponse
+from proxy.ports import Fields, Prepared, WholeResponse
 
 
 class Work(Enum):
@@ -51,6 +51,8 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         #: The body of the request of a rescued export that has not been sent.
         self.body: bytes | None = None
+        #: A connection for that request.
+        self.prepared: Prepared | None = None
         #: The fence of the job's claim, 0 unless replicas share the store (CONTRACT §18).
         self.fence = 0
         #: The store has confirmed that the job is queued for this run.
@@ -80,6 +82,12 @@ class Run:
         self.attendance.deliver()
         if self.followers is not None:
             self.followers.finish()
+
+    def unprepare(self) -> None:
+        """Close the connection that was prepared, unless it is in use. Idempotent."""
+        prepared, self.prepared = self.prepared, None
+        if prepared is not None:
+            prepared.close()
 
     def begin(self, task: asyncio.Task[None]) -> None:
         """Record the task that drives the job, which now has a slot."""

@@ -225,6 +225,7 @@ class Runner:
         return job.phase is Phase.QUEUED and job.replica == self._replica
 
     def _unregister(self, run: Run) -> None:
+        run.unprepare()
         if self._runs.get(run.id) is run:
             del self._runs[run.id]
 
@@ -345,6 +346,7 @@ class Runner:
         await self._queue.join(run, job)
         run.queued = run.work is Work.QUEUED
         if run.queued:
+            run.unprepare()
             events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:

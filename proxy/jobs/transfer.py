@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from proxy.core.events import Answered, Claimed, Finalizing, Restarted, Succeeded
+from proxy.core.events import Answered, Finalizing, Restarted, Succeeded
 from proxy.core.exports import verb
 from proxy.core.http.fields import value_of
 from proxy.core.job import ErrorCode, FileFacts, Job
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
+from proxy.jobs.claim import Claim
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.export_request import ExportRequest
 from proxy.jobs.followers import Reply
@@ -91,6 +92,7 @@ class Transfer:
         self._tracing = needs.tracing
         self._record: Record
         self._request: ExportRequest
+        self._claim: Claim
         self._file: Reception
         self._posted = self._now()
         self._retries = Retries(
@@ -131,46 +133,41 @@ class Transfer:
             stall=self._policy.stall_timeout,
         )
         self._file = Reception(self._record, self._artifacts, self._space)
-        claiming = self._claim_early()
+        self._claim = Claim(self._record, self._holder)
+        if self._request.begin_early():  # the client of a rescued export waits
+            self._claim.begin()
         try:
             await self._file.open()
-        except BaseException:
-            self._give_up(claiming)
+        except BaseException as why:
+            await self._end_early(why)
             raise
         try:
             if not self._file.offset:
                 self._bound_attempts()
             elif job.attempt == 1 and job.started is not None:
                 self._posted = job.started
-            if claiming is None:
-                await self._record.settle(Claimed(self._holder, self._file.offset))
-            else:
-                await claiming
+            await self._claim.settle(self._file.offset)
             verified = await self._receive()
             await self._finish(verified)
-        except (Suspended, Lost, asyncio.CancelledError):
-            self._give_up(claiming)
+        except (Suspended, Lost, asyncio.CancelledError) as why:
             # of a lost job the next holder may need the bytes, otherwise the runner removes them
             await self._file.keep()
+            await self._end_early(why)
             raise
-        except BaseException:
-            self._give_up(claiming)
+        except BaseException as why:
             await self._file.discard()
+            await self._end_early(why)
             raise
 
-    def _claim_early(self) -> asyncio.Task[Job] | None:
-        """Send the first request of a rescued export, and record its claim, while its file is being
-        opened: its client waits. None for other jobs.
+    async def _end_early(self, why: BaseException) -> None:
+        """End the request and the claim that were begun early. What ends the run is recorded next,
+        and only after the claim.
         """
-        if not self._request.begin_early():
-            return None
-        return asyncio.create_task(self._record.settle(Claimed(self._holder, 0)))
-
-    def _give_up(self, claiming: asyncio.Task[Job] | None) -> None:
         self._request.give_up()
-        if claiming is not None:
-            claiming.add_done_callback(lambda done: done.cancelled() or done.exception())
-            claiming.cancel()
+        if isinstance(why, asyncio.CancelledError):
+            self._claim.give_up()
+        else:
+            await self._claim.ended()
 
     async def _request_body(self, job: Job) -> bytes:
         if self._run.body is not None:
@@ -269,6 +266,7 @@ class Transfer:
             return await until_available(lambda: self._request.send(more), job=self._run.id)
         except UpstreamFailure as why:
             if not self._file.offset:
+                await self._claim.settled()
                 raise await self._request.no_response(why) from why
             await self._pause(why)
             return None
@@ -276,6 +274,7 @@ class Transfer:
     async def _accept(self, response: Response) -> None:
         """Record the head of a 200. Raises for any other response, which is relayed or recorded."""
         if response.status != 200:
+            await self._claim.settled()
             raise await self._request.refused(response)
         if (coding := encoding(response.fields)) is not None:
             self._request.hand_over(response)
@@ -293,6 +292,7 @@ class Transfer:
             self._request.hand_over(response)
             raise
         self._replied(Reply(response.reason, response.lines))
+        await self._claim.settled()
         rescued = self._run.followers is not None
         await self._record.settle(Answered(facts(response, size, repeatable=rescued)))
         self._run.attendance.close()

@@ -241,6 +241,7 @@ class Parts:
             note=self.deliveries.note,
             served=self._download.counts,
             counts=self._changes,
+            prepare=self._upstream.prepare,
             policy=RescuePolicy(
                 grace=exports.grace,
                 ttl=exports.rescue_ttl,

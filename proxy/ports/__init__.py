@@ -84,6 +84,9 @@ from proxy.ports.upstream import (
     LocalShortage as LocalShortage,
 )
 from proxy.ports.upstream import (
+    Prepared as Prepared,
+)
+from proxy.ports.upstream import (
     Response as Response,
 )
 from proxy.ports.upstream import (

@@ -82,10 +82,8 @@ class WholeResponse:
     lines: bytes = b""
 
 
-class Upstream(Protocol):
-    """The proxy's own requests to VB365: of jobs, preflights and access checks. None is sent
-    twice.
-    """
+class Sender(Protocol):
+    """Sends requests to VB365. None is sent twice."""
 
     async def send(
         self,
@@ -106,5 +104,18 @@ class Upstream(Protocol):
         `UpstreamBroken` if the head is malformed.
         """
 
+
+class Upstream(Sender, Protocol):
+    """The proxy's own requests to VB365: of jobs, preflights and access checks."""
+
     async def close(self) -> None:
         """Close idle connections."""
+
+
+class Prepared(Sender, Protocol):
+    """A connection that is being opened for one request, which is sent later. `send` may be called
+    once, and never after `close`.
+    """
+
+    def close(self) -> None:
+        """Close the connection unless the request was sent. Idempotent."""

@@ -20,7 +20,7 @@ from proxy.jobs.record import advance_for_caller
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
-from proxy.ports import JobStore
+from proxy.ports import JobStore, Prepared
 from proxy.ports.counts import JobCounts
 from proxy.rescue.call import Call
 from proxy.rescue.deliveries import RescueDeliveries
@@ -42,8 +42,8 @@ class NotRescued(Exception):
 
 
 class Joining:
-    """`grace` is how long a job may wait for a slot, `ttl` how long a finished one can be joined,
-    both in seconds. `now` returns Unix seconds.
+    """`prepare` begins to connect to VB365. `grace` is how long a job may wait for a slot, `ttl`
+    how long a finished one can be joined, both in seconds. `now` returns Unix seconds.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Joining:
         sealer: Sealer,
         deliveries: RescueDeliveries,
         counts: JobCounts,
+        prepare: Callable[[], Prepared],
         grace: float,
         ttl: float,
         now: Callable[[], float],
@@ -65,6 +66,7 @@ class Joining:
         self._sealer = sealer
         self._deliveries = deliveries
         self._counts = counts
+        self._prepare = prepare
         self._grace = grace
         self._ttl = ttl
         self._now = now
@@ -162,6 +164,7 @@ class Joining:
         self._held_fields.take(run)
         try:
             async with self._runner.admission(*job.owners):
+                run.prepared = self._prepare()  # while the job is being stored
                 stored = await self._runner.submit(job, call.body, run)
         except Problem:
             # another replica may have just started the one that took the last place

@@ -13,7 +13,7 @@ from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
 from proxy.net.budget import Budget
-from proxy.ports import ArtifactStore, Followable, JobStore
+from proxy.ports import ArtifactStore, Followable, JobStore, Prepared
 from proxy.ports.counts import FileCounts, JobCounts
 from proxy.rescue.deliveries import RescueDeliveries
 from proxy.rescue.exchange import Needs, RescueExchange
@@ -77,11 +77,13 @@ def rescuer(
     note: Callable[[str, Delivered], None],
     served: FileCounts,
     counts: JobCounts,
+    prepare: Callable[[], Prepared],
     policy: RescuePolicy,
     now: Callable[[], float],
 ) -> Rescuer:
     """Make a `Rescuer`. `memory` bounds the gathered bodies, `note` records a delivery some time,
-    `served` counts the bytes that are sent, `now` returns Unix seconds.
+    `served` counts the bytes that are sent, `prepare` begins to connect to VB365, `now` returns
+    Unix seconds.
     """
     deliveries = RescueDeliveries(
         stores.jobs, spawn=runner.spawn, note=note, counts=served, now=now
@@ -93,6 +95,7 @@ def rescuer(
         sealer=sealer,
         deliveries=deliveries,
         counts=counts,
+        prepare=prepare,
         grace=policy.grace,
         ttl=policy.ttl,
         now=now,

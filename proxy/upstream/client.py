@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import Body, body_of
@@ -30,6 +31,7 @@ from proxy.ports import (
 from proxy.ports.counts import UpstreamCounts
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
+from proxy.upstream.prepared import EarlyConnection
 
 #: Buffered bytes of a body beyond which reading is paused.
 _HIGH_WATER = 1 << 20
@@ -56,9 +58,29 @@ class HttpUpstream:
         timeout: float,
         stall: float,
     ) -> Response:
-        """See `ports.Upstream.send`. Raises ValueError for a head that the proxy itself would
+        """See `ports.Sender.send`. Raises ValueError for a head that the proxy itself would
         reject.
         """
+        return await self.send_over(
+            self._pool.connect, method, target, fields, body, timeout=timeout, stall=stall
+        )
+
+    def prepare(self) -> PreparedRequest:
+        """Begin to connect, for a request that is sent soon."""
+        return PreparedRequest(self, self._pool)
+
+    async def send_over(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        body: bytes,
+        *,
+        timeout: float,
+        stall: float,
+    ) -> Response:
+        """As `send`; `connect` is called if no idle connection can be reused."""
         if self._pool.imposed_host is not None:  # `_head` adds it
             fields = [field for field in fields if field[0].lower() != b"host"]
         # a kick-off's absolute-form target holds its Host, and another call with another Host may
@@ -76,7 +98,7 @@ class HttpUpstream:
                     response = _StreamedResponse(reused, request, stall, self._pool.counts)
                     if await response.request(message):
                         return response
-                connection = await self._pool.connect()
+                connection = await connect()
                 response = _StreamedResponse(connection, request, stall, self._pool.counts)
                 await response.request(message)
                 return response
@@ -89,6 +111,34 @@ class HttpUpstream:
     async def close(self) -> None:
         """Close idle connections."""
         await self._pool.close()
+
+
+class PreparedRequest:
+    """`ports.Prepared`: a request of `upstream` over a connection of its own."""
+
+    def __init__(self, upstream: HttpUpstream, pool: Pool) -> None:
+        self._upstream = upstream
+        self._connection = EarlyConnection(pool)
+
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        stall: float,
+    ) -> Response:
+        """As `HttpUpstream.send`."""
+        take = self._connection.take
+        return await self._upstream.send_over(
+            take, method, target, fields, body, timeout=timeout, stall=stall
+        )
+
+    def close(self) -> None:
+        """See `ports.Prepared.close`."""
+        self._connection.close()
 
 
 def _head(

@@ -25,6 +25,11 @@ class Upstream(ABC):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def open(self) -> int:
+        """The number of connections that are being served."""
+        return len(self._peers)
+
     @abstractmethod
     async def serve(self, peer: Peer) -> None:
         """Serve one connection, which is closed afterwards."""

@@ -1,0 +1,111 @@
+"""CONTRACT §14: within the grace a rescued response takes no measurable time longer than a relayed
+one. VB365 still sees one POST, whatever happens to the proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from proxy.core.job import Phase
+from proxy.stores.disk_jobs.store import DiskJobs
+from tests.contract.conftest import MakeRescue
+from tests.support.exports import CONTENT, HEAD, Slow, raw_response, whole
+from tests.support.wire import LIMIT, eventually, raw
+
+
+class Held:
+    """Holds the calls of a method of the job store that satisfy `condition` until `release`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, condition: Any = None) -> None:
+        self.called, self.release = asyncio.Event(), asyncio.Event()
+        method = getattr(DiskJobs, name)
+
+        async def held(store: DiskJobs, *args: Any) -> Any:
+            if condition is None or condition(*args):
+                self.called.set()
+                await self.release.wait()
+            return await method(store, *args)
+
+        monkeypatch.setattr(DiskJobs, name, held)
+
+
+async def test_14_vb365_is_connected_to_while_the_job_is_recorded_and_asked_afterwards(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.6, §14: after a crash the retry finds the job of every POST that VB365 has seen."""
+    stage = await make_rescue()
+    added = Held(monkeypatch, "add")
+    peer = await stage.send()
+    await added.called.wait()
+    await eventually(lambda: stage.upstream.accepted == 1)
+    assert await stage.jobs() == []
+    assert stage.upstream.posts == []
+    connections = stage.upstream.accepted
+    added.release.set()
+    assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
+    assert len(stage.upstream.posts) == 1
+    assert stage.upstream.accepted == connections
+
+
+async def test_14_the_head_does_not_wait_until_the_claim_is_recorded(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await make_rescue()
+    claimed = Held(
+        monkeypatch,
+        "replace",
+        lambda old, new: (old.phase, new.phase) == (Phase.QUEUED, Phase.GENERATING),
+    )
+    peer = await stage.send()
+    assert await peer.head() == HEAD
+    assert claimed.called.is_set()
+    [job] = await stage.jobs()
+    assert job["phase"] == "Queued"
+    claimed.release.set()
+    assert await peer.exactly(len(CONTENT)) == CONTENT
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_14_what_ends_an_export_is_recorded_after_its_claim(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """The response is here before the claim is recorded: an error leaves no job, and a file for
+    which there is no space a failed one.
+    """
+    responses = {200: HEAD + CONTENT, 500: raw("500 Broken", [], b"broken")}
+
+    async def write(peer: Any, message: Any) -> None:
+        await peer.send(responses[status])
+
+    stage = await make_rescue(write, whole, STORAGE__MAX_BYTES="500KiB")
+    claimed = Held(monkeypatch, "replace", lambda old, _: old.phase is Phase.QUEUED)
+    peer = await stage.send()
+    await claimed.called.wait()
+    await eventually(lambda: len(stage.upstream.posts) == 1)
+    claimed.release.set()
+    assert await peer.exactly(len(responses[status])) == responses[status]
+    if status == 500:
+        assert await stage.jobs() == []
+    else:
+        assert (await stage.finished())["error"]["code"] == "StorageFull"
+
+
+async def test_14_a_job_that_waits_for_a_slot_holds_no_connection(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow()
+    stage = await make_rescue(slow, whole, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="1m")
+    await stage.leave()
+    await stage.jobs()
+    added, accepted, open_ = Held(monkeypatch, "add"), stage.upstream.accepted, stage.upstream.open
+    waiting = await stage.send(body=b"another export")
+    await added.called.wait()
+    await eventually(lambda: stage.upstream.accepted == accepted + 1)
+    added.release.set()
+    async with asyncio.timeout(LIMIT / 2):  # the server itself closes idle ones after LIMIT
+        await eventually(lambda: stage.upstream.open == open_)
+    slow.finish()
+    assert await raw_response(waiting, len(CONTENT)) == (HEAD, CONTENT)
