@@ -242,6 +242,7 @@ class Parts:
             served=self._download.counts,
             counts=self._changes,
             prepare=self._upstream.prepare,
+            tracing=self._tracing,
             policy=RescuePolicy(
                 grace=exports.grace,
                 ttl=exports.rescue_ttl,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -36,7 +36,8 @@ from proxy.downstream.request_ids import request_id
 from proxy.jobs.followers import HandedOver
 from proxy.net.budget import Budget
 from proxy.ports import PartialLost, Response, StoreUnavailable, UpstreamFailure, WholeResponse
-from proxy.rescue.call import Call, Growing, Outcome, Relayed, Stored
+from proxy.ports.tracing import Traced, Tracing
+from proxy.rescue.call import RELAYED, Call, Growing, Outcome, Relayed, Stored
 from proxy.rescue.deliveries import RescueDeliveries, RescueDelivery
 from proxy.rescue.following import Following
 from proxy.rescue.request import GatheredBody
@@ -55,6 +56,7 @@ class Needs:
     relay: Forwarder
     following: Following
     deliveries: RescueDeliveries
+    tracing: Tracing
     memory: Budget
     max_body: int
     trusted: Networks
@@ -179,16 +181,25 @@ class RescueExchange:
         with bound_contextvars(request_id=request_id(self._head), client=peer):
             try:
                 call = self._call(peer)
-                found: Outcome = Relayed()
-                if call is not None:
-                    found = await self._needs.following.outcome(call)
-                await self._respond(found)
+                await self._respond(RELAYED if call is None else await self._outcome(call))
             except (PartialLost, StoreUnavailable, UpstreamFailure, Short) as why:
                 log.warning("rescued response broken off", reason=str(why))
                 self._give_up()
             except Exception:
                 log.exception("rescue failed")
                 self._give_up()
+
+    async def _outcome(self, call: Call) -> Outcome:
+        """What the client gets, in a span that the job's request to VB365 belongs to."""
+        line = self._head.method, self._head.target.partition(b"?")[0]
+        method, path = (part.decode("latin-1") for part in line)
+        facts = {"http.request.method": method, "url.path": path}
+        with self._needs.tracing.span(Traced.KICKOFF, call.fields, facts) as span:
+            call = replace(call, fields=span.fields(call.fields))
+            found = await self._needs.following.outcome(call)
+            span.set("vb365.job.id", found.job.id if isinstance(found, Growing | Stored) else None)
+            span.set("http.response.status_code", _status_of(found))
+            return found
 
     def _lines(self, name: str) -> list[str]:
         wanted = name.lower().encode()
@@ -256,7 +267,16 @@ class RescueExchange:
         deliveries = self._needs.deliveries
         self._client.job = found.job.id
         self._delivery = deliveries.begin(found.job.id, head.status, whole=part is None)
-        await self._send(head, pieces)
+        facts = {"vb365.job.id": found.job.id}
+        with self._needs.tracing.span(Traced.DELIVERY, fields, facts) as span:
+            span.set("http.response.status_code", head.status)
+            try:
+                await self._send(head, pieces)
+            except BaseException as why:
+                span.fail(type(why).__name__, "The response broke off.")
+                raise
+            finally:
+                span.set("vb365.bytes", self._delivery.sent)
 
     async def _send(self, head: ResponseHead, pieces: Pieces) -> None:
         """Send a response with this head, framed as VB365 framed it."""
@@ -308,6 +328,19 @@ class RescueExchange:
 
 def _chunk(piece: bytes | bytearray) -> bytes:
     return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
+
+
+def _status_of(found: Outcome) -> int | None:
+    """The status of the response, None for a request that is passed through or broken off."""
+    match found:
+        case Growing() | Stored():
+            return found.head.status
+        case HandedOver():
+            return found.response.status
+        case WholeResponse() | Problem():
+            return found.status
+        case _:
+            return None
 
 
 def _head_of(response: Response | WholeResponse) -> ResponseHead:

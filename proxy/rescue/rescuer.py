@@ -15,6 +15,7 @@ from proxy.jobs.sealing import Sealer
 from proxy.net.budget import Budget
 from proxy.ports import ArtifactStore, Followable, JobStore, Prepared
 from proxy.ports.counts import FileCounts, JobCounts
+from proxy.ports.tracing import Tracing
 from proxy.rescue.deliveries import RescueDeliveries
 from proxy.rescue.exchange import Needs, RescueExchange
 from proxy.rescue.following import Following
@@ -78,12 +79,13 @@ def rescuer(
     served: FileCounts,
     counts: JobCounts,
     prepare: Callable[[], Prepared],
+    tracing: Tracing,
     policy: RescuePolicy,
     now: Callable[[], float],
 ) -> Rescuer:
     """Make a `Rescuer`. `memory` bounds the gathered bodies, `note` records a delivery some time,
-    `served` counts the bytes that are sent, `prepare` begins to connect to VB365, `now` returns
-    Unix seconds.
+    `served` counts the bytes that are sent, `prepare` begins to connect to VB365, `tracing`
+    makes spans, `now` returns Unix seconds.
     """
     deliveries = RescueDeliveries(
         stores.jobs, spawn=runner.spawn, note=note, counts=served, now=now
@@ -113,6 +115,7 @@ def rescuer(
             relay=relay,
             following=following,
             deliveries=deliveries,
+            tracing=tracing,
             memory=memory,
             max_body=policy.max_body,
             trusted=policy.trusted,

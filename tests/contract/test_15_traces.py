@@ -113,6 +113,45 @@ async def test_kickoff_export_and_delivery_have_a_span(
     assert kickoff.start_time_unix_nano <= export.start_time_unix_nano < export.end_time_unix_nano
 
 
+async def test_14_a_rescued_export_has_the_same_spans(
+    collector: Collector, make_stage: MakeStage
+) -> None:
+    """§14: its POST is the kick-off and gets the file."""
+    stage = await make_stage(EXPORTS__RESCUE_SYNC="true", EXPORTS__GRACE="2s")
+    response = await stage.ask("POST", stage.export + "?x=secret", stage.fields | CALLED, b"{}")
+    assert response.body == stage.file()
+    kickoff, export, delivery = await collector.named("kickoff", "export", "delivery")
+    [job] = (await stage.get("/v8/_async/exports")).json()["results"]
+    for span in (kickoff, export, delivery):
+        assert span.trace_id.hex() == TRACE
+        assert attributes(span)["vb365.job.id"] == job["id"]
+    assert kickoff.parent_span_id.hex() == delivery.parent_span_id.hex() == PARENT
+    assert export.parent_span_id == kickoff.span_id
+    assert sent(stage) == {
+        "traceparent": [f"00-{TRACE}-{export.span_id.hex()}-01"],
+        "tracestate": ["a=1"],
+    }
+    facts = attributes(kickoff)
+    assert (facts["url.path"], facts["http.response.status_code"]) == (stage.export, 200)
+    facts = attributes(delivery)
+    assert (facts["http.response.status_code"], facts["vb365.bytes"]) == (200, len(stage.file()))
+    assert "secret" not in str(kickoff) + str(export) + str(delivery)
+
+
+async def test_14_an_export_that_is_passed_through_keeps_its_trace_context(
+    collector: Collector, make_stage: MakeStage
+) -> None:
+    stage = await make_stage(EXPORTS__RESCUE_SYNC="true", STORAGE__MIN_FREE="1000TiB")
+    response = await stage.ask("POST", stage.export, stage.fields | CALLED, b"{}")
+    assert response.body == stage.file()
+    [kickoff] = await collector.named("kickoff")
+    assert attributes(kickoff).keys() == {"http.request.method", "url.path"}
+    assert sent(stage) == {
+        "traceparent": [CALLED["Traceparent"]],
+        "tracestate": [CALLED["Tracestate"]],
+    }
+
+
 async def test_a_failed_export_is_an_error(collector: Collector, make_stage: MakeStage) -> None:
     stage = await make_stage()
     stage.fault(outlook_missing=True)
