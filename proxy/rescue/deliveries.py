@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -61,7 +62,8 @@ class RescueDeliveries:
         self._now = now
         self._spawn = spawn
         self._note = note
-        self._detaching: dict[str, asyncio.Task[None]] = {}
+        #: Several whole deliveries of one file may end at the same moment.
+        self._detaching: dict[str, set[asyncio.Task[None]]] = {}
 
     def begin(self, id: str, status: int, *, whole: bool) -> RescueDelivery:
         """A response with this status has begun."""
@@ -75,9 +77,14 @@ class RescueDeliveries:
             self._note(delivery.id, Delivered(sent=delivery.sent, whole=False))
             return
         task = self._spawn(self._detach(delivery.id))
-        self._detaching[delivery.id] = task
-        task.add_done_callback(lambda _: self._detaching.pop(delivery.id, None))
+        self._detaching.setdefault(delivery.id, set()).add(task)
+        task.add_done_callback(partial(self._detach_ended, delivery.id))
         self._spawn(self._record(delivery))
+
+    def _detach_ended(self, id: str, task: asyncio.Task[None]) -> None:
+        self._detaching[id].remove(task)
+        if not self._detaching[id]:
+            del self._detaching[id]
 
     async def detached(self, id: str) -> bool:
         """Wait until a job whose file was delivered whole is detached. Return whether it was not
@@ -86,7 +93,7 @@ class RescueDeliveries:
         detaching = self._detaching.get(id)
         if detaching is None:
             return False
-        await asyncio.wait([detaching])
+        await asyncio.wait([*detaching])
         return True
 
     async def _detach(self, id: str) -> None:
