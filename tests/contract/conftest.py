@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -284,12 +285,13 @@ def make_play(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) 
 def make_rescue(tmp_path: Path, clock: Clock, closing: contextlib.AsyncExitStack) -> MakeRescue:
     """Start a scripted VB365 and a proxy with `exports.rescue_sync`."""
 
-    async def make(*writes: Write, **given: str) -> RescueStage:
-        upstream = await closing.enter_async_context(Exports(*writes).running())
+    async def make(*writes: Write, tls: ssl.SSLContext | None = None, **given: str) -> RescueStage:
+        upstream = await closing.enter_async_context(Exports(*writes).running(tls))
+        url = upstream.url if tls is None else f"https://localhost:{upstream.port}"
         settings = {"EXPORTS__RESCUE_SYNC": "true", "EXPORTS__GRACE": "2s"} | given
 
         async def begin() -> app.Running:
-            values = settings_of(upstream.url, tmp_path / "data", settings)
+            values = settings_of(url, tmp_path / "data", settings)
             running = await app.start(values, clock)
             closing.push_async_callback(running.stop)
             return running

@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from proxy import app
 from proxy.core.job import ErrorCode, Phase
-from tests.contract.conftest import SIZE, Clock, MakePlay, MakeStage, settings_of
+from tests.contract.conftest import SIZE, Clock, MakePlay, MakeRescue, MakeStage, settings_of
+from tests.support.exports import CONTENT, Slow
 from tests.support.loops import authority as authority
 from tests.support.loops import localhost as localhost
 from tests.support.tls_peers import server_side, write
@@ -424,6 +425,24 @@ async def test_16_ends_joins_and_resumptions_are_counted(make_stage: MakeStage) 
         assert value("jobs", phase="Suspended") == 0
     finally:
         await again.stop()
+
+
+async def test_14_rescued_exports_and_those_who_join_are_counted(make_rescue: MakeRescue) -> None:
+    slow = Slow()
+    stage = await make_rescue(slow)
+    await stage.leave()
+    peers = [await stage.send() for _ in range(2)]
+    await stage.joined(2)
+    slow.finish()
+    for peer in peers:
+        assert (await peer.message()).body == CONTENT
+    await stage.finished()
+    value = await metrics(stage)
+    assert (value("jobs_rescued_total"), value("jobs_joined_total")) == (1, 2)
+    assert value("http_requests_total", lane="rescue", code="499") == 1
+    assert value("http_requests_total", lane="rescue", code="200") == 2
+    assert value("bytes_total", flow="stored") == len(CONTENT)
+    assert value("bytes_total", flow="served") == 2 * len(CONTENT)
 
 
 async def test_16_storage_adds_up(make_stage: MakeStage) -> None:
