@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 import proxy
+from proxy.cli.client import WithClient, add_client_commands
 from proxy.cli.options import (
     AdminAddress,
     ConfigFile,
@@ -33,14 +34,22 @@ if TYPE_CHECKING:
     from proxy.net.seat import Seat
 
 COMMAND = "vb365-async-proxy"
+#: The panels of --help beside those of the client.
+_SERVER, _TRY = "Run a proxy", "Try it"
 #: Bytes of a health check's response that are read.
 _LONGEST_REPORT = 64 << 10
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(
+    cls=WithClient,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+add_client_commands(app)
 config_app = typer.Typer(no_args_is_help=True, help="Create, check and print the configuration.")
-app.add_typer(config_app, name="config")
+app.add_typer(config_app, name="config", rich_help_panel=_SERVER)
 webhooks_app = typer.Typer(no_args_is_help=True, help="Test the receivers of webhooks.")
-app.add_typer(webhooks_app, name="webhooks")
+app.add_typer(webhooks_app, name="webhooks", rich_help_panel=_SERVER)
 
 
 def main() -> None:
@@ -64,14 +73,17 @@ def _common(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+            *("--version", "-V"),
+            callback=_print_version,
+            is_eager=True,
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
     """An asynchronous reverse proxy for the Veeam Backup for Microsoft 365 REST API."""
 
 
-@app.command()
+@app.command(rich_help_panel=_SERVER)
 @with_sources
 def serve(sources: Sources) -> None:
     """Run the proxy.
@@ -103,7 +115,7 @@ def serve(sources: Sources) -> None:
     raise typer.Exit(_run(run(settings, reread, config=config)))
 
 
-@app.command()
+@app.command(rich_help_panel=_TRY)
 def demo(
     keep: Annotated[
         bool, typer.Option("--serve", help="Keep the proxy and the simulator running.")
@@ -134,7 +146,7 @@ def _parsed(parse: Callable[[str], float], text: str) -> float:
         raise typer.BadParameter(f"{text!r} {error}") from error
 
 
-@app.command()
+@app.command(rich_help_panel=_TRY)
 def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -167,32 +179,6 @@ def simulate(
 
     settings = SimulatorSettings(size=size, generate=generate, rate=rate)
     raise typer.Exit(_run(run(settings, host, port, tls=tls)))
-
-
-_FORWARD = {
-    "ignore_unknown_options": True,
-    "allow_extra_args": True,
-    "allow_interspersed_args": False,
-}
-
-
-@app.command(context_settings=_FORWARD, add_help_option=False)
-def export(context: typer.Context) -> None:
-    """Start an export at a proxy, follow it and download the file."""
-    _run_client(context)
-
-
-@app.command(context_settings=_FORWARD, add_help_option=False)
-def jobs(context: typer.Context) -> None:
-    """List, show, cancel, delete and fetch export jobs of a proxy."""
-    _run_client(context)
-
-
-def _run_client(context: typer.Context) -> None:
-    """Pass the command on to the client's own command line, which only these commands load."""
-    from proxy.client import client_app
-
-    client_app([str(context.info_name), *context.args], prog_name=COMMAND)
 
 
 @config_app.command("check")
@@ -280,7 +266,7 @@ def webhooks_test(sources: Sources) -> None:
     raise typer.Exit(0 if accepted else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=_SERVER)
 def healthcheck(
     config: ConfigFile = None,
     admin: AdminAddress = None,

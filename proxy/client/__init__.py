@@ -1,4 +1,4 @@
-"""The `export` and `jobs` commands, which work with any running proxy (CONTRACT §15)."""
+"""The commands that work with any running proxy: `login`, `export`, `jobs` (CONTRACT §15)."""
 
 from proxy.client.commands import client_app
 

@@ -1,14 +1,23 @@
-"""Sources of bearer tokens: an option, a file, or a login (`POST /v{N}/token`)."""
+"""Sources of bearer tokens: the environment, a file, a login (`POST /v{N}/token`), a profile."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
+from proxy.client import profiles
 from proxy.client.errors import CommandError
+from proxy.client.profiles import Profile
 from proxy.client.wire import Http, WholeResponse, error_from
 from proxy.core.text import NotUtf8, decoded
+
+#: Seconds before the end of a token when it is renewed.
+_EARLY = 60.0
 
 
 class FixedToken:
@@ -21,7 +30,7 @@ class FixedToken:
         """Return the token."""
         return self._token
 
-    async def renew(self, http: Http) -> bool:
+    async def renew(self, http: Http, rejected: str) -> bool:
         """Return False."""
         return False
 
@@ -36,16 +45,22 @@ class TokenFile:
     async def token(self, http: Http) -> str:
         """Return the token that was read last. Raises `CommandError` if there is none."""
         if self._token is None:
-            self._token = await asyncio.to_thread(self._read)
+            self._token = await asyncio.to_thread(read_secret, self._path)
         return self._token
 
-    async def renew(self, http: Http) -> bool:
+    async def renew(self, http: Http, rejected: str) -> bool:
         """Read the file and return whether the token has changed."""
-        before, self._token = self._token, await asyncio.to_thread(self._read)
-        return self._token != before
+        self._token = await asyncio.to_thread(read_secret, self._path)
+        return self._token != rejected
 
-    def _read(self) -> str:
-        return read_secret(self._path)
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The response to a login. `expires` is in Unix seconds, None if it is not known."""
+
+    access: str = field(repr=False)
+    refresh: str | None = field(repr=False)
+    expires: float | None
 
 
 class Login:
@@ -54,51 +69,142 @@ class Login:
     def __init__(self, username: str, password: str, api: str = "v8") -> None:
         self._username = username
         self._password = password
-        self._path = f"/{api}/token"
-        self._access: str | None = None
-        self._refresh: str | None = None
+        self._api = api
+        self._tokens: Tokens | None = None
+        self._renewing = asyncio.Lock()
 
     async def token(self, http: Http) -> str:
         """Return the token, after a login the first time. Raises `ErrorResponse` if that fails."""
-        return self._access or await self._log_in(http)
+        async with self._renewing:
+            if self._tokens is None:
+                self._tokens = await self._log_in(http)
+            return self._tokens.access
 
-    async def renew(self, http: Http) -> bool:
+    async def renew(self, http: Http, rejected: str) -> bool:
         """Get a new token with the refresh token if it is valid, else with the password."""
-        if self._refresh is not None:
-            response = await self._grant(
-                http, grant_type="refresh_token", refresh_token=self._refresh
-            )
-            if response.status == 200:
-                self._accept(response)
-                return True
-        await self._log_in(http)
+        async with self._renewing:
+            if self._tokens is None or self._tokens.access == rejected:
+                refresh = None if self._tokens is None else self._tokens.refresh
+                renewed = await refreshed(http, self._api, refresh)
+                self._tokens = renewed or await self._log_in(http)
         return True
 
-    async def _log_in(self, http: Http) -> str:
-        return self._accept(
-            await self._grant(
-                http, grant_type="password", username=self._username, password=self._password
-            )
-        )
+    async def _log_in(self, http: Http) -> Tokens:
+        return await log_in(http, self._api, self._username, self._password)
 
-    async def _grant(self, http: Http, **form: str) -> WholeResponse:
-        # Otherwise VB365 requires an antiforgery cookie, which is meant for browsers.
-        body = urlencode(form | {"disable_antiforgery_token": "true"}).encode()
-        fields = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        return await http.call("POST", self._path, fields, body)
 
-    def _accept(self, response: WholeResponse) -> str:
-        if response.status != 200:
-            raise error_from(response)
-        document = response.document()
-        token = document.get("access_token")
-        if not isinstance(token, str):
+class Saved:
+    """The login of a profile. New tokens are written to its file, for the next command.
+
+    `password` is that of the environment; it is used after the refresh token has expired.
+    """
+
+    def __init__(self, profile: Profile, password: str | None = None) -> None:
+        self._profile = profile
+        self._password = password
+        self._renewing = asyncio.Lock()
+
+    async def token(self, http: Http) -> str:
+        """Return the token. One that is about to expire is renewed first."""
+        expires, now = self._profile.expires, time.time()
+        if expires is not None and expires - _EARLY < now and self._profile.refresh_token:
+            await self.renew(http, self._profile.access_token)
+        return self._profile.access_token
+
+    async def renew(self, http: Http, rejected: str) -> bool:
+        """Get a new token with the refresh token, or use that which another command has got.
+
+        Raises `CommandError` if the login has expired.
+        """
+        async with self._renewing, _locked(self._profile.name):
+            if self._profile.access_token != rejected:
+                return True
+            known = await asyncio.to_thread(profiles.load, self._profile.name)
+            if known.access_token != rejected and known.is_for(self._profile.url):
+                self._profile = known
+                return True
+            tokens = await refreshed(http, self._profile.api, self._profile.refresh_token)
+            self._profile = with_tokens(self._profile, tokens or await self._log_in(http))
+            await asyncio.to_thread(profiles.save, self._profile)
+        return True
+
+    async def _log_in(self, http: Http) -> Tokens:
+        name, username = self._profile.name, self._profile.username
+        if username is None or self._password is None:
             raise CommandError(
-                f"The response of {self._path} has no access_token: "
-                "is --url the address of the proxy?"
+                f"Your login at {self._profile.url} has expired. Log in again: "
+                f"{profiles.login_command(name, self._profile.url)}"
             )
-        self._access, self._refresh = token, document.get("refresh_token")
-        return token
+        return await log_in(http, self._profile.api, username, self._password)
+
+
+@asynccontextmanager
+async def _locked(name: str) -> AsyncIterator[None]:
+    """Hold the lock of the profile, and wait for it in a thread."""
+    lock = profiles.locked(name)
+    await asyncio.to_thread(lock.__enter__)
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def with_tokens(profile: Profile, tokens: Tokens) -> Profile:
+    """Return the profile with these tokens."""
+    return replace(
+        profile,
+        access_token=tokens.access,
+        refresh_token=tokens.refresh,
+        expires=tokens.expires,
+    )
+
+
+async def log_in(http: Http, api: str, username: str, password: str) -> Tokens:
+    """Return the tokens of the user. Raises `ErrorResponse` if VB365 rejects the password."""
+    response = await _grant(http, api, grant_type="password", username=username, password=password)
+    if response.status != 200:
+        raise error_from(response)
+    return _tokens(response, api)
+
+
+async def refreshed(http: Http, api: str, refresh: str | None) -> Tokens | None:
+    """Return new tokens for a refresh token, or None if VB365 rejects it.
+
+    Raises `ErrorResponse` if VB365 has not decided, for example because it restarts.
+    """
+    if refresh is None:
+        return None
+    response = await _grant(http, api, grant_type="refresh_token", refresh_token=refresh)
+    if response.status == 200:
+        return _tokens(response, api)
+    if response.status in (400, 401, 403):
+        return None
+    raise error_from(response)
+
+
+async def _grant(http: Http, api: str, **form: str) -> WholeResponse:
+    # Otherwise VB365 requires an antiforgery cookie, which is meant for browsers.
+    body = urlencode(form | {"disable_antiforgery_token": "true"}).encode()
+    fields = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    return await http.call("POST", f"/{api}/token", fields, body)
+
+
+def _tokens(response: WholeResponse, api: str) -> Tokens:
+    document = response.document()
+    access, refresh = document.get("access_token"), document.get("refresh_token")
+    if not isinstance(access, str) or not usable(access):
+        raise CommandError(
+            f"The response of /{api}/token has no access_token: is --url the address of the proxy?"
+        )
+    lifetime = document.get("expires_in")
+    known = isinstance(lifetime, int | float) and not isinstance(lifetime, bool) and lifetime > 0
+    expires = time.time() + lifetime if known and isinstance(lifetime, int | float) else None
+    return Tokens(access, refresh if isinstance(refresh, str) else None, expires)
+
+
+def usable(token: str) -> bool:
+    """Whether a token can be sent in a field: visible ASCII without spaces (RFC 6750 §2.1)."""
+    return bool(token) and token.isascii() and token.isprintable() and " " not in token
 
 
 def read_secret(path: Path) -> str:

@@ -30,11 +30,23 @@ async def diagnose(error: Exception, url: URL, base: str, *, connected: bool) ->
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         text = (
             f"The certificate of {base} is not trusted ({error.certificate_error}): see "
-            "--ca-file and --insecure"
+            "--ca-file and --insecure, or trust exactly this one with --fingerprint"
         )
         return CommandError(text, code=code)
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return _tls_error(error.os_error, base, code)
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        return CommandError(
+            f"The certificate of {base} has the SHA-256 fingerprint {readable(error.got)}, not "
+            f"{readable(error.expected)}. If the certificate was not renewed, somebody intercepts "
+            "the connection; see --fingerprint",
+            code=code,
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return Unreachable(
+            f"{base}: the proxy in {url.scheme.upper()}_PROXY cannot be used: {_reason(error)}",
+            code=code,
+        )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         if not connected and error.os_error.errno != socket.EAI_AGAIN:
             return CommandError(f"{base}: host {url.host} does not exist; check --url", code=2)
@@ -64,6 +76,17 @@ def _tls_error(error: OSError, base: str, code: int) -> CommandError:
 def _os_error(error: aiohttp.ClientConnectorError) -> str:
     number = error.os_error.errno
     return os.strerror(number) if number is not None and number > 0 else str(error.os_error)
+
+
+def _reason(error: aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError) -> str:
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"it responded with {error.status}"
+    return _os_error(error)
+
+
+def readable(digest: bytes) -> str:
+    """The fingerprint as openssl prints it."""
+    return digest.hex(":").upper()
 
 
 async def _uses_tls(url: URL) -> bool:

@@ -13,7 +13,7 @@ from proxy.client.errors import CommandError, CorruptFile, Unreachable
 from proxy.client.files import PartialFile
 from proxy.client.job import decode_digest
 from proxy.client.proxy import BUSY, TRIES, Proxy, backoff
-from proxy.client.wire import WholeResponse, error_from
+from proxy.client.wire import error_from, read_whole
 from proxy.core.outcome import codings
 
 #: Called with the number of downloaded bytes and the size of the file.
@@ -147,7 +147,7 @@ async def _handle_error(response: aiohttp.ClientResponse, file: PartialFile) -> 
     if response.status == 416 and file.offset:
         await asyncio.to_thread(file.restart)
         return
-    whole = WholeResponse(response.status, response.headers.copy(), await response.read())
+    whole = await read_whole(response)
     if whole.status in BUSY or (whole.status == 409 and whole.retry_after):
         raise _RetryLater(str(error_from(whole)), whole.retry_after)
     raise error_from(whole)

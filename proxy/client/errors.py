@@ -7,6 +7,8 @@ from proxy.core.job import Status
 #: Exit codes by the status of the job.
 EXIT_CODES = {Status.SUCCESS: 0, Status.WARNING: 3, Status.FAILED: 1, Status.CANCELLED: 4}
 EXIT_INTERRUPTED = 130
+#: As a shell reports a process that SIGTERM ended.
+EXIT_TERMINATED = 143
 
 
 class CommandError(Exception):

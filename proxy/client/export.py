@@ -168,8 +168,12 @@ async def _release(proxy: Proxy, display: Display, at: Links) -> None:
 
 
 def _fetch_hint(proxy: Proxy, at: Links) -> str:
-    command = f"vb365-async-proxy jobs fetch {proxy.url(at.status)}"
+    command = _fetch_command(proxy, at)
     return f"The export continues at the proxy. To download the file: {command}"
+
+
+def _fetch_command(proxy: Proxy, at: Links) -> str:
+    return f"vb365-async-proxy jobs fetch {proxy.url(at.status)}"
 
 
 async def _on_interrupt(proxy: Proxy, display: Display, at: Links, cancel: bool) -> None:
@@ -184,5 +188,7 @@ async def _on_interrupt(proxy: Proxy, display: Display, at: Links, cancel: bool)
             if job.ended
             else "The export is being cancelled."
         )
+        if job.available:
+            display.say(f"To download the file: {_fetch_command(proxy, at)}")
     except (CommandError, TimeoutError) as error:
         display.say(f"The export could not be cancelled ({error}). {_fetch_hint(proxy, at)}")

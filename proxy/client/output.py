@@ -9,11 +9,12 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 
 from proxy.core.text import visible
 
@@ -61,7 +62,7 @@ def printable(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
-def to_json(document: dict[str, Any]) -> str:
+def to_json(document: Any) -> str:
     """Return indented JSON, in ASCII if stdout or a terminal cannot show its characters."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     try:
@@ -71,11 +72,17 @@ def to_json(document: dict[str, Any]) -> str:
     return text if printable(text) == text else json.dumps(document, indent=2)
 
 
-def render(table: Table) -> str:
-    """Return the table as text with the width of the terminal, or 240 columns for a pipe."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 240
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip("\n")
+def listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text: aligned below the names of the columns on a terminal, else as TSV
+    without names, as gh does. No row is cut, and no value has control characters.
+    """
+    shown = [[visible(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        return "\n".join("\t".join(row) for row in shown)
+    shown.insert(0, [name.upper() for name in columns])
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    lines = (
+        "  ".join(set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True))
+        for row in shown
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -15,7 +15,7 @@ from yarl import URL
 from proxy.client.display import format_duration
 from proxy.client.errors import CommandError, ErrorResponse, Unreachable
 from proxy.client.job import Job
-from proxy.client.wire import Credentials, Http, WholeResponse, error_from
+from proxy.client.wire import Credentials, Http, WholeResponse, error_from, read_whole
 from proxy.core.paths import Links, description_url, find_links, job_links
 
 #: Maximum number of consecutive tries: about two minutes for a known job, which is longer than a
@@ -64,11 +64,13 @@ class Proxy:
         body: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield a response before its body is read. A 401 renews the credentials once."""
-        async with self._http.open(method, path, await self._authorized(fields), body) as response:
-            if response.status != 401 or not await self._credentials.renew(self._http):
+        token = await self._token()
+        async with self._http.open(method, path, _authorized(token, fields), body) as response:
+            if response.status != 401 or not await self._credentials.renew(self._http, token):
                 yield response
                 return
-        async with self._http.open(method, path, await self._authorized(fields), body) as response:
+        token = await self._token()
+        async with self._http.open(method, path, _authorized(token, fields), body) as response:
             yield response
 
     async def call(
@@ -80,7 +82,7 @@ class Proxy:
     ) -> WholeResponse:
         """Send a request and return the complete response."""
         async with self.open(method, path, fields, body) as response:
-            return WholeResponse(response.status, response.headers.copy(), await response.read())
+            return await read_whole(response)
 
     async def call_with_retries(
         self,
@@ -215,9 +217,15 @@ class Proxy:
             raise error_from(response)
         return response
 
-    async def _authorized(self, fields: Mapping[str, str] | None) -> dict[str, str]:
+    async def _token(self) -> str:
         token = await self._credentials.token(self._http)
-        return {"Authorization": f"Bearer {token}", **(fields or {})}
+        if not token.isascii() or not token.isprintable():
+            raise CommandError("The token has characters that no token has", code=2)
+        return token
+
+
+def _authorized(token: str, fields: Mapping[str, str] | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", **(fields or {})}
 
 
 def backoff(failures: int) -> float:

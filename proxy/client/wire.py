@@ -13,6 +13,7 @@ from yarl import URL
 
 from proxy.client.diagnosis import diagnose
 from proxy.client.errors import CommandError, ErrorResponse
+from proxy.client.forward import forward_proxy
 from proxy.core.errors import MARK, PROBLEM_TYPE
 from proxy.core.outcome import message_of
 
@@ -21,6 +22,8 @@ Trace = Callable[[aiohttp.ClientResponse], None]
 
 #: There is no total limit, since a download may take hours. 90 s without a byte are an error.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=90)
+#: The longest body, in bytes, of a response other than a file.
+_MAX_BODY = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +65,32 @@ class Credentials(Protocol):
     async def token(self, http: Http) -> str:
         """Return the token to send."""
 
-    async def renew(self, http: Http) -> bool:
-        """Get a new token after a 401; return False if that is not possible."""
+    async def renew(self, http: Http, rejected: str) -> bool:
+        """Get another token than the one that was rejected; return False if there is none."""
 
 
 class Http:
     """Requests to a base URL with an optional path prefix, without credentials and retries.
 
-    `tls` is an SSL context, True for the system's CA certificates, or False for no verification.
+    `tls` is an SSL context, True for the system's CA certificates, False for no verification, or
+    the fingerprint of the server's certificate. HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply.
     """
 
     def __init__(self, base: str, *, tls: Any = True, trace: Trace | None = None) -> None:
         url = URL(base)
         if url.scheme not in ("http", "https") or not url.host:
             raise CommandError(
-                f"--url must be a URL such as https://vb365.example.com:4443, not {base!r}", code=2
+                f"--url must be a URL such as https://vb365.example.com:4443, not {base!r}",
+                code=2,
+            )
+        if url.user is not None or url.password is not None or url.query_string or url.fragment:
+            raise CommandError(
+                "--url must have neither credentials nor a query: it ends with the port, or the "
+                "path of the proxy",
+                code=2,
             )
         self.base = base.rstrip("/")
+        self._forward = forward_proxy(url)
         self._tls = tls
         self._trace = trace
         self._connected = False
@@ -120,7 +132,13 @@ class Http:
         sent = {"Accept-Encoding": "identity", **fields}
         try:
             async with self._session.request(
-                method, url, headers=sent, data=body, allow_redirects=False
+                method,
+                url,
+                headers=sent,
+                data=body,
+                allow_redirects=False,
+                proxy=self._forward.url,
+                proxy_auth=self._forward.auth,
             ) as response:
                 self._connected = True
                 if self._trace is not None:
@@ -138,7 +156,20 @@ class Http:
     ) -> WholeResponse:
         """Send a request and return the complete response."""
         async with self.open(method, path, fields, body) as response:
-            return WholeResponse(response.status, response.headers.copy(), await response.read())
+            return await read_whole(response)
+
+
+async def read_whole(response: aiohttp.ClientResponse) -> WholeResponse:
+    """Read the body. Raises `CommandError` if it is longer than any document of the proxy."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(2**16):
+        body += chunk
+        if len(body) > _MAX_BODY:
+            raise CommandError(
+                f"The response to {response.method} {response.url.raw_path} is longer than "
+                f"{_MAX_BODY >> 20} MiB"
+            )
+    return WholeResponse(response.status, response.headers.copy(), bytes(body))
 
 
 def error_from(response: WholeResponse) -> ErrorResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
@@ -155,12 +156,15 @@ class Api:
 
     async def explore(self, call: Call) -> Response:
         """POST …/explore: start a restore session; 200 in v6 and v7, 201 in v5 and v8."""
-        self._tenant(call)
+        tenant = self._tenant(call)
+        at = re.search(rb'"dateTime"\s*:\s*"([^"]*)"', call.body, re.IGNORECASE)
+        if at and not _is_time(at[1].decode(errors="replace")):
+            return error(call.version, 400, "The value of dateTime is not valid")
         found = re.search(rb'"type"\s*:\s*"(\w+)"', call.body, re.IGNORECASE)
         session_type = found[1].decode().capitalize() if found else "Vex"
         if session_type not in TYPES:
             return error(call.version, 400, f"The type must be one of {', '.join(TYPES)}")
-        session = self._sessions.open(call.caller, session_type)
+        session = self._sessions.open(call.caller, session_type, tenant)
         status = 201 if call.version in (5, 8) else 200
         return json_response(status, self._session_document(call, session))
 
@@ -264,7 +268,7 @@ class Api:
         session = self.working_session(call)
         path = "/".join(call.segments)
         resource = self.resource(call, session, call.segments[3:])
-        tenant = session.user.tenant
+        tenant = session.tenant
         if resource is None:
             facts = catalog.organization(tenant)
             document = {name: facts[name] for name in ("id", "name", "type")}
@@ -292,7 +296,7 @@ class Api:
         if resource is None:
             raise HttpError(not_found(call))
         if self._settings.strict and not catalog.exists(
-            session.user.tenant, resource, self._settings.objects
+            session.tenant, resource, self._settings.objects
         ):
             raise HttpError(not_found(call))
         return resource
@@ -300,7 +304,7 @@ class Api:
     def _object(
         self, call: Call, session: Session, resource: ResourcePath, path: str
     ) -> dict[str, Any]:
-        facts = catalog.describe(session.user.tenant, resource, self._settings.objects)
+        facts = catalog.describe(session.tenant, resource, self._settings.objects)
         return _linked(call, facts, path)
 
     def _page(self, call: Call, items: Sequence[Any]) -> Response:
@@ -327,6 +331,15 @@ def _count(call: Call, name: str, default: int, maximum: int) -> int:
     if not re.fullmatch(r"\d{1,10}", text) or int(text) > maximum:
         raise HttpError(error(call.version, 400, f"The value {text!r} of {name} is not valid"))
     return int(text)
+
+
+def _is_time(text: str) -> bool:
+    """Return whether the text is a date and time of ISO 8601, as .NET reads it."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _linked(call: Call, document: dict[str, Any], path: str, **children: str) -> dict[str, Any]:

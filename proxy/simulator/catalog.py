@@ -22,6 +22,11 @@ _TIME = "2026-01-15T09:30:00.1234567+02:00"
 
 Document = dict[str, Any]
 
+#: The names of mailboxes by number; others are user5, user6, …. Carol also has an archive, which
+#: has her name and address.
+_ARCHIVE = 4
+_MAILBOXES = {1: "alice", 2: "bob", 3: "carol", _ARCHIVE: "carol"}
+
 
 # Each of these makes an id from a key: the object's path, "#", and its index in the collection.
 
@@ -98,9 +103,9 @@ def _file(id: str, name: str) -> Document:
 
 
 def _mailbox(id: str, number: int, parents: tuple[str, ...]) -> Document:
-    name = f"user{number}"
-    flags = {"isArchive": False, "isPublic": False}
-    return {"id": id, "name": name, "email": f"{name}@contoso.example", **flags}
+    name = _MAILBOXES.get(number, f"user{number}")
+    flags = {"isArchive": number == _ARCHIVE, "isPublic": False}
+    return {"id": id, "name": name, "email": name, **flags}
 
 
 def _exchange_folder(id: str, number: int, parents: tuple[str, ...]) -> Document:
@@ -225,6 +230,8 @@ def describe(organization: str, path: ResourcePath, count: int) -> Document:
     number = siblings.index(path.ids[-1]) + 1 if path.ids[-1] in siblings else 1
     *parents, own = path.ids[: len(collections)]
     document = _DESCRIBE[collections](own, number, tuple(parents))
+    if collections == ("mailboxes",):
+        document["email"] += f"@{organization}.com"
     if is_version:
         document |= {"version": f"{number}.0", "versionId": number}
     return document

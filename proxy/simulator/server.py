@@ -158,7 +158,7 @@ class Simulator:
 
     def export_paths(self, session: Session, version: int = 8) -> list[str]:
         """Return the paths of the 29 exports of that API version, with existing object ids."""
-        tenant, count = session.user.tenant, self.settings.objects
+        tenant, count = session.tenant, self.settings.objects
         base = f"/v{version}/RestoreSessions/{session.id}"
         return [
             f"{base}/{catalog.fill(operation.template, tenant, count)}"

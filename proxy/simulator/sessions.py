@@ -54,12 +54,14 @@ class Event:
 class Session:
     """A restore session.
 
-    `type` is one of `TYPES`. `created`, `touched` (last used) and `ended` are in Unix seconds.
+    `type` is one of `TYPES`, `tenant` is the organization that it shows. `created`, `touched` (last
+    used) and `ended` are in Unix seconds.
     """
 
     id: str
     user: User
     type: str
+    tenant: str
     created: float
     touched: float
     ended: float | None = None
@@ -90,10 +92,10 @@ class Sessions:
         self.feed: deque[tuple[int, Session]] = deque(maxlen=settings.records)
         self._changes = 0
 
-    def open(self, user: User, type: str = "Vex") -> Session:
-        """Start a session of the user."""
+    def open(self, user: User, type: str = "Vex", tenant: str | None = None) -> Session:
+        """Start a session of the user, who sees that organization, by default his own."""
         now = self._now()
-        session = Session(str(uuid.uuid4()), user, type, now, now)
+        session = Session(str(uuid.uuid4()), user, type, tenant or user.tenant, now, now)
         self._sessions[session.id] = session
         self._record_change(session)
         return session
@@ -165,7 +167,7 @@ class Sessions:
 
     def document(self, session: Session, version: int) -> dict[str, Any]:
         """Return the RESTRestoreSession document of that API version, without links."""
-        organization = catalog.organization(session.user.tenant)
+        organization = catalog.organization(session.tenant)
         problems = any(event.status in ("Warning", "Failed") for event in session.events)
         document = {
             "id": session.id,
@@ -190,7 +192,7 @@ class Sessions:
         document = {
             "itemName": event.item,
             "itemType": "Mailbox" if event.type == "Export" else "File",
-            "source": session.user.tenant,
+            "source": session.tenant,
             "target": "",
             "id": event.id,
             "type": event.type,
@@ -205,7 +207,7 @@ class Sessions:
         if event.size is not None:
             document["itemSizeBytes"] = event.size
         if version >= 8:
-            document["organizationId"] = catalog.organization(session.user.tenant)["id"]
+            document["organizationId"] = catalog.organization(session.tenant)["id"]
         return document
 
     def statistics(self, session: Session) -> dict[str, Any]:

@@ -18,14 +18,17 @@ from itertools import takewhile
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from threading import Thread
+from typing import Any
 
 import pytest
 import typer.main
 from typer.testing import CliRunner, Result
 
 import proxy
+from proxy.cli.client import COMMANDS as CLIENT_COMMANDS
 from proxy.cli.main import app
 from proxy.cli.options import Sources
+from proxy.client import client_app
 from proxy.config import FLAGS, text
 from tests.support.commands import ANY_PORTS, PYTHON, ROOT, finished, listening, started
 
@@ -110,6 +113,42 @@ def test_the_client_s_commands_are_part_of_it(arguments: list[str]) -> None:
     assert result.exit_code == 0
     assert f"vb365-async-proxy {' '.join(arguments[:-1])} [OPTIONS]" in result.output
     assert "--output" in result.output
+
+
+def test_the_help_of_the_whole_shows_the_client_s_commands() -> None:
+    """With the first line of their own help, without loading them."""
+    client: Any = typer.main.get_command(client_app)
+    own = {
+        name: (command.help or command.callback.__doc__).splitlines()[0]
+        for name, command in client.commands.items()
+    }
+    assert own == {name: text for name, _, text in CLIENT_COMMANDS}
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["export", "-h"], ["export", "mailbox", "-h"]])
+def test_help_has_a_short_option(arguments: list[str]) -> None:
+    result = invoke(*arguments)
+    assert (result.exit_code, "Usage: vb365-async-proxy" in result.output) == (0, True)
+
+
+def test_version_has_a_short_option() -> None:
+    assert invoke("-V").output == f"vb365-async-proxy {proxy.__version__}\n"
+
+
+def test_exit_codes_are_in_the_help_of_exports() -> None:
+    shown = " ".join(invoke("export", "mailbox", "--help").output.split())
+    assert "3 success with a warning, 4 cancelled, 130 Ctrl-C" in shown
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell", "pwsh"])
+def test_every_shell_completes_the_client_s_commands(shell: str) -> None:
+    """Also below commands that are loaded when they are used."""
+    line = "vb365-async-proxy export mail"
+    words = {"COMP_WORDS": line, "COMP_CWORD": "2", "_TYPER_COMPLETE_ARGS": line}
+    words |= {"_TYPER_COMPLETE_WORD_TO_COMPLETE": "mail", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    variable = "_VB365_ASYNC_PROXY_COMPLETE"
+    done = finished(env={**os.environ, **words, variable: f"complete_{shell}"})
+    assert "mailbox" in done.stdout, done.stderr
 
 
 def test_the_client_s_usage_errors_exit_2() -> None:

@@ -7,16 +7,24 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 from typer.testing import CliRunner, Result
 
+from proxy import app, logs
 from proxy.client import client_app
 from proxy.client.proxy import Proxy
+from proxy.config import load
+from proxy.simulator import Simulator, SimulatorSettings
 from tests.unit.client.fake_proxy import FakeProxy
+
+#: Of each file that the simulator exports.
+SIZE = 300_000
 
 
 @contextmanager
@@ -49,6 +57,12 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeProxy]:
         loop.call_soon_threadsafe(stop.set)
         thread.join(10)
         loop.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the user who runs the tests are not used."""
+    monkeypatch.setenv("VB365_CONFIG_DIR", str(tmp_path / "config"))
 
 
 @pytest.fixture
@@ -91,3 +105,56 @@ def run(fake: FakeProxy, slept: list[float], here: Path) -> Any:
         return result
 
     return _run
+
+
+def commanded(*line: str, stdin: str | None = None, **env: str | None) -> Result:
+    """The result of a command line with these variables of the environment."""
+    result = CliRunner().invoke(client_app, list(line), input=stdin, env=env)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@dataclass
+class Stack:
+    """A proxy in front of the simulator, on a loop and thread of their own."""
+
+    simulator: Simulator
+    url: str = ""
+
+    def paths(self, method: str = "POST") -> list[str]:
+        """The targets that VB365 was asked for so far, in order."""
+        return [each.target for each in self.simulator.requests if each.method == method]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    logs.configure("console", "critical")  # by default, the log is on stdout
+    running = Stack(Simulator(SimulatorSettings(size=SIZE, generate=0.1, objects=4)))
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    stop = asyncio.Event()
+    flags = {
+        "listen.address": "127.0.0.1:0",
+        "admin.address": "127.0.0.1:0",
+        "storage.dir": str(tmp_path_factory.mktemp("data")),
+    }
+    settings = {"VB365_PROXY_EXPORTS__GRACE": "0s", "VB365_PROXY_STORAGE__MIN_FREE": "1MiB"}
+
+    async def serve() -> None:
+        await running.simulator.start()
+        proxy = await app.start(
+            load(None, flags | {"upstream.url": running.simulator.url}, settings)
+        )
+        running.url = proxy.url
+        ready.set()
+        await stop.wait()
+        await proxy.stop()
+        await running.simulator.stop()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(20)
+    yield running
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(20)
+    loop.close()
+    structlog.reset_defaults()

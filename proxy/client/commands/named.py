@@ -1,0 +1,293 @@
+"""The commands `export mailbox|onedrive|site|team`: an object by its name, without a URL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from proxy.client.commands.options import (
+    EXIT_CODES,
+    CancelOnInterrupt,
+    Download,
+    Key,
+    Output,
+    Release,
+    Wait,
+    key_of,
+    with_connection,
+)
+from proxy.client.commands.running import exit_on_error, run
+from proxy.client.commands.session import (
+    At,
+    Organization,
+    Session,
+    Source,
+    check_source,
+    opened,
+    parse_time,
+)
+from proxy.client.connection import Connection, Resolved
+from proxy.client.display import Display
+from proxy.client.errors import CommandError
+from proxy.client.export import ExportOptions, Outcome, export
+from proxy.client.objects import (
+    CHANNEL,
+    FOLDER,
+    LIBRARY,
+    MAILBOX,
+    ONEDRIVE,
+    SITE,
+    TEAM,
+    Entry,
+    Kind,
+    pick,
+)
+from proxy.client.proxy import Proxy
+from proxy.client.vb365 import VB365, base, segment
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The path of an export below its restore session, and its body."""
+
+    path: str
+    body: bytes | None = None
+
+
+Find = Callable[[VB365, str], Awaitable[Target]]
+
+
+def mailbox(
+    connection: Connection,
+    name: Annotated[
+        str, typer.Argument(metavar="MAILBOX", help="Address, name or id of the mailbox.")
+    ],
+    folder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Export this folder only.")
+    ] = None,
+    max_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="GIB", min=1, max=49, help="Split into a ZIP of PSTs of this size (1 to 49)."
+        ),
+    ] = None,
+    keyword: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Export only items with this text.")
+    ] = None,
+    at: At = None,
+    organization: Organization = None,
+    session: Session = None,
+    output: Output = None,
+    idempotency_key: Key = "auto",
+    download: Download = True,
+    wait: Wait = False,
+    release: Release = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
+) -> None:
+    """Export a mailbox to a PST, verify the file and print its path."""
+    options: dict[str, Any] = {}
+    if keyword is not None:
+        options["contentKeyword"] = keyword
+    if max_size is not None:
+        options |= {"enablePstSizeLimit": True, "pstSizeLimitBytes": max_size * _GIB}
+
+    async def find(vb365: VB365, session: str) -> Target:
+        found = await _one(vb365, session, MAILBOX, name)
+        path = _below(MAILBOX, found)
+        if folder is not None:
+            path = _below(FOLDER, await _child(vb365, session, path, FOLDER, folder), path)
+        return Target(f"{path}/exportToPst", json.dumps(options).encode())
+
+    _export(
+        connection,
+        source=(MAILBOX, at, organization, session),
+        find=find,
+        key=idempotency_key,
+        options=_options(output, wait, download, release, cancel_on_interrupt),
+    )
+
+
+def onedrive(
+    connection: Connection,
+    name: Annotated[
+        str, typer.Argument(metavar="ONEDRIVE", help="Name, URL or id of the OneDrive.")
+    ],
+    at: At = None,
+    organization: Organization = None,
+    session: Session = None,
+    output: Output = None,
+    idempotency_key: Key = "auto",
+    download: Download = True,
+    wait: Wait = False,
+    release: Release = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
+) -> None:
+    """Export a OneDrive to a ZIP, verify the file and print its path."""
+
+    async def find(vb365: VB365, session: str) -> Target:
+        return Target(f"{_below(ONEDRIVE, await _one(vb365, session, ONEDRIVE, name))}/save")
+
+    _export(
+        connection,
+        source=(ONEDRIVE, at, organization, session),
+        find=find,
+        key=idempotency_key,
+        options=_options(output, wait, download, release, cancel_on_interrupt),
+    )
+
+
+def site(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(metavar="SITE", help="Name, URL or id of the site.")],
+    library: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Library, if the site has several.")
+    ] = None,
+    at: At = None,
+    organization: Organization = None,
+    session: Session = None,
+    output: Output = None,
+    idempotency_key: Key = "auto",
+    download: Download = True,
+    wait: Wait = False,
+    release: Release = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
+) -> None:
+    """Export a document library of a SharePoint site to a ZIP and print its path.
+
+    VB365 exports libraries, not whole sites.
+    """
+
+    async def find(vb365: VB365, session: str) -> Target:
+        path = _below(SITE, await _one(vb365, session, SITE, name))
+        found = await _child(vb365, session, path, LIBRARY, library)
+        return Target(f"{_below(LIBRARY, found, path)}/save")
+
+    _export(
+        connection,
+        source=(SITE, at, organization, session),
+        find=find,
+        key=idempotency_key,
+        options=_options(output, wait, download, release, cancel_on_interrupt),
+    )
+
+
+def team(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(metavar="TEAM", help="Name, address or id of the team.")],
+    channel: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Channel, if the team has several.")
+    ] = None,
+    posts: Annotated[
+        bool, typer.Option("--posts", help="Export the posts (HTML) instead of the files (ZIP).")
+    ] = False,
+    at: At = None,
+    organization: Organization = None,
+    session: Session = None,
+    output: Output = None,
+    idempotency_key: Key = "auto",
+    download: Download = True,
+    wait: Wait = False,
+    release: Release = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
+) -> None:
+    """Export the files or the posts of a channel of a team and print the path of the file.
+
+    VB365 exports channels, not whole teams.
+    """
+
+    async def find(vb365: VB365, session: str) -> Target:
+        path = _below(TEAM, await _one(vb365, session, TEAM, name))
+        found = await _child(vb365, session, path, CHANNEL, channel)
+        body = json.dumps({"channelId": found.id}).encode()
+        return Target(f"{path}/{'posts/export' if posts else 'files/save'}", body)
+
+    _export(
+        connection,
+        source=(TEAM, at, organization, session),
+        find=find,
+        key=idempotency_key,
+        options=_options(output, wait, download, release, cancel_on_interrupt),
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to `export`."""
+    for command in (mailbox, onedrive, site, team):
+        app.command(command.__name__, epilog=EXIT_CODES)(with_connection(command))
+
+
+def _options(
+    output: str | None, wait: bool, download: bool, release: bool, cancel: bool
+) -> ExportOptions:
+    return ExportOptions(
+        output=output, wait=wait, download=download, release=release, cancel_on_interrupt=cancel
+    )
+
+
+def _export(
+    connection: Connection,
+    *,
+    source: tuple[Kind, str | None, str | None, str | None],
+    find: Find,
+    key: str,
+    options: ExportOptions,
+) -> NoReturn:
+    """Find the object, export it, and exit."""
+    kind, at, organization, session = source
+    with exit_on_error():
+        time = parse_time(at)
+        check_source(at, session)
+        if session is None and not (options.download or options.wait):
+            raise CommandError(
+                "--no-download leaves before the export ends, which needs its restore session: "
+                "use it with --session or --wait",
+                code=2,
+            )
+
+    async def work(proxy: Proxy, display: Display, resolved: Resolved) -> Outcome:
+        vb365 = VB365(proxy, resolved.api)
+        await proxy.check(resolved.segment)
+        where = Source(
+            kind=kind,
+            at=time,
+            organization=organization or resolved.organization,
+            session=session,
+        )
+        chosen = replace(options, segment=resolved.segment)
+        if session is None:  # the export cannot go on without the session
+            chosen = replace(chosen, cancel_on_interrupt=True)
+        async with opened(vb365, display, where) as at_session:
+            target = await find(vb365, at_session)
+            path = f"/{vb365.api}/{base(at_session)}/{target.path}"
+            return await export(
+                proxy, display, path, target.body, "application/json", key_of(key), chosen
+            )
+
+    run(connection, work)
+
+
+async def _one(vb365: VB365, session: str, kind: Kind, name: str) -> Entry:
+    return pick(kind, await vb365.objects(session, kind), name, "this restore session")
+
+
+async def _child(vb365: VB365, session: str, parent: str, kind: Kind, name: str | None) -> Entry:
+    """Return the object below `parent` with this name, or the only one."""
+    found = await vb365.objects(session, kind, f"{parent}/{kind.path}")
+    if name is not None:
+        return pick(kind, found, name, "it")
+    if len(found) == 1:
+        return found[0]
+    listed = "\n".join(f"  {each}" for each in found[:20])
+    raise CommandError(
+        f"There are {len(found)} {kind.plural}. Name one with --{kind.noun}:\n{listed}", code=2
+    )
+
+
+def _below(kind: Kind, found: Entry, parent: str = "") -> str:
+    return f"{parent}/{kind.path}/{segment(found.id)}".lstrip("/")
