@@ -13,7 +13,10 @@ from proxy.client.commands.login import login, logout
 from proxy.client.commands.options import CONTEXT
 
 client_app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_show_locals=False, context_settings=CONTEXT
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings=CONTEXT,
+    add_completion=False,
 )
 client_app.command("login")(login)
 client_app.command("logout")(logout)
