@@ -99,7 +99,7 @@ WebhookEvents = Annotated[
 
 
 class Webhooks(Section):
-    """Notifications of what becomes of exports (Standard Webhooks)."""
+    """Notifications when exports are accepted, end or expire (Standard Webhooks)."""
 
     urls: WebhookUrls = Field(default=(), repr=False)
     """URLs to post to, at most 6. Keep them secret if they identify the sender."""
