@@ -24,7 +24,7 @@ from proxy.ports import ArtifactStore, JobStore
 
 #: Seconds from now for which a file can be kept.
 MAX_TTL = 30 * 86_400.0
-#: Bytes of a body, and seconds in which it arrives.
+#: The maximum of bytes of a body, and of seconds until it has arrived.
 _LONGEST, _PATIENCE = 4096, 10.0
 _TTL = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

@@ -1,4 +1,4 @@
-"""What happened in each minute of the last day: /api/history (CONTRACT §16)."""
+"""The counts of each minute of the last day: /api/history (CONTRACT §16)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.ports.counts import REQUEST_SECONDS
 
 #: Minutes that are kept, and that are returned unless the request says otherwise.
 KEPT, DEFAULT = 24 * 60, 60
-#: Seconds between two looks at how many jobs run.
+#: Seconds between two counts of the running jobs.
 _INTERVAL = 5.0
 _RUNNING = (Phase.GENERATING, Phase.TRANSFERRING, Phase.FINALIZING, Phase.CANCELLING)
 _ENDED = tuple(status for status in Status if status is not Status.RUNNING)
@@ -97,7 +97,7 @@ class History:
             self._fill(_totals(self._counts()))
             self._ended.append(self._current)
             first = max(self._current.number + 1, number - KEPT)
-            # minutes in which nothing was looked at: what happened then is in the one before
+            # minutes without a count: what happened in them is counted in the one before
             self._ended.extend(map(_Minute, range(first, number)))
             self._current = _Minute(number)
         phases = self._phases()

@@ -28,9 +28,9 @@ from proxy.ports import Changes, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks at what has changed, and after a failure of the store.
+#: Seconds between two reads of what has changed, and after a failure of the store.
 INTERVAL, _RETRY = 0.25, 1.0
-#: Jobs that are read, or indexed, before others have their turn.
+#: Jobs that are read, or indexed, before other tasks run.
 _TOGETHER = 100
 #: Bytes of rows that are kept.
 _ROWS = 8 << 20

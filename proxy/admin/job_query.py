@@ -109,7 +109,7 @@ class Query:
         )
 
     def ordered(self, entries: list[Entry], now: float) -> list[Entry]:
-        """Put entries, which are newest first, into the order. Those without a value are last."""
+        """Sort entries, which are newest first. Those without a value are last."""
         if self.newest_first:
             return entries
         key = SORTS[self.sort]

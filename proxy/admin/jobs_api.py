@@ -13,7 +13,7 @@ from proxy.admin.lookup import Lookup
 from proxy.admin.responses import encoded
 from proxy.admin.rows import Rows
 
-#: Rows that are made before others have their turn: making one takes a tenth of a millisecond.
+#: Rows that are made before other tasks run: making one takes a tenth of a millisecond.
 _TOGETHER = 50
 
 

@@ -22,7 +22,7 @@ Checks = Callable[[], Awaitable[dict[str, str | None]]]
 Rendered = Callable[[str], Awaitable[tuple[bytes, str]]]
 #: The maximum number of open connections. Further ones are closed at once.
 MAX_CONNECTIONS = 256
-#: Seconds within which each request of a connection arrives, counted from the last response.
+#: Seconds that each request of a connection may take to arrive, counted from the last response.
 REQUEST_TIMEOUT = 10.0
 #: Bytes of a request's body.
 _MAX_BODY = 64 << 10

@@ -17,7 +17,7 @@ from proxy.admin.sessions import Sessions, cookie_of, drop_cookie, set_cookie
 
 log = structlog.get_logger(__name__)
 
-#: Bytes of a form, and seconds in which it arrives.
+#: The maximum of bytes of a form, and of seconds until it has arrived.
 _LONGEST, _PATIENCE = 4096, 10.0
 
 

@@ -63,7 +63,7 @@ class ProcessCounts:
     lag: Histogram = field(default_factory=lambda: Histogram(LAG_SECONDS))
 
     async def watch(self) -> None:
-        """Measure how late the event loop runs a timer of each second, until cancelled."""
+        """Measure how late the event loop runs a timer that is due each second, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + _INTERVAL

@@ -117,7 +117,7 @@ def read_upstream(readings: Readings, pools: Iterable[UpstreamCounts]) -> None:
 
 
 def read_jobs(readings: Readings, jobs: JobCounts, files: FileCounts, stored: int) -> None:
-    """Read what became of the jobs, and the bytes of their files."""
+    """Read the outcomes of jobs, and the bytes of their files."""
     # from 0 on: Prometheus sees no increase in a counter that appears with 1
     for status, code in (*_ENDS, *jobs.finished):
         readings.count("jobs_finished_total", jobs.finished.get((status, code), 0), status, code)

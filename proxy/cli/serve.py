@@ -21,7 +21,7 @@ from proxy.net.seat import Seat
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks at the status that the service manager shows.
+#: Seconds between two updates of the status that the service manager shows.
 _STATUS_PAUSE = 3.0
 
 

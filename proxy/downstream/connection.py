@@ -336,7 +336,7 @@ class ClientConnection(RequestReader):
     # Closing.
 
     def _report(self, *, received: bool) -> None:
-        """Say whether the client has received the last response, if somebody wants to know."""
+        """Say whether the client has received the last response, if a callback is set."""
         report, self.delivered = self.delivered, None
         if report is not None:
             report(received)

@@ -1,1 +1,1 @@
-"""Running exports: queue, transfer, outcome, and what restarts and time do to them."""
+"""Running exports: queue, transfer, outcome, restart and expiry."""

@@ -71,7 +71,7 @@ class UnacceptedCallers(Problem):
 class Admission:
     """Admits kick-offs one by one. A job that is about to be added already counts.
 
-    Where replicas share the store (`shared`), the checks here refuse with the right words, and the
+    Where replicas share the store (`shared`), the checks here choose the text of the error, and the
     store itself decides when the job is added. `unaccepted` counts the jobs that wait in this
     process and whose callers VB365 never accepted.
     """
@@ -118,11 +118,11 @@ class Admission:
         try:
             yield
         finally:
-            # of equal places it does not matter which is whose
+            # the places are equal: it does not matter whose is removed
             (self._taken if place in self._taken else self._reserved).remove(place)
 
     def take(self, job: Job) -> None:
-        """Note that the job has been added: from now on it counts by itself."""
+        """Note that the job has been added: from now on it counts as a stored job."""
         place = (job.owners, job.accepted)
         if place in self._reserved:
             self._reserved.remove(place)

@@ -1,4 +1,4 @@
-"""A job store that counts and reports what becomes of the jobs (CONTRACT §16)."""
+"""A job store that counts and reports the changes of jobs (CONTRACT §16)."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Deliveries:
         try:
             job = await advance_for_caller(self._jobs, id, delivered, self._now)
             # a rescued export is sent while it is stored: its record takes it once it has ended.
-            # One that is deleted takes none
+            # A deleted one takes none
             if job is not None and not job.terminal:
                 self.note(id, delivered)
         except StoreUnavailable as why:

@@ -1,4 +1,4 @@
-"""The log of what becomes of jobs: one place for all of its lines (docs/operations.md "Events").
+"""The events of jobs in the log, all in one place (docs/operations.md "Events").
 
 A change is logged once it is stored, by the process that has made it.
 """
@@ -66,7 +66,8 @@ def delivered(job: Job, *, status: int, sent: int, whole: bool, seconds: float) 
 
 def operated(act: str, job: Job, *, how: str) -> None:
     """Log that an operator has done something to the job: cancel, delete, release, extend or
-    redeliver. `how` says what admitted him: "token", "session", or "none" if no token is set.
+    redeliver. `how` says what admitted the operator: "token", "session", or "none" if no token is
+    set.
     """
     expires = None if job.expires is None else timestamp(job.expires)
     _log("job.operator_act", job, {"act": act, "auth": how, "expires": expires})

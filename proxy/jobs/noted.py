@@ -23,7 +23,7 @@ from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 
 log = structlog.get_logger(__name__)
 
-#: Jobs whose added messages are remembered. Nobody still works on the oldest of so many.
+#: Jobs whose added messages are remembered. Changes of the oldest are complete by then.
 _REMEMBERED = 20_000
 
 

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds until a call that failed is repeated.
 _RETRY = 1.0
-#: Seconds between two looks for free slots, or at suspended jobs, however many jobs change.
+#: Seconds between two checks for free slots or suspended jobs, however many jobs change.
 _SLOT_PAUSE, _SEALED_PAUSE = 0.05, 1.0
 
 
@@ -90,7 +90,7 @@ class Member:
             self._unchecked.set()
 
     async def _follow(self) -> None:
-        """Follow the feed. A missed change is made up for by a look at all runs."""
+        """Follow the feed. After a missed change, all runs are checked."""
         try:
             async for job_id in self._jobs.changes():
                 self._slot_freed.set()

@@ -88,7 +88,7 @@ class AdminParts:
         )
 
     async def run(self) -> None:
-        """Keep what the listener shows, until cancelled."""
+        """Update what the listener shows, until cancelled."""
         await asyncio.gather(self._index.run(), self._api.stream.run(), self._api.history.run())
 
     def _scrape(self) -> Scrape:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks at the settings of a shared store.
+#: Seconds between two checks of the settings of a shared store.
 _NOTES_PAUSE = 60.0
 
 

@@ -44,7 +44,7 @@ class RescueDeliveries:
     """The responses of rescued exports. What was sent is recorded by `jobs.deliveries.Deliveries`,
     but for whole files: they are recorded here, as soon as their job has ended.
 
-    `spawn` runs work in the background, `note` records a delivery some time, `counts` counts the
+    `spawn` runs work in the background, `note` records a delivery later, `counts` counts the
     bytes that are sent; `now` returns Unix seconds.
     """
 

@@ -8,7 +8,7 @@ Theory of operation. An exchange is in one `Phase`, beginning with GATHERING:
     every phase ── the client leaves, or the file is lost ──> ENDED
 
 A RELAYED exchange hands everything on to an exchange of the relay. The job does not depend on the
-exchange: it runs whatever becomes of the client.
+exchange: it runs even if the client leaves.
 """
 
 from __future__ import annotations

@@ -168,8 +168,8 @@ def _head(reason: bytes, lines: bytes) -> ResponseHead | None:
 
 
 def _concerns(call: Call, run: Run, verdict: Response | WholeResponse | Problem) -> bool:
-    """Whether VB365 would respond so to the request too. If it rejects the credentials of the run,
-    it may accept those of a request that has joined with a refreshed token.
+    """Whether VB365 would give the same response to the request. If it rejects the credentials of
+    the run, it may accept those of a request that has joined with a refreshed token.
     """
     return verdict.status not in _DENIED or Credentials.of(run.fields) == call.credentials
 

@@ -83,7 +83,7 @@ def rescuer(
     policy: RescuePolicy,
     now: Callable[[], float],
 ) -> Rescuer:
-    """Make a `Rescuer`. `memory` bounds the gathered bodies, `note` records a delivery some time,
+    """Make a `Rescuer`. `memory` bounds the gathered bodies, `note` records a delivery later,
     `served` counts the bytes that are sent, `prepare` begins to connect to VB365, `tracing`
     makes spans, `now` returns Unix seconds.
     """

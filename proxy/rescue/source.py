@@ -32,7 +32,7 @@ async def of_tail(tail: Tail, start: int, stop: int | None) -> Pieces:
                 piece = piece[: stop - at]
             at += len(piece)
             yield piece
-            await asyncio.sleep(0)  # a fast client must not block the loop for all others
+            await asyncio.sleep(0)  # a fast client must not block the loop
     finally:
         await tail.close()
     if stop is not None and at < stop:

@@ -1,1 +1,1 @@
-"""Webhooks: what becomes of jobs is posted to the operator's URLs (CONTRACT §17)."""
+"""Webhooks: changes of jobs are posted to the operator's URLs (CONTRACT §17)."""

@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 #: Bytes of a response that are read, interim responses, head and body together: aiohttp reads any
-#: number of interim responses, and an endless series of them would take the loop from all others.
+#: number of interim responses, and an endless series of them would block the loop.
 MOST = 64 << 10
 
 

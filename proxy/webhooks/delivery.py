@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 _AT_ONCE = 4
 #: Jobs to look at: those that are being tried, and those that may still be dropped, stay due.
 _LOOK = 64
-#: Seconds between two looks; a change in this process is looked at immediately.
+#: Seconds between two checks; a change in this process is noticed immediately.
 _PAUSE = 1.0
 #: Seconds that a replica has for a try before another one tries.
 _CLAIM = TIMEOUT + 15.0
@@ -92,7 +92,7 @@ class Worker:
                 except StoreUnavailable as why:
                     log.warning("webhooks not looked for", reason=str(why))
                 except Exception:
-                    # the worker must outlive a bad record; the next look reports it again
+                    # the worker must outlive a bad record; the next check reports it again
                     log.exception("webhooks not looked for", endpoint_id=self.endpoint.key)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_PAUSE):

@@ -21,7 +21,7 @@ from proxy.core.outbox import endpoint_key
 from proxy.webhooks.connector import MOST, BoundedConnector
 from proxy.webhooks.signature import sign
 
-#: Seconds within which an endpoint responds.
+#: Seconds that an endpoint has to respond.
 TIMEOUT = 15.0
 #: Seconds that the body of a response may take. It has no meaning.
 _BODY_TIMEOUT = 1.0
@@ -29,7 +29,7 @@ _BODY_TIMEOUT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a POST: the status of the response, or None and the `reason` why there is
+    """The result of a POST: the status of the response, or None and the `reason` why there is
     none, and how many seconds it took.
     """
 

@@ -26,7 +26,7 @@ _EVENTS = {
 
 
 def details(row: dict[str, Any] | None, back: str, now: float) -> Markup:
-    """Return the section that shows a job; None is a job that there is not."""
+    """Return the section that shows a job; None: there is no such job."""
     if row is None:
         return tag(
             "section",

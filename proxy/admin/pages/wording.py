@@ -11,7 +11,7 @@ from urllib.parse import unquote
 NOTHING = "\N{EN DASH}"
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 #: Controls, and marks that reorder text. They are shown by their number, so that no name can
-#: pretend to be another.
+#: look like another.
 _HIDDEN = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f"
     "\u2028-\u202e\u2060-\u206f\ufeff]"
@@ -96,7 +96,7 @@ def state(row: dict[str, Any]) -> str:
 
 
 def fetched(row: dict[str, Any]) -> tuple[str, str]:
-    """Return what became of the file of a job, and the class of the text."""
+    """Return the state of a job's file as text, and the class of the text."""
     if row["status"] == "Running" or not row["result"]:
         return NOTHING, "none"
     delivered, result = row["delivered"], row["result"]

@@ -54,7 +54,7 @@ class FileReader:
         """At least one byte and at most `count`."""
         self._check_open()
         if cached := files.read_cached(self._descriptor, start, count):
-            await asyncio.sleep(0)  # a fast client must not block the loop for all others
+            await asyncio.sleep(0)  # a fast client must not block the loop
             return cached
         return await self._finished(
             self._store.begin(files.read_at, self._descriptor, start, count)

@@ -66,7 +66,7 @@ class FileTail:
             if self._partial.growth.stopped:  # the name may be that of another file by now
                 raise PartialLost(f"the file of job {self._partial.places.id} is gone")
         if cached := files.read_cached(self._descriptor, start, count):
-            await asyncio.sleep(0)  # a fast client must not block the loop for all others
+            await asyncio.sleep(0)  # a fast client must not block the loop
             return cached
         self._reading = self._store.begin(files.read_at, self._descriptor, start, count)
         return await undisturbed(self._reading)

@@ -14,7 +14,7 @@ from proxy.stores.durable import PLAIN
 from proxy.stores.file_artifacts.files import Places, disk_errors, fences, remove_all
 from proxy.stores.file_artifacts.spool import Spool
 
-#: Bytes copied between two looks at `stop`.
+#: Bytes copied between two checks of `stop`.
 _PIECE = 16 << 20
 
 

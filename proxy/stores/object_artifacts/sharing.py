@@ -20,7 +20,7 @@ from proxy.stores.object_artifacts.layout import Place
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks at what is to be done.
+#: Seconds between two checks of what is to be done.
 TICK = 2.0
 #: Seconds after which a mark is replaced, and after which an unchanged one counts for nothing.
 _RENEWED, _DEAD = 20.0, 70.0

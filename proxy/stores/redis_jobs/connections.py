@@ -23,7 +23,7 @@ from proxy.stores.availability import Availability
 from proxy.stores.redis_jobs.scripts import Script
 from proxy.stores.redis_jobs.url import Location
 
-#: Seconds that a command may take, connecting included: a caller gets his 503 within 2 s (CONTRACT
+#: Seconds that a command may take, connecting included: a caller gets a 503 within 2 s (CONTRACT
 #: §18).
 BOUND = 1.5
 #: Connections for commands.

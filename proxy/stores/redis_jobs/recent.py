@@ -39,7 +39,7 @@ class RecentJobs:
 
     def begin(self, id: str) -> object:
         """Note that a read begins. Pass the result to `put`. Reads at the same time share it, so
-        that one of many polls is remembered.
+        that the result of one of many polls is kept.
         """
         return self._reading.setdefault(id, object())
 
@@ -55,11 +55,11 @@ class RecentJobs:
                 self._read.popitem(last=False)
 
     def drop(self, id: str) -> None:
-        """The job changes."""
+        """Forget a job that changes."""
         self._read.pop(id, None)
         self._reading.pop(id, None)
 
     def clear(self) -> None:
-        """Any job may have changed."""
+        """Forget all jobs: any of them may have changed."""
         self._read.clear()
         self._reading.clear()

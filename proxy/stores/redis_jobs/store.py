@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 #: Records read at a time.
 _TOGETHER = 250
-#: Seconds between two looks at the jobs that are waited for, in case the feed missed a change.
+#: Seconds between two checks of the jobs that are waited for, in case the feed missed a change.
 _LOOK = 1.0
 #: Seconds for which a claim to an idempotency key is kept, and the reply of `ADD` where one is.
 _CLAIM, _CLAIMED = 3600, -1
