@@ -1,0 +1,117 @@
+"""The files below examples/: the documentation shows their text, and what can run here is run.
+
+docs/clients.md shows the scripts too; test_clients.py runs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.interop.test_clients import (
+    Scene,
+    assert_is_the_export,
+    scene,  # noqa: F401  # fixtures
+    stand_in,  # noqa: F401
+)
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+DOCUMENTED = sorted(
+    path
+    for path in EXAMPLES.rglob("*")
+    if path.is_file() and path.suffix in (".py", ".yml") and "__pycache__" not in path.parts
+)
+#: Files of services, and the names of their schemas in check-jsonschema.
+CHECKED = {
+    "github-actions/export.yml": "vendor.github-workflows",
+    "gitlab/.gitlab-ci.yml": "vendor.gitlab-ci",
+    "azure-devops/azure-pipelines.yml": "vendor.azure-pipelines",
+}
+
+
+async def run(program: str, *line: str, **given: Any) -> str:
+    """The output of a program of the environment, which must succeed within a minute."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / program,
+        *line,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        **given,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+        raise
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+@pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: path.name)
+def test_the_documentation_shows_the_file(path: Path) -> None:
+    shown = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert f"```\n{path.read_text(encoding='utf-8')}```\n" in shown.replace(
+        "```python\n", "```\n"
+    ).replace("```yaml\n", "```\n")
+
+
+def test_the_documentation_shows_the_curl_script() -> None:
+    """In two blocks: the second one verifies the digest."""
+    shown = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    script = (EXAMPLES / "curl" / "export.sh").read_text(encoding="utf-8")
+    *export, verification = script.splitlines(keepends=True)
+    assert f"```bash\n{''.join(export)}```\n" in shown
+    assert f"```bash\n{verification}```\n" in shown
+
+
+@pytest.mark.parametrize(("name", "schema"), CHECKED.items())
+async def test_the_schema_of_the_service_accepts_the_file(name: str, schema: str) -> None:
+    transform = ("--data-transform", "azure-pipelines") if "azure" in schema else ()
+    await run("check-jsonschema", "--builtin-schema", schema, *transform, str(EXAMPLES / name))
+
+
+async def test_the_playbook_exports_and_verifies(
+    scene: Scene,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    playbook = tmp_path / "export.yml"
+    playbook.write_bytes((EXAMPLES / "ansible" / "export.yml").read_bytes())
+    environment = {
+        **scene.environment(tmp_path),
+        "LC_ALL": "C.UTF-8",
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+    }
+    output = await run("ansible-playbook", str(playbook), cwd=tmp_path, env=environment)
+    assert "failed=0" in output
+    assert scene.token not in output
+    assert_is_the_export((tmp_path / "mailbox.pst").read_bytes())
+    assert (tmp_path / "mailbox.pst").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_steps_of_the_logic_app_fit_together() -> None:
+    """Logic Apps cannot run here: every step that is waited for exists beside its follower, and no
+    request with a password or a token is in the run history.
+    """
+    template = json.loads((EXAMPLES / "logic-app" / "template.json").read_text(encoding="utf-8"))
+    (workflow,) = template["resources"]
+    definition = workflow["properties"]["definition"]
+    assert definition["parameters"].keys() == workflow["properties"]["parameters"].keys()
+
+    def check(actions: dict[str, Any]) -> None:
+        for action in actions.values():
+            assert action.get("runAfter", {}).keys() <= actions.keys()
+            if action["type"] == "Http":
+                assert "inputs" in action["runtimeConfiguration"]["secureData"]["properties"]
+            check(action.get("actions", {}))
+            check(action.get("else", {}).get("actions", {}))
+
+    check(definition["actions"])
