@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from proxy.core.events import Assigned, CancelRequested, Claimed, Event
-from proxy.core.job import ErrorCode, Job, JobError
+from proxy.core.job import Job
 from proxy.core.transitions import advance
 from proxy.ports import Bounds, SharedJobs, SlotLimits, SlotUse, Turn
 from tests.support.fakes import new_job
 
-ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
 #: Seconds of a lease that is to end in a test.
 SHORT = 0.3
 ONE = SlotLimits(total=1, per_caller=0, hold=60)

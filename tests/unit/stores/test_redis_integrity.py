@@ -32,7 +32,7 @@ from proxy.core.events import (
     Shown,
     Succeeded,
 )
-from proxy.core.job import ErrorCode, FileFacts, Job, JobError, Phase
+from proxy.core.job import FileFacts, Job, Phase
 from proxy.core.rescue import unique_key
 from proxy.core.retention import spent, stage
 from proxy.core.transitions import IllegalTransition, advance
@@ -42,11 +42,11 @@ from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.byte_relay import ByteRelay, byte_relay
 from tests.support.fakes import new_job
 from tests.support.redis_server import REDIS, RedisServer, running, valkey
+from tests.unit.stores.records import REFUSED
 
 SLOTS = SlotLimits(total=2, per_caller=0, hold=60)
 BOUNDS = Bounds(per_caller=9, queued=5, records_per_caller=9, records=12, slots=SLOTS)
 FACTS = FileFacts(media_type="a/b", file_name=None, size=1, etag=None)
-REFUSED = JobError(code=ErrorCode.REJECTED, message="401", retryable=False, status=401)
 EVENTS: list[Event] = [
     Claimed("other"),
     Answered(FACTS),

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from proxy.core.events import Answered, Assigned, Claimed, Failed, Finalizing, Shown, Succeeded
-from proxy.core.job import ErrorCode, FileFacts, Job, JobError
+from proxy.core.job import FileFacts, Job
 from proxy.core.retention import Stage
 from proxy.core.transitions import advance
 from proxy.jobs.record import Record
@@ -29,8 +29,8 @@ from tests.support.byte_relay import ByteRelay, byte_relay
 from tests.support.fakes import new_job
 from tests.support.log_lines import logged
 from tests.support.redis_server import REDIS, RedisServer, running, valkey
+from tests.unit.stores.records import ERROR
 
-ERROR = JobError(code=ErrorCode.INTERNAL, message="it broke", retryable=False)
 SLOTS = SlotLimits(total=4, per_caller=0, hold=60)
 BOUNDS = Bounds(per_caller=9, queued=9, records_per_caller=9, records=9, slots=SLOTS)
 US = Identity(secrets=frozenset({"one"}), artifacts="s3://bucket")

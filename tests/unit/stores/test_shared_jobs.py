@@ -33,8 +33,8 @@ from proxy.ports import (
 )
 from tests.support.fakes import new_job
 from tests.unit.stores.conftest import OpenShared, handles
+from tests.unit.stores.records import ERROR
 from tests.unit.stores.shared_jobs import (
-    ERROR,
     MANY,
     NO_BOUNDS,
     ONE,
