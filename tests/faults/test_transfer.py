@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from proxy.core.errors import Problem
 from proxy.core.events import CancelRequested, Forgotten
-from proxy.core.job import ErrorCode, ExportRequest, Job, Phase, ResultState, Status
+from proxy.core.job import ErrorCode, Job, Phase, ResultState, Status
 from proxy.core.job_request import kickoff_fields
 from proxy.jobs.record import Record
 from proxy.jobs.run import Run
@@ -37,6 +37,7 @@ from proxy.simulator import Simulator, SimulatorSettings
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from proxy.upstream.session_events import SessionEvents
+from tests.support.export_requests import export_request
 from tests.support.fakes import MemoryArtifacts, MemoryJobs, MemoryPartial, NobodyKnown, new_job
 
 SIZE = 300_000
@@ -85,17 +86,8 @@ class World:
         return kickoff_fields([*given, (b"Content-Type", b"application/json")])
 
     def job(self) -> Job:
-        request = ExportRequest(
-            method="POST",
-            target=self.path,
-            api="v8",
-            session=self.session,
-            title="exportToPst",
-            content_type="application/json",
-            accept=None,
-            accept_language=None,
-            idempotency_key=None,
-            fingerprint="f",
+        request = export_request(
+            target=self.path, session=self.session, content_type="application/json"
         )
         now = time.time()
         return Job(

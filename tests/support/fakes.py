@@ -36,6 +36,7 @@ from proxy.ports import (
     StoreUnavailable,
 )
 from proxy.stores.growth import Growth
+from tests.support.export_requests import export_request
 
 #: A job id and a fence.
 Key = tuple[str, int]
@@ -452,16 +453,10 @@ def new_job(number: int = 0, **changes: Any) -> Job:
     """A queued job created at second `number`; `key`, `session` and other members of the request go
     into it.
     """
-    request = ExportRequest(
-        method="POST",
+    request = export_request(
         target="/v8/RestoreSessions/s1/organization/mailboxes/m1/exportToPst",
-        api="v8",
         session="s1",
-        title="exportToPst",
         content_type="application/json",
-        accept=None,
-        accept_language=None,
-        idempotency_key=None,
         fingerprint="0" * 64,
     )
     of_request = {field.name for field in fields(ExportRequest)}

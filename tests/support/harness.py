@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from proxy.core.events import CancelRequested, Event, Forgotten, Released
-from proxy.core.job import ExportRequest, Job, Phase, ResultState, Status
+from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.core.retention import Retention
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.record import advance_for_caller
@@ -26,6 +26,7 @@ from proxy.jobs.sealing import MemoryOnly
 from proxy.jobs.sweeper import Sweeper
 from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.ports import Field, Fields, UpstreamBroken, UpstreamTimedOut, UpstreamUnreachable
+from tests.support.export_requests import export_request
 from tests.support.fakes import MemoryArtifacts, MemoryJobs, NobodyKnown
 
 CONTENT = b"!BDN" + random.Random(1).randbytes(4996)
@@ -278,18 +279,7 @@ class FakeWorld:
 
     async def submit(self, key: str | None = None, *, attended: bool = False) -> tuple[str, Run]:
         """A kick-off, as the gateway makes it; the id is what its caller was told."""
-        request = ExportRequest(
-            method="POST",
-            target="/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst",
-            api="v8",
-            session="s",
-            title="exportToPst",
-            content_type="application/json",
-            accept=None,
-            accept_language=None,
-            idempotency_key=key,
-            fingerprint="f",
-        )
+        request = export_request(content_type="application/json", idempotency_key=key)
         job = Job(
             id=str(uuid4()),
             version=1,

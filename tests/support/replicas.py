@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from proxy.core.events import CancelRequested, Event, Forgotten
-from proxy.core.job import ExportRequest, Job, Phase
+from proxy.core.job import Job, Phase
 from proxy.jobs.lease import Lease, LeasedFiles
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.record import advance_for_caller
@@ -19,6 +19,7 @@ from proxy.jobs.runner import Limits, Runner
 from proxy.jobs.sealing import MemoryOnly, Sealer
 from proxy.jobs.takeover import TakeOver
 from proxy.jobs.transfer import Policy, TransferFactory
+from tests.support.export_requests import export_request
 from tests.support.fakes import MemoryArtifacts, NobodyKnown
 from tests.support.harness import CALL, CONTENT, LIMITS, RETENTION, Crash, FakeUpstream, Stepping
 from tests.support.shared import LEASE, MemorySharedJobs, SharedStore
@@ -162,18 +163,7 @@ class Node:
         aliases: tuple[str, ...] = (),
         attended: bool = False,
     ) -> tuple[str, Run]:
-        request = ExportRequest(
-            method="POST",
-            target="/v8/RestoreSessions/s/organization/mailboxes/m/exportToPst",
-            api="v8",
-            session="s",
-            title="exportToPst",
-            content_type="application/json",
-            accept=None,
-            accept_language=None,
-            idempotency_key=key,
-            fingerprint="f",
-        )
+        request = export_request(content_type="application/json", idempotency_key=key)
         now, id = self.cluster.now(), str(uuid4())  # noqa: A001
         job = Job(
             id=id,

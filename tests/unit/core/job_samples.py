@@ -30,23 +30,17 @@ from proxy.core.events import (
 )
 from proxy.core.job import (
     ErrorCode,
-    ExportRequest,
     FileFacts,
     Job,
     JobError,
     Phase,
 )
 from proxy.core.transitions import IllegalTransition, advance
+from tests.support.export_requests import export_request
 
-REQUEST = ExportRequest(
-    method="POST",
+REQUEST = export_request(
     target="/v8/RestoreSessions/s/organization/exportToPst?x=\xff",
-    api="v8",
-    session="s",
-    title="exportToPst",
     content_type="application/json",
-    accept=None,
-    accept_language=None,
     idempotency_key="key",
     fingerprint="f00d",
 )

@@ -13,7 +13,6 @@ import pytest
 from proxy.core import job_document
 from proxy.core.job import (
     ErrorCode,
-    ExportRequest,
     FileFacts,
     Job,
     JobError,
@@ -23,6 +22,7 @@ from proxy.core.job import (
 )
 from proxy.core.paths import Links
 from proxy.core.retention import Retention
+from tests.support.export_requests import export_request
 
 ID = "5f0c6d3e-0000-4000-8000-000000000001"
 NOW = 1_795_403_524.0  # 2026-11-23T03:12:04Z
@@ -33,17 +33,10 @@ QUEUED = Job(
     id=ID,
     version=17,
     owner="o",
-    request=ExportRequest(
-        method="POST",
+    request=export_request(
         target="/v8/RestoreSessions/s%2F1/organization/exportToPst?secret=1",
-        api="v8",
         session="s%2F1",
-        title="exportToPst",
-        content_type=None,
-        accept=None,
-        accept_language=None,
         idempotency_key="k",
-        fingerprint="f",
     ),
     created=NOW,
     updated=NOW + 0.9,

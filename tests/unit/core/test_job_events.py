@@ -23,25 +23,15 @@ from proxy.core.events import (
     Resumed,
     Succeeded,
 )
-from proxy.core.job import ErrorCode, ExportRequest, FileFacts, Job, JobError
+from proxy.core.job import ErrorCode, FileFacts, Job, JobError
 from proxy.core.job_events import changes, described
 from proxy.core.transitions import advance
+from tests.support.export_requests import export_request
 
 FACTS = FileFacts(media_type="application/x", file_name=None, size=9, etag=None)
 ERROR = JobError(code=ErrorCode.ERROR, message="no", retryable=False, status=500)
 TARGET = "/v8/RestoreSessions/s1/organization/mailboxes/m1/exportToPst?secret=1"
-REQUEST = ExportRequest(
-    method="POST",
-    target=TARGET,
-    api="v8",
-    session="s1",
-    title="exportToPst",
-    content_type=None,
-    accept=None,
-    accept_language=None,
-    idempotency_key=None,
-    fingerprint="f",
-)
+REQUEST = export_request(target=TARGET, session="s1")
 NEW = Job(id="j", version=1, owner="0123456789ab", request=REQUEST, created=10.0, updated=10.0)
 
 

@@ -6,23 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.core.job import ExportRequest, FileFacts, Job, Phase, ResultState
+from proxy.core.job import FileFacts, Job, Phase, ResultState
 from proxy.core.job_codec import decode, encode
 from proxy.core.naming import result_name
+from tests.support.export_requests import export_request
 
 SESSION = "/v8/RestoreSessions/s/organization/"
-REQUEST = ExportRequest(
-    method="POST",
-    target=SESSION + "mailboxes/m/exportToPst?x=/posts/export",
-    api="v8",
-    session="s",
-    title="exportToPst",
-    content_type=None,
-    accept=None,
-    accept_language=None,
-    idempotency_key=None,
-    fingerprint="f",
-)
+REQUEST = export_request(target=SESSION + "mailboxes/m/exportToPst?x=/posts/export")
 NAMELESS = FileFacts(media_type="application/octet-stream", file_name=None, size=None, etag=None)
 #: Created at 2026-11-23T03:12:04Z, started and changed later.
 JOB = Job(

@@ -26,21 +26,13 @@ from proxy.core.events import (
     Resumed,
     Succeeded,
 )
-from proxy.core.job import ErrorCode, ExportRequest, FileFacts, Job, JobError, Moment
+from proxy.core.job import ErrorCode, FileFacts, Job, JobError, Moment
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
+from tests.support.export_requests import export_request
 
-REQUEST = ExportRequest(
-    method="POST",
-    target="/v8/RestoreSessions/s/organization/exportToPst",
-    api="v8",
-    session="s",
-    title="exportToPst",
-    content_type=None,
-    accept=None,
-    accept_language=None,
-    idempotency_key=None,
-    fingerprint="f00d",
+REQUEST = export_request(
+    target="/v8/RestoreSessions/s/organization/exportToPst", fingerprint="f00d"
 )
 QUEUED = Job(id="1", version=1, owner="me", request=REQUEST, created=100.0, updated=100.0)
 FILE = FileFacts(media_type="a/b", file_name=None, size=10, etag=None)

@@ -12,10 +12,11 @@ from uuid import uuid4
 import pytest
 
 from proxy.core.errors import Problem
-from proxy.core.job import ExportRequest, Job
+from proxy.core.job import Job
 from proxy.ports import Fields, UpstreamUnreachable
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
+from tests.support.export_requests import export_request
 
 SESSIONS = "/v8/RestoreSessions?limit=1"
 
@@ -110,16 +111,10 @@ def owner_of(access: Access, who: Credentials) -> str:
 def job(
     owner: str, session: str | None = "S1", *, api: str = "v8", aliases: tuple[str, ...] = ()
 ) -> Job:
-    request = ExportRequest(
-        method="POST",
+    request = export_request(
         target="/v8/RestoreSessions/S1/organization/exportToPst",
         api=api,
         session=session,
-        title="exportToPst",
-        content_type=None,
-        accept=None,
-        accept_language=None,
-        idempotency_key=None,
         fingerprint="",
     )
     now = time.time()
