@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 from typing import Any
 
@@ -13,6 +12,8 @@ from proxy.core.job import Phase, ResultState, Status
 
 #: An id becomes part of file names.
 _ID = re.compile(r"[0-9A-Za-z-]{1,64}")
+#: More bytes, or seconds, than any export has.
+_LARGEST = 1 << 60
 
 
 class Job:
@@ -127,10 +128,10 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite number that is not negative, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """Return a number from 0 to `_LARGEST`, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if value >= 0 else None
+    return value if 0 <= value <= _LARGEST else None
 
 
 def decode_digest(text: object) -> bytes | None:

@@ -38,7 +38,7 @@ class WholeResponse:
         """Return the JSON object in the body. Raises `CommandError` if there is none."""
         try:
             document = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
             raise CommandError(
@@ -54,9 +54,9 @@ class WholeResponse:
 
     @property
     def retry_after(self) -> int | None:
-        """Retry-After in seconds; None if it is absent or a date."""
+        """Retry-After in seconds; None if it is absent, a date, or longer than 30 years."""
         value = self.fields.get("Retry-After", "")
-        return int(value) if value.isascii() and value.isdigit() else None
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
 class Credentials(Protocol):
