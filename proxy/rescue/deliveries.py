@@ -12,16 +12,20 @@ from functools import partial
 import structlog
 
 from proxy.core.events import Delivered, Detached
+from proxy.core.job import Job
 from proxy.jobs import events
-from proxy.jobs.record import advance_for_caller
+from proxy.jobs.record import advance_for_caller, until_available
 from proxy.jobs.tasks import Spawn
 from proxy.ports import JobStore, StoreUnavailable
 from proxy.ports.counts import FileCounts
 
 log = structlog.get_logger(__name__)
 
-#: Seconds to wait for a job whose last byte was delivered to be recorded as finished.
+#: Seconds to wait for a job whose last byte was delivered to be recorded as finished, and for the
+#: store.
 _COMMIT = 600.0
+#: Seconds that an identical request waits for the record of a delivery.
+_PATIENCE = 2.0
 
 
 class RescueDelivery:
@@ -88,34 +92,46 @@ class RescueDeliveries:
 
     async def detached(self, id: str) -> bool:
         """Wait until a job whose file was delivered whole is detached. Return whether it was not
-        yet.
+        yet. Raises `StoreUnavailable` if that takes too long.
         """
         detaching = self._detaching.get(id)
         if detaching is None:
             return False
-        await asyncio.wait([*detaching])
+        _, waiting = await asyncio.wait([*detaching], timeout=_PATIENCE)
+        if waiting:
+            raise StoreUnavailable("the delivery of its file is not recorded yet")
         return True
 
     async def _detach(self, id: str) -> None:
-        try:
-            await advance_for_caller(self._jobs, id, Detached(), self._now)
-        except StoreUnavailable as why:
-            log.warning("delivery not recorded", job=id, reason=str(why))
+        """Detach the job, once the store is available: otherwise the same request would get its
+        file again.
+        """
+        await until_available(
+            lambda: advance_for_caller(self._jobs, id, Detached(), self._now), job=id
+        )
 
     async def _record(self, delivery: RescueDelivery) -> None:
         seconds = time.monotonic() - delivery.began
         try:
             async with asyncio.timeout(_COMMIT):
-                job = await self._jobs.get(delivery.id)
-                while job is not None and not job.terminal:
-                    job = await self._jobs.wait(job.id, job.version, _COMMIT)
-            if job is None or not job.terminal:
-                return
-            event = Delivered(sent=delivery.sent, whole=True)
-            job = await advance_for_caller(self._jobs, job.id, event, self._now)
-        except (StoreUnavailable, TimeoutError) as why:
-            log.warning("delivery not recorded", job=delivery.id, reason=str(why))
+                job = await until_available(lambda: self._ended(delivery.id), job=delivery.id)
+                if job is None:
+                    return
+                event = Delivered(sent=delivery.sent, whole=True)
+                job = await until_available(
+                    lambda: advance_for_caller(self._jobs, delivery.id, event, self._now),
+                    job=delivery.id,
+                )
+        except TimeoutError:
+            log.warning("delivery not recorded", job=delivery.id)
             return
         if job is not None:
             status, sent = delivery.status, delivery.sent
             events.delivered(job, status=status, sent=sent, whole=True, seconds=seconds)
+
+    async def _ended(self, id: str) -> Job | None:
+        """The job once it has ended, None if it is deleted."""
+        job = await self._jobs.get(id)
+        while job is not None and not job.terminal:
+            job = await self._jobs.wait(job.id, job.version, _COMMIT)
+        return job

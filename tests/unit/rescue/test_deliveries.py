@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 
+import pytest
+from structlog.testing import capture_logs
+
 from proxy.core.events import Delivered
 from proxy.core.job import Job, Origin, Phase, ResultState, Status
 from proxy.ports import StoreUnavailable
@@ -62,14 +65,14 @@ async def test_14_two_whole_deliveries_at_the_same_moment_end_the_rescue_once() 
 
 
 async def test_14_the_next_request_waits_for_all_of_them() -> None:
-    """The store was away for one of the two: the other one still ends the rescue."""
+    """The store was away for one of the two: it is recorded later."""
     scene = Scene()
     job = await scene.finished()
     gate = scene.jobs.gates["replace"] = asyncio.Event()
     scene.jobs.faults["get"].append(StoreUnavailable("away"))
     scene.delivered(job)
     scene.delivered(job)
-    await asyncio.wait([scene.tasks[0]])
+    await asyncio.sleep(0)
     asking = asyncio.create_task(scene.deliveries.detached(job.id))
     await asyncio.sleep(0)
     assert not asking.done()
@@ -86,3 +89,34 @@ async def test_14_a_part_does_not_end_the_rescue() -> None:
     assert not await scene.deliveries.detached(job.id)
     assert not scene.jobs.jobs[job.id].detached
     assert scene.noted == [Delivered(sent=10, whole=False)]
+
+
+@pytest.mark.parametrize("method", ["get", "replace"])
+async def test_14_a_delivery_is_recorded_once_the_store_is_back(method: str) -> None:
+    """§14: otherwise the same request gets the file again, and not a new export."""
+    scene = Scene()
+    job = await scene.finished()
+    scene.jobs.faults[method].extend([StoreUnavailable("away")] * 3)
+    with capture_logs():
+        scene.delivered(job)
+        assert await scene.deliveries.detached(job.id)
+        await asyncio.gather(*scene.tasks)
+    job = scene.jobs.jobs[job.id]
+    assert job.detached
+    assert (job.delivery.sent, job.delivery.count, job.delivery.whole) == (10, 1, True)
+
+
+async def test_14_a_request_does_not_wait_for_a_store_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is relayed: `StoreUnavailable` says so."""
+    monkeypatch.setattr("proxy.rescue.deliveries._PATIENCE", 0.05)
+    scene = Scene()
+    job = await scene.finished()
+    gate = scene.jobs.gates["get"] = asyncio.Event()
+    scene.delivered(job)
+    with pytest.raises(StoreUnavailable):
+        await scene.deliveries.detached(job.id)
+    gate.set()
+    await asyncio.gather(*scene.tasks)
+    assert scene.jobs.jobs[job.id].detached
