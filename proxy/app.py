@@ -211,7 +211,7 @@ class Running:
         self._closing.push_async_callback(runner.cleanup)
         address = self.settings.admin.address
         try:
-            listening = await listener.listen(runner, address.host, address.port)
+            listening = await listener.listen(runner, admin.connections, address.host, address.port)
         except OSError as why:
             raise StartFailed(
                 f"admin.address {address}: {why}. Choose another with --admin."

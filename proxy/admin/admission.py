@@ -8,6 +8,7 @@ import structlog
 from aiohttp import web
 from structlog.contextvars import bound_contextvars
 
+from proxy.admin.connections import Connections
 from proxy.admin.guard import TokenGuard, is_same_origin, is_served
 from proxy.admin.responses import Refusal, bad_request, problem, request_id
 from proxy.admin.sessions import Sessions, cookie_of
@@ -34,6 +35,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admission:
     """Admits requests. `hosts` are the listener's names beside localhost and IP addresses; `guard`
     is None if no token is set. `login` returns the login page for a browser, with its status.
+    `connections` are those of the listener.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class Admission:
         guard: TokenGuard | None,
         sessions: Sessions,
         login: Callable[[int], web.Response],
+        connections: Connections,
     ) -> None:
         self._hosts = hosts
         self._guard = guard
         self._sessions = sessions
         self._login = login
+        self._connections = connections
 
     @web.middleware
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -55,7 +59,10 @@ class Admission:
         the request's id and the client's address.
         """
         own = request_id(request)
-        with bound_contextvars(request_id=own, client=request.remote):
+        with (
+            bound_contextvars(request_id=own, client=request.remote),
+            self._connections.serving(request),
+        ):
             response = await self._respond(request, handler, own)
         if not response.prepared:
             response.headers[REQUEST_ID] = own

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from proxy.admin.admission import Admission
+from proxy.admin.connections import Connections
 from proxy.admin.guard import TokenGuard
 from proxy.admin.login import Login
 from proxy.admin.responses import SEALED, bad_request, json_response
@@ -20,8 +21,6 @@ from proxy.admin.sessions import Sessions
 Checks = Callable[[], Awaitable[dict[str, str | None]]]
 #: Returns the metrics and their Content-Type, given the Accept field of the request.
 Rendered = Callable[[str], Awaitable[tuple[bytes, str]]]
-#: The maximum number of open connections. Further ones are closed at once.
-MAX_CONNECTIONS = 256
 #: Seconds that each request of a connection may take to arrive, counted from the last response.
 REQUEST_TIMEOUT = 10.0
 #: Bytes of a request's body.
@@ -56,8 +55,14 @@ class Admin:
         self._closing = closing
         sessions = sessions or Sessions(asyncio.get_running_loop().time)
         self._login = Login(guard, sessions)
+        #: For `listen`.
+        self.connections = Connections()
         self._admission = Admission(
-            hosts=hosts, guard=guard, sessions=sessions, login=self._login.response
+            hosts=hosts,
+            guard=guard,
+            sessions=sessions,
+            login=self._login.response,
+            connections=self.connections,
         )
         self.draining = False
 
@@ -121,23 +126,14 @@ def _is_no_message_error(record: logging.LogRecord) -> bool:
     return not isinstance(why, HttpProcessingError | web.RequestPayloadError)
 
 
-async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+async def listen(
+    runner: web.AppRunner, connections: Connections, host: str, port: int
+) -> asyncio.Server:
     """Serve the application of a runner that has been set up. Raises OSError."""
     server = runner.server
     assert server is not None  # noqa: S101  # set up
-
-    def accept() -> asyncio.Protocol:
-        return server() if len(server.connections) < MAX_CONNECTIONS else _Refused()
-
+    accept = partial(connections.accept, server)
     return await asyncio.get_running_loop().create_server(accept, host, port)
-
-
-class _Refused(asyncio.Protocol):
-    """Closes its connection at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
-        transport.close()
 
 
 def _shown(why: str | None, note: str | None) -> dict[str, bool | str]:

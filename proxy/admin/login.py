@@ -50,6 +50,8 @@ class Login:
         address = request.remote or ""
         check_guesses(self._guard, address)
         token = await _token(request)
+        # others may have arrived meanwhile
+        check_guesses(self._guard, address)
         if not self._guard.accepts_token(token, address):
             log_guess(self._guard, address)
             return self.response(401, "This token is wrong.")

@@ -106,6 +106,22 @@ async def test_ten_wrong_tokens_a_minute_lock_the_login_page_too(guarded: Stage)
     assert (await sign_in(guarded)).status == 303
 
 
+async def test_guesses_at_the_same_time_count_too(guarded: Stage) -> None:
+    """Of forms whose tokens arrive together, ten are compared with the token."""
+    body = urlencode({"token": "wrong"}).encode()
+    head = f"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    peers = [await Peer.to(guarded.running.admin_url) for _ in range(20)]
+    for peer in peers:
+        await peer.send(head.encode())
+    await tell(guarded, "GET", "/healthz")  # all heads are read
+    for peer in peers:
+        await peer.send(body)
+    found = sorted([(await peer.message()).status for peer in peers])
+    assert found == [401] * 10 + [429] * 10
+    for peer in peers:
+        peer.abort()
+
+
 @pytest.mark.parametrize(
     ("body", "fields", "status"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.ports import StoreUnavailable, UpstreamUnreachable
 from tests.contract.conftest import MakePlay, MakeStage
-from tests.support.wire import Message, ask, raw
+from tests.support.wire import Message, Peer, ask, raw
 
 TOKEN = "a" * 32
 
@@ -364,28 +363,57 @@ async def test_a_connection_without_a_request_is_closed_in_time(
     dripping.cancel()
 
 
-async def test_the_admin_listener_limits_its_connections(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+async def admin_peer(stage: Any, request: bytes, *, buffer: int = 1 << 16) -> Peer:
+    """A client of the admin listener that has sent this, and has room for `buffer` bytes."""
+    peer = await Peer.to(stage.running.admin_url, limit=buffer)
+    await peer.send(request)
+    return peer
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+FORM = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+SCRIPT = b"GET /static/vendor/uPlot.esm.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / H", HEALTH, FORM, SCRIPT * 100])
+async def test_connections_that_wait_for_their_client_make_room_for_others(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr("proxy.admin.listener.MAX_CONNECTIONS", 3)
-    stage = await make_stage()
-    admin = urlsplit(stage.running.admin_url)
-    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    clients = []
+    """Silent, within a head, idle after a response, within a body, or not reading: strangers must
+    not keep the health checks away.
+    """
+    monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
+    stage = await make_stage(ADMIN__TOKEN=TOKEN)
+    peers = [await admin_peer(stage, start, buffer=1024) for _ in range(3)]
+    await asyncio.sleep(0.1)  # the responses fill the buffers of the system
     for _ in range(3):
-        reader, writer = await asyncio.open_connection(admin.hostname, admin.port)
-        clients.append(writer)
-        writer.write(request)
-        assert b"200 OK" in await asyncio.wait_for(reader.readline(), 10)
-    reader, writer = await asyncio.open_connection(admin.hostname, admin.port)
-    clients.append(writer)
-    assert await asyncio.wait_for(reader.read(), 10) == b""
-    for writer in clients:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-    async with asyncio.timeout(10):
-        while True:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                if (await ask(stage.running.admin_url, "GET", "/healthz")).status == 200:
-                    break
+        assert (await ask(stage.running.admin_url, "GET", "/healthz")).status == 200
+    assert await peers[0].closed()
+    for peer in peers:
+        peer.abort()
+
+
+async def test_the_admin_listener_limits_its_connections(
+    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose requests are handled are not closed, and no others are accepted meanwhile."""
+    monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
+    gate = asyncio.Event()
+
+    async def script(request: Message) -> bytes:
+        await gate.wait()
+        return raw("404 Not Found")
+
+    play = await make_play(script)
+    ready = HEALTH.replace(b"/healthz", b"/readyz")
+    peers = [await admin_peer(play, ready) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    refused = await admin_peer(play, HEALTH)
+    assert await refused.closed()
+    gate.set()
+    for peer in peers:
+        assert (await peer.message()).status == 200
+    served = await admin_peer(play, HEALTH)
+    assert (await served.message()).status == 200
+    for peer in (*peers, refused, served):
+        peer.abort()

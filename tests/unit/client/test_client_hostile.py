@@ -16,8 +16,11 @@ DEEP = b'{"id":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 def answers(fake: FakeProxy, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     """Respond with this body to all polls."""
-    response = {"body": body, "content_type": "application/json"}
-    monkeypatch.setattr(fake, "status", lambda request: web.Response(**response))
+
+    def status(request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    monkeypatch.setattr(fake, "status", status)
 
 
 @pytest.mark.parametrize("line", [("export", "--path", EXPORT), ("jobs", "show", ID)])

@@ -1,0 +1,59 @@
+"""The connections of the admin listener: strangers cannot use all of them for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+#: The maximum number of open connections.
+MAX_CONNECTIONS = 256
+
+
+class Connections:
+    """Makes room for new connections: of those that wait for their client, the oldest one is
+    closed. Such a connection has no whole request, or its client does not read the response.
+    """
+
+    def __init__(self) -> None:
+        #: Those whose whole request is being handled.
+        self._served: set[asyncio.BaseProtocol] = set()
+
+    @contextmanager
+    def serving(self, request: web.Request) -> Iterator[None]:
+        """Keep the connection of a request while it is handled, if all of the request is there."""
+        if not request.content.is_eof():
+            yield
+            return
+        served = request.protocol
+        self._served.add(served)
+        try:
+            yield
+        finally:
+            self._served.discard(served)
+
+    def accept(self, server: web.Server) -> asyncio.Protocol:
+        """Make the protocol of a new connection."""
+        if len(server.connections) < MAX_CONNECTIONS or self._close_one(server):
+            return server()
+        return _Refused()
+
+    def _close_one(self, server: web.Server) -> bool:
+        for each in server.connections:
+            transport = each.transport
+            if not isinstance(transport, asyncio.Transport) or transport.is_closing():
+                continue
+            if each not in self._served or transport.get_write_buffer_size():
+                transport.abort()
+                return True
+        return False
+
+
+class _Refused(asyncio.Protocol):
+    """Closes its connection at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        transport.close()
