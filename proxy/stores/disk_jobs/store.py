@@ -17,6 +17,7 @@ from proxy.stores.disk_jobs.database import KEEP, Change, Findings, JobDatabase
 from proxy.stores.disk_jobs.directory_lock import DirectoryLock
 from proxy.stores.disk_jobs.group_commit import GroupCommit
 from proxy.stores.disk_jobs.index import JobIndex
+from proxy.stores.disk_jobs.layout import check_layout
 from proxy.stores.threads import undisturbed
 
 _T = TypeVar("_T")
@@ -214,10 +215,18 @@ def _open(directory: Path) -> tuple[DirectoryLock, JobDatabase, Findings]:
         raise StoreUnavailable(f"the data directory {directory} cannot be used: {why}") from why
     database = JobDatabase(directory)
     try:
+        _check(directory)
         return lock, database, database.open()
     except BaseException:
         lock.release()
         raise
+
+
+def _check(directory: Path) -> None:
+    try:
+        check_layout(directory)
+    except OSError as why:
+        raise StoreUnavailable(f"the data directory {directory} cannot be used: {why}") from why
 
 
 def _close_all(lock: DirectoryLock, database: JobDatabase) -> None:

@@ -29,6 +29,7 @@ from proxy.ports import StoreUnavailable
 from proxy.stores.disk_jobs import scan as job_scan
 from proxy.stores.disk_jobs.database import Change, JobDatabase, PlainDisk, Unreadable
 from proxy.stores.disk_jobs.directory_lock import DirectoryInUse
+from proxy.stores.disk_jobs.layout import LAYOUT
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.support.fakes import new_job
 
@@ -49,6 +50,35 @@ def execute(directory: Path, statement: str, *values: Any) -> None:
         sqlite3.connect(directory / "jobs" / "cache.db", isolation_level=None)
     ) as connection:
         connection.execute(statement, values)
+
+
+async def opened(directory: Path) -> list[Job]:
+    """The jobs of the directory."""
+    store = await DiskJobs.open(directory)
+    try:
+        return list(await store.list())
+    finally:
+        await store.close()
+
+
+def test_a_directory_of_version_0_1_0_is_read_and_numbered(tmp_path: Path) -> None:
+    jobs = fill(tmp_path, 2)
+    assert not (tmp_path / "layout").exists()
+    for _ in range(2):
+        assert {job.id for job in asyncio.run(opened(tmp_path))} == {job.id for job in jobs}
+        assert (tmp_path / "layout").read_text(encoding="ascii") == f"{LAYOUT}\n"
+
+
+@pytest.mark.parametrize("number", [f"{LAYOUT + 1}\n", "x", "-1", "\xff"])
+def test_a_directory_of_a_newer_version_is_left_alone(tmp_path: Path, number: str) -> None:
+    """The error has the fix; the records and the lock are as before."""
+    fill(tmp_path, 2)
+    (tmp_path / "layout").write_bytes(number.encode("latin-1"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="Install the newer version again"):
+            asyncio.run(opened(tmp_path))
+    assert {path: path.read_bytes() for path in before} == before
 
 
 async def test_the_next_process_finds_every_record(tmp_path: Path) -> None:
