@@ -66,7 +66,7 @@ LIBRARIES = {
     "diskcache": {"stores"},
     "redis": {"stores"},
     "obstore": {"stores"},
-    "cryptography": {"net", "jobs", "cli"},
+    "cryptography": {"jobs", "cli"},
     "prometheus_client": {"admin"},
     "typer": {"cli", "client"},
     "rich": {"cli", "client"},

@@ -5,7 +5,9 @@ Functions that read files block: call them in a thread while the proxy serves.
 
 from __future__ import annotations
 
+import base64
 import hmac
+import re
 import ssl
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,14 +15,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
-from cryptography import x509
-
+from proxy.core.certificates import validity
 from proxy.core.text import UTF_16, NotUtf8
 from proxy.net.tls_records import BoundedContext, BoundedObject
 
 #: The application protocol, on both sides.
 _ALPN = ["http/1.1"]
 _EXPIRES_SOON = timedelta(days=14)
+#: RFC 7468 §5.
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]*)-----END CERTIFICATE-----")
 
 
 class TlsError(Exception):
@@ -55,7 +58,7 @@ def _readable(digest: bytes) -> str:
 def not_after(der: bytes) -> float | None:
     """Return the end of a DER certificate in Unix seconds, None if it cannot be read."""
     try:
-        return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+        return validity(der)[1].timestamp()
     except ValueError:
         return None
 
@@ -178,25 +181,16 @@ class ServerCertificate:
     def warning(self, now: datetime) -> str | None:
         """Return a warning if the certificate file is not valid, or about to expire; else None."""
         try:
-            leaf = x509.load_pem_x509_certificates(_read(self._certificate))[0]
+            begins, ends = _validity(self._certificate)
         except (TlsError, ValueError):
-            # OpenSSL accepts more than this library; without dates there is no warning
+            # OpenSSL may accept more; without dates there is no warning
             return None
-        if leaf.not_valid_before_utc > now:
-            return (
-                f"{self._certificate} is not valid before "
-                f"{leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-            )
-        if leaf.not_valid_after_utc < now:
-            return (
-                f"{self._certificate} expired on "
-                f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: clients refuse it"
-            )
-        if leaf.not_valid_after_utc < now + _EXPIRES_SOON:
-            return (
-                f"{self._certificate} expires on "
-                f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
-            )
+        if begins > now:
+            return f"{self._certificate} is not valid before {begins:%Y-%m-%d %H:%M} UTC"
+        if ends < now:
+            return f"{self._certificate} expired on {ends:%Y-%m-%d %H:%M} UTC: clients refuse it"
+        if ends < now + _EXPIRES_SOON:
+            return f"{self._certificate} expires on {ends:%Y-%m-%d %H:%M} UTC: renew it"
         return None
 
     def _choose(
@@ -211,11 +205,9 @@ class ServerCertificate:
         context = _secured(BoundedContext(ssl.PROTOCOL_TLS_SERVER))
         _load_chain(context, self._certificate, self._key)
         try:
-            leaf = x509.load_pem_x509_certificates(_read(self._certificate))[0]
+            self.not_after = _validity(self._certificate)[1].timestamp()
         except (TlsError, ValueError):
             self.not_after = None
-        else:
-            self.not_after = leaf.not_valid_after_utc.timestamp()
         return context
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:
@@ -228,6 +220,14 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _validity(path: Path) -> tuple[datetime, datetime]:
+    """The validity of the first certificate in a PEM file. Raises `TlsError` and ValueError."""
+    first = _CERTIFICATE.search(_read(path))
+    if first is None:
+        raise ValueError("no certificate")
+    return validity(base64.b64decode(first[1]))
 
 
 def _read(path: Path) -> bytes:

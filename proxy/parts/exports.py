@@ -36,7 +36,7 @@ from proxy.jobs.lease import Lease, LeasedFiles
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.replica import Member
 from proxy.jobs.runner import Limits, Runner
-from proxy.jobs.sealing import FernetSealer, MemoryOnly, Sealer
+from proxy.jobs.sealing import MemoryOnly, Sealer
 from proxy.jobs.sweeper import Sweeper
 from proxy.jobs.takeover import TakeOver
 from proxy.jobs.transfer import Policy, TransferFactory
@@ -335,4 +335,8 @@ def _sealer(settings: Settings) -> Sealer:
         keys = settings.secrets.keys
     except (OSError, ValueError) as why:
         raise StartFailed(f"secrets.key_file: {why}") from why
-    return FernetSealer([key.get_secret_value() for key in keys]) if keys else MemoryOnly()
+    if not keys:
+        return MemoryOnly()
+    from proxy.jobs.fernet_sealing import FernetSealer
+
+    return FernetSealer([key.get_secret_value() for key in keys])

@@ -13,8 +13,8 @@ from proxy.core.errors import Problem
 from proxy.core.events import Failed
 from proxy.core.job import Job, Phase, Status
 from proxy.jobs.conclusion import INTERNAL
+from proxy.jobs.fernet_sealing import FernetSealer
 from proxy.jobs.run import Run
-from proxy.jobs.sealing import FernetSealer
 from proxy.jobs.shared_queue import SharedQueue
 from proxy.ports import StoreUnavailable, Turn
 from tests.support.fakes import new_job

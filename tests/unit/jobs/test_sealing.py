@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cryptography.fernet import Fernet
 
-from proxy.jobs.sealing import FernetSealer, MemoryOnly
+from proxy.jobs.fernet_sealing import FernetSealer
+from proxy.jobs.sealing import MemoryOnly
 
 FIELDS = [(b"Authorization", b"Bearer canary"), (b"X-Odd", b"\xe9\xff")]
 
