@@ -18,6 +18,7 @@ import typer
 
 import proxy
 from proxy.cli.client import WithClient, add_client_commands
+from proxy.cli.imports import without
 from proxy.cli.options import (
     AdminAddress,
     ConfigFile,
@@ -95,7 +96,8 @@ def serve(sources: Sources) -> None:
     if sys.platform != "win32":
         os.umask(0o077)  # also for the files that libraries create
 
-    from proxy.cli.serve import open_log, run, run_workers, warn
+    with without("rich"):  # structlog loads it, for tracebacks that the log does not use
+        from proxy.cli.serve import open_log, run, run_workers, warn
     from proxy.config import load
 
     if not open_log(settings):

@@ -99,6 +99,20 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_serve_loads_no_library_that_its_settings_do_not_need(tmp_path: Path) -> None:
+    """With the default settings: none for shared stores, traces, keys or terminals."""
+    arguments = ["serve", "--upstream", URL, "--data-dir", str(tmp_path), *ANY_PORTS]
+    program = (*PYTHON, "-X", "importtime", "-m", "proxy")
+    with started(*arguments, program=program, stdout=DEVNULL) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        before = takewhile(lambda line: not line.startswith("listening on "), lines)
+        loaded = {line.rpartition("|")[2].strip() for line in before}
+    assert "aiohttp.web" in loaded
+    needless = ("cryptography.", "redis.", "obstore.", "opentelemetry.", "rich.", "pygments.")
+    assert [name for name in loaded if name.startswith(needless)] == []
+
+
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["serve", "--nonsense"], ["simulate", "--size", "3"]]
 )
