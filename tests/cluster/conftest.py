@@ -83,12 +83,6 @@ class Scene:
 MakeScene = Callable[..., Awaitable[Scene]]
 
 
-@pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running(tmp_path_factory.mktemp("valkey"), valkey()) as server:
-        yield server
-
-
 @pytest.fixture
 async def make_scene(tmp_path: Path, valkey_server: RedisServer) -> AsyncIterator[MakeScene]:
     async with AsyncExitStack() as stack:

@@ -4,25 +4,15 @@ ends, and every file is right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
 from tests.cluster import chaos
-from tests.support.object_stores import CREDENTIALS, seaweedfs
 
 pytestmark = pytest.mark.timeout(400)
 removed_at_once = pytest.fixture(autouse=True)(chaos.without_grace)
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, seaweedfs(tmp_path_factory.mktemp("s3")) as url:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        yield url
 
 
 async def _chaos(
@@ -60,10 +50,10 @@ async def test_chaos_on_a_shared_directory(
 
 
 async def test_chaos_on_a_bucket(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], endpoint: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], s3_endpoint: str
 ) -> None:
     """Without `secrets.key`: the owner's next call resumes a job."""
-    await _chaos(tmp_path, capsys, exports=40, seconds=20, seed=2, endpoint=endpoint)
+    await _chaos(tmp_path, capsys, exports=40, seconds=20, seed=2, endpoint=s3_endpoint)
 
 
 @pytest.mark.slow
@@ -73,14 +63,14 @@ async def test_chaos_on_a_bucket(
 async def test_chaos_at_length(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    endpoint: str,
+    s3_endpoint: str,
     *,
     bucket: bool,
     sealed: bool,
 ) -> None:
     """The same for minutes."""
     settings = {"SECRETS__KEY": Fernet.generate_key().decode()} if sealed else {}
-    where = endpoint if bucket else None
+    where = s3_endpoint if bucket else None
     await _chaos(
         tmp_path, capsys, exports=200, seconds=100, seed=3, largest=24, endpoint=where, **settings
     )

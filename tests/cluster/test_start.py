@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,7 +9,6 @@ import pytest
 from cryptography.fernet import Fernet
 
 from tests.cluster.conftest import MakeScene
-from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.process import DidNotStart, ProxyProcess
 from tests.support.redis_server import RedisServer
 
@@ -58,14 +56,10 @@ async def test_a_replica_that_differs_is_refused(
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(s3_endpoint: str) -> str:
     """The URL of a place in a bucket, with its credentials in the environment."""
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    directory = tmp_path / "weed"
-    directory.mkdir()
-    with seaweedfs(directory) as url:
-        yield f"s3://tests/{uuid4()}?endpoint={url}&allow_http=true&path_style=true&region=us-east-1"
+    options = f"endpoint={s3_endpoint}&allow_http=true&path_style=true&region=us-east-1"
+    return f"s3://tests/{uuid4()}?{options}"
 
 
 async def test_replicas_share_a_bucket(make_scene: MakeScene, bucket: str) -> None:

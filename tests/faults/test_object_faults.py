@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 from uuid import uuid4
@@ -32,7 +32,6 @@ from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.faults.object_child import PATTERN
 from tests.support.log_lines import check_documented, logged
 from tests.support.object_relay import Cut, relay
-from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.process import ROOT
 from tests.unit.stores.test_artifacts import new_id, note
 
@@ -40,27 +39,19 @@ T = TypeVar("T")
 CONTENT = os.urandom(3 << 20) + b"end"
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, seaweedfs(tmp_path_factory.mktemp("s3")) as url:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        yield url
-
-
 @pytest.fixture(autouse=True)
 def several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_, "SEGMENT", 256 << 10)
 
 
-async def opened(endpoint: str, prefix: str) -> ObjectArtifacts:
-    url = f"s3://tests/{prefix}?endpoint={endpoint}&allow_http=true"
+async def opened(s3_endpoint: str, prefix: str) -> ObjectArtifacts:
+    url = f"s3://tests/{prefix}?endpoint={s3_endpoint}&allow_http=true"
     return await until(lambda: ObjectArtifacts.at(Location.parse(url)))
 
 
 @pytest.fixture
-async def store(endpoint: str) -> AsyncIterator[ObjectArtifacts]:
-    made = await opened(endpoint, str(uuid4()))
+async def store(s3_endpoint: str) -> AsyncIterator[ObjectArtifacts]:
+    made = await opened(s3_endpoint, str(uuid4()))
     yield made
     await made.close()
 
@@ -94,7 +85,7 @@ async def content(store: ArtifactStore, id: str, fence: int = 0) -> bytes:
     return bytes(found)
 
 
-async def test_one_request_in_twenty_fails_and_all_are_slow(endpoint: str) -> None:
+async def test_one_request_in_twenty_fails_and_all_are_slow(s3_endpoint: str) -> None:
     """§18. Some before the store has them, some after: a repeated request changes nothing."""
     chance = random.Random(11)
     failures = 0
@@ -116,7 +107,7 @@ async def test_one_request_in_twenty_fails_and_all_are_slow(endpoint: str) -> No
             failures += 1
             raise Cut
 
-    async with relay(endpoint, before, after) as url:
+    async with relay(s3_endpoint, before, after) as url:
         store = await opened(url, str(uuid4()))
 
         async def one(number: int) -> None:
@@ -140,7 +131,7 @@ async def test_one_request_in_twenty_fails_and_all_are_slow(endpoint: str) -> No
 
 
 async def test_an_outage_of_the_store_is_reported_and_the_transfer_continues_after_it(
-    endpoint: str, monkeypatch: pytest.MonkeyPatch
+    s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """§18: the object store away is as a full disk, but resumable."""
     away = False
@@ -150,7 +141,7 @@ async def test_an_outage_of_the_store_is_reported_and_the_transfer_continues_aft
             raise Cut
         return None
 
-    async with relay(endpoint, before) as url:
+    async with relay(s3_endpoint, before) as url:
         store = await opened(url, str(uuid4()))
         job = new_id()
         partial = await store.create(job)
@@ -183,13 +174,13 @@ async def test_an_outage_of_the_store_is_reported_and_the_transfer_continues_aft
         await store.close()
 
 
-async def test_a_full_bucket_is_a_full_disk(endpoint: str) -> None:
+async def test_a_full_bucket_is_a_full_disk(s3_endpoint: str) -> None:
     async def before(request: web.BaseRequest) -> web.Response | None:
         if request.method == "PUT" and "-" in request.path.rpartition("/")[2]:
             return web.Response(status=403, text="<Error><Code>QuotaExceeded</Code></Error>")
         return None
 
-    async with relay(endpoint, before) as url:
+    async with relay(s3_endpoint, before) as url:
         store = await opened(url, str(uuid4()))
         job = new_id()
         partial = await store.create(job)
@@ -203,7 +194,7 @@ async def test_a_full_bucket_is_a_full_disk(endpoint: str) -> None:
         await store.close()
 
 
-async def test_new_credentials_are_waited_for_and_a_refused_object_is_not(endpoint: str) -> None:
+async def test_new_credentials_are_waited_for_and_a_refused_object_is_not(s3_endpoint: str) -> None:
     """A key that is replaced costs no export; an object that is refused for ever ends it."""
     refusal = "403 AccessDenied"
 
@@ -213,7 +204,7 @@ async def test_new_credentials_are_waited_for_and_a_refused_object_is_not(endpoi
             return web.Response(status=int(status), text=f"<Error><Code>{code}</Code></Error>")
         return None
 
-    async with relay(endpoint, before) as url:
+    async with relay(s3_endpoint, before) as url:
         store = await opened(url, str(uuid4()))
         job = new_id()
         with pytest.raises(StoreUnavailable, match=r"403 AccessDenied.*check the credentials"):
@@ -306,7 +297,7 @@ async def test_a_writer_that_wakes_up_removes_what_it_stores_late(store: ObjectA
 
 
 async def test_remains_of_a_dead_writer_are_removed_by_the_next_start(
-    endpoint: str, store: ObjectArtifacts
+    s3_endpoint: str, store: ObjectArtifacts
 ) -> None:
     """A request of a killed process may reach the store after its successor's commit."""
     job = new_id()
@@ -314,7 +305,7 @@ async def test_remains_of_a_dead_writer_are_removed_by_the_next_start(
     late = Place(job, 1).segment(7, "0123456789abcdef")
     await store.bucket.store(late, b"late")
     prefix = store.location().partition("tests/")[2].partition(" ")[0]
-    other = await opened(endpoint, prefix)
+    other = await opened(s3_endpoint, prefix)
     assert await other.ids() == {job}
     assert await other.used() == len(CONTENT)
     assert set(await store.bucket.sizes(Place(job).job)) == objects
@@ -344,7 +335,7 @@ async def test_remains_that_could_not_be_removed_are_removed_later(
 
 
 async def test_a_file_that_is_written_again_is_no_remains(
-    endpoint: str, store: ObjectArtifacts
+    s3_endpoint: str, store: ObjectArtifacts
 ) -> None:
     job = new_id()
     partial = await store.create(job)
@@ -354,7 +345,7 @@ async def test_a_file_that_is_written_again_is_no_remains(
     await again.write(b"again")
     await again.keep()
     prefix = store.location().partition("tests/")[2].partition(" ")[0]
-    other = await opened(endpoint, prefix)
+    other = await opened(s3_endpoint, prefix)
     resumed = await other.resume(job)
     assert resumed is not None
     assert await resumed.read(0, resumed.offset) == b"again"
@@ -371,14 +362,14 @@ async def test_a_damaged_artifact_is_unavailable(store: ObjectArtifacts, text: b
             await ask(job)
 
 
-async def test_a_killed_writer_leaves_what_it_stored(endpoint: str) -> None:
+async def test_a_killed_writer_leaves_what_it_stored(s3_endpoint: str) -> None:
     """Whole segments, and no multipart upload. The next writer continues the file, also under a
     greater fence.
     """
     for fence in (0, 5):
         prefix, job = str(uuid4()), new_id()
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.faults.object_child", endpoint, prefix, job),
+            *(sys.executable, "-m", "tests.faults.object_child", s3_endpoint, prefix, job),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -388,7 +379,7 @@ async def test_a_killed_writer_leaves_what_it_stored(endpoint: str) -> None:
                 pass
         child.send_signal(signal.SIGKILL)
         await child.wait()
-        store = await opened(endpoint, prefix)
+        store = await opened(s3_endpoint, prefix)
         resumed = await store.resume(job, fence)
         assert resumed is not None
         assert resumed.offset >= 8 << 20

@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.support.exports import CONTENT, HEAD, LENGTH, LINES, Exports, Slow, post
-from tests.support.object_stores import CREDENTIALS, seaweedfs
 from tests.support.process import LIMIT, Caller, ProxyProcess
 from tests.support.wire import Message, Peer, eventually
 
@@ -196,32 +196,27 @@ async def test_14_a_thousand_requests_join_one_export(tmp_path: Path) -> None:
 
 
 async def test_14_with_files_in_a_bucket_the_retry_joins_and_survives_a_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3_endpoint: str
 ) -> None:
     """§14, §15: `storage.artifacts` is a bucket, jobs are on disk."""
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    place = tmp_path / "weed"
-    place.mkdir()
-    with seaweedfs(place) as endpoint:
-        url = f"s3://tests/rescue?endpoint={endpoint}&allow_http=true&path_style=true"
-        async with scene_of(tmp_path, STORAGE__ARTIFACTS=f"{url}&region=us-east-1") as scene:
-            scene.simulator.fault(path=scene.path, method="POST", hold=True, count=1)
-            left = scene.post()
-            await scene.simulator.until(lambda: scene.simulator.held > 0)
-            left.cancel()
-            retries = [scene.post() for _ in range(3)]
-            scene.simulator.release()
-            for each in retries:
-                await scene.check(await asyncio.wait_for(each, LIMIT))
-            assert sum(scene.simulator.generations.values()) == 1
-            scene.simulator.fault(path=scene.path, method="POST", stall_at=4_000_000, count=1)
-            before = scene.simulator.deliveries[-1]
-            first = scene.post()
-            await scene.simulator.until(
-                lambda: scene.simulator.deliveries[-1] is not before and scene.stored() >= 4_000_000
-            )
-            await scene.proxy.kill()
-            await failed(first)
-            await scene.proxy.start()
-            await scene.check(await asyncio.wait_for(scene.post(), LIMIT))
+    url = f"s3://tests/{uuid4()}?endpoint={s3_endpoint}&allow_http=true&path_style=true"
+    async with scene_of(tmp_path, STORAGE__ARTIFACTS=f"{url}&region=us-east-1") as scene:
+        scene.simulator.fault(path=scene.path, method="POST", hold=True, count=1)
+        left = scene.post()
+        await scene.simulator.until(lambda: scene.simulator.held > 0)
+        left.cancel()
+        retries = [scene.post() for _ in range(3)]
+        scene.simulator.release()
+        for each in retries:
+            await scene.check(await asyncio.wait_for(each, LIMIT))
+        assert sum(scene.simulator.generations.values()) == 1
+        scene.simulator.fault(path=scene.path, method="POST", stall_at=4_000_000, count=1)
+        before = scene.simulator.deliveries[-1]
+        first = scene.post()
+        await scene.simulator.until(
+            lambda: scene.simulator.deliveries[-1] is not before and scene.stored() >= 4_000_000
+        )
+        await scene.proxy.kill()
+        await failed(first)
+        await scene.proxy.start()
+        await scene.check(await asyncio.wait_for(scene.post(), LIMIT))

@@ -56,6 +56,11 @@ def test_a_manager_that_does_not_read_does_not_block_the_proxy(manager: socket.s
         notify(status="x" * 1000)
 
 
+# one kind of socket is enough for the tests that wait for the proxy's first look at VB365
+by_path = pytest.mark.parametrize("manager", ["path"], indirect=True)
+
+
+@by_path
 def test_serve_notifies_when_it_is_ready_of_its_jobs_and_when_it_stops(
     manager: socket.socket, tmp_path: Path
 ) -> None:
@@ -76,6 +81,7 @@ def test_serve_notifies_when_it_is_ready_of_its_jobs_and_when_it_stops(
     assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
 
 
+@by_path
 def test_with_several_workers_the_status_is_that_of_the_jobs(
     manager: socket.socket, tmp_path: Path
 ) -> None:

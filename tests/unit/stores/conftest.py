@@ -32,8 +32,7 @@ from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support import object_stores
 from tests.support.fakes import MemoryArtifacts, MemoryJobs
 from tests.support.object_relay import relay_in_thread
-from tests.support.object_stores import CREDENTIALS, seaweedfs
-from tests.support.redis_server import RedisServer, running, valkey
+from tests.support.redis_server import REDIS, RedisServer, running, valkey
 from tests.support.shared import SharedStore
 
 Fail = Callable[[ArtifactStore, str], None]
@@ -110,13 +109,10 @@ ARTIFACTS = {
 }
 
 
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def s3(s3_endpoint: str) -> str:
     """The URL of a prefix in a bucket of a real S3 server."""
-    with pytest.MonkeyPatch.context() as patch, seaweedfs(tmp_path_factory.mktemp("s3")) as url:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        yield f"s3://tests/{{prefix}}?endpoint={url}&allow_http=true"
+    return f"s3://tests/{{prefix}}?endpoint={s3_endpoint}&allow_http=true"
 
 
 @pytest.fixture(scope="session")
@@ -166,11 +162,15 @@ def nothing_blocks_the_loop() -> Iterator[None]:
         del guard
 
 
-@pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server for all tests that use it; each store has a prefix of its own."""
-    with running(tmp_path_factory.mktemp("valkey"), valkey()) as server:
-        yield server
+@pytest.fixture(
+    scope="module", params=[pytest.param(valkey(), id="valkey"), pytest.param(REDIS, id="redis")]
+)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """A server of one file's tests. The name of its socket is short: `tmp_path` is too long."""
+    with running(tmp_path_factory.mktemp("r"), request.param) as own:
+        yield own
 
 
 @pytest.fixture(params=[pytest.param(open_, id=name) for name, open_ in JOBS.items()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -16,23 +16,12 @@ from proxy.stores.redis_jobs import checks
 from proxy.stores.redis_jobs.cluster import FORMAT, Identity, WrongCluster
 from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.fakes import new_job
-from tests.support.redis_server import REDIS, RedisServer, running, valkey
+from tests.support.redis_server import RedisServer
 
 ONE = Identity(secrets=frozenset({"one"}), artifacts="s3://bucket")
 BOTH = replace(ONE, secrets=frozenset({"one", "two"}))
 TWO = replace(ONE, secrets=frozenset({"two"}))
 NONE = replace(ONE, secrets=frozenset())
-
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(valkey(), id="valkey"), pytest.param(REDIS, id="redis")]
-)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisServer]:
-    """A server of the tests' own. The names of sockets are short: `tmp_path` would be too long."""
-    with running(tmp_path_factory.mktemp("r"), request.param) as own:
-        yield own
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +40,7 @@ from proxy.stores.redis_jobs.entries import entries, unpack
 from proxy.stores.redis_jobs.store import RedisJobs
 from tests.support.byte_relay import ByteRelay, byte_relay
 from tests.support.fakes import new_job
-from tests.support.redis_server import REDIS, RedisServer, running, valkey
+from tests.support.redis_server import RedisServer
 from tests.unit.stores.records import REFUSED
 
 SLOTS = SlotLimits(total=2, per_caller=0, hold=60)
@@ -73,17 +72,6 @@ STEPS = st.lists(
 )
 #: Keys that are no index of the records.
 OTHERS = {"replicas", "counters", "started", "holds", "lease"}
-
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(valkey(), id="valkey"), pytest.param(REDIS, id="redis")]
-)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisServer]:
-    """A server of the tests' own. The names of sockets are short: `tmp_path` would be too long."""
-    with running(tmp_path_factory.mktemp("r"), request.param) as own:
-        yield own
 
 
 @settings(max_examples=30)
