@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 
-import structlog
-
 from proxy.core.http.heads import Head
 from proxy.core.http.origin import Networks, client_address
 from proxy.core.paths import job_of
 from proxy.downstream.endings import Ending
+from proxy.logs import DirectEvent
 
-_log = structlog.get_logger(__name__)
+_REQUEST = DirectEvent(
+    "request",
+    logger=__name__,
+    fields=(
+        *("client", "method", "path", "status", "bytes_in", "bytes_out", "seconds", "lane"),
+        *("termination", "request_id", "job"),
+    ),
+)
 
 #: Characters of a method and of a path that are logged.
 _LONGEST_METHOD, _LONGEST_PATH = 32, 2000
 #: The scheme and the authority of an absolute-form target; the latter may hold a password.
 _ORIGIN = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*://[^/?#]*")
 _CONTENT_LOCATION = re.compile(rb"(?:\A|\n)Content-Location: ?([^\r\n]*)", re.IGNORECASE)
-_AFTER_PATH = re.compile(rb"[?#]")
 
 
 class AccessLog:
@@ -46,19 +51,18 @@ class AccessLog:
         ending: Ending,
     ) -> None:
         """Log a request that has ended. `head` is None if it was not readable."""
-        _log.info(
-            "request",
-            client=self._client(head, peer.decode("latin-1")),
-            method=None if head is None else head.method.decode("latin-1")[:_LONGEST_METHOD],
-            path=None if head is None else path_of(head),
-            status=status,
-            bytes_in=received,
-            bytes_out=sent,
-            seconds=round(seconds, 6),
-            lane=lane,
-            termination=ending.value,
-            request_id=request_id,
-            job=job,
+        _REQUEST.log(
+            self._client(head, peer.decode("latin-1")),
+            None if head is None else head.method.decode("latin-1")[:_LONGEST_METHOD],
+            None if head is None else path_of(head),
+            status,
+            received,
+            sent,
+            round(seconds, 6),
+            lane,
+            ending.value,
+            request_id,
+            job,
         )
 
     def _client(self, head: Head | None, peer: str) -> str | None:
@@ -82,4 +86,5 @@ def path_of(head: Head) -> str:
     target = head.target
     if not target.startswith(b"/"):
         target = _ORIGIN.sub(b"", target, count=1)
-    return _AFTER_PATH.split(target, maxsplit=1)[0].decode("latin-1")[:_LONGEST_PATH]
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    return path.decode("latin-1")[:_LONGEST_PATH]

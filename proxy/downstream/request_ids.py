@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from os import urandom
 
 from proxy.core.http.heads import Head
 from proxy.core.request_id import FIELD, sent_id
@@ -15,7 +15,9 @@ def request_id(head: Head | None) -> str:
     one.
     """
     if head is None:
-        return uuid4().hex
+        return urandom(16).hex()
     if head.id is None:
-        head.id = sent_id(head.get_all(_NAME)) or uuid4().hex
+        # most requests have none: that is quicker to see than to look up
+        sent = sent_id(head.get_all(_NAME)) if _NAME in head.block.lower() else None
+        head.id = sent or urandom(16).hex()
     return head.id

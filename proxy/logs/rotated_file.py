@@ -1,7 +1,7 @@
 """A file of lines that is replaced by an empty one before it grows too large. Everything blocks.
 
-Several processes may append to it: each line is one write, and the one that renames the file holds
-its lock. The others notice that the name means another file by then.
+Several processes may append to it: a line is never split over two writes, and the one that renames
+the file holds its lock. The others notice that the name means another file by then.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
+#: Bytes of one write, if they are more than one line.
+_BATCH = 256 << 10
 #: Binary mode (Windows), and no symbolic link is followed.
 _FLAGS = (
     os.O_WRONLY
@@ -40,7 +42,7 @@ class RotatedFile:
     """Appends to `path`. Before it exceeds `max_size` bytes it is renamed to `path.1`, that to
     `path.2`, and so on up to `keep`. Only the owner can read new files.
 
-    `durable`: a line is on disk when `write` returns.
+    `durable`: each line is on disk before the next one is written.
     """
 
     def __init__(self, path: Path, *, max_size: int, keep: int, durable: bool = False) -> None:
@@ -48,25 +50,28 @@ class RotatedFile:
         self._max_size = max_size
         self._keep = keep
         self._durable = durable
+        self.batch = 0 if durable else min(_BATCH, max_size)
         self._descriptor = -1
         #: Whether the file may end with a part of a line.
         self._torn = False
 
-    def write(self, line: bytes) -> None:
-        """Append the line, which ends with a line feed. Raises `OSError`; the call may be
-        repeated.
+    def write(self, lines: bytes) -> int:
+        """Append lines, which end with a line feed. Return the number of bytes that need not be
+        written again: of whole lines. Raises `OSError`; the call may be repeated.
         """
         self.open()
-        if self._size() and self._size() + len(line) > self._max_size:
-            self._rotate(len(line))
-        if self._torn:
-            line = b"\n" + line
+        if self._size() and self._size() + len(lines) > self._max_size:
+            self._rotate(len(lines))
+        before = b"\n" if self._torn else b""
         self._torn = True
-        if os.write(self._descriptor, line) != len(line):
+        written = os.write(self._descriptor, before + lines) - len(before)
+        whole = lines.rfind(b"\n", 0, max(0, written)) + 1
+        if not whole:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         if self._durable:
             os.fsync(self._descriptor)
-        self._torn = False
+        self._torn = written > whole
+        return whole
 
     def open(self) -> None:
         """Open the file, again if it was renamed or removed. Raises `OSError`."""

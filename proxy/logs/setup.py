@@ -16,7 +16,9 @@ from typing import TextIO
 import structlog
 
 from proxy.core.text import visible
+from proxy.logs.direct import LineHandler
 from proxy.logs.rotated_file import RotatedFile
+from proxy.logs.stream import Stream, StreamHandler, has_descriptor
 from proxy.logs.writer import Writer
 
 #: The events of the audit file: who exported and fetched what.
@@ -70,14 +72,15 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler: logging.Handler
+    handler: LineHandler
+    colors = False
     if file is not None:
         handler = _writer(file, rotation)
-        handler.setFormatter(_formatter(format, colors=False))
     else:
-        stream = stream or sys.stderr
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(_formatter(format, colors=stream.isatty()))
+        colors = (stream or sys.stderr).isatty()
+        handler = _on_stderr() if stream is None else StreamHandler(stream)
+    handler.setFormatter(_formatter(format, colors=colors))
+    handler.direct = None if colors else format
     logging.getLogger().handlers = [handler]
     _audit_to(None if audit is None else _writer(audit, rotation, durable=True))
     logging.captureWarnings(True)
@@ -88,6 +91,10 @@ def _writer(path: Path, rotation: Rotation, *, durable: bool = False) -> Writer:
     file = RotatedFile(path, max_size=rotation.max_size, keep=rotation.keep, durable=durable)
     file.open()
     return Writer(file)
+
+
+def _on_stderr() -> LineHandler:
+    return Writer(Stream(sys.stderr)) if has_descriptor(sys.stderr) else StreamHandler(sys.stderr)
 
 
 def _audit_to(handler: logging.Handler | None) -> None:
@@ -107,7 +114,7 @@ def _is_audited(record: logging.LogRecord) -> bool:
 
 
 def close() -> None:
-    """Write what waits to be written to files, and close them. Idempotent."""
+    """Write what waits to be written, and close the files. Idempotent."""
     for logger in (logging.getLogger(), logging.getLogger(_OF_JOBS)):
         for handler in list(logger.handlers):
             if isinstance(handler, Writer):

@@ -1,100 +1,201 @@
-"""A handler that leaves the writing to a thread: a slow disk does not stall the event loop."""
+"""A handler that leaves the writing to a thread: a slow disk, or a slow reader of stderr, does not
+stall the event loop.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import queue
 import sys
 import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
-from proxy.logs.rotated_file import RotatedFile
+from proxy.logs.direct import DirectEvent, LineHandler, Value
 
-#: Entries that may wait. More than that are lost, and their number is logged.
-_MOST = 10_000
-#: Seconds until a line that could not be written is tried again, and until `close` gives up.
+#: Lines that may wait, and their bytes. More than that are lost, and their number is logged.
+_MOST, _MOST_BYTES = 10_000, 8 << 20
+#: Direct events that are rendered together: one after the other they take half of the time. And
+#: seconds after which fewer are.
+_TOGETHER, _COLLECTING = 32, 0.1
+#: Seconds until lines that could not be written are tried again, and until `close` gives up.
 _RETRY, _CLOSING = 1.0, 5.0
 
 
-class Writer(logging.Handler):
-    """Formats entries, and writes them to `file` in a thread, in order.
+class Sink(Protocol):
+    """Takes lines. Its methods block."""
 
-    The thread starts with the first entry: a process that was forked has one of its own.
+    #: How many bytes are written at once, if they are more than one line.
+    batch: int
+
+    def write(self, lines: bytes) -> int:
+        """Write lines that end with a line feed. Return the number of bytes that need not be
+        written again. Raises `OSError` if nothing can be written for the moment.
+        """
+
+    def close(self) -> None:
+        """Close what `write` has opened."""
+
+
+class _Waiting:
+    """What waits for the thread of one process: lines, and the last direct events, which are
+    rendered together. Use it under its lock; only the thread calls `wait` and `take`, without it.
     """
 
-    def __init__(self, file: RotatedFile) -> None:
+    def __init__(self) -> None:
+        # reentrant: the garbage collector may run something that logs at any time
+        self.lock = threading.RLock()
+        self.events: list[tuple[DirectEvent, Sequence[Value], int]] = []
+        self.lines: deque[bytes] = deque()
+        #: Bytes of the lines that were ever added, and of those that were taken.
+        self.added = self.taken = 0
+        self.lost = 0
+        #: Set if there is something; if it is urgent; if there will be no more.
+        self.some, self.urgent, self.closing = (threading.Event() for _ in range(3))
+
+    def add(self, line: str) -> bool:
+        """Add the line after the events, and return whether there is space for it."""
+        data = (line + "\n").encode(errors="backslashreplace")
+        added = self.added + len(data)
+        if len(self.lines) >= _MOST or added - self.taken > _MOST_BYTES:
+            return False
+        self.added = added
+        self.lines.append(data)
+        if not self.some.is_set():
+            self.some.set()
+        return True
+
+    def wait(self) -> bool:
+        """Wait for something. Return False once there will be no more."""
+        if self.closing.is_set():
+            return False
+        self.some.wait()
+        self.urgent.wait(_COLLECTING)
+        self.some.clear()
+        self.urgent.clear()
+        return True
+
+    def take(self, size: int) -> bytes:
+        """Return as many lines as have at most `size` bytes, at least one if there are any."""
+        taken: list[bytes] = []
+        while self.lines and (not taken or size >= len(self.lines[0])):
+            taken.append(self.lines.popleft())
+            size -= len(taken[-1])
+        lines = b"".join(taken)
+        self.taken += len(lines)
+        return lines
+
+
+class Writer(LineHandler):
+    """Formats entries, and writes them and the lines of direct events to the sink in a thread, in
+    order.
+
+    A direct event waits for others for at most 0.1 s, an entry does not wait. The thread starts
+    with the first of them: a process that was forked has one of its own.
+    """
+
+    def __init__(self, sink: Sink) -> None:
         super().__init__()
-        self._file = file
-        self._lost = 0
+        self._sink = sink
         self._pid = 0
         self._thread: threading.Thread | None = None
-        self._waiting: queue.Queue[bytes | None] = queue.Queue(_MOST)
-        self._closing = threading.Event()
+        self._waiting = _Waiting()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging."""
         try:
-            self._put(self._line(record))
+            line = self.format(record)
+            waiting = self._current()
+            with waiting.lock:
+                self._render(waiting)
+                self._add(waiting, line)
+            waiting.urgent.set()
         except Exception:  # noqa: BLE001  # as every handler of logging does
             self.handleError(record)
 
+    def put(self, event: DirectEvent, values: Sequence[Value]) -> None:
+        """Write the line of an event that happens now, together with others."""
+        waiting, now = self._current(), (event, values, time.time_ns())
+        with waiting.lock:
+            waiting.events.append(now)
+            if len(waiting.events) >= _TOGETHER:
+                self._render(waiting)
+            elif len(waiting.events) == 1:
+                waiting.some.set()
+
     def close(self) -> None:
-        """Write what waits, for at most a few seconds, and close the file. Idempotent."""
+        """Write what waits, for at most a few seconds, and close the sink. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None and self._pid == os.getpid():
-            self._closing.set()
-            with contextlib.suppress(queue.Full):
-                self._waiting.put_nowait(None)
+            waiting = self._waiting
+            with waiting.lock:
+                self._render(waiting)
+                self._note_loss(waiting)
+            for event in (waiting.closing, waiting.urgent, waiting.some):
+                event.set()
             thread.join(_CLOSING)
         super().close()
 
-    def _line(self, record: logging.LogRecord) -> bytes:
-        return (self.format(record) + "\n").encode(errors="backslashreplace")
-
-    def _put(self, line: bytes) -> None:
-        self._start()
-        try:
-            if self._lost:
-                note = f"{self._lost} entries are lost: they could not be written in time"
-                self._waiting.put_nowait(self._line(_entry(note)))
-                self._lost = 0
-            self._waiting.put_nowait(line)
-        except queue.Full:
-            self._lost += 1
+    def _current(self) -> _Waiting:
+        """What waits in this process, whose thread runs."""
+        if self._thread is None or self._pid != os.getpid():
+            self.acquire()  # logging makes a new lock for a process that was forked
+            try:
+                if self._thread is None or self._pid != os.getpid():
+                    self._start()
+            finally:
+                self.release()
+        return self._waiting
 
     def _start(self) -> None:
-        if self._thread is not None and self._pid == os.getpid():
-            return
+        self._waiting = waiting = _Waiting()
+        self._thread = threading.Thread(target=self._run, args=(waiting,), name="log", daemon=True)
         self._pid = os.getpid()
-        self._waiting = queue.Queue(_MOST)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
-        while (line := self._waiting.get()) is not None:
-            self._write(line)
-        self._file.close()
+    def _render(self, waiting: _Waiting) -> None:
+        events, waiting.events = waiting.events, []
+        for event, values, now in events:
+            self._add(waiting, event.line(self.direct, values, now))
 
-    def _write(self, line: bytes) -> None:
-        """Write the line, repeatedly until that succeeds or the handler is closed."""
+    def _add(self, waiting: _Waiting, line: str) -> None:
+        if waiting.lost:
+            self._note_loss(waiting)
+        if waiting.lost or not waiting.add(line):
+            waiting.lost += 1
+
+    def _note_loss(self, waiting: _Waiting) -> None:
+        note = f"{waiting.lost} entries are lost: they could not be written in time"
+        if waiting.lost and waiting.add(self._entry(note)):
+            waiting.lost = 0
+
+    def _run(self, waiting: _Waiting) -> None:
+        while waiting.wait():
+            with waiting.lock:
+                self._render(waiting)
+            while lines := waiting.take(self._sink.batch):
+                self._write(lines, waiting.closing)
+        self._sink.close()
+
+    def _write(self, lines: bytes, closing: threading.Event) -> None:
+        """Write the lines, repeatedly until that succeeds or the handler is closed."""
         failed = False
-        while True:
+        while lines:
             try:
-                self._file.write(line)
+                lines = lines[self._sink.write(lines) :]
             except OSError as why:
                 if not failed:
-                    sys.stderr.write(self._line(_entry(f"cannot write to the log: {why}")).decode())
+                    sys.stderr.write(self._entry(f"cannot write to the log: {why}") + "\n")
                 failed = True
-                if self._closing.wait(_RETRY):
+                if closing.wait(_RETRY):
                     return
-            else:
-                return
 
-
-def _entry(text: str) -> logging.LogRecord:
-    level = logging.ERROR
-    return logging.makeLogRecord(
-        {"name": __name__, "levelno": level, "levelname": "ERROR", "msg": text}
-    )
+    def _entry(self, text: str) -> str:
+        level = logging.ERROR
+        return self.format(
+            logging.makeLogRecord(
+                {"name": __name__, "levelno": level, "levelname": "ERROR", "msg": text}
+            )
+        )

@@ -43,7 +43,7 @@ def names_in_code() -> set[str]:
                 first = node.args[0]
                 function = ast.unparse(node.func)
                 if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                    logs = re.fullmatch(r"_?log\.\w+|_log|JobEvent", function)
+                    logs = re.fullmatch(r"_?log\.\w+|_log|JobEvent|DirectEvent", function)
                     if logs and re.fullmatch(r"[a-z_.]+", first.value):
                         found.add(first.value)
     return found

@@ -175,10 +175,10 @@ def test_a_slow_disk_does_not_stop_the_caller_and_what_is_lost_is_counted(
     path, reached, gate = tmp_path / "log", threading.Event(), threading.Event()
     write = RotatedFile.write
 
-    def slow(self: RotatedFile, line: bytes) -> None:
+    def slow(self: RotatedFile, line: bytes) -> int:
         reached.set()
         assert gate.wait(20)
-        write(self, line)
+        return write(self, line)
 
     monkeypatch.setattr(RotatedFile, "write", slow)
     monkeypatch.setattr(writer, "_MOST", 2)
