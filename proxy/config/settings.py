@@ -171,7 +171,7 @@ class Log(Section):
     """File with a line of JSON for each export that is accepted, refused by VB365, delivered,
     cancelled or deleted: who, what, when. Each line is synced to disk.
     """
-    access: Switch = False
+    access: Switch = True
     """Log each request: client, method, path, status, bytes, seconds, and how it ended."""
     max_size: Size = 64 * _MIB
     """Size above which log.file and log.audit are replaced; the old ones end with .1, .2 and so

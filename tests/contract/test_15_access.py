@@ -10,8 +10,6 @@ from tests.contract.conftest import MakeStage
 from tests.support.log_lines import LogLines, check_documented, logged
 from tests.support.wire import eventually
 
-ON = {"LOG__ACCESS": "true"}
-
 
 async def found(log: LogLines, number: int) -> list[dict[str, Any]]:
     await eventually(lambda: len(log.named("request")) >= number)
@@ -20,7 +18,7 @@ async def found(log: LogLines, number: int) -> list[dict[str, Any]]:
 
 async def test_without_the_setting_there_are_none(make_stage: MakeStage) -> None:
     with logged() as log:
-        stage = await make_stage()
+        stage = await make_stage(LOG__ACCESS="false")
         await stage.get("/v8/RestoreSessions?limit=1")
         await stage.done()
     assert not log.named("request")
@@ -29,7 +27,7 @@ async def test_without_the_setting_there_are_none(make_stage: MakeStage) -> None
 async def test_each_request_of_an_export_has_its_line(make_stage: MakeStage) -> None:
     """The line has the id of the response and of the job's own events."""
     with logged() as log:
-        stage = await make_stage(**ON)
+        stage = await make_stage()
         accepted = await stage.kickoff(stage.export)
         status = stage.path(accepted["Location"])
         await stage.finished(status)
@@ -59,7 +57,7 @@ async def test_each_request_of_an_export_has_its_line(make_stage: MakeStage) -> 
 async def test_a_kickoff_names_its_job(make_stage: MakeStage, fields: dict[str, str]) -> None:
     """Also one that gets the file, and one that gets an earlier job."""
     with logged() as log:
-        stage = await make_stage(**ON)
+        stage = await make_stage()
         for _ in range(2):
             await stage.kickoff(stage.export, body=b"{}", **fields)
         first, second = [line for line in await found(log, 2) if line["lane"] == "kickoff"]
@@ -72,7 +70,7 @@ async def test_a_kickoff_that_vb365_refuses_has_no_job_and_the_id_of_its_events(
 ) -> None:
     """The response is VB365's own and names no id; the log does."""
     with logged() as log:
-        stage = await make_stage(EXPORTS__GRACE="10s", **ON)
+        stage = await make_stage(EXPORTS__GRACE="10s")
         stage.fault(outlook_missing=True)
         response = await stage.kickoff(stage.export)
         (line,) = [each for each in await found(log, 1) if each["lane"] == "kickoff"]
@@ -84,7 +82,7 @@ async def test_a_kickoff_that_vb365_refuses_has_no_job_and_the_id_of_its_events(
 
 async def test_a_problem_has_the_id_of_its_line(make_stage: MakeStage) -> None:
     with logged() as log:
-        stage = await make_stage(**ON)
+        stage = await make_stage()
         response = await stage.get("/v8/_async/exports/nothing?secret")
         (line,) = await found(log, 1)
         (refused,) = log.named("request.refused")

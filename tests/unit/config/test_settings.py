@@ -47,7 +47,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "level": "info",
         "file": None,
         "audit": None,
-        "access": False,
+        "access": True,
         "max_size": 64 << 20,
         "keep": 5,
     },
