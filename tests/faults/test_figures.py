@@ -55,13 +55,15 @@ class Figures:
 
 
 class WatchedChaos(Chaos):
-    """Chaos of VB365 and of the callers alone, whose figures are read before the proxy stops."""
+    """Chaos of VB365 and of the callers alone, whose figures are read before the proxy is killed at
+    the end, and once it has started again.
+    """
 
     tidiness = 0.1
 
     def __init__(self, disk: Path, simulator: Simulator, *, seed: int) -> None:
         super().__init__(disk, simulator, seed=seed, small=False, **SETTINGS)
-        self.figures = Figures()
+        self.figures, self.after = Figures(), Figures()
 
     def _injectors(self) -> list[tuple[str, float, float, Callable[[], Awaitable[None]]]]:
         return [each for each in super()._injectors() if "proxy" not in each[0]]
@@ -70,6 +72,12 @@ class WatchedChaos(Chaos):
         """It was never killed."""
 
     async def at_the_end(self) -> None:
+        await self._read_settled()
+        await self.process.kill()
+        await self.process.start()
+        await self.after.read(self.process.admin_url)
+
+    async def _read_settled(self) -> None:
         async with asyncio.timeout(20):  # deliveries are recorded within a second
             while True:
                 self.figures = Figures()
@@ -157,3 +165,20 @@ async def test_every_figure_is_the_same_everywhere(
     assert stored == sum(minute["storedBytes"] for minute in found.history)
     # what was stored in vain, before a restart from zero or a failure, is in no file
     assert stored >= sum(sizes.values())
+
+    check_what_a_kill_leaves(found, chaos.after)
+
+
+def check_what_a_kill_leaves(before: Figures, after: Figures) -> None:
+    """Rows, deliveries and storage are the same; counters and the history begin again."""
+    assert after.rows == before.rows
+    assert after.status["jobs"] == before.status["jobs"]
+    assert after.status["storage"]["usedBytes"] == before.status["storage"]["usedBytes"]
+    assert after.metrics["storage_bytes"]["used",] == before.metrics["storage_bytes"]["used",]
+    assert after.status["startedAt"] > before.status["startedAt"]
+    for name in ("jobs_finished", "jobs", "http_requests"):
+        assert not after.metrics[name]
+    for flow in ("served", "stored", "client_in", "client_out"):
+        assert not after.metrics["bytes"][flow,]
+    assert not sum(minute["servedBytes"] + minute["storedBytes"] for minute in after.history)
+    assert not any(count for minute in after.history for count in minute["finished"].values())
