@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import urlsplit
 
 import structlog
 
 import proxy
 from proxy import app, logs
+from proxy.config.addresses import HostPort
 from proxy.config.loading import ConfigError, Problem
 from proxy.config.settings import Settings
 from proxy.net.notify import READY, STOPPING, notify
@@ -151,6 +153,24 @@ def warn(settings: Settings) -> None:
             "VB365's certificate is not verified: passwords and files can be read on the network",
             upstream=upstream.url,
             hint="Set upstream.fingerprint or upstream.ca_file, and remove upstream.verify.",
+        )
+    _warn_of_webhooks(settings)
+
+
+def _warn_of_webhooks(settings: Settings) -> None:
+    for url in settings.webhooks.urls:
+        split = urlsplit(url)
+        if split.scheme == "http" and not HostPort(split.hostname or "", 0).loopback:
+            log.warning(
+                "notifications are sent over plain http: they can be read on the network",
+                receiver=f"http://{split.netloc}",  # the path may be the receiver's only protection
+                hint="Use https in webhooks.urls.",
+            )
+    if settings.webhooks.urls and settings.public.url is None:
+        log.warning(
+            "the links in notifications have the address that the proxy listens at",
+            listen=str(settings.listen.address),
+            hint="Set public.url to the address that clients use.",
         )
 
 

@@ -311,6 +311,36 @@ def test_a_start_warns_about_plain_http_on_a_network(
     assert [("plain http" in name) for name in log.names] == [True] * warned
 
 
+@pytest.mark.parametrize(
+    ("url", "public", "warned"),
+    [
+        ("https://192.0.2.1/s3cret", True, []),
+        ("http://127.0.0.2:8080/s3cret", True, []),
+        ("http://localhost/s3cret", True, []),
+        ("http://[::1]:8080/s3cret", True, []),
+        ("HTTP://Hooks.Example.com:8080/s3cret", True, ["plain http"]),
+        ("http://[2001:db8::1]/s3cret", True, ["plain http"]),
+        ("https://192.0.2.1/s3cret", False, ["links"]),
+        ("http://192.0.2.1/s3cret", False, ["plain http", "links"]),
+        ("", False, []),
+    ],
+)
+def test_a_start_warns_about_webhooks_that_can_be_read_or_have_no_useful_links(
+    url: str, public: bool, warned: list[str]
+) -> None:
+    """The path of a receiver is not shown."""
+    environ = {
+        "VB365_PROXY_WEBHOOKS__URLS": url,
+        "VB365_PROXY_WEBHOOKS__SECRETS": "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    } | ({"VB365_PROXY_PUBLIC__URL": "https://proxy.example.com"} if public else {})
+    flags = {"upstream.url": "http://127.0.0.1:9", "listen.address": "127.0.0.1:4443"}
+    with logged() as log:
+        warn(load(None, flags, environ))
+    assert len(log.names) == len(warned)
+    assert all(word in name for word, name in zip(warned, log.names, strict=True))
+    assert "s3cret" not in log.getvalue()
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_start_warns_once_that_vb365s_certificate_is_not_verified(
     tmp_path: Path, workers: str
