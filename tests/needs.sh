@@ -8,6 +8,8 @@ need nginx nginx
 need haproxy haproxy
 need varnishtest varnish
 need curl curl
+need php "php-cli php-curl"
+need aria2c aria2
 need wrk wrk
 need jq jq
 need redis-server redis-server

@@ -24,6 +24,7 @@ from proxy import app
 from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.interop.balancers.balancer import THROUGH, nginx, program, reserved, running
+from tests.support.wire import ask
 
 #: Seconds: what VB365 takes for the export, when nginx gives up, and when a client does.
 GENERATE, PATIENCE, TIMEOUT = 6.0, 2, 1
@@ -44,6 +45,47 @@ headers = {"Authorization": token, "Content-Type": "application/json"}
 response = session.post(url, data=b"{}", headers=headers, timeout=float(timeout))
 response.raise_for_status()
 open(path, "wb").write(response.content)
+"""
+#: As Guzzle's CurlFactory and its retry middleware do: a new handle for each try, the response in a
+#: sink that begins again.
+PHP = """<?php
+[, $url, $token, $path, $timeout] = $argv;
+for ($tries = 0; ; $tries++) {
+    $sink = fopen($path, "w");
+    $status = 0;
+    $handle = curl_init();
+    curl_setopt_array($handle, [
+        CURLOPT_CUSTOMREQUEST => "POST",
+        CURLOPT_URL => $url,
+        CURLOPT_RETURNTRANSFER => false,
+        CURLOPT_HEADER => false,
+        CURLOPT_CONNECTTIMEOUT => 300,
+        CURLOPT_HTTP_VERSION => CURL_HTTP_VERSION_1_1,
+        CURLOPT_PROTOCOLS => CURLPROTO_HTTP | CURLPROTO_HTTPS,
+        CURLOPT_TIMEOUT_MS => (int) ($timeout * 1000),
+        CURLOPT_POSTFIELDS => "{}",
+        CURLOPT_HTTPHEADER => [
+            "User-Agent: GuzzleHttp/7", "Content-Type: application/json",
+            "Authorization: $token", "Content-Length: 2", "Accept:", "Expect:",
+        ],
+        CURLOPT_HEADERFUNCTION => function ($handle, $line) use (&$status) {
+            if (str_starts_with($line, "HTTP/")) {
+                $status = (int) explode(" ", $line)[1];
+            }
+            return strlen($line);
+        },
+        CURLOPT_WRITEFUNCTION => fn($handle, $data) => fwrite($sink, $data),
+    ]);
+    curl_exec($handle);
+    fclose($sink);
+    if (curl_errno($handle) === 0 && $status === 200) {
+        exit($tries > 0 ? 0 : 2);
+    }
+    if (curl_errno($handle) !== CURLE_OPERATION_TIMEDOUT || $tries > 60) {
+        fwrite(STDERR, curl_error($handle) . " $status");
+        exit(1);
+    }
+}
 """
 
 
@@ -135,6 +177,40 @@ async def test_14_requests_with_urllib3_retries_gets_the_file(
     file = tmp_path / "file"
     url = base + scene.path
     await run(sys.executable, "-c", REQUESTS, url, scene.token, str(file), str(timeout))
+    scene.check(file)
+
+
+async def test_14_php_with_retries_as_guzzle_makes_them_gets_the_file(
+    scene: Scene, tmp_path: Path
+) -> None:
+    if program("php") is None:
+        pytest.skip("php is not installed: make system")
+    script, file = tmp_path / "export.php", tmp_path / "file"
+    script.write_text(PHP)
+    url = scene.proxy + scene.path
+    await run("php", str(script), url, scene.token, str(file), str(TIMEOUT))
+    scene.check(file)
+
+
+async def test_14_aria2_gets_the_file_of_a_rescued_export_over_several_connections(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """§6, §14: it cannot send a POST, so it downloads the result of the job, which its owner
+    finds in the list.
+    """
+    if program("aria2c") is None:
+        pytest.skip("aria2c is not installed: make system")
+    fields = {"Authorization": scene.token}
+    response = await ask(scene.proxy, "POST", scene.path, fields, b"{}")
+    assert response.status == 200
+    [job] = (await ask(scene.proxy, "GET", "/v8/_async/exports", fields)).json()["results"]
+    url, file = f"/v8/_async/exports/{job['id']}", tmp_path / "file"
+    await ask(scene.proxy, "GET", url, fields | {"Prefer": "wait=30"})  # it is being committed
+    await run(
+        *("aria2c", "--quiet", "--no-conf", "--split=3", "--max-connection-per-server=3"),
+        *("--min-split-size=1M", f"--header=Authorization: {scene.token}"),
+        *(f"--dir={tmp_path}", f"--out={file.name}", f"{scene.proxy}{url}/result"),
+    )
     scene.check(file)
 
 
