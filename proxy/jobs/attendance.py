@@ -10,14 +10,16 @@ response other than 200 is not recorded: it goes to the kick-off, and there is n
 
 `end` is called when the kick-off leaves or its grace is over, when VB365 responds with 200, when
 the job ends, and before the job is shown to any caller: a job that was shown is never dropped.
-A rescued export (CONTRACT §14) is `held`: a response other than 200 is never recorded, whoever has
-left or seen the job, and only `close` ends the wait.
 `first` is resolved on entry to ENDED (None) and to DROPPED (the response).
+A rescued export (CONTRACT §14) is `held`: a response other than 200 is never recorded, whoever has
+left or seen the job, and only `close` ends the wait. Its clients do not wait for the removal of the
+record: `first` is resolved on entry to DROPPING.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from enum import Enum
 
 from proxy.core.errors import Problem
@@ -46,6 +48,8 @@ class Attendance:
         self.first: asyncio.Future[WholeResponse | Problem | None] = asyncio.Future()
         #: What goes to the kick-off in place of a job; None unless DROPPING or DROPPED.
         self.verdict: WholeResponse | Problem | None = None
+        #: When `verdict` was decided, in the time of the event loop.
+        self.decided = math.inf
         self._held = held
         self.state = State.WAITING
         if not waiting:
@@ -79,6 +83,9 @@ class Attendance:
     def decide(self, verdict: WholeResponse | Problem) -> None:
         """Drop the job because of `verdict`. The caller removes its record next."""
         self.state, self.verdict = State.DROPPING, verdict
+        self.decided = asyncio.get_running_loop().time()
+        if self._held:
+            self.first.set_result(verdict)
 
     def withdraw(self) -> None:
         """Keep the job after all, because its record cannot be removed."""

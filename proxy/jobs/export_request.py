@@ -10,6 +10,7 @@ from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.core.outcome import secrets
 from proxy.jobs import events
+from proxy.jobs.claim import Claim
 from proxy.jobs.outcome import code_of, error, refusal
 from proxy.jobs.record import Record
 from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
@@ -32,7 +33,8 @@ _RESPONSE_LIMIT = 16 * 1024 * 1024
 
 
 class ExportRequest:
-    """Sends the request of a job. `timeout` and `stall` are in seconds; see `Upstream.send`.
+    """Sends the request of a job, whose `claim` may still be being recorded. `timeout` and `stall`
+    are in seconds; see `Sender.send`.
 
     A kick-off that waits for VB365's first response gets any but a 200 in place of a job: then
     `Dropped` is the exception that `no_response` and `refused` return.
@@ -44,12 +46,14 @@ class ExportRequest:
         record: Record,
         body: bytes,
         *,
+        claim: Claim,
         jobs: JobStore,
         upstream: Upstream,
         timeout: float,
         stall: float,
     ) -> None:
         self._run = run
+        self._claim = claim
         self._record = record
         self._body = body
         self._jobs = jobs
@@ -147,6 +151,7 @@ class ExportRequest:
         If the record cannot be removed now it is kept, and the result is False.
         """
         self._run.attendance.decide(response)
+        await self._claim.settled()
         self._run.work = Work.SETTLING
         try:
             await self._remove_record()

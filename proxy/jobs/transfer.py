@@ -123,17 +123,18 @@ class Transfer:
 
     async def _drive(self, job: Job) -> None:
         self._record = Record(self._jobs, job, self._now)
+        self._claim = Claim(self._record, self._holder)
         self._request = ExportRequest(
             self._run,
             self._record,
             await self._request_body(job),
+            claim=self._claim,
             jobs=self._jobs,
             upstream=self._upstream,
             timeout=self._policy.generate_timeout,
             stall=self._policy.stall_timeout,
         )
         self._file = Reception(self._record, self._artifacts, self._space)
-        self._claim = Claim(self._record, self._holder)
         if self._request.begin_early():  # the client of a rescued export waits
             self._claim.begin()
         try:
@@ -266,7 +267,6 @@ class Transfer:
             return await until_available(lambda: self._request.send(more), job=self._run.id)
         except UpstreamFailure as why:
             if not self._file.offset:
-                await self._claim.settled()
                 raise await self._request.no_response(why) from why
             await self._pause(why)
             return None
@@ -274,7 +274,6 @@ class Transfer:
     async def _accept(self, response: Response) -> None:
         """Record the head of a 200. Raises for any other response, which is relayed or recorded."""
         if response.status != 200:
-            await self._claim.settled()
             raise await self._request.refused(response)
         if (coding := encoding(response.fields)) is not None:
             self._request.hand_over(response)

@@ -15,7 +15,9 @@ from proxy.upstream.credentials import Credentials
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, whole. `client` is the address of its client."""
+    """One request, whole. `client` is the address of its client, `began` the time of the event loop
+    at which it was whole.
+    """
 
     head: Head = field(repr=False)
     fields: Fields = field(repr=False)
@@ -23,6 +25,7 @@ class Call:
     export: ExportRequest
     body: bytes = field(repr=False)
     client: str | None
+    began: float
 
     @property
     def ranged(self) -> bool:

@@ -106,7 +106,11 @@ class Following:
         try:
             verdict = await run.attendance.verdict_of_all()
             if verdict is not None:
-                return verdict if _concerns(call, run, verdict) else None
+                # a request that came later is a new try
+                if call.began <= run.attendance.decided and _concerns(call, run, verdict):
+                    return verdict
+                await followers.finished()
+                return None
             await followers.answered()
             handed = followers.handed
             if handed is not None and not call.ranged and _concerns(call, run, handed.response):

@@ -12,7 +12,8 @@ import pytest
 from proxy.core.job import Phase
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeRescue
-from tests.support.exports import CONTENT, HEAD, Slow, raw_response, whole
+from tests.support.exports import CONTENT, HEAD, Slow, answer, raw_response, whole
+from tests.support.log_lines import logged
 from tests.support.wire import LIMIT, eventually, raw
 
 
@@ -66,6 +67,26 @@ async def test_14_the_head_does_not_wait_until_the_claim_is_recorded(
     assert job["phase"] == "Queued"
     claimed.release.set()
     assert await peer.exactly(len(CONTENT)) == CONTENT
+
+
+async def test_14_an_error_does_not_wait_for_the_record_and_the_retry_is_a_new_try(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The retry comes before the record of the first try is removed."""
+    error = raw("500 Broken", [], b"broken")
+    stage = await make_rescue(answer(error), whole)
+    removed = Held(monkeypatch, "remove")
+    first = await stage.send()
+    assert await first.exactly(len(error)) == error
+    await removed.called.wait()
+    assert await stage.jobs() == []
+    with logged() as log:
+        retry = await stage.send()
+        await eventually(lambda: len(log.named("job.joined")) == 1)
+    assert len(stage.upstream.posts) == 1
+    removed.release.set()
+    assert await raw_response(retry, len(CONTENT)) == (HEAD, CONTENT)
+    assert len(stage.upstream.posts) == 2
 
 
 @pytest.mark.parametrize("status", [200, 500])
