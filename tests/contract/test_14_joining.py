@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 from typing import Any
 
@@ -138,6 +139,25 @@ async def test_14_a_range_of_a_chunked_export_waits_for_its_end(make_rescue: Mak
     response = await peer.message()
     assert (response.status, response.body) == (206, b"DNab")
     assert "Transfer-Encoding" not in response
+
+
+async def test_14_parts_over_several_connections_make_the_file(make_rescue: MakeRescue) -> None:
+    """§14: as download managers do. No part ends the rescue."""
+    slow = Slow()
+    stage = await make_rescue(slow)
+    await stage.leave()
+    ends = [0, 300_000, 700_000, len(CONTENT)]
+    parts = [
+        await stage.send(fields=(f"Range: bytes={start}-{stop - 1}",))
+        for start, stop in itertools.pairwise(ends)
+    ]
+    await stage.joined(len(parts))
+    slow.finish()
+    responses = [await peer.message() for peer in parts]
+    assert [response.status for response in responses] == [206, 206, 206]
+    assert b"".join(response.body for response in responses) == CONTENT
+    assert (await stage.export()).body == CONTENT
+    assert len(stage.upstream.posts) == 1
 
 
 async def test_14_identical_posts_at_the_same_moment_are_one_job(make_rescue: MakeRescue) -> None:

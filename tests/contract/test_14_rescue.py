@@ -215,6 +215,29 @@ async def test_14_a_large_answer_other_than_200_is_relayed_verbatim(
     assert len(stage.upstream.posts) == 2
 
 
+async def test_14_a_large_answer_goes_to_one_client_and_the_others_are_relayed(
+    make_rescue: MakeRescue,
+) -> None:
+    """§14: it is not kept. The others get what VB365 responds to their own POST."""
+    body = bytes(17 << 20)
+    head = b"HTTP/1.1 500 Large\r\nContent-Length: %d\r\n\r\n" % len(body)
+    slow = Slow(head)
+    stage = await make_rescue(slow, whole)
+    first = await stage.send()
+    await slow.requested.wait()
+    second = await stage.send()
+    await stage.joined(1)
+    slow.head.set()
+    slow.pieces.put_nowait(body)
+    slow.pieces.put_nowait(None)
+    heads = [await peer.head() for peer in (first, second)]
+    assert sorted(heads) == [HEAD, head]
+    large, small = (first, second) if heads[0] == head else (second, first)
+    assert await large.exactly(len(body)) == body
+    assert await small.exactly(len(CONTENT)) == CONTENT
+    assert len(stage.upstream.posts) == 2
+
+
 async def test_14_a_file_that_is_encoded_unasked_is_passed_on_and_not_kept(
     make_rescue: MakeRescue,
 ) -> None:
