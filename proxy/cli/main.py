@@ -183,6 +183,21 @@ def simulate(
     raise typer.Exit(_run(run(settings, host, port, tls=tls)))
 
 
+@app.command(rich_help_panel=_SERVER)
+def fingerprint(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Address of the server.")],
+    timeout: Timeout = 10.0,
+) -> None:
+    """Print the SHA-256 fingerprint of a server's certificate, to trust exactly that one.
+
+    For upstream.fingerprint and --fingerprint. Compare it with what the server's administrator
+    sees, because this connection trusts any certificate.
+    """
+    from proxy.cli.fingerprint import run
+
+    raise typer.Exit(run(address, timeout))
+
+
 @config_app.command("check")
 @with_sources
 def config_check(sources: Sources, connect: Connect = False) -> None:

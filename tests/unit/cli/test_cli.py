@@ -6,13 +6,15 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
+import socket
+import ssl
 import sys
 import tomllib
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
 from pathlib import Path
@@ -21,6 +23,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import trustme
 import typer.main
 from typer.testing import CliRunner, Result
 
@@ -151,7 +154,7 @@ def test_version_has_a_short_option() -> None:
 
 def test_exit_codes_are_in_the_help_of_exports() -> None:
     shown = " ".join(invoke("export", "mailbox", "--help").output.split())
-    assert "3 success with a warning, 4 cancelled, 130 Ctrl-C" in shown
+    assert "3 success with a warning, 4 cancelled, 5 some of a list failed, 130 Ctrl-C" in shown
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell", "pwsh"])
@@ -495,10 +498,53 @@ def test_demo_serve_keeps_everything_running_until_ctrl_c() -> None:
         assert demo.wait(30) == 0
 
 
+# Certificates
+
+
+def test_a_fingerprint_is_that_of_the_certificate() -> None:
+    """On stdout alone, as openssl writes it; the rest is on stderr. A URL names a server too."""
+    certificate = trustme.CA(organization_name="a\x1b[2J").issue_cert("127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    der = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                with context.wrap_socket(connection, server_side=True) as secure:
+                    secure.recv(1)
+
+        thread = Thread(target=serve)
+        thread.start()
+        port = listener.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"https://127.0.0.1:{port}/v8"):
+            result = invoke("fingerprint", address)
+            assert result.stdout.replace(":", "").strip().lower() == sha256(der).hexdigest()
+            assert "Valid until: " in result.stderr
+            assert "\x1b" not in result.stderr
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "message"),
+    [
+        ("a b", 2, "is not HOST:PORT"),
+        ("host:port", 2, "is not HOST:PORT"),
+        ("", 2, "is not HOST:PORT"),
+        ("user:password@host:1", 2, "is not HOST:PORT"),
+        ("127.0.0.1:1", 1, "127.0.0.1 port 1: Connection refused"),
+    ],
+)
+def test_a_server_without_a_certificate_is_reported(address: str, code: int, message: str) -> None:
+    result = invoke("fingerprint", address)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+
+
 # README's first deployment
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,7 +567,7 @@ def test_the_readme_s_first_commands_work_with_a_self_signed_certificate(
         shell(init)
         toml = (tmp_path / "proxy.toml").read_text(encoding="utf-8")
         toml = toml.replace('\nurl = ""', f'\nurl = "{url}"', 1)
-        toml = toml.replace('\nfingerprint = ""', f'\nfingerprint = "{shown.partition("=")[2]}"', 1)
+        toml = toml.replace('\nfingerprint = ""', f'\nfingerprint = "{shown}"', 1)
         (tmp_path / "proxy.toml").write_text(toml, encoding="utf-8")
         assert "Configuration OK" in shell(check)
         monkeypatch.chdir(tmp_path)
