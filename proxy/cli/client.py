@@ -16,7 +16,7 @@ COMMANDS = (
     ("login", _EXPORT, "Log in and keep the tokens in a profile."),
     ("logout", _EXPORT, "Revoke the tokens of a profile and delete it."),
     ("export", _EXPORT, "Start an export, follow it, download the file and verify it."),
-    ("jobs", _EXPORT, "List, show, cancel, delete and fetch export jobs of a proxy."),
+    ("jobs", _EXPORT, "List, show, watch, cancel, delete and fetch export jobs."),
     ("organizations", _BROWSE, "List the organizations that you may see."),
     ("sessions", _BROWSE, "List and stop restore sessions."),
     ("mailboxes", _BROWSE, "List the mailboxes in a backup."),

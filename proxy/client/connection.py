@@ -16,7 +16,7 @@ from yarl import URL
 
 from proxy.client import profiles
 from proxy.client.credentials import FixedToken, Login, Saved, TokenFile, read_secret
-from proxy.client.display import Display
+from proxy.client.display import Display, Mode
 from proxy.client.errors import CommandError
 from proxy.client.profiles import Profile
 from proxy.client.proxy import Proxy
@@ -120,6 +120,15 @@ class Connection:
     verbose: Annotated[
         bool, option("--verbose", "-v", help="Show the heads of requests and responses.")
     ] = False
+    progress: Annotated[
+        Mode,
+        typer.Option(
+            envvar="VB365_PROGRESS",
+            help="Progress on stderr: a bar, plain lines, JSON lines, or none. By default a bar on "
+            "a terminal, else plain lines.",
+            show_default=False,
+        ),
+    ] = Mode.AUTO
 
     def at_job(self, name: str) -> Connection:
         """Return the connection for a job, whose URL, if that is its name, has the address."""

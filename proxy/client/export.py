@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,13 +116,16 @@ async def follow(proxy: Proxy, at: Links, display: Display) -> Job:
     """Poll until the job has ended and return it."""
     etag: str | None = None
     while True:
+        asked = time.monotonic()
         job, response = await proxy.job(at.status, etag)
         if job is not None:
             etag = response.fields.get("ETag")
             display.exporting(job)
             if job.ended:
                 return job
-        await proxy.sleep(response.retry_after or _POLL_INTERVAL)
+        # A poll that waited for a change has waited for a part of Retry-After already.
+        waited = int(time.monotonic() - asked)
+        await proxy.sleep(max(0, (response.retry_after or _POLL_INTERVAL) - waited))
 
 
 async def fetch(proxy: Proxy, display: Display, at: Links, job: Job, output: str | None) -> Path:

@@ -45,6 +45,14 @@ def safe_name(job: Job) -> str:
     return with_suffix(f"_{name}" if _DEVICES.match(name) else name, job.format)
 
 
+def safe_component(text: str) -> str:
+    """Return a part of a name that is valid on every system, with all of `text` but what a system
+    forbids. It is never empty, and never another directory.
+    """
+    name = _component(text.replace("/", "_").replace("\\", "_")) or "_"
+    return f"_{name}" if _DEVICES.match(name) else name
+
+
 def _component(text: str) -> str:
     """Return the last path component of `text` without characters that a system forbids or a
     terminal interprets. "" if nothing remains.

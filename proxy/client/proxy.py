@@ -26,6 +26,8 @@ FIRST_TRIES = 4
 BUSY = frozenset({429, 502, 503, 504})
 #: Statuses that ask for a later try: a quota or a full queue.
 RETRY_LATER = frozenset({429, 503})
+#: Seconds that a poll may wait for a change: less than the time-outs of load balancers.
+LONG_POLL = 20
 #: Maximum Retry-After in seconds to wait for without --wait.
 MAX_RETRY_AFTER = 60.0
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -196,8 +198,13 @@ class Proxy:
         )
 
     async def job(self, path: str, etag: str | None = None) -> tuple[Job | None, WholeResponse]:
-        """Return the job, or None if its ETag is still `etag`, and the response."""
-        fields = {"Accept": "application/json"} | ({"If-None-Match": etag} if etag else {})
+        """Return the job, or None if its ETag is still `etag`, and the response.
+
+        With an `etag`, the proxy responds when the job has changed, or after a while (CONTRACT §4).
+        """
+        fields = {"Accept": "application/json"}
+        if etag:
+            fields |= {"If-None-Match": etag, "Prefer": f"wait={LONG_POLL}"}
         response = await self.call_with_retries("GET", path, fields)
         if response.status == 304:
             return None, response

@@ -96,6 +96,12 @@ class VB365:
         if response.status not in (404, 409):
             _expected(response, path)
 
+    async def works(self, session: str) -> bool:
+        """Return whether the restore session exists and is not stopped."""
+        path = f"/{self.api}/RestoreSessions/{segment(session)}"
+        response = await self.proxy.call_with_retries("GET", path, tries=FIRST_TRIES)
+        return response.status == 200 and response.document().get("state") == "Working"
+
     async def objects(self, session: str, kind: Kind, below: str = "") -> list[Entry]:
         """Return the objects of a restore session, or those `below` one of them."""
         return await self.entries(kind, f"{base(session)}/{below or kind.path}")
@@ -128,6 +134,17 @@ async def restore_session(
     """Yield the id of a new restore session, which is stopped at the end, also after an error or
     Ctrl-C.
     """
+    session = await open_session(vb365, display, kind, at, organization)
+    try:
+        yield session
+    finally:
+        await stop_session(vb365, display, session)
+
+
+async def open_session(
+    vb365: VB365, display: Display, kind: Kind, at: datetime, organization: str | None
+) -> str:
+    """Return the id of a new restore session. After Ctrl-C, none stays open."""
     found = await vb365.organization(organization)
     display.say(
         f"Opening a restore session: {_PRODUCTS[kind.session]}, {shown(found.name)}, "
@@ -135,15 +152,11 @@ async def restore_session(
     )
     opening = asyncio.ensure_future(vb365.explore(found, kind, at))
     try:
-        session = await asyncio.shield(opening)
+        return await asyncio.shield(opening)
     except asyncio.CancelledError:
         # VB365 may have opened it already.
         await _stop_opened(vb365, display, opening)
         raise
-    try:
-        yield session
-    finally:
-        await stop_session(vb365, display, session)
 
 
 async def _stop_opened(vb365: VB365, display: Display, opening: asyncio.Future[str]) -> None:

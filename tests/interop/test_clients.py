@@ -292,6 +292,18 @@ async def test_the_export_command_works_as_documented(scene: Scene, tmp_path: Pa
     assert_is_the_export((tmp_path / out.strip()).read_bytes())
 
 
+async def test_many_exports_work_as_documented(scene: Scene, tmp_path: Path) -> None:
+    ((_, text),) = snippets("Many exports")
+    out = await run(["bash", "-euo", "pipefail", "-c", text], scene, tmp_path)
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[:2] for row in rows] == [
+        ["alice@contoso.com", "Success"],
+        ["bob@contoso.com", "Success"],
+    ]
+    for row in rows:
+        assert_is_the_export((tmp_path / row[2]).read_bytes())
+
+
 async def test_the_jobs_commands_list_cancel_and_delete(scene: Scene, tmp_path: Path) -> None:
     """CONTRACT §7, §15: kick off without waiting, list, cancel, delete; user name and password
     instead of a token.

@@ -20,7 +20,7 @@ from proxy.client.commands.options import (
 from proxy.client.commands.running import run, run_on_job
 from proxy.client.connection import Connection, Resolved
 from proxy.client.display import Display, format_size
-from proxy.client.export import ExportOptions, Outcome, complete
+from proxy.client.export import ExportOptions, Outcome, complete, follow
 from proxy.client.job import Job
 from proxy.client.output import listing, to_json
 from proxy.client.proxy import Proxy
@@ -33,7 +33,7 @@ jobs_app = typer.Typer(no_args_is_help=True, context_settings=CONTEXT)
 
 @jobs_app.callback()
 def _jobs() -> None:
-    """List, show, cancel, delete and fetch export jobs of a proxy."""
+    """List, show, watch, cancel, delete and fetch export jobs."""
 
 
 @jobs_app.command("fetch", epilog=EXIT_CODES)
@@ -51,6 +51,29 @@ def fetch_command(
     """
     options = ExportOptions(output=output, release=release, cancel_on_interrupt=cancel_on_interrupt)
     run_on_job(connection, job, lambda proxy, display, at: complete(proxy, display, at, options))
+
+
+@jobs_app.command("watch", epilog=EXIT_CODES)
+@with_connection
+def watch_command(
+    connection: Connection,
+    job: JobName,
+    exit_status: Annotated[
+        bool,
+        typer.Option("--exit-status", help="Exit with the code of the outcome instead of 0."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a job until it has ended, and print its status."""
+
+    async def work(proxy: Proxy, display: Display, at: Links) -> Outcome:
+        ended = await follow(proxy, at, display)
+        if ended.exit_code:
+            display.say(ended.outcome)
+        code = ended.exit_code if exit_status else 0
+        return Outcome(code, to_json(ended.document) if as_json else ended.status)
+
+    run_on_job(connection, job, work)
 
 
 @jobs_app.command("show")
@@ -75,7 +98,8 @@ def cancel_command(connection: Connection, job: JobName) -> None:
     run_on_job(connection, job, work)
 
 
-@jobs_app.command("delete")
+@jobs_app.command("rm")
+@jobs_app.command("delete", hidden=True)
 @with_connection
 def delete_command(
     connection: Connection,

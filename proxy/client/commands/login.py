@@ -60,7 +60,7 @@ def login(
         given = replace(before, username=username, organization=organization or before.organization)
         saved = asyncio.run(_logged_in(connection, given, password))
         path = profiles.save(saved)
-    with display(Stderr()) as shown:
+    with display(Stderr(), connection.progress) as shown:
         shown.say(f"Logged in to {saved.url} as {username}: {path}")
     finish(Outcome(0, ""))
 
@@ -75,7 +75,7 @@ def logout(connection: Connection) -> None:
             asyncio.run(_revoke(connection, saved))
         finally:
             profiles.delete(name)
-    with display(Stderr()) as shown:
+    with display(Stderr(), connection.progress) as shown:
         shown.say(f"Logged out of {saved.url}")
     finish(Outcome(0, ""))
 
@@ -125,7 +125,7 @@ def _stdin() -> str:
 
 
 async def _logged_in(connection: Connection, profile: Profile, password: str) -> Profile:
-    with display(Stderr()) as shown:
+    with display(Stderr(), connection.progress) as shown:
         async with _opened(connection, profile, shown) as http:
             await Proxy(http, FixedToken("")).check(profile.segment)
             api = connection.api or await _newest_version(http, profile.api)
@@ -146,7 +146,7 @@ async def _newest_version(http: Http, known: str) -> str:
 
 async def _revoke(connection: Connection, profile: Profile) -> None:
     """Ask VB365 to revoke the tokens. If that fails, they expire by themselves."""
-    with display(Stderr()) as shown:
+    with display(Stderr(), connection.progress) as shown:
         try:
             async with _opened(connection, profile, shown) as http:
                 proxy = Proxy(http, FixedToken(profile.access_token))

@@ -9,6 +9,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from proxy.client.commands.listed import (
+    From,
+    Listed,
+    Parallel,
+    StateFile,
+    export_list,
+    one_of,
+)
 from proxy.client.commands.options import (
     EXIT_CODES,
     CancelOnInterrupt,
@@ -66,8 +74,11 @@ Find = Callable[[VB365, str], Awaitable[Target]]
 def mailbox(
     connection: Connection,
     name: Annotated[
-        str, typer.Argument(metavar="MAILBOX", help="Address, name or id of the mailbox.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="MAILBOX", help="Address, name or id of the mailbox.", show_default=False
+        ),
+    ] = None,
     folder: Annotated[
         str | None, typer.Option(metavar="NAME", help="Export this folder only.")
     ] = None,
@@ -89,35 +100,49 @@ def mailbox(
     wait: Wait = False,
     release: Release = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
+    from_file: From = None,
+    parallel: Parallel = 4,
+    state: StateFile = None,
 ) -> None:
-    """Export a mailbox to a PST, verify the file and print its path."""
-    options: dict[str, Any] = {}
-    if keyword is not None:
-        options["contentKeyword"] = keyword
-    if max_size is not None:
-        options |= {"enablePstSizeLimit": True, "pstSizeLimitBytes": max_size * _GIB}
+    """Export a mailbox to a PST, verify the file and print its path.
 
+    With --from, export all mailboxes of a list, and print a line for each.
+    """
+    body = _pst_options(keyword, max_size)
+    source = (MAILBOX, at, organization, session)
+    chosen = _options(output, wait, download, release, cancel_on_interrupt)
+    if one_of(name, from_file):
+        listed = Listed(from_file, parallel, state)
+        whole = folder is None
+        export_list(connection, source, listed, lambda found: _pst(found, body), chosen, whole)
+    find = _find_mailbox(name or "", folder, body)
+    _export(connection, source=source, find=find, key=idempotency_key, options=chosen)
+
+
+def _pst(found: Entry, body: bytes) -> tuple[str, bytes]:
+    return f"{_below(MAILBOX, found)}/exportToPst", body
+
+
+def _find_mailbox(name: str, folder: str | None, body: bytes) -> Find:
     async def find(vb365: VB365, session: str) -> Target:
         found = await _one(vb365, session, MAILBOX, name)
+        if folder is None:
+            return Target(*_pst(found, body))
         path = _below(MAILBOX, found)
-        if folder is not None:
-            path = _below(FOLDER, await _child(vb365, session, path, FOLDER, folder), path)
-        return Target(f"{path}/exportToPst", json.dumps(options).encode())
+        path = _below(FOLDER, await _child(vb365, session, path, FOLDER, folder), path)
+        return Target(f"{path}/exportToPst", body)
 
-    _export(
-        connection,
-        source=(MAILBOX, at, organization, session),
-        find=find,
-        key=idempotency_key,
-        options=_options(output, wait, download, release, cancel_on_interrupt),
-    )
+    return find
 
 
 def onedrive(
     connection: Connection,
     name: Annotated[
-        str, typer.Argument(metavar="ONEDRIVE", help="Name, URL or id of the OneDrive.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="ONEDRIVE", help="Name, URL or id of the OneDrive.", show_default=False
+        ),
+    ] = None,
     at: At = None,
     organization: Organization = None,
     session: Session = None,
@@ -127,18 +152,32 @@ def onedrive(
     wait: Wait = False,
     release: Release = False,
     cancel_on_interrupt: CancelOnInterrupt = False,
+    from_file: From = None,
+    parallel: Parallel = 4,
+    state: StateFile = None,
 ) -> None:
-    """Export a OneDrive to a ZIP, verify the file and print its path."""
+    """Export a OneDrive to a ZIP, verify the file and print its path.
+
+    With --from, export all OneDrives of a list, and print a line for each.
+    """
+    source = (ONEDRIVE, at, organization, session)
+    chosen = _options(output, wait, download, release, cancel_on_interrupt)
+    if one_of(name, from_file):
+
+        def request(found: Entry) -> tuple[str, None]:
+            return f"{_below(ONEDRIVE, found)}/save", None
+
+        export_list(connection, source, Listed(from_file, parallel, state), request, chosen, True)
 
     async def find(vb365: VB365, session: str) -> Target:
-        return Target(f"{_below(ONEDRIVE, await _one(vb365, session, ONEDRIVE, name))}/save")
+        return Target(f"{_below(ONEDRIVE, await _one(vb365, session, ONEDRIVE, name or ''))}/save")
 
     _export(
         connection,
-        source=(ONEDRIVE, at, organization, session),
+        source=source,
         find=find,
         key=idempotency_key,
-        options=_options(output, wait, download, release, cancel_on_interrupt),
+        options=chosen,
     )
 
 
@@ -220,6 +259,15 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to `export`."""
     for command in (mailbox, onedrive, site, team):
         app.command(command.__name__, epilog=EXIT_CODES)(with_connection(command))
+
+
+def _pst_options(keyword: str | None, max_size: int | None) -> bytes:
+    options: dict[str, Any] = {}
+    if keyword is not None:
+        options["contentKeyword"] = keyword
+    if max_size is not None:
+        options |= {"enablePstSizeLimit": True, "pstSizeLimitBytes": max_size * _GIB}
+    return json.dumps(options).encode()
 
 
 def _options(

@@ -14,7 +14,7 @@ from proxy.client.connection import Connection
 
 EXIT_CODES = (
     "Exit codes: 0 success, 1 failed, 2 wrong command line or address, 3 success with a warning, "
-    "4 cancelled, 130 Ctrl-C."
+    "4 cancelled, 5 some of a list failed, 130 Ctrl-C."
 )
 #: `-h` as well as `--help`, for a command line and everything below it.
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -36,7 +36,7 @@ class DefaultCommand(typer.core.TyperGroup):
 
 
 JobName = Annotated[
-    str, typer.Argument(metavar="JOB", help="Id of the job, or its URL instead of --url.")
+    str, typer.Argument(metavar="JOB", help="Id of the job or its first digits, or its URL.")
 ]
 Output = Annotated[
     str | None,

@@ -75,6 +75,7 @@ class FakeProxy:
         #: Of a running job, in seconds.
         self.retry_after = "3"
         self.ranges = True
+        self.listed = [SUCCESS]
         self.url = ""
         #: Called with every request before the response.
         self.before: Callable[[str], None] = lambda called: None
@@ -121,9 +122,7 @@ class FakeProxy:
         if "/_async/" not in path:
             return self.running(202, self.story[0])
         if path.endswith("/exports"):
-            return web.json_response(
-                {"offset": 0, "limit": 30, "results": [SUCCESS, transferring(0)]}
-            )
+            return web.json_response({"offset": 0, "limit": 30, "results": self.listed})
         if path.endswith("/result"):
             return (
                 web.Response(status=204)

@@ -21,7 +21,15 @@ from proxy.client.job import Job
 from proxy.client.proxy import links_at, links_of
 from tests.support.commands import PYTHON, started
 from tests.unit.client.conftest import serving
-from tests.unit.client.fake_proxy import EXPORT, ID, STATUS, FakeProxy, document, transferring
+from tests.unit.client.fake_proxy import (
+    EXPORT,
+    ID,
+    STATUS,
+    SUCCESS,
+    FakeProxy,
+    document,
+    transferring,
+)
 
 
 def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) -> None:
@@ -145,6 +153,78 @@ def test_ctrl_c_cancels_the_export_only_with_cancel_on_interrupt(
     assert ("The export is being cancelled." in output) == cancel
     assert (f"vb365-async-proxy jobs fetch {fake.url}{STATUS}" in output) == (not cancel)
     assert bool(fake.calls(f"POST {STATUS}/cancel")) == cancel
+
+
+@pytest.mark.parametrize("prefix", [ID[:4], ID[:8].upper(), ID[:30]])
+def test_a_job_is_named_by_the_beginning_of_its_id(run: Any, fake: FakeProxy, prefix: str) -> None:
+    assert json.loads(run("jobs", "show", prefix).stdout)["id"] == ID
+
+
+def test_the_beginning_of_several_ids_is_an_error_that_names_them(
+    run: Any, fake: FakeProxy
+) -> None:
+    others = [f"5f0c{number}d3e-0000-4000-8000-000000000001" for number in (7, 8)]
+    fake.listed = [*fake.listed, *(SUCCESS | {"id": other} for other in others)]
+    result = run("jobs", "rm", "5f0c")
+    assert (result.exit_code, fake.calls("DELETE")) == (2, [])
+    assert all(f"  {other}\n" in result.stderr for other in (ID, *others))
+    result = run("jobs", "rm", "ffff")
+    assert (result.exit_code, "None of your jobs begins with ffff" in result.stderr) == (2, True)
+
+
+def test_a_watch_ends_with_the_job(run: Any, fake: FakeProxy) -> None:
+    """Its exit code is that of the outcome with --exit-status."""
+    ended = document("Cancelled", "Completed", message="by its caller")
+    fake.story = [document("Running", "Generating"), ended]
+    result = run("jobs", "watch", ID, "--exit-status")
+    assert (result.exit_code, result.stdout) == (4, "Cancelled\n")
+    assert "Generating" in result.stderr
+    result = run("jobs", "watch", ID, "--json")
+    assert (result.exit_code, json.loads(result.stdout)["status"]) == (0, "Cancelled")
+
+
+def test_a_poll_waits_for_a_change(run: Any, fake: FakeProxy) -> None:
+    """CONTRACT §4: the proxy responds when the ETag is no longer the given one."""
+    assert run("jobs", "watch", ID).exit_code == 0
+    polls = [fields.get("Prefer") for fields, _ in fake.calls(f"GET {STATUS}")]
+    assert polls == [None, *["wait=20"] * (len(polls) - 1)]
+
+
+def test_progress_as_json_is_a_document_per_line(run: Any, fake: FakeProxy, here: Path) -> None:
+    """Messages, job, download and error; stdout has the result only."""
+    result = run("export", EXPORT, "--progress", "json")
+    events = [json.loads(line) for line in result.stderr.splitlines()]
+    assert {each["event"] for each in events} == {"message", "job", "download"}
+    assert events[-2]["bytesReceived"] == events[-2]["bytesTotal"]
+    assert result.stdout == "Jane Roe.pst\n"
+    result = run("jobs", "show", ID, "--progress", "json", VB365_TOKEN="bad")
+    assert json.loads(result.stderr) == {
+        "event": "error",
+        "text": "The server responded with 401: the credentials are not accepted",
+        "exitCode": 1,
+    }
+
+
+def test_progress_can_be_turned_off(run: Any, fake: FakeProxy, here: Path) -> None:
+    result = run("export", EXPORT, VB365_PROGRESS="none")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_the_bar_moves_between_polls() -> None:
+    """With the last known rate, up to a second before the end, and the times are labelled."""
+    now = [0.0]
+    console = Console(force_terminal=True, width=120, file=io.StringIO())
+    bar = Bar(console, clock=lambda: now[0])
+    bar.exporting(Job(transferring(0)))
+    task = bar._progress.tasks[0]
+    total = transferring(0)["progress"]["bytesTotal"]
+    frames = []
+    for now[0] in (0.0, 0.001, 100.0):
+        list(bar._progress.get_renderables())
+        frames.append(task.completed)
+    assert frames[0] == 0
+    assert 0 < frames[1] < total
+    assert frames[2] == max(0, total - 2**20)
 
 
 def test_a_job_is_named_by_id_or_url() -> None:

@@ -1,0 +1,333 @@
+"""Many exports: a list, the state that lets a later run continue, and a line for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from proxy.client.display import Display
+from proxy.client.errors import CommandError
+from proxy.client.export import ExportOptions, complete
+from proxy.client.files import safe_component
+from proxy.client.objects import Entry, Kind, pick
+from proxy.client.vb365 import VB365, base, open_session, stop_session
+from proxy.core.paths import Links
+from proxy.core.text import NotUtf8, decoded
+
+#: The export ended with a file, and its exit code.
+_DONE = {0: "Success", 3: "Warning"}
+_FAILED = "Failed"
+EXIT_SOME_FAILED = 5
+_PLACEHOLDER = re.compile(r"\{(\w*)\}")
+
+#: The path below the session and the body of the export of an object.
+Request = Callable[[Entry], tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An object to export, and the file to write."""
+
+    number: int
+    name: str
+    output: str
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a row. `text` is the path of the file, or what went wrong."""
+
+    status: str
+    text: str
+
+
+class State:
+    """The file that remembers, between runs, the session, the jobs and the results. It is written
+    before and after each step, as a whole.
+    """
+
+    def __init__(self, path: Path | None, about: str) -> None:
+        """Read the file, if there is one. Raises `CommandError` if it is of another list."""
+        self._path = path
+        self._about = about
+        self.session: str | None = None
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            document = json.loads(path.read_bytes())
+            rows, about, session = document["rows"], document["about"], document["session"]
+            valid = isinstance(rows, dict) and all(isinstance(each, dict) for each in rows.values())
+            if not valid or not isinstance(session, str | None):
+                raise ValueError("members")  # noqa: TRY301
+        except OSError as error:
+            raise CommandError(
+                f"--state: {path} cannot be read: {error.strerror}", code=2
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CommandError(f"--state: {path} is not a file of this command", code=2) from error
+        if about != self._about:
+            raise CommandError(
+                f"--state: {path} is of other exports ({about}). Use another file", code=2
+            )
+        self.session, self.rows = session, rows
+
+    def note(self, row: Row, **members: Any) -> None:
+        """Remember what is known of the row."""
+        self.rows[row.name] = members
+        self.write()
+
+    def write(self) -> None:
+        """Write the file, so that it is never half of one."""
+        if self._path is None:
+            return
+        document = {"about": self._about, "session": self.session, "rows": self.rows}
+        new = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
+        try:
+            new.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            new.replace(self._path)
+        except OSError as error:
+            raise CommandError(
+                f"--state: {self._path} cannot be written: {error.strerror}"
+            ) from error
+
+    @property
+    def kept(self) -> bool:
+        """Whether a later run can continue."""
+        return self._path is not None
+
+
+class _Line(Display):
+    """The progress of one of several exports: nothing but its last message."""
+
+    last = ""
+
+    def say(self, sentence: str) -> None:
+        """Keep the message."""
+        self.last = sentence
+
+    def _step(self, *step: Any) -> None:
+        """Do nothing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """The exports of one list, from one restore session."""
+
+    vb365: VB365
+    display: Display
+    kind: Kind
+    at: datetime
+    organization: str | None
+    session: str | None
+    rows: Sequence[Row]
+    request: Request
+    state: State
+    options: ExportOptions
+    parallel: int
+    results: dict[int, Result] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Export all rows. The session is stopped at the end, unless it was given or a later run
+        continues with it.
+        """
+        pending = [row for row in self.rows if not self._finished_before(row)]
+        if not pending:
+            return
+        own = self.session is None
+        session = self.session or await self._open()
+        continues = False
+        try:
+            objects = await self.vb365.objects(session, self.kind)
+            slots = asyncio.Semaphore(self.parallel)
+            async with asyncio.TaskGroup() as tasks:
+                for row in pending:
+                    tasks.create_task(self._one(row, session, objects, slots))
+        except ExceptionGroup as group:  # for example, the state cannot be written
+            raise group.exceptions[0] from None
+        except asyncio.CancelledError:
+            continues = self.state.kept
+            if continues:
+                self.display.say("The exports continue. Run the same command again to get the rest")
+            raise
+        finally:
+            if own and not continues:
+                await stop_session(self.vb365, self.display, session)
+                self.state.session = None
+                self.state.write()
+
+    async def _open(self) -> str:
+        """Return the session of an interrupted run if it still works, else a new one."""
+        known = self.state.session
+        if known is not None and await self.vb365.works(known):
+            return known
+        session = await open_session(
+            self.vb365, self.display, self.kind, self.at, self.organization
+        )
+        self.state.session = session
+        self.state.write()
+        return session
+
+    def _finished_before(self, row: Row) -> bool:
+        known = self.state.rows.get(row.name, {})
+        file = known.get("file")
+        done = known.get("status") in _DONE.values() and isinstance(file, str)
+        if done and Path(str(file)).exists():
+            self.results[row.number] = Result(str(known["status"]), str(file))
+            return True
+        return False
+
+    async def _one(
+        self, row: Row, session: str, objects: Sequence[Entry], slots: asyncio.Semaphore
+    ) -> None:
+        """Export a row and note the result. An error fails this row only."""
+        async with slots:
+            try:
+                result = await self._export(row, session, objects)
+            except (CommandError, OSError) as error:
+                result = Result(_FAILED, str(error))
+            self.results[row.number] = result
+            members = {"status": result.status}
+            members |= {"file" if result.status in _DONE.values() else "error": result.text}
+            self.state.note(row, **members)
+            self._say(row, result)
+
+    def _say(self, row: Row, result: Result) -> None:
+        done = f"[{len(self.results)}/{len(self.rows)}]"
+        first = result.text.splitlines()[0] if result.text else ""
+        self.display.say(f"{done} {row.name}: {result.status}: {first}")
+
+    async def _export(self, row: Row, session: str, objects: Sequence[Entry]) -> Result:
+        joined = await self._continued(row)
+        if joined is not None:
+            return joined
+        path, body = self.request(pick(self.kind, objects, row.name, "this restore session"))
+        target = f"/{self.vb365.api}/{base(session)}/{path}"
+        key = str(uuid.uuid4())
+        _, at = await self.vb365.proxy.kick_off(
+            target, body, content_type="application/json", key=key, wait=True
+        )
+        self.state.note(row, status="Running", job=at.status)
+        return await self._completed(row, at)
+
+    async def _continued(self, row: Row) -> Result | None:
+        """The result of the job of an interrupted run; None if there is none to use."""
+        status = self.state.rows.get(row.name, {}).get("job")
+        if not isinstance(status, str):
+            return None
+        try:
+            result = await self._completed(row, Links(status))
+        except CommandError:
+            return None
+        return result if result.status in _DONE.values() else None
+
+    async def _completed(self, row: Row, at: Links) -> Result:
+        line = _Line(Console(quiet=True))
+        options = ExportOptions(
+            output=row.output,
+            segment=self.options.segment,
+            release=self.options.release,
+            cancel_on_interrupt=not self.state.kept and self.session is None,
+        )
+        outcome = await complete(self.vb365.proxy, line, at, options)
+        if outcome.code in _DONE:
+            return Result(_DONE[outcome.code], outcome.result)
+        return Result(_FAILED, line.last)
+
+    @property
+    def exit_code(self) -> int:
+        """0, 3 if some ended with a warning, 5 if some have no file."""
+        statuses = [result.status for result in self.results.values()]
+        if any(status not in _DONE.values() for status in statuses):
+            return EXIT_SOME_FAILED
+        return 3 if "Warning" in statuses else 0
+
+    @property
+    def summary(self) -> str:
+        """How many of them have ended how."""
+        statuses = [result.status for result in self.results.values()]
+        counts = {each: statuses.count(each) for each in ("Success", "Warning", _FAILED)}
+        words = [f"{count} {status}" for status, count in counts.items() if count]
+        return f"{len(statuses)} exports: {', '.join(words) or 'none'}"
+
+
+def read_rows(
+    path: Path, kind: Kind, output: str | None, default: str, values: dict[str, str]
+) -> list[Row]:
+    """Return the rows of a CSV file: its column with the name of the kind, or its first one if it
+    has no heading. Lines that are empty or begin with # are skipped.
+
+    `output` is a template of file names, or a directory, to which the name `default` is added.
+    `values` are those of its placeholders beside `number` and the kind. Raises `CommandError`.
+    """
+    try:
+        text = decoded(path.read_bytes())
+    except OSError as error:
+        raise CommandError(f"--from: {path} cannot be read: {error.strerror}", code=2) from error
+    except NotUtf8 as error:
+        raise CommandError(f"--from: {path} {error}: {error.fix}", code=2) from error
+    lines = [
+        [cell.strip() for cell in cells]
+        for cells in csv.reader(io.StringIO(text))
+        if cells and cells[0].strip() and not cells[0].startswith("#")
+    ]
+    column = 0
+    if lines and kind.noun in [cell.casefold() for cell in lines[0]]:
+        column = [cell.casefold() for cell in lines[0]].index(kind.noun)
+        lines = lines[1:]
+    names = [cells[column] if column < len(cells) else "" for cells in lines]
+    names = list(dict.fromkeys(name for name in names if name))
+    if not names:
+        raise CommandError(f"--from: {path} names no {kind.plural}", code=2)
+    template = output or default
+    if not _PLACEHOLDER.search(template):
+        template = str(Path(template) / default)
+    rows = [
+        Row(number, name, filled(template, values | {"number": str(number), kind.noun: name}))
+        for number, name in enumerate(names, 1)
+    ]
+    _check_distinct(rows)
+    return rows
+
+
+def filled(template: str, values: dict[str, str]) -> str:
+    """Replace the placeholders; a value is never more than a part of a name. Raises `CommandError`
+    for an unknown placeholder.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            known = ", ".join(f"{{{name}}}" for name in values)
+            raise CommandError(
+                f"--output: {match[0]} is unknown; the placeholders are {known}", code=2
+            )
+        return safe_component(values[match[1]])
+
+    return _PLACEHOLDER.sub(value, template)
+
+
+def _check_distinct(rows: Sequence[Row]) -> None:
+    """Raise `CommandError` if two rows have one file, on a system that ignores case too."""
+    owners: dict[str, Row] = {}
+    for row in rows:
+        other = owners.setdefault(row.output.casefold(), row)
+        if other is not row:
+            raise CommandError(
+                f"--output: {other.name} and {row.name} would both be written to {row.output}. "
+                "Add {number}",
+                code=2,
+            )

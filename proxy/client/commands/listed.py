@@ -1,0 +1,113 @@
+"""Exports of a list: `export mailbox --from list.csv` and `export onedrive --from list.csv`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from proxy.client.batch import Batch, Request, State, read_rows
+from proxy.client.commands.running import exit_on_error, run
+from proxy.client.commands.session import check_source, parse_time
+from proxy.client.connection import Connection, Resolved
+from proxy.client.display import Display
+from proxy.client.errors import CommandError
+from proxy.client.export import ExportOptions, Outcome
+from proxy.client.objects import Kind
+from proxy.client.output import listing
+from proxy.client.proxy import Proxy
+from proxy.client.vb365 import VB365
+
+_PANEL = "Exports of a list"
+#: The names of files without --output.
+_NAMES = {"mailbox": "{mailbox}-{date}.pst", "onedrive": "{onedrive}-{date}.zip"}
+
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        rich_help_panel=_PANEL,
+        help="CSV file with the names, in its first column or that with the kind as heading. "
+        "--output may have {mailbox} or {onedrive}, {date}, {organization} and {number}.",
+    ),
+]
+Parallel = Annotated[
+    int,
+    typer.Option(
+        "--parallel", metavar="N", min=1, max=100, rich_help_panel=_PANEL, help="Exports at a time."
+    ),
+]
+StateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="FILE",
+        rich_help_panel=_PANEL,
+        help="File that remembers what is done. After an interruption, the same command continues.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The options of a list."""
+
+    file: Path | None
+    parallel: int
+    state: Path | None
+
+
+def one_of(name: str | None, file: Path | None) -> bool:
+    """Return whether there is a list. Exits with an error unless there is either it or a name."""
+    with exit_on_error():
+        if (name is None) == (file is None):
+            raise CommandError("Name what to export, or use --from FILE, and not both", code=2)
+    return file is not None
+
+
+def export_list(
+    connection: Connection,
+    source: tuple[Kind, str | None, str | None, str | None],
+    listed: Listed,
+    request: Request,
+    options: ExportOptions,
+    whole: bool,
+) -> NoReturn:
+    """Export the objects of the list, print a line for each, and exit."""
+    kind, at, organization, session = source
+    with exit_on_error(connection.progress):
+        time = parse_time(at)
+        check_source(at, session)
+        if not whole or not options.download:
+            raise CommandError("--from is not for --folder or --no-download", code=2)
+        values = {"date": time.date().isoformat(), "organization": organization or ""}
+        default = _NAMES[kind.noun]
+        rows = read_rows(listed.file or Path(), kind, options.output, default, values)
+        about = " ".join(filter(None, (kind.noun, at, organization, session)))
+        state = State(listed.state, about)
+
+    async def work(proxy: Proxy, display: Display, resolved: Resolved) -> Outcome:
+        await proxy.check(resolved.segment)
+        batch = Batch(
+            vb365=VB365(proxy, resolved.api),
+            display=display,
+            kind=kind,
+            at=time,
+            organization=organization or resolved.organization,
+            session=session,
+            rows=rows,
+            request=request,
+            state=state,
+            options=options,
+            parallel=listed.parallel,
+        )
+        await batch.run()
+        display.say(batch.summary)
+        results = ((row, batch.results[row.number]) for row in rows)
+        lines = [(row.name, result.status, result.text) for row, result in results]
+        return Outcome(batch.exit_code, listing((kind.noun, "status", "file or error"), lines))
+
+    run(connection, work)
