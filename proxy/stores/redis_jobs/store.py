@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import json
-import secrets
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from proxy.clock import elapsed
 from proxy.core.job import Job, Phase
@@ -21,14 +18,12 @@ from proxy.ports import (
     KeyClaim,
     KeyClaimed,
     KeyTaken,
-    Replica,
     SlotLimits,
     SlotUse,
     StoreUnavailable,
     Turn,
 )
 from proxy.stores.redis_jobs import checks, scripts
-from proxy.stores.redis_jobs.cluster import Identity, agreed
 from proxy.stores.redis_jobs.connections import Connections, tls_context
 from proxy.stores.redis_jobs.entries import (
     check_next,
@@ -45,6 +40,7 @@ from proxy.stores.redis_jobs.entries import (
 from proxy.stores.redis_jobs.feed import Feed
 from proxy.stores.redis_jobs.outbox import RedisOutbox
 from proxy.stores.redis_jobs.recent import RecentJobs
+from proxy.stores.redis_jobs.replicas import RedisReplicas
 from proxy.stores.redis_jobs.url import parse_url
 
 _T = TypeVar("_T")
@@ -60,23 +56,18 @@ _TAKEN = -3
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
 
 
-class RedisJobs(RedisOutbox):
+class RedisJobs(RedisReplicas, RedisOutbox):
     """A `SharedOutboxJobs` store. Every change is one script in one round trip: on a failure it may
     have happened, but never in part.
     """
 
     def __init__(self, connections: Connections, prefix: str, channel: str, lease: float) -> None:
-        self.replica = str(uuid4())
-        self._connections = connections
-        self._prefix = prefix
-        self._lease = round(lease * 1000)
+        super().__init__(connections, prefix, lease)
         self._recent = RecentJobs(elapsed)
         self._feed = Feed(connections, channel, self._recent)
         self._tasks: list[asyncio.Task[None]] = []
         self._changing: set[asyncio.Future[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._identity: Identity | None = None
-        self._owner_key = b""
 
     @classmethod
     async def open(cls, url: str, *, lease: float = 30.0) -> RedisJobs:
@@ -108,22 +99,6 @@ class RedisJobs(RedisOutbox):
     async def time(self) -> float:
         """The Unix second on the clock of the store, which all replicas share."""
         return await checks.time(self._connections)
-
-    async def join(self, identity: Identity) -> None:
-        """Join the cluster that uses the prefix, or begin it. Raises `WrongCluster`, and nothing is
-        changed.
-        """
-        found = await self._connections.run(scripts.JOIN, *identity.fields())
-        if (changed := agreed(identity, found, self._prefix)) is not None:
-            key = f"{self._prefix}cluster"
-            await self._connections.command("HSET", key, "secrets", changed)
-        self._identity = identity
-
-    async def owner_key(self) -> bytes:
-        """The key of all owner hashes of the cluster, made by the first call (CONTRACT §9)."""
-        offered = secrets.token_bytes(32)
-        self._owner_key = await self._connections.run(scripts.OWNER_KEY, offered)
-        return self._owner_key
 
     async def add(self, job: Job, body: bytes) -> Job:
         """As `JobStore.add`. A job whose id is stored already is not written again."""
@@ -296,33 +271,6 @@ class RedisJobs(RedisOutbox):
         reply = await self._connections.run(scripts.SLOT_USE, slots.hold, *texts(owners))
         running, waiting, held, mine = reply
         return SlotUse(running=running, waiting=waiting, held=held, held_by_caller=mine)
-
-    async def renew(self, *, running: int, promised: int) -> None:
-        """As `SharedJobs.renew`. A store that has lost its data gets the owner key and the identity
-        of the cluster back; if another replica has begun a new cluster in it before, that raises
-        `StoreUnavailable`.
-        """
-        report = json.dumps({"running": running, "promised": promised})
-        identity = () if self._identity is None else self._identity.fields()
-        args = (self.replica, self._lease, report, self._owner_key, *identity)
-        key = await self._connections.run(scripts.RENEW, *args)
-        if self._owner_key and key != self._owner_key:
-            raise StoreUnavailable(
-                "the job store has lost its data, and another replica has begun with a new owner "
-                "key: restart this replica"
-            )
-
-    async def leave(self) -> None:
-        """As `SharedJobs.leave`."""
-        await self._connections.run(scripts.LEAVE, self.replica)
-
-    async def replicas(self) -> Sequence[Replica]:
-        """As `SharedJobs.replicas`."""
-        found = await self._connections.run(scripts.REPLICAS)
-        return [
-            Replica(id=name.decode(), seen=float(seen), **json.loads(report))
-            for name, seen, report in found
-        ]
 
     def changes(self) -> Changes:
         """As `JobFeed.changes`. None after a gap of the connection, or 10,000 unread ids."""
