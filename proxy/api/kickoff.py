@@ -196,8 +196,8 @@ class KickoffHandler:
                 job = replace(job, accepted=True)
                 continue
             if stored.id == job.id:
-                self._access.allow(call.credentials, job)
-                return job, run
+                self._access.allow(call.credentials, stored)
+                return stored, run
             replayed = await self._replay_job(call, stored)
             if replayed is not None:
                 return replayed
@@ -304,6 +304,7 @@ class KickoffHandler:
         # a queued job has no first response to wait for, and a later one is not relayed
         if self._runner.is_waiting(job.id) or not run.attendance.waiting:
             run.attendance.end()
+        waited = run.attendance.waiting
         first = await run.attendance.first_response(self._grace(call))
         if isinstance(first, Problem):
             raise first
@@ -311,7 +312,9 @@ class KickoffHandler:
             return first
         wait = min(call.decision.preferences.wait or 0, self._policy.max_wait)
         left = wait - (asyncio.get_running_loop().time() - started)
-        current = await self._terminal(await self._claimed(job), left)
+        current = await self._claimed(job)
+        if waited or left > 0:
+            current = await self._terminal(current, left)
         if wait > 0 and current.terminal:
             return await self._outcome(call, current, run)
         return self._accepted(call, current)

@@ -71,9 +71,9 @@ class UnacceptedCallers(Problem):
 class Admission:
     """Admits kick-offs one by one. A job that is about to be added already counts.
 
-    Where replicas share the store (`shared`), the checks here choose the text of the error, and the
-    store itself decides when the job is added. `unaccepted` counts the jobs that wait in this
-    process and whose callers VB365 never accepted.
+    Where replicas share the store (`shared`), the store itself decides in the call that adds the
+    job; the checks here then choose the text of the error, or make space. `unaccepted` counts the
+    jobs that wait in this process and whose callers VB365 never accepted.
     """
 
     def __init__(
@@ -109,9 +109,13 @@ class Admission:
         `accepted` only a share of the queue is for the job. Raises `Problem` 429 or 503, and
         `StoreUnavailable`.
         """
-        use = await self._check(owners)
-        if not accepted:
-            self._check_share(use)
+        await self._space.measure()
+        if self._shared is None or self._space.shortage() is not None:
+            use = await self._check(owners)
+            if not accepted:
+                self._check_share(use)
+        elif not accepted and self._is_share_taken():
+            self._check_share(await self._queue.use(owners))
         # no await since the checks: two kick-offs never get the last place
         place = (tuple(owners), accepted)
         self._reserved.append(place)
@@ -152,14 +156,16 @@ class Admission:
             )
         return use
 
-    async def add(self, job: Job, body: bytes) -> Job:
-        """Store the job for which a place is reserved; see `JobStore.add`. Raises `Problem` if
-        other replicas have taken the place.
+    async def add(self, job: Job, body: bytes, started: Job | None) -> Job:
+        """Store the job for which a place is reserved; see `JobStore.add`. `started` is the job
+        with a slot, which is stored instead; where replicas share the store, if it has a free one.
+
+        Raises `Problem` if the job would exceed the bounds that all replicas share.
         """
         if self._shared is None:
-            return await self._jobs.add(job, body)
+            return await self._jobs.add(job if started is None else started, body)
         for _ in range(_TRIES):
-            stored = await self._shared.add_within(job, body, self._limits.bounds)
+            stored = await self._shared.add_within(job, body, self._limits.bounds, started)
             if stored is not None:
                 return stored
             await self._check(job.owners)
@@ -187,8 +193,16 @@ class Admission:
             detail = f"{plural(waiting, 'export')} {verb} waiting (exports.max_queued)."
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
+    @property
+    def _waiting_unaccepted(self) -> int:
+        return self._unaccepted() + sum(not accepted for _, accepted in self._reserved)
+
+    def _is_share_taken(self) -> bool:
+        """Whether `_check_share` depends on the number of free slots."""
+        return self._waiting_unaccepted >= unaccepted_share(self._limits.max_queued)
+
     def _check_share(self, use: SlotUse) -> None:
-        waiting = self._unaccepted() + sum(not accepted for _, accepted in self._reserved)
+        waiting = self._waiting_unaccepted
         if waiting >= unaccepted_share(self._limits.max_queued) + self._free(use):
             detail = (
                 f"{plural(waiting, 'export')} of callers that VB365 has not confirmed yet wait "

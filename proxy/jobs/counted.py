@@ -70,8 +70,7 @@ class CountedJobs(ForwardedJobs):
         except StoreUnavailable:
             self._report(job.id)
             raise
-        self.see(stored)
-        self._report(stored.id)
+        self._added(job, stored)
         return stored
 
     async def get(self, id: str) -> Job | None:
@@ -133,6 +132,13 @@ class CountedJobs(ForwardedJobs):
         if known is None or known.phase is not job.phase:
             now = asyncio.get_running_loop().time()
             self._unfinished[job.id] = _Unfinished(job.phase, job.created, now)
+
+    def _added(self, job: Job, stored: Job) -> None:
+        """Count and report a new job, or the one that it is a duplicate of."""
+        if stored.id == job.id and stored.phase is Phase.GENERATING:
+            self._counts.queue[verb(stored.request.title)].observe(0.0)  # it got a slot at once
+        self.see(stored)
+        self._report(stored.id)
 
     def _count(self, old: Job, new: Job) -> None:
         """Count a change that the store has made."""

@@ -28,12 +28,13 @@ class CountedSharedJobs(CountedJobs, ForwardedSharedJobs):
         self._readers.add(reader)
         return reader
 
-    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+    async def add_within(
+        self, job: Job, body: bytes, bounds: Bounds, started: Job | None = None
+    ) -> Job | None:
         """As `SharedJobs.add_within`."""
-        stored = await self._shared.add_within(job, body, bounds)
+        stored = await self._shared.add_within(job, body, bounds, started)
         if stored is not None:
-            self.see(stored)
-            self._report(stored.id)
+            self._added(job, stored)
         return stored
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:

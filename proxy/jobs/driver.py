@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from proxy.core.events import Event, Failed, Interrupted
-from proxy.core.job import Phase
+from proxy.core.job import Job, Phase
 from proxy.jobs.conclusion import INTERNAL, Conclusion
 from proxy.jobs.record import Lost, until_available
 from proxy.jobs.reservations import Reservations
@@ -93,14 +93,23 @@ class Driver:
         return None
 
     async def _transfer(self, run: Run) -> None:
+        await self._transfers.create(run, self._space).run(await self._read(run))
+
+    async def _read(self, run: Run) -> Job:
+        """Return the job as it is at the beginning of the run. Raises `Lost` if it is not the
+        run's.
+        """
+        started, run.started = run.started, None
+        if started is not None and not run.woken:
+            return started  # as it was just stored
         job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
-        if job is None or job.phase is not Phase.QUEUED:
+        if job is None or job.phase is not (Phase.QUEUED if started is None else started.phase):
             raise Lost
         if self._replica is None:
             run.fence = job.fence
         elif (job.holder, job.fence) != (self._replica, run.fence):
             raise Lost
-        await self._transfers.create(run, self._space).run(job)
+        return job
 
     async def _record(self, run: Run, event: Event | None) -> None:
         if event is None:

@@ -66,7 +66,7 @@ class ExportRequest:
         """Send the first request of a rescued export while its claim is being recorded. The next
         `send` returns the response. Return False for other jobs.
         """
-        if self._run.body is None:
+        if self._run.followers is None or self._run.body is None:
             return False
         self._run.body = None
         self._early = asyncio.create_task(self._send([]))

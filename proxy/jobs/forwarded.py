@@ -115,9 +115,11 @@ class ForwardedSharedJobs(ForwardedJobs):
         """As `SharedJobs.replicas`."""
         return await self._shared.replicas()
 
-    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+    async def add_within(
+        self, job: Job, body: bytes, bounds: Bounds, started: Job | None = None
+    ) -> Job | None:
         """As `SharedJobs.add_within`."""
-        return await self._shared.add_within(job, body, bounds)
+        return await self._shared.add_within(job, body, bounds, started)
 
     async def announce(self, claim: KeyClaim) -> None:
         """As `SharedJobs.announce`."""

@@ -28,6 +28,14 @@ class Queue(Protocol):
     def restore(self, jobs: Iterable[Job]) -> None:
         """Restore the order of callers and the slots that are held from the records."""
 
+    def offer(self, run: Run, job: Job) -> bool:
+        """Return whether the new job may be stored with a slot, which the run then has until it
+        leaves. Call `begin` once it is stored.
+        """
+
+    def begin(self, run: Run) -> None:
+        """Start the run, whose job was stored with a slot."""
+
     async def join(self, run: Run, job: Job) -> None:
         """Put the run at the end of its caller's queue, and start the runs whose turn it is."""
 
@@ -86,6 +94,16 @@ class LocalQueue:
                 self._slots.started(*job.owners)
             if job.abandoned is not None and (until := job.abandoned + self._hold) > self._now():
                 self._slots.hold(until, *job.owners)
+
+    def offer(self, run: Run, job: Job) -> bool:
+        """As `Queue.offer`."""
+        self._slots.expire(self._now())
+        return not self._closed and self._slots.take(run, *job.owners)
+
+    def begin(self, run: Run) -> None:
+        """As `Queue.begin`."""
+        if not self._closed:
+            self._start(run)
 
     async def join(self, run: Run, job: Job) -> None:
         """As `Queue.join`."""

@@ -127,11 +127,17 @@ class NotedSharedJobs(NotedJobs, ForwardedSharedJobs):
         super().__init__(jobs, to, counts, now)
         self._shared = jobs
 
-    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+    async def add_within(
+        self, job: Job, body: bytes, bounds: Bounds, started: Job | None = None
+    ) -> Job | None:
         """As `SharedJobs.add_within`."""
         noted = self._noted(None, job)
-        stored = await self._shared.add_within(noted, body, bounds)
-        self._stored(job, noted, stored=stored is not None and stored.id == job.id)
+        with_slot = None if started is None else self._noted(None, started)
+        stored = await self._shared.add_within(noted, body, bounds, with_slot)
+        if stored is not None and stored is with_slot and started is not None:
+            self._stored(started, with_slot, stored=True)
+        else:
+            self._stored(job, noted, stored=stored is not None and stored.id == job.id)
         return stored
 
     async def claim(self, old: Job, new: Job, slots: SlotLimits) -> Turn:

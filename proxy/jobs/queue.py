@@ -71,11 +71,24 @@ class Slots(Generic[_Ticket]):
             return None
         # of equals, min returns the first, which has waited longest
         ticket = min(eligible, key=self._last_start)
-        owners = self._waiting.pop(ticket)
+        self._give(ticket, self._waiting.pop(ticket))
+        return ticket
+
+    def take(self, ticket: _Ticket, *owners: str) -> bool:
+        """Give a free slot to a job of the caller that has not waited, unless a waiting job may
+        start. Return whether it has got one.
+        """
+        if not self.free or not self._may_start(owners):
+            return False
+        if any(map(self._may_start, self._waiting.values())):
+            return False
+        self._give(ticket, owners)
+        return True
+
+    def _give(self, ticket: _Ticket, owners: tuple[str, ...]) -> None:
         self._running[ticket] = owners
         self._taken.update(owners)
         self.started(*owners)
-        return ticket
 
     def _may_start(self, owners: tuple[str, ...]) -> bool:
         return not self._per_caller or all(self._taken[each] < self._per_caller for each in owners)

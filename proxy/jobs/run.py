@@ -19,7 +19,7 @@ import asyncio
 from enum import Enum
 
 from proxy.core.errors import Problem
-from proxy.core.job import JobError
+from proxy.core.job import Job, JobError
 from proxy.jobs.attendance import Attendance
 from proxy.jobs.followers import Followers
 from proxy.ports import Fields, Prepared, WholeResponse
@@ -49,10 +49,12 @@ class Run:
         self.followers = Followers() if rescued else None
         self.work = Work.QUEUED
         self.task: asyncio.Task[None] | None = None
-        #: The body of the request of a rescued export that has not been sent.
+        #: The body of a request that has not been sent; None if only the store has it.
         self.body: bytes | None = None
         #: A connection for that request.
         self.prepared: Prepared | None = None
+        #: The record of a job that was stored with a slot, until the run has read it.
+        self.started: Job | None = None
         #: The fence of the job's claim, 0 unless replicas share the store (CONTRACT §18).
         self.fence = 0
         #: The store has confirmed that the job is queued for this run.

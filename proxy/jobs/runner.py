@@ -18,11 +18,12 @@ from proxy.jobs.admission import Limits as Limits
 from proxy.jobs.conclusion import Conclusion
 from proxy.jobs.driver import Driver
 from proxy.jobs.local_queue import LocalQueue, Queue
-from proxy.jobs.record import Lost, Record, Removed, attempt, until_available
+from proxy.jobs.record import Lost, Record, Removed, attempt
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Run, Work
 from proxy.jobs.sealing import Sealer
 from proxy.jobs.shared_queue import SharedQueue
+from proxy.jobs.submission import Submission
 from proxy.jobs.tasks import Tasks
 from proxy.jobs.transfer import TransferFactory
 from proxy.jobs.trust import Trust
@@ -87,6 +88,19 @@ class Runner:
             unaccepted=self._count_unaccepted,
             shared=shared,
         )
+        self._submission = Submission(
+            jobs,
+            self._runs,
+            admission=self._admission,
+            queue=self._queue,
+            tasks=self._tasks,
+            withdrawal=self.withdrawal,
+            enqueue=self._enqueue,
+            forget=self._forget,
+            holder=transfers.holder,
+            replica=self._replica,
+            now=now,
+        )
         self._stopping = False
 
     @property
@@ -142,6 +156,7 @@ class Runner:
         replicas share the store, others may resume it at once.
         """
         self._stopping = True
+        self._submission.stop()
         self._driver.stop()
         self._queue.close()
         await self._tasks.settle()
@@ -171,47 +186,13 @@ class Runner:
         return await self._admission.is_full()
 
     async def submit(self, job: Job, body: bytes, run: Run) -> Job:
-        """Store the job and queue it, or return the job that already has its Idempotency-Key."""
+        """Store the job and queue or start it, or return the job that already has its
+        Idempotency-Key.
+        """
         if self._replica is not None:
             attended = run.attendance.waiting and run.followers is None
             job = replace(job, replica=self._replica, attended=attended)
-
-        async def persist() -> Job:
-            # a request that finds the record must find the run too, before `add` returns
-            self._runs[run.id] = run
-            try:
-                stored = await self._admission.add(job, body)
-            except StoreUnavailable:
-                if run.followers is None:
-                    accepted = events.accepted
-                    self._tasks.spawn(self._adopt(run, job, lambda _: accepted(job, len(body))))
-                else:  # its request is relayed: it must not run as well
-                    self.withdrawal.retract(run, job)
-                raise
-            except BaseException:
-                self._unregister(run)
-                raise
-            if stored.id == job.id:
-                events.accepted(job, len(body))
-                self._admission.take(job)
-                await self._enqueue(run, job)
-            else:
-                self._unregister(run)
-            return stored
-
-        return await self._tasks.undivided(persist())
-
-    async def _adopt(self, run: Run, job: Job, confirm: Callable[[Job], None]) -> None:
-        """Run the job if the store has queued it after all and failed to confirm that. `confirm` is
-        called then, with the job.
-        """
-        current = await until_available(lambda: self._jobs.get(job.id), job=job.id)
-        if current is None or self._stopping or not self._is_queued_here(current):
-            self._forget(run)
-            return
-        confirm(current)
-        run.attendance.end()
-        await self._enqueue(run, current)
+        return await self._submission.submit(job, body, run)
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` in the background, until the runner stops."""
@@ -220,14 +201,6 @@ class Runner:
     def run_of(self, id: str) -> Run | None:
         """The job's run in this process, None without one."""
         return self._runs.get(id)
-
-    def _is_queued_here(self, job: Job) -> bool:
-        return job.phase is Phase.QUEUED and job.replica == self._replica
-
-    def _unregister(self, run: Run) -> None:
-        run.unprepare()
-        if self._runs.get(run.id) is run:
-            del self._runs[run.id]
 
     def drives(self, id: str) -> bool:
         """Whether the job has a run here: it waits, runs or is about to be recorded."""
@@ -332,7 +305,8 @@ class Runner:
         except Lost:
             self._forget(run)  # resumed, cancelled or expired meanwhile
         except StoreUnavailable:
-            self._tasks.spawn(self._adopt(run, job, lambda queued: events.changed(job, queued)))
+            changed = events.changed
+            self._tasks.spawn(self._submission.adopt(run, job, lambda now: changed(job, now)))
             raise
         except BaseException:
             self._forget(run)
@@ -364,7 +338,8 @@ class Runner:
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:
-            self._unregister(run)
+            run.unprepare()
+            del self._runs[run.id]
             self._space.release(run.id)
         self._queue.leave(run)
         run.finish()

@@ -68,6 +68,16 @@ class SharedQueue:
     def restore(self, jobs: Iterable[Job]) -> None:
         """Do nothing: the store knows."""
 
+    def offer(self, run: Run, job: Job) -> bool:
+        """As `Queue.offer`: the store decides."""
+        return not self._closed
+
+    def begin(self, run: Run) -> None:
+        """As `Queue.begin`."""
+        if not self._closed:
+            self._running.add(run)
+            self._start(run)
+
     async def join(self, run: Run, job: Job) -> None:
         """As `Queue.join`. While the store is unavailable the run waits."""
         if self._closed:

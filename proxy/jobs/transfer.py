@@ -12,7 +12,7 @@ import structlog
 from proxy.core.events import Answered, Finalizing, Restarted, Succeeded
 from proxy.core.exports import verb
 from proxy.core.http.fields import value_of
-from proxy.core.job import ErrorCode, FileFacts, Job
+from proxy.core.job import ErrorCode, FileFacts, Job, Phase
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
 from proxy.jobs.claim import Claim
@@ -100,8 +100,8 @@ class Transfer:
         )
 
     async def run(self, job: Job) -> None:
-        """Drive the job from Queued to Success or Warning. Afterwards the partial file is
-        committed, kept or removed.
+        """Drive the job from Queued, or Generating if it was stored with a slot, to Success or
+        Warning. Afterwards the partial file is committed, kept or removed.
         """
         facts = {"vb365.job.id": job.id, "vb365.export": verb(job.request.title)}
         with self._tracing.span(Traced.EXPORT, self._run.fields, facts) as span:
@@ -143,11 +143,12 @@ class Transfer:
             await self._end_early(why)
             raise
         try:
-            if not self._file.offset:
-                self._bound_attempts()
-            elif job.attempt == 1 and job.started is not None:
-                self._posted = job.started
-            await self._claim.settle(self._file.offset)
+            if job.phase is Phase.QUEUED:
+                if not self._file.offset:
+                    self._bound_attempts(job)
+                elif job.attempt == 1 and job.started is not None:
+                    self._posted = job.started
+                await self._claim.settle(self._file.offset)
             verified = await self._receive()
             await self._finish(verified)
         except (Suspended, Lost, asyncio.CancelledError) as why:
@@ -311,13 +312,13 @@ class Transfer:
 
     async def _start_over(self, reason: str) -> None:
         log.info("starting over", job=self._run.id, offset=self._file.offset, reason=reason)
-        self._bound_attempts()
+        self._bound_attempts(self._record.job)
         self._replied(None)
         await self._file.restart()
         await self._record.settle(Restarted())
 
-    def _bound_attempts(self) -> None:
-        if self._record.job.attempt >= self._policy.attempts:
+    def _bound_attempts(self, job: Job) -> None:
+        if job.attempt >= self._policy.attempts:
             message = f"No complete file after {self._policy.attempts} attempts"
             raise JobFailed(error(ErrorCode.TRUNCATED, message))
 

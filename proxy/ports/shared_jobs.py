@@ -127,9 +127,15 @@ class SharedJobs(JobStore, JobFeed, Protocol):
     async def replicas(self) -> Sequence[Replica]:
         """The replicas that have a lease."""
 
-    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+    async def add_within(
+        self, job: Job, body: bytes, bounds: Bounds, started: Job | None = None
+    ) -> Job | None:
         """As `add`, but None and nothing is written if a new job would exceed the bounds. The job
         of an idempotency key is returned also then.
+
+        `started` is the job with a slot, held by this replica. If the replica has its lease, a slot
+        is free for the job and no other job waits, it is stored in place of `job`, and returned:
+        then the job needs no `claim`.
         """
 
     async def announce(self, claim: KeyClaim) -> None:

@@ -42,7 +42,9 @@ def script_for(export: bytes | None, parent: bytes | None = raw("200 OK", [], b"
 async def test_a_body_beyond_the_limit_gets_413(make_stage: MakeStage) -> None:
     """§3.1: at most `exports.max_request_body`, announced or chunked; none of it reaches VB365."""
     stage = await make_stage(EXPORTS__MAX_REQUEST_BODY="1KiB")
-    assert (await stage.kickoff(stage.export, body=b"x" * 1024)).status == 202
+    accepted = await stage.kickoff(stage.export, body=b"x" * 1024)
+    assert accepted.status == 202
+    await stage.finished(stage.path(accepted["Location"]))
     stage.simulator.requests.clear()
     for body, more in (
         (b"x" * 1025, {}),

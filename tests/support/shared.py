@@ -140,7 +140,9 @@ class MemorySharedJobs(MemoryJobs):
             self.store.holds.append((self.store.clock, new.id, new.owners))
         return replaced
 
-    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+    async def add_within(
+        self, job: Job, body: bytes, bounds: Bounds, started: Job | None = None
+    ) -> Job | None:
         await self.enter("add_within")
         owners = set(job.owners)
         for owner in job.owners:
@@ -159,6 +161,11 @@ class MemorySharedJobs(MemoryJobs):
         ):
             return None
         self.bodies[job.id] = body
+        may_start = self.store.alive(self.replica) and not use.waiting
+        slots = self.store.slots(bounds.slots)
+        if started is not None and may_start and slots.take(job.id, *job.owners):
+            self.store.started.append(job.owners)
+            job = started
         await self._put(job)
         return job
 

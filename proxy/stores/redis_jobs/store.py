@@ -49,8 +49,10 @@ _T = TypeVar("_T")
 _TOGETHER = 250
 #: Seconds between two checks of the jobs that are waited for, in case the feed missed a change.
 _LOOK = 1.0
-#: Seconds for which a claim to an idempotency key is kept, and the reply of `ADD` where one is.
-_CLAIM, _CLAIMED = 3600, -1
+#: Seconds for which a claim to an idempotency key is kept.
+_CLAIM = 3600
+#: The replies of `ADD`: stored, with a slot or without, or other kick-offs claim the key.
+_STARTED, _STORED, _CLAIMED = 2, 1, -1
 #: What `replace` returns if another job has a key that the job would get.
 _TAKEN = -3
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
@@ -107,25 +109,32 @@ class RedisJobs(RedisReplicas, RedisOutbox):
             raise StoreUnavailable("the job store applied bounds that nobody asked for")
         return added
 
-    async def add_within(self, job: Job, body: bytes, bounds: Bounds) -> Job | None:
+    async def add_within(
+        self, job: Job, body: bytes, bounds: Bounds, started: Job | None = None
+    ) -> Job | None:
         """As `SharedJobs.add_within`."""
         slots = bounds.slots
-        return await self._add(
-            job,
-            body,
-            *(bounds.per_caller, bounds.records_per_caller, bounds.queued, bounds.records),
-            *(slots.total, slots.hold),
-        )
+        args: list[Any] = [bounds.per_caller, bounds.records_per_caller]
+        args += [bounds.queued, bounds.records, slots.total, slots.hold]
+        if started is not None:
+            check_next(job, started)
+            if started.holder != self.replica:
+                raise ValueError("a replica starts a job for itself")
+            args += [slots.per_caller, self.replica]
+            args += [started.version, pack(started), entries(started)]
+        return await self._add(job, body, args, started)
 
-    async def _add(self, job: Job, body: bytes, *bounds: float) -> Job | None:
+    async def _add(
+        self, job: Job, body: bytes, args: Sequence[Any] = (), started: Job | None = None
+    ) -> Job | None:
         self._check_open()
         record = (job.id, job.version, pack(job), entries(job), pack_body(body))
-        reply = await self._change(job.id, self._connections.run(scripts.ADD, *record, *bounds))
+        reply = await self._change(job.id, self._connections.run(scripts.ADD, *record, *args))
         if isinstance(reply, bytes):
             return unpack(reply)
         if reply == _CLAIMED:
             raise KeyClaimed
-        return job if reply else None
+        return {_STORED: job, _STARTED: started}.get(reply)
 
     async def announce(self, claim: KeyClaim) -> None:
         """As `SharedJobs.announce`."""

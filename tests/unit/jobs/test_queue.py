@@ -170,3 +170,31 @@ def test_what_is_remembered_of_callers_is_bounded() -> None:
     assert len(slots._started) == 10_000
     assert not slots._taken
     assert not slots._waiting
+
+
+def test_a_job_takes_a_free_slot_without_waiting() -> None:
+    slots: Slots[str] = Slots(total=1)
+    assert slots.take("a1", "a")
+    assert (slots.running, slots.waiting, slots.free) == (1, 0, 0)
+    assert not slots.take("b1", "b")
+    slots.leave("a1")
+    assert slots.take("b1", "b")
+
+
+def test_a_job_takes_no_slot_that_a_waiting_one_may_have() -> None:
+    slots: Slots[str] = Slots(total=2, per_caller=1)
+    slots.wait("a1", "a")
+    assert not slots.take("b1", "b")
+    assert slots.next() == "a1"
+    slots.wait("a2", "a")
+    assert not slots.take("a3", "a"), "its caller has all slots that he may have"
+    assert slots.take("b1", "b"), "the waiting job may not start"
+
+
+def test_a_slot_that_was_taken_is_its_callers_turn() -> None:
+    slots: Slots[str] = Slots(total=1)
+    assert slots.take("a1", "a")
+    for ticket in ("a2", "b1"):
+        slots.wait(ticket, ticket[0])
+    slots.leave("a1")
+    assert drained(slots) == "b1 a2"

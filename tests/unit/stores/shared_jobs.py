@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from proxy.core.events import Assigned, CancelRequested, Claimed, Event
@@ -35,6 +36,17 @@ async def claimed(store: SharedJobs, job: Job, slots: SlotLimits = MANY) -> Job:
     new = advance(job, Assigned(store.replica), 1)
     assert await store.claim(job, new, slots) is Turn.TAKEN
     return new
+
+
+async def added(store: SharedJobs, slots: SlotLimits, number: int = 0, **changes: Any) -> Job:
+    """A new job, with a slot if there was one for it."""
+    job = new_job(number, **({"replica": store.replica} | changes))
+    started = advance(advance(job, Assigned(store.replica), 1), Claimed(store.replica), 1)
+    stored = await store.add_within(job, b"body", replace(NO_BOUNDS, slots=slots), started)
+    assert stored in (job, started)
+    assert await store.get(job.id) == stored
+    assert await store.body(job.id) == b"body"
+    return stored
 
 
 async def try_claim(store: SharedJobs, job: Job, slots: SlotLimits) -> Turn:

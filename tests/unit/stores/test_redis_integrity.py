@@ -62,7 +62,9 @@ EVENTS: list[Event] = [
 ]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "add_within", "claim", "change", "change", "change", "remove"]),
+        st.sampled_from(
+            ["add", "add_within", "add_started", "claim", "change", "change", "change", "remove"]
+        ),
         st.integers(0, 1),  # the replica
         st.integers(0, 99),  # the job
         st.sampled_from(EVENTS),
@@ -126,7 +128,11 @@ def _call(
         submitted[new.id].append(new)
         if action == "add":
             return lambda: store.add(new, b"body")
-        return lambda: store.add_within(new, b"body", BOUNDS)
+        if action == "add_within":
+            return lambda: store.add_within(new, b"body", BOUNDS)
+        started = advance(new, Assigned(store.replica), new.updated + 1)
+        submitted[new.id].append(started)
+        return lambda: store.add_within(new, b"body", BOUNDS, started)
     if job is None:
         return None
     if action == "remove":

@@ -23,7 +23,7 @@ from proxy.core.events import (
     Resumed,
     Shown,
 )
-from proxy.core.job import Job
+from proxy.core.job import Job, Phase
 from proxy.core.transitions import advance
 from proxy.jobs.queue import Slots
 from proxy.ports import (
@@ -36,8 +36,10 @@ from tests.unit.stores.conftest import SHARED, OpenShared, handles
 from tests.unit.stores.records import ERROR
 from tests.unit.stores.shared_jobs import (
     MANY,
+    NO_BOUNDS,
     ONE,
     abandoned,
+    added,
     changed,
     claimed,
     eventually,
@@ -74,6 +76,91 @@ async def test_a_claim_of_another_version_changes_nothing(two: list[SharedJobs])
     assert await try_claim(a, new_job(replica=a.replica), MANY) is Turn.CHANGED
     assert await b.get(job.id) == newer
     assert await b.slot_use([], ONE) == use(waiting=1)
+
+
+async def test_a_new_job_gets_a_free_slot_with_its_record(two: list[SharedJobs]) -> None:
+    """§3.6: no claim follows."""
+    a, b = two
+    job = await added(a, ONE)
+    assert (job.phase, job.holder, job.fence) == (Phase.GENERATING, a.replica, 1)
+    assert await b.get(job.id) == job
+    assert await b.slot_use([], ONE) == use(running=1)
+    await changed(a, job, Failed(ERROR))
+    assert await b.slot_use([], ONE) == use()
+
+
+async def test_a_new_job_waits_if_no_slot_is_free(two: list[SharedJobs]) -> None:
+    a, b = two
+    await added(a, ONE)
+    job = await added(b, ONE)
+    assert job.phase is Phase.QUEUED
+    assert await a.slot_use([], ONE) == use(running=1, waiting=1)
+
+
+async def test_a_new_job_waits_while_a_slot_is_held(two: list[SharedJobs]) -> None:
+    a, b = two
+    await changed(a, await abandoned(a, ONE), Cancelled())
+    assert (await added(b, ONE)).phase is Phase.QUEUED
+
+
+async def test_a_new_job_does_not_pass_one_that_waits(two: list[SharedJobs]) -> None:
+    a, b = two
+    waiting = await queued(a)
+    job = await added(b, MANY)
+    assert job.phase is Phase.QUEUED
+    await claimed(a, waiting)
+    assert (await added(b, MANY)).phase is Phase.QUEUED, "the one before it still waits"
+    await claimed(b, job)
+
+
+async def test_a_new_job_waits_if_its_caller_has_all_slots_that_he_may_have(
+    two: list[SharedJobs],
+) -> None:
+    a, b = two
+    slots = replace(MANY, per_caller=1)
+    assert (await added(a, slots, owner="x", aliases=("alice",))).phase is Phase.GENERATING
+    other = await added(a, slots, owner="bob")
+    assert other.phase is Phase.GENERATING
+    assert (await added(b, slots, owner="y", aliases=("alice",))).phase is Phase.QUEUED
+
+
+async def test_a_new_job_gets_no_slot_without_a_lease(two: list[SharedJobs]) -> None:
+    """§18: another replica would find the job an orphan at once."""
+    a, b = two
+    await a.leave()
+    assert (await added(a, MANY)).phase is Phase.QUEUED
+    assert await b.slot_use([], MANY) == use(waiting=1)
+
+
+async def test_a_new_job_with_a_slot_is_its_callers_turn(two: list[SharedJobs]) -> None:
+    """§3.6: another caller is next."""
+    a, b = two
+    first = await added(a, ONE, owner="alice")
+    mine, other = await queued(a, owner="alice"), await queued(b, owner="bob")
+    await changed(a, first, Failed(ERROR))
+    assert await try_claim(a, mine, ONE) is Turn.NOT_YET
+    await claimed(b, other, ONE)
+
+
+async def test_the_job_of_a_key_is_returned_in_place_of_one_with_a_slot(
+    two: list[SharedJobs],
+) -> None:
+    """§8."""
+    a, b = two
+    known = await queued(a, key="k")
+    job = new_job(key="k", replica=b.replica)
+    started = advance(job, Assigned(b.replica), 1)
+    assert await b.add_within(job, b"", NO_BOUNDS, started) == known
+    assert await b.slot_use([], MANY) == use(waiting=1)
+
+
+async def test_of_concurrent_new_jobs_as_many_get_a_slot_as_there_are(
+    three: list[SharedJobs],
+) -> None:
+    slots = replace(MANY, total=4)
+    jobs = await asyncio.gather(*(added(three[n % 3], slots, n) for n in range(12)))
+    assert sum(job.phase is Phase.GENERATING for job in jobs) == 4
+    assert await three[0].slot_use([], slots) == use(running=4, waiting=8)
 
 
 async def test_of_concurrent_claims_as_many_succeed_as_there_are_slots(

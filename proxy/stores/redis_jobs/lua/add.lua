@@ -1,8 +1,11 @@
 -- ARGV: id, version, data, entries, body, and the bounds, if there are any: unfinished and on record
--- per caller, waiting and on record of all, slots, seconds of a hold.
--- Returns the data of the job that has the id or the idempotency key already; 1 if the new one was
--- stored; 0 if it exceeds the bounds; -1 if other kick-offs claim its idempotency key.
-local id, version, data, entries, body = unpack(ARGV)
+-- per caller, waiting and on record of all, slots, seconds of a hold; then, if the job may get a slot
+-- at once: slots per caller (0: no limit), replica, and the version, data and entries of the job with
+-- the slot.
+-- Returns the data of the job that has the id or the idempotency key already; 2 if the new one was
+-- stored with a slot, 1 if it was stored without; 0 if it exceeds the bounds; -1 if other kick-offs
+-- claim its idempotency key.
+local id, version, data, entries, body = unpack(ARGV, 1, 5)
 local e = cjson.decode(entries)
 
 local known = call('HGET', prefix .. 'job:' .. id, 'data')
@@ -32,8 +35,26 @@ if #ARGV > 5 then
   end
 end
 
+-- Whether a slot is free for the job. While others wait, `claim` finds whose turn it is.
+local function may_start()
+  if call('ZCARD', prefix .. 'waiting') > 0 or not has_lease(ARGV[13]) then return false end
+  local per_caller = tonumber(ARGV[12])
+  local counts = taken(tonumber(ARGV[10]), per_caller, tonumber(ARGV[11]))
+  if not counts then return false end
+  for _, owner in ipairs(e.owners) do
+    if per_caller > 0 and (counts[owner] or 0) >= per_caller then return false end
+  end
+  return true
+end
+
+local outcome = 1
+if #ARGV > 11 and may_start() then
+  outcome, version, data, entries = 2, unpack(ARGV, 14, 16)
+  e = cjson.decode(entries)
+  note_start(e.owners)
+end
 call('HSET', prefix .. 'job:' .. id, 'version', version, 'data', data, 'entries', entries)
 call('SET', prefix .. 'body:' .. id, body)
 link(id, e)
 call('PUBLISH', channel, id)
-return 1
+return outcome

@@ -4,27 +4,6 @@
 -- free or it is another job's turn, which is then reported on the feed: its replica may try.
 local id, expected, version, data, entries, replica = unpack(ARGV, 1, 6)
 local total, per_caller, hold = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
--- Owners whose last start is remembered, as in jobs/queue.py.
-local REMEMBERED = 10000
-
--- How many slots each owner has; nil if none is free.
-local function taken()
-  local slots, counts = call('SMEMBERS', prefix .. 'slots'), {}
-  call('ZREMRANGEBYSCORE', prefix .. 'holds', '-inf', now() - hold)
-  local holds = held(hold)
-  if #slots + #holds >= total then return nil end
-  if per_caller == 0 then return counts end
-  local function count(entry)
-    for i = 2, #entry do counts[entry[i]] = (counts[entry[i]] or 0) + 1 end
-  end
-  slices(slots, function(part)
-    for _, entry in ipairs(call('HMGET', prefix .. 'active', unpack(part))) do
-      if entry then count(cjson.decode(entry)) end
-    end
-  end)
-  for _, entry in ipairs(holds) do count(entry) end
-  return counts
-end
 
 -- The moment of the caller's last start, the latest over its owners; nil if it may not start a job.
 local function last_start(entry, counts, starts)
@@ -69,7 +48,7 @@ local stored = call('HMGET', prefix .. 'job:' .. id, 'version', 'entries')
 if stored[1] ~= expected then return 0 end
 if not has_lease(replica) then return -1 end
 if call('SISMEMBER', prefix .. 'slots', id) == 0 then
-  local counts = taken()
+  local counts = taken(total, per_caller, hold)
   if not counts then return -2 end
   local turn = first(counts)
   if turn ~= id then
@@ -77,11 +56,7 @@ if call('SISMEMBER', prefix .. 'slots', id) == 0 then
     return -2
   end
   swap(id, stored[2], version, data, entries)
-  local count = call('HINCRBY', prefix .. 'counters', 'starts', 1)
-  for _, owner in ipairs(cjson.decode(entries).owners) do
-    call('ZADD', prefix .. 'started', count, owner)
-  end
-  call('ZREMRANGEBYRANK', prefix .. 'started', 0, -1 - REMEMBERED)
+  note_start(cjson.decode(entries).owners)
 else
   swap(id, stored[2], version, data, entries)
 end

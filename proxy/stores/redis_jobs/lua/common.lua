@@ -174,3 +174,33 @@ local function held_of(holds, owners)
   end
   return count
 end
+
+-- How many slots each owner has, for which `per_caller` (0: no limit) is needed; nil if none of the
+-- `total` is free.
+local function taken(total, per_caller, hold)
+  local slots, counts = call('SMEMBERS', prefix .. 'slots'), {}
+  call('ZREMRANGEBYSCORE', prefix .. 'holds', '-inf', now() - hold)
+  local holds = held(hold)
+  if #slots + #holds >= total then return nil end
+  if per_caller == 0 then return counts end
+  local function count(entry)
+    for i = 2, #entry do counts[entry[i]] = (counts[entry[i]] or 0) + 1 end
+  end
+  slices(slots, function(part)
+    for _, entry in ipairs(call('HMGET', prefix .. 'active', unpack(part))) do
+      if entry then count(cjson.decode(entry)) end
+    end
+  end)
+  for _, entry in ipairs(holds) do count(entry) end
+  return counts
+end
+
+-- Owners whose last start is remembered, as in jobs/queue.py.
+local REMEMBERED = 10000
+
+-- Note that a job of the owners has got a slot.
+local function note_start(owners)
+  local count = call('HINCRBY', prefix .. 'counters', 'starts', 1)
+  for _, owner in ipairs(owners) do call('ZADD', prefix .. 'started', count, owner) end
+  call('ZREMRANGEBYRANK', prefix .. 'started', 0, -1 - REMEMBERED)
+end

@@ -1,0 +1,176 @@
+"""A kick-off with a free slot is one commit, whatever the store is (CONTRACT §3.6, §18)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.core.errors import Problem
+from proxy.core.events import CancelRequested
+from proxy.core.job import Job, Origin, Phase, Status
+from proxy.core.timeline import whole
+from proxy.core.transitions import advance
+from proxy.jobs.run import Run
+from proxy.ports import StoreUnavailable
+from tests.support.fakes import new_job
+from tests.support.harness import CALL, LIMITS, FakeWorld
+from tests.support.replicas import new_cluster
+
+ONE = replace(LIMITS, max_running=1)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[FakeWorld]:
+    world = FakeWorld(limits=ONE)
+    yield world
+    await world.runner.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - time has to pass
+            await asyncio.sleep(0.001)
+
+
+def hold(store: Any, *methods: str) -> asyncio.Event:
+    """Let the methods of the store wait for the event."""
+    released = asyncio.Event()
+    store.gates |= dict.fromkeys(methods, released)
+    return released
+
+
+async def test_a_job_with_a_free_slot_is_stored_once_before_its_request(world: FakeWorld) -> None:
+    released = hold(world.jobs, "get", "body", "replace")
+    id, run = await world.submit()  # noqa: A001
+    job = world.jobs.jobs[id]
+    assert (job.phase, job.attempt, job.started) == (Phase.GENERATING, 1, world.clock)
+    assert [each.event for each in whole(job)] == ["accepted", "queued", "claimed", "requested"]
+    await until(lambda: world.upstream.posts == [0])
+    assert not run.queued, "a 401 is the caller's, and no token that expired in the queue"
+    released.set()
+
+
+async def test_a_job_without_a_free_slot_is_stored_queued_and_starts_later(
+    world: FakeWorld,
+) -> None:
+    world.upstream.gate.clear()
+    await world.submit()
+    second, run = await world.submit()
+    assert world.jobs.jobs[second].phase is Phase.QUEUED
+    assert run.queued
+    world.upstream.gate.set()
+    await until(lambda: world.jobs.jobs[second].terminal)
+    assert world.jobs.jobs[second].status is Status.SUCCESS
+
+
+async def test_a_job_that_cannot_be_stored_gives_its_slot_back(world: FakeWorld) -> None:
+    world.jobs.faults["add"].append(StoreUnavailable("disk full"))
+    with pytest.raises(StoreUnavailable):
+        await world.submit()
+    await until(lambda: world.runner.running == 0)
+    id, _ = await world.submit()  # noqa: A001
+    assert world.jobs.jobs[id].phase is not Phase.QUEUED
+
+
+async def test_the_duplicate_of_a_job_takes_no_slot(world: FakeWorld) -> None:
+    """§8."""
+    world.runner._admission._limits = replace(ONE, max_running=2)
+    first, _ = await world.submit("k")
+    await until(lambda: world.jobs.jobs[first].terminal)
+    again, _ = await world.submit("k")
+    assert again == first
+    assert world.runner.running == 0
+
+
+async def test_a_job_that_is_cancelled_before_its_first_step_is_not_requested(
+    world: FakeWorld,
+) -> None:
+    """§7."""
+    queue = world.runner._queue
+    begin = queue.begin
+
+    def cancelled(run: Run) -> None:
+        begin(run)
+        job = world.jobs.jobs[run.id]
+        world.jobs.jobs[run.id] = advance(job, CancelRequested(), world.clock)
+        run.wake()
+
+    queue.begin = cancelled  # type: ignore[method-assign]
+    id, _ = await world.submit()  # noqa: A001
+    await until(lambda: world.jobs.jobs[id].terminal)
+    assert world.jobs.jobs[id].status is Status.CANCELLED
+    assert world.upstream.posts == []
+
+
+async def test_a_job_of_a_replica_is_stored_once_before_its_request() -> None:
+    """§18: no claim follows, and the store is asked for nothing before."""
+    async with new_cluster(limits=ONE) as cluster:
+        a, _ = cluster.nodes
+        released = hold(a.store, "claim", "replace", "slot_use", "counts", "body")
+        id, _ = await a.submit()  # noqa: A001
+        job = cluster.store.jobs[id]
+        assert (job.phase, job.holder, job.fence) == (Phase.GENERATING, a.store.replica, 1)
+        await cluster.until(lambda: a.upstream.posts == [0])
+        released.set()
+        await cluster.phase(id, Phase.COMPLETED)
+        cluster.assert_done(id)
+
+
+@pytest.mark.parametrize("with_slot", [True, False])
+async def test_a_job_that_the_store_has_without_confirming_it_runs_once(with_slot: bool) -> None:
+    """§18: the caller gets 503, and may find the job."""
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        if not with_slot:
+            b.upstream.gate.clear()
+            await b.submit()
+        add = a.store.add_within
+
+        async def unconfirmed(*args: Any) -> Job | None:
+            await add(*args)
+            a.store.add_within = add  # type: ignore[method-assign]
+            raise StoreUnavailable("cut off")
+
+        a.store.add_within = unconfirmed  # type: ignore[assignment,method-assign]
+        before = set(cluster.store.jobs)
+        with pytest.raises(StoreUnavailable):
+            await a.submit()
+        (id,) = set(cluster.store.jobs) - before  # noqa: A001
+        b.upstream.gate.set()
+        job = await cluster.phase(id, Phase.COMPLETED)
+        assert (job.status, job.fence, a.upstream.posts) == (Status.SUCCESS, 1, [0])
+        await cluster.until(lambda: a.runner.running == a.runner.queued == 0)
+
+
+async def test_a_refusal_by_the_store_names_the_numbers() -> None:
+    """§3.5: the store alone is asked first."""
+    limits = replace(LIMITS, max_per_caller=1)
+    async with new_cluster(limits=limits) as cluster:
+        a, b = cluster.nodes
+        a.upstream.gate.clear()
+        await a.submit()
+        with pytest.raises(Problem) as failure:
+            await b.submit()
+        assert "You already have 1 unfinished export " in failure.value.detail
+        a.upstream.gate.set()
+
+
+async def test_a_claim_before_the_file_is_open_is_no_failed_attempt(world: FakeWorld) -> None:
+    """§14: with `exports.attempts` = 1, too."""
+    transfers = world.runner._driver._transfers
+    once = replace(transfers, policy=replace(transfers.policy, attempts=1))
+    world.runner._driver._transfers = once
+    opened = hold(world.artifacts, "create")
+    job = replace(new_job(), origin=Origin.RESCUE)
+    run = Run(job.id, CALL, rescued=True)
+    run.body = b"{}"
+    async with world.runner.admission(job.owner):
+        await world.runner.submit(job, b"{}", run)
+    await until(lambda: world.jobs.jobs[job.id].attempt == 1)
+    opened.set()
+    await until(lambda: world.jobs.jobs[job.id].terminal)
+    assert world.jobs.jobs[job.id].status is Status.SUCCESS
