@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from proxy.core.job import (
@@ -29,16 +29,24 @@ def _revive(kind: type[_T_], raw: dict[str, Any], **decoded: Any) -> _T_:
     return kind(**({name: value for name, value in raw.items() if name in known} | decoded))
 
 
-_MEMBERS: dict[type[Any], frozenset[str]] = {
-    kind: frozenset(member.name for member in fields(kind))
+_NAMES: dict[type[Any], tuple[str, ...]] = {
+    kind: tuple(member.name for member in fields(kind))
     for kind in (Job, ExportRequest, FileFacts, JobError, Delivery)
 }
+_MEMBERS = {kind: frozenset(names) for kind, names in _NAMES.items()}
+
+
+def _members(value: Any) -> dict[str, Any]:
+    """The members by name. `dataclasses.asdict` copies them, which takes ten times as long."""
+    return {name: getattr(value, name) for name in _NAMES[type(value)]}
 
 
 def encode(job: Job) -> bytes:
     """The job as UTF-8 JSON, as stores keep it."""
-    raw = asdict(job)
+    raw = _members(job)
     raw["answer"] = raw.pop("file")  # its name since version 0.1.0
+    for name in ("request", "answer", "error", "delivery"):
+        raw[name] = None if raw[name] is None else _members(raw[name])
     raw["timeline"] = [[moment.at, moment.event, moment.detail] for moment in job.timeline]
     raw["outbox"] = [[each.topic, each.endpoint, each.due, each.failures] for each in job.outbox]
     return json.dumps(raw, separators=(",", ":")).encode()

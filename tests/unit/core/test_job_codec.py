@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -181,3 +181,11 @@ def test_other_data_is_a_value_error(data: bytes) -> None:
 def test_a_truncated_record_is_a_value_error(length: int) -> None:
     with pytest.raises(ValueError):
         decode(encode(FULL)[:length])
+
+
+@given(JOBS)
+def test_a_record_has_all_members_under_their_names(job: Job) -> None:
+    """As `asdict` has them; `answer` is the name of `file` since version 0.1.0."""
+    expected = asdict(job)
+    expected["answer"] = expected.pop("file")
+    assert encode(job) == json.dumps(expected, separators=(",", ":")).encode()
