@@ -11,10 +11,34 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from proxy.core.job import Job
+from proxy.stores.redis_jobs.entries import unpack
 
+#: Records whose data is kept: 2 MiB, and few of them are larger than 1 KiB.
+_UNPACKED, _LARGEST = 2_000, 4096
 #: Seconds, less than CONTRACT §18 allows: a report on the feed takes a moment.
 _LIFETIME = 0.8
 _MOST = 10_000
+
+
+class UnpackedJobs:
+    """The jobs that were unpacked last. Most records that are read are as they were before."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[bytes, Job]] = OrderedDict()
+
+    def unpack(self, id: str, data: bytes) -> Job:
+        """As `entries.unpack`, for the record of the job `id`."""
+        found = self._known.get(id)
+        if found is not None and found[0] == data:
+            self._known.move_to_end(id)
+            return found[1]
+        job = unpack(data)
+        if len(data) <= _LARGEST:
+            self._known[id] = data, job
+            self._known.move_to_end(id)
+            if len(self._known) > _UNPACKED:
+                self._known.popitem(last=False)
+        return job
 
 
 class RecentJobs:

@@ -39,7 +39,7 @@ from proxy.stores.redis_jobs.entries import (
 )
 from proxy.stores.redis_jobs.feed import Feed
 from proxy.stores.redis_jobs.outbox import RedisOutbox
-from proxy.stores.redis_jobs.recent import RecentJobs
+from proxy.stores.redis_jobs.recent import RecentJobs, UnpackedJobs
 from proxy.stores.redis_jobs.replicas import RedisReplicas
 from proxy.stores.redis_jobs.url import parse_url
 
@@ -66,6 +66,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
     def __init__(self, connections: Connections, prefix: str, channel: str, lease: float) -> None:
         super().__init__(connections, prefix, lease)
         self._recent = RecentJobs(elapsed)
+        self._unpacked = UnpackedJobs()
         self._feed = Feed(connections, channel, self._recent)
         self._tasks: list[asyncio.Task[None]] = []
         self._changing: set[asyncio.Future[Any]] = set()
@@ -155,7 +156,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
     async def get(self, id: str) -> Job | None:
         """As `JobStore.get`."""
         data = await self._connections.command("HGET", f"{self._prefix}job:{id}", "data")
-        return None if data is None else unpack(data)
+        return None if data is None else self._unpacked.unpack(id, data)
 
     async def recent(self, id: str) -> Job | None:
         """As `JobStore.recent`; see `RecentJobs`."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from proxy.core.events import Claimed
 from proxy.core.job import Job
+from proxy.core.job_codec import encode
+from proxy.core.transitions import advance
 from proxy.stores.redis_jobs import recent
-from proxy.stores.redis_jobs.recent import RecentJobs
+from proxy.stores.redis_jobs.entries import pack
+from proxy.stores.redis_jobs.recent import RecentJobs, UnpackedJobs
 from tests.support.fakes import new_job
 
 
@@ -74,3 +80,26 @@ def test_the_records_are_bounded() -> None:
         read(jobs, job)
     assert [jobs.get(job.id) for job in kept[:5]] == [None] * 5
     assert jobs.get(kept[5].id) is kept[5]
+
+
+def test_data_that_is_read_again_is_not_unpacked_again() -> None:
+    jobs, job = UnpackedJobs(), new_job()
+    first = jobs.unpack(job.id, pack(job))
+    assert first == job
+    assert jobs.unpack(job.id, pack(job)) is first
+
+
+def test_changed_data_is_unpacked() -> None:
+    jobs, job = UnpackedJobs(), new_job()
+    newer = advance(job, Claimed("h"), 5.0)
+    for each in (job, newer, job):
+        assert jobs.unpack(job.id, pack(each)) == each
+
+
+def test_the_unpacked_jobs_are_bounded() -> None:
+    jobs, job = UnpackedJobs(), new_job()
+    for number in range(2_100):
+        jobs.unpack(str(number), pack(job))
+    jobs.unpack("large", encode(replace(job, request=replace(job.request, target="/" * 5000))))
+    assert len(jobs._known) == 2_000
+    assert "large" not in jobs._known
