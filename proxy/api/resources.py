@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api.description import Description
+from proxy.api.documents import Documents
 from proxy.api.download import Download
 from proxy.api.links import Site
 from proxy.api.listing import Listing
@@ -61,6 +62,7 @@ class Resources:
         self._download = download
         self._listing = listing
         self._site = site
+        self._documents = Documents()
         self._description = description
         self._max_wait = max_wait
         self._now = now
@@ -126,7 +128,8 @@ class Resources:
         fields = headers(job, links, self._site.retention, self._now())
         if _matches(known, job):
             return respond(304, fields)
-        return document_response(200 if job.terminal else 202, job, links, fields)
+        status = 200 if job.terminal else 202
+        return document_response(status, job, links, fields, render=self._documents.body)
 
     def _wait(self, request: ApiRequest) -> float:
         return min(parse_prefer(request.raw(b"prefer")).wait or 0, self._max_wait)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -33,10 +33,15 @@ def respond(
 
 
 def document_response(
-    status: int, job: Job, links: Links, headers: Iterable[tuple[str, str]]
+    status: int,
+    job: Job,
+    links: Links,
+    headers: Iterable[tuple[str, str]],
+    *,
+    render: Callable[[Job, Links], bytes] = body,
 ) -> web.Response:
     """Return a response with the job document and these headers."""
-    return respond(status, [*headers, ("Content-Type", "application/json")], body(job, links))
+    return respond(status, [*headers, ("Content-Type", "application/json")], render(job, links))
 
 
 def problem_response(problem: Problem, request: ApiRequest) -> web.Response:
