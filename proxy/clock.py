@@ -39,6 +39,10 @@ class SteadyClock:
         self._now = max(self._now, expected + step)
         return self._now
 
+    def system(self) -> float:
+        """The time of the system clock, for what others compare with theirs."""
+        return self._wall()
+
 
 def elapsed() -> float:
     """Return seconds that never jump, and pass while the machine sleeps, if the system can tell."""

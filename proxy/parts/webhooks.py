@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from proxy.clock import SteadyClock
 from proxy.config.settings import Settings
 from proxy.config.webhooks import Webhooks as WebhookSettings
 from proxy.core.job import Job
@@ -80,7 +81,9 @@ def _subscription(settings: WebhookSettings) -> Subscription:
 def endpoints(settings: WebhookSettings, now: Clock) -> list[Endpoint]:
     """Make the endpoints that the settings name."""
     keys = [signing_key(each.get_secret_value()) for each in settings.secrets]
-    return [Endpoint(url, keys, now) for url in settings.urls]
+    # receivers reject a message whose timestamp is five minutes from their own time
+    system = now.system if isinstance(now, SteadyClock) else now
+    return [Endpoint(url, keys, system) for url in settings.urls]
 
 
 def reachable(url: str) -> str:

@@ -11,10 +11,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trustme
+from pydantic import SecretStr
 
+from proxy.clock import SteadyClock
+from proxy.config.webhooks import Webhooks
+from proxy.parts.webhooks import endpoints
 from proxy.webhooks.endpoint import Endpoint
 from proxy.webhooks.signature import signing_key
-from tests.support.receiver import SECRET
+from tests.support.receiver import SECRET, receiving
 
 KEYS = [signing_key(SECRET)]
 
@@ -106,3 +110,19 @@ async def test_17_a_long_body_is_not_read_and_the_message_is_delivered() -> None
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
     async with peer(response) as port:
         assert await outcome(f"http://127.0.0.1:{port}/") == "200 OK"
+
+
+async def test_17_the_timestamp_is_that_of_a_clock_that_was_set() -> None:
+    """Receivers reject a message that is five minutes old, and the proxy's clock follows a jump of
+    the system's in hours.
+    """
+    wall, passed = 1_000_000.0, 0.0
+    steady = SteadyClock(lambda: wall, lambda: passed)
+    wall += 3600
+    assert steady() < wall - 3590
+    async with receiving() as receiver:
+        settings = Webhooks(urls=(receiver.url,), secrets=(SecretStr(SECRET),))
+        [endpoint] = endpoints(settings, steady)
+        assert (await endpoint.post("msg_1", b"{}")).delivered
+        await endpoint.close()
+        assert receiver.posts[0].headers["webhook-timestamp"] == "1003600"
