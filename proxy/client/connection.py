@@ -24,6 +24,7 @@ from proxy.client.wire import Credentials, Http
 from proxy.core.paths import find_links
 
 _PANEL = "Connection"
+_SECRET_FIELDS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 #: The options that a process list would show the value of, and what to use instead.
 _SECRETS = {
     "token": "set VB365_TOKEN or use --token-file",
@@ -298,7 +299,7 @@ def head(response: aiohttp.ClientResponse) -> str:
 
 
 def _shown(name: str, value: str) -> str:
-    return "***" if name.lower() in ("authorization", "cookie", "set-cookie") else value
+    return "***" if name.lower() in _SECRET_FIELDS else value
 
 
 def origin(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -14,10 +15,13 @@ from proxy.client.errors import CommandError
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A forward proxy, without its credentials in `url`; None for a direct connection."""
+    """A forward proxy, without its credentials in `url`; None for a direct connection.
+
+    `fields` are for the proxy: of the CONNECT, or without TLS of each request.
+    """
 
     url: URL | None = None
-    auth: aiohttp.BasicAuth | None = field(default=None, repr=False)
+    fields: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def forward_proxy(url: URL) -> Forward:
@@ -27,24 +31,28 @@ def forward_proxy(url: URL) -> Forward:
     """
     host = url.host or ""
     found = getproxies_environment().get(url.scheme)
-    if not found or _loopback(host) or proxy_bypass(f"{host}:{url.port}"):
+    if not found or is_loopback(host) or proxy_bypass(f"{host}:{url.port}"):
         return Forward()
     variable = f"{url.scheme.upper()}_PROXY"
     try:
         proxy = URL(found if "://" in found else f"http://{found}")
     except ValueError:
         proxy = URL()
-    if proxy.scheme not in ("http", "https") or not proxy.host:
+    user = proxy.user or ""
+    if proxy.scheme not in ("http", "https") or not proxy.host or ":" in user:
         raise CommandError(
             f"{variable} must be the URL of an HTTP proxy, such as http://proxy.example.com:3128. "
             "For a direct connection, put the server's name into NO_PROXY",
             code=2,
         )
-    auth = None if proxy.user is None else aiohttp.BasicAuth(proxy.user, proxy.password or "")
-    return Forward(proxy.with_user(None), auth)
+    if not user:
+        return Forward(proxy)
+    credentials = aiohttp.encode_basic_auth(user, proxy.password or "")
+    return Forward(proxy.with_user(None), {"Proxy-Authorization": credentials})
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether the name or address is of this computer."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

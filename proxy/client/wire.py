@@ -129,7 +129,8 @@ class Http:
         another try cannot succeed.
         """
         url = URL(self.base + path, encoded=True)  # otherwise yarl changes some targets
-        sent = {"Accept-Encoding": "identity", **fields}
+        to_proxy = self._forward.fields if url.scheme == "http" else {}
+        sent = {"Accept-Encoding": "identity", **to_proxy, **fields}
         try:
             async with self._session.request(
                 method,
@@ -138,7 +139,7 @@ class Http:
                 data=body,
                 allow_redirects=False,
                 proxy=self._forward.url,
-                proxy_auth=self._forward.auth,
+                proxy_headers=self._forward.fields if url.scheme == "https" else None,
             ) as response:
                 self._connected = True
                 if self._trace is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from yarl import URL
 
 from proxy.client import profiles
 from proxy.client.commands.options import with_connection
@@ -18,6 +19,7 @@ from proxy.client.credentials import FixedToken, log_in, with_tokens
 from proxy.client.display import Display, display
 from proxy.client.errors import CommandError, Unreachable
 from proxy.client.export import Outcome
+from proxy.client.forward import is_loopback
 from proxy.client.output import Stderr
 from proxy.client.profiles import Profile
 from proxy.client.proxy import Proxy
@@ -126,11 +128,18 @@ def _stdin() -> str:
 
 async def _logged_in(connection: Connection, profile: Profile, password: str) -> Profile:
     with display(Stderr(), connection.progress) as shown:
+        _warn_of_plain_http(profile, shown)
         async with _opened(connection, profile, shown) as http:
             await Proxy(http, FixedToken("")).check(profile.segment)
             api = connection.api or await _newest_version(http, profile.api)
             tokens = await log_in(http, api.lower(), profile.username or "", password)
     return with_tokens(replace(profile, api=api.lower()), tokens)
+
+
+def _warn_of_plain_http(profile: Profile, shown: Display) -> None:
+    url = URL(profile.url)
+    if url.scheme == "http" and not is_loopback(url.host or ""):
+        shown.say(f"WARNING: {profile.url} does not use TLS: the network can read the password")
 
 
 async def _newest_version(http: Http, known: str) -> str:
