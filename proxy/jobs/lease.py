@@ -9,11 +9,11 @@ and then it first reads whether another replica has taken the job over.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from proxy.clock import elapsed
 from proxy.jobs.record import Lost
-from proxy.ports import Artifact, Partial, SharedJobs, StoreUnavailable
+from proxy.ports import Artifact, Fillable, Partial, SharedJobs, Source, StoreUnavailable
 
 
 class Lease:
@@ -87,13 +87,18 @@ class LeasedFiles:
     async def create(self, id: str, fence: int = 0) -> Partial:
         """As `ArtifactStore.create`. Raises `Lost`, too."""
         term = await self._lease.confirm(id, fence)
-        return LeasedPartial(await self._files.create(id, fence), self._lease, id, fence, term)
+        return self._leased(await self._files.create(id, fence), id, fence, term)
 
     async def resume(self, id: str, fence: int = 0) -> Partial | None:
         """As `ArtifactStore.resume`. Raises `Lost`, too."""
         term = await self._lease.confirm(id, fence)
         kept = await self._files.resume(id, fence)
-        return None if kept is None else LeasedPartial(kept, self._lease, id, fence, term)
+        return None if kept is None else self._leased(kept, id, fence, term)
+
+    def _leased(self, partial: Partial, id: str, fence: int, term: int) -> LeasedPartial:
+        if isinstance(partial, Fillable):
+            return LeasedFillable(partial, self._lease, id, fence, term)
+        return LeasedPartial(partial, self._lease, id, fence, term)
 
 
 class LeasedPartial:
@@ -140,3 +145,17 @@ class LeasedPartial:
         self._lease.check()
         if self._term != self._lease.term:
             self._term = await self._lease.confirm(self._id, self._fence)
+
+
+class LeasedFillable(LeasedPartial):
+    """A `LeasedPartial` over a `Fillable`."""
+
+    _partial: Any
+
+    async def fill(self, source: Source) -> bool:
+        """As `Fillable.fill`. The lease is checked before each call of the source, which is
+        short.
+        """
+        await self._check()
+        more: bool = await self._partial.fill(source)
+        return more

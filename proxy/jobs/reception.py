@@ -14,7 +14,15 @@ from proxy.jobs.lease import PartialFiles
 from proxy.jobs.meter import Meter
 from proxy.jobs.record import Record, until_available
 from proxy.jobs.reservations import Reservations
-from proxy.ports import Partial, Response, StorageFull, StoreUnavailable
+from proxy.ports import (
+    Fillable,
+    Partial,
+    Response,
+    Source,
+    Sourced,
+    StorageFull,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -114,6 +122,9 @@ class Reception:
         async with self._reporting():
             while chunk := await response.read():
                 await self._store(chunk, stop)
+                # a body with a Content-Length has no surplus: it was compared with `stop`
+                if stop is None or response.length is not None:
+                    await self._fill(response)
 
     async def _detect_format(self, chunk: bytes) -> None:
         if self.format is None:
@@ -130,6 +141,26 @@ class Reception:
             await self._space.stored(self._id, len(chunk))
         except StoreUnavailable:
             await until_available(self._space.check, job=self._id)
+
+    async def _fill(self, response: Response) -> None:
+        """Let a thread store what arrives quickly, if response and file can do that."""
+        partial = self.partial
+        if not (isinstance(response, Sourced) and isinstance(partial, Fillable)):
+            return
+        with response.source() as source:
+            while source is not None and await self._filled(partial, source):
+                pass
+
+    async def _filled(self, partial: Fillable, source: Source) -> bool:
+        """Store what the source has now. Return whether it may have more."""
+        before = self.offset
+        try:
+            more = await until_available(lambda: partial.fill(source), job=self._id)
+        finally:
+            self._space.count(self._id, self.offset - before)
+        if self._space.overdrawn(self._id):
+            await until_available(self._space.check, job=self._id)
+        return more
 
     @asynccontextmanager
     async def _reporting(self) -> AsyncIterator[None]:

@@ -82,12 +82,21 @@ class Reservations:
         Raises `SpaceShortage` if a file of unknown length needs space that was promised to others,
         `StoreUnavailable` if that is not known: call `check` then.
         """
+        self.count(id, count)
+        if self.overdrawn(id):
+            await self.check()
+
+    def count(self, id: str, count: int) -> None:
+        """Count `count` more stored bytes of the job's file; see `overdrawn`."""
         self._written += count
         if id in self._promised:
             self._promised[id] = max(0, self._promised[id] - count)
-            return
-        if self._left() < 0:
-            await self.check()
+
+    def overdrawn(self, id: str) -> bool:
+        """Whether the job's file, of unknown length, seems to need space that was promised to
+        others: call `check` then.
+        """
+        return id not in self._promised and self._left() < 0
 
     async def check(self) -> None:
         """Measure, and raise `SpaceShortage` if more was promised than is free. Raises

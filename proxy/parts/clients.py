@@ -112,8 +112,12 @@ async def try_upstream(settings: Settings) -> None:
         await pool.close()
 
 
-def upstream_pool(settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0) -> Pool:
-    """Make a pool of connections to VB365, at most `limit` of them; 0 is no limit."""
+def upstream_pool(
+    settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0, threads: bool = False
+) -> Pool:
+    """Make a pool of connections to VB365, at most `limit` of them; 0 is no limit. `threads` is
+    as in `Pool`.
+    """
     upstream = settings.upstream
     url = urlsplit(upstream.url)
     return Pool(
@@ -124,6 +128,7 @@ def upstream_pool(settings: Settings, tls: ssl.SSLContext | None, *, limit: int 
         limit=limit,
         authority=upstream.host,
         preserve_host=upstream.preserve_host,
+        threads=threads,
     )
 
 

@@ -104,7 +104,7 @@ class Parts:
         # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: a
         # connection that carried a body is never reused (`core.http.reuse`)
         self._clients = ClientParts(settings, tls)
-        self._job_pool = upstream_pool(settings, tls)
+        self._job_pool = upstream_pool(settings, tls, threads=True)
         self._check_pool = upstream_pool(settings, tls)
         #: Its connections and failures are in no metric.
         self.upstream_watch = UpstreamWatch(upstream_pool(settings, tls).connect)

@@ -9,6 +9,9 @@ from proxy.ports.artifacts import (
     ArtifactStore as ArtifactStore,
 )
 from proxy.ports.artifacts import (
+    Fillable as Fillable,
+)
+from proxy.ports.artifacts import (
     Followable as Followable,
 )
 from proxy.ports.artifacts import (
@@ -16,6 +19,9 @@ from proxy.ports.artifacts import (
 )
 from proxy.ports.artifacts import (
     Reader as Reader,
+)
+from proxy.ports.artifacts import (
+    Source as Source,
 )
 from proxy.ports.artifacts import (
     Tail as Tail,
@@ -88,6 +94,9 @@ from proxy.ports.upstream import (
 )
 from proxy.ports.upstream import (
     Response as Response,
+)
+from proxy.ports.upstream import (
+    Sourced as Sourced,
 )
 from proxy.ports.upstream import (
     Upstream as Upstream,

@@ -55,6 +55,30 @@ class Partial(Protocol):
         """Stop writing and remove all bytes. Cancellation does not interrupt it."""
 
 
+class Source(Protocol):
+    """Bytes that arrive over a network and are read by a thread."""
+
+    def pour(self, append: Callable[[bytes | memoryview], None]) -> bool:
+        """Pass the bytes that have arrived, or arrive at once, to `append`, piece by piece. It
+        blocks, for a moment only. Returns whether there may be more without waiting.
+
+        A piece is valid until `append` returns. If that raises, the next call begins with the same
+        piece.
+        """
+
+
+@runtime_checkable
+class Fillable(Protocol):
+    """An optional capability of a `Partial`: a thread reads bytes and appends them at once."""
+
+    async def fill(self, source: Source) -> bool:
+        """Append what the source has now. Return whether it may have more without waiting.
+
+        Raises as `Partial.write` does, and may be repeated after `StoreUnavailable`; `offset`
+        counts what was appended before that. Cancellation is raised once the thread has stopped.
+        """
+
+
 class Reader(Protocol):
     """An open artifact. It stays readable even if the artifact is removed meanwhile (CONTRACT
     §6).

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from proxy.core.http.fields import Field as Field
+from proxy.ports.artifacts import Source
 
 #: Header fields as received: names and values with their case and bytes.
 Fields = Sequence[Field]
@@ -64,6 +66,16 @@ class Response(Protocol):
 
     def close(self) -> None:
         """Close the connection unless the whole body was read. Idempotent."""
+
+
+@runtime_checkable
+class Sourced(Protocol):
+    """An optional capability of a `Response`: a thread can read its body."""
+
+    def source(self) -> AbstractContextManager[Source | None]:
+        """The body from the next byte on, for as long as the block runs: no call of the source may
+        outlive it. None if `read` must be called next.
+        """
 
 
 @dataclass(frozen=True, slots=True)

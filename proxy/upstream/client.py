@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import Body, body_of
@@ -32,6 +33,7 @@ from proxy.ports.counts import UpstreamCounts
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 from proxy.upstream.prepared import EarlyConnection
+from proxy.upstream.source import BodySource
 
 #: Buffered bytes of a body beyond which reading is paused.
 _HIGH_WATER = 1 << 20
@@ -235,6 +237,38 @@ class _StreamedResponse:
             self._connection.resume()
         return data
 
+    @contextlib.contextmanager
+    def source(self) -> Iterator[BodySource | None]:
+        """See `ports.Sourced`."""
+        ready = not (self._over or self._pieces or self._body is None)
+        reader = self._connection.lend() if ready else None
+        if reader is None or self._body is None:
+            yield None
+            return
+        source = BodySource(reader, self._body)
+        try:
+            yield source
+        finally:
+            source.close()
+            self._take_back(source, self._body)
+
+    def _take_back(self, source: BodySource, body: Body) -> None:
+        """Continue to read on the event loop."""
+        self._counts.received += source.received
+        if self._over:
+            return
+        if source.held:
+            self._connection.close()
+            self._fail(UpstreamBroken("a part of the body was dropped", delivered=True))
+        elif isinstance(source.failure, MalformedMessage):
+            self._malformed(source.failure)
+        elif body.done:
+            self._finish(source.rest)
+        elif source.failure is not None:
+            self._connection.fail(source.failure)
+        else:
+            self._connection.resume()
+
     def close(self) -> None:
         """Close the connection, unless the body has been received to its end."""
         if not self._over:
@@ -316,9 +350,7 @@ class _StreamedResponse:
         try:
             forward, rest = self._body.feed(data)
         except MalformedMessage as why:
-            self._counts.malformed += 1
-            self._connection.close()
-            self._fail(UpstreamBroken(f"the upstream's body is malformed: {why}", delivered=True))
+            self._malformed(why)
             return
         if forward:
             self._pieces.append(forward)
@@ -328,6 +360,11 @@ class _StreamedResponse:
         elif self._buffered > _HIGH_WATER:
             self._connection.pause()
         self._wake()
+
+    def _malformed(self, why: MalformedMessage) -> None:
+        self._counts.malformed += 1
+        self._connection.close()
+        self._fail(UpstreamBroken(f"the upstream's body is malformed: {why}", delivered=True))
 
     def _finish(self, rest: bytes) -> None:
         """Give the connection back at the end of the body."""

@@ -10,6 +10,7 @@ from proxy.core.http.heads import Head, ResponseHead
 from proxy.core.http.reuse import Fate, fate
 from proxy.net.shared_reads import Buffered, share_reads
 from proxy.net.sockets import enable_keepalive, has_proper_end, poller, unread
+from proxy.net.thread_reads import ThreadReader
 from proxy.ports.counts import UpstreamCounts
 
 # Module globals: an enum member look-up is too slow for the hot path.
@@ -194,6 +195,20 @@ class Connection(asyncio.Protocol):
         if self.paused and not self.transport.is_closing():
             self.paused = False
             self.transport.resume_reading()
+
+    def lend(self) -> ThreadReader | None:
+        """Stop reading, so that a thread can read until `resume`. Return None if it cannot."""
+        # a failure to write would make the transport report, or read, what the thread misses
+        if self.closed or self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return None
+        reader = ThreadReader.of(self.transport)
+        if reader is not None:
+            self.pause()
+        return reader
+
+    def fail(self, why: Exception) -> None:
+        """Note that a thread that was reading has found the connection broken."""
+        self._end(why)
 
     def close(self, *, flush: bool = False) -> None:
         """Close at once, or with `flush` after all written data is sent. Idempotent."""

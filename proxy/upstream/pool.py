@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import ssl
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from proxy.core.http.heads import Head
 from proxy.core.http.reuse import is_repeatable
 from proxy.net.tls import explain
+from proxy.net.tls_transport import TlsTransport
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
 from proxy.ports.counts import UpstreamCounts
 from proxy.upstream.connection import Connection
@@ -44,6 +46,8 @@ class Pool:
     `host` is ASCII; `tls` is None for plain TCP. `limit` is the maximum number of connections,
     idle ones included; 0 means no limit. `authority` is the origin's own Host, if it differs from
     `host` and `port`; without `preserve_host` every request through the pool has that Host.
+
+    With `threads` a thread can read responses over TLS, too (`Connection.lend`).
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Pool:
         idle: float = IDLE,
         authority: str | None = None,
         preserve_host: bool = True,
+        threads: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -69,6 +74,7 @@ class Pool:
         #: `upstream.preserve_host`).
         self.imposed_host = None if preserve_host else self.authority
         self._tls = tls
+        self._threads = threads and sys.platform != "win32"
         self._connect_timeout = connect_timeout
         self._limit = limit
         self._idle_for = idle
@@ -272,25 +278,33 @@ class Pool:
         raise useful[-1] if useful else OSError("the name has no address")
 
     async def _open_to(self, address: _Address) -> Connection:
-        family, protocol, host = address
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self),
-            host,
-            self.port,
-            family=family,
-            proto=protocol,
-            ssl=self._tls,
-            server_hostname=self.host if self._tls is not None else None,
-        )
+        connection = Connection(self)
+        if self._tls is None or not self._threads:
+            tls = {} if self._tls is None else {"ssl": self._tls, "server_hostname": self.host}
+            await self._dial_to(address, connection, **tls)
+        else:
+            transport = TlsTransport(self._tls, self.host, connection)
+            await self._dial_to(address, transport)
+            try:
+                await transport.connected()
+            except BaseException:
+                transport.abort()
+                raise
         try:
             connection.adopt()
         except ConnectionResetError:
             connection.transport.abort()
             raise
         if self._tls is not None:
-            tls = connection.transport.get_extra_info("ssl_object")
-            self.certificate = tls.getpeercert(binary_form=True)
+            session = connection.transport.get_extra_info("ssl_object")
+            self.certificate = session.getpeercert(binary_form=True)
         return connection
+
+    async def _dial_to(self, address: _Address, protocol: asyncio.BaseProtocol, **tls: Any) -> None:
+        family, number, host = address
+        await asyncio.get_running_loop().create_connection(
+            lambda: protocol, host, self.port, family=family, proto=number, **tls
+        )
 
 
 def _authority(host: str, port: int, tls: ssl.SSLContext | None) -> str:

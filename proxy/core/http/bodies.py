@@ -98,6 +98,11 @@ class Counted:
         self.done = True
         return data[:left], data[left:]
 
+    def skip(self, count: int) -> None:
+        """Note `count` bytes, at most `left`, that were forwarded without `feed`."""
+        self.left -= count
+        self.done = self.left == 0
+
 
 class UntilClose:
     """A body that ends with the connection. Nothing proves that it is complete."""

@@ -58,6 +58,11 @@ class Store(Protocol):
     ) -> asyncio.Future[Turn]:
         """Run `files.send` in a thread."""
 
+    def receive(
+        self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]:
+        """As `begin`, for work that also reads from the network."""
+
     async def exclusively(self, id: str, work: Callable[[], _T]) -> _T:
         """Run `work`, which changes the names of the job's files, in a thread. Calls for one job
         run one at a time.

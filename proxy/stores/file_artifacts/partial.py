@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain
 
-from proxy.ports import Artifact, LengthMismatch, StoreUnavailable
+from proxy.ports import Artifact, LengthMismatch, Source, StoreUnavailable
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Places
 from proxy.stores.file_artifacts.interface import Store
@@ -43,7 +43,7 @@ class FilePartial:
         self._batch: list[bytes] = []
         self._gathered: list[bytes] = []
         self._waiting = 0
-        self._appending: asyncio.Future[None] | None = None
+        self._appending: asyncio.Future[None] | asyncio.Future[bool] | None = None
         self._committed = False
         store.begun(self)
 
@@ -87,6 +87,24 @@ class FilePartial:
             await asyncio.wait([self._appending])
         self._state.check()
 
+    async def fill(self, source: Source) -> bool:
+        """As `Fillable.fill`."""
+        self._state.check()
+        await self._settled()
+        filling = self._store.receive(source.pour, self._spool.append_piece)
+        self._appending = filling
+        filling.add_done_callback(self._filled)
+        return await undisturbed(filling)
+
+    def _filled(self, filling: asyncio.Future[bool]) -> None:
+        self._appending = None
+        self._offset = self._written = self._spool.length
+        self._store.ledger.put(self, self._offset)
+        self.growth.grew()
+        why = filling.exception()
+        if why is not None and not isinstance(why, StoreUnavailable):
+            self._state.failure = why
+
     async def read(self, start: int, stop: int) -> bytes:
         """As `Partial.read`."""
         self._state.check()
@@ -103,11 +121,12 @@ class FilePartial:
             return
         self._state.trouble = None
         try:
-            self._appending = self._store.begin(self._spool.append, self._batch)
+            appending = self._store.begin(self._spool.append, self._batch)
         except StoreUnavailable as why:
             self._state.trouble = why
         else:
-            self._appending.add_done_callback(self._appended)
+            self._appending = appending
+            appending.add_done_callback(self._appended)
 
     def _appended(self, appending: asyncio.Future[None]) -> None:
         self._appending = None

@@ -103,7 +103,11 @@ class Spool:
             raise
         return self
 
-    def append(self, chunks: Sequence[bytes]) -> None:
+    def append_piece(self, piece: bytes | memoryview) -> None:
+        """As `append`."""
+        self.append((piece,))
+
+    def append(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write and hash all chunks or none. After an exception the call may be repeated."""
         with disk_errors(self._places.partial):
             self._drop_torn()
@@ -265,7 +269,7 @@ def _claim(descriptor: int, places: Places) -> None:
             raise
 
 
-def _write_all(descriptor: int, chunk: bytes) -> None:
+def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:
     rest = memoryview(chunk)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

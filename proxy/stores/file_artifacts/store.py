@@ -52,6 +52,7 @@ class FileArtifacts:
         self.turns, self.patient_turns = asyncio.Semaphore(_SENDERS), Budget(_PATIENT)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sending")
+        self._receivers = ThreadPoolExecutor(_THREADS, thread_name_prefix="receivers")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
         self._closed = False
@@ -178,6 +179,7 @@ class FileArtifacts:
         self._closed = True
         self._threads.shutdown(wait=False)
         self._senders.shutdown(wait=False)
+        self._receivers.shutdown(wait=False)
         for failure in failures:
             if failure is not None:
                 raise failure
@@ -200,6 +202,15 @@ class FileArtifacts:
         self._check_open()
         send = partial(files.send, descriptor, socket, start, stop, patient=patient)
         return asyncio.get_running_loop().run_in_executor(self._senders, send)
+
+    def receive(
+        self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]:
+        """As `begin`, for work that also reads from the network."""
+        self._check_open()
+        return asyncio.get_running_loop().run_in_executor(
+            self._receivers, partial(work, *args, **kwargs)
+        )
 
     async def exclusively(
         self,
