@@ -17,7 +17,8 @@ import pytest
 from proxy import app
 from proxy.parts.store_clock import StoreClock
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.contract.conftest import ApiClient, Clock, settings_of
+from tests.contract.conftest import ApiClient, Clock
+from tests.support.local_proxy import settings_of
 from tests.support.redis_server import RedisServer
 
 AHEAD = 300.0

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from proxy import app
-from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.support.exports import Exports, Write, post
+from tests.support.local_proxy import settings_of
 from tests.support.upstreams import Responder, Scripted
 from tests.support.wire import Given, Message, Peer, ask, eventually
 
@@ -215,17 +215,6 @@ class RescueStage:
 
 
 MakeRescue = Callable[..., Awaitable[RescueStage]]
-
-
-def settings_of(upstream: str, place: Path, given: dict[str, str]) -> Any:
-    flags = {
-        "upstream.url": upstream,
-        "listen.address": "127.0.0.1:0",
-        "admin.address": "127.0.0.1:0",
-        "storage.dir": str(place),
-    }
-    environ = {"EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB"} | given
-    return load(None, flags, {f"VB365_PROXY_{name}": value for name, value in environ.items()})
 
 
 @pytest.fixture

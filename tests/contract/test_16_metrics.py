@@ -21,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from proxy import app
 from proxy.core.job import ErrorCode, Phase
-from tests.contract.conftest import SIZE, Clock, MakePlay, MakeRescue, MakeStage, settings_of
+from tests.contract.conftest import SIZE, Clock, MakePlay, MakeRescue, MakeStage
 from tests.support.exports import CONTENT, Slow
+from tests.support.local_proxy import settings_of
 from tests.support.loops import authority as authority
 from tests.support.loops import localhost as localhost
 from tests.support.tls_peers import server_side, write

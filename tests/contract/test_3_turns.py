@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy import app
-from tests.contract.conftest import MakeStage, Stage, settings_of
+from tests.contract.conftest import MakeStage, Stage
+from tests.support.local_proxy import settings_of
 
 
 async def working(stage: Stage, count: int) -> None:

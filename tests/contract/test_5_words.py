@@ -16,8 +16,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy import app
-from tests.contract.conftest import ApiClient, Clock, MakePlay, MakeStage, Play, settings_of
+from tests.contract.conftest import ApiClient, Clock, MakePlay, MakeStage, Play
 from tests.support.commands import finished
+from tests.support.local_proxy import settings_of
 from tests.support.upstreams import Responder
 from tests.support.wire import Message, raw
 

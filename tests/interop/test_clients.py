@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,8 @@ from azure.core.polling.base_polling import LROBasePolling
 from azure.core.rest import HttpRequest
 from veeam_365.client import VeeamClient
 
-from proxy import app
-from proxy.config import load
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
+from tests.support.local_proxy import local_proxy
 
 ROOT = Path(__file__).parents[2]
 SIZE = 3_000_000
@@ -63,16 +61,7 @@ async def stand_in() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def scene(stand_in: Simulator, tmp_path: Path) -> AsyncIterator[Scene]:
-    async with AsyncExitStack() as stack:
-        flags = {
-            "upstream.url": stand_in.url,
-            "listen.address": "127.0.0.1:0",
-            "admin.address": "127.0.0.1:0",
-            "storage.dir": str(tmp_path / "data"),
-        }
-        settings = {"VB365_PROXY_EXPORTS__GRACE": "100ms", "VB365_PROXY_STORAGE__MIN_FREE": "1MiB"}
-        running = await app.start(load(None, flags, settings))
-        stack.push_async_callback(running.stop)
+    async with local_proxy(stand_in.url, tmp_path / "data", EXPORTS__GRACE="100ms") as running:
         yield await explored(running.url)
 
 

@@ -18,10 +18,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy import app
-from proxy.config import load
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
 from tests.interop.test_clients import Scene, explored
+from tests.support.local_proxy import local_proxy
 
 SIZE = 300_000
 
@@ -30,16 +29,8 @@ SIZE = 300_000
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     stand_in = Simulator(SimulatorSettings(size=SIZE, generate=0.05))
     await stand_in.start("127.0.0.1", 0)
-    flags = {
-        "upstream.url": stand_in.url,
-        "listen.address": "127.0.0.1:0",
-        "admin.address": "127.0.0.1:0",
-        "storage.dir": str(tmp_path / "data"),
-    }
-    environment = {"VB365_PROXY_EXPORTS__GRACE": "1ms", "VB365_PROXY_STORAGE__MIN_FREE": "1MiB"}
-    running = await app.start(load(None, flags, environment))
-    yield await explored(running.url)
-    await running.stop()
+    async with local_proxy(stand_in.url, tmp_path / "data", EXPORTS__GRACE="1ms") as running:
+        yield await explored(running.url)
     await stand_in.stop()
 
 

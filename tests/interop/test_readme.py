@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy import app
-from proxy.config import load
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
+from tests.support.local_proxy import local_proxy
 
 README = Path(__file__).parents[2] / "README.md"
 SIZE = 64 << 20  # that of the demo and of the transcript
@@ -70,22 +69,14 @@ async def test_the_transcript_is_true(tmp_path: Path) -> None:
     """Except for ids, numbers and dates, the output is the same."""
     simulator = Simulator(SimulatorSettings(size=SIZE, generate=4.0, rate=10 << 20))
     await simulator.start()
-    flags = {
-        "upstream.url": simulator.url,
-        "listen.address": "127.0.0.1:0",
-        "admin.address": "127.0.0.1:0",
-        "storage.dir": str(tmp_path / "data"),
-    }
-    environ = {"VB365_PROXY_EXPORTS__GRACE": "250ms", "VB365_PROXY_STORAGE__MIN_FREE": "1MiB"}
-    proxy = await app.start(load(None, flags, environ))
     try:
-        steps = transcript()
-        assert URL_LINE.fullmatch(steps[0][0])
-        written = await shown(
-            [f"URL={proxy.url}", *(command for command, _ in steps[1:])], tmp_path
-        )
+        async with local_proxy(simulator.url, tmp_path / "data", EXPORTS__GRACE="250ms") as proxy:
+            steps = transcript()
+            assert URL_LINE.fullmatch(steps[0][0])
+            written = await shown(
+                [f"URL={proxy.url}", *(command for command, _ in steps[1:])], tmp_path
+            )
     finally:
-        await proxy.stop()
         await simulator.stop()
     assert [masked(text) for text in written] == [masked(text) for _, text in steps]
     assert any(text.startswith("HTTP/1.1 202 Accepted") for text in written)

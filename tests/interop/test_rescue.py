@@ -21,9 +21,9 @@ from veeam_365.v8.api.exchange_mailbox import (
 from veeam_365.v8.models.rest_export_folder_to_pst import RESTExportFolderToPst
 
 from proxy import app
-from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.interop.balancers.balancer import THROUGH, nginx, program, reserved, running
+from tests.support.local_proxy import settings_of
 from tests.support.wire import ask
 
 #: Seconds: what VB365 takes for the export, when nginx gives up, and when a client does.
@@ -117,15 +117,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         pytest.skip("nginx is not installed: make system")
     simulator = Simulator(SimulatorSettings(size=3_000_000, generate=GENERATE))
     await simulator.start()
-    flags = {
-        "upstream.url": simulator.url,
-        "listen.address": "127.0.0.1:0",
-        "admin.address": "127.0.0.1:0",
-        "storage.dir": str(tmp_path / "data"),
-    }
-    environ = {"EXPORTS__RESCUE_SYNC": "true", "STORAGE__MIN_FREE": "1MiB"}
-    names = {f"VB365_PROXY_{name}": value for name, value in environ.items()}
-    proxy = await app.start(load(None, flags, names))
+    given = {"EXPORTS__RESCUE_SYNC": "true", "EXPORTS__GRACE": "2s"}
+    proxy = await app.start(settings_of(simulator.url, tmp_path / "data", given))
     session = simulator.open_session()
     path = next(p for p in simulator.export_paths(session) if p.endswith("exportToPst"))
     token = simulator.login()["Authorization"]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from proxy import app
-from proxy.config import load
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
+from tests.support.local_proxy import settings_of
 
 ROOT = Path(__file__).parents[2]
 SIZE = 3_000_000
@@ -59,14 +59,7 @@ async def test_two_commands_of_an_installed_wheel_export_a_mailbox(
 ) -> None:
     simulator = Simulator(SimulatorSettings(size=SIZE, generate=0.2))
     await simulator.start()
-    flags = {
-        "upstream.url": simulator.url,
-        "listen.address": "127.0.0.1:0",
-        "admin.address": "127.0.0.1:0",
-        "storage.dir": str(tmp_path / "data"),
-    }
-    environ = {"VB365_PROXY_EXPORTS__GRACE": "0s", "VB365_PROXY_STORAGE__MIN_FREE": "1MiB"}
-    proxy = await app.start(load(None, flags, environ))
+    proxy = await app.start(settings_of(simulator.url, tmp_path / "data", {}))
     environment = {
         "PATH": os.pathsep.join([str(installed / "bin"), os.environ["PATH"]]),
         "PYTHONPATH": str(installed),

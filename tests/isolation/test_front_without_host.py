@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from proxy import app
-from tests.contract.conftest import MakeStage, Stage, settings_of
+from tests.contract.conftest import MakeStage, Stage
 from tests.isolation.front import HOST, fronted
 from tests.isolation.test_who_a_caller_is import ASYNC, KEY, LIST, forged
+from tests.support.local_proxy import settings_of
 from tests.support.wire import ask
 
 

@@ -13,7 +13,8 @@ import pytest
 from proxy import app
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
-from tests.contract.conftest import ApiClient, Clock, settings_of
+from tests.contract.conftest import ApiClient, Clock
+from tests.support.local_proxy import settings_of
 from tests.support.proxies import proxy_to
 from tests.support.upstreams import Origin
 from tests.support.wire import LIMIT, Peer, eventually

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from proxy import app
-from tests.contract.conftest import Clock, MakePlay, MakeStage, Stage, settings_of
+from tests.contract.conftest import Clock, MakePlay, MakeStage, Stage
 from tests.isolation.front import HOST, fronted
+from tests.support.local_proxy import settings_of
 from tests.support.process import served
 from tests.support.wire import Message, ask, raw
 

@@ -14,7 +14,8 @@ from uuid import uuid4
 import pytest
 
 from proxy import app
-from tests.contract.conftest import MakeStage, Stage, settings_of
+from tests.contract.conftest import MakeStage, Stage
+from tests.support.local_proxy import settings_of
 from tests.support.wire import Message, ask
 
 #: The calls on one job, in the order in which they are made; the last ones end it.

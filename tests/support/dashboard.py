@@ -10,14 +10,12 @@ from typing import Any
 
 import aiohttp
 
-from proxy import app
-from proxy.config import load
 from proxy.core.job import Job
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.disk_jobs.store import DiskJobs
+from tests.support.local_proxy import local_proxy
 
 SIZE = 3_000_000
-SETTINGS = {"EXPORTS__GRACE": "100ms", "STORAGE__MIN_FREE": "1MiB"}
 
 
 @dataclass
@@ -79,15 +77,9 @@ async def scene(
         vb365 = Simulator(simulator or SimulatorSettings(size=SIZE))
         await vb365.start("127.0.0.1", 0)
         stack.push_async_callback(vb365.stop)
-        flags = {
-            "upstream.url": vb365.url,
-            "listen.address": "127.0.0.1:0",
-            "admin.address": "127.0.0.1:0",
-            "storage.dir": str(directory),
-        }
-        given = {f"VB365_PROXY_{name}": value for name, value in (SETTINGS | settings).items()}
-        running = await app.start(load(None, flags, given))
-        stack.push_async_callback(running.stop)
+        running = await stack.enter_async_context(
+            local_proxy(vb365.url, directory, **({"EXPORTS__GRACE": "100ms"} | settings))
+        )
         http = await stack.enter_async_context(aiohttp.ClientSession())
         made = Scene(vb365, running.url, running.admin_url, http)
         await made.explore()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxy import app
-from tests.contract.conftest import settings_of
 from tests.support.exports import Exports, post
+from tests.support.local_proxy import settings_of
 from tests.support.wire import Message, Peer, ask
 from tests.transparency.cases import CASES
 from tests.transparency.reference import Message as Raw

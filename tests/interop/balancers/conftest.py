@@ -16,9 +16,9 @@ import trustme
 from yarl import URL
 
 from proxy import app
-from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.interop.balancers.balancer import THROUGH, Balancer, Files, balancing, program
+from tests.support.local_proxy import local_proxy
 
 
 @pytest.fixture(params=["nginx", "haproxy"])
@@ -55,27 +55,12 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-@contextlib.asynccontextmanager
-async def proxying(upstream: str, place: Path, **settings: str) -> AsyncIterator[app.Running]:
-    """The proxy on loopback; settings by variable without its prefix, as in EXPORTS__GRACE="0s"."""
-    flags = {
-        "upstream.url": upstream,
-        "listen.address": "127.0.0.1:0",
-        "admin.address": "127.0.0.1:0",
-        "storage.dir": str(place / "data"),
-    }
-    given = {
-        "EXPORTS__GRACE": "0s",
-        "STORAGE__MIN_FREE": "1MiB",
-        "PUBLIC__TRUSTED_PROXIES": "127.0.0.1",
-    } | settings
-    running = await app.start(
-        load(None, flags, {f"VB365_PROXY_{name}": value for name, value in given.items()})
-    )
-    try:
-        yield running
-    finally:
-        await running.stop()
+def proxying(
+    upstream: str, place: Path, **settings: str
+) -> AbstractAsyncContextManager[app.Running]:
+    """The proxy behind a balancer on loopback; see `local_proxy`."""
+    trusted = {"PUBLIC__TRUSTED_PROXIES": "127.0.0.1"}
+    return local_proxy(upstream, place / "data", **(trusted | settings))
 
 
 @contextlib.asynccontextmanager
