@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -15,13 +15,15 @@ from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.core.job_codec import decode
 from proxy.core.retention import keeps_bytes
 from proxy.jobs.record import attempt
-from proxy.ports import ArtifactStore, JobStore, SharedJobs
+from proxy.ports import ArtifactStore, JobStore, Searchable, SharedJobs
 
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _TOGETHER = 64
+#: Artifacts that are looked up in one call.
+_SEARCHED = 500
 
 
 class Found(NamedTuple):
@@ -59,7 +61,10 @@ class Reconciler:
         jobs = {job.id: job for job in await self._jobs.list()}
         await _each(stored - jobs.keys(), self.adopt)
         ended = [job for job in jobs.values() if job.terminal]
-        await _each(ended, lambda job: self._settle_ended(job, job.id in stored))
+        lost = await self._without_file([job for job in ended if keeps_bytes(job)])
+        await _each(lost, self._release)
+        useless = [job for job in ended if not keeps_bytes(job)] + lost
+        await _each(stored & {job.id for job in useless}, self._artifacts.remove)
         if self._shared is None:
             unfinished = [job for job in jobs.values() if not job.terminal]
         else:
@@ -115,14 +120,22 @@ class Reconciler:
             return None
         return job if job.phase is Phase.SUSPENDED else await self._attempt(job, Interrupted())
 
-    async def _settle_ended(self, job: Job, stored: bool) -> None:
-        keep = keeps_bytes(job)
-        if keep and await self._artifacts.get(job.id, job.fence) is None:
-            log.error("the file of a finished export is missing", job=job.id)
-            await self._attempt(job, Released())
-            keep = False
-        if stored and not keep:
-            await self._artifacts.remove(job.id)
+    async def _without_file(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of the jobs that have no artifact."""
+        wanted = [(job.id, job.fence) for job in jobs]
+        if isinstance(self._artifacts, Searchable):
+            batches = [wanted[at : at + _SEARCHED] for at in range(0, len(wanted), _SEARCHED)]
+            missing = set[str]().union(*[await self._artifacts.missing(each) for each in batches])
+        else:
+            found = await _each(wanted, lambda each: self._artifacts.get(*each))
+            missing = {
+                job for (job, _), artifact in zip(wanted, found, strict=True) if artifact is None
+            }
+        return [job for job in jobs if job.id in missing]
+
+    async def _release(self, job: Job) -> None:
+        log.error("the file of a finished export is missing", job=job.id)
+        await self._attempt(job, Released())
 
     async def _finish(self, job: Job) -> bool:
         """Finish a job whose file was committed before the process died."""

@@ -21,6 +21,9 @@ from proxy.ports.artifacts import (
     Reader as Reader,
 )
 from proxy.ports.artifacts import (
+    Searchable as Searchable,
+)
+from proxy.ports.artifacts import (
     Source as Source,
 )
 from proxy.ports.artifacts import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -116,6 +116,14 @@ class Followable(Protocol):
 
     def tail(self, id: str, fence: int = 0) -> Tail | None:
         """A follower of the job's partial file, None unless this process writes it now."""
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """An optional capability of an artifact store: many artifacts are looked up at once."""
+
+    async def missing(self, wanted: Collection[tuple[str, int]]) -> set[str]:
+        """The job ids, of these job ids and fences, that have no artifact for `get`."""
 
 
 class ArtifactStore(Protocol):

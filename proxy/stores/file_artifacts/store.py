@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,16 @@ class FileArtifacts:
         """As `ArtifactStore.get`. A file that does not match its sidecar is no artifact."""
         found = await self._ask(files.committed, self._places(id, fence))
         return None if found is None else found[0]
+
+    async def missing(self, wanted: Collection[tuple[str, int]]) -> set[str]:
+        """As `Searchable.missing`."""
+
+        def missing(wanted: Collection[tuple[str, int]]) -> set[str]:
+            return {
+                job for job, fence in wanted if files.committed(self._places(job, fence)) is None
+            }
+
+        return await self._ask(missing, wanted)
 
     async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
         """As `ArtifactStore.record_copy`."""
