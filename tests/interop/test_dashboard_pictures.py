@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, Route, expect
 
+from proxy.admin.status import Status
 from proxy.core.job import Delivery, ErrorCode, FileFacts, JobError, Moment, Phase, ResultState
 from proxy.core.job import Status as Outcome
 from proxy.simulator import SimulatorSettings
@@ -28,6 +30,10 @@ OUTLOOK = (
 SESSION = "{:08x}-4c1e-4b7e-9a53-0f3f6a2b9c11"
 GIB = 1 << 30
 MOST_BYTES = 200_000
+#: The charts that are wider than their cards.
+WIDER = """[...document.querySelectorAll("#charts figure")].filter((figure) =>
+  figure.querySelector(".u-wrap").getBoundingClientRect().right >
+  figure.getBoundingClientRect().right).map((figure) => figure.id)"""
 
 
 def history(now: float) -> dict[str, Any]:
@@ -148,8 +154,20 @@ async def picture(page: Page, name: str, directory: Path) -> None:
     assert 20_000 < path.stat().st_size < MOST_BYTES
 
 
-async def test_the_pictures_show_the_dashboard_at_work(tmp_path: Path) -> None:
+class UpSinceYesterday(Status):
+    """The state of a proxy that has run for as long as the charts and the records say."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._started -= 93_600
+        self._upstream = replace(self._upstream, since=self._started)
+
+
+async def test_the_pictures_show_the_dashboard_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An overview, and a failed export with VB365's own sentence."""
+    monkeypatch.setattr("proxy.parts.admin.Status", UpSinceYesterday)
     keep = os.environ.get("VB365_PICTURES") == "1"
     directory = PICTURES if keep else tmp_path / "images"
     directory.mkdir(exist_ok=True)
@@ -173,6 +191,7 @@ async def test_the_pictures_show_the_dashboard_at_work(tmp_path: Path) -> None:
             await expect(page.locator("#live-text")).to_have_text("Live")
             await expect(page.locator("[data-state=Transferring] .pace")).to_be_visible()
             await expect(page.locator("#charts figure")).to_have_count(5)
+            assert await page.evaluate(WIDER) == []
             url = "document.getElementById('upstream-url').textContent = 'https://vb365:4443'"
             await page.evaluate(url)
             await picture(page, "dashboard", directory)

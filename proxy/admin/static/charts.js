@@ -104,6 +104,7 @@ export class Charts {
       else this.add(chart, data);
       this.describe(chart, points);
     }
+    this.resize(); // each chart has made those before it narrower
   }
 
   add(chart, data) {
@@ -188,7 +189,7 @@ function options(chart, width) {
   return {
     width,
     height: HEIGHT,
-    padding: [8, 6, 0, -4],
+    padding: [8, 16, 0, -4],
     cursor: { y: false, sync: { key: "minutes" }, drag: { x: false, y: false } },
     legend: { live: true },
     hooks: { setCursor: [showLast], setData: [showLast], ready: [showLast] },
