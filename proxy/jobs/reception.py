@@ -56,7 +56,7 @@ class Reception:
     async def open(self) -> None:
         """Resume the file that an earlier run has kept, or create one.
 
-        The format is recorded before the first bytes are stored: a file without one is not resumed.
+        A file whose format is not recorded is not resumed: its first bytes have only just arrived.
         """
         job = self._record.job
         kept = None
@@ -114,11 +114,11 @@ class Reception:
         """
         self._meter = Meter(self.offset, _time())
         if first:
-            await self._detect_format(first)
             await self._store(first, stop)
+            await self._detect_format(first)
         while self.format is None and (chunk := await response.read()):
+            await self._store(chunk, stop)  # first: those who follow the file wait for it
             await self._detect_format(chunk)
-            await self._store(chunk, stop)
         async with self._reporting():
             while chunk := await response.read():
                 await self._store(chunk, stop)

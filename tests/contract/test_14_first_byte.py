@@ -69,6 +69,19 @@ async def test_14_the_head_does_not_wait_until_the_claim_is_recorded(
     assert await peer.exactly(len(CONTENT)) == CONTENT
 
 
+async def test_14_the_first_bytes_do_not_wait_until_their_format_is_recorded(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await make_rescue()
+    recorded = Held(monkeypatch, "replace", lambda old, new: old.format != new.format)
+    peer = await stage.send()
+    assert await peer.head() == HEAD
+    assert await peer.exactly(1000) == CONTENT[:1000]
+    await recorded.called.wait()
+    recorded.release.set()
+    assert await peer.exactly(len(CONTENT) - 1000) == CONTENT[1000:]
+
+
 async def test_14_an_error_does_not_wait_for_the_record_and_the_retry_is_a_new_try(
     make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
