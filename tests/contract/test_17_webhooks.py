@@ -22,6 +22,11 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield found
 
 
+#: The sweeper looks several times within the shortest time to live, at most every 15 s. No job is
+#: suspended here.
+SWEPT = {"EXPORTS__SUSPEND_TTL": "1s"}
+
+
 def hooked(*receivers: Receiver, **more: str) -> dict[str, str]:
     urls = ",".join(each.url for each in receivers)
     return {"WEBHOOKS__URLS": urls, "WEBHOOKS__SECRETS": SECRET} | more
@@ -141,7 +146,7 @@ async def test_expiry_is_announced_and_reported(
 ) -> None:
     """`export.expiring` comes `webhooks.expiring_before` ahead."""
     settings = {"EXPORTS__RESULT_TTL": "24h", "WEBHOOKS__EXPIRING_BEFORE": "2h"}
-    stage = await make_stage(**hooked(receiver, **settings))
+    stage = await make_stage(**hooked(receiver, **settings, **SWEPT))
     await stage.done()
     await receiver.types("export.succeeded")
     clock.ahead = 22 * 3600 - 60
@@ -391,7 +396,7 @@ async def test_a_record_that_is_over_is_kept_until_it_is_delivered(
     """For callers it is gone; the receiver still gets what happened."""
     events = "export.succeeded,export.expired"
     ttl = {"EXPORTS__RESULT_TTL": "10m", "EXPORTS__RECORD_TTL": "10m"}
-    stage = await make_stage(**hooked(receiver, WEBHOOKS__EVENTS=events, **ttl))
+    stage = await make_stage(**hooked(receiver, WEBHOOKS__EVENTS=events, **ttl, **SWEPT))
     receiver.always(503)
     status = await stage.done()
     await counted(stage, delivered("failed"), 1)
