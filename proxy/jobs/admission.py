@@ -127,8 +127,9 @@ class Admission:
 
     def take(self, job: Job) -> None:
         """Note that the job has been added: from now on it counts as a stored job."""
-        place = (job.owners, job.accepted)
-        if place in self._reserved:
+        # a rescued export has its place whether or not VB365 accepted its caller
+        place = next((each for each in self._reserved if each[0] == job.owners), None)
+        if place is not None:
             self._reserved.remove(place)
             self._taken.append(place)
 
@@ -144,6 +145,16 @@ class Admission:
         return taken >= self._limits.max_running or self._limits.max_running_per_caller > 0
 
     async def _check(self, owners: Sequence[str]) -> SlotUse:
+        try:
+            return await self._check_once(owners)
+        except Problem:
+            if not self._reserved:
+                raise
+        # a job that has just been stored counts twice until its kick-off continues
+        await asyncio.sleep(0)
+        return await self._check_once(owners)
+
+    async def _check_once(self, owners: Sequence[str]) -> SlotUse:
         await self._space.measure()
         counts = await self._make_space(owners)
         use = await self._queue.use(owners)

@@ -174,3 +174,27 @@ async def test_a_claim_before_the_file_is_open_is_no_failed_attempt(world: FakeW
     opened.set()
     await until(lambda: world.jobs.jobs[job.id].terminal)
     assert world.jobs.jobs[job.id].status is Status.SUCCESS
+
+
+async def test_a_job_does_not_count_twice_while_it_is_stored(monkeypatch: Any) -> None:
+    """§3.5: the store has it a moment before its kick-off continues; another one is not refused."""
+    world = FakeWorld(limits=replace(LIMITS, max_per_caller=2))
+    world.upstream.gate.clear()
+    add, visible = world.jobs.add, asyncio.Event()
+
+    async def add_visibly(job: Job, body: bytes) -> Job:
+        stored = await add(job, body)
+        visible.set()
+        await asyncio.sleep(0)
+        return stored
+
+    monkeypatch.setattr(world.jobs, "add", add_visibly)
+    first = asyncio.create_task(world.submit())
+    await visible.wait()
+    await world.submit()
+    await first
+    with pytest.raises(Problem):
+        await world.submit()
+    world.upstream.gate.set()
+    await world.quiet()
+    await world.runner.stop()
