@@ -183,7 +183,7 @@ async def test_a_job_does_not_count_twice_while_it_is_stored(monkeypatch: Any) -
     add, visible = world.jobs.add, asyncio.Event()
 
     async def add_visibly(job: Job, body: bytes) -> Job:
-        stored = await add(job, body)
+        stored: Job = await add(job, body)
         visible.set()
         await asyncio.sleep(0)
         return stored
