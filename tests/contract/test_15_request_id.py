@@ -80,7 +80,9 @@ async def test_a_malformed_request_gets_an_id_of_the_proxy(stage: Stage) -> None
 
 
 async def test_the_log_of_a_call_has_its_id_and_its_client(stage: Stage) -> None:
-    """What the job does later, in the background, has not."""
+    """With a free slot the job starts in the call. What it does later, in the background, has
+    neither.
+    """
     with logged() as log:
         status = stage.path((await stage.kickoff(stage.export, X_Request_Id="one"))["Location"])
         await stage.finished(status)
@@ -90,7 +92,7 @@ async def test_the_log_of_a_call_has_its_id_and_its_client(stage: Stage) -> None
     del found["request"]  # each has its own
     assert found == {
         "job.accepted": "one",
-        "job.started": None,
+        "job.started": "one",
         "job.first_byte": None,
         "job.ended": None,
         "job.delivered": "two",
