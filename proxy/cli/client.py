@@ -20,7 +20,7 @@ COMMANDS = (
     ("organizations", _BROWSE, "List the organizations that you may see."),
     ("sessions", _BROWSE, "List and stop restore sessions."),
     ("mailboxes", _BROWSE, "List the mailboxes in a backup."),
-    ("onedrives", _BROWSE, "List the onedrives in a backup."),
+    ("onedrives", _BROWSE, "List the OneDrives in a backup."),
     ("sites", _BROWSE, "List the sites in a backup."),
     ("teams", _BROWSE, "List the teams in a backup."),
 )
