@@ -21,6 +21,7 @@ from proxy.stores.file_artifacts import spool
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file, new_id, note, pour
+from tests.support.wire import eventually
 
 
 async def test_a_full_disk_fails_only_the_file_being_written(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ async def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_retu
 
     store = await FileArtifacts.at(tmp_path)
     partial = await store.create(new_id())
-    monkeypatch.setattr(spool, "_SYNC_EVERY", 2 * MIB)
+    monkeypatch.setattr(spool, "_SYNC_DUE", 2 * MIB)
     monkeypatch.setattr(os, "fsync", traced_fsync)
     monkeypatch.setattr(Path, "replace", traced_rename)
     await pour(partial, 5)
@@ -219,6 +220,65 @@ async def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_retu
     partial = await store.create(new_id())
     await partial.commit(0, note)
     assert [step for step in steps if "sync" in step] == []
+    await store.close()
+
+
+async def test_bytes_are_written_while_earlier_ones_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to a limit, so that a commit does not wait long for the disk."""
+    fsync, begun, gate = os.fsync, threading.Event(), threading.Event()
+
+    def held(descriptor: int) -> None:
+        begun.set()
+        assert gate.wait(30)
+        fsync(descriptor)
+
+    monkeypatch.setattr(spool, "_SYNC_DUE", MIB)
+    monkeypatch.setattr(spool, "_SYNC_LIMIT", 6 * MIB)
+    store = await FileArtifacts.at(tmp_path)
+    partial = await store.create(new_id())
+    monkeypatch.setattr("proxy.stores.file_artifacts.spool.os.fsync", held)
+    writing = asyncio.create_task(pour(partial, 12))
+    await eventually(lambda: partial.written >= 4 * MIB)
+    assert begun.is_set()
+    await asyncio.sleep(0.1)
+    assert partial.written < 6 * MIB
+    gate.set()
+    async with asyncio.timeout(30):
+        await writing
+        assert (await partial.commit(12 * MIB, note)).size == 12 * MIB
+    await store.close()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["nothing lost", "a page lost"])
+async def test_after_a_failed_early_sync_the_commit_reads_the_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """Nothing waits for an early sync; its failure is not forgotten."""
+    real, failures = os.fsync, [OSError(errno.EIO, "I/O error")]
+
+    def sync(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        real(descriptor)
+
+    monkeypatch.setattr(spool, "_SYNC_DUE", MIB)
+    store = await FileArtifacts.at(tmp_path)
+    job = new_id()
+    partial = await store.create(job)
+    monkeypatch.setattr("proxy.stores.file_artifacts.spool.os.fsync", sync)
+    await pour(partial, 3)
+    await eventually(lambda: not failures)
+    if not lost:
+        assert (await partial.commit(3 * MIB, note)).size == 3 * MIB
+    else:
+        await partial.read(0, 3 * MIB)  # all is written
+        with (tmp_path / "artifacts" / job[:2] / f"{job}.partial").open("r+b") as file:
+            file.write(b"another page")
+        with pytest.raises(PartialLost):
+            await partial.commit(3 * MIB, note)
+        await partial.discard()
     await store.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -44,6 +45,7 @@ class FilePartial:
         self._gathered: list[bytes] = []
         self._waiting = 0
         self._appending: asyncio.Future[None] | asyncio.Future[bool] | None = None
+        self._syncing: asyncio.Future[None] | None = None
         self._committed = False
         store.begun(self)
 
@@ -102,7 +104,9 @@ class FilePartial:
         self._store.ledger.put(self, self._offset)
         self.growth.grew()
         why = filling.exception()
-        if why is not None and not isinstance(why, StoreUnavailable):
+        if why is None:
+            self._sync_early()
+        elif not isinstance(why, StoreUnavailable):
             self._state.failure = why
 
     async def read(self, start: int, stop: int) -> bytes:
@@ -136,12 +140,32 @@ class FilePartial:
             return
         if why is None:
             self._written += sum(map(len, self._batch))
+            self._sync_early()
         self._batch = []
         self._state.failure = why
         if why is not None:
             self._gathered, self._waiting = [], 0
         elif self._waiting >= _BATCH:
             self._append()
+
+    def _sync_early(self) -> None:
+        """Sync in another thread what is written, while more is received: the commit, which waits
+        for the disk, then has less to do.
+        """
+        if self._syncing is None and self._spool.sync_due:
+            with suppress(StoreUnavailable):  # it is being closed
+                self._syncing = self._store.begin(self._spool.sync_early)
+                self._syncing.add_done_callback(self._synced)
+
+    def _synced(self, syncing: asyncio.Future[None]) -> None:
+        self._syncing = None
+        syncing.result()
+
+    async def _quiet(self) -> None:
+        """As `_settle`, and wait until no thread uses the file."""
+        await self._settle()
+        if self._syncing is not None:
+            await asyncio.wait([self._syncing])
 
     async def _settle(self) -> None:
         """Wait until everything gathered is written or has failed."""
@@ -159,7 +183,8 @@ class FilePartial:
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         """As `Partial.commit`."""
         self._state.check()
-        await self._settled()
+        await self._quiet()
+        self._state.check_stored()
         if self._offset != size:
             raise LengthMismatch(f"the file of job {self.id} has {self._offset} bytes, not {size}")
         artifact = Artifact(self.id, size, self._spool.digest(), self._store.now())
@@ -181,7 +206,7 @@ class FilePartial:
         await self._state.keep(self._keep)
 
     async def _keep(self) -> None:
-        await self._settle()
+        await self._quiet()
         try:
             if not self._committed:
                 await self._store.exclusively(self.id, self._spool.keep)
@@ -196,7 +221,7 @@ class FilePartial:
 
     async def _discard(self) -> None:
         self._batch, self._gathered, self._waiting = [], [], 0
-        await self._settle()
+        await self._quiet()
         if self._committed:
             await self._store.exclusively(self.id, partial(files.remove, self.places))
         else:

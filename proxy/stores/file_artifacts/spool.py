@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -23,17 +24,17 @@ if sys.platform != "win32":
     import fcntl
 
 _PIECE = 1 << 20
-#: Bytes between two syncs. This bounds the duration of a commit, and of a sync of the job store on
-#: the same disk.
-_SYNC_EVERY = 16 << 20
+#: Bytes after which a sync is due, and at which appending waits for it. This bounds the duration of
+#: a commit, and of a sync of the job store on the same disk.
+_SYNC_DUE, _SYNC_LIMIT = 16 << 20, 48 << 20
 _FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 
 
 class Spool:
-    """An open partial file. One call at a time.
+    """An open partial file. One call at a time; only `sync_early` may run beside one other call.
 
-    With `durable`, the bytes are synced every 16 MiB, in `keep` and before a commit, and the names
-    after it: a commit that has returned survives a power loss.
+    With `durable`, the bytes are synced by `sync_early`, in `keep` and before a commit, and the
+    names after it: a commit that has returned survives a power loss.
     """
 
     def __init__(self, places: Places, descriptor: int, *, durable: bool) -> None:
@@ -41,7 +42,7 @@ class Spool:
         self._descriptor = descriptor
         self._durable = durable
         self._digest = hashlib.sha256()
-        self._unsynced = 0
+        self._synced = 0
         self._torn = False
         #: A sync has failed: the system may have dropped bytes that it had accepted, although the
         #: next sync succeeds.
@@ -77,7 +78,7 @@ class Spool:
     def adopt(self) -> None:
         """Make the file `places.copy` the partial file."""
         with disk_errors(self._places.partial):
-            self._sync()
+            self._sync(self.length)
             self._places.copy.replace(self._places.partial)
             if self._durable:
                 sync_directory(self._places.directory)
@@ -117,9 +118,8 @@ class Spool:
                 _write_all(self._descriptor, chunk)
                 digest.update(chunk)
                 length += len(chunk)
-            self._unsynced += length - self.length
-            if self._unsynced >= _SYNC_EVERY:
-                self._sync()
+            if length - self._synced >= _SYNC_LIMIT:
+                self._sync(length)
             self._digest, self.length, self._torn = digest, length, False
 
     def _drop_torn(self) -> None:
@@ -132,14 +132,25 @@ class Spool:
         """The bytes [start, stop) of those appended."""
         return read_at(self._descriptor, start, stop - start)
 
-    def _sync(self) -> None:
+    @property
+    def sync_due(self) -> bool:
+        """Whether it is time for `sync_early`."""
+        return self._durable and self.length - self._synced >= _SYNC_DUE
+
+    def sync_early(self) -> None:
+        """Sync what is appended by now. A failure is left to the next call that needs a sync."""
+        with suppress(OSError):
+            self._sync(self.length)
+
+    def _sync(self, length: int) -> None:
+        """Sync the first `length` bytes, at least."""
         if self._durable:
             try:
                 os.fsync(self._descriptor)
             except OSError:
                 self._doubtful = True
                 raise
-        self._unsynced = 0
+        self._synced = max(self._synced, length)
 
     def _verify(self) -> None:
         """If a sync has failed, compare the disk with what was appended. Raises `PartialLost`."""
@@ -167,7 +178,7 @@ class Spool:
             self._drop_torn()
             self._withdraw()
             self._check(artifact.size)
-            self._sync()
+            self._sync(artifact.size)
             self._verify()
             # a new sidecar must never be beside a file that was committed before
             places.file.unlink(missing_ok=True)
@@ -221,7 +232,7 @@ class Spool:
                     self._drop_torn()
                     self._verify()
                 self.length = os.fstat(self._descriptor).st_size
-                self._sync()
+                self._sync(self.length)
                 if self._durable:
                     sync_directory(self._places.directory)
             except PartialLost:
