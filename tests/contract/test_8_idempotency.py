@@ -66,6 +66,7 @@ async def test_concurrent_duplicates_are_one_job(stage: Stage) -> None:
     assert {response.status for response in responses} == {202}
     assert len({response["Location"] for response in responses}) == 1
     assert sum("Idempotency-Replayed" not in response for response in responses) == 1
+    await stage.simulator.until(lambda: stage.simulator.held == 1)
     stage.simulator.release()
     await stage.finished(stage.path(responses[0]["Location"]))
     assert stage.count_requests("exportToPst", "POST") == 1

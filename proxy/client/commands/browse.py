@@ -121,7 +121,8 @@ def _objects(kind: Kind) -> Callable[..., None]:
 
         run(connection, work)
 
-    command.__name__, command.__doc__ = kind.plural, f"List the {kind.plural} in a backup."
+    shown = kind.plural.replace("onedrives", "OneDrives")
+    command.__name__, command.__doc__ = kind.plural, f"List the {shown} in a backup."
     return command
 
 
