@@ -19,6 +19,7 @@ import typer
 import proxy
 from proxy.cli.client import WithClient, add_client_commands
 from proxy.cli.imports import without
+from proxy.cli.leaving import leave
 from proxy.cli.options import (
     AdminAddress,
     ConfigFile,
@@ -60,7 +61,11 @@ def main() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    app(prog_name=COMMAND)
+    try:
+        app(prog_name=COMMAND)
+    except SystemExit as why:
+        leave(why)
+        raise
 
 
 def _print_version(requested: bool) -> None:
