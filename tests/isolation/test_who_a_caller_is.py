@@ -15,7 +15,7 @@ from tests.contract.conftest import Clock, MakePlay, MakeStage, Stage
 from tests.isolation.front import HOST, fronted
 from tests.support.local_proxy import settings_of
 from tests.support.process import served
-from tests.support.wire import Message, ask, raw
+from tests.support.wire import Message, ask, eventually, raw
 
 KEY = "nightly-1"
 LIST = "/v8/_async/exports"
@@ -163,7 +163,7 @@ async def test_a_resumed_job_has_the_host_of_its_kick_off(make_play: MakePlay) -
     play.fields = {"Authorization": "Bearer t", "Host": "public.example"}
     response = await play.kickoff("/v8/RestoreSessions/s/organization/exportToPst")
     status = f"{LIST}/{response.json()['id']}"
-    await play.until(status, lambda document: bool(document["phase"] == "Generating"))
+    await eventually(lambda: any(each.method == "POST" for each in play.upstream.requests))
     await play.running.stop()
     over.set()
     play.running = await app.start(play.running.settings)
@@ -520,7 +520,7 @@ async def test_a_caller_without_access_to_the_job_of_a_key_gets_404_not_422(
             404,
             "urn:vb365-async:problem:job-not-found",
         )
-    assert (await stage.ask("GET", status, alice)).status == 200
+    assert (await stage.ask("GET", status, alice)).status in (200, 202)  # it exists
 
 
 async def test_a_kick_off_waits_at_most_check_timeout(make_play: MakePlay, clock: Clock) -> None:
