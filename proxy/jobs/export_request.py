@@ -63,10 +63,11 @@ class ExportRequest:
         self._early: asyncio.Task[Response] | None = None
 
     def begin_early(self) -> bool:
-        """Send the first request of a rescued export while its claim is being recorded. The next
-        `send` returns the response. Return False for other jobs.
+        """Send the first request while the file is being created: of a rescued export, whose
+        client waits, and of a job that was stored with a slot. The next `send` returns the
+        response. Return False for other jobs.
         """
-        if self._run.followers is None or self._run.body is None:
+        if self._run.body is None:
             return False
         self._run.body = None
         self._early = asyncio.create_task(self._send([]))

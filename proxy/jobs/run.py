@@ -49,7 +49,8 @@ class Run:
         self.followers = Followers() if rescued else None
         self.work = Work.QUEUED
         self.task: asyncio.Task[None] | None = None
-        #: The body of a request that has not been sent; None if only the store has it.
+        #: The body of a request that is sent as soon as the run starts; None if only the store has
+        #: it.
         self.body: bytes | None = None
         #: A connection for that request.
         self.prepared: Prepared | None = None

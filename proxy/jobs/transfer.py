@@ -135,7 +135,7 @@ class Transfer:
             stall=self._policy.stall_timeout,
         )
         self._file = Reception(self._record, self._artifacts, self._space)
-        if self._request.begin_early():  # the client of a rescued export waits
+        if self._request.begin_early() and job.phase is Phase.QUEUED:
             self._claim.begin()
         try:
             await self._file.open()

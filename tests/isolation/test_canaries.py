@@ -87,6 +87,7 @@ class CanaryCaller:
         assert await self.end(await self.begin(lie=-10)) in ("Failed", "Success")
         assert await self.end(await self.begin(cut_at=100_000)) == "Success"
         status = await self.begin(hold=True)
+        await self.simulator.until(lambda: self.simulator.held == 1)
         await self.ask("POST", f"{status}/cancel?x={QUERY.decode()}")
         self.simulator.release()
         assert await self.end(status) == "Cancelled"

@@ -54,6 +54,16 @@ async def test_a_job_with_a_free_slot_is_stored_once_before_its_request(world: F
     released.set()
 
 
+async def test_its_request_does_not_wait_for_its_file(world: FakeWorld) -> None:
+    released = hold(world.artifacts, "create")
+    id, _ = await world.submit()  # noqa: A001
+    await until(lambda: world.upstream.posts == [0])
+    released.set()
+    await until(lambda: world.jobs.jobs[id].terminal)
+    assert world.jobs.jobs[id].status is Status.SUCCESS
+    assert world.upstream.posts == [0]
+
+
 async def test_a_job_without_a_free_slot_is_stored_queued_and_starts_later(
     world: FakeWorld,
 ) -> None:
