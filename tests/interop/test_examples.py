@@ -5,7 +5,6 @@ docs/clients.md shows the scripts too; test_clients.py runs them.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.interop.test_clients import (
     scene,  # noqa: F401  # fixtures
     stand_in,  # noqa: F401
 )
+from tests.support.programs import run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -33,26 +33,6 @@ CHECKED = {
     "gitlab/.gitlab-ci.yml": "vendor.gitlab-ci",
     "azure-devops/azure-pipelines.yml": "vendor.azure-pipelines",
 }
-
-
-async def run(program: str, *line: str, **given: Any) -> str:
-    """The output of a program of the environment, which must succeed within a minute."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / program,
-        *line,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        **given,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
-    except TimeoutError:
-        process.kill()
-        await process.communicate()
-        raise
-    assert process.returncode == 0, output.decode()
-    return output.decode()
 
 
 @pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: path.name)

@@ -4,7 +4,6 @@ and schemathesis finds no response that is not described (CONTRACT §2).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib
 import json
@@ -21,6 +20,7 @@ import pytest
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
 from tests.interop.test_clients import Scene, explored
 from tests.support.local_proxy import local_proxy
+from tests.support.programs import run
 
 SIZE = 300_000
 
@@ -32,26 +32,6 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     async with local_proxy(stand_in.url, tmp_path / "data", EXPORTS__GRACE="1ms") as running:
         yield await explored(running.url)
     await stand_in.stop()
-
-
-async def run(*program: str, place: Path) -> str:
-    """The output of a program of the environment, which must succeed within two minutes."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / program[0],
-        *program[1:],
-        cwd=place,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), 120)
-    except TimeoutError:
-        process.kill()
-        await process.communicate()
-        raise
-    assert process.returncode == 0, output.decode()
-    return output.decode()
 
 
 async def fetched(url: str, place: Path) -> Path:
@@ -82,7 +62,7 @@ async def test_a_generated_client_exports_a_mailbox(scene: Scene, imported: Path
         *("openapi-python-client", "generate", "--path", str(document), "--meta", "none"),
         *("--output-path", str(imported / "generated"), "--config", str(settings)),
         "--fail-on-warning",
-        place=imported,
+        cwd=imported,
     )
     assert "WARNING" not in output.upper()
 
@@ -136,7 +116,7 @@ async def test_schemathesis_finds_nothing(scene: Scene, tmp_path: Path) -> None:
             *("--header", f"Authorization: Bearer {scene.token}", "--max-examples", "10"),
             *("--seed", "1", "--phases", "examples,coverage,fuzzing"),
             *(part for name in names for part in ("--include-operation-id", name)),
-            place=tmp_path,
+            cwd=tmp_path,
         )
         assert re.search(r"([1-9]\d+) generated, \1 passed", output), output
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from proxy.client.commands.options import CONTEXT, AsJson, DefaultCommand, with_connection
+from proxy.client.commands.options import CONTEXT, AsJson, DefaultCommand, with_groups
 from proxy.client.commands.running import exit_on_error, run
 from proxy.client.commands.session import (
     At,
@@ -49,7 +49,7 @@ def _sessions() -> None:
     """List and stop restore sessions."""
 
 
-@with_connection
+@with_groups
 def organizations(connection: Connection, filter: Filter = None, as_json: AsJson = False) -> None:
     """List the organizations that you may see."""
 
@@ -62,7 +62,7 @@ def organizations(connection: Connection, filter: Filter = None, as_json: AsJson
 
 
 @sessions_app.command("list")
-@with_connection
+@with_groups
 def list_sessions(connection: Connection, filter: Filter = None, as_json: AsJson = False) -> None:
     """List the restore sessions that you may see, newest first."""
     members = ("type", "state", "creationTime", "organization", "initiatedBy")
@@ -78,7 +78,7 @@ def list_sessions(connection: Connection, filter: Filter = None, as_json: AsJson
 
 
 @sessions_app.command("stop")
-@with_connection
+@with_groups
 def stop_session(
     connection: Connection, session: Annotated[str, typer.Argument(help="Id of the session.")]
 ) -> None:
@@ -131,7 +131,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("organizations")(organizations)
     app.add_typer(sessions_app, name="sessions")
     for kind in KINDS:
-        app.command(kind.plural)(with_connection(_objects(kind)))
+        app.command(kind.plural)(with_groups(_objects(kind)))
 
 
 def _listed(

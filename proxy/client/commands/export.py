@@ -14,21 +14,15 @@ from proxy.client.commands import named
 from proxy.client.commands.options import (
     CONTEXT,
     EXIT_CODES,
-    CancelOnInterrupt,
+    Chosen,
     DefaultCommand,
-    Download,
-    Key,
-    Output,
-    Release,
-    Wait,
-    key_of,
-    with_connection,
+    with_groups,
 )
 from proxy.client.commands.running import exit_on_error, run
 from proxy.client.connection import Connection, Resolved
 from proxy.client.display import Display
 from proxy.client.errors import CommandError
-from proxy.client.export import ExportOptions, Outcome, export
+from proxy.client.export import Outcome, export
 from proxy.client.proxy import Proxy
 from proxy.core.text import UTF_16, NotUtf8
 
@@ -56,8 +50,9 @@ def _export() -> None:
 
 
 @export_app.command("url", epilog=EXIT_CODES)
-@with_connection
+@with_groups
 def export_url(
+    chosen: Chosen,
     connection: Connection,
     target: Annotated[
         str | None,
@@ -72,12 +67,6 @@ def export_url(
         str | None, typer.Option(help="Request body: a file, - for stdin, or JSON text.")
     ] = None,
     content_type: Annotated[str, typer.Option(help="Media type of the body.")] = "application/json",
-    output: Output = None,
-    idempotency_key: Key = "auto",
-    download: Download = True,
-    wait: Wait = False,
-    release: Release = False,
-    cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> None:
     """Start the export with this URL, download the file, verify it and print its path."""
     with exit_on_error():
@@ -87,16 +76,8 @@ def export_url(
     connection = replace(connection, api=version or connection.api)
 
     async def work(proxy: Proxy, display: Display, resolved: Resolved) -> Outcome:
-        options = ExportOptions(
-            output=output,
-            segment=resolved.segment,
-            wait=wait,
-            download=download,
-            release=release,
-            cancel_on_interrupt=cancel_on_interrupt,
-        )
-        key = key_of(idempotency_key)
-        return await export(proxy, display, path, content, content_type, key, options)
+        options = chosen.options(resolved.segment)
+        return await export(proxy, display, path, content, content_type, chosen.key, options)
 
     run(connection, work)
 

@@ -15,7 +15,7 @@ from proxy.client.commands.options import (
     JobName,
     Output,
     Release,
-    with_connection,
+    with_groups,
 )
 from proxy.client.commands.running import run, run_on_job
 from proxy.client.connection import Connection, Resolved
@@ -37,7 +37,7 @@ def _jobs() -> None:
 
 
 @jobs_app.command("fetch", epilog=EXIT_CODES)
-@with_connection
+@with_groups
 def fetch_command(
     connection: Connection,
     job: JobName,
@@ -54,7 +54,7 @@ def fetch_command(
 
 
 @jobs_app.command("watch", epilog=EXIT_CODES)
-@with_connection
+@with_groups
 def watch_command(
     connection: Connection,
     job: JobName,
@@ -77,7 +77,7 @@ def watch_command(
 
 
 @jobs_app.command("show")
-@with_connection
+@with_groups
 def show_command(connection: Connection, job: JobName) -> None:
     """Print the document of a job."""
 
@@ -88,7 +88,7 @@ def show_command(connection: Connection, job: JobName) -> None:
 
 
 @jobs_app.command("cancel")
-@with_connection
+@with_groups
 def cancel_command(connection: Connection, job: JobName) -> None:
     """Cancel a running job and keep its record."""
 
@@ -100,7 +100,7 @@ def cancel_command(connection: Connection, job: JobName) -> None:
 
 @jobs_app.command("rm")
 @jobs_app.command("delete", hidden=True)
-@with_connection
+@with_groups
 def delete_command(
     connection: Connection,
     job: JobName,
@@ -118,7 +118,7 @@ def delete_command(
 
 
 @jobs_app.command("list")
-@with_connection
+@with_groups
 def list_command(
     connection: Connection,
     status: Annotated[

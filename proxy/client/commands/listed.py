@@ -9,12 +9,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from proxy.client.batch import Batch, Request, State, read_rows
+from proxy.client.commands.options import Chosen
 from proxy.client.commands.running import exit_on_error, run
-from proxy.client.commands.session import check_source, parse_time
+from proxy.client.commands.session import Place, check_source, parse_time
 from proxy.client.connection import Connection, Resolved
 from proxy.client.display import Display
 from proxy.client.errors import CommandError
-from proxy.client.export import ExportOptions, Outcome
+from proxy.client.export import Outcome
 from proxy.client.objects import Kind
 from proxy.client.output import listing
 from proxy.client.proxy import Proxy
@@ -51,13 +52,13 @@ StateFile = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Listed:
-    """The options of a list."""
+    """The exports of a list; each member is an option."""
 
-    file: Path | None
-    parallel: int
-    state: Path | None
+    from_file: From = None
+    parallel: Parallel = 4
+    state: StateFile = None
 
 
 def one_of(name: str | None, file: Path | None) -> bool:
@@ -70,23 +71,27 @@ def one_of(name: str | None, file: Path | None) -> bool:
 
 def export_list(
     connection: Connection,
-    source: tuple[Kind, str | None, str | None, str | None],
+    kind: Kind,
+    place: Place,
     listed: Listed,
     request: Request,
-    options: ExportOptions,
+    chosen: Chosen,
+    *,
     whole: bool,
 ) -> NoReturn:
-    """Export the objects of the list, print a line for each, and exit."""
-    kind, at, organization, session = source
+    """Export the objects of the list, print a line for each, and exit. `whole`: not only a part of
+    each.
+    """
+    organization = place.organization
     with exit_on_error(connection.progress):
-        time = parse_time(at)
-        check_source(at, session)
-        if not whole or not options.download:
+        time = parse_time(place.at)
+        check_source(place.at, place.session)
+        if not whole or not chosen.download:
             raise CommandError("--from is not for --folder or --no-download", code=2)
         values = {"date": time.date().isoformat(), "organization": organization or ""}
         default = _NAMES[kind.noun]
-        rows = read_rows(listed.file or Path(), kind, options.output, default, values)
-        about = " ".join(filter(None, (kind.noun, at, organization, session)))
+        rows = read_rows(listed.from_file or Path(), kind, chosen.output, default, values)
+        about = " ".join(filter(None, (kind.noun, place.at, organization, place.session)))
         state = State(listed.state, about)
 
     async def work(proxy: Proxy, display: Display, resolved: Resolved) -> Outcome:
@@ -97,11 +102,11 @@ def export_list(
             kind=kind,
             at=time,
             organization=organization or resolved.organization,
-            session=session,
+            session=place.session,
             rows=rows,
             request=request,
             state=state,
-            options=options,
+            options=chosen.options(resolved.segment),
             parallel=listed.parallel,
         )
         await batch.run()

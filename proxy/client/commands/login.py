@@ -12,7 +12,7 @@ import typer
 from yarl import URL
 
 from proxy.client import profiles
-from proxy.client.commands.options import with_connection
+from proxy.client.commands.options import with_groups
 from proxy.client.commands.running import exit_on_error, finish
 from proxy.client.connection import Connection, check_api, opened, tls
 from proxy.client.credentials import FixedToken, log_in, with_tokens
@@ -29,7 +29,7 @@ from proxy.client.wire import Http
 _VERSIONS = ("v8", "v7", "v6")
 
 
-@with_connection
+@with_groups
 def login(
     connection: Connection,
     address: Annotated[
@@ -67,7 +67,7 @@ def login(
     finish(Outcome(0, ""))
 
 
-@with_connection
+@with_groups
 def logout(connection: Connection) -> None:
     """Revoke the tokens of a profile and delete it."""
     name = profiles.DEFAULT if connection.profile is None else connection.profile

@@ -9,30 +9,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from proxy.client.commands.listed import (
-    From,
-    Listed,
-    Parallel,
-    StateFile,
-    export_list,
-    one_of,
-)
-from proxy.client.commands.options import (
-    EXIT_CODES,
-    CancelOnInterrupt,
-    Download,
-    Key,
-    Output,
-    Release,
-    Wait,
-    key_of,
-    with_connection,
-)
+from proxy.client.commands.listed import Listed, export_list, one_of
+from proxy.client.commands.options import EXIT_CODES, Chosen, with_groups
 from proxy.client.commands.running import exit_on_error, run
 from proxy.client.commands.session import (
-    At,
-    Organization,
-    Session,
+    Place,
     Source,
     check_source,
     opened,
@@ -41,7 +22,7 @@ from proxy.client.commands.session import (
 from proxy.client.connection import Connection, Resolved
 from proxy.client.display import Display
 from proxy.client.errors import CommandError
-from proxy.client.export import ExportOptions, Outcome, export
+from proxy.client.export import Outcome, export
 from proxy.client.objects import (
     CHANNEL,
     FOLDER,
@@ -72,6 +53,9 @@ Find = Callable[[VB365, str], Awaitable[Target]]
 
 
 def mailbox(
+    listed: Listed,
+    place: Place,
+    chosen: Chosen,
     connection: Connection,
     name: Annotated[
         str | None,
@@ -91,32 +75,20 @@ def mailbox(
     keyword: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Export only items with this text.")
     ] = None,
-    at: At = None,
-    organization: Organization = None,
-    session: Session = None,
-    output: Output = None,
-    idempotency_key: Key = "auto",
-    download: Download = True,
-    wait: Wait = False,
-    release: Release = False,
-    cancel_on_interrupt: CancelOnInterrupt = False,
-    from_file: From = None,
-    parallel: Parallel = 4,
-    state: StateFile = None,
 ) -> None:
     """Export a mailbox to a PST, verify the file and print its path.
 
     With --from, export all mailboxes of a list, and print a line for each.
     """
     body = _pst_options(keyword, max_size)
-    source = (MAILBOX, at, organization, session)
-    chosen = _options(output, wait, download, release, cancel_on_interrupt)
-    if one_of(name, from_file):
-        listed = Listed(from_file, parallel, state)
+    if one_of(name, listed.from_file):
+
+        def request(found: Entry) -> tuple[str, bytes]:
+            return _pst(found, body)
+
         whole = folder is None
-        export_list(connection, source, listed, lambda found: _pst(found, body), chosen, whole)
-    find = _find_mailbox(name or "", folder, body)
-    _export(connection, source=source, find=find, key=idempotency_key, options=chosen)
+        export_list(connection, MAILBOX, place, listed, request, chosen, whole=whole)
+    _export(connection, MAILBOX, place, _find_mailbox(name or "", folder, body), chosen)
 
 
 def _pst(found: Entry, body: bytes) -> tuple[str, bytes]:
@@ -136,6 +108,9 @@ def _find_mailbox(name: str, folder: str | None, body: bytes) -> Find:
 
 
 def onedrive(
+    listed: Listed,
+    place: Place,
+    chosen: Chosen,
     connection: Connection,
     name: Annotated[
         str | None,
@@ -143,59 +118,32 @@ def onedrive(
             metavar="ONEDRIVE", help="Name, URL or id of the OneDrive.", show_default=False
         ),
     ] = None,
-    at: At = None,
-    organization: Organization = None,
-    session: Session = None,
-    output: Output = None,
-    idempotency_key: Key = "auto",
-    download: Download = True,
-    wait: Wait = False,
-    release: Release = False,
-    cancel_on_interrupt: CancelOnInterrupt = False,
-    from_file: From = None,
-    parallel: Parallel = 4,
-    state: StateFile = None,
 ) -> None:
     """Export a OneDrive to a ZIP, verify the file and print its path.
 
     With --from, export all OneDrives of a list, and print a line for each.
     """
-    source = (ONEDRIVE, at, organization, session)
-    chosen = _options(output, wait, download, release, cancel_on_interrupt)
-    if one_of(name, from_file):
+    if one_of(name, listed.from_file):
 
         def request(found: Entry) -> tuple[str, None]:
             return f"{_below(ONEDRIVE, found)}/save", None
 
-        export_list(connection, source, Listed(from_file, parallel, state), request, chosen, True)
+        export_list(connection, ONEDRIVE, place, listed, request, chosen, whole=True)
 
     async def find(vb365: VB365, session: str) -> Target:
         return Target(f"{_below(ONEDRIVE, await _one(vb365, session, ONEDRIVE, name or ''))}/save")
 
-    _export(
-        connection,
-        source=source,
-        find=find,
-        key=idempotency_key,
-        options=chosen,
-    )
+    _export(connection, ONEDRIVE, place, find, chosen)
 
 
 def site(
+    place: Place,
+    chosen: Chosen,
     connection: Connection,
     name: Annotated[str, typer.Argument(metavar="SITE", help="Name, URL or id of the site.")],
     library: Annotated[
         str | None, typer.Option(metavar="NAME", help="Library, if the site has several.")
     ] = None,
-    at: At = None,
-    organization: Organization = None,
-    session: Session = None,
-    output: Output = None,
-    idempotency_key: Key = "auto",
-    download: Download = True,
-    wait: Wait = False,
-    release: Release = False,
-    cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> None:
     """Export a document library of a SharePoint site to a ZIP and print its path.
 
@@ -207,16 +155,12 @@ def site(
         found = await _child(vb365, session, path, LIBRARY, library)
         return Target(f"{_below(LIBRARY, found, path)}/save")
 
-    _export(
-        connection,
-        source=(SITE, at, organization, session),
-        find=find,
-        key=idempotency_key,
-        options=_options(output, wait, download, release, cancel_on_interrupt),
-    )
+    _export(connection, SITE, place, find, chosen)
 
 
 def team(
+    place: Place,
+    chosen: Chosen,
     connection: Connection,
     name: Annotated[str, typer.Argument(metavar="TEAM", help="Name, address or id of the team.")],
     channel: Annotated[
@@ -225,15 +169,6 @@ def team(
     posts: Annotated[
         bool, typer.Option("--posts", help="Export the posts (HTML) instead of the files (ZIP).")
     ] = False,
-    at: At = None,
-    organization: Organization = None,
-    session: Session = None,
-    output: Output = None,
-    idempotency_key: Key = "auto",
-    download: Download = True,
-    wait: Wait = False,
-    release: Release = False,
-    cancel_on_interrupt: CancelOnInterrupt = False,
 ) -> None:
     """Export the files or the posts of a channel of a team and print the path of the file.
 
@@ -246,19 +181,13 @@ def team(
         body = json.dumps({"channelId": found.id}).encode()
         return Target(f"{path}/{'posts/export' if posts else 'files/save'}", body)
 
-    _export(
-        connection,
-        source=(TEAM, at, organization, session),
-        find=find,
-        key=idempotency_key,
-        options=_options(output, wait, download, release, cancel_on_interrupt),
-    )
+    _export(connection, TEAM, place, find, chosen)
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to `export`."""
     for command in (mailbox, onedrive, site, team):
-        app.command(command.__name__, epilog=EXIT_CODES)(with_connection(command))
+        app.command(command.__name__, epilog=EXIT_CODES)(with_groups(command))
 
 
 def _pst_options(keyword: str | None, max_size: int | None) -> bytes:
@@ -270,28 +199,14 @@ def _pst_options(keyword: str | None, max_size: int | None) -> bytes:
     return json.dumps(options).encode()
 
 
-def _options(
-    output: str | None, wait: bool, download: bool, release: bool, cancel: bool
-) -> ExportOptions:
-    return ExportOptions(
-        output=output, wait=wait, download=download, release=release, cancel_on_interrupt=cancel
-    )
-
-
 def _export(
-    connection: Connection,
-    *,
-    source: tuple[Kind, str | None, str | None, str | None],
-    find: Find,
-    key: str,
-    options: ExportOptions,
+    connection: Connection, kind: Kind, place: Place, find: Find, chosen: Chosen
 ) -> NoReturn:
     """Find the object, export it, and exit."""
-    kind, at, organization, session = source
     with exit_on_error():
-        time = parse_time(at)
-        check_source(at, session)
-        if session is None and not (options.download or options.wait):
+        time = parse_time(place.at)
+        check_source(place.at, place.session)
+        if place.session is None and not (chosen.download or chosen.wait):
             raise CommandError(
                 "--no-download leaves before the export ends, which needs its restore session: "
                 "use it with --session or --wait",
@@ -304,17 +219,17 @@ def _export(
         where = Source(
             kind=kind,
             at=time,
-            organization=organization or resolved.organization,
-            session=session,
+            organization=place.organization or resolved.organization,
+            session=place.session,
         )
-        chosen = replace(options, segment=resolved.segment)
-        if session is None:  # the export cannot go on without the session
-            chosen = replace(chosen, cancel_on_interrupt=True)
+        options = chosen.options(resolved.segment)
+        if place.session is None:  # the export cannot go on without the session
+            options = replace(options, cancel_on_interrupt=True)
         async with opened(vb365, display, where) as at_session:
             target = await find(vb365, at_session)
             path = f"/{vb365.api}/{base(at_session)}/{target.path}"
             return await export(
-                proxy, display, path, target.body, "application/json", key_of(key), chosen
+                proxy, display, path, target.body, "application/json", chosen.key, options
             )
 
     run(connection, work)

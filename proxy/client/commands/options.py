@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
-from proxy.client.connection import Connection
+from proxy.client.export import ExportOptions
 
 EXIT_CODES = (
     "Exit codes: 0 success, 1 failed, 2 wrong command line or address, 3 success with a warning, "
@@ -79,23 +80,56 @@ Wait = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def key_of(given: str) -> str | None:
-    """Return the idempotency key: none, that which is given, or a new one."""
-    if given == "none":
-        return None
-    return str(uuid.uuid4()) if given == "auto" else given
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """How to export and what to do with the file; each member is an option."""
+
+    output: Output = None
+    idempotency_key: Key = "auto"
+    download: Download = True
+    wait: Wait = False
+    release: Release = False
+    cancel_on_interrupt: CancelOnInterrupt = False
+
+    @property
+    def key(self) -> str | None:
+        """The idempotency key: none, that which is given, or a new one."""
+        if self.idempotency_key == "none":
+            return None
+        return str(uuid.uuid4()) if self.idempotency_key == "auto" else self.idempotency_key
+
+    def options(self, segment: str) -> ExportOptions:
+        """The options of an export at a proxy with this `public.segment`."""
+        return ExportOptions(
+            output=self.output,
+            segment=segment,
+            wait=self.wait,
+            download=self.download,
+            release=self.release,
+            cancel_on_interrupt=self.cancel_on_interrupt,
+        )
 
 
-def with_connection(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, whose first parameter is a `Connection`, its members as options."""
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    shared = list(inspect.signature(Connection, eval_str=True).parameters.values())
-    names = [parameter.name for parameter in shared]
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the members of each parameter that is a dataclass of options, such as
+    `Connection`, as options.
+    """
+    declared = inspect.signature(command, eval_str=True).parameters.values()
+    own = [parameter for parameter in declared if not is_dataclass(parameter.annotation)]
+    groups = [parameter for parameter in declared if is_dataclass(parameter.annotation)]
+    members = {
+        group.name: inspect.signature(group.annotation, eval_str=True).parameters
+        for group in groups
+    }
 
     def with_options(**given: Any) -> None:
-        connection = Connection(**{name: given.pop(name) for name in names})
-        command(connection, **given)
+        made = {
+            group.name: group.annotation(**{name: given.pop(name) for name in members[group.name]})
+            for group in groups
+        }
+        command(**made, **given)
 
+    shared = [each for group in members.values() for each in group.values()]
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)
     ]

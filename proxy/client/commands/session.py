@@ -46,6 +46,15 @@ Session = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where to find an object; each member is an option."""
+
+    at: At = None
+    organization: Organization = None
+    session: Session = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where to look: an open session, or the organization and the time of a new one."""
