@@ -64,7 +64,8 @@ class Upstream(ABC):
                 task.cancel()
             await asyncio.gather(*self._peers, return_exceptions=True)
             await asyncio.wait_for(server.wait_closed(), LIMIT)
-        assert not self.errors, self.errors
+        if self.errors:
+            raise BaseExceptionGroup("the upstream failed", self.errors)
 
 
 Script = Callable[[Peer], Awaitable[None]]
