@@ -205,7 +205,7 @@ class _Supervisor:
     def _serve(self) -> None:
         self._state = _State.SERVING
         url = self._workers[0].addresses[0]
-        print(f"listening on {url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
+        logs.say(f"listening on {url}")  # CONTRACT §15: the ready line
         upstream, count = self._settings.upstream.url, len(self._workers)
         admin, *found = self._workers[0].addresses[1:]
         log.info("started", **self._about, admin=admin, **_numbers(found))

@@ -63,7 +63,7 @@ async def run(
 
     _handle_signals(stopped.set, reload)
     if seat is None:
-        print(f"listening on {running.url}", file=sys.stderr, flush=True)  # noqa: T201  # CONTRACT §15: the ready line
+        logs.say(f"listening on {running.url}")  # CONTRACT §15: the ready line
         log.info("started", **_about(settings, config), admin=running.admin_url, **running.found)
         notify(READY, status=f"listening on {running.url} in front of {settings.upstream.url}")
     else:
@@ -135,7 +135,7 @@ def _not_started(settings: Settings, why: app.StartFailed) -> None:
     if settings.log.format == "json":
         log.error("not started", reason=str(why))
     if settings.log.format != "json" or settings.log.file is not None:
-        print(f"vb365-async-proxy: {why}", file=sys.stderr)  # noqa: T201  # for the person at the terminal
+        logs.say(f"vb365-async-proxy: {why}")  # for the person at the terminal
 
 
 def warn(settings: Settings) -> None:

@@ -5,3 +5,4 @@ from proxy.logs.setup import Rotation as Rotation
 from proxy.logs.setup import close as close
 from proxy.logs.setup import configure as configure
 from proxy.logs.setup import set_level as set_level
+from proxy.logs.stream import say as say

@@ -52,6 +52,16 @@ class Stream:
             return os.write(self._stream.fileno(), lines)
 
 
+def say(line: str) -> None:
+    """Write a line to stderr that is no entry of the log.
+
+    It is one write: `print` makes two of it, and a line that the log's thread writes in between
+    would become a part of it.
+    """
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def has_descriptor(stream: TextIO) -> bool:
     """Whether the stream is one of the operating system."""
     try:

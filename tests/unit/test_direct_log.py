@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -272,6 +273,16 @@ def test_lines_are_written_while_the_process_runs() -> None:
         numbers = [json.loads(process.stderr.readline())["number"] for _ in range(1000)]
         process.send_signal(signal.SIGKILL)
     assert numbers == list(range(1000))
+
+
+def test_a_line_on_stderr_is_one_write() -> None:
+    """§15: the ready line is a line of its own, whatever the log's thread writes meanwhile."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        code = "from proxy import logs; logs.say('listening on http://h:1')"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=theirs.fileno(), check=True)
+        ours.setblocking(False)
+        assert ours.recv(1000) == b"listening on http://h:1\n"
 
 
 def test_the_access_line_costs_little(tmp_path: Path) -> None:
