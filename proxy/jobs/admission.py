@@ -98,6 +98,8 @@ class Admission:
         self._reserved: list[_Place] = []
         #: Those that have been added since, and whose blocks have not ended.
         self._taken: list[_Place] = []
+        #: How many of those that are about to be added have a slot already.
+        self._starting = 0
 
     @asynccontextmanager
     async def __call__(
@@ -141,7 +143,7 @@ class Admission:
     async def is_full(self) -> bool:
         """Whether another job may have to wait for a slot. Raises `StoreUnavailable`."""
         use = await self._queue.use(())
-        taken = use.running + use.held + use.waiting + len(self._arriving)
+        taken = use.running + use.held + use.waiting + len(self._arriving) - self._starting
         return taken >= self._limits.max_running or self._limits.max_running_per_caller > 0
 
     async def _check(self, owners: Sequence[str]) -> SlotUse:
@@ -174,7 +176,7 @@ class Admission:
         Raises `Problem` if the job would exceed the bounds that all replicas share.
         """
         if self._shared is None:
-            return await self._jobs.add(job if started is None else started, body)
+            return await self._add_alone(job, body, started)
         for _ in range(_TRIES):
             stored = await self._shared.add_within(job, body, self._limits.bounds, started)
             if stored is not None:
@@ -182,6 +184,15 @@ class Admission:
             await self._check(job.owners)
         detail = "Too many exports are being started at the same time. Try again later."
         raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
+
+    async def _add_alone(self, job: Job, body: bytes, started: Job | None) -> Job:
+        if started is None:
+            return await self._jobs.add(job, body)
+        self._starting += 1
+        try:
+            return await self._jobs.add(started, body)
+        finally:
+            self._starting -= 1
 
     def _check_quota(self, owners: Sequence[str], live: int, held: int) -> None:
         unfinished = live + held + self._arriving_of(owners)
@@ -222,7 +233,8 @@ class Admission:
             raise UnacceptedCallers("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
     def _free(self, use: SlotUse) -> int:
-        return max(0, self._limits.max_running - use.running - use.held)
+        """The slots for the jobs that wait or are about to be added. Some of these have one."""
+        return max(0, self._limits.max_running - use.running - use.held + self._starting)
 
     def _check_records(self, owners: Sequence[str], counts: Counts) -> None:
         mine, all_ = self._excess(owners, counts)

@@ -186,6 +186,25 @@ async def test_a_claim_before_the_file_is_open_is_no_failed_attempt(world: FakeW
     assert world.jobs.jobs[job.id].status is Status.SUCCESS
 
 
+async def test_a_job_that_is_stored_with_a_slot_takes_no_place_in_the_queue() -> None:
+    """§3.5: with one slot and one place in the queue there is space for two, at any moment."""
+    world = FakeWorld(limits=replace(ONE, max_queued=1))
+    world.upstream.gate.clear()
+    released = hold(world.jobs, "add")
+    first = asyncio.create_task(world.submit())
+    await until(lambda: world.runner.running == 1)
+    second = asyncio.create_task(world.submit())
+    await asyncio.sleep(0.01)
+    with pytest.raises(Problem):
+        await world.submit()
+    released.set()
+    await asyncio.gather(first, second)
+    assert sorted(job.phase for job in world.jobs.jobs.values()) == ["Generating", "Queued"]
+    world.upstream.gate.set()
+    await world.quiet()
+    await world.runner.stop()
+
+
 async def test_a_job_does_not_count_twice_while_it_is_stored(monkeypatch: Any) -> None:
     """§3.5: the store has it a moment before its kick-off continues; another one is not refused."""
     world = FakeWorld(limits=replace(LIMITS, max_per_caller=2))
