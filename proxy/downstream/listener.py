@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from proxy.downstream.connection import ClientConnection
@@ -52,7 +53,6 @@ class Listener:
         self._tls = tls
         self._handshake_timeout = handshake_timeout if tls is not None else None
         self._introduced = introduced
-        self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
@@ -66,24 +66,25 @@ class Listener:
         """Accept connections of listening sockets, which are closed with the listener. Return host
         and port of the first.
         """
-        self._sockets.extend(sockets)
         for sock in sockets:
-            self._run(self._accept(sock))
+            self._run(self._accept(sock)).add_done_callback(partial(_close, sock))
         name = sockets[0].getsockname()
         return (name[0], name[1]) if isinstance(name, tuple) else (name, 0)
 
     def close(self) -> None:
-        """Stop accepting and abort unfinished handshakes. Established connections stay open."""
+        """Stop accepting and abort unfinished handshakes. Established connections stay open.
+
+        A listening socket is closed when its task has ended: until then asyncio watches its
+        descriptor, whose number may already belong to another file.
+        """
         for task in list(self._tasks):
             task.cancel()
-        for sock in self._sockets:
-            sock.close()
-        self._sockets.clear()
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self, listening: socket.socket) -> None:
         while True:
@@ -121,3 +122,7 @@ class Listener:
         except BaseException:
             self._server.leave(client)
             raise
+
+
+def _close(listening: socket.socket, accepting: asyncio.Task[None]) -> None:
+    listening.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -150,3 +151,24 @@ def test_15_every_client_can_have_a_relayed_request_in_flight(wanted: int, clien
     assert shared.clients == clients
     assert shared.upstream >= shared.clients
     assert shared.clients + shared.upstream + shared.reserve + EXTRA_CONNECTIONS <= 1024
+
+
+async def test_15_a_closed_listener_frees_no_descriptor_that_the_loop_watches() -> None:
+    """The number of a freed descriptor belongs to the next file that is opened. A loop that still
+    watches it reports nothing of that file, or fails.
+    """
+    loop = asyncio.get_running_loop()
+    async with through(upstream) as (proxy, _):
+        other = listener.Listener(proxy.server)
+        await other.open("127.0.0.1", 0)
+        await asyncio.sleep(0)  # it accepts
+        other.close()
+        with contextlib.ExitStack() as closing:
+            opened = [closing.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(8)]
+            ready = set[socket.socket]()
+            for sock in opened:
+                sock.setblocking(False)
+                loop.add_writer(sock, ready.add, sock)
+            await eventually(lambda: len(ready) == len(opened))
+            for sock in opened:
+                loop.remove_writer(sock)
