@@ -134,8 +134,8 @@ class Reconciler:
         return [job for job in jobs if job.id in missing]
 
     async def _release(self, job: Job) -> None:
-        log.error("the file of a finished export is missing", job=job.id)
-        await self._attempt(job, Released())
+        if await self._attempt(job, Released()) is not None:  # not deleted since the list was read
+            log.error("the file of a finished export is missing", job=job.id)
 
     async def _finish(self, job: Job) -> bool:
         """Finish a job whose file was committed before the process died."""

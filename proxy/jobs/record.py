@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.core.events import Event
-from proxy.core.job import Job
+from proxy.core.events import Answered, Claimed, Event, Finalizing, Restarted
+from proxy.core.job import Job, Phase
 from proxy.core.transitions import IllegalTransition, advance
 from proxy.jobs import events
 from proxy.ports import JobStore, LocalShortage, PartialLost, StoreUnavailable
@@ -17,6 +17,9 @@ from proxy.ports import JobStore, LocalShortage, PartialLost, StoreUnavailable
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
+#: The steps of a run, by the phase that they begin in.
+_STEPS: dict[type[Event], int] = {Claimed: 0, Restarted: 0, Answered: 1, Finalizing: 2}
+_PHASES = {Phase.QUEUED: 0, Phase.GENERATING: 1, Phase.TRANSFERRING: 2}
 
 
 class Lost(Exception):
@@ -32,7 +35,8 @@ class Removed(Lost):
 class Record:
     """A job in the store. `now` is the wall clock.
 
-    The job must keep its holder between two changes, unless `any_holder` is true.
+    The job must keep its holder between two changes, unless `any_holder` is true. A store that was
+    restarted may have lost the last ones: steps of the run that are missing then are repeated.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class Record:
         self._now = now
         self._any_holder = any_holder
         self._unconfirmed: list[tuple[Event, Job]] = []
+        #: What the run has recorded of its current attempt.
+        self._steps: list[Event] = []
 
     async def advance(self, event: Event) -> Job:
         """Apply the event to the job as it is in the store. Raises `Lost` if it no longer applies,
@@ -52,14 +58,18 @@ class Record:
             try:
                 changed = advance(self.job, event, self._now())
             except IllegalTransition as why:
-                raise Lost from why
+                missing = self._missing(event)
+                if missing is None:
+                    raise Lost from why
+                await self._repeat(missing)
+                continue
             if await self._replace(event, changed):
-                return self._confirm(changed)
+                return self._confirm(event, changed)
             current = await self._jobs.get(self.job.id)
             if current is None:
                 raise Removed
             if (event, current) in self._unconfirmed:
-                return self._confirm(current)
+                return self._confirm(event, current)
             if not self._any_holder and _holding(current) != _holding(self.job):
                 raise Lost
             self.job = current
@@ -72,11 +82,33 @@ class Record:
             self._unconfirmed.append((event, changed))
             raise
 
-    def _confirm(self, job: Job) -> Job:
+    def _confirm(self, event: Event, job: Job) -> Job:
         events.changed(self.job, job)
         self.job = job
         self._unconfirmed.clear()
+        self._note(event)
         return job
+
+    def _note(self, event: Event) -> None:
+        """Note a step of the run, in place of those that it repeats."""
+        step = _STEPS.get(type(event))
+        if step is not None:
+            self._steps = [each for each in self._steps if _STEPS[type(each)] < step]
+            self._steps.append(event)
+
+    async def _repeat(self, step: Event) -> None:
+        steps = self._steps
+        try:
+            await self.advance(step)
+        finally:
+            self._steps = steps
+
+    def _missing(self, event: Event) -> Event | None:
+        """The next step of the run that the store has lost, None unless `event` waits for one."""
+        at, end = _PHASES.get(self.job.phase), _STEPS.get(type(event), len(_PHASES))
+        if at is None or self._any_holder:
+            return None
+        return next((each for each in self._steps if at <= _STEPS[type(each)] < end), None)
 
     async def settle(self, event: Event) -> Job:
         """Like `advance`, repeated while the store is unavailable."""

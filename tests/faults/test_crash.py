@@ -17,8 +17,8 @@ from time import perf_counter
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.events import Claimed, Interrupted, Succeeded
-from proxy.core.job import Phase, ResultState, Status
+from proxy.core.events import Claimed, Forgotten, Interrupted, Succeeded
+from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
 from proxy.jobs.reconciler import Reconciler
@@ -26,7 +26,7 @@ from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.files import Places, write_sidecar
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.support.fakes import new_job
+from tests.support.fakes import MemoryArtifacts, MemoryJobs, new_job
 from tests.support.harness import Crash, FakeWorld, Steps, new_world
 
 Scenario = Callable[[FakeWorld], Awaitable[None]]
@@ -234,6 +234,30 @@ async def test_ten_thousand_jobs_are_reconciled_in_bounded_time(
     assert took < 60
     await artifacts.close()
     await jobs.close()
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_missing_file_is_reported_unless_another_replica_deletes_the_job(
+    *, deleted: bool
+) -> None:
+    """§18: others work on their jobs while a replica starts."""
+    jobs, artifacts = MemoryJobs(), MemoryArtifacts()
+    job = advance(advance(new_job(1), Claimed("h"), 1.0), Interrupted(), 2.0)
+    job = await jobs.add(advance(job, Succeeded(1, "ZA==", 9e9, "Other"), 3.0), b"")
+    listed = jobs.list
+
+    async def list_before_the_delete(**owner: str | None) -> list[Job]:
+        found = await listed(**owner)
+        if deleted:
+            assert await jobs.replace(job, advance(job, Forgotten(), 4.0))
+        return found
+
+    jobs.list = list_before_the_delete  # type: ignore[method-assign]
+    with capture_logs() as entries:
+        await Reconciler(jobs, artifacts, lambda: 10.0).run()
+    reported = [entry["log_level"] for entry in entries if "is missing" in entry["event"]]
+    assert reported == ([] if deleted else ["error"])
+    assert jobs.jobs[job.id].forgotten is deleted
 
 
 async def test_a_truncated_file_is_removed_and_never_a_result(tmp_path: Path) -> None:

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.events import CancelRequested, Claimed, Event, Forgotten, Released
-from proxy.core.job import Job, Phase
+from proxy.core.events import (
+    Answered,
+    Assigned,
+    CancelRequested,
+    Claimed,
+    Event,
+    Finalizing,
+    Forgotten,
+    Joined,
+    Received,
+    Released,
+    Succeeded,
+)
+from proxy.core.job import FileFacts, Job, Phase
 from proxy.core.transitions import advance
 from proxy.jobs.record import Lost, Record, Removed, advance_for_caller
 from proxy.ports import StoreUnavailable
@@ -88,3 +100,53 @@ async def test_a_change_that_the_store_made_without_confirming_it_is_made_once()
     changed = await record.advance(CancelRequested())
     assert (changed.version, changed.phase) == (2, Phase.CANCELLING)
     assert await jobs.get(job.id) == changed
+
+
+#: A run from its slot to the end.
+RUN: tuple[Event, ...] = (
+    Claimed("r"),
+    Answered(FileFacts(media_type="a/b", file_name="a.pst", size=3, etag=None)),
+    Received(3, None, "Pst"),
+    Finalizing(3),
+    Succeeded(3, "ZA==", 9.0, "Pst"),
+)
+
+
+@pytest.mark.parametrize("kept", range(len(RUN)))
+@pytest.mark.parametrize("done", range(1, len(RUN)))
+async def test_a_run_repeats_the_steps_that_the_store_has_lost(kept: int, done: int) -> None:
+    """A store that is killed may lose the changes of the last second. What it kept, and what others
+    have changed since then, stays.
+    """
+    jobs = MemoryJobs()
+    job = await jobs.add(new_job(1), b"")
+    assigned = advance(job, Assigned("r"), 4)
+    assert await jobs.replace(job, assigned)
+    record = Record(jobs, assigned, now)
+    states = [assigned, *[await record.advance(event) for event in RUN[:done]]]
+    older = states[min(kept, done)]
+    joined = older.version + 1 != record.job.version  # else it cannot be told from the lost one
+    jobs.jobs[job.id] = advance(older, Joined(), 4) if joined else older
+    for event in RUN[done:]:
+        await record.advance(event)
+    ended = await jobs.get(job.id)
+    assert ended is not None
+    assert (ended.phase, ended.attempt, ended.joined) == (Phase.COMPLETED, 1, int(joined))
+    assert (ended.size, ended.file) == (3, states[-1].file or ended.file)
+
+
+@pytest.mark.parametrize("event", [CancelRequested(), Forgotten()])
+async def test_a_run_does_not_repeat_its_steps_for_a_job_that_its_caller_has_ended(
+    event: Event,
+) -> None:
+    jobs = MemoryJobs()
+    job = await jobs.add(new_job(1), b"")
+    assigned = advance(job, Assigned("r"), 4)
+    assert await jobs.replace(job, assigned)
+    record = Record(jobs, assigned, now)
+    await record.advance(RUN[0])
+    await record.advance(RUN[1])
+    jobs.jobs[job.id] = ended = advance(assigned, event, 4)
+    with pytest.raises(Lost):
+        await record.advance(RUN[2])
+    assert await jobs.get(job.id) == ended
