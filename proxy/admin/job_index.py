@@ -36,6 +36,7 @@ _TOGETHER = 100
 _ROWS = 8 << 20
 #: Characters of a path, and of a message, that a search looks at.
 _LONGEST = 1024
+_DAY = 86_400.0
 _RUNNING = (Phase.GENERATING, Phase.TRANSFERRING, Phase.FINALIZING, Phase.CANCELLING)
 
 
@@ -61,6 +62,9 @@ class JobIndex:
         self._entries: dict[str, Entry] = {}
         self._newest: list[Entry] | None = []
         self._phases: Counter[Phase] = Counter()
+        #: When jobs failed, and when files that nobody has fetched expire, by job id.
+        self._failed: dict[str, float] = {}
+        self._waiting: dict[str, float] = {}
         self._known: OrderedDict[str, _Row] = OrderedDict()
         self._known_bytes = 0
         self._watchers: set[Changes] = set()
@@ -130,17 +134,29 @@ class JobIndex:
                 return
             del self._entries[id]
             self._drop_row(id)
+            self._failed.pop(id, None)
+            self._waiting.pop(id, None)
             self._newest = None
         else:
             if known is not None and known.version == job.version:
                 return
-            self._entries[id] = self._entry(job)
+            self._entries[id] = entry = self._entry(job)
             self._phases[job.phase] += 1
+            self._heed(job, entry)
             self._newest = None
         if known is not None:
             self._phases[known.phase] -= 1
         for watcher in self._watchers:
             watcher.put(id)
+
+    def _heed(self, job: Job, entry: Entry) -> None:
+        """Note whether the job is one that an operator looks for."""
+        if job.status is Status.FAILED:
+            self._failed[job.id] = job.updated if job.ended is None else job.ended
+        if job.result is ResultState.AVAILABLE and entry.fetched is False:
+            self._waiting[job.id] = inf if job.expires is None else job.expires
+        else:
+            self._waiting.pop(job.id, None)
 
     def _entry(self, job: Job) -> Entry:
         request = job.request
@@ -165,6 +181,7 @@ class JobIndex:
             size=announced if job.size is None else job.size,
             received=job.received,
             delivered=job.delivery.count if has_file else None,
+            fetched=_fetched(job) if has_file else None,
             text=text,
         )
 
@@ -176,6 +193,16 @@ class JobIndex:
             "running": sum(self._phases[phase] for phase in _RUNNING),
             "queued": self._phases[Phase.QUEUED],
             "suspended": self._phases[Phase.SUSPENDED],
+        }
+
+    def attention(self) -> dict[str, int]:
+        """The numbers of exports that failed within a day, and of files that nobody has fetched, of
+        all replicas and from before this start too.
+        """
+        now = self._rows.now()
+        return {
+            "failedLastDay": sum(now - ended < _DAY for ended in self._failed.values()),
+            "notFetched": sum(now < expires for expires in self._waiting.values()),
         }
 
     def select(self, query: Query) -> tuple[int, list[str]]:
@@ -231,3 +258,9 @@ class JobIndex:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+
+
+def _fetched(job: Job) -> bool:
+    """Whether the whole file was sent, at once or in parts."""
+    known = job.delivery
+    return known.whole or (known.count > 0 and known.sent >= (job.size or 0))

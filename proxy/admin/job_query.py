@@ -22,7 +22,8 @@ class Entry:
     """What queries need to know of a job. Times are in Unix seconds, sizes in bytes.
 
     `text` is what a search looks at, in lower case; `ends` is when the record is over. `delivered`
-    counts the downloads of a job that has a file, or had one; None for others.
+    counts the downloads of a job that has a file, or had one, and `fetched` says whether all of the
+    file was sent; both are None for others.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Entry:
     size: int | None
     received: int
     delivered: int | None
+    fetched: bool | None
     text: str
 
 
@@ -101,10 +103,7 @@ class Query:
         return (
             (not self.statuses or entry.status in self.statuses)
             and (not self.phases or entry.phase in self.phases)
-            and (
-                self.delivered is None
-                or (entry.delivered is not None and (entry.delivered > 0) is self.delivered)
-            )
+            and (self.delivered is None or entry.fetched is self.delivered)
             and all(word in entry.text for word in self.words)
         )
 

@@ -97,6 +97,7 @@ class Status:
             },
             "jobs": self._index.counts()
             | {"maxRunning": self._limits.max_running, "maxQueued": self._limits.max_queued},
+            "attention": self._index.attention(),
             "storage": self._storage(),
             "checks": self._checks(),
             "replica": self._replica,

@@ -133,7 +133,6 @@ class AdminParts:
             status=api.status,
             jobs=api.jobs.page,
             job=api.jobs.row,
-            history=api.history.read,
             guarded=guarded,
             now=self._now,
         )

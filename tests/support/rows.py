@@ -94,6 +94,7 @@ def status(**changes: Any) -> dict[str, Any]:
         "startedAt": STARTED,
         "upstream": {"url": "https://vb365.example.com:4443", "reachable": True},
         "jobs": {"running": 1, "queued": 0, "suspended": 0},
+        "attention": {"failedLastDay": 0, "notFetched": 0},
         "storage": {
             "usedBytes": 10 << 30,
             "promisedBytes": 5 << 30,

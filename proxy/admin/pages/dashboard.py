@@ -58,12 +58,10 @@ def dashboard(
     now: float,
     *,
     shown: tuple[dict[str, Any] | None] | None = None,
-    failed: int = 0,
     guarded: bool = False,
 ) -> str:
     """Return the page. `jobs` is what the query selects; `shown` holds the job to show in detail,
-    None if there is no such job. `failed` exports failed within a day. `guarded`: the reader has
-    signed in.
+    None if there is no such job. `guarded`: the reader has signed in.
     """
     kept = {name: query[name] for name in PARAMETERS if query.get(name)}
     opened = Markup("") if shown is None else details(shown[0], address(kept), now)
@@ -72,8 +70,6 @@ def dashboard(
     parts |= {
         "signout": _SIGN_OUT if guarded else Markup(""),
         "details": opened,
-        "failures": f"{plural(failed, 'export')} failed in the last 24 hours",
-        "failures_hidden": "" if failed else "hidden",
         "rows": table_rows(jobs["results"], kept, now),
     }
     return _INDEX.substitute({name: escaped(value) for name, value in parts.items()})
@@ -99,6 +95,7 @@ def _verdict(status: dict[str, Any], now: float) -> dict[str, object]:
     first, *rest = [sentence(each, now) for each in found] or ["All is well"]
     jobs = status["jobs"]
     counts = [f"{jobs[name]} {name}" for name in ("running", "queued", "suspended") if jobs[name]]
+    failed, waiting = (status["attention"][name] for name in ("failedLastDay", "notFetched"))
     return {
         "level": level,
         "mark": _MARKS[level],
@@ -106,6 +103,10 @@ def _verdict(status: dict[str, Any], now: float) -> dict[str, object]:
         "problems": joined(*(tag("li", text) for text in rest)),
         "problems_hidden": "" if rest else "hidden",
         "summary": f"{', '.join(counts)}." if counts else "No export is running.",
+        "failures": f"{plural(failed, 'export')} failed in the last 24 hours",
+        "failures_hidden": "" if failed else "hidden",
+        "unfetched": f"{plural(waiting, 'file')} not fetched yet",
+        "unfetched_hidden": "" if waiting else "hidden",
     }
 
 

@@ -12,14 +12,11 @@ from proxy.admin.pages.assets import Assets, page
 from proxy.admin.pages.dashboard import PARAMETERS, dashboard
 from proxy.admin.responses import Refusal
 
-#: Minutes.
-_DAY = 24 * 60
-
 
 class Site:
     """Serves the pages. What they show is what /api returns: `status` reads its state, `jobs` the
-    page of rows for a query, and `job` one row; both raise a `Refusal`. `history` reads the last
-    minutes. `guarded`: readers sign in. `now` returns Unix seconds.
+    page of rows for a query, and `job` one row; both raise a `Refusal`. `guarded`: readers sign in.
+    `now` returns Unix seconds.
     """
 
     def __init__(
@@ -28,14 +25,12 @@ class Site:
         status: Callable[[], Awaitable[dict[str, Any]]],
         jobs: Callable[[Iterable[tuple[str, str]]], Awaitable[bytes]],
         job: Callable[[str], Awaitable[bytes]],
-        history: Callable[[int], list[dict[str, Any]]],
         guarded: bool,
         now: Callable[[], float],
     ) -> None:
         self._status = status
         self._jobs = jobs
         self._job = job
-        self._history = history
         self._guarded = guarded
         self._now = now
 
@@ -54,7 +49,6 @@ class Site:
             query,
             self._now(),
             shown=shown,
-            failed=sum(minute["finished"]["Failed"] for minute in self._history(_DAY)),
             guarded=self._guarded,
         )
         return page(text)

@@ -19,7 +19,6 @@ const PATIENCE = 2000;
 let status = null;
 let clockSkew = 0;
 let lostAt = null;
-let failedLately = 0;
 let connected = false;
 
 /** Unix seconds of the proxy's clock. */
@@ -38,7 +37,7 @@ function showStatus(found) {
 function draw() {
   if (status === null) return;
   const gone = lostAt !== null && Date.now() / 1000 - lostAt >= PATIENCE / 1000;
-  showVerdict(status, gone ? lostAt : null, failedLately);
+  showVerdict(status, gone ? lostAt : null);
   showFigures(status, now());
 }
 
@@ -63,11 +62,6 @@ async function attempt(work) {
 function loadHistory() {
   attempt(() => charts.load());
   attempt(loadReceivers);
-  attempt(async () => {
-    const day = await get("/api/history?minutes=1440");
-    failedLately = day.results.reduce((sum, minute) => sum + minute.finished.Failed, 0);
-    draw();
-  });
 }
 
 let due = 0;

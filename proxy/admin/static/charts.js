@@ -200,7 +200,7 @@ function options(chart, width) {
         stroke: axis,
         grid: { stroke: grid, width: 1 },
         ticks: { show: false },
-        size: 54,
+        size: 62,
         space: 36,
         incrs: steps(chart.value),
         values: (_, ticks) => ticks.map((tick) => chart.value(tick)),

@@ -6,7 +6,7 @@ import { at, bytes, clock, full, plural, rough, visible } from "./format.js";
 const REACHABLE = { true: ["Up", "good"], false: ["Down", "bad"] };
 
 /** Show the verdict. `lostAt` is when the connection to the proxy was lost, null while it works. */
-export function showVerdict(status, lostAt, failed) {
+export function showVerdict(status, lostAt) {
   const problems = lostAt === null ? (status.problems ?? []) : [];
   const worst = problems.some((each) => each.level === "error") ? "bad" : "warning";
   const level = lostAt !== null ? "stale" : problems.length ? worst : "good";
@@ -26,9 +26,15 @@ export function showVerdict(status, lostAt, failed) {
     list.hidden = rest.length === 0;
   }
   setText(byId("summary"), summary(status.jobs));
-  const link = byId("failures");
-  link.hidden = !failed;
-  setText(link, failed ? `${plural(failed, "export")} failed in the last 24 hours` : "");
+  const { failedLastDay: failed, notFetched: waiting } = status.attention;
+  showLink("failures", failed, `${plural(failed, "export")} failed in the last 24 hours`);
+  showLink("unfetched", waiting, `${plural(waiting, "file")} not fetched yet`);
+}
+
+function showLink(id, count, text) {
+  const link = byId(id);
+  link.hidden = !count;
+  setText(link, count ? text : "");
 }
 
 /** Return a problem as a sentence, with its time in local time. */

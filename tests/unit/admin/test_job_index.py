@@ -22,6 +22,7 @@ from proxy.core.events import (
     Finalizing,
     Forgotten,
     Received,
+    Released,
     Succeeded,
 )
 from proxy.core.job import ErrorCode, FileFacts, Job, JobError
@@ -152,6 +153,51 @@ async def test_rows_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         assert await index.row(job.id) is not None
     assert 0 < index._known_bytes <= 5000
     assert sum(len(row.data) for row in index._known.values()) == index._known_bytes
+
+
+def whole_file(size: int) -> tuple[Any, ...]:
+    return Claimed("r"), Answered(FACTS), Finalizing(size), Succeeded(size, "ZA==", 1e10, "Pst")
+
+
+async def test_failures_and_files_that_wait_are_counted_from_the_records() -> None:
+    """Those of other replicas and from before this start, too."""
+    clock = [1000.0]
+    store = MemoryJobs()
+    jobs = CountedJobs(store, JobCounts())
+    job = await store.add(new_job(), b"")
+    lost = await step(store, job, Claimed("r"), Failed(ERROR))
+    assert lost.ended is not None
+    clock[0] = lost.ended
+    done = await step(store, await store.add(new_job(), b""), *whole_file(3))
+    index = JobIndex(jobs, Rows("", "_async", lambda: clock[0]), RETENTION)
+    await index.refresh()
+    assert index.attention() == {"failedLastDay": 1, "notFetched": 1}
+    done = await step(jobs, done, Delivered(2, whole=False))
+    assert await selected(index, "delivered=false") == [done.id]
+    assert index.attention()["notFetched"] == 1, "a part is not the file"
+    done = await step(jobs, done, Delivered(1, whole=False))
+    assert await selected(index, "delivered=true") == [done.id]
+    assert index.attention() == {"failedLastDay": 1, "notFetched": 0}, "all parts are"
+    clock[0] += 86_400
+    assert index.attention()["failedLastDay"] == 0
+
+
+async def test_files_that_expire_or_are_deleted_do_not_wait() -> None:
+    clock = [1000.0]
+    jobs = CountedJobs(MemoryJobs(), JobCounts())
+    index = JobIndex(jobs, Rows("", "_async", lambda: clock[0]), RETENTION)
+    await step(jobs, await jobs.add(new_job(), b""), *whole_file(3))
+    kept = await step(jobs, await jobs.add(new_job(), b""), *whole_file(3))
+    gone = await step(jobs, await jobs.add(new_job(), b""), Claimed("r"), Failed(ERROR))
+    await index.refresh()
+    assert index.attention()["notFetched"] == 2
+    await step(jobs, kept, Released())
+    await step(jobs, gone, Forgotten())
+    await index.refresh()
+    clock[0] = gone.updated
+    assert index.attention() == {"failedLastDay": 0, "notFetched": 1}
+    clock[0] = 1e10
+    assert index.attention()["notFetched"] == 0
 
 
 def exports(count: int) -> list[Job]:

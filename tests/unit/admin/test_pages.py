@@ -253,10 +253,14 @@ def test_vb365_is_not_said_to_be_away_before_that_is_known() -> None:
     assert "Down" not in made.text
 
 
-def test_the_page_counts_the_failures_of_a_day() -> None:
-    assert "2 exports failed in the last 24 hours" in page(failed=2).text
-    links = [found for tag, found in page().tags if found.get("id") == "failures"]
-    assert ["hidden" in found for found in links] == [True]
+def test_the_page_counts_the_failures_of_a_day_and_the_files_that_wait() -> None:
+    busy = page(status=status(attention={"failedLastDay": 2, "notFetched": 1}))
+    assert "2 exports failed in the last 24 hours" in busy.text
+    assert "1 file not fetched yet" in busy.text
+    for made, hidden in ((busy, False), (page(), True)):
+        links = [found for _, found in made.tags if found.get("id") in ("failures", "unfetched")]
+        assert ["hidden" in found for found in links] == [hidden, hidden]
+        assert [found["href"] for found in links] == ["/?status=Failed", "/?delivered=false"]
 
 
 def test_the_verdict_is_the_first_thing_on_the_page() -> None:
