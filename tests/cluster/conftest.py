@@ -46,19 +46,20 @@ class Scene:
     async def generating(self, caller: Caller | None = None, **fields: str) -> str:
         """A job that VB365 holds back until `simulator.release`."""
         self.simulator.fault(path=self.path, method="POST", hold=True, count=1)
-        count = len(self.simulator.deliveries)
+        held = self.simulator.held
         status, document = await (caller or self.a).ask(
             "POST", self.path, Prefer="respond-async", **fields
         )
         assert status == 202, document
-        await self.simulator.until(lambda: len(self.simulator.deliveries) > count)
+        await self.simulator.until(lambda: self.simulator.held > held)
         return str(document["id"])
 
     async def transferring(self, at: int = 4_000_000) -> str:
         """A job whose transfer halts when VB365 has sent `at` bytes."""
         self.simulator.fault(path=self.path, method="POST", stall_at=at, count=1)
         job = await self.a.kick_off(self.path)
-        await self.simulator.until(lambda: self.simulator.deliveries[-1].sent >= at)
+        sent = self.simulator.deliveries
+        await self.simulator.until(lambda: len(sent) > 0 and sent[-1].sent >= at)
         await self.until(
             self.a, job, lambda document: document["progress"]["bytesReceived"] >= at // 2
         )

@@ -127,6 +127,12 @@ class Stage(ApiClient):
         assert (await self.finished(status)).json()["status"] == "Success"
         return status
 
+    async def held(self, count: int = 1) -> None:
+        """Return once VB365 has so many exports that a fault holds. The phase Generating says only
+        that the proxy is sending the POST.
+        """
+        await self.simulator.until(lambda: self.simulator.held >= count)
+
     def file(self) -> bytes:
         content = self.simulator.content(self.export)
         return bytes(content.read(0, content.size))

@@ -239,6 +239,7 @@ async def test_responses_match_the_openapi_description(stage: Stage) -> None:
     stage.fault(hold=True, count=1)
     started = check(await stage.kickoff(stage.export, Idempotency_Key="k"), kickoff, "post")
     status = stage.path(started["Location"])
+    await stage.held()
     check(await stage.until(status, lambda shown: shown["phase"] == "Generating"), job, "get")
     check(await stage.get(status + "/result"), job + "/result", "get")
     check(await stage.ask("DELETE", status + "/result"), job + "/result", "delete")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import MakeRescue
+from tests.contract.test_16_api import delivered
 from tests.support.exports import (
     CHUNKED_HEAD,
     CONTENT,
@@ -50,13 +51,14 @@ async def test_14_the_finished_file_is_there_at_once_until_it_was_delivered_whol
     stage = await make_rescue(slow, whole)
     await stage.leave()
     slow.finish()
-    await stage.finished()
+    job = await stage.finished()
     broken = await stage.send()
     await broken.head()
     broken.reset()
     response = await stage.export()
     assert (response.head, response.body) == (HEAD, CONTENT)
     assert len(stage.upstream.posts) == 1
+    await delivered(stage, job["id"])
     assert (await stage.export()).body == CONTENT
     assert len(stage.upstream.posts) == 2
 

@@ -114,15 +114,14 @@ async def test_a_cancelled_export_and_the_one_that_waits_for_its_slot(
     make_stage: MakeStage,
 ) -> None:
     stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__CANCEL_HOLD="0s")
-    stage.fault(hold=True)
+    stage.fault(hold=True, count=1)
     with logged() as log:
         first = await stage.begun(stage.export)
-        await stage.until(first, lambda document: document["phase"] == "Generating")
+        await stage.held()
         second = await stage.begun(stage.path_of("items/save"))
         await stage.ask("POST", first + "/cancel")
         await stage.ask("POST", first + "/cancel")
         assert (await stage.finished(first)).json()["status"] == "Cancelled"
-        stage.simulator.release()
         await stage.finished(second)
     check_documented(log.entries)
     (queued,) = log.named("job.queued")

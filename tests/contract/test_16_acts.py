@@ -29,7 +29,7 @@ async def test_cancel_ends_a_running_export(make_stage: MakeStage) -> None:
     stage = await make_stage()
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
-    await stage.until(status, lambda document: document["phase"] == "Generating")
+    await stage.held()
     with logged() as log:
         response = await act(stage, "POST", f"{id_of(status)}/cancel", X_Request_Id="r1")
         assert response.status in (200, 202)

@@ -77,6 +77,7 @@ async def test_an_export_is_followed_from_its_kickoff_to_its_deletion(
         assert row["id"] == job
         assert set(row) >= {"owner", "origin", "joined", "replica", "delivered", "timeline"}
         await found.until("status", lambda data: data["jobs"]["running"] == 1)
+        await stage.held()
         stage.simulator.release()
         row = await found.until("job", lambda data: data["status"] == "Success")
         assert row == (await get(stage, f"/api/jobs/{job}")).json()
@@ -95,6 +96,7 @@ async def test_a_job_that_vb365_refuses_at_once_is_removed(make_stage: MakeStage
         await found.until("status")
         kickoff = asyncio.create_task(stage.kickoff(stage.export))
         row = await found.until("job")
+        await stage.held()
         stage.simulator.release()
         assert (await kickoff).status == 500
         assert (await found.until("removed")) == {"id": row["id"]}

@@ -105,7 +105,7 @@ async def test_a_failure_has_the_error(make_stage: MakeStage, receiver: Receiver
     stage = await make_stage(**hooked(receiver))
     stage.fault(hold=True, outlook_missing=True)
     status = await stage.begun(stage.export)
-    await stage.simulator.until(lambda: stage.simulator.held > 0)
+    await stage.held()
     stage.simulator.release()
     await stage.finished(status)
     (post,) = await receiver.types("export.failed")
@@ -121,7 +121,7 @@ async def test_a_cancelled_export_is_reported(
     stage = await make_stage(**hooked(receiver))
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
-    await stage.until(status, lambda document: document["phase"] == "Generating")
+    await stage.held()
     if how == "cancel":
         await stage.ask("POST", status + "/cancel")
     else:
@@ -193,7 +193,7 @@ async def test_an_export_that_vb365_refuses_at_once_is_reported_to_nobody(
     stage = await make_stage(**hooked(receiver, EXPORTS__GRACE="30s"))
     stage.fault(hold=True, outlook_missing=True, count=1)
     kicking = asyncio.create_task(stage.kickoff(stage.export))
-    await stage.simulator.until(lambda: stage.simulator.held > 0)
+    await stage.held()
     await asyncio.sleep(1.5)  # more than the pause between two looks for messages
     stage.simulator.release()
     assert (await kicking).status == 500
@@ -359,6 +359,7 @@ async def test_a_change_of_the_outbox_is_not_shown(
     stage = await make_stage(**hooked(receiver))
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
+    await stage.held()
     generating = await stage.until(status, lambda document: document["phase"] == "Generating")
     await receiver.count(1)
     polling = asyncio.create_task(

@@ -195,6 +195,7 @@ async def test_jobs_run_in_order_and_a_full_queue_gets_503(make_stage: MakeStage
         stage.path_of("posts/export"),
     ]
     first = await stage.begun(paths[0], Prefer="respond-async, wait=0")
+    await stage.held()
     queued = [
         await stage.kickoff(path) for path in paths[1:]
     ]  # without a grace period, or this would take 10 s each
@@ -431,9 +432,6 @@ async def test_a_client_that_disconnects_while_it_waits_stops_no_job(make_stage:
     """§3.9: a client that disconnects during step 7 or 9 does not stop its job."""
     stage = await make_stage(EXPORTS__GRACE="30s")
     stage.fault(hold=True)
-
-    async def held(count: int) -> None:
-        await stage.simulator.until(lambda: stage.simulator.held >= count)
 
     for prefer in ("respond-async", "respond-async, wait=40"):
         seen = stage.simulator.held

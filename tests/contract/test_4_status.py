@@ -265,7 +265,7 @@ async def test_a_long_poll_ends_when_the_document_changes(stage: Stage) -> None:
     """§4: from the one in If-None-Match; without it when status or phase change."""
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
-    await stage.until(status, lambda document: document["phase"] == "Generating")
+    await stage.held()
     etag = (await stage.get(status))["ETag"]
     waiting = [
         asyncio.create_task(stage.get(status, Prefer="wait=40", If_None_Match=etag)),

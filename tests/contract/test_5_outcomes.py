@@ -92,7 +92,7 @@ async def test_documents_of_every_version_are_valid_events(stage: Stage, version
         response = await stage.kickoff(export)
         path = stage.path(response["Location"])
         if "hold" in fault:
-            await stage.until(path, lambda document: document["phase"] == "Generating")
+            await stage.held()
             await stage.ask("POST", path + "/cancel")
         for shown in (response.json(), (await stage.finished(path)).json()):
             jsonschema.validate(shown, EVENT, format_checker=jsonschema.FormatChecker())

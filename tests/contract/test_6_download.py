@@ -236,6 +236,7 @@ async def test_a_result_that_is_not_ready_is_409(stage: Stage) -> None:
     waiting = asyncio.create_task(stage.get(result, Prefer="wait=40"))
     await asyncio.wait([waiting], timeout=0.1)
     assert not waiting.done()
+    await stage.held()
     stage.simulator.release()
     response = await asyncio.wait_for(waiting, 20)
     assert (response.status, response.body) == (200, stage.file())

@@ -17,7 +17,7 @@ def kind(response: Message) -> str:
 async def running(stage: Stage) -> str:
     stage.fault(hold=True)
     status = await stage.begun(stage.export)
-    await stage.until(status, lambda document: document["phase"] == "Generating")
+    await stage.held()
     return status
 
 

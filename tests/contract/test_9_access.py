@@ -301,7 +301,7 @@ async def test_the_owners_next_call_resumes_a_suspended_job(make_stage: MakeStag
     stage = await make_stage()
     stage.fault(hold=True, count=1)
     status = await stage.begun(stage.export)
-    await stage.until(status, lambda document: document["phase"] == "Generating")
+    await stage.held()
     await stage.running.stop()
     stage.simulator.release()
     stage.running = await app.start(stage.running.settings, stage.clock)

@@ -30,7 +30,8 @@ class Scene:
         """
         self.simulator.fault(path=self.path, method="POST", stall_at=at, count=1)
         job = await self.caller.kick_off(self.path)
-        await self.simulator.until(lambda: self.simulator.deliveries[-1].sent >= at)
+        sent = self.simulator.deliveries
+        await self.simulator.until(lambda: len(sent) > 0 and sent[-1].sent >= at)
         async with asyncio.timeout(20):
             while (await self.caller.status(job))[1]["progress"]["bytesReceived"] < at // 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
@@ -62,6 +63,7 @@ async def test_a_kill_while_the_upstream_generates_starts_a_new_attempt(scene: S
     """§10: interrupted before any byte."""
     scene.simulator.fault(path=scene.path, method="POST", hold=True, count=1)
     job = await scene.caller.kick_off(scene.path)
+    await scene.simulator.until(lambda: scene.simulator.held > 0)
     await scene.proxy.kill()
     await scene.proxy.start()
     document = await scene.check(job)
