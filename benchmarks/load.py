@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.processes import LOAD_CORE, Program, find_program, on_core
+from benchmarks.processes import LOAD_CORE, Program, find_program, on_cores
 
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1, "m": 60}
 
@@ -41,17 +42,20 @@ def wrk(
     tls: bool = False,
     fields: dict[str, str] | None = None,
     script: Path | None = None,
+    connections: int = 64,
 ) -> Cost:
-    """Send requests over 64 persistent connections; the unit of work is a request.
+    """Send requests over persistent connections, one at a time on each; the unit is a request.
 
     `script` is a Lua script for wrk. Raises RuntimeError if a response is not a success.
     """
     url = _url(server, path, tls)
     scripted = ["-s", str(script)] if script else []
-    load = ["-t1", "-c64", f"-d{seconds}s", "--timeout", "30s"]
+    load = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     command = [find_program("wrk"), *load, *_header_options(fields), *scripted, url]
     before = server.cpu()
-    done = subprocess.run(on_core(LOAD_CORE, command), check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        on_cores([LOAD_CORE], command), check=True, capture_output=True, text=True
+    )
     cpu = server.cpu() - before
     found = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
     failed = "Non-2xx" in done.stdout or "Socket errors" in done.stdout
@@ -74,7 +78,9 @@ def curl(
     """
     command = [*_curl(server, path, tls, fields), "-o", "/dev/null", "-w", "%{size_download}"]
     before, start = server.cpu(), time.perf_counter()
-    done = subprocess.run(on_core(LOAD_CORE, command), check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        on_cores([LOAD_CORE], command), check=True, capture_output=True, text=True
+    )
     cost = Cost(size / 1e9, server.cpu() - before, time.perf_counter() - start)
     if int(done.stdout) != size:
         raise RuntimeError(f"{path}: received {done.stdout} bytes, expected {size}")
@@ -82,16 +88,16 @@ def curl(
 
 
 def curl_to_file(
-    file: Path, upstream: Program, path: str, *, size: int, core: int, tls: bool
+    file: Path, upstream: Program, path: str, *, size: int, cores: Sequence[int], tls: bool
 ) -> Cost:
-    """Download to a file with curl on this core; the unit of work is a GB.
+    """Download to a file with curl on these cores; the unit of work is a GB.
 
     The CPU time is that of curl, not of the server. Raises RuntimeError unless exactly `size` bytes
     arrive.
     """
     command = [*_curl(upstream, path, tls, None), "-o", str(file)]
     start = time.perf_counter()
-    with subprocess.Popen(on_core(core, command)) as process:
+    with subprocess.Popen(on_cores(cores, command)) as process:
         cpu = _wait(process)
     wall = time.perf_counter() - start
     if process.returncode or file.stat().st_size != size:

@@ -21,7 +21,7 @@ _CPUCLOCK_SCHED = 2
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 #: The core of the program under test, and that of load generators and upstreams.
 TESTED_CORE, LOAD_CORE = 0, min(1, (os.cpu_count() or 1) - 1)
-_START_TIMEOUT, _STOP_TIMEOUT = 20, 15
+_START_TIMEOUT, _STOP_TIMEOUT = 120, 15
 
 
 class MissingProgram(Exception):
@@ -64,9 +64,9 @@ def free_port() -> int:
             continue
 
 
-def on_core(core: int, command: Sequence[str]) -> list[str]:
-    """Return the command line that runs the command pinned to a core."""
-    return [find_program("taskset"), "-c", str(core), *command]
+def on_cores(cores: Sequence[int], command: Sequence[str]) -> list[str]:
+    """Return the command line that runs the command pinned to the cores."""
+    return [find_program("taskset"), "-c", ",".join(map(str, cores)), *command]
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def running(
     port: int,
     *,
     log: Path,
-    core: int = TESTED_CORE,
+    cores: Sequence[int] = (TESTED_CORE,),
     environ: dict[str, str] | None = None,
 ) -> Iterator[Program]:
     """Run a server that listens on `port`; yield it when it accepts connections.
@@ -85,7 +85,7 @@ def running(
     """
     with log.open("ab") as out:
         process = subprocess.Popen(
-            on_core(core, command),
+            on_cores(cores, command),
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
@@ -138,6 +138,14 @@ def unverified_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def fsync(descriptor: int) -> float:
+    """Append 4 KiB to a file and sync it; return the time of the fsync in milliseconds."""
+    os.write(descriptor, bytes(4096))
+    start = time.perf_counter()
+    os.fsync(descriptor)
+    return (time.perf_counter() - start) * 1000
 
 
 def percentile(values: Sequence[float], share: float) -> float:

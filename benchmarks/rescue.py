@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from http.client import HTTPConnection
 from pathlib import Path
 
 from benchmarks.client import AUTHORIZATION, connect, export_path
-from benchmarks.processes import Program, median, percentile
+from benchmarks.processes import Program, fsync, median, percentile
 from benchmarks.report import Row
 from benchmarks.servers import Servers
 from benchmarks.sizes import Sizes
@@ -41,7 +40,7 @@ def _row(tls: bool, rescued: list[float], relayed: list[float], synced: list[flo
         f"{name}: median {median(times):.2f}, p90 {percentile(times, 0.9):.2f} ms"
         for name, times in (("rescued", rescued), ("relayed", relayed), ("fsync", synced))
     )
-    work = f"rescue's first byte, {'https' if tls else 'http'} to the upstream: later than relayed"
+    work = f"rescue, {'https' if tls else 'http'}: first byte later than relayed"
     return Row(work, later, "ms", note, target=5, stretch=2, higher_is_better=False)
 
 
@@ -54,7 +53,7 @@ def _measure(
         for _ in range(count):
             rescued.append(_first_byte(connection, export_path()))
             relayed.append(_first_byte(connection, export_path() + "?async=false"))
-            synced.append(_fsync(file.fileno()))
+            synced.append(fsync(file.fileno()))
     return rescued, relayed, synced
 
 
@@ -66,10 +65,3 @@ def _first_byte(connection: HTTPConnection, target: str) -> float:
     if response.status != 200 or len(response.read()) != _SIZE:
         raise RuntimeError(f"POST {target}: {response.status}")
     return elapsed * 1000
-
-
-def _fsync(descriptor: int) -> float:
-    os.write(descriptor, bytes(4096))
-    start = time.perf_counter()
-    os.fsync(descriptor)
-    return (time.perf_counter() - start) * 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from benchmarks.processes import (
     running,
 )
 
+#: The command of the proxy.
+PROXY = (sys.executable, "-m", "proxy", "serve")
 #: 1 KiB of JSON.
 _DOCUMENT = '{"value":"' + "x" * 1012 + '"}'
 _NGINX = """
@@ -94,7 +96,7 @@ class Servers:
         1 KiB document for any other request.
         """
         locations = _FILE_LOCATIONS.format(files=files, document=_DOCUMENT)
-        return self._nginx("upstream", tls, locations, core=LOAD_CORE)
+        return self._nginx("upstream", tls, locations, cores=(LOAD_CORE,))
 
     def nginx_files(self, files: Path, *, tls: bool) -> AbstractContextManager[Program]:
         """Run nginx as a file server under test; it serves the same as `upstream`."""
@@ -106,7 +108,7 @@ class Servers:
         port = free_port()
         certificate = [str(self.chain), str(self.key)] if tls else []
         command = [sys.executable, "-m", "benchmarks.silent_upstream", str(port), *certificate]
-        return running(command, port, log=self.directory / "silent.log", core=LOAD_CORE)
+        return running(command, port, log=self.directory / "silent.log", cores=(LOAD_CORE,))
 
     def nginx(
         self, upstream: int, *, tls: bool, tls_upstream: bool
@@ -119,7 +121,13 @@ class Servers:
 
     @contextmanager
     def _nginx(
-        self, name: str, tls: bool, locations: str, *, upstreams: str = "", core: int = TESTED_CORE
+        self,
+        name: str,
+        tls: bool,
+        locations: str,
+        *,
+        upstreams: str = "",
+        cores: Sequence[int] = (TESTED_CORE,),
     ) -> Iterator[Program]:
         directory, port = self.new_directory(name), free_port()
         config = directory / "nginx.conf"
@@ -135,7 +143,7 @@ class Servers:
             )
         )
         command = [find_program("nginx"), "-c", str(config)]
-        with running(command, port, log=directory / "log", core=core) as program:
+        with running(command, port, log=directory / "log", cores=cores) as program:
             yield program
 
     @contextmanager
@@ -168,12 +176,34 @@ class Servers:
         tls_upstream: bool = False,
         settings: Mapping[str, str] = MappingProxyType({}),
         environ: Mapping[str, str] = MappingProxyType({}),
+        cores: Sequence[int] = (TESTED_CORE,),
     ) -> Iterator[Program]:
         """Run `vb365-async-proxy serve` in front of the upstream port.
 
         `settings` are environment variables without the prefix VB365_PROXY_, `environ` others.
         """
         directory, port = self.new_directory("proxy"), free_port()
+        variables = self.variables(
+            directory, port, upstream, tls=tls, tls_upstream=tls_upstream, settings=settings
+        )
+        with running(
+            PROXY, port, log=directory / "log", cores=cores, environ={**variables, **environ}
+        ) as program:
+            yield program
+
+    def variables(
+        self,
+        directory: Path,
+        port: int,
+        upstream: int,
+        *,
+        tls: bool = False,
+        tls_upstream: bool = False,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, str]:
+        """Return the environment variables of a proxy that listens on the port, with its data in
+        `directory`.
+        """
         values = {
             "UPSTREAM__URL": f"{'https' if tls_upstream else 'http'}://127.0.0.1:{upstream}",
             "LISTEN__ADDRESS": f"127.0.0.1:{port}",
@@ -188,7 +218,4 @@ class Servers:
             values["LISTEN__TLS_CERTIFICATE"] = str(self.chain)
             values["LISTEN__TLS_KEY"] = str(self.key)
         values |= settings
-        variables = {f"VB365_PROXY_{name}": value for name, value in values.items()} | dict(environ)
-        command = [sys.executable, "-m", "proxy", "serve"]
-        with running(command, port, log=directory / "log", environ=variables) as program:
-            yield program
+        return {f"VB365_PROXY_{name}": value for name, value in values.items()}

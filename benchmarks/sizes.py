@@ -14,22 +14,27 @@ class Sizes:
     `rounds`: interleaved rounds per benchmark.
     `seconds`: duration of one run of the load generator.
     `large`: bytes of a large file.
+    `stored`: bytes of a file that is stored. 1 GB stays in the page cache, 2 GB do not.
     `total`: bytes of all files of the memory benchmark.
     `jobs`: jobs on record, of which `pending` wait for the upstream.
     `probes`: requests per latency measurement.
-    `replicas`: replicas to run at most.
+    `replicas`: the numbers of replicas to run.
     `modes`: how many TLS modes of `small` to run, in the order of its table.
+    `connections`, `records`: the steps of the growth benchmarks.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     seconds: int = 3
     large: int = 1000 * MB
+    stored: int = 2000 * MB
     total: int = 5000 * MB
     jobs: int = 10_000
     pending: int = 1_000
     probes: int = 1_000
-    replicas: int = 4
+    replicas: tuple[int, ...] = (1, 2, 4)
     modes: int = 3
+    connections: tuple[int, ...] = (10, 1_000, 10_000)
+    records: tuple[int, ...] = (100, 10_000, 100_000)
 
 
 FULL = Sizes()
@@ -37,10 +42,13 @@ TINY = Sizes(
     rounds=1,
     seconds=1,
     large=4 * MB,
+    stored=4 * MB,
     total=8 * MB,
     jobs=20,
     pending=5,
     probes=10,
-    replicas=2,
+    replicas=(1, 2),
     modes=1,
+    connections=(10, 64),
+    records=(20,),
 )
