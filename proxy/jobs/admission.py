@@ -68,6 +68,11 @@ class UnacceptedCallers(Problem):
     """The share of the queue for callers that VB365 never accepted is taken."""
 
 
+def _of(owners: Sequence[str], jobs: Sequence[Sequence[str]]) -> int:
+    """How many of the jobs are the caller's. They are given by their owners."""
+    return sum(not set(owners).isdisjoint(others) for others in jobs)
+
+
 class Admission:
     """Admits kick-offs one by one. A job that is about to be added already counts.
 
@@ -98,7 +103,8 @@ class Admission:
         self._reserved: list[_Place] = []
         #: Those that have been added since, and whose blocks have not ended.
         self._taken: list[_Place] = []
-        #: How many of those that are about to be added have a slot already.
+        #: Those that are being added, and how many of them have a slot already.
+        self._adding: list[Job] = []
         self._starting = 0
 
     @asynccontextmanager
@@ -147,22 +153,12 @@ class Admission:
         return taken >= self._limits.max_running or self._limits.max_running_per_caller > 0
 
     async def _check(self, owners: Sequence[str]) -> SlotUse:
-        try:
-            return await self._check_once(owners)
-        except Problem:
-            if not self._reserved:
-                raise
-        # a job that has just been stored counts twice until its kick-off continues
-        await asyncio.sleep(0)
-        return await self._check_once(owners)
-
-    async def _check_once(self, owners: Sequence[str]) -> SlotUse:
         await self._space.measure()
-        counts = await self._make_space(owners)
+        counts, unstored = await self._make_space(owners)
         use = await self._queue.use(owners)
-        self._check_quota(owners, counts.live, use.held_by_caller)
+        self._check_quota(counts.live + _of(owners, unstored), use.held_by_caller)
         self._check_queue(use)
-        self._check_records(owners, counts)
+        self._check_records(owners, counts, unstored)
         if (shortage := self._space.shortage()) is not None:
             raise Problem(
                 "capacity-exhausted", f"Not enough space: {shortage}.", retry_after=_RETRY_AFTER
@@ -186,16 +182,16 @@ class Admission:
         raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
     async def _add_alone(self, job: Job, body: bytes, started: Job | None) -> Job:
-        if started is None:
-            return await self._jobs.add(job, body)
-        self._starting += 1
+        self._adding.append(job)
+        self._starting += started is not None
         try:
-            return await self._jobs.add(started, body)
+            return await self._jobs.add(started or job, body)
         finally:
-            self._starting -= 1
+            self._adding.remove(job)
+            self._starting -= started is not None
 
-    def _check_quota(self, owners: Sequence[str], live: int, held: int) -> None:
-        unfinished = live + held + self._arriving_of(owners)
+    def _check_quota(self, live: int, held: int) -> None:
+        unfinished = live + held
         if unfinished < self._limits.max_per_caller:
             return
         detail = (
@@ -236,8 +232,10 @@ class Admission:
         """The slots for the jobs that wait or are about to be added. Some of these have one."""
         return max(0, self._limits.max_running - use.running - use.held + self._starting)
 
-    def _check_records(self, owners: Sequence[str], counts: Counts) -> None:
-        mine, all_ = self._excess(owners, counts)
+    def _check_records(
+        self, owners: Sequence[str], counts: Counts, unstored: Sequence[Sequence[str]]
+    ) -> None:
+        mine, all_ = self._excess(owners, counts, unstored)
         kept = "unfinished or with a file that can still be downloaded"
         if mine > 0:
             detail = (
@@ -253,26 +251,36 @@ class Admission:
             )
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
-    async def _make_space(self, owners: Sequence[str]) -> Counts:
+    async def _make_space(self, owners: Sequence[str]) -> tuple[Counts, Sequence[Sequence[str]]]:
         """Remove ended records without a file, the oldest first, until one more record fits.
-        Returns the counts afterwards.
+        Returns the counts afterwards, and what `_unstored` returns.
         """
         while True:
             counts = await self._jobs.counts(owners)
-            mine, all_ = self._excess(owners, counts)
+            unstored = await self._unstored()
+            mine, all_ = self._excess(owners, counts, unstored)
             scope, excess = (owners, mine) if mine > 0 else (None, all_)
             found = await self._jobs.spent(scope, min(excess, _TOGETHER)) if excess > 0 else ()
             if not found:
-                return counts
+                return counts, unstored
             await asyncio.gather(*map(self._remove, found))
 
-    def _excess(self, owners: Sequence[str], counts: Counts) -> tuple[int, int]:
-        """By how many one more record would exceed the limits, of the caller and of all callers."""
-        mine = counts.records + self._arriving_of(owners) + 1 - self._limits.max_records_per_caller
-        return mine, counts.total + len(self._arriving) + 1 - self._limits.max_records
+    async def _unstored(self) -> Sequence[Sequence[str]]:
+        """The owners of the jobs that are about to be added and that the store does not count. It
+        counts a job a moment before `take` is called.
+        """
+        unstored = list(self._arriving)
+        for job in self._adding:
+            if job.owners in unstored and await self._jobs.get(job.id) is not None:
+                unstored.remove(job.owners)
+        return unstored
 
-    def _arriving_of(self, owners: Sequence[str]) -> int:
-        return sum(not set(owners).isdisjoint(others) for others in self._arriving)
+    def _excess(
+        self, owners: Sequence[str], counts: Counts, unstored: Sequence[Sequence[str]]
+    ) -> tuple[int, int]:
+        """By how many one more record would exceed the limits, of the caller and of all callers."""
+        mine = counts.records + _of(owners, unstored) + 1 - self._limits.max_records_per_caller
+        return mine, counts.total + len(unstored) + 1 - self._limits.max_records
 
     async def _remove(self, job: Job) -> None:
         await self._artifacts.remove(job.id)  # a file that could not be removed when the job ended

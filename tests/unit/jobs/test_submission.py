@@ -206,21 +206,28 @@ async def test_a_job_that_is_stored_with_a_slot_takes_no_place_in_the_queue() ->
 
 
 async def test_a_job_does_not_count_twice_while_it_is_stored(monkeypatch: Any) -> None:
-    """§3.5: the store has it a moment before its kick-off continues; another one is not refused."""
-    world = FakeWorld(limits=replace(LIMITS, max_per_caller=2))
+    """§3.5: the store has it a moment before its kick-off continues; another one is not refused,
+    however long the moment is.
+    """
+    two = replace(LIMITS, max_per_caller=2, max_records=2, max_records_per_caller=2)
+    world = FakeWorld(limits=two)
     world.upstream.gate.clear()
-    add, visible = world.jobs.add, asyncio.Event()
+    add, visible, released = world.jobs.add, asyncio.Event(), asyncio.Event()
 
     async def add_visibly(job: Job, body: bytes) -> Job:
         stored: Job = await add(job, body)
-        visible.set()
-        await asyncio.sleep(0)
+        if not visible.is_set():
+            visible.set()
+            await released.wait()
         return stored
 
     monkeypatch.setattr(world.jobs, "add", add_visibly)
     first = asyncio.create_task(world.submit())
     await visible.wait()
     await world.submit()
+    with pytest.raises(Problem):
+        await world.submit()
+    released.set()
     await first
     with pytest.raises(Problem):
         await world.submit()
