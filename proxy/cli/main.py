@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -20,6 +19,7 @@ import proxy
 from proxy.cli.client import WithClient, add_client_commands
 from proxy.cli.imports import without
 from proxy.cli.leaving import leave
+from proxy.cli.loop import run_loop
 from proxy.cli.options import (
     AdminAddress,
     ConfigFile,
@@ -30,14 +30,15 @@ from proxy.cli.options import (
     Timeout,
     with_sources,
 )
+from proxy.cli.trial import add_trial_commands
 
 if TYPE_CHECKING:
     from proxy.config import Problem, Settings
     from proxy.net.seat import Seat
 
 COMMAND = "vb365-async-proxy"
-#: The panels of --help beside those of the client.
-_SERVER, _TRY = "Run a proxy", "Try it"
+#: The panel of --help beside those of the client and of `trial`.
+_SERVER = "Run a proxy"
 #: Bytes of a health check's response that are read.
 _LONGEST_REPORT = 64 << 10
 
@@ -52,6 +53,9 @@ config_app = typer.Typer(no_args_is_help=True, help="Create, check and print the
 app.add_typer(config_app, name="config", rich_help_panel=_SERVER)
 webhooks_app = typer.Typer(no_args_is_help=True, help="Test the receivers of webhooks.")
 app.add_typer(webhooks_app, name="webhooks", rich_help_panel=_SERVER)
+
+
+add_trial_commands(app)
 
 
 def main() -> None:
@@ -116,76 +120,10 @@ def serve(sources: Sources) -> None:
     if settings.listen.workers > 1:
 
         def work(seat: Seat) -> int:
-            return _run(run(settings, reread, seat))
+            return run_loop(run(settings, reread, seat))
 
         raise typer.Exit(run_workers(settings, work, config=config))
-    raise typer.Exit(_run(run(settings, reread, config=config)))
-
-
-@app.command(rich_help_panel=_TRY)
-def demo(
-    keep: Annotated[
-        bool, typer.Option("--serve", help="Keep the proxy and the simulator running.")
-    ] = False,
-) -> None:
-    """Run an asynchronous export against a VB365 simulator, step by step."""
-    from proxy.cli.demo import run
-
-    raise typer.Exit(run(keep=keep))
-
-
-def _size(text: str) -> float:
-    from proxy.config import scalars
-
-    return _parsed(scalars.parse_size, text)
-
-
-def _duration(text: str) -> float:
-    from proxy.config import scalars
-
-    return _parsed(scalars.parse_duration, text)
-
-
-def _parsed(parse: Callable[[str], float], text: str) -> float:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} {error}") from error
-
-
-@app.command(rich_help_panel=_TRY)
-def simulate(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")
-    ] = 4443,
-    size: Annotated[
-        int, typer.Option(parser=_size, metavar="SIZE", help="Size of an exported file.")
-    ] = "1MiB",  # type: ignore[assignment]  # typer parses the default
-    generate: Annotated[
-        float,
-        typer.Option(
-            parser=_duration, metavar="DURATION", help="How long the generation of a file takes."
-        ),
-    ] = "0s",  # type: ignore[assignment]  # typer parses the default
-    rate: Annotated[
-        int | None,
-        typer.Option(
-            parser=_size,
-            metavar="SIZE",
-            help="Bytes per second of a transfer (default: no limit).",
-        ),
-    ] = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="Serve https with a new self-signed certificate.")
-    ] = False,
-) -> None:
-    """Run a VB365 simulator for demos, tests and development."""
-    from proxy.cli.simulate import run
-    from proxy.simulator import SimulatorSettings
-
-    settings = SimulatorSettings(size=size, generate=generate, rate=rate)
-    raise typer.Exit(_run(run(settings, host, port, tls=tls)))
+    raise typer.Exit(run_loop(run(settings, reread, config=config)))
 
 
 @app.command(rich_help_panel=_SERVER)
@@ -377,16 +315,3 @@ def _exit_with(problems: list[Problem], exit_code: int) -> NoReturn:
 
     typer.echo(format_problems(problems), err=True)
     raise typer.Exit(exit_code)
-
-
-def _run(main: Coroutine[None, None, int]) -> int:
-    """Run on uvloop if it is installed (it does not exist for Windows), else on asyncio's loop."""
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    try:
-        import uvloop
-
-        loop_factory = uvloop.new_event_loop
-    except ImportError:
-        pass
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(main)

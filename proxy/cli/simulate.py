@@ -17,20 +17,34 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from proxy.simulator import Simulator, SimulatorSettings, serve
+from proxy.cli.request_log import line
+from proxy.cli.scenario import Scenario
+from proxy.simulator import Simulator, serve
+from proxy.simulator.calls import RecordedRequest
 
 _VALIDITY = dt.timedelta(days=365)
 #: The certificate is valid from one hour ago, for clients whose clock is slow.
 _CLOCK_SKEW = dt.timedelta(hours=1)
 
 
-async def run(settings: SimulatorSettings, host: str, port: int, *, tls: bool) -> int:
+async def run(scenario: Scenario, host: str, port: int, *, tls: bool, quiet: bool) -> int:
     """Serve until SIGINT or SIGTERM and return the exit code.
 
-    With `tls`, serve https with a new self-signed certificate, as VB365 does by default.
+    With `tls`, serve https with a new self-signed certificate, as VB365 does by default. Unless
+    `quiet`, print a line per request on stderr.
     """
     context = _self_signed_context(host) if tls else None
-    server = asyncio.ensure_future(serve(settings, host, port, context, ready=_print_address))
+    server = asyncio.ensure_future(
+        serve(
+            scenario.settings,
+            host,
+            port,
+            context,
+            ready=_print_address,
+            faults=scenario.faults,
+            log=None if quiet else _print_request,
+        )
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         # Windows has no such handlers; there Ctrl-C raises KeyboardInterrupt.
@@ -41,7 +55,11 @@ async def run(settings: SimulatorSettings, host: str, port: int, *, tls: bool) -
     except asyncio.CancelledError:
         return 0
     except OSError as error:
-        typer.echo(f"Cannot listen on {host} port {port}: {error.strerror}", err=True)
+        typer.echo(
+            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another --port; "
+            "0 is any free one.",
+            err=True,
+        )
         return 1
     return 0
 
@@ -49,7 +67,14 @@ async def run(settings: SimulatorSettings, host: str, port: int, *, tls: bool) -
 def _print_address(simulator: Simulator) -> None:
     users = (f"{user.name} (password {user.password})" for user in simulator.settings.users)
     typer.echo(f"users: {', '.join(users)}", err=True)
+    for fault in simulator.faults:
+        where = f" of {fault.method or 'any method'} {fault.path or 'any path'}"
+        typer.echo(f"fault: {', '.join(fault.names)}{where}", err=True)
     typer.echo(f"listening on {simulator.url}", err=True)
+
+
+def _print_request(request: RecordedRequest) -> None:
+    typer.echo(line(request), err=True)
 
 
 def _self_signed_context(host: str) -> ssl.SSLContext:

@@ -30,7 +30,10 @@ class RecordedRequest:
 
     `target` and `headers` are the raw request target and field lines. `time` is in Unix seconds.
     `length` and `sha256` describe the whole body; `body` holds its first 64 KiB. `complete` becomes
-    True when the whole body has arrived, `status` is set when the response head is sent.
+    True when the whole body has arrived, `status` is set when the response head is sent. `user` is
+    the name of the caller, `faults` are the names of the effects on the request, and `outcome` is
+    that of an export's delivery (`transfer.Delivery`). At the end, `sent` is the number of bytes
+    sent after the head, and `seconds` the duration.
     """
 
     method: str
@@ -42,6 +45,11 @@ class RecordedRequest:
     body: bytes = b""
     complete: bool = False
     status: int | None = None
+    user: str = ""
+    faults: tuple[str, ...] = ()
+    outcome: str = ""
+    sent: int = 0
+    seconds: float = 0.0
 
     def header(self, name: str) -> str | None:
         """Return the value of a field, multiple lines joined with a comma, or None."""

@@ -103,6 +103,7 @@ class Exports:
             delivery.outcome = "disconnected"
             raise
         finally:
+            call.record.outcome = delivery.outcome
             self._notifier.notify()
 
     async def stop(self) -> None:

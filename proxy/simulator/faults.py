@@ -85,6 +85,15 @@ class Effects:
     disposition: str | None = None
     gzip: bool | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the effects."""
+        return tuple(name for name in EFFECTS if getattr(self, name) is not None)
+
+
+#: The names of all effects.
+EFFECTS = tuple(member.name for member in fields(Effects))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault(Effects):
@@ -100,23 +109,24 @@ class Fault(Effects):
     count: int | None = None
 
 
-_CHOICES = {
+#: The values of the members that have a fixed set of them.
+CHOICES = {
     "framing": ("length", "chunked", "close"),
     "cut": ("reset", "close"),
     "event": ("Running", "Success", "Warning", "Failed", "Cancelled", "Skipped"),
     "kind": ("pst", "msg", "html", "txt", "pdf", "csv", "zip", "pst.zip", "msg.zip"),
 }
-_EFFECT_NAMES = tuple(member.name for member in fields(Effects))
-_TYPES = get_type_hints(Fault)
+#: The members of a fault and their types.
+TYPES = get_type_hints(Fault)
 
 
 def _problem(name: str, value: Any) -> str | None:
     """Return what is wrong with a member of a fault, or None."""
-    if name not in _TYPES:
+    if name not in TYPES:
         return f"unknown key {name!r}"
-    if name in _CHOICES and value is not None and value not in _CHOICES[name]:
-        return f"{name!r} must be one of {', '.join(_CHOICES[name])}"
-    types = get_args(_TYPES[name]) or (_TYPES[name],)
+    if name in CHOICES and value is not None and value not in CHOICES[name]:
+        return f"{name!r} must be one of {', '.join(CHOICES[name])}"
+    types = get_args(TYPES[name]) or (TYPES[name],)
     wanted = tuple(getattr(kind, "__origin__", kind) for kind in types)
     int_for_float = float in wanted and isinstance(value, int) and not isinstance(value, bool)
     if not int_for_float and type(value) not in wanted:
@@ -141,7 +151,7 @@ def parse(raw: Any) -> Fault:
         raise ValueError("a fault is a JSON object")  # noqa: TRY004  # malformed input is always ValueError
     problems = [problem for name, value in raw.items() if (problem := _problem(name, value))]
     if problems:
-        raise ValueError("; ".join(problems) + f" (keys: {', '.join(_TYPES)})")
+        raise ValueError("; ".join(problems) + f" (keys: {', '.join(TYPES)})")
     return Fault(**raw)
 
 
@@ -162,7 +172,7 @@ class Faults:
 
     def add(self, fault: Fault) -> None:
         """Add a fault. Raises ValueError for an invalid member."""
-        parse({name: getattr(fault, name) for name in _TYPES})
+        parse({name: getattr(fault, name) for name in TYPES})
         self._faults.append(fault)
 
     def clear(self) -> None:
@@ -176,8 +186,7 @@ class Faults:
         for fault in self._faults:
             affected, remaining = _match(fault, method, target)
             if affected:
-                effects = {name: getattr(fault, name) for name in _EFFECT_NAMES}
-                merged |= {name: value for name, value in effects.items() if value is not None}
+                merged |= {name: getattr(fault, name) for name in fault.names}
             if remaining is not None:
                 kept.append(remaining)
         self._faults = kept

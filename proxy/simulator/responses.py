@@ -96,13 +96,15 @@ def _phrase(status: int) -> str:
 class ResponseWriter:
     """Writes the response to one request.
 
-    Its methods raise `ConnectionError` after the client has disconnected.
+    Its methods raise `ConnectionError` after the client has disconnected. `sent` is the number of
+    bytes sent after the head.
     """
 
     def __init__(self, request: web.BaseRequest) -> None:
         self._request = request
         self._writer = request.writer
         self.keep_alive = request.keep_alive
+        self.sent = 0
 
     async def write_head(self, status: int, headers: Headers) -> None:
         """Send the status line, Date, Server, Connection if needed, and these fields."""
@@ -116,11 +118,13 @@ class ResponseWriter:
         elif self._request.version < (1, 1):
             lines.append("Connection: keep-alive")
         lines += [f"{name}: {value}" for name, value in headers]
-        await self.write(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape"))
+        head = "\r\n".join(lines) + "\r\n\r\n"
+        await self._writer.write(head.encode("utf-8", "surrogateescape"))
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; wait while the transport's write buffer is full."""
         await self._writer.write(data)
+        self.sent += len(data)
 
     async def write_response(self, response: Response, headers: Headers) -> None:
         """Send a complete response with these fields and the framing fields of its body.

@@ -7,7 +7,7 @@ import hashlib
 import ssl as tls
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -38,8 +38,9 @@ _SHUTDOWN_TIMEOUT = 5.0
 class Simulator:
     """A VB365 REST API server that shares no state with other instances.
 
-    `now` returns the time in Unix seconds. Tests read `requests` (oldest first), `generations`,
-    `deliveries`, `faults`, `tokens` and `sessions`, and wait for a change of them with `until`.
+    `now` returns the time in Unix seconds. `log` gets each request when it has ended. Tests read
+    `requests` (oldest first), `generations`, `deliveries`, `faults`, `tokens` and `sessions`, and
+    wait for a change of them with `until`.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Simulator:
         settings: SimulatorSettings | None = None,
         *,
         now: Callable[[], float] = time.time,
+        log: Callable[[RecordedRequest], None] | None = None,
     ) -> None:
         self.settings = settings or SimulatorSettings()
         self._now = now
+        self._log = log
         self._notifier = Notifier()
         self._hold_point = HoldPoint(self._notifier)
         self.requests: deque[RecordedRequest] = deque(maxlen=self.settings.records)
@@ -174,15 +177,23 @@ class Simulator:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         writer = ResponseWriter(request)
-        try:
-            await self._serve(request, writer)
-        except (ConnectionError, web.RequestPayloadError):  # disconnected, or a malformed body
-            writer.keep_alive = False
-        return SentResponse(writer.keep_alive)
-
-    async def _serve(self, request: web.BaseRequest, writer: ResponseWriter) -> None:
         raw_headers = tuple(request.raw_headers)
         record = RecordedRequest(request.method, request.raw_path, raw_headers, self._now())
+        began = time.monotonic()
+        try:
+            await self._serve(request, record, writer)
+        except (ConnectionError, web.RequestPayloadError):  # disconnected, or a malformed body
+            writer.keep_alive = False
+        finally:
+            record.sent, record.seconds = writer.sent, time.monotonic() - began
+            if self._log is not None:
+                self._log(record)
+            self._notifier.notify()
+        return SentResponse(writer.keep_alive)
+
+    async def _serve(
+        self, request: web.BaseRequest, record: RecordedRequest, writer: ResponseWriter
+    ) -> None:
         for_control = control.matches(request)
         if not for_control:
             self.requests.append(record)
@@ -191,10 +202,12 @@ class Simulator:
         self._notifier.notify()
         if for_control:
             control_response = control.handle(self, request, body)
+            record.status = control_response.status
             await writer.write_response(control_response, control_response.fields)
             return
         call = parse(request, record, body)
         effects = self.faults.take(record.method, record.target)
+        record.faults = effects.names
         if await self._apply_faults(call, writer, effects):
             return
         response = await self._respond(call, writer, effects)
@@ -245,6 +258,7 @@ class Simulator:
             return not_found(call)
         authorization = call.request.headers.get("Authorization", "")
         call.user = self.tokens.user(authorization, _cookies(call.request))
+        call.record.user = call.user.name if call.user else ""
         if call.user is None and not (route and route.anonymous):
             return UNAUTHORIZED
         try:
@@ -314,12 +328,17 @@ async def serve(
     ssl: tls.SSLContext | None = None,
     *,
     ready: Callable[[Simulator], None] | None = None,
+    faults: Iterable[Fault] = (),
+    log: Callable[[RecordedRequest], None] | None = None,
 ) -> None:
-    """Run a simulator until cancelled.
+    """Run a simulator with these faults until cancelled.
 
-    `ready` is called when it listens. Raises OSError if it cannot listen.
+    `ready` is called when it listens, `log` with each request that has ended. Raises OSError if
+    it cannot listen.
     """
-    simulator = Simulator(settings)
+    simulator = Simulator(settings, log=log)
+    for fault in faults:
+        simulator.faults.add(fault)
     await simulator.start(host, port, ssl)
     try:
         if ready is not None:
