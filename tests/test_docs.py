@@ -207,6 +207,35 @@ def test_every_setting_is_documented() -> None:
             assert f"| `{key}` |" in table, f"{section}.{key}"
 
 
+# The picture of README.md
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours (WCAG 2.2, relative luminance)."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+        red, green, blue = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_text_of_the_picture_is_legible(scheme: str) -> None:
+    """It has its own background, so that the page's does not matter: 4.5 to 1 at least."""
+    picture = (ROOT / "docs" / "images" / "flow.svg").read_text(encoding="utf-8")
+    assert "docs/images/flow.svg" in (ROOT / "README.md").read_text(encoding="utf-8")
+    light, _, dark = picture.partition("prefers-color-scheme: dark")
+    style = light if scheme == "light" else dark.partition("</style>")[0]
+    fills = dict(re.findall(r"^ *\.?(\w+) { fill: (#\w{6});", style, re.MULTILINE))
+    for front, behind in (("text", "page"), ("text", "peer"), ("bad", "page"), ("good", "page")):
+        assert contrast(fills[front], fills[behind]) >= 4.5, (front, behind)
+
+
 # The locked set-up
 
 

@@ -35,12 +35,11 @@ from proxy.simulator.content import Kind, expected_sha256
 _USER, _PASSWORD = "alice", "secret-a"
 _SIZE = 64 * 1024 * 1024
 #: How long a subprocess may take to start or stop, and a response to arrive, in seconds.
-_TIMEOUT = 20.0
-#: Settings that work on any machine: little disk space, no fixed port, and an immediate 202.
+_TIMEOUT = 40.0
+#: Settings that work on any machine: little disk space, and an immediate 202.
 _SETTINGS = {
     "VB365_PROXY_EXPORTS__GRACE": "250ms",
     "VB365_PROXY_STORAGE__MIN_FREE": "256MiB",
-    "VB365_PROXY_ADMIN__ADDRESS": "127.0.0.1:0",
     "VB365_PROXY_LOG__LEVEL": "warning",
 }
 #: The exit code of a process that SIGTERM ends: 128 + 15.
@@ -51,19 +50,20 @@ class _DemoError(Exception):
     """The demo cannot continue; the message is for the user."""
 
 
-def run(*, keep: bool) -> int:
-    """Run the demo and return the exit code.
+def run(port: int, *, keep: bool) -> int:
+    """Run the demo with the proxy on this port, its dashboard on the next one, and return the exit
+    code.
 
-    With `keep`, simulator and proxy keep running until Ctrl-C.
+    Port 0 selects free ones. With `keep`, simulator and proxy keep running until Ctrl-C.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_SIGTERM))
     with tempfile.TemporaryDirectory(prefix="vb365-demo-") as name, ExitStack() as running:
         directory = Path(name)
         try:
-            proxy = _start(running, directory)
+            proxy = _start(running, directory, port)
             commands = _show_export(proxy, directory)
             if keep:
-                _keep_running(proxy, commands)
+                _keep_running(commands, port)
             else:
                 _print_step("Done. To keep it running for tests by hand: make demo ARGS=--serve")
         except _DemoError as error:
@@ -74,16 +74,17 @@ def run(*, keep: bool) -> int:
     return 0
 
 
-def _start(running: ExitStack, directory: Path) -> str:
+def _start(running: ExitStack, directory: Path, port: int) -> str:
     """Start the simulator and the proxy; return the proxy's URL."""
     _print_step(
         "1. Start a VB365 simulator: an export is silent for 3 s, then sends 64 MiB at 16 MiB/s."
     )
-    options = ("--port", "0", "--size", "64MiB", "--generate", "3s", "--rate", "16MiB")
+    options = ("--port", "0", "--size", "64MiB", "--generate", "3s", "--rate", "16MiB", "--quiet")
     upstream = running.enter_context(_subcommand("simulate", *options))
     _print_step("2. Start the proxy in front of it.")
     data = str(directory / "data")
-    serve = ("--upstream", upstream, "--listen", "127.0.0.1:0", "--data-dir", data)
+    listen = ("--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{port and port + 1}")
+    serve = ("--upstream", upstream, *listen, "--data-dir", data)
     return running.enter_context(_subcommand("serve", *serve, environment=_SETTINGS))
 
 
@@ -159,21 +160,26 @@ def _verify(file: Path) -> None:
     typer.echo(f"  The file holds, byte for byte, what VB365 sent: SHA-256 {digest}.")
 
 
-def _keep_running(proxy: str, commands: str) -> None:
-    _print_step(f"Proxy: {proxy}, user {_USER}, password {_PASSWORD}. Try:\n{commands}")
+def _keep_running(commands: str, port: int) -> None:
+    _print_step(f"The user is {_USER}, the password {_PASSWORD}. Paste into another terminal:")
+    _print_step(commands)
+    if port:
+        _print_step(f"The dashboard: http://127.0.0.1:{port + 1}/")
     _print_step("Ctrl-C stops it.")
     Event().wait()
 
 
 def _curl_commands(proxy: str, path: str, token: str, location: str) -> str:
-    """Return curl commands for another export, the status of this one, and its file."""
-    bearer = f"-H 'Authorization: Bearer {token}'"
-    export = f"{bearer} -H 'Prefer: respond-async' -H 'Content-Type: application/json' -d '{{}}'"
-    retry = "--retry 30 --retry-all-errors"
+    """Return variables of a shell, with the names that README.md and docs/clients.md use, and curl
+    commands for another export, the status of this one, and its file.
+    """
     return (
-        f"curl -i {export} '{proxy}{path}'\n"
-        f"curl -i {bearer} '{location}'\n"
-        f"curl -f {retry} {bearer} -o mailbox.pst '{Links(location).result}'"
+        f"URL={proxy}\n"
+        f"AUTH='Authorization: Bearer {token}'\n"
+        f"export VB365_URL={proxy} VB365_TOKEN={token} EXPORT={path}\n"
+        f"curl -i -H \"$AUTH\" -H 'Prefer: respond-async' --json '{{}}' \"$URL$EXPORT\"\n"
+        f'curl -i -H "$AUTH" {location}\n'
+        f'curl -f --retry 30 -H "$AUTH" -o mailbox.pst {Links(location).result}'
     )
 
 
@@ -272,7 +278,10 @@ def _wait_for_url(urls: Queue[str], name: str) -> str:
     except Empty:
         url = ""
     if not url:
-        raise _DemoError(f"`{name}` did not start; see its output above")
+        raise _DemoError(
+            f"`{name}` did not start; see its output above. --port selects another port, 0 any "
+            "free one"
+        )
     return url
 
 

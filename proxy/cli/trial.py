@@ -12,7 +12,8 @@ from proxy.cli.loop import run_loop
 
 #: The panel of --help.
 _PANEL = "Try it"
-_DEFAULT_PORT = 4443
+#: The default port of the demo's proxy, and of the simulator; README.md has it.
+DEMO_PORT = 4443
 
 
 def add_trial_commands(app: typer.Typer) -> None:
@@ -25,11 +26,22 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--serve", help="Keep the proxy and the simulator running.")
     ] = False,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65534,
+            help="Port of the proxy; its dashboard has the next one. 0 for any free ports.",
+        ),
+    ] = DEMO_PORT,
 ) -> None:
-    """Run an asynchronous export against a VB365 simulator, step by step."""
+    """Run an asynchronous export against a VB365 simulator, step by step.
+
+    With --serve, print what to paste into another terminal to try more.
+    """
     from proxy.cli.demo import run
 
-    raise typer.Exit(run(keep=keep))
+    raise typer.Exit(run(port, keep=keep))
 
 
 def _size(text: str) -> float:
@@ -91,7 +103,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print no line per request.
 
 def simulate(
     host: Host = "127.0.0.1",
-    port: Port = _DEFAULT_PORT,
+    port: Port = DEMO_PORT,
     size: Size = None,
     generate: Generate = None,
     rate: Rate = None,

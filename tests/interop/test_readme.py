@@ -1,4 +1,4 @@
-"""The commands in the README's transcript run unchanged and print what it shows."""
+"""The commands in the README run as they would be pasted, and print what it shows."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cli.trial import DEMO_PORT
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
 from tests.support.local_proxy import local_proxy
 
 README = Path(__file__).parents[2] / "README.md"
 SIZE = 64 << 20  # that of the demo and of the transcript
-URL_LINE = re.compile(r"URL=http://[0-9.:]+")
+#: Where `demo` listens.
+URL_LINE = f"URL=http://127.0.0.1:{DEMO_PORT}\n"
 
 
 def transcript() -> list[tuple[str, str]]:
-    """Return each command of the README's console blocks with its output."""
-    blocks = re.findall(
-        r"^```console\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    """Return each block of commands from `URL=` to the digest, with the output that follows it."""
+    section = README.read_text(encoding="utf-8").partition("\n## Try it\n")[2]
+    section = section.partition("\n## ")[0]
+    blocks = re.findall(r"^```(sh|text)\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    first = next(number for number, (_, text) in enumerate(blocks) if text.startswith("URL="))
     steps: list[tuple[str, str]] = []
-    for line in "".join(blocks).splitlines():
-        if line.startswith("$ "):
-            steps.append((line[2:], ""))
-        elif steps[-1][0].endswith("\\"):
-            steps[-1] = (f"{steps[-1][0]}\n{line}", "")
+    for kind, text in blocks[
+        first:-1
+    ]:  # the last block is the command's, which asks for a password
+        if kind == "sh":
+            steps.append((text, ""))
         else:
-            steps[-1] = (steps[-1][0], f"{steps[-1][1]}{line}\n")
+            steps[-1] = (steps[-1][0], text)
     return steps
 
 
@@ -42,9 +45,9 @@ def masked(text: str) -> str:
 
 
 async def shown(commands: list[str], place: Path) -> list[str]:
-    """Run the commands in one shell and return the stdout of each; all must succeed."""
+    """Run the blocks in one shell and return the stdout of each; all must succeed."""
     ended = "---8<---"
-    script = "".join(f"{command}\necho '{ended}'\n" for command in commands)
+    script = "".join(f"{command}echo '{ended}'\n" for command in commands)
     shell = await asyncio.create_subprocess_exec(
         *("bash", "-e", "-u", "-o", "pipefail", "-c", script),
         cwd=place,
@@ -72,13 +75,13 @@ async def test_the_transcript_is_true(tmp_path: Path) -> None:
     try:
         async with local_proxy(simulator.url, tmp_path / "data", EXPORTS__GRACE="250ms") as proxy:
             steps = transcript()
-            assert URL_LINE.fullmatch(steps[0][0])
-            written = await shown(
-                [f"URL={proxy.url}", *(command for command, _ in steps[1:])], tmp_path
-            )
+            assert steps[0][0].startswith(URL_LINE)
+            first = steps[0][0].replace(URL_LINE, f"URL={proxy.url}\n")
+            written = await shown([first, *(commands for commands, _ in steps[1:])], tmp_path)
     finally:
         await simulator.stop()
     assert [masked(text) for text in written] == [masked(text) for _, text in steps]
+    assert len(steps) == 5
     assert any(text.startswith("HTTP/1.1 202 Accepted") for text in written)
     digest = base64.b64encode(bytes.fromhex(expected_sha256(SIZE, Kind.PST))).decode()
     assert written[-1] == f"{digest}\n"

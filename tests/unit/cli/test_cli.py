@@ -471,7 +471,7 @@ def test_simulate_reports_a_port_in_use() -> None:
 
 def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
     """202, polls, download, digest, exit code 0."""
-    done = finished("demo")
+    done = finished("demo", "--port", "0")
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "POST /v8/token  ->  200",
@@ -485,15 +485,23 @@ def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
 
 
 def test_demo_serve_keeps_everything_running_until_ctrl_c() -> None:
-    """The curl commands that it prints work unchanged."""
-    with started("demo", "--serve", stdout=PIPE, stderr=DEVNULL) as demo:
+    """What it prints works in a shell unchanged: variables and curl commands."""
+    with started("demo", "--serve", "--port", "0", stdout=PIPE, stderr=DEVNULL) as demo:
         assert demo.stdout is not None
         lines = list(takewhile(lambda line: "Ctrl-C stops it" not in line, demo.stdout))
-        kick_off, status, _ = (shlex.split(line) for line in lines if line.startswith("curl "))
-        accepted = finished("-sS", program=tuple(kick_off), check=True)
-        assert accepted.stdout.startswith("HTTP/1.1 202 Accepted")
-        done = finished("-sS", program=tuple(status), check=True)
-        assert '"status":"Success"' in done.stdout.replace(" ", "")
+        pasted = [line for line in lines if re.match(r"URL=|AUTH=|export |curl ", line)]
+        assert [line.split("=")[0].split(" ")[0] for line in pasted] == (
+            ["URL", "AUTH", "export", "curl", "curl", "curl"]
+        )
+        variables, (kick_off, status, _) = "".join(pasted[:3]), pasted[3:]
+        checked = '[ "$AUTH" = "Authorization: Bearer $VB365_TOKEN" ] && [ "$URL" = "$VB365_URL" ]'
+
+        def pasting(command: str) -> str:
+            script = f"set -eu\n{variables}{checked}\n{command}"
+            return finished("-c", script, program=("bash",), check=True).stdout
+
+        assert "HTTP/1.1 202 Accepted" in pasting(kick_off)
+        assert '"status":"Success"' in pasting(status).replace(" ", "")
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 0
 
