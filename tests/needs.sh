@@ -6,6 +6,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 PATH="$PATH:/usr/sbin:/sbin"
 need nginx nginx
 need haproxy haproxy
+need caddy caddy
 need varnishtest varnish
 need curl curl
 need php "php-cli php-curl"
