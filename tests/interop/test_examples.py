@@ -6,9 +6,11 @@ docs/clients.md shows the scripts too; test_clients.py runs them.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -22,16 +24,19 @@ from tests.support.programs import run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+#: Examples that the documentation does not show, but links.
+LINKED = ("compose", "traefik")
 DOCUMENTED = sorted(
     path
     for path in EXAMPLES.rglob("*")
-    if path.is_file() and path.suffix in (".py", ".yml") and "__pycache__" not in path.parts
+    if path.suffix in (".py", ".yml") and path.parent.name not in ("__pycache__", *LINKED)
 )
 #: Files of services, and the names of their schemas in check-jsonschema.
 CHECKED = {
     "github-actions/export.yml": "vendor.github-workflows",
     "gitlab/.gitlab-ci.yml": "vendor.gitlab-ci",
     "azure-devops/azure-pipelines.yml": "vendor.azure-pipelines",
+    "traefik/compose.labels.yml": "vendor.compose-spec",
 }
 
 
@@ -50,6 +55,27 @@ def test_the_documentation_shows_the_curl_script() -> None:
     *export, verification = script.splitlines(keepends=True)
     assert f"```bash\n{''.join(export)}```\n" in shown
     assert f"```bash\n{verification}```\n" in shown
+
+
+def test_every_example_is_linked_in_the_documentation() -> None:
+    linked = {
+        (page.parent / link).resolve()
+        for page in (ROOT / "docs").glob("*.md")
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    }
+    files = {path for path in EXAMPLES.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    in_python = {path for path in files if path.suffix == ".py"}  # docs/clients.md shows them whole
+    assert files - in_python - linked == set()
+
+
+def test_the_configuration_of_iis_is_well_formed() -> None:
+    """IIS cannot run here. A rule forwards every path as it was sent."""
+    document = ET.parse(EXAMPLES / "iis" / "web.config")
+    (rewrite,) = document.iter("action")
+    assert rewrite.attrib["url"].endswith("{UNENCODED_URL}")
+    assert {each.attrib["name"] for each in document.iter("set")} == {
+        *("HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_HOST", "HTTP_FORWARDED")
+    }
 
 
 @pytest.mark.parametrize(("name", "schema"), CHECKED.items())

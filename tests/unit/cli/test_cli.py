@@ -471,7 +471,7 @@ def test_simulate_reports_a_port_in_use() -> None:
 
 def test_demo_shows_an_export_from_login_to_the_verified_file() -> None:
     """202, polls, download, digest, exit code 0."""
-    done = finished("demo", "--port", "0")
+    done = finished("demo", "--port", "0", timeout=110)  # four processes start in turn
     assert done.returncode == 0, done.stdout + done.stderr
     for line in (
         "POST /v8/token  ->  200",
