@@ -57,7 +57,7 @@ async def test_storing_and_serving_costs_less_than_128_MiB_whatever_the_size(
     size: int, tmp_path: Path
 ) -> None:
     """Issue 2, §10: the file is never in memory, and comes out as it went in."""
-    line = ("simulate", "--port", "0", "--size", f"{size >> 20}MiB")
+    line = ("simulate", "--port", "0", "--quiet", "--size", f"{size >> 20}MiB")
     with listening(*line) as (_, upstream):
         async with served(upstream, tmp_path / "data", LOG__LEVEL="info") as proxy:
             await store_and_serve(proxy.url, size)
