@@ -100,7 +100,10 @@ def _base_url(value: Any) -> str:
     if not plain or re.search(r"/\.{1,2}(/|$)", path):
         hint = "write for example https://vb365.example.com/backup"
         raise invalid("contains a path that cannot be a prefix", hint)
-    return f"{url.scheme}://{url.netloc.lower()}{path}"
+    authority = url.netloc.lower()
+    # the port that the scheme implies is left out of the URLs in responses (CONTRACT §13)
+    default = {"http": ":80", "https": ":443"}[url.scheme]
+    return f"{url.scheme}://{authority.removesuffix(default)}{path}"
 
 
 def _authority(value: Any) -> str:

@@ -114,6 +114,7 @@ async def test_an_unreachable_upstream_is_502_on_other_paths(stage: Stage) -> No
         ({}, {"Host": "h", "X-Forwarded-Host": "evil", "X-Forwarded-Proto": "https"}, "http://h"),
         ({"PUBLIC__URL": "https://p.example/vb/"}, {"Host": "h"}, "https://p.example/vb"),
         ({"PUBLIC__URL": "https://p.example"}, {"Forwarded": "host=x"}, "https://p.example"),
+        ({"PUBLIC__URL": "https://p.example:443/vb"}, {"Host": "h"}, "https://p.example/vb"),
         (
             {"PUBLIC__TRUSTED_PROXIES": "127.0.0.0/8"},
             {"Host": "h", "Forwarded": "proto=https;host=f"},
