@@ -73,12 +73,12 @@ class Runner:
             replica=self._replica,
             forget=self._forget,
         )
-        self.withdrawal = Withdrawal(jobs, self._tasks, forget=self._forget, now=now)
         self._queue: Queue = (
             LocalQueue(limits.slots, start=self._begin, now=now)
             if shared is None
             else SharedQueue(shared, limits.slots, start=self._begin, wake=self.wake, now=now)
         )
+        self.withdrawal = Withdrawal(jobs, self._tasks, self._queue, forget=self._forget, now=now)
         self._admission = Admission(
             jobs=jobs,
             artifacts=artifacts,

@@ -10,10 +10,14 @@ from collections.abc import Callable
 from proxy.core.events import Interrupted
 from proxy.core.job import Job, Phase
 from proxy.jobs import events
+from proxy.jobs.local_queue import Queue
 from proxy.jobs.record import attempt, until_available
 from proxy.jobs.run import Run, Work
 from proxy.jobs.tasks import Tasks
 from proxy.ports import JobStore
+
+#: Seconds for which the requests of a withdrawn job wait for the removal of its record.
+_PATIENCE = 1.0
 
 
 class Withdrawal:
@@ -23,12 +27,14 @@ class Withdrawal:
         self,
         jobs: JobStore,
         tasks: Tasks,
+        queue: Queue,
         *,
         forget: Callable[[Run], None],
         now: Callable[[], float],
     ) -> None:
         self._jobs = jobs
         self._tasks = tasks
+        self._queue = queue
         self._forget = forget
         self._now = now
 
@@ -42,7 +48,15 @@ class Withdrawal:
         if run.work is not Work.QUEUED or run.followers is None or run.followers.over:
             return
         run.followers.withdrawn = True
+        self._queue.leave(run)  # it gets no slot any more
+        # The requests are relayed once the record is gone, so that no list shows a job that never
+        # begins; they do not wait for a store that does not respond.
+        removal = self._tasks.spawn(self._clear(run))
+        await asyncio.wait([removal], timeout=_PATIENCE)
         self._forget(run)
+
+    async def _clear(self, run: Run) -> None:
+        """Remove the record, or suspend the job again if it was resumed."""
         job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
         if job is None or job.phase is not Phase.QUEUED:
             return

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from proxy.core.job import Job
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeRescue, RescueStage
 from tests.support.exports import (
     CHUNKED_HEAD,
@@ -162,6 +164,30 @@ async def test_14_an_export_that_leaves_the_queue_is_logged(make_rescue: MakeRes
         slow.finish()
         assert (await stage.finished())["id"] != withdrawn["job"]
     check_documented(log.entries)
+
+
+async def test_14_an_export_that_leaves_the_queue_is_not_listed_when_it_is_relayed(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§14: relayed as if the setting were off, even with a store that takes its time."""
+    slow, listed = Slow(), list[list[Any]]()
+    remove = DiskJobs.remove
+
+    async def later(jobs: DiskJobs, job: Job) -> bool:
+        await asyncio.sleep(0.05)
+        return await remove(jobs, job)
+
+    async def write(peer: Peer, message: Message) -> None:
+        listed.append(await stage.jobs())
+        await whole(peer, message)
+
+    stage = await make_rescue(slow, write, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="10ms")
+    await stage.leave()
+    monkeypatch.setattr(DiskJobs, "remove", later)
+    assert (await relayed(stage, body=b"another")).body == CONTENT
+    assert [job["phase"] for job in listed[0]] == ["Generating"]
+    slow.finish()
+    await stage.finished()
 
 
 # errors of VB365
