@@ -8,7 +8,6 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
-from weakref import WeakSet
 
 from tests.support.wire import LIMIT, Message, Peer
 
@@ -22,7 +21,7 @@ class Upstream(ABC):
         self.errors: list[BaseException] = []
         self._peers: dict[asyncio.Task[None], Peer] = {}
         #: Of all connections: one that is closed may still wait for a client that does not read.
-        self._transports = WeakSet[asyncio.WriteTransport]()
+        self._transports: list[asyncio.WriteTransport] = []
 
     @property
     def url(self) -> str:
@@ -40,7 +39,7 @@ class Upstream(ABC):
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         peer = Peer(reader, writer)
-        self._transports.add(writer.transport)
+        self._transports.append(writer.transport)
         task = asyncio.create_task(self._serve(peer))
         self._peers[task] = peer
         task.add_done_callback(self._peers.pop)
@@ -65,7 +64,7 @@ class Upstream(ABC):
             server.close()
             for task in self._peers:
                 task.cancel()
-            for transport in list(self._transports):
+            for transport in self._transports:
                 transport.abort()
             await asyncio.gather(*self._peers, return_exceptions=True)
             await asyncio.wait_for(server.wait_closed(), LIMIT)
