@@ -103,9 +103,9 @@ async def test_a_refusal_is_everyones_answer(make_scene: MakeScene) -> None:
     await scene.simulator.until(lambda: scene.simulator.held > 0)
     second = asyncio.create_task(scene.b.ask("POST", scene.path, **fields))
     await asyncio.sleep(0.5)  # the second one waits, or sends its own POST afterwards
-    scene.simulator.release()
-    await asyncio.sleep(0.5)
-    scene.simulator.release()
+    while not (first.done() and second.done()):
+        scene.simulator.release()
+        await asyncio.sleep(0.05)
     assert [(await each)[0] for each in (first, second)] == [500, 500]
     for caller in (scene.a, scene.b):
         assert (await caller.ask("GET", "/v8/_async/exports"))[1]["results"] == []

@@ -286,13 +286,14 @@ async def test_a_download_in_progress_is_finished_after_sigterm(tmp_path: Path) 
     async with crew(tmp_path) as proxy:
         job = await proxy.kick_off()
         await proxy.finished(job)
-        calls = [asyncio.create_task(slowly(proxy, f"{job}/result")) for _ in range(2 * WORKERS)]
-        await asyncio.sleep(0.3)
+        begun = [asyncio.Event() for _ in range(2 * WORKERS)]
+        calls = [asyncio.create_task(slowly(proxy, f"{job}/result", each)) for each in begun]
+        await until(lambda: all(each.is_set() for each in begun))
         assert await proxy.proxy.stop() == 0
         assert await asyncio.gather(*calls) == [SIZE] * len(calls)
 
 
-async def slowly(proxy: Crew, path: str) -> int:
+async def slowly(proxy: Crew, path: str, begun: asyncio.Event) -> int:
     """Download in small pieces, and return the number of bytes."""
     host, _, port = proxy.proxy.url.rpartition("/")[2].partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 16)
@@ -300,6 +301,7 @@ async def slowly(proxy: Crew, path: str) -> int:
     writer.write("\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode())
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
+    begun.set()
     count = 0
     while count < SIZE:
         piece = await reader.read(1 << 16)

@@ -18,7 +18,7 @@ from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
 from proxy.ports import StoreUnavailable, UpstreamUnreachable
 from tests.contract.conftest import MakePlay, MakeStage
-from tests.support.wire import Message, Peer, ask, raw
+from tests.support.wire import Message, Peer, ask, eventually, raw
 
 TOKEN = "a" * 32
 
@@ -117,15 +117,34 @@ async def test_concurrent_probes_share_one_upstream_request_and_one_write() -> N
     assert len(parts.checked) == 3, "a result is valid for a second"
 
 
-async def test_concurrent_readyz_requests_share_one_upstream_request(make_play: MakePlay) -> None:
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[web.Request]:
+    """The requests for /readyz whose handling has begun."""
+    found: list[web.Request] = []
+    ready = Admin._ready
+
+    async def noted(self: Admin, request: web.Request) -> web.Response:
+        found.append(request)
+        return await ready(self, request)
+
+    monkeypatch.setattr(Admin, "_ready", noted)
+    return found
+
+
+async def test_concurrent_readyz_requests_share_one_upstream_request(
+    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+
     async def script(request: Message) -> bytes:
-        await asyncio.sleep(0.3)
+        await gate.wait()
         return raw("404 Not Found")
 
+    arrived = arrivals(monkeypatch)
     play = await make_play(script)
-    responses = await asyncio.gather(
-        *(ask(play.running.admin_url, "GET", "/readyz") for _ in range(50))
-    )
+    probes = [asyncio.create_task(ask(play.running.admin_url, "GET", "/readyz")) for _ in range(50)]
+    await eventually(lambda: len(arrived) == 50)
+    gate.set()
+    responses = await asyncio.gather(*probes)
     assert {response.status for response in responses} == {200}
     assert [request.first for request in play.upstream.requests] == ["GET /v8/Health HTTP/1.1"]
     assert play.upstream.requests[0]["Host"] in play.upstream.url
@@ -404,10 +423,11 @@ async def test_the_admin_listener_limits_its_connections(
         await gate.wait()
         return raw("404 Not Found")
 
+    arrived = arrivals(monkeypatch)
     play = await make_play(script)
     ready = HEALTH.replace(b"/healthz", b"/readyz")
     peers = [await admin_peer(play, ready) for _ in range(3)]
-    await asyncio.sleep(0.1)
+    await eventually(lambda: len(arrived) == 3)
     refused = await admin_peer(play, HEALTH)
     assert await refused.closed()
     gate.set()

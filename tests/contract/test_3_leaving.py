@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from proxy.core.job import Job
+from proxy.jobs.attendance import Attendance
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.wire import Peer, request_bytes
+from tests.support.wire import Peer, eventually, request_bytes
 
 #: Longer than any test waits, so that no response comes from the end of the grace period.
 LONG = "60s"
@@ -141,17 +142,26 @@ async def test_a_concurrent_retry_gets_its_response_within_its_own_grace_period(
 
 
 async def test_duplicates_within_the_grace_period_share_the_rejection(
-    make_stage: MakeStage,
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """§3.7, §8: it is relayed to each of them; no job remains."""
     stage = await make_stage(EXPORTS__GRACE=LONG)
+    waiting = 0
+    first_response = Attendance.first_response
+
+    async def counted(self: Attendance, timeout: float) -> Any:
+        nonlocal waiting
+        waiting += 1
+        return await first_response(self, timeout)
+
+    monkeypatch.setattr(Attendance, "first_response", counted)
     refuse(stage)
     clients = [
         asyncio.create_task(stage.kickoff(stage.export, Idempotency_Key="k")) for _ in range(4)
     ]
     async with asyncio.timeout(20):
         await generating(stage)
-        await asyncio.sleep(0.2)  # the others wait for the response to the first one
+        await eventually(lambda: waiting == len(clients))
         stage.simulator.release()
         responses = await asyncio.gather(*clients)
     assert {response.status for response in responses} == {500}

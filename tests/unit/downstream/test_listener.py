@@ -55,7 +55,7 @@ async def test_15_a_handshake_that_is_not_finished_in_time_is_aborted(
         await eventually(lambda: proxy.server.open == 2)
         assert await silent.closed()
         assert await begun.closed()
-        assert proxy.server.open == 0
+        await eventually(lambda: proxy.server.open == 0)
         assert (await (await proxy.ask(GET)).response())[1] == b"ok"
         for peer in (silent, begun):
             await peer.close()

@@ -194,7 +194,7 @@ async def test_a_job_that_is_stored_with_a_slot_takes_no_place_in_the_queue() ->
     first = asyncio.create_task(world.submit())
     await until(lambda: world.runner.running == 1)
     second = asyncio.create_task(world.submit())
-    await asyncio.sleep(0.01)
+    await until(lambda: len(released._waiters) == 2)
     with pytest.raises(Problem):
         await world.submit()
     released.set()
