@@ -65,7 +65,8 @@ def test_every_example_is_linked_in_the_documentation() -> None:
     }
     files = {path for path in EXAMPLES.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     in_python = {path for path in files if path.suffix == ".py"}  # docs/clients.md shows them whole
-    assert files - in_python - linked == set()
+    parts = set((EXAMPLES / "power-automate" / "Microsoft.Flow").rglob("*.json"))
+    assert files - in_python - parts - linked == set()
 
 
 def test_the_configuration_of_iis_is_well_formed() -> None:
@@ -121,3 +122,29 @@ def test_the_steps_of_the_logic_app_fit_together() -> None:
             check(action.get("else", {}).get("actions", {}))
 
     check(definition["actions"])
+
+
+def test_the_flow_is_the_logic_app_with_inputs_of_its_own() -> None:
+    """Power Automate cannot run here: its actions are those of the Logic App, its package has the
+    files that it names, and the run history hides the password.
+    """
+    package = EXAMPLES / "power-automate"
+    flows = package / "Microsoft.Flow" / "flows"
+    (flow,) = json.loads((package / "manifest.json").read_text())["resources"].values()
+    assert flow["type"] == "Microsoft.Flow/flows"
+    (asset,) = json.loads((flows / "manifest.json").read_text())["flowAssets"]["assetPaths"]
+    assert {path.name for path in (flows / asset).iterdir()} == {
+        *("apisMap.json", "connectionsMap.json", "definition.json")
+    }
+    definition = json.loads((flows / asset / "definition.json").read_text(encoding="utf-8"))
+    found = definition["properties"]["definition"]
+    trigger = found["triggers"]["manual"]
+    assert "outputs" in trigger["runtimeConfiguration"]["secureData"]["properties"]
+    fields = trigger["inputs"]["schema"]["properties"]
+    names = ("server", "export", "userName", "password")
+    (workflow,) = json.loads((EXAMPLES / "logic-app" / "template.json").read_text())["resources"]
+    actions = json.dumps(workflow["properties"]["definition"]["actions"])
+    for parameter, field in zip(names, fields, strict=True):
+        actions = actions.replace(f"parameters('{parameter}')", f"triggerBody()?['{field}']")
+    assert "parameters('" not in actions
+    assert found["actions"] == json.loads(actions)
