@@ -100,14 +100,24 @@ class RotatedFile:
     def _rotate(self, more: int) -> None:
         lock(self._descriptor)
         if self._is_current() and self._size() + more > self._max_size:
-            for number in range(self._keep, 1, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    self._numbered(number - 1).replace(self._numbered(number))
-            if sys.platform == "win32":
-                self.close()  # an open file cannot be renamed
-            self._path.replace(self._numbered(1))
+            try:
+                self._rename()
+            except PermissionError as why:
+                if getattr(why, "winerror", None) is None:
+                    raise
+                # Windows: another program has a file open. The next line tries it again.
         self.close()
         self.open()
+
+    def _rename(self) -> None:
+        # up to the first number that is free, as after a rotation that was not possible
+        free = next((n for n in range(1, self._keep) if not self._numbered(n).exists()), self._keep)
+        for number in range(free, 1, -1):
+            with contextlib.suppress(FileNotFoundError):
+                self._numbered(number - 1).replace(self._numbered(number))
+        if sys.platform == "win32":
+            self.close()  # an open file cannot be renamed
+        self._path.replace(self._numbered(1))
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")

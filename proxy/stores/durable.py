@@ -14,11 +14,20 @@ log = structlog.get_logger(__name__)
 #: Binary mode (Windows), and no symbolic link is followed.
 PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
+#: Windows: ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION, the errors of renaming or removing a
+#: file that is open, in this process or another one such as a virus scanner.
+_IN_USE = frozenset({5, 32})
+
 #: Errors of fsync(2) on a directory of vboxsf, CIFS and drvfs, which do not support it. They do not
 #: mean that the disk has failed.
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
 #: Devices whose lack of support has been logged.
 _logged: set[int] = set()
+
+
+def is_in_use(why: OSError) -> bool:
+    """Whether Windows did not rename or remove a file because it is open. Other systems do."""
+    return getattr(why, "winerror", None) in _IN_USE
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
 from proxy.ports.sending import Turn
-from proxy.stores.durable import PLAIN, sync_directory, write_file
+from proxy.stores.durable import PLAIN, is_in_use, sync_directory, write_file
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NAME = re.compile(rf"({_UUID})(?:\.([1-9][0-9]{{0,18}}))?\.(partial|file|json|json\.new|copy)")
@@ -239,11 +239,26 @@ def _pread(descriptor: int, count: int, start: int) -> bytes:
 
 
 def remove(places: Places) -> None:
-    """Remove all files of the job under the fence, the committed one first."""
+    """Remove all files of the job under the fence.
+
+    Windows does not remove a file that somebody reads. It stays without its sidecar, so that nobody
+    opens it again, and `survey` finds it: it is removed by a later call.
+    """
     with disk_errors(places.file):
         # the partial file first: a writer that renames it to commit it does so before or never
-        for path in (places.partial, places.file, places.sidecar, places.draft, places.copy):
+        for path in (places.partial, places.file, places.copy):
+            unlink_unless_in_use(path)
+        for path in (places.sidecar, places.draft):
             path.unlink(missing_ok=True)
+
+
+def unlink_unless_in_use(path: Path) -> None:
+    """Remove the file, if it exists and the system removes it although somebody has it open."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as why:
+        if not is_in_use(why):
+            raise
 
 
 def fences(directory: Path, id: str) -> list[int]:

@@ -17,6 +17,7 @@ from proxy.stores.file_artifacts.files import (
     disk_errors,
     make_directory,
     read_at,
+    unlink_unless_in_use,
     write_sidecar,
 )
 
@@ -251,7 +252,7 @@ class Spool:
             finally:
                 self.close()
             if mine:
-                self._places.partial.unlink(missing_ok=True)
+                unlink_unless_in_use(self._places.partial)
 
     def close(self) -> None:
         """Close the file. Idempotent."""

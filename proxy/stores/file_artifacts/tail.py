@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import Protocol
 
 from proxy.ports import PartialLost
@@ -16,6 +17,9 @@ from proxy.stores.threads import undisturbed
 
 #: Bytes of a piece: what a follower has in memory at most.
 PIECE = 64 << 10
+#: Whether a follower may keep the file open: Windows does not rename an open file, and the rename
+#: is the commit.
+_STAYS_OPEN = sys.platform != "win32"
 
 
 class Followed(Protocol):
@@ -60,6 +64,12 @@ class FileTail:
             await partial.growth.wait()
 
     async def _on_disk(self, start: int, count: int) -> bytes | bytearray:
+        if not _STAYS_OPEN:
+            self._reading = self._store.begin(_read_once, self._partial.places, start, count)
+            piece = await undisturbed(self._reading)
+            if self._partial.growth.stopped:
+                raise PartialLost(f"the file of job {self._partial.places.id} is gone")
+            return piece
         if self._descriptor < 0:
             opening = self._store.begin(_open, self._partial.places)
             self._descriptor = await undisturbed(opening, unwanted=self._store.close_file)
@@ -79,6 +89,14 @@ class FileTail:
         if self._reading is not None:
             await undisturbed(asyncio.ensure_future(asyncio.wait([self._reading])))
         await undisturbed(self._store.close_file(descriptor))
+
+
+def _read_once(places: Places, start: int, count: int) -> bytes:
+    descriptor = _open(places)
+    try:
+        return files.read_at(descriptor, start, count)
+    finally:
+        os.close(descriptor)
 
 
 def _open(places: Places) -> int:
