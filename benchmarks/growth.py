@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import resource
+import socket
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from http.client import HTTPConnection
 
 from benchmarks.client import NO_WAIT, connect, export_path, request
@@ -19,25 +21,44 @@ from benchmarks.sizes import Sizes
 _PATH = "/v8/Organizations?limit=30"
 #: The list of a caller's jobs, as a client gets it without parameters.
 _LIST = "/v8/_async/exports"
-#: Descriptors per connection of a client: the proxy has as many to the upstream. Some are spare.
+#: Descriptors that the proxy reserves for each client, and those that are left for others.
 _DESCRIPTORS, _SPARE = 2, 500
+#: Connections in use.
+_USED = 10
+_TIMEOUT = 30
 
 
 def connections(servers: Servers, sizes: Sizes) -> list[Row]:
-    """Measure the CPU time of a small request with few and with many connections, all in use."""
+    """Measure the CPU time of a small request with few and with many connections open, ten of them
+    in use.
+    """
     most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE) // _DESCRIPTORS
     steps = sorted({min(step, most) for step in sizes.connections})
-    settings = {"LISTEN__MAX_CONNECTIONS": str(2 * steps[-1])}
-    costs: dict[int, list[float]] = {step: [] for step in steps}
+    settings = {"LISTEN__MAX_CONNECTIONS": str(2 * steps[-1]), "LISTEN__IDLE_TIMEOUT": "10m"}
+    costs: dict[int, float] = {}
     with (
         servers.upstream(servers.directory, tls=False) as upstream,
         servers.proxy(upstream.port, settings=settings) as proxy,
+        ExitStack() as idle,
     ):
-        for _ in range(sizes.rounds):
-            for step in steps:
-                cost = wrk(proxy, _PATH, seconds=sizes.seconds, connections=step)
-                costs[step].append(cost.cpu_per_unit * 1e6)
-    return [_row("CPU of a request, connections", {at: median(costs[at]) for at in steps})]
+        wrk(proxy, _PATH, seconds=1, connections=_USED)  # warm up
+        for step, before in zip(steps, [_USED, *steps], strict=False):
+            for _ in range(step - before):
+                _open(idle, proxy)
+            rounds = [
+                wrk(proxy, _PATH, seconds=sizes.seconds, connections=_USED)
+                for _ in range(sizes.rounds)
+            ]
+            costs[step] = median([cost.cpu_per_unit * 1e6 for cost in rounds])
+    return [_row("CPU of a request, connections", costs)]
+
+
+def _open(stack: ExitStack, proxy: Program) -> None:
+    """Open a connection that stays idle after one request."""
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), _TIMEOUT))
+    client.sendall(f"GET {_PATH} HTTP/1.1\r\nHost: benchmark\r\n\r\n".encode())
+    if not client.recv(4096).startswith(b"HTTP/1.1 200"):
+        raise RuntimeError("a connection is refused")
 
 
 def records(servers: Servers, sizes: Sizes) -> list[Row]:

@@ -30,7 +30,7 @@ def rescue(servers: Servers, sizes: Sizes) -> list[Row]:
             servers.proxy(upstream.port, tls_upstream=tls, settings=_SETTINGS) as proxy,
         ):
             _measure(proxy, servers.directory, max(1, sizes.probes // 10))  # warm up
-            rows.append(_row(tls, *_measure(proxy, servers.directory, sizes.probes)))
+            rows.append(_row(tls, *_measure(proxy, servers.directory, max(1, sizes.probes // 2))))
     return rows
 
 

@@ -24,14 +24,14 @@ class Sizes:
     """
 
     rounds: int = 3
-    seconds: int = 3
+    seconds: int = 2
     large: int = 1000 * MB
     stored: int = 2000 * MB
-    total: int = 5000 * MB
+    total: int = 3000 * MB
     jobs: int = 10_000
     pending: int = 1_000
     probes: int = 1_000
-    replicas: tuple[int, ...] = (1, 2, 4)
+    replicas: tuple[int, ...] = (1, 4)
     modes: int = 3
     connections: tuple[int, ...] = (10, 1_000, 10_000)
     records: tuple[int, ...] = (100, 10_000, 100_000)
