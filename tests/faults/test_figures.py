@@ -87,6 +87,10 @@ class WatchedChaos(Chaos):
                 used = self.figures.metrics["storage_bytes"]["used",]
                 # files of cancelled and deleted exports are removed a moment later
                 settled = used == self.figures.status["storage"]["usedBytes"]
+                # the rows are read after the state: they may have deliveries that it has not
+                settled = settled and self.figures.status["attention"] == _attention(
+                    self.figures.rows
+                )
                 if settled and _delivered(self.figures, log) == served:
                     return
                 await asyncio.sleep(0.2)
@@ -100,6 +104,20 @@ def _delivered(figures: Figures, log: list[Any]) -> int:
     ]
     rows = sum(row["delivered"]["bytes"] for row in figures.rows)
     return int(rows + sum(entry["bytes"] for entry in gone))
+
+
+def _attention(rows: list[Any]) -> dict[str, int]:
+    """What an operator looks for, as the rows say it."""
+    failed = sum(row["status"] == "Failed" for row in rows)
+    return {"failedLastDay": failed, "notFetched": sum(map(_waits, rows))}
+
+
+def _waits(row: Any) -> bool:
+    """Whether the row shows a file of which not every byte was sent."""
+    if row["result"] is None or row["result"]["state"] != "Available":
+        return False
+    sent = row["delivered"]
+    return not sent["whole"] and not (sent["count"] and sent["bytes"] >= row["result"]["size"])
 
 
 @pytest.mark.timeout(600)
@@ -151,6 +169,7 @@ async def test_every_figure_is_the_same_everywhere(
         ("running", "queued", "suspended", "maxRunning", "maxQueued"), 0
     )
     assert not found.metrics["jobs"]
+    assert found.status["attention"] == _attention(found.rows)
 
     # bytes
     sizes = {entry["job"]: entry["bytes"] for entry in ended if entry["outcome"] == "Success"}
@@ -173,6 +192,7 @@ def check_what_a_kill_leaves(before: Figures, after: Figures) -> None:
     """Rows, deliveries and storage are the same; counters and the history begin again."""
     assert after.rows == before.rows
     assert after.status["jobs"] == before.status["jobs"]
+    assert after.status["attention"] == before.status["attention"]
     assert after.status["storage"]["usedBytes"] == before.status["storage"]["usedBytes"]
     assert after.metrics["storage_bytes"]["used",] == before.metrics["storage_bytes"]["used",]
     assert after.status["startedAt"] > before.status["startedAt"]
