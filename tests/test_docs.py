@@ -13,6 +13,7 @@ import pytest
 import typer.main
 import yaml
 
+from proxy.cli.doctor import doctor_app
 from proxy.cli.main import app
 from proxy.client import client_app
 from proxy.config import text
@@ -58,9 +59,10 @@ def tree(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], set[str]]]
 def commands() -> dict[tuple[str, ...], set[str]]:
     """The whole command line, including the client's commands."""
     own, client = typer.main.get_command(app), typer.main.get_command(client_app)
+    doctor = typer.main.get_command(doctor_app)  # with the options of both
     return {
         path: options | {"--help"}
-        for path, options in (*tree(own), *tree(client))
+        for path, options in (*tree(own), *tree(client), *tree(doctor, "doctor"))
         if path or options
     }
 

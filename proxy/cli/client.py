@@ -25,6 +25,8 @@ COMMANDS = (
     ("teams", _BROWSE, "List the teams in a backup."),
 )
 _NAMES = frozenset(name for name, _, _ in COMMANDS)
+#: A command of `proxy.cli` that has the options of a client too.
+_DOCTOR = ("doctor", "Run a proxy", "Find what prevents the proxy from working.")
 
 
 class WithClient(typer.core.TyperGroup):
@@ -38,12 +40,16 @@ class WithClient(typer.core.TyperGroup):
 
             client = typer.main.get_command(client_app)
             command = client.commands[name]  # type: ignore[attr-defined]  # a group has them
+        elif name == _DOCTOR[0]:
+            from proxy.cli.doctor import doctor_app
+
+            command = typer.main.get_command(doctor_app)
         return name, command, rest
 
 
 def add_client_commands(app: typer.Typer) -> None:
     """Add what --help of the whole shows about the client's commands."""
-    for name, panel, text in COMMANDS:
+    for name, panel, text in (*COMMANDS, _DOCTOR):
         app.command(name, help=text, rich_help_panel=panel)(_loaded_when_used)
 
 

@@ -1,28 +1,30 @@
-"""Tries the connections that `serve` would make (CONTRACT §18: start-up checks)."""
+"""`config check --connect`: what `doctor` finds, as errors and warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
 
-from proxy.clock import SteadyClock
-from proxy.config.settings import Settings
-from proxy.parts.backends import try_shared
-from proxy.parts.clients import try_upstream
-from proxy.parts.start import StartFailed
+import typer
+
+from proxy.cli.diagnosis.findings import State, has_failed
+from proxy.cli.diagnosis.server import Configuration, examine
+from proxy.cli.options import Sources
+from proxy.config import Settings, format_problems
 
 
-async def try_connections(settings: Settings) -> tuple[Sequence[str], Sequence[str]]:
-    """Connect to VB365 and to stores that are not on this machine's disk. Return what prevents
-    `serve` from working, and what only should be corrected.
+def check_all(sources: Sources) -> Settings:
+    """Return the settings if nothing prevents `serve` from working; warnings are on stderr. Else
+    print all errors and exit.
     """
-    failures: list[str] = []
-    notes: Sequence[str] = ()
-    try:
-        await try_upstream(settings)
-    except StartFailed as why:
-        failures.append(str(why))
-    try:
-        notes = await try_shared(settings, SteadyClock())
-    except* StartFailed as group:
-        failures.extend(map(str, group.exceptions))
-    return failures, notes
+    configuration = Configuration.of(sources.config, sources.flags)
+    findings = asyncio.run(examine(configuration))
+    if configuration.problems:
+        typer.echo(format_problems(configuration.problems), err=True)
+    for each in findings:
+        if each.state is State.WARNING:
+            typer.echo(f"Warning: {each}", err=True)
+        elif each.state is State.FAILED and each.check != "configuration":
+            typer.echo(str(each), err=True)
+    if has_failed(findings):
+        raise typer.Exit(2 if configuration.problems else 1)
+    return configuration.settings

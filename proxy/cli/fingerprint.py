@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import socket
 import ssl
 from urllib.parse import urlsplit
 
 import typer
 from cryptography import x509
 
+from proxy.cli.diagnosis.reach import presented
 from proxy.core.text import visible
 from proxy.net.tls import fingerprint
 
@@ -26,7 +26,7 @@ def run(address: str, timeout: float) -> int:
         return 2
     host, port = parsed
     try:
-        der = _certificate(host, port, timeout)
+        der = presented(host, port, timeout)
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).replace("_", " ").lower()
         typer.echo(f"{host} port {port}: TLS failed ({reason}): does it use TLS?", err=True)
@@ -50,17 +50,6 @@ def _parsed(address: str) -> tuple[str, int] | None:
     if not parts.hostname or re.search(r"[\s/]", parts.hostname) or parts.username is not None:
         return None
     return parts.hostname, _DEFAULT_PORT if port is None else port
-
-
-def _certificate(host: str, port: int, timeout: float) -> bytes:
-    """The certificate of the server in DER, whatever it is: nothing else is sent or trusted."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with (
-        socket.create_connection((host, port), timeout) as plain,
-        context.wrap_socket(plain, server_hostname=host) as secure,
-    ):
-        return secure.getpeercert(binary_form=True) or b""
 
 
 def _about(der: bytes) -> list[str]:

@@ -146,21 +146,15 @@ def fingerprint(
 def config_check(sources: Sources, connect: Connect = False) -> None:
     """Report everything that prevents `serve` from starting. Exit code 2 if there is anything.
 
-    With --connect, also connect to VB365 and to shared stores. Exit code 1 if that fails.
+    With --connect, also try what `serve` needs, as `doctor` does: VB365, ports, disk, stores. Exit
+    code 1 if something fails.
     """
-    settings = _startable(sources)
     if connect:
-        from proxy import logs
-        from proxy.cli.connect import try_connections
+        from proxy.cli.connect import check_all
 
-        logs.configure("console", "critical")  # the failures are the output
-        failures, notes = asyncio.run(try_connections(settings))
-        for note in notes:
-            typer.echo(f"Warning: {note}", err=True)
-        for failure in failures:
-            typer.echo(failure, err=True)
-        if failures:
-            raise typer.Exit(1)
+        settings = check_all(sources)
+    else:
+        settings = _startable(sources)
     typer.echo(f"Configuration OK: {settings.listen.address} -> {settings.upstream.url}")
 
 

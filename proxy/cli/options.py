@@ -44,9 +44,7 @@ ConfigOutput = Annotated[
     Path | None,
     typer.Argument(metavar="FILE", help="File to create (default: stdout).", show_default=False),
 ]
-Connect = Annotated[
-    bool, typer.Option("--connect", help="Also connect to VB365 and to shared stores.")
-]
+Connect = Annotated[bool, typer.Option("--connect", help="Also try VB365, ports, disk and stores.")]
 Ready = Annotated[bool, typer.Option("--ready", help="Check /readyz instead of /healthz.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Time limit in seconds.")]
 

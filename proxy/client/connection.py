@@ -138,9 +138,10 @@ class Connection:
             return self
         return replace(self, url=name[: name.lower().rindex(links.status.lower())])
 
-    def resolved(self) -> Resolved:
+    def resolved(self, *, anonymous: bool = False) -> Resolved:
         """Return the address, the credentials and how to trust the server: what is given, else what
-        the profile says. A profile's token is used for its own server only.
+        the profile says. A profile's token is used for its own server only. If `anonymous`, there
+        need not be credentials.
 
         Prompts for a missing password. Raises `CommandError`.
         """
@@ -153,12 +154,20 @@ class Connection:
             )
         api = self.api or (saved.api if saved else "v8")
         check_api(api)
+        credentials = self._credentials(url, api, saved)
+        if credentials is None and not anonymous:
+            raise CommandError(
+                f"No credentials: log in with `vb365-async-proxy login {url}`, or set "
+                "VB365_TOKEN, or VB365_USERNAME and VB365_PASSWORD",
+                code=2,
+            )
         return Resolved(
             url=url,
             api=api.lower(),
             segment=self.segment or (saved.segment if saved else "_async"),
             organization=saved.organization if saved else None,
-            credentials=self._credentials(url, api, saved),
+            credentials=credentials or FixedToken(""),
+            anonymous=credentials is None,
             tls=self._tls(saved),
             insecure=self.insecure or bool(saved and saved.insecure and not self._trusts),
             verbose=self.verbose,
@@ -183,8 +192,10 @@ class Connection:
             return next(iter(profiles.find(self.url)), None)
         return profiles.load(profiles.DEFAULT) if profiles.DEFAULT in profiles.names() else None
 
-    def _credentials(self, url: str, api: str, saved: Profile | None) -> Credentials:
-        """Return the credentials: a user, else a token file, else a token, else the profile."""
+    def _credentials(self, url: str, api: str, saved: Profile | None) -> Credentials | None:
+        """Return the credentials: a user, else a token file, else a token, else the profile; None
+        without any.
+        """
         if self.profile is not None and saved is not None:
             return Saved(saved, self.password)
         if self.username is not None:
@@ -195,11 +206,7 @@ class Connection:
             return FixedToken(self.token)
         if saved is not None:
             return Saved(saved, self.password)
-        raise CommandError(
-            f"No credentials: log in with `vb365-async-proxy login {url}`, or set VB365_TOKEN, or "
-            "VB365_USERNAME and VB365_PASSWORD",
-            code=2,
-        )
+        return None
 
     def ask_password(self, username: str) -> str:
         """Return the password: that of the file or the environment, else what the user types."""
@@ -218,13 +225,16 @@ class Connection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """An address, credentials and how to trust the server. `organization` is the profile's."""
+    """An address, credentials and how to trust the server. `organization` is the profile's.
+    `anonymous`: there are no credentials.
+    """
 
     url: str
     api: str
     segment: str
     organization: str | None
     credentials: Credentials
+    anonymous: bool
     tls: Any
     insecure: bool
     verbose: bool

@@ -20,6 +20,8 @@ from proxy.client.objects import Entry, Kind, entry, pick, shown
 from proxy.client.proxy import FIRST_TRIES, Proxy
 from proxy.client.wire import WholeResponse, error_from
 
+#: The API versions that are tried, the newest first.
+VERSIONS = ("v8", "v7", "v6")
 #: Objects of one page, and of all pages together.
 _PAGE, _MOST = 1000, 500_000
 #: Seconds to wait for VB365 to stop a session when the command ends.

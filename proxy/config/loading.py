@@ -64,11 +64,12 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration is invalid; `problems` has all errors."""
+    """The configuration is invalid; `problems` has all errors, `valid` the sections without one."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], valid: Mapping[str, Section]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+        self.valid = valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,11 @@ def load(
                 _problem(f"{name}.{'.'.join(map(str, error['loc']))}", error, items)
                 for error in invalid.errors()
             ]
-    problems += _checked(items, checks or {}, {problem.key for problem in problems})
+    for problem in _checked(items, checks or {}, {problem.key for problem in problems}):
+        problems.append(problem)
+        sections.pop(problem.key.partition(".")[0], None)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems, sections)
     return Settings(**sections)  # type: ignore[arg-type]  # each section has its own type
 
 

@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.support.commands import finished
+from tests.support.http_peers import vb365_peer
 from tests.support.redis_server import RedisServer, valkey
 
 
@@ -16,6 +17,11 @@ def check(
     directory: Path, upstream: str, *, endpoint: str = "", **settings: str
 ) -> CompletedProcess[str]:
     environment = {f"VB365_PROXY_{name}": value for name, value in settings.items()}
+    environment |= {
+        "VB365_PROXY_LISTEN__ADDRESS": "127.0.0.1:0",
+        "VB365_PROXY_ADMIN__ADDRESS": "127.0.0.1:0",
+        "VB365_PROXY_STORAGE__MIN_FREE": "1MiB",
+    }
     environment |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     if endpoint:
         environment["AWS_ENDPOINT_URL"] = endpoint
@@ -44,7 +50,8 @@ def test_every_failure_is_reported(tmp_path: Path, closed: int) -> None:
     assert jobs.startswith("storage.jobs: ")
     assert "cannot be reached" in jobs
     there = f"http://127.0.0.1:{closed}"
-    assert artifacts == f"storage.artifacts: s3://exports at {there} cannot be reached"
+    fix = "Check the address, and that the store runs."
+    assert artifacts == f"storage.artifacts: s3://exports at {there} cannot be reached. {fix}"
     assert "canary" not in done.stderr
     assert not (tmp_path / "data").exists()
 
@@ -53,12 +60,8 @@ def test_a_store_that_may_lose_records_is_a_warning(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, valkey(), appendonly="no")
     server.start()
     try:
-        with socket.create_server(("127.0.0.1", 0)) as vb365:
-            done = check(
-                tmp_path,
-                f"http://127.0.0.1:{vb365.getsockname()[1]}",
-                STORAGE__JOBS=server.url,
-            )
+        with vb365_peer() as url:
+            done = check(tmp_path, url, STORAGE__JOBS=server.url)
     finally:
         server.stop()
     assert done.returncode == 0, done.stderr

@@ -23,10 +23,8 @@ from proxy.client.forward import is_loopback
 from proxy.client.output import Stderr
 from proxy.client.profiles import Profile
 from proxy.client.proxy import Proxy
+from proxy.client.vb365 import VERSIONS
 from proxy.client.wire import Http
-
-#: The API versions that are tried, the newest first.
-_VERSIONS = ("v8", "v7", "v6")
 
 
 @with_groups
@@ -146,7 +144,7 @@ async def _newest_version(http: Http, known: str) -> str:
     """Return the newest API version that VB365 has: without credentials, it responds with 401 to a
     version that it has, and with 404 to others.
     """
-    for version in _VERSIONS:
+    for version in VERSIONS:
         response = await http.call("GET", f"/{version}/ServiceInstance", {})
         if response.status != 404:
             return version
