@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -32,8 +32,10 @@ _FAILED = "Failed"
 EXIT_SOME_FAILED = 5
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
-#: The path below the session and the body of the export of an object.
-Request = Callable[[Entry], tuple[str, bytes | None]]
+#: The path of an export below its session, and its body.
+Target = tuple[str, bytes | None]
+#: Returns the export of an object of a session.
+Request = Callable[[VB365, str, Entry], Awaitable[Target]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,8 @@ class Batch:
         joined = await self._continued(row)
         if joined is not None:
             return joined
-        path, body = self.request(pick(self.kind, objects, row.name, "this restore session"))
+        found = pick(self.kind, objects, row.name, "this restore session")
+        path, body = await self.request(self.vb365, session, found)
         target = f"/{self.vb365.api}/{base(session)}/{path}"
         key = str(uuid.uuid4())
         _, at = await self.vb365.proxy.kick_off(

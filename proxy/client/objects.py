@@ -36,6 +36,11 @@ TEAM = Kind("team", "teams", "Vet", "organization/teams", ("displayName",), ("gr
 KINDS = (MAILBOX, ONEDRIVE, SITE, TEAM)
 FOLDER = Kind("folder", "folders", "Vex", "folders")
 LIBRARY = Kind("library", "libraries", "Vesp", "Libraries", addresses=("url",))
+#: What is in them. A session has one type, whose objects all have the same items.
+MAIL = Kind("item", "items", "Vex", "items", ("subject",))
+DOCUMENT = Kind("item", "items", "", "Documents")
+DOCUMENT_FOLDER = Kind("folder", "folders", "", "Folders")
+FILE = Kind("item", "items", "Vet", "files")
 CHANNEL = Kind("channel", "channels", "Vet", "channels", ("displayName",))
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from proxy.client.display import Display
 from proxy.client.errors import CommandError, ErrorResponse
@@ -40,11 +40,12 @@ class VB365:
     proxy: Proxy
     api: str
 
-    async def entries(self, kind: Kind, path: str) -> list[Entry]:
+    async def entries(self, kind: Kind, path: str, **query: str) -> list[Entry]:
         """Return all objects of a collection, page by page."""
         found: list[Entry] = []
         while True:
-            page = await self._page(f"/{self.api}/{path}?offset={len(found)}&limit={_PAGE}")
+            parameters = urlencode({"offset": len(found), "limit": _PAGE, **query})
+            page = await self._page(f"/{self.api}/{path}?{parameters}")
             results = page if isinstance(page, list) else page.get("results")
             if not isinstance(results, list):
                 raise CommandError(f"VB365's response to {path} has no list of {kind.plural}")
@@ -104,9 +105,12 @@ class VB365:
         response = await self.proxy.call_with_retries("GET", path, tries=FIRST_TRIES)
         return response.status == 200 and response.document().get("state") == "Working"
 
-    async def objects(self, session: str, kind: Kind, below: str = "") -> list[Entry]:
-        """Return the objects of a restore session, or those `below` one of them."""
-        return await self.entries(kind, f"{base(session)}/{below or kind.path}")
+    async def objects(
+        self, session: str, kind: Kind, parent: str = "", **query: str
+    ) -> list[Entry]:
+        """Return the objects of a restore session, or those below the path `parent` in it."""
+        path = f"{parent}/{kind.path}" if parent else kind.path
+        return await self.entries(kind, f"{base(session)}/{path}", **query)
 
     async def _page(self, path: str) -> Any:
         fields = {"Accept": "application/json"}

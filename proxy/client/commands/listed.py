@@ -1,4 +1,4 @@
-"""Exports of a list: `export mailbox --from list.csv` and `export onedrive --from list.csv`."""
+"""Exports of a list: `export mailbox --from list.csv`, and so for the other kinds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ from proxy.client.vb365 import VB365
 
 _PANEL = "Exports of a list"
 #: The names of files without --output.
-_NAMES = {"mailbox": "{mailbox}-{date}.pst", "onedrive": "{onedrive}-{date}.zip"}
+_NAMES = {
+    "mailbox": "{mailbox}-{date}.pst",
+    "onedrive": "{onedrive}-{date}.zip",
+    "site": "{site}-{date}.zip",
+    "team": "{team}-{date}.zip",
+}
 
 From = Annotated[
     Path | None,
@@ -32,7 +37,8 @@ From = Annotated[
         metavar="FILE",
         rich_help_panel=_PANEL,
         help="CSV file with the names, in its first column or that with the kind as heading. "
-        "--output may have {mailbox} or {onedrive}, {date}, {organization} and {number}.",
+        "--output may have {mailbox}, {onedrive}, {site} or {team}, {date}, {organization} and "
+        "{number}.",
     ),
 ]
 Parallel = Annotated[
@@ -78,20 +84,24 @@ def export_list(
     chosen: Chosen,
     *,
     whole: bool,
+    part: str = "",
 ) -> NoReturn:
-    """Export the objects of the list, print a line for each, and exit. `whole`: not only a part of
-    each.
+    """Export the objects of the list, print a line for each, and exit.
+
+    `whole`: not only some of what is in one of them. `part` says which part of all of them.
     """
     organization = place.organization
     with exit_on_error(connection.progress):
         time = parse_time(place.at)
         check_source(place.at, place.session)
         if not whole or not chosen.download:
-            raise CommandError("--from is not for --folder or --no-download", code=2)
+            raise CommandError(
+                "--from is not for --folder or --no-download, nor for --item", code=2
+            )
         values = {"date": time.date().isoformat(), "organization": organization or ""}
-        default = _NAMES[kind.noun]
+        default = "{team}-{date}.html" if part.endswith("posts") else _NAMES[kind.noun]
         rows = read_rows(listed.from_file or Path(), kind, chosen.output, default, values)
-        about = " ".join(filter(None, (kind.noun, place.at, organization, place.session)))
+        about = " ".join(filter(None, (kind.noun, place.at, organization, place.session, part)))
         state = State(listed.state, about)
 
     async def work(proxy: Proxy, display: Display, resolved: Resolved) -> Outcome:

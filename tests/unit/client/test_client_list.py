@@ -59,6 +59,34 @@ def test_all_mailboxes_of_a_list_are_exported_from_one_session(alice: Stack, her
     assert "3 exports: 3 Success\n" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "names", "suffix"),
+    [
+        ("site", ("--library", "Library 2"), ("Site 1", "Site 3"), "zip"),
+        ("team", ("--channel", "Channel 1", "--posts"), ("Team 2", "Team 4"), "html"),
+    ],
+)
+def test_sites_and_teams_of_a_list(
+    alice: Stack,
+    here: Path,
+    kind: str,
+    options: tuple[str, ...],
+    names: tuple[str, ...],
+    suffix: str,
+) -> None:
+    """The library or channel is looked up in each of them."""
+    (here / "list.csv").write_text(f"{kind}\n" + "\n".join(names), encoding="utf-8")
+    line = ("export", kind, "--from", "list.csv", "--at", AT, *options)
+    result = commanded(*line, "--state", "s", "--parallel", "1")
+    assert result.exit_code == 0, result.stderr
+    files = [f"{name}-2026-11-01.{suffix}" for name in names]
+    rows = [f"{name}\tSuccess\t{file}" for name, file in zip(names, files, strict=True)]
+    assert result.stdout.splitlines() == rows
+    assert all((here / file).stat().st_size == SIZE for file in files)
+    other = commanded(*line[:6], options[0], "Other", "--state", "s")
+    assert (other.exit_code, "--state: s is of other exports" in other.stderr) == (2, True)
+
+
 def test_a_failure_fails_its_row_only(alice: Stack, here: Path) -> None:
     (here / "list.csv").write_text("bob@contoso.com\ndave@contoso.com\n", encoding="utf-8")
     result = commanded(*LINE, "--output", "out")

@@ -114,8 +114,102 @@ def test_each_kind_has_its_type_of_session_and_its_export(
 
 
 @pytest.mark.parametrize(
+    ("line", "path", "body", "suffix"),
+    [
+        (
+            ("mailbox", "bob", "--item", "Mail 1", "--item", "mail 3", "--max-size", "1"),
+            r"mailboxes/[^/]+/items/exportToPst",
+            {"items": ["id", "id"], "enablePstSizeLimit": True, "pstSizeLimitBytes": 1 << 30},
+            ".pst",
+        ),
+        (
+            ("mailbox", "bob", "--folder", "Folder 1", "--item", "Mail 2", "--msg"),
+            r"mailboxes/[^/]+/items/Save",
+            {"items": ["id"]},
+            ".zip",
+        ),
+        (
+            ("onedrive", "user2", "--item", "Document 1.txt"),
+            r"OneDrives/[^/]+/Documents/[^/]+/save",
+            {"asZip": False},
+            ".txt",
+        ),
+        (
+            ("onedrive", "user2", "--folder", "Folder 3"),
+            r"OneDrives/[^/]+/Folders/[^/]+/save",
+            None,
+            ".zip",
+        ),
+        (
+            ("site", "Site 1", "--item", "Document 1.txt", "--item", "Document 2.txt"),
+            r"Sites/[^/]+/Documents/save",
+            {"documents": ["id", "id"]},
+            ".zip",
+        ),
+        (
+            ("site", "Site 1", "--folder", "Folder 2"),
+            r"Sites/[^/]+/Folders/[^/]+/save",
+            None,
+            ".zip",
+        ),
+        (
+            ("team", "Team 1", "--channel", "Channel 2", "--item", "File 4.txt"),
+            r"teams/[^/]+/files/save",
+            {"files": ["id"]},
+            ".zip",
+        ),
+    ],
+)
+def test_items_and_folders_are_exported_by_their_names(
+    alice: Stack,
+    here: Path,
+    line: tuple[str, ...],
+    path: str,
+    body: dict[str, Any] | None,
+    suffix: str,
+) -> None:
+    """The body names objects that VB365 has, as it needs them."""
+    result = commanded("export", *line)
+    assert result.exit_code == 0, result.stderr
+    assert Path(result.stdout.strip()).suffix == suffix
+    (export,) = [each for each in alice.simulator.requests if re.search(f"{path}$", each.target)]
+    sent = json.loads(export.body) if export.body else None
+    if sent is not None:
+        for name in sent.keys() & {"items", "documents", "files"}:
+            assert not [each for each in sent[name] if "_links" in each]
+            sent[name] = ["id" for each in sent[name] if each["id"]]
+    assert sent == body
+
+
+def test_items_are_looked_for_in_the_folder_or_channel(alice: Stack, here: Path) -> None:
+    for line in (
+        ("mailbox", "bob", "--folder", "Folder 1", "--item", "Mail 2"),
+        ("onedrive", "user2", "--folder", "Folder 1", "--item", "Document 2.txt"),
+        ("team", "Team 1", "--channel", "Channel 2", "--item", "File 4.txt"),
+    ):
+        assert commanded("export", *line).exit_code == 0
+    asked = [each for each in alice.paths("GET") if re.search("/(items|Documents|files)[?]", each)]
+    assert [bool(re.search("&(parentId|channelId)=[^&]+$", each)) for each in asked] == [True] * 3
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
+        (("mailbox", "bob", "--msg"), "--msg is for --item, and --keyword is not"),
+        (("site", "x", "--library", "y", "--item", "z"), "--library is not for --folder or"),
+        (("team", "x", "--posts", "--item", "z"), "--item is a file: use it without --posts"),
+        (("site",), "Name what to export, or use --from FILE"),
+    ],
+)
+def test_options_that_exclude_each_other(alice: Stack, line: tuple[str, ...], message: str) -> None:
+    result = commanded("export", *line)
+    assert (result.exit_code, message in result.stderr, alice.paths()) == (2, True, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("mailbox", "bob", "--item", "Mail 9"), "There is no item 'Mail 9' among the 4 items"),
         (("mailbox", "dave@contoso.com"), "There is no mailbox 'dave@contoso.com' among the 4"),
         (("mailbox", "bob@contosso.com"), "Similar:\n  bob <bob@contoso.com> "),
         (("site", "Site 1"), "There are 4 libraries. Name one with --library:\n  Library 1"),
