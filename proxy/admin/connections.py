@@ -43,7 +43,8 @@ class Connections:
     def _close_one(self, server: web.Server) -> bool:
         for each in server.connections:
             transport = each.transport
-            if not isinstance(transport, asyncio.Transport) or transport.is_closing():
+            # not isinstance(transport, asyncio.Transport): uvloop's transports are no instances
+            if transport is None or transport.is_closing():
                 continue
             if each not in self._served or transport.get_write_buffer_size():
                 transport.abort()
