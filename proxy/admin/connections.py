@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from aiohttp import web
 
@@ -14,12 +15,15 @@ MAX_CONNECTIONS = 256
 
 class Connections:
     """Makes room for new connections: of those that wait for their client, the oldest one is
-    closed. Such a connection has no whole request, or its client does not read the response.
+    closed. Such a connection has no whole request, its client does not read the response, or its
+    request waits for a check that all requests share.
     """
 
     def __init__(self) -> None:
         #: Those whose whole request is being handled.
         self._served: set[asyncio.BaseProtocol] = set()
+        #: The tasks of the requests that wait for a check, by connection.
+        self._waiting: dict[asyncio.BaseProtocol, asyncio.Task[Any]] = {}
 
     @contextmanager
     def serving(self, request: web.Request) -> Iterator[None]:
@@ -33,6 +37,23 @@ class Connections:
             yield
         finally:
             self._served.discard(served)
+
+    @contextmanager
+    def waiting(self, request: web.Request) -> Iterator[None]:
+        """Let the connection be closed, and the task be cancelled, while the request waits for what
+        any number of other requests get too.
+        """
+        connection, task = request.protocol, asyncio.current_task()
+        if task is None or connection not in self._served:
+            yield
+            return
+        self._served.discard(connection)
+        self._waiting[connection] = task
+        try:
+            yield
+        finally:
+            del self._waiting[connection]
+            self._served.add(connection)
 
     def accept(self, server: web.Server) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
@@ -48,6 +69,8 @@ class Connections:
                 continue
             if each not in self._served or transport.get_write_buffer_size():
                 transport.abort()
+                if (task := self._waiting.get(each)) is not None:
+                    task.cancel()  # else strangers could make any number of them
                 return True
         return False
 

@@ -94,7 +94,11 @@ class Admin:
         With `?exclude=NAME,NAME` these checks are reported and not counted, for balancers: while
         VB365 or a store is away, all replicas fail alike, and none of them is to be taken out.
         """
-        reasons = {"shutdown": "the proxy is stopping"} if self.draining else await self._checks()
+        if self.draining:
+            reasons: dict[str, str | None] = {"shutdown": "the proxy is stopping"}
+        else:
+            with self.connections.waiting(request):
+                reasons = await self._checks()
         excluded = {
             name for names in request.query.getall("exclude", ()) for name in names.split(",")
         }

@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from proxy.admin.guard import TokenGuard
-from proxy.admin.listener import Admin, listen, runner
+from proxy.admin.listener import Admin, Checks, listen, runner
 from tests.support.loops import run as run
 from tests.support.tls_peers import Run
+from tests.support.wire import eventually
 
 _HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Peer]]
 
 
 async def _healthy() -> dict[str, str | None]:
     return {}
+
+
+@asynccontextmanager
+async def listening(
+    monkeypatch: pytest.MonkeyPatch, checks: Checks = _healthy
+) -> AsyncIterator[Connect]:
+    """A listener for three connections. Yields the function that opens one."""
+    monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
+    admin = Admin(checks=checks, hosts=(), guard=TokenGuard("token", lambda: 0.0))
+    serving = runner(admin.application())
+    await serving.setup()
+    server = await listen(serving, admin.connections, "127.0.0.1", 0)
+    peers: list[Peer] = []
+
+    async def connect() -> Peer:
+        peers.append(await asyncio.open_connection(*server.sockets[0].getsockname()))
+        return peers[-1]
+
+    try:
+        yield connect
+    finally:  # uvloop does not close with open transports
+        for _, writer in peers:
+            writer.transport.abort()
+        server.close()
+        await serving.cleanup()
+
+
+async def is_alive(connect: Connect) -> bool:
+    """Whether a new connection gets a response, after which it is closed."""
+    reader, writer = await connect()
+    writer.write(_HEALTH)
+    alive = (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.transport.abort()
+    return alive
 
 
 @pytest.mark.parametrize("requests", [0, 1])
@@ -23,27 +64,48 @@ def test_16_clients_that_wait_make_room_for_others(
     run: Run, monkeypatch: pytest.MonkeyPatch, requests: int
 ) -> None:
     """Silent, or idle after a response: strangers must not keep the health checks away."""
-    monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
 
     async def scenario() -> None:
-        admin = Admin(checks=_healthy, hosts=(), guard=TokenGuard("token", lambda: 0.0))
-        serving = runner(admin.application())
-        await serving.setup()
-        server = await listen(serving, admin.connections, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        peers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-        for reader, writer in peers[: 3 * requests]:
-            writer.write(_HEALTH)
-            await reader.readuntil(b"}")
-        for _ in range(3):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(_HEALTH)
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            writer.transport.abort()
-        assert not await peers[0][0].read()
-        for _, writer in peers:
-            writer.transport.abort()
-        server.close()
-        await serving.cleanup()
+        async with listening(monkeypatch) as connect:
+            peers = [await connect() for _ in range(3)]
+            for reader, writer in peers[: 3 * requests]:
+                writer.write(_HEALTH)
+                await reader.readuntil(b"}")
+            for _ in range(3):
+                assert await is_alive(connect)
+            assert not await peers[0][0].read()
+
+    run(scenario())
+
+
+def test_16_requests_that_wait_for_a_check_make_room_for_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While VB365 does not respond, strangers who ask for /readyz do not keep /healthz away, and
+    each of them costs nothing once its connection is closed.
+    """
+
+    async def scenario() -> None:
+        waiting, checked = 0, asyncio.Event()
+
+        async def checks() -> dict[str, str | None]:
+            nonlocal waiting
+            waiting += 1
+            try:
+                await checked.wait()
+            finally:
+                waiting -= 1
+            return {}
+
+        async with listening(monkeypatch, checks) as connect:
+            peers = [await connect() for _ in range(3)]
+            for _, writer in peers:
+                writer.write(_READY)
+            await eventually(lambda: waiting == 3)
+            assert await is_alive(connect)
+            assert not await peers[0][0].read()
+            await eventually(lambda: waiting == 2)
+            checked.set()
+            assert (await peers[2][0].readline()).startswith(b"HTTP/1.1 200")
 
     run(scenario())
