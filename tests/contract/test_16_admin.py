@@ -410,30 +410,3 @@ async def test_connections_that_wait_for_their_client_make_room_for_others(
     assert await peers[0].closed()
     for peer in peers:
         peer.abort()
-
-
-async def test_the_admin_listener_limits_its_connections(
-    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those whose requests are handled are not closed, and no others are accepted meanwhile."""
-    monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
-    gate = asyncio.Event()
-
-    async def script(request: Message) -> bytes:
-        await gate.wait()
-        return raw("404 Not Found")
-
-    arrived = arrivals(monkeypatch)
-    play = await make_play(script)
-    ready = HEALTH.replace(b"/healthz", b"/readyz")
-    peers = [await admin_peer(play, ready) for _ in range(3)]
-    await eventually(lambda: len(arrived) == 3)
-    refused = await admin_peer(play, HEALTH)
-    assert await refused.closed()
-    gate.set()
-    for peer in peers:
-        assert (await peer.message()).status == 200
-    served = await admin_peer(play, HEALTH)
-    assert (await served.message()).status == 200
-    for peer in (*peers, refused, served):
-        peer.abort()

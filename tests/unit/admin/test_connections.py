@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
 
 from proxy.admin.guard import TokenGuard
 from proxy.admin.listener import Admin, Checks, listen, runner
@@ -16,6 +17,7 @@ from tests.support.wire import eventually
 
 _HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer token\r\n\r\n"
 
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Peer]]
@@ -27,11 +29,11 @@ async def _healthy() -> dict[str, str | None]:
 
 @asynccontextmanager
 async def listening(
-    monkeypatch: pytest.MonkeyPatch, checks: Checks = _healthy
+    monkeypatch: pytest.MonkeyPatch, checks: Checks = _healthy, routes: Sequence[web.RouteDef] = ()
 ) -> AsyncIterator[Connect]:
     """A listener for three connections. Yields the function that opens one."""
     monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
-    admin = Admin(checks=checks, hosts=(), guard=TokenGuard("token", lambda: 0.0))
+    admin = Admin(checks=checks, hosts=(), guard=TokenGuard("token", lambda: 0.0), routes=routes)
     serving = runner(admin.application())
     await serving.setup()
     server = await listen(serving, admin.connections, "127.0.0.1", 0)
@@ -107,5 +109,34 @@ def test_16_requests_that_wait_for_a_check_make_room_for_others(
             await eventually(lambda: waiting == 2)
             checked.set()
             assert (await peers[2][0].readline()).startswith(b"HTTP/1.1 200")
+
+    run(scenario())
+
+
+def test_16_requests_that_are_handled_keep_their_connections(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not closed, and no others are accepted meanwhile."""
+
+    async def scenario() -> None:
+        handled, gate = 0, asyncio.Event()
+
+        async def slow(request: web.Request) -> web.Response:
+            nonlocal handled
+            handled += 1
+            await gate.wait()
+            return web.Response()
+
+        async with listening(monkeypatch, routes=[web.get("/slow", slow)]) as connect:
+            peers = [await connect() for _ in range(3)]
+            for _, writer in peers:
+                writer.write(_SLOW)
+            await eventually(lambda: handled == 3)
+            refused, _ = await connect()
+            assert not await refused.read()
+            gate.set()
+            for reader, _ in peers:
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            assert await is_alive(connect)
 
     run(scenario())
