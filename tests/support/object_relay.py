@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from io import BytesIO
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
+
+from tests.support.threads import in_thread
 
 #: Before a request is sent: its response instead, or None. Raising `Cut` closes the connection.
 Before = Callable[[web.BaseRequest], Awaitable[web.Response | None]]
@@ -81,24 +81,6 @@ async def _forward(
         return web.Response(status=response.status, headers=headers, body=content)
 
 
-@contextmanager
-def relay_in_thread(target: str, *, more: str) -> Iterator[str]:
-    """As `relay`, on an event loop of its own."""
-    started: list[str] = []
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def run() -> None:
-        async with relay(target, more=more) as url:
-            started.append(url)
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
-    thread.start()
-    assert ready.wait(30)
-    yield started[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(30)
-    loop.close()
+def relay_in_thread(target: str, *, more: str) -> AbstractContextManager[str]:
+    """As `relay`, in a thread."""
+    return in_thread(relay(target, more=more))

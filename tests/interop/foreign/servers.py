@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 
 from tests.support.proxies import proxy_to
+from tests.support.threads import in_thread
 from tests.transparency.test_transparency import LISTENER
 
 
-@contextlib.contextmanager
-def proxy_in_front_of(port: int) -> Iterator[int]:
+def proxy_in_front_of(port: int) -> AbstractContextManager[int]:
     """Run the listener and the relay to that loopback port; the proxy's own port."""
-    ready: threading.Event = threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-    found: list[int] = []
+    return in_thread(_proxy(port))
 
-    async def serve() -> None:
-        async with proxy_to(port, decide=LISTENER.decide) as proxy:
-            found.append(proxy.port)
-            ready.set()
-            await stop.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield found[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
-        loop.close()
+@contextlib.asynccontextmanager
+async def _proxy(port: int) -> AsyncIterator[int]:
+    async with proxy_to(port, decide=LISTENER.decide) as proxy:
+        yield proxy.port
 
 
 class Raw:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,42 +20,29 @@ from proxy.client import client_app
 from proxy.client.proxy import Proxy
 from proxy.config import load
 from proxy.simulator import Simulator, SimulatorSettings
+from tests.support.threads import in_thread
 from tests.unit.client.fake_proxy import FakeProxy
 
 #: Of each file that the simulator exports.
 SIZE = 300_000
 
 
-@contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeProxy]:
-    """Run the fake on a loop and thread of its own, since the commands run event loops
-    themselves.
-    """
-    proxy, loop, ready, stop = (
-        FakeProxy(),
-        asyncio.new_event_loop(),
-        threading.Event(),
-        asyncio.Event(),
-    )
-
-    async def serve() -> None:
-        runner = web.ServerRunner(web.Server(proxy.handle), shutdown_timeout=1)  # type: ignore[arg-type]
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        proxy.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
-        ready.set()
-        await stop.wait()
-        await runner.cleanup()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(10)
+@asynccontextmanager
+async def _faked(tls: ssl.SSLContext | None) -> AsyncIterator[FakeProxy]:
+    proxy = FakeProxy()
+    runner = web.ServerRunner(web.Server(proxy.handle), shutdown_timeout=1)  # type: ignore[arg-type]
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    proxy.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield proxy
     finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        loop.close()
+        await runner.cleanup()
+
+
+def serving(tls: ssl.SSLContext | None = None) -> AbstractContextManager[FakeProxy]:
+    """Run the fake in a thread, since the commands run event loops themselves."""
+    return in_thread(_faked(tls))
 
 
 @pytest.fixture(autouse=True)
@@ -126,35 +112,28 @@ class Stack:
         return [each.target for each in self.simulator.requests if each.method == method]
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    logs.configure("console", "critical")  # by default, the log is on stdout
+@asynccontextmanager
+async def _stacked(data: Path) -> AsyncIterator[Stack]:
     running = Stack(Simulator(SimulatorSettings(size=SIZE, generate=0.1, objects=4)))
-    loop, ready = asyncio.new_event_loop(), threading.Event()
-    stop = asyncio.Event()
     flags = {
         "listen.address": "127.0.0.1:0",
         "admin.address": "127.0.0.1:0",
-        "storage.dir": str(tmp_path_factory.mktemp("data")),
+        "storage.dir": str(data),
     }
     settings = {"VB365_PROXY_EXPORTS__GRACE": "0s", "VB365_PROXY_STORAGE__MIN_FREE": "1MiB"}
-
-    async def serve() -> None:
-        await running.simulator.start()
-        proxy = await app.start(
-            load(None, flags | {"upstream.url": running.simulator.url}, settings)
-        )
-        running.url = proxy.url
-        ready.set()
-        await stop.wait()
+    await running.simulator.start()
+    proxy = await app.start(load(None, flags | {"upstream.url": running.simulator.url}, settings))
+    running.url = proxy.url
+    try:
+        yield running
+    finally:
         await proxy.stop()
         await running.simulator.stop()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(20)
-    yield running
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(20)
-    loop.close()
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    logs.configure("console", "critical")  # by default, the log is on stdout
+    with in_thread(_stacked(tmp_path_factory.mktemp("data"))) as running:
+        yield running
     structlog.reset_defaults()
