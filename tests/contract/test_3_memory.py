@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from proxy.core import pace
+from proxy.net.budget import Budget
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.wire import Peer, request_bytes
+from tests.support.wire import Peer, eventually, request_bytes
 
 
 async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Peer:
@@ -23,8 +24,12 @@ async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Peer:
     return wire
 
 
-async def test_3_1_bodies_that_are_received_share_a_memory_limit(make_stage: MakeStage) -> None:
+async def test_3_1_bodies_that_are_received_share_a_memory_limit(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A body takes memory as it arrives, whatever it announces; all of it is released."""
+    memory = Budget(100 << 10)
+    monkeypatch.setattr("proxy.api.request_body.Budget", {memory.limit: memory}.__getitem__)
     stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
 
     async def refused(**more: Any) -> bool:
@@ -37,33 +42,39 @@ async def test_3_1_bodies_that_are_received_share_a_memory_limit(make_stage: Mak
         assert response["Connection"] == "close"
         return True
 
-    async def until_refused(*, wanted: bool, **more: Any) -> None:
-        async with asyncio.timeout(20):
-            while await refused(**more) is not wanted:
-                pass
+    async def until_taken(size: int) -> None:
+        await eventually(lambda: memory.taken == size)
 
     announced = await part_of_a_kickoff(stage, b"x", Content_Length=str(80 << 10))
     large = {"body": b"y" * (30 << 10)}
     assert not await refused(**large)
+    await until_taken(1)
     await announced.send(b"x" * ((80 << 10) - 2))
-    await until_refused(wanted=True, **large)
+    await until_taken((80 << 10) - 1)
+    assert await refused(**large)
+    await until_taken((80 << 10) - 1)
     assert not await refused(body=b"y" * (10 << 10))
     await announced.send(b"x")
     assert (await announced.message()).status == 202
     announced.abort()
+    await until_taken(0)
     assert not await refused(**large)
 
+    await until_taken(0)
     chunked = await part_of_a_kickoff(
         stage, b"14000\r\n" + b"x" * (80 << 10), Transfer_Encoding="chunked"
     )
-    await until_refused(wanted=True, **large)
+    await until_taken(80 << 10)
+    assert await refused(**large)
     chunked.abort()
-    await until_refused(wanted=False, **large)
+    await until_taken(0)
+    assert not await refused(**large)
 
     for body in (b"100000\r\n" + b"x" * (95 << 10), b"5\r\nabcdefgh"):
         wrong = await part_of_a_kickoff(stage, body, Transfer_Encoding="chunked")
         assert (await wrong.message()).status in (400, 413)
         wrong.abort()
+    await until_taken(0)
     assert not await refused(body=b"y" * (90 << 10))
 
 
