@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -271,7 +272,7 @@ def tls(
 ) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
     """Return how to verify the server, for `Http`. Raises `CommandError`."""
     if fingerprint is not None:
-        return aiohttp.Fingerprint(digest_of(fingerprint))
+        return _Pinned(digest_of(fingerprint))
     if insecure:
         return False
     if ca_file is None:
@@ -282,6 +283,19 @@ def tls(
         raise CommandError(
             f"{ca_file} is not a file of PEM certificates: {error}", code=2
         ) from error
+
+
+class _Pinned(aiohttp.Fingerprint):
+    """A fingerprint. The connection to a server with another one is aborted: aiohttp only closes
+    it, and then it is open until the server has closed it, too.
+    """
+
+    def check(self, transport: asyncio.Transport) -> None:
+        try:
+            super().check(transport)
+        except aiohttp.ServerFingerprintMismatch:
+            asyncio.get_running_loop().call_soon(transport.abort)  # aiohttp still asks it for more
+            raise
 
 
 def digest_of(fingerprint: str) -> bytes:

@@ -64,12 +64,20 @@ class Upstream(ABC):
             server.close()
             for task in self._peers:
                 task.cancel()
-            for transport in self._transports:
+            for _ in range(2):  # a connection that is being accepted gets its transport
+                await asyncio.sleep(0)
+            for transport in [*self._transports, *self._unserved()]:
                 transport.abort()
             await asyncio.gather(*self._peers, return_exceptions=True)
             await asyncio.wait_for(server.wait_closed(), LIMIT)
         if self.errors:
             raise BaseExceptionGroup("the upstream failed", self.errors)
+
+    def _unserved(self) -> list[asyncio.Transport]:
+        """The connections whose TLS handshake has not ended. uvloop closes them itself."""
+        known = getattr(asyncio.get_running_loop(), "_transports", {})
+        here = ("127.0.0.1", self.port)
+        return [each for each in list(known.values()) if each.get_extra_info("sockname") == here]
 
 
 Script = Callable[[Peer], Awaitable[None]]
