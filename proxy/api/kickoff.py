@@ -25,6 +25,7 @@ from proxy.core.retention import as_of
 from proxy.core.routing import Kickoff
 from proxy.jobs.admission import UnacceptedCallers
 from proxy.jobs.held_fields import HeldFields
+from proxy.jobs.outcome import repeated
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
@@ -277,7 +278,7 @@ class KickoffHandler:
             if isinstance(first, Problem):
                 raise first
             if first is not None:
-                return first
+                return repeated(first)
         elif self._runner.is_attended_elsewhere(job):
             await self._first_elsewhere(job, self._grace(call))
         if job.phase is Phase.SUSPENDED:

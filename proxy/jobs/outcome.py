@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
+from dataclasses import replace
 
 from proxy.core.http.disposition import file_name
 from proxy.core.http.fields import has_conflict, value_of, values_of, without
@@ -29,8 +30,8 @@ from proxy.ports import (
 _RECORDED_LIMIT = 64 * 1024
 #: Bytes of the head of a response to a rescued export that a record keeps. VB365 sends 500.
 _LONGEST_HEAD = 8 * 1024
-#: Set-Cookie is for the client whose request VB365 answered.
-_NOT_REPEATED = frozenset({b"set-cookie"})
+#: Fields for the client whose request VB365 answered, and for no other.
+NOT_REPEATED = frozenset({b"set-cookie"})
 _UTF_8 = getincrementaldecoder("utf-8")
 _JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
 
@@ -112,7 +113,7 @@ def facts(response: Response, size: int | None, *, repeatable: bool = False) -> 
     different ETags count as none. With `repeatable` the head itself is one of them, unless it is
     too long.
     """
-    lines = without(response.lines, _NOT_REPEATED) if repeatable else b""
+    lines = without(response.lines, NOT_REPEATED) if repeatable else b""
     kept = repeatable and len(lines) + len(response.reason) <= _LONGEST_HEAD
     etag = None if has_conflict(response.fields, b"etag") else value_of(response.fields, b"etag")
     return FileFacts(
@@ -124,6 +125,12 @@ def facts(response: Response, size: int | None, *, repeatable: bool = False) -> 
         reason=text(response.reason) if kept else None,
         lines=text(lines) if kept else None,
     )
+
+
+def repeated(response: WholeResponse) -> WholeResponse:
+    """The response as a client gets it whose request shared the one that VB365 answered."""
+    fields = [field for field in response.fields if field[0].lower() not in NOT_REPEATED]
+    return replace(response, fields=fields, lines=without(response.lines, NOT_REPEATED))
 
 
 def text(value: bytes | None) -> str | None:

@@ -59,6 +59,14 @@ class Stored:
         return self.job.attempt > 1
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """An open response that is not stored. `lines` are its field lines for this client."""
+
+    over: HandedOver
+    lines: bytes
+
+
 class Relayed:
     """The request goes to VB365 as if there were no rescue."""
 
@@ -68,4 +76,4 @@ class Broken:
 
 
 RELAYED, BROKEN = Relayed(), Broken()
-Outcome = Growing | Stored | HandedOver | WholeResponse | Problem | Relayed | Broken
+Outcome = Growing | Stored | Handed | WholeResponse | Problem | Relayed | Broken

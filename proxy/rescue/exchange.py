@@ -33,11 +33,10 @@ from proxy.core.routing import Rescue
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
 from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
-from proxy.jobs.followers import HandedOver
 from proxy.net.budget import Budget
 from proxy.ports import PartialLost, Response, StoreUnavailable, UpstreamFailure, WholeResponse
 from proxy.ports.tracing import Traced, Tracing
-from proxy.rescue.call import RELAYED, Call, Growing, Outcome, Relayed, Stored
+from proxy.rescue.call import RELAYED, Call, Growing, Handed, Outcome, Relayed, Stored
 from proxy.rescue.deliveries import RescueDeliveries, RescueDelivery
 from proxy.rescue.following import Following
 from proxy.rescue.request import GatheredBody
@@ -230,17 +229,18 @@ class RescueExchange:
             case Stored():
                 await self._send_file(found, found.reader.artifact.size)
             case WholeResponse():
-                await self._send(_head_of(found), of_bytes(found.body))
+                await self._send(_head_of(found, found.lines), of_bytes(found.body))
             case Problem():
                 self._body.release()
                 self._phase = Phase.ENDED
                 self._client.problem(found)
-            case HandedOver():
-                response = found.take()
+            case Handed():
+                response = found.over.take()
                 if response is None:
                     self._relay()
                 else:
-                    await self._send(_head_of(response), of_response(response, found.first))
+                    head = _head_of(response, found.lines)
+                    await self._send(head, of_response(response, found.over.first))
             case Relayed():
                 self._relay()
             case _:
@@ -335,14 +335,14 @@ def _status_of(found: Outcome) -> int | None:
     match found:
         case Growing() | Stored():
             return found.head.status
-        case HandedOver():
-            return found.response.status
+        case Handed():
+            return found.over.response.status
         case WholeResponse() | Problem():
             return found.status
         case _:
             return None
 
 
-def _head_of(response: Response | WholeResponse) -> ResponseHead:
+def _head_of(response: Response | WholeResponse, lines: bytes) -> ResponseHead:
     line = b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
-    return parse_response(b"%b%b\r\n" % (line, response.lines), b"POST")
+    return parse_response(b"%b%b\r\n" % (line, lines), b"POST")

@@ -13,6 +13,7 @@ from proxy.core.http.heads import MalformedMessage, ResponseHead
 from proxy.core.http.partial import repeated_response
 from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.jobs.followers import Reply
+from proxy.jobs.outcome import NOT_REPEATED, repeated
 from proxy.jobs.record import advance_for_caller
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
@@ -24,7 +25,7 @@ from proxy.ports import (
     StoreUnavailable,
     WholeResponse,
 )
-from proxy.rescue.call import BROKEN, RELAYED, Call, Growing, Outcome, Stored
+from proxy.rescue.call import BROKEN, RELAYED, Call, Growing, Handed, Outcome, Stored
 from proxy.rescue.joining import Joining, NotRescued
 from proxy.upstream.credentials import Credentials
 
@@ -34,7 +35,6 @@ log = structlog.get_logger(__name__)
 _ROUNDS = 4
 #: Seconds of one wait for a job that another replica runs.
 _WAIT = 30.0
-_SET_COOKIE = frozenset({b"set-cookie"})
 _DENIED = (401, 403)
 
 
@@ -108,13 +108,14 @@ class Following:
             if verdict is not None:
                 # a request that came later is a new try
                 if call.began <= run.attendance.decided and _concerns(call, run, verdict):
-                    return verdict
+                    return _for_client(verdict, started=started)
                 await followers.finished()
                 return None
             await followers.answered()
             handed = followers.handed
             if handed is not None and not call.ranged and _concerns(call, run, handed.response):
-                return handed
+                lines = handed.response.lines
+                return Handed(handed, lines if started else without(lines, NOT_REPEATED))
             reply = followers.reply
             if reply is not None:
                 growing = self._growing(call, run, job, reply, started=started)
@@ -126,7 +127,9 @@ class Following:
         if followers.withdrawn or followers.handed is not None:
             return RELAYED
         refusal = _refusal(run)
-        return refusal if refusal is None or _concerns(call, run, refusal) else None
+        if refusal is None or not _concerns(call, run, refusal):
+            return None
+        return _for_client(refusal, started=started)
 
     def _growing(
         self, call: Call, run: Run, job: Job, reply: Reply, *, started: bool
@@ -134,7 +137,7 @@ class Following:
         """The file as it grows; None if it does not, or if its size is not known and the request is
         for a part of it.
         """
-        lines = reply.lines if started else without(reply.lines, _SET_COOKIE)
+        lines = reply.lines if started else without(reply.lines, NOT_REPEATED)
         head = _head(reply.reason, lines)
         if head is None or self._followable is None or (call.ranged and _size(head) is None):
             return None
@@ -176,6 +179,11 @@ def _concerns(call: Call, run: Run, verdict: Response | WholeResponse | Problem)
     the run, it may accept those of a request that has joined with a refreshed token.
     """
     return verdict.status not in _DENIED or Credentials.of(run.fields) == call.credentials
+
+
+def _for_client(found: WholeResponse | Problem, *, started: bool) -> WholeResponse | Problem:
+    """What the client gets whose request has `started` the job, or joined it."""
+    return found if started or isinstance(found, Problem) else repeated(found)
 
 
 def _refusal(run: Run) -> WholeResponse | Problem | None:

@@ -17,6 +17,7 @@ from tests.support.exports import (
     CONTENT,
     EXPORT,
     HEAD,
+    LENGTH,
     LINES,
     Slow,
     answer,
@@ -272,3 +273,30 @@ async def test_14_a_request_does_not_follow_a_job_that_another_caller_resumes(
     release.set()
     response = await retry.message()
     assert (response.status, response.body) == (404, b"no session")
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["a refusal", "a file that is not kept"])
+async def test_14_set_cookie_of_any_response_is_not_repeated(
+    make_rescue: MakeRescue, encoded: bool
+) -> None:
+    """§14: a server in front of VB365 may tell apart, by their cookies, users of one Authorization:
+    the one that has joined must not get the session of the one that VB365 answered.
+    """
+    head = b"HTTP/1.1 %b\r\nSet-Cookie: session=first\r\nX-Kept: 1\r\n%b"
+    coding = b"Content-Encoding: gzip\r\n"
+    parts = (b"200 OK", coding + LENGTH) if encoded else (b"500 Busy", LENGTH)
+    slow = Slow(head % parts + b"\r\n")
+    stage = await make_rescue(slow)
+    first = await stage.send(fields=("Cookie: user=first",))
+    await slow.requested.wait()
+    if encoded:  # one client gets such a response: the one that waits for it
+        first.reset()
+    second = await stage.send(fields=("Cookie: user=second",))
+    await stage.joined(1)
+    slow.finish()
+    response = await second.message()
+    assert (response.status, response["X-Kept"]) == (200 if encoded else 500, "1")
+    assert (response.all("Set-Cookie"), response.body) == ([], CONTENT)
+    if not encoded:
+        assert (await first.message())["Set-Cookie"] == "session=first"
+    assert len(stage.upstream.posts) == 1

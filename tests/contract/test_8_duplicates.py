@@ -53,6 +53,23 @@ async def test_concurrent_duplicates_share_the_rejection_within_the_grace_period
     assert stage.count_requests("exportToPst", "POST") == 1
 
 
+async def test_set_cookie_of_a_rejection_goes_to_one_client(make_stage: MakeStage) -> None:
+    """§8: to the one whose request VB365 answered. The others may be other users, whom a server in
+    front of VB365 tells apart by their cookies.
+    """
+    stage = await make_stage(EXPORTS__GRACE="10s")
+    stage.fault(status=400, body="{}", latency=0.3, set_cookies=["session=first"])
+    responses = await asyncio.gather(
+        *(stage.kickoff(stage.export, Idempotency_Key="k") for _ in range(4))
+    )
+    assert [response.status for response in responses] == [400] * 4
+    assert sorted(response.all("Set-Cookie") for response in responses)[2:] == [
+        [],
+        ["session=first"],
+    ]
+    assert stage.count_requests("exportToPst", "POST") == 1
+
+
 @pytest.mark.parametrize("change", ["body", "path", "query"])
 async def test_another_export_under_the_key_is_422(stage: Stage, change: str) -> None:
     """§8: the fingerprint is that of method, path, query (minus `async`) and body."""
