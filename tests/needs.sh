@@ -13,6 +13,8 @@ need php "php-cli php-curl"
 need aria2c aria2
 need wrk wrk
 need jq jq
+need zsh zsh
+need fish fish
 need redis-server redis-server
 need prometheus prometheus
 need systemd-analyze systemd

@@ -14,7 +14,7 @@ import typer
 from proxy.cli.diagnosis.client import client_findings
 from proxy.cli.diagnosis.findings import Finding, has_failed, to_json, to_text
 from proxy.cli.diagnosis.server import Configuration, examine
-from proxy.cli.options import Sources
+from proxy.cli.options import EXIT_CODES, Sources
 from proxy.client import profiles
 from proxy.client.commands.options import CONTEXT, AsJson, with_groups
 from proxy.client.commands.running import exit_on_error
@@ -24,9 +24,6 @@ from proxy.client.errors import CommandError
 from proxy.client.output import Stderr, print_result
 from proxy.config.section import PREFIX
 
-_EXIT_CODES = (
-    "Exit codes: 0 nothing failed, 1 something failed, 2 wrong configuration or command line."
-)
 #: The options that say whose view it is.
 _CLIENT = {"url", "profile"}
 _SERVER = {"config", "upstream", "listen", "admin", "data_dir", "workers"}
@@ -35,7 +32,7 @@ _SERVER = {"config", "upstream", "listen", "admin", "data_dir", "workers"}
 doctor_app = typer.Typer(context_settings=CONTEXT, add_completion=False)
 
 
-@doctor_app.command("doctor", epilog=_EXIT_CODES)
+@doctor_app.command("doctor", epilog=EXIT_CODES)
 @with_groups
 def doctor(
     context: typer.Context, sources: Sources, connection: Connection, as_json: AsJson = False

@@ -17,10 +17,13 @@ import typer
 
 import proxy
 from proxy.cli.client import WithClient, add_client_commands
+from proxy.cli.completion import completion
 from proxy.cli.imports import without
 from proxy.cli.leaving import leave
 from proxy.cli.loop import run_loop
 from proxy.cli.options import (
+    EXIT_CODES,
+    HEALTH_EXIT_CODES,
     AdminAddress,
     ConfigFile,
     ConfigOutput,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 COMMAND = "vb365-async-proxy"
 #: The panel of --help beside those of the client and of `trial`.
 _SERVER = "Run a proxy"
+#: Of the commands together; each has its own in its help.
+_EXIT_CODES = f"{EXIT_CODES} Commands that export have more: see their --help."
 #: Bytes of a health check's response that are read.
 _LONGEST_REPORT = 64 << 10
 
@@ -46,16 +51,22 @@ app = typer.Typer(
     cls=WithClient,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    epilog=_EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 add_client_commands(app)
-config_app = typer.Typer(no_args_is_help=True, help="Create, check and print the configuration.")
+config_app = typer.Typer(
+    no_args_is_help=True,
+    help="Create, check and print the configuration.",
+    epilog=EXIT_CODES,
+)
 app.add_typer(config_app, name="config", rich_help_panel=_SERVER)
-webhooks_app = typer.Typer(no_args_is_help=True, help="Test the receivers of webhooks.")
+webhooks_app = typer.Typer(
+    no_args_is_help=True, help="Test the receivers of webhooks.", epilog=EXIT_CODES
+)
 app.add_typer(webhooks_app, name="webhooks", rich_help_panel=_SERVER)
-
-
 add_trial_commands(app)
+app.command(rich_help_panel="Other", epilog=EXIT_CODES)(completion)
 
 
 def main() -> None:
@@ -93,7 +104,7 @@ def _common(
     """An asynchronous reverse proxy for the Veeam Backup for Microsoft 365 REST API."""
 
 
-@app.command(rich_help_panel=_SERVER)
+@app.command(rich_help_panel=_SERVER, epilog=EXIT_CODES)
 @with_sources
 def serve(sources: Sources) -> None:
     """Run the proxy.
@@ -126,7 +137,7 @@ def serve(sources: Sources) -> None:
     raise typer.Exit(run_loop(run(settings, reread, config=config)))
 
 
-@app.command(rich_help_panel=_SERVER)
+@app.command(rich_help_panel=_SERVER, epilog=EXIT_CODES)
 def fingerprint(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Address of the server.")],
     timeout: Timeout = 10.0,
@@ -141,7 +152,7 @@ def fingerprint(
     raise typer.Exit(run(address, timeout))
 
 
-@config_app.command("check")
+@config_app.command("check", epilog=EXIT_CODES)
 @with_sources
 def config_check(sources: Sources, connect: Connect = False) -> None:
     """Report everything that prevents `serve` from starting. Exit code 2 if there is anything.
@@ -158,7 +169,7 @@ def config_check(sources: Sources, connect: Connect = False) -> None:
     typer.echo(f"Configuration OK: {settings.listen.address} -> {settings.upstream.url}")
 
 
-@config_app.command("print")
+@config_app.command("print", epilog=EXIT_CODES)
 @with_sources
 def config_print(sources: Sources) -> None:
     """Print the effective settings as TOML, with secrets masked."""
@@ -169,7 +180,7 @@ def config_print(sources: Sources) -> None:
     typer.echo(text.to_toml(settings), nl=False)
 
 
-@config_app.command("init")
+@config_app.command("init", epilog=EXIT_CODES)
 def config_init(file: ConfigOutput = None) -> None:
     """Write a configuration file with all settings, their defaults and descriptions."""
     from proxy.config import text
@@ -185,7 +196,7 @@ def config_init(file: ConfigOutput = None) -> None:
         raise typer.Exit(2) from error
 
 
-@config_app.command("schema")
+@config_app.command("schema", epilog=EXIT_CODES)
 def config_schema() -> None:
     """Print the JSON Schema of the configuration file, for editors."""
     from proxy.config import text
@@ -198,7 +209,7 @@ def _webhooks() -> None:
     """Test the receivers of webhooks."""
 
 
-@webhooks_app.command("test")
+@webhooks_app.command("test", epilog=EXIT_CODES)
 @with_sources
 def webhooks_test(sources: Sources) -> None:
     """Post a signed test notification to each of webhooks.urls and print the responses.
@@ -220,7 +231,7 @@ def webhooks_test(sources: Sources) -> None:
     raise typer.Exit(0 if accepted else 1)
 
 
-@app.command(rich_help_panel=_SERVER)
+@app.command(rich_help_panel=_SERVER, epilog=HEALTH_EXIT_CODES)
 def healthcheck(
     config: ConfigFile = None,
     admin: AdminAddress = None,

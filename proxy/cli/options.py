@@ -10,6 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+EXIT_CODES = "Exit codes: 0 success, 1 failed, 2 wrong configuration or command line."
+HEALTH_EXIT_CODES = (
+    "Exit codes: 0 healthy, 1 not healthy, no response or a wrong configuration, 2 wrong command "
+    "line."
+)
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(

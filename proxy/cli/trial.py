@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from proxy.cli.loop import run_loop
+from proxy.cli.options import EXIT_CODES
 
 #: The panel of --help.
 _PANEL = "Try it"
@@ -18,8 +19,8 @@ DEMO_PORT = 4443
 
 def add_trial_commands(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command(rich_help_panel=_PANEL)(demo)
-    app.command(rich_help_panel=_PANEL)(simulate)
+    app.command(rich_help_panel=_PANEL, epilog=EXIT_CODES)(demo)
+    app.command(rich_help_panel=_PANEL, epilog=EXIT_CODES)(simulate)
 
 
 def demo(

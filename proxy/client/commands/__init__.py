@@ -10,7 +10,7 @@ from proxy.client.commands import browse
 from proxy.client.commands.export import export_app
 from proxy.client.commands.jobs import jobs_app
 from proxy.client.commands.login import login, logout
-from proxy.client.commands.options import CONTEXT
+from proxy.client.commands.options import CONTEXT, FEW_EXIT_CODES, explain_exit_codes
 
 client_app = typer.Typer(
     no_args_is_help=True,
@@ -23,3 +23,4 @@ client_app.command("logout")(logout)
 client_app.add_typer(export_app, name="export")
 client_app.add_typer(jobs_app, name="jobs")
 browse.add_to(client_app)
+explain_exit_codes(client_app, FEW_EXIT_CODES)

@@ -28,7 +28,7 @@ from proxy.core.paths import Links, list_url
 
 _COLUMNS = ("id", "created", "export", "status", "phase", "size", "file")
 
-jobs_app = typer.Typer(no_args_is_help=True, context_settings=CONTEXT)
+jobs_app = typer.Typer(no_args_is_help=True, context_settings=CONTEXT, epilog=EXIT_CODES)
 
 
 @jobs_app.callback()

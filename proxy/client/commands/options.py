@@ -17,8 +17,22 @@ EXIT_CODES = (
     "Exit codes: 0 success, 1 failed, 2 wrong command line or address, 3 success with a warning, "
     "4 cancelled, 5 some of a list failed, 130 Ctrl-C."
 )
+#: Of the commands without an outcome of an export.
+FEW_EXIT_CODES = "Exit codes: 0 success, 1 failed, 2 wrong command line or address, 130 Ctrl-C."
 #: `-h` as well as `--help`, for a command line and everything below it.
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+def explain_exit_codes(app: typer.Typer, text: str) -> None:
+    """Add `text` to the help of each command that does not explain its exit codes, and to that of
+    the groups.
+    """
+    for command in app.registered_commands:
+        command.epilog = command.epilog or text
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            explain_exit_codes(group.typer_instance, text)
+    app.info.epilog = app.info.epilog if isinstance(app.info.epilog, str) else text
 
 
 class DefaultCommand(typer.core.TyperGroup):

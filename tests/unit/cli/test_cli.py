@@ -29,6 +29,7 @@ from typer.testing import CliRunner, Result
 
 import proxy
 from proxy.cli.client import COMMANDS as CLIENT_COMMANDS
+from proxy.cli.doctor import doctor_app
 from proxy.cli.main import app
 from proxy.cli.options import Sources
 from proxy.client import client_app
@@ -157,15 +158,20 @@ def test_exit_codes_are_in_the_help_of_exports() -> None:
     assert "3 success with a warning, 4 cancelled, 5 some of a list failed, 130 Ctrl-C" in shown
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell", "pwsh"])
-def test_every_shell_completes_the_client_s_commands(shell: str) -> None:
-    """Also below commands that are loaded when they are used."""
-    line = "vb365-async-proxy export mail"
-    words = {"COMP_WORDS": line, "COMP_CWORD": "2", "_TYPER_COMPLETE_ARGS": line}
-    words |= {"_TYPER_COMPLETE_WORD_TO_COMPLETE": "mail", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    variable = "_VB365_ASYNC_PROXY_COMPLETE"
-    done = finished(env={**os.environ, **words, variable: f"complete_{shell}"})
-    assert "mailbox" in done.stdout, done.stderr
+def test_the_help_of_each_command_has_its_exit_codes() -> None:
+    """Of groups and of the whole, too."""
+    whole: Any = typer.main.get_command(app)
+    client: Any = typer.main.get_command(client_app)
+    doctor: Any = typer.main.get_command(doctor_app)
+    commands = {None: whole} | whole.commands | client.commands | {"doctor": doctor}
+    groups = [name for name, each in commands.items() if name and hasattr(each, "commands")]
+    commands |= {
+        (name, own): each for name in groups for own, each in commands[name].commands.items()
+    }
+    assert {("jobs", "list"), ("config", "check"), "serve"} < commands.keys()
+    assert [
+        name for name, each in commands.items() if "Exit codes: 0" not in (each.epilog or "")
+    ] == []
 
 
 def test_the_client_s_usage_errors_exit_2() -> None:
