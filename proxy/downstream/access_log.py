@@ -17,6 +17,8 @@ _REQUEST = DirectEvent(
         *("client", "method", "path", "status", "bytes_in", "bytes_out", "seconds", "lane"),
         *("termination", "request_id", "job"),
     ),
+    numbers=("status", "bytes_in", "bytes_out", "seconds"),
+    words=("lane", "termination", "request_id"),
 )
 
 #: Characters of a method and of a path that are logged.
@@ -51,8 +53,11 @@ class AccessLog:
         ending: Ending,
     ) -> None:
         """Log a request that has ended. `head` is None if it was not readable."""
+        client: str | None = peer.decode("latin-1")
+        if self._trusted and head is not None:
+            client = self._reported(head, str(client))
         _REQUEST.log(
-            self._client(head, peer.decode("latin-1")),
+            client,
             None if head is None else head.method.decode("latin-1")[:_LONGEST_METHOD],
             None if head is None else path_of(head),
             status,
@@ -60,14 +65,12 @@ class AccessLog:
             sent,
             round(seconds, 6),
             lane,
-            ending.value,
+            ending,
             request_id,
             job,
         )
 
-    def _client(self, head: Head | None, peer: str) -> str | None:
-        if head is None or not self._trusted:
-            return peer
+    def _reported(self, head: Head, peer: str) -> str | None:
         return client_address(
             peer,
             self._trusted,

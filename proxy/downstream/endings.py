@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 
-class Ending(enum.Enum):
+class Ending(enum.StrEnum):
     """Why a request has ended."""
 
     SERVED = "served"  # its response was written to its end

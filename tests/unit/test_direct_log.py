@@ -24,7 +24,7 @@ from proxy import logs
 from proxy.core.http.heads import parse_request
 from proxy.downstream.access_log import AccessLog
 from proxy.downstream.endings import Ending
-from proxy.logs import DirectEvent, writer
+from proxy.logs import DirectEvent, direct, writer
 from proxy.logs.direct import Value
 from proxy.logs.rotated_file import RotatedFile
 from proxy.logs.stream import Stream
@@ -89,6 +89,36 @@ def test_a_line_is_the_one_that_structlog_makes(format: str) -> None:
         assert (rest, quick.isprintable()) == ("", True)
         stream.seek(0)
         stream.truncate()
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_numbers_and_words_are_as_structlog_writes_them(format: str) -> None:
+    stream = io.StringIO()
+    logs.configure(format, "info", stream)
+    fields = ("word", "number", "text")
+    quick = DirectEvent("request", logger=NAME, fields=fields, numbers=["number"], words=["word"])
+    for number in (value for value in HOSTILE if isinstance(value, int | float)):
+        values = (Ending.CLIENT_LEFT, number, "a b")
+        quick.log(*values)
+        structlog.get_logger(NAME).info("request", **dict(zip(fields, values, strict=True)))
+    found = [without_time(line) for line in stream.getvalue().splitlines()]
+    assert len(found) > 10
+    assert found[::2] == found[1::2]
+
+
+def test_escaped_values_that_are_remembered_are_bounded() -> None:
+    """In number and length, whatever clients send; the others are escaped each time."""
+    stream = io.StringIO()
+    logs.configure("json", "info", stream)
+    event = DirectEvent("request", logger=NAME, fields=("path",))
+    for number in range(direct._REMEMBERED + 2):
+        event.log(f"{number}")
+        event.log(f"{number}" + "\x00" * direct._SHORT)
+    remembered = [value for value in direct._JSON if isinstance(value, str)]
+    assert 0 < len(remembered) <= direct._REMEMBERED
+    assert max(map(len, remembered)) <= direct._SHORT
+    last = json.loads(stream.getvalue().splitlines()[-1])["path"]
+    assert last == f"{direct._REMEMBERED + 1}" + "\x00" * direct._SHORT
 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 120, 999_999])

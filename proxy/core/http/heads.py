@@ -37,9 +37,9 @@ _TARGET = rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*+://)[\x21-\x7e\x80-\xff]*+|\*"
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb"))?")
 _FIELDS = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+")
-#: The fields that decide framing and connections; each line must follow an LF.
+#: The fields that decide framing and connections, and X-Request-Id; each line must follow an LF.
 _SPECIAL = re.compile(
-    rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect)"
+    rb"(?i)\n(c(?:onnection|ontent-length)|proxy-connection|keep-alive|t(?:e|ransfer-encoding)|upgrade|host|expect|x-request-id)"
     rb":[ \t]*+([^\r]*+)"
 )
 #: RFC 3986 §3.2: the value of a Host field, which may be empty (RFC 9110 §7.2).
@@ -110,8 +110,8 @@ class Head(_Lines):
 
     `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the
     lines without those; `host` the Host value; `upgrade` the value of an Upgrade that Connection
-    announces; `binds` is True if a field authenticates the connection (NTLM, Negotiate). `id` is
-    the request's id once somebody has asked for it.
+    announces; `binds` is True if a field authenticates the connection (NTLM, Negotiate), `names_id`
+    if it has an X-Request-Id. `id` is the request's id once somebody has asked for it.
     """
 
     method: bytes
@@ -127,6 +127,7 @@ class Head(_Lines):
     expect_continue: bool
     upgrade: bytes | None
     binds: bool
+    names_id: bool
     id: str | None = None
 
     @property
@@ -206,6 +207,7 @@ class _Facts:
     expect_continue: bool
     upgrade: bytes | None
     binds: bool
+    names_id: bool
 
 
 def parse_request(raw: bytes) -> Head:
@@ -242,6 +244,7 @@ def parse_request(raw: bytes) -> Head:
         facts.expect_continue,
         facts.upgrade,
         facts.binds,
+        facts.names_id,
     )
 
 
@@ -339,6 +342,7 @@ def _facts(block: bytes, minor: int) -> _Facts:
         minor == 1 and b"100-continue" in elements(special.get(b"expect", [])),
         upgrade[0] if minor == 1 and len(upgrade) == 1 and b"upgrade" in connection else None,
         binds(block),
+        b"x-request-id" in special,
     )
 
 
