@@ -126,8 +126,9 @@ class Connection:
         Mode,
         typer.Option(
             envvar="VB365_PROGRESS",
-            help="Progress on stderr: a bar, plain lines, JSON lines, or none. By default a bar on "
-            "a terminal, else plain lines.",
+            metavar="MODE",
+            help="Progress on stderr: bar, plain (lines), json (a line of JSON per event) or none. "
+            "By default (auto) a bar on a terminal, else lines.",
             show_default=False,
         ),
     ] = Mode.AUTO

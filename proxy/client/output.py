@@ -72,6 +72,26 @@ def to_json(document: Any) -> str:
     return text if printable(text) == text else json.dumps(document, indent=2)
 
 
+def members(document: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return the members with these names, such as `status` or `result.size`; None for one that the
+    document does not have.
+    """
+    found = {}
+    for name in names:
+        value = document
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        found[name] = value
+    return found
+
+
+def to_cell(value: Any) -> str:
+    """Return the value of a member as text: nothing for null, JSON for what is no string."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def listing(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as text: aligned below the names of the columns on a terminal, else as TSV
     without names, as gh does. No row is cut, and no value has control characters.

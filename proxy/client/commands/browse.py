@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from proxy.client.commands.options import CONTEXT, AsJson, DefaultCommand, with_groups
+from proxy.client.commands.options import CONTEXT, DefaultCommand, Printed, with_groups
 from proxy.client.commands.running import exit_on_error, run
 from proxy.client.commands.session import (
     At,
@@ -24,7 +24,6 @@ from proxy.client.connection import Connection, Resolved
 from proxy.client.display import Display
 from proxy.client.export import Outcome
 from proxy.client.objects import KINDS, Entry, Kind, matching
-from proxy.client.output import listing, to_json
 from proxy.client.proxy import Proxy
 from proxy.client.vb365 import SESSION, VB365
 
@@ -50,20 +49,20 @@ def _sessions() -> None:
 
 
 @with_groups
-def organizations(connection: Connection, filter: Filter = None, as_json: AsJson = False) -> None:
+def organizations(printed: Printed, connection: Connection, filter: Filter = None) -> None:
     """List the organizations that you may see."""
 
     async def work(proxy: Proxy, display: Display, resolved: Resolved) -> Outcome:
         found = matching(await VB365(proxy, resolved.api).organizations(), filter)
         rows = [(each.name, each.id, _text(each, "lastBackuptime")) for each in found]
-        return _listed(("name", "id", "last backup"), found, rows, as_json)
+        return _listed(("name", "id", "last backup"), found, rows, printed)
 
     run(connection, work)
 
 
 @sessions_app.command("list")
 @with_groups
-def list_sessions(connection: Connection, filter: Filter = None, as_json: AsJson = False) -> None:
+def list_sessions(printed: Printed, connection: Connection, filter: Filter = None) -> None:
     """List the restore sessions that you may see, newest first."""
     members = ("type", "state", "creationTime", "organization", "initiatedBy")
 
@@ -72,7 +71,7 @@ def list_sessions(connection: Connection, filter: Filter = None, as_json: AsJson
         found = matching(await vb365.entries(SESSION, "RestoreSessions"), filter)
         rows = [(each.id, *(_text(each, member) for member in members)) for each in found]
         names = ("id", "type", "state", "created", "organization", "by")
-        return _listed(names, found, rows, as_json)
+        return _listed(names, found, rows, printed)
 
     run(connection, work)
 
@@ -95,14 +94,14 @@ def _objects(kind: Kind) -> Callable[..., None]:
     """Return the command that lists the objects of this kind."""
 
     def command(
+        printed: Printed,
         connection: Connection,
         filter: Filter = None,
         at: At = None,
         organization: Organization = None,
         session: Session = None,
-        as_json: AsJson = False,
     ) -> None:
-        with exit_on_error():
+        with exit_on_error(connection.progress):
             time = parse_time(at)
             check_source(at, session)
 
@@ -117,7 +116,7 @@ def _objects(kind: Kind) -> Callable[..., None]:
             async with opened(vb365, display, where) as found_in:
                 found = matching(await vb365.objects(found_in, kind), filter)
             rows = [(each.name, each.address, each.note, each.id) for each in found]
-            return _listed(("name", "address", "", "id"), found, rows, as_json)
+            return _listed(("name", "address", "", "id"), found, rows, printed)
 
         run(connection, work)
 
@@ -135,11 +134,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _listed(
-    names: Sequence[str], found: list[Entry], rows: Sequence[Sequence[str]], as_json: bool
+    names: Sequence[str], found: list[Entry], rows: Sequence[Sequence[str]], printed: Printed
 ) -> Outcome:
-    if as_json:
-        return Outcome(0, to_json([each.document for each in found]))
-    return Outcome(0, listing(names, rows))
+    return Outcome(0, printed.many([each.document for each in found], names, rows))
 
 
 def _text(entry: Entry, member: str) -> str:

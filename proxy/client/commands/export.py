@@ -69,7 +69,7 @@ def export_url(
     content_type: Annotated[str, typer.Option(help="Media type of the body.")] = "application/json",
 ) -> None:
     """Start the export with this URL, download the file, verify it and print its path."""
-    with exit_on_error():
+    with exit_on_error(connection.progress):
         connection, path = _target(connection, target, path)
         content = _body(body, content_type)
         version = _version(path)

@@ -10,10 +10,10 @@ import typer
 from proxy.client.commands.options import (
     CONTEXT,
     EXIT_CODES,
-    AsJson,
     CancelOnInterrupt,
     JobName,
     Output,
+    Printed,
     Release,
     with_groups,
 )
@@ -22,7 +22,7 @@ from proxy.client.connection import Connection, Resolved
 from proxy.client.display import Display, format_size
 from proxy.client.export import ExportOptions, Outcome, complete, follow
 from proxy.client.job import Job
-from proxy.client.output import listing, to_json
+from proxy.client.output import to_json
 from proxy.client.proxy import Proxy
 from proxy.core.paths import Links, list_url
 
@@ -56,13 +56,13 @@ def fetch_command(
 @jobs_app.command("watch", epilog=EXIT_CODES)
 @with_groups
 def watch_command(
+    printed: Printed,
     connection: Connection,
     job: JobName,
     exit_status: Annotated[
         bool,
         typer.Option("--exit-status", help="Exit with the code of the outcome instead of 0."),
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Follow a job until it has ended, and print its status."""
 
@@ -71,18 +71,18 @@ def watch_command(
         if ended.exit_code:
             display.say(ended.outcome)
         code = ended.exit_code if exit_status else 0
-        return Outcome(code, to_json(ended.document) if as_json else ended.status)
+        return Outcome(code, printed.one(ended.document, ended.status))
 
     run_on_job(connection, job, work)
 
 
 @jobs_app.command("show")
 @with_groups
-def show_command(connection: Connection, job: JobName) -> None:
-    """Print the document of a job."""
+def show_command(printed: Printed, connection: Connection, job: JobName) -> None:
+    """Print the document of a job, as JSON."""
 
     async def work(proxy: Proxy, display: Display, at: Links) -> Outcome:
-        return Outcome(0, to_json((await proxy.ask("GET", at.status)).document()))
+        return Outcome(0, printed.one((await proxy.ask("GET", at.status)).document()))
 
     run_on_job(connection, job, work)
 
@@ -120,6 +120,7 @@ def delete_command(
 @jobs_app.command("list")
 @with_groups
 def list_command(
+    printed: Printed,
     connection: Connection,
     status: Annotated[
         str | None, typer.Option(help="Running, Success, Warning, Failed or Cancelled.")
@@ -129,7 +130,6 @@ def list_command(
     ] = None,
     offset: Annotated[int, typer.Option(min=0, help="Number of jobs to skip.")] = 0,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 30,
-    as_json: AsJson = False,
 ) -> None:
     """List the jobs that were started with this token, newest first.
 
@@ -141,10 +141,9 @@ def list_command(
     async def work(proxy: Proxy, display: Display, resolved: Resolved) -> Outcome:
         path = list_url("", resolved.api, resolved.segment)
         page = (await proxy.ask("GET", f"{path}?{parameters}")).document()
-        if as_json:
-            return Outcome(0, to_json(page))
-        rows = [_row(Job(document)) for document in page.get("results", [])]
-        return Outcome(0, listing(_COLUMNS, rows))
+        documents = page.get("results", [])
+        rows = [] if printed.as_json else [_row(Job(document)) for document in documents]
+        return Outcome(0, printed.many(documents, _COLUMNS, rows, page))
 
     run(connection, work)
 

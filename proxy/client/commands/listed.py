@@ -13,7 +13,7 @@ from proxy.client.commands.options import Chosen
 from proxy.client.commands.running import exit_on_error, run
 from proxy.client.commands.session import Place, check_source, parse_time
 from proxy.client.connection import Connection, Resolved
-from proxy.client.display import Display
+from proxy.client.display import Display, Mode
 from proxy.client.errors import CommandError
 from proxy.client.export import Outcome
 from proxy.client.objects import Kind
@@ -67,9 +67,9 @@ class Listed:
     state: StateFile = None
 
 
-def one_of(name: str | None, file: Path | None) -> bool:
+def one_of(name: str | None, file: Path | None, progress: Mode) -> bool:
     """Return whether there is a list. Exits with an error unless there is either it or a name."""
-    with exit_on_error():
+    with exit_on_error(progress):
         if (name is None) == (file is None):
             raise CommandError("Name what to export, or use --from FILE, and not both", code=2)
     return file is not None

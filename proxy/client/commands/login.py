@@ -53,7 +53,7 @@ def login(
     The password is prompted for, or read from VB365_PASSWORD, --password-file or stdin. It is not
     kept. The tokens are in a file that only you can read, and are renewed automatically.
     """
-    with exit_on_error():
+    with exit_on_error(connection.progress):
         before = _before(connection, address)
         username = connection.username or before.username or _ask("User name")
         password = _stdin() if password_stdin else connection.ask_password(username)
@@ -69,7 +69,7 @@ def login(
 def logout(connection: Connection) -> None:
     """Revoke the tokens of a profile and delete it."""
     name = profiles.DEFAULT if connection.profile is None else connection.profile
-    with exit_on_error():
+    with exit_on_error(connection.progress):
         saved = profiles.load(name)
         try:
             asyncio.run(_revoke(connection, saved))

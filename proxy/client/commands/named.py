@@ -89,7 +89,7 @@ def mailbox(
     With --from, export all mailboxes of a list, and print a line for each.
     """
     body = _pst_options(keyword, max_size)
-    with exit_on_error():
+    with exit_on_error(connection.progress):
         if (msg and not item) or (item and keyword is not None):
             raise CommandError("--msg is for --item, and --keyword is not", code=2)
 
@@ -159,7 +159,7 @@ def site(
     VB365 exports libraries, folders and items, not whole sites. A single item is exported as it is.
     With --from, export a library of all sites of a list, and print a line for each.
     """
-    with exit_on_error():
+    with exit_on_error(connection.progress):
         if library is not None and (folder is not None or item):
             raise CommandError("--library is not for --folder or --item", code=2)
 
@@ -197,7 +197,7 @@ def team(
     VB365 exports channels and their files, not whole teams. With --from, export a channel of all
     teams of a list, and print a line for each.
     """
-    with exit_on_error():
+    with exit_on_error(connection.progress):
         if posts and item:
             raise CommandError("--item is a file: use it without --posts", code=2)
 
@@ -270,9 +270,9 @@ def _export(
     """Export the object with this name, or those of the list, and exit. `whole` and `part` are as
     in `export_list`.
     """
-    if one_of(name, listed.from_file):
+    if one_of(name, listed.from_file, connection.progress):
         export_list(connection, kind, place, listed, request, chosen, whole=whole, part=part)
-    with exit_on_error():
+    with exit_on_error(connection.progress):
         time = parse_time(place.at)
         check_source(place.at, place.session)
         if place.session is None and not (chosen.download or chosen.wait):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 import typer.core
 
 from proxy.client.export import ExportOptions
+from proxy.client.output import listing, members, to_cell, to_json
 
 EXIT_CODES = (
     "Exit codes: 0 success, 1 failed, 2 wrong command line or address, 3 success with a warning, "
@@ -92,6 +93,49 @@ Wait = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Fields = Annotated[
+    str | None,
+    typer.Option(
+        "--fields",
+        metavar="NAME,…",
+        help="Print only these members of the JSON, such as id,status,result.size; without --json, "
+        "as columns.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """How to print documents; each member is an option."""
+
+    as_json: AsJson = False
+    fields: Fields = None
+
+    @property
+    def _names(self) -> list[str]:
+        return [name.strip() for name in (self.fields or "").split(",") if name.strip()]
+
+    def one(self, document: dict[str, Any], text: str | None = None) -> str:
+        """Return the document, or `text` in place of the whole one without --json."""
+        if self._names:
+            found = members(document, self._names)
+            return to_json(found) if self.as_json else listing(self._names, [_cells(found)])
+        return to_json(document) if self.as_json or text is None else text
+
+    def many(
+        self,
+        documents: Sequence[dict[str, Any]],
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        page: dict[str, Any] | None = None,
+    ) -> str:
+        """Return the documents as JSON, as `results` of the page if there is one, or as rows."""
+        if self._names:
+            documents = [members(document, self._names) for document in documents]
+            columns, rows = self._names, [*map(_cells, documents)]
+        if not self.as_json:
+            return listing(columns, rows)
+        return to_json(list(documents) if page is None else page | {"results": documents})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +166,10 @@ class Chosen:
             release=self.release,
             cancel_on_interrupt=self.cancel_on_interrupt,
         )
+
+
+def _cells(document: dict[str, Any]) -> list[str]:
+    return [to_cell(value) for value in document.values()]
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

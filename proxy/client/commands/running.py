@@ -85,7 +85,7 @@ def finish(outcome: Outcome) -> NoReturn:
 
 
 @contextmanager
-def exit_on_error(progress: Mode = Mode.PLAIN) -> Iterator[None]:
+def exit_on_error(progress: Mode) -> Iterator[None]:
     """Convert errors to a message on stderr and an exit code."""
     try:
         yield

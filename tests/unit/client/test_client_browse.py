@@ -34,6 +34,19 @@ def test_organizations_are_lines_of_tab_separated_values(listed: Any) -> None:
     assert [each["name"] for each in found] == ["fabrikam.onmicrosoft.com"]
 
 
+def test_fields_choose_members_of_the_json(listed: Any) -> None:
+    """In their order; a member that is not there is null, or empty."""
+    line = ("organizations", "--filter", "fabri", "--fields", "name, _links.self,id.x,isBackedup")
+    [found] = json.loads(listed(*line, "--json"))
+    assert list(found) == ["name", "_links.self", "id.x", "isBackedup"]
+    assert found["name"] == "fabrikam.onmicrosoft.com"
+    assert found["_links.self"]["href"].startswith("/v8/Organizations/")
+    cells = listed(*line).rstrip("\n").split("\t")
+    assert (cells[0], json.loads(cells[1])) == (found["name"], found["_links.self"])
+    assert (found["id.x"], cells[2]) == (None, "")
+    assert (found["isBackedup"], cells[3]) == (True, "true")
+
+
 @pytest.mark.parametrize("api", ["v6", "v7", "v8"])
 def test_every_api_version_is_understood(listed: Any, api: str) -> None:
     """Before v8, the organizations are an array without pages."""

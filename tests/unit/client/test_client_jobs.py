@@ -42,6 +42,12 @@ def test_jobs_are_listed_shown_cancelled_and_deleted(run: Any, fake: FakeProxy) 
     )
     assert json.loads(run("jobs", "list", "--json").stdout)["results"][0]["id"] == ID
     assert json.loads(run("jobs", "show", ID).stdout)["phase"] == "Generating"
+    line = ("--fields", "id,progress.bytesTotal")
+    page = json.loads(run("jobs", "list", "--json", *line).stdout)
+    assert [list(each) for each in page["results"]] == [["id", "progress.bytesTotal"]]
+    assert run("jobs", "show", ID, "--fields", "type,id").stdout == f"Export\t{ID}\n"
+    chosen = run("jobs", "show", ID, "--fields", "type", "--json").stdout
+    assert json.loads(chosen) == {"type": "Export"}
     assert json.loads(run("jobs", "cancel", ID).stdout)["phase"] == "Cancelling"
     assert run("jobs", "delete", ID, "--file-only").exit_code == 0
     assert run("jobs", "delete", f"{fake.url}{STATUS}", VB365_URL=None).exit_code == 0
@@ -203,6 +209,25 @@ def test_progress_as_json_is_a_document_per_line(run: Any, fake: FakeProxy, here
         "text": "The server responded with 401: the credentials are not accepted",
         "exitCode": 1,
     }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("export", "mailbox", "bob", "--msg"),
+        ("export", "mailbox"),
+        ("export", "site", "s", "--folder", "f", "--library", "l"),
+        ("export", "team", "t", "--item", "i", "--posts"),
+        ("export", "url", "nothing"),
+        ("mailboxes", "--at", "soon"),
+        ("login", "--profile", "a/b"),
+        ("logout",),
+    ],
+)
+def test_an_error_of_the_command_line_is_a_document_too(run: Any, line: tuple[str, ...]) -> None:
+    result = run(*line, "--progress", "json")
+    error = json.loads(result.stderr)
+    assert (error["event"], error["exitCode"], result.exit_code) == ("error", 2, 2)
 
 
 def test_progress_can_be_turned_off(run: Any, fake: FakeProxy, here: Path) -> None:
