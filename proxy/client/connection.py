@@ -191,7 +191,7 @@ class Connection:
                 )
             return saved
         if self.url is not None:
-            return next(iter(profiles.find(self.url)), None)
+            return profiles.find(self.url)
         return profiles.load(profiles.DEFAULT) if profiles.DEFAULT in profiles.names() else None
 
     def _credentials(self, url: str, api: str, saved: Profile | None) -> Credentials | None:

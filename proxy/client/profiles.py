@@ -1,7 +1,8 @@
 """Profiles: the logins that are kept on this computer, one file for each server and customer.
 
 A profile holds tokens, so its file has mode 0600 in a directory with mode 0700. On Windows it is in
-the user's own AppData, which other users cannot read.
+the user's own AppData, which other users cannot read. On request the tokens are in the system's
+keyring instead; the file then has the number of entries there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import typer
 from yarl import URL
 
+from proxy.client import keyring
 from proxy.client.errors import CommandError
 
 #: The name of the profile without --profile.
@@ -29,11 +31,15 @@ _SUFFIX = ".json"
 #: A name is the name of a file on every system: no path, no device of Windows.
 _NAME = re.compile(r"(?i)(?!(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[a-z0-9_][a-z0-9._-]{0,63}")
 _MAX_BYTES = 1 << 20
+_SECRETS = ("access_token", "refresh_token", "expires")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A login: the server, how to trust it, and the tokens. `expires` is in Unix seconds."""
+    """A login: the server, how to trust it, and the tokens. `expires` is in Unix seconds.
+
+    `keyring`: how many entries of the system's keyring hold the tokens; 0 if the file does.
+    """
 
     name: str
     url: str
@@ -44,6 +50,7 @@ class Profile:
     ca_file: str | None = None
     fingerprint: str | None = None
     insecure: bool = False
+    keyring: int = 0
     access_token: str = field(default="", repr=False)
     refresh_token: str | None = field(default=None, repr=False)
     expires: float | None = None
@@ -68,6 +75,13 @@ def names() -> list[str]:
 
 def load(name: str) -> Profile:
     """Return the profile. Raises `CommandError` if there is none or it must not be used."""
+    return _with_secrets(described(name))
+
+
+def described(name: str) -> Profile:
+    """Return what the file of the profile has, as `load` does. It has no tokens if they are in the
+    system's keyring.
+    """
     path = _path(name)
     try:
         with path.open("rb") as file:
@@ -86,20 +100,36 @@ def load(name: str) -> Profile:
     return _decoded(document, path, name)
 
 
-def find(url: str) -> list[Profile]:
-    """The profiles of the server at `url`, the default one first. A damaged profile is skipped."""
-    found: list[Profile] = []
+def find(url: str) -> Profile | None:
+    """The profile of the server at `url`: the default one, else the first by name. A damaged
+    profile is skipped.
+    """
     for name in sorted(names(), key=lambda name: (name != DEFAULT, name)):
-        with suppress(CommandError):
-            found.append(load(name))
-    return [profile for profile in found if profile.is_for(url)]
+        try:
+            profile = described(name)
+        except CommandError:
+            continue
+        if profile.is_for(url):
+            return _with_secrets(profile)
+    return None
 
 
 def save(profile: Profile) -> Path:
-    """Write the profile to its file, readable by this user only, and return its path."""
+    """Write the profile to its file, readable by this user only, and return its path. Tokens that
+    belong there are written to the system's keyring.
+    """
     path = _path(profile.name)
+    before = _entries(profile.name)
     document = {key: value for key, value in asdict(profile).items() if key != "name"}
-    text = json.dumps({"format": 1, **document}, indent=2)
+    if profile.keyring:
+        secrets = {key: document.pop(key) for key in _SECRETS}
+        document["keyring"] = keyring.store(str(path), json.dumps(secrets))
+    _write(path, json.dumps({"format": 1, **document}, indent=2))
+    keyring.remove(str(path), document["keyring"], before)
+    return path
+
+
+def _write(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,17 +144,18 @@ def save(profile: Profile) -> Path:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise CommandError(f"{path} cannot be written: {error.strerror}") from error
-    return path
 
 
 def delete(name: str) -> None:
     """Delete the profile, if there is one. Raises `CommandError`."""
     path = _path(name)
+    entries = _entries(name)
     try:
         path.unlink(missing_ok=True)
         _lock_path(path).unlink(missing_ok=True)
     except OSError as error:
         raise CommandError(f"{path} cannot be deleted: {error.strerror}") from error
+    keyring.remove(str(path), 0, entries)
 
 
 @contextmanager
@@ -157,6 +188,31 @@ def check_name(name: str) -> None:
         )
 
 
+def _with_secrets(profile: Profile) -> Profile:
+    """Return the profile with its tokens, also if they are in the system's keyring."""
+    if not profile.keyring:
+        return profile
+    path = _path(profile.name)
+    text = keyring.fetch(str(path), profile.keyring)
+    try:
+        secrets = json.loads(text or "")
+        known = asdict(profile) | {key: secrets[key] for key in _SECRETS}
+    except (ValueError, TypeError, LookupError) as error:
+        raise CommandError(
+            f"The system's keyring does not have the tokens of {path}: "
+            f"{login_command(profile.name, profile.url)} --keyring",
+            code=2,
+        ) from error
+    return _decoded({"format": 1} | known, path, profile.name)
+
+
+def _entries(name: str) -> int:
+    """How many entries of the keyring the file of the profile names."""
+    with suppress(CommandError):
+        return described(name).keyring
+    return 0
+
+
 def _path(name: str) -> Path:
     check_name(name)
     return directory() / f"{name}{_SUFFIX}"
@@ -186,6 +242,7 @@ def _decoded(document: Any, path: Path, name: str) -> Profile:
         "api": str,
         "segment": str,
         "insecure": bool,
+        "keyring": int,
         "access_token": str,
     }
     if not isinstance(document, dict):
@@ -200,6 +257,8 @@ def _decoded(document: Any, path: Path, name: str) -> Profile:
     if "url" not in values or not all(
         isinstance(value, types.get(key, optional)) for key, value in values.items()
     ):
+        raise _damaged(path, name)
+    if not 0 <= values.get("keyring", 0) <= keyring.MAX_ENTRIES:
         raise _damaged(path, name)
     return Profile(name=name, **values)
 

@@ -45,23 +45,36 @@ def login(
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from stdin.")
     ] = False,
+    in_keyring: Annotated[
+        bool | None,
+        typer.Option(
+            "--keyring/--no-keyring",
+            help="Keep the tokens in the system's keyring, or in the profile's file (default: as "
+            "before, at first in the file).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Log in and keep the tokens in a profile.
 
     Other commands then need no options for the address and the credentials.
 
     The password is prompted for, or read from VB365_PASSWORD, --password-file or stdin. It is not
-    kept. The tokens are in a file that only you can read, and are renewed automatically.
+    kept. The tokens are in a file that only you can read, or in the system's keyring, and are
+    renewed automatically.
     """
     with exit_on_error(connection.progress):
         before = _before(connection, address)
         username = connection.username or before.username or _ask("User name")
         password = _stdin() if password_stdin else connection.ask_password(username)
         given = replace(before, username=username, organization=organization or before.organization)
+        if in_keyring is not None:
+            given = replace(given, keyring=int(in_keyring))
         saved = asyncio.run(_logged_in(connection, given, password))
         path = profiles.save(saved)
     with display(Stderr(), connection.progress) as shown:
-        shown.say(f"Logged in to {saved.url} as {username}: {path}")
+        where = f"{path}, tokens in the system's keyring" if saved.keyring else str(path)
+        shown.say(f"Logged in to {saved.url} as {username}: {where}")
     finish(Outcome(0, ""))
 
 
@@ -90,7 +103,7 @@ def _before(connection: Connection, url: str | None) -> Profile:
     before: Profile | None = None
     if name in profiles.names():
         try:
-            before = profiles.load(name)
+            before = profiles.described(name)
         except CommandError:
             before = None  # it is replaced
     url = url or connection.url or (before.url if before else None)
