@@ -297,12 +297,15 @@ def _startable(sources: Sources, *, logged: bool = False) -> Settings:
 
     `logged`: they are lines of JSON if the log is.
     """
-    from proxy.config import ConfigError, load, logs_json, startup_problems
+    from proxy.config import ConfigError, load, logs_json
+
+    with without("rich"):  # as in `serve`
+        from proxy.parts.start_checks import start_problems
     from proxy.parts.store_addresses import CHECKS
 
     try:
         settings = load(sources.config, sources.flags, os.environ, CHECKS)
-        problems = startup_problems(settings)
+        problems = start_problems(settings)
     except ConfigError as error:
         problems = error.problems
     if problems and logged and logs_json(sources.config, sources.flags, os.environ):

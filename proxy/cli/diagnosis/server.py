@@ -13,8 +13,9 @@ from proxy.cli.diagnosis.findings import Finding, failed, ok
 from proxy.cli.diagnosis.listening import port_findings
 from proxy.cli.diagnosis.storage import secret_findings, storage_findings, store_findings
 from proxy.cli.diagnosis.upstream import upstream_findings
-from proxy.config import ConfigError, Problem, Settings, load, startup_problems
+from proxy.config import ConfigError, Problem, Settings, load
 from proxy.config.network import Upstream
+from proxy.parts.start_checks import start_problems
 from proxy.parts.store_addresses import CHECKS
 
 
@@ -40,7 +41,7 @@ class Configuration:
             sections = {"upstream": Upstream(url="http://localhost"), **error.valid}
             settings = Settings(**sections)  # type: ignore[arg-type]  # each has its own type
             problems, valid = error.problems, frozenset(error.valid)
-        found = [each for each in startup_problems(settings) if each.key.partition(".")[0] in valid]
+        found = [each for each in start_problems(settings) if each.key.partition(".")[0] in valid]
         return cls(settings=settings, problems=[*problems, *found], valid=valid, file=file)
 
 

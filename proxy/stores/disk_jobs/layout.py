@@ -14,27 +14,47 @@ LAYOUT = 2
 _NAME = "layout"
 
 
+def newer_layout(directory: Path) -> tuple[str, str] | None:
+    """Return what is wrong with the directory and the fix if a newer version has written it.
+
+    Raises OSError.
+    """
+    path = directory / _NAME
+    text = _read(path)
+    if not text or (text.isdigit() and int(text) <= LAYOUT):
+        return None
+    problem = (
+        f"a newer version has written it: {path} says {text[:20]!r}, and this version knows up to "
+        f"{LAYOUT}"
+    )
+    fix = (
+        "Install the newer version again, or set storage.dir to an empty directory, which loses "
+        "the jobs."
+    )
+    return problem, fix
+
+
 def check_layout(directory: Path) -> None:
     """Check that this version can read the directory, and write the number of its layout.
 
     Raises `StoreUnavailable` if a newer version has written it, and OSError.
     """
+    if (found := newer_layout(directory)) is not None:
+        raise StoreUnavailable(". ".join(found))
     path = directory / _NAME
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        text = ""
-    except UnicodeDecodeError:
-        text = "?"
-    if text == str(LAYOUT):
+    if _read(path) == str(LAYOUT):
         return
-    if text and not (text.isdigit() and int(text) < LAYOUT):
-        raise StoreUnavailable(
-            f"a newer version has written it: {path} says {text[:20]!r}, and this version knows up "
-            f"to {LAYOUT}. Install the newer version again, or set storage.dir to an empty "
-            "directory, which loses the jobs."
-        )
     temporary = directory / f"{_NAME}.new"
     write_file(temporary, f"{LAYOUT}\n".encode())
     temporary.replace(path)
     sync_directory(directory)
+
+
+def _read(path: Path) -> str:
+    """The text of the file; nothing if there is none, "?" if it is not ASCII."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        return "?"

@@ -339,6 +339,25 @@ def test_a_shared_data_directory_is_refused_by_serve_and_by_config_check(tmp_pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+@pytest.mark.parametrize(
+    "line", [("serve",), ("config", "check"), ("config", "check", "--connect"), ("doctor",)]
+)
+def test_a_data_directory_of_a_newer_version_is_refused(
+    line: tuple[str, ...], tmp_path: Path
+) -> None:
+    """By all that say whether the proxy can start, with the fix."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    (data / "layout").write_text("3\n", encoding="ascii")
+    options = ("--upstream", "http://127.0.0.1:9", "--data-dir", str(data), *ANY_PORTS)
+    result = invoke(*line, *options)
+    assert result.exit_code == 2
+    text = " ".join(result.output.split())
+    assert f"storage.dir = {data}: a newer version has written it" in text
+    assert "Install the newer version again, or set storage.dir to an empty directory" in text
+    assert [path.name for path in data.iterdir()] == ["layout"]
+
+
 def test_what_serve_creates_is_for_its_user_alone(tmp_path: Path) -> None:
     """Whatever umask it is started with, and whichever library creates the file."""
     line = ("serve", *ANY_PORTS, "--upstream", "http://127.0.0.1:1")
