@@ -25,15 +25,16 @@ _T_ = TypeVar("_T_")
 
 
 def _revive(kind: type[_T_], raw: dict[str, Any], **decoded: Any) -> _T_:
-    known = _MEMBERS[kind]
-    return kind(**({name: value for name, value in raw.items() if name in known} | decoded))
+    # The names are those of the class, not the equal ones of `raw`: a call finds a parameter by
+    # identity first, and compares texts with each of 40 parameters only if that fails.
+    found = {name: raw[name] for name in _NAMES[kind] if name in raw}
+    return kind(**(found | decoded))
 
 
 _NAMES: dict[type[Any], tuple[str, ...]] = {
     kind: tuple(member.name for member in fields(kind))
     for kind in (Job, ExportRequest, FileFacts, JobError, Delivery)
 }
-_MEMBERS = {kind: frozenset(names) for kind, names in _NAMES.items()}
 
 
 def _members(value: Any) -> dict[str, Any]:

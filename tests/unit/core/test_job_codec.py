@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core import job_codec
 from proxy.core.events import (
     Event,
     Failed,
@@ -189,3 +190,19 @@ def test_a_record_has_all_members_under_their_names(job: Job) -> None:
     expected = asdict(job)
     expected["answer"] = expected.pop("file")
     assert encode(job) == json.dumps(expected, separators=(",", ":")).encode()
+
+
+def test_decode_passes_the_names_of_the_parameters_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An equal text that is another object makes the call of `Job` slow."""
+    passed: list[str] = []
+
+    class Recorder:
+        def __init__(self, **members: object) -> None:
+            passed.extend(members)
+
+    names = tuple(member.name for member in fields(Job))
+    monkeypatch.setitem(job_codec._NAMES, Recorder, names)
+    job_codec._revive(Recorder, json.loads(json.dumps(dict.fromkeys(names))), id="1")
+    assert sorted(map(id, passed)) == sorted(map(id, names))
