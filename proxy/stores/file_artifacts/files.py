@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,8 @@ from proxy.stores.durable import PLAIN, is_in_use, sync_directory, write_file
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NAME = re.compile(rf"({_UUID})(?:\.([1-9][0-9]{{0,18}}))?\.(partial|file|json|json\.new|copy)")
+#: The kinds of files that count as used space.
+COUNTED = ("file", "partial", "copy")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Bytes of one sendfile(2), seconds of a turn, milliseconds for which a fast client is waited for.
 _PIECE, _TURN, _WAIT = 1 << 20, 0.05, 10
@@ -99,9 +101,12 @@ class Places:
         """One of the files."""
         return Entry(self.id, self.fence, kind)
 
+    def name(self, kind: str) -> str:
+        """The name of one of the files."""
+        return f"{self.id}.{self.fence}.{kind}" if self.fence else f"{self.id}.{kind}"
+
     def _path(self, kind: str) -> Path:
-        stem = f"{self.id}.{self.fence}" if self.fence else self.id
-        return self.directory / f"{stem}.{kind}"
+        return self.directory / self.name(kind)
 
 
 def make_root(root: Path) -> None:
@@ -139,10 +144,13 @@ def committed(places: Places) -> tuple[Artifact, bytes] | None:
     """The committed artifact and its record copy. None if there is none or the file does not match
     its sidecar: a short file is never served.
     """
-    with disk_errors(places.file):
+    # paths as text: a start looks at each file, and `Path` took most of that time
+    file, sidecar = (f"{places.directory}/{places.name(kind)}" for kind in ("file", "json"))
+    with disk_errors(file):
         try:
-            size = places.file.stat(follow_symlinks=False).st_size
-            facts = json.loads(places.sidecar.read_bytes())
+            size = os.stat(file, follow_symlinks=False).st_size  # noqa: PTH116
+            with open(sidecar, "rb", buffering=0) as content:  # noqa: PTH123
+                facts = json.loads(content.read())
             digest, record_copy = bytes.fromhex(facts["sha256"]), base64.b64decode(facts["memo"])
             artifact = Artifact(places.id, facts["size"], digest, float(facts["created"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -283,7 +291,7 @@ def remove_all(directory: Path, id: str, *, below: int | None = None) -> list[in
 
 
 def survey(root: Path) -> dict[Entry, int]:
-    """Every file of the store and its bytes."""
+    """Every file of the store, and its bytes if its kind is one of `COUNTED`."""
     with disk_errors(root), os.scandir(root) as directories:
         return {
             entry: size
@@ -297,10 +305,14 @@ def _files(directory: str) -> Iterator[tuple[Entry, int]]:
     with os.scandir(directory) as files:
         for file in files:
             name = _NAME.fullmatch(file.name)
-            if name is not None:
-                with suppress(FileNotFoundError):
-                    entry = Entry(name[1], int(name[2] or 0), name[3])
-                    yield entry, file.stat(follow_symlinks=False).st_size
+            if name is None:
+                continue
+            entry = Entry(name[1], int(name[2] or 0), name[3])
+            try:
+                size = file.stat(follow_symlinks=False).st_size if entry.kind in COUNTED else 0
+            except FileNotFoundError:
+                continue
+            yield entry, size
 
 
 def free(root: Path) -> int:

@@ -19,7 +19,7 @@ from proxy.net.budget import Budget
 from proxy.ports import Artifact, StoreUnavailable, Tail
 from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts import files as files
-from proxy.stores.file_artifacts.files import Entry, Places, checked
+from proxy.stores.file_artifacts.files import COUNTED, Entry, Places, checked
 from proxy.stores.file_artifacts.interface import GrowingFile
 from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.partial import FilePartial
@@ -36,8 +36,6 @@ _THREADS = 16
 #: Threads that send files, and how many of them may wait for fast clients at a time. Slow clients
 #: are waited for in the event loop.
 _SENDERS, _PATIENT = 8, 6
-#: The kinds of files that count as used space.
-_COUNTED = ("file", "partial", "copy")
 
 
 class FileArtifacts:
@@ -55,6 +53,7 @@ class FileArtifacts:
         self._receivers = ThreadPoolExecutor(_THREADS, thread_name_prefix="receivers")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
+        self._directories: dict[str, Path] = {}  # at most 256, by the first characters of the ids
         self._closed = False
 
     @classmethod
@@ -165,7 +164,7 @@ class FileArtifacts:
         at_rest = {
             entry: size
             for entry, size in found.items()
-            if entry.kind in _COUNTED and entry not in growing
+            if entry.kind in COUNTED and entry not in growing
         }
         self.ledger.recount(at_rest, changes)
         return {entry.id for entry in found}
@@ -257,11 +256,15 @@ class FileArtifacts:
             self.ledger.put(entry, growing.offset)
 
     def _drop_all(self, id: str, fences: list[int]) -> None:
-        entries = (Entry(id, fence, kind) for fence in fences for kind in _COUNTED)
+        entries = (Entry(id, fence, kind) for fence in fences for kind in COUNTED)
         self.ledger.drop(*entries)
 
     def _places(self, id: str, fence: int = 0) -> Places:
-        return Places(self._root / checked(id)[:2], id, fence)
+        prefix = checked(id)[:2]
+        directory = self._directories.get(prefix)
+        if directory is None:
+            directory = self._directories[prefix] = self._root / prefix
+        return Places(directory, id, fence)
 
     async def _ask(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await undisturbed(self.begin(work, *args, **kwargs))
