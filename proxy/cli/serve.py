@@ -15,6 +15,7 @@ import structlog
 
 import proxy
 from proxy import app, logs
+from proxy.cli import collector
 from proxy.config.addresses import HostPort
 from proxy.config.loading import ConfigError, Problem
 from proxy.config.settings import Settings
@@ -42,7 +43,8 @@ async def run(
     """
     _notify(seat, status="starting")
     try:
-        running = await app.start(settings, seat=seat)
+        with collector.paused():
+            running = await app.start(settings, seat=seat)
     except app.StartFailed as why:
         _notify(seat, status=str(why))
         _not_started(settings, why)
