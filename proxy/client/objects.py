@@ -17,8 +17,9 @@ _MAX_SHOWN = 120
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of object: its `path` below a restore session of type `session`, and the members of
-    its documents that people know it by. `noun` and `plural` are words of the command line.
+    """A kind of object: its `path` below a restore session of type `session`, the members of its
+    documents that people know it by, and that which has its id. `noun` and `plural` are words of
+    the command line.
     """
 
     noun: str
@@ -27,6 +28,7 @@ class Kind:
     path: str
     names: tuple[str, ...] = ("name",)
     addresses: tuple[str, ...] = ()
+    key: str = "id"
 
 
 MAILBOX = Kind("mailbox", "mailboxes", "Vex", "organization/mailboxes", addresses=("email",))
@@ -41,6 +43,7 @@ MAIL = Kind("item", "items", "Vex", "items", ("subject",))
 DOCUMENT = Kind("item", "items", "", "Documents")
 DOCUMENT_FOLDER = Kind("folder", "folders", "", "Folders")
 FILE = Kind("item", "items", "Vet", "files")
+POST = Kind("item", "items", "Vet", "posts", ("subject",), key="postId")
 CHANNEL = Kind("channel", "channels", "Vet", "channels", ("displayName",))
 
 
@@ -66,7 +69,7 @@ class Entry:
 
 def entry(kind: Kind, document: Any) -> Entry:
     """Return the object in a document of VB365. Raises `CommandError` if it has no id."""
-    if not isinstance(document, dict) or not isinstance(document.get("id"), str | int):
+    if not isinstance(document, dict) or not isinstance(document.get(kind.key), str | int):
         raise CommandError(f"VB365 sent a {kind.noun} without an id")
     notes = [
         word
@@ -74,7 +77,7 @@ def entry(kind: Kind, document: Any) -> Entry:
         if document.get(member) is True
     ]
     return Entry(
-        str(document["id"]),
+        str(document[kind.key]),
         _text(document, kind.names),
         _text(document, kind.addresses),
         " ".join(notes),

@@ -34,6 +34,7 @@ from proxy.client.objects import (
     MAIL,
     MAILBOX,
     ONEDRIVE,
+    POST,
     SITE,
     TEAM,
     Entry,
@@ -72,7 +73,10 @@ def mailbox(
     folder: Folder = None,
     item: Items = None,
     msg: Annotated[
-        bool, typer.Option("--msg", help="Export the items to a ZIP of MSG files, not to a PST.")
+        bool,
+        typer.Option(
+            "--msg", help="Export the item to an MSG file, several to a ZIP of them, not to a PST."
+        ),
     ] = False,
     max_size: Annotated[
         int | None,
@@ -103,6 +107,8 @@ def mailbox(
         if not item:
             return f"{path}/exportToPst", _json(body)
         mails = await _items(vb365, session, path, MAIL, item, query)
+        if msg and len(mails) == 1:
+            return f"{_below(MAIL, mails[0], path)}/save", None
         ids = [{"id": each.id} for each in mails]
         verb = "Save" if msg else "exportToPst"
         return f"{path}/items/{verb}", _json({"items": ids} | ({} if msg else body))
@@ -191,15 +197,21 @@ def team(
         bool, typer.Option("--posts", help="Export the posts (HTML) instead of the files (ZIP).")
     ] = False,
     item: Items = None,
+    msg: Annotated[
+        bool,
+        typer.Option(
+            "--msg", help="Export the posts that are named to an MSG file, or a ZIP of them."
+        ),
+    ] = False,
 ) -> None:
     """Export the files or the posts of a channel of a team and print the path of the file.
 
-    VB365 exports channels and their files, not whole teams. With --from, export a channel of all
-    teams of a list, and print a line for each.
+    With --posts, an item is a post. VB365 exports channels and what is in them, not whole teams.
+    With --from, export a channel of all teams of a list, and print a line for each.
     """
     with exit_on_error(connection.progress):
-        if posts and item:
-            raise CommandError("--item is a file: use it without --posts", code=2)
+        if msg and not (posts and item):
+            raise CommandError("--msg is for --posts and --item", code=2)
 
     async def request(vb365: VB365, session: str, found: Entry) -> Target:
         path = _below(TEAM, found)
@@ -207,8 +219,15 @@ def team(
         if not item:
             verb = "posts/export" if posts else "files/save"
             return f"{path}/{verb}", _json({"channelId": inside.id})
-        files = await _items(vb365, session, path, FILE, item, {"channelId": inside.id})
-        return f"{path}/files/save", _json({"files": [_document(each) for each in files]})
+        kind = POST if posts else FILE
+        found_items = await _items(vb365, session, path, kind, item, {"channelId": inside.id})
+        documents = [_document(each) for each in found_items]
+        if not posts:
+            return f"{path}/files/save", _json({"files": documents})
+        verb = "save" if msg else "export"
+        if len(documents) == 1:
+            return f"{_below(POST, found_items[0], path)}/{verb}", None
+        return f"{path}/posts/{verb}", _json({"channelId": inside.id, "posts": documents})
 
     part = f"{channel or ''} {'posts' if posts else 'files'}".strip()
     _export(connection, TEAM, name, listed, place, chosen, request, whole=not item, part=part)

@@ -217,7 +217,7 @@ def test_progress_as_json_is_a_document_per_line(run: Any, fake: FakeProxy, here
         ("export", "mailbox", "bob", "--msg"),
         ("export", "mailbox"),
         ("export", "site", "s", "--folder", "f", "--library", "l"),
-        ("export", "team", "t", "--item", "i", "--posts"),
+        ("export", "team", "t", "--item", "i", "--msg"),
         ("export", "url", "nothing"),
         ("mailboxes", "--at", "soon"),
         ("login", "--profile", "a/b"),

@@ -113,6 +113,10 @@ def test_each_kind_has_its_type_of_session_and_its_export(
     assert export.method == "POST"
 
 
+_CHANNEL = ("--channel", "Channel 2")
+_POSTS = ("--item", "Post 1", "--item", "post 3")
+
+
 @pytest.mark.parametrize(
     ("line", "path", "body", "suffix"),
     [
@@ -123,10 +127,16 @@ def test_each_kind_has_its_type_of_session_and_its_export(
             ".pst",
         ),
         (
-            ("mailbox", "bob", "--folder", "Folder 1", "--item", "Mail 2", "--msg"),
+            ("mailbox", "bob", "--item", "Mail 1", "--item", "Mail 2", "--msg"),
             r"mailboxes/[^/]+/items/Save",
-            {"items": ["id"]},
+            {"items": ["id", "id"]},
             ".zip",
+        ),
+        (
+            ("mailbox", "bob", "--folder", "Folder 1", "--item", "Mail 2", "--msg"),
+            r"mailboxes/[^/]+/items/[^/]+/save",
+            None,
+            ".msg",
         ),
         (
             ("onedrive", "user2", "--item", "Document 1.txt"),
@@ -158,6 +168,30 @@ def test_each_kind_has_its_type_of_session_and_its_export(
             {"files": ["id"]},
             ".zip",
         ),
+        (
+            ("team", "Team 1", *_CHANNEL, "--posts", "--item", "Post 1"),
+            r"teams/[^/]+/posts/\d+/export",
+            None,
+            ".html",
+        ),
+        (
+            ("team", "Team 1", *_CHANNEL, "--posts", "--item", "Post 2", "--msg"),
+            r"teams/[^/]+/posts/\d+/save",
+            None,
+            ".msg",
+        ),
+        (
+            ("team", "Team 1", *_CHANNEL, "--posts", *_POSTS),
+            r"teams/[^/]+/posts/export",
+            {"channelId": "id", "posts": ["id", "id"]},
+            ".html",
+        ),
+        (
+            ("team", "Team 1", *_CHANNEL, "--posts", *_POSTS, "--msg"),
+            r"teams/[^/]+/posts/save",
+            {"channelId": "id", "posts": ["id", "id"]},
+            ".zip",
+        ),
     ],
 )
 def test_items_and_folders_are_exported_by_their_names(
@@ -175,9 +209,10 @@ def test_items_and_folders_are_exported_by_their_names(
     (export,) = [each for each in alice.simulator.requests if re.search(f"{path}$", each.target)]
     sent = json.loads(export.body) if export.body else None
     if sent is not None:
-        for name in sent.keys() & {"items", "documents", "files"}:
+        for name in sent.keys() & {"items", "documents", "files", "posts"}:
             assert not [each for each in sent[name] if "_links" in each]
-            sent[name] = ["id" for each in sent[name] if each["id"]]
+            sent[name] = ["id" for each in sent[name] if each.get("id") or each["postId"]]
+        sent |= {"channelId": "id"} if sent.get("channelId") else {}
     assert sent == body
 
 
@@ -197,7 +232,8 @@ def test_items_are_looked_for_in_the_folder_or_channel(alice: Stack, here: Path)
     [
         (("mailbox", "bob", "--msg"), "--msg is for --item, and --keyword is not"),
         (("site", "x", "--library", "y", "--item", "z"), "--library is not for --folder or"),
-        (("team", "x", "--posts", "--item", "z"), "--item is a file: use it without --posts"),
+        (("team", "x", "--posts", "--msg"), "--msg is for --posts and --item"),
+        (("team", "x", "--item", "z", "--msg"), "--msg is for --posts and --item"),
         (("site",), "Name what to export, or use --from FILE"),
     ],
 )
