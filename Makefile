@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --universal --no-header --no-annotate --quiet
 HASHED := $(COMPILE) --constraint constraints.txt --generate-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo check test lint format docs pictures lock dist image-test versions bench soak chaos fuzz clean distclean
+.PHONY: help install system demo check test asyncio lint format docs pictures lock dist image-test versions bench soak chaos fuzz clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ check: lint ## run the linters, the type checker and the unit tests; installs no
 
 test: install system lint ## run everything: the linters, the type checker and all tests
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" -ra --cov --cov-report=term $(ARGS)
+
+asyncio: install system ## run all tests on asyncio's event loop, as on Windows, instead of uvloop
+	VB365_LOOP=asyncio $(BIN)/pytest -n $(WORKERS) -m "not slow" -ra $(ARGS)
 
 lint: install ## run ruff and mypy --strict
 	$(BIN)/ruff check .

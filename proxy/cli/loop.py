@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 
 
 def run_loop(main: Coroutine[None, None, int]) -> int:
-    """Run on uvloop if it is installed (it does not exist for Windows), else on asyncio's loop."""
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    """Run on uvloop if it is installed (it does not exist for Windows), else on asyncio's loop.
+
+    VB365_LOOP=asyncio selects the latter, for tests and to find out whether uvloop is at fault.
+    """
+    with asyncio.Runner(loop_factory=_factory()) as runner:
+        return runner.run(main)
+
+
+def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if os.environ.get("VB365_LOOP") == "asyncio":
+        return asyncio.new_event_loop
     try:
         import uvloop
-
-        loop_factory = uvloop.new_event_loop
     except ImportError:
-        pass
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(main)
+        return None
+    return uvloop.new_event_loop

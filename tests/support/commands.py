@@ -62,5 +62,8 @@ def listening(*arguments: str, **options: Any) -> Iterator[tuple[subprocess.Pope
 
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
-    """`env`, by default that of the tests; `proxy` can be imported from any directory."""
-    return {**(os.environ if env is None else env), "PYTHONPATH": str(ROOT)}
+    """`env`, by default that of the tests; `proxy` can be imported from any directory. The event
+    loop is that of the tests (`make asyncio`).
+    """
+    loop = {name: value for name, value in os.environ.items() if name == "VB365_LOOP"}
+    return {**(os.environ if env is None else env), **loop, "PYTHONPATH": str(ROOT)}

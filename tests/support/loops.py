@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
@@ -14,19 +15,24 @@ import uvloop
 from tests.support.tls_peers import NOW, Run
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+#: Both loops, or asyncio's alone for a run with VB365_LOOP=asyncio (`make asyncio`), in which all
+#: proxies of the tests use it.
+LOOPS: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+if os.environ.get("VB365_LOOP") != "asyncio":
+    LOOPS["uvloop"] = uvloop.new_event_loop
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory]:
     """Every asynchronous test of this folder runs on both loops."""
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return LOOPS
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=list(LOOPS))
 def run(request: pytest.FixtureRequest) -> Run:
     """Run a coroutine on each of the two loops, for 30 s at most."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+    factory = LOOPS[request.param]
 
     def run(scenario: Coroutine[Any, Any, None]) -> None:
         with asyncio.Runner(loop_factory=factory) as runner:
