@@ -117,7 +117,7 @@ class Admission:
         `accepted` only a share of the queue is for the job. Raises `Problem` 429 or 503, and
         `StoreUnavailable`.
         """
-        await self._space.measure()
+        await self._space.refresh()
         if self._shared is None or self._space.shortage() is not None:
             use = await self._check(owners)
             if not accepted:
@@ -153,7 +153,7 @@ class Admission:
         return taken >= self._limits.max_running or self._limits.max_running_per_caller > 0
 
     async def _check(self, owners: Sequence[str]) -> SlotUse:
-        await self._space.measure()
+        """Raise `Problem` unless one more job fits into the space as it was measured last."""
         counts, unstored = await self._make_space(owners)
         use = await self._queue.use(owners)
         self._check_quota(counts.live + _of(owners, unstored), use.held_by_caller)
@@ -177,6 +177,7 @@ class Admission:
             stored = await self._shared.add_within(job, body, self._limits.bounds, started)
             if stored is not None:
                 return stored
+            await self._space.measure()
             await self._check(job.owners)
         detail = "Too many exports are being started at the same time. Try again later."
         raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
@@ -220,8 +221,10 @@ class Admission:
         return self._waiting_unaccepted >= unaccepted_share(self._limits.max_queued)
 
     def _check_share(self, use: SlotUse) -> None:
-        waiting = self._waiting_unaccepted
-        if waiting >= unaccepted_share(self._limits.max_queued) + self._free(use):
+        limit = unaccepted_share(self._limits.max_queued) + self._free(use)
+        if self._queue.waiting + len(self._reserved) < limit:
+            return  # that many would not be too many
+        if (waiting := self._waiting_unaccepted) >= limit:
             detail = (
                 f"{plural(waiting, 'export')} of callers that VB365 has not confirmed yet wait "
                 "already (a quarter of exports.max_queued)."

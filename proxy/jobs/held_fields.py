@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
+from collections import deque
+from weakref import finalize
 
 from proxy.core.errors import Problem
 from proxy.jobs.run import Run
@@ -17,12 +18,17 @@ class HeldFields:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._sizes: WeakKeyDictionary[Run, int] = WeakKeyDictionary()
+        self._held = 0
+        #: The sizes of runs that are no longer in memory. Any thread may collect a run.
+        self._released: deque[int] = deque()
 
     def take(self, run: Run) -> None:
         """Count the fields of the run. Raises `Problem` 503 if they are too many."""
+        while self._released:
+            self._held -= self._released.popleft()
         size = sum(len(name) + len(value) + _PER_FIELD for name, value in run.fields)
-        if sum(self._sizes.values()) + size > self._limit:
+        if self._held + size > self._limit:
             detail = "The header fields of unfinished exports use all the memory reserved for them."
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
-        self._sizes[run] = size
+        self._held += size
+        finalize(run, self._released.append, size).atexit = False

@@ -4,10 +4,14 @@ promises.
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 
 from proxy.core.amounts import size as amount
 from proxy.ports import ArtifactStore, StorageFull
+
+#: A measurement is used again for so many seconds if it left so many bytes.
+_FRESH, _PLENTY = 1.0, 1 << 30
 
 
 class SpaceShortage(StorageFull):
@@ -30,6 +34,8 @@ class Reservations:
         self._quota: float = inf
         self._written = 0
         self._measured = 0
+        #: When the last measurement began, in the time of the event loop.
+        self._began = -inf
         self._promised: dict[str, int] = {}
         #: What other replicas have promised on the same storage, as they last reported.
         self.others = 0
@@ -46,10 +52,21 @@ class Reservations:
 
     async def measure(self) -> None:
         """Measure the free space. Raises `StoreUnavailable`."""
+        began = asyncio.get_running_loop().time()
         written = self._written  # a measurement may or may not include what is written meanwhile
         disk = await self._artifacts.free()
         quota = inf if self._max_bytes is None else self._max_bytes - await self._artifacts.used()
         self._disk, self._quota, self._measured = disk, quota, written
+        self._began = began
+
+    async def refresh(self) -> None:
+        """As `measure`, unless that was a moment ago and much was free: kick-offs come in bursts,
+        and measuring takes a thread.
+        """
+        age = asyncio.get_running_loop().time() - self._began
+        left = min(self._disk - self._min_free, self._quota) - self._taken()
+        if age >= _FRESH or left < _PLENTY:
+            await self.measure()
 
     def shortage(self) -> str | None:
         """The reason why there is too little space for another export, with numbers. None if there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 from proxy.core.errors import Problem
 from proxy.core.job import ErrorCode, Status
 from proxy.jobs.reservations import Reservations
-from proxy.ports import StorageFull
+from proxy.ports import StorageFull, StoreUnavailable
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.support.fakes import MemoryArtifacts
 from tests.support.harness import CONTENT, LIMITS, new_world
@@ -63,6 +64,43 @@ async def test_space_freed_since_the_last_measurement_counts() -> None:
     await space.measure()
     await partial.discard()
     await space.promise("a", 60)
+
+
+async def test_space_is_measured_again_unless_there_is_plenty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§3.5: a burst of kick-offs measures little space each time, plenty once in a second."""
+    monkeypatch.setattr("proxy.jobs.reservations._FRESH", math.inf)
+    little, artifacts = await reservations((1 << 30) + 99, min_free=100)
+    artifacts.faults["free"].append(StoreUnavailable("away"))
+    with pytest.raises(StoreUnavailable):
+        await little.refresh()
+    plenty, artifacts = await reservations((1 << 30) + 100, min_free=100)
+    artifacts.faults["free"].append(StoreUnavailable("away"))
+    await plenty.refresh()
+    await plenty.promise("a", 1)
+    with pytest.raises(StoreUnavailable):
+        await plenty.refresh()
+    plenty.release("a")
+    artifacts.faults["free"].append(StoreUnavailable("away"))
+    monkeypatch.setattr("proxy.jobs.reservations._FRESH", 0)
+    with pytest.raises(StoreUnavailable):
+        await plenty.refresh()
+
+
+async def test_a_kick_off_measures_the_space_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with new_world() as world:
+        measure, measured = Reservations.measure, 0
+
+        async def counted(self: Reservations) -> None:
+            nonlocal measured
+            measured += 1
+            await measure(self)
+
+        monkeypatch.setattr(Reservations, "measure", counted)
+        monkeypatch.setattr("proxy.jobs.reservations._FRESH", 0)
+        async with world.runner.admission("o"):
+            assert measured == 1
 
 
 async def test_a_file_of_unknown_length_cannot_use_the_space_reserved_by_others() -> None:
@@ -179,7 +217,7 @@ async def test_the_free_space_of_a_directory_is_that_of_its_disk(
 _SMALL_DISK = """
 import asyncio, sys
 from pathlib import Path
-from proxy.ports import StorageFull
+from proxy.ports import StorageFull, StoreUnavailable
 from proxy.stores.file_artifacts.store import FileArtifacts
 
 async def main(place):

@@ -234,3 +234,25 @@ async def test_a_job_does_not_count_twice_while_it_is_stored(monkeypatch: Any) -
     world.upstream.gate.set()
     await world.quiet()
     await world.runner.stop()
+
+
+async def test_waiting_jobs_are_not_counted_while_they_are_few(world: FakeWorld) -> None:
+    """§3.5: a kick-off does not look at each of them."""
+    admission = world.runner._admission
+    admission._limits = replace(ONE, max_queued=8)
+    counted: list[int] = []
+    count = admission._unaccepted
+
+    def unaccepted() -> int:
+        counted.append(count())
+        return counted[-1]
+
+    admission._unaccepted = unaccepted
+    world.upstream.gate.clear()
+    for _ in range(3):
+        async with world.runner.admission("o", accepted=False):
+            await world.submit()
+    assert counted == []
+    async with world.runner.admission("o", accepted=False):
+        assert counted == [0], "those of accepted callers wait"
+    world.upstream.gate.set()
