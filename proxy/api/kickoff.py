@@ -149,6 +149,9 @@ class KickoffHandler:
             run = Run(job.id, fields, attended=self._grace(call) > 0)
             self._held_fields.take(run)
             stack.callback(run.attendance.end)
+            if not run.attendance.waiting:
+                run.hold()
+                stack.callback(run.release)
             return await self._store(call, job, body, run)
 
     async def _accepts(self, call: _Call, *, learned: bool | None) -> bool:
@@ -302,6 +305,7 @@ class KickoffHandler:
 
     async def _respond(self, call: _Call, job: Job, run: Run) -> ApiResponse:
         started = asyncio.get_running_loop().time()
+        run.release()  # it starts when this task waits for something, or has written the response
         # a queued job has no first response to wait for, and a later one is not relayed
         if self._runner.is_waiting(job.id) or not run.attendance.waiting:
             run.attendance.end()

@@ -107,9 +107,10 @@ class Attendance:
         """Wait at most `grace` seconds for the response that the caller gets in place of a job.
         Returns None if the job is kept. While a record is being removed, wait a few seconds more.
         """
-        await asyncio.wait([self.first], timeout=grace)
-        self.end()
-        await asyncio.wait([self.first], timeout=_REMOVAL_PATIENCE)
+        for patience in (grace, _REMOVAL_PATIENCE):
+            if not self.first.done():
+                await asyncio.wait([self.first], timeout=patience)
+            self.end()
         return self.first.result() if self.first.done() else self.verdict
 
     async def verdict_of_all(self) -> WholeResponse | Problem | None:

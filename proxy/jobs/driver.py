@@ -60,6 +60,7 @@ class Driver:
 
     async def drive(self, run: Run) -> None:
         """Transfer the job's file, record the outcome and clean up."""
+        await run.released()
         run.work = Work.DRIVING
         await self._record(run, await self._outcome(run))
         while run.woken:

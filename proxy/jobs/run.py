@@ -3,9 +3,9 @@
 Theory of operation. A run goes through four phases, in this order:
 
     QUEUED     it waits for a slot; there is no task. A cancel takes it out of the queue.
-    STARTING   its task exists and has not run yet. It must not be cancelled: a task that is
-               cancelled before its first step runs none of its clean-up. It reads the record
-               first, and finds the cancel there.
+    STARTING   its task exists and has not run yet, or waits for `release`. It must not be
+               cancelled: a task that is cancelled before its first step runs none of its
+               clean-up. It reads the record first, and finds the cancel there.
     DRIVING    the transfer runs. A cancel interrupts it.
     SETTLING   the outcome is being recorded. Nothing interrupts that. A cancel sets `woken`,
                so that the record is read once more afterwards.
@@ -49,6 +49,7 @@ class Run:
         self.followers = Followers() if rescued else None
         self.work = Work.QUEUED
         self.task: asyncio.Task[None] | None = None
+        self._held: asyncio.Future[None] | None = None
         #: The body of a request that is sent as soon as the run starts; None if only the store has
         #: it.
         self.body: bytes | None = None
@@ -96,6 +97,23 @@ class Run:
         """Record the task that drives the job, which now has a slot."""
         self.task = task
         self.work = Work.STARTING
+
+    def hold(self) -> None:
+        """Let the run start only after `release`, which must follow, whatever happens: the response
+        to its kick-off is written before.
+        """
+        self._held = asyncio.get_running_loop().create_future()
+
+    def release(self) -> None:
+        """Let the run start. Idempotent."""
+        held, self._held = self._held, None
+        if held is not None and not held.done():
+            held.set_result(None)
+
+    async def released(self) -> None:
+        """Wait until the run may start."""
+        if self._held is not None:
+            await self._held
 
     def wake(self) -> None:
         """Note that the caller ended the job, and cancel the task if that is possible now."""

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from proxy.core.job import Job
+from proxy.downstream.bridge import Bridge
+from proxy.jobs.transfer import Transfer
 from proxy.simulator import Simulator
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.support.wire import Message, Peer, raw, request_bytes
@@ -451,3 +454,27 @@ async def test_a_client_that_disconnects_while_it_waits_stops_no_job(make_stage:
 
 
 # §8
+
+
+async def test_3_6_a_202_without_grace_does_not_wait_for_the_first_steps_of_the_export(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.6: it is promised once the job is stored."""
+    steps: list[str] = []
+    write, run = Bridge.write, Transfer.run
+
+    def written(self: Bridge, data: bytes) -> None:
+        steps.append("response")
+        write(self, data)
+
+    async def started(self: Transfer, job: Job) -> None:
+        steps.append("export")
+        await run(self, job)
+
+    monkeypatch.setattr(Bridge, "write", written)
+    monkeypatch.setattr(Transfer, "run", started)
+    stage = await make_stage()
+    accepted = await stage.kickoff(stage.export, Prefer="respond-async, wait=0")
+    assert accepted.status == 202
+    await stage.finished(stage.path(accepted["Location"]))
+    assert steps[:2] == ["response", "export"]
