@@ -153,12 +153,16 @@ class Transfer:
             await self._finish(verified)
         except (Suspended, Lost, asyncio.CancelledError) as why:
             # of a lost job the next holder may need the bytes, otherwise the runner removes them
-            await self._file.keep()
-            await self._end_early(why)
+            try:
+                await self._file.keep()
+            finally:  # a process that stops cancels a run that is being cancelled once more
+                await self._end_early(why)
             raise
         except BaseException as why:
-            await self._file.discard()
-            await self._end_early(why)
+            try:
+                await self._file.discard()
+            finally:
+                await self._end_early(why)
             raise
 
     async def _end_early(self, why: BaseException) -> None:

@@ -14,7 +14,8 @@ from proxy.core.events import CancelRequested
 from proxy.core.job import Job, Origin, Phase, Status
 from proxy.core.timeline import whole
 from proxy.core.transitions import advance
-from proxy.jobs.run import Run
+from proxy.jobs.export_request import ExportRequest
+from proxy.jobs.run import Run, Work
 from proxy.ports import StoreUnavailable
 from tests.support.fakes import new_job
 from tests.support.harness import CALL, LIMITS, FakeWorld
@@ -256,3 +257,31 @@ async def test_waiting_jobs_are_not_counted_while_they_are_few(world: FakeWorld)
     async with world.runner.admission("o", accepted=False):
         assert counted == [0], "those of accepted callers wait"
     world.upstream.gate.set()
+
+
+async def test_a_request_sent_early_ends_with_a_run_that_is_cancelled_twice(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§7, §15: by its caller, and by a proxy that stops meanwhile."""
+    requests: list[ExportRequest] = []
+    begin = ExportRequest.begin_early
+
+    def begun(self: ExportRequest) -> bool:
+        requests.append(self)
+        return begin(self)
+
+    monkeypatch.setattr(ExportRequest, "begin_early", begun)
+    world.upstream.gate.clear()
+    id, run = await world.submit()  # noqa: A001
+    await until(lambda: world.upstream.posts == [0])
+    early = requests[0]._early
+    assert early is not None
+    released = hold(world.artifacts, "keep")
+    await world.cancel(id)
+    assert run.work is Work.SETTLING
+    await until(lambda: bool(released._waiters))
+    stopping = asyncio.create_task(world.runner.stop())
+    await until(early.done)
+    assert early.cancelled()
+    released.set()
+    await stopping
