@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
@@ -34,11 +35,13 @@ from proxy.parts.start import Clock
 from proxy.parts.start import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
 from proxy.ports.tracing import Tracing
-from proxy.relay.handover import HandoverRelay
-from proxy.rescue.handover import HandoverRescuer
 from proxy.telemetry.environment import Telemetry
 from proxy.upstream.watch import UpstreamWatch
-from proxy.webhooks.delivery import WebhookDeliveries
+
+if TYPE_CHECKING:
+    from proxy.relay.handover import HandoverRelay
+    from proxy.rescue.handover import HandoverRescuer
+    from proxy.webhooks.delivery import WebhookDeliveries
 
 log = structlog.get_logger(__name__)
 
@@ -148,6 +151,8 @@ class Running:
 
     async def _open_clients_only(self, handover: Handover) -> None:
         """Pass requests through; the first worker serves the others."""
+        from proxy.relay.handover import HandoverRelay  # as all of it, only with workers
+
         parts = ClientParts(self.settings, upstream_tls(self.settings))
         self._closing.push_async_callback(parts.pool.close)
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
@@ -157,6 +162,8 @@ class Running:
         await self._listen(server)
 
     def _handover_rescuer(self, first: HandoverRelay, relay: Forwarder) -> HandoverRescuer:
+        from proxy.rescue.handover import HandoverRescuer
+
         exports = self.settings.exports
         memory = Budget(exports.body_memory)
         return HandoverRescuer(first, relay, memory=memory, max_body=exports.max_request_body)

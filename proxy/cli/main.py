@@ -18,7 +18,7 @@ import typer
 import proxy
 from proxy.cli.client import WithClient, add_client_commands
 from proxy.cli.completion import completion
-from proxy.cli.imports import without
+from proxy.cli.imports import without, without_certificates
 from proxy.cli.leaving import leave
 from proxy.cli.loop import run_loop
 from proxy.cli.options import (
@@ -116,7 +116,8 @@ def serve(sources: Sources) -> None:
     if sys.platform != "win32":
         os.umask(0o077)  # also for the files that libraries create
 
-    with without("rich"):  # structlog loads it, for tracebacks that the log does not use
+    # structlog loads rich for tracebacks that the log does not use
+    with without("rich"), without_certificates():
         from proxy.cli.serve import open_log, run, run_workers, warn
     from proxy.config import load
 

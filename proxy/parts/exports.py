@@ -1,11 +1,14 @@
-"""The parts of a proxy that runs exports, made from its settings."""
+"""The parts of a proxy that runs exports, made from its settings.
+
+What a proxy has only if its settings say so is imported when it is made.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import structlog
@@ -43,18 +46,20 @@ from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.parts.admin import AdminParts, Watched
 from proxy.parts.clients import ClientParts, upstream_pool, upstream_tls
 from proxy.parts.start import Clock, StartFailed
-from proxy.parts.webhooks import WebhookParts
 from proxy.ports import ArtifactStore, SharedJobs
 from proxy.ports.counts import JobCounts, WebhookCounts
 from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 from proxy.ports.tracing import Tracing
-from proxy.rescue.rescuer import RescuePolicy, Rescuer, Stores, rescuer
 from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from proxy.upstream.session_events import SessionEvents
 from proxy.upstream.watch import UpstreamWatch
-from proxy.webhooks.delivery import WebhookDeliveries
+
+if TYPE_CHECKING:
+    from proxy.parts.webhooks import WebhookParts
+    from proxy.rescue.rescuer import Rescuer
+    from proxy.webhooks.delivery import WebhookDeliveries
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +85,7 @@ class Parts:
         self._settings = settings
         self._tracing = tracing
         self._changes = JobCounts()
-        hooks = WebhookParts(settings, jobs, shared, now) if settings.webhooks.urls else None
+        hooks = _webhooks(settings, jobs, shared, now)
         self._webhooks = hooks
         if hooks is not None:
             jobs, shared = hooks.jobs, hooks.shared
@@ -230,6 +235,8 @@ class Parts:
         return self._clients.server(handler=self._api(runner).handle, rescue=rescue)
 
     def _rescuer(self, runner: Runner, relay: Forwarder) -> Rescuer:
+        from proxy.rescue.rescuer import RescuePolicy, Stores, rescuer
+
         exports = self._settings.exports
         return rescuer(
             Stores(self._jobs, self._artifacts),
@@ -328,6 +335,16 @@ class Parts:
             **live,
         )
         return AdminParts(self._settings, watched, self._now)
+
+
+def _webhooks(
+    settings: Settings, jobs: OutboxJobs, shared: SharedOutboxJobs | None, now: Clock
+) -> WebhookParts | None:
+    if not settings.webhooks.urls:
+        return None
+    from proxy.parts.webhooks import WebhookParts
+
+    return WebhookParts(settings, jobs, shared, now)
 
 
 def _sealer(settings: Settings) -> Sealer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from functools import partial
 
 import aiohttp
@@ -35,10 +36,11 @@ def _bounded(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
 
 
 class BoundedConnector(aiohttp.TCPConnector):
-    """Opens a connection for each request."""
+    """Opens a connection for each request, with TLS as `tls` says if the URL has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
         super().__init__(
+            ssl=tls or True,
             # a connection that the endpoint has closed meanwhile would cost a try
             force_close=True,
             resolver=aiohttp.ThreadedResolver(),  # the system's, as for all other names

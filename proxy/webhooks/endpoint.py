@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class Endpoint:
         split = urlsplit(url)
         self.key = endpoint_key(url)
         self.shown = f"{split.scheme}://{split.netloc}"
+        #: Not that of aiohttp: `serve` leaves it without certificates.
+        self._tls = ssl.create_default_context() if split.scheme == "https" else None
         self._url = URL(url, encoded=True)  # as written: a signature in it must not change
         self._keys = tuple(keys)
         self._now = now
@@ -108,7 +111,7 @@ class Endpoint:
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=BoundedConnector(),
+                connector=BoundedConnector(self._tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=self._timeout),
                 auto_decompress=False,

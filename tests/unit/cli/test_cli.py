@@ -104,7 +104,9 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_serve_loads_no_library_that_its_settings_do_not_need(tmp_path: Path) -> None:
-    """With the default settings: none for shared stores, traces, keys or terminals."""
+    """With the default settings: none for shared stores, traces, keys or terminals, and nothing of
+    webhooks, rescued exports, workers or the other commands.
+    """
     arguments = ["serve", "--upstream", URL, "--data-dir", str(tmp_path), *ANY_PORTS]
     program = (*PYTHON, "-X", "importtime", "-m", "proxy")
     with started(*arguments, program=program, stdout=DEVNULL) as process:
@@ -113,8 +115,20 @@ def test_serve_loads_no_library_that_its_settings_do_not_need(tmp_path: Path) ->
         before = takewhile(lambda line: not line.startswith("listening on "), lines)
         loaded = {line.rpartition("|")[2].strip() for line in before}
     assert "aiohttp.web" in loaded
-    needless = ("cryptography.", "redis.", "obstore.", "opentelemetry.", "rich.", "pygments.")
+    libraries = ("cryptography.", "redis.", "obstore.", "opentelemetry.", "rich.", "pygments.")
+    own = ("client", "simulator", "workers", "webhooks", "rescue", "relay.handover")
+    needless = (*libraries, *(f"proxy.{name}" for name in own))
     assert [name for name in loaded if name.startswith(needless)] == []
+
+
+def test_a_client_loads_nothing_of_the_server() -> None:
+    """Its commands need aiohttp's client, and neither settings nor stores."""
+    code = "import sys, proxy.client; print(*sys.modules)"
+    loaded = finished("-c", code, program=PYTHON, check=True).stdout.split()
+    assert "aiohttp.client" in loaded
+    own = {name.split(".")[1] for name in loaded if name.startswith("proxy.")}
+    assert own == {"client", "core"}
+    assert not {"aiohttp.web", "pydantic", "diskcache", "uvloop"} & set(loaded)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trustme
@@ -59,6 +60,18 @@ async def test_17_a_certificate_that_is_not_trusted_gets_nothing() -> None:
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     async with peer(b"HTTP/1.1 204 No Content\r\n\r\n", context) as port:
         assert "certificate is not trusted" in await outcome(f"https://127.0.0.1:{port}/")
+
+
+async def test_17_the_system_s_certificates_are_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a process that loaded aiohttp without them, as `serve` does."""
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    await asyncio.to_thread(authority.cert_pem.write_to_path, tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with peer(b"HTTP/1.1 204 No Content\r\n\r\n", context) as port:
+        assert await outcome(f"https://127.0.0.1:{port}/") == "204 No Content"
 
 
 async def test_17_an_endpoint_that_does_not_respond_in_time_has_failed() -> None:
