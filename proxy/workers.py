@@ -93,6 +93,7 @@ class _Supervisor:
         self._about = about
         self._work = work
         self._state = _State.STARTING
+        self._status = ""
         self._code = 0
         self._selector = stack.enter_context(selectors.DefaultSelector())
         self._workers = [
@@ -198,9 +199,12 @@ class _Supervisor:
                 self._serve()
 
     def _show(self, status: str) -> None:
-        """Show the status of the first worker, which has all jobs or is one of several replicas."""
+        """Show the status of the first worker, which has all jobs or is one of several replicas.
+        While others start, it is kept: the worker does not report it again until it changes.
+        """
+        self._status = status if self._handover else f"first of {len(self._workers)}: {status}"
         if self._state is _State.SERVING:
-            notify(status=status if self._handover else f"first of {len(self._workers)}: {status}")
+            notify(status=self._status)
 
     def _serve(self) -> None:
         self._state = _State.SERVING
@@ -210,6 +214,8 @@ class _Supervisor:
         admin, *found = self._workers[0].addresses[1:]
         log.info("started", **self._about, admin=admin, **_numbers(found))
         notify(READY, status=f"listening on {url} in front of {upstream} with {count} workers")
+        if self._status:
+            notify(status=self._status)
 
     def _ended(self, worker: _Worker, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)

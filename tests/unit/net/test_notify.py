@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import os
-import re
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from proxy.net.notify import READY, STOPPING, notify
-from tests.support.commands import ANY_PORTS, ROOT, finished, started
+from tests.support.commands import ANY_PORTS, LIMIT, PYTHON, ROOT, finished, started
+from tests.support.process import served
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is Linux")
 UNIT = ROOT / "config" / "vb365-async-proxy.service"
@@ -31,7 +31,7 @@ def manager(
     name = str(tmp_path / "notify") if request.param == "path" else f"@vb365-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(name.replace("@", "\0"))
-        listener.settimeout(30)
+        listener.settimeout(LIMIT)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         yield listener
 
@@ -56,8 +56,22 @@ def test_a_manager_that_does_not_read_does_not_block_the_proxy(manager: socket.s
         notify(status="x" * 1000)
 
 
-# one kind of socket is enough for the tests that wait for the proxy's first look at VB365
+# one kind of socket is enough for the tests that start a process
 by_path = pytest.mark.parametrize("manager", ["path"], indirect=True)
+
+
+def notified(manager: socket.socket, data: Path, count: int, **settings: str) -> list[str]:
+    """The first `count` messages of a proxy, and that when it stops."""
+
+    async def scenario() -> list[str]:
+        async with served("http://127.0.0.1:1", data, **settings) as program:
+            found = [await asyncio.to_thread(manager.recv, 4096) for _ in range(count)]
+            url = program.url
+            assert await program.stop() == 0
+        found.append(manager.recv(4096))
+        return [message.decode().replace(url, "URL") for message in found]
+
+    return asyncio.run(scenario())
 
 
 @by_path
@@ -65,19 +79,13 @@ def test_serve_notifies_when_it_is_ready_of_its_jobs_and_when_it_stops(
     manager: socket.socket, tmp_path: Path
 ) -> None:
     """A status is sent when it changes: VB365 is tried after ten seconds, and does not respond."""
-    line = ("serve", *ANY_PORTS, "--upstream", "http://127.0.0.1:1")
-    with started(*line, "--data-dir", str(tmp_path / "data")) as program:
-        assert manager.recv(4096) == b"STATUS=starting"
-        ready = manager.recv(4096).decode()
-        states = [manager.recv(4096).decode() for _ in range(2)]
-        program.send_signal(signal.SIGTERM)
-        stopping = manager.recv(4096).decode()
-        assert program.stderr is not None
-        (url,) = re.findall(r"^listening on (\S+)$", program.stderr.read(), re.MULTILINE)
-        assert program.wait(40) == 0
-    assert ready == f"READY=1\nSTATUS=listening on {url} in front of http://127.0.0.1:1"
-    jobs = "STATUS=0 running, 0 queued"
-    assert states == [jobs, f"{jobs}, VB365 down"]
+    *started, stopping = notified(manager, tmp_path / "data", 4)
+    assert started == [
+        "STATUS=starting",
+        "READY=1\nSTATUS=listening on URL in front of http://127.0.0.1:1",
+        "STATUS=0 running, 0 queued",
+        "STATUS=0 running, 0 queued, VB365 down",
+    ]
     assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
 
 
@@ -85,19 +93,52 @@ def test_serve_notifies_when_it_is_ready_of_its_jobs_and_when_it_stops(
 def test_with_several_workers_the_status_is_that_of_the_jobs(
     manager: socket.socket, tmp_path: Path
 ) -> None:
-    line = ("serve", *ANY_PORTS, "--upstream", "http://127.0.0.1:1", "--workers", "2")
-    with started(*line, "--data-dir", str(tmp_path / "data")) as program:
-        ready = manager.recv(4096).decode()
-        states = [manager.recv(4096).decode() for _ in range(2)]
-        program.send_signal(signal.SIGTERM)
-        stopping = manager.recv(4096).decode()
-        assert program.wait(40) == 0
-    assert ready.startswith("READY=1\nSTATUS=listening on ")
-    jobs = "STATUS=0 running, 0 queued"
-    assert states == [jobs, f"{jobs}, VB365 down"]
+    *started, stopping = notified(manager, tmp_path / "data", 3, LISTEN__WORKERS="2")
+    assert started == [
+        "READY=1\nSTATUS=listening on URL in front of http://127.0.0.1:1 with 2 workers",
+        "STATUS=0 running, 0 queued",
+        "STATUS=0 running, 0 queued, VB365 down",
+    ]
     assert stopping.startswith("STOPPING=1\nSTATUS=stopping")
 
 
+SLOW_SECOND_WORKER = """
+import os, sys
+from proxy.config import load
+from proxy.workers import run
+
+shown, show = os.pipe()
+
+def work(seat):
+    if seat.first:
+        seat.report("http://first", "http://admin", {})
+        seat.show("1 running, 0 queued")
+        os.write(show, b".")
+    else:
+        os.read(shown, 1)
+        seat.report("http://second", "", {})
+    os.read(seat.alive, 1)  # until the supervisor ends
+    return 0
+
+flags = {"upstream.url": "http://vb365", "listen.address": "127.0.0.1:0", "listen.workers": 2}
+run(load(None, flags | {"storage.dir": sys.argv[1]}, {}), work, {})
+"""
+
+
+@by_path
+def test_a_status_is_not_lost_while_other_workers_start(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    """The first worker reports it once, until it changes."""
+    with started(str(tmp_path / "data"), program=(*PYTHON, "-c", SLOW_SECOND_WORKER)):
+        ready, status = manager.recv(4096).decode(), manager.recv(4096).decode()
+    assert (
+        ready == "READY=1\nSTATUS=listening on http://first in front of http://vb365 with 2 workers"
+    )
+    assert status == "STATUS=1 running, 0 queued"
+
+
+@by_path
 def test_a_failed_start_is_notified_with_its_reason(manager: socket.socket, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
