@@ -27,7 +27,7 @@ _URL, _CERTIFICATE, _PROXY, _LOGIN = "--url", "certificate", "proxy", "login"
 
 async def client_findings(connection: Resolved, display: Display) -> AsyncIterator[Finding]:
     """Yield what is found on the way to the proxy; a failure that makes the rest impossible is the
-    last one. Raises `CommandError` for what is no address.
+    last one. Raises `CommandError` for an address that is not valid.
     """
     trust = {"insecure": connection.insecure, "verbose": connection.verbose}
     async with opened(connection.url, connection.tls, display, **trust) as http:

@@ -52,7 +52,7 @@ async def resolved(server: Server) -> tuple[Finding, list[str]]:
             found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     except TimeoutError:
         fix = "Check the name servers of this machine."
-        return failed(check, setting, f"no name server answers for {server.host}", fix), []
+        return failed(check, setting, f"no name server responds for {server.host}", fix), []
     except (OSError, UnicodeError) as why:
         reason = getattr(why, "strerror", None) or str(why)
         fix = f"Correct {setting}, or the name servers of this machine."
@@ -173,7 +173,7 @@ async def _refusal(server: Server, address: str) -> str | None:
         async with asyncio.timeout(server.timeout):
             _, writer = await asyncio.open_connection(address, server.port)
     except TimeoutError:
-        return f"no answer in {server.timeout:g} s"
+        return f"no response within {server.timeout:g} s"
     except OSError as why:
         return reason_of(why)
     writer.transport.abort()

@@ -24,7 +24,7 @@ from proxy.parts.start import StartFailed
 _SETTING = "storage.dir"
 #: Bytes that the check of the disk writes.
 _PROBE = 64 << 10
-#: In messages of stores, which otherwise name the fix.
+#: Part of the message of a store without a connection. Other messages of stores name the fix.
 _AWAY = "cannot be reached"
 _STORES = ("storage.jobs", "storage.artifacts")
 
@@ -89,7 +89,7 @@ def _other_owner(place: Path) -> Finding | None:
     with suppress(KeyError):
         name = pwd.getpwuid(owner).pw_name
     fix = f"Run this command as that user: sudo -u {shlex.quote(name)} vb365-async-proxy doctor …"
-    message = f"{place} belongs to {name}, and root, who may do anything, is asking"
+    message = f"{place} belongs to {name}; root, which may write everywhere, runs this command"
     return warning("storage.owner", _SETTING, message, fix)
 
 

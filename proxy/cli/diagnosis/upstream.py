@@ -104,23 +104,24 @@ async def _certificate(settings: Settings, server: Server) -> tuple[Finding, boo
     facts: Certificate | None = None
     with suppress(OSError, ValueError):
         facts = await Certificate.at(server)
-    shown = "" if facts is None else f"{facts}"
+    shown = "" if facts is None else f"{facts}; "
     distrust = await _distrust(settings)
     if distrust is not None:
-        message = f"{shown}: {distrust}" if shown else distrust
-        return failed(check, _CERTIFICATE, message), False
+        return failed(
+            check, _CERTIFICATE, distrust if facts is None else f"{facts}: {distrust}"
+        ), False
     if not upstream.verify:
         fix = "Set upstream.fingerprint or upstream.ca_file, and remove upstream.verify."
-        return warning(check, _CERTIFICATE, f"{shown}: it is not verified", fix), True
+        return warning(check, _CERTIFICATE, f"{shown}not verified", fix), True
     if upstream.fingerprint is not None:  # it is trusted whatever its dates are
-        return ok(check, _CERTIFICATE, f"{shown}; pinned by upstream.fingerprint"), True
+        return ok(check, _CERTIFICATE, f"{shown}pinned by upstream.fingerprint"), True
     if facts is None:
         return ok(check, _CERTIFICATE, "trusted"), True
     return facts.dated(check, _CERTIFICATE, _RENEW), True
 
 
 async def _distrust(settings: Settings) -> str | None:
-    """Why the proxy does not trust VB365's None if it does."""
+    """Why the proxy cannot connect or does not trust the certificate; None if it does."""
     try:
         pool = upstream_pool(settings, upstream_tls(settings))
     except StartFailed as why:

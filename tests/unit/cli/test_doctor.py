@@ -8,10 +8,8 @@ import json
 import os
 import resource
 import socket
-import ssl
 from collections.abc import Iterator
 from datetime import timedelta
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -20,11 +18,11 @@ import trustme
 from typer.testing import CliRunner, Result
 
 from proxy.cli.diagnosis import listening
-from proxy.cli.diagnosis.reach import Server, resolved
+from proxy.cli.diagnosis.reach import Certificate, Server, resolved
 from proxy.cli.main import app
 from tests.support.commands import finished
 from tests.support.http_peers import vb365_peer as peer
-from tests.support.tls_peers import NOW, write
+from tests.support.tls_peers import NOW, pin, write
 
 _HERE = "127.0.0.1"
 
@@ -181,11 +179,44 @@ def test_a_certificate_that_expires_soon_is_a_warning(
 
 def test_a_pinned_certificate_may_have_any_name_and_date(authority: trustme.CA, data: Path) -> None:
     leaf = authority.issue_cert("else.test", not_after=NOW)
-    pem = leaf.cert_chain_pems[0].bytes().decode()
-    pin = sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
     with peer(leaf) as url:
-        result = invoke("doctor", "--json", upstream=url, data=data, UPSTREAM__FINGERPRINT=pin)
+        result = invoke(
+            "doctor", "--json", upstream=url, data=data, UPSTREAM__FINGERPRINT=pin(leaf)
+        )
     assert (result.exit_code, states(result)["upstream.certificate"]) == (0, "ok")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("CA_FILE", "", "trusted"),
+        ("FINGERPRINT", "", "pinned by upstream.fingerprint"),
+        ("VERIFY", "false", "not verified. Set upstream.fingerprint"),
+    ],
+)
+def test_a_certificate_that_cannot_be_read(
+    authority: trustme.CA,
+    ca_file: str,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    value: str,
+    message: str,
+) -> None:
+    """The line says whether the proxy trusts it, and nothing else."""
+
+    async def unreadable(server: Server) -> Certificate:
+        raise ValueError
+
+    monkeypatch.setattr(Certificate, "at", unreadable)
+    leaf = authority.issue_cert(_HERE)
+    given = {"CA_FILE": ca_file, "FINGERPRINT": pin(leaf)}
+    with peer(leaf) as url:
+        found = invoke(
+            upstream=url, data=data, **{f"UPSTREAM__{setting}": given.get(setting, value)}
+        )
+    assert found.exit_code == 0, found.stdout
+    assert f"VB365's certificate: {message}" in found.stdout
 
 
 @pytest.mark.parametrize(
