@@ -40,8 +40,8 @@ class Connections:
 
     @contextmanager
     def waiting(self, request: web.Request) -> Iterator[None]:
-        """Let the connection be closed, and the task be cancelled, while the request waits for what
-        any number of other requests get too.
+        """Allow that the connection is closed and the task cancelled, while the request waits for a
+        result that other requests wait for too.
         """
         connection, task = request.protocol, asyncio.current_task()
         if task is None or connection not in self._served:

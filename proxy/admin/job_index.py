@@ -142,15 +142,15 @@ class JobIndex:
                 return
             self._entries[id] = entry = self._entry(job)
             self._phases[job.phase] += 1
-            self._heed(job, entry)
+            self._note_attention(job, entry)
             self._newest = None
         if known is not None:
             self._phases[known.phase] -= 1
         for watcher in self._watchers:
             watcher.put(id)
 
-    def _heed(self, job: Job, entry: Entry) -> None:
-        """Note whether the job is one that an operator looks for."""
+    def _note_attention(self, job: Job, entry: Entry) -> None:
+        """Note whether the job has failed, or has a file that nobody has fetched."""
         if job.status is Status.FAILED:
             self._failed[job.id] = job.updated if job.ended is None else job.ended
         if job.result is ResultState.AVAILABLE and entry.fetched is False:

@@ -68,7 +68,7 @@ class UnacceptedCallers(Problem):
     """The share of the queue for callers that VB365 never accepted is taken."""
 
 
-def _of(owners: Sequence[str], jobs: Sequence[Sequence[str]]) -> int:
+def _count_of(owners: Sequence[str], jobs: Sequence[Sequence[str]]) -> int:
     """How many of the jobs are the caller's. They are given by their owners."""
     return sum(not set(owners).isdisjoint(others) for others in jobs)
 
@@ -156,7 +156,7 @@ class Admission:
         """Raise `Problem` unless one more job fits into the space as it was measured last."""
         counts, unstored = await self._make_space(owners)
         use = await self._queue.use(owners)
-        self._check_quota(counts.live + _of(owners, unstored), use.held_by_caller)
+        self._check_quota(counts.live + _count_of(owners, unstored), use.held_by_caller)
         self._check_queue(use)
         self._check_records(owners, counts, unstored)
         if (shortage := self._space.shortage()) is not None:
@@ -282,7 +282,9 @@ class Admission:
         self, owners: Sequence[str], counts: Counts, unstored: Sequence[Sequence[str]]
     ) -> tuple[int, int]:
         """By how many one more record would exceed the limits, of the caller and of all callers."""
-        mine = counts.records + _of(owners, unstored) + 1 - self._limits.max_records_per_caller
+        mine = (
+            counts.records + _count_of(owners, unstored) + 1 - self._limits.max_records_per_caller
+        )
         return mine, counts.total + len(unstored) + 1 - self._limits.max_records
 
     async def _remove(self, job: Job) -> None:

@@ -95,7 +95,7 @@ def mailbox(
     body = _pst_options(keyword, max_size)
     with exit_on_error(connection.progress):
         if (msg and not item) or (item and keyword is not None):
-            raise CommandError("--msg is for --item, and --keyword is not", code=2)
+            raise CommandError("--msg needs --item, and --keyword excludes it", code=2)
 
     async def request(vb365: VB365, session: str, found: Entry) -> Target:
         path, query = _below(MAILBOX, found), {}

@@ -230,7 +230,10 @@ def test_items_are_looked_for_in_the_folder_or_channel(alice: Stack, here: Path)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (("mailbox", "bob", "--msg"), "--msg is for --item, and --keyword is not"),
+        (
+            ("mailbox", "bob", "--msg"),
+            "--msg needs --item, and --keyword excludes it",
+        ),
         (("site", "x", "--library", "y", "--item", "z"), "--library is not for --folder or"),
         (("team", "x", "--posts", "--msg"), "--msg is for --posts and --item"),
         (("team", "x", "--item", "z", "--msg"), "--msg is for --posts and --item"),
