@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from proxy.admin.connections import Connections
 from proxy.admin.guard import TokenGuard, is_served
 from proxy.admin.listener import Admin
 from proxy.admin.readiness import Readiness
@@ -107,7 +108,7 @@ async def test_concurrent_probes_share_one_upstream_request_and_one_write() -> N
     parts = Parts()
     readiness = parts.readiness()
     probes = [asyncio.create_task(readiness()) for _ in range(100)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: len(parts.checked) == 3)
     probes[0].cancel()
     parts.gate.set()
     responses = await asyncio.gather(*probes[1:])
@@ -382,16 +383,22 @@ async def test_a_connection_without_a_request_is_closed_in_time(
     dripping.cancel()
 
 
-async def admin_peer(stage: Any, request: bytes, *, buffer: int = 1 << 16) -> Peer:
-    """A client of the admin listener that has sent this, and has room for `buffer` bytes."""
-    peer = await Peer.to(stage.running.admin_url, limit=buffer)
-    await peer.send(request)
-    return peer
-
-
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 FORM = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
 SCRIPT = b"GET /static/vendor/uPlot.esm.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def accepted(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Protocol]:
+    """The connections of admin listeners, in the order in which they were accepted."""
+    found: list[asyncio.Protocol] = []
+    accept = Connections.accept
+
+    def noted(self: Connections, server: web.Server) -> asyncio.Protocol:
+        found.append(accept(self, server))
+        return found[-1]
+
+    monkeypatch.setattr(Connections, "accept", noted)
+    return found
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / H", HEALTH, FORM, SCRIPT * 100])
@@ -402,11 +409,20 @@ async def test_connections_that_wait_for_their_client_make_room_for_others(
     not keep the health checks away.
     """
     monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
+    connections: list[Any] = accepted(monkeypatch)
     stage = await make_stage(ADMIN__TOKEN=TOKEN)
-    peers = [await admin_peer(stage, start, buffer=1024) for _ in range(3)]
-    await asyncio.sleep(0.1)  # the responses fill the buffers of the system
+    url = stage.running.admin_url
+    peers = [await Peer.to(url, limit=1024, receive_buffer=1024) for _ in range(3)]
+    await eventually(lambda: sum(each.transport is not None for each in connections) == 3)
+    for peer in peers:
+        await peer.send(start)
+    if start == HEALTH:
+        assert [(await peer.message()).status for peer in peers] == [200] * 3
+    if start.startswith(SCRIPT):  # more waits than the buffers of the clients can still take
+        waits = [each.transport.get_write_buffer_size for each in connections]
+        await eventually(lambda: min(size() for size in waits) > 16384)
     for _ in range(3):
-        assert (await ask(stage.running.admin_url, "GET", "/healthz")).status == 200
+        assert (await ask(url, "GET", "/healthz")).status == 200
     assert await peers[0].closed()
     for peer in peers:
         peer.abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -79,13 +80,24 @@ class Peer:
         self.writer = writer
 
     @classmethod
-    async def to(cls, url: str, *, limit: int = 1 << 21, tls: ssl.SSLContext | None = None) -> Peer:
-        """Connect to the host and port of `url`; with `tls` the server's name is localhost."""
+    async def to(
+        cls,
+        url: str,
+        *,
+        limit: int = 1 << 21,
+        tls: ssl.SSLContext | None = None,
+        receive_buffer: int = 0,
+    ) -> Peer:
+        """Connect to the host and port of `url`; with `tls` the server's name is localhost.
+
+        `limit` bounds what is read ahead; `receive_buffer` bounds what the system keeps for it.
+        """
         parts = urlsplit(url)
+        where: dict[str, Any] = {"host": parts.hostname, "port": parts.port}
+        if receive_buffer:
+            where = {"sock": await _connect(parts.hostname, parts.port, receive_buffer)}
         name = "localhost" if tls else None
-        opened = asyncio.open_connection(
-            parts.hostname, parts.port, limit=limit, ssl=tls, server_hostname=name
-        )
+        opened = asyncio.open_connection(**where, limit=limit, ssl=tls, server_hostname=name)
         return cls(*await asyncio.wait_for(opened, LIMIT))
 
     async def send(self, data: bytes) -> None:
@@ -99,6 +111,13 @@ class Peer:
 
     async def exactly(self, count: int) -> bytes:
         return await asyncio.wait_for(self.reader.readexactly(count), LIMIT)
+
+    async def some(self) -> bytes:
+        """Read what has come, at least a byte. Raises `EOFError` at the end."""
+        data = await asyncio.wait_for(self.reader.read(1 << 16), LIMIT)
+        if not data:
+            raise EOFError
+        return data
 
     async def rest(self) -> bytes:
         """Read everything up to a clean end. Raises `ConnectionError` if there is none."""
@@ -155,6 +174,20 @@ class Peer:
 
     def reset(self) -> None:
         reset(cast("asyncio.Transport", self.writer.transport))
+
+
+async def _connect(host: str | None, port: int | None, receive_buffer: int) -> socket.socket:
+    """A connected socket. Only before it connects does a small buffer bound the TCP window."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.setblocking(False)
+    try:
+        loop = asyncio.get_running_loop()
+        await asyncio.wait_for(loop.sock_connect(sock, (host, port)), LIMIT)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def request_bytes(method: str, target: str, fields: Given, body: bytes | None, host: str) -> bytes:
