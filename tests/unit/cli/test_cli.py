@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import socket
-import ssl
 import sys
 import tomllib
 import urllib.request
@@ -35,6 +34,7 @@ from proxy.cli.options import Sources
 from proxy.client import client_app
 from proxy.config import FLAGS, text
 from tests.support.commands import ANY_PORTS, PYTHON, ROOT, finished, listening, started
+from tests.support.tls_peers import der, server_side
 
 URL = "https://vb365.example.com:4443"
 
@@ -551,9 +551,8 @@ def test_demo_serve_keeps_everything_running_until_ctrl_c() -> None:
 def test_a_fingerprint_is_that_of_the_certificate() -> None:
     """On stdout alone, as openssl writes it; the rest is on stderr. A URL names a server too."""
     certificate = trustme.CA(organization_name="a\x1b[2J").issue_cert("127.0.0.1")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
-    der = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+    context = server_side(certificate)
+    digest = sha256(der(certificate.cert_chain_pems[0].bytes())).hexdigest()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -567,7 +566,7 @@ def test_a_fingerprint_is_that_of_the_certificate() -> None:
         port = listener.getsockname()[1]
         for address in (f"127.0.0.1:{port}", f"https://127.0.0.1:{port}/v8"):
             result = invoke("fingerprint", address)
-            assert result.stdout.replace(":", "").strip().lower() == sha256(der).hexdigest()
+            assert result.stdout.replace(":", "").strip().lower() == digest
             assert "Valid until: " in result.stderr
             assert "\x1b" not in result.stderr
         thread.join(10)

@@ -21,6 +21,7 @@ from yarl import URL
 from proxy.client import profiles
 from proxy.client.errors import CommandError
 from proxy.client.forward import forward_proxy
+from tests.support.tls_peers import der, server_side
 from tests.unit.client.conftest import commanded, serving
 from tests.unit.client.fake_proxy import ID, FakeProxy
 
@@ -147,10 +148,8 @@ def test_a_proxy_that_refuses_is_named(run: Any, fake: FakeProxy, slept: list[fl
 def pinned() -> tuple[ssl.SSLContext, str]:
     """A server's certificate of an unknown authority, and its fingerprint."""
     certificate = trustme.CA().issue_cert("127.0.0.1")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
-    der = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
-    return context, sha256(der).digest().hex(":").upper()
+    digest = sha256(der(certificate.cert_chain_pems[0].bytes())).digest()
+    return server_side(certificate), digest.hex(":").upper()
 
 
 def test_exactly_the_pinned_certificate_is_trusted(
