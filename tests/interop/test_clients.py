@@ -29,6 +29,7 @@ from veeam_365.client import VeeamClient
 
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
 from tests.support.local_proxy import local_proxy
+from tests.support.programs import ended
 
 ROOT = Path(__file__).parents[2]
 SIZE = 3_000_000
@@ -93,22 +94,8 @@ async def explored(url: str) -> Scene:
 
 async def run(program: list[str], scene: Scene, place: Path, *, code: int = 0) -> str:
     """The program's stdout; it must end with `code` within a minute."""
-    process = await asyncio.create_subprocess_exec(
-        *program,
-        cwd=place,
-        env=scene.environment(place),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-    except TimeoutError:
-        process.kill()
-        await process.communicate()
-        raise
-    assert process.returncode == code, err.decode()
-    return out.decode()
+    environment = scene.environment(place)
+    return (await ended(*program, limit=60, code=code, cwd=place, env=environment)).stdout
 
 
 def assert_is_the_export(file: bytes) -> None:

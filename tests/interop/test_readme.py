@@ -6,6 +6,7 @@ import asyncio
 import base64
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ import pytest
 from proxy.cli.trial import DEMO_PORT
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
 from tests.support.local_proxy import local_proxy
+from tests.support.programs import ended
 
 README = Path(__file__).parents[2] / "README.md"
 SIZE = 64 << 20  # that of the demo and of the transcript
+#: The block that polls once.
+POLL = 2
 #: Where `demo` listens.
 URL_LINE = f"URL=http://127.0.0.1:{DEMO_PORT}\n"
 
@@ -45,24 +49,21 @@ def masked(text: str) -> str:
 
 
 async def shown(commands: list[str], place: Path) -> list[str]:
-    """Run the blocks in one shell and return the stdout of each; all must succeed."""
-    ended = "---8<---"
-    script = "".join(f"{command}echo '{ended}'\n" for command in commands)
-    shell = await asyncio.create_subprocess_exec(
-        *("bash", "-e", "-u", "-o", "pipefail", "-c", script),
-        cwd=place,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(shell.communicate(), 90)
-    except TimeoutError:
-        shell.kill()
-        await shell.communicate()
-        raise
-    assert shell.returncode == 0, (out.decode(), err.decode())
-    return [part.removeprefix("\n") for part in out.decode().split(f"{ended}\n")[:-1]]
+    """Run the blocks in one shell and return the stdout of each; all must succeed. After each block
+    there is a file with its number in `place`.
+    """
+    mark = "---8<---"
+    blocks = (f"{text}echo '{mark}'\ntouch {number}\n" for number, text in enumerate(commands))
+    script = "".join(blocks)
+    done = await ended("bash", "-e", "-u", "-o", "pipefail", "-c", script, cwd=place)
+    return [part.removeprefix("\n") for part in done.stdout.split(f"{mark}\n")[:-1]]
+
+
+async def _release(simulator: Simulator, polled: Callable[[], bool]) -> None:
+    """Let VB365 generate the file until the first poll has its response."""
+    while not polled():  # noqa: ASYNC110  # the shell makes a file
+        await asyncio.sleep(0.01)
+    simulator.release()
 
 
 @pytest.mark.skipif(
@@ -70,15 +71,19 @@ async def shown(commands: list[str], place: Path) -> list[str]:
 )
 async def test_the_transcript_is_true(tmp_path: Path) -> None:
     """Except for ids, numbers and dates, the output is the same."""
-    simulator = Simulator(SimulatorSettings(size=SIZE, generate=4.0, rate=10 << 20))
+    simulator = Simulator(SimulatorSettings(size=SIZE))
     await simulator.start()
+    simulator.fault(path="exportToPst", method="POST", hold=True)
+    releasing = asyncio.create_task(_release(simulator, (tmp_path / str(POLL)).exists))
     try:
         async with local_proxy(simulator.url, tmp_path / "data", EXPORTS__GRACE="250ms") as proxy:
             steps = transcript()
             assert steps[0][0].startswith(URL_LINE)
+            assert "phase" in steps[POLL][0]
             first = steps[0][0].replace(URL_LINE, f"URL={proxy.url}\n")
             written = await shown([first, *(commands for commands, _ in steps[1:])], tmp_path)
     finally:
+        releasing.cancel()
         await simulator.stop()
     assert [masked(text) for text in written] == [masked(text) for _, text in steps]
     assert len(steps) == 5

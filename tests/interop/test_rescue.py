@@ -24,6 +24,7 @@ from proxy import app
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.interop.balancers.balancer import THROUGH, nginx, program, reserved, running
 from tests.support.local_proxy import settings_of
+from tests.support.programs import ended
 from tests.support.wire import ask
 
 #: Seconds: what VB365 takes for the export, when nginx gives up, and when a client does.
@@ -134,17 +135,6 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         await simulator.stop()
 
 
-async def run(*command: str) -> str:
-    """Run a client to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    async with asyncio.timeout(60):
-        output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    return output.decode()
-
-
 @pytest.mark.parametrize("behind", ["nginx", "nothing"])
 async def test_14_curl_with_retries_gets_the_file(
     scene: Scene, tmp_path: Path, behind: str
@@ -152,7 +142,7 @@ async def test_14_curl_with_retries_gets_the_file(
     """§14: VB365 sees one POST, whoever gives up first."""
     base = scene.nginx if behind == "nginx" else scene.proxy
     file = tmp_path / "file"
-    await run(
+    await ended(
         *("curl", "-sS", "-f", "--retry", "60", "--retry-all-errors", "--retry-delay", "1"),
         *(["--max-time", str(TIMEOUT)] if behind == "nothing" else []),
         *("-X", "POST", "-d", "{}", "-H", f"Authorization: {scene.token}"),
@@ -169,7 +159,7 @@ async def test_14_requests_with_urllib3_retries_gets_the_file(
     timeout = 30 if behind == "nginx" else TIMEOUT
     file = tmp_path / "file"
     url = base + scene.path
-    await run(sys.executable, "-c", REQUESTS, url, scene.token, str(file), str(timeout))
+    await ended(sys.executable, "-c", REQUESTS, url, scene.token, str(file), str(timeout))
     scene.check(file)
 
 
@@ -181,7 +171,7 @@ async def test_14_php_with_retries_as_guzzle_makes_them_gets_the_file(
     script, file = tmp_path / "export.php", tmp_path / "file"
     script.write_text(PHP)
     url = scene.proxy + scene.path
-    await run("php", str(script), url, scene.token, str(file), str(TIMEOUT))
+    await ended("php", str(script), url, scene.token, str(file), str(TIMEOUT))
     scene.check(file)
 
 
@@ -199,7 +189,7 @@ async def test_14_aria2_gets_the_file_of_a_rescued_export_over_several_connectio
     [job] = (await ask(scene.proxy, "GET", "/v8/_async/exports", fields)).json()["results"]
     url, file = f"/v8/_async/exports/{job['id']}", tmp_path / "file"
     await ask(scene.proxy, "GET", url, fields | {"Prefer": "wait=30"})  # it is being committed
-    await run(
+    await ended(
         *("aria2c", "--quiet", "--no-conf", "--split=3", "--max-connection-per-server=3"),
         *("--min-split-size=1M", f"--header=Authorization: {scene.token}"),
         *(f"--dir={tmp_path}", f"--out={file.name}", f"{scene.proxy}{url}/result"),
@@ -220,7 +210,7 @@ async def test_14_curl_gets_the_rest_of_a_download_with_a_range(
     await scene.simulator.until(lambda: len(scene.simulator.generations) > 0)
     left.kill()
     await left.wait()
-    await run(*post, "-H", "Range: bytes=1000000-", "-o", str(file))
+    await ended(*post, "-H", "Range: bytes=1000000-", "-o", str(file))
     first = bytes(scene.simulator.content(scene.path).read(0, 1_000_000))
     file.write_bytes(first + file.read_bytes())
     scene.check(file)

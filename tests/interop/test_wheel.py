@@ -4,7 +4,6 @@ commands that the documents show.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from proxy import app
 from proxy.simulator import Kind, Simulator, SimulatorSettings, expected_sha256
 from tests.support.local_proxy import settings_of
+from tests.support.programs import ended
 
 ROOT = Path(__file__).parents[2]
 SIZE = 3_000_000
@@ -74,22 +74,14 @@ async def test_two_commands_of_an_installed_wheel_export_a_mailbox(
         "python -c 'import proxy; print(proxy.__file__)'"
     )
     try:
-        shell = await asyncio.create_subprocess_exec(
-            *("bash", "-e", "-u", "-c", script),
-            cwd=tmp_path,
-            env=environment | {"PROXY": proxy.url},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(shell.communicate(), 60)
+        environment["PROXY"] = proxy.url
+        done = await ended("bash", "-e", "-u", "-c", script, cwd=tmp_path, env=environment)
     finally:
         await proxy.stop()
         await simulator.stop()
-    assert shell.returncode == 0, err.decode()
-    name, code = out.decode().splitlines()
+    name, code = done.stdout.splitlines()
     assert Path(code).is_relative_to(installed)
     digest = sha256((tmp_path / name).read_bytes()).hexdigest()
     assert digest == expected_sha256(SIZE, Kind.PST)
-    assert b"SHA-256 verified" in err
-    assert b"The restore session is stopped." in err
+    assert "SHA-256 verified" in done.stderr
+    assert "The restore session is stopped." in done.stderr

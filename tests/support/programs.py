@@ -1,28 +1,38 @@
-"""Programs that are installed beside Python."""
+"""Other programs, each run to its end. `support.commands` runs those of the proxy in tests that are
+not async.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 
-async def run(program: str, *line: str, **given: Any) -> str:
-    """The output of a program of the environment, which must succeed within 100 seconds."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / program,
-        *line,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        **given,
-    )
+async def ended(
+    *command: str | Path, limit: float = 100, code: int | None = 0, **options: Any
+) -> CompletedProcess[str]:
+    """The result of a command that must end within `limit` seconds, otherwise it is killed, and
+    with this exit code, if not None.
+    """
+    streams = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE} | options
+    process = await asyncio.create_subprocess_exec(*command, **streams)
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), 100)
-    except TimeoutError:
+        output, errors = await asyncio.wait_for(process.communicate(), limit)
+    except BaseException:
         process.kill()
         await process.communicate()
         raise
-    assert process.returncode == 0, output.decode()
-    return output.decode()
+    assert process.returncode is not None
+    done = CompletedProcess(command, process.returncode, output.decode(), (errors or b"").decode())
+    assert code in (None, done.returncode), f"exit code {done.returncode}: {done}"
+    return done
+
+
+async def run(program: str, *line: str, **options: Any) -> str:
+    """All output of a program that is installed beside Python, which must succeed."""
+    path = Path(sys.executable).parent / program
+    return (await ended(path, *line, stderr=STDOUT, **options)).stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 
@@ -10,26 +9,20 @@ from standardwebhooks import Webhook
 
 from proxy.core.outbox import endpoint_key
 from tests.support.process import ROOT
+from tests.support.programs import ended
 from tests.support.receiver import SECRET, receiving
 
 
-async def run(urls: str, *, secret: str = SECRET) -> tuple[int | None, str, str]:
+async def run(urls: str, *, secret: str = SECRET) -> tuple[int, str, str]:
     """Exit code, output and errors of the command."""
     settings = {
         "VB365_PROXY_UPSTREAM__URL": "http://127.0.0.1:1",
         "VB365_PROXY_WEBHOOKS__URLS": urls,
         "VB365_PROXY_WEBHOOKS__SECRETS": secret,
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "webhooks", "test"),
-        env=os.environ | settings,
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        output, errors = await process.communicate()
-    return process.returncode, output.decode(), errors.decode()
+    command = (sys.executable, "-m", "proxy", "webhooks", "test")
+    done = await ended(*command, code=None, env=os.environ | settings, cwd=ROOT)
+    return done.returncode, done.stdout, done.stderr
 
 
 async def test_17_a_signed_ping_reaches_every_receiver() -> None:
