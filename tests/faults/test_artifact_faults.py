@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from proxy.ports import LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.ports import LengthMismatch, Partial, PartialLost, StorageFull, StoreUnavailable
 from proxy.stores import durable
 from proxy.stores.file_artifacts import files as artifact_files
 from proxy.stores.file_artifacts import spool
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.test_store_faults import MIB, largest_file, new_id, note, pour
+from tests.faults.test_store_faults import MIB, largest_file, pour
+from tests.support.artifacts import begun, blocked_read, committed, new_id, note
 from tests.support.wire import eventually
 
 
@@ -109,19 +110,25 @@ BREAKS: dict[str, Break] = {
 }
 
 
+async def broken_commit(
+    store: FileArtifacts, monkeypatch: pytest.MonkeyPatch, name: str
+) -> tuple[str, Partial]:
+    """A job, and its partial file whose commit has failed."""
+    job, partial = await begun(store)
+    BREAKS[name](monkeypatch)
+    with pytest.raises(StorageFull if "no space" in name else StoreUnavailable):
+        await partial.commit(5, note)
+    monkeypatch.undo()
+    return job, partial
+
+
 @pytest.mark.parametrize("then", ["discard", "keep"])
 @pytest.mark.parametrize("name", BREAKS)
 async def test_a_commit_that_fails_anywhere_leaves_the_file_uncommitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, then: str
 ) -> None:
     store = await FileArtifacts.at(tmp_path)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(b"12345")
-    BREAKS[name](monkeypatch)
-    with pytest.raises(StorageFull if "no space" in name else StoreUnavailable):
-        await partial.commit(5, note)
-    monkeypatch.undo()
+    job, partial = await broken_commit(store, monkeypatch, name)
     assert await store.get(job) is None
     assert await store.open(job) is None
     if then == "discard":
@@ -282,11 +289,8 @@ async def test_after_a_failed_early_sync_the_commit_reads_the_file_again(
     await store.close()
 
 
-async def committed(store: FileArtifacts, content: bytes) -> tuple[str, Path]:
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(content)
-    await partial.commit(len(content), note)
+async def committed_file(store: FileArtifacts, content: bytes) -> tuple[str, Path]:
+    job = await committed(store, content)
     return job, store._places(job).file
 
 
@@ -312,7 +316,7 @@ async def test_a_file_that_does_not_match_its_sidecar_is_no_artifact(
 ) -> None:
     """§6: a short file is never served; the clean-up still finds it."""
     store = await FileArtifacts.at(tmp_path)
-    job, file = await committed(store, b"12345")
+    job, file = await committed_file(store, b"12345")
     await asyncio.to_thread(TAMPER[name], file)
     assert await store.get(job) is None
     assert await store.record_copy(job) is None
@@ -328,7 +332,7 @@ async def test_a_file_that_does_not_match_its_sidecar_is_no_artifact(
 async def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     """§12: a short read is never taken for the end."""
     store = await FileArtifacts.at(tmp_path)
-    job, file = await committed(store, b"x" * (3 * MIB))
+    job, file = await committed_file(store, b"x" * (3 * MIB))
     reader = await store.open(job)
     assert reader is not None
     assert os.fstat(reader._descriptor).st_size == 3 * MIB
@@ -347,25 +351,18 @@ async def test_a_reader_closed_during_a_read_returns_no_other_file(
 ) -> None:
     """§9: the number of a closed descriptor may belong to another caller's file a moment later."""
     store = await FileArtifacts.at(tmp_path)
-    job, _ = await committed(store, b"x" * MIB)
-    gate, read = threading.Event(), artifact_files.read_at
-    monkeypatch.setattr(artifact_files, "read_cached", lambda *args: b"")
-    monkeypatch.setattr(artifact_files, "read_at", lambda *args: gate.wait(30) and read(*args))
-    reader = await store.open(job)
-    assert reader is not None
-    descriptor = reader._descriptor
-    reading = asyncio.ensure_future(anext(reader.chunks(0, MIB)))
-    await asyncio.sleep(0)
-    reading.cancel()
-    closing = asyncio.create_task(reader.close())
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert not closing.done()
-    assert os.fstat(descriptor).st_size == MIB
-    gate.set()
-    async with asyncio.timeout(10):
-        await closing
-        await asyncio.wait([reading])
+    job = await committed(store, b"x" * MIB)
+    async with blocked_read(store, job, monkeypatch) as (reader, reading, gate):
+        descriptor = reader._descriptor
+        closing = asyncio.create_task(reader.close())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        assert os.fstat(descriptor).st_size == MIB
+        gate.set()
+        async with asyncio.timeout(10):
+            await closing
+            await asyncio.wait([reading])
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
     await store.close()
@@ -392,7 +389,7 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
     secret = tmp_path / "secret"
     secret.write_bytes(b"12345")
-    job, file = await committed(store, b"12345")
+    job, file = await committed_file(store, b"12345")
     for path in (file, file.with_suffix(".partial")):
         path.unlink(missing_ok=True)
         path.symlink_to(secret)
@@ -434,7 +431,7 @@ async def test_two_processes_share_a_volume(tmp_path: Path) -> None:
 
 async def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path / "data")
-    _, file = await committed(store, b"12345")
+    _, file = await committed_file(store, b"12345")
     modes = {path: path.stat().st_mode & 0o777 for path in (file, file.with_suffix(".json"))}
     assert set(modes.values()) == {0o600}
     assert {path.stat().st_mode & 0o777 for path in list(file.parents)[:3]} == {0o700}
@@ -444,9 +441,7 @@ async def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
 async def test_closing_the_store_keeps_partial_files(tmp_path: Path) -> None:
     """§15 SIGTERM: jobs stay resumable."""
     store = await FileArtifacts.at(tmp_path)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(b"12345")
+    job, _ = await begun(store)
     await store.close()
     store = await FileArtifacts.at(tmp_path)
     assert await store.used() == 5
@@ -467,7 +462,7 @@ async def test_a_second_commit_that_fails_never_shows_the_old_file_as_the_new(
 ) -> None:
     """The sidecar of one content is never beside another, even one of the same length."""
     store = await FileArtifacts.at(tmp_path)
-    job, _ = await committed(store, b"first")
+    job = await committed(store, b"first")
     partial = await store.create(job)
     await partial.write(b"later")
     replace = Path.replace
@@ -488,7 +483,7 @@ async def test_a_second_commit_that_fails_never_shows_the_old_file_as_the_new(
 
 async def test_cancelled_calls_leave_no_open_file(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
-    job, _ = await committed(store, b"12345")
+    job = await committed(store, b"12345")
     partial = await store.create(job)
     await partial.keep()
     before = await asyncio.to_thread(os.listdir, "/proc/self/fd")
@@ -526,13 +521,7 @@ async def test_a_commit_that_failed_anywhere_may_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     store = await FileArtifacts.at(tmp_path)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(b"12345")
-    BREAKS[name](monkeypatch)
-    with pytest.raises(StorageFull if "no space" in name else StoreUnavailable):
-        await partial.commit(5, note)
-    monkeypatch.undo()
+    job, partial = await broken_commit(store, monkeypatch, name)
     artifact = await partial.commit(5, note)
     assert await store.get(job) == artifact
     assert await store.record_copy(job) == note(artifact)
@@ -545,9 +534,7 @@ async def test_a_rename_that_could_not_be_undone_is_undone_by_the_next_commit(
 ) -> None:
     """-"""
     store = await FileArtifacts.at(tmp_path)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(b"12345")
+    job, partial = await begun(store)
     rename = Path.replace
 
     def rename_forwards(path: Path, target: Path) -> Path:

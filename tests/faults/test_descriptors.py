@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,22 +15,14 @@ from proxy.core.job import Status
 from proxy.stores import durable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.durable import sync_directory
-from proxy.stores.file_artifacts import files as artifact_files
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.test_store_faults import MIB, new_id, note
+from tests.faults.test_store_faults import MIB
+from tests.support.artifacts import blocked_read, committed, new_id
 from tests.support.harness import new_world
 
 
 async def open_files() -> int:
     return len(await asyncio.to_thread(os.listdir, "/proc/self/fd"))
-
-
-async def stored(store: FileArtifacts, content: bytes = b"x" * MIB) -> str:
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(content)
-    await partial.commit(len(content), note)
-    return job
 
 
 async def test_a_reader_cancelled_while_it_closes_closes_its_descriptor(
@@ -41,24 +32,17 @@ async def test_a_reader_cancelled_while_it_closes_closes_its_descriptor(
     still reads.
     """
     store = await FileArtifacts.at(tmp_path)
-    job = await stored(store)
-    gate, read = threading.Event(), artifact_files.read_at
-    monkeypatch.setattr(artifact_files, "read_cached", lambda *args: b"")
-    monkeypatch.setattr(artifact_files, "read_at", lambda *args: gate.wait(30) and read(*args))
-    reader = await store.open(job)
-    assert reader is not None
-    descriptor = reader._descriptor
-    reading = asyncio.ensure_future(anext(reader.chunks(0, MIB)))
-    await asyncio.sleep(0)
-    reading.cancel()
-    closing = asyncio.create_task(reader.close())
-    for _ in range(3):
-        await asyncio.sleep(0)
-        closing.cancel()
-    again = asyncio.create_task(reader.close())
-    gate.set()
-    async with asyncio.timeout(10):
-        await asyncio.wait([reading, closing, again])
+    job = await committed(store, b"x" * MIB)
+    async with blocked_read(store, job, monkeypatch) as (reader, reading, gate):
+        descriptor = reader._descriptor
+        closing = asyncio.create_task(reader.close())
+        for _ in range(3):
+            await asyncio.sleep(0)
+            closing.cancel()
+        again = asyncio.create_task(reader.close())
+        gate.set()
+        async with asyncio.timeout(10):
+            await asyncio.wait([reading, closing, again])
     assert closing.cancelled()
     assert again.exception() is None
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -68,7 +52,7 @@ async def test_a_reader_cancelled_while_it_closes_closes_its_descriptor(
 
 async def test_downloads_aborted_at_any_moment_leave_no_open_file(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
-    job = await stored(store)
+    job = await committed(store, b"x" * MIB)
     before = await open_files()
 
     async def download() -> None:
@@ -155,7 +139,7 @@ async def test_files_are_committed_on_a_file_system_that_cannot_sync_directories
 
     monkeypatch.setattr(os, "fsync", refuse_directories)
     store = await FileArtifacts.at(tmp_path)
-    job = await stored(store, b"12345")
+    job = await committed(store)
     assert await store.get(job) is not None
     await store.close()
 

@@ -12,11 +12,10 @@ import pytest
 
 from proxy.logs import rotated_file
 from proxy.logs.rotated_file import RotatedFile
-from proxy.ports import StoreUnavailable
+from proxy.ports import Partial, StoreUnavailable
 from proxy.stores.file_artifacts import spool, tail
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.test_artifact_faults import committed
-from tests.faults.test_store_faults import new_id, note
+from tests.support.artifacts import begun, committed, note
 from tests.support.windows import refusing
 
 pytestmark = pytest.mark.usefixtures("_windows")
@@ -36,12 +35,19 @@ def partial_file(directory: Path) -> Path:
     return path
 
 
+async def on_disk(store: FileArtifacts) -> tuple[str, Partial]:
+    """A job, and its partial file with five bytes on disk."""
+    job, partial = await begun(store)
+    await partial.read(0, 5)  # writes them
+    return job, partial
+
+
 async def test_a_file_that_is_removed_while_it_is_read_is_removed_afterwards(
     tmp_path: Path,
 ) -> None:
     """Nobody else can open it, and the reader reads it to its end."""
     store = await FileArtifacts.at(tmp_path)
-    job, _ = await committed(store, b"12345")
+    job = await committed(store)
     reader = await store.open(job)
     assert reader is not None
     for _ in range(2):
@@ -61,10 +67,7 @@ async def test_a_file_that_is_removed_while_it_is_read_is_removed_afterwards(
 
 async def test_a_file_is_committed_while_it_is_followed(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(b"12345")
-    await partial.read(0, 5)  # it is on disk
+    job, partial = await on_disk(store)
     follower = store.tail(job)
     assert follower is not None
     assert await follower.read(0) == b"12345"
@@ -79,12 +82,8 @@ async def test_a_file_is_committed_while_it_is_followed(tmp_path: Path) -> None:
 
 async def test_a_partial_file_that_a_scanner_has_open_is_discarded(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(b"12345")
-    await partial.read(0, 5)
-    path = partial_file(tmp_path)
-    with path.open("rb"):  # a small file
+    job, partial = await on_disk(store)
+    with partial_file(tmp_path).open("rb"):  # a small file
         await partial.discard()
         assert await store.ids() == {job}
     await store.remove(job)
@@ -94,12 +93,8 @@ async def test_a_partial_file_that_a_scanner_has_open_is_discarded(tmp_path: Pat
 
 async def test_a_commit_that_a_scanner_delays_may_be_repeated(tmp_path: Path) -> None:
     store = await FileArtifacts.at(tmp_path)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(b"12345")
-    await partial.read(0, 5)
-    path = partial_file(tmp_path)
-    with path.open("rb"):  # a small file
+    job, partial = await on_disk(store)
+    with partial_file(tmp_path).open("rb"):  # a small file
         with pytest.raises(StoreUnavailable):
             await partial.commit(5, note)
         assert await store.get(job) is None

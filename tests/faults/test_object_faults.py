@@ -30,10 +30,10 @@ from proxy.stores.object_artifacts.layout import Place
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.faults.object_child import PATTERN
+from tests.support.artifacts import new_id, note
 from tests.support.log_lines import check_documented, logged
 from tests.support.object_relay import Cut, relay
 from tests.support.process import ROOT
-from tests.unit.stores.test_artifacts import new_id, note
 
 T = TypeVar("T")
 CONTENT = os.urandom(3 << 20) + b"end"

@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from proxy.core.events import Failed
 from proxy.core.job import ErrorCode, JobError
 from proxy.core.transitions import advance
-from proxy.ports import Artifact, StorageFull, StoreUnavailable
+from proxy.ports import StorageFull, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.store import FileArtifacts
+from tests.support.artifacts import new_id, note
 from tests.support.fakes import new_job
 from tests.support.log_lines import check_documented, logged
 
@@ -44,17 +44,9 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def note(artifact: Artifact) -> bytes:
-    return b"memo"
-
-
 async def pour(partial: FilePartial, mebibytes: int) -> None:
     for _ in range(mebibytes):
         await partial.write(b"x" * MIB)
-
-
-def new_id() -> str:
-    return str(uuid4())
 
 
 async def on_thread(store: DiskJobs, statement: str) -> None:

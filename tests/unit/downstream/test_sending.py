@@ -26,7 +26,7 @@ from proxy.ports.sending import IMPOSSIBLE, FileSink, FileSource, Turn
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.reader import FileReader
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.test_store_faults import new_id, note
+from tests.support.artifacts import new_id, note
 from tests.support.proxies import Proxy, through
 from tests.support.tls_peers import server_side
 from tests.support.wire import LIMIT, Peer, eventually

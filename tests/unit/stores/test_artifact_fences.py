@@ -11,8 +11,9 @@ from itertools import product
 import pytest
 
 from proxy.ports import Artifact, ArtifactStore, Partial, PartialLost, StoreUnavailable
+from tests.support.artifacts import new_id, note
 from tests.unit.stores.conftest import OpenArtifacts
-from tests.unit.stores.test_artifacts import CONTENT, assert_nothing, new_id, note, repeated
+from tests.unit.stores.test_artifacts import CONTENT, assert_nothing, repeated
 
 HALF = len(CONTENT) // 2
 #: What the writer that lost its claim may do at any moment.

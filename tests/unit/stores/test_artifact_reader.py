@@ -13,7 +13,7 @@ import pytest
 from proxy.stores.file_artifacts import files, reader
 from proxy.stores.file_artifacts.reader import FileReader
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.test_store_faults import new_id, note
+from tests.support.artifacts import committed
 
 CONTENT = os.urandom(3 << 20) + b"end"
 SMALL, LARGE = 16 << 10, 256 << 10
@@ -28,11 +28,7 @@ async def store(tmp_path: Path) -> AsyncIterator[FileArtifacts]:
 
 @pytest.fixture
 async def file(store: FileArtifacts) -> AsyncIterator[FileReader]:
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(CONTENT)
-    await partial.commit(len(CONTENT), note)
-    found = await store.open(job)
+    found = await store.open(await committed(store, CONTENT))
     assert found is not None
     yield found
     await found.close()

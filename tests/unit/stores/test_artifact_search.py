@@ -6,7 +6,7 @@ from pathlib import Path
 
 from proxy.ports import Searchable
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.faults.test_store_faults import new_id, note
+from tests.support.artifacts import new_id, note
 
 
 async def test_missing_artifacts_are_those_that_get_does_not_find(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Entry, Places
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.unit.stores.test_artifacts import CONTENT, new_id, stored
+from tests.support.artifacts import new_id
+from tests.unit.stores.test_artifacts import CONTENT, stored
 
 
 async def test_a_survey_has_the_sizes_that_count_as_used_space(tmp_path: Path) -> None:

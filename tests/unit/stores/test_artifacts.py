@@ -9,7 +9,6 @@ import random
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import TypeVar
-from uuid import uuid4
 
 import pytest
 
@@ -21,18 +20,11 @@ from proxy.ports import (
     PartialLost,
     StoreUnavailable,
 )
+from tests.support.artifacts import new_id, note
 from tests.unit.stores.conftest import Fail
 
 T = TypeVar("T")
 CONTENT = os.urandom(3 << 20) + b"!BDN"
-
-
-def new_id() -> str:
-    return str(uuid4())
-
-
-def note(artifact: Artifact) -> bytes:
-    return f"{artifact.id} {artifact.size} {artifact.sha256.hex()}".encode()
 
 
 async def stored(artifacts: ArtifactStore, id: str, content: bytes = CONTENT) -> Artifact:
@@ -466,18 +458,16 @@ HOSTILE += [_FIXED + tail for tail in ("/", "/..", "\n", ".file", "\x00")] + [
 ]
 
 
+def calls_of(artifacts: ArtifactStore) -> tuple[Callable[[str], Awaitable[object]], ...]:
+    """The methods that take the id of a job."""
+    reads = (artifacts.get, artifacts.record_copy, artifacts.open)
+    return (artifacts.create, artifacts.resume, *reads, artifacts.remove)
+
+
 @pytest.mark.parametrize("id", HOSTILE)
 async def test_only_a_uuid_is_an_id(artifacts: ArtifactStore, id: str) -> None:
     """No text from outside becomes part of a path."""
-    calls = (
-        artifacts.create,
-        artifacts.resume,
-        artifacts.get,
-        artifacts.record_copy,
-        artifacts.open,
-        artifacts.remove,
-    )
-    for call in calls:
+    for call in calls_of(artifacts):
         with pytest.raises(ValueError):
             await call(id)
     assert await artifacts.ids() == set()
@@ -487,15 +477,7 @@ async def test_a_closed_store_is_unavailable(artifacts: ArtifactStore) -> None:
     job = new_id()
     await stored(artifacts, job)
     await artifacts.close()
-    calls = (
-        artifacts.create,
-        artifacts.resume,
-        artifacts.get,
-        artifacts.record_copy,
-        artifacts.open,
-        artifacts.remove,
-    )
-    for call in calls:
+    for call in calls_of(artifacts):
         with pytest.raises(StoreUnavailable):
             await call(job)
     for ask in (artifacts.ids, artifacts.free, artifacts.used):

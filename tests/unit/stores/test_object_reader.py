@@ -13,7 +13,7 @@ from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.reader import ObjectReader
 from proxy.stores.object_artifacts.store import ObjectArtifacts
-from tests.unit.stores.test_artifacts import new_id, note
+from tests.support.artifacts import committed, new_id
 
 CONTENT = os.urandom(7 << 20) + b"end"
 KIB, MIB = 1 << 10, 1 << 20
@@ -31,11 +31,7 @@ async def file(
     store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ObjectReader]:
     monkeypatch.setattr(partial_, "SEGMENT", 3 * MIB)
-    job = new_id()
-    partial = await store.create(job)
-    await partial.write(CONTENT)
-    await partial.commit(len(CONTENT), note)
-    found = await store.open(job)
+    found = await store.open(await committed(store, CONTENT))
     assert found is not None
     yield found
     await found.close()

@@ -13,7 +13,7 @@ from proxy.stores.object_artifacts import partial, sharing
 from proxy.stores.object_artifacts.layout import Place
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.store import ObjectArtifacts
-from tests.unit.stores.test_artifacts import new_id, note
+from tests.support.artifacts import new_id, note
 
 CONTENT = os.urandom(3 << 20)
 Open = Callable[[], Awaitable[ObjectArtifacts]]

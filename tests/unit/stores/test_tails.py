@@ -6,23 +6,15 @@ import asyncio
 import os
 import random
 from typing import cast
-from uuid import uuid4
 
 import pytest
 
-from proxy.ports import Artifact, ArtifactStore, Followable, Partial, PartialLost, Tail
+from proxy.ports import ArtifactStore, Followable, Partial, PartialLost, Tail
+from tests.support.artifacts import new_id, note
 
 CONTENT = os.urandom(5 << 20) + b"!BDN"
 #: CONTRACT §14: bytes of memory of a follower.
 MEMORY = 256 << 10
-
-
-def note(artifact: Artifact) -> bytes:
-    return b"note"
-
-
-def new_id() -> str:
-    return str(uuid4())
 
 
 def tail_of(artifacts: ArtifactStore, job: str, fence: int = 0) -> Tail:

@@ -12,7 +12,8 @@ import pytest
 from proxy.ports import StorageFull
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file
-from tests.unit.stores.test_artifacts import CONTENT, new_id, note
+from tests.support.artifacts import new_id, note
+from tests.unit.stores.test_artifacts import CONTENT
 
 
 @pytest.fixture
