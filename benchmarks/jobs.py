@@ -49,7 +49,7 @@ def latency(servers: Servers, sizes: Sizes) -> list[Row]:
     """Measure small requests over https upstream while exports are stored one after the other."""
     files = create_big_file(servers, sizes.large)
     rows = [_latency(servers, sizes, files, (TESTED_CORE,))]
-    if (cores := os.cpu_count() or 1) > 1:
+    if sizes.all_cores and (cores := os.cpu_count() or 1) > 1:
         rows.append(_latency(servers, sizes, files, tuple(range(cores))))
     return rows
 

@@ -24,7 +24,7 @@ def rescue(servers: Servers, sizes: Sizes) -> list[Row]:
     """
     files = create_big_file(servers, _SIZE)
     rows = []
-    for tls in (False, True):
+    for tls in sizes.tls:
         with (
             servers.upstream(files, tls=tls) as upstream,
             servers.proxy(upstream.port, tls_upstream=tls, settings=_SETTINGS) as proxy,

@@ -20,6 +20,7 @@ class Sizes:
     `probes`: requests per latency measurement.
     `replicas`: the numbers of replicas to run.
     `modes`: how many TLS modes of `small` to run, in the order of its table.
+    `tls`: whether to use TLS, one run each. `all_cores`: measure on all cores too, not only on one.
     `connections`, `records`: the steps of the growth benchmarks.
     """
 
@@ -33,6 +34,8 @@ class Sizes:
     probes: int = 1_000
     replicas: tuple[int, ...] = (1, 4)
     modes: int = 3
+    tls: tuple[bool, ...] = (False, True)
+    all_cores: bool = True
     connections: tuple[int, ...] = (10, 1_000, 10_000)
     records: tuple[int, ...] = (100, 10_000, 100_000)
 
@@ -49,6 +52,8 @@ TINY = Sizes(
     probes=10,
     replicas=(1, 2),
     modes=1,
+    tls=(True,),
+    all_cores=False,
     connections=(10, 64),
     records=(20,),
 )

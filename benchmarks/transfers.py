@@ -50,7 +50,7 @@ def _cpu_note(cpu: dict[str, list[float]]) -> str:
 def through(servers: Servers, sizes: Sizes) -> list[Row]:
     """Measure the CPU time of a large download through the proxy, HAProxy and nginx."""
     rows, files = [], create_big_file(servers, sizes.large)
-    for tls in (False, True):
+    for tls in sizes.tls:
         with ExitStack() as stack:
             upstream = stack.enter_context(servers.upstream(files, tls=tls))
             programs = {
@@ -82,7 +82,7 @@ def _download(server: Program, path: str, size: int, tls: bool, **fields: str) -
 def artifact(servers: Servers, sizes: Sizes) -> list[Row]:
     """Measure the CPU time of serving a finished export, and of nginx serving the same file."""
     rows, files = [], create_big_file(servers, sizes.large)
-    for tls in (False, True):
+    for tls in sizes.tls:
         with ExitStack() as stack:
             upstream = stack.enter_context(servers.upstream(files, tls=False))
             proxy = stack.enter_context(servers.proxy(upstream.port, tls=tls))
@@ -105,8 +105,8 @@ def spool(servers: Servers, sizes: Sizes) -> list[Row]:
     same cores.
     """
     files = create_big_file(servers, sizes.stored)
-    rows = [_spool(servers, files, sizes, tls, _ONE_CORE) for tls in (False, True)]
-    if (os.cpu_count() or 1) > 1:
+    rows = [_spool(servers, files, sizes, tls, _ONE_CORE) for tls in sizes.tls]
+    if sizes.all_cores and len(_ALL_CORES) > 1:
         rows.append(_spool(servers, files, sizes, True, _ALL_CORES))
     return rows
 
