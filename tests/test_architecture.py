@@ -183,6 +183,7 @@ def test_every_package_has_a_layer_and_is_in_the_map() -> None:
     assert packages - set(re.findall(r"[a-z]+", proxy.__doc__)) == set()
 
 
+@pytest.mark.timeout(300)  # seconds of CPU time, on a machine that may be busy
 def test_each_file_can_be_imported_alone(tmp_path: Path) -> None:
     """With warnings as errors: no file needs what another has imported.
 

@@ -9,8 +9,9 @@ import pytest
 import trustme
 
 from tests.contract.conftest import MakeRescue
-from tests.support.exports import CONTENT, HEAD, LINES, Slow, post, raw_response, whole
-from tests.support.wire import Message, Peer
+from tests.support.exports import CONTENT, HEAD, Slow, post, raw_response, rest, whole
+from tests.support.tls_peers import write
+from tests.support.wire import Peer
 
 
 @pytest.mark.parametrize(
@@ -24,9 +25,7 @@ async def test_14_with_tls_a_file_counts_as_delivered_as_without(
     """
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
-    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    chain.write_bytes(b"".join(each.bytes() for each in certificate.cert_chain_pems))
-    key.write_bytes(certificate.private_key_pem.bytes())
+    chain, key = write(certificate, tmp_path)
     key.chmod(0o600)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
@@ -55,13 +54,6 @@ async def test_14_a_stall_that_is_continued_is_only_a_pause(make_rescue: MakeRes
     stall = Slow()
     stall.head.set()
     stall.pieces.put_nowait(CONTENT[:300_000])
-
-    async def rest(peer: Peer, message: Message) -> None:
-        start = int(message["Range"][6:-1])
-        shown = b"Content-Range: bytes %d-%d/%d\r\n" % (start, len(CONTENT) - 1, len(CONTENT))
-        length = b"Content-Length: %d\r\n" % (len(CONTENT) - start)
-        head = b"HTTP/1.1 206 Partial Content\r\n" + LINES + length + shown + b"\r\n"
-        await peer.send(head + CONTENT[start:])
 
     stage = await make_rescue(stall, rest, EXPORTS__STALL_TIMEOUT="1s")
     peer = await stage.send()

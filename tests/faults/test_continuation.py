@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from proxy.core.job import Job, Phase, Status
 from proxy.ports import Field, StoreUnavailable
-from proxy.simulator import Simulator, SimulatorSettings
+from proxy.simulator import SimulatorSettings
 from tests.faults.test_transfer import SIZE, World
 from tests.support import harness
 from tests.support.fakes import MemoryPartial
@@ -32,14 +32,8 @@ Fault = dict[str, Any]
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """A world whose simulator keeps no file: every POST, ranged or not, generates again."""
-    simulator = Simulator(SimulatorSettings(size=SIZE, files=0))
-    await simulator.start()
-    world = World(simulator)
-    await world.runner.start()
-    yield world
-    await world.runner.stop()
-    await world.upstream.close()
-    await simulator.stop()
+    async with World.running(SimulatorSettings(size=SIZE, files=0)) as world:
+        yield world
 
 
 async def export(world: World, first: Fault, later: Fault, *, cut: int = CUT) -> Job:

@@ -10,6 +10,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +59,21 @@ class World:
         self.session = session.id
         self.path = next(p for p in simulator.export_paths(session) if p.endswith("exportToPst"))
         self.runner = self.make_runner()
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, settings: SimulatorSettings) -> AsyncIterator[World]:
+        """A new world."""
+        simulator = Simulator(settings)
+        await simulator.start()
+        world = cls(simulator)
+        await world.runner.start()
+        try:
+            yield world
+        finally:
+            await world.runner.stop()
+            await world.upstream.close()
+            await simulator.stop()
 
     def make_runner(
         self, *, holder: str = "test", stall: float = 5.0, limits: Limits = LIMITS
@@ -142,14 +158,8 @@ class World:
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr("proxy.jobs.retries._BACKOFF", (0.01, 0.02))
-    simulator = Simulator(SimulatorSettings(size=SIZE))
-    await simulator.start()
-    world = World(simulator)
-    await world.runner.start()
-    yield world
-    await world.runner.stop()
-    await world.upstream.close()
-    await simulator.stop()
+    async with World.running(SimulatorSettings(size=SIZE)) as world:
+        yield world
 
 
 async def test_an_export_becomes_a_verified_artifact(world: World) -> None:

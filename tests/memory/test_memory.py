@@ -13,8 +13,7 @@ import pytest
 
 from tests.support.process import ProxyProcess, served
 from tests.support.upstreams import Origin
-from tests.support.wire import LIMIT, Peer
-from tests.transparency.reference import connected
+from tests.support.wire import LIMIT, Peer, connected
 
 MIB = 1 << 20
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"

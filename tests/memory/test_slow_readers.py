@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 import ssl
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import trustme
 from tests.support.process import ProxyProcess, served
 from tests.support.tls_peers import write
 from tests.support.upstreams import Origin
-from tests.support.wire import LIMIT, Peer
+from tests.support.wire import LIMIT, Peer, connected
 
 MIB, KIB = 1 << 20, 1 << 10
 SIZE = 16 * MIB
@@ -35,25 +34,11 @@ async def upstream(peer: Peer) -> None:
             await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-@contextlib.asynccontextmanager
-async def client(
+def client(
     port: int, tls: ssl.SSLContext | None, *, buffer: int = 4096
-) -> AsyncIterator[Peer]:
+) -> AbstractAsyncContextManager[Peer]:
     """A client with buffers of that size, so that what it does not read stays with the proxy."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    name = "localhost" if tls else None
-    peer = Peer(
-        *await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name, limit=buffer)
-    )
-    try:
-        yield peer
-    finally:
-        peer.abort()
-        with contextlib.suppress(ConnectionError):
-            await asyncio.wait_for(peer.writer.wait_closed(), LIMIT)
+    return connected(port, tls=tls, limit=buffer, receive_buffer=buffer)
 
 
 async def exported(peer: Peer) -> str:

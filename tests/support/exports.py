@@ -32,6 +32,15 @@ async def whole(peer: Peer, message: Message) -> None:
     await peer.send(HEAD + CONTENT)
 
 
+async def rest(peer: Peer, message: Message) -> None:
+    """Respond with the part of the file that the request asks for, to its end."""
+    start = int(message["Range"][6:-1])
+    shown = b"Content-Range: bytes %d-%d/%d\r\n" % (start, len(CONTENT) - 1, len(CONTENT))
+    length = b"Content-Length: %d\r\n" % (len(CONTENT) - start)
+    head = b"HTTP/1.1 206 Partial Content\r\n" + LINES + length + shown + b"\r\n"
+    await peer.send(head + CONTENT[start:])
+
+
 async def chunked(peer: Peer, message: Message) -> None:
     """The same, with a chunked body."""
     half = len(CONTENT) // 2

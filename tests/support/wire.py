@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -188,6 +188,18 @@ async def _connect(host: str | None, port: int | None, receive_buffer: int) -> s
         sock.close()
         raise
     return sock
+
+
+@contextlib.asynccontextmanager
+async def connected(port: int, **how: Any) -> AsyncIterator[Peer]:
+    """A client of what listens on that port of loopback; `how` is as in `Peer.to`."""
+    peer = await Peer.to(f"//127.0.0.1:{port}", **how)
+    try:
+        yield peer
+    finally:
+        peer.abort()
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(peer.writer.wait_closed(), LIMIT)
 
 
 def request_bytes(method: str, target: str, fields: Given, body: bytes | None, host: str) -> bytes:

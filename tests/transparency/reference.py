@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.support.wire import LIMIT, Peer
+from tests.support.wire import Peer
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,6 @@ def name_of(line: bytes) -> bytes:
 def value_of(line: bytes) -> bytes:
     """The value of a field line."""
     return line.partition(b":")[2].strip(b" \t\r\n")
-
-
-@contextlib.asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Peer]:
-    """A client of what listens on that port."""
-    peer = Peer(
-        *await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, limit=1 << 21), LIMIT)
-    )
-    try:
-        yield peer
-    finally:
-        peer.abort()
-        with contextlib.suppress(ConnectionError):
-            await asyncio.wait_for(peer.writer.wait_closed(), LIMIT)
 
 
 async def read_request(peer: Peer) -> bytes:

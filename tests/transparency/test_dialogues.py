@@ -12,8 +12,7 @@ import pytest
 
 from tests.support.proxies import proxy_to
 from tests.support.upstreams import Origin
-from tests.support.wire import LIMIT, Peer
-from tests.transparency.reference import connected
+from tests.support.wire import LIMIT, Peer, connected
 from tests.transparency.test_transparency import LISTENER
 
 

@@ -11,10 +11,10 @@ import pytest
 from proxy.core.routing import Router
 from tests.support.proxies import proxy_to
 from tests.support.upstreams import Origin
-from tests.support.wire import Peer
+from tests.support.wire import Peer, connected
 from tests.transparency.cases import CASES, Case
 from tests.transparency.differences import NAMES, expected_answer, expected_request
-from tests.transparency.reference import connected, read_request, read_response
+from tests.transparency.reference import read_request, read_response
 
 LISTENER = Router(segment="_async", prefix="", max_body=1 << 24, reports=False)
 

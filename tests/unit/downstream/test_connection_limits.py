@@ -14,6 +14,7 @@ from proxy.core.routing import Decision, PassThrough
 from proxy.downstream import connection as clients
 from proxy.downstream.inbox import Inbox
 from tests.support.proxies import through
+from tests.support.upstreams import Script
 from tests.support.wire import LIMIT, Peer, eventually
 from tests.unit.core.test_heads import REFUSED_REQUESTS
 
@@ -25,6 +26,17 @@ async def upstream(peer: Peer) -> None:
     while True:
         await peer.head()
         await peer.send(OK)
+
+
+def answering_after(go: asyncio.Event) -> Script:
+    """An upstream that responds to one request, once `go` is set."""
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.wait_for(go.wait(), LIMIT)
+        await peer.send(OK)
+
+    return script
 
 
 async def test_12_ambiguous_requests_get_400_and_are_not_forwarded() -> None:
@@ -448,12 +460,7 @@ async def test_12_large_heads_of_requests_in_progress_share_the_memory_limit() -
     """A head of up to 16 KiB does not count; the end of the request releases the memory."""
     go = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
-        await peer.head()
-        await asyncio.wait_for(go.wait(), LIMIT)
-        await peer.send(OK)
-
-    async with through(script) as (proxy, _):
+    async with through(answering_after(go)) as (proxy, _):
         proxy.server.waiting.limit = 100_000
         large = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000 + b"\r\n\r\n"
         clients = [await proxy.ask(large) for _ in range(2)]
@@ -474,12 +481,7 @@ async def test_12_waiting_requests_share_the_memory_limit() -> None:
     """The response in progress completes; the requests behind it are rejected."""
     go = asyncio.Event()
 
-    async def script(peer: Peer) -> None:
-        await peer.head()
-        await asyncio.wait_for(go.wait(), LIMIT)
-        await peer.send(OK)
-
-    async with through(script) as (proxy, _):
+    async with through(answering_after(go)) as (proxy, _):
         proxy.server.waiting.limit = 10_000
         client = await proxy.ask(GET)
         await eventually(lambda: proxy.server.busy == 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -81,12 +80,8 @@ class Site:
 
     async def client(self, *, buffer: int = 0) -> Peer:
         """A client, the socket of which has a small receive buffer if one is given."""
-        sock = socket.socket()
-        if buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.proxy.port))
-        return Peer(*await asyncio.open_connection(sock=sock, limit=buffer or 1 << 20))
+        url = f"//127.0.0.1:{self.proxy.port}"
+        return await Peer.to(url, limit=buffer or 1 << 20, receive_buffer=buffer)
 
 
 def descriptors() -> int:
