@@ -188,7 +188,9 @@ async def test_14_aria2_gets_the_file_of_a_rescued_export_over_several_connectio
     assert response.status == 200
     [job] = (await ask(scene.proxy, "GET", "/v8/_async/exports", fields)).json()["results"]
     url, file = f"/v8/_async/exports/{job['id']}", tmp_path / "file"
-    await ask(scene.proxy, "GET", url, fields | {"Prefer": "wait=30"})  # it is being committed
+    async with asyncio.timeout(60):  # it is being committed
+        while (await ask(scene.proxy, "GET", url, fields | {"Prefer": "wait=30"})).status == 202:
+            pass
     await ended(
         *("aria2c", "--quiet", "--no-conf", "--split=3", "--max-connection-per-server=3"),
         *("--min-split-size=1M", f"--header=Authorization: {scene.token}"),
