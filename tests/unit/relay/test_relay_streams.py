@@ -257,16 +257,19 @@ async def test_12_a_broken_response_is_never_a_short_success(
 
 
 async def test_12_malformed_chunks_of_a_response_reset_the_connection() -> None:
+    read = asyncio.Event()
+
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(read.wait(), LIMIT)
         await peer.send(b"nonsense\r\n")
         await peer.closed()
 
     async with through(script) as (proxy, _):
         client = await proxy.ask(GET)
         await client.until(b"some\r\n")
+        read.set()
         with pytest.raises(ConnectionResetError):
             await client.rest()
 
@@ -296,9 +299,9 @@ async def test_12_a_silent_upstream_never_times_out() -> None:
 
     async def script(peer: Peer) -> None:
         await peer.head()
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlo")
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
         await peer.send(b"ng")
 
     async with through(script, head_timeout=0.1, idle_timeout=0.1) as (proxy, _):

@@ -131,7 +131,7 @@ def test_a_zip_too_small_for_its_headers_is_valid_with_empty_members() -> None:
 @pytest.mark.parametrize("size", [(1 << 32) - 2, (1 << 32) - 1, 1 << 32, 5 * GIB, 400 * GIB])
 def test_a_huge_zip_is_valid_zip64_and_is_created_fast(size: int) -> None:
     """zipfile reads the directory at the end and the first bytes of each member."""
-    began = time.monotonic()
+    began = time.process_time()
     made = make(Kind.PST_ZIP, size, members=3)
     with zipfile.ZipFile(io.BufferedReader(ContentFile(made))) as archive:
         assert made.size == size
@@ -139,7 +139,7 @@ def test_a_huge_zip_is_valid_zip64_and_is_created_fast(size: int) -> None:
             with archive.open(one) as member:
                 assert member.read(4) == b"!BDN"
         assert sum(one.file_size for one in archive.infolist()) < size
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_the_crc_of_a_zip64_member_is_the_crc_of_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
