@@ -86,6 +86,19 @@ async def test_without_otel_the_trace_context_is_passed_on_as_it_is(make_stage: 
     }
 
 
+def check_linked(stage: Stage, job: str, kickoff: Any, export: Any, delivery: Any) -> None:
+    """The spans are of the caller's trace and of the job, and VB365 gets that of the export."""
+    for span in (kickoff, export, delivery):
+        assert span.trace_id.hex() == TRACE
+        assert attributes(span)["vb365.job.id"] == job
+    assert kickoff.parent_span_id.hex() == delivery.parent_span_id.hex() == PARENT
+    assert export.parent_span_id == kickoff.span_id
+    assert sent(stage) == {
+        "traceparent": [f"00-{TRACE}-{export.span_id.hex()}-01"],
+        "tracestate": ["a=1"],
+    }
+
+
 async def test_kickoff_export_and_delivery_have_a_span(
     collector: Collector, make_stage: MakeStage
 ) -> None:
@@ -96,15 +109,7 @@ async def test_kickoff_export_and_delivery_have_a_span(
     await stage.get(status + "/result", **CALLED)
     await stage.ask("HEAD", status + "/result")
     kickoff, export, delivery = await collector.named("kickoff", "export", "delivery")
-    for span in (kickoff, export, delivery):
-        assert span.trace_id.hex() == TRACE
-        assert attributes(span)["vb365.job.id"] == job
-    assert kickoff.parent_span_id.hex() == delivery.parent_span_id.hex() == PARENT
-    assert export.parent_span_id == kickoff.span_id
-    assert sent(stage) == {
-        "traceparent": [f"00-{TRACE}-{export.span_id.hex()}-01"],
-        "tracestate": ["a=1"],
-    }
+    check_linked(stage, job, kickoff, export, delivery)
     facts = attributes(kickoff)
     assert (facts["url.path"], facts["http.response.status_code"]) == (stage.export, 202)
     assert attributes(export)["vb365.bytes"] == len(stage.file())
@@ -122,15 +127,7 @@ async def test_14_a_rescued_export_has_the_same_spans(
     assert response.body == stage.file()
     kickoff, export, delivery = await collector.named("kickoff", "export", "delivery")
     [job] = (await stage.get("/v8/_async/exports")).json()["results"]
-    for span in (kickoff, export, delivery):
-        assert span.trace_id.hex() == TRACE
-        assert attributes(span)["vb365.job.id"] == job["id"]
-    assert kickoff.parent_span_id.hex() == delivery.parent_span_id.hex() == PARENT
-    assert export.parent_span_id == kickoff.span_id
-    assert sent(stage) == {
-        "traceparent": [f"00-{TRACE}-{export.span_id.hex()}-01"],
-        "tracestate": ["a=1"],
-    }
+    check_linked(stage, job["id"], kickoff, export, delivery)
     facts = attributes(kickoff)
     assert (facts["url.path"], facts["http.response.status_code"]) == (stage.export, 200)
     facts = attributes(delivery)
