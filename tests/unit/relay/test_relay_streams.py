@@ -17,6 +17,9 @@ from tests.support.wire import LIMIT, Peer, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 BIG = 24 << 20
+#: More than the system keeps of a connection on both sides of the proxy, where it may be 32 MiB for
+#: each socket that was read for a while.
+HUGE = 128 << 20
 PIECE = bytes(range(256)) * 256
 
 
@@ -86,8 +89,8 @@ async def test_12_a_slow_client_slows_the_upstream_down() -> None:
     async def script(peer: Peer) -> None:
         nonlocal sent
         await peer.head()
-        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG)
-        while sent < BIG:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HUGE)
+        while sent < HUGE:
             await peer.send(PIECE)
             sent += len(PIECE)
 
@@ -96,8 +99,8 @@ async def test_12_a_slow_client_slows_the_upstream_down() -> None:
         await client.send(GET)
         await client.head()
         await settled(lambda: sent)
-        assert sent < BIG
-        await drink(client, BIG)
+        assert sent < HUGE
+        await drink(client, HUGE)
 
 
 async def test_12_a_slow_upstream_slows_the_client_down() -> None:
@@ -109,21 +112,21 @@ async def test_12_a_slow_upstream_slows_the_client_down() -> None:
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.wait_for(read.wait(), LIMIT)
         peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        await drink(peer, BIG)
+        await drink(peer, HUGE)
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     async with through(script, head_timeout=0.3) as (proxy, _):
-        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % BIG)
+        client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % HUGE)
 
         async def upload() -> None:
             nonlocal sent
-            while sent < BIG:
+            while sent < HUGE:
                 await client.send(PIECE)
                 sent += len(PIECE)
 
         task = asyncio.create_task(upload())
         await settled(lambda: sent)
-        assert sent < BIG
+        assert sent < HUGE
         read.set()
         await task
         assert (await client.response())[0].startswith(b"HTTP/1.1 200 ")
