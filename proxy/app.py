@@ -31,6 +31,7 @@ from proxy.net.tls import ServerCertificate, TlsError
 from proxy.parts.backends import open_stores, unavailable
 from proxy.parts.clients import ClientParts, upstream_tls
 from proxy.parts.exports import Parts
+from proxy.parts.memory import ClientMemory
 from proxy.parts.start import Clock
 from proxy.parts.start import StartFailed as StartFailed
 from proxy.ports import StoreUnavailable
@@ -100,6 +101,7 @@ class Running:
             now=stores.now,
             shared=stores.shared,
             tracing=self._open_telemetry(),
+            memory=ClientMemory.of(self.settings, self._seat),
         )
         for pool in parts.pools:
             self._closing.push_async_callback(pool.close)
@@ -153,20 +155,24 @@ class Running:
         """Pass requests through; the first worker serves the others."""
         from proxy.relay.handover import HandoverRelay  # as all of it, only with workers
 
-        parts = ClientParts(self.settings, upstream_tls(self.settings))
+        memory = ClientMemory.of(self.settings, self._seat)
+        parts = ClientParts(self.settings, upstream_tls(self.settings), memory)
         self._closing.push_async_callback(parts.pool.close)
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
         self._closing.push_async_callback(first.close)
-        server = parts.server(exports=first, rescue=partial(self._handover_rescuer, first))
+        server = parts.server(
+            exports=first, rescue=partial(self._handover_rescuer, first, memory.bodies)
+        )
         self._count(parts.counts(server))
         await self._listen(server)
 
-    def _handover_rescuer(self, first: HandoverRelay, relay: Forwarder) -> HandoverRescuer:
+    def _handover_rescuer(
+        self, first: HandoverRelay, memory: Budget, relay: Forwarder
+    ) -> HandoverRescuer:
         from proxy.rescue.handover import HandoverRescuer
 
-        exports = self.settings.exports
-        memory = Budget(exports.body_memory)
-        return HandoverRescuer(first, relay, memory=memory, max_body=exports.max_request_body)
+        max_body = self.settings.exports.max_request_body
+        return HandoverRescuer(first, relay, memory=memory, max_body=max_body)
 
     def _open_telemetry(self) -> Tracing:
         telemetry = Telemetry(os.environ, __version__)

@@ -35,6 +35,7 @@ from proxy import logs
 from proxy.app import DRAIN_TIMEOUT, StartFailed
 from proxy.config.settings import Settings
 from proxy.net.board import Board
+from proxy.net.budget import Tally
 from proxy.net.listening import listen, listen_at
 from proxy.net.notify import READY, STOPPING, notify
 from proxy.net.seat import Handover, Seat
@@ -101,6 +102,7 @@ class _Supervisor:
         ]
         self._handover = _handover(stack) if settings.storage.jobs == "disk" else None
         self._board = Board(len(self._workers))
+        self._heads, self._bodies = (Tally(len(self._workers)) for _ in range(2))
         self._alive = os.pipe()
         self._signals = socket.socketpair()
 
@@ -138,6 +140,8 @@ class _Supervisor:
             sockets=worker.sockets,
             handover=self._handover,
             board=self._board,
+            heads=self._heads,
+            bodies=self._bodies,
             ready=writable,
             alive=self._alive[0],
         )

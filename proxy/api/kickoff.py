@@ -44,9 +44,6 @@ _CLAIM_TIMEOUT = 0.5
 #: How often a job with the same key may vanish before the kick-off is refused: each time another
 #: kick-off of the same caller was stored, and VB365 refused it.
 _ATTEMPTS = 8
-#: Bytes of request fields that all unfinished exports may hold. A head has 256 KiB at most, and up
-#: to `exports.max_queued` of them wait.
-_HELD_FIELDS = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +82,7 @@ class KickoffHandler:
         bodies: RequestBodies,
         site: Site,
         sealer: Sealer,
+        held_fields: HeldFields,
         policy: KickoffPolicy,
         counts: JobCounts,
         now: Callable[[], float],
@@ -101,7 +99,7 @@ class KickoffHandler:
         self._sealer = sealer
         self._policy = policy
         self._now = now
-        self._held_fields = HeldFields(_HELD_FIELDS)
+        self._held_fields = held_fields
 
     async def handle(self, request: ApiRequest, decision: Kickoff) -> ApiResponse:
         """Accept the export as a job, and return the response. Raises `Problem`."""

@@ -19,11 +19,13 @@ _CLOSE = (("Connection", "close"),)
 
 
 class RequestBodies:
-    """Receives bodies of at most `max_body` bytes each, `memory` bytes in total at a time."""
+    """Receives bodies of at most `max_body` bytes each, those of all clients within
+    `memory`.
+    """
 
-    def __init__(self, *, max_body: int, memory: int) -> None:
+    def __init__(self, *, max_body: int, memory: Budget) -> None:
         self._max_body = max_body
-        self.memory = Budget(memory)
+        self.memory = memory
 
     @asynccontextmanager
     async def receive(self, request: ApiRequest) -> AsyncIterator[bytes]:

@@ -45,7 +45,8 @@ class Listen(Section):
     """
     workers: Positive = 1
     """Number of processes that listen on the address and behave as one proxy; not on Windows. Use
-    as many as the machine has cores. max_connections and upstream.pool are divided among them.
+    as many as the machine has cores. max_connections and upstream.pool are divided among them,
+    exports.body_memory is shared.
     """
 
     @field_validator("tls_key")

@@ -30,9 +30,6 @@ from proxy.ports.counts import ClientCounts
 
 _log = logging.getLogger(__name__)
 
-#: CONTRACT §12: memory for the unfinished heads, pipelined requests and large heads of all clients.
-_WAITING = 64 << 20
-
 #: Responds to a request of the proxy's own, given aiohttp's view of it, its head as the client sent
 #: it and the decision on it.
 Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamResponse]]
@@ -44,7 +41,8 @@ class Server:
     `handler` responds to the requests that `decide` does not pass through, unless `exports`
     forwards them to the process that does. `head_timeout` bounds a request's head and each pause of
     its body, `idle_timeout` the wait for the next request, both in seconds. `max_connections` 0
-    means no limit. `access` logs each request.
+    means no limit. `waiting` is memory in bytes for the unfinished heads, pipelined requests and
+    large heads of all clients (CONTRACT §12). `access` logs each request.
     """
 
     def __init__(
@@ -53,6 +51,7 @@ class Server:
         handler: Handler | None,
         relay: Forwarder,
         decide: Callable[[Head], Decision],
+        waiting: Budget,
         head_timeout: float = 60.0,
         idle_timeout: float = 150.0,
         max_connections: int = 0,
@@ -70,7 +69,7 @@ class Server:
         self.counters = ClientCounts()
         self.uncounted = ClientCounts()
         self.now = asyncio.get_running_loop().time
-        self.waiting = Budget(_WAITING)
+        self.waiting = waiting
         self.draining = False
         self._max_connections = max_connections
         self._handler = handler or _no_handler

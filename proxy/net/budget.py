@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 
 class Budget:
     """At most `limit` units are in use at a time."""
@@ -22,3 +24,40 @@ class Budget:
     def give(self, count: int) -> None:
         """Return `count` units."""
         self.taken -= count
+
+
+class Tally:
+    """How many units of one limit each of `count` processes has taken. The memory is made before
+    they are forked from the one that makes it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.taken = memoryview(mmap.mmap(-1, 8 * count)).cast("q")
+
+
+class SharedBudget(Budget):
+    """At most `limit` units are in use at a time by all processes of `tally`; this one is `index`,
+    and what a process in its place has taken before it ended is free again.
+
+    Two that take at the same moment can exceed the limit once: there is no lock between processes.
+    """
+
+    __slots__ = ("_all", "_index")
+
+    def __init__(self, limit: int, tally: Tally, index: int) -> None:
+        super().__init__(limit)
+        self._all, self._index = tally.taken, index
+        self._all[index] = 0
+
+    def take(self, count: int) -> bool:
+        """As `Budget.take`."""
+        if sum(self._all) + count > self.limit:
+            return False
+        self.taken += count
+        self._all[self._index] = self.taken
+        return True
+
+    def give(self, count: int) -> None:
+        """As `Budget.give`."""
+        self.taken -= count
+        self._all[self._index] = self.taken

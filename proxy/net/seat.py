@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.net.board import Board
+from proxy.net.budget import Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,8 @@ class Seat:
     listener and, if the jobs are on its disk, owns them.
 
     `sockets` listen for clients. `handover` is None if every worker has access to the jobs. The
-    workers write what they have counted on `board`. The supervisor reads lines from `ready`, and
+    workers write what they have counted on `board`, and on `heads` and `bodies` how much memory
+    their clients use. The supervisor reads lines from `ready`, and
     its end closes `alive`.
     """
 
@@ -37,6 +39,8 @@ class Seat:
     sockets: Sequence[socket.socket]
     handover: Handover | None
     board: Board
+    heads: Tally
+    bodies: Tally
     ready: int
     alive: int
 

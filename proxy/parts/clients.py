@@ -16,6 +16,7 @@ from proxy.downstream.duplex import Forwarder, Rescuing
 from proxy.downstream.server import Handler, Server
 from proxy.net import descriptors
 from proxy.net.tls import TlsError, upstream_context
+from proxy.parts.memory import ClientMemory
 from proxy.parts.start import StartFailed
 from proxy.ports import UpstreamFailure
 from proxy.relay.relay import Relay
@@ -27,8 +28,11 @@ log = structlog.get_logger(__name__)
 class ClientParts:
     """The parts that the clients' side needs whatever serves their exports: pass-through."""
 
-    def __init__(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, settings: Settings, tls: ssl.SSLContext | None, memory: ClientMemory
+    ) -> None:
         self._settings = settings
+        self._memory = memory
         self._max_connections, max_relayed = _connection_limits(settings)
         self.pool = upstream_pool(settings, tls, limit=max_relayed)
 
@@ -51,6 +55,7 @@ class ClientParts:
             rescue=None if rescue is None else rescue(relay),
             relay=relay,
             decide=_router(self._settings).decide,
+            waiting=self._memory.heads,
             head_timeout=listen.head_timeout,
             idle_timeout=listen.idle_timeout,
             max_connections=self._max_connections,

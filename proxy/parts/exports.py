@@ -35,6 +35,7 @@ from proxy.jobs.admission import unaccepted_share
 from proxy.jobs.counted import CountedJobs
 from proxy.jobs.counted_shared import CountedSharedJobs
 from proxy.jobs.deliveries import Deliveries
+from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.lease import Lease, LeasedFiles
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.replica import Member
@@ -45,6 +46,7 @@ from proxy.jobs.takeover import TakeOver
 from proxy.jobs.transfer import Policy, TransferFactory
 from proxy.parts.admin import AdminParts, Watched
 from proxy.parts.clients import ClientParts, upstream_pool, upstream_tls
+from proxy.parts.memory import ClientMemory
 from proxy.parts.start import Clock, StartFailed
 from proxy.ports import ArtifactStore, SharedJobs
 from proxy.ports.counts import JobCounts, WebhookCounts
@@ -62,6 +64,10 @@ if TYPE_CHECKING:
     from proxy.webhooks.delivery import WebhookDeliveries
 
 log = structlog.get_logger(__name__)
+
+#: Bytes of request fields that all unfinished exports may hold. A head has 256 KiB at most, and up
+#: to `exports.max_queued` of them wait.
+_HELD_FIELDS = 64 << 20
 
 
 class Parts:
@@ -81,6 +87,7 @@ class Parts:
         now: Clock,
         shared: SharedOutboxJobs | None = None,
         tracing: Tracing,
+        memory: ClientMemory,
     ) -> None:
         self._settings = settings
         self._tracing = tracing
@@ -96,7 +103,8 @@ class Parts:
         self.deliveries = Deliveries(self._jobs, now)
         self._download = Download(artifacts, self.deliveries, tracing)
         exports = settings.exports
-        self._bodies = RequestBodies(max_body=exports.max_request_body, memory=exports.body_memory)
+        self._bodies = RequestBodies(max_body=exports.max_request_body, memory=memory.bodies)
+        self._held_fields = HeldFields(_HELD_FIELDS)
         self._now = now
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
         self.reconciler = Reconciler(self._jobs, artifacts, now, counted)
@@ -108,7 +116,7 @@ class Parts:
         # three pools: access checks never use a connection that has carried a caller's request
         # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: a
         # connection that carried a body is never reused (`core.http.reuse`)
-        self._clients = ClientParts(settings, tls)
+        self._clients = ClientParts(settings, tls, memory)
         self._job_pool = upstream_pool(settings, tls, threads=True)
         self._check_pool = upstream_pool(settings, tls)
         #: Its connections and failures are in no metric.
@@ -245,6 +253,7 @@ class Parts:
             sealer=self._sealer,
             relay=relay,
             memory=self._bodies.memory,
+            held_fields=self._held_fields,
             note=self.deliveries.note,
             served=self._download.counts,
             counts=self._changes,
@@ -279,6 +288,7 @@ class Parts:
             bodies=self._bodies,
             site=site,
             sealer=self._sealer,
+            held_fields=self._held_fields,
             policy=KickoffPolicy(grace=exports.grace, max_wait=exports.max_wait),
             counts=self._changes,
             now=self._now,

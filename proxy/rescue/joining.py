@@ -30,8 +30,6 @@ from proxy.upstream.access import Access
 
 log = structlog.get_logger(__name__)
 
-#: Bytes of request fields that all unfinished rescued exports may hold.
-_HELD_FIELDS = 64 << 20
 #: How often VB365 is asked whether the caller may see the job, and the pause in seconds between:
 #: while it generates a file it may be slow to answer, and a relayed POST would start another one.
 _ASKED, _PAUSE = 3, 1.0
@@ -53,6 +51,7 @@ class Joining:
         access: Access,
         runner: Runner,
         sealer: Sealer,
+        held_fields: HeldFields,
         deliveries: RescueDeliveries,
         counts: JobCounts,
         prepare: Callable[[], Prepared],
@@ -70,7 +69,7 @@ class Joining:
         self._grace = grace
         self._ttl = ttl
         self._now = now
-        self._held_fields = HeldFields(_HELD_FIELDS)
+        self._held_fields = held_fields
         self._identities = Identities(jobs, access, spawn=runner.spawn, now=now)
         self._joins = Joins(jobs, spawn=runner.spawn, now=now)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()

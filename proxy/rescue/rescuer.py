@@ -10,6 +10,7 @@ from proxy.core.http.heads import Head
 from proxy.core.http.origin import Networks
 from proxy.core.routing import Rescue
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
+from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
 from proxy.net.budget import Budget
@@ -75,6 +76,7 @@ def rescuer(
     sealer: Sealer,
     relay: Forwarder,
     memory: Budget,
+    held_fields: HeldFields,
     note: Callable[[str, Delivered], None],
     served: FileCounts,
     counts: JobCounts,
@@ -83,9 +85,9 @@ def rescuer(
     policy: RescuePolicy,
     now: Callable[[], float],
 ) -> Rescuer:
-    """Make a `Rescuer`. `memory` bounds the gathered bodies, `note` records a delivery later,
-    `served` counts the bytes that are sent, `prepare` begins to connect to VB365, `tracing`
-    makes spans, `now` returns Unix seconds.
+    """Make a `Rescuer`. `memory` bounds the gathered bodies, `held_fields` the fields of unfinished
+    exports; `note` records a delivery later, `served` counts the bytes that are sent, `prepare`
+    begins to connect to VB365, `tracing` makes spans, `now` returns Unix seconds.
     """
     deliveries = RescueDeliveries(
         stores.jobs, spawn=runner.spawn, note=note, counts=served, now=now
@@ -95,6 +97,7 @@ def rescuer(
         access=access,
         runner=runner,
         sealer=sealer,
+        held_fields=held_fields,
         deliveries=deliveries,
         counts=counts,
         prepare=prepare,

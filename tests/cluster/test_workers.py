@@ -21,9 +21,14 @@ import pytest
 import trustme
 from aiohttp import ClientConnectorCertificateError, ClientSession
 
+from proxy.net.board import Board
+from proxy.net.budget import Tally
+from proxy.net.seat import Seat
+from proxy.parts.memory import ClientMemory
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.redis_jobs.store import RedisJobs
 from tests.cluster.conftest import LEASE
+from tests.support.local_proxy import settings_of
 from tests.support.process import DidNotStart, ProxyProcess
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.wire import Message, Peer, ask
@@ -159,6 +164,42 @@ async def test_quotas_hold_over_all_workers(tmp_path: Path) -> None:
         ]
         assert sorted(phases) == ["Generating", "Queued", "Queued"]
         proxy.simulator.release()
+
+
+def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
+    """§3.1, §12: what a worker held when it died is free for its replacement."""
+    heads, bodies = Tally(2), Tally(2)
+    settings = settings_of("http://vb365", tmp_path, {})
+
+    def memory(index: int) -> ClientMemory:
+        seat = Seat(
+            index=index,
+            count=2,
+            sockets=(),
+            handover=None,
+            board=Board(2),
+            heads=heads,
+            bodies=bodies,
+            ready=-1,
+            alive=-1,
+        )
+        return ClientMemory.of(settings, seat)
+
+    first = memory(0)
+    second = memory(1)
+    for mine, other in ((first.heads, second.heads), (first.bodies, second.bodies)):
+        assert mine.limit == other.limit == 64 << 20
+        assert mine.take(mine.limit - 1)
+        assert other.take(1)
+        assert not other.take(1)
+        mine.give(10)
+        assert other.take(10)
+        assert not mine.take(1)
+    replaced = memory(0)
+    for again, other in ((replaced.heads, second.heads), (replaced.bodies, second.bodies)):
+        assert not again.take(again.limit - 10)
+        assert again.take(again.limit - 11)
+        assert not other.take(1)
 
 
 async def test_the_client_keeps_its_address_and_scheme(tmp_path: Path) -> None:

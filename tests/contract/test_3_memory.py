@@ -9,7 +9,8 @@ import pytest
 
 from proxy.core import pace
 from proxy.net.budget import Budget
-from tests.contract.conftest import MakeStage, Stage
+from tests.contract.conftest import MakeRescue, MakeStage, Stage
+from tests.support.exports import Slow, post
 from tests.support.wire import Peer, eventually, request_bytes
 
 
@@ -28,8 +29,9 @@ async def test_3_1_bodies_that_are_received_share_a_memory_limit(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A body takes memory as it arrives, whatever it announces; all of it is released."""
-    memory = Budget(100 << 10)
-    monkeypatch.setattr("proxy.api.request_body.Budget", {memory.limit: memory}.__getitem__)
+    memory, heads = Budget(100 << 10), Budget(64 << 20)
+    budgets = {each.limit: each for each in (memory, heads)}
+    monkeypatch.setattr("proxy.parts.memory.Budget", budgets.__getitem__)
     stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
 
     async def refused(**more: Any) -> bool:
@@ -127,7 +129,7 @@ async def test_3_5_the_fields_of_unfinished_exports_share_a_memory_limit(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """§3.5: whichever caller sends them; an export that ends releases its memory."""
-    monkeypatch.setattr("proxy.api.kickoff._HELD_FIELDS", 100_000)
+    monkeypatch.setattr("proxy.parts.exports._HELD_FIELDS", 100_000)
     stage = await make_stage(EXPORTS__MAX_RUNNING="1", EXPORTS__CANCEL_HOLD="0s")
     stage.fault(hold=True)
     status = await stage.begun(stage.export, X_Long="a" * 60_000)
@@ -138,3 +140,21 @@ async def test_3_5_the_fields_of_unfinished_exports_share_a_memory_limit(
     assert (await stage.ask("POST", status + "/cancel")).status == 202
     await stage.finished(status)
     assert (await stage.kickoff(stage.export, X_Long="a" * 60_000)).status == 202
+
+
+async def test_3_5_rescued_exports_share_the_memory_for_fields(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5, §14: there is one limit for the fields of both; a request beyond it is relayed."""
+    monkeypatch.setattr("proxy.parts.exports._HELD_FIELDS", 100_000)
+    slow = Slow()
+    stage = await make_rescue(slow)
+    long = f"X-Long: {'a' * 60_000}"
+    rescued = await stage.send(fields=(long,))
+    await slow.requested.wait()
+    beyond = await Peer.to(stage.running.url)
+    stage.peers.append(beyond)
+    await beyond.send(post("other", fields=("Prefer: respond-async", long)))
+    assert (await beyond.message()).status == 503
+    slow.finish()
+    assert (await rescued.message()).status == 200

@@ -14,6 +14,7 @@ from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.listener import Listener
 from proxy.downstream.server import Handler, Server
+from proxy.net.budget import Budget
 from proxy.relay.relay import Relay
 from proxy.upstream.pool import Pool
 from tests.support.upstreams import Origin, Script
@@ -70,7 +71,11 @@ async def proxy_to(
 ) -> AsyncIterator[Proxy]:
     connections = Pool("127.0.0.1", port, **(pool or {}))
     front = Server(
-        handler=handler, relay=Relay(connections, **(relay or {})), decide=decide, **options
+        handler=handler,
+        relay=Relay(connections, **(relay or {})),
+        decide=decide,
+        waiting=Budget(64 << 20),
+        **options,
     )
     listener = Listener(front, tls=server_tls, handshake_timeout=handshake_timeout)
     proxy = Proxy(front, connections, (await listener.open("127.0.0.1", 0))[1], client_tls)

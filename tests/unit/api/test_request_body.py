@@ -9,6 +9,7 @@ from typing import cast
 
 from proxy.api.request import ApiRequest
 from proxy.api.request_body import RequestBodies
+from proxy.net.budget import Budget
 
 
 class Dribble:
@@ -29,7 +30,7 @@ class Dribble:
 async def test_a_body_in_tiny_pieces_takes_no_more_memory_than_it_counts() -> None:
     """Two bytes in a list of pieces would take 60."""
     size = 60_000
-    bodies = RequestBodies(max_body=size, memory=size)
+    bodies = RequestBodies(max_body=size, memory=Budget(size))
     request = SimpleNamespace(
         head=SimpleNamespace(content_length=None), inner=SimpleNamespace(content=Dribble(size))
     )
