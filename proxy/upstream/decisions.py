@@ -23,26 +23,29 @@ class Decisions:
         self._hashes = hashes
         self._lifetime = lifetime
         self._now = now
-        # Maps (caller, credentials, kind, subject) to the end of the entry's lifetime.
-        self._ends: BoundedDict[tuple[str, str, str, str], float] = BoundedDict()
+        # Maps (credentials, kind, subject) to the end of the entry's lifetime and the caller. The
+        # credentials determine the caller, whose hash a look-up does not need.
+        self._ends: BoundedDict[tuple[str, str, str], tuple[float, str]] = BoundedDict()
 
     def put(self, credentials: Credentials, kind: str, subject: str) -> None:
         """Note that VB365 has allowed these credentials the subject."""
-        self._ends.put(self._key(credentials, kind, subject), self._now() + self._lifetime)
+        end, caller = self._now() + self._lifetime, self._hashes.caller(credentials)
+        self._ends.put(self._key(credentials, kind, subject), (end, caller))
 
     def has(self, credentials: Credentials, kind: str, subject: str) -> bool:
         """Report whether that was noted less than a lifetime ago."""
-        return self._now() < self._ends.get(self._key(credentials, kind, subject), float("-inf"))
+        found = self._ends.get(self._key(credentials, kind, subject))
+        return found is not None and self._now() < found[0]
 
     def drop(self, credentials: Credentials) -> None:
         """Drop everything of this caller."""
         caller = self._hashes.caller(credentials)
-        for key in [key for key in self._ends if key[0] == caller]:
+        for key in [key for key, (_, each) in self._ends.items() if each == caller]:
             del self._ends[key]
 
     def clear(self) -> None:
         """Drop everything."""
         self._ends.clear()
 
-    def _key(self, credentials: Credentials, kind: str, subject: str) -> tuple[str, str, str, str]:
-        return (self._hashes.caller(credentials), self._hashes.exact(credentials), kind, subject)
+    def _key(self, credentials: Credentials, kind: str, subject: str) -> tuple[str, str, str]:
+        return (self._hashes.exact(credentials), kind, subject)
