@@ -120,7 +120,8 @@ def resumed_fields(fields: Iterable[_Field], request: ExportRequest) -> list[_Fi
         (b"Accept-Language", request.accept_language),
     )
     return [
-        *kickoff_fields([*host, *call]),
+        *host,  # whatever the Connection field of the call names
+        *kickoff_fields(call),
         *((name, value.encode("latin-1")) for name, value in stored if value is not None),
     ]
 

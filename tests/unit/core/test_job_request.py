@@ -83,6 +83,18 @@ def test_a_resumed_job_never_has_the_host_of_the_call() -> None:
     assert b"host" not in [name.lower() for name, _ in sent]
 
 
+def test_a_resumed_job_keeps_its_host_if_the_call_names_it_in_connection() -> None:
+    """§9: Connection lists fields of the call alone."""
+    call = [(b"Connection", b"host, content-type, x-a"), (b"X-A", b"1"), (b"X-B", b"2")]
+    assert resumed_fields(call, STORED) == [
+        (b"Host", b"kick-off"),
+        (b"X-B", b"2"),
+        (b"Accept-Encoding", b"identity"),
+        (b"Content-Type", b"text/plain"),
+        (b"Accept-Language", b"de"),
+    ]
+
+
 @pytest.mark.parametrize(
     "name",
     [
