@@ -25,7 +25,7 @@ from proxy.core.retention import as_of
 from proxy.core.routing import Kickoff
 from proxy.jobs.admission import UnacceptedCallers
 from proxy.jobs.held_fields import HeldFields
-from proxy.jobs.outcome import repeated
+from proxy.jobs.outcome import concerns, repeated
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
@@ -262,7 +262,9 @@ class KickoffHandler:
         return await self._replay_job(call, found)
 
     async def _replay_job(self, call: _Call, job: Job) -> ApiResponse | None:
-        """Return the response for a job with the same key, None if it has been removed."""
+        """Return the response for a job with the same key, None if it has been removed: then the
+        export may be started again.
+        """
         run = self._runner.attended(job.id)
         # before anything else: a caller that may not see the job must learn nothing of its export
         # (CONTRACT §9)
@@ -279,7 +281,7 @@ class KickoffHandler:
             if isinstance(first, Problem):
                 raise first
             if first is not None:
-                return repeated(first)
+                return repeated(first) if concerns(first, run, call.credentials) else None
         elif self._runner.is_attended_elsewhere(job):
             await self._first_elsewhere(job, self._grace(call))
         if job.phase is Phase.SUSPENDED:

@@ -9,11 +9,13 @@ from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import replace
 
+from proxy.core.errors import Problem
 from proxy.core.http.disposition import file_name
 from proxy.core.http.fields import has_conflict, value_of, values_of, without
 from proxy.core.job import ErrorCode, FileFacts, JobError
 from proxy.core.outcome import JSON_LIMIT, codings, masked, message_of, one_line, row_of
 from proxy.jobs.reservations import SpaceShortage
+from proxy.jobs.run import Run
 from proxy.ports import (
     Fields,
     LengthMismatch,
@@ -26,12 +28,14 @@ from proxy.ports import (
     UpstreamTimedOut,
     WholeResponse,
 )
+from proxy.upstream.credentials import Credentials
 
 _RECORDED_LIMIT = 64 * 1024
 #: Bytes of the head of a response to a rescued export that a record keeps. VB365 sends 500.
 _LONGEST_HEAD = 8 * 1024
 #: Fields for the client whose request VB365 answered, and for no other.
 NOT_REPEATED = frozenset({b"set-cookie"})
+_DENIED = (401, 403)
 _UTF_8 = getincrementaldecoder("utf-8")
 _JSON = re.compile(r"(?i)application/(?:[^;]*\+)?json\s*(?:;.*)?")
 
@@ -131,6 +135,14 @@ def repeated(response: WholeResponse) -> WholeResponse:
     """The response as a client gets it whose request shared the one that VB365 answered."""
     fields = [field for field in response.fields if field[0].lower() not in NOT_REPEATED]
     return replace(response, fields=fields, lines=without(response.lines, NOT_REPEATED))
+
+
+def concerns(response: Response | WholeResponse | Problem, run: Run, other: Credentials) -> bool:
+    """Whether VB365 would give the response to the run's request to one with the `other`
+    credentials, too. If it rejects those of the run, it may accept refreshed ones, or those of
+    another user.
+    """
+    return response.status not in _DENIED or Credentials.of(run.fields) == other
 
 
 def text(value: bytes | None) -> str | None:

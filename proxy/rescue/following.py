@@ -13,7 +13,7 @@ from proxy.core.http.heads import MalformedMessage, ResponseHead
 from proxy.core.http.partial import repeated_response
 from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.jobs.followers import Reply
-from proxy.jobs.outcome import NOT_REPEATED, repeated
+from proxy.jobs.outcome import NOT_REPEATED, concerns, repeated
 from proxy.jobs.record import advance_for_caller
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
@@ -21,13 +21,11 @@ from proxy.ports import (
     ArtifactStore,
     Followable,
     JobStore,
-    Response,
     StoreUnavailable,
     WholeResponse,
 )
 from proxy.rescue.call import BROKEN, RELAYED, Call, Growing, Handed, Outcome, Stored
 from proxy.rescue.joining import Joining, NotRescued
-from proxy.upstream.credentials import Credentials
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +33,6 @@ log = structlog.get_logger(__name__)
 _ROUNDS = 4
 #: Seconds of one wait for a job that another replica runs.
 _WAIT = 30.0
-_DENIED = (401, 403)
 
 
 class Following:
@@ -107,13 +104,19 @@ class Following:
             verdict = await run.attendance.verdict_of_all()
             if verdict is not None:
                 # a request that came later is a new try
-                if call.began <= run.attendance.decided and _concerns(call, run, verdict):
+                if call.began <= run.attendance.decided and concerns(
+                    verdict, run, call.credentials
+                ):
                     return _for_client(verdict, started=started)
                 await followers.finished()
                 return None
             await followers.answered()
             handed = followers.handed
-            if handed is not None and not call.ranged and _concerns(call, run, handed.response):
+            if (
+                handed is not None
+                and not call.ranged
+                and concerns(handed.response, run, call.credentials)
+            ):
                 lines = handed.response.lines
                 return Handed(handed, lines if started else without(lines, NOT_REPEATED))
             reply = followers.reply
@@ -127,7 +130,7 @@ class Following:
         if followers.withdrawn or followers.handed is not None:
             return RELAYED
         refusal = _refusal(run)
-        if refusal is None or not _concerns(call, run, refusal):
+        if refusal is None or not concerns(refusal, run, call.credentials):
             return None
         return _for_client(refusal, started=started)
 
@@ -172,13 +175,6 @@ def _head(reason: bytes, lines: bytes) -> ResponseHead | None:
         return repeated_response(reason, lines)
     except MalformedMessage:
         return None
-
-
-def _concerns(call: Call, run: Run, verdict: Response | WholeResponse | Problem) -> bool:
-    """Whether VB365 would give the same response to the request. If it rejects the credentials of
-    the run, it may accept those of a request that has joined with a refreshed token.
-    """
-    return verdict.status not in _DENIED or Credentials.of(run.fields) == call.credentials
 
 
 def _for_client(found: WholeResponse | Problem, *, started: bool) -> WholeResponse | Problem:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from proxy.jobs.attendance import Attendance
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
+from proxy.ports import Response, WholeResponse
+from proxy.upstream.whole_response import read_whole
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.wire import ask
+from tests.support.wire import ask, eventually
 
 
 async def test_the_same_key_is_the_same_job(stage: Stage) -> None:
@@ -83,6 +87,38 @@ async def test_set_cookie_of_a_rejection_goes_to_one_client(
     assert [response.status for response in responses] == [500, 500]
     assert [response.all("Set-Cookie") for response in responses] == [["session=first"], []]
     assert stage.count_requests("exportToPst", "POST") == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_denial_goes_to_those_with_its_credentials(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """§8: VB365 may accept the others, for example with a refreshed token, or a cookie of another
+    user.
+    """
+    waiting: list[Attendance] = []
+    first_response = Attendance.first_response
+
+    async def noted(self: Attendance, grace: float) -> Any:
+        waiting.append(self)
+        return await first_response(self, grace)
+
+    async def read(response: Response, limit: int) -> WholeResponse:
+        await eventually(lambda: len(waiting) > 1 and waiting[0] is waiting[1])
+        return await read_whole(response, limit)
+
+    monkeypatch.setattr(Attendance, "first_response", noted)
+    monkeypatch.setattr("proxy.jobs.export_request.read_whole", read)
+    stage = await make_stage(EXPORTS__GRACE="60s")
+    stage.fault(status=status, body="{}", count=1)
+    fields: dict[str, Any] = {"Idempotency_Key": "k", "Prefer": "respond-async, wait=30"}
+    first = asyncio.create_task(stage.kickoff(stage.export, Cookie="user=1", **fields))
+    await eventually(lambda: len(waiting) == 1)
+    second = asyncio.create_task(stage.kickoff(stage.export, Cookie="user=2", **fields))
+    assert (await first).status == status
+    assert ((await second).status, (await second).body) == (200, stage.file())
+    assert "Idempotency-Replayed" not in await second
+    assert stage.count_requests("exportToPst", "POST") == 2
 
 
 @pytest.mark.parametrize("change", ["body", "path", "query"])
