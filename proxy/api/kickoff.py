@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from proxy.api.idempotency import IdempotencyKeys, idempotency_key
 from proxy.api.links import Site
 from proxy.api.preflight import Preflight
 from proxy.api.request import ApiRequest
-from proxy.api.request_body import RequestBodies
+from proxy.api.request_body import RequestBodies, RequestBody
 from proxy.api.responses import ApiResponse, document_response
 from proxy.core.errors import Problem
 from proxy.core.job import ErrorCode, ExportRequest, Job, Phase, ResultState
@@ -108,7 +108,7 @@ class KickoffHandler:
                 credentials = request.credentials()
                 key = idempotency_key(request)
                 target, head = decision.target, request.head
-                export = stored_request(head, decision.export, target, body, key=key)
+                export = stored_request(head, decision.export, target, body.content, key=key)
                 call = _Call(request, decision, credentials, export)
                 accepted = await self._accept(call, body, stack)
             if isinstance(accepted, tuple):
@@ -116,7 +116,7 @@ class KickoffHandler:
             return accepted
 
     async def _accept(
-        self, call: _Call, body: bytes, stack: ExitStack
+        self, call: _Call, body: RequestBody, stack: ExitStack
     ) -> ApiResponse | tuple[Job, Run]:
         """Create, store and start a job, or return the response to a kick-off that creates none.
 
@@ -183,7 +183,7 @@ class KickoffHandler:
         )
 
     async def _store(
-        self, call: _Call, job: Job, body: bytes, run: Run
+        self, call: _Call, job: Job, body: RequestBody, run: Run
     ) -> ApiResponse | tuple[Job, Run]:
         """Store and start the job, or return the response for the one with the same key."""
         for _ in range(_ATTEMPTS):
@@ -216,13 +216,24 @@ class KickoffHandler:
             return None
         return await self._preflight.denial(parent, call.request.raw(b"host"), call.credentials)
 
-    async def _submit(self, call: _Call, job: Job, body: bytes, run: Run) -> Job:
+    async def _submit(self, call: _Call, job: Job, body: RequestBody, run: Run) -> Job:
         """Store and start the job, or return the one with the same Idempotency-Key, which needs no
         capacity.
         """
-        async with self._keys.taking(call.credentials, job) as found:
+        async with AsyncExitStack() as stack:
+            taking = self._keys.taking(call.credentials, job)
+            found = await stack.enter_async_context(taking)
             if found is not None:
                 return found
+            stack.enter_context(body.memory.held())
+            admitted = self._admitted(job, body.content, run, stack.pop_all())
+            return await self._runner.undivided(admitted)
+
+    async def _admitted(self, job: Job, body: bytes, run: Run, held: AsyncExitStack) -> Job:
+        """Store and start the job if there is capacity for it; `held` ends afterwards. To be
+        completed even if the client leaves: until then the job must count.
+        """
+        async with held:
             try:
                 async with self._runner.admission(*job.owners, accepted=job.accepted):
                     return await self._runner.submit(job, body, run)

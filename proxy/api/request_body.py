@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from proxy.api.request import ApiRequest
 from proxy.core.errors import Problem
 from proxy.core.pace import Pace
-from proxy.net.budget import Budget
+from proxy.net.budget import Budget, Share
 
 #: Seconds after which a client may retry when all memory is in use.
 _RETRY_AFTER = 5
 _CLOSE = (("Connection", "close"),)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """A whole body, and the memory that counts for it."""
+
+    content: bytes
+    memory: Share
 
 
 class RequestBodies:
@@ -28,18 +37,19 @@ class RequestBodies:
         self.memory = memory
 
     @asynccontextmanager
-    async def receive(self, request: ApiRequest) -> AsyncIterator[bytes]:
-        """Receive the whole body. Its memory counts until the context ends. Raises `Problem`.
+    async def receive(self, request: ApiRequest) -> AsyncIterator[RequestBody]:
+        """Receive the whole body. Its memory counts until the context ends, and as long as it is
+        held. Raises `Problem`.
 
         A client that disconnects before the end of its body cancels this.
         """
-        reserved = _Reserved(self.memory)
+        memory = Share(self.memory)
         try:
-            yield await self._body(request, reserved)
+            yield RequestBody(await self._body(request, memory), memory)
         finally:
-            reserved.release()
+            memory.release()
 
-    async def _body(self, request: ApiRequest, reserved: _Reserved) -> bytes:
+    async def _body(self, request: ApiRequest, memory: Share) -> bytes:
         self._admit(request.head.content_length or 0)
         # Memory is reserved as bytes arrive, not as announced: an announcement costs a client
         # nothing. Bodies that together exceed the memory do not wait for each other: the one that
@@ -53,9 +63,8 @@ class RequestBodies:
             while not content.at_eof():
                 async with asyncio.timeout_at(pace.due):
                     piece = await content.readany()
-                size = len(body) + len(piece)
-                self._admit(size)
-                reserved.grow_to(size)
+                self._admit(len(body) + len(piece))
+                _take(memory, len(piece))
                 pace.arrived(len(piece), loop.time())
                 body += piece
         except TimeoutError as why:
@@ -77,29 +86,11 @@ class RequestBodies:
             )
 
 
-class _Reserved:
-    """The share of `memory` that one body uses."""
-
-    __slots__ = ("_memory", "_size")
-
-    def __init__(self, memory: Budget) -> None:
-        self._memory = memory
-        self._size = 0
-
-    def grow_to(self, size: int) -> None:
-        """Reserve `size` bytes in total. Raises `Problem` if there are not enough."""
-        more = size - self._size
-        if more <= 0:
-            return
-        if not self._memory.take(more):
-            detail = (
-                "The bodies of exports that are being received use all of "
-                "exports.body_memory. Try again."
-            )
-            raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER, headers=_CLOSE)
-        self._size = size
-
-    def release(self) -> None:
-        """Release all of it."""
-        self._memory.give(self._size)
-        self._size = 0
+def _take(memory: Share, size: int) -> None:
+    """Count `size` more bytes. Raises `Problem` if there are not enough."""
+    if not memory.take(size):
+        detail = (
+            "The bodies of exports that are being received use all of exports.body_memory. "
+            "Try again."
+        )
+        raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER, headers=_CLOSE)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -31,6 +32,8 @@ from proxy.jobs.withdrawal import Withdrawal
 from proxy.ports import ArtifactStore, Fields, JobStore, SharedJobs, StoreUnavailable
 
 log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
 
 _TICK = 1.0
 
@@ -198,6 +201,10 @@ class Runner:
         """Run `work` in the background, until the runner stops."""
         return self._tasks.spawn(work)
 
+    async def undivided(self, work: Coroutine[None, None, _T]) -> _T:
+        """Run `work` to its end even if the calling task is cancelled; see `Tasks.undivided`."""
+        return await self._tasks.undivided(work)
+
     def run_of(self, id: str) -> Run | None:
         """The job's run in this process, None without one."""
         return self._runs.get(id)
@@ -321,6 +328,7 @@ class Runner:
         run.queued = run.work is Work.QUEUED
         if run.queued:
             run.unprepare()
+            run.body = None  # the store has it: those of all that wait would fill the memory
             events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:

@@ -39,8 +39,8 @@ class Withdrawal:
         self._now = now
 
     def later(self, run: Run, seconds: float) -> None:
-        """Withdraw the run's job unless it has a slot by then."""
-        if run.work is Work.QUEUED:
+        """Withdraw the run's job unless it has a slot by then. Does nothing before it is stored."""
+        if run.stored and run.work is Work.QUEUED:
             self._tasks.spawn(self._withdraw(run, seconds))
 
     async def _withdraw(self, run: Run, seconds: float) -> None:

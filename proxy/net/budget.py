@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Budget:
@@ -61,3 +63,45 @@ class SharedBudget(Budget):
         """As `Budget.give`."""
         self.taken -= count
         self._all[self._index] = self.taken
+
+
+class Share:
+    """Units of a budget that are returned together, once nobody holds them. Its maker does until
+    `release`.
+    """
+
+    __slots__ = ("_budget", "_holders", "_released", "_size")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._size = 0
+        self._holders = 1
+        self._released = False
+
+    def take(self, count: int) -> bool:
+        """Take `count` more units. Return False, and take nothing, if fewer are free."""
+        if not self._budget.take(count):
+            return False
+        self._size += count
+        return True
+
+    def release(self) -> None:
+        """End the hold of the maker. Idempotent."""
+        if not self._released:
+            self._released = True
+            self._leave()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the units within the block, also after `release`."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self._budget.give(self._size)
+            self._size = 0

@@ -9,14 +9,15 @@ from proxy.core.http.fields import value_of
 from proxy.core.http.heads import Head, ResponseHead
 from proxy.core.job import ExportRequest, Job
 from proxy.jobs.followers import HandedOver
+from proxy.net.budget import Share
 from proxy.ports import Fields, Reader, Tail, WholeResponse
 from proxy.upstream.credentials import Credentials
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, whole. `client` is the address of its client, `began` the time of the event loop
-    at which it was whole.
+    """One request, whole. `memory` counts for its body; `client` is the address of its client,
+    `began` the time of the event loop at which it was whole.
     """
 
     head: Head = field(repr=False)
@@ -24,6 +25,7 @@ class Call:
     credentials: Credentials = field(repr=False)
     export: ExportRequest
     body: bytes = field(repr=False)
+    memory: Share = field(repr=False)
     client: str | None
     began: float
 

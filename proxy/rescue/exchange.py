@@ -212,7 +212,8 @@ class RescueExchange:
             return None
         target = self._decision.target
         export = stored_request(self._head, self._decision.export, target, body, key=None)
-        return Call(self._head, fields, credentials, export, body, peer, self._now())
+        memory = self._body.memory
+        return Call(self._head, fields, credentials, export, body, memory, peer, self._now())
 
     def _give_up(self) -> None:
         """Break the response off visibly, or relay the request if there is none yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from weakref import WeakValueDictionary
 
 import structlog
@@ -81,12 +82,13 @@ class Joining:
         fingerprint = call.export.fingerprint
         # identical requests in turn: of those at the same moment, one starts the job
         lock = self._access.owners(call.credentials)[0], fingerprint
-        async with self._locks.setdefault(lock, asyncio.Lock()):
+        async with AsyncExitStack() as turn:
+            await turn.enter_async_context(self._locks.setdefault(lock, asyncio.Lock()))
             found = await self._match(call)
             if found is None and call.ranged:
                 raise NotRescued
             if found is None:
-                found, started = await self._start(call)
+                found, started = await self._start(call, turn)
                 if started:
                     return found, True
         return await self._join(call, found), False
@@ -118,9 +120,11 @@ class Joining:
         if offer(job, now=self._now(), ttl=self._ttl) is Offer.RESUME:
             borrowed = not await self._access.owns(call.credentials, job)
             await self._runner.resume(job, call.fields, borrowed=borrowed)
-            run = self._runner.run_of(job.id)
-            if run is not None:
-                self._runner.withdrawal.later(run, self._grace)
+        # also a job that waits since before: its first client may have left, or it was resumed
+        # with sealed credentials
+        run = self._runner.run_of(job.id)
+        if run is not None:
+            self._runner.withdrawal.later(run, self._grace)
         self._counts.joined += 1
         since = job.created if job.started is None else job.started
         until = self._now() if job.ended is None else job.ended
@@ -140,8 +144,10 @@ class Joining:
             else:
                 return
 
-    async def _start(self, call: Call) -> tuple[Job, bool]:
-        """Start a job, or return the one that another replica has just started."""
+    async def _start(self, call: Call, turn: AsyncExitStack) -> tuple[Job, bool]:
+        """Start a job, or return the one that another replica has just started. `turn` ends once
+        the job is stored.
+        """
         owners = self._access.owners(call.credentials)
         fields = kickoff_fields(call.fields)
         now = self._now()
@@ -161,21 +167,29 @@ class Joining:
         run = Run(job.id, fields, rescued=True)
         run.body = call.body
         self._held_fields.take(run)
+        turn.enter_context(call.memory.held())
         try:
-            async with self._runner.admission(*job.owners):
-                run.prepared = self._prepare()  # while the job is being stored
-                stored = await self._runner.submit(job, call.body, run)
+            stored = await self._runner.undivided(self._submit(call, job, run, turn.pop_all()))
         except Problem:
             # another replica may have just started the one that took the last place
             found = await self._find(owners, call.export.fingerprint)
             if found is None:
                 raise
             return found, False
-        if stored.id != job.id:
-            return stored, False
-        self._access.allow(call.credentials, job)
-        self._runner.withdrawal.later(run, self._grace)
-        self._identities.confirm_later(call, job)
-        self._counts.rescued += 1
-        events.rescued(job)
-        return job, True
+        return (stored, False) if stored.id != job.id else (job, True)
+
+    async def _submit(self, call: Call, job: Job, run: Run, turn: AsyncExitStack) -> Job:
+        """Store and start the job, and what follows from that. To be completed even if the client
+        leaves: until then the job must count, and it must not stay in the queue afterwards.
+        """
+        async with turn:
+            async with self._runner.admission(*job.owners):
+                run.prepared = self._prepare()  # while the job is being stored
+                stored = await self._runner.submit(job, call.body, run)
+            if stored.id == job.id:
+                self._access.allow(call.credentials, job)
+                self._runner.withdrawal.later(run, self._grace)
+                self._identities.confirm_later(call, job)
+                self._counts.rescued += 1
+                events.rescued(job)
+            return stored

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.core.http.bodies import Chunks
 from proxy.core.http.heads import Framing, Head, MalformedMessage
 from proxy.core.pace import Pace
-from proxy.net.budget import Budget
+from proxy.net.budget import Budget, Share
 
 
 class GatheredBody:
@@ -15,10 +15,9 @@ class GatheredBody:
 
     def __init__(self, head: Head, memory: Budget, limit: int, now: float) -> None:
         self._chunked = head.framing is Framing.CHUNKED
-        self._memory = memory
+        self.memory = Share(memory)
         self._limit = limit
         self._pace = Pace(now)
-        self._taken = 0
         self.raw = bytearray()
 
     def add(self, data: bytes, now: float) -> bool:
@@ -26,9 +25,8 @@ class GatheredBody:
         arrives too slowly to stay in memory: then the request is relayed, with `data`.
         """
         self.raw += data
-        if len(self.raw) > self._limit or now > self._pace.due or not self._memory.take(len(data)):
+        if len(self.raw) > self._limit or now > self._pace.due or not self.memory.take(len(data)):
             return False
-        self._taken += len(data)
         self._pace.arrived(len(data), now)
         return True
 
@@ -44,7 +42,6 @@ class GatheredBody:
         return content if chunks.done and not rest else None
 
     def release(self) -> None:
-        """Release the memory. Idempotent."""
-        self._memory.give(self._taken)
-        self._taken = 0
+        """Release the memory, unless it is held elsewhere. Idempotent."""
+        self.memory.release()
         self.raw = bytearray()

@@ -10,6 +10,7 @@ import pytest
 from proxy.core.job import Job
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeRescue, RescueStage
+from tests.contract.test_3_leaving import Gate
 from tests.support.exports import (
     CHUNKED_HEAD,
     CONTENT,
@@ -164,6 +165,49 @@ async def test_14_an_export_that_leaves_the_queue_is_logged(make_rescue: MakeRes
         slow.finish()
         assert (await stage.finished())["id"] != withdrawn["job"]
     check_documented(log.entries)
+
+
+async def test_14_an_export_whose_client_leaves_while_it_is_stored_leaves_the_queue(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§14: it waits no longer than any other, and its body is not in memory."""
+    slow = Slow()
+    stage = await make_rescue(slow, whole, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="10ms")
+    await stage.leave()
+    gate = Gate(monkeypatch, "add")
+    peer = await stage.send(body=b"another")
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        peer.reset()
+        assert len(await stage.jobs()) == 2
+        gate.opened.set()
+        while len(await stage.jobs()) == 2:  # noqa: ASYNC110 - the proxy has to remove one
+            await asyncio.sleep(0.01)
+    assert (await relayed(stage, body=b"another")).body == CONTENT
+    slow.finish()
+
+
+async def test_14_no_request_waits_in_the_queue_with_an_export_that_was_resumed_there(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§14: whatever became of the request that resumed it."""
+    slow, other = Slow(), Slow()
+    stage = await make_rescue(slow, other, whole, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="10ms")
+    await stage.leave()
+    await stage.restart()
+    occupying = await stage.send(body=b"another")
+    await eventually(lambda: len(stage.upstream.posts) == 2)
+    occupying.reset()
+    gate = Gate(monkeypatch, "replace")
+    peer = await stage.send()
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        peer.reset()
+        await stage.jobs()
+        gate.opened.set()
+        assert (await relayed(stage)).body == CONTENT
+    slow.finish()
+    other.finish()
 
 
 async def test_14_an_export_that_leaves_the_queue_is_not_listed_when_it_is_relayed(

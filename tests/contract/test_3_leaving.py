@@ -17,6 +17,7 @@ from proxy.core.job import Job
 from proxy.jobs.attendance import Attendance
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
+from proxy.net.budget import Budget
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeStage, Stage
 from tests.support.wire import Peer, eventually, request_bytes
@@ -103,6 +104,45 @@ async def test_a_client_that_disconnects_while_its_job_is_stored_blocks_no_retry
         document = (await stage.finished(stage.path(retry["Location"]))).json()
     assert (document["status"], document["error"]["upstream"]["status"]) == ("Failed", 500)
     assert [job["id"] for job in await listed(stage)] == [document["id"]]
+
+
+async def test_a_job_counts_while_it_is_stored_if_its_client_disconnects(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.1, §3.5: its place in the quota is taken, and the memory for its body is in use: else
+    clients that disconnect at once would exceed all limits.
+    """
+    memory, heads = Budget(1 << 20), Budget(64 << 20)
+    budgets = {each.limit: each for each in (memory, heads)}
+    monkeypatch.setattr("proxy.parts.memory.Budget", budgets.__getitem__)
+    sizes = {"EXPORTS__BODY_MEMORY": "1MiB", "EXPORTS__MAX_REQUEST_BODY": "1MiB"}
+    stage = await make_stage(EXPORTS__MAX_PER_CALLER="1", EXPORTS__GRACE=LONG, **sizes)
+    stage.fault(hold=True)
+    entered, opened = asyncio.Event(), asyncio.Event()
+    original = DiskJobs.add
+
+    async def halting(self: DiskJobs, job: Job, body: bytes) -> Job:
+        entered.set()
+        await opened.wait()
+        return await original(self, job, body)
+
+    monkeypatch.setattr(DiskJobs, "add", halting)
+    client = await begin(stage)
+    async with asyncio.timeout(20):
+        await entered.wait()
+        await leave(stage, client)
+        assert memory.taken == len(b"{}")
+        try:
+            async with asyncio.timeout(10):
+                assert (await stage.kickoff(stage.export)).status == 429
+        finally:
+            opened.set()
+        await generating(stage)
+        await eventually(lambda: memory.taken == 0)
+        retry = await stage.kickoff(stage.export, Idempotency_Key="k")
+        assert retry.status == 202
+        stage.simulator.release()
+    assert [job["id"] for job in await listed(stage)] == [retry.json()["id"]]
 
 
 async def test_a_client_that_disconnects_within_the_grace_period_does_not_stop_its_job(

@@ -78,6 +78,22 @@ async def test_a_job_without_a_free_slot_is_stored_queued_and_starts_later(
     assert world.jobs.jobs[second].status is Status.SUCCESS
 
 
+async def test_14_the_body_of_an_export_that_waits_is_not_in_memory(world: FakeWorld) -> None:
+    """§3.1: the store has it."""
+    world.upstream.gate.clear()
+    await world.submit()
+    job = replace(new_job(), origin=Origin.RESCUE)
+    run = Run(job.id, CALL, rescued=True)
+    run.body = b"{}"
+    async with world.runner.admission(job.owner):
+        await world.runner.submit(job, run.body, run)
+    assert run.queued
+    assert run.body is None
+    world.upstream.gate.set()
+    await until(lambda: world.jobs.jobs[job.id].terminal)
+    assert world.jobs.jobs[job.id].status is Status.SUCCESS
+
+
 async def test_a_job_that_cannot_be_stored_gives_its_slot_back(world: FakeWorld) -> None:
     world.jobs.faults["add"].append(StoreUnavailable("disk full"))
     with pytest.raises(StoreUnavailable):
