@@ -38,7 +38,7 @@ from proxy.core.naming import result_name
 from proxy.core.request_id import FIELD as REQUEST_ID
 from proxy.jobs import events
 from proxy.jobs.deliveries import Deliveries
-from proxy.ports import Artifact, ArtifactStore, Reader
+from proxy.ports import Artifact, ArtifactStore, Reader, StoreUnavailable
 from proxy.ports.counts import FileCounts
 from proxy.ports.sending import IMPOSSIBLE, FileSink, FileSource
 from proxy.ports.tracing import NoTracing, Traced, Tracing
@@ -49,6 +49,10 @@ _LEAST = 256 << 10
 #: Bytes of a piece that is written when the socket is full. A client that makes space for it within
 #: `_FAST` seconds is a fast one.
 _PIECE, _FAST = 16 << 10, 0.01
+
+
+class NotOpened(StoreUnavailable):
+    """The file cannot be opened now. Nothing of a response has been sent."""
 
 
 class Download:
@@ -90,7 +94,10 @@ class Download:
         self, request: ApiRequest, job: Job, method: str, extra: Iterable[tuple[str, str]]
     ) -> tuple[web.StreamResponse, int]:
         """Send the file; see `send`. Also return the number of its bytes that were sent."""
-        reader = await self._artifacts.open(job.id, job.fence)
+        try:
+            reader = await self._artifacts.open(job.id, job.fence)
+        except StoreUnavailable as why:
+            raise NotOpened(str(why)) from why
         if reader is None:
             raise Problem("result-deleted", "The exported file no longer exists.")
         began, sent = time.monotonic(), FileCounts()

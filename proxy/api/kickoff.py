@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from proxy.api.download import Download
+from proxy.api.download import Download, NotOpened
 from proxy.api.idempotency import IdempotencyKeys, idempotency_key
 from proxy.api.links import Site
 from proxy.api.preflight import Preflight
@@ -29,7 +29,7 @@ from proxy.jobs.outcome import concerns, repeated
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
-from proxy.ports import JobStore, KeyClaimed, WholeResponse
+from proxy.ports import JobStore, KeyClaimed, StoreUnavailable, WholeResponse
 from proxy.ports.counts import JobCounts
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
@@ -328,12 +328,16 @@ class KickoffHandler:
             return first
         wait = min(call.decision.preferences.wait or 0, self._policy.max_wait)
         left = wait - (asyncio.get_running_loop().time() - started)
-        current = await self._claimed(job)
-        if waited or left > 0:
-            current = await self._terminal(current, left)
-        if wait > 0 and current.terminal:
-            return await self._outcome(call, current, run)
-        return self._accepted(call, current)
+        try:
+            job = await self._claimed(job)
+            if waited or left > 0:
+                job = await self._terminal(job, left)
+        except StoreUnavailable:
+            # the job is stored and goes on; after an error the client would start it again
+            return self._accepted(call, job)
+        if wait > 0 and job.terminal:
+            return await self._outcome(call, job, run)
+        return self._accepted(call, job)
 
     def _grace(self, call: _Call) -> float:
         """Return the seconds to wait for VB365's first response: at most the client's `wait`."""
@@ -373,7 +377,10 @@ class KickoffHandler:
             extra = [("Content-Location", links.result), ("Vary", "Prefer")]
             if applied := self._applied(call, file=True):
                 extra.append(("Preference-Applied", applied))
-            return await self._download.send(call.request, job, method="POST", extra=extra)
+            try:
+                return await self._download.send(call.request, job, method="POST", extra=extra)
+            except NotOpened:
+                return self._accepted(call, job)
         if run.rejection is not None and run.rejection.complete:
             return run.rejection
         if run.unanswered is not None:

@@ -54,8 +54,14 @@ class Driver:
         """Leave the records as they are when the runs are cancelled from now on."""
         self._stopping = True
 
+    def note_dropped(self, id: str) -> None:
+        """Note that the kick-off got a response or an error in place of the job."""
+        self._dropped.append(id)
+
     def has_dropped(self, id: str) -> bool:
-        """Whether VB365's response went to the kick-off in place of the job (CONTRACT §3.7)."""
+        """Whether VB365's response, or an error, went to the kick-off in place of the job (CONTRACT
+        §3.7).
+        """
         return id in self._dropped
 
     async def drive(self, run: Run) -> None:
@@ -75,7 +81,7 @@ class Driver:
             if self._stopping:
                 raise
         except Dropped:
-            self._dropped.append(run.id)
+            self.note_dropped(run.id)
         except Lost:
             pass  # its caller, or another replica, has ended it
         except Suspended as why:

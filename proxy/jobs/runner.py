@@ -76,12 +76,11 @@ class Runner:
             replica=self._replica,
             forget=self._forget,
         )
-        self._queue: Queue = (
-            LocalQueue(limits.slots, start=self._begin, now=now)
-            if shared is None
-            else SharedQueue(shared, limits.slots, start=self._begin, wake=self.wake, now=now)
+        self._queue = self._new_queue(limits, shared)
+        drop = self._driver.note_dropped
+        self.withdrawal = Withdrawal(
+            jobs, self._tasks, self._queue, forget=self._forget, note_dropped=drop, now=now
         )
-        self.withdrawal = Withdrawal(jobs, self._tasks, self._queue, forget=self._forget, now=now)
         self._admission = Admission(
             jobs=jobs,
             artifacts=artifacts,
@@ -105,6 +104,12 @@ class Runner:
             now=now,
         )
         self._stopping = False
+
+    def _new_queue(self, limits: Limits, shared: SharedJobs | None) -> Queue:
+        slots, start, now = limits.slots, self._begin, self._now
+        if shared is None:
+            return LocalQueue(slots, start=start, now=now)
+        return SharedQueue(shared, slots, start=start, wake=self.wake, now=now)
 
     @property
     def running(self) -> int:

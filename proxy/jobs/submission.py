@@ -6,7 +6,7 @@ two or three of a job that waits, and the kick-off gets its 202 after it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 
 from proxy.core.events import Assigned, Claimed
 from proxy.core.job import Job, Phase
@@ -72,10 +72,7 @@ class Submission:
         try:
             stored = await self._admission.add(job, body, started)
         except StoreUnavailable:
-            if run.followers is None:
-                self._adopt_later(job, body, run, started)
-            else:  # its request is relayed: it must not run as well
-                self._withdrawal.retract(run, job)
+            self._settle_later(job, body, run, started)
             raise
         except BaseException:
             self._unregister(run)
@@ -116,11 +113,25 @@ class Submission:
             del self._runs[run.id]
         self._queue.leave(run)
 
-    def _adopt_later(self, job: Job, body: bytes, run: Run, started: Job | None) -> None:
+    def _settle_later(self, job: Job, body: bytes, run: Run, started: Job | None) -> None:
+        """Settle a job that the store may have although it reported a failure.
+
+        The caller gets an error and may send the export again. With an Idempotency-Key the next
+        kick-off gets this job (CONTRACT §8); without one it would be a second generation.
+        """
+
         def confirm(_: Job) -> None:
             events.accepted(job, len(body))
 
-        self._tasks.spawn(self.adopt(run, job, confirm, started))
+        def adopt() -> Coroutine[None, None, None]:
+            return self.adopt(run, job, confirm, started)
+
+        if run.followers is not None:  # its request is relayed: it must not run as well
+            self._withdrawal.retract(run, job)
+        elif job.request.idempotency_key is None:
+            self._withdrawal.revoke(run, job, adopt)
+        else:
+            self._tasks.spawn(adopt())
 
     async def adopt(
         self, run: Run, job: Job, confirm: Callable[[Job], None], started: Job | None = None

@@ -1,12 +1,14 @@
-"""Takes rescued exports out of the queue: their requests do not wait for a slot longer than
-`exports.grace` (CONTRACT §14).
+"""Removes jobs that have not begun: rescued exports, whose requests do not wait for a slot longer
+than `exports.grace` (CONTRACT §14), and jobs whose kick-off got an error because the store did not
+confirm them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from proxy.core.errors import Problem
 from proxy.core.events import Interrupted
 from proxy.core.job import Job, Phase
 from proxy.jobs import events
@@ -21,7 +23,9 @@ _PATIENCE = 1.0
 
 
 class Withdrawal:
-    """Removes rescued exports that have not begun. `forget` removes a run from the live ones."""
+    """Removes jobs that have not begun. `forget` removes a run from the live ones, `note_dropped`
+    keeps a list that was read before from showing the job.
+    """
 
     def __init__(
         self,
@@ -30,12 +34,14 @@ class Withdrawal:
         queue: Queue,
         *,
         forget: Callable[[Run], None],
+        note_dropped: Callable[[str], None],
         now: Callable[[], float],
     ) -> None:
         self._jobs = jobs
         self._tasks = tasks
         self._queue = queue
         self._forget = forget
+        self._note_dropped = note_dropped
         self._now = now
 
     def later(self, run: Run, seconds: float) -> None:
@@ -70,6 +76,33 @@ class Withdrawal:
         """Remove the record of a job that must not begin, whether the store has it or not."""
         self._forget(run)
         self._tasks.spawn(self._remove(job))
+
+    def revoke(self, run: Run, job: Job, keep: Callable[[], Awaitable[None]]) -> None:
+        """Remove a job whose kick-off gets an error, whether the store has it or not: the kick-off
+        may be sent again, and nothing shows that it is the same export.
+
+        Until then no caller is shown the job. `keep` is called instead if another replica has shown
+        it.
+        """
+        run.attendance.decide(Problem("store-unavailable", "The job was not stored."))
+        self._tasks.spawn(self._revoke(run, job, keep))
+
+    async def _revoke(self, run: Run, job: Job, keep: Callable[[], Awaitable[None]]) -> None:
+        if await until_available(lambda: self._remove_unshown(job), job=job.id):
+            self._note_dropped(job.id)
+            self._forget(run)
+        else:
+            run.attendance.withdraw()
+            await keep()
+
+    async def _remove_unshown(self, job: Job) -> bool:
+        """Remove the record if there is one. Return False if another replica has shown the job."""
+        while (current := await self._jobs.get(job.id)) is not None:
+            if job.attended and not current.attended:
+                return False
+            if await self._jobs.remove(current):
+                break
+        return True
 
     async def _remove(self, job: Job) -> None:
         async def remove() -> None:

@@ -12,7 +12,10 @@ import pytest
 from proxy.core.job import Job
 from proxy.downstream.bridge import Bridge
 from proxy.jobs.transfer import Transfer
+from proxy.ports import StoreUnavailable
 from proxy.simulator import Simulator
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.support.wire import Message, Peer, raw, request_bytes
 
@@ -400,6 +403,35 @@ async def test_wait_is_limited_and_ends_in_202(make_stage: MakeStage) -> None:
     response = await stage.kickoff(stage.export, Prefer="respond-async, wait=99")
     assert (response.status, response.json()["status"]) == (202, "Running")
     assert response["Preference-Applied"] == "respond-async, wait=1"
+
+
+@pytest.mark.parametrize(
+    ("store", "method", "status"),
+    [(DiskJobs, "wait", "Running"), (FileArtifacts, "open", "Success")],
+)
+async def test_an_export_that_is_stored_is_accepted_whatever_fails_afterwards(
+    make_stage: MakeStage,
+    monkeypatch: pytest.MonkeyPatch,
+    store: type[object],
+    method: str,
+    status: str,
+) -> None:
+    """§3.8: it goes on, and after an error the client would start another one."""
+    stage = await make_stage()
+    stage.fault(hold=status == "Running")
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, method, away)
+    response = await stage.kickoff(stage.export, Prefer="respond-async, wait=45")
+    assert (response.status, response.json()["status"]) == (202, status)
+    monkeypatch.undo()
+    if status == "Running":
+        await stage.held()
+        stage.simulator.release()
+    await stage.finished(stage.path(response["Location"]))
+    assert stage.count_requests("exportToPst", "POST") == 1
 
 
 async def test_a_failure_within_wait_relays_the_upstreams_response(make_play: MakePlay) -> None:

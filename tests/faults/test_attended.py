@@ -81,20 +81,44 @@ async def test_no_client_waits_longer_than_the_grace_period() -> None:
     assert not run.attendance.waiting
 
 
-async def test_a_job_that_the_store_added_without_confirming_it_ends() -> None:
-    """The caller got 503; the record must not stay Queued forever."""
+def add_without_confirming(world: Any) -> None:
+    original = world.jobs.add
+
+    async def unconfirmed(*args: Any) -> Job:
+        await original(*args)
+        raise StoreUnavailable("no answer")
+
+    world.jobs.add = unconfirmed
+
+
+async def test_a_job_with_a_key_that_the_store_added_without_confirming_it_ends() -> None:
+    """§8: the caller got 503, and a retry gets this job. It must not stay Queued forever."""
     async with new_world() as world:
-        original = world.jobs.add
-
-        async def unconfirmed(*args: Any) -> Job:
-            await original(*args)
-            raise StoreUnavailable("no answer")
-
-        world.jobs.add = unconfirmed
+        add_without_confirming(world)
         with pytest.raises(StoreUnavailable):
-            await world.submit()
+            await world.submit("k")
         await world.quiet()
         assert [job.status for job in await world.jobs.list()] == [Status.SUCCESS]
+
+
+@pytest.mark.parametrize("attended", [True, False])
+async def test_a_job_without_a_key_that_the_store_added_without_confirming_it_is_removed(
+    attended: bool,
+) -> None:
+    """The caller got 503, and a retry is another export. Until then no list shows the job."""
+    async with new_world() as world:
+        add_without_confirming(world)
+        world.jobs.gates["remove"] = asyncio.Event()
+        with pytest.raises(StoreUnavailable):
+            await world.submit(attended=attended)
+        (job,) = await world.jobs.list()
+        assert not world.runner.may_show(job.id)
+        world.jobs.gates["remove"].set()
+        await world.quiet()
+        assert not world.runner.may_show(job.id), "in a list that was read before"
+        assert await world.jobs.list() == []
+        assert world.upstream.posts == []
+        assert world.runner.running == 0
 
 
 async def test_a_job_that_the_store_did_not_add_is_not_run() -> None:

@@ -41,7 +41,8 @@ class Connections:
         self._location = location
         self._tls = tls
         self._keys = (2, location.prefix, channel)
-        self._bound = bound
+        #: Seconds that a command may take.
+        self.bound = bound
         self._idle: list[AbstractConnection] = []
         self._free = asyncio.Semaphore(_MOST)
         self._busy = 0
@@ -75,8 +76,8 @@ class Connections:
         self._settled.clear()
         fault = f"has {_MOST} commands to execute before"
         try:
-            async with asyncio.timeout(self._bound), self._free:
-                fault = f"did not respond within {self._bound} s"
+            async with asyncio.timeout(self.bound), self._free:
+                fault = f"did not respond within {self.bound} s"
                 reply = await self._send(command, repeatable)
             self._availability.worked()
             return reply
@@ -190,7 +191,7 @@ class Connections:
     async def _master(self) -> tuple[str, int]:
         """The address of the service's master, from the first Sentinel that knows it."""
         problems = []
-        share = self._bound / (len(self._location.hosts) + 1)
+        share = self.bound / (len(self._location.hosts) + 1)
         for host, port in self._location.hosts:
             try:
                 async with asyncio.timeout(share):

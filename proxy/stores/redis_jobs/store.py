@@ -41,6 +41,7 @@ from proxy.stores.redis_jobs.feed import Feed
 from proxy.stores.redis_jobs.outbox import RedisOutbox
 from proxy.stores.redis_jobs.recent import RecentJobs, UnpackedJobs
 from proxy.stores.redis_jobs.replicas import RedisReplicas
+from proxy.stores.redis_jobs.server_clock import ServerClock
 from proxy.stores.redis_jobs.url import parse_url
 
 _T = TypeVar("_T")
@@ -55,6 +56,8 @@ _CLAIM = 3600
 _STARTED, _STORED, _CLAIMED = 2, 1, -1
 #: What `replace` returns if another job has a key that the job would get.
 _TAKEN = -3
+#: How often a job is added again if it seems too late: the store's clock may have been set.
+_TRIES = 2
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
 
 
@@ -68,6 +71,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         self._recent = RecentJobs(elapsed)
         self._unpacked = UnpackedJobs()
         self._feed = Feed(connections, channel, self._recent)
+        self._clock = ServerClock(elapsed)
         self._tasks: list[asyncio.Task[None]] = []
         self._changing: set[asyncio.Future[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -101,10 +105,15 @@ class RedisJobs(RedisReplicas, RedisOutbox):
 
     async def time(self) -> float:
         """The Unix second on the clock of the store, which all replicas share."""
-        return await checks.time(self._connections)
+        time = await checks.time(self._connections)
+        self._clock.read(time)
+        return time
 
     async def add(self, job: Job, body: bytes) -> Job:
-        """As `JobStore.add`. A job whose id is stored already is not written again."""
+        """As `JobStore.add`. A job whose id is stored already is not written again. After a failure
+        it is not stored later, even if the store executes the command then: by its clock it is too
+        late.
+        """
         added = await self._add(job, body)
         if added is None:
             raise StoreUnavailable("the job store applied bounds that nobody asked for")
@@ -129,13 +138,22 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         self, job: Job, body: bytes, args: Sequence[Any] = (), started: Job | None = None
     ) -> Job | None:
         self._check_open()
+        deadline = elapsed() + self._connections.bound
+        if not self._clock.known:
+            await self.time()
         record = (job.id, job.version, pack(job), entries(job), pack_body(body))
-        reply = await self._change(job.id, self._connections.run(scripts.ADD, *record, *args))
-        if isinstance(reply, bytes):
-            return unpack(reply)
-        if reply == _CLAIMED:
-            raise KeyClaimed
-        return {_STORED: job, _STARTED: started}.get(reply)
+        for _ in range(_TRIES):
+            latest = repr(self._clock.now() + deadline - elapsed())
+            adding = self._connections.run(scripts.ADD, *record, latest, *args)
+            reply = await self._change(job.id, adding)
+            if isinstance(reply, bytes):
+                return unpack(reply)
+            if reply == _CLAIMED:
+                raise KeyClaimed
+            if not isinstance(reply, list):
+                return {_STORED: job, _STARTED: started}.get(reply)
+            self._clock.read(float(reply[0]))
+        raise StoreUnavailable("the job store was too slow to add a job")
 
     async def announce(self, claim: KeyClaim) -> None:
         """As `SharedJobs.announce`."""

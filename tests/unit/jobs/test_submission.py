@@ -19,7 +19,7 @@ from proxy.jobs.run import Run, Work
 from proxy.ports import StoreUnavailable
 from tests.support.fakes import new_job
 from tests.support.harness import CALL, LIMITS, FakeWorld
-from tests.support.replicas import new_cluster
+from tests.support.replicas import Node, new_cluster
 
 ONE = replace(LIMITS, max_running=1)
 
@@ -147,30 +147,68 @@ async def test_a_job_of_a_replica_is_stored_once_before_its_request() -> None:
         cluster.assert_done(id)
 
 
+async def submit_unconfirmed(node: Node, key: str | None = None) -> str:
+    """Submit a job that the store adds without confirming it. Return its id."""
+    add, added = node.store.add_within, []
+
+    async def unconfirmed(*args: Any) -> Job | None:
+        added.append(await add(*args))
+        node.store.add_within = add  # type: ignore[method-assign]
+        raise StoreUnavailable("cut off")
+
+    node.store.add_within = unconfirmed  # type: ignore[assignment,method-assign]
+    with pytest.raises(StoreUnavailable):
+        await node.submit(key, attended=True)
+    (job,) = added
+    assert job is not None
+    return job.id
+
+
 @pytest.mark.parametrize("with_slot", [True, False])
 async def test_a_job_that_the_store_has_without_confirming_it_runs_once(with_slot: bool) -> None:
-    """§18: the caller gets 503, and may find the job."""
+    """§18: the caller gets 503, and a retry with the same key finds the job."""
     async with new_cluster(limits=ONE) as cluster:
         a, b = cluster.nodes
         if not with_slot:
             b.upstream.gate.clear()
             await b.submit()
-        add = a.store.add_within
-
-        async def unconfirmed(*args: Any) -> Job | None:
-            await add(*args)
-            a.store.add_within = add  # type: ignore[method-assign]
-            raise StoreUnavailable("cut off")
-
-        a.store.add_within = unconfirmed  # type: ignore[assignment,method-assign]
-        before = set(cluster.store.jobs)
-        with pytest.raises(StoreUnavailable):
-            await a.submit()
-        (id,) = set(cluster.store.jobs) - before  # noqa: A001
+        id = await submit_unconfirmed(a, "k")  # noqa: A001
+        assert (await b.submit("k"))[0] == id
         b.upstream.gate.set()
         job = await cluster.phase(id, Phase.COMPLETED)
         assert (job.status, job.fence, a.upstream.posts) == (Status.SUCCESS, 1, [0])
         await cluster.until(lambda: a.runner.running == a.runner.queued == 0)
+
+
+@pytest.mark.parametrize("with_slot", [True, False])
+async def test_without_a_key_it_is_removed_before_it_runs(with_slot: bool) -> None:
+    """§18: the caller gets 503, and a retry would be a second generation."""
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        if not with_slot:
+            b.upstream.gate.clear()
+            await b.submit()
+        id = await submit_unconfirmed(a)  # noqa: A001
+        await cluster.until(lambda: id not in cluster.store.jobs)
+        await cluster.until(lambda: a.runner.running == a.runner.queued == 0)
+        assert a.upstream.posts == []
+        b.upstream.gate.set()
+        retry, _ = await a.submit()
+        await cluster.phase(retry, Phase.COMPLETED)
+        assert a.upstream.posts == [0]
+
+
+async def test_a_job_that_another_replica_has_shown_meanwhile_is_kept() -> None:
+    """§3.7: a job that a caller has seen is never dropped."""
+    async with new_cluster() as cluster:
+        a, b = cluster.nodes
+        removable = hold(a.store, "remove")
+        id = await submit_unconfirmed(a)  # noqa: A001
+        assert await b.runner.show(cluster.store.jobs[id])
+        removable.set()
+        job = await cluster.phase(id, Phase.COMPLETED)
+        assert (job.status, a.upstream.posts) == (Status.SUCCESS, [0])
+        assert a.runner.may_show(id)
 
 
 async def test_a_refusal_by_the_store_names_the_numbers() -> None:

@@ -178,6 +178,49 @@ async def test_a_hanging_server_holds_no_connection_for_ever(
     assert await asyncio.gather(*(store.get(job.id) for _ in range(50))) == [job] * 50
 
 
+async def executed_scripts(store: RedisJobs) -> int:
+    """How many scripts the server has executed."""
+    found = await store._connections.command("INFO", "commandstats")
+    _, _, rest = found.decode().partition("cmdstat_evalsha:calls=")
+    return int(rest.partition(",")[0])
+
+
+async def test_a_job_that_the_server_would_add_after_its_failure_is_not_added(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    """§18: the caller of the kick-off got 503, whatever becomes of this replica."""
+    await store.add(new_job(), b"")
+    before, known = await executed_scripts(store), await store.list()
+    store._connections.bound = 0.2
+    server.pause()
+    with pytest.raises(StoreUnavailable, match="did not respond"):
+        await store.add(new_job(), b"")
+    server.go_on()
+    store._connections.bound = 20
+    async with asyncio.timeout(20):
+        while await executed_scripts(store) < before + 2:  # `list` and `add`  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await store.list() == known
+
+
+async def test_the_clock_of_the_server_may_be_set(store: RedisJobs) -> None:
+    """What was read of it seems wrong by an hour then; the additions that follow succeed."""
+    await store.add(new_job(), b"")
+    for _ in range(3):
+        store._clock.read(time.time() - 3600)
+    job = await store.add(new_job(), b"")
+    assert await store.get(job.id) == job
+
+
+async def test_a_server_whose_clock_is_always_ahead_adds_nothing(
+    store: RedisJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.stores.redis_jobs.server_clock.ServerClock.now", lambda _: 0.0)
+    with pytest.raises(StoreUnavailable, match="too slow"):
+        await store.add(new_job(), b"")
+    assert await store.list() == []
+
+
 async def test_jobs_and_leases_outlive_a_restart_of_the_server(
     server: RedisServer, store: RedisJobs
 ) -> None:
