@@ -1,4 +1,10 @@
-"""The file of a running job while it is received: its bytes, format, space and progress."""
+"""The file of a running job while it is received: its bytes, format, space and progress.
+
+Theory of operation. Only a 200 of VB365 needs the file: any other response is the outcome of the
+job whatever the disk does. A new file whose request has already been sent is created in the
+background (`open` without `wait`, `restart`), and `ready` waits for it when the 200 has arrived. A
+file that was not created by then for lack of space is tried again: that may be hours later.
+"""
 
 from __future__ import annotations
 
@@ -44,17 +50,28 @@ class Reception:
         self._space = space
         self._id = record.job.id
         self._first_bytes = b""
-        self.partial: Partial
+        self._partial: Partial | None = None
+        #: Creates it in the background.
+        self._creating: asyncio.Task[Partial] | None = None
+        #: The last call of the store for that: it is not cancelled, which would leave a file.
+        self._call: asyncio.Task[Partial] | None = None
         #: Detected by the first bytes; None while there are too few.
         self.format: str | None = None
 
     @property
     def offset(self) -> int:
         """Bytes accepted so far."""
-        return self.partial.offset
+        return 0 if self._partial is None else self._partial.offset
 
-    async def open(self) -> None:
-        """Resume the file that an earlier run has kept, or create one.
+    @property
+    def partial(self) -> Partial:
+        """The file, which is open."""
+        assert self._partial is not None  # noqa: S101  # `ready` precedes every use
+        return self._partial
+
+    async def open(self, *, wait: bool) -> None:
+        """Resume the file that an earlier run has kept, or create one. Without `wait` the new one
+        is created in the background.
 
         A file whose format is not recorded is not resumed: its first bytes have only just arrived.
         """
@@ -64,27 +81,57 @@ class Reception:
             kept = await until_available(
                 lambda: self._artifacts.resume(job.id, job.fence), job=job.id
             )
-        if kept is None:
-            await self._create()
+        if kept is not None:
+            self._partial = kept
+            self.format = job.format if kept.offset else None
             return
-        self.partial = kept
-        self.format = job.format if kept.offset else None
+        self._creating = asyncio.create_task(self._create())
+        if wait:
+            await self.ready(again=False)
 
-    async def _create(self) -> None:
-        self.partial = await until_available(
-            lambda: self._artifacts.create(self._id, self._record.job.fence), job=self._id
-        )
+    async def _create(self) -> Partial:
+        return await until_available(self._create_once, job=self._id)
+
+    async def _create_once(self) -> Partial:
+        self._call = asyncio.create_task(self._artifacts.create(self._id, self._record.job.fence))
+        return await asyncio.shield(self._call)
+
+    async def ready(self, *, again: bool = True) -> None:
+        """Wait until the file is created. If there was no space for it, try `again`."""
+        if self._creating is None:
+            return
+        await asyncio.wait([self._creating])
+        creating, self._creating = self._creating, None
+        try:
+            self._partial = creating.result()
+        except StorageFull:
+            if not again:
+                raise
+            self._partial = await self._create()
+
+    async def _stop_creating(self) -> None:
+        if self._creating is not None:
+            self._creating.cancel()
+            await asyncio.gather(self._creating, return_exceptions=True)
+            self._creating = None
+        if self._partial is None and self._call is not None:
+            await asyncio.wait([self._call])
+            if not self._call.cancelled() and self._call.exception() is None:
+                self._partial = self._call.result()
 
     async def restart(self) -> None:
         """Remove all bytes and start from zero."""
         await until_available(lambda: self.partial.discard(), job=self._id)
-        await self._create()
+        self._partial = self._call = None
+        self._creating = asyncio.create_task(self._create())
         self._first_bytes, self.format = b"", None
 
     async def discard(self) -> None:
         """Remove all bytes. The sweeper removes what cannot be removed now."""
+        await self._stop_creating()
         try:
-            await self.partial.discard()
+            if self._partial is not None:
+                await self._partial.discard()
         except StoreUnavailable as why:
             log.warning("partial file not removed", job=self._id, reason=str(why))
 
@@ -93,8 +140,10 @@ class Reception:
         await asyncio.shield(asyncio.ensure_future(self._keep()))
 
     async def _keep(self) -> None:
+        await self._stop_creating()
         try:
-            await self.partial.keep()
+            if self._partial is not None:
+                await self._partial.keep()
         except (StorageFull, StoreUnavailable) as why:
             log.warning("part of the file not kept", job=self._id, reason=str(why))
 

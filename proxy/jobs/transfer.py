@@ -135,14 +135,11 @@ class Transfer:
             stall=self._policy.stall_timeout,
         )
         self._file = Reception(self._record, self._artifacts, self._space)
-        if self._request.begin_early() and job.phase is Phase.QUEUED:
+        early = self._request.begin_early()
+        if early and job.phase is Phase.QUEUED:
             self._claim.begin()
         try:
-            await self._file.open()
-        except BaseException as why:
-            await self._end_early(why)
-            raise
-        try:
+            await self._file.open(wait=not early)
             if job.phase is Phase.QUEUED:
                 if not self._file.offset:
                     self._bound_attempts(job)
@@ -290,6 +287,7 @@ class Transfer:
         size = response.length
         self._space.release(self._run.id)
         try:
+            await self._file.ready()
             if size is not None:
                 await self._file.promise(size)
         except StorageFull:

@@ -14,7 +14,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.job import ErrorCode, Phase, Status
-from proxy.ports import LocalShortage, StorageFull, StorageRefused, StoreUnavailable
+from proxy.ports import (
+    LocalShortage,
+    StorageFull,
+    StorageRefused,
+    StoreUnavailable,
+    WholeResponse,
+)
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.support.harness import CONTENT, PIECE, FakeWorld, Steps, new_world
@@ -60,8 +66,9 @@ async def test_a_partial_file_that_is_unavailable_for_a_while_costs_no_export(me
 async def test_only_a_full_disk_or_a_refusal_fails_the_job(
     method: str, failure: Exception, code: ErrorCode
 ) -> None:
+    """A file is created again when VB365's 200 has arrived."""
     async with new_world() as world:
-        world.artifacts.faults[method].extend([*AWAY, failure])
+        world.artifacts.faults[method].extend([*AWAY, *[failure] * (1 + (method == "create"))])
         job_id, _ = await world.submit()
         with capture_logs() as lines:
             await world.quiet()
@@ -71,6 +78,71 @@ async def test_only_a_full_disk_or_a_refusal_fails_the_job(
         assert "secret" not in job.error.message
         assert str(failure) in {line.get("reason") for line in lines}
         await world.check()
+
+
+@pytest.mark.parametrize("attended", [False, True])
+@pytest.mark.parametrize("disk", ["full", "away", "hanging"])
+async def test_an_error_of_vb365_is_the_outcome_whatever_the_disk_does(
+    disk: str, attended: bool
+) -> None:
+    """§5, §10: only a 200 needs the file. The request was sent before there was one."""
+    async with new_world() as world:
+        world.upstream.plan.append("404")
+        hanging = world.artifacts.gates["create"] = asyncio.Event()
+        if disk != "hanging":
+            hanging.set()
+            failure = StorageFull("no space") if disk == "full" else AWAY[0]
+            world.artifacts.faults["create"].extend([failure] * 9)
+        job_id, run = await world.submit(attended=attended)
+        with capture_logs():
+            if attended:
+                first = await run.attendance.first_response(20)
+                assert isinstance(first, WholeResponse)
+                assert first.status == 404
+            hanging.set()
+            await world.quiet()
+        job = await world.jobs.get(job_id)
+        if attended:
+            assert job is None
+        else:
+            assert (job.error.code, job.error.status) == (ErrorCode.REJECTED, 404)
+        assert world.artifacts.partials == {}
+        assert world.artifacts.growing == {}
+
+
+@pytest.mark.parametrize("failure", ["refused", "reset", "timeout"])
+async def test_no_response_of_vb365_is_the_outcome_whatever_the_disk_does(failure: str) -> None:
+    async with new_world() as world:
+        world.upstream.plan.append(failure)
+        world.artifacts.faults["create"].append(StorageFull("no space"))
+        job_id, _ = await world.submit()
+        await world.quiet()
+        code = ErrorCode.TIMEOUT if failure == "timeout" else ErrorCode.UNREACHABLE
+        assert (await world.jobs.get(job_id)).error.code is code
+
+
+async def test_an_error_of_vb365_is_the_outcome_if_a_new_attempt_has_no_file() -> None:
+    """§10: what does not continue the file is followed by a POST from zero."""
+    async with new_world() as world:
+        world.upstream.plan.extend(["cut", "404", "404"])
+        world.upstream.gate.clear()
+        job_id, _ = await world.submit()
+        while not (world.upstream.posts and world.artifacts.growing):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        world.artifacts.faults["create"].append(StorageFull("no space"))
+        world.upstream.gate.set()
+        await world.quiet()
+        job = await world.jobs.get(job_id)
+        assert (job.error.code, job.error.status) == (ErrorCode.REJECTED, 404)
+
+
+async def test_a_disk_that_is_full_no_longer_when_vb365_responds_costs_no_export() -> None:
+    async with new_world() as world:
+        world.artifacts.faults["create"].append(StorageFull("no space"))
+        job_id, _ = await world.submit()
+        await world.quiet()
+        assert (await world.jobs.get(job_id)).status is Status.SUCCESS
+        assert world.upstream.posts == [0]
 
 
 async def test_a_failed_clean_up_does_not_hide_why_the_job_failed() -> None:

@@ -163,6 +163,8 @@ async def test_a_disk_that_is_full_at_any_write_fails_that_job_alone(
     method: str, deed: str
 ) -> None:
     """§5 StorageFull: its partial file is removed, the other job is complete."""
+    # each of the two files is tried again when VB365's 200 arrives: the fourth is the other one's
+    times = 3 if method == "create" else 1
     with capture_logs():
         for skip in range(5 if method == "write" else 1):
             async with new_world() as world:
@@ -174,7 +176,7 @@ async def test_a_disk_that_is_full_at_any_write_fails_that_job_alone(
                     nonlocal hits
                     if name == method:
                         hits += 1
-                        if hits == _skip + 1:
+                        if _skip < hits <= _skip + times:
                             raise StorageFull("the disk is full")
                     await _original(name)  # type: ignore[operator]
 

@@ -37,7 +37,7 @@ async def test_a_file_that_cannot_be_kept_is_no_error_of_a_cancelled_task() -> N
         Reservations(artifacts, min_free=0, max_bytes=0),
     )
     file: Any = Unkept()
-    reception.partial = file
+    reception._partial = file
     keeping = asyncio.create_task(reception.keep())
     await file.requested.wait()
     keeping.cancel()

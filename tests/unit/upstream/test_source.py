@@ -115,7 +115,7 @@ async def storing(
         Answered(FileFacts(media_type="a/b", file_name=None, size=None, etag=None))
     )
     reception = Reception(record, artifacts, space)
-    await reception.open()
+    await reception.open(wait=True)
     async with Origin(script).running(server) as origin:
         pool = Pool("localhost" if tls else "127.0.0.1", origin.port, tls=client, threads=True)
         upstream = HttpUpstream(pool)
