@@ -20,6 +20,7 @@ from proxy.ports import Artifact, StoreUnavailable, Tail
 from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import COUNTED, Entry, Places, checked
+from proxy.stores.file_artifacts.gauge import Gauge
 from proxy.stores.file_artifacts.interface import GrowingFile
 from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.partial import FilePartial
@@ -51,6 +52,7 @@ class FileArtifacts:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sending")
         self._receivers = ThreadPoolExecutor(_THREADS, thread_name_prefix="receivers")
+        self._free = Gauge(lambda: files.free(root), str(root))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
         self._directories: dict[str, Path] = {}  # at most 256, by the first characters of the ids
@@ -171,7 +173,8 @@ class FileArtifacts:
 
     async def free(self) -> int:
         """As `ArtifactStore.free`."""
-        return await self._ask(files.free, self._root)
+        self._check_open()
+        return await self._free()
 
     async def used(self) -> int:
         """As `ArtifactStore.used`."""
@@ -189,6 +192,7 @@ class FileArtifacts:
         self._threads.shutdown(wait=False)
         self._senders.shutdown(wait=False)
         self._receivers.shutdown(wait=False)
+        self._free.close()
         for failure in failures:
             if failure is not None:
                 raise failure
