@@ -98,20 +98,52 @@ HISTOGRAMS = (
 )
 
 
+@dataclass(slots=True, eq=False)
+class _Rendering:
+    """The text for all requests that arrived before it was begun; None until then."""
+
+    text: bytes | None = None
+
+
 class Metrics:
-    """Renders what `scrape` reads."""
+    """Renders what `scrape` reads.
+
+    It renders once at a time, for all requests that wait, and pauses as long as that took:
+    any number of requests leave half of the time to others. A text is never older than its request.
+    """
 
     def __init__(self, scrape: Callable[[], Awaitable[Readings]]) -> None:
         self._scrape = scrape
+        self._turn = asyncio.Lock()
+        #: By Content-Type, those that have not begun.
+        self._next: dict[str, _Rendering] = {}
+        self._pause_ends = 0.0
 
     async def __call__(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their Content-Type: OpenMetrics or Prometheus text, as the Accept
         field of the request wants.
         """
-        readings = await self._scrape()
         encode, content_type = choose_encoder(accept)
+        mine = self._next.setdefault(content_type, _Rendering())
+        async with self._turn:
+            if mine.text is None:
+                mine.text = await self._render(mine, encode, content_type)
+        return mine.text, content_type
+
+    async def _render(
+        self, wanted: _Rendering, encode: Callable[[Collector], bytes], content_type: str
+    ) -> bytes:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._pause_ends - loop.time()))
+        if self._next.get(content_type) is wanted:  # else an earlier request was cancelled
+            del self._next[content_type]
+        readings = await self._scrape()
+        began = loop.time()
         # thousands of lines take milliseconds
-        return await asyncio.to_thread(encode, _Readings(readings)), content_type
+        text = await asyncio.to_thread(encode, _Readings(readings))
+        ended = loop.time()
+        self._pause_ends = 2 * ended - began
+        return text
 
 
 class _Readings(Collector):
