@@ -31,7 +31,7 @@ from proxy.upstream.questions import Statuses as Statuses
 from proxy.upstream.verdict import DENIED, UNDECIDED, UNKNOWN, is_decision, is_success
 
 #: Seconds from the start to the first check without credentials, and between two of them.
-_ANONYMOUS_START, _ANONYMOUS_INTERVAL = 30.0, 300.0
+_ANONYMOUS_START, _ANONYMOUS_INTERVAL = 30.0, 60.0
 
 
 class Access:
