@@ -29,6 +29,7 @@ from proxy.jobs.outcome import concerns, repeated
 from proxy.jobs.run import Run
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
+from proxy.jobs.waiting import until
 from proxy.ports import JobStore, KeyClaimed, StoreUnavailable, WholeResponse
 from proxy.ports.counts import JobCounts
 from proxy.upstream.access import Access
@@ -310,7 +311,7 @@ class KickoffHandler:
         """Wait for VB365's first response to a kick-off that another replica handles: it may drop
         the job.
         """
-        await self._until(job, lambda now: not now.attended or now.terminal, grace)
+        await until(self._jobs, job, lambda now: not now.attended or now.terminal, grace)
 
     # the response to an accepted export
 
@@ -348,23 +349,14 @@ class KickoffHandler:
         """Return the job once its claim is stored: a job that has a slot is not shown as Queued."""
         if self._runner.is_waiting(job.id):
             return job
-        return await self._until(job, lambda now: now.phase is not Phase.QUEUED, _CLAIM_TIMEOUT)
+        return await until(
+            self._jobs, job, lambda now: now.phase is not Phase.QUEUED, _CLAIM_TIMEOUT
+        )
 
     async def _terminal(self, job: Job, timeout: float) -> Job:
         """Return the job when it is terminal, or after `timeout` seconds."""
         current = await self._jobs.get(job.id)
-        return await self._until(current or job, lambda now: now.terminal, timeout)
-
-    async def _until(self, job: Job, condition: Callable[[Job], bool], timeout: float) -> Job:
-        """Return the job when the condition holds, it is removed, or `timeout` seconds are over."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
-        while not condition(job) and (left := until - loop.time()) > 0:
-            current = await self._jobs.wait(job.id, job.version, left)
-            if current is None:
-                break
-            job = current
-        return job
+        return await until(self._jobs, current or job, lambda now: now.terminal, timeout)
 
     async def _outcome(self, call: _Call, job: Job, run: Run) -> ApiResponse:
         """Return the outcome within `wait=N`: the file with 200, or VB365's own error (CONTRACT

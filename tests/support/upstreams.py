@@ -67,7 +67,10 @@ class Upstream(ABC):
             for _ in range(2):  # a connection that is being accepted gets its transport
                 await asyncio.sleep(0)
             for transport in [*self._transports, *self._unserved()]:
-                transport.abort()
+                # asyncio: one that had data to send when it was closed, and has sent it, has no
+                # loop any more
+                with contextlib.suppress(AttributeError):
+                    transport.abort()
             await asyncio.gather(*self._peers, return_exceptions=True)
             await asyncio.wait_for(server.wait_closed(), LIMIT)
         if self.errors:
