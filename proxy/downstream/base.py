@@ -250,15 +250,15 @@ class BaseConnection(asyncio.Protocol, ABC):
         before, self._logged = self._logged, (received, self.sent)
         self._access.log(
             head,
-            peer=self.peer,
-            request_id=named or request_id(head),
-            job=self.job,
-            lane=lane.name,
-            status=status,
-            received=received - before[0],
-            sent=self.sent - before[1],
-            seconds=seconds,
-            ending=ending,
+            self.peer,
+            named,
+            self.job,
+            lane.name,
+            status,
+            received - before[0],
+            self.sent - before[1],
+            seconds,
+            ending,
         )
 
     def _write_problem(

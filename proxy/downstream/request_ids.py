@@ -15,13 +15,19 @@ def request_id(head: Head | None) -> str:
     one.
     """
     if head is None:
-        return _new()
-    if head.id is None:
-        sent = sent_id(head.get_all(_NAME)) if head.names_id else None
-        head.id = sent or _new()
+        return new_id()
+    named = head.id = known_id(head) or new_id()
+    return named
+
+
+def known_id(head: Head) -> str | None:
+    """The id that the request has, None if it has none so far."""
+    if head.id is None and head.names_id:
+        return sent_id(head.get_all(_NAME))
     return head.id
 
 
-def _new() -> str:
+def new_id() -> str:
+    """An id for a request that has none."""
     # no secret, and each process has a seed of its own; a system call would take twice as long
     return randbytes(16).hex()  # noqa: S311

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from operator import itemgetter
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
@@ -62,8 +62,8 @@ class LineHandler(logging.Handler):
 
     direct: str | None = None
 
-    def put(self, event: DirectEvent, values: Sequence[Value]) -> None:
-        """Write the line of an event that happens now."""
+    def put(self, event: DirectEvent, values: Sequence[object]) -> None:
+        """Write the line of an event that happens now. `values` are those of `DirectEvent.log`."""
         raise NotImplementedError
 
 
@@ -72,6 +72,8 @@ class DirectEvent:
 
     `numbers` are the fields that always have a number, and `words` those that always have a text of
     ASCII letters, digits, ".", "_" and "-": neither is escaped.
+
+    `prepare` turns what is given to `log` into the values of the fields, when the line is rendered.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class DirectEvent:
         fields: Sequence[str],
         numbers: Sequence[str] = (),
         words: Sequence[str] = (),
+        prepare: Callable[..., tuple[Value, ...]] | None = None,
     ) -> None:
+        self._prepare = prepare or _as_given
         self._logger = logging.getLogger(logger)
         self._root = logging.getLogger()
         self._structlog = structlog.get_logger(logger)
@@ -106,28 +110,33 @@ class DirectEvent:
             ),
         }
 
-    def log(self, *values: Value) -> None:
-        """Log the values, in the order of the fields."""
+    def log(self, *values: object) -> None:
+        """Log the values, in the order of the fields, or as `prepare` takes them."""
         if not self._logger.isEnabledFor(logging.INFO):
             return
         handlers = self._root.handlers
         for handler in handlers:
             if not isinstance(handler, LineHandler) or handler.direct is None:
-                self._structlog.info(self._event, **dict(zip(self._fields, values, strict=True)))
+                fields = zip(self._fields, self._prepare(*values), strict=True)
+                self._structlog.info(self._event, **dict(fields))
                 return
         for handler in cast("list[LineHandler]", handlers):
             handler.put(self, values)
 
-    def line(self, format: str | None, values: Sequence[Value], now: int) -> str:
-        """The line of these values in the format "json" or "console", without a line feed. `now`
-        is the time of the event in nanoseconds since the epoch.
+    def line(self, format: str | None, values: Sequence[object], now: int) -> str:
+        """The line of the values of `log` in the format "json" or "console", without a line feed.
+        `now` is the time of the event in nanoseconds since the epoch.
         """
         template, order, escaped = self._formats[format or "console"]
-        shown = [_timestamp(*divmod(now // 1000, 1_000_000)), *values]
+        shown = [_timestamp(*divmod(now // 1000, 1_000_000)), *self._prepare(*values)]
         for number in self._escaped:
             shown[number] = escaped[shown[number]]
         line: str = template % order(shown)
         return line
+
+
+def _as_given(*values: Any) -> tuple[Value, ...]:
+    return values
 
 
 def _json_template(logger: str, event: str, fields: Sequence[str], words: Sequence[str]) -> str:

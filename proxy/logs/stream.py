@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from proxy.logs.direct import DirectEvent, LineHandler, Value
+from proxy.logs.direct import DirectEvent, LineHandler
 
 #: Bytes of one write, and seconds to wait until the reader of a pipe has read some.
 _BATCH, _PAUSE = 256 << 10, 1.0
@@ -73,7 +73,7 @@ def has_descriptor(stream: TextIO) -> bool:
 class StreamHandler(LineHandler, logging.StreamHandler[TextIO]):
     """Writes to a stream at once."""
 
-    def put(self, event: DirectEvent, values: Sequence[Value]) -> None:
+    def put(self, event: DirectEvent, values: Sequence[object]) -> None:
         """Write the line."""
         self.acquire()
         try:

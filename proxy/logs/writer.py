@@ -9,11 +9,12 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from proxy.logs.direct import DirectEvent, LineHandler, Value
+from proxy.logs.direct import DirectEvent, LineHandler
 
 #: Lines that may wait, and their bytes. More than that are lost, and their number is logged.
 _MOST, _MOST_BYTES = 10_000, 8 << 20
@@ -47,7 +48,7 @@ class _Waiting:
     def __init__(self) -> None:
         # reentrant: the garbage collector may run something that logs at any time
         self.lock = threading.RLock()
-        self.events: list[tuple[DirectEvent, Sequence[Value], int]] = []
+        self.events: list[tuple[DirectEvent, Sequence[object], int]] = []
         self.lines: deque[bytes] = deque()
         #: Bytes of the lines that were ever added, and of those that were taken.
         self.added = self.taken = 0
@@ -88,6 +89,10 @@ class _Waiting:
         return lines
 
 
+#: All of this process, which is asked for its number too often for each line.
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+
+
 class Writer(LineHandler):
     """Formats entries, and writes them and the lines of direct events to the sink in a thread, in
     order.
@@ -99,9 +104,9 @@ class Writer(LineHandler):
     def __init__(self, sink: Sink) -> None:
         super().__init__()
         self._sink = sink
-        self._pid = 0
         self._thread: threading.Thread | None = None
         self._waiting = _Waiting()
+        _writers.add(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging."""
@@ -115,9 +120,10 @@ class Writer(LineHandler):
         except Exception:  # noqa: BLE001  # as every handler of logging does
             self.handleError(record)
 
-    def put(self, event: DirectEvent, values: Sequence[Value]) -> None:
+    def put(self, event: DirectEvent, values: Sequence[object]) -> None:
         """Write the line of an event that happens now, together with others."""
-        waiting, now = self._current(), (event, values, time.time_ns())
+        waiting = self._waiting if self._thread is not None else self._current()
+        now = event, values, time.time_ns()
         with waiting.lock:
             waiting.events.append(now)
             if len(waiting.events) >= _TOGETHER:
@@ -128,7 +134,7 @@ class Writer(LineHandler):
     def close(self) -> None:
         """Write what waits, for at most a few seconds, and close the sink. Idempotent."""
         thread, self._thread = self._thread, None
-        if thread is not None and self._pid == os.getpid():
+        if thread is not None:
             waiting = self._waiting
             with waiting.lock:
                 self._render(waiting)
@@ -138,12 +144,16 @@ class Writer(LineHandler):
             thread.join(_CLOSING)
         super().close()
 
+    def forget(self) -> None:
+        """Called in a process that was forked: the thread and what waits are its parent's."""
+        self._thread = None
+
     def _current(self) -> _Waiting:
         """What waits in this process, whose thread runs."""
-        if self._thread is None or self._pid != os.getpid():
+        if self._thread is None:
             self.acquire()  # logging makes a new lock for a process that was forked
             try:
-                if self._thread is None or self._pid != os.getpid():
+                if self._thread is None:
                     self._start()
             finally:
                 self.release()
@@ -151,9 +161,9 @@ class Writer(LineHandler):
 
     def _start(self) -> None:
         self._waiting = waiting = _Waiting()
-        self._thread = threading.Thread(target=self._run, args=(waiting,), name="log", daemon=True)
-        self._pid = os.getpid()
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(waiting,), name="log", daemon=True)
+        self._thread = thread
+        thread.start()
 
     def _render(self, waiting: _Waiting) -> None:
         events, waiting.events = waiting.events, []
@@ -199,3 +209,12 @@ class Writer(LineHandler):
                 {"name": __name__, "levelno": level, "levelname": "ERROR", "msg": text}
             )
         )
+
+
+def _forget() -> None:
+    for each in list(_writers):
+        each.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
