@@ -1,12 +1,29 @@
-"""Blocking work in threads, and cancellation."""
+"""Blocking work in threads: its cancellation and its priority."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+#: How much nicer a thread that receives an export is than the event loop's. It halves the p99 of
+#: small requests beside an export; an export has a tenth of a core that they use up.
+_NICER = 10
+
+
+def yield_to_loop() -> None:
+    """Give the calling thread a lower priority than the event loop's. Only Linux has a priority for
+    each thread; elsewhere nothing changes.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox may forbid it
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
 
 
 async def undisturbed(

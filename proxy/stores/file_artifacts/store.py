@@ -27,7 +27,7 @@ from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.takeover import take_over
-from proxy.stores.threads import undisturbed
+from proxy.stores.threads import undisturbed, yield_to_loop
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -51,7 +51,9 @@ class FileArtifacts:
         self.turns, self.patient_turns = asyncio.Semaphore(_SENDERS), Budget(_PATIENT)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sending")
-        self._receivers = ThreadPoolExecutor(_THREADS, thread_name_prefix="receivers")
+        self._receivers = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="receivers", initializer=yield_to_loop
+        )
         self._free = Gauge(lambda: files.free(root), str(root))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
