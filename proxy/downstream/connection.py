@@ -291,8 +291,8 @@ class ClientConnection(RequestReader):
 
     def note_job(self, head: bytes | bytearray | memoryview) -> None:
         """Note the job whose resource the response with this head has, if any, for the log."""
-        if self._access is not None:
-            self.job = job_in(bytes(head)) or self.job
+        if self._access is not None and self.job is None:
+            self.job = job_in(bytes(head))
 
     def hold(self) -> None:
         """Stop reading the body until `unhold`."""
