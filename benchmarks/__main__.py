@@ -81,7 +81,11 @@ def main() -> int:
         sizes = replace(sizes, rounds=options.rounds)
     anyway = options.anyway or options.tiny
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
-    print(f"{platform.platform()}, {os.cpu_count()} cores, load {load}, {sizes.rounds} rounds")
+    python = f"Python {platform.python_version()}"
+    print(
+        f"{platform.platform()}, {python}, {os.cpu_count()} cores, load {load},"
+        f" {sizes.rounds} rounds"
+    )
     if not anyway and (loud := _loud()):
         print(f"\nNothing is measured: {loud}. Stop it, or use --anyway.")
         return 1
