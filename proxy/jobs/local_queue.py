@@ -92,7 +92,12 @@ class LocalQueue:
         for job in sorted(jobs, key=lambda job: job.started or 0):
             if job.started is not None:
                 self._slots.started(*job.owners)
-            if job.abandoned is not None and (until := job.abandoned + self._hold) > self._now():
+            if job.abandoned is None:
+                continue
+            now = self._now()
+            # the clock may have been set back since
+            until = min(job.abandoned, now) + self._hold
+            if until > now:
                 self._slots.hold(until, *job.owners)
 
     def offer(self, run: Run, job: Job) -> bool:

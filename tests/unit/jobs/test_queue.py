@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.jobs.local_queue import LocalQueue
 from proxy.jobs.queue import Slots
+from proxy.jobs.run import Run
+from proxy.ports import SlotLimits
+from tests.support.fakes import new_job
 
 
 def drained(slots: Slots[str]) -> str:
@@ -198,3 +202,16 @@ def test_a_slot_that_was_taken_is_its_callers_turn() -> None:
         slots.wait(ticket, ticket[0])
     slots.leave("a1")
     assert drained(slots) == "b1 a2"
+
+
+async def test_a_slot_is_held_no_longer_because_the_clock_was_set_back() -> None:
+    """§3.5 `cancel_hold`: between the cancel and a restart."""
+    now = 1000.0
+    limits = SlotLimits(total=1, per_caller=0, hold=120.0)
+    started: list[Run] = []
+    queue = LocalQueue(limits, start=started.append, now=lambda: now)
+    queue.restore([new_job(started=80_000.0, abandoned=90_000.0)])
+    run = Run("a", [])
+    assert not queue.offer(run, new_job(1))
+    now += 120
+    assert queue.offer(run, new_job(1))
