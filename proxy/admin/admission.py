@@ -86,7 +86,10 @@ class Admission:
             return problem(request, _refusal(request, why), id)
         except web.RequestPayloadError:
             return problem(request, bad_request("The body is malformed."), id)
-        except Exception:
+        except Exception as why:
+            if request.transport is None and isinstance(why, ConnectionError):
+                # its client has left before the end of its body, as any number of strangers can
+                return problem(request, bad_request("The body is not complete."), id)
             log.exception("admin request failed", path=request.path)
             detail = "The proxy failed to answer. Its log says why."
             return problem(request, Refusal(detail, status=500), id)

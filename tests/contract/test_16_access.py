@@ -255,6 +255,18 @@ async def test_a_malformed_request_is_refused_and_not_logged(guarded: Stage, hea
     assert log.entries == []
 
 
+async def test_a_client_that_leaves_within_its_form_is_no_failure(guarded: Stage) -> None:
+    """Strangers could fill the log with tracebacks."""
+    head = "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+    with logged() as log:
+        peer = await Peer.to(guarded.running.admin_url or "")
+        await peer.send(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert (await peer.head()).split()[1] == b"100"  # its form is waited for
+        peer.reset()
+        assert (await tell(guarded, "GET", "/healthz")).status == 200
+    assert log.entries == []
+
+
 @pytest.mark.parametrize(
     "other", ['prefs={"a":1}', "a b", "flag", 'q="open', "path=/", "httponly", "=x", "u=\xe9"]
 )
