@@ -387,5 +387,6 @@ class ClientConnection(RequestReader):
 
     def _limit_body(self) -> None:
         """Start the body deadline, unless the proxy or VB365 is what the body waits for."""
-        if self._invited and not self._reading.held and not self._body.done:
+        waits = self._phase is _SERVING and self._invited and not self._reading.held
+        if waits and not self._body.done:
             self._deadlines.set(_BODY, self._owner.head_timeout)

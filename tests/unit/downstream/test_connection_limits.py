@@ -520,3 +520,16 @@ async def test_12_pipelined_bodies_are_not_copied_again_for_every_request(
         for _ in range(1000):
             await client.response()
         assert 0 < copied < 700 * 1000
+
+
+async def test_12_no_more_of_a_refused_body_is_waited_for() -> None:
+    """Its client has the time to read the response that any other has."""
+    go = asyncio.Event()
+    bad = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"
+    async with through(answering_after(go)) as (proxy, _):
+        client = await proxy.ask(GET + bad)
+        go.set()
+        assert (await client.response())[1] == b"ok"
+        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+        [connection] = proxy.server._clients
+        assert "waits_for=reader,linger " in repr(connection)
