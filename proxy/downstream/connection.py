@@ -159,6 +159,7 @@ class ClientConnection(RequestReader):
         decision = owner.decide(head)
         self._deadlines.clear(_IDLE)
         if self._reading.ended and isinstance(decision, PassThrough):
+            self._inbox.clear()
             self._end()
             return
         if len(head.block) > _LARGE_HEAD and not self._hold(len(head.block)):

@@ -436,3 +436,28 @@ async def test_the_repr_of_a_connection_shows_its_state() -> None:
             "serving=<Exchange GET /v8/Jobs waiting for VB365>>"
         )
         client.reset()
+
+
+async def test_no_request_behind_one_that_is_not_served_is_served() -> None:
+    """§12: of a client that has shut its sending side, which gets no response to a relayed request:
+    that to the next one would look like it.
+    """
+    go = asyncio.Event()
+    decided = []
+
+    def noting(head: Head) -> Decision:
+        decided.append(head.target)
+        return decide(head)
+
+    async def wait(request: web.BaseRequest, head: Head, decision: Decision) -> web.StreamResponse:
+        await go.wait()
+        return web.Response(body=b"first")
+
+    async with through(silent, decide=noting, handler=wait) as (proxy, _):
+        client = await proxy.ask(OWN + GET + OWN)
+        client.writer.write_eof()
+        await eventually(lambda: any(each._reading.ended for each in proxy.server._clients))
+        go.set()
+        assert (await client.response())[1] == b"first"
+        assert await client.rest() == b""
+    assert decided == [b"/_own", b"/"]
