@@ -15,6 +15,9 @@ Read = Callable[[int, int], Awaitable[bytes]]
 _SIZE = 64 * 1024
 #: The largest overlap. It is in memory while it is compared.
 _LIMIT = 8 * 1024 * 1024
+#: Bytes by which the information of two blocks of filler must differ: not by the place where a
+#: pattern begins, or a magic number before it.
+_MORE = 16
 
 
 async def overlap_of(read: Read, stored: int) -> int | None:
@@ -23,23 +26,37 @@ async def overlap_of(read: Read, stored: int) -> int | None:
 
     That is 64 KiB, or half of fewer bytes. But files have long runs of zeros, such as the free
     pages of a PST, and two files can be equal there. So an overlap that ends in filler is extended
-    to the last block that is none. If all stored bytes are filler, there is nothing better to
-    compare.
+    to the last block that is none. If all stored bytes are filler, it is extended to the first
+    block with more information than the last one, such as the header of a small PST; if there is
+    no such block, there is nothing better to compare.
     """
     size = _SIZE if stored >= _SIZE else stored - stored // 2
-    for overlap in range(size, min(stored + size, _LIMIT + 1), size):
-        start = max(0, stored - overlap)
-        if not await _is_filler(await read(start, start + size)):
+    overlap, least = size, 0
+    for extended in range(size, min(stored + size, _LIMIT + 1), size):
+        start = max(0, stored - extended)
+        block = await read(start, start + size)
+        found = await _information(block)
+        if not _is_filler(block, found):
             return stored - start
-    # a block that is none before the limit would be another file's, and not compared
+        if extended == size:
+            least = found + _MORE
+        elif found >= least:
+            overlap = stored - start
+    # a block of these before the limit would be another file's, and not compared
     for start in range(0, stored - _LIMIT, size):
-        if not await _is_filler(await read(start, start + size)):
+        block = await read(start, start + size)
+        found = await _information(block)
+        if found >= least or not _is_filler(block, found):
             return None
-    return size
+    return overlap
 
 
-async def _is_filler(block: bytes) -> bool:
+async def _information(block: bytes) -> int:
+    """How much information the block has, in bytes: its compressed size."""
+    return len(await asyncio.to_thread(zlib.compress, block, 1))
+
+
+def _is_filler(block: bytes, information: int) -> bool:
     """Whether the block has little information: less than 1 KiB, or an eighth of a small block."""
-    compressed = await asyncio.to_thread(zlib.compress, block, 1)
     # 16 is for small blocks, of which zlib's own header and trailer are most
-    return len(compressed) < min(1024, 16 + len(block) // 8)
+    return information < min(1024, 16 + len(block) // 8)

@@ -386,6 +386,20 @@ async def test_equal_free_pages_do_not_join_two_generations(
     assert posts == [0, 350_000 - 3 * OVERLAP, 0]
 
 
+async def test_equal_filler_after_different_headers_does_not_join_two_generations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§10: all that is stored is compared if it is a short header and filler."""
+
+    def small(seed: int) -> bytes:
+        part = random.Random(seed).randbytes
+        return b"!BDN" + part(400) + bytes(300_000) + part(100_000)
+
+    job, posts = await regenerated(monkeypatch, small(1), small(2), 250_000)
+    assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+    assert posts == [0, 0]
+
+
 async def test_a_file_with_free_pages_continues_in_its_attempt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -64,6 +64,17 @@ async def test_an_overlap_of_filler_is_extended_to_other_bytes(filler: bytes) ->
     assert await overlap(RANDOM[:2000] + long[:3000]) == 5000
 
 
+@pytest.mark.parametrize("filler", [b"\0", b"0123456789"])
+async def test_filler_after_a_header_is_compared_with_the_header(filler: bytes) -> None:
+    """A header with little information, such as an id, distinguishes two files too."""
+    long = filler * (8 * SIZE)
+    for header in (RANDOM[:16], RANDOM[:500]):
+        assert await overlap(header + long[:1000]) == len(header) + 1000
+        assert await overlap(header + long[: SIZE + 1]) == len(header) + SIZE + 1
+        assert await overlap(header + long[: 7 * SIZE]) == len(header) + 7 * SIZE
+    assert await overlap(RANDOM[:500] + bytes(LIMIT)) is None
+
+
 async def test_an_overlap_has_at_most_8_mib() -> None:
     """More filler after other bytes proves nothing."""
     assert await overlap(RANDOM + bytes(LIMIT - SIZE)) == LIMIT
