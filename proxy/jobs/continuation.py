@@ -8,14 +8,13 @@ import re
 from dataclasses import dataclass
 
 from proxy.core.http.fields import has_conflict, value_of
+from proxy.core.http.validators import strong
 from proxy.core.job import FileFacts
 from proxy.jobs.outcome import encoding, facts
 from proxy.jobs.overlap import Read, overlap_of
 from proxy.ports import Field, Response, UpstreamBroken
 
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
-#: RFC 9110 §8.8.3: a weak one begins with `W/`.
-_STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
 #: Fields that prove nothing if they occur with different values, because any of them could count.
 _PROOF = (b"etag", b"content-range", b"last-modified", b"content-disposition", b"content-type")
 
@@ -48,7 +47,7 @@ class Continuation:
         """The continuation of a file of which `stored` bytes are stored, which `read` returns. None
         if nothing can prove that a response continues it.
         """
-        validator = _strong(None if file.etag is None else file.etag.encode("latin-1"))
+        validator = strong(None if file.etag is None else file.etag.encode("latin-1"))
         overlap = 0 if validator else await overlap_of(read, stored)
         return None if overlap is None else cls(file, stored, stored - overlap, validator)
 
@@ -116,7 +115,3 @@ class Continuation:
                 return None
             compared += len(piece)
         return piece[len(piece) - (compared - len(overlap)) :]
-
-
-def _strong(etag: bytes | None) -> bytes | None:
-    return etag if etag is not None and _STRONG.fullmatch(etag) else None

@@ -421,6 +421,25 @@ async def test_14_a_bare_range_gets_the_whole_file_after_a_restart_from_zero(
         peer.reset()
 
 
+async def test_14_a_date_does_not_prove_that_two_parts_are_of_one_file(
+    make_rescue: MakeRescue,
+) -> None:
+    """§10, §14: VB365 may generate another file with the same Last-Modified."""
+    cut, other, date = 300_000, CONTENT[::-1], "Thu, 26 Nov 2026 00:00:00 GMT"
+    head = HEAD.replace(b'ETag: "abc"', f"Last-Modified: {date}".encode())
+
+    async def broken(peer: Peer, message: Message) -> None:
+        await peer.send(head + CONTENT[:cut])
+
+    stage = await make_rescue(broken, answer(head + other))
+    first = await stage.send()
+    assert await first.head() == head
+    assert await first.closed()
+    await stage.finished()
+    second = await stage.send(fields=(f"Range: bytes={cut}-", f"If-Range: {date}"))
+    assert await raw_response(second, len(other)) == (head, other)
+
+
 async def test_14_a_cancelled_export_breaks_its_clients_and_is_not_joined(
     make_rescue: MakeRescue,
 ) -> None:

@@ -4,43 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from proxy.core.http.dates import parse_date
-from proxy.core.http.fields import Field, value_of, values_of
+from proxy.core.http.fields import Field, values_of
 from proxy.core.http.heads import Framing, ResponseHead, parse_response
 from proxy.core.http.ranges import Facts, One, Unsatisfiable, content_range, select
-
-#: Equals nothing that a client sends: a field value has no line break.
-_NO_TAG = "\n"
+from proxy.core.http.validators import strong_etag
 
 
 def requested(
     fields: Iterable[Field], whole: ResponseHead, size: int
 ) -> One | Unsatisfiable | None:
     """The part of a file of `size` bytes that a request with these fields gets, None for all of it:
-    without a Range, with one that is malformed or has several parts, and if If-Range does not match
-    the validators of `whole`, the response with all of it.
+    without a Range, with one that is malformed or has several parts, and if If-Range is not the
+    strong ETag of `whole`, the response with all of it.
+
+    A date in If-Range never matches (RFC 9110 §13.1.5): VB365 may generate different files with the
+    same Last-Modified.
     """
     fields = list(fields)
+    conditions = values_of(fields, b"if-range")
+    if conditions and conditions != [strong_etag(whole.fields)]:
+        return None
+    ranges = [value.decode("latin-1") for value in values_of(fields, b"range")]
 
     def lines(name: str) -> Sequence[str]:
-        if name not in ("Range", "If-Range"):  # other conditions are for GET
-            return ()
-        return [value.decode("latin-1") for value in values_of(fields, name.lower().encode())]
+        return ranges if name == "Range" else ()  # other conditions are for GET
 
-    selection = select("GET", lines, _facts(whole, size))
+    selection = select("GET", lines, Facts(size=size, etag="", modified=0.0))
     return selection if isinstance(selection, One | Unsatisfiable) else None
-
-
-def _facts(whole: ResponseHead, size: int) -> Facts:
-    etag = value_of(whole.fields, b"etag")
-    strong = etag is not None and not etag.startswith(b"W/")
-    modified = value_of(whole.fields, b"last-modified")
-    date = None if modified is None else parse_date(modified.decode("latin-1"), near=0.0)
-    return Facts(
-        size=size,
-        etag=etag.decode("latin-1") if etag is not None and strong else _NO_TAG,
-        modified=-1.0 if date is None else float(date),
-    )
 
 
 def partial_response(whole: ResponseHead, part: One | Unsatisfiable, size: int) -> ResponseHead:

@@ -31,7 +31,9 @@ def lines_of(head: ResponseHead) -> bytes:
         ([(b"Range", b"bytes=x")], None),
         ([(b"Range", b"bytes=5-"), (b"If-Range", b'"a"')], One(5, SIZE)),
         ([(b"Range", b"bytes=5-"), (b"If-Range", b'"b"')], None),
-        ([(b"Range", b"bytes=5-"), (b"If-Range", DATE)], One(5, SIZE)),
+        ([(b"Range", b"bytes=5-"), (b"If-Range", b'W/"a"')], None),
+        ([(b"Range", b"bytes=5-"), (b"If-Range", b'"a"'), (b"If-Range", b'"a"')], None),
+        ([(b"Range", b"bytes=5-"), (b"If-Range", DATE)], None),
         ([(b"Range", b"bytes=5-"), (b"If-None-Match", b'"a"')], One(5, SIZE)),
         ([(b"Range", b"bytes=5-"), (b"If-Match", b'"b"')], One(5, SIZE)),
     ],
@@ -43,8 +45,17 @@ def test_14_what_a_request_gets(
     assert requested(fields, WHOLE, SIZE) == part
 
 
-@pytest.mark.parametrize("lines", [b"", b'ETag: W/"a"\r\nLast-Modified: yesterday\r\n'])
-@pytest.mark.parametrize("condition", [b'"a"', b'W/"a"', b"-", DATE, b"yesterday"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"",
+        b'ETag: W/"a"\r\nLast-Modified: yesterday\r\n',
+        b"Last-Modified: " + DATE + b"\r\n",
+        b"ETag: a\r\n",
+        b'ETag: "a"\r\nETag: "b"\r\n',
+    ],
+)
+@pytest.mark.parametrize("condition", [b'"a"', b'W/"a"', b"a", b"-", DATE, b"yesterday"])
 def test_14_without_a_strong_validator_if_range_never_matches(
     lines: bytes, condition: bytes
 ) -> None:
