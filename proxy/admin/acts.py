@@ -64,19 +64,19 @@ class Acts:
         job = await self._lookup.existing(request.match_info["id"])
         if job.terminal:
             return self._response(200, job)
-        changed = await self._advance(job, CancelRequested())
+        changed = await self._runner.end(job.id, CancelRequested())
+        if changed is None:
+            raise deleted()
         if not changed.terminal:
             events.operated("cancel", changed, how=request[HOW])
-            await self._runner.wake(job.id)
         return self._response(200 if changed.terminal else 202, changed)
 
     async def _delete(self, request: web.Request) -> web.Response:
         """Cancel the export, remove its file, and forget the job. Idempotent."""
         job = await self._lookup.stored(request.match_info["id"])
         if not job.forgotten:
-            await advance_for_caller(self._jobs, job.id, Forgotten(), self._now)
+            await self._runner.end(job.id, Forgotten())
             events.operated("delete", job, how=request[HOW])
-            await self._runner.wake(job.id)
         return _nothing()
 
     async def _release(self, request: web.Request) -> web.Response:

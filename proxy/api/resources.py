@@ -201,10 +201,13 @@ class Resources:
                 "The export is still running. Cancel it, or delete the job.",
                 retry_after=retry_after(job, self._now()),
             )
-        if job.result is ResultState.AVAILABLE:
-            await advance_for_caller(self._jobs, id, Released(), self._now)
-        await self._artifacts.remove(id)
+        await self._runner.undivided(self._remove_file(job))
         return respond(204)
+
+    async def _remove_file(self, job: Job) -> None:
+        if job.result is ResultState.AVAILABLE:
+            await advance_for_caller(self._jobs, job.id, Released(), self._now)
+        await self._artifacts.remove(job.id)
 
     # cancel and delete
 
@@ -212,22 +215,18 @@ class Resources:
         job = await self._job(request, id)
         if job.forgotten:
             raise _deleted()
-        changed = await advance_for_caller(self._jobs, id, CancelRequested(), self._now)
+        changed = await self._runner.end(id, CancelRequested())
         if changed is None:
             raise _deleted()
         changed = as_of(changed, self._now())
         links = self._site.links(request, changed)
         fields = headers(changed, links, self._site.retention, self._now())
-        if changed.terminal:
-            return document_response(200, changed, links, fields)
-        await self._runner.wake(id)
-        return document_response(202, changed, links, fields)
+        return document_response(200 if changed.terminal else 202, changed, links, fields)
 
     async def _delete(self, request: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._job(request, id)
         if not job.forgotten:
-            await advance_for_caller(self._jobs, id, Forgotten(), self._now)
-            await self._runner.wake(id)
+            await self._runner.end(id, Forgotten())
         return respond(204)
 
 

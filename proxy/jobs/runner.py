@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.core.events import Interrupted, Resumed, Shown
+from proxy.core.events import CancelRequested, Forgotten, Interrupted, Resumed, Shown
 from proxy.core.job import Job, Origin, Phase
 from proxy.core.job_request import resumed_fields
 from proxy.jobs import events
@@ -19,7 +19,7 @@ from proxy.jobs.admission import Limits as Limits
 from proxy.jobs.conclusion import Conclusion
 from proxy.jobs.driver import Driver
 from proxy.jobs.local_queue import LocalQueue, Queue
-from proxy.jobs.record import Lost, Record, Removed, attempt
+from proxy.jobs.record import Lost, Record, Removed, advance_for_caller, attempt
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Run, Work
 from proxy.jobs.sealing import Sealer
@@ -280,6 +280,18 @@ class Runner:
         if run.work is Work.QUEUED:
             return job.replica != self._replica
         return job.fence != run.fence or job.phase is Phase.SUSPENDED
+
+    async def end(self, id: str, event: CancelRequested | Forgotten) -> Job | None:
+        """Cancel or forget the job, and stop its run, even if the calling task is cancelled
+        meanwhile. Returns and raises as `advance_for_caller`.
+        """
+        return await self._tasks.undivided(self._end(id, event))
+
+    async def _end(self, id: str, event: CancelRequested | Forgotten) -> Job | None:
+        changed = await advance_for_caller(self._jobs, id, event, self._now)
+        if changed is not None and (changed.forgotten or not changed.terminal):
+            await self.wake(id)
+        return changed
 
     async def wake(self, id: str) -> None:
         """Act on a record that was cancelled or forgotten: stop the transfer, or clean up."""

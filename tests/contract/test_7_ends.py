@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from proxy.jobs.sweeper import Sweeper
 from tests.contract.conftest import MakeStage, Stage
-from tests.support.wire import Message
+from tests.contract.test_3_leaving import Gate, leave
+from tests.support.wire import Message, Peer, eventually, request_bytes
 
 
 def kind(response: Message) -> str:
@@ -59,6 +64,41 @@ async def test_cancelling_a_terminal_job_changes_nothing(stage: Stage) -> None:
     assert response["AsyncResult"] == "200"
 
 
+async def begin(stage: Stage, method: str, target: str) -> Peer:
+    """Send a request on a connection that can be reset."""
+    peer = await Peer.to(stage.url)
+    await peer.send(request_bytes(method, target, stage.fields, None, urlsplit(stage.url).netloc))
+    return peer
+
+
+@pytest.fixture
+def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sweep would do later is not done."""
+
+    async def nothing(self: Sweeper) -> None:
+        pass
+
+    monkeypatch.setattr(Sweeper, "sweep", nothing)
+
+
+@pytest.mark.usefixtures("no_sweeps")
+@pytest.mark.parametrize(("method", "ending"), [("POST", "/cancel"), ("DELETE", "")])
+async def test_an_export_stops_although_the_caller_that_ends_it_disconnects(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str, ending: str
+) -> None:
+    """§7: while the end is being stored. VB365's connection is closed at once."""
+    status = await running(stage)
+    gate = Gate(monkeypatch, "replace")
+    client = await begin(stage, method, status + ending)
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        await leave(stage, client)
+        gate.opened.set()
+        over = "disconnected"
+        await stage.simulator.until(lambda: stage.simulator.deliveries[-1].outcome == over)
+    stage.simulator.release()
+
+
 async def test_deleting_the_result_releases_the_file(stage: Stage) -> None:
     """§7: DELETE of the result is 409 while the job runs, then 204 with `result.state` Deleted, and
     204 again.
@@ -81,6 +121,27 @@ async def test_deleting_the_result_releases_the_file(stage: Stage) -> None:
         "result-deleted",
         "ResourceNotFound",
     )
+
+
+def files_of(job: str, directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if job in path.name]
+
+
+@pytest.mark.usefixtures("no_sweeps")
+async def test_a_file_is_removed_although_the_caller_that_deletes_it_disconnects(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """§7: while the end of the result is being stored."""
+    status = await stage.done()
+    job = status.rpartition("/")[2]
+    gate = Gate(monkeypatch, "replace")
+    client = await begin(stage, "DELETE", status + "/result")
+    async with asyncio.timeout(20):
+        await gate.entered.wait()
+        await leave(stage, client)
+        assert files_of(job, tmp_path)
+        gate.opened.set()
+        await eventually(lambda: not files_of(job, tmp_path))
 
 
 async def test_deleting_a_result_without_a_file_is_204(stage: Stage) -> None:
