@@ -295,11 +295,16 @@ class KickoffHandler:
             if first is not None:
                 return repeated(first) if concerns(first, run, call.credentials) else None
         elif self._runner.is_attended_elsewhere(job):
-            await self._first_elsewhere(job, self._grace(call))
+            # the replica that handles the original kick-off may drop the job
+            await until(
+                self._jobs, job, lambda now: not now.attended or now.terminal, self._grace(call)
+            )
         if job.phase is Phase.SUSPENDED:
             borrowed = not await self._access.owns(call.credentials, job)
             await self._runner.resume(job, call.request.fields, borrowed=borrowed)
         current = await self._jobs.get(job.id)
+        if current is not None and current.borrowed and not job.borrowed:
+            await self._access.check(call.credentials, current)
         # nothing is awaited between this promise and the 202
         if current is None or current.forgotten or not await self._runner.show(current):
             return None
@@ -307,16 +312,10 @@ class KickoffHandler:
         shown = as_of(current, self._now())
         return self._accepted(call, shown, [("Idempotency-Replayed", "true")])
 
-    async def _first_elsewhere(self, job: Job, grace: float) -> None:
-        """Wait for VB365's first response to a kick-off that another replica handles: it may drop
-        the job.
-        """
-        await until(self._jobs, job, lambda now: not now.attended or now.terminal, grace)
-
     # the response to an accepted export
 
-    async def _respond(self, call: _Call, job: Job, run: Run) -> ApiResponse:
-        started = asyncio.get_running_loop().time()
+    async def _respond(self, call: _Call, stored: Job, run: Run) -> ApiResponse:
+        job, started = stored, asyncio.get_running_loop().time()
         run.release()  # it starts when this task waits for something, or has written the response
         # a queued job has no first response to wait for, and a later one is not relayed
         if self._runner.is_waiting(job.id) or not run.attendance.waiting:
@@ -338,7 +337,8 @@ class KickoffHandler:
             return self._accepted(call, job)
         if wait > 0 and job.terminal:
             return await self._outcome(call, job, run)
-        return self._accepted(call, job)
+        # polls, which are checked, show what another caller's credentials have made of it
+        return self._accepted(call, stored if job.borrowed else job)
 
     def _grace(self, call: _Call) -> float:
         """Return the seconds to wait for VB365's first response: at most the client's `wait`."""

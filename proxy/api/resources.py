@@ -100,9 +100,16 @@ class Resources:
         current = await self._jobs.recent(id)
         if current is None:
             raise not_found()
-        if current.borrowed and not job.borrowed:
-            await self._access.check(credentials, current)
+        if not job.borrowed:
+            await self._check_again(request, current)
         return as_of(current, self._now())
+
+    async def _check_again(self, request: ApiRequest, job: Job) -> None:
+        """Raise `Problem` if the job has run with another caller's credentials, perhaps since the
+        check, and this caller may not see what they may see.
+        """
+        if job.borrowed:
+            await self._access.check(request.credentials(), job)
 
     async def _existing(self, request: ApiRequest, id: str) -> Job:
         """Return the job if it is not deleted. A Suspended job resumes with the request's
@@ -124,6 +131,7 @@ class Resources:
         wait = self._wait(request)
         if wait > 0:
             job = await self._changed(job, known, wait)
+            await self._check_again(request, job)
         links = self._site.links(request, job)
         fields = headers(job, links, self._site.retention, self._now())
         if _matches(known, job):
@@ -168,8 +176,7 @@ class Resources:
         wait = self._wait(request)
         if wait > 0:
             job = await self._until(job, lambda now: now.terminal, wait)
-            if job.borrowed:  # perhaps since the check
-                await self._access.check(request.credentials(), job)
+            await self._check_again(request, job)
         if job.result is not ResultState.AVAILABLE:
             raise self._no_file(job)
         return await self._download.send(request, job, method=request.method)
@@ -218,6 +225,8 @@ class Resources:
         changed = await self._runner.end(id, CancelRequested())
         if changed is None:
             raise _deleted()
+        if not job.borrowed:
+            await self._check_again(request, changed)
         changed = as_of(changed, self._now())
         links = self._site.links(request, changed)
         fields = headers(changed, links, self._site.retention, self._now())

@@ -9,11 +9,14 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from proxy import app
+from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.upstream.access import Access
 from tests.contract.conftest import MakeStage, Stage
 from tests.support.local_proxy import settings_of
 from tests.support.wire import Message, ask
@@ -490,3 +493,112 @@ async def test_a_waiting_call_gets_no_file_of_another_callers_resume(
     assert (await stage.finished(intruder)).json()["status"] == "Success"
     response = await call
     assert (response.status, stage.file() in response.body) == (401, False)
+
+
+class Late:
+    """A method whose next call begins when `opened` is set; `entered` is set when it is called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> None:
+        self.entered, self.opened = asyncio.Event(), asyncio.Event()
+        original: Callable[..., Awaitable[Any]] = getattr(owner, method)
+
+        async def late(*args: Any) -> Any:
+            if not self.entered.is_set():
+                self.entered.set()
+                await self.opened.wait()
+            return await original(*args)
+
+        monkeypatch.setattr(owner, method, late)
+
+
+ONE_SLOT = {
+    "EXPORTS__PREFLIGHT": "false",
+    "EXPORTS__MAX_RUNNING": "1",
+    "EXPORTS__GRACE": "0s",
+}
+
+
+async def busy(make_stage: MakeStage) -> Stage:
+    """A proxy whose only slot is taken by a job in alice's session, which bob cannot see."""
+    stage = await make_stage({"size": 1000, "foreign_session": 404}, **ONE_SLOT)
+    stage.fault(hold=True, count=1)
+    await stage.begun(stage.export)
+    await stage.held()
+    return stage
+
+
+async def newest(stage: Stage) -> dict[str, Any]:
+    """The newest job of alice's session. A list resumes none."""
+    listed = f"/v8/_async/exports?restoreSessionId={stage.session}"
+    return dict((await stage.get(listed)).json()["results"][0])
+
+
+async def test_a_long_poll_shows_nothing_of_another_callers_resume(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§9: bob's token ends, and alice's call resumes his job, between two looks of his long poll,
+    as can happen with replicas.
+    """
+    stage = await busy(make_stage)
+    bobs = stage.simulator.login("bob")
+    job = stage.path((await kickoff_as(stage, bobs, stage.export))["Location"])
+    late = Late(monkeypatch, DiskJobs, "wait")
+    poll = asyncio.create_task(stage.ask("GET", job, bobs | {"Prefer": "wait=30"}))
+    async with asyncio.timeout(20):
+        await late.entered.wait()
+        stage.simulator.tokens.revoke(bobs["Authorization"])
+        stage.simulator.release()
+        assert (await stage.finished(job)).json()["status"] == "Success"
+        late.opened.set()
+        response = await poll
+    assert (response.status, b"sha256" in response.body) == (401, False)
+
+
+async def test_a_waiting_kick_off_shows_nothing_of_another_callers_resume(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§9: its 202 shows the job as it was accepted."""
+    stage = await busy(make_stage)
+    bobs = stage.simulator.login("bob")
+    late = Late(monkeypatch, DiskJobs, "wait")
+    wanted = bobs | {"Prefer": "respond-async, wait=1"}
+    kickoff = asyncio.create_task(stage.ask("POST", stage.export, wanted, b"{}"))
+    async with asyncio.timeout(20):
+        await late.entered.wait()
+        stage.simulator.tokens.revoke(bobs["Authorization"])
+        stage.simulator.release()
+        while (found := await newest(stage))["phase"] != "Suspended":
+            pass
+        stage.fault(stall_at=500, count=1)
+        job = f"/v8/_async/exports/{found['id']}"
+        await stage.until(job, lambda document: document["result"] is not None)
+        late.opened.set()
+        response = await kickoff
+    assert (response.status, response.json()["result"]) == (202, None)
+    stage.simulator.release()
+
+
+async def test_a_repeated_kick_off_shows_nothing_of_another_callers_resume(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """§8, §9: alice's call resumes bob's job, after a restart, while his key is looked up."""
+    stage = await busy(make_stage)
+    bobs = stage.simulator.login("bob")
+    key = ("Idempotency-Key", KEY)
+    job = stage.path((await kickoff_as(stage, bobs, stage.export, key))["Location"])
+    await stage.running.stop()
+    stage.running = await app.start(
+        settings_of(stage.simulator.url, tmp_path / "data", ONE_SLOT), stage.clock
+    )
+    try:
+        stage.simulator.release()
+        late = Late(monkeypatch, Access, "owns")
+        again = asyncio.create_task(kickoff_as(stage, bobs, stage.export, key))
+        async with asyncio.timeout(20):
+            await late.entered.wait()
+            assert (await stage.finished(job)).json()["status"] == "Success"
+            late.opened.set()
+            response = await again
+        assert (response.status, b"sha256" in response.body) == (404, False)
+    finally:
+        await stage.running.stop()
