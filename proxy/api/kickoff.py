@@ -335,6 +335,8 @@ class KickoffHandler:
         except StoreUnavailable:
             # the job is stored and goes on; after an error the client would start it again
             return self._accepted(call, job)
+        if job.forgotten:
+            raise Problem("job-deleted", "The export job was deleted.")
         if wait > 0 and job.terminal:
             return await self._outcome(call, job, run)
         # polls, which are checked, show what another caller's credentials have made of it

@@ -99,6 +99,18 @@ async def test_an_export_stops_although_the_caller_that_ends_it_disconnects(
     stage.simulator.release()
 
 
+async def test_a_job_that_is_deleted_while_its_kick_off_waits_is_not_shown(stage: Stage) -> None:
+    """§5, §7: there is no document of a deleted job."""
+    stage.fault(hold=True)
+    kickoff = asyncio.create_task(stage.kickoff(stage.export, Prefer="respond-async, wait=30"))
+    await stage.held()
+    [job] = (await stage.get("/v8/_async/exports")).json()["results"]
+    assert (await stage.ask("DELETE", f"/v8/_async/exports/{job['id']}")).status == 204
+    response = await kickoff
+    assert (response.status, kind(response)) == (404, "job-deleted")
+    stage.simulator.release()
+
+
 async def test_deleting_the_result_releases_the_file(stage: Stage) -> None:
     """§7: DELETE of the result is 409 while the job runs, then 204 with `result.state` Deleted, and
     204 again.

@@ -110,7 +110,8 @@ def _words(name: str) -> str:
 def _kickoff(export: Operation) -> Object:
     own = ("Location", "Content-Location", "Link", "Retry-After", "Preference-Applied", "Vary")
     errors = _problems(
-        *("invalid-async-parameter", "request-too-large", "idempotency-key-reused"),
+        *("invalid-async-parameter", "job-not-found", "request-too-large"),
+        "idempotency-key-reused",
         *("quota-exceeded", "upstream-unreachable", "unavailable", "upstream-timeout"),
     )
     more: Object = {}
