@@ -93,7 +93,8 @@ class IdempotencyKeys:
         self, credentials: Credentials, key: str | None, id: str, *, learned: bool | None
     ) -> AsyncIterator[None]:
         """Remember a kick-off from before it looks for the key of the identity that it claims,
-        until its job, which will have this `id`, is stored.
+        until its job, which will have this `id`, is stored. If the client leaves before, that is
+        when `taking` ends.
 
         Does nothing if VB365 has responded to `Access.learn`, whose result is `learned`, or has
         confirmed the identity before.
@@ -118,7 +119,7 @@ class IdempotencyKeys:
                     self._claims.withdraw(entry.claim)
             yield
         finally:
-            entry.over.set()
+            entry.release()
             if not entry.submitted:
                 self._unproven.remove(entry)
 
@@ -146,6 +147,8 @@ class IdempotencyKeys:
                 await locks.enter_async_context(self._lock(owner, key))
             if (entry := self._unproven.get(job.id)) is not None:
                 entry.submitted = True
+                entry.hold()
+                locks.callback(entry.release)
             yield await self.find(job.owners, key)
 
     async def run(self) -> None:

@@ -23,7 +23,8 @@ class UnprovenKickoff:
     """One kick-off. `claimed` is the owner that its token claims to be, `id` that of its job,
     `credentials` its Authorization, `since` when it arrived, in seconds.
 
-    `over` is set when its job is stored or will not be; `submitted`: it may be stored.
+    `over` is set when its job is stored or will not be; `submitted`: it may be stored. Whoever
+    makes an entry holds it.
     """
 
     claimed: str
@@ -33,6 +34,17 @@ class UnprovenKickoff:
     since: float
     over: asyncio.Event = field(default_factory=asyncio.Event)
     submitted: bool = False
+    _holders: int = 1
+
+    def hold(self) -> None:
+        """Put off `over` until `release`: the job is being stored, also if its client has left."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """End one hold. `over` is set with the last one."""
+        self._holders -= 1
+        if not self._holders:
+            self.over.set()
 
     @property
     def claim(self) -> KeyClaim:

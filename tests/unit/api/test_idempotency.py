@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,24 @@ async def test_a_confirmed_kickoff_waits_for_an_unconfirmed_one(world: World) ->
     world.down.clear()
     go.set()
     assert (await first).id == (await second).id
+
+
+async def test_a_kickoff_whose_client_has_left_is_waited_for_until_it_is_stored(
+    world: World,
+) -> None:
+    """§8, §3.9: it is stored all the same."""
+    world.down.add(token(FIRST))
+    made = job(*world.access.owners(FIRST)[:1])
+    made = replace(made, request=replace(made.request, idempotency_key=KEY))
+    async with AsyncExitStack() as storing:
+        async with world.keys.announced(FIRST, KEY, made.id, learned=None):
+            assert await storing.enter_async_context(world.keys.taking(FIRST, made)) is None
+        world.down.clear()
+        second = asyncio.create_task(world.kickoff(SECOND))
+        await turns()
+        assert not second.done()
+        await world.jobs.add(made, b"")
+    assert (await second).id == made.id
 
 
 async def test_an_unconfirmed_kickoff_waits_for_a_confirmed_one(world: World) -> None:
