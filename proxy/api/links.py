@@ -37,6 +37,12 @@ class Site:
         return client_address(_peer(request.inner.transport), self.trusted, request.lines)
 
     def _base(self, request: ApiRequest) -> str:
+        # once for all jobs of a list
+        if request.base is None:
+            request.base = self._find_base(request)
+        return request.base
+
+    def _find_base(self, request: ApiRequest) -> str:
         transport = request.inner.transport
         local = transport.get_extra_info("sockname") if transport else None
         return base_url(

@@ -33,6 +33,8 @@ class ApiRequest:
         self.query = None if query is None else query.decode("latin-1")
         self.method = head.method.decode("latin-1")
         self.id = head.id or sent_id(self.raw(b"x-request-id")) or uuid4().hex
+        #: The base of the URLs in its response, once it is known (`api.links`).
+        self.base: str | None = None
 
     @property
     def api(self) -> str | None:

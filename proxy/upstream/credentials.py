@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from proxy.core.http.fields import values_of
 from proxy.ports import Fields
@@ -15,12 +17,19 @@ from proxy.ports import Fields
 _JWT = re.compile(rb"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for the cached properties
 class Credentials:
-    """The Authorization and Cookie lines of one request. Never stored."""
+    """The Authorization and Cookie lines of one request. Never stored.
+
+    They may have 256 KiB, and a list looks at them for each job: what is computed from them is kept
+    with them. `hashes` is for `OwnerHashes`.
+    """
 
     authorization: tuple[bytes, ...]
     cookie: tuple[bytes, ...]
+    hashes: dict[tuple[bytes, str], str] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, fields: Fields) -> Credentials | None:
@@ -37,7 +46,7 @@ class Credentials:
             (b"Accept", b"application/json"),
         ]
 
-    @property
+    @cached_property
     def bearer(self) -> bytes | None:
         """The bearer token, None if Authorization is anything else."""
         if len(self.authorization) != 1:
@@ -45,17 +54,22 @@ class Credentials:
         scheme, _, token = self.authorization[0].partition(b" ")
         return token.strip(b" ") if scheme.lower() == b"bearer" else None
 
-    @property
+    @cached_property
     def claims(self) -> str | None:
         """The issuer, the subject and the name of the subject's claim in a JWT, None without them.
         Invalid until VB365 accepts the token. Equal subjects in different claims differ.
         """
         return None if self.bearer is None else _claims(self.bearer)
 
-    def parts(self) -> list[Credentials]:
+    def parts(self) -> Sequence[Credentials]:
         """Return Authorization alone and Cookie alone, in this order, without empty ones."""
-        parts = [Credentials(self.authorization, ()), Credentials((), self.cookie)]
-        return [part for part in parts if part.authorization or part.cookie]
+        if self.authorization and self.cookie:
+            return self._split
+        return [self] if self.authorization or self.cookie else []
+
+    @cached_property
+    def _split(self) -> Sequence[Credentials]:
+        return [Credentials(self.authorization, ()), Credentials((), self.cookie)]
 
 
 def _claims(token: bytes) -> str | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 
 from proxy.upstream.credentials import Credentials
 
+_Lines = tuple[tuple[bytes, ...], tuple[bytes, ...]]
+
 
 class OwnerHashes:
-    """Computes the hashes, all keyed with `key`."""
+    """Computes the hashes, all keyed with `key`. Each is computed once for a `Credentials`."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -25,27 +28,31 @@ class OwnerHashes:
         does not matter.
         """
         bearer = credentials.bearer
-        if bearer is not None:
-            return self._lines(((b"Bearer " + bearer,), ()))
-        return self.as_sent(credentials)
+        if bearer is None:
+            return self.as_sent(credentials)
+        return self._once(credentials, "caller", lambda: ((b"Bearer " + bearer,), ()))
 
     def as_sent(self, credentials: Credentials) -> str:
         """Return the same hash over the bytes as they were sent, as in version 0.1.0."""
-        return self._lines(
-            (credentials.authorization, () if credentials.authorization else credentials.cookie)
-        )
+        first, cookie = credentials.authorization, credentials.cookie
+        return self._once(credentials, "as sent", lambda: (first, () if first else cookie))
 
     def exact(self, credentials: Credentials) -> str:
         """Return the hash of the exact Authorization and Cookie lines."""
-        return self._lines((credentials.authorization, credentials.cookie))
+        lines = credentials.authorization, credentials.cookie
+        return self._once(credentials, "exact", lambda: lines)
 
     def all(self, credentials: Credentials) -> tuple[str, ...]:
         """Return the three hashes of the credentials, without repetitions."""
         found = (self.caller, self.as_sent, self.exact)
         return tuple(dict.fromkeys(each(credentials) for each in found))
 
-    def _lines(self, lines: tuple[tuple[bytes, ...], tuple[bytes, ...]]) -> str:
-        return self._keyed("credentials", repr(lines))
+    def _once(self, credentials: Credentials, name: str, lines: Callable[[], _Lines]) -> str:
+        found = credentials.hashes.get((self._key, name))
+        if found is None:
+            found = self._keyed("credentials", repr(lines()))
+            credentials.hashes[self._key, name] = found
+        return found
 
     def _keyed(self, kind: str, text: str) -> str:
         return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from proxy.api import listing
+import pytest
+
+from proxy.api import links, listing
+from proxy.core.http import origin
+from proxy.upstream.owner_hashes import OwnerHashes
 from tests.contract.conftest import MakePlay, Play
 from tests.support.wire import Message, raw
 
@@ -86,3 +91,34 @@ async def test_few_lists_are_put_together_at_a_time(make_play: MakePlay) -> None
     go.set()
     assert {(await each).status for each in lists} == {200}
     assert sessions == len(lists)
+
+
+async def test_what_a_client_sends_is_looked_at_once_for_all_jobs(
+    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§12: credentials may have 256 KiB, and fields of a balancer 64 KiB."""
+
+    async def script(request: Message) -> bytes:
+        return raw("200 OK", [], b"mail" if request.method == "POST" else b"{}")
+
+    play = await make_play(script, EXPORTS__WATCH_EVENTS="false", EXPORTS__PREFLIGHT="false")
+    await ended(play, 20)
+    bases, hashes = 0, 0
+    base, keyed = origin.base_url, OwnerHashes._keyed
+
+    def counted_base(**given: Any) -> str:
+        nonlocal bases
+        bases += 1
+        return base(**given)
+
+    def counted_hash(self: OwnerHashes, kind: str, text: str) -> str:
+        nonlocal hashes
+        hashes += kind == "credentials"
+        return keyed(self, kind, text)
+
+    monkeypatch.setattr(links, "base_url", counted_base)
+    monkeypatch.setattr(OwnerHashes, "_keyed", counted_hash)
+    page = (await play.get(LIST)).json()
+    assert len(page["results"]) == 20
+    assert bases == 1
+    assert hashes <= 6

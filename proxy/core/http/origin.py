@@ -12,6 +12,9 @@ Lookup = Callable[[str], Sequence[str]]
 Networks = Sequence[IPv4Network | IPv6Network]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: What is read of a balancer's fields, which pass on what a client wrote: characters of Forwarded
+#: and of a prefix, which is part of each URL in a list, and addresses of X-Forwarded-For.
+_LONGEST_FORWARDED, _LONGEST_PREFIX, _MOST_HOPS = 4096, 1024, 32
 _AUTHORITY = re.compile(
     r"(?P<host>[A-Za-z0-9._~-]{1,255}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{0,5}))?"
 )
@@ -68,14 +71,16 @@ def base_url(
 
 def client_address(peer: str | None, trusted: Networks, fields: Lookup) -> str | None:
     """The client's IP address: the last one of X-Forwarded-For that is not trusted, if the direct
-    peer is trusted, otherwise the peer's. An entry that is no address ends the search.
+    peer is trusted, otherwise the peer's. An entry that is no address ends the search, as does the
+    32nd one.
     """
     found = peer
-    hops = [hop.strip(" \t") for line in fields("X-Forwarded-For") for hop in line.split(",")]
-    while _is_trusted(found, trusted) and hops:
-        hop = hops.pop()
+    if not _is_trusted(found, trusted):
+        return found
+    hops = ",".join(fields("X-Forwarded-For")).rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
+    while hops and _is_trusted(found, trusted):
         try:
-            found = str(ip_address(hop.strip("[]")))
+            found = str(ip_address(hops.pop().strip(" \t").strip("[]")))
         except ValueError:
             break
     return found
@@ -148,8 +153,10 @@ def _forwarded(fields: Lookup) -> _Reported | None:
 
 def _pairs(line: str) -> dict[str, str]:
     """The parameters of the first element of the line (RFC 7239 §4), with names in lower case.
-    Empty if it is malformed.
+    Empty if it is malformed, or the line very long.
     """
+    if len(line) > _LONGEST_FORWARDED:
+        return {}
     pairs: dict[str, str] = {}
     position, more = 0, True
     while more:
@@ -175,7 +182,9 @@ def _x_forwarded(fields: Lookup) -> _Reported:
 
 def _prefix(fields: Lookup) -> str:
     """X-Forwarded-Prefix without its trailing slash. "" unless it is an absolute path without empty
-    and dot segments.
+    and dot segments, of bounded length.
     """
     text = _first(fields, "X-Forwarded-Prefix")
+    if len(text) > _LONGEST_PREFIX:
+        return ""
     return text.rstrip("/") if _PREFIX.fullmatch(text) and not _DOT_SEGMENT.search(text) else ""

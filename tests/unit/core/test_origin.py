@@ -314,3 +314,20 @@ def test_the_client_is_the_last_address_that_is_not_trusted(
 ) -> None:
     trusted = [ip_network("10.0.0.0/8")]
     assert client_address(peer, trusted, lambda _: [given]) == client
+
+
+@pytest.mark.parametrize(("trusted_hops", "client"), [(31, "192.0.2.1"), (32, "10.9.9.9")])
+def test_few_addresses_of_x_forwarded_for_are_read(trusted_hops: int, client: str) -> None:
+    """A client may have written thousands: parsing them would take a second."""
+    lines = ["192.0.2.1", *["10.9.9.9"] * trusted_hops]
+    trusted = [ip_network("10.0.0.0/8")]
+    assert client_address(BALANCER, trusted, lambda _: lines) == client
+    assert client_address(BALANCER, trusted, lambda _: [", ".join(lines)]) == client
+
+
+def test_very_long_fields_are_ignored() -> None:
+    """Each URL of a list would have the prefix, and Forwarded is parsed for it."""
+    assert _base(HOST | {"X-Forwarded-Prefix": "/a" * 512}) == "http://inner:8080" + "/a" * 512
+    assert _base(HOST | {"X-Forwarded-Prefix": "/a" * 513}) == "http://inner:8080"
+    assert _base(HOST | {"Forwarded": "host=h" + ";" * 4090}) == "http://h"
+    assert _base(HOST | {"Forwarded": "host=h" + ";" * 4091}) == "http://inner:8080"

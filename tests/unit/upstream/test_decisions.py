@@ -50,5 +50,8 @@ def test_a_look_up_computes_one_hash(decisions: Decisions, monkeypatch: pytest.M
 
     decisions.put(WITH_COOKIE, "job", "x")
     monkeypatch.setattr(OwnerHashes, "_keyed", counted)
-    assert decisions.has(WITH_COOKIE, "job", "x")
+    again = Credentials(WITH_COOKIE.authorization, WITH_COOKIE.cookie)  # of another request
+    assert decisions.has(again, "job", "x")
+    assert len(computed) == 1
+    assert decisions.has(again, "job", "x")
     assert len(computed) == 1
