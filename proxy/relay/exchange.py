@@ -284,7 +284,11 @@ class Exchange:
         else:
             self._pool.counts.reset += 1
             _log.warning("the upstream closed before its response: %s", why or "closed")
-            self.fail(self.no_response())
+            self.no_answer()
+
+    def no_answer(self) -> None:
+        """End: the request was sent, and its connection closed without a response."""
+        self.fail(self.no_response())
 
     def fail(self, problem: Problem) -> None:
         """End: the request has no response."""

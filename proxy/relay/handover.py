@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.core.errors import Problem
+from proxy.core.exports import match
 from proxy.core.http.heads import Head, ResponseHead
 from proxy.core.http.outbound import request_bytes
 from proxy.core.http.proxy_line import proxy_line
 from proxy.downstream.duplex import ClientSide
+from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
 from proxy.ports import UpstreamFailure
 from proxy.relay.exchange import Exchange
@@ -64,6 +66,18 @@ class HandedOver(Exchange):
         """Also note which job the response is about."""
         self._client.note_job(response.block)
         super()._begin(response, rest)
+
+    def no_answer(self) -> None:
+        """End: the worker has ended. A whole kick-off may have become a job, so its connection is
+        broken off: after a 503 the client would start the export again. With an Idempotency-Key
+        that gets the same job.
+        """
+        head = self._head
+        export = match(head.method, head.target, reports=True)
+        if export is None or not self._whole or head.get_all(b"idempotency-key"):
+            super().no_answer()
+        else:
+            self._client.break_off(Ending.ABORTED)
 
     @staticmethod
     def not_connected(failure: UpstreamFailure) -> Problem:

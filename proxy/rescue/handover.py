@@ -112,6 +112,10 @@ class _HandedOverExport(HandedOver):
         else:
             super().client_ready()
 
+    def no_answer(self) -> None:
+        """Relay the request, whether or not it has become a job: the same request joins that."""
+        self.fail(self.no_response())
+
     def fail(self, problem: Problem) -> None:
         """Relay the request: nothing of a response was written."""
         copy = self._take_copy()

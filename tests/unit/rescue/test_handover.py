@@ -1,4 +1,4 @@
-"""An export whose worker ends before it responds is passed through (CONTRACT §14, §15)."""
+"""Exports whose worker ends before it responds (CONTRACT §3.9, §14, §15)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from proxy.core.exports import Export
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, Rescue
+from proxy.core.preferences import Preferences
+from proxy.core.routing import Decision, Kickoff, Rescue
 from proxy.net.budget import Budget
 from proxy.relay.handover import HandoverRelay
 from proxy.relay.relay import Relay
@@ -40,7 +41,10 @@ async def second(path: Path) -> AsyncIterator[Second]:
     """A worker that hands exports over to the socket at `path`."""
 
     def decide(head: Head) -> Decision:
-        return Rescue(Export("v8", "s1", "m1", "exportToPst", "Export"), head.target)
+        export = Export("v8", "s1", "m1", "exportToPst", "Export")
+        if head.get_all(b"prefer"):
+            return Kickoff(export, head.target, Preferences(respond_async=True))
+        return Rescue(export, head.target)
 
     first = HandoverRelay({b"http": path}, timeout=LIMIT)
     async with Exports().running() as upstream:
@@ -120,3 +124,25 @@ async def test_14_a_client_that_leaves_is_not_passed_through(tmp_path: Path) -> 
         client.reset()
         await eventually(lambda: scene.memory.taken == 0)
         assert scene.upstream.posts == []
+
+
+@pytest.mark.parametrize("key", [(), ("Idempotency-Key: k",)])
+async def test_3_a_kickoff_that_may_have_been_stored_is_not_refused(
+    tmp_path: Path, key: tuple[str, ...]
+) -> None:
+    """§3.9: after a 503 its client would start the export again. With a key it gets the job."""
+    path = tmp_path / "first"
+    async with dying(path, 2), second(path) as scene:
+        client = await scene.proxy.ask(post(fields=("Prefer: respond-async", *key)))
+        if key:
+            assert (await client.message()).status == 503
+        else:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await client.message()
+
+
+async def test_3_a_kickoff_that_was_not_sent_is_refused(tmp_path: Path) -> None:
+    """§3: nothing has been stored, so that its client may send it again."""
+    async with second(tmp_path / "none") as scene:
+        client = await scene.proxy.ask(post(fields=("Prefer: respond-async",)))
+        assert (await client.message()).status == 503
