@@ -198,7 +198,9 @@ class Runner:
         Idempotency-Key.
         """
         if self._replica is not None:
-            attended = run.attendance.waiting and run.followers is None
+            # without a key it is removed if the store fails to confirm it
+            droppable = run.attendance.waiting or job.request.idempotency_key is None
+            attended = droppable and run.followers is None
             job = replace(job, replica=self._replica, attended=attended)
         return await self._submission.submit(job, body, run)
 

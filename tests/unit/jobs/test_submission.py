@@ -147,7 +147,7 @@ async def test_a_job_of_a_replica_is_stored_once_before_its_request() -> None:
         cluster.assert_done(id)
 
 
-async def submit_unconfirmed(node: Node, key: str | None = None) -> str:
+async def submit_unconfirmed(node: Node, key: str | None = None, *, attended: bool = True) -> str:
     """Submit a job that the store adds without confirming it. Return its id."""
     add, added = node.store.add_within, []
 
@@ -158,7 +158,7 @@ async def submit_unconfirmed(node: Node, key: str | None = None) -> str:
 
     node.store.add_within = unconfirmed  # type: ignore[assignment,method-assign]
     with pytest.raises(StoreUnavailable):
-        await node.submit(key, attended=True)
+        await node.submit(key, attended=attended)
     (job,) = added
     assert job is not None
     return job.id
@@ -198,12 +198,13 @@ async def test_without_a_key_it_is_removed_before_it_runs(with_slot: bool) -> No
         assert a.upstream.posts == [0]
 
 
-async def test_a_job_that_another_replica_has_shown_meanwhile_is_kept() -> None:
-    """§3.7: a job that a caller has seen is never dropped."""
+@pytest.mark.parametrize("attended", [True, False])
+async def test_a_job_that_another_replica_has_shown_meanwhile_is_kept(attended: bool) -> None:
+    """§3.7: a job that a caller has seen is never dropped, also without a grace period."""
     async with new_cluster() as cluster:
         a, b = cluster.nodes
         removable = hold(a.store, "remove")
-        id = await submit_unconfirmed(a)  # noqa: A001
+        id = await submit_unconfirmed(a, attended=attended)  # noqa: A001
         assert await b.runner.show(cluster.store.jobs[id])
         removable.set()
         job = await cluster.phase(id, Phase.COMPLETED)
