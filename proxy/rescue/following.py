@@ -83,6 +83,7 @@ class Following:
                 found = await self._of_run(call, run, job, started=started)
                 if found is not None:
                     return found
+                started = False  # a later run has the request of another call
             current = await self._jobs.get(job.id)
             if current is None or current.phase is Phase.SUSPENDED:
                 return None
@@ -104,8 +105,8 @@ class Following:
             verdict = await run.attendance.verdict_of_all()
             if verdict is not None:
                 # a request that came later is a new try
-                if call.began <= run.attendance.decided and concerns(
-                    verdict, run, call.credentials
+                if call.began <= run.attendance.decided and (
+                    started or concerns(verdict, run, call.credentials)
                 ):
                     return _for_client(verdict, started=started)
                 await followers.finished()
@@ -115,7 +116,7 @@ class Following:
             if (
                 handed is not None
                 and not call.ranged
-                and concerns(handed.response, run, call.credentials)
+                and (started or concerns(handed.response, run, call.credentials))
             ):
                 lines = handed.response.lines
                 return Handed(handed, lines if started else without(lines, NOT_REPEATED))
@@ -130,7 +131,7 @@ class Following:
         if followers.withdrawn or followers.handed is not None:
             return RELAYED
         refusal = _refusal(run)
-        if refusal is None or not concerns(refusal, run, call.credentials):
+        if refusal is None or not (started or concerns(refusal, run, call.credentials)):
             return None
         return _for_client(refusal, started=started)
 

@@ -300,3 +300,14 @@ async def test_14_set_cookie_of_any_response_is_not_repeated(
     if not encoded:
         assert (await first.message())["Set-Cookie"] == "session=first"
     assert len(stage.upstream.posts) == 1
+
+
+@pytest.mark.parametrize("status", [b"401 Unauthorized", b"403 Forbidden"])
+async def test_14_a_rejection_of_credentials_that_the_client_takes_away_is_its_response(
+    make_rescue: MakeRescue, status: bytes
+) -> None:
+    """§12: `Connection` may name Authorization. VB365 gets the request once."""
+    stage = await make_rescue(answer(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status))
+    response = await stage.export(fields=("Connection: Authorization", "Cookie: a=b"))
+    assert response.status == int(status[:3])
+    assert len(stage.upstream.posts) == 1
