@@ -104,7 +104,7 @@ class Parts:
         self._download = Download(artifacts, self.deliveries, tracing)
         exports = settings.exports
         self._bodies = RequestBodies(max_body=exports.max_request_body, memory=memory.bodies)
-        self._held_fields = HeldFields(_HELD_FIELDS)
+        self._held_fields = HeldFields(_HELD_FIELDS // memory.processes)
         self._now = now
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
         self.reconciler = Reconciler(self._jobs, artifacts, now, counted)

@@ -15,11 +15,13 @@ _HEADS = 64 << 20
 @dataclass(frozen=True, slots=True)
 class ClientMemory:
     """`heads` is for the unfinished heads, pipelined requests and large heads of all clients,
-    `bodies` for those of kick-offs and rescued exports that are being received.
+    `bodies` for those of kick-offs and rescued exports that are being received. `processes` serve
+    exports, and divide what they do not count together.
     """
 
     heads: Budget
     bodies: Budget
+    processes: int = 1
 
     @classmethod
     def of(cls, settings: Settings, seat: Seat | None = None) -> ClientMemory:
@@ -30,4 +32,5 @@ class ClientMemory:
         return cls(
             SharedBudget(_HEADS, seat.heads, seat.index),
             SharedBudget(limit, seat.bodies, seat.index),
+            seat.count if seat.handover is None else 1,
         )

@@ -195,6 +195,7 @@ def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
         mine.give(10)
         assert other.take(10)
         assert not mine.take(1)
+    assert first.processes == second.processes == 2
     replaced = memory(0)
     for again, other in ((replaced.heads, second.heads), (replaced.bodies, second.bodies)):
         assert not again.take(again.limit - 10)
