@@ -10,6 +10,7 @@ need caddy caddy
 need varnishtest varnish
 need curl curl
 need php "php-cli php-curl"
+[ -e /usr/share/php/GuzzleHttp/autoload.php ] || missing="$missing php-guzzlehttp-guzzle"
 need aria2c aria2
 need wrk wrk
 need jq jq
