@@ -10,7 +10,6 @@ from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.core.outcome import secrets
 from proxy.jobs import events
-from proxy.jobs.claim import Claim
 from proxy.jobs.outcome import code_of, error, refusal
 from proxy.jobs.record import Record
 from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
@@ -33,8 +32,7 @@ _RESPONSE_LIMIT = 16 * 1024 * 1024
 
 
 class ExportRequest:
-    """Sends the request of a job, whose `claim` may still be being recorded. `timeout` and `stall`
-    are in seconds; see `Sender.send`.
+    """Sends the request of a job. `timeout` and `stall` are in seconds; see `Sender.send`.
 
     A kick-off that waits for VB365's first response gets any but a 200 in place of a job: then
     `Dropped` is the exception that `no_response` and `refused` return.
@@ -46,14 +44,12 @@ class ExportRequest:
         record: Record,
         body: bytes,
         *,
-        claim: Claim,
         jobs: JobStore,
         upstream: Upstream,
         timeout: float,
         stall: float,
     ) -> None:
         self._run = run
-        self._claim = claim
         self._record = record
         self._body = body
         self._jobs = jobs
@@ -63,9 +59,8 @@ class ExportRequest:
         self._early: asyncio.Task[Response] | None = None
 
     def begin_early(self) -> bool:
-        """Send the first request while the file is being created: of a rescued export, whose
-        client waits, and of a job that was stored with a slot. The next `send` returns the
-        response. Return False for other jobs.
+        """Send the first request of a job that was stored with a slot, while the file is being
+        created. The next `send` returns the response. Return False for other jobs.
         """
         if self._run.body is None:
             return False
@@ -152,7 +147,6 @@ class ExportRequest:
         If the record cannot be removed now it is kept, and the result is False.
         """
         self._run.attendance.decide(response)
-        await self._claim.settled()
         self._run.work = Work.SETTLING
         try:
             await self._remove_record()

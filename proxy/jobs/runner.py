@@ -347,7 +347,6 @@ class Runner:
         run.queued = run.work is Work.QUEUED
         if run.queued:
             run.unprepare()
-            run.body = None  # the store has it: those of all that wait would fill the memory
             events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:

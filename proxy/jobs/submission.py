@@ -91,11 +91,8 @@ class Submission:
         return stored
 
     def _started(self, job: Job, run: Run) -> Job | None:
-        """The new job with a slot, None if it is not to be stored with one.
-
-        A rescued export sends its request before it is recorded as claimed: its client waits.
-        """
-        if run.followers is not None or not self._queue.offer(run, job):
+        """The new job with a slot, None if it is not to be stored with one."""
+        if not self._queue.offer(run, job):
             return None
         now = self._now()
         if self._replica is not None:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from proxy.core.events import Answered, Finalizing, Restarted, Succeeded
+from proxy.core.events import Answered, Claimed, Finalizing, Restarted, Succeeded
 from proxy.core.exports import verb
 from proxy.core.http.fields import value_of
 from proxy.core.job import ErrorCode, FileFacts, Job, Phase
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
-from proxy.jobs.claim import Claim
 from proxy.jobs.continuation import Continuation, Part
 from proxy.jobs.export_request import ExportRequest
 from proxy.jobs.followers import Reply
@@ -92,7 +91,6 @@ class Transfer:
         self._tracing = needs.tracing
         self._record: Record
         self._request: ExportRequest
-        self._claim: Claim
         self._file: Reception
         self._posted = self._now()
         self._retries = Retries(
@@ -123,12 +121,10 @@ class Transfer:
 
     async def _drive(self, job: Job) -> None:
         self._record = Record(self._jobs, job, self._now)
-        self._claim = Claim(self._record, self._holder)
         self._request = ExportRequest(
             self._run,
             self._record,
             await self._request_body(job),
-            claim=self._claim,
             jobs=self._jobs,
             upstream=self._upstream,
             timeout=self._policy.generate_timeout,
@@ -136,8 +132,6 @@ class Transfer:
         )
         self._file = Reception(self._record, self._artifacts, self._space)
         early = self._request.begin_early()
-        if early and job.phase is Phase.QUEUED:
-            self._claim.begin()
         try:
             await self._file.open(wait=not early)
             if job.phase is Phase.QUEUED:
@@ -145,32 +139,18 @@ class Transfer:
                     self._bound_attempts(job)
                 elif job.attempt == 1 and job.started is not None:
                     self._posted = job.started
-                await self._claim.settle(self._file.offset)
+                await self._record.settle(Claimed(self._holder, self._file.offset))
             verified = await self._receive()
             await self._finish(verified)
-        except (Suspended, Lost, asyncio.CancelledError) as why:
+        except (Suspended, Lost, asyncio.CancelledError):
             # of a lost job the next holder may need the bytes, otherwise the runner removes them
-            try:
-                await self._file.keep()
-            finally:  # a process that stops cancels a run that is being cancelled once more
-                await self._end_early(why)
+            await self._file.keep()
             raise
-        except BaseException as why:
-            try:
-                await self._file.discard()
-            finally:
-                await self._end_early(why)
+        except BaseException:
+            await self._file.discard()
             raise
-
-    async def _end_early(self, why: BaseException) -> None:
-        """End the request and the claim that were begun early. What ends the run is recorded next,
-        and only after the claim.
-        """
-        self._request.give_up()
-        if isinstance(why, asyncio.CancelledError):
-            self._claim.give_up()
-        else:
-            await self._claim.ended()
+        finally:
+            self._request.give_up()
 
     async def _request_body(self, job: Job) -> bytes:
         if self._run.body is not None:
@@ -294,7 +274,6 @@ class Transfer:
             self._request.hand_over(response)
             raise
         self._replied(Reply(response.reason, response.lines))
-        await self._claim.settled()
         rescued = self._run.followers is not None
         await self._record.settle(Answered(facts(response, size, repeatable=rescued)))
         self._run.attendance.close()

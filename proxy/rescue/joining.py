@@ -165,7 +165,6 @@ class Joining:
             accepted=self._access.knows(fields),
         )
         run = Run(job.id, fields, rescued=True)
-        run.body = call.body
         self._held_fields.take(run)
         turn.enter_context(call.memory.held())
         try:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from proxy.core.job import Phase
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeRescue
 from tests.support.exports import CONTENT, HEAD, Slow, answer, raw_response, whole
@@ -51,21 +50,17 @@ async def test_14_vb365_is_connected_to_while_the_job_is_recorded_and_asked_afte
     assert stage.upstream.accepted == connections
 
 
-async def test_14_the_head_does_not_wait_until_the_claim_is_recorded(
+async def test_14_the_head_waits_for_one_commit(
     make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The job is stored with its slot, before VB365 is asked."""
     stage = await make_rescue()
-    claimed = Held(
-        monkeypatch,
-        "replace",
-        lambda old, new: (old.phase, new.phase) == (Phase.QUEUED, Phase.GENERATING),
-    )
+    changed = Held(monkeypatch, "replace")
     peer = await stage.send()
     assert await peer.head() == HEAD
-    assert claimed.called.is_set()
     [job] = await stage.jobs()
-    assert job["phase"] == "Queued"
-    claimed.release.set()
+    assert job["phase"] == "Generating"
+    changed.release.set()
     assert await peer.exactly(len(CONTENT)) == CONTENT
 
 
@@ -100,31 +95,6 @@ async def test_14_an_error_does_not_wait_for_the_record_and_the_retry_is_a_new_t
     removed.release.set()
     assert await raw_response(retry, len(CONTENT)) == (HEAD, CONTENT)
     assert len(stage.upstream.posts) == 2
-
-
-@pytest.mark.parametrize("status", [200, 500])
-async def test_14_what_ends_an_export_is_recorded_after_its_claim(
-    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    """The response is here before the claim is recorded: an error leaves no job, and a file for
-    which there is no space a failed one.
-    """
-    responses = {200: HEAD + CONTENT, 500: raw("500 Broken", [], b"broken")}
-
-    async def write(peer: Any, message: Any) -> None:
-        await peer.send(responses[status])
-
-    stage = await make_rescue(write, whole, STORAGE__MAX_BYTES="500KiB")
-    claimed = Held(monkeypatch, "replace", lambda old, _: old.phase is Phase.QUEUED)
-    peer = await stage.send()
-    await claimed.called.wait()
-    await eventually(lambda: len(stage.upstream.posts) == 1)
-    claimed.release.set()
-    assert await peer.exactly(len(responses[status])) == responses[status]
-    if status == 500:
-        assert await stage.jobs() == []
-    else:
-        assert (await stage.finished())["error"]["code"] == "StorageFull"
 
 
 async def test_14_a_job_that_waits_for_a_slot_holds_no_connection(

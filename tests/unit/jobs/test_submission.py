@@ -44,6 +44,15 @@ def hold(store: Any, *methods: str) -> asyncio.Event:
     return released
 
 
+async def submit_rescued(world: FakeWorld) -> tuple[Job, Run]:
+    """Submit a rescued export. Return the job as it was before it was stored, and its run."""
+    job = replace(new_job(), origin=Origin.RESCUE)
+    run = Run(job.id, CALL, rescued=True)
+    async with world.runner.admission(job.owner):
+        await world.runner.submit(job, b"{}", run)
+    return job, run
+
+
 async def test_a_job_with_a_free_slot_is_stored_once_before_its_request(world: FakeWorld) -> None:
     released = hold(world.jobs, "get", "body", "replace")
     id, run = await world.submit()  # noqa: A001
@@ -53,6 +62,19 @@ async def test_a_job_with_a_free_slot_is_stored_once_before_its_request(world: F
     await until(lambda: world.upstream.posts == [0])
     assert not run.queued, "a 401 is the caller's, and no token that expired in the queue"
     released.set()
+
+
+async def test_14_a_rescued_export_with_a_free_slot_is_stored_once_before_its_request(
+    world: FakeWorld,
+) -> None:
+    released = hold(world.jobs, "get", "body", "replace")
+    job, run = await submit_rescued(world)
+    assert world.jobs.jobs[job.id].phase is Phase.GENERATING
+    await until(lambda: world.upstream.posts == [0])
+    assert not run.queued, "a 401 is the client's, and no token that expired in the queue"
+    released.set()
+    await until(lambda: world.jobs.jobs[job.id].terminal)
+    assert world.jobs.jobs[job.id].status is Status.SUCCESS
 
 
 async def test_its_request_does_not_wait_for_its_file(world: FakeWorld) -> None:
@@ -82,11 +104,7 @@ async def test_14_the_body_of_an_export_that_waits_is_not_in_memory(world: FakeW
     """§3.1: the store has it."""
     world.upstream.gate.clear()
     await world.submit()
-    job = replace(new_job(), origin=Origin.RESCUE)
-    run = Run(job.id, CALL, rescued=True)
-    run.body = b"{}"
-    async with world.runner.admission(job.owner):
-        await world.runner.submit(job, run.body, run)
+    job, run = await submit_rescued(world)
     assert run.queued
     assert run.body is None
     world.upstream.gate.set()
@@ -231,11 +249,7 @@ async def test_a_claim_before_the_file_is_open_is_no_failed_attempt(world: FakeW
     once = replace(transfers, policy=replace(transfers.policy, attempts=1))
     world.runner._driver._transfers = once
     opened = hold(world.artifacts, "create")
-    job = replace(new_job(), origin=Origin.RESCUE)
-    run = Run(job.id, CALL, rescued=True)
-    run.body = b"{}"
-    async with world.runner.admission(job.owner):
-        await world.runner.submit(job, b"{}", run)
+    job, _ = await submit_rescued(world)
     await until(lambda: world.jobs.jobs[job.id].attempt == 1)
     opened.set()
     await until(lambda: world.jobs.jobs[job.id].terminal)
