@@ -47,6 +47,8 @@ class SharedQueue:
         self._running: set[Run] = set()
         #: Runs that the store has reported since the last `fill`.
         self._called: dict[Run, None] = {}
+        #: Runs that may have a slot, because the store did not confirm their claim.
+        self._unconfirmed: dict[Run, None] = {}
         #: One claim at a time: each one depends on the state after the last.
         self._claiming = asyncio.Lock()
         self._closed = False
@@ -96,12 +98,25 @@ class SharedQueue:
             except StoreUnavailable as why:
                 log.warning("queue not known", reason=str(why))
                 return
+            if not await self._confirm():
+                return
             called, self._called = self._called, {}
             if use.running + use.held < self._limits.total:
                 for run in called:
                     await self._try(run)
                 while await self._round():
                     pass
+
+    async def _confirm(self) -> bool:
+        """Claim again for the runs that may have a slot, which may be the last one. Return False
+        if the store fails again.
+        """
+        for run in list(self._unconfirmed):
+            self._unconfirmed.pop(run, None)
+            await self._try(run)
+            if run in self._unconfirmed:
+                return False
+        return True
 
     async def _round(self) -> bool:
         """Try the first run of each caller. Return whether one has started."""
@@ -118,6 +133,8 @@ class SharedQueue:
             return await self._claim(run)
         except StoreUnavailable as why:
             log.warning("no slot claimed", job=run.id, reason=str(why))
+            if run in self._waiting:
+                self._unconfirmed[run] = None
             return False
 
     async def _claim(self, run: Run) -> bool:
@@ -163,10 +180,12 @@ class SharedQueue:
     def leave(self, run: Run) -> None:
         """As `Queue.leave`. The store holds the slot of an aborted request by itself."""
         self._called.pop(run, None)
+        self._unconfirmed.pop(run, None)
         self._waiting.pop(run, None)
         self._running.discard(run)
 
     def close(self) -> None:
         """As `Queue.close`."""
         self._closed = True
+        self._unconfirmed.clear()
         self._waiting.clear()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from proxy.core.job import Phase
+from proxy.jobs import runner
+from proxy.ports import SlotUse, StoreUnavailable, Turn
 from tests.support.harness import LIMITS
 from tests.support.replicas import Valve, new_cluster
 
@@ -37,4 +43,36 @@ async def test_jobs_start_that_are_stored_in_another_order_than_they_queue_here(
         cluster.store.queued.reverse()
         node.upstream.gate.set()
         for job in jobs:
+            await cluster.phase(job, Phase.COMPLETED)
+
+
+async def test_18_a_job_starts_whose_claim_of_the_last_slot_was_not_confirmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else could start before it: for the store it runs."""
+    monkeypatch.setattr(runner, "_TICK", 0.01)
+    async with new_cluster(count=1, limits=ONE) as cluster:
+        [node] = cluster.nodes
+        node.upstream.gate = Valve(0)
+        busy, _ = await node.submit(owner="busy")
+        await cluster.phase(busy, Phase.GENERATING)
+        waiting = [(await node.submit())[0] for _ in range(2)]
+        claim, slot_use, away = node.store.claim, node.store.slot_use, asyncio.Event()
+
+        async def lost(*args: Any) -> Turn:
+            """The first reply that a slot was taken is lost, and then all replies for a moment."""
+            if away.is_set() or await claim(*args) is Turn.TAKEN:
+                away.set()
+                raise StoreUnavailable("no reply")
+            return Turn.NOT_YET
+
+        async def back(*args: Any) -> SlotUse:
+            if away.is_set():
+                monkeypatch.setattr(node.store, "claim", claim)
+            return await slot_use(*args)
+
+        monkeypatch.setattr(node.store, "claim", lost)
+        monkeypatch.setattr(node.store, "slot_use", back)
+        node.upstream.gate.set()
+        for job in waiting:
             await cluster.phase(job, Phase.COMPLETED)
