@@ -10,8 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
+import structlog
+
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
 from proxy.stores.durable import PLAIN, sync_directory
+from proxy.stores.file_artifacts import unsynced
 from proxy.stores.file_artifacts.files import (
     Places,
     disk_errors,
@@ -24,9 +27,12 @@ from proxy.stores.file_artifacts.files import (
 if sys.platform != "win32":
     import fcntl
 
+log = structlog.get_logger(__name__)
+
 _PIECE = 1 << 20
 #: Bytes after which a sync is due, and at which appending waits for it. This bounds the duration of
-#: a commit, and of a sync of the job store on the same disk.
+#: a commit, and of a sync of the job store on the same disk. It is also less than
+#: `unsynced.UNSYNCED` by more than one append.
 _SYNC_DUE, _SYNC_LIMIT = 16 << 20, 48 << 20
 _FLAGS = os.O_RDWR | os.O_APPEND | PLAIN
 
@@ -89,6 +95,8 @@ class Spool:
         descriptor = os.open(path or places.partial, _FLAGS | flags, 0o600)
         try:
             _claim(descriptor, places)
+            _drop_uncertain(descriptor, places)
+            unsynced.begin(descriptor)
             return cls(places, descriptor, durable=durable)
         except BaseException:
             os.close(descriptor)
@@ -150,8 +158,14 @@ class Spool:
                 os.fsync(self._descriptor)
             except OSError:
                 self._doubtful = True
+                unsynced.doubt(self._descriptor)
                 raise
         self._synced = max(self._synced, length)
+
+    def _synced_whole(self) -> None:
+        """Note that the whole file is synced, and that nothing follows."""
+        if self._durable:
+            unsynced.end(self._descriptor)
 
     def _verify(self) -> None:
         """If a sync has failed, compare the disk with what was appended. Raises `PartialLost`."""
@@ -165,6 +179,7 @@ class Spool:
         if digest.digest() != self.digest():
             raise PartialLost(f"{self._places.partial}: the disk lost bytes that were written")
         self._doubtful = False
+        unsynced.begin(self._descriptor)
 
     def digest(self) -> bytes:
         """The SHA-256 of what was appended."""
@@ -181,6 +196,7 @@ class Spool:
             self._check(artifact.size)
             self._sync(artifact.size)
             self._verify()
+            self._synced_whole()
             # a new sidecar must never be beside a file that was committed before
             places.file.unlink(missing_ok=True)
             write_sidecar(places, artifact, record_copy, durable=self._durable)
@@ -234,6 +250,7 @@ class Spool:
                     self._verify()
                 self.length = os.fstat(self._descriptor).st_size
                 self._sync(self.length)
+                self._synced_whole()
                 if self._durable:
                     sync_directory(self._places.directory)
             except PartialLost:
@@ -279,6 +296,18 @@ def _claim(descriptor: int, places: Places) -> None:
     except OSError:
         if not places.fence:
             raise
+
+
+def _drop_uncertain(descriptor: int, places: Places) -> None:
+    """Truncate what an earlier writer may not have synced before a power loss."""
+    size, certain = os.fstat(descriptor).st_size, unsynced.certain(descriptor)
+    if certain < size:
+        log.warning(
+            "bytes that may not be on the disk are requested again",
+            file=places.partial.name,
+            bytes=size - certain,
+        )
+        os.ftruncate(descriptor, certain)
 
 
 def _write_all(descriptor: int, chunk: bytes | memoryview) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 from proxy.stores.durable import PLAIN
+from proxy.stores.file_artifacts import unsynced
 from proxy.stores.file_artifacts.files import Places, disk_errors, fences, remove_all
 from proxy.stores.file_artifacts.spool import Spool
 
@@ -63,12 +64,16 @@ def _source(places: Places) -> int | None:
 
 
 def _copy(source: int, path: Path, stop: Event) -> None:
-    """Copy the file, with shared blocks or within the file server if the file system can."""
+    """Copy the file, with shared blocks or within the file server if the file system can. Bytes
+    that the machine of its writer may not have synced are left out.
+    """
+    left = unsynced.certain(source)
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN, 0o600)
     try:
         if hasattr(os, "copy_file_range"):
-            _copy_in_kernel(source, target, stop)
-        while not stop.is_set() and (piece := os.read(source, 1 << 20)):
+            left -= _copy_in_kernel(source, target, left, stop)
+        while not stop.is_set() and (piece := os.read(source, min(1 << 20, left))):
+            left -= len(piece)
             rest = memoryview(piece)
             while rest:
                 rest = rest[os.write(target, rest) :]
@@ -79,10 +84,16 @@ def _copy(source: int, path: Path, stop: Event) -> None:
         os.close(target)
 
 
-def _copy_in_kernel(source: int, target: int, stop: Event) -> None:
-    """Copy as much as possible; whoever reads the rest reads on from there."""
+def _copy_in_kernel(source: int, target: int, size: int, stop: Event) -> int:
+    """Copy as many of `size` bytes as possible, and return their number; whoever reads the rest
+    reads on from there.
+    """
+    copied = 0
     try:
-        while not stop.is_set() and os.copy_file_range(source, target, _PIECE):
-            pass
+        while not stop.is_set() and (
+            piece := os.copy_file_range(source, target, min(_PIECE, size - copied))
+        ):
+            copied += piece
     except OSError:
-        return  # the file system cannot; reading and writing meets a real failure again
+        pass  # the file system cannot; reading and writing meets a real failure again
+    return copied
