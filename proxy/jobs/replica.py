@@ -41,6 +41,8 @@ class Member:
         self._runner = runner
         self._takeover = takeover
         self._heartbeat = heartbeat
+        #: Read by all calls of `_follow`, so that no change is missed between two of them.
+        self._changes = jobs.changes()
         #: Set while changes of the feed are still to be looked at.
         self._unchecked = asyncio.Event()
         self._slot_freed = asyncio.Event()
@@ -92,7 +94,7 @@ class Member:
     async def _follow(self) -> None:
         """Follow the feed. After a missed change, all runs are checked."""
         try:
-            async for job_id in self._jobs.changes():
+            async for job_id in self._changes:
                 self._slot_freed.set()
                 self._suspended.set()
                 if job_id is None:
@@ -104,17 +106,26 @@ class Member:
             self._unchecked.set()
 
     async def _check_runs(self) -> None:
-        await self._unchecked.wait()
+        await self._after(self._unchecked, self._check_all)
+
+    async def _check_all(self) -> None:
         await self._runner.check()
         await self._takeover.settle_own(self._runner.drives)
-        self._unchecked.clear()
 
     async def _fill_slots(self) -> None:
-        await self._slot_freed.wait()
-        self._slot_freed.clear()
-        await self._runner.fill_slots()
+        await self._after(self._slot_freed, self._runner.fill_slots)
 
     async def _resume_sealed(self) -> None:
-        await self._suspended.wait()
-        self._suspended.clear()
-        await self._takeover.resume_sealed()
+        await self._after(self._suspended, self._takeover.resume_sealed)
+
+    async def _after(self, event: asyncio.Event, step: Callable[[], Awaitable[None]]) -> None:
+        """Take the step once the event is set. What sets it meanwhile, or a failure, leads to
+        another one.
+        """
+        await event.wait()
+        event.clear()
+        try:
+            await step()
+        except BaseException:
+            event.set()
+            raise

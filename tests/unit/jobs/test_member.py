@@ -1,0 +1,125 @@
+"""No change of another replica is missed (`proxy.jobs.replica`, CONTRACT §18)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.jobs import replica
+from proxy.jobs.replica import Member
+from proxy.ports import Changes, StoreUnavailable
+
+
+class Others:
+    """What a member needs. It notes its steps: "check all", "check <id>", "resume" and "fill"."""
+
+    def __init__(self) -> None:
+        self.readers: list[Changes] = []
+        self.steps: list[str] = []
+        self.faults: dict[str, Exception] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+
+    def changes(self) -> Changes:
+        self.readers.append(Changes())
+        return self.readers[-1]
+
+    def tell(self, id: str | None) -> None:
+        for reader in self.readers:
+            reader.put(id)
+
+    def unread(self) -> bool:
+        return any(reader._unread for reader in self.readers)
+
+    async def _step(self, name: str) -> None:
+        self.steps.append(name)
+        if name in self.gates:
+            await self.gates[name].wait()
+        if name in self.faults:
+            raise self.faults.pop(name)
+
+    async def check(self, id: str | None = None) -> None:
+        await self._step(f"check {id or 'all'}")
+
+    async def resume_sealed(self) -> None:
+        await self._step("resume")
+
+    async def fill_slots(self) -> None:
+        await self._step("fill")
+
+    async def settle_own(self, drives: object) -> None:
+        """All jobs are those of others."""
+
+    async def settle_orphans(self) -> None:
+        """No replica has ended."""
+
+    def drives(self, id: str) -> bool:
+        return False
+
+    def call(self, id: str) -> None:
+        """No job waits."""
+
+
+@asynccontextmanager
+async def following(others: Any) -> AsyncIterator[None]:
+    """A member that does nothing by itself but follow the feed."""
+    member = Member(jobs=others, lease=others, runner=others, takeover=others, heartbeat=1e6)
+    running = asyncio.create_task(member.run())
+    try:
+        await until(lambda: bool(others.readers))
+        with capture_logs():
+            yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # there is no event for each condition
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> Others:
+    monkeypatch.setattr(replica, "_RETRY", 0.05)
+    monkeypatch.setattr(replica, "_SLOT_PAUSE", 0.0)
+    monkeypatch.setattr(replica, "_SEALED_PAUSE", 0.0)
+    return Others()
+
+
+async def test_18_a_gap_within_a_look_at_all_jobs_leads_to_another_look(others: Others) -> None:
+    """The job that changed may have been looked at before."""
+    gate = others.gates["check all"] = asyncio.Event()
+    async with following(others):
+        others.tell(None)
+        await until(lambda: "check all" in others.steps)
+        others.tell(None)
+        await until(lambda: not others.unread())
+        gate.set()
+        await until(lambda: others.steps.count("check all") == 2)
+
+
+async def test_18_a_change_is_not_missed_while_the_feed_is_not_read(others: Others) -> None:
+    """After a failure it is read again a moment later, and all jobs are looked at before."""
+    others.faults["check a"] = StoreUnavailable("away")
+    async with following(others):
+        others.tell("a")
+        await until(lambda: "check all" in others.steps)
+        others.tell("b")
+        await until(lambda: "check b" in others.steps)
+
+
+@pytest.mark.parametrize("step", ["fill", "resume", "check all"])
+async def test_18_a_step_that_failed_is_repeated_without_another_change(
+    others: Others, step: str
+) -> None:
+    """A job that another replica has suspended would wait for its owner, or end after an hour."""
+    others.faults[step] = StoreUnavailable("away")
+    async with following(others):
+        others.tell(None)
+        await until(lambda: others.steps.count(step) == 2)
