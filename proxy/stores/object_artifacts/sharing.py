@@ -26,6 +26,10 @@ TICK = 2.0
 _RENEWED, _DEAD = 20.0, 70.0
 #: Seconds until segments are removed at the earliest: a reader that has no mark yet gets it.
 GRACE = 10.0
+#: Marks and removals at a time.
+_RENEWALS, _REMOVALS = 32, 4
+
+_Step = Callable[[str], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -55,6 +59,10 @@ class Sharing:
         self._reading: dict[str, _Reading] = {}
         self._removals: dict[str, _Removal] = {}
         self._task: asyncio.Task[None] | None = None
+        #: What is done for a job now, by step and job.
+        self._steps: dict[tuple[_Step, str], asyncio.Task[None]] = {}
+        self._renewals = asyncio.Semaphore(_RENEWALS)
+        self._removing = asyncio.Semaphore(_REMOVALS)
 
     @property
     def removed(self) -> set[str]:
@@ -87,9 +95,11 @@ class Sharing:
 
     async def close(self) -> None:
         """Stop. What is left is found by `ids` of any replica."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        tasks = [*self._steps.values(), *([] if self._task is None else [self._task])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _start(self) -> None:
         if self._task is None or self._task.done():
@@ -98,15 +108,25 @@ class Sharing:
     async def _run(self) -> None:
         while self._reading or self._removals:
             await asyncio.sleep(TICK)
-            for job in list(self._reading):
-                await self._try(job, self._renew)
-            for job in list(self._removals):
-                if self._removals[job].due <= _time() and job not in self._reading:
-                    await self._try(job, self._remove)
+            for job in self._reading:
+                self._begin(self._renew, job, self._renewals)
+            for job, removal in self._removals.items():
+                if removal.due <= _time() and job not in self._reading:
+                    self._begin(self._remove, job, self._removing)
 
-    async def _try(self, id: str, step: Callable[[str], Awaitable[None]]) -> None:
+    def _begin(self, step: _Step, id: str, limit: asyncio.Semaphore) -> None:
+        """Take the step for the job, unless it is being taken. It delays no other job: a mark that
+        is late does not count.
+        """
+        key = step, id
+        if key not in self._steps:
+            task = self._steps[key] = asyncio.create_task(self._try(step, id, limit))
+            task.add_done_callback(lambda _: self._steps.pop(key))
+
+    async def _try(self, step: _Step, id: str, limit: asyncio.Semaphore) -> None:
         try:
-            await step(id)
+            async with limit:
+                await step(id)
         except (StoreUnavailable, StorageFull) as why:
             log.warning("removed segments not settled", job=id, reason=str(why))
 
