@@ -217,8 +217,8 @@ class Runner:
         return self._runs.get(id)
 
     def drives(self, id: str) -> bool:
-        """Whether the job has a run here: it waits, runs or is about to be recorded."""
-        return id in self._runs
+        """Whether the job has a run here: it waits, runs or is about to be recorded, or removed."""
+        return id in self._runs or self.withdrawal.removes(id)
 
     def is_waiting(self, id: str) -> bool:
         """Whether the job waits for a slot."""

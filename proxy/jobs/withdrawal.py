@@ -6,7 +6,7 @@ confirm them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 from proxy.core.errors import Problem
 from proxy.core.events import Interrupted
@@ -43,6 +43,12 @@ class Withdrawal:
         self._forget = forget
         self._note_dropped = note_dropped
         self._now = now
+        #: The jobs without a run whose records are still to be removed.
+        self._removing: set[str] = set()
+
+    def removes(self, id: str) -> bool:
+        """Whether the job's record is still to be removed. Nobody must resume the job meanwhile."""
+        return id in self._removing
 
     def later(self, run: Run, seconds: float) -> None:
         """Withdraw the run's job unless it has a slot by then. Does nothing before it is stored."""
@@ -57,7 +63,7 @@ class Withdrawal:
         self._queue.leave(run)  # it gets no slot any more
         # The requests are relayed once the record is gone, so that no list shows a job that never
         # begins; they do not wait for a store that does not respond.
-        removal = self._tasks.spawn(self._clear(run))
+        removal = self._begin(run.id, self._clear(run))
         await asyncio.wait([removal], timeout=_PATIENCE)
         self._forget(run)
 
@@ -74,8 +80,14 @@ class Withdrawal:
 
     def retract(self, run: Run, job: Job) -> None:
         """Remove the record of a job that must not begin, whether the store has it or not."""
+        self._begin(job.id, self._remove(job))
         self._forget(run)
-        self._tasks.spawn(self._remove(job))
+
+    def _begin(self, id: str, removal: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        self._removing.add(id)
+        task = self._tasks.spawn(removal)
+        task.add_done_callback(lambda _: self._removing.discard(id))
+        return task
 
     def revoke(self, run: Run, job: Job, keep: Callable[[], Awaitable[None]]) -> None:
         """Remove a job whose kick-off gets an error, whether the store has it or not: the kick-off

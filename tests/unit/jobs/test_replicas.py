@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from cryptography.fernet import Fernet
 
 from proxy.core.errors import Problem
 from proxy.core.events import Failed
-from proxy.core.job import Job, Phase, Status
+from proxy.core.job import Job, Origin, Phase, Status
+from proxy.jobs import withdrawal
 from proxy.jobs.conclusion import INTERNAL
 from proxy.jobs.fernet_sealing import FernetSealer
 from proxy.jobs.run import Run
@@ -410,6 +412,42 @@ async def _done_by(cluster: Cluster, node: Node) -> None:
         await node.call(job)
     await cluster.phase(job, Phase.COMPLETED)
     cluster.assert_done(job)
+
+
+@pytest.mark.parametrize("why", ["no slot is free", "the store did not confirm it"])
+async def test_14_a_withdrawn_job_is_not_resumed_before_its_record_is_removed(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request is relayed: a run would be a second generation."""
+    monkeypatch.setattr(withdrawal, "_PATIENCE", 0.0)
+    async with new_cluster(1, limits=ONE, sealer=sealer()) as cluster:
+        (a,) = cluster.nodes
+        running = await generating(cluster, a)
+        add_within, removed = a.store.add_within, asyncio.Event()
+
+        async def unconfirmed(*args: Any) -> Job | None:
+            await add_within(*args)
+            raise StoreUnavailable("no reply")
+
+        if why == "the store did not confirm it":
+            monkeypatch.setattr(a.store, "add_within", unconfirmed)
+        a.store.gates["remove"] = removed
+        sealed = cluster.sealer.seal(CALL)
+        job = replace(new_job(), origin=Origin.RESCUE, sealed=sealed)
+        run = Run(job.id, CALL, rescued=True)
+        with suppress(StoreUnavailable):
+            async with a.runner.admission(job.owner):
+                await a.runner.submit(job, b"{}", run)
+        a.runner.withdrawal.later(run, 0.0)
+        await cluster.until(lambda: a.runner.run_of(job.id) is None)
+        before = cluster.store.jobs[job.id]
+        await a.takeover.settle_own(a.runner.drives)
+        assert cluster.store.jobs[job.id] == before
+        removed.set()
+        await cluster.until(lambda: job.id not in cluster.store.jobs)
+        assert not a.runner.drives(job.id)
+        a.upstream.gate.set()
+        await cluster.phase(running, Phase.COMPLETED)
 
 
 async def test_quotas_hold_over_all_replicas() -> None:
