@@ -23,8 +23,9 @@ from proxy.stores.disk_jobs.reserve import ReserveFile
 from proxy.stores.disk_jobs.scan import BODY, PATIENCE, RECORD, Scan, quarantine, salvage, scan
 from proxy.stores.durable import sync_directory
 
-#: Exceptions of a failing disk; diskcache raises Timeout for a refused BEGIN.
-_FAILURES = (sqlite3.Error, Timeout, OSError)
+#: Exceptions of a failing disk or a lack of memory, which SQLite reports as MemoryError; diskcache
+#: raises Timeout for a refused BEGIN.
+_FAILURES = (sqlite3.Error, Timeout, OSError, MemoryError)
 
 _PROBE = "probe"
 
@@ -198,9 +199,9 @@ class JobDatabase:
         self._fresh.rename(self._path)
         sync_directory(self._directory)
 
-    def commit(self, changes: Sequence[Change]) -> list[StoreUnavailable | None]:
+    def commit(self, changes: Sequence[Change]) -> list[Exception | None]:
         """Make the changes durable, in one transaction if possible. Return the failure of each, or
-        None.
+        None: `StoreUnavailable`, and any other for a change that cannot be stored.
         """
         try:
             _write(self._cache, changes)
@@ -209,10 +210,14 @@ class JobDatabase:
             self._recover()
             if self._reserve.drop():
                 return self.commit(changes)
+            # no transaction can begin if another program has locked the database: each of the
+            # changes would wait as long
+            if len(changes) == 1 or isinstance(why, Timeout):
+                return [self._not_written(why)] * len(changes)
+        except Exception as why:  # noqa: BLE001  # the other changes must not fail with it
+            self._recover()
             if len(changes) == 1:
-                return [
-                    StoreUnavailable(f"the job database in {self._path} cannot be written: {why}")
-                ]
+                return [why]
         return [outcome for change in changes for outcome in self.commit([change])]
 
     def probe(self) -> None:
@@ -224,9 +229,11 @@ class JobDatabase:
                 self._cache.delete(_PROBE)
         except _FAILURES as why:
             self._recover()
-            raise StoreUnavailable(
-                f"the job database in {self._path} cannot be written: {why}"
-            ) from why
+            raise self._not_written(why) from why
+
+    def _not_written(self, why: Exception) -> StoreUnavailable:
+        reason = "no transaction can begin" if isinstance(why, Timeout) else why
+        return StoreUnavailable(f"the job database in {self._path} cannot be written: {reason}")
 
     def _recover(self) -> None:
         """Roll back a transaction whose COMMIT failed: diskcache leaves it open."""

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from proxy.ports import StoreUnavailable
+import structlog
+
 from proxy.stores.availability import Availability
 from proxy.stores.disk_jobs.database import Change
+
+log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 #: The maximum number of changes in a transaction.
@@ -46,7 +49,7 @@ class GroupCommit:
     def __init__(
         self,
         executor: Executor,
-        commit: Callable[[list[Change]], list[StoreUnavailable | None]],
+        commit: Callable[[list[Change]], list[Exception | None]],
         apply: Callable[[Change], None],
     ) -> None:
         self._executor = executor
@@ -93,7 +96,11 @@ class GroupCommit:
             operation = self._waiting.popleft()
             if operation.done.cancelled():
                 continue
-            result, change = operation.decide()
+            try:
+                result, change = operation.decide()
+            except Exception as why:  # noqa: BLE001  # the other operations continue
+                operation.done.set_exception(why)
+                continue
             if change is None:
                 operation.done.set_result(result)
                 continue
@@ -101,17 +108,27 @@ class GroupCommit:
             batch.append(_Decided(operation, result, change))
         return batch
 
-    def _written(self, writing: asyncio.Future[list[StoreUnavailable | None]]) -> None:
+    def _written(self, writing: asyncio.Future[list[Exception | None]]) -> None:
         broken = writing.exception()
+        outcomes: Sequence[BaseException | None]
         outcomes = [broken] * len(self._batch) if broken is not None else writing.result()
         for decided, failure in zip(self._batch, outcomes, strict=True):
             if failure is None:
                 self._availability.worked()
-                self._apply(decided.change)
+                _resolve(decided, self._applied(decided.change))
             else:
                 self._availability.failed(failure)
-            _resolve(decided, failure)
+                _resolve(decided, failure)
         self._begin()
+
+    def _applied(self, change: Change) -> Exception | None:
+        """Apply the change, and return why that failed: the other operations continue."""
+        try:
+            self._apply(change)
+        except Exception as why:
+            log.exception("a change is stored and not shown", job=change.id)
+            return why
+        return None
 
 
 def _resolve(decided: _Decided, failure: BaseException | None) -> None:

@@ -1,0 +1,142 @@
+"""A change that fails does not hold up the others (`proxy.stores.disk_jobs.group_commit`)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diskcache import Timeout
+from structlog.testing import capture_logs
+
+from proxy.core.events import Claimed
+from proxy.core.job import Job
+from proxy.core.job_codec import encode
+from proxy.core.transitions import advance
+from proxy.ports import StoreUnavailable
+from proxy.stores.disk_jobs import database
+from proxy.stores.disk_jobs.database import KEEP, Change
+from proxy.stores.disk_jobs.group_commit import GroupCommit
+from proxy.stores.disk_jobs.store import DiskJobs
+from tests.support.fakes import new_job
+
+
+class Writer:
+    """Commits while `gate` is set. What it applies, or decides, with the id "bad" fails."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self.gate = threading.Event()
+        self.applied: list[str] = []
+        self.writer = GroupCommit(executor, self._commit, self._apply)
+
+    def _commit(self, changes: list[Change]) -> list[Exception | None]:
+        self.gate.wait(20)
+        return [None] * len(changes)
+
+    def _apply(self, change: Change) -> None:
+        if change.id == "bad":
+            raise KeyError(change.id)
+        self.applied.append(change.id)
+
+    def submit(self, id: str, key: str, *, fails: bool = False) -> asyncio.Future[str]:
+        def decide() -> tuple[str, Change]:
+            if fails:
+                raise ValueError(id)
+            return id, Change(id, None, KEEP)
+
+        return self.writer.submit(frozenset({key}), decide)
+
+
+@pytest.fixture
+def writer() -> Any:
+    with ThreadPoolExecutor(1) as executor:
+        made = Writer(executor)
+        yield made
+        made.gate.set()
+
+
+async def test_an_operation_that_cannot_be_decided_fails_alone(writer: Writer) -> None:
+    """Also one that waited: then no caller is there to get the error."""
+    first, bad = writer.submit("a", "k"), writer.submit("b", "k", fails=True)
+    last = writer.submit("c", "k")
+    writer.gate.set()
+    async with asyncio.timeout(20):
+        assert [await first, await last] == ["a", "c"]
+        with pytest.raises(ValueError, match="b"):
+            await bad
+        await writer.writer.drained()
+    assert writer.applied == ["a", "c"]
+
+
+async def test_a_change_that_cannot_be_shown_fails_alone(writer: Writer) -> None:
+    first, bad, other = (writer.submit(each, each) for each in ("a", "bad", "c"))
+    later = writer.submit("d", "a")
+    with capture_logs() as logs:
+        writer.gate.set()
+        async with asyncio.timeout(20):
+            assert [await first, await other, await later] == ["a", "c", "d"]
+            with pytest.raises(KeyError, match="bad"):
+                await bad
+            await writer.writer.drained()
+    assert writer.applied == ["a", "c", "d"]
+    assert [each["job"] for each in logs] == ["bad"]
+
+
+@pytest.fixture
+async def jobs(tmp_path: Path) -> AsyncIterator[DiskJobs]:
+    store = await DiskJobs.open(tmp_path)
+    yield store
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reported"), [(MemoryError(), StoreUnavailable), (TypeError("x"), TypeError)]
+)
+async def test_a_record_that_cannot_be_written_fails_alone(
+    jobs: DiskJobs,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    reported: type[Exception],
+) -> None:
+    """§5: a lack of memory is waited out, and is not the outcome of a job."""
+    old = [await jobs.add(new_job(number), b"{}") for number in range(3)]
+    new = [advance(job, Claimed("r"), 2.0) for job in old]
+
+    def fails(job: Job) -> bytes:
+        if job.id == old[1].id:
+            raise fault
+        return encode(job)
+
+    monkeypatch.setattr(database, "encode", fails)
+    results = await asyncio.gather(*map(jobs.replace, old, new), return_exceptions=True)
+    assert [results[0], results[2]] == [True, True]
+    assert isinstance(results[1], reported)
+    monkeypatch.undo()
+    assert await jobs.list() == sorted([new[0], old[1], new[2]], key=_order, reverse=True)
+    assert await jobs.replace(old[1], new[1])
+
+
+async def test_changes_wait_once_for_a_locked_database(
+    jobs: DiskJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each of a batch in turn."""
+    tries: list[int] = []
+
+    def locked(cache: object, changes: Iterable[Change]) -> None:
+        tries.append(len(list(changes)))
+        raise Timeout
+
+    monkeypatch.setattr(database, "_write", locked)
+    await asyncio.to_thread(jobs._database._reserve.drop)
+    added = [jobs.add(new_job(number), b"{}") for number in range(10)]
+    results = await asyncio.gather(*added, return_exceptions=True)
+    assert {type(each) for each in results} == {StoreUnavailable}
+    assert tries == [1, 9]
+
+
+def _order(job: Job) -> tuple[float, str]:
+    return job.created, job.id
