@@ -92,9 +92,10 @@ class Sweeper:
         try:
             await examine(each)
         except StoreUnavailable as why:
-            log.warning(
-                "not swept", job=each if isinstance(each, str) else each.id, reason=str(why)
-            )
+            log.warning("not swept", job=_id(each), reason=str(why))
+        except Exception:
+            # one bad record must not end the sweep of all others; the next sweep reports it again
+            log.exception("not swept", job=_id(each))
 
     async def _excess(self) -> Sequence[Job]:
         """The suspended jobs of callers that VB365 never accepted, above their number, oldest
@@ -131,3 +132,7 @@ class Sweeper:
     async def _interrupt(self, job: Job) -> None:
         if await attempt(self._jobs, job, Failed(_INTERRUPTED), self._now) is not None:
             await self._artifacts.remove(job.id)
+
+
+def _id(each: str | Job) -> str:
+    return each if isinstance(each, str) else each.id

@@ -23,6 +23,31 @@ async def test_a_job_whose_record_is_lost_is_rebuilt_from_its_file() -> None:
         assert await world.artifacts.get(job) is not None
 
 
+async def test_a_record_that_cannot_be_swept_does_not_keep_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with new_world() as world:
+        bad, good = [(await world.submit())[0] for _ in range(2)]
+        await world.quiet()
+        await world.delete(good)
+        await world.quiet()
+        remove = world.artifacts.remove
+
+        async def fails(id: str) -> None:
+            if id == bad:
+                raise ValueError(id)
+            await remove(id)
+
+        monkeypatch.setattr(world.artifacts, "remove", fails)
+        world.clock += 25 * 3600
+        with capture_logs() as logs:
+            await world.sweep()
+        assert list(world.jobs.jobs) == [bad]
+        assert {(each["event"], each["job"]) for each in logs if each["log_level"] == "error"} == {
+            ("not swept", bad)
+        }
+
+
 async def suspended(world: FakeWorld) -> Job:
     """Submit a job that waits for a slot, and then gets 401."""
     world.upstream.gate.clear()
