@@ -36,6 +36,11 @@ _SHORTAGES = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
 
+#: Seconds that a name server has to respond if addresses are known.
+_LOOKUP = 3.0
+#: Errors of the resolver if no name server responds; None is that of a TimeoutError.
+_UNRESOLVED = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL, None})
+
 #: Address family, protocol and IP address.
 _Address = tuple[int, int, str]
 
@@ -238,7 +243,18 @@ class Pool:
         return connection
 
     async def _resolve(self) -> list[_Address]:
-        found = await self.lookup(self.host, self.port, type=socket.SOCK_STREAM)
+        """The addresses of the host. While no name server responds, those that were found last, as
+        RFC 8767 recommends.
+        """
+        known = self._addresses
+        patience = min(_LOOKUP, self._connect_timeout / 2) if known else None
+        try:
+            async with asyncio.timeout(patience):
+                found = await self.lookup(self.host, self.port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, TimeoutError) as why:
+            if not known or why.errno not in _UNRESOLVED:
+                raise
+            return known
         return [(family, protocol, str(address[0])) for family, _, protocol, _, address in found]
 
     def _reason(self, why: OSError) -> str:

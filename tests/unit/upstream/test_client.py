@@ -22,6 +22,7 @@ from proxy.ports import (
     UpstreamTimedOut,
     UpstreamUnreachable,
 )
+from proxy.upstream import pool as pools
 from proxy.upstream.client import HttpUpstream, _StreamedResponse
 from proxy.upstream.pool import Pool
 from tests.support.tls_peers import server_side
@@ -452,6 +453,37 @@ async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
         caller.pool.port = port
         assert await whole(await caller.get(b"POST")) == b"ok"
         assert requested == 3
+
+
+@pytest.mark.parametrize("error", [socket.EAI_AGAIN, socket.EAI_FAIL, None])
+async def test_12_the_last_addresses_are_used_while_no_name_server_responds(
+    error: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not if the name no longer exists, nor if they do not accept a connection."""
+    monkeypatch.setattr(pools, "RESOLVED", 0.0)
+    monkeypatch.setattr(pools, "_LOOKUP", 0.0)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+    outcomes: list[int | None] = [0, error, error, socket.EAI_NONAME]
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
+        outcome = outcomes.pop(0)
+        if outcome is None:
+            await asyncio.sleep(LIMIT)
+        if outcome:
+            raise socket.gaierror(outcome, "the resolver failed")
+        return found
+
+    async with calling(script_for(OK)) as caller:
+        caller.pool.lookup = getaddrinfo
+        for _ in range(2):
+            assert await whole(await caller.get(b"POST")) == b"ok"
+        port, caller.pool.port = caller.pool.port, 1
+        with pytest.raises(UpstreamUnreachable):
+            await caller.get(b"POST")
+        caller.pool.port = port
+        with pytest.raises(UpstreamUnreachable, match="the resolver failed"):
+            await caller.get(b"POST")
+        assert not outcomes
 
 
 @pytest.mark.parametrize(
