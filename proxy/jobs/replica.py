@@ -89,6 +89,11 @@ class Member:
         others = [each for each in await self._jobs.replicas() if each.id != self._lease.replica]
         runner.count_others(sum(each.promised for each in others))
         if ended:
+            if self._lease.term > 1:
+                log.warning(
+                    "the lease of this replica had ended: others may have taken its jobs over",
+                    replica=self._lease.replica,
+                )
             self._unchecked.set()
 
     async def _follow(self) -> None:

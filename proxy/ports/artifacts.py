@@ -43,12 +43,13 @@ class Partial(Protocol):
 
         `record_copy(artifact)` is stored with it, to restore a lost job record. After an exception
         nothing is visible; the call may be repeated after `StoreUnavailable`, not after
-        `PartialLost`.
+        `PartialLost`, which means that the file is gone or another writer has it.
         """
 
     async def keep(self) -> None:
-        """Stop writing and keep the accepted bytes for `ArtifactStore.resume`. Cancellation does
-        not interrupt it.
+        """Stop writing and keep the accepted bytes for `ArtifactStore.resume`, unless a writer with
+        a greater fence has the file: then nothing of this one is left. Cancellation does not
+        interrupt it.
         """
 
     async def discard(self) -> None:

@@ -17,7 +17,7 @@ import math
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -244,7 +244,9 @@ class MemoryPartial:
 
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         await self._enter("commit")
-        if self._store.partials.get(self._key) is not self._data:
+        if self._store.partials.get(self._key) is not self._data or any(
+            self._later(self._store.files)
+        ):
             raise PartialLost("the partial is not ours any more")
         if len(self._data) != size:
             raise LengthMismatch(f"{len(self._data)} bytes, not {size}")
@@ -260,6 +262,11 @@ class MemoryPartial:
 
     async def keep(self) -> None:
         await self._store.enter("keep")
+        if (
+            any(self._later(self._store._keys(self._key[0])))
+            and self._store.partials.get(self._key) is self._data
+        ):
+            del self._store.partials[self._key]
         self._end()
         self.growth.end(committed=False)
 
@@ -270,6 +277,10 @@ class MemoryPartial:
         self._end()
 
         self.growth.end(committed=False)
+
+    def _later(self, keys: Iterable[Key]) -> Iterator[bool]:
+        job, fence = self._key
+        return (each[0] == job and each[1] > fence for each in keys)
 
     def _end(self) -> None:
         self._ended = True

@@ -26,8 +26,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 #: The longest request: a command and its environment.
 _LONGEST = 128 << 10
+#: The module of the command.
+COMMAND = "proxy.cli.main"
 #: What `serve` imports. It starts no thread, and opens no file.
-_IMPORTED = ("proxy.cli.main", "proxy.cli.serve", "redis.asyncio", "uvloop")
+_IMPORTED = (COMMAND, "proxy.cli.serve", "redis.asyncio", "uvloop")
 
 
 class Forked:
@@ -63,13 +65,16 @@ class Forked:
 
 
 async def fork(
-    arguments: Sequence[str], environment: Mapping[str, str], descriptors: int | None
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: int | None,
+    program: str = COMMAND,
 ) -> Forked:
     """Start a command of the proxy with a pipe as its stderr. `descriptors` is its limit of open
-    files.
+    files, `program` the module whose `main` it runs.
     """
     loop = asyncio.get_running_loop()
-    request = json.dumps([arguments, dict(environment), descriptors]).encode()
+    request = json.dumps([arguments, dict(environment), descriptors, program]).encode()
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     reading, writing = os.pipe()
@@ -115,8 +120,10 @@ def _server() -> socket.socket:
 # the server
 
 
-def _serve(requests: socket.socket) -> bool:
-    """Fork for each request until the tests end; return whether this is a forked process."""
+def _serve(requests: socket.socket) -> str:
+    """Fork for each request until the tests end; return the program of a forked process, "" of the
+    server itself.
+    """
     wakeup, woken = socket.socketpair()
     for each in (wakeup, woken):
         each.setblocking(False)
@@ -133,15 +140,16 @@ def _serve(requests: socket.socket) -> bool:
             continue
         data, descriptors, _, _ = socket.recv_fds(requests, _LONGEST, 2)
         if not data:
-            return False
+            return ""
         status, stderr = socket.socket(fileno=descriptors[0]), descriptors[1]
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             for mine in (requests, wakeup, woken, status, *running.values()):
                 os.close(mine.detach())
-            _become(*json.loads(data), stderr=stderr)
-            return True
+            *state, program = json.loads(data)
+            _become(*state, stderr=stderr)
+            return str(program)
         os.close(stderr)
         running[pid] = status
         with contextlib.suppress(OSError):
@@ -177,9 +185,9 @@ def _main() -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
     gc.freeze()
-    if _serve(requests):
+    if program := _serve(requests):
         gc.unfreeze()
-        importlib.import_module("proxy.cli.main").main()
+        importlib.import_module(program).main()
 
 
 if __name__ == "__main__":

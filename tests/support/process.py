@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from tests.support.forks import Forked, fork
+from tests.support.forks import COMMAND, Forked, fork
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60
@@ -39,6 +39,8 @@ class ProxyProcess:
 
     #: Start a new Python instead: its memory is that of `serve` alone.
     fresh = False
+    #: The module whose `main` a forked process runs.
+    program = COMMAND
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class ProxyProcess:
 
     async def _started(self) -> asyncio.subprocess.Process | Forked:
         if not self.fresh and sys.platform == "linux":
-            return await fork(self._arguments, self._environment, self._descriptors)
+            return await fork(self._arguments, self._environment, self._descriptors, self.program)
         limit = f'ulimit -n {self._descriptors} && exec "$0" "$@"'
         return await asyncio.create_subprocess_exec(
             *(["/bin/sh", "-c", limit] if self._descriptors else []),

@@ -280,6 +280,17 @@ def fences(directory: Path, id: str) -> list[int]:
     return sorted({int(name[2] or 0) for name in found if name is not None}, reverse=True)
 
 
+def is_superseded(places: Places, *, committed: bool = False) -> bool:
+    """Whether a writer with a greater fence has the file, with all that it wants of this one, or
+    has `committed` it. Only replicas have fences other than 0.
+    """
+    found = fences(places.directory, places.id) if places.fence else []
+    later = [Places(places.directory, places.id, each) for each in found if each > places.fence]
+    if any(each.file.exists() for each in later):
+        return True
+    return not committed and any(each.partial.exists() for each in later)
+
+
 def remove_all(directory: Path, id: str, *, below: int | None = None) -> list[int]:
     """Remove all files of the job under all fences, or those under the fences lower than `below`.
     Return the fences.

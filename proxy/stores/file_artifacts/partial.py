@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 
-from proxy.ports import Artifact, LengthMismatch, Source, StoreUnavailable
+from proxy.ports import Artifact, LengthMismatch, PartialLost, Source, StoreUnavailable
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Places
 from proxy.stores.file_artifacts.interface import Store
@@ -196,6 +196,8 @@ class FilePartial:
         return artifact
 
     def _commit(self, artifact: Artifact, record_copy: bytes) -> None:
+        if files.is_superseded(self.places, committed=True):
+            raise PartialLost(f"another replica has stored the file of job {self.id}")
         self._spool.commit(artifact, record_copy)
         self._committed = True
 
@@ -207,11 +209,23 @@ class FilePartial:
 
     async def _keep(self) -> None:
         await self._quiet()
+        kept = True
         try:
             if not self._committed:
-                await self._store.exclusively(self.id, self._spool.keep)
+                kept = await self._store.exclusively(self.id, self._keep_own)
         finally:
-            self._end("file" if self._committed else "partial")
+            self._end(("file" if self._committed else "partial") if kept else None)
+
+    def _keep_own(self) -> bool:
+        """Keep the file, or remove what is left of it if a writer with a greater fence has taken it
+        over. Return whether it is kept.
+        """
+        if not files.is_superseded(self.places):
+            self._spool.keep()
+            return True
+        self._spool.close()
+        files.remove(self.places)
+        return False
 
     async def discard(self) -> None:
         """As `Partial.discard`. It also removes a file whose `commit` was cancelled too late, but

@@ -54,9 +54,10 @@ class Store(Protocol):
     def turn(self, id: str) -> AbstractAsyncContextManager[None]:
         """Change the names of the job's files; one at a time."""
 
-    async def tidy(self, place: Place, runs: tuple[Run, ...], *, head: bool = False) -> None:
+    async def tidy(self, place: Place, runs: tuple[Run, ...], *, head: bool = False) -> bool:
         """Remove the objects of the job under this fence and lower ones, except the artifact with
-        these segments, the partial file if `head`, and what is being read.
+        these segments, the partial file if `head`, and what is being read. Return whether one is
+        committed under a greater fence.
         """
 
     def ended(self, growing: GrowingFile, /, *, kept: int, committed: bool) -> None:

@@ -201,12 +201,17 @@ class ObjectPartial:
         artifact = Artifact(self.place.id, size, self._digest.digest(), self._store.now())
         commit = Commit(artifact, self._runs, record_copy(artifact))
         async with self._store.turn(self.place.id):
-            await undisturbed(asyncio.ensure_future(self._commit(commit)))
+            superseded = await undisturbed(asyncio.ensure_future(self._commit(commit)))
+        if superseded:
+            await self._clear()
+            raise PartialLost(f"another replica has stored the file of job {self.place.id}")
         self._end(committed=True)
         return artifact
 
-    async def _commit(self, commit: Commit) -> None:
-        """Store the artifact, if every segment is stored and the partial file is still this one."""
+    async def _commit(self, commit: Commit) -> bool:
+        """Store the artifact, if every segment is stored and the partial file is still this one.
+        Return whether a writer with a greater fence has committed the file before.
+        """
         bucket, place = self._store.bucket, self.place
         if not await self._is_mine():
             raise PartialLost(f"the partial file of job {place.id} was removed or replaced")
@@ -217,9 +222,10 @@ class ObjectPartial:
         await bucket.store(place.commit, commit.encode())
         self._committed = True
         try:
-            await self._store.tidy(place, commit.runs)
+            return await self._store.tidy(place, commit.runs)
         except (StoreUnavailable, StorageFull) as why:
             log.warning("segments not removed", job=place.id, reason=str(why))
+            return False
 
     async def _is_mine(self) -> bool:
         stored = await self._store.bucket.read(self.place.head)

@@ -257,10 +257,8 @@ class ObjectArtifacts:
         self._check_open()
         return self._turns.setdefault(id, asyncio.Lock())
 
-    async def tidy(self, place: Place, runs: tuple[Run, ...], *, head: bool = False) -> None:
-        """Remove the objects of the job under this fence and lower ones, except the artifact with
-        these segments, the partial file if `head`, and what is being read.
-        """
+    async def tidy(self, place: Place, runs: tuple[Run, ...], *, head: bool = False) -> bool:
+        """As `Store.tidy`."""
         # until it is done, the next call of `ids` looks at the job again
         self._count(place.id, 0, due=time.monotonic())
         found = await self.bucket.sizes(place.job)
@@ -268,7 +266,8 @@ class ObjectArtifacts:
         if head:
             mine.add(place.head)
         documents, segments = set[str](), set[str]()
-        for fence, files in by_fence(place.id, found).items():
+        fences = by_fence(place.id, found)
+        for fence, files in fences.items():
             if fence <= place.fence:
                 each = Place(place.id, fence)
                 documents |= ({each.commit, each.head} & found.keys()) - mine
@@ -278,6 +277,7 @@ class ObjectArtifacts:
         await self._remove_segments(place.id, segments, readable=self._sharing.reads(place.id))
         rest = {key: size for key, size in found.items() if key not in segments}
         self._known[place.id] = _Known(_stored(place.id, rest))
+        return any(fence > place.fence and files.commit for fence, files in fences.items())
 
     def ended(self, growing: GrowingFile, *, kept: int, committed: bool) -> None:
         """Note that the file is no longer written, and how many of its bytes are kept."""

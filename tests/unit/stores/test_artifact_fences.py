@@ -106,6 +106,27 @@ async def test_a_late_writer_leaves_nothing_beside_the_committed_file(
     await started_later.close()
 
 
+@pytest.mark.parametrize("end", ["keep", "discard", "commit"])
+async def test_a_late_writer_that_begins_the_file_again_leaves_nothing(
+    artifacts: ArtifactStore, replica: ArtifactStore, open_artifacts: OpenArtifacts, end: str
+) -> None:
+    job = new_id()
+    new = await begun(replica, job, 4, CONTENT)
+    await repeated(lambda: new.commit(len(CONTENT), note))
+    stale = await artifacts.create(job, 3)
+    await stale.write(b"foreign" * 300_000)
+    if end == "commit":
+        with pytest.raises(PartialLost):
+            await stale.commit(2_100_000, note)
+        await stale.discard()
+    else:
+        await getattr(stale, end)()
+    started_later = await open_artifacts()
+    assert await started_later.used() == len(CONTENT)
+    assert await content_of(started_later, job, 4) == CONTENT
+    await started_later.close()
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_file_that_begins_under_a_greater_fence_has_no_earlier_byte(
     artifacts: ArtifactStore, replica: ArtifactStore, step: str
