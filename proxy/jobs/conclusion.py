@@ -60,6 +60,8 @@ class Conclusion:
             job = await until_available(lambda: self._jobs.get(id), job=id)
             if job is not None and job.phase is Phase.CANCELLING and self._is_foreign(job):
                 return
+            if job is None and await self._is_complete(id):
+                return
             if job is None or job.phase is Phase.CANCELLING or not keeps_bytes(job):
                 await self._artifacts.remove(id)
             if job is None or job.terminal:
@@ -73,6 +75,14 @@ class Conclusion:
             pass  # deleted meanwhile: the tombstone is the right record
         except StoreUnavailable as why:
             log.warning("left for the sweeper", job=id, reason=str(why))
+
+    async def _is_complete(self, id: str) -> bool:
+        """Whether the job has a complete file. If a shared store has lost the record with its data,
+        the sweeper rebuilds it from that file.
+        """
+        if self._replica is None:
+            return False
+        return await self._artifacts.record_copy(id, None) is not None
 
     def _is_held(self, job: Job, run: Run) -> bool:
         return (job.holder, job.fence) == (self._holder, run.fence)

@@ -141,7 +141,9 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         deadline = elapsed() + self._connections.bound
         if not self._clock.known:
             await self.time()
-        record = (job.id, job.version, pack(job), entries(job), pack_body(body))
+        # a record that is rebuilt from its file has no body
+        packed = pack_body(body) if body or not job.terminal else b""
+        record = (job.id, job.version, pack(job), entries(job), packed)
         for _ in range(_TRIES):
             latest = repr(self._clock.now() + deadline - elapsed())
             adding = self._connections.run(scripts.ADD, *record, latest, *args)

@@ -405,6 +405,20 @@ async def test_a_replica_that_lost_its_job_leaves_the_bytes_to_the_next(
         assert b.upstream.posts[0] > 0
 
 
+async def test_a_complete_file_stays_when_the_store_loses_the_record() -> None:
+    """§9: also if that happens between the commit and its record: the job is rebuilt from it."""
+    async with new_cluster(1) as cluster:
+        (a,) = cluster.nodes
+        a.process.stop_at = "after partial.commit"
+        job, _ = await a.submit()
+        await a.process.stopped.wait()
+        cluster.store.jobs.clear()
+        a.process.resume()
+        await cluster.until(lambda: a.runner.running == 0)
+        await a.reconciler.adopt(job)
+        cluster.assert_done(job)
+
+
 async def _done_by(cluster: Cluster, node: Node) -> None:
     """Return when the only job is done: suspended by any replica, and resumed by the node."""
     (job,) = cluster.store.jobs

@@ -519,6 +519,15 @@ async def test_a_body_is_stored_in_few_bytes_and_read_as_it_was(
     assert stored <= (100 if size > 512 and make is bytes else size + 1)
 
 
+async def test_a_record_that_is_rebuilt_from_its_file_has_no_body(store: RedisJobs) -> None:
+    """§9: it has ended, and keeps no memory for a body."""
+    queued = new_job()
+    job = advance(advance(queued, Claimed("gone"), 1.0), Failed(ERROR), 2.0)
+    await store.add(job, b"")
+    assert await store.get(job.id) == job
+    assert not await store._connections.command("EXISTS", f"{store._prefix}body:{job.id}")
+
+
 async def test_a_damaged_body_is_unavailable(store: RedisJobs) -> None:
     job = await store.add(new_job(), b"body")
     await store._connections.command("SET", f"{store._prefix}body:{job.id}", b"\x01body")

@@ -1,7 +1,7 @@
--- ARGV: id, version, data, entries, body, the Unix second after which nothing is stored, and the
--- bounds, if there are any: unfinished and on record per caller, waiting and on record of all, slots,
--- seconds of a hold; then, if the job may get a slot at once: slots per caller (0: no limit), replica,
--- and the version, data and entries of the job with the slot.
+-- ARGV: id, version, data, entries, body or '', the Unix second after which nothing is stored, and
+-- the bounds, if there are any: unfinished and on record per caller, waiting and on record of all,
+-- slots, seconds of a hold; then, if the job may get a slot at once: slots per caller (0: no limit),
+-- replica, and the version, data and entries of the job with the slot.
 -- Returns the data of the job that has the id or the idempotency key already; 2 if the new one was
 -- stored with a slot, 1 if it was stored without; 0 if it exceeds the bounds; -1 if other kick-offs
 -- claim its idempotency key; the time of the store in a list if it is too late.
@@ -59,7 +59,7 @@ if #ARGV > 12 and may_start() then
   note_start(e.owners)
 end
 call('HSET', prefix .. 'job:' .. id, 'version', version, 'data', data, 'entries', entries)
-call('SET', prefix .. 'body:' .. id, body)
+if body ~= '' then call('SET', prefix .. 'body:' .. id, body) end
 link(id, e)
 call('PUBLISH', channel, id)
 return outcome
