@@ -33,7 +33,7 @@ demo: install ## run an export against the simulator, step by step (ARGS=--serve
 	@$(BIN)/vb365-async-proxy demo $(ARGS)
 
 check: lint ## run the linters, the type checker and the unit tests; installs nothing outside .venv
-	$(BIN)/pytest -n $(WORKERS) -q $(UNIT) $(ARGS)
+	$(BIN)/pytest --hypothesis-profile=check -n $(WORKERS) -q $(UNIT) $(ARGS)
 
 test: install system lint ## run everything: the linters, the type checker and all tests
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" -ra --cov --cov-report=term $(ARGS)

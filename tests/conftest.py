@@ -12,6 +12,7 @@ from tests.support.redis_server import RedisServer
 
 # A busy machine is not a failure: pytest-timeout limits a test, not hypothesis's deadline.
 settings.register_profile("default", deadline=None)
+settings.register_profile("check", deadline=None, max_examples=25)  # `make check`: soon done
 settings.register_profile("fuzz", deadline=None, max_examples=10_000)
 settings.load_profile("default")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+from pytest_httpbin.plugin import httpbin as httpbin
 from pytest_httpbin.serve import Server
 from urllib3.filepost import encode_multipart_formdata
 
