@@ -250,15 +250,20 @@ def test_a_reader_of_stderr_that_does_not_read_stops_no_caller(blocking: bool) -
     assert numbers == list(range(3000))
 
 
-def test_a_reader_of_stderr_that_has_gone_keeps_nothing_waiting() -> None:
+def test_a_reader_of_stderr_that_has_gone_keeps_nothing_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread that writes ends; `close` does not have to give up."""
+    monkeypatch.setattr(writer, "_CLOSING", 60.0)
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", encoding="utf-8") as stream:
         handler = Writer(Stream(stream))
         handler.put(EVENT, ("value",))
-        start = time.monotonic()
+        thread = handler._thread
+        assert thread is not None
         handler.close()
-    assert time.monotonic() - start < writer._CLOSING
+        assert not thread.is_alive()
 
 
 PROGRAM = """
@@ -344,5 +349,5 @@ def test_the_access_line_costs_little(tmp_path: Path) -> None:
             line()
         return time.thread_time() - begin
 
-    rounds = [(seconds(quick_line), seconds(slow_line)) for _ in range(5)]
+    rounds = [(seconds(quick_line), seconds(slow_line)) for _ in range(30)]
     assert min(quick for quick, _ in rounds) * 3 < min(slow for _, slow in rounds)

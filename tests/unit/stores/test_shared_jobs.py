@@ -31,6 +31,8 @@ from proxy.ports import (
     StoreUnavailable,
     Turn,
 )
+from proxy.stores.redis_jobs import recent as redis_recent
+from proxy.stores.redis_jobs import store as redis_store
 from tests.support.fakes import new_job
 from tests.unit.stores.conftest import OpenShared, handles
 from tests.unit.stores.records import ERROR
@@ -47,6 +49,14 @@ from tests.unit.stores.shared_jobs import (
     read,
     try_claim,
 )
+
+
+@pytest.fixture
+def only_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the feed shows changes by other replicas: no comparison, no new read."""
+    monkeypatch.setattr(redis_store, "_LOOK", 3600.0)
+    monkeypatch.setattr(redis_recent, "_LIFETIME", 3600.0)
+
 
 # Leases
 
@@ -358,15 +368,17 @@ async def test_changes_end_when_the_store_is_closed(two: list[SharedJobs]) -> No
         assert [each async for each in a.changes()] == []
 
 
+@pytest.mark.usefixtures("only_the_feed")
 @pytest.mark.parametrize("event", [CancelRequested(), Forgotten(), Failed(ERROR)])
 async def test_a_wait_ends_with_a_change_elsewhere(two: list[SharedJobs], event: Event) -> None:
-    """§18: within 1 s; here it is measured from one change to one waiting call."""
+    """§18: at once, by the feed; `wait` itself would take longer than the test."""
     a, b = two
     job = await queued(a)
     waiting = asyncio.create_task(b.wait(job.id, job.version, 60))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
+    assert await b.get(job.id) == job  # by now, `wait` has read the job as well, or is about to
     new = await changed(a, job, event)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         assert await waiting == new
 
 
@@ -401,16 +413,15 @@ async def test_a_claim_is_for_its_own_replica_and_a_job_that_waits(two: list[Sha
     assert suspended.phase is Phase.SUSPENDED
 
 
-async def test_recent_shows_a_change_by_another_replica_within_a_second(
-    two: list[SharedJobs],
-) -> None:
-    """§18; the feed reports it, usually within milliseconds."""
+@pytest.mark.usefixtures("only_the_feed")
+async def test_recent_shows_a_change_by_another_replica(two: list[SharedJobs]) -> None:
+    """§18; the feed reports it. For how long a record is used without it: test_recent_jobs.py."""
     a, b = two
     job = await a.add(new_job(), b"")
     for _ in range(3):
         assert await b.recent(job.id) == job
     changed = advance(job, Interrupted(), 1.0)
     assert await a.replace(job, changed)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         while await b.recent(job.id) != changed:  # noqa: ASYNC110  # as polls do
             await asyncio.sleep(0)
