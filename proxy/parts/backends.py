@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.config.settings import Settings
+from proxy.core.job import ResultState
+from proxy.core.retention import file_expired
 from proxy.parts.start import Clock, StartFailed
 from proxy.parts.store_clock import StoreClock
 from proxy.ports import ArtifactStore, StorageFull, StoreUnavailable
 from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
+from proxy.stores.disk_jobs.place import check_place
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.owner_key import owner_key
@@ -128,6 +131,7 @@ async def _single(settings: Settings, closing: contextlib.AsyncExitStack, now: C
     directory = settings.storage.dir
     jobs = await DiskJobs.open(directory)
     closing.push_async_callback(jobs.close)
+    await _check_place(jobs, settings, now())
     artifacts = await _artifacts(settings, closing, now)
     for note in jobs.notes:
         log.error("job database", note=note)
@@ -137,6 +141,20 @@ async def _single(settings: Settings, closing: contextlib.AsyncExitStack, now: C
         return ()
 
     return Stores(jobs=jobs, artifacts=artifacts, key=key, notes=Notes(none), now=now)
+
+
+async def _check_place(jobs: DiskJobs, settings: Settings, now: float) -> None:
+    finished = [job for job in await jobs.list() if job.result is ResultState.AVAILABLE]
+    promised = sum(not file_expired(job, now) for job in finished)
+    try:
+        await asyncio.to_thread(check_place, settings.storage.dir, _place(settings), promised)
+    except OSError as why:
+        raise StoreUnavailable(str(why)) from why
+
+
+def _place(settings: Settings) -> str:
+    """The place of the files, without options such as an endpoint."""
+    return settings.storage.artifacts.partition("?")[0].rstrip("/")
 
 
 async def _shared(settings: Settings, closing: contextlib.AsyncExitStack, now: Clock) -> Stores:
@@ -175,7 +193,7 @@ async def _join(jobs: RedisJobs, settings: Settings) -> None:
     """Join the cluster. Raises `WrongCluster` if this replica has other files or keys."""
     from proxy.stores.redis_jobs.cluster import Identity
 
-    artifacts = settings.storage.artifacts.partition("?")[0].rstrip("/")
+    artifacts = _place(settings)
     if artifacts == "file":
         volume = await asyncio.to_thread(volume_id, settings.storage.dir)
         artifacts = f"file (on the volume with the id {volume} in storage.dir)"

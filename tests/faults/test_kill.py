@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.support.process import Caller, ProxyProcess
+from tests.support.process import Caller, DidNotStart, ProxyProcess
 
 SIZE = 6_000_000
 
@@ -121,3 +121,20 @@ async def test_a_damaged_job_database_is_moved_aside_and_rebuilt(
     assert any("the job database was damaged" in line for line in scene.proxy.lines)
     await scene.check(job)
     await scene.check(await scene.caller.kick_off(scene.path))
+
+
+async def test_a_start_with_another_bucket_takes_no_file_for_lost(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """§15: a start with the wrong `storage.artifacts` changes nothing, and names the right one."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.check(job)
+    await scene.proxy.kill()
+    wrong = ProxyProcess(
+        tmp_path / "data", scene.simulator.url, STORAGE__ARTIFACTS="s3://other/a?region=us-east-1"
+    )
+    with pytest.raises(DidNotStart, match=r"finished exports \(1\) .* are in file\."):
+        await wrong.start()
+    await wrong.kill()
+    await scene.proxy.start()
+    await scene.check(job)
