@@ -24,6 +24,7 @@ from proxy.core.retention import Stage
 from proxy.core.transitions import advance
 from proxy.jobs.record import Record
 from proxy.ports import Bounds, SlotLimits, StoreUnavailable, Turn
+from proxy.stores.redis_jobs import store as redis_store
 from proxy.stores.redis_jobs.cluster import Identity, WrongCluster
 from proxy.stores.redis_jobs.scripts import SCRIPTS, Script
 from proxy.stores.redis_jobs.store import RedisJobs
@@ -352,6 +353,7 @@ async def test_a_change_that_the_feed_missed_ends_a_wait_within_seconds(
         assert await other.replace(job, new)
     async with asyncio.timeout(20):
         assert await waiting == new
+    assert redis_store._LOOK < 3
 
 
 async def test_a_silent_feed_is_connected_again(relay: ByteRelay, relayed: RedisJobs) -> None:
