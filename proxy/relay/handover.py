@@ -13,7 +13,6 @@ from pathlib import Path
 from proxy.core.errors import Problem
 from proxy.core.exports import match
 from proxy.core.http.heads import Head, ResponseHead
-from proxy.core.http.outbound import request_bytes
 from proxy.core.http.proxy_line import proxy_line
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
@@ -51,10 +50,13 @@ class HandoverRelay:
 
 
 def introduced(client: ClientSide, head: Head, target: bytes) -> bytes:
-    """The request's head after the line with the client's address."""
+    """The request's head after the line with the client's address. It has all fields as received:
+    the worker that owns the jobs decides what those that Connection names are for, as it does for
+    its own clients.
+    """
     about = client.transport.get_extra_info
     line = proxy_line(about("peername"), about("sockname"), request_id(head))
-    return line + request_bytes(head, target)
+    return line + b"%b %b HTTP/1.%d\r\n%b\r\n" % (head.method, target, head.minor, head.block)
 
 
 class HandedOver(Exchange):

@@ -58,17 +58,20 @@ async def second(path: Path) -> AsyncIterator[Second]:
 
 
 @contextlib.asynccontextmanager
-async def dying(path: Path, size: int) -> AsyncIterator[None]:
-    """A worker that closes its connections once `size` bytes of a body have arrived."""
+async def dying(path: Path, size: int) -> AsyncIterator[list[bytes]]:
+    """A worker that closes its connections once `size` bytes of a body have arrived. Yields the
+    heads that it has received.
+    """
+    heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
         await reader.readexactly(size)
         writer.close()
 
     server = await asyncio.start_unix_server(serve, path)
     try:
-        yield
+        yield heads
     finally:
         server.close()
         await server.wait_closed()
@@ -146,3 +149,18 @@ async def test_3_a_kickoff_that_was_not_sent_is_refused(tmp_path: Path) -> None:
     async with second(tmp_path / "none") as scene:
         client = await scene.proxy.ask(post(fields=("Prefer: respond-async",)))
         assert (await client.message()).status == 503
+
+
+@pytest.mark.parametrize("name", ["Prefer", "Authorization", "Idempotency-Key", "close, If-Range"])
+async def test_12_the_first_worker_gets_the_fields_that_connection_names(
+    tmp_path: Path, name: str
+) -> None:
+    """The worker that a client is connected to makes no difference."""
+    path = tmp_path / "first"
+    fields = ("Prefer: respond-async", "Idempotency-Key: k", f"Connection: {name}", 'If-Range: "e"')
+    request = post(fields=fields)
+    async with dying(path, 2) as heads, second(path) as scene:
+        client = await scene.proxy.ask(request)
+        assert (await client.message()).status == 503
+    (head,) = heads
+    assert head.partition(b"\r\n")[2] == request.removesuffix(b"{}")
