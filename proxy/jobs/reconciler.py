@@ -15,7 +15,7 @@ from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.core.job_codec import decode
 from proxy.core.retention import keeps_bytes
 from proxy.jobs.record import attempt
-from proxy.ports import ArtifactStore, JobStore, Searchable, SharedJobs
+from proxy.ports import ArtifactStore, JobStore, RecordDamaged, Searchable, SharedJobs
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +79,12 @@ class Reconciler:
         Such a file exists only if its record is lost: a record is added before its file and
         removed after it.
         """
-        if await self._jobs.get(id) is not None:
-            return  # added since the list was read
+        try:
+            if await self._jobs.get(id) is not None:
+                return  # added since the list was read
+        except RecordDamaged as why:
+            log.warning("file kept", job=id, reason=str(why))
+            return
         job = await self._copied(id, None)
         if job is None or job.result is not ResultState.AVAILABLE:
             log.warning("file without a record removed", job=id)

@@ -42,6 +42,9 @@ from proxy.ports.failures import (
     PartialLost as PartialLost,
 )
 from proxy.ports.failures import (
+    RecordDamaged as RecordDamaged,
+)
+from proxy.ports.failures import (
     StorageFull as StorageFull,
 )
 from proxy.ports.failures import (

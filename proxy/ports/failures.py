@@ -9,6 +9,10 @@ class StoreUnavailable(Exception):
     """
 
 
+class RecordDamaged(StoreUnavailable):
+    """The store has a record of the job that is not readable. It is left as it is."""
+
+
 class PartialLost(StoreUnavailable):
     """The partial file was closed, removed, or started again by another writer. Retrying is
     useless.

@@ -30,6 +30,7 @@ from proxy.ports import (
     Artifact,
     LengthMismatch,
     PartialLost,
+    RecordDamaged,
     StorageFull,
     StoreUnavailable,
     WholeResponse,
@@ -539,3 +540,21 @@ async def test_a_stopped_runner_leaves_jobs_resumable(world: World) -> None:
     await world.runner.start()
     await world.runner.resume(suspended, world.fields())
     await world.check(await world.finished(job.id))
+
+
+async def test_a_file_whose_record_is_damaged_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§18: one damaged record in a shared store does not prevent a start."""
+    from proxy.jobs.reconciler import Reconciler
+
+    partial = await world.artifacts.create(job := str(uuid.uuid4()))
+    await partial.write(b"x")
+    await partial.commit(1, lambda artifact: b"{}")
+
+    async def damaged(id: str) -> Job | None:
+        raise RecordDamaged(id)
+
+    monkeypatch.setattr(world.jobs, "get", damaged)
+    await Reconciler(world.jobs, world.artifacts, time.time).run()
+    assert await world.artifacts.ids() == {job}

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
+
+import structlog
 
 from proxy.core import outbox, retention
 from proxy.core.job import Job, Phase
 from proxy.core.job_codec import decode, encode
 from proxy.core.rescue import unique_key
-from proxy.ports import StoreUnavailable
+from proxy.ports import RecordDamaged, StoreUnavailable
 
 #: Bytes of a record above which it is compressed, to about half its size.
 _LARGE = 512
 _ZLIB_HEADER = b"\x78"
+#: Bytes of a damaged record that are logged: not so many that they have more than its id.
+_SHOWN = 48
+
+log = structlog.get_logger(__name__)
 
 
 def pack(job: Job) -> bytes:
@@ -25,11 +32,28 @@ def pack(job: Job) -> bytes:
 
 
 def unpack(data: bytes) -> Job:
-    """The job from its data. Raises `StoreUnavailable` if it is not one."""
+    """The job from its data. Raises `RecordDamaged` if it is not one."""
     try:
         return decode(zlib.decompress(data) if data.startswith(_ZLIB_HEADER) else data)
     except (ValueError, zlib.error) as why:
-        raise StoreUnavailable(f"the job store holds a record that is damaged: {why}") from why
+        raise RecordDamaged(f"the job store holds a record that is damaged: {why}") from why
+
+
+def unpack_all(records: Iterable[bytes]) -> list[Job]:
+    """The jobs from their data, without those that are damaged: one must not hide all others."""
+    jobs = []
+    for data in records:
+        try:
+            jobs.append(unpack(data))
+        except RecordDamaged as why:
+            _report(data[:_SHOWN], str(why))
+    return jobs
+
+
+@lru_cache(maxsize=256)
+def _report(record: bytes, why: str) -> None:
+    """Log a damaged record, once."""
+    log.error("job record skipped", reason=why, record=repr(record))
 
 
 def pack_body(body: bytes) -> bytes:

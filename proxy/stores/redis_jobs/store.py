@@ -35,6 +35,7 @@ from proxy.stores.redis_jobs.entries import (
     text,
     texts,
     unpack,
+    unpack_all,
     unpack_body,
 )
 from proxy.stores.redis_jobs.feed import Feed
@@ -290,10 +291,10 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         calls.
         """
         data, ids = reply
-        jobs = [unpack(each) for each in data]
+        jobs = unpack_all(data)
         for start in range(0, len(ids), _TOGETHER):
             more = await self._connections.run(scripts.RECORDS, *ids[start : start + _TOGETHER])
-            jobs += [unpack(each) for each in more]
+            jobs += unpack_all(more)
         return jobs
 
     async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:

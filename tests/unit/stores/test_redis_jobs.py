@@ -24,6 +24,7 @@ from proxy.core.retention import Stage
 from proxy.core.transitions import advance
 from proxy.jobs.record import Record
 from proxy.ports import Bounds, SlotLimits, StoreUnavailable, Turn
+from proxy.stores.redis_jobs import entries
 from proxy.stores.redis_jobs import store as redis_store
 from proxy.stores.redis_jobs.cluster import Identity, WrongCluster
 from proxy.stores.redis_jobs.scripts import SCRIPTS, Script
@@ -546,6 +547,22 @@ async def test_a_record_that_is_rebuilt_from_its_file_has_no_body(store: RedisJo
     await store.add(job, b"")
     assert await store.get(job.id) == job
     assert not await store._connections.command("EXISTS", f"{store._prefix}body:{job.id}")
+
+
+@pytest.mark.parametrize("data", [b"{", b"\x78 no zlib", b"{}"])
+async def test_a_damaged_record_hides_no_other(store: RedisJobs, data: bytes) -> None:
+    """Neither a start nor a sweep fails for it; the job itself is not available."""
+    damaged, other = new_job(), new_job()
+    for job in (damaged, other):
+        await store.add(job, b"")
+    await store._connections.command("HSET", f"{store._prefix}job:{damaged.id}", "data", data)
+    entries._report.cache_clear()
+    with logged() as log:
+        for _ in range(2):
+            assert [job.id for job in await store.list()] == [other.id]
+    assert [line["logger"] for line in log.named("job record skipped")] == [entries.__name__]
+    with pytest.raises(StoreUnavailable, match="record that is damaged"):
+        await store.get(damaged.id)
 
 
 async def test_a_damaged_body_is_unavailable(store: RedisJobs) -> None:
