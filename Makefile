@@ -1,6 +1,8 @@
 # Requires Python 3.11 or newer; `make` without a target lists the targets.
 PYTHON ?= python3
 WORKERS ?= auto
+# Many tests of `make check` wait for programs that they have started: two workers for each core.
+CHECK_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 ARGS ?=
 # The tests of `make check`: unit tests, which need no other programs.
 UNIT := tests/unit/core tests/unit/client tests/unit/simulator tests/unit/config tests/unit/test_logs.py \
@@ -33,7 +35,7 @@ demo: install ## run an export against the simulator, step by step (ARGS=--serve
 	@$(BIN)/vb365-async-proxy demo $(ARGS)
 
 check: lint ## run the linters, the type checker and the unit tests; installs nothing outside .venv
-	$(BIN)/pytest --hypothesis-profile=check -n $(WORKERS) -q $(UNIT) $(ARGS)
+	$(BIN)/pytest --hypothesis-profile=check -n $(CHECK_WORKERS) -q $(UNIT) $(ARGS)
 
 test: install system lint ## run everything: the linters, the type checker and all tests
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" -ra --cov --cov-report=term $(ARGS)
