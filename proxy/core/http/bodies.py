@@ -25,10 +25,12 @@ MAX_EXTENSIONS = 1 << 10
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 #: The end of a chunk, and a size line without extensions of another that is not the last one.
 _NEXT = re.compile(rb"\r\n(?!0+\r)([0-9A-Fa-f]{1,15})\r\n")
-#: As many complete chunks of 1 to 31 bytes as follow the end of a chunk. One by one, 256 KiB of
-#: one-byte chunks would take ten times as long as with this, and occupy the event loop.
+#: Complete chunks of 1 to 31 bytes that follow the end of a chunk. One by one, 256 KiB of one-byte
+#: chunks would take ten times as long as with this, and occupy the event loop. The group is not
+#: possessive: before Python 3.11.5, as in Debian 12, it would consume a part of the next chunk
+#: (CPython issue 106052).
 _SMALL = re.compile(
-    rb"(?:\r\n0{0,13}+(?:%s))++"
+    rb"(?:\r\n0{0,13}+(?:%s)){1,4096}"
     % b"|".join(b"%x\r\n.{%d}" % (size, size) for size in range(1, 32)),
     re.DOTALL | re.IGNORECASE,
 )
