@@ -150,7 +150,10 @@ class BaseConnection(asyncio.Protocol, ABC):
         """Called by the loop. The first head must begin within `head_timeout`."""
         self.transport = cast("asyncio.Transport", transport)
         self._reading = Reading(self.transport, self._inbox, self._deadlines)
-        self._lingering = Lingering(self.transport, self._deadlines, self._patience)
+        handed_over = self.counters is self._owner.uncounted
+        self._lingering = Lingering(
+            self.transport, self._deadlines, self._patience, handed_over=handed_over
+        )
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = str(peer[0]).encode("ascii", "replace")
@@ -285,7 +288,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         """
         for limit in (Limit.HEAD, Limit.BODY, Limit.IDLE):
             self._deadlines.clear(limit)
-        if not unread or self._reading.ended:
+        if not (unread or self._lingering.handed_over) or self._reading.ended:
             self._end()
             return
         self.closing = True

@@ -22,11 +22,23 @@ class Lingering:
 
     Closing a socket with unread input resets the connection, and the client may lose the response.
     So input is read and dropped for a while first.
+
+    With `handed_over` the client is another process of the proxy, which closes the connection
+    whatever happens to its own client. It takes a response without a length for whole only if this
+    one shuts its sending side and waits for that (`net.sockets.has_proper_end`).
     """
 
-    __slots__ = ("_deadlines", "_loop", "_patience", "_transport", "_until")
+    __slots__ = ("_deadlines", "_loop", "_patience", "_transport", "_until", "handed_over")
 
-    def __init__(self, transport: asyncio.Transport, deadlines: Deadlines, patience: float) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        deadlines: Deadlines,
+        patience: float,
+        *,
+        handed_over: bool,
+    ) -> None:
+        self.handed_over = handed_over
         self._transport = transport
         self._deadlines = deadlines
         self._patience = patience
@@ -40,14 +52,19 @@ class Lingering:
 
     def begin(self, seconds: float) -> None:
         """Drop input for that many seconds, or until none has come for `QUIET` seconds."""
-        self._until = self._loop.time() + seconds
-        self._deadlines.set(Limit.LINGER, QUIET)
-        self._deadlines.set(Limit.READER, self._patience)
+        if self.handed_over:
+            self._deadlines.clear(Limit.READER)
+        else:
+            self._until = self._loop.time() + seconds
+            self._deadlines.set(Limit.LINGER, QUIET)
+            self._deadlines.set(Limit.READER, self._patience)
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
     def heard(self) -> None:
         """Note that the client has sent something."""
+        if self.handed_over:
+            return
         left = self._until - self._loop.time()
         if left <= 0:
             self._transport.abort()

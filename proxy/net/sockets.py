@@ -56,6 +56,19 @@ def peer_closed(transport: asyncio.BaseTransport) -> bool:
         return True
 
 
+def _unix_closed(transport: asyncio.BaseTransport) -> bool:
+    """Report whether the peer has closed both directions of a Unix socket. False for other sockets,
+    and where poll(2) does not tell that from a peer that only sends nothing more.
+    """
+    sock = transport.get_extra_info("socket")
+    linux = sys.platform.startswith("linux")
+    if sock is None or not linux or sock.family != socket.AF_UNIX or sock.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
 def _unix_peer_closed(descriptor: int) -> bool:
     if descriptor < 0:
         return True
@@ -66,11 +79,13 @@ def _unix_peer_closed(descriptor: int) -> bool:
 
 def has_proper_end(transport: asyncio.BaseTransport) -> bool:
     """Report whether the peer itself has ended a connection whose `eof_received` is called. Over
-    TLS it has done so with a close_notify; without one, anybody on the way may have cut it off.
+    TLS it has done so with a close_notify; without one, anybody on the way may have cut it off. A
+    Unix socket knows no reset: there a process that breaks off, or is killed, closes its socket,
+    and one that has sent everything shuts its sending side first.
     """
     tls = transport.get_extra_info("ssl_object")
     if tls is None:
-        return True
+        return not _unix_closed(transport)
     try:
         return not tls.read(1)  # asyncio reports both ends alike
     except ssl.SSLError:

@@ -16,7 +16,7 @@ from proxy.ports.counts import UpstreamCounts
 # Module globals: an enum member look-up is too slow for the hot path.
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
 #: RFC 9112 §9.8: a response that ends with such a connection is incomplete.
-_CUT_OFF = "the TLS connection ended without a close_notify"
+_CUT_OFF = "the connection ended without a close_notify, or with its process"
 
 
 class ConnectionPool(Protocol):

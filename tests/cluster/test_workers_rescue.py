@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cluster.test_workers import SETTINGS, WORKERS, alive, children, until
-from tests.support.exports import CONTENT, HEAD, Exports, Slow, Write, post
+from tests.support.exports import CHUNKED_HEAD, CONTENT, HEAD, LINES, Exports, Slow, Write, post
 from tests.support.process import ProxyProcess
 from tests.support.wire import Message, Peer, ask, eventually
 
@@ -28,10 +30,12 @@ MANY = 8 * WORKERS
 
 
 @contextlib.asynccontextmanager
-async def workers(directory: Path, write: Write) -> AsyncIterator[tuple[ProxyProcess, Exports]]:
+async def workers(
+    directory: Path, write: Write, **settings: str
+) -> AsyncIterator[tuple[ProxyProcess, Exports]]:
     """A proxy of several workers in front of VB365."""
     async with Exports(write).running() as upstream:
-        proxy = ProxyProcess(directory, upstream.url, descriptors=None, **RESCUE)
+        proxy = ProxyProcess(directory, upstream.url, descriptors=None, **(RESCUE | settings))
         try:
             await proxy.start()
             yield proxy, upstream
@@ -108,5 +112,39 @@ async def test_14_an_export_at_a_worker_that_dies_is_passed_through(tmp_path: Pa
             served += 1
         assert served > 0
         assert {one.body for one in upstream.posts} == set(bodies)
+        for peer in peers:
+            peer.abort()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_14_a_response_without_a_length_that_breaks_off_looks_broken_at_each_worker(
+    tmp_path: Path, version: str, whole: bool
+) -> None:
+    """Its end is that of the connection, as a balancer that speaks HTTP/1.0 gets any chunked one.
+    The connections between the workers know no reset.
+    """
+    cut = asyncio.Event()
+
+    async def write(peer: Peer, message: Message) -> None:
+        if version == "1.0":
+            await peer.send(CHUNKED_HEAD + b"%x\r\n%b\r\n" % (len(CONTENT), CONTENT))
+        else:
+            await peer.send(b"HTTP/1.1 200 OK\r\n" + LINES + b"\r\n" + CONTENT)
+        await cut.wait()
+        if not whole:
+            peer.reset()
+        elif version == "1.0":
+            await peer.send(b"0\r\n\r\n")
+
+    async with workers(tmp_path / "data", write, EXPORTS__ATTEMPTS="1") as (proxy, _):
+        peers = [await sent(proxy, version=version) for _ in range(MANY)]
+        for peer in peers:
+            await peer.head()
+            assert await peer.exactly(len(CONTENT)) == CONTENT
+        cut.set()
+        ends = [await asyncio.gather(peer.rest(), return_exceptions=True) for peer in peers]
+        kinds = [b"" if end == b"" else type(end) for [end] in ends]
+        assert kinds == [b"" if whole else ConnectionResetError] * MANY
         for peer in peers:
             peer.abort()
