@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.core.outcome import secrets
 from proxy.jobs import events
 from proxy.jobs.outcome import code_of, error, refusal
-from proxy.jobs.record import Record
+from proxy.jobs.record import Record, until_available
 from proxy.jobs.run import Dropped, JobFailed, Run, Suspended, Work
 from proxy.ports import (
     Field,
     JobStore,
     Response,
-    StoreUnavailable,
     Upstream,
     UpstreamFailure,
     UpstreamTimedOut,
     WholeResponse,
 )
 from proxy.upstream.whole_response import read_whole
-
-log = structlog.get_logger(__name__)
 
 #: Bytes of a response other than 200 that are relayed or recorded; VB365 sends a few hundred.
 _RESPONSE_LIMIT = 16 * 1024 * 1024
@@ -144,30 +139,27 @@ class ExportRequest:
     async def _drop(self, response: WholeResponse | Problem) -> bool:
         """Give the response to the waiting kick-off in place of a job (CONTRACT §3.7).
 
-        If the record cannot be removed now it is kept, and the result is False.
+        While the store is unavailable the removal is repeated: it may have removed the record and
+        failed to confirm it. The result is False if another replica has shown the job.
         """
         self._run.attendance.decide(response)
         self._run.work = Work.SETTLING
-        try:
-            await self._remove_record()
-        except StoreUnavailable as why:
-            log.warning("job not dropped", job=self._run.id, reason=str(why))
+        if not await until_available(self._remove_record, job=self._run.id):
             self._run.attendance.withdraw()
             return False
         events.dropped(self._record.job, response.status)
         self._run.attendance.deliver()
         return True
 
-    async def _remove_record(self) -> None:
-        """Remove the record, unless another replica has shown the job meanwhile: then raise
-        `StoreUnavailable`.
-        """
+    async def _remove_record(self) -> bool:
+        """Remove the record. Return False if another replica has shown the job meanwhile."""
         attended = self._record.job.attended
         current: Job | None = self._record.job
         while current is not None and not await self._jobs.remove(current):
             current = await self._jobs.get(current.id)
             if attended and current is not None and not current.attended:
-                raise StoreUnavailable("another replica has shown the job")
+                return False
+        return True
 
 
 def _close(early: asyncio.Task[Response]) -> None:

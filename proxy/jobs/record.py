@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from proxy.core.events import Answered, Claimed, Event, Finalizing, Restarted
-from proxy.core.job import Job, Phase
+from proxy.core.job import Job, Phase, Status
 from proxy.core.transitions import IllegalTransition, advance
 from proxy.jobs import events
 from proxy.ports import JobStore, LocalShortage, PartialLost, StoreUnavailable
@@ -46,7 +46,8 @@ class Record:
         self._jobs = jobs
         self._now = now
         self._any_holder = any_holder
-        self._unconfirmed: list[tuple[Event, Job]] = []
+        #: Changes that the store may have made: the event, and the job before and after it.
+        self._unconfirmed: list[tuple[Event, Job, Job]] = []
         #: What the run has recorded of its current attempt.
         self._steps: list[Event] = []
 
@@ -68,7 +69,7 @@ class Record:
             current = await self._jobs.get(self.job.id)
             if current is None:
                 raise Removed
-            if (event, current) in self._unconfirmed:
+            if self._is_made(event, current):
                 return self._confirm(event, current)
             if not self._any_holder and _holding(current) != _holding(self.job):
                 raise Lost
@@ -79,8 +80,18 @@ class Record:
             return await self._jobs.replace(self.job, changed)
         except StoreUnavailable:
             # the store may have made the change and failed to confirm it
-            self._unconfirmed.append((event, changed))
+            self._unconfirmed.append((event, self.job, changed))
             raise
+
+    def _is_made(self, event: Event, current: Job) -> bool:
+        """Whether the store has made an unconfirmed change. It may have changed the job since, for
+        example because a request joined it: a step of the run is also known by what it leads to,
+        which nobody else does to a job of this holder.
+        """
+        return any(
+            each == event and (current == after or _step(before) != _step(after) == _step(current))
+            for each, before, after in self._unconfirmed
+        )
 
     def _confirm(self, event: Event, job: Job) -> Job:
         events.changed(self.job, job)
@@ -119,6 +130,10 @@ class Record:
 
 def _holding(job: Job) -> tuple[str | None, int]:
     return job.holder, job.fence
+
+
+def _step(job: Job) -> tuple[Phase, Status, int, tuple[str | None, int]]:
+    return job.phase, job.status, job.attempt, _holding(job)
 
 
 async def attempt(jobs: JobStore, job: Job, event: Event, now: Callable[[], float]) -> Job | None:
