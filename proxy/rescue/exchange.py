@@ -179,7 +179,7 @@ class RescueExchange:
         peer = client_address(self._client.peer.decode("latin-1"), self._needs.trusted, self._lines)
         with bound_contextvars(request_id=request_id(self._head), client=peer):
             try:
-                call = self._call(peer)
+                call = await self._call(peer)
                 await self._respond(RELAYED if call is None else await self._outcome(call))
             except (PartialLost, StoreUnavailable, UpstreamFailure, Short) as why:
                 log.warning("rescued response broken off", reason=str(why))
@@ -204,9 +204,9 @@ class RescueExchange:
         wanted = name.lower().encode()
         return [value.decode("latin-1") for value in values_of(self._head.fields, wanted)]
 
-    def _call(self, peer: str | None) -> Call | None:
+    async def _call(self, peer: str | None) -> Call | None:
         """The request, None if it cannot be rescued."""
-        fields, body = self._head.fields, self._body.content()
+        fields, body = self._head.fields, await self._body.content()
         credentials = Credentials.of(fields)
         if body is None or credentials is None or len(body) > self._needs.max_body:
             return None

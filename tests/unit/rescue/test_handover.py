@@ -66,8 +66,8 @@ async def dying(path: Path, size: int) -> AsyncIterator[list[bytes]]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
-        await reader.readexactly(size)
-        writer.close()
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readexactly(size)
 
     server = await asyncio.start_unix_server(serve, path)
     try:
