@@ -9,13 +9,14 @@ from proxy.stores.file_artifacts.files import Entry
 
 class Ledger:
     """The bytes of each entry: an `Entry` for a file that does not grow, and the writer of a file
-    that does.
+    that does. Until it is `counted`, files that are on disk already are not in it.
     """
 
     def __init__(self) -> None:
         self._sizes: dict[Hashable, int] = {}
         self.total = 0
         self.changes = 0
+        self.counted = False
 
     def put(self, entry: Hashable, size: int) -> None:
         """Set the size of the entry in bytes."""
@@ -41,3 +42,4 @@ class Ledger:
         }
         self._sizes = growing | dict(found)
         self.total = sum(self._sizes.values())
+        self.counted = True

@@ -76,7 +76,6 @@ class FileArtifacts:
         store = cls(directory / "artifacts", durable=durable, clock=clock)
         try:
             await undisturbed(store.begin(files.make_root, store._root))
-            await store.ids()
         except BaseException:
             store._threads.shutdown(wait=False)
             raise
@@ -181,6 +180,8 @@ class FileArtifacts:
     async def used(self) -> int:
         """As `ArtifactStore.used`."""
         self._check_open()
+        if not self.ledger.counted:
+            await self.ids()
         return self.ledger.total
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,6 +21,22 @@ async def test_a_survey_has_the_sizes_that_count_as_used_space(tmp_path: Path) -
     await stored(artifacts, job)
     found = await asyncio.to_thread(files.survey, tmp_path / "artifacts")
     assert found == {Entry(job, 0, "file"): len(CONTENT), Entry(job, 0, "json"): 0}
+    await artifacts.close()
+
+
+async def test_a_start_reads_the_directories_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reconciler asks for the ids: the used space is counted then."""
+    job, before = new_id(), await FileArtifacts.at(tmp_path)
+    await stored(before, job)
+    await before.close()
+    survey = Mock(wraps=files.survey)
+    monkeypatch.setattr(files, "survey", survey)
+    artifacts = await FileArtifacts.at(tmp_path)
+    assert await artifacts.ids() == {job}
+    assert await artifacts.used() == len(CONTENT)
+    assert survey.call_count == 1
     await artifacts.close()
 
 
