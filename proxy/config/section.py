@@ -11,6 +11,4 @@ PREFIX = "VB365_PROXY_"
 class Section(BaseModel):
     """A table of the configuration file; immutable."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

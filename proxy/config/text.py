@@ -6,11 +6,14 @@ config/proxy.toml and the tables of docs/configuration.md.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +48,26 @@ def _bare(value: Any) -> str:
     return value if isinstance(value, str) else _literal(value)
 
 
+def descriptions(section: str) -> dict[str, str]:
+    """Return the docstring of each key of a section.
+
+    pydantic could keep them with the fields, but then every start would parse the source.
+    """
+    module = ast.parse(inspect.getsource(SECTIONS[section]))
+    return {
+        key: inspect.cleandoc(text)
+        for definition in module.body
+        if isinstance(definition, ast.ClassDef)
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+        for key, text in [(ast.unparse(field.target), ast.literal_eval(below.value))]
+    }
+
+
 def _described(section: str) -> Iterator[tuple[str, str]]:
     """Yield the keys of a section, each with its description on one line."""
-    for key, field in SECTIONS[section].model_fields.items():
-        yield key, " ".join((field.description or "").split())
+    for key, text in descriptions(section).items():
+        yield key, " ".join(text.split())
 
 
 def _summary(section: str) -> str:
@@ -82,11 +101,12 @@ def json_schema() -> dict[str, Any]:
     properties = {}
     for section, values in defaults().items():
         keys = SECTIONS[section].model_json_schema()["properties"]
+        texts = descriptions(section)
         properties[section] = {
             "type": "object",
             "description": _summary(section),
             "additionalProperties": False,
-            "properties": {key: _property(keys[key], values[key]) for key in values},
+            "properties": {key: _property(keys[key], texts[key], values[key]) for key in values},
         }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -97,9 +117,11 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _property(generated: dict[str, Any], default: Any) -> dict[str, Any]:
-    """Return pydantic's schema of a key without null, which TOML lacks, and with its default."""
-    kind = generated.get("anyOf", [{}])[0] | generated
+def _property(generated: dict[str, Any], description: str, default: Any) -> dict[str, Any]:
+    """Return pydantic's schema of a key without null, which TOML lacks, and with its description
+    and its default.
+    """
+    kind = generated.get("anyOf", [{}])[0] | generated | {"description": description}
     kind = {
         name: value for name, value in kind.items() if name not in {"anyOf", "title", "default"}
     }
