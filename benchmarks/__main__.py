@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument(
         "--anyway",
         action="store_true",
-        help=f"judge also beside other processes that take more than {LIMIT:.0%} of a core",
+        help=f"judge also beside other processes that take more than {LIMIT:.0%}% of a core",
     )
     parser.add_argument(
         "--tiny",
