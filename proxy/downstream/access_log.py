@@ -34,8 +34,8 @@ def _prepare(
 ) -> tuple[Value, ...]:
     """The values of the fields. A request that nobody has asked for its id gets one now."""
     return (
-        client.decode("latin-1") if isinstance(client, bytes) else client,
-        None if method is None else method[:_LONGEST_METHOD].decode("latin-1"),
+        client,
+        None if method is None else method[:_LONGEST_METHOD],
         None if target is None else path_in(target),
         status,
         received,
@@ -122,9 +122,9 @@ def job_in(head: bytes) -> str | None:
     return None if found is None else job_of(found[1].decode("latin-1"))
 
 
-def path_in(target: bytes) -> str:
+def path_in(target: bytes) -> bytes:
     """The path of a request's target as the client sent it, without an origin and a query."""
     if not target.startswith(b"/"):
         target = _ORIGIN.sub(b"", target, count=1)
     path = target.partition(b"?")[0].partition(b"#")[0]
-    return path[:_LONGEST_PATH].decode("latin-1")
+    return path[:_LONGEST_PATH]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from operator import itemgetter
@@ -19,8 +19,8 @@ import structlog
 
 from proxy.core.text import visible
 
-#: The values of fields; numbers are finite. Anything else has to be text already.
-Value = str | int | float | None
+#: The values of fields; numbers are finite. Bytes are text in Latin-1.
+Value = str | bytes | int | float | None
 #: Values with one of these are quoted in the console format.
 _QUOTED = frozenset(" \t=\r\n\"'")
 #: Texts of at most so many characters are remembered with their escaped form, and how many.
@@ -36,14 +36,18 @@ class _Escaped(dict[Value, str]):
         self._escape = escape
 
     def __missing__(self, value: Value) -> str:
-        if not isinstance(value, str):
+        if not isinstance(value, str | bytes):
             return self._none if value is None else repr(value)
-        escaped = self._escape(value)
+        escaped = self._escape(_text(value))
         if len(value) <= _SHORT:
             if len(self) >= _REMEMBERED:
                 self.clear()
             self[value] = escaped
         return escaped
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _quoted(text: str) -> str:
@@ -65,6 +69,10 @@ class LineHandler(logging.Handler):
     def put(self, event: DirectEvent, values: Sequence[object]) -> None:
         """Write the line of an event that happens now. `values` are those of `DirectEvent.log`."""
         raise NotImplementedError
+
+
+#: An event, the values of `DirectEvent.log`, and the time in nanoseconds since the epoch.
+Entry = tuple["DirectEvent", Sequence[object], int]
 
 
 class DirectEvent:
@@ -118,21 +126,27 @@ class DirectEvent:
         for handler in handlers:
             if not isinstance(handler, LineHandler) or handler.direct is None:
                 fields = zip(self._fields, self._prepare(*values), strict=True)
-                self._structlog.info(self._event, **dict(fields))
+                shown = {name: _text(v) if isinstance(v, bytes) else v for name, v in fields}
+                self._structlog.info(self._event, **shown)
                 return
         for handler in cast("list[LineHandler]", handlers):
             handler.put(self, values)
 
-    def line(self, format: str | None, values: Sequence[object], now: int) -> str:
-        """The line of the values of `log` in the format "json" or "console", without a line feed.
-        `now` is the time of the event in nanoseconds since the epoch.
+    def lines(self, format: str | None, entries: Iterable[Entry]) -> str:
+        """The lines of entries of this event in the format "json" or "console", each with a line
+        feed.
         """
         template, order, escaped = self._formats[format or "console"]
-        shown = [_timestamp(*divmod(now // 1000, 1_000_000)), *self._prepare(*values)]
-        for number in self._escaped:
-            shown[number] = escaped[shown[number]]
-        line: str = template % order(shown)
-        return line
+        all_shown: list[Value] = []
+        count = 0
+        for _, values, now in entries:
+            second, fraction = divmod(now, 1_000_000_000)
+            shown = [_timestamp(second, fraction // 1000), *self._prepare(*values)]
+            for number in self._escaped:
+                shown[number] = escaped[shown[number]]
+            all_shown += order(shown)
+            count += 1
+        return template * count % tuple(all_shown)
 
 
 def _as_given(*values: Any) -> tuple[Value, ...]:
@@ -143,13 +157,13 @@ def _json_template(logger: str, event: str, fields: Sequence[str], words: Sequen
     values = ['"%s"' if name in words else "%s" for name in fields]
     names = [f"{json.dumps(name)}: {value}" for name, value in zip(fields, values, strict=True)]
     same = json.dumps({"event": event, "level": "info", "logger": logger})[1:-1]
-    return "{" + ", ".join([*names, same, '"timestamp": "%s"']) + "}"
+    return "{" + ", ".join([*names, same, '"timestamp": "%s"']) + "}\n"
 
 
 def _console_template(logger: str, event: str, fields: Sequence[str]) -> str:
     """The columns of structlog's ConsoleRenderer."""
     shown = [f"{name}=%s" for name in sorted(fields)]
-    return " ".join(["%s", f"[{'info':<9}]", f"{event:<30}", f"[{logger}]", *shown])
+    return " ".join(["%s", f"[{'info':<9}]", f"{event:<30}", f"[{logger}]", *shown]) + "\n"
 
 
 @functools.lru_cache(maxsize=2)

@@ -77,7 +77,7 @@ class StreamHandler(LineHandler, logging.StreamHandler[TextIO]):
         """Write the line."""
         self.acquire()
         try:
-            self.stream.write(event.line(self.direct, values, time.time_ns()) + self.terminator)
+            self.stream.write(event.lines(self.direct, [(event, values, time.time_ns())]))
             self.flush()
         finally:
             self.release()

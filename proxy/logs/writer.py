@@ -12,12 +12,14 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
-from proxy.logs.direct import DirectEvent, LineHandler
+from proxy.logs.direct import DirectEvent, Entry, LineHandler
 
-#: Lines that may wait, and their bytes. More than that are lost, and their number is logged.
-_MOST, _MOST_BYTES = 10_000, 8 << 20
+#: Bytes of the lines that may wait. More lines are lost, and their number is logged.
+_MOST = 8 << 20
 #: Direct events that are rendered together: one after the other they take half of the time. And
 #: seconds after which fewer are.
 _TOGETHER, _COLLECTING = 32, 0.1
@@ -48,7 +50,8 @@ class _Waiting:
     def __init__(self) -> None:
         # reentrant: the garbage collector may run something that logs at any time
         self.lock = threading.RLock()
-        self.events: list[tuple[DirectEvent, Sequence[object], int]] = []
+        self.events: list[Entry] = []
+        #: Each is one line, or several that were rendered together.
         self.lines: deque[bytes] = deque()
         #: Bytes of the lines that were ever added, and of those that were taken.
         self.added = self.taken = 0
@@ -56,11 +59,11 @@ class _Waiting:
         #: Set if there is something; if it is urgent; if there will be no more.
         self.some, self.urgent, self.closing = (threading.Event() for _ in range(3))
 
-    def add(self, line: str) -> bool:
-        """Add the line after the events, and return whether there is space for it."""
-        data = (line + "\n").encode(errors="backslashreplace")
+    def add(self, lines: str) -> bool:
+        """Add lines after the events, and return whether there is space for them."""
+        data = lines.encode(errors="backslashreplace")
         added = self.added + len(data)
-        if len(self.lines) >= _MOST or added - self.taken > _MOST_BYTES:
+        if added - self.taken > _MOST:
             return False
         self.added = added
         self.lines.append(data)
@@ -81,12 +84,26 @@ class _Waiting:
     def take(self, size: int) -> bytes:
         """Return as many lines as have at most `size` bytes, at least one if there are any."""
         taken: list[bytes] = []
-        while self.lines and (not taken or size >= len(self.lines[0])):
-            taken.append(self.lines.popleft())
-            size -= len(taken[-1])
+        while self.lines and (size > 0 or not taken):
+            lines = self.lines.popleft()
+            if len(lines) > size:
+                lines, rest = _cut(lines, size, at_least_one=not taken)
+                if rest:
+                    self.lines.appendleft(rest)
+                size = 0
+            taken.append(lines)
+            size -= len(lines)
         lines = b"".join(taken)
         self.taken += len(lines)
         return lines
+
+
+def _cut(lines: bytes, size: int, *, at_least_one: bool) -> tuple[bytes, bytes]:
+    """The lines that have at most `size` bytes in all, and the others."""
+    end = lines.rfind(b"\n", 0, size) + 1
+    if not end and at_least_one:
+        end = lines.index(b"\n") + 1
+    return lines[:end], lines[end:]
 
 
 #: All of this process, which is asked for its number too often for each line.
@@ -111,7 +128,7 @@ class Writer(LineHandler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging."""
         try:
-            line = self.format(record)
+            line = self.format(record) + "\n"
             waiting = self._current()
             with waiting.lock:
                 self._render(waiting)
@@ -123,7 +140,7 @@ class Writer(LineHandler):
     def put(self, event: DirectEvent, values: Sequence[object]) -> None:
         """Write the line of an event that happens now, together with others."""
         waiting = self._waiting if self._thread is not None else self._current()
-        now = event, values, time.time_ns()
+        now = (event, values, time.time_ns())
         with waiting.lock:
             waiting.events.append(now)
             if len(waiting.events) >= _TOGETHER:
@@ -166,19 +183,19 @@ class Writer(LineHandler):
         thread.start()
 
     def _render(self, waiting: _Waiting) -> None:
-        events, waiting.events = waiting.events, []
-        for event, values, now in events:
-            self._add(waiting, event.line(self.direct, values, now))
+        entries, waiting.events = waiting.events, []
+        for event, same in groupby(entries, itemgetter(0)):
+            self._add(waiting, event.lines(self.direct, same))
 
-    def _add(self, waiting: _Waiting, line: str) -> None:
+    def _add(self, waiting: _Waiting, lines: str) -> None:
         if waiting.lost:
             self._note_loss(waiting)
-        if waiting.lost or not waiting.add(line):
-            waiting.lost += 1
+        if waiting.lost or not waiting.add(lines):
+            waiting.lost += lines.count("\n")
 
     def _note_loss(self, waiting: _Waiting) -> None:
         note = f"{waiting.lost} entries are lost: they could not be written in time"
-        if waiting.lost and waiting.add(self._entry(note)):
+        if waiting.lost and waiting.add(self._entry(note) + "\n"):
             waiting.lost = 0
 
     def _run(self, waiting: _Waiting) -> None:

@@ -128,7 +128,7 @@ def test_a_time_is_that_of_structlog(microsecond: int, monkeypatch: pytest.Monke
     logs.configure("json", "info", stream)
     nanoseconds = (seconds * 1_000_000 + microsecond) * 1000
     monkeypatch.setattr("proxy.logs.stream.time.time_ns", lambda: nanoseconds)
-    DirectEvent("request", logger=NAME, fields=()).log()
+    DirectEvent("request", logger=NAME, fields=("status",)).log(200)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microsecond)
     expected = moment.isoformat().replace("+00:00", "Z")
     assert json.loads(stream.getvalue())["timestamp"] == expected
@@ -191,7 +191,7 @@ def test_lines_are_written_together_and_an_entry_does_not_wait(
 
 def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long lines of a slow disk are lost before they take much memory, and are counted."""
-    monkeypatch.setattr(writer, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(writer, "_MOST", 1000)
     monkeypatch.setattr(writer, "_TOGETHER", 1)
     monkeypatch.setattr(writer, "_COLLECTING", 60.0)
     path = tmp_path / "log"
@@ -199,12 +199,29 @@ def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     event = DirectEvent("request", logger=NAME, fields=("path",))
     for _ in range(10):
         event.log("x" * 200)
-    monkeypatch.setattr(writer, "_MOST_BYTES", 2000)
+    monkeypatch.setattr(writer, "_MOST", 2000)
     logs.close()
     entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     lost = entries.pop()["event"]
     assert lost == f"{10 - len(entries)} entries are lost: they could not be written in time"
     assert sum(len(json.dumps(entry)) + 1 for entry in entries) <= 1000
+
+
+@pytest.mark.parametrize("max_size", [10, 1000])
+def test_lines_that_are_rendered_together_fill_no_file_beyond_its_size(
+    max_size: int, tmp_path: Path
+) -> None:
+    """Unless one line alone is longer."""
+    file = RotatedFile(tmp_path / "log", max_size=max_size, keep=200)
+    handler = Writer(file)
+    for number in range(100):
+        handler.put(EVENT, (f"{number} {'x' * 100}",))
+    handler.close()
+    files = sorted(tmp_path.glob("log*"), key=lambda path: int(path.suffix[1:] or 0), reverse=True)
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    assert all(len(text) <= max_size or text.count("\n") == 1 for text in texts)
+    found = re.findall(r"path='(\d+) ", "".join(texts))
+    assert [int(number) for number in found] == list(range(100))
 
 
 def test_a_write_that_is_cut_repeats_no_whole_line(

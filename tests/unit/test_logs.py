@@ -176,12 +176,12 @@ def test_a_slow_disk_does_not_stop_the_caller_and_what_is_lost_is_counted(
     write = RotatedFile.write
 
     def slow(self: RotatedFile, line: bytes) -> int:
+        monkeypatch.setattr(writer, "_MOST", len(line) * 5 // 2)
         reached.set()
         assert gate.wait(20)
         return write(self, line)
 
     monkeypatch.setattr(RotatedFile, "write", slow)
-    monkeypatch.setattr(writer, "_MOST", 2)
     logs.configure("json", "info", stream, file=path)
     logger = structlog.get_logger("proxy.test")
     logger.info("happened", number=0)
