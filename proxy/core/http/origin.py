@@ -19,6 +19,8 @@ _AUTHORITY = re.compile(
     r"(?P<host>[A-Za-z0-9._~-]{1,255}|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{0,5}))?"
 )
 _PORT = re.compile(r"[0-9]{1,5}")
+#: An entry of X-Forwarded-For with a port, as Azure Application Gateway and IIS write it.
+_WITH_PORT = re.compile(r"([0-9.]{7,15}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*/?")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
 # Unquoted values may be more than the tokens of RFC 7239 (`host=a:8443` is common): they are
@@ -80,10 +82,16 @@ def client_address(peer: str | None, trusted: Networks, fields: Lookup) -> str |
     hops = ",".join(fields("X-Forwarded-For")).rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
     while hops and _is_trusted(found, trusted):
         try:
-            found = str(ip_address(hops.pop().strip(" \t").strip("[]")))
+            found = _address(hops.pop().strip(" \t"))
         except ValueError:
             break
     return found
+
+
+def _address(hop: str) -> str:
+    """The IP address of an entry of X-Forwarded-For. Raises ValueError."""
+    ported = _WITH_PORT.fullmatch(hop)
+    return str(ip_address((hop if ported is None else ported[1]).strip("[]")))
 
 
 def _url(scheme: str, host: str, port: int | None) -> str:
