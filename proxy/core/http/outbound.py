@@ -15,6 +15,7 @@ from proxy.core.http.heads import Framing, Head, ResponseHead
 _HOST = frozenset({b"host"})
 _UPGRADE = frozenset({b"upgrade"})
 _TRANSFER_ENCODING = frozenset({b"transfer-encoding"})
+_FRAMING = _TRANSFER_ENCODING | {b"content-length"}
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -85,6 +86,10 @@ def response_bytes(
     if head.status == 101:
         block = without(head.block, head.hops - _UPGRADE)
         connection = UPGRADE
+    if head.status < 200:
+        # RFC 9110 §8.6, RFC 9112 §6.1: a recipient might wait for a body, or take the next response
+        # for one
+        block = without(block, _FRAMING)
     elif dechunked or head.status == 204:
         block = without(block, _TRANSFER_ENCODING)
     return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (head.status, head.reason, block, connection)

@@ -142,3 +142,13 @@ def test_12_transfer_encoding_is_kept_unless_the_body_is_dechunked_or_forbidden(
         response_bytes(response_head(*lines, line=b"HTTP/1.1 204 No"))
         == b"HTTP/1.1 204 No\r\nA: 1\r\n\r\n"
     )
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"content-length: 5"])
+def test_12_an_interim_response_announces_no_body(framing: bytes) -> None:
+    early = response_head(b"A: 1", framing, line=b"HTTP/1.1 103 Early")
+    assert response_bytes(early) == b"HTTP/1.1 103 Early\r\nA: 1\r\n\r\n"
+    switch = b"HTTP/1.1 101 Switch"
+    fields = (b"Connection: Upgrade", b"Upgrade: websocket")
+    tunnel = response_bytes(response_head(*fields, framing, line=switch))
+    assert tunnel == switch + b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
