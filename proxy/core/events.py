@@ -36,12 +36,13 @@ class Answered:
 @dataclass(frozen=True, slots=True)
 class Received:
     """`received` bytes are stored in this attempt. `rate` is in bytes per second; `format` is
-    detected by the first bytes.
+    detected by the first bytes. The first `published` bytes can be read by other replicas.
     """
 
     received: int
     rate: int | None
     format: str | None
+    published: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,8 @@ class Job:
     - `replica` is the one that has the job's credentials in memory, and `fence` the number of
       claims, which names the file of the job; both are set only where replicas share the store
       (CONTRACT §18).
+    - `published` is the number of the first bytes of the growing file that other replicas can read
+      (CONTRACT §14). 0 where replicas share nothing, and for jobs that are not rescued.
     - `digest` is the base64 SHA-256 of the file.
     - `sealed` holds the encrypted request fields of a job that still needs VB365, if `secrets.key`
       is set (CONTRACT §9).
@@ -211,6 +213,7 @@ class Job:
     file: FileFacts | None = None
     format: str | None = None
     received: int = 0
+    published: int = 0
     rate: int | None = None
     result: ResultState | None = None
     size: int | None = None

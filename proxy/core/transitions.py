@@ -95,7 +95,7 @@ TRANSITIONS: dict[type[Event], tuple[Phase | None, ...]] = {
 
 
 def _assigned(job: Job, event: Assigned, now: float) -> Job:
-    return replace(job, holder=event.holder, fence=job.fence + 1)
+    return replace(job, holder=event.holder, fence=job.fence + 1, published=0)
 
 
 def _claimed(job: Job, event: Claimed, now: float) -> Job:
@@ -125,7 +125,11 @@ def _answered(job: Job, event: Answered, now: float) -> Job:
 
 def _received(job: Job, event: Received, now: float) -> Job:
     return replace(
-        job, received=max(job.received, event.received), rate=event.rate, format=event.format
+        job,
+        received=max(job.received, event.received),
+        published=max(job.published, event.published),
+        rate=event.rate,
+        format=event.format,
     )
 
 
@@ -139,6 +143,7 @@ def _next_attempt(job: Job) -> Job:
         attempt=job.attempt + 1,
         answered=None,
         received=0,
+        published=0,
         rate=None,
         file=None,
         format=None,

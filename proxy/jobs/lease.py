@@ -128,6 +128,10 @@ class LeasedPartial:
         await self._check()
         return await self._partial.read(start, stop)
 
+    def publish(self) -> int:
+        """As `Partial.publish`."""
+        return self._partial.publish()
+
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         """As `Partial.commit`."""
         await self._check()

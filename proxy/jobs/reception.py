@@ -16,6 +16,7 @@ import structlog
 
 from proxy.core.events import Received
 from proxy.core.formats import sniff
+from proxy.core.job import Origin
 from proxy.jobs.lease import PartialFiles
 from proxy.jobs.meter import Meter
 from proxy.jobs.record import Record, until_available
@@ -50,6 +51,8 @@ class Reception:
         self._space = space
         self._id = record.job.id
         self._first_bytes = b""
+        #: Bytes that other replicas can read, as last reported.
+        self._published = 0
         self._partial: Partial | None = None
         #: Creates it in the background.
         self._creating: asyncio.Task[Partial] | None = None
@@ -124,7 +127,7 @@ class Reception:
         await until_available(lambda: self.partial.discard(), job=self._id)
         self._partial = self._call = None
         self._creating = asyncio.create_task(self._create())
-        self._first_bytes, self.format = b"", None
+        self._first_bytes, self.format, self._published = b"", None, 0
 
     async def discard(self) -> None:
         """Remove all bytes. The sweeper removes what cannot be removed now."""
@@ -226,7 +229,11 @@ class Reception:
     async def _report_regularly(self) -> None:
         while True:
             await asyncio.sleep(_PROGRESS_INTERVAL)
-            if self.offset > self._record.job.received:
+            job = self._record.job
+            # only clients of rescued exports follow the file, also those of other replicas
+            if job.fence and job.origin is Origin.RESCUE:
+                self._published = self.partial.publish()
+            if self.offset > job.received or self._published > job.published:
                 await self.report()
 
     async def report(self) -> None:
@@ -234,7 +241,9 @@ class Reception:
         received = self.offset
         try:
             await self._record.advance(
-                Received(received, self._meter.update(received, _time()), self.format)
+                Received(
+                    received, self._meter.update(received, _time()), self.format, self._published
+                )
             )
         except StoreUnavailable as why:
             log.warning("progress not stored", job=self._id, reason=str(why))

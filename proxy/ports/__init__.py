@@ -18,6 +18,12 @@ from proxy.ports.artifacts import (
     Partial as Partial,
 )
 from proxy.ports.artifacts import (
+    Published as Published,
+)
+from proxy.ports.artifacts import (
+    Readable as Readable,
+)
+from proxy.ports.artifacts import (
     Reader as Reader,
 )
 from proxy.ports.artifacts import (

@@ -37,6 +37,12 @@ class Partial(Protocol):
         may be repeated after `StoreUnavailable`.
         """
 
+    def publish(self) -> int:
+        """The number of the first bytes that other replicas can read with `Published`. Begin to
+        make the others readable, for a later call. It may be called during other calls, until
+        `commit`, `keep` or `discard`.
+        """
+
     async def commit(self, size: int, record_copy: Callable[[Artifact], bytes]) -> Artifact:
         """Make the file durable and visible in one atomic step. Raises `LengthMismatch` unless it
         has exactly `size` bytes.
@@ -80,18 +86,22 @@ class Fillable(Protocol):
         """
 
 
-class Reader(Protocol):
-    """An open artifact. It stays readable even if the artifact is removed meanwhile (CONTRACT
-    §6).
-    """
-
-    artifact: Artifact
+class Readable(Protocol):
+    """An open file."""
 
     def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes | bytearray, None]:
         """The bytes [start, stop). Raises `StoreUnavailable` instead of ending early."""
 
     async def close(self) -> None:
         """Close the file. Idempotent; cancellation does not interrupt it."""
+
+
+class Reader(Readable, Protocol):
+    """An open artifact. It stays readable even if the artifact is removed meanwhile (CONTRACT
+    §6).
+    """
+
+    artifact: Artifact
 
 
 class Tail(Protocol):
@@ -117,6 +127,22 @@ class Followable(Protocol):
 
     def tail(self, id: str, fence: int = 0) -> Tail | None:
         """A follower of the job's partial file, None unless this process writes it now."""
+
+
+@runtime_checkable
+class Published(Protocol):
+    """An optional capability of an artifact store that replicas share: what one of them writes can
+    be read by the others while it grows.
+    """
+
+    async def open_published(self, id: str, fence: int, size: int) -> Readable | None:
+        """The first `size` bytes of the job's partial file, which its writer has published, or of
+        the artifact that it has become. None if there are fewer: a shared volume may show the
+        changes of others late.
+
+        The file may be another one than that of which `size` bytes were published: only the digest
+        of the artifact proves which one was read.
+        """
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from proxy.core.job import ExportRequest, Job
 from proxy.jobs.followers import HandedOver
 from proxy.net.budget import Share
 from proxy.ports import Fields, Reader, Tail, WholeResponse
+from proxy.rescue.source import Pieces
 from proxy.upstream.credentials import Credentials
 
 
@@ -62,6 +63,22 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredElsewhere:
+    """VB365's 200, and all bytes of the file while another replica stores it: no part of it, which
+    its digest could not prove.
+    """
+
+    job: Job
+    head: ResponseHead
+    pieces: Pieces
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the export has started again from zero."""
+        return self.job.attempt > 1
+
+
+@dataclass(frozen=True, slots=True)
 class Handed:
     """An open response that is not stored. `lines` are its field lines for this client."""
 
@@ -78,4 +95,5 @@ class Broken:
 
 
 RELAYED, BROKEN = Relayed(), Broken()
-Outcome = Growing | Stored | Handed | WholeResponse | Problem | Relayed | Broken
+File = Growing | Stored | StoredElsewhere
+Outcome = File | Handed | WholeResponse | Problem | Relayed | Broken

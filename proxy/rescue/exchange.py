@@ -36,7 +36,17 @@ from proxy.downstream.request_ids import request_id
 from proxy.net.budget import Budget
 from proxy.ports import PartialLost, Response, StoreUnavailable, UpstreamFailure, WholeResponse
 from proxy.ports.tracing import Traced, Tracing
-from proxy.rescue.call import RELAYED, Call, Growing, Handed, Outcome, Relayed, Stored
+from proxy.rescue.call import (
+    RELAYED,
+    Call,
+    File,
+    Growing,
+    Handed,
+    Outcome,
+    Relayed,
+    Stored,
+    StoredElsewhere,
+)
 from proxy.rescue.deliveries import RescueDeliveries, RescueDelivery
 from proxy.rescue.following import Following
 from proxy.rescue.request import GatheredBody
@@ -196,7 +206,7 @@ class RescueExchange:
         with self._needs.tracing.span(Traced.KICKOFF, call.fields, facts) as span:
             call = replace(call, fields=span.fields(call.fields))
             found = await self._needs.following.outcome(call)
-            span.set("vb365.job.id", found.job.id if isinstance(found, Growing | Stored) else None)
+            span.set("vb365.job.id", found.job.id if isinstance(found, File) else None)
             span.set("http.response.status_code", _status_of(found))
             return found
 
@@ -224,7 +234,7 @@ class RescueExchange:
 
     async def _respond(self, found: Outcome) -> None:
         match found:
-            case Growing():
+            case Growing() | StoredElsewhere():
                 size = found.head.length if found.head.get_all(b"content-length") else None
                 await self._send_file(found, size)
             case Stored():
@@ -248,7 +258,7 @@ class RescueExchange:
                 self._phase = Phase.ENDED
                 self._client.break_off(Ending.ABORTED)
 
-    async def _send_file(self, found: Growing | Stored, size: int | None) -> None:
+    async def _send_file(self, found: File, size: int | None) -> None:
         """Send the file, or the part of it that the request asks for."""
         fields, part = self._head.fields, None
         # a client may have the first bytes of the file before the restart: only If-Range can say
@@ -261,6 +271,8 @@ class RescueExchange:
             start, stop = (part.start, part.stop) if isinstance(part, One) else (0, 0)
         if isinstance(found, Growing):
             pieces = of_tail(found.tail, start, stop)
+        elif isinstance(found, StoredElsewhere):
+            pieces = found.pieces
         else:
             pieces = of_reader(
                 found.reader, start, found.reader.artifact.size if stop is None else stop
@@ -334,7 +346,7 @@ def _chunk(piece: bytes | bytearray) -> bytes:
 def _status_of(found: Outcome) -> int | None:
     """The status of the response, None for a request that is passed through or broken off."""
     match found:
-        case Growing() | Stored():
+        case Growing() | Stored() | StoredElsewhere():
             return found.head.status
         case Handed():
             return found.over.response.status

@@ -21,10 +21,21 @@ from proxy.ports import (
     ArtifactStore,
     Followable,
     JobStore,
+    PartialLost,
     StoreUnavailable,
     WholeResponse,
 )
-from proxy.rescue.call import BROKEN, RELAYED, Call, Growing, Handed, Outcome, Stored
+from proxy.rescue.call import (
+    BROKEN,
+    RELAYED,
+    Call,
+    Growing,
+    Handed,
+    Outcome,
+    Stored,
+    StoredElsewhere,
+)
+from proxy.rescue.elsewhere import Elsewhere
 from proxy.rescue.joining import Joining, NotRescued
 
 log = structlog.get_logger(__name__)
@@ -36,8 +47,8 @@ _WAIT = 30.0
 
 
 class Following:
-    """Finds the outcome of each request. `followable` is None if files cannot be followed. `now`
-    returns Unix seconds.
+    """Finds the outcome of each request. `followable` is None if files cannot be followed,
+    `elsewhere` if those of other replicas cannot. `now` returns Unix seconds.
     """
 
     def __init__(
@@ -47,6 +58,7 @@ class Following:
         jobs: JobStore,
         artifacts: ArtifactStore,
         followable: Followable | None,
+        elsewhere: Elsewhere | None,
         runner: Runner,
         now: Callable[[], float],
     ) -> None:
@@ -54,6 +66,7 @@ class Following:
         self._jobs = jobs
         self._artifacts = artifacts
         self._followable = followable
+        self._files = elsewhere
         self._runner = runner
         self._now = now
 
@@ -93,6 +106,8 @@ class Following:
                 return await self._of_record(current)
             if self._runner.run_of(job.id) is None:
                 # another replica runs it
+                if (found := self._elsewhere(call, current)) is not None:
+                    return found
                 current = await self._jobs.wait(current.id, current.version, _WAIT)
             job = current or job
 
@@ -150,6 +165,25 @@ class Following:
             return None
         restarted = run.followers is not None and run.followers.restarted
         return Growing(job, head, tail, restarted)
+
+    def _elsewhere(self, call: Call, job: Job) -> Outcome | None:
+        """The file as another replica stores it; None if it cannot be followed yet, or if the
+        request is for a part of it.
+        """
+        reply = None if job.file is None else Reply.stored(job.file)
+        if self._files is None or reply is None or call.ranged or not self._files.follows(job):
+            return None
+        head = _head(reply.reason, reply.lines)
+        if head is None:
+            return None
+
+        async def resume(suspended: Job) -> None:
+            try:
+                await self._joining.resume(call, suspended)
+            except Problem as why:
+                raise PartialLost(f"job {job.id} is not resumed: {why}") from why
+
+        return StoredElsewhere(job, head, self._files.pieces(job, resume))
 
     async def _of_record(self, job: Job) -> Outcome | None:
         """The outcome of a job that has ended."""

@@ -116,6 +116,18 @@ class Joining:
 
     async def _join(self, call: Call, job: Job) -> Job:
         """Let the request join the job, which is resumed if it is suspended."""
+        await self.resume(call, job)
+        self._counts.joined += 1
+        since = job.created if job.started is None else job.started
+        until = self._now() if job.ended is None else job.ended
+        joined = job.joined + self._joins.add(job.id)
+        events.joined(job, joined=joined, saved=max(0.0, until - since))
+        return job
+
+    async def resume(self, call: Call, job: Job) -> None:
+        """Resume the job with the credentials of the request if it is suspended. Raises `Problem`
+        unless the caller may see it.
+        """
         await self._check(call, job)
         if offer(job, now=self._now(), ttl=self._ttl) is Offer.RESUME:
             borrowed = not await self._access.owns(call.credentials, job)
@@ -125,12 +137,6 @@ class Joining:
         run = self._runner.run_of(job.id)
         if run is not None:
             self._runner.withdrawal.later(run, self._grace)
-        self._counts.joined += 1
-        since = job.created if job.started is None else job.started
-        until = self._now() if job.ended is None else job.ended
-        joined = job.joined + self._joins.add(job.id)
-        events.joined(job, joined=joined, saved=max(0.0, until - since))
-        return job
 
     async def _check(self, call: Call, job: Job) -> None:
         """Raise `Problem` unless the caller may see the job now (CONTRACT §9)."""

@@ -14,10 +14,11 @@ from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
 from proxy.net.budget import Budget
-from proxy.ports import ArtifactStore, Followable, JobStore, Prepared
+from proxy.ports import ArtifactStore, Followable, JobStore, Prepared, Published
 from proxy.ports.counts import FileCounts, JobCounts
 from proxy.ports.tracing import Tracing
 from proxy.rescue.deliveries import RescueDeliveries
+from proxy.rescue.elsewhere import Elsewhere
 from proxy.rescue.exchange import Needs, RescueExchange
 from proxy.rescue.following import Following
 from proxy.rescue.joining import Joining
@@ -47,6 +48,12 @@ class Stores:
     def followable(self) -> Followable | None:
         """The artifact store if its files can be followed."""
         return self.artifacts if isinstance(self.artifacts, Followable) else None
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        """Reads the files of other replicas, None if the artifact store cannot."""
+        published = self.artifacts if isinstance(self.artifacts, Published) else None
+        return None if published is None else Elsewhere(self.jobs, self.artifacts, published)
 
 
 class Rescuer:
@@ -110,6 +117,7 @@ def rescuer(
         jobs=stores.jobs,
         artifacts=stores.artifacts,
         followable=stores.followable,
+        elsewhere=stores.elsewhere,
         runner=runner,
         now=now,
     )

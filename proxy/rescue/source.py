@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from proxy.ports import PartialLost, Reader, Response, Tail
+from proxy.ports import PartialLost, Readable, Response, Tail
 
 #: Bytes of a body in memory that are sent at a time.
 _PIECE = 256 << 10
@@ -39,8 +39,8 @@ async def of_tail(tail: Tail, start: int, stop: int | None) -> Pieces:
         raise PartialLost(f"the file ends at byte {at} instead of {stop}")
 
 
-async def of_reader(reader: Reader, start: int, stop: int) -> Pieces:
-    """The bytes [start, stop) of a whole file."""
+async def of_reader(reader: Readable, start: int, stop: int) -> Pieces:
+    """The bytes [start, stop) of an open file."""
     try:
         async for piece in reader.chunks(start, stop):
             yield piece

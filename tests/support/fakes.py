@@ -231,6 +231,9 @@ class MemoryPartial:
         await self._enter("read")
         return bytes(self._data[start:stop])
 
+    def publish(self) -> int:
+        return len(self._data)
+
     async def _enter(self, method: str) -> None:
         if self._failure is not None:
             raise self._failure
@@ -391,6 +394,15 @@ class MemoryArtifacts(Faulty):
         made = MemoryPartial(self, key, data)
         self.writers[id(data)] = made
         return made
+
+    async def open_published(self, id: str, fence: int, size: int) -> MemoryReader | None:
+        await self.enter("open_published")
+        data: bytes | bytearray | None = self.partials.get((_checked(id), fence))
+        if (id, fence) in self.files:
+            data = self.files[id, fence][1]
+        if data is None or len(data) < size:
+            return None
+        return MemoryReader(self, Artifact(id, size, b"", 0.0), bytes(data))
 
     def tail(self, id: str, fence: int = 0) -> MemoryTail | None:
         wanted = _checked(id), fence

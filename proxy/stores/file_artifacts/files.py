@@ -182,6 +182,26 @@ def opened(places: Places) -> tuple[Artifact, int] | None:
     return None
 
 
+def opened_published(places: Places, size: int) -> tuple[Artifact, int] | None:
+    """The partial file, or the committed one, if it has `size` bytes, and a descriptor to read them
+    from. Their digest is not known. None on Windows, which does not rename an open file: that is
+    the commit.
+    """
+    if sys.platform == "win32":
+        return None
+    with disk_errors(places.partial):
+        # in this order, because a commit renames the first to the second
+        for path in (places.partial, places.file):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | PLAIN)
+            except FileNotFoundError:
+                continue
+            if os.fstat(descriptor).st_size >= size:
+                return Artifact(places.id, size, b"", 0.0), descriptor
+            os.close(descriptor)
+    return None
+
+
 def read_at(descriptor: int, start: int, count: int) -> bytes:
     """Exactly `count` bytes from `start` on. Raises `StoreUnavailable` if there are fewer."""
     pieces = []

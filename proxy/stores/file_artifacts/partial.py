@@ -46,6 +46,7 @@ class FilePartial:
         self._waiting = 0
         self._appending: asyncio.Future[None] | asyncio.Future[bool] | None = None
         self._syncing: asyncio.Future[None] | None = None
+        self._publishing = False
         self._committed = False
         store.begun(self)
 
@@ -115,6 +116,16 @@ class FilePartial:
         await self._settled()
         return await undisturbed(self._store.begin(self._spool.read, start, stop))
 
+    def publish(self) -> int:
+        """As `Partial.publish`. What is synced can be read by whoever opens the file afterwards,
+        also over NFS, which promises no more.
+        """
+        self._publishing = True
+        self._append()
+        if self._appending is None:
+            self._sync_early()
+        return self._spool.synced
+
     def _append(self) -> None:
         """Hand a batch to the thread unless it is busy: the current one, else what is gathered."""
         if self._appending is not None:
@@ -152,7 +163,9 @@ class FilePartial:
         """Sync in another thread what is written, while more is received: the commit, which waits
         for the disk, then has less to do.
         """
-        if self._syncing is None and self._spool.sync_due:
+        wanted = self._publishing and self._spool.synced < self._spool.length
+        if self._syncing is None and (wanted or self._spool.sync_due):
+            self._publishing = False
             with suppress(StoreUnavailable):  # it is being closed
                 self._syncing = self._store.begin(self._spool.sync_early)
                 self._syncing.add_done_callback(self._synced)

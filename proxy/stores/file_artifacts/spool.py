@@ -146,6 +146,11 @@ class Spool:
         """Whether it is time for `sync_early`."""
         return self._durable and self.length - self._synced >= _SYNC_DUE
 
+    @property
+    def synced(self) -> int:
+        """The number of the first bytes that are synced for certain."""
+        return 0 if self._doubtful else self._synced
+
     def sync_early(self) -> None:
         """Sync what is appended by now. A failure is left to the next call that needs a sync."""
         with suppress(OSError):

@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from proxy.net.budget import Budget
-from proxy.ports import Artifact, StoreUnavailable, Tail
+from proxy.ports import Artifact, Readable, StoreUnavailable, Tail
 from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import COUNTED, Entry, Places, checked
@@ -151,6 +151,12 @@ class FileArtifacts:
         """As `Followable.tail`."""
         places = self._places(id, fence)
         return next((each.tail() for each in self._growing if each.places == places), None)
+
+    async def open_published(self, id: str, fence: int, size: int) -> Readable | None:
+        """As `Published.open_published`."""
+        opening = self.begin(files.opened_published, self._places(id, fence), size)
+        found = await undisturbed(opening, unwanted=self._dispose)
+        return None if found is None else FileReader(self, *found)
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`."""

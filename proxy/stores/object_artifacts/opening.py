@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 
-from proxy.ports import StoreUnavailable
+from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
@@ -20,6 +20,7 @@ from proxy.stores.object_artifacts.layout import (
     Run,
     Segment,
     by_fence,
+    length,
 )
 from proxy.stores.object_artifacts.partial import ObjectPartial
 
@@ -56,6 +57,17 @@ async def committed(bucket: Bucket, place: Place) -> Commit | None:
         return Commit.decode(place.id, stored)
     except ValueError as why:
         raise StoreUnavailable(f"{bucket.location}: {place.commit} is damaged: {why}") from why
+
+
+async def published(bucket: Bucket, place: Place, size: int) -> Commit | None:
+    """The segments of the partial file, or of the artifact, if they have `size` bytes. Their digest
+    is not known.
+    """
+    files = (await survey(bucket, place.id)).get(place.fence, Files())
+    runs = await _source_runs(bucket, place, files)
+    if (stored := length(runs)) < size:
+        return None
+    return Commit(Artifact(place.id, stored, b"", 0.0), runs, b"")
 
 
 async def resume(store: Store, place: Place) -> ObjectPartial | None:

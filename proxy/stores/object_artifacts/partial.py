@@ -107,6 +107,10 @@ class ObjectPartial:
             await self._wait(asyncio.FIRST_COMPLETED)
         self._state.check()
 
+    def publish(self) -> int:
+        """As `Partial.publish`: whole segments. A smaller one each time would be too many."""
+        return min((each.start for each in self._pending.values()), default=self._sealed)
+
     def _seal(self) -> None:
         """Begin to store what is gathered as a segment."""
         if not self._buffer:

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from proxy.net.budget import Budget
-from proxy.ports import Artifact, StoreUnavailable, Tail
+from proxy.ports import Artifact, Readable, StoreUnavailable, Tail
 from proxy.stores.object_artifacts import opening
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.interface import GrowingFile
@@ -139,6 +139,15 @@ class ObjectArtifacts:
             if found is None:
                 return None
             self._sharing.opened(id)
+        return ObjectReader(self, place, found)
+
+    async def open_published(self, id: str, fence: int, size: int) -> Readable | None:
+        """As `Published.open_published`."""
+        place = Place(checked(id), fence)
+        found = await opening.published(self.bucket, place, size)
+        if found is None:
+            return None
+        self._sharing.opened(id)
         return ObjectReader(self, place, found)
 
     def tail(self, id: str, fence: int = 0) -> Tail | None:

@@ -9,8 +9,10 @@ from typing import cast
 
 import pytest
 
-from proxy.ports import ArtifactStore, Followable, Partial, PartialLost, Tail
+from proxy.ports import ArtifactStore, Followable, Partial, PartialLost, Published, Tail
 from tests.support.artifacts import new_id, note
+from tests.support.wire import eventually
+from tests.unit.stores.conftest import OpenArtifacts
 
 CONTENT = os.urandom(5 << 20) + b"!BDN"
 #: CONTRACT §14: bytes of memory of a follower.
@@ -109,6 +111,39 @@ async def test_14_a_file_that_ends_before_its_commit_fails_its_followers(
     for tail in (waiting, slow):
         await tail.close()
     await again.discard()
+
+
+async def test_14_another_replica_reads_what_is_published(
+    artifacts: ArtifactStore, open_artifacts: OpenArtifacts
+) -> None:
+    """§14, §18: before the commit and after it. It opens the file again for more."""
+    job, another = new_id(), await open_artifacts()
+    other = cast("Published", another)
+    assert await other.open_published(job, 7, 1) is None
+    partial = await artifacts.create(job, 7)
+    content = CONTENT + CONTENT
+    await write(partial, content, random.Random(3))
+    await eventually(lambda: partial.publish() >= len(CONTENT))
+    published = partial.publish()
+    assert await other.open_published(job, 6, published) is None
+    assert await other.open_published(job, 7, len(content) + 1) is None
+    assert await read(other, job, published) == content[:published]
+    growing = await other.open_published(job, 7, published)
+    await partial.commit(len(content), note)
+    assert await read(other, job, len(content)) == content
+    assert growing is not None
+    assert b"".join([bytes(piece) async for piece in growing.chunks(5, 9)]) == content[5:9]
+    await growing.close()
+    await another.close()
+
+
+async def read(store: Published, job: str, size: int) -> bytes:
+    """The published bytes of the job under fence 7."""
+    file = await store.open_published(job, 7, size)
+    assert file is not None
+    content = b"".join([bytes(piece) async for piece in file.chunks(0, size)])
+    await file.close()
+    return content
 
 
 async def test_14_only_a_file_that_is_written_here_has_followers(artifacts: ArtifactStore) -> None:
