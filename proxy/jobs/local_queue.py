@@ -45,6 +45,9 @@ class Queue(Protocol):
     def call(self, run: Run) -> None:
         """Note that it may be the run's turn at the next `fill`."""
 
+    def look(self, run: Run, job: Job) -> None:
+        """Look at the record of a run that waits: at the next `fill` it starts if it has a slot."""
+
     def leave(self, run: Run) -> None:
         """Take the run out of the queue or its slot. Idempotent."""
 
@@ -122,6 +125,9 @@ class LocalQueue:
             self._start(run)
 
     def call(self, run: Run) -> None:
+        """Do nothing: this queue knows."""
+
+    def look(self, run: Run, job: Job) -> None:
         """Do nothing: this queue knows."""
 
     def leave(self, run: Run) -> None:

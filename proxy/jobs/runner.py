@@ -273,6 +273,8 @@ class Runner:
             before = (run.work, run.fence)
             job = await self._jobs.get(run.id)
             if (run.work, run.fence) == before:
+                if job is not None:
+                    self._queue.look(run, job)
                 return self._is_over(run, job)
         return False
 

@@ -177,6 +177,11 @@ class SharedQueue:
         if run in self._waiting:
             self._called[run] = None
 
+    def look(self, run: Run, job: Job) -> None:
+        """As `Queue.look`. The request of a claim that failed may arrive late."""
+        if run in self._waiting and job.holder == self._jobs.replica:
+            self._unconfirmed[run] = None
+
     def leave(self, run: Run) -> None:
         """As `Queue.leave`. The store holds the slot of an aborted request by itself."""
         self._called.pop(run, None)

@@ -73,10 +73,16 @@ class Withdrawal:
         if job is None or job.phase is not Phase.QUEUED:
             return
         if job.attempt:  # it was resumed: what is stored of it stays for the next request
-            await attempt(self._jobs, job, Interrupted(), self._now)
+            await until_available(lambda: self._suspend(run.id), job=run.id)
         else:
             events.withdrawn(job)
             await self._remove(job)
+
+    async def _suspend(self, id: str) -> None:
+        """Suspend the job, whose claim for a slot may be on its way."""
+        while (job := await self._jobs.get(id)) is not None and job.phase is Phase.QUEUED:
+            if await attempt(self._jobs, job, Interrupted(), self._now) is not None:
+                return
 
     def retract(self, run: Run, job: Job) -> None:
         """Remove the record of a job that must not begin, whether the store has it or not."""

@@ -76,6 +76,8 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         self._tasks: list[asyncio.Task[None]] = []
         self._changing: set[asyncio.Future[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
+        #: Ids of jobs whose `add` failed, and until when the store may still execute it.
+        self._adding: dict[str, float] = {}
 
     @classmethod
     async def open(cls, url: str, *, lease: float = 30.0) -> RedisJobs:
@@ -142,6 +144,15 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         deadline = elapsed() + self._connections.bound
         if not self._clock.known:
             await self.time()
+        try:
+            return await self._add_before(deadline, job, body, args, started)
+        except StoreUnavailable:
+            self._adding[job.id] = deadline
+            raise
+
+    async def _add_before(
+        self, deadline: float, job: Job, body: bytes, args: Sequence[Any], started: Job | None
+    ) -> Job | None:
         # a record that is rebuilt from its file has no body
         packed = pack_body(body) if body or not job.terminal else b""
         record = (job.id, job.version, pack(job), entries(job), packed)
@@ -175,9 +186,18 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         return [each.decode() for each in found]
 
     async def get(self, id: str) -> Job | None:
-        """As `JobStore.get`."""
+        """As `JobStore.get`. The request of an `add` that failed may still be on its way: what is
+        read is from after its deadline.
+        """
+        if self._adding:
+            await self._until_added(id)
         data = await self._connections.command("HGET", f"{self._prefix}job:{id}", "data")
         return None if data is None else self._unpacked.unpack(id, data)
+
+    async def _until_added(self, id: str) -> None:
+        await asyncio.sleep(self._adding.get(id, 0.0) - elapsed())
+        now = elapsed()
+        self._adding = {each: until for each, until in self._adding.items() if until > now}
 
     async def recent(self, id: str) -> Job | None:
         """As `JobStore.recent`; see `RecentJobs`."""

@@ -11,8 +11,9 @@ import pytest
 from cryptography.fernet import Fernet
 
 from proxy.core.errors import Problem
-from proxy.core.events import Failed
+from proxy.core.events import Assigned, Failed
 from proxy.core.job import Job, Origin, Phase, Status
+from proxy.core.transitions import advance
 from proxy.jobs import withdrawal
 from proxy.jobs.conclusion import INTERNAL
 from proxy.jobs.fernet_sealing import FernetSealer
@@ -460,6 +461,40 @@ async def test_14_a_withdrawn_job_is_not_resumed_before_its_record_is_removed(
         removed.set()
         await cluster.until(lambda: job.id not in cluster.store.jobs)
         assert not a.runner.drives(job.id)
+        a.upstream.gate.set()
+        await cluster.phase(running, Phase.COMPLETED)
+
+
+@pytest.mark.parametrize("why", ["it has just got a slot", "the store does not respond"])
+async def test_14_a_withdrawn_job_that_was_resumed_is_suspended_again(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its last claim of a slot and the store do: otherwise it would stay Queued."""
+    async with new_cluster(1, limits=ONE) as cluster:
+        (a,) = cluster.nodes
+        running = await generating(cluster, a)
+        suspended = replace(
+            new_job(), origin=Origin.RESCUE, phase=Phase.SUSPENDED, attempt=1, suspended=1.0
+        )
+        await a.store.add(suspended, b"{}")
+        await a.runner.resume(suspended, CALL)
+        run = a.runner.run_of(suspended.id)
+        assert run is not None
+        replaced, claimed = a.store.replace, []
+
+        async def replacing(old: Job, new: Job) -> bool:
+            if new.phase is Phase.SUSPENDED and not claimed:
+                if why == "the store does not respond":
+                    claimed.append(True)
+                    raise StoreUnavailable("no reply")
+                claimed.append(await replaced(old, advance(old, Assigned(a.store.replica), 1.0)))
+            return await replaced(old, new)
+
+        monkeypatch.setattr(a.store, "replace", replacing)
+        a.runner.withdrawal.later(run, 0.0)
+        await cluster.phase(suspended.id, Phase.SUSPENDED)
+        assert claimed == [True]
+        assert cluster.store.use((), LIMITS.slots).running == 1
         a.upstream.gate.set()
         await cluster.phase(running, Phase.COMPLETED)
 

@@ -76,3 +76,34 @@ async def test_18_a_job_starts_whose_claim_of_the_last_slot_was_not_confirmed(
         node.upstream.gate.set()
         for job in waiting:
             await cluster.phase(job, Phase.COMPLETED)
+
+
+async def test_18_a_job_starts_whose_claim_of_the_last_slot_was_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request reached the store when the claim had failed, and its repetition too."""
+    monkeypatch.setattr(runner, "_TICK", 0.01)
+    async with new_cluster(count=1, limits=ONE) as cluster:
+        [node] = cluster.nodes
+        node.upstream.gate = Valve(0)
+        busy, _ = await node.submit(owner="busy")
+        await cluster.phase(busy, Phase.GENERATING)
+        claim = node.store.claim
+        calls: list[Any] = []
+
+        async def late(*args: Any) -> Turn:
+            """The first request is on its way, and the others come before a slot is free."""
+            calls.append(args)
+            if len(calls) == 1:
+                raise StoreUnavailable("no reply")
+            return Turn.NOT_YET
+
+        monkeypatch.setattr(node.store, "claim", late)
+        waiting, _ = await node.submit()
+        await cluster.until(lambda: len(calls) > 1)
+        node.upstream.gate.set()
+        await cluster.phase(busy, Phase.COMPLETED)
+        monkeypatch.setattr(node.store, "claim", claim)
+        monkeypatch.setattr(node.runner._queue, "_called", {})
+        assert await claim(*calls[0]) is Turn.TAKEN
+        await cluster.phase(waiting, Phase.COMPLETED)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -221,6 +222,34 @@ async def test_a_job_that_the_server_would_add_after_its_failure_is_not_added(
         while await executed_scripts(store) < before + 2:  # `list` and `add`  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await store.list() == known
+
+
+async def test_a_job_that_the_server_adds_after_its_failure_is_seen(
+    store: RedisJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§18: whoever settles what became of it, because the request of the `add` was cut off on its
+    way, must not find nothing just before the server executes it.
+    """
+    execute, late = store._connections.run, list[asyncio.Task[Any]]()
+
+    async def delayed(script: Script, *args: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await execute(script, *args)
+
+    async def cut(script: Script, *args: Any) -> Any:
+        late.append(asyncio.create_task(delayed(script, *args)))
+        raise StoreUnavailable("the connection was closed")
+
+    await store.time()
+    monkeypatch.setattr(store._connections, "bound", 1.0)
+    monkeypatch.setattr(store._connections, "run", cut)
+    job = new_job()
+    with pytest.raises(StoreUnavailable):
+        await store.add(job, b"")
+    monkeypatch.setattr(store._connections, "run", execute)
+    assert await store.get(job.id) == job
+    assert not store._adding
+    await asyncio.gather(*late)
 
 
 async def test_the_clock_of_the_server_may_be_set(store: RedisJobs) -> None:
