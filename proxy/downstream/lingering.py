@@ -76,4 +76,6 @@ class Lingering:
         if self._transport.get_write_buffer_size():
             self._deadlines.set(Limit.LINGER, QUIET)
         else:
-            self._transport.abort()
+            # not `abort`: over TLS a response that ends with its connection is whole only after a
+            # close_notify (RFC 9112 §9.8)
+            self._transport.close()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 
 import pytest
 import trustme
@@ -15,7 +16,8 @@ import trustme
 from proxy.ports import UpstreamBroken
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
-from tests.support.proxies import proxy_to
+from tests.support.proxies import proxy_to, through
+from tests.support.tls_peers import server_side
 from tests.support.wire import LIMIT, Peer
 from tests.unit.relay.test_early_responses import accepted
 from tests.unit.relay.test_relay_streams import contexts
@@ -76,3 +78,38 @@ async def test_10_a_file_without_close_notify_is_not_whole(
         assert (received, broken) == (len(BODY), not proper)
         await answering
         await upstream.close()
+
+
+def received(port: int, request: bytes, trusting: ssl.SSLContext) -> bytes:
+    """What the proxy sends until its close_notify. Raises `ssl.SSLError` without one."""
+    trusting.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    with socket.create_connection(("127.0.0.1", port), LIMIT) as plain:
+        name, ragged = "localhost", False
+        with trusting.wrap_socket(
+            plain, server_hostname=name, suppress_ragged_eofs=ragged
+        ) as client:
+            client.sendall(request)
+            data = b""
+            while piece := client.recv(1 << 16):
+                data += piece
+            return data
+
+
+@pytest.mark.parametrize(
+    "more", [b"\r\n", b"\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\n", b"Content-Length: 9\r\n\r\nabc"]
+)
+async def test_12_a_client_gets_a_close_notify_after_a_response_that_ends_with_it(
+    more: bytes, localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    """Also while it is still sending: a body that VB365 did not wait for, or another request."""
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def upstream(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
+
+    async with through(upstream, server_tls=server_side(localhost)) as (proxy, _):
+        request = b"GET / HTTP/1.1\r\nHost: h\r\n" + more
+        whole = await asyncio.to_thread(received, proxy.port, request, trusting)
+        assert whole.endswith(b"\r\n\r\n" + BODY)
