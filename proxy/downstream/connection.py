@@ -268,7 +268,8 @@ class ClientConnection(RequestReader):
         self._reading.held = False
         if not keep or self.closing or not self._body.done:
             watched = self.delivered is not None and self.scheme == b"http"
-            unread = bool(self._inbox) or not self._body.done or watched
+            # once closing, what a client sends is dropped, and it does not know that yet
+            unread = self.closing or bool(self._inbox) or not self._body.done or watched
             self._close(LINGER_EARLY, unread=unread)
             return
         self._phase = _READY

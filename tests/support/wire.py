@@ -170,7 +170,8 @@ class Peer:
             await asyncio.wait_for(self.writer.wait_closed(), LIMIT)
 
     def abort(self) -> None:
-        self.writer.transport.abort()
+        with contextlib.suppress(AttributeError):  # asyncio of Python 3.11.2: TLS, closed before
+            self.writer.transport.abort()
 
     def reset(self) -> None:
         reset(cast("asyncio.Transport", self.writer.transport))

@@ -533,3 +533,31 @@ async def test_12_no_more_of_a_refused_body_is_waited_for() -> None:
         assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
         [connection] = proxy.server._clients
         assert "waits_for=reader,linger " in repr(connection)
+
+
+async def test_12_a_client_that_goes_on_sending_gets_its_whole_last_response() -> None:
+    """What it sends is dropped. To close at once would reset the connection, and lose what it has
+    not read yet (RFC 9112 §9.6).
+    """
+    size = 500_000
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await go.wait()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    async with through(script) as (proxy, _):
+        proxy.server.waiting.limit = 1_000
+        url = f"http://127.0.0.1:{proxy.port}"
+        client = await Peer.to(url, limit=1 << 10, receive_buffer=1 << 12)
+        await client.send(GET)
+        await eventually(lambda: proxy.server.busy == 1)
+        await client.send(GET * 100)
+        await eventually(lambda: proxy.server.counters.refused == 1)
+        go.set()
+        await eventually(lambda: proxy.server.busy == 0)
+        await client.send(GET * 100)
+        await client.head()
+        assert len(await client.rest()) == size
+        await client.close()
