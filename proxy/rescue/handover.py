@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from proxy.core.errors import Problem
-from proxy.core.http.heads import Head, ResponseHead
+from proxy.core.http.heads import Head, MalformedMessage, ResponseHead
 from proxy.core.routing import Rescue
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
 from proxy.net.budget import Budget
@@ -131,6 +131,10 @@ class _HandedOverExport(HandedOver):
             self._relayed.feed(copy)
         if self._whole and not self._bodiless:
             self._relayed.end()
+
+    def _malformed(self, why: MalformedMessage) -> None:
+        self._take_copy()
+        super()._malformed(why)
 
     def _begin(self, response: ResponseHead, rest: bytes) -> None:
         self._take_copy()

@@ -164,3 +164,19 @@ async def test_12_the_first_worker_gets_the_fields_that_connection_names(
         assert (await client.message()).status == 503
     (head,) = heads
     assert head.partition(b"\r\n")[2] == request.removesuffix(b"{}")
+
+
+async def test_14_a_response_that_cannot_be_handed_on_releases_the_memory(tmp_path: Path) -> None:
+    """§14: the lines of the connection between the workers can make its head too large."""
+    path = tmp_path / "first"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"abc")
+        writer.write(b"HTTP/1.1 200 OK\r\nX: %b\r\n\r\n" % bytes(1 << 18).replace(b"\0", b"x"))
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    async with server, second(path) as scene:
+        client = await scene.proxy.ask(post(body=b"abc"))
+        assert (await client.message()).status == 502
+        assert scene.memory.taken == 0
