@@ -28,7 +28,7 @@ from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
-from proxy.net.sockets import duplicated
+from proxy.net.sockets import duplicated, shut
 
 #: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
@@ -200,6 +200,10 @@ class Bridge(asyncio.Transport):
         self._client.sent += size
         if self._phase is Phase.SENDING:
             self._phase = Phase.RESPONDING
+
+    def break_off_sending(self, socket: int) -> None:
+        """As `FileSink.break_off_sending`."""
+        shut(socket)
 
     def is_closing(self) -> bool:
         """Called by aiohttp."""

@@ -125,6 +125,12 @@ def duplicated(transport: asyncio.BaseTransport) -> int | None:
         return None
 
 
+def shut(descriptor: int) -> None:
+    """End both directions of the connection, which has other descriptors too. It stays open."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as same:
+        same.shutdown(socket.SHUT_RDWR)
+
+
 def reset(transport: asyncio.Transport) -> None:
     """Abort with RST instead of FIN, so that the peer sees an error whatever its framing."""
     sock = transport.get_extra_info("socket")

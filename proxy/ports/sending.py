@@ -29,6 +29,11 @@ class FileSink(Protocol):
     def end_sending(self, socket: int, size: int) -> None:
         """Close the descriptor, to which `size` bytes were written."""
 
+    def break_off_sending(self, socket: int) -> None:
+        """Break the connection while its descriptor is still in use: nothing that is written to it
+        from now on reaches the client.
+        """
+
 
 @runtime_checkable
 class FileSource(Protocol):

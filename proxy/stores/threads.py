@@ -1,4 +1,4 @@
-"""Blocking work in threads: its cancellation and its priority."""
+"""Blocking work in threads: its cancellation, its priority, and how long its callers wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
+
+from proxy.ports import StoreUnavailable
 
 _T = TypeVar("_T")
 #: How much nicer a thread that receives an export is than the event loop's. It halves the p99 of
@@ -37,7 +40,14 @@ async def undisturbed(
     A cancellation calls `stop`. It is raised only after the work has ended and `unwanted` has
     disposed of its result, so that no thread outlives its call.
     """
-    cancelled = await _ended(running, stop)
+    return await _result(running, await _ended(running, stop), unwanted)
+
+
+async def _result(
+    running: asyncio.Future[_T],
+    cancelled: asyncio.CancelledError | None,
+    unwanted: Callable[[_T], asyncio.Future[None]] | None,
+) -> _T:
     if cancelled is None:
         return running.result()
     if running.exception() is None and unwanted is not None:
@@ -47,13 +57,84 @@ async def undisturbed(
     raise cancelled
 
 
+class Patience:
+    """How long callers wait for work that may hang, as it does in the files of `volume` while its
+    server is away. A thread cannot be interrupted.
+
+    At most `limit` calls hang that nobody waits for any more. Until one of them ends, further work
+    is refused, so that threads are left for others.
+    """
+
+    def __init__(self, volume: str, limit: int) -> None:
+        self._volume = volume
+        self._limit = limit
+        self._left: set[asyncio.Future[Any]] = set()
+
+    def check(self) -> None:
+        """Raise `StoreUnavailable` if no further work may begin."""
+        if len(self._left) >= self._limit:
+            raise self._hangs()
+
+    async def wait(
+        self,
+        running: asyncio.Future[_T],
+        seconds: float,
+        *,
+        unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
+    ) -> _T:
+        """As `undisturbed`, but for at most `seconds`. Then it raises `StoreUnavailable`, or the
+        cancellation; `unwanted` disposes of the result when there is one.
+        """
+        cancelled = await _ended(running, None, seconds)
+        if not running.done():
+            self._leave(running, unwanted)
+            raise cancelled or self._hangs()
+        return await _result(running, cancelled, unwanted)
+
+    def _leave(
+        self,
+        running: asyncio.Future[_T],
+        unwanted: Callable[[_T], asyncio.Future[None]] | None,
+    ) -> None:
+        self._left.add(running)
+        running.add_done_callback(self._left.discard)
+        running.add_done_callback(partial(_dispose, unwanted=unwanted))
+
+    def _hangs(self) -> StoreUnavailable:
+        return StoreUnavailable(f"{self._volume} does not respond: its volume hangs")
+
+
+async def ended(running: asyncio.Future[Any], seconds: float) -> None:
+    """Wait until the work has ended, for at most `seconds`. A cancellation is raised afterwards,
+    and so is a failure of the work.
+    """
+    cancelled = await _ended(running, None, seconds)
+    if cancelled is not None:
+        raise cancelled
+    if running.done():
+        running.result()
+
+
+def _dispose(
+    done: asyncio.Future[_T], unwanted: Callable[[_T], asyncio.Future[None]] | None
+) -> None:
+    if not done.cancelled() and done.exception() is None and unwanted is not None:
+        unwanted(done.result())
+
+
 async def _ended(
-    running: asyncio.Future[Any], stop: Callable[[], None] | None
+    running: asyncio.Future[Any], stop: Callable[[], None] | None, seconds: float | None = None
 ) -> asyncio.CancelledError | None:
+    """Wait for the end of the work, for at most `seconds`. Return the cancellation meanwhile."""
+    now = asyncio.get_running_loop().time
+    until = None if seconds is None else now() + seconds
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
+        left = None if until is None else until - now()
+        if left is not None and left <= 0:
+            break
         try:
-            await asyncio.wait([running])
+            await asyncio.wait([running], timeout=left)
         except asyncio.CancelledError as why:
             cancelled = why
             if stop is not None:

@@ -1,24 +1,38 @@
 """Threads that hang in the files of a volume, such as that of a network file system whose server is
-away: what does not need the files does not wait for them (CONTRACT §3, §16).
+away: what does not need the files does not wait for them (CONTRACT §3, §16), and what does waits
+for a limited time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxy.api import download
 from proxy.ports import StoreUnavailable
-from proxy.stores.file_artifacts import files, gauge, spool
+from proxy.stores.file_artifacts import files, gauge, reader, spool, tail
 from proxy.stores.file_artifacts import store as file_store
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.contract.conftest import MakeStage
-from tests.support.wire import ask
+from tests.support.artifacts import begun, committed
+from tests.support.wire import Peer, ask, eventually, request_bytes
 
 NOW = "respond-async, wait=0"
+
+
+def open_files() -> int:
+    """How many files of jobs are open in this process."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            found += "/artifacts/" in str(link.readlink())
+    return found
 
 
 @pytest.fixture
@@ -88,3 +102,142 @@ async def test_kickoffs_and_polls_do_not_wait_for_files_that_hang(
         volume.set()
         for job in jobs:
             assert (await stage.finished(job)).json()["status"] == "Success"
+
+
+@pytest.fixture
+def hang(volume: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Make a function of `files` hang in the volume, and return the names of the threads in it."""
+
+    def hang(name: str) -> list[str]:
+        original, entered = getattr(files, name), list[str]()
+
+        def hanging(*args: Any, **more: Any) -> Any:
+            entered.append(threading.current_thread().name)
+            volume.wait()
+            return original(*args, **more)
+
+        monkeypatch.setattr(files, name, hanging)
+        return entered
+
+    return hang
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait only shortly for the volume."""
+    monkeypatch.setattr(file_store, "_OPENING", 0.1)
+    monkeypatch.setattr(file_store, "_REMOVAL", 0.1)
+    for module in (reader, tail):
+        monkeypatch.setattr(module, "READING", 0.1)
+        monkeypatch.setattr(module, "CLOSING", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_download_whose_file_cannot_be_opened_gets_503(
+    make_stage: MakeStage, volume: threading.Event, hang: Callable[[str], list[str]]
+) -> None:
+    """Also once so many threads hang that no further file is opened. None of them keeps a file."""
+    stage = await make_stage()
+    job = await stage.done()
+    entered = hang("opened")
+    async with asyncio.timeout(20):
+        for _ in range(file_store._HANGING + 3):
+            refused = await stage.get(f"{job}/result")
+            assert (refused.status, refused["Retry-After"]) == (503, "5")
+            assert refused.json()["type"].endswith(":store-unavailable")
+        assert len(entered) == file_store._HANGING
+        volume.set()
+        await eventually(lambda: open_files() == 0)
+        assert (await stage.get(f"{job}/result")).body == stage.file()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["read_at", "send"])
+async def test_a_download_whose_file_cannot_be_read_is_broken_off(
+    make_stage: MakeStage,
+    volume: threading.Event,
+    hang: Callable[[str], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """By a thread that reads it, or one that sends it: it sends nothing when the volume responds
+    again, and nothing is left open.
+    """
+    stage = await make_stage()
+    job = await stage.done()
+    monkeypatch.setattr(files, "read_cached", lambda *args: b"")
+    monkeypatch.setattr(download, "_LEAST", 1 if name == "send" else 1 << 40)
+    entered = hang(name)
+    async with asyncio.timeout(20):
+        clients = [await Peer.to(stage.url) for _ in range(3)]
+        for client in clients:
+            await client.send(request_bytes("GET", f"{job}/result", stage.fields, None, "proxy"))
+            assert b" 200 OK" in await client.head()
+        for client in clients:
+            assert await client.closed()
+        assert len(entered) == 3
+        for client in clients:
+            client.abort()
+        volume.set()
+        await eventually(lambda: open_files() == 0)
+        assert (await stage.get(f"{job}/result")).body == stage.file()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_release_whose_file_cannot_be_removed_gets_503(
+    make_stage: MakeStage, volume: threading.Event, hang: Callable[[str], list[str]]
+) -> None:
+    """Repeated ones wait for the same thread; each client and the rest of the proxy go on."""
+    stage = await make_stage()
+    job = await stage.done()
+    entered = hang("remove_all")
+    async with asyncio.timeout(20):
+        for _ in range(file_store._HANGING + 3):
+            refused = await stage.ask("DELETE", f"{job}/result")
+            assert (refused.status, refused["Retry-After"]) == (503, "5")
+        assert len(entered) == 1
+        assert (await stage.get(job)).json()["result"]["state"] == "Deleted"
+        volume.set()
+        await eventually(lambda: len(entered) == file_store._HANGING)
+        assert (await stage.ask("DELETE", f"{job}/result")).status == 204
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_caller_that_leaves_does_not_wait_for_the_volume(
+    tmp_path: Path, volume: threading.Event, hang: Callable[[str], list[str]]
+) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job = await committed(store)
+    entered = hang("opened")
+    opening = asyncio.ensure_future(store.open(job))
+    async with asyncio.timeout(20):
+        await eventually(lambda: len(entered) == 1)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert not volume.is_set()
+    await store.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_follower_of_a_growing_file_does_not_wait_for_the_volume(
+    tmp_path: Path,
+    volume: threading.Event,
+    hang: Callable[[str], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job, partial = await begun(store, bytes(3 << 20))
+    await partial.read(0, 1)  # it is on disk
+    monkeypatch.setattr(files, "read_cached", lambda *args: b"")
+    hang("read_at")
+    follower = store.tail(job)
+    assert follower is not None
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreUnavailable, match="does not respond"):
+            await follower.read(0)
+        await follower.close()
+        volume.set()
+        await eventually(lambda: open_files() == 1)  # the writer's
+    await partial.discard()
+    await store.close()

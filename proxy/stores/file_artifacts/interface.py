@@ -11,6 +11,11 @@ from proxy.ports import Tail
 from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts.files import Entry, Places
 from proxy.stores.file_artifacts.ledger import Ledger
+from proxy.stores.threads import Patience
+
+#: Seconds that the body of a response may wait for its file: a file server may need them to hand
+#: over to another. And those that its end waits for the file to be closed.
+READING, CLOSING = 60.0, 5.0
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -39,6 +44,8 @@ class Store(Protocol):
     ledger: Ledger
     #: Large pieces that all readers of the store may have at a time.
     large_pieces: Budget
+    #: Bounds how long readers wait for a file.
+    reading: Patience
     #: Limits the turns that all readers have at a time, and how many of them may wait for their
     #: client; see `files.send`.
     turns: asyncio.Semaphore

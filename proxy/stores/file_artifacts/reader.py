@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.ports.sending import IMPOSSIBLE, FileSink, Turn
 from proxy.stores.file_artifacts import files
-from proxy.stores.file_artifacts.interface import Store
-from proxy.stores.threads import undisturbed
+from proxy.stores.file_artifacts.interface import CLOSING, READING, Store
+from proxy.stores.threads import ended
 
 _T = TypeVar("_T")
 #: Bytes of a piece. A piece is in memory until the client has received it. Therefore only a few
@@ -56,6 +56,7 @@ class FileReader:
         if cached := files.read_cached(self._descriptor, start, count):
             await asyncio.sleep(0)  # a fast client must not block the loop
             return cached
+        self._store.reading.check()
         return await self._finished(
             self._store.begin(files.read_at, self._descriptor, start, count)
         )
@@ -64,30 +65,58 @@ class FileReader:
         self, sink: FileSink, start: int, stop: int, sent: Callable[[int], None], *, fast: bool
     ) -> Turn:
         """As `FileSource.send`."""
-        patience = self._store.patient_turns
-        async with self._store.turns:
+        if not await self._has_turn():
+            return IMPOSSIBLE
+        socket = None
+        try:
             self._check_open()
             socket = sink.begin_sending()
+        finally:
             if socket is None:
-                return IMPOSSIBLE
-            patient = fast and patience.take(1)
-            size = 0
+                self._store.turns.release()
+        if socket is None:
+            return IMPOSSIBLE
+        return await self._send(sink, socket, start, stop, sent, patient=fast)
 
-            def ended(turn: asyncio.Future[Turn]) -> None:
-                nonlocal size
-                size = turn.result().size
+    async def _has_turn(self) -> bool:
+        """Wait for a turn. False if those of others hang."""
+        try:
+            async with asyncio.timeout(READING):
+                return await self._store.turns.acquire()
+        except TimeoutError:
+            return False
 
-            try:
-                turn = self._store.begin_turn(
-                    self._descriptor, socket, start, stop, patient=patient
-                )
-                turn.add_done_callback(ended)
-                return await self._finished(turn)
-            finally:
-                sink.end_sending(socket, size)
-                sent(size)
-                if patient:
-                    patience.give(1)
+    async def _send(
+        self,
+        sink: FileSink,
+        socket: int,
+        start: int,
+        stop: int,
+        sent: Callable[[int], None],
+        *,
+        patient: bool,
+    ) -> Turn:
+        grants = self._store.patient_turns
+        patient = patient and grants.take(1)
+
+        def over(size: int) -> None:
+            sink.end_sending(socket, size)
+            sent(size)
+            if patient:
+                grants.give(1)
+            self._store.turns.release()
+
+        try:
+            turn = self._store.begin_turn(self._descriptor, socket, start, stop, patient=patient)
+        except BaseException:
+            over(0)
+            raise
+        turn.add_done_callback(lambda turn: over(0 if turn.exception() else turn.result().size))
+        try:
+            return await self._finished(turn)
+        finally:
+            if not turn.done():
+                sink.break_off_sending(socket)
 
     def _check_open(self) -> None:
         if self._closing is not None:
@@ -97,13 +126,13 @@ class FileReader:
         """The result of work in a thread, which uses the descriptor."""
         self._working.add(work)
         work.add_done_callback(self._working.discard)
-        return await undisturbed(work)
+        return await self._store.reading.wait(work, READING)
 
     async def close(self) -> None:
-        """As `Reader.close`. The descriptor is not closed while a thread uses it."""
+        """As `Reader.close`. The descriptor is closed later if a thread hangs that uses it."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
-        await undisturbed(self._closing)
+        await ended(self._closing, CLOSING)
 
     async def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

@@ -27,13 +27,19 @@ from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.takeover import take_over
-from proxy.stores.threads import undisturbed, yield_to_loop
+from proxy.stores.threads import Patience, undisturbed, yield_to_loop
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 #: Threads for writers, readers, and kept files that are hashed again. Each waits for the disk most
 #: of its time.
 _THREADS = 16
+#: Seconds that a request waits for a file to be opened, and for files to be removed: the disk may
+#: need some for a large one.
+_OPENING, _REMOVAL = 10.0, 30.0
+#: Threads that may hang in files that are read, and in those that are removed, before no more are
+#: read or removed.
+_HANGING = 6
 #: Threads that send files, and how many of them may wait for fast clients at a time. Slow clients
 #: are waited for in the event loop.
 _SENDERS, _PATIENT = 8, 6
@@ -54,6 +60,8 @@ class FileArtifacts:
         self._receivers = ThreadPoolExecutor(
             _THREADS, thread_name_prefix="receivers", initializer=yield_to_loop
         )
+        self.reading = Patience(str(root), _HANGING)
+        self._removing = Patience(str(root), _HANGING)
         self._free = Gauge(lambda: files.free(root), str(root))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
@@ -143,8 +151,9 @@ class FileArtifacts:
     async def open(self, id: str, fence: int = 0) -> FileReader | None:
         """As `ArtifactStore.open`."""
         places = self._places(id, fence)
+        self.reading.check()
         opening = self.begin(files.opened, places)
-        found = await undisturbed(opening, unwanted=self._dispose)
+        found = await self.reading.wait(opening, _OPENING, unwanted=self._dispose)
         return None if found is None else FileReader(self, *found)
 
     def tail(self, id: str, fence: int = 0) -> Tail | None:
@@ -160,6 +169,10 @@ class FileArtifacts:
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`."""
+        self._removing.check()
+        await self._removing.wait(asyncio.ensure_future(self._remove(id)), _REMOVAL)
+
+    async def _remove(self, id: str) -> None:
         removing = partial(files.remove_all, self._places(id).directory, id)
         self._drop_all(id, [0, *await self.exclusively(id, removing)])
 
@@ -252,9 +265,7 @@ class FileArtifacts:
         """Close a file in a thread: if the file was removed, closing it frees its blocks, which may
         take long.
         """
-        return asyncio.get_running_loop().run_in_executor(
-            None if self._closed else self._threads, os.close, descriptor
-        )
+        return self._begin_closing(os.close, descriptor)
 
     def begun(self, growing: GrowingFile) -> None:
         """Note that the file is being written."""
@@ -287,7 +298,12 @@ class FileArtifacts:
             raise StoreUnavailable("the artifact store is closed")
 
     def _dispose(self, made: Spool | tuple[Artifact, int] | None) -> asyncio.Future[None]:
-        return self.begin(_close, made)
+        return self._begin_closing(_close, made)
+
+    def _begin_closing(self, close: Callable[[_T], None], file: _T) -> asyncio.Future[None]:
+        """Close it in a thread, also after the store: the last call may have hung until then."""
+        threads = None if self._closed else self._threads
+        return asyncio.get_running_loop().run_in_executor(threads, close, file)
 
 
 def _close(made: Spool | tuple[Artifact, int] | None) -> None:

@@ -11,9 +11,9 @@ from proxy.ports import PartialLost
 from proxy.stores.durable import PLAIN
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Places, disk_errors
-from proxy.stores.file_artifacts.interface import Store
+from proxy.stores.file_artifacts.interface import CLOSING, READING, Store
 from proxy.stores.growth import Growth
-from proxy.stores.threads import undisturbed
+from proxy.stores.threads import ended
 
 #: Bytes of a piece: what a follower has in memory at most.
 PIECE = 64 << 10
@@ -64,31 +64,37 @@ class FileTail:
             await partial.growth.wait()
 
     async def _on_disk(self, start: int, count: int) -> bytes | bytearray:
+        patience = self._store.reading
+        patience.check()
         if not _STAYS_OPEN:
             self._reading = self._store.begin(_read_once, self._partial.places, start, count)
-            piece = await undisturbed(self._reading)
+            piece = await patience.wait(self._reading, READING)
             if self._partial.growth.stopped:
                 raise PartialLost(f"the file of job {self._partial.places.id} is gone")
             return piece
         if self._descriptor < 0:
             opening = self._store.begin(_open, self._partial.places)
-            self._descriptor = await undisturbed(opening, unwanted=self._store.close_file)
+            self._descriptor = await patience.wait(
+                opening, READING, unwanted=self._store.close_file
+            )
             if self._partial.growth.stopped:  # the name may be that of another file by now
                 raise PartialLost(f"the file of job {self._partial.places.id} is gone")
         if cached := files.read_cached(self._descriptor, start, count):
             await asyncio.sleep(0)  # a fast client must not block the loop
             return cached
         self._reading = self._store.begin(files.read_at, self._descriptor, start, count)
-        return await undisturbed(self._reading)
+        return await patience.wait(self._reading, READING)
 
     async def close(self) -> None:
         """As `Tail.close`. The descriptor is not closed while a thread reads from it."""
         descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
-            return
+        if descriptor >= 0:
+            await ended(asyncio.ensure_future(self._close(descriptor)), CLOSING)
+
+    async def _close(self, descriptor: int) -> None:
         if self._reading is not None:
-            await undisturbed(asyncio.ensure_future(asyncio.wait([self._reading])))
-        await undisturbed(self._store.close_file(descriptor))
+            await asyncio.wait([self._reading])
+        await self._store.close_file(descriptor)
 
 
 def _read_once(places: Places, start: int, count: int) -> bytes:
