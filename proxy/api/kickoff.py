@@ -337,7 +337,7 @@ class KickoffHandler:
             return self._accepted(call, job)
         if job.forgotten:
             raise Problem("job-deleted", "The export job was deleted.")
-        if wait > 0 and job.terminal:
+        if wait > 0 and job.terminal and await self._may_see(call, job):
             return await self._outcome(call, job, run)
         # polls, which are checked, show what another caller's credentials have made of it
         return self._accepted(call, stored if job.borrowed else job)
@@ -360,25 +360,32 @@ class KickoffHandler:
         current = await self._jobs.get(job.id)
         return await until(self._jobs, current or job, lambda now: now.terminal, timeout)
 
-    async def _outcome(self, call: _Call, job: Job, run: Run) -> ApiResponse:
-        """Return the outcome within `wait=N`: the file with 200, or VB365's own error (CONTRACT
-        §3.9).
-        """
+    async def _may_see(self, call: _Call, job: Job) -> bool:
+        """Whether the caller may see what another caller's credentials have made of its job."""
         if job.borrowed:
-            await self._access.check(call.credentials, job)
+            try:
+                await self._access.check(call.credentials, job)
+            except Problem:
+                return False  # no error: the job is stored, and the client would start it again
+        return True
+
+    async def _outcome(self, call: _Call, job: Job, run: Run) -> ApiResponse:
+        """Return the file with 200, or VB365's own error (CONTRACT §3.9)."""
         if job.result is ResultState.AVAILABLE:
             links = self._site.links(call.request, job)
             extra = [("Content-Location", links.result), ("Vary", "Prefer")]
-            if applied := self._applied(call, file=True):
+            applied = call.decision.preferences.applied(self._policy.max_wait, file=True)
+            if applied:
                 extra.append(("Preference-Applied", applied))
             try:
                 return await self._download.send(call.request, job, method="POST", extra=extra)
             except NotOpened:
                 return self._accepted(call, job)
-        if run.rejection is not None and run.rejection.complete:
-            return run.rejection
-        if run.unanswered is not None:
-            raise run.unanswered
+        refusal = run.refusal
+        if isinstance(refusal, Problem):
+            raise refusal
+        if refusal is not None:
+            return refusal
         if job.error is not None and job.error.code in _NO_RESPONSE:
             raise Problem(_NO_RESPONSE[job.error.code], job.error.message)
         return self._accepted(call, job)
@@ -387,13 +394,6 @@ class KickoffHandler:
         self, call: _Call, job: Job, extra: Iterable[tuple[str, str]] = ()
     ) -> web.Response:
         links = self._site.links(call.request, job)
-        headers = accepted(job, links, self._applied(call, file=False), self._now())
+        applied = call.decision.preferences.applied(self._policy.max_wait, file=False)
+        headers = accepted(job, links, applied, self._now())
         return document_response(202, job, links, [*headers, *extra])
-
-    def _applied(self, call: _Call, *, file: bool) -> str | None:
-        """Return Preference-Applied: the preferences that were sent, as applied (CONTRACT §3)."""
-        preferences = call.decision.preferences
-        applied = ["respond-async"] if preferences.respond_async and not file else []
-        if preferences.wait is not None:
-            applied.append(f"wait={int(min(preferences.wait, self._policy.max_wait))}")
-        return ", ".join(applied) or None

@@ -43,6 +43,15 @@ class Preferences:
     respond_async: bool = False
     wait: int | None = None
 
+    def applied(self, max_wait: float, *, file: bool) -> str | None:
+        """The value of Preference-Applied (CONTRACT §3): what was sent, with the wait clamped.
+        `file`: the response is the file.
+        """
+        applied = ["respond-async"] if self.respond_async and not file else []
+        if self.wait is not None:
+            applied.append(f"wait={int(min(self.wait, max_wait))}")
+        return ", ".join(applied) or None
+
 
 class Mode(Enum):
     """Whether an export becomes a job or is forwarded."""

@@ -81,6 +81,13 @@ class Run:
         facts += [name for name in ("queued", "posting", "woken") if getattr(self, name)]
         return f"<Run {self.id} {' '.join(facts)}>"
 
+    @property
+    def refusal(self) -> WholeResponse | Problem | None:
+        """What a client gets for an export that VB365 refused, or did not answer."""
+        if self.rejection is not None and self.rejection.complete:
+            return self.rejection
+        return self.unanswered
+
     def finish(self) -> None:
         """Note that nothing more comes of the run: end all waits for it."""
         self.attendance.deliver()

@@ -145,7 +145,7 @@ class Following:
             followers.count -= 1
         if followers.withdrawn or followers.handed is not None:
             return RELAYED
-        refusal = _refusal(run)
+        refusal = run.refusal
         if refusal is None or not (started or concerns(refusal, run, call.credentials)):
             return None
         return _for_client(refusal, started=started)
@@ -215,10 +215,3 @@ def _head(reason: bytes, lines: bytes) -> ResponseHead | None:
 def _for_client(found: WholeResponse | Problem, *, started: bool) -> WholeResponse | Problem:
     """What the client gets whose request has `started` the job, or joined it."""
     return found if started or isinstance(found, Problem) else repeated(found)
-
-
-def _refusal(run: Run) -> WholeResponse | Problem | None:
-    """VB365's response other than 200, or the problem in its place, that ended the run."""
-    if run.rejection is not None and run.rejection.complete:
-        return run.rejection
-    return run.unanswered

@@ -462,9 +462,9 @@ async def test_a_resume_by_another_caller_gives_no_access_after_the_session(
         await stage.running.stop()
 
 
-@pytest.mark.parametrize("waits", ["result", "kickoff"])
+@pytest.mark.parametrize(("waits", "status"), [("result", 401), ("kickoff", 202)])
 async def test_a_waiting_call_gets_no_file_of_another_callers_resume(
-    make_stage: MakeStage, waits: str
+    make_stage: MakeStage, waits: str, status: int
 ) -> None:
     """§9: bob's token ends while his job in alice's session is queued; alice's call resumes it
     while bob's still waits.
@@ -492,7 +492,7 @@ async def test_a_waiting_call_gets_no_file_of_another_callers_resume(
     stage.simulator.release()
     assert (await stage.finished(intruder)).json()["status"] == "Success"
     response = await call
-    assert (response.status, stage.file() in response.body) == (401, False)
+    assert (response.status, stage.file() in response.body) == (status, False)
 
 
 class Late:
@@ -576,6 +576,34 @@ async def test_a_waiting_kick_off_shows_nothing_of_another_callers_resume(
         response = await kickoff
     assert (response.status, response.json()["result"]) == (202, None)
     stage.simulator.release()
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["rejected", "not-checked"])
+async def test_a_waiting_kick_off_is_accepted_whatever_its_caller_may_see(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    """§3: alice's call has resumed and finished bob's job. After an error he would start it
+    again.
+    """
+    stage = await busy(make_stage)
+    bobs = stage.simulator.login("bob")
+    late = Late(monkeypatch, DiskJobs, "wait")
+    wanted = bobs | {"Prefer": "respond-async, wait=40"}
+    kickoff = asyncio.create_task(stage.ask("POST", stage.export, wanted, b"{}"))
+    async with asyncio.timeout(20):
+        await late.entered.wait()
+        stage.simulator.tokens.revoke(bobs["Authorization"])
+        stage.simulator.release()
+        while (found := await newest(stage))["phase"] != "Suspended":
+            pass
+        job = f"/v8/_async/exports/{found['id']}"
+        assert (await stage.finished(job)).json()["status"] == "Success"
+        if away:
+            stage.fault(path="RestoreSessions", method="GET", reset=True)
+        late.opened.set()
+        response = await kickoff
+    assert (response.status, stage.path(response["Location"])) == (202, job)
+    assert response.json()["result"] is None
 
 
 async def test_a_repeated_kick_off_shows_nothing_of_another_callers_resume(

@@ -25,6 +25,22 @@ SILENT = Preferences()
 
 
 @pytest.mark.parametrize(
+    ("sent", "with_202", "with_file"),
+    [
+        (SILENT, None, None),
+        (ASKS, "respond-async", None),
+        (Preferences(wait=3), "wait=3", "wait=3"),
+        (Preferences(respond_async=True, wait=90), "respond-async, wait=45", "wait=45"),
+    ],
+)
+def test_what_was_sent_is_told_as_it_is_applied(
+    sent: Preferences, with_202: str | None, with_file: str | None
+) -> None:
+    assert sent.applied(45.0, file=False) == with_202
+    assert sent.applied(45.0, file=True) == with_file
+
+
+@pytest.mark.parametrize(
     "lines",
     [
         [b"respond-async"],
