@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 import structlog
 
@@ -25,9 +24,7 @@ _REMEMBERED = 1000
 
 
 class Driver:
-    """Drives runs. `replica` is this process if others share the store. `forget` removes a run from
-    the live ones.
-    """
+    """Drives runs. `replica` is this process if others share the store."""
 
     def __init__(
         self,
@@ -38,7 +35,6 @@ class Driver:
         space: Reservations,
         trust: Trust,
         replica: str | None,
-        forget: Callable[[Run], None],
     ) -> None:
         self._jobs = jobs
         self._transfers = transfers
@@ -46,7 +42,6 @@ class Driver:
         self._space = space
         self._trust = trust
         self._replica = replica
-        self._forget = forget
         self._dropped: deque[str] = deque(maxlen=_REMEMBERED)
         self._stopping = False
 
@@ -123,5 +118,5 @@ class Driver:
             await self._conclusion.conclude(run.id, driven=run)
             return
         if isinstance(event, Interrupted):
-            self._forget(run)  # as soon as it is recorded, any call may resume the job
+            run.work = Work.SUSPENDING
         await self._conclusion.settle(run, event)

@@ -1,6 +1,6 @@
 """A live job: what it has in memory only (CONTRACT §3.7, §9).
 
-Theory of operation. A run goes through four phases, in this order:
+Theory of operation. A run goes through these phases, in this order:
 
     QUEUED     it waits for a slot; there is no task. A cancel takes it out of the queue.
     STARTING   its task exists and has not run yet, or waits for `release`. It must not be
@@ -9,6 +9,8 @@ Theory of operation. A run goes through four phases, in this order:
     DRIVING    the transfer runs. A cancel interrupts it.
     SETTLING   the outcome is being recorded. Nothing interrupts that. A cancel sets `woken`,
                so that the record is read once more afterwards.
+    SUSPENDING as SETTLING; the outcome is that the job is Suspended. Once the record says so,
+               a call may give the job another run.
 
 `attendance` holds who waits for VB365's first response meanwhile.
 """
@@ -32,6 +34,7 @@ class Work(Enum):
     STARTING = "starting"
     DRIVING = "driving"
     SETTLING = "settling"
+    SUSPENDING = "suspending"
 
 
 class Run:

@@ -74,7 +74,6 @@ class Runner:
             space=self._space,
             trust=trust,
             replica=self._replica,
-            forget=self._forget,
         )
         self._queue = self._new_queue(limits, shared)
         drop = self._driver.note_dropped
@@ -319,8 +318,11 @@ class Runner:
             await self._resume(job, fields, borrowed=borrowed)
 
     async def _resume(self, job: Job, fields: Fields, *, borrowed: bool = False) -> None:
-        if job.id in self._runs or self._stopping:
+        known = self._runs.get(job.id)
+        if self._stopping or (known is not None and known.work is not Work.SUSPENDING):
             return
+        if known is not None:
+            self._forget(known)  # its end is recorded
         run = Run(job.id, fields, rescued=job.origin is Origin.RESCUE)
         run.borrowed = borrowed or job.borrowed
         self._runs[job.id] = run

@@ -162,6 +162,7 @@ class Node:
         owner: str = "o",
         aliases: tuple[str, ...] = (),
         attended: bool = False,
+        sealed: str | None = None,
     ) -> tuple[str, Run]:
         request = export_request(content_type="application/json", idempotency_key=key)
         now, id = self.cluster.now(), str(uuid4())  # noqa: A001
@@ -173,6 +174,7 @@ class Node:
             request=request,
             created=now,
             updated=now,
+            sealed=sealed,
         )
         run = Run(id, CALL, attended=attended)
         async with self.runner.admission(owner):

@@ -267,6 +267,64 @@ async def test_a_replica_that_stops_hands_its_jobs_over_at_once(with_key: bool) 
         assert cluster.store.leases.keys() == {b.store.replica}
 
 
+async def queued(cluster: Cluster, node: Node) -> str:
+    """A job with sealed credentials behind one that VB365 works on; it will answer it with 401."""
+    await generating(cluster, node)
+    node.upstream.plan.append("401")
+    return (await node.submit(sealed=cluster.sealer.seal(CALL)))[0]
+
+
+async def test_a_401_is_recorded_before_the_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """§9: while the store does not take it, the job is not resumed with the rejected token."""
+    async with new_cluster(limits=ONE, sealer=sealer()) as cluster:
+        a, _ = cluster.nodes
+        job = await queued(cluster, a)
+        failed, recorded = asyncio.Event(), a.store.replace
+
+        async def replace_later(old: Job, new: Job) -> bool:
+            if new.phase is Phase.SUSPENDED and new.sealed is None:
+                failed.set()
+                raise StoreUnavailable("away")
+            return await recorded(old, new)
+
+        monkeypatch.setattr(a.store, "replace", replace_later)
+        a.upstream.gate.set()
+        await failed.wait()
+        await a.takeover.settle_own(a.runner.drives)
+        monkeypatch.setattr(a.store, "replace", recorded)
+        suspended = await cluster.phase(job, Phase.SUSPENDED)
+        assert (suspended.sealed, len(a.upstream.posts)) == (None, 2)
+        await cluster.until(lambda: not a.runner.drives(job))
+        await a.call(job)
+        await cluster.phase(job, Phase.COMPLETED)
+        cluster.assert_done(job)
+
+
+async def test_a_call_resumes_a_job_as_soon_as_its_401_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§9: also before the run that ended knows of it."""
+    async with new_cluster(limits=ONE, sealer=sealer()) as cluster:
+        a, _ = cluster.nodes
+        job = await queued(cluster, a)
+        may_return, stored = asyncio.Event(), a.store.replace
+
+        async def replace_slowly(old: Job, new: Job) -> bool:
+            done = await stored(old, new)
+            if new.phase is Phase.SUSPENDED:
+                await may_return.wait()
+            return done
+
+        monkeypatch.setattr(a.store, "replace", replace_slowly)
+        a.upstream.gate.set()
+        await cluster.phase(job, Phase.SUSPENDED)
+        await a.call(job)
+        await cluster.phase(job, Phase.COMPLETED)
+        may_return.set()
+        await cluster.until(lambda: a.runner.running == 0 and not a.runner.drives(job))
+        cluster.assert_done(job)
+
+
 async def test_a_committed_file_of_a_dead_replica_is_its_result() -> None:
     """§10: nothing is requested from VB365 again."""
     async with new_cluster() as cluster:
