@@ -47,20 +47,28 @@ class Deliveries:
         )
 
     async def run(self) -> None:
-        """Write what is noted, until cancelled."""
+        """Write what is noted, until cancelled. What is being written then is written first."""
         while True:
             await asyncio.sleep(_INTERVAL)
-            await self.flush()
+            flushing = asyncio.create_task(self.flush())
+            try:
+                await asyncio.shield(flushing)
+            finally:
+                await flushing
 
     async def flush(self) -> None:
         """Write what is noted until now. What the store refuses now is kept."""
         noted, self._waiting = self._waiting, {}
-        items = list(noted.items())
-        for start in range(0, len(items), _TOGETHER):
-            part = items[start : start + _TOGETHER]
-            await asyncio.gather(*(self._record(*each) for each in part))
+        rest = list(noted.items())
+        while rest:
+            part, rest = rest[:_TOGETHER], rest[_TOGETHER:]
+            if not all(await asyncio.gather(*(self._record(*each) for each in part))):
+                for each in rest:
+                    self.note(*each)
+                return
 
-    async def _record(self, id: str, delivered: Delivered) -> None:
+    async def _record(self, id: str, delivered: Delivered) -> bool:
+        """Return whether the store is available."""
         try:
             job = await advance_for_caller(self._jobs, id, delivered, self._now)
             # a rescued export is sent while it is stored: its record takes it once it has ended.
@@ -70,6 +78,8 @@ class Deliveries:
         except StoreUnavailable as why:
             log.warning("delivery not recorded yet", job=id, reason=str(why))
             self.note(id, delivered)
+            return False
         except Exception:
             # the deliveries of other jobs are still to be written
             log.exception("delivery not recorded", job=id)
+        return True

@@ -207,6 +207,10 @@ class Runner:
         """Run `work` in the background, until the runner stops."""
         return self._tasks.spawn(work)
 
+    def record(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """As `spawn`, for work that records what has happened: a stop waits for it a little."""
+        return self._tasks.record(work)
+
     async def undivided(self, work: Coroutine[None, None, _T]) -> _T:
         """Run `work` to its end even if the calling task is cancelled; see `Tasks.undivided`."""
         return await self._tasks.undivided(work)

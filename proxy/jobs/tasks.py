@@ -13,6 +13,9 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
+#: Seconds that a stop waits for records that are written in the background.
+_RECORDS = 3.0
+
 #: Runs work in the background.
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
@@ -23,6 +26,7 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
         self._changes: set[asyncio.Task[Any]] = set()
+        self._records: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._running) + len(self._changes)
@@ -38,6 +42,13 @@ class Tasks:
         task.add_done_callback(_log_failure)
         return task
 
+    def record(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """As `spawn`, for work that records what has happened: a stop waits for it a little."""
+        task = self.spawn(work)
+        self._records.add(task)
+        task.add_done_callback(self._records.discard)
+        return task
+
     async def undivided(self, work: Coroutine[None, None, _T]) -> _T:
         """Run `work` to its end even if the calling task is cancelled: a change of a record and
         what must follow it are not separated.
@@ -48,8 +59,10 @@ class Tasks:
         return await asyncio.shield(task)
 
     async def settle(self) -> None:
-        """Wait for the changes under way."""
+        """Wait for the changes under way, and some seconds for the records."""
         await asyncio.gather(*self._changes, return_exceptions=True)
+        if self._records:
+            await asyncio.wait(self._records, timeout=_RECORDS)
 
     async def cancel(self) -> None:
         """Cancel what runs in the background, and wait for its end."""

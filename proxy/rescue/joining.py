@@ -72,7 +72,7 @@ class Joining:
         self._now = now
         self._held_fields = held_fields
         self._identities = Identities(jobs, access, spawn=runner.spawn, now=now)
-        self._joins = Joins(jobs, spawn=runner.spawn, now=now)
+        self._joins = Joins(jobs, spawn=runner.record, now=now)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def job(self, call: Call) -> tuple[Job, bool]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
 import pytest
 import trustme
 
+from proxy.core.job import Job
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeRescue
 from tests.support.exports import CONTENT, HEAD, Slow, post, raw_response, rest, whole
 from tests.support.tls_peers import write
-from tests.support.wire import Peer
+from tests.support.wire import Peer, ask
 
 
 @pytest.mark.parametrize(
@@ -72,4 +75,33 @@ async def test_14_a_stall_before_the_first_byte_breaks_the_response(
     assert await peer.head() == HEAD
     assert await peer.closed()
     assert await raw_response(await stage.send(), len(CONTENT)) == (HEAD, CONTENT)
+    assert len(stage.upstream.posts) == 2
+
+
+async def test_14_a_whole_delivery_is_recorded_before_the_proxy_has_stopped(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the same POST would get its file again after the restart, not a new export."""
+    stage = await make_rescue(whole)
+    entered, opened, stored = asyncio.Event(), asyncio.Event(), DiskJobs.replace
+
+    async def late(store: DiskJobs, old: Job, new: Job) -> bool:
+        if new.detached or new.delivery.count:
+            entered.set()
+            await opened.wait()
+        return await stored(store, old, new)
+
+    monkeypatch.setattr(DiskJobs, "replace", late)
+    assert (await stage.export()).body == CONTENT
+    async with asyncio.timeout(20):
+        await entered.wait()
+        stopping = asyncio.create_task(stage.running.stop())
+        await asyncio.wait([stopping], timeout=0.2)
+        opened.set()
+        await stopping
+    stage.running = await stage.start()
+    [job] = await stage.jobs()
+    row = await ask(stage.running.admin_url, "GET", f"/api/jobs/{job['id']}", {})
+    assert row.json()["delivered"]["count"] == 1
+    assert (await stage.export()).body == CONTENT
     assert len(stage.upstream.posts) == 2

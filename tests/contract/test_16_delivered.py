@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.core.events import Answered, Claimed, Delivered, Finalizing, Succeeded
-from proxy.core.job import FileFacts
+from proxy.core.job import FileFacts, Phase, Status
 from proxy.core.transitions import advance
 from proxy.jobs.deliveries import Deliveries
 from proxy.ports import StoreUnavailable
@@ -17,7 +17,7 @@ from tests.contract.test_16_api import delivered, get, id_of
 from tests.support.fakes import MemoryJobs, new_job
 from tests.support.harness import new_world
 from tests.support.log_lines import logged
-from tests.support.wire import Peer, request_bytes
+from tests.support.wire import Peer, eventually, request_bytes
 
 FACTS = FileFacts(media_type="a/b", file_name=None, size=3, etag=None)
 
@@ -116,6 +116,38 @@ async def test_a_store_that_is_away_loses_no_delivery() -> None:
         await deliveries.flush()
         found = world.jobs.jobs[job].delivery
         assert (found.sent, found.count, found.whole) == (15, 2, True)
+
+
+async def test_a_delivery_that_is_being_written_when_the_proxy_stops_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.jobs.deliveries._INTERVAL", 0.0)
+    jobs = MemoryJobs()
+    job = await jobs.add(new_job(status=Status.SUCCESS, phase=Phase.COMPLETED), b"")
+    deliveries = Deliveries(jobs, lambda: 1.0)
+    deliveries.note(job.id, Delivered(3, whole=True))
+    gate = jobs.gates["replace"] = asyncio.Event()
+    writing = asyncio.create_task(deliveries.run())
+    await eventually(lambda: deliveries._waiting == {})
+    writing.cancel()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert jobs.jobs[job.id].delivery.count == 1
+
+
+async def test_a_store_that_is_away_is_asked_for_few_deliveries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stop would last for the time-out of each. All of them are kept."""
+    monkeypatch.setattr("proxy.jobs.deliveries._TOGETHER", 2)
+    jobs = MemoryJobs()
+    deliveries = Deliveries(jobs, lambda: 1.0)
+    for job in "abcdef":
+        deliveries.note(job, Delivered(10, whole=False))
+    jobs.faults["get"].extend(StoreUnavailable("away") for _ in range(6))
+    await deliveries.flush()
+    assert (len(jobs.faults["get"]), sorted(deliveries._waiting)) == (4, list("abcdef"))
 
 
 async def test_deliveries_of_jobs_that_are_gone_are_forgotten(
