@@ -26,12 +26,13 @@ from tests.support.wire import Peer, ask, eventually, request_bytes
 NOW = "respond-async, wait=0"
 
 
-def open_files() -> int:
-    """How many files of jobs are open in this process."""
+def open_files(directory: Path) -> int:
+    """How many files of jobs in the directory are open in this process."""
     found = 0
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # it was closed meanwhile
-            found += "/artifacts/" in str(link.readlink())
+            path = str(link.readlink())
+            found += path.startswith(f"{directory}/") and "/artifacts/" in path
     return found
 
 
@@ -134,7 +135,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_download_whose_file_cannot_be_opened_gets_503(
-    make_stage: MakeStage, volume: threading.Event, hang: Callable[[str], list[str]]
+    make_stage: MakeStage,
+    volume: threading.Event,
+    hang: Callable[[str], list[str]],
+    tmp_path: Path,
 ) -> None:
     """Also once so many threads hang that no further file is opened. None of them keeps a file."""
     stage = await make_stage()
@@ -147,7 +151,7 @@ async def test_a_download_whose_file_cannot_be_opened_gets_503(
             assert refused.json()["type"].endswith(":store-unavailable")
         assert len(entered) == file_store._HANGING
         volume.set()
-        await eventually(lambda: open_files() == 0)
+        await eventually(lambda: open_files(tmp_path) == 0)
         assert (await stage.get(f"{job}/result")).body == stage.file()
 
 
@@ -158,6 +162,7 @@ async def test_a_download_whose_file_cannot_be_read_is_broken_off(
     volume: threading.Event,
     hang: Callable[[str], list[str]],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     name: str,
 ) -> None:
     """By a thread that reads it, or one that sends it: it sends nothing when the volume responds
@@ -179,7 +184,7 @@ async def test_a_download_whose_file_cannot_be_read_is_broken_off(
         for client in clients:
             client.abort()
         volume.set()
-        await eventually(lambda: open_files() == 0)
+        await eventually(lambda: open_files(tmp_path) == 0)
         assert (await stage.get(f"{job}/result")).body == stage.file()
 
 
@@ -238,6 +243,6 @@ async def test_a_follower_of_a_growing_file_does_not_wait_for_the_volume(
             await follower.read(0)
         await follower.close()
         volume.set()
-        await eventually(lambda: open_files() == 1)  # the writer's
+        await eventually(lambda: open_files(tmp_path) == 1)  # the writer's
     await partial.discard()
     await store.close()
