@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
@@ -15,16 +16,18 @@ from proxy.core.routing import Decision, Own
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unauthorized
 
+#: Returns what the transport of the client's connection knows under a name, otherwise the second
+#: argument: see `Bridge.get_extra_info`.
+Info = Callable[[str, Any], Any]
 
-class ApiRequest:
-    """A request with its raw head, which aiohttp's request would normalize.
 
-    `inner` is aiohttp's request, for the body and the transport; `decision` is the router's; `id`
-    is the request's X-Request-Id, or a new one (CONTRACT §15).
+class OwnRequest:
+    """A request as its raw head says it. `info` is of its connection, `decision` the router's, and
+    `id` the request's X-Request-Id, or a new one (CONTRACT §15).
     """
 
-    def __init__(self, inner: web.BaseRequest, head: Head, decision: Decision) -> None:
-        self.inner = inner
+    def __init__(self, head: Head, decision: Decision, info: Info) -> None:
+        self.info = info
         self.head = head
         self.decision = decision
         self.fields = head.fields
@@ -62,3 +65,18 @@ class ApiRequest:
     def first(self, name: str) -> str | None:
         """Return the value of a field's first line, None without one."""
         return next(iter(self.lines(name)), None)
+
+
+class ApiRequest(OwnRequest):
+    """A request whose handler may wait. `inner` is aiohttp's request, for the body and the
+    transport; it would normalize the head.
+    """
+
+    def __init__(self, inner: web.BaseRequest, head: Head, decision: Decision) -> None:
+        transport = inner.transport
+        super().__init__(head, decision, transport.get_extra_info if transport else _unknown)
+        self.inner = inner
+
+
+def _unknown(_: str, default: Any) -> Any:
+    return default

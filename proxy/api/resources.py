@@ -19,7 +19,7 @@ from proxy.core.errors import Problem
 from proxy.core.events import CancelRequested, Forgotten, Released
 from proxy.core.http.ranges import etag_list
 from proxy.core.job import Job, Phase, ResultState, Status
-from proxy.core.job_document import etag, headers, retry_after
+from proxy.core.job_document import etag, headers, retry_after, status_code
 from proxy.core.paths import Resource, parse
 from proxy.core.preferences import parse_prefer
 from proxy.core.retention import as_of
@@ -51,6 +51,7 @@ class Resources:
         download: Download,
         listing: Listing,
         site: Site,
+        documents: Documents,
         description: Description,
         max_wait: float,
         now: Callable[[], float],
@@ -62,7 +63,7 @@ class Resources:
         self._download = download
         self._listing = listing
         self._site = site
-        self._documents = Documents()
+        self._documents = documents
         self._description = description
         self._max_wait = max_wait
         self._now = now
@@ -136,8 +137,7 @@ class Resources:
         fields = headers(job, links, self._site.retention, self._now())
         if _matches(known, job):
             return respond(304, fields)
-        status = 200 if job.terminal else 202
-        return document_response(status, job, links, fields, render=self._documents.body)
+        return document_response(status_code(job), job, links, fields, render=self._documents.body)
 
     def _wait(self, request: ApiRequest) -> float:
         return min(parse_prefer(request.raw(b"prefer")).wait or 0, self._max_wait)
@@ -230,7 +230,7 @@ class Resources:
         changed = as_of(changed, self._now())
         links = self._site.links(request, changed)
         fields = headers(changed, links, self._site.retention, self._now())
-        return document_response(200 if changed.terminal else 202, changed, links, fields)
+        return document_response(status_code(changed), changed, links, fields)
 
     async def _delete(self, request: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._job(request, id)

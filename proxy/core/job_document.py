@@ -77,6 +77,11 @@ def async_result(job: Job) -> int:
     return 504 if job.error.code is ErrorCode.TIMEOUT else 502
 
 
+def status_code(job: Job) -> int:
+    """The status of the response that shows the job (CONTRACT §4)."""
+    return 200 if job.terminal else 202
+
+
 def headers(job: Job, links: Links, retention: Retention, now: float) -> list[tuple[str, str]]:
     """The header fields of a status response, without Content-Type (CONTRACT §4)."""
     fields = [("ETag", etag(job)), ("Cache-Control", "no-store")]

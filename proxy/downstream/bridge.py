@@ -37,6 +37,9 @@ _ODD = re.compile(rb'[^!-~]|["#<>\\^`{|}]')
 _IDLE = 60.0
 
 ServerOptions = dict[str, Any]
+#: Returns the status and all bytes of the response to a request without a body, on a connection
+#: that is kept; None if to respond takes longer. The last argument is `Bridge.get_extra_info`.
+AtOnce = Callable[[Head, Decision, Callable[[str, Any], Any]], tuple[int, bytes] | None]
 #: For `web.Server`: no decompression, no access log, no limits on a head that the proxy has
 #: checked, and handlers are cancelled when their client leaves.
 OPTIONS: ServerOptions = {
@@ -64,9 +67,15 @@ class Phase(enum.Enum):
 class Bridge(asyncio.Transport):
     """The transport of an aiohttp request handler, on one client connection."""
 
-    def __init__(self, client: ClientSide, make: Callable[[], web.RequestHandler]) -> None:
+    def __init__(
+        self,
+        client: ClientSide,
+        make: Callable[[], web.RequestHandler],
+        at_once: AtOnce | None = None,
+    ) -> None:
         super().__init__()
         self._client = client
+        self._at_once = at_once
         self._protocol = make()
         self._head: Head | None = None
         self._decision: Decision | None = None
@@ -101,14 +110,32 @@ class Bridge(asyncio.Transport):
         """Whether bytes of the response are written."""
         return self._phase in (Phase.RESPONDING, Phase.SENDING, Phase.RESPONDED)
 
-    def begin(self, head: Head, decision: Decision, *, whole: bool, invite: bool) -> None:
-        """Start the handler. `whole`: no body follows. `invite`: the client waits for a 100."""
+    def begin(self, head: Head, decision: Decision, *, whole: bool, alone: bool) -> None:
+        """Respond at once, or start the handler. `whole`: no body follows. `alone`: the client has
+        sent nothing after the head.
+        """
+        if alone and whole and self._responds_at_once(head, decision):
+            return
         self._head, self._decision = head, decision
         self._whole = whole
         self._phase = Phase.HANDLING
-        if invite and not whole:
+        if head.expect_continue and alone and not whole:
             self._client.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._protocol.data_received(_substitute(head))
+
+    def _responds_at_once(self, head: Head, decision: Decision) -> bool:
+        """Respond without aiohttp, and return whether that was possible."""
+        client = self._client
+        if self._at_once is None or client.closing or not head.keep_alive or not head.minor:
+            return False
+        found = self._at_once(head, decision, self.get_extra_info)
+        if found is None:
+            return False
+        client.code, response = found
+        client.sent += len(response)
+        client.transport.write(response)
+        client.answered(keep=True)
+        return True
 
     def feed(self, data: bytes) -> None:
         """Hand on bytes of the request's body, still chunked if it is chunked."""

@@ -203,9 +203,8 @@ class ClientConnection(RequestReader):
         if bridge is None or bridge.closed:
             bridge = self._bridge = owner.bridge(self)
         self._serving = bridge
-        invite = head.expect_continue and alone and not self._inbox
         request_id(head)
-        bridge.begin(head, decision, whole=whole, invite=invite)
+        bridge.begin(head, decision, whole=whole, alone=alone and not self._inbox)
 
     def _lane_of(self, decision: Decision) -> LaneCounts:
         if not isinstance(decision, Own):

@@ -19,7 +19,7 @@ from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
 from proxy.downstream.access_log import AccessLog
 from proxy.downstream.base import BaseConnection
-from proxy.downstream.bridge import OPTIONS, Bridge
+from proxy.downstream.bridge import OPTIONS, AtOnce, Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
@@ -42,7 +42,8 @@ class Server:
     forwards them to the process that does. `head_timeout` bounds a request's head and each pause of
     its body, `idle_timeout` the wait for the next request, both in seconds. `max_connections` 0
     means no limit. `waiting` is memory in bytes for the unfinished heads, pipelined requests and
-    large heads of all clients (CONTRACT §12). `access` logs each request.
+    large heads of all clients (CONTRACT §12). `access` logs each request. `at_once` responds to
+    some of the handler's requests before it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Server:
         exports: Forwarder | None = None,
         rescue: Rescuing | None = None,
         access: AccessLog | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         self.relay = relay
         self.access = access
@@ -73,6 +75,7 @@ class Server:
         self.draining = False
         self._max_connections = max_connections
         self._handler = handler or _no_handler
+        self._at_once = at_once
         self._server = web.Server(self._serve, **OPTIONS)
         self._clients: set[BaseConnection] = set()
         #: Accepted connections before `enter`, and whether they are within the limit.
@@ -109,7 +112,7 @@ class Server:
 
     def bridge(self, client: ClientSide) -> Bridge:
         """Make the bridge between a client connection and aiohttp."""
-        return Bridge(client, self._server)
+        return Bridge(client, self._server, self._at_once)
 
     def arrive(self, client: BaseConnection) -> bool:
         """Count an accepted connection; `enter` or `leave` must follow.

@@ -38,6 +38,10 @@ class ForwardedJobs:
         """As `JobStore.recent`."""
         return await self._jobs.recent(id)
 
+    def in_memory(self, id: str) -> Job | None:
+        """As `JobStore.in_memory`."""
+        return self._jobs.in_memory(id)
+
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """As `JobStore.find`."""
         return await self._jobs.find(owner, idempotency_key)

@@ -12,6 +12,7 @@ from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.config.settings import Settings
 from proxy.core.routing import Router
 from proxy.downstream.access_log import AccessLog
+from proxy.downstream.bridge import AtOnce
 from proxy.downstream.duplex import Forwarder, Rescuing
 from proxy.downstream.server import Handler, Server
 from proxy.net import descriptors
@@ -40,17 +41,19 @@ class ClientParts:
         self,
         *,
         handler: Handler | None = None,
+        at_once: AtOnce | None = None,
         exports: Forwarder | None = None,
         rescue: Callable[[Forwarder], Rescuing] | None = None,
     ) -> Server:
         """Make the clients' side: what passes through goes to VB365, every other request to
-        `handler`, or to the process that `exports` forwards to. `rescue` makes what serves rescued
-        exports, and uses the relay for those that it cannot serve.
+        `at_once` or `handler`, or to the process that `exports` forwards to. `rescue` makes what
+        serves rescued exports, and uses the relay for those that it cannot serve.
         """
         relay = Relay(self.pool, forwarded=self._settings.upstream.forwarded)
         listen, trusted = self._settings.listen, self._settings.public.trusted_proxies
         return Server(
             handler=handler,
+            at_once=at_once,
             exports=exports,
             rescue=None if rescue is None else rescue(relay),
             relay=relay,

@@ -17,11 +17,13 @@ from proxy import __version__
 from proxy.admin.process import ExportCounts, ProcessCounts
 from proxy.admin.readiness import Readiness
 from proxy.api.description import Description
+from proxy.api.documents import Documents
 from proxy.api.download import Download
 from proxy.api.idempotency import IdempotencyKeys
 from proxy.api.kickoff import KickoffHandler, KickoffPolicy
 from proxy.api.links import Site
 from proxy.api.listing import Listing
+from proxy.api.polls import Polls
 from proxy.api.preflight import Preflight
 from proxy.api.request_body import RequestBodies
 from proxy.api.resources import Resources
@@ -109,9 +111,9 @@ class Parts:
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
         self.reconciler = Reconciler(self._jobs, artifacts, now, counted)
         self._sealer = _sealer(settings)
-        self._retention = Retention(
-            result=settings.exports.result_ttl, record=settings.exports.record_ttl
-        )
+        self._retention = Retention(result=exports.result_ttl, record=exports.record_ttl)
+        self._site = _site(settings, self._retention)
+        self._documents = Documents()
         tls = upstream_tls(settings)
         # three pools: access checks never use a connection that has carried a caller's request
         # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: a
@@ -240,7 +242,17 @@ class Parts:
     def server(self, runner: Runner) -> Server:
         """Make the clients' side."""
         rescue = partial(self._rescuer, runner) if self._settings.exports.rescue_sync else None
-        return self._clients.server(handler=self._api(runner).handle, rescue=rescue)
+        handler, at_once = self._api(runner).handle, self._polls().respond
+        return self._clients.server(handler=handler, at_once=at_once, rescue=rescue)
+
+    def _polls(self) -> Polls:
+        return Polls(
+            jobs=self._jobs,
+            access=self._access,
+            site=self._site,
+            documents=self._documents,
+            now=self._now,
+        )
 
     def _rescuer(self, runner: Runner, relay: Forwarder) -> Rescuer:
         from proxy.rescue.rescuer import RescuePolicy, Stores, rescuer
@@ -269,13 +281,7 @@ class Parts:
         )
 
     def _api(self, runner: Runner) -> ApiRouter:
-        exports, public = self._settings.exports, self._settings.public
-        site = Site(
-            public_url=public.url,
-            trusted=public.trusted_proxies,
-            segment=public.segment,
-            retention=self._retention,
-        )
+        exports, public, site = self._settings.exports, self._settings.public, self._site
         kickoffs = KickoffHandler(
             jobs=self._jobs,
             access=self._access,
@@ -303,6 +309,7 @@ class Parts:
                 jobs=self._jobs, access=self._access, runner=runner, site=site, now=self._now
             ),
             site=site,
+            documents=self._documents,
             description=Description(__version__, public.segment, public.url),
             max_wait=exports.max_wait,
             now=self._now,
@@ -355,6 +362,16 @@ def _webhooks(
     from proxy.parts.webhooks import WebhookParts
 
     return WebhookParts(settings, jobs, shared, now)
+
+
+def _site(settings: Settings, retention: Retention) -> Site:
+    public = settings.public
+    return Site(
+        public_url=public.url,
+        trusted=public.trusted_proxies,
+        segment=public.segment,
+        retention=retention,
+    )
 
 
 def _sealer(settings: Settings) -> Sealer:

@@ -40,6 +40,11 @@ class JobStore(Protocol):
         only shown.
         """
 
+    def in_memory(self, id: str) -> Job | None:
+        """As `recent`, if the store has the job in memory. None says nothing, and a store that
+        fails returns it too.
+        """
+
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """The job with this idempotency key that has `owner` among its `owners`, or None.
         Tombstones are ignored.

@@ -205,6 +205,16 @@ class Access:
             raise unauthorized() if status in DENIED else unreachable()
         return self.owners(credentials)
 
+    def allows(self, credentials: Credentials, job: Job) -> bool:
+        """Report whether a cached success lets the credentials see the job, so that `check` returns
+        without asking VB365.
+        """
+        # not for a job that has since run with another caller's credentials
+        if not job.borrowed and self._checks.is_cached(credentials, "job", job.id):
+            return True
+        session = job.request.session
+        return session is not None and self._checks.allows(credentials, session, job.request.api)
+
     async def check(
         self, credentials: Credentials, job: Job, statuses: Statuses | None = None
     ) -> None:
@@ -213,8 +223,7 @@ class Access:
 
         `statuses` is shared by the checks of one list.
         """
-        # not for a job that has since run with another caller's credentials
-        if not job.borrowed and self._checks.is_cached(credentials, "job", job.id):
+        if self.allows(credentials, job):
             return
         session = job.request.session
         if session is None:

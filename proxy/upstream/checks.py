@@ -31,6 +31,11 @@ class Checks:
         self.counts.cached += cached
         return cached
 
+    def allows(self, credentials: Credentials, session: str, api: str | None) -> bool:
+        """Report whether a cached success decides the check of the session, and count that."""
+        target = _session_target(self._versions(api)[0], session)
+        return self.is_cached(credentials, "session", target)
+
     async def session(
         self,
         credentials: Credentials,
@@ -47,7 +52,7 @@ class Checks:
         """
         status = 404
         for version in self._versions(api):
-            target = f"/{version}/RestoreSessions/{session}"
+            target = _session_target(version, session)
             if self.is_cached(credentials, "session", target):
                 return 200
             status = await self._ask(version, target, credentials, statuses)
@@ -118,6 +123,10 @@ class Checks:
             self.counts.denied += 1
         else:
             self.counts.unreachable += 1
+
+
+def _session_target(version: str, session: str) -> str:
+    return f"/{version}/RestoreSessions/{session}"
 
 
 def _identity_target(version: str) -> str:

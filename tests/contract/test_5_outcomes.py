@@ -109,6 +109,7 @@ async def test_a_store_that_fails_is_503(stage: Stage, monkeypatch: pytest.Monke
 
     for name in ("get", "add", "list"):
         monkeypatch.setattr(f"proxy.stores.disk_jobs.store.DiskJobs.{name}", broken)
+    monkeypatch.setattr("proxy.stores.disk_jobs.store.DiskJobs.in_memory", lambda *_: None)
     for response in (
         await stage.kickoff(stage.export),
         await stage.get(status),

@@ -87,6 +87,9 @@ class MemoryJobs(Faulty):
     async def recent(self, id: str) -> Job | None:
         return await self.get(id)
 
+    def in_memory(self, id: str) -> Job | None:
+        return None
+
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         await self.enter("find")
         return self._find(owner, idempotency_key)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime
+from email.utils import formatdate
+from functools import lru_cache
 
 _TIME = r"(?P<h>[01]\d|2[0-3]):(?P<m>[0-5]\d):(?P<s>[0-5]\d|60)"
 _DAY, _LONG_DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
@@ -19,6 +21,12 @@ _FORMS = tuple(
     )
 )
 _EPOCH = date(1970, 1, 1).toordinal()
+
+
+@lru_cache(maxsize=1)
+def date_field(second: int) -> bytes:
+    """The Unix second as the value of a Date field. The last one is kept for the next response."""
+    return formatdate(second, usegmt=True).encode()
 
 
 def parse_date(text: str, *, near: float) -> int | None:

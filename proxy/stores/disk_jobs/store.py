@@ -87,6 +87,10 @@ class DiskJobs:
         """As `JobStore.recent`: the job as it is."""
         return await self.get(id)
 
+    def in_memory(self, id: str) -> Job | None:
+        """As `JobStore.in_memory`."""
+        return None if self._closing is not None else self._index.get(id)
+
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """As `JobStore.find`."""
         self._check_open()

@@ -203,7 +203,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         """As `JobStore.recent`; see `RecentJobs`."""
         if not self._feed.connected.is_set():
             return await self.get(id)
-        if (known := self._recent.get(id)) is not None:
+        if (known := self.in_memory(id)) is not None:
             return known
         read = self._recent.begin(id)
         job = None
@@ -212,6 +212,10 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         finally:
             self._recent.put(id, read, job)
         return job
+
+    def in_memory(self, id: str) -> Job | None:
+        """As `JobStore.in_memory`; see `RecentJobs`."""
+        return self._recent.get(id) if self._feed.connected.is_set() else None
 
     async def find(self, owner: str, idempotency_key: str) -> Job | None:
         """As `JobStore.find`."""
