@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from proxy.clock import elapsed
 from proxy.jobs.lease import Lease
 from proxy.jobs.runner import Runner
 from proxy.jobs.takeover import TakeOver
@@ -41,6 +42,8 @@ class Member:
         self._runner = runner
         self._takeover = takeover
         self._heartbeat = heartbeat
+        #: When the lease could not be renewed last, as `elapsed`.
+        self._away = float("-inf")
         #: Read by all calls of `_follow`, so that no change is missed between two of them.
         self._changes = jobs.changes()
         #: Set while changes of the feed are still to be looked at.
@@ -57,7 +60,7 @@ class Member:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat(self._follow, 0))
             tasks.create_task(self._repeat(self._renew, self._heartbeat))
-            tasks.create_task(self._repeat(self._takeover.settle_orphans, self._heartbeat))
+            tasks.create_task(self._repeat(self._settle_orphans, self._heartbeat))
             tasks.create_task(self._repeat(self._check_runs, 0))
             tasks.create_task(self._repeat(self._fill_slots, _SLOT_PAUSE))
             tasks.create_task(self._repeat(self._resume_sealed, _SEALED_PAUSE))
@@ -70,22 +73,33 @@ class Member:
             log.warning("lease not ended", reason=str(why))
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], pause: float) -> None:
-        """Repeat the step, at slightly different moments than the other replicas."""
+        """Repeat the step, at slightly different moments than the other replicas. One that failed
+        is repeated soon: the lease must not end while the store responds again.
+        """
         while True:
             await asyncio.sleep(random.uniform(0.7, 1.0) * pause)  # noqa: S311  # no secret
-            try:
-                await step()
-            except StoreUnavailable as why:
-                log.warning("job store not available", step=step.__name__, reason=str(why))
+            while not await self._succeeds(step):  # noqa: ASYNC110
                 await asyncio.sleep(_RETRY)
-            except Exception:
-                # what fails for one job must not end the lease of all
-                log.exception("replica failed", step=step.__name__)
-                await asyncio.sleep(_RETRY)
+
+    async def _succeeds(self, step: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await step()
+        except StoreUnavailable as why:
+            log.warning("job store not available", step=step.__name__, reason=str(why))
+            return False
+        except Exception:
+            # what fails for one job must not end the lease of all
+            log.exception("replica failed", step=step.__name__)
+            return False
+        return True
 
     async def _renew(self) -> None:
         runner = self._runner
-        ended = await self._lease.renew(running=runner.running, promised=runner.promised)
+        try:
+            ended = await self._lease.renew(running=runner.running, promised=runner.promised)
+        except StoreUnavailable:
+            self._away = elapsed()
+            raise
         others = [each for each in await self._jobs.replicas() if each.id != self._lease.replica]
         runner.count_others(sum(each.promised for each in others))
         if ended:
@@ -95,6 +109,13 @@ class Member:
                     replica=self._lease.replica,
                 )
             self._unchecked.set()
+
+    async def _settle_orphans(self) -> None:
+        """Take over the jobs of lost replicas. If the store was away, the leases of all replicas
+        may have ended: those that live renew theirs within a heartbeat.
+        """
+        if elapsed() - self._away >= self._heartbeat:
+            await self._takeover.settle_orphans()
 
     async def _follow(self) -> None:
         """Follow the feed. After a missed change, all runs are checked."""

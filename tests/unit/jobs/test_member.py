@@ -18,6 +18,8 @@ from proxy.ports import Changes, StoreUnavailable
 class Others:
     """What a member needs. It notes its steps: "check all", "check <id>", "resume" and "fill"."""
 
+    running = promised = 0
+
     def __init__(self) -> None:
         self.readers: list[Changes] = []
         self.steps: list[str] = []
@@ -55,7 +57,17 @@ class Others:
         """All jobs are those of others."""
 
     async def settle_orphans(self) -> None:
-        """No replica has ended."""
+        await self._step("settle")
+
+    async def renew(self, *, running: int, promised: int) -> bool:
+        await self._step("renew")
+        return False
+
+    async def replicas(self) -> list[Any]:
+        return []
+
+    def count_others(self, promised: int) -> None:
+        """There are none."""
 
     def drives(self, id: str) -> bool:
         return False
@@ -123,3 +135,33 @@ async def test_18_a_step_that_failed_is_repeated_without_another_change(
     async with following(others):
         others.tell(None)
         await until(lambda: others.steps.count(step) == 2)
+
+
+async def test_18_a_lease_that_could_not_be_renewed_is_renewed_soon(
+    others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a heartbeat later: it would end although the store was away for a shorter time."""
+    others.faults["renew"] = StoreUnavailable("away")
+    factors = iter([0.0] * 6)  # the first pause of each step is over at once
+    monkeypatch.setattr("random.uniform", lambda *_: next(factors, 1.0))
+    async with following(others):
+        await until(lambda: others.steps.count("renew") == 2)
+
+
+async def test_18_no_job_is_taken_over_just_after_the_store_was_away(
+    others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All leases may have ended, and the replicas that live renew theirs now."""
+    clock = [1000.0]
+    monkeypatch.setattr(replica, "elapsed", lambda: clock[0])
+    parts: Any = others
+    member = Member(jobs=parts, lease=parts, runner=parts, takeover=parts, heartbeat=10.0)
+    others.faults["renew"] = StoreUnavailable("away")
+    with pytest.raises(StoreUnavailable):
+        await member._renew()
+    await member._renew()
+    await member._settle_orphans()
+    assert "settle" not in others.steps
+    clock[0] += 10.0
+    await member._settle_orphans()
+    assert "settle" in others.steps

@@ -538,7 +538,7 @@ async def test_14_a_withdrawn_job_that_was_resumed_is_suspended_again(
         await a.runner.resume(suspended, CALL)
         run = a.runner.run_of(suspended.id)
         assert run is not None
-        replaced, claimed = a.store.replace, []
+        replaced, claimed = a.store.replace, list[bool]()
 
         async def replacing(old: Job, new: Job) -> bool:
             if new.phase is Phase.SUSPENDED and not claimed:
