@@ -8,29 +8,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from proxy.config.settings import Settings
-from proxy.core.job import ResultState
-from proxy.core.retention import file_expired
+from proxy.parts import same_files
 from proxy.parts.start import Clock, StartFailed
 from proxy.parts.store_clock import StoreClock
 from proxy.ports import ArtifactStore, StorageFull, StoreUnavailable
+from proxy.ports.artifacts import Identified
 from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
-from proxy.stores.disk_jobs.place import check_place
+from proxy.stores.disk_jobs.place import FilesPlace
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.owner_key import owner_key
-from proxy.stores.volume import volume_id
 
 if TYPE_CHECKING:
     from proxy.stores.redis_jobs.store import RedisJobs
 
 log = structlog.get_logger(__name__)
+
+
+class _Artifacts(ArtifactStore, Identified, Protocol):
+    """An artifact store with an id."""
+
 
 #: Seconds between two checks of the settings of a shared store.
 _NOTES_PAUSE = 60.0
@@ -131,8 +137,7 @@ async def _single(settings: Settings, closing: contextlib.AsyncExitStack, now: C
     directory = settings.storage.dir
     jobs = await DiskJobs.open(directory)
     closing.push_async_callback(jobs.close)
-    await _check_place(jobs, settings, now())
-    artifacts = await _artifacts(settings, closing, now)
+    artifacts = await _own_files(jobs, settings, closing, now)
     for note in jobs.notes:
         log.error("job database", note=note)
     key = await asyncio.to_thread(owner_key, directory / "owner.key")
@@ -143,18 +148,37 @@ async def _single(settings: Settings, closing: contextlib.AsyncExitStack, now: C
     return Stores(jobs=jobs, artifacts=artifacts, key=key, notes=Notes(none), now=now)
 
 
-async def _check_place(jobs: DiskJobs, settings: Settings, now: float) -> None:
-    finished = [job for job in await jobs.list() if job.result is ResultState.AVAILABLE]
-    promised = sum(not file_expired(job, now) for job in finished)
+async def _own_files(
+    jobs: DiskJobs, settings: Settings, closing: contextlib.AsyncExitStack, now: Clock
+) -> _Artifacts:
+    """Open the artifact store. Raises `StoreUnavailable` if it is not that of the jobs."""
+    known, place = FilesPlace(settings.storage.dir), _place(settings)
+    promised = same_files.with_files(await jobs.list(), now())
     try:
-        await asyncio.to_thread(check_place, settings.storage.dir, _place(settings), promised)
+        known_id = await asyncio.to_thread(known.known_id, place, len(promised))
+        artifacts = await _artifacts(settings, closing, now)
+        store_id = await same_files.identified(
+            artifacts,
+            known=known_id,
+            new=str(uuid.uuid4()),
+            promised=promised,
+            where=_where(settings),
+            give_up=f"delete {known.path}",
+        )
+        await asyncio.to_thread(known.keep, place, store_id)
     except OSError as why:
         raise StoreUnavailable(str(why)) from why
+    return artifacts
 
 
 def _place(settings: Settings) -> str:
     """The place of the files, without options such as an endpoint."""
     return settings.storage.artifacts.partition("?")[0].rstrip("/")
+
+
+def _where(settings: Settings) -> str:
+    place = _place(settings)
+    return str(settings.storage.dir / "artifacts") if place == "file" else place
 
 
 async def _shared(settings: Settings, closing: contextlib.AsyncExitStack, now: Clock) -> Stores:
@@ -163,7 +187,7 @@ async def _shared(settings: Settings, closing: contextlib.AsyncExitStack, now: C
     clock = StoreClock(jobs.time, now)
     await clock.start()
     artifacts = await _artifacts(settings, closing, clock.now)
-    await _join(jobs, settings)
+    await _join(jobs, settings, artifacts, clock.now)
     notes = Notes(jobs.notes)
     await notes.look()
     return Stores(
@@ -189,24 +213,47 @@ async def _redis(settings: Settings) -> RedisJobs:
         raise StartFailed(str(why)) from why
 
 
-async def _join(jobs: RedisJobs, settings: Settings) -> None:
+async def _join(jobs: RedisJobs, settings: Settings, artifacts: _Artifacts, now: Clock) -> None:
     """Join the cluster. Raises `WrongCluster` if this replica has other files or keys."""
     from proxy.stores.redis_jobs.cluster import Identity
 
-    artifacts = _place(settings)
-    if artifacts == "file":
-        volume = await asyncio.to_thread(volume_id, settings.storage.dir)
-        artifacts = f"file (on the volume with the id {volume} in storage.dir)"
     keys = settings.secrets.keys
     fingerprints = (hashlib.sha256(key.get_secret_value().encode()).hexdigest() for key in keys)
-    await jobs.join(
-        Identity(secrets=frozenset(each[:16] for each in fingerprints), artifacts=artifacts)
+    identity = Identity(
+        secrets=frozenset(each[:16] for each in fingerprints), artifacts=_place(settings)
     )
+    known, new = await jobs.files_id(), str(uuid.uuid4())
+    bucket = settings.storage.artifacts != "file"
+    if bucket:  # its name is the same for all replicas: they agree on an id
+        await jobs.join(identity)
+        new = known or await jobs.files_id(new) or new
+    elif known is None:
+        earlier = await asyncio.to_thread(_earlier_id, settings.storage.dir)
+        new = earlier or new
+    store_id = await same_files.identified(
+        artifacts,
+        known=known,
+        new=new,
+        promised=[] if known is None else same_files.with_files(await jobs.list(), now()),
+        where=_where(settings),
+        give_up=f"run {jobs.forget_files()} in the job store",
+    )
+    if not bucket:  # only the volume itself tells whether replicas share it
+        description = f"file (on the volume with the id {store_id} in storage.dir)"
+        identity = replace(identity, artifacts=description)
+    await jobs.join(replace(identity, files=store_id))
+
+
+def _earlier_id(directory: Path) -> str | None:
+    """The id of a volume that an earlier version has written."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(uuid.UUID((directory / "volume-id").read_text(encoding="ascii").strip()))
+    return None
 
 
 async def _artifacts(
     settings: Settings, closing: contextlib.AsyncExitStack, now: Clock
-) -> ArtifactStore:
+) -> _Artifacts:
     if settings.storage.artifacts == "file":
         files = await FileArtifacts.at(settings.storage.dir, clock=now)
         closing.push_async_callback(files.close)

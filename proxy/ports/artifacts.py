@@ -153,6 +153,27 @@ class Searchable(Protocol):
         """The job ids, of these job ids and fences, that have no artifact for `get`."""
 
 
+#: The name under which an artifact store keeps its id beside the files.
+STORE_ID = "store-id"
+
+
+class Identified(Protocol):
+    """What `parts` asks of an artifact store at the start: whether it has the files of the jobs.
+
+    A volume that is not mounted, or a bucket that was emptied, is not a store whose files are lost.
+    """
+
+    async def identity(self) -> str | None:
+        """The id that is kept with the files, None without one. Raises `StoreUnavailable`."""
+
+    async def identify(self, id: str) -> str:
+        """Keep the id with the files, unless they have one; return theirs.
+
+        From then on a file counts as missing only while this id is there. Otherwise
+        `StoreUnavailable` is raised.
+        """
+
+
 class ArtifactStore(Protocol):
     """Keeps the files of jobs by job id and fence. Every method may raise `StoreUnavailable`.
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
+from redis.asyncio import Redis
 
+from proxy.stores.object_artifacts.location import Location
+from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.cluster.conftest import MakeScene
 from tests.support.process import DidNotStart, ProxyProcess
 from tests.support.redis_server import RedisServer
@@ -96,3 +104,70 @@ async def test_a_bucket_that_is_away_is_named(tmp_path: Path) -> None:
     url = "s3://tests/a?endpoint=http://127.0.0.1:1&allow_http=true&region=us-east-1"
     proxy = ProxyProcess(tmp_path / "data", UPSTREAM, STORAGE__ARTIFACTS=url)
     assert "storage.artifacts: s3://tests/a" in await refused(proxy)
+
+
+async def taken_away(tmp_path: Path, bucket: str | None) -> Callable[[], Awaitable[None]]:
+    """Empty the bucket, or take the volume away. Return what brings the volume back."""
+    if bucket is None:
+        volume = tmp_path / "data/artifacts"
+        volume.rename(tmp_path / "elsewhere")
+
+        async def mount() -> None:
+            await asyncio.to_thread(shutil.rmtree, volume)
+            (tmp_path / "elsewhere").rename(volume)
+
+        return mount
+    store = await ObjectArtifacts.at(Location.parse(bucket))
+    await store.bucket.remove([*await store.bucket.sizes("artifacts"), "store-id"])
+    await store.close()
+
+    async def nothing() -> None:
+        """The bucket stays empty."""
+
+    return nothing
+
+
+@pytest.mark.parametrize("place", ["volume", "bucket"])
+async def test_replicas_without_their_files_do_not_take_them_for_lost(
+    make_scene: MakeScene, tmp_path: Path, request: pytest.FixtureRequest, place: str
+) -> None:
+    """§15: they do not start before the files are back, or an operator gives them up."""
+    bucket = request.getfixturevalue("bucket") if place == "bucket" else None
+    scene = await make_scene(**({} if bucket is None else {"STORAGE__ARTIFACTS": bucket}))
+    job = await scene.a.kick_off(scene.path)
+    await scene.whole(scene.b, job)
+    for proxy in scene.proxies:
+        await proxy.kill()
+    bring_back = await taken_away(tmp_path, bucket)
+    first, second = scene.proxies
+    why = await refused(first)
+    assert "has no store-id" in why
+    if bucket is None:
+        await bring_back()
+    else:
+        found = re.search(r"run (HDEL \S+ files artifacts) in the job store", why)
+        assert found is not None
+        client: Any = Redis.from_url(scene.store.url)
+        assert await client.execute_command(*found[1].split()) == 2
+        await client.aclose()
+    await first.start()
+    await second.start()
+    if bucket is None:
+        await scene.whole(scene.b, job)
+    else:
+        assert (await scene.b.status(job))[1]["result"]["state"] == "Deleted"
+    await scene.whole(scene.b, await scene.a.kick_off(scene.path))
+
+
+async def test_replicas_of_an_earlier_version_keep_the_id_of_their_volume(
+    tmp_path: Path, valkey_server: RedisServer
+) -> None:
+    """It was beside the files; the store knows it."""
+    id, url = str(uuid4()), f"{valkey_server.url}?prefix={uuid4()}"  # noqa: A001
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    (data / "volume-id").write_text(f"{id}\n")
+    proxy = ProxyProcess(data, UPSTREAM, STORAGE__JOBS=url)
+    await proxy.start()
+    await proxy.kill()
+    assert (data / "artifacts/store-id").read_text() == f"{id}\n"

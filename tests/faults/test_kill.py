@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +141,79 @@ async def test_a_start_with_another_bucket_takes_no_file_for_lost(
     await wrong.kill()
     await scene.proxy.start()
     await scene.check(job)
+
+
+@contextmanager
+def unmounted(volume: Path) -> Iterator[None]:
+    """The volume is not mounted: where it should be, there is an empty directory."""
+    elsewhere = volume.with_name("elsewhere")
+    volume.rename(elsewhere)
+    volume.mkdir(mode=0o700)
+    try:
+        yield
+    finally:
+        shutil.rmtree(volume)
+        elsewhere.rename(volume)
+
+
+async def test_a_start_without_the_volume_of_the_files_takes_none_for_lost(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """§15: it is refused, and names the volume; the next start with it has all files."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.check(job)
+    await scene.proxy.kill()
+    volume = tmp_path / "data/artifacts"
+    with unmounted(volume), pytest.raises(DidNotStart) as caught:
+        await scene.proxy.start()
+    assert f"{volume} has no store-id" in str(caught.value)
+    assert "finished exports (1)" in str(caught.value)
+    assert "Mount their volume" in str(caught.value)
+    await scene.proxy.start()
+    await scene.check(job)
+
+
+async def test_lost_files_can_be_given_up(scene: Scene, tmp_path: Path) -> None:
+    """As the message of the refused start says."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.check(job)
+    await scene.proxy.kill()
+    shutil.rmtree(tmp_path / "data/artifacts")
+    with pytest.raises(DidNotStart) as caught:
+        await scene.proxy.start()
+    found = re.search(r"delete (\S+) to give them up", str(caught.value))
+    assert found is not None
+    await asyncio.to_thread(Path(found[1]).unlink)
+    await scene.proxy.start()
+    assert (await scene.caller.status(job))[1]["result"]["state"] == "Deleted"
+    await scene.check(await scene.caller.kick_off(scene.path))
+
+
+async def test_a_lost_id_is_replaced_while_the_files_are_there(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """Such as one that a rule of a bucket has expired."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.check(job)
+    await scene.proxy.kill()
+    path = tmp_path / "data/artifacts/store-id"
+    before = path.read_text()
+    path.unlink()
+    await scene.proxy.start()
+    assert path.read_text() == before
+    await scene.check(job)
+
+
+async def test_a_volume_that_disappears_loses_no_file(scene: Scene, tmp_path: Path) -> None:
+    """§11: 503 until it is mounted again. Nothing is stored in its place, or forgotten."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.check(job)
+    result = f"/v8/_async/exports/{job}/result"
+    with unmounted(tmp_path / "data/artifacts"):
+        assert (await scene.caller.ask("GET", result))[0] == 503
+        # a moment ago there was space
+        status, document = await scene.caller.ask("POST", scene.path, Prefer="respond-async")
+        assert status in (202, 503)
+    await scene.check(job)
+    if status == 202:
+        await scene.check(document["id"])

@@ -9,26 +9,42 @@ from pathlib import Path
 from proxy.ports import StoreUnavailable
 from proxy.stores.durable import sync_directory, write_file
 
-_NAME = "artifacts-place"
 
-
-def check_place(directory: Path, place: str, promised: int) -> None:
-    """Check that `place`, the value of storage.artifacts, is where the `promised` finished exports
-    of the directory are, and write it there for the next start.
-
-    Raises `StoreUnavailable` if they are in another place, and OSError.
+class FilesPlace:
+    """What the directory of the jobs remembers of the artifact store: the value of
+    storage.artifacts, and the id that the store keeps. All methods may raise OSError.
     """
-    path = directory / _NAME
-    known = path.read_text(encoding="utf-8").strip() if path.exists() else place
-    if known != place and promised:
-        raise StoreUnavailable(
-            f"storage.artifacts is {place}, but the files of finished exports ({promised:,}) of "
-            f"storage.dir {directory} are in {known}. Set storage.artifacts to {known} until they "
-            f"have expired, or delete {path} to give them up."
-        )
-    if known == place and path.exists():
-        return
-    temporary = directory / f"{_NAME}.new"
-    write_file(temporary, f"{place}\n".encode())
-    temporary.replace(path)
-    sync_directory(directory)
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.path = directory / "artifacts-place"
+
+    def known_id(self, place: str, promised: int) -> str | None:
+        """The id of the artifact store at `place`, the value of storage.artifacts; None if it is
+        not known. Raises `StoreUnavailable` if the `promised` finished exports are in another one.
+        """
+        found, store_id = self._read()
+        if found in (place, None):
+            return store_id
+        if promised:
+            raise StoreUnavailable(
+                f"storage.artifacts is {place}, but the files of finished exports ({promised:,}) "
+                f"of storage.dir {self._directory} are in {found}. Set storage.artifacts to "
+                f"{found} until they have expired, or delete {self.path} to give them up."
+            )
+        return None
+
+    def keep(self, place: str, id: str) -> None:
+        """Remember them for the next start."""
+        if self._read() == (place, id):
+            return
+        temporary = self.path.with_name(f"{self.path.name}.new")
+        write_file(temporary, f"{place}\n{id}\n".encode())
+        temporary.replace(self.path)
+        sync_directory(self._directory)
+
+    def _read(self) -> tuple[str | None, str | None]:
+        if not self.path.exists():
+            return None, None
+        place, _, store_id = self.path.read_text(encoding="utf-8").strip().partition("\n")
+        return place, store_id or None

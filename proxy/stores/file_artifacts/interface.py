@@ -11,6 +11,7 @@ from proxy.ports import Tail
 from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts.files import Entry, Places
 from proxy.stores.file_artifacts.ledger import Ledger
+from proxy.stores.file_artifacts.volume import Volume
 from proxy.stores.threads import Patience
 
 #: Seconds that the body of a response may wait for its file: a file server may need them to hand
@@ -44,6 +45,8 @@ class Store(Protocol):
     ledger: Ledger
     #: Large pieces that all readers of the store may have at a time.
     large_pieces: Budget
+    #: The volume that the files are on.
+    volume: Volume
     #: Bounds how long readers wait for a file.
     reading: Patience
     #: Limits the turns that all readers have at a time, and how many of them may wait for their

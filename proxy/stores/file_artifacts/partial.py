@@ -211,7 +211,11 @@ class FilePartial:
     def _commit(self, artifact: Artifact, record_copy: bytes) -> None:
         if files.is_superseded(self.places, committed=True):
             raise PartialLost(f"another replica has stored the file of job {self.id}")
-        self._spool.commit(artifact, record_copy)
+        try:
+            self._spool.commit(artifact, record_copy)
+        except PartialLost:
+            self._store.volume.check()  # it may be mounted again
+            raise
         self._committed = True
 
     async def keep(self) -> None:

@@ -27,6 +27,7 @@ from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.takeover import take_over
+from proxy.stores.file_artifacts.volume import Volume
 from proxy.stores.threads import Patience, undisturbed, yield_to_loop
 
 _P = ParamSpec("_P")
@@ -62,7 +63,8 @@ class FileArtifacts:
         )
         self.reading = Patience(str(root), _HANGING)
         self._removing = Patience(str(root), _HANGING)
-        self._free = Gauge(lambda: files.free(root), str(root))
+        self.volume = Volume(root)
+        self._free = Gauge(self._measure, str(root))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
         self._directories: dict[str, Path] = {}  # at most 256, by the first characters of the ids
@@ -89,11 +91,20 @@ class FileArtifacts:
             raise
         return store
 
+    async def identity(self) -> str | None:
+        """As `Identified.identity`."""
+        return await self._ask(self.volume.find)
+
+    async def identify(self, id: str) -> str:
+        """As `Identified.identify`."""
+        return await self._ask(self.volume.identify, id)
+
     async def create(self, id: str, fence: int = 0) -> FilePartial:
         """As `ArtifactStore.create`."""
         places = self._places(id, fence)
 
         def create() -> tuple[Spool, list[int]]:
+            self.volume.check()
             removed = files.remove_all(places.directory, id, below=fence)
             return Spool.create(places, durable=self._durable), removed
 
@@ -116,7 +127,7 @@ class FileArtifacts:
             if kept is None and fence:
                 kept, found = take_over(places, durable=self._durable, stop=stop)
                 lower.extend(found)
-            return kept
+            return self._checked(kept)
 
         kept = await self.exclusively(id, resume, stop=stop.set, unwanted=self._dispose)
         if kept is None:
@@ -127,32 +138,39 @@ class FileArtifacts:
 
     async def get(self, id: str, fence: int = 0) -> Artifact | None:
         """As `ArtifactStore.get`. A file that does not match its sidecar is no artifact."""
-        found = await self._ask(files.committed, self._places(id, fence))
+        found = await self._look(files.committed, self._places(id, fence))
         return None if found is None else found[0]
 
     async def missing(self, wanted: Collection[tuple[str, int]]) -> set[str]:
         """As `Searchable.missing`."""
 
         def missing(wanted: Collection[tuple[str, int]]) -> set[str]:
-            return {
+            found = {
                 job for job, fence in wanted if files.committed(self._places(job, fence)) is None
             }
+            if found:
+                self.volume.check()
+            return found
 
         return await self._ask(missing, wanted)
 
     async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
         """As `ArtifactStore.record_copy`."""
         if fence is None:
-            found = await self._ask(files.highest_committed, self._places(id).directory, id)
+            found = await self._look(files.highest_committed, self._places(id).directory, id)
         else:
-            found = await self._ask(files.committed, self._places(id, fence))
+            found = await self._look(files.committed, self._places(id, fence))
         return None if found is None else found[1]
 
     async def open(self, id: str, fence: int = 0) -> FileReader | None:
         """As `ArtifactStore.open`."""
-        places = self._places(id, fence)
+        return await self._open(files.opened, self._places(id, fence))
+
+    async def _open(
+        self, work: Callable[_P, tuple[Artifact, int] | None], *args: _P.args, **kwargs: _P.kwargs
+    ) -> FileReader | None:
         self.reading.check()
-        opening = self.begin(files.opened, places)
+        opening = self.begin(partial(self._found, work, *args, **kwargs))
         found = await self.reading.wait(opening, _OPENING, unwanted=self._dispose)
         return None if found is None else FileReader(self, *found)
 
@@ -163,9 +181,7 @@ class FileArtifacts:
 
     async def open_published(self, id: str, fence: int, size: int) -> Readable | None:
         """As `Published.open_published`."""
-        opening = self.begin(files.opened_published, self._places(id, fence), size)
-        found = await undisturbed(opening, unwanted=self._dispose)
-        return None if found is None else FileReader(self, *found)
+        return await self._open(files.opened_published, self._places(id, fence), size)
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`."""
@@ -173,7 +189,7 @@ class FileArtifacts:
         await self._removing.wait(asyncio.ensure_future(self._remove(id)), _REMOVAL)
 
     async def _remove(self, id: str) -> None:
-        removing = partial(files.remove_all, self._places(id).directory, id)
+        removing = partial(self._found, files.remove_all, self._places(id).directory, id)
         self._drop_all(id, [0, *await self.exclusively(id, removing)])
 
     async def ids(self) -> set[str]:
@@ -181,7 +197,7 @@ class FileArtifacts:
         volume.
         """
         changes = self.ledger.changes
-        found = await self._ask(files.survey, self._root)
+        found = await self._look(files.survey, self._root)
         growing = {each.places.entry("partial") for each in self._growing}
         at_rest = {
             entry: size
@@ -289,6 +305,22 @@ class FileArtifacts:
         if directory is None:
             directory = self._directories[prefix] = self._root / prefix
         return Places(directory, id, fence)
+
+    def _measure(self) -> int:
+        self.volume.check()
+        return files.free(self._root)
+
+    def _found(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """What the work finds. Nothing found on another volume is not nothing. It blocks."""
+        return self._checked(work(*args, **kwargs))
+
+    def _checked(self, found: _T) -> _T:
+        if not found:
+            self.volume.check()
+        return found
+
+    async def _look(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._ask(partial(self._found, work, *args, **kwargs))
 
     async def _ask(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await undisturbed(self.begin(work, *args, **kwargs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from weakref import WeakValueDictionary
 
 from proxy.net.budget import Budget
 from proxy.ports import Artifact, Readable, StoreUnavailable, Tail
+from proxy.ports.artifacts import STORE_ID
 from proxy.stores.object_artifacts import opening
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.interface import GrowingFile
 from proxy.stores.object_artifacts.layout import (
     ROOT,
+    Commit,
     Files,
     Place,
     Run,
@@ -64,6 +67,7 @@ class ObjectArtifacts:
         self._growing: set[GrowingFile] = set()
         self._sharing = Sharing(bucket, opening.new_token())
         self._known: dict[str, _Known] = {}
+        self._id: str | None = None
         self._closed = False
 
     @classmethod
@@ -97,6 +101,36 @@ class ObjectArtifacts:
         if found != content:
             raise StoreUnavailable(f"{self.location()} does not return what was stored in it")
 
+    async def identity(self) -> str | None:
+        """As `Identified.identity`."""
+        content = await self.bucket.read(STORE_ID)
+        if content is None:
+            return None
+        try:
+            return str(uuid.UUID(content.decode("ascii").strip()))
+        except ValueError as why:
+            raise StoreUnavailable(f"{self.location()}: {STORE_ID} is damaged: delete it") from why
+
+    async def identify(self, id: str) -> str:
+        """As `Identified.identify`. Replicas that call it at the same time offer the same id."""
+        found = await self.identity()
+        if found is None:
+            await self.bucket.store(STORE_ID, f"{id}\n".encode())
+            found = id
+        self._id = found
+        return found
+
+    async def _checked(self, found: _T) -> _T:
+        """What was found. Nothing found in a bucket that was emptied, or in another one, is not
+        nothing.
+        """
+        if found is None and self._id is not None and await self.identity() != self._id:
+            raise StoreUnavailable(
+                f"{self.location()} is not the bucket that it was at the start: its {STORE_ID} is "
+                "another one, or missing"
+            )
+        return found
+
     async def create(self, id: str, fence: int = 0) -> ObjectPartial:
         """As `ArtifactStore.create`."""
         async with self.turn(checked(id)):
@@ -112,7 +146,7 @@ class ObjectArtifacts:
         async with self.turn(id):
             if any(each.place == place for each in self._growing):
                 raise StoreUnavailable(f"the partial file of job {id} is being written")
-            kept = await opening.resume(self, place)
+            kept = await self._checked(await opening.resume(self, place))
             if kept is not None:
                 self._growing.add(kept)
                 self._count(id, -kept.offset)
@@ -120,7 +154,7 @@ class ObjectArtifacts:
 
     async def get(self, id: str, fence: int = 0) -> Artifact | None:
         """As `ArtifactStore.get`."""
-        found = await opening.committed(self.bucket, Place(checked(id), fence))
+        found = await self._committed(Place(checked(id), fence))
         return None if found is None else found.artifact
 
     async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
@@ -128,14 +162,17 @@ class ObjectArtifacts:
         if fence is None:
             found_files = await opening.survey(self.bucket, checked(id))
             fence = max((each for each, of in found_files.items() if of.commit), default=0)
-        found = await opening.committed(self.bucket, Place(checked(id), fence))
+        found = await self._committed(Place(checked(id), fence))
         return None if found is None else found.record_copy
+
+    async def _committed(self, place: Place) -> Commit | None:
+        return await self._checked(await opening.committed(self.bucket, place))
 
     async def open(self, id: str, fence: int = 0) -> ObjectReader | None:
         """As `ArtifactStore.open`."""
         place = Place(checked(id), fence)
         async with self.turn(id):
-            found = await opening.committed(self.bucket, place)
+            found = await self._committed(place)
             if found is None:
                 return None
             self._sharing.opened(id)

@@ -20,17 +20,19 @@ class WrongCluster(StoreUnavailable):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """What the replicas of a cluster have in common: fingerprints of the keys in `secrets.key`,
-    none if it is not set, and a description of the artifact store.
+    none if it is not set, a description of the artifact store, and the id that it keeps.
     """
 
     secrets: frozenset[str]
     artifacts: str
+    files: str | None = None
 
     def fields(self) -> tuple[str, ...]:
         """Names and values, as the store keeps them."""
         return (
             *("format", FORMAT, "secrets", _joined(self.secrets)),
             *("artifacts", self.artifacts, "created", str(int(time.time()))),
+            *(() if self.files is None else ("files", self.files)),
         )
 
 
@@ -38,9 +40,10 @@ def _joined(fingerprints: Iterable[str]) -> str:
     return ",".join(sorted(fingerprints))
 
 
-def agreed(identity: Identity, stored: Sequence[bytes], prefix: str) -> str | None:
-    """Compare an identity with the stored fields. Returns the fingerprints to store instead, if
-    they changed: a key is rotated with one that both sets have in common. Raises `WrongCluster`.
+def agreed(identity: Identity, stored: Sequence[bytes], prefix: str) -> dict[str, str]:
+    """Compare an identity with the stored fields. Returns the fields to store instead: fingerprints
+    that changed, if a key is rotated with one that both sets have in common, and what an operator
+    has deleted. Raises `WrongCluster`. The id of the files is compared by `parts.same_files`.
     """
     found = {
         name.decode(): value.decode(errors="replace")
@@ -52,17 +55,22 @@ def agreed(identity: Identity, stored: Sequence[bytes], prefix: str) -> str | No
             f"{found.get('format')}, and this version writes {FORMAT}: run the same version on all "
             "replicas, or set another ?prefix="
         )
-    if found.get("artifacts") != identity.artifacts:
+    changed = {}
+    if identity.files is not None and found.get("files") != identity.files:
+        changed["files"] = identity.files
+    if "artifacts" not in found:
+        changed["artifacts"] = identity.artifacts
+    elif found["artifacts"] != identity.artifacts:
         raise WrongCluster(
             f"storage.jobs: the prefix {prefix!r} belongs to a cluster whose files are in "
-            f"{found.get('artifacts')}, and storage.artifacts is {identity.artifacts}: set the "
+            f"{found['artifacts']}, and storage.artifacts is {identity.artifacts}: set the "
             "same storage.artifacts on all replicas, or another ?prefix= for another cluster"
         )
     known = frozenset(found.get("secrets", "").split(",")) - {""}
     if known == identity.secrets and "secrets" in found:
-        return None
+        return changed
     if known & identity.secrets or "secrets" not in found:
-        return _joined(identity.secrets)
+        return changed | {"secrets": _joined(identity.secrets)}
     have = "have another secrets.key" if known else "have no secrets.key"
     raise WrongCluster(
         f"storage.jobs: the replicas that use the prefix {prefix!r} {have}: set the same on all "

@@ -29,10 +29,26 @@ class RedisReplicas:
         changed.
         """
         found = await self._connections.run(scripts.JOIN, *identity.fields())
-        if (changed := agreed(identity, found, self._prefix)) is not None:
-            key = f"{self._prefix}cluster"
-            await self._connections.command("HSET", key, "secrets", changed)
+        for name, value in agreed(identity, found, self._prefix).items():
+            await self._connections.command("HSET", self._cluster, name, value)
         self._identity = identity
+
+    async def files_id(self, new: str | None = None) -> str | None:
+        """The id of the artifact store that has the files of the cluster: `new` if there was none,
+        None without one.
+        """
+        if new is not None:
+            await self._connections.command("HSETNX", self._cluster, "files", new)
+        found = await self._connections.command("HGET", self._cluster, "files")
+        return None if found is None else str(found.decode())
+
+    def forget_files(self) -> str:
+        """The command with which an operator gives the files of the cluster up."""
+        return f"HDEL {self._cluster} files artifacts"
+
+    @property
+    def _cluster(self) -> str:
+        return f"{self._prefix}cluster"
 
     async def owner_key(self) -> bytes:
         """The key of all owner hashes of the cluster, made by the first call (CONTRACT §9)."""

@@ -7,32 +7,39 @@ from pathlib import Path
 import pytest
 
 from proxy.ports import StoreUnavailable
-from proxy.stores.disk_jobs.place import check_place
+from proxy.stores.disk_jobs.place import FilesPlace
 
 
-def test_another_place_is_refused_while_files_are_promised(tmp_path: Path) -> None:
-    check_place(tmp_path, "file", 0)
+@pytest.fixture
+def place(tmp_path: Path) -> FilesPlace:
+    return FilesPlace(tmp_path)
+
+
+def test_another_place_is_refused_while_files_are_promised(place: FilesPlace) -> None:
+    place.keep("file", "one")
     with pytest.raises(StoreUnavailable) as refused:
-        check_place(tmp_path, "s3://a/b", 1_000)
+        place.known_id("s3://a/b", 1_000)
     assert "finished exports (1,000)" in str(refused.value)
-    assert f"delete {tmp_path / 'artifacts-place'} to give them up" in str(refused.value)
-    check_place(tmp_path, "file", 1_000)
+    assert f"delete {place.path} to give them up" in str(refused.value)
+    assert place.known_id("file", 1_000) == "one"
 
 
-def test_another_place_is_noted_once_no_file_is_promised(tmp_path: Path) -> None:
-    check_place(tmp_path, "file", 0)
-    check_place(tmp_path, "s3://a/b", 0)
+def test_another_place_has_another_id_once_no_file_is_promised(place: FilesPlace) -> None:
+    place.keep("file", "one")
+    assert place.known_id("s3://a/b", 0) is None
+    place.keep("s3://a/b", "two")
+    assert place.known_id("s3://a/b", 1) == "two"
     with pytest.raises(StoreUnavailable):
-        check_place(tmp_path, "file", 1)
+        place.known_id("file", 1)
 
 
-def test_a_directory_of_an_older_version_notes_its_place(tmp_path: Path) -> None:
-    check_place(tmp_path, "s3://a/b", 5)
-    with pytest.raises(StoreUnavailable):
-        check_place(tmp_path, "file", 5)
+def test_a_directory_of_an_older_version_has_no_id(place: FilesPlace) -> None:
+    assert place.known_id("s3://a/b", 5) is None
+    place.path.write_text("s3://a/b\n")
+    assert place.known_id("s3://a/b", 5) is None
 
 
-def test_files_can_be_given_up(tmp_path: Path) -> None:
-    check_place(tmp_path, "file", 5)
-    (tmp_path / "artifacts-place").unlink()
-    check_place(tmp_path, "s3://a/b", 5)
+def test_files_can_be_given_up(place: FilesPlace) -> None:
+    place.keep("file", "one")
+    place.path.unlink()
+    assert place.known_id("s3://a/b", 5) is None

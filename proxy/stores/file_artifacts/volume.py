@@ -1,0 +1,70 @@
+"""The volume of an artifact directory, recognised by an id in it. Everything here blocks."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from proxy.ports import StoreUnavailable
+from proxy.ports.artifacts import STORE_ID
+from proxy.stores.durable import PLAIN, sync_directory
+from proxy.stores.file_artifacts.files import disk_errors
+
+#: Seconds and pauses in which another replica finishes to write the id.
+_WRITING, _PAUSE = 2.0, 0.05
+
+
+class Volume:
+    """The volume that the directory `root` is on. Another one, or the empty place where it should
+    be mounted, has another id or none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / STORE_ID
+        self._id: str | None = None
+
+    def find(self) -> str | None:
+        """The id, None without one. Raises `StoreUnavailable`."""
+        with disk_errors(self._path):
+            try:
+                content = self._path.read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            return str(uuid.UUID(content.decode("ascii").strip()))
+        except ValueError as why:
+            raise StoreUnavailable(f"{self._path} is damaged: delete it") from why
+
+    def identify(self, id: str) -> str:
+        """As `Identified.identify`."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN
+        with disk_errors(self._path), suppress(FileExistsError):
+            # without a draft and a hard link, which CIFS and drvfs do not support
+            with os.fdopen(os.open(self._path, flags, 0o600), "wb") as file:
+                file.write(f"{id}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(self._path.parent)
+        self._id = self._whole()
+        return self._id
+
+    def _whole(self) -> str:
+        until = time.monotonic() + _WRITING
+        while True:
+            try:
+                if (found := self.find()) is not None:
+                    return found
+            except StoreUnavailable:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_PAUSE)
+
+    def check(self) -> None:
+        """Raise `StoreUnavailable` if this is not the volume that was identified."""
+        if self._id is not None and self.find() != self._id:
+            raise StoreUnavailable(
+                f"{self._path.parent} is not the volume that it was at the start: mount it again"
+            )

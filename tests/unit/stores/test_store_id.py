@@ -1,0 +1,141 @@
+"""The id that an artifact store keeps beside its files (CONTRACT §11, §15): while it is gone, files
+are not missing, but the store is not available.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from proxy.ports import PartialLost, StoreUnavailable
+from proxy.ports.artifacts import STORE_ID
+from proxy.stores.file_artifacts.store import FileArtifacts
+from proxy.stores.file_artifacts.volume import Volume
+from proxy.stores.object_artifacts.store import ObjectArtifacts
+from tests.support.artifacts import begun, committed, new_id, note
+from tests.unit.stores.conftest import ARTIFACTS
+
+
+async def replaced(store: FileArtifacts | ObjectArtifacts, id: str | None) -> None:
+    """Another volume is mounted, or another bucket is there; without an id if it is None."""
+    if isinstance(store, FileArtifacts):
+        path = store._root / STORE_ID
+        path.unlink(missing_ok=True)
+        if id is not None:
+            path.write_text(f"{id}\n")
+        return
+    await store.bucket.remove([STORE_ID])
+    if id is not None:
+        await store.bucket.store(STORE_ID, f"{id}\n".encode())
+
+
+@pytest.fixture(params=["file", "s3"])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[FileArtifacts | ObjectArtifacts]:
+    make, service = ARTIFACTS[request.param]
+    opened = await make(tmp_path, "" if service is None else request.getfixturevalue(service))
+    assert isinstance(opened, FileArtifacts | ObjectArtifacts)
+    yield opened
+    await opened.close()
+
+
+async def test_what_a_volume_does_not_have_is_not_removed_and_nothing_is_stored(
+    tmp_path: Path,
+) -> None:
+    """A job whose file could not be removed is not forgotten: the file would come back with it."""
+    store = await FileArtifacts.at(tmp_path)
+    await store.identify(str(uuid4()))
+    there = await committed(store)
+    _, partial = await begun(store, b"12345")
+    await partial.read(0, 5)
+    (tmp_path / "artifacts").rename(tmp_path / "elsewhere")
+    (tmp_path / "artifacts").mkdir()
+    for asked in (
+        store.remove(there),
+        store.create(new_id()),
+        store.missing([(there, 0)]),
+        store.ids(),
+        store.free(),
+        partial.commit(5, note),
+    ):
+        with pytest.raises(StoreUnavailable, match="mount it again") as caught:
+            await asked
+        assert not isinstance(caught.value, PartialLost)
+    shutil.rmtree(tmp_path / "artifacts")
+    (tmp_path / "elsewhere").rename(tmp_path / "artifacts")
+    assert (await partial.commit(5, note)).size == 5
+    assert len(await store.ids()) == 2
+    await store.remove(there)
+    await store.close()
+
+
+def test_replicas_that_start_at_the_same_moment_agree(tmp_path: Path) -> None:
+    """The first one wins, also if the others read while it writes."""
+    ids = [str(uuid4()) for _ in range(8)]
+    with ThreadPoolExecutor(len(ids)) as threads:
+        found = set(threads.map(lambda offered: Volume(tmp_path).identify(offered), ids))
+    assert len(found) == 1
+    assert found <= set(ids)
+
+
+def test_an_id_that_is_being_written_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, written = tmp_path / STORE_ID, str(uuid4())
+    path.touch()
+    monkeypatch.setattr(time, "sleep", lambda _: path.write_text(f"{written}\n"))
+    assert Volume(tmp_path).identify(str(uuid4())) == written
+
+
+def test_a_volume_without_hard_links_has_an_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFS and drvfs may have none."""
+
+    def link(*args: object, **more: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    first = Volume(tmp_path).identify(str(uuid4()))
+    assert Volume(tmp_path).identify(str(uuid4())) == first
+
+
+async def test_the_first_id_stays(store: FileArtifacts | ObjectArtifacts) -> None:
+    first = str(uuid4())
+    assert await store.identity() is None
+    assert await store.identify(first) == first
+    assert await store.identify(str(uuid4())) == first
+    assert await store.identity() == first
+    assert await store.ids() == set()
+
+
+@pytest.mark.parametrize("other", [None, str(uuid4())], ids=["none", "another"])
+async def test_without_its_id_no_file_is_missing(
+    store: FileArtifacts | ObjectArtifacts, other: str | None
+) -> None:
+    await store.identify(str(uuid4()))
+    job = new_id()
+    assert [await store.get(job), await store.open(job), await store.resume(job)] == [None] * 3
+    there = await committed(store)
+    await replaced(store, other)
+    for ask in (store.get, store.open, store.record_copy, store.resume):
+        with pytest.raises(StoreUnavailable, match="that it was at the start"):
+            await ask(job)
+    found = await store.open(there)
+    assert found is not None
+    await found.close()
+
+
+async def test_an_id_that_is_damaged_is_named(store: FileArtifacts | ObjectArtifacts) -> None:
+    await replaced(store, "no id")
+    with pytest.raises(StoreUnavailable, match=f"{STORE_ID} is damaged: delete it"):
+        await store.identity()
