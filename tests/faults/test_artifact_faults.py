@@ -410,6 +410,7 @@ async def test_two_processes_share_a_volume(tmp_path: Path) -> None:
     successor's file.
     """
     one, two = await FileArtifacts.at(tmp_path), await FileArtifacts.at(tmp_path)
+    assert await one.used() == 0
     job = new_id()
     old = await one.create(job)
     await old.write(b"old")
