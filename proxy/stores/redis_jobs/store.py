@@ -99,8 +99,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         return store
 
     def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._feed.run()), loop.create_task(self._look())]
+        self._tasks = [asyncio.create_task(each) for each in (self._feed.run(), self._look())]
 
     async def notes(self) -> Sequence[str]:
         """A sentence for each setting of the store that puts jobs at risk, with the fix."""
@@ -177,8 +176,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
 
     async def withdraw(self, claim: KeyClaim) -> None:
         """As `SharedJobs.withdraw`."""
-        key = claim_key(claim.owner, claim.key)
-        await self._connections.run(scripts.WITHDRAW, *key, claim.id)
+        await self._connections.run(scripts.WITHDRAW, *claim_key(claim.owner, claim.key), claim.id)
 
     async def claims(self, owner: str, key: str) -> Collection[str]:
         """As `SharedJobs.claims`."""
@@ -196,8 +194,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
 
     async def _until_added(self, id: str) -> None:
         await asyncio.sleep(self._adding.get(id, 0.0) - elapsed())
-        now = elapsed()
-        self._adding = {each: until for each, until in self._adding.items() if until > now}
+        self._adding = {each: end for each, end in self._adding.items() if end > elapsed()}
 
     async def recent(self, id: str) -> Job | None:
         """As `JobStore.recent`; see `RecentJobs`."""
