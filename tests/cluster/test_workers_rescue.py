@@ -10,12 +10,14 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.cluster.test_workers import SETTINGS, WORKERS, alive, children, until
 from tests.support.exports import CHUNKED_HEAD, CONTENT, HEAD, LINES, Exports, Slow, Write, post
 from tests.support.process import ProxyProcess
+from tests.support.redis_server import RedisServer
 from tests.support.wire import Message, Peer, ask, eventually
 
 RESCUE = SETTINGS | {
@@ -148,3 +150,28 @@ async def test_14_a_response_without_a_length_that_breaks_off_looks_broken_at_ea
         assert kinds == [b"" if whole else ConnectionResetError] * MANY
         for peer in peers:
             peer.abort()
+
+
+async def test_14_with_redis_clients_of_all_workers_follow_the_file(
+    tmp_path: Path, valkey_server: RedisServer
+) -> None:
+    """§14, §18: then each worker is a replica, and one of them runs the export."""
+    slow = Slow()
+    settings = {
+        "STORAGE__JOBS": f"{valkey_server.url}?prefix={uuid4()}",
+        "EXPORTS__STALL_TIMEOUT": "60s",
+    }
+    async with workers(tmp_path / "data", slow, **settings) as (proxy, upstream):
+        peers = [await sent(proxy)]
+        await slow.requested.wait()
+        peers += [await sent(proxy) for _ in range(MANY)]
+        slow.head.set()
+        slow.pieces.put_nowait(CONTENT[:500_000])
+        for peer in peers:
+            assert (await peer.head(), await peer.exactly(400_000)) == (HEAD, CONTENT[:400_000])
+        slow.pieces.put_nowait(CONTENT[500_000:])
+        slow.pieces.put_nowait(None)
+        for peer in peers:
+            assert await peer.exactly(len(CONTENT) - 400_000) == CONTENT[400_000:]
+            await peer.close()
+        assert len(upstream.posts) == 1

@@ -546,6 +546,22 @@ async def test_14_what_is_not_rescued_is_relayed(
     assert await stage.jobs() == []
 
 
+async def test_14_async_false_joins_no_export(make_rescue: MakeRescue) -> None:
+    """§14: it opts one request out, also of the export that runs, and of its file."""
+    slow = Slow()
+    stage = await make_rescue(slow, whole)
+    await stage.leave()
+    for _ in range(2):
+        response = await relayed(stage, target=EXPORT + "?async=false")
+        assert (response.head, response.body) == (HEAD, CONTENT)
+    slow.finish()
+    assert (await stage.finished())["joined"] == 0
+    await relayed(stage, target=EXPORT + "?async=false")
+    posts = len(stage.upstream.posts)
+    assert (await stage.export()).body == CONTENT
+    assert len(stage.upstream.posts) == posts
+
+
 @pytest.mark.parametrize(
     "settings",
     [
