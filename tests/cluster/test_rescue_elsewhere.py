@@ -91,16 +91,17 @@ async def make_pair(
     tmp_path: Path, valkey_server: RedisServer, request: pytest.FixtureRequest
 ) -> AsyncIterator[MakePair]:
     """Their files are in one directory, or in one bucket."""
-    given = {"STORAGE__JOBS": f"{valkey_server.url}?prefix={uuid4()}"}
+    given = {}
     if request.param == "bucket":
         endpoint = request.getfixturevalue("s3_endpoint")
         url = f"s3://tests/{uuid4()}?endpoint={endpoint}&allow_http=true&path_style=true"
         given["STORAGE__ARTIFACTS"] = f"{url}&region=us-east-1"
     async with AsyncExitStack() as stack:
 
-        async def make(*writes: Write, **settings: str) -> Pair:
+        async def make(*writes: Write, store: RedisServer = valkey_server) -> Pair:
             upstream = await stack.enter_async_context(Exports(*writes).running())
-            all_settings: dict[str, Any] = SETTINGS | given | settings
+            jobs = {"STORAGE__JOBS": f"{store.url}?prefix={uuid4()}"}
+            all_settings: dict[str, Any] = SETTINGS | given | jobs
             proxies = [
                 ProxyProcess(tmp_path / "data", upstream.url, **all_settings) for _ in range(2)
             ]
@@ -180,8 +181,9 @@ async def test_14_clients_with_short_timeouts_get_the_file_from_either_replica(
     assert len(pair.upstream.posts) == 1
 
 
+@pytest.mark.parametrize("how", ["kill", "stop"])
 async def test_14_the_loss_of_the_replica_that_stores_the_file_is_a_pause_elsewhere(
-    make_pair: MakePair,
+    make_pair: MakePair, how: str
 ) -> None:
     """§10, §14: the client's own credentials resume the export."""
 
@@ -196,9 +198,9 @@ async def test_14_the_loss_of_the_replica_that_stores_the_file_is_a_pause_elsewh
         await peer.send(b"HTTP/1.1 206 Partial Content\r\n" + LINES + lines + CONTENT[start:])
 
     pair = await make_pair(half(), resumed)
-    await pair.begun()
+    (await pair.begun()).reset()
     peer = await pair.followed()
-    await pair.a.kill()
+    await (pair.a.kill() if how == "kill" else pair.a.stop())
     await whole(peer)
     assert len(pair.upstream.posts) == 2
 
@@ -257,6 +259,23 @@ async def test_14_a_chunked_file_ends_elsewhere_only_when_it_is_whole(make_pair:
     while size := int(await peer.until(b"\r\n"), 16):
         content += (await peer.exactly(size + 2))[:-2]
     assert content == CONTENT
+
+
+async def test_14_the_job_store_away_midway_is_a_pause_elsewhere(
+    make_pair: MakePair, own_server: RedisServer
+) -> None:
+    slow = half()
+    pair = await make_pair(slow, store=own_server)
+    await pair.begun()
+    peer = await pair.followed()
+    own_server.stop()
+    finish(slow)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await whole(peer)
+    own_server.start()
+    await whole(peer)
+    assert len(pair.upstream.posts) == 1
 
 
 async def test_14_a_slow_client_elsewhere_slows_nothing_and_gets_the_file(
