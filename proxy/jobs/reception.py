@@ -33,7 +33,8 @@ from proxy.ports import (
 
 log = structlog.get_logger(__name__)
 
-_PROGRESS_INTERVAL = 1.0
+#: Seconds between two reports, and how long before them what is received is synced.
+_PROGRESS_INTERVAL, _SYNC_TIME = 1.0, 0.2
 
 
 class Surplus(Exception):
@@ -228,13 +229,18 @@ class Reception:
 
     async def _report_regularly(self) -> None:
         while True:
-            await asyncio.sleep(_PROGRESS_INTERVAL)
+            await asyncio.sleep(_PROGRESS_INTERVAL - _SYNC_TIME)
+            self._publish()
+            await asyncio.sleep(_SYNC_TIME)
+            self._publish()
             job = self._record.job
-            # only clients of rescued exports follow the file, also those of other replicas
-            if job.fence and job.origin is Origin.RESCUE:
-                self._published = self.partial.publish()
             if self.offset > job.received or self._published > job.published:
                 await self.report()
+
+    def _publish(self) -> None:
+        """Let the clients of other replicas have what is stored, if clients follow the file."""
+        if self._record.job.fence and self._record.job.origin is Origin.RESCUE:
+            self._published = self.partial.publish()
 
     async def report(self) -> None:
         """Record the progress, if the store is available."""
