@@ -33,7 +33,17 @@ class Topic(StrEnum):
     @property
     def type(self) -> str:
         """The event type as receivers and `webhooks.events` name it."""
-        return f"export.{self.value}"
+        return type_of(self.value)
+
+
+def type_of(topic: str) -> str:
+    """The event type of a topic, which may be one of another version."""
+    return f"export.{topic}"
+
+
+def known(message: Message) -> Topic | None:
+    """The topic of the message, None if only another version can make its body."""
+    return Topic(message.topic) if message.topic in frozenset(Topic) else None
 
 
 _ENDS = {
@@ -114,7 +124,7 @@ def announced(job: Job, to: Subscription, now: float) -> Job:
     ready = [each for each in job.outbox if each.endpoint == PLANNED and each.due <= now]
     rest = tuple(each for each in job.outbox if each not in ready)
     over = job.expires is not None and job.expires <= now
-    topics = [] if over else [Topic(each.topic) for each in ready]
+    topics = [] if over else [topic for each in ready if (topic := known(each)) is not None]
     more = [message for topic in topics for message in _messages(topic, to, now)]
     return _with(job, (*rest, *more))
 

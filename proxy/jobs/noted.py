@@ -15,7 +15,7 @@ import structlog
 
 from proxy.core import outbox
 from proxy.core.job import Job, Message
-from proxy.core.outbox import Subscription, Topic
+from proxy.core.outbox import Subscription
 from proxy.jobs.forwarded import ForwardedJobs, ForwardedSharedJobs
 from proxy.ports import Bounds, SlotLimits, Turn
 from proxy.ports.counts import WebhookCounts
@@ -72,7 +72,7 @@ class NotedJobs(ForwardedJobs):
             lost = [each for each in job.outbox if each.endpoint != outbox.PLANNED]
             if lost and job.terminal:
                 self._counts.given_up += len(lost)
-                types = sorted({Topic(each.topic).type for each in lost})
+                types = sorted({outbox.type_of(each.topic) for each in lost})
                 log.error("webhook.lost", job=job.id, types=types, messages=len(lost))
         return removed
 

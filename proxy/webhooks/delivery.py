@@ -25,7 +25,7 @@ import structlog
 from proxy.core import outbox
 from proxy.core.job import Job, Message
 from proxy.core.job_document import timestamp
-from proxy.core.outbox import Subscription, Topic
+from proxy.core.outbox import Subscription
 from proxy.jobs.noted import NotedJobs
 from proxy.jobs.record import until_available
 from proxy.ports import StoreUnavailable
@@ -142,9 +142,13 @@ class Worker:
             claimed = outbox.claimed(job, message, self._now() + _CLAIM)
             if not await self._jobs.change_outbox(job, claimed):
                 return  # another replica tries, or the job has changed
-        body = self._messages.body(job, Topic(message.topic))
-        outcome = await self.endpoint.post(outbox.message_id(job, message), body)
-        self.last = Last(outcome, self._now())
+        topic = outbox.known(message)
+        if topic is None:  # a version that knows it may deliver it until it is given up
+            outcome = Outcome(None, "this version of the proxy does not know its type", 0.0)
+        else:
+            body = self._messages.body(job, topic)
+            outcome = await self.endpoint.post(outbox.message_id(job, message), body)
+            self.last = Last(outcome, self._now())
         if outcome.gone:
             self._stop(job, message, outcome)
             return
@@ -189,7 +193,7 @@ class Worker:
     def _about(self, job: Job, message: Message, outcome: Outcome) -> dict[str, object]:
         return {
             "job": job.id,
-            "type": Topic(message.topic).type,
+            "type": outbox.type_of(message.topic),
             "endpoint": self.endpoint.shown,
             "endpoint_id": self.endpoint.key,
             "outcome": str(outcome),

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from proxy.core.job import Message, Phase, Status
+from proxy.core.outbox import endpoint_key
+from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import Clock, MakeStage, Stage
+from tests.support.fakes import new_job
+from tests.support.log_lines import check_documented, logged
 from tests.support.receiver import OTHER_SECRET, SECRET, Receiver, receiving
 from tests.support.wire import ask
 
@@ -409,3 +415,32 @@ async def test_a_record_that_is_over_is_kept_until_it_is_delivered(
     await counted(stage, delivered("delivered"), 2)
     assert (await stage.get(status)).status == 404
     await counted(stage, "backlog", 0)
+
+
+async def test_a_message_of_a_type_that_only_another_version_knows_keeps_nobody_waiting(
+    make_stage: MakeStage, receiver: Receiver, tmp_path: Path, clock: Clock
+) -> None:
+    """It is tried as seldom as one that a receiver refuses, and so it is logged as seldom."""
+    jobs = await DiskJobs.open(tmp_path / "data")
+    now, key = clock(), endpoint_key(receiver.url)
+    foreign = [Message("archived", key, 0.0), Message("failed", key, 1.0)]
+    job = new_job(
+        status=Status.FAILED,
+        phase=Phase.COMPLETED,
+        created=now,
+        updated=now,
+        ended=now,
+        outbox=tuple(foreign),
+    )
+    await jobs.add(job, b"")
+    await jobs.close()
+    with logged() as log:
+        stage = await make_stage(**hooked(receiver))
+        (post,) = await receiver.types("export.failed")
+        assert post.json["data"]["id"] == job.id
+        await counted(stage, delivered("delivered"), 1)
+    check_documented(log.entries)
+    (tried,) = [each for each in log.entries if each.get("type") == "export.archived"]
+    assert (tried["event"], tried["seconds_to_next"]) == ("webhook.failed", 5)
+    assert "does not know its type" in tried["outcome"]
+    assert not [each for each in log.entries if each["event"] == "webhook not tried"]

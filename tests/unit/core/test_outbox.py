@@ -116,6 +116,15 @@ def test_a_planned_message_is_given_to_the_endpoints_when_it_is_due() -> None:
     assert outbox.announced(job, TO, 1000.0).outbox == (), "it has expired"
 
 
+def test_a_message_of_another_version_has_a_type_and_no_topic() -> None:
+    message = Message("archived", PLANNED, 0.0)
+    assert outbox.known(message) is None
+    assert outbox.known(Message("failed", "a", 0.0)) is Topic.FAILED
+    assert outbox.type_of(message.topic) == "export.archived"
+    job = replace(noted(), outbox=(message,))
+    assert outbox.announced(job, TO, 1.0).outbox == ()
+
+
 def test_a_rebuilt_record_announces_its_end() -> None:
     """The record was lost with its outbox: at least once, with the same id."""
     ended = replace(noted(*STORED, succeeded()), outbox=())
