@@ -167,10 +167,24 @@ async def test_a_start_without_the_volume_of_the_files_takes_none_for_lost(
     with unmounted(volume), pytest.raises(DidNotStart) as caught:
         await scene.proxy.start()
     assert f"{volume} has no store-id" in str(caught.value)
-    assert "finished exports (1)" in str(caught.value)
+    assert "files of the exports (1)" in str(caught.value)
     assert "Mount their volume" in str(caught.value)
     await scene.proxy.start()
     await scene.check(job)
+
+
+async def test_a_start_without_the_volume_of_a_growing_file_does_not_begin_it_again(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """§10: hours of a transfer would be lost, and the rest of the disk filled."""
+    job = await scene.halted(4_000_000)
+    await scene.proxy.kill()
+    with unmounted(tmp_path / "data/artifacts"), pytest.raises(DidNotStart, match="no store-id"):
+        await scene.proxy.start()
+    (tmp_path / "data/artifacts/store-id").unlink()  # alone, it is written again
+    await scene.proxy.start()
+    await scene.check(job)
+    assert len(scene.simulator.deliveries) == 2
 
 
 async def test_lost_files_can_be_given_up(scene: Scene, tmp_path: Path) -> None:
