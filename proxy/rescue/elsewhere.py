@@ -20,17 +20,21 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
+import structlog
+
 from proxy.core.job import Job, Phase, ResultState
 from proxy.jobs.record import until_available
-from proxy.ports import ArtifactStore, JobStore, PartialLost, Published
+from proxy.ports import ArtifactStore, JobStore, PartialLost, Published, StoreUnavailable
 from proxy.rescue.source import Pieces, of_reader
+
+log = structlog.get_logger(__name__)
 
 #: Resumes the job with the credentials of the request.
 Resume = Callable[[Job], Awaitable[None]]
 
 #: Bytes between two looks at the record: the job may have been cancelled.
 _WINDOW = 64 << 20
-#: Seconds of one wait for a change of the record, and for a volume that shows the file late.
+#: Seconds of one wait for a change of the record, and for bytes that cannot be read yet.
 _WAIT, _LATE = 30.0, 1.0
 _GROWING = (Phase.TRANSFERRING, Phase.FINALIZING)
 _OVER = (Phase.CANCELLING, Phase.COMPLETED, Phase.FORGOTTEN)
@@ -85,14 +89,19 @@ class Elsewhere:
             yield last
 
     async def _growing(self, job: Job, start: int, stop: int) -> Pieces:
-        """The published bytes [start, stop), none while the volume does not show them."""
+        """The published bytes [start, stop). Fewer or none if they cannot be read now: the volume
+        does not show them yet, or another replica has taken the file over.
+        """
         if start >= stop:
             return
-        file = await self._published.open_published(job.id, job.fence, job.published)
-        if file is not None:
-            async with aclosing(of_reader(file, start, stop)) as pieces:
-                async for piece in pieces:
-                    yield piece
+        try:
+            file = await self._published.open_published(job.id, job.fence, job.published)
+            if file is not None:
+                async with aclosing(of_reader(file, start, stop)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+        except StoreUnavailable as why:
+            log.info("published bytes not read", job=job.id, reason=str(why))
 
     async def _next(self, job: Job, timeout: float) -> Job:
         """The job once its record has changed, or after `timeout` seconds. Raises `PartialLost` if

@@ -27,7 +27,7 @@ def _windows(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     for module in (rotated_file, spool):
         monkeypatch.setattr(module, "sys", SimpleNamespace(platform="win32"))
-    monkeypatch.setattr(tail, "_STAYS_OPEN", False)
+    monkeypatch.setattr(tail, "STAYS_OPEN", False)
 
 
 def partial_file(directory: Path) -> Path:

@@ -184,11 +184,8 @@ def opened(places: Places) -> tuple[Artifact, int] | None:
 
 def opened_published(places: Places, size: int) -> tuple[Artifact, int] | None:
     """The partial file, or the committed one, if it has `size` bytes, and a descriptor to read them
-    from. Their digest is not known. None on Windows, which does not rename an open file: that is
-    the commit.
+    from. Their digest is not known.
     """
-    if sys.platform == "win32":
-        return None
     with disk_errors(places.partial):
         # in this order, because a commit renames the first to the second
         for path in (places.partial, places.file):

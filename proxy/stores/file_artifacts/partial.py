@@ -13,7 +13,7 @@ from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Places
 from proxy.stores.file_artifacts.interface import Store
 from proxy.stores.file_artifacts.spool import Spool
-from proxy.stores.file_artifacts.tail import FileTail
+from proxy.stores.file_artifacts.tail import STAYS_OPEN, FileTail
 from proxy.stores.partial_state import PartialState
 from proxy.stores.threads import undisturbed
 
@@ -120,6 +120,8 @@ class FilePartial:
         """As `Partial.publish`. What is synced can be read by whoever opens the file afterwards,
         also over NFS, which promises no more.
         """
+        if not STAYS_OPEN:
+            return 0
         self._publishing = True
         self._append()
         if self._appending is None:

@@ -19,7 +19,7 @@ from proxy.stores.threads import ended
 PIECE = 64 << 10
 #: Whether a follower may keep the file open: Windows does not rename an open file, and the rename
 #: is the commit.
-_STAYS_OPEN = sys.platform != "win32"
+STAYS_OPEN = sys.platform != "win32"
 
 
 class Followed(Protocol):
@@ -66,7 +66,7 @@ class FileTail:
     async def _on_disk(self, start: int, count: int) -> bytes | bytearray:
         patience = self._store.reading
         patience.check()
-        if not _STAYS_OPEN:
+        if not STAYS_OPEN:
             self._reading = self._store.begin(_read_once, self._partial.places, start, count)
             piece = await patience.wait(self._reading, READING)
             if self._partial.growth.stopped:

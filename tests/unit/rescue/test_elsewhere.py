@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.core.job import Job, Origin, Phase, ResultState, Status
-from proxy.ports import PartialLost
+from proxy.ports import PartialLost, StoreUnavailable
 from proxy.rescue import elsewhere
 from proxy.rescue.elsewhere import Elsewhere
 from tests.support.artifacts import note
@@ -112,6 +112,21 @@ async def test_14_a_volume_that_shows_the_file_late_is_waited_for(
     await asyncio.sleep(0.03)
     assert scene.got == b""
     scene.artifacts.partials = kept
+    await scene.until(HALF - 1)
+    await scene.finish()
+    await following
+    assert scene.got == CONTENT
+
+
+@pytest.mark.parametrize("method", ["open_published", "chunks"])
+async def test_14_bytes_that_cannot_be_read_now_are_read_later(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A replica that takes the file over removes the segments that are being read."""
+    monkeypatch.setattr(elsewhere, "_LATE", 0.01)
+    scene = Scene()
+    scene.artifacts.faults[method] += [StoreUnavailable("it is gone")] * 2
+    following = await scene.start()
     await scene.until(HALF - 1)
     await scene.finish()
     await following
