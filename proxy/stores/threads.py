@@ -61,8 +61,8 @@ class Patience:
     """How long callers wait for work that may hang, as it does in the files of `volume` while its
     server is away. A thread cannot be interrupted.
 
-    At most `limit` calls hang that nobody waits for any more. Until one of them ends, further work
-    is refused, so that threads are left for others.
+    Once `limit` calls hang that nobody waits for any more, further work is refused at once, until
+    one of them ends: new callers neither wait nor take the threads that are left.
     """
 
     def __init__(self, volume: str, limit: int) -> None:

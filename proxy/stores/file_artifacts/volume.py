@@ -13,7 +13,7 @@ from proxy.ports.artifacts import STORE_ID
 from proxy.stores.durable import PLAIN, sync_directory
 from proxy.stores.file_artifacts.files import disk_errors
 
-#: Seconds and pauses in which another replica finishes to write the id.
+#: Seconds that another replica has to write the id, and the pause between two looks.
 _WRITING, _PAUSE = 2.0, 0.05
 
 
@@ -33,6 +33,8 @@ class Volume:
                 content = self._path.read_bytes()
             except FileNotFoundError:
                 return None
+        if not content:
+            return None  # it is being written, or its writer was killed
         try:
             return str(uuid.UUID(content.decode("ascii").strip()))
         except ValueError as why:
@@ -40,27 +42,30 @@ class Volume:
 
     def identify(self, id: str) -> str:
         """As `Identified.identify`."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN
-        with disk_errors(self._path), suppress(FileExistsError):
+        with disk_errors(self._path):
             # without a draft and a hard link, which CIFS and drvfs do not support
-            with os.fdopen(os.open(self._path, flags, 0o600), "wb") as file:
-                file.write(f"{id}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-            sync_directory(self._path.parent)
-        self._id = self._whole()
+            with suppress(FileExistsError):
+                self._write(id, os.O_EXCL)
+            found = self._awaited()
+            if found is None:
+                self._write(id, 0)
+        self._id = found or id
         return self._id
 
-    def _whole(self) -> str:
+    def _write(self, id: str, flags: int) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | PLAIN | flags, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"{id}\n".encode())
+            file.flush()
+            os.fsync(descriptor)
+        sync_directory(self._path.parent)
+
+    def _awaited(self) -> str | None:
+        """The id once it is written, None if it is not."""
         until = time.monotonic() + _WRITING
-        while True:
-            try:
-                if (found := self.find()) is not None:
-                    return found
-            except StoreUnavailable:
-                if time.monotonic() >= until:
-                    raise
+        while (found := self.find()) is None and time.monotonic() < until:
             time.sleep(_PAUSE)
+        return found
 
     def check(self) -> None:
         """Raise `StoreUnavailable` if this is not the volume that was identified."""

@@ -17,6 +17,7 @@ import pytest
 
 from proxy.ports import PartialLost, StoreUnavailable
 from proxy.ports.artifacts import STORE_ID
+from proxy.stores.file_artifacts import volume
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.file_artifacts.volume import Volume
 from proxy.stores.object_artifacts.store import ObjectArtifacts
@@ -94,6 +95,16 @@ def test_an_id_that_is_being_written_is_waited_for(
     path.touch()
     monkeypatch.setattr(time, "sleep", lambda _: path.write_text(f"{written}\n"))
     assert Volume(tmp_path).identify(str(uuid4())) == written
+
+
+def test_an_id_whose_writer_was_killed_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume, "_WRITING", 0.0)
+    (tmp_path / STORE_ID).touch()
+    found, offered = Volume(tmp_path), str(uuid4())
+    assert found.find() is None
+    assert found.identify(offered) == Volume(tmp_path).find() == offered
 
 
 def test_a_volume_without_hard_links_has_an_id(
