@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import hashlib
@@ -276,11 +277,14 @@ def open_shared(request: pytest.FixtureRequest) -> OpenShared:
 async def handles(
     open_shared: OpenShared, count: int, lease: float = 60.0
 ) -> AsyncIterator[list[SharedJobs]]:
-    """Handles of one store, each with a lease."""
+    """Handles of one store, each with a lease. Their feeds have no gap at the beginning."""
     stores = [await open_shared(lease) for _ in range(count)]
     try:
         for store in stores:
             await store.renew(running=0, promised=0)
+            if isinstance(store, RedisJobs):
+                async with asyncio.timeout(20):
+                    await store._feed.connected.wait()
         yield stores
     finally:
         for store in stores:
