@@ -130,13 +130,13 @@ async def _ended(
     until = None if seconds is None else now() + seconds
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
-        left = None if until is None else until - now()
-        if left is not None and left <= 0:
-            break
         try:
-            await asyncio.wait([running], timeout=left)
+            await asyncio.wait([running], timeout=seconds)
+            break
         except asyncio.CancelledError as why:
             cancelled = why
             if stop is not None:
                 stop()
+            if until is not None:
+                seconds = max(0.0, until - now())
     return cancelled
