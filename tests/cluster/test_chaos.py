@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 from tests.cluster import chaos
 from tests.cluster.chaos import ClusterChaos
 from tests.cluster.forgetful import LOST, ForgetfulChaos
+from tests.cluster.rescuing import RescueChaos
 
 pytestmark = pytest.mark.timeout(400)
 removed_at_once = pytest.fixture(autouse=True)(chaos.without_grace)
@@ -69,6 +70,24 @@ async def test_chaos_while_the_job_store_loses_its_data(
     """A job is rebuilt from its file, or reported as gone; new exports work."""
     kind = partial(ForgetfulChaos, place=tmp_path)
     await _chaos(tmp_path, capsys, exports=30, seconds=15, seed=4, kind=kind)
+
+
+@pytest.mark.parametrize("bucket", [False, True], ids=["directory", "bucket"])
+async def test_14_chaos_with_clients_that_only_try_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest, bucket: bool
+) -> None:
+    """§14: each response that looks whole is the whole file, from whichever replica."""
+    endpoint = request.getfixturevalue("s3_endpoint") if bucket else None
+    await _chaos(
+        tmp_path,
+        capsys,
+        exports=40,
+        seconds=25,
+        seed=6,
+        endpoint=endpoint,
+        kind=RescueChaos,
+        EXPORTS__RESCUE_SYNC="true",
+    )
 
 
 @pytest.mark.slow
