@@ -241,7 +241,7 @@ async def test_an_old_owner_writes_nothing_to_a_shared_directory(
     artifacts = tmp_path / "data" / "artifacts"
 
     def contents() -> dict[str, bytes]:
-        return {each.name: each.read_bytes() for each in artifacts.rglob("*") if each.is_file()}
+        return {each.name: each.read_bytes() for each in artifacts.rglob("*.*") if each.is_file()}
 
     async def read() -> dict[str, bytes]:
         return await asyncio.to_thread(contents)
