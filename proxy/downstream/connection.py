@@ -133,6 +133,7 @@ class ClientConnection(RequestReader):
         self._leave()
         if self._bridge is not None:
             self._bridge.client_left()
+            self._bridge = None
         if self.private is not None:
             self.private.close()
         self._deadlines.cancel()

@@ -38,7 +38,10 @@ class Deadlines:
         return self._at[which] is not None
 
     def cancel(self) -> None:
-        """Remove all deadlines."""
+        """Remove all deadlines for good, and drop `expired`: a method of the owner would keep it in
+        memory until the garbage collector finds the cycle.
+        """
+        self._expired = _no_deadline
         self._at = [None] * len(self._at)
         if self._timer is not None:
             self._timer.cancel()
@@ -62,3 +65,7 @@ class Deadlines:
         due = min((at for at in self._at if at is not None), default=inf)
         if due < self._due:
             self._schedule(due)
+
+
+def _no_deadline(which: int) -> None:
+    """Nothing follows the end of the connection."""

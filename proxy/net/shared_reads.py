@@ -40,8 +40,12 @@ class Buffered(asyncio.BufferedProtocol):
         return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
-        self._protocol.connection_lost(exc)
+        """Called by the loop, whose TLS protocol keeps this one. With its buffers it would stay in
+        memory until the garbage collector finds the cycle.
+        """
+        protocol = self._protocol
+        del self._protocol
+        protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Called by the loop."""
