@@ -241,6 +241,18 @@ def test_received_bytes_never_fall_within_an_attempt() -> None:
     assert job_after(Received(6, 1, "Pst"), job=survived).received == 6
 
 
+def test_published_bytes_are_those_of_one_file() -> None:
+    """§14: they never fall until the job is claimed again, or starts again from zero: its file has
+    another name then, or other bytes.
+    """
+    job = job_after(*TRANSFERRING, Received(8, 1, "Pst", 7), Received(9, 1, "Pst"), Joined())
+    assert job.published == 7
+    assert job_after(Restarted(), job=job).published == 0
+    suspended = job_after(Interrupted(), Resumed(), job=job)
+    assert suspended.published == 7
+    assert job_after(Assigned("r"), job=suspended).published == 0
+
+
 def test_a_suspension_is_timed_from_its_start() -> None:
     """§9 `suspend_ttl`: a second interruption of a suspended job does not prolong it; a resumption
     ends it.
