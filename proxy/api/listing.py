@@ -17,6 +17,7 @@ from proxy.api.responses import respond
 from proxy.core.errors import Problem
 from proxy.core.job import Job, Status
 from proxy.core.job_document import document
+from proxy.core.rescue import tentative
 from proxy.core.retention import as_of
 from proxy.core.routing import Own
 from proxy.jobs.runner import Runner
@@ -84,7 +85,9 @@ class Listing:
         return [
             as_of(job, now)
             for job in found
-            if not job.forgotten and not self._site.retention.record_over(job, now)
+            if not job.forgotten
+            and not tentative(job)
+            and not self._site.retention.record_over(job, now)
         ]
 
     async def _check_session(self, credentials: Credentials, session: str) -> None:

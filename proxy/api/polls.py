@@ -19,6 +19,7 @@ from proxy.core.job import Job, Phase
 from proxy.core.job_document import headers, status_code
 from proxy.core.paths import Resource, parse
 from proxy.core.request_id import FIELD as REQUEST_ID
+from proxy.core.rescue import tentative
 from proxy.core.retention import as_of
 from proxy.core.routing import Decision, Own
 from proxy.ports import JobStore
@@ -65,7 +66,7 @@ class Polls:
 
     def _is_shown(self, job: Job) -> bool:
         """Whether the job is shown as it is: a poll resumes a suspended one."""
-        if job.forgotten or job.phase is Phase.SUSPENDED:
+        if job.forgotten or job.phase is Phase.SUSPENDED or tentative(job):
             return False
         return not self._site.retention.record_over(job, self._now())
 

@@ -22,6 +22,7 @@ from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.core.job_document import etag, headers, retry_after, status_code
 from proxy.core.paths import Resource, parse
 from proxy.core.preferences import parse_prefer
+from proxy.core.rescue import tentative
 from proxy.core.retention import as_of
 from proxy.core.routing import Own
 from proxy.jobs.record import advance_for_caller
@@ -95,7 +96,7 @@ class Resources:
         # first: without credentials the response must not depend on the job (CONTRACT §9)
         credentials = request.credentials()
         job = await self._jobs.recent(id)
-        if job is None or self._site.retention.record_over(job, self._now()):
+        if job is None or tentative(job) or self._site.retention.record_over(job, self._now()):
             raise await self._access.unknown(credentials, id)
         await self._access.check(credentials, job)
         current = await self._jobs.recent(id)

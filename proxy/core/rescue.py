@@ -62,6 +62,14 @@ def _is_open(job: Job) -> bool:
     return not job.terminal or job.result is ResultState.AVAILABLE
 
 
+def tentative(job: Job) -> bool:
+    """Whether the job waits for its first slot. If none becomes free within `exports.grace`, its
+    request is relayed and its record is removed: no caller is shown it before that is decided.
+    """
+    waits = job.origin is Origin.RESCUE and job.phase is Phase.QUEUED and not job.attempt
+    return waits and all(moment.event != "resumed" for moment in job.timeline)
+
+
 def offer(job: Job, *, now: float, ttl: float) -> Offer:
     """What the job is to an identical request at the Unix second `now`. `ttl` is
     `exports.rescue_ttl` in seconds.

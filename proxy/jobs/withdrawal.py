@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from proxy.core.errors import Problem
 from proxy.core.events import Interrupted
 from proxy.core.job import Job, Phase
+from proxy.core.rescue import tentative
 from proxy.jobs import events
 from proxy.jobs.local_queue import Queue
 from proxy.jobs.record import attempt, until_available
@@ -72,7 +73,9 @@ class Withdrawal:
         job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
         if job is None or job.phase is not Phase.QUEUED:
             return
-        if job.attempt:  # it was resumed: what is stored of it stays for the next request
+        if not tentative(
+            job
+        ):  # it was resumed: it stays, with what is stored, for the next request
             await until_available(lambda: self._suspend(run.id), job=run.id)
         else:
             events.withdrawn(job)

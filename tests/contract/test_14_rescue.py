@@ -178,11 +178,10 @@ async def test_14_an_export_whose_client_leaves_while_it_is_stored_leaves_the_qu
     peer = await stage.send(body=b"another")
     async with asyncio.timeout(20):
         await gate.entered.wait()
-        peer.reset()
-        assert len(await stage.jobs()) == 2
-        gate.opened.set()
-        while len(await stage.jobs()) == 2:  # noqa: ASYNC110 - the proxy has to remove one
-            await asyncio.sleep(0.01)
+        with logged() as log:
+            peer.reset()
+            gate.opened.set()
+            await eventually(lambda: bool(log.named("job.withdrawn")))
     assert (await relayed(stage, body=b"another")).body == CONTENT
     slow.finish()
 
@@ -208,6 +207,36 @@ async def test_14_no_request_waits_in_the_queue_with_an_export_that_was_resumed_
         assert (await relayed(stage)).body == CONTENT
     slow.finish()
     other.finish()
+
+
+async def test_14_no_caller_is_shown_an_export_that_may_still_leave_the_queue(
+    make_rescue: MakeRescue,
+) -> None:
+    """A job that is listed does not vanish: it is in the list once it has a slot, and its own URL
+    says the same.
+    """
+    slow, later = Slow(), Slow()
+    with logged() as log:
+        stage = await make_rescue(slow, later, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="1h")
+        token = {"Authorization": "Bearer t"}
+
+        async def status_of(job: str) -> int:
+            target = f"/v8/_async/exports/{job}"
+            return (await ask(stage.running.url, "GET", target, token)).status
+
+        await stage.leave()
+        [running] = await stage.jobs()
+        peer = await stage.send(body=b"another")
+        await eventually(lambda: bool(log.named("job.queued")))
+        [queued] = log.named("job.queued")
+        assert [job["id"] for job in await stage.jobs()] == [running["id"]]
+        assert await status_of(queued["job"]) == 404
+        slow.finish()
+        await eventually(lambda: len(stage.upstream.posts) == 2)
+        assert {job["id"] for job in await stage.jobs()} == {running["id"], queued["job"]}
+        assert await status_of(queued["job"]) == 202
+        later.finish()
+        assert (await peer.message()).body == CONTENT
 
 
 async def test_14_an_export_that_leaves_the_queue_is_not_listed_when_it_is_relayed(

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from proxy.core.events import Claimed, Interrupted, Resumed
 from proxy.core.job import Delivery, FileFacts, Job, Origin, Phase, ResultState, Status
-from proxy.core.rescue import Offer, offer, rescue_key, unique_key
+from proxy.core.rescue import Offer, offer, rescue_key, tentative, unique_key
+from proxy.core.transitions import advance
 from tests.support.fakes import new_job
 
 HEAD = FileFacts(
@@ -99,3 +101,13 @@ def test_14_a_job_that_was_asked_for_has_its_idempotency_key_alone() -> None:
 def test_14_no_idempotency_key_of_a_client_is_that_of_a_rescued_export() -> None:
     """§8: a key has visible characters only."""
     assert " " in rescue_key("f00d")
+
+
+def test_14_a_job_is_tentative_until_it_has_a_slot_or_was_suspended() -> None:
+    """A caller has been shown a suspended job: it stays when it is queued again."""
+    assert tentative(rescued())
+    assert not tentative(new_job())
+    assert not tentative(advance(rescued(), Claimed("runner"), 1.0))
+    suspended = advance(rescued(), Interrupted(), 1.0)
+    assert not tentative(suspended)
+    assert not tentative(advance(suspended, Resumed(None), 2.0))
