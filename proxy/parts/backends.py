@@ -21,7 +21,7 @@ from proxy.parts import same_files
 from proxy.parts.start import Clock, StartFailed
 from proxy.parts.store_clock import StoreClock
 from proxy.ports import ArtifactStore, StorageFull, StoreUnavailable
-from proxy.ports.artifacts import Identified
+from proxy.ports.artifacts import GIVEN_UP, Identified
 from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 from proxy.stores.disk_jobs.place import FilesPlace
 from proxy.stores.disk_jobs.store import DiskJobs
@@ -164,7 +164,7 @@ async def _own_files(
             new=str(uuid.uuid4()),
             promised=promised,
             where=_where(settings),
-            give_up=f"delete {known.path}",
+            give_up=known.give_up,
         )
         await asyncio.to_thread(known.keep, place, store_id)
     except OSError as why:
@@ -227,7 +227,7 @@ async def _join(jobs: RedisJobs, settings: Settings, artifacts: _Artifacts, now:
     bucket = settings.storage.artifacts != "file"
     if bucket:  # its name is the same for all replicas: they agree on an id
         await jobs.join(identity)
-        new = known or await jobs.files_id(new) or new
+        new = (None if known == GIVEN_UP else await jobs.files_id(new)) or new
     elif known is None:
         earlier = await asyncio.to_thread(_earlier_id, settings.storage.dir)
         new = earlier or new
@@ -235,9 +235,9 @@ async def _join(jobs: RedisJobs, settings: Settings, artifacts: _Artifacts, now:
         artifacts,
         known=known,
         new=new,
-        promised=[] if known is None else same_files.with_files(await jobs.list(), now()),
+        promised=same_files.with_files(await jobs.list(), now()),
         where=_where(settings),
-        give_up=f"run {jobs.forget_files()} in the job store",
+        give_up=jobs.give_up,
     )
     if not bucket:  # only the volume itself tells whether replicas share it
         description = f"file (on the volume with the id {store_id} in storage.dir)"

@@ -10,7 +10,7 @@ from typing import Protocol
 from proxy.core.job import Job
 from proxy.core.retention import file_expired, keeps_bytes
 from proxy.ports import StoreUnavailable
-from proxy.ports.artifacts import STORE_ID, Identified
+from proxy.ports.artifacts import GIVEN_UP, STORE_ID, Identified
 
 
 class Files(Identified, Protocol):
@@ -38,17 +38,26 @@ async def identified(
     """Return the id of the artifact store: `new` if it has none.
 
     Raises `StoreUnavailable` if it is not the `known` one, which has the files of the `promised`
-    jobs. `where` it should be, and `give_up`, the way to do without them, are for that message.
+    jobs. None is known before the first start of this version, and `GIVEN_UP` if an operator does
+    without the files. `where` the store should be, and the way to `give_up`, are for the message.
     """
     found = await files.identity()
-    if known is None or found == known or not promised:
+    same = found is not None and known in (found, None)
+    if same or known == GIVEN_UP or not promised:
         return await files.identify(new)
-    # the id alone may be gone: deleted, or expired by a rule of the bucket
-    if found is None and {job.id for job in promised} <= await files.ids():
-        return await files.identify(known)
+    if found is None and await _are_there(files, promised, all_=known is not None):
+        return await files.identify(known or new)
     has = f"has no {STORE_ID}" if found is None else f"has another {STORE_ID}"
     raise StoreUnavailable(
         f"storage.artifacts: {where} {has}, so that it is not where the files of the exports "
         f"({len(promised):,}) are. Mount their volume, or correct the bucket. Or, if they are "
         f"lost, {give_up} to give them up."
     )
+
+
+async def _are_there(files: Files, promised: Sequence[Job], *, all_: bool) -> bool:
+    """Whether the store has the files, all of them or some: the id alone may be gone, expired by a
+    rule of the bucket, or never written, by an earlier version.
+    """
+    wanted, there = {job.id for job in promised}, await files.ids()
+    return wanted <= there if all_ else not wanted.isdisjoint(there)

@@ -155,6 +155,8 @@ class Searchable(Protocol):
 
 #: The name under which an artifact store keeps its id beside the files.
 STORE_ID = "store-id"
+#: What an operator writes in place of the expected id, to do without the files.
+GIVEN_UP = "none"
 
 
 class Identified(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,12 +196,27 @@ async def test_lost_files_can_be_given_up(scene: Scene, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data/artifacts")
     with pytest.raises(DidNotStart) as caught:
         await scene.proxy.start()
-    found = re.search(r"delete (\S+) to give them up", str(caught.value))
+    found = re.search(r"run `(echo .*)` to give them up", str(caught.value))
     assert found is not None
-    await asyncio.to_thread(Path(found[1]).unlink)
+    await asyncio.to_thread(subprocess.run, found[1], shell=True, check=True)
     await scene.proxy.start()
     assert (await scene.caller.status(job))[1]["result"]["state"] == "Deleted"
     await scene.check(await scene.caller.kick_off(scene.path))
+
+
+async def test_the_first_start_of_this_version_needs_the_volume_too(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """An earlier one has written no id, neither with the files nor beside the jobs."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.check(job)
+    await scene.proxy.kill()
+    for name in ("artifacts/store-id", "artifacts-place"):
+        (tmp_path / "data" / name).unlink()
+    with unmounted(tmp_path / "data/artifacts"), pytest.raises(DidNotStart, match="no store-id"):
+        await scene.proxy.start()
+    await scene.proxy.start()
+    await scene.check(job)
 
 
 async def test_a_lost_id_is_replaced_while_the_files_are_there(

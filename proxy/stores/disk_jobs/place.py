@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxy.ports import StoreUnavailable
+from proxy.ports.artifacts import GIVEN_UP
 from proxy.stores.durable import sync_directory, write_file
 
 
@@ -21,18 +22,26 @@ class FilesPlace:
 
     def known_id(self, place: str, promised: int) -> str | None:
         """The id of the artifact store at `place`, the value of storage.artifacts; None if it is
-        not known. Raises `StoreUnavailable` if the `promised` finished exports are in another one.
+        not known, and `GIVEN_UP`. Raises `StoreUnavailable` if the `promised` finished exports are
+        in another one.
         """
         found, store_id = self._read()
         if found in (place, None):
             return store_id
+        if found == GIVEN_UP:
+            return GIVEN_UP
         if promised:
             raise StoreUnavailable(
                 f"storage.artifacts is {place}, but the files of finished exports ({promised:,}) "
                 f"of storage.dir {self._directory} are in {found}. Set storage.artifacts to "
-                f"{found} until they have expired, or delete {self.path} to give them up."
+                f"{found} until they have expired, or {self.give_up} to give them up."
             )
         return None
+
+    @property
+    def give_up(self) -> str:
+        """How an operator gives the files up."""
+        return f"run `echo {GIVEN_UP} > {self.path}`"
 
     def keep(self, place: str, id: str) -> None:
         """Remember them for the next start."""

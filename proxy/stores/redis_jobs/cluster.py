@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.ports import StoreUnavailable
+from proxy.ports.artifacts import GIVEN_UP
 
 #: The number of this layout of keys and records.
 FORMAT: Final = "2"
@@ -42,8 +43,8 @@ def _joined(fingerprints: Iterable[str]) -> str:
 
 def agreed(identity: Identity, stored: Sequence[bytes], prefix: str) -> dict[str, str]:
     """Compare an identity with the stored fields. Returns the fields to store instead: fingerprints
-    that changed, if a key is rotated with one that both sets have in common, and what an operator
-    has deleted. Raises `WrongCluster`. The id of the files is compared by `parts.same_files`.
+    that changed, if a key is rotated with one that both sets have in common, and the files, if an
+    operator has given them up. Raises `WrongCluster`. `parts.same_files` compares their id.
     """
     found = {
         name.decode(): value.decode(errors="replace")
@@ -58,12 +59,12 @@ def agreed(identity: Identity, stored: Sequence[bytes], prefix: str) -> dict[str
     changed = {}
     if identity.files is not None and found.get("files") != identity.files:
         changed["files"] = identity.files
-    if "artifacts" not in found:
+    if found.get("artifacts") == GIVEN_UP:
         changed["artifacts"] = identity.artifacts
-    elif found["artifacts"] != identity.artifacts:
+    elif found.get("artifacts") != identity.artifacts:
         raise WrongCluster(
             f"storage.jobs: the prefix {prefix!r} belongs to a cluster whose files are in "
-            f"{found['artifacts']}, and storage.artifacts is {identity.artifacts}: set the "
+            f"{found.get('artifacts')}, and storage.artifacts is {identity.artifacts}: set the "
             "same storage.artifacts on all replicas, or another ?prefix= for another cluster"
         )
     known = frozenset(found.get("secrets", "").split(",")) - {""}

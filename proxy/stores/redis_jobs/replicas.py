@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from proxy.ports import Replica, StoreUnavailable
+from proxy.ports.artifacts import GIVEN_UP
 from proxy.stores.redis_jobs import scripts
 from proxy.stores.redis_jobs.cluster import Identity, agreed
 from proxy.stores.redis_jobs.connections import Connections
@@ -34,17 +35,19 @@ class RedisReplicas:
         self._identity = identity
 
     async def files_id(self, new: str | None = None) -> str | None:
-        """The id of the artifact store that has the files of the cluster: `new` if there was none,
-        None without one.
+        """The id of the artifact store that has the files of the cluster, or `GIVEN_UP`: `new` if
+        there was none, None without one.
         """
         if new is not None:
             await self._connections.command("HSETNX", self._cluster, "files", new)
         found = await self._connections.command("HGET", self._cluster, "files")
         return None if found is None else str(found.decode())
 
-    def forget_files(self) -> str:
-        """The command with which an operator gives the files of the cluster up."""
-        return f"HDEL {self._cluster} files artifacts"
+    @property
+    def give_up(self) -> str:
+        """How an operator gives the files of the cluster up."""
+        command = f"HSET {self._cluster} files {GIVEN_UP} artifacts {GIVEN_UP}"
+        return f"run `{command}` in the job store"
 
     @property
     def _cluster(self) -> str:

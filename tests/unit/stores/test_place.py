@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.ports import StoreUnavailable
+from proxy.ports.artifacts import GIVEN_UP
 from proxy.stores.disk_jobs.place import FilesPlace
 
 
@@ -20,7 +21,7 @@ def test_another_place_is_refused_while_files_are_promised(place: FilesPlace) ->
     with pytest.raises(StoreUnavailable) as refused:
         place.known_id("s3://a/b", 1_000)
     assert "finished exports (1,000)" in str(refused.value)
-    assert f"delete {place.path} to give them up" in str(refused.value)
+    assert f"run `echo none > {place.path}` to give them up" in str(refused.value)
     assert place.known_id("file", 1_000) == "one"
 
 
@@ -41,5 +42,7 @@ def test_a_directory_of_an_older_version_has_no_id(place: FilesPlace) -> None:
 
 def test_files_can_be_given_up(place: FilesPlace) -> None:
     place.keep("file", "one")
-    place.path.unlink()
-    assert place.known_id("s3://a/b", 5) is None
+    place.path.write_text("none\n")
+    assert place.known_id("s3://a/b", 5) == GIVEN_UP
+    place.keep("s3://a/b", "two")
+    assert place.known_id("s3://a/b", 5) == "two"
