@@ -112,7 +112,7 @@ class Storage(Section):
     artifacts: ArtifactsUrl = "file"
     """Where files are stored: file, or s3://bucket/prefix, az://… or gs://…. With a shared
     storage.jobs, file means that storage.dir is one volume that all replicas mount.
-    It cannot be changed while finished exports have files in the old place.
+    It cannot be changed while exports have files in the old place.
     """
     min_free: Size = 5 * _GIB
     """Free disk space below which kick-offs get 503."""

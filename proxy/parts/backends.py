@@ -154,9 +154,8 @@ async def _own_files(
     """Open the artifact store. Raises `StoreUnavailable` if it is not that of the jobs."""
     known, place = FilesPlace(settings.storage.dir), _place(settings)
     promised = same_files.with_files(await jobs.list(), now())
-    finished = sum(job.terminal for job in promised)
     try:
-        known_id = await asyncio.to_thread(known.known_id, place, finished)
+        known_id = await asyncio.to_thread(known.known_id, place, len(promised))
         artifacts = await _artifacts(settings, closing, now)
         store_id = await same_files.identified(
             artifacts,

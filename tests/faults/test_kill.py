@@ -137,7 +137,7 @@ async def test_a_start_with_another_bucket_takes_no_file_for_lost(
     wrong = ProxyProcess(
         tmp_path / "data", scene.simulator.url, STORAGE__ARTIFACTS="s3://other/a?region=us-east-1"
     )
-    with pytest.raises(DidNotStart, match=r"finished exports \(1\) .* are in file\."):
+    with pytest.raises(DidNotStart, match=r"files of exports \(1\) .* are in file\."):
         await wrong.start()
     await wrong.kill()
     await scene.proxy.start()

@@ -22,8 +22,8 @@ class FilesPlace:
 
     def known_id(self, place: str, promised: int) -> str | None:
         """The id of the artifact store at `place`, the value of storage.artifacts; None if it is
-        not known, and `GIVEN_UP`. Raises `StoreUnavailable` if the `promised` finished exports are
-        in another one.
+        not known, and `GIVEN_UP`. Raises `StoreUnavailable` if the files of the `promised` exports
+        are in another one.
         """
         found, store_id = self._read()
         if found in (place, None):
@@ -32,9 +32,9 @@ class FilesPlace:
             return GIVEN_UP
         if promised:
             raise StoreUnavailable(
-                f"storage.artifacts is {place}, but the files of finished exports ({promised:,}) "
-                f"of storage.dir {self._directory} are in {found}. Set storage.artifacts to "
-                f"{found} until they have expired, or {self.give_up} to give them up."
+                f"storage.artifacts is {place}, but the files of exports ({promised:,}) of "
+                f"storage.dir {self._directory} are in {found}. Set storage.artifacts to {found} "
+                f"until they have ended and expired, or {self.give_up} to give them up."
             )
         return None
 

@@ -20,7 +20,7 @@ def test_another_place_is_refused_while_files_are_promised(place: FilesPlace) ->
     place.keep("file", "one")
     with pytest.raises(StoreUnavailable) as refused:
         place.known_id("s3://a/b", 1_000)
-    assert "finished exports (1,000)" in str(refused.value)
+    assert "files of exports (1,000)" in str(refused.value)
     assert f"run `echo none > {place.path}` to give them up" in str(refused.value)
     assert place.known_id("file", 1_000) == "one"
 
