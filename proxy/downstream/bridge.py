@@ -134,6 +134,7 @@ class Bridge(asyncio.Transport):
         client.code, response = found
         client.sent += len(response)
         client.transport.write(response)
+        self.client_ready()  # the write may have found a slow one, which the next handler awaits
         client.answered(keep=True)
         return True
 

@@ -70,3 +70,29 @@ async def test_a_response_after_its_client_has_left_is_dropped() -> None:
     bridge.answered(keep=True)
     bridge.write(b"late")
     assert (bridge.closed, bridge.begun, repr(bridge)) == (True, False, "<Bridge closed>")
+
+
+async def test_a_slow_reader_of_a_response_made_at_once_gets_the_next_one() -> None:
+    """The handler of the next request does not wait for the reader of the last response."""
+    large = b"x" * (8 << 20)
+
+    def at_once(head: Head, decision: Decision, info: object) -> tuple[int, bytes] | None:
+        if head.target != b"/_own/large":
+            return None
+        return 200, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(large), large)
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(large))})
+        await response.prepare(request)
+        for start in range(0, len(large), 1 << 20):
+            await response.write(large[start : start + (1 << 20)])
+        return response
+
+    async with through(silent, decide=decide, handler=handler, at_once=at_once) as (proxy, _):
+        client = await proxy.ask(b"GET /_own/large HTTP/1.1\r\nHost: h\r\n\r\n")
+        await eventually(lambda: proxy.server.connections() == (0, 1))
+        assert (await client.response())[1] == large
+        await client.send(b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await client.response())[1] == large
