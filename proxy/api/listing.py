@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -31,7 +32,8 @@ _MAX_PARAMETERS = 64
 _CONCURRENT_CHECKS = 8
 #: Jobs that are looked at before other requests have their turn. No more are than the page needs.
 _TOGETHER = 64
-#: Lists in progress at a time, others wait: each has all jobs of a caller or a session in memory.
+#: Lists in progress at a time, others wait: with a shared store each has all jobs of a caller or a
+#: session in memory.
 _CONCURRENT_LISTS = 4
 #: A session that can be part of a path unchanged. VB365's ids are UUIDs.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -66,29 +68,11 @@ class Listing:
         credentials = request.credentials()
         owners = await self._access.identify(credentials)
         async with self._turns:
-            found = await self._candidates(owners, session)
-            if session is not None and not found:
-                await self._check_session(credentials, session)
-            chosen = await self._first(offset + limit + 1, credentials, found, status)
+            chosen = await self._first(offset + limit + 1, credentials, owners, session, status)
             results = await self._documents(request, chosen[offset : offset + limit])
         links = _page_links(self._site.listing(request), query, offset, limit, len(chosen))
         page = {"offset": offset, "limit": limit, "results": results, "_links": links}
         return respond(200, [("Cache-Control", "no-store")], json.dumps(page).encode())
-
-    async def _candidates(self, owners: Iterable[str], session: str | None) -> list[Job]:
-        if session is not None:
-            found = await self._jobs.list(session=session)
-        else:
-            known = {job.id: job for owner in owners for job in await self._jobs.list(owner=owner)}
-            found = sorted(known.values(), key=lambda job: (job.created, job.id), reverse=True)
-        now = self._now()
-        return [
-            as_of(job, now)
-            for job in found
-            if not job.forgotten
-            and not tentative(job)
-            and not self._site.retention.record_over(job, now)
-        ]
 
     async def _check_session(self, credentials: Credentials, session: str) -> None:
         """Send VB365 the requests that a job in this session would cause, so that the time taken
@@ -100,19 +84,49 @@ class Listing:
                 raise problem
 
     async def _first(
-        self, count: int, credentials: Credentials, jobs: Sequence[Job], status: Status | None
+        self,
+        count: int,
+        credentials: Credentials,
+        owners: Collection[str],
+        session: str | None,
+        status: Status | None,
     ) -> list[Job]:
-        """Return the first `count` jobs with this status that the caller may see, or a few more."""
+        """Return the first `count` jobs of the session, otherwise of the owners, that have this
+        status and that the caller may see, or a few more.
+        """
         chosen: list[Job] = []
         statuses: Statuses = {}
-        for start in range(0, len(jobs), _TOGETHER):
-            visible = await self._visible(credentials, jobs[start : start + _TOGETHER], statuses)
-            shown = [job for job in visible if await self._runner.show(job)]
-            chosen += [job for job in shown if status is None or job.status is status]
-            if len(chosen) >= count:
-                break
-            await asyncio.sleep(0)
+        any_exist = False
+        async with aclosing(self._existing(owners, session)) as parts:
+            async for jobs in parts:
+                any_exist = True
+                visible = await self._visible(credentials, jobs, statuses)
+                shown = [job for job in visible if await self._runner.show(job)]
+                chosen += [job for job in shown if status is None or job.status is status]
+                if len(chosen) >= count:
+                    break
+                await asyncio.sleep(0)
+        if session is not None and not any_exist:
+            await self._check_session(credentials, session)
         return chosen
+
+    async def _existing(
+        self, owners: Collection[str], session: str | None
+    ) -> AsyncGenerator[list[Job], None]:
+        """The jobs, newest first and a few at a time, without tombstones, what is over and what may vanish."""
+        now, retention = self._now(), self._site.retention
+        async with aclosing(self._jobs.newest(owners=owners, session=session)) as parts:
+            async for part in parts:
+                for start in range(0, len(part), _TOGETHER):
+                    jobs = [
+                        as_of(job, now)
+                        for job in part[start : start + _TOGETHER]
+                        if not job.forgotten
+                        and not tentative(job)
+                        and not retention.record_over(job, now)
+                    ]
+                    if jobs:
+                        yield jobs
 
     async def _documents(self, request: ApiRequest, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         found = []
@@ -136,8 +150,10 @@ class Listing:
             async with slots:
                 return await self._may_see(credentials, job, statuses)
 
-        allowed = await asyncio.gather(*map(check, jobs))
-        return [job for job, visible in zip(jobs, allowed, strict=True) if visible]
+        unsure = [job for job in jobs if not self._access.allows(credentials, job)]
+        checked = zip(unsure, await asyncio.gather(*map(check, unsure)), strict=True)
+        hidden = {job.id for job, visible in checked if not visible}
+        return [job for job in jobs if job.id not in hidden]
 
     async def _may_see(self, credentials: Credentials, job: Job, statuses: Statuses) -> bool:
         try:

@@ -243,6 +243,11 @@ class Job:
         return (self.owner, *self.aliases)
 
     @property
+    def place(self) -> tuple[float, str]:
+        """The place among all jobs: lists are in descending order of it (CONTRACT §4)."""
+        return self.created, self.id
+
+    @property
     def shown_version(self) -> int:
         """The version of the job document: an entity tag made of it does not change while the
         document stays the same.

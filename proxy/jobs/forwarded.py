@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 
 from proxy.core.job import Job
 from proxy.core.retention import Stage
@@ -65,6 +65,12 @@ class ForwardedJobs:
     async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
         """As `JobStore.list`."""
         return await self._jobs.list(owner=owner, session=session)
+
+    def newest(
+        self, *, owners: Collection[str] = (), session: str | None = None
+    ) -> AsyncGenerator[Sequence[Job], None]:
+        """As `JobStore.newest`."""
+        return self._jobs.newest(owners=owners, session=session)
 
     async def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +76,13 @@ class JobStore(Protocol):
         """Jobs and tombstones, newest first (`created`, then `id`). `owner` selects those that have
         it among their `owners`, `session` those of one restore session (`request.session`,
         case-insensitive).
+        """
+
+    def newest(
+        self, *, owners: Collection[str] = (), session: str | None = None
+    ) -> AsyncGenerator[Sequence[Job], None]:
+        """The jobs of `list`, those of one of the owners or those of the session, part after part
+        as they are read. Whoever needs a few reads no more than these.
         """
 
     async def counts(self, owners: Collection[str]) -> Counts:

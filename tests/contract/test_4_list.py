@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -56,6 +57,28 @@ async def test_a_page_asks_about_its_own_jobs_only(make_play: MakePlay) -> None:
     assert len(checks) == len(set(checks)) == JOBS
     page = (await play.get(f"{LIST}?status=Failed")).json()
     assert page["results"] == []
+
+
+async def test_a_page_reads_its_own_jobs_only(
+    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller may have thousands."""
+
+    async def script(request: Message) -> bytes:
+        return raw("200 OK", [], b"mail" if request.method == "POST" else b"{}")
+
+    play = await make_play(
+        script,
+        EXPORTS__WATCH_EVENTS="false",
+        EXPORTS__PREFLIGHT="false",
+        EXPORTS__MAX_PER_CALLER="100",
+    )
+    await ended(play, JOBS)
+    shown = Mock(wraps=listing.as_of)
+    monkeypatch.setattr(listing, "as_of", shown)
+    assert len((await play.get(f"{LIST}?limit=10")).json()["results"]) == 10
+    assert shown.call_count == listing._TOGETHER
+    assert len((await play.get(f"{LIST}?limit=100")).json()["results"]) == JOBS
 
 
 async def test_few_lists_are_put_together_at_a_time(make_play: MakePlay) -> None:

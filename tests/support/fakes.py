@@ -36,6 +36,7 @@ from proxy.ports import (
     StoreUnavailable,
 )
 from proxy.stores.growth import Growth
+from proxy.stores.whole_lists import WholeLists
 from tests.support.export_requests import export_request
 
 #: A job id and a fence.
@@ -60,7 +61,7 @@ class Faulty:
             raise StoreUnavailable("the store is closed")
 
 
-class MemoryJobs(Faulty):
+class MemoryJobs(Faulty, WholeLists):
     """A `JobStore` in memory."""
 
     def __init__(self) -> None:

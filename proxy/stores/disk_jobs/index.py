@@ -18,8 +18,8 @@ from proxy.ports import Counts
 _T = TypeVar("_T")
 
 
-def _order(job: Job) -> tuple[float, str]:
-    return job.created, job.id
+#: As `Job.place`.
+_Place = tuple[float, str]
 
 
 class JobIndex:
@@ -30,9 +30,10 @@ class JobIndex:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, str], str] = {}
+        self._by_age: list[_Place] = []
         self._by_owner: defaultdict[str, set[str]] = defaultdict(set)
-        self._by_session: defaultdict[str, set[str]] = defaultdict(set)
-        self._by_age: list[tuple[float, str]] = []
+        self._places: defaultdict[str, list[_Place]] = defaultdict(list)
+        self._by_session: defaultdict[str, list[_Place]] = defaultdict(list)
         self._live: defaultdict[str, set[str]] = defaultdict(set)
         self._stages: dict[Stage, list[tuple[float, str]]] = {stage: [] for stage in Stage}
         self._spent: list[tuple[bool, float, str]] = []
@@ -53,12 +54,27 @@ class JobIndex:
 
     def list(self, owner: str | None, session: str | None) -> list[Job]:
         """The jobs of the owner and of the session, newest first. None selects all."""
-        if owner is None and session is None:
-            return [self._jobs[each] for _, each in reversed(self._by_age)]
-        theirs = set[str]() if owner is None else self._by_owner.get(owner, set())
-        within = set[str]() if session is None else self._by_session.get(session.lower(), set())
-        chosen = within if owner is None else theirs if session is None else theirs & within
-        return sorted((self._jobs[each] for each in chosen), key=_order, reverse=True)
+        found = self._by_age if owner is None else self._places.get(owner, [])
+        if session is not None:
+            within = self._by_session.get(session.lower(), [])
+            found = within if owner is None else sorted({*found} & {*within})
+        return [self._jobs[each] for _, each in reversed(found)]
+
+    def newest(
+        self, owners: Collection[str], session: str | None, before: _Place | None, limit: int
+    ) -> Sequence[Job]:
+        """The first `limit` jobs of the session, otherwise of any of the owners, that are listed
+        after `before`, if that is given.
+        """
+        if session is not None:
+            lists = [self._by_session.get(session.lower(), [])]
+        else:
+            lists = [self._places.get(owner, []) for owner in owners]
+        found: set[_Place] = set()
+        for places in lists:
+            end = len(places) if before is None else bisect_left(places, before)
+            found.update(places[max(0, end - limit) : end])
+        return [self._jobs[each] for _, each in sorted(found, reverse=True)[:limit]]
 
     def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""
@@ -71,7 +87,7 @@ class JobIndex:
         if owners is None:
             return [self._jobs[each] for *_, each in self._spent[:limit]]
         mine = _union(self._by_owner, owners)
-        ranks = [rank for each in mine if (rank := retention.spent(self._jobs[each])) is not None]
+        ranks = [rank for each in mine if (rank := retention.spent(self._jobs[each]))]
         return [self._jobs[each] for *_, each in sorted(ranks)[:limit]]
 
     def due(self, stage: Stage, until: float) -> Sequence[Job]:
@@ -96,9 +112,11 @@ class JobIndex:
         """Add the job, or replace the one with its id."""
         self._unlink(job.id)
         self._jobs[job.id] = job
-        insort(self._by_age, _order(job))
-        for owner in job.owners:
+        place = job.place
+        insort(self._by_age, place)
+        for owner in {*job.owners}:
             self._by_owner[owner].add(job.id)
+            insort(self._places[owner], place)
             if not job.terminal:
                 self._live[owner].add(job.id)
         if (found := retention.stage(job)) is not None:
@@ -108,7 +126,7 @@ class JobIndex:
         for endpoint, due in outbox.pending(job).items():
             insort(self._pending[endpoint], (due, job.id))
         if job.request.session is not None:
-            self._by_session[job.request.session.lower()].add(job.id)
+            insort(self._by_session[job.request.session.lower()], place)
         self._by_key |= dict.fromkeys(claims(job), job.id)
         self._wake(job.id)
 
@@ -121,9 +139,11 @@ class JobIndex:
         job = self._jobs.pop(id, None)
         if job is None:
             return
-        del self._by_age[bisect_left(self._by_age, _order(job))]
-        for owner in job.owners:
+        place = job.place
+        del self._by_age[bisect_left(self._by_age, place)]
+        for owner in {*job.owners}:
             _discard(self._by_owner, owner, id)
+            _remove(self._places, owner, place)
             _discard(self._live, owner, id)
         if (found := retention.stage(job)) is not None:
             del self._stages[found[0]][bisect_left(self._stages[found[0]], (found[1], id))]
@@ -133,7 +153,7 @@ class JobIndex:
             waiting = self._pending[endpoint]
             del waiting[bisect_left(waiting, (due, id))]
         if job.request.session is not None:
-            _discard(self._by_session, job.request.session.lower(), id)
+            _remove(self._by_session, job.request.session.lower(), place)
         for claim in claims(job):
             if self._by_key.get(claim) == id:
                 del self._by_key[claim]
@@ -169,6 +189,14 @@ def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection
     """The union of the owners' sets. Most callers have one owner, whose set is not copied."""
     found = [index[owner] for owner in owners if owner in index]
     return found[0] if len(found) == 1 else set().union(*found)
+
+
+def _remove(index: defaultdict[str, list[_Place]], key: str, place: _Place) -> None:
+    """Remove `place` from its sorted list, and the list if it is empty then."""
+    places = index[key]
+    del places[bisect_left(places, place)]
+    if not places:
+        del index[key]
 
 
 def _discard(index: defaultdict[str, set[_T]], key: str, member: _T) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from proxy.stores.disk_jobs.layout import check_layout
 from proxy.stores.threads import undisturbed
 
 _T = TypeVar("_T")
+#: Jobs of a list that are read at a time.
+_TOGETHER = 64
 
 
 class DiskJobs:
@@ -143,6 +145,19 @@ class DiskJobs:
         """As `JobStore.list`."""
         self._check_open()
         return self._index.list(owner, session)
+
+    async def newest(
+        self, *, owners: Collection[str] = (), session: str | None = None
+    ) -> AsyncGenerator[Sequence[Job], None]:
+        """As `JobStore.newest`."""
+        before = None
+        while True:
+            self._check_open()
+            part = self._index.newest(owners, session, before, _TOGETHER)
+            if not part:
+                return
+            yield part
+            before = part[-1].place
 
     async def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""

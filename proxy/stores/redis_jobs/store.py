@@ -44,6 +44,7 @@ from proxy.stores.redis_jobs.recent import RecentJobs, UnpackedJobs
 from proxy.stores.redis_jobs.replicas import RedisReplicas
 from proxy.stores.redis_jobs.server_clock import ServerClock
 from proxy.stores.redis_jobs.url import parse_url
+from proxy.stores.whole_lists import WholeLists
 
 _T = TypeVar("_T")
 
@@ -62,7 +63,7 @@ _TRIES = 2
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
 
 
-class RedisJobs(RedisReplicas, RedisOutbox):
+class RedisJobs(RedisReplicas, RedisOutbox, WholeLists):
     """A `SharedOutboxJobs` store. Every change is one script in one round trip: on a failure it may
     have happened, but never in part.
     """
@@ -86,7 +87,7 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         Raises `BadUrl`, and `StoreUnavailable` if the store cannot be reached or is too old.
         """
         location = parse_url(url)
-        tls = await asyncio.get_running_loop().run_in_executor(None, tls_context, location)
+        tls = await asyncio.to_thread(tls_context, location)
         channel = f"{location.prefix}feed:{location.db}"
         connections = Connections(location, tls, channel=channel)
         store = cls(connections, location.prefix, channel, lease)
@@ -283,9 +284,8 @@ class RedisJobs(RedisReplicas, RedisOutbox):
         """As `JobStore.list`."""
         by_owner = ("", "") if owner is None else ("owner", text(owner))
         by_session = ("", "") if session is None else ("session", text(session.lower()))
-        reply = await self._connections.run(scripts.LIST, *by_owner, *by_session)
-        found = await self._records(reply)
-        return sorted(found, key=lambda job: (job.created, job.id), reverse=True)
+        rows = await self._connections.run(scripts.LIST, *by_owner, *by_session)
+        return sorted(await self._records(rows), key=lambda job: job.place, reverse=True)
 
     async def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""

@@ -48,6 +48,39 @@ async def test_the_list_is_of_an_owner_and_of_a_session_in_any_case(jobs: JobSto
     assert await jobs.list(session="") == []
 
 
+async def newest(jobs: JobStore, **of: Any) -> list[Job]:
+    return [job async for part in jobs.newest(**of) for job in part]
+
+
+async def test_the_newest_jobs_are_read_in_parts(jobs: JobStore) -> None:
+    """§4: in the order of the list; a job of several of the owners is there once."""
+    a = [await jobs.add(new_job(number // 7, owner="a"), b"") for number in range(150)]
+    both = await jobs.add(new_job(9, owner="a", aliases=("b",), session="AbC"), b"")
+    b = [await jobs.add(new_job(number, owner="b", session=None), b"") for number in range(100)]
+    c = await jobs.add(new_job(5, owner="c", session="aBc"), b"")
+    everything = await jobs.list()
+    assert await newest(jobs, owners=["a"]) == [job for job in everything if job in [*a, both]]
+    of_two = [job for job in everything if job != c]
+    assert await newest(jobs, owners=["a", "nobody", "b"]) == of_two
+    assert len(of_two) == len(a) + 1 + len(b)
+    assert await newest(jobs, session="abc") == [both, c]
+    assert await newest(jobs, owners=["nobody"]) == await newest(jobs, session="") == []
+
+
+async def test_jobs_that_come_and_go_meanwhile_shift_none(jobs: JobStore) -> None:
+    """§4: what is on the list all the time is on it once."""
+    mine = [await jobs.add(new_job(number), b"") for number in range(200)]
+    found: list[Job] = []
+    async for part in jobs.newest(owners=["alice"]):
+        if not found:
+            await jobs.add(new_job(999), b"")
+            assert await jobs.remove(mine[-1])
+            assert await jobs.remove(mine[100])
+        found += part
+    kept = [job for job in mine if job not in (mine[-1], mine[100])]
+    assert [job for job in found if job in kept] == kept[::-1]
+
+
 async def test_the_list_is_the_callers_own(jobs: JobStore) -> None:
     job = await jobs.add(new_job(), b"")
     (await jobs.list()).clear()
