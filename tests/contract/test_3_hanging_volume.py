@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from proxy.stores.file_artifacts import store as file_store
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.contract.conftest import MakeStage
 from tests.support.artifacts import begun, committed
-from tests.support.wire import Peer, ask, eventually, request_bytes
+from tests.support.wire import Message, Peer, ask, eventually, request_bytes
 
 NOW = "respond-async, wait=0"
 
@@ -123,44 +123,65 @@ def hang(volume: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return hang
 
 
+#: The limits on waiting, by the modules that have them.
+LIMITS = {
+    "_OPENING": (file_store,),
+    "_REMOVAL": (file_store,),
+    "READING": (reader, tail),
+    "CLOSING": (reader, tail),
+}
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests wait only shortly for the volume."""
-    monkeypatch.setattr(file_store, "_OPENING", 0.1)
-    monkeypatch.setattr(file_store, "_REMOVAL", 0.1)
-    for module in (reader, tail):
-        monkeypatch.setattr(module, "READING", 0.1)
-        monkeypatch.setattr(module, "CLOSING", 0.1)
+def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set the limits of these names, in seconds."""
+
+    def limit(seconds: float, *names: str) -> None:
+        for name in names:
+            for module in LIMITS[name]:
+                monkeypatch.setattr(module, name, seconds)
+
+    return limit
 
 
-@pytest.mark.usefixtures("impatient")
+async def available(ask: Callable[[], Awaitable[Message]]) -> Message:
+    """The response once the volume is available."""
+    while (response := await ask()).status == 503:
+        pass
+    return response
+
+
 async def test_a_download_whose_file_cannot_be_opened_gets_503(
     make_stage: MakeStage,
     volume: threading.Event,
     hang: Callable[[str], list[str]],
+    limit: Callable[..., None],
     tmp_path: Path,
 ) -> None:
     """Also once so many threads hang that no further file is opened. None of them keeps a file."""
     stage = await make_stage()
     job = await stage.done()
     entered = hang("opened")
+    limit(0.1, "_OPENING")
     async with asyncio.timeout(20):
         for _ in range(file_store._HANGING + 3):
             refused = await stage.get(f"{job}/result")
             assert (refused.status, refused["Retry-After"]) == (503, "5")
             assert refused.json()["type"].endswith(":store-unavailable")
-        assert len(entered) == file_store._HANGING
+        await eventually(lambda: len(entered) == file_store._HANGING)
+        limit(20, "_OPENING")
         volume.set()
+        found = await available(lambda: stage.get(f"{job}/result"))
+        assert found.body == stage.file()
         await eventually(lambda: open_files(tmp_path) == 0)
-        assert (await stage.get(f"{job}/result")).body == stage.file()
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("name", ["read_at", "send"])
 async def test_a_download_whose_file_cannot_be_read_is_broken_off(
     make_stage: MakeStage,
     volume: threading.Event,
     hang: Callable[[str], list[str]],
+    limit: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     name: str,
@@ -173,6 +194,7 @@ async def test_a_download_whose_file_cannot_be_read_is_broken_off(
     monkeypatch.setattr(files, "read_cached", lambda *args: b"")
     monkeypatch.setattr(download, "_LEAST", 1 if name == "send" else 1 << 40)
     entered = hang(name)
+    limit(0.1, "READING", "CLOSING")
     async with asyncio.timeout(20):
         clients = [await Peer.to(stage.url) for _ in range(3)]
         for client in clients:
@@ -180,39 +202,47 @@ async def test_a_download_whose_file_cannot_be_read_is_broken_off(
             assert b" 200 OK" in await client.head()
         for client in clients:
             assert await client.closed()
-        assert len(entered) == 3
+        await eventually(lambda: len(entered) == 3)
         for client in clients:
             client.abort()
+        limit(20, "READING", "CLOSING")
         volume.set()
         await eventually(lambda: open_files(tmp_path) == 0)
         assert (await stage.get(f"{job}/result")).body == stage.file()
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_release_whose_file_cannot_be_removed_gets_503(
-    make_stage: MakeStage, volume: threading.Event, hang: Callable[[str], list[str]]
+    make_stage: MakeStage,
+    volume: threading.Event,
+    hang: Callable[[str], list[str]],
+    limit: Callable[..., None],
 ) -> None:
     """Repeated ones wait for the same thread; each client and the rest of the proxy go on."""
     stage = await make_stage()
     job = await stage.done()
     entered = hang("remove_all")
+    limit(0.1, "_REMOVAL")
     async with asyncio.timeout(20):
         for _ in range(file_store._HANGING + 3):
             refused = await stage.ask("DELETE", f"{job}/result")
             assert (refused.status, refused["Retry-After"]) == (503, "5")
-        assert len(entered) == 1
+        await eventually(lambda: len(entered) == 1)
         assert (await stage.get(job)).json()["result"]["state"] == "Deleted"
+        limit(20, "_REMOVAL")
         volume.set()
-        await eventually(lambda: len(entered) == file_store._HANGING)
-        assert (await stage.ask("DELETE", f"{job}/result")).status == 204
+        found = await available(lambda: stage.ask("DELETE", f"{job}/result"))
+        assert found.status == 204
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_caller_that_leaves_does_not_wait_for_the_volume(
-    tmp_path: Path, volume: threading.Event, hang: Callable[[str], list[str]]
+    tmp_path: Path,
+    volume: threading.Event,
+    hang: Callable[[str], list[str]],
+    limit: Callable[..., None],
 ) -> None:
     store = await FileArtifacts.at(tmp_path)
     job = await committed(store)
+    limit(0.1, "_OPENING")
     entered = hang("opened")
     opening = asyncio.ensure_future(store.open(job))
     async with asyncio.timeout(20):
@@ -224,11 +254,11 @@ async def test_a_caller_that_leaves_does_not_wait_for_the_volume(
     await store.close()
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_follower_of_a_growing_file_does_not_wait_for_the_volume(
     tmp_path: Path,
     volume: threading.Event,
     hang: Callable[[str], list[str]],
+    limit: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = await FileArtifacts.at(tmp_path)
@@ -238,6 +268,7 @@ async def test_a_follower_of_a_growing_file_does_not_wait_for_the_volume(
     hang("read_at")
     follower = store.tail(job)
     assert follower is not None
+    limit(0.1, "READING", "CLOSING")
     async with asyncio.timeout(20):
         with pytest.raises(StoreUnavailable, match="does not respond"):
             await follower.read(0)
