@@ -113,7 +113,9 @@ class Listing:
     async def _existing(
         self, owners: Collection[str], session: str | None
     ) -> AsyncGenerator[list[Job], None]:
-        """The jobs, newest first and a few at a time, without tombstones, what is over and what may vanish."""
+        """The jobs, newest first and a few at a time, without tombstones and those that are over or
+        may vanish.
+        """
         now, retention = self._now(), self._site.retention
         async with aclosing(self._jobs.newest(owners=owners, session=session)) as parts:
             async for part in parts:

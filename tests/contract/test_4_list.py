@@ -10,6 +10,7 @@ import pytest
 
 from proxy.api import links, listing
 from proxy.core.http import origin
+from proxy.core.retention import as_of
 from proxy.upstream.owner_hashes import OwnerHashes
 from tests.contract.conftest import MakePlay, Play
 from tests.support.wire import Message, raw
@@ -74,8 +75,8 @@ async def test_a_page_reads_its_own_jobs_only(
         EXPORTS__MAX_PER_CALLER="100",
     )
     await ended(play, JOBS)
-    shown = Mock(wraps=listing.as_of)
-    monkeypatch.setattr(listing, "as_of", shown)
+    shown = Mock(wraps=as_of)
+    monkeypatch.setattr("proxy.api.listing.as_of", shown)
     assert len((await play.get(f"{LIST}?limit=10")).json()["results"]) == 10
     assert shown.call_count == listing._TOGETHER
     assert len((await play.get(f"{LIST}?limit=100")).json()["results"]) == JOBS
