@@ -93,6 +93,9 @@ class ClientConnection(RequestReader):
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
         self.received += len(data)
+        if self.delivered is not None and self._lingering.handed_over:
+            self._report(received=True)  # see `upstream.local_pool.LocalConnection`
+            return
         phase = self._phase
         if phase is _READY:
             if self._inbox.waiting or self._slow:
@@ -117,7 +120,7 @@ class ClientConnection(RequestReader):
         connection after the peer's close_notify.
         """
         self._reading.ended = True
-        self._report(received=is_sent(self.transport))
+        self._report(received=not self._lingering.handed_over and is_sent(self.transport))
         if self.scheme == b"http":
             passed_through = self._lane in (self.counters.relay, self.counters.rescue)
             if self._phase is _SERVING and self._body.done and not passed_through:
@@ -129,7 +132,8 @@ class ClientConnection(RequestReader):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._report(received=self._closed_well and exc is None)
+        well = self._closed_well and not self._lingering.handed_over
+        self._report(received=well and exc is None)
         self._leave()
         if self._bridge is not None:
             self._bridge.client_left()
@@ -275,7 +279,7 @@ class ClientConnection(RequestReader):
         self._phase = _READY
         if self._inbox.waiting or self._reading.stopped or self._reading.ended:
             self._proceed()
-        elif not self._slow:
+        elif not (self._slow or self._lingering.handed_over):
             self._deadlines.set(_IDLE, self._owner.idle_timeout)
 
     # Called by the exchange; see `duplex.ClientSide`.

@@ -13,6 +13,7 @@ from proxy.core.routing import Rescue
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
 from proxy.net.budget import Budget
 from proxy.relay.handover import HandedOver, HandoverRelay, introduced
+from proxy.upstream.local_pool import LocalConnection
 
 _log = logging.getLogger(__name__)
 
@@ -131,6 +132,22 @@ class _HandedOverExport(HandedOver):
             self._relayed.feed(copy)
         if self._whole and not self._bodiless:
             self._relayed.end()
+
+    def connection_ended(self, why: Exception | None) -> None:
+        """Also handle the proper end of a response without a length."""
+        if why is None and self._response is not None:
+            self._keep_connection()
+        super().connection_ended(why)
+
+    def _finish(self, rest: bytes) -> None:
+        self._keep_connection()
+        super()._finish(rest)
+
+    def _keep_connection(self) -> None:
+        """Let the first worker know whether the client receives the response (CONTRACT §14)."""
+        connection, self._connection = self._connection, None
+        if isinstance(connection, LocalConnection):
+            self._client.delivered = connection.keep()
 
     def _malformed(self, why: MalformedMessage) -> None:
         self._take_copy()

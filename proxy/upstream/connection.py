@@ -102,9 +102,10 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool | None:
         """Called by the loop."""
         self._end(None if has_proper_end(self.transport) else ConnectionAbortedError(_CUT_OFF))
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop, also when a write fails before the loop has read VB365's response."""

@@ -4,10 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from proxy.net.sockets import has_proper_end
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
+
+#: Tells the other process that the client has received the whole response. An HTTP server ignores
+#: an empty line before a request (RFC 9112 §2.2).
+_RECEIVED = b"\r\n"
+
+
+class LocalConnection(Connection):
+    """A connection to another process. It can stay open after the response until the client has
+    received that, or has not: then it closes without a word.
+    """
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, pool: LocalPool) -> None:
+        super().__init__(pool)
+        self._kept = False
+
+    def keep(self) -> Callable[[bool], None]:
+        """Keep it open until the returned function is called with whether the client has received
+        the whole response.
+        """
+        self._kept, self._receiver = True, None
+        return self._conclude
+
+    def _conclude(self, received: bool) -> None:  # the only argument of a callback
+        if received and not self.closed:
+            self.write(_RECEIVED)
+        self.close(flush=received)
+
+    def eof_received(self) -> bool | None:
+        """Called by the loop. True keeps it open."""
+        if not self._kept and has_proper_end(self.transport):
+            receiver, self._receiver = self._receiver, None
+            if receiver is not None:
+                receiver.connection_ended(None)
+        if not self._kept:
+            return super().eof_received()
+        return not self.closed
 
 
 class LocalPool(Pool):
@@ -26,7 +66,7 @@ class LocalPool(Pool):
 
     async def _dial(self) -> Connection:
         _, connection = await asyncio.get_running_loop().create_unix_connection(
-            lambda: Connection(self), self._path
+            lambda: LocalConnection(self), self._path
         )
         try:
             connection.adopt()

@@ -175,3 +175,58 @@ async def test_14_with_redis_clients_of_all_workers_follow_the_file(
             assert await peer.exactly(len(CONTENT) - 400_000) == CONTENT[400_000:]
             await peer.close()
         assert len(upstream.posts) == 1
+
+
+SMALL = CONTENT[:200_000]
+SMALL_LENGTH = b"Content-Length: %d\r\n" % len(SMALL)
+
+
+async def small(peer: Peer, message: Message) -> None:
+    """A file that fits into the buffers of all connections between VB365 and the client."""
+    await peer.send(b"HTTP/1.1 200 OK\r\n" + SMALL_LENGTH + b"\r\n" + SMALL)
+
+
+async def small_until_close(peer: Peer, message: Message) -> None:
+    await peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + SMALL)
+
+
+@pytest.mark.parametrize("write", [small, small_until_close])
+async def test_14_a_client_that_leaves_any_worker_before_the_end_gets_the_same_export_again(
+    tmp_path: Path, write: Write
+) -> None:
+    async with workers(tmp_path / "data", write, EXPORTS__MAX_RUNNING="50") as (proxy, upstream):
+
+        async def twice(body: bytes) -> None:
+            peer = await Peer.to(proxy.url, limit=1 << 11, receive_buffer=1 << 12)
+            await peer.send(post(body=body))
+            await peer.head()
+            await asyncio.sleep(0.5)  # all that fits into the buffers is on its way
+            peer.reset()
+            again = await sent(proxy, body)
+            await again.head()
+            assert await again.exactly(len(SMALL)) == SMALL
+            again.abort()
+
+        await asyncio.gather(*(twice(b"%d" % number) for number in range(MANY)))
+        assert len(upstream.posts) == MANY
+
+
+@pytest.mark.parametrize("write", [small, small_until_close])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_14_a_file_that_any_worker_has_delivered_is_not_delivered_again(
+    tmp_path: Path, version: str, write: Write
+) -> None:
+    async with workers(tmp_path / "data", write, EXPORTS__MAX_RUNNING="50") as (proxy, upstream):
+
+        async def whole(body: bytes) -> None:
+            peer = await sent(proxy, body, version=version)
+            await peer.head()
+            ends = write is small_until_close
+            assert await (peer.rest() if ends else peer.exactly(len(SMALL))) == SMALL
+            await peer.close()
+
+        bodies = [b"%d" % number for number in range(MANY)]
+        await asyncio.gather(*map(whole, bodies))
+        await asyncio.sleep(1)  # until the last client's close has reached the first worker
+        await asyncio.gather(*map(whole, bodies))
+        assert len(upstream.posts) == 2 * MANY
