@@ -60,7 +60,7 @@ class Finalizing:
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """The artifact is committed. `size` is in bytes, `digest` the base64 SHA-256, `expires` a Unix
-    second.
+    second. `file` is None if the record has the facts of the file.
     """
 
     size: int
@@ -68,6 +68,7 @@ class Succeeded:
     expires: float
     format: str | None
     warning: bool = False
+    file: FileFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,7 @@ def _succeeded(job: Job, event: Succeeded, now: float) -> Job:
         suspended=None,
         received=event.size,
         rate=None,
+        file=job.file if event.file is None else event.file,
         size=event.size,
         digest=event.digest,
         format=event.format,

@@ -45,7 +45,7 @@ class Queue(Protocol):
     def call(self, run: Run) -> None:
         """Note that it may be the run's turn at the next `fill`."""
 
-    def look(self, run: Run, job: Job) -> None:
+    def look(self, run: Run, job: Job | None) -> None:
         """Look at the record of a run that waits: at the next `fill` it starts if it has a slot."""
 
     def leave(self, run: Run) -> None:
@@ -127,7 +127,7 @@ class LocalQueue:
     def call(self, run: Run) -> None:
         """Do nothing: this queue knows."""
 
-    def look(self, run: Run, job: Job) -> None:
+    def look(self, run: Run, job: Job | None) -> None:
         """Do nothing: this queue knows."""
 
     def leave(self, run: Run) -> None:

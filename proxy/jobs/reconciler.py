@@ -142,12 +142,15 @@ class Reconciler:
             log.error("the file of a finished export is missing", job=job.id)
 
     async def _finish(self, job: Job) -> bool:
-        """Finish a job whose file was committed before the process died."""
+        """Finish a job whose file was committed before the process died, or before a job store was
+        restored that does not know of its file.
+        """
         done = await self._copied(job.id, job.fence)
         if done is None or done.size is None or done.digest is None or done.expires is None:
             return False
+        warning = done.status is Status.WARNING
         succeeded = Succeeded(
-            done.size, done.digest, done.expires, done.format, done.status is Status.WARNING
+            done.size, done.digest, done.expires, done.format, warning, file=done.file
         )
         current: Job | None = job
         if job.phase not in (Phase.FINALIZING, Phase.SUSPENDED):

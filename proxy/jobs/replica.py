@@ -135,8 +135,13 @@ class Member:
         await self._after(self._unchecked, self._check_all)
 
     async def _check_all(self) -> None:
-        await self._runner.check()
+        gone = await self._runner.check()
         await self._takeover.settle_own(self._runner.drives)
+        if gone:
+            # a store that was restored may count their jobs as this replica's, and nobody drives
+            # them when they have ended
+            await asyncio.sleep(_RETRY)
+            self._unchecked.set()
 
     async def _fill_slots(self) -> None:
         await self._after(self._slot_freed, self._runner.fill_slots)

@@ -261,14 +261,15 @@ class Runner:
                 pass  # it has ended, and is kept
         return self.may_show(job.id)
 
-    async def check(self, id: str | None = None) -> None:
-        """Look whether another replica has ended or taken over the job, or any job. Raises
-        `StoreUnavailable`.
+    async def check(self, id: str | None = None) -> bool:
+        """Stop the run of the job, or any run, whose job another replica has ended or taken over.
+        Return whether there is one. Raises `StoreUnavailable`.
         """
-        known = (self._runs.get(id),) if id is not None else tuple(self._runs.values())
-        for run in known:
-            if run is not None and await self._is_gone(run):
-                await self.wake(run.id)
+        known = self._runs.values() if id is None else filter(None, [self._runs.get(id)])
+        gone = [run for run in tuple(known) if await self._is_gone(run)]
+        for run in gone:
+            await self.wake(run.id)
+        return bool(gone)
 
     async def _is_gone(self, run: Run) -> bool:
         """Whether the record ends the run. One that was read before a step of the run does not."""
@@ -276,8 +277,7 @@ class Runner:
             before = (run.work, run.fence)
             job = await self._jobs.get(run.id)
             if (run.work, run.fence) == before:
-                if job is not None:
-                    self._queue.look(run, job)
+                self._queue.look(run, job)
                 return self._is_over(run, job)
         return False
 

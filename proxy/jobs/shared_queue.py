@@ -177,9 +177,9 @@ class SharedQueue:
         if run in self._waiting:
             self._called[run] = None
 
-    def look(self, run: Run, job: Job) -> None:
+    def look(self, run: Run, job: Job | None) -> None:
         """As `Queue.look`. The request of a claim that failed may arrive late."""
-        if run in self._waiting and job.holder == self._jobs.replica:
+        if run in self._waiting and job is not None and job.holder == self._jobs.replica:
             self._unconfirmed[run] = None
 
     def leave(self, run: Run) -> None:

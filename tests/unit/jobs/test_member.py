@@ -44,8 +44,9 @@ class Others:
         if name in self.faults:
             raise self.faults.pop(name)
 
-    async def check(self, id: str | None = None) -> None:
+    async def check(self, id: str | None = None) -> bool:
         await self._step(f"check {id or 'all'}")
+        return False
 
     async def resume_sealed(self) -> None:
         await self._step("resume")

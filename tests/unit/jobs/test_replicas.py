@@ -14,7 +14,7 @@ from proxy.core.errors import Problem
 from proxy.core.events import Assigned, Failed
 from proxy.core.job import Job, Origin, Phase, Status
 from proxy.core.transitions import advance
-from proxy.jobs import withdrawal
+from proxy.jobs import replica, withdrawal
 from proxy.jobs.conclusion import INTERNAL
 from proxy.jobs.fernet_sealing import FernetSealer
 from proxy.jobs.run import Run
@@ -555,6 +555,45 @@ async def test_14_a_withdrawn_job_that_was_resumed_is_suspended_again(
         assert cluster.store.use((), LIMITS.slots).running == 1
         a.upstream.gate.set()
         await cluster.phase(running, Phase.COMPLETED)
+
+
+async def test_18_a_job_of_a_restored_snapshot_has_all_facts_of_its_file() -> None:
+    """The store was restored as it was before the first byte, and the file is complete."""
+    async with new_cluster(1) as cluster:
+        (a,) = cluster.nodes
+        job = await generating(cluster, a)
+        before = cluster.store.jobs[job]
+        assert before.file is None
+        a.upstream.gate.set()
+        done = await cluster.phase(job, Phase.COMPLETED)
+        await cluster.until(lambda: a.runner.run_of(job) is None)
+        cluster.store.put(before)
+        await a.takeover.settle_own(a.runner.drives)
+        found = cluster.store.jobs[job]
+        assert (found.file, found.size, found.digest) == (done.file, done.size, done.digest)
+        assert found.file is not None
+
+
+async def test_18_a_job_that_runs_and_is_queued_in_a_restored_snapshot_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its run is not one that the store knows, and it must not wait for ever, with all others
+    behind it.
+    """
+    monkeypatch.setattr(replica, "_RETRY", 0.01)
+    async with new_cluster(1, limits=ONE, sealer=sealer()) as cluster:
+        (a,) = cluster.nodes
+        a.upstream.gate.clear()
+        job = replace(new_job(), sealed=cluster.sealer.seal(CALL))
+        async with a.runner.admission(job.owner):
+            await a.runner.submit(job, b"{}", Run(job.id, CALL))
+        await cluster.phase(job.id, Phase.GENERATING)
+        await cluster.until(lambda: bool(a.upstream.posts))
+        cluster.store.put(replace(job, replica=a.store.replica))
+        cluster.store.tell(None)
+        a.upstream.gate.set()
+        await cluster.phase(job.id, Phase.COMPLETED)
+        cluster.assert_done(job.id)
 
 
 async def test_quotas_hold_over_all_replicas() -> None:
