@@ -72,14 +72,12 @@ class _Waiting:
         return True
 
     def wait(self) -> bool:
-        """Wait for something. Return False once there will be no more."""
-        if self.closing.is_set():
-            return False
+        """Wait for something. Return whether more may come after what is there now."""
         self.some.wait()
         self.urgent.wait(_COLLECTING)
         self.some.clear()
         self.urgent.clear()
-        return True
+        return not self.closing.is_set()
 
     def take(self, size: int) -> bytes:
         """Return as many lines as have at most `size` bytes, at least one if there are any."""
@@ -199,7 +197,9 @@ class Writer(LineHandler):
             waiting.lost = 0
 
     def _run(self, waiting: _Waiting) -> None:
-        while waiting.wait():
+        more = True
+        while more:
+            more = waiting.wait()
             with waiting.lock:
                 self._render(waiting)
             while lines := waiting.take(self._sink.batch):

@@ -207,6 +207,29 @@ def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sum(len(json.dumps(entry)) + 1 for entry in entries) <= 1000
 
 
+def test_a_line_is_written_that_came_just_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread has written everything, and looks for the end only after it has come."""
+    handler = Writer(RotatedFile(tmp_path / "log", max_size=1000, keep=1))
+    idle, take = threading.Event(), writer._Waiting.take
+
+    def slow(waiting: writer._Waiting, size: int) -> bytes:
+        taken = take(waiting, size)
+        if not taken:
+            idle.set()
+            waiting.closing.wait(30)
+        return taken
+
+    monkeypatch.setattr(writer._Waiting, "take", slow)
+    handler.put(EVENT, ("first",))
+    assert idle.wait(30)
+    handler.put(EVENT, ("last",))
+    handler.close()
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert [line.partition("path=")[2] for line in lines] == ["first", "last"]
+
+
 @pytest.mark.parametrize("max_size", [10, 1000])
 def test_lines_that_are_rendered_together_fill_no_file_beyond_its_size(
     max_size: int, tmp_path: Path
