@@ -313,12 +313,17 @@ async def test_a_server_that_lost_its_data_gets_owner_key_and_identity_back(
 async def test_a_replica_with_the_key_of_a_lost_cluster_is_refused(
     server: RedisServer, store: RedisJobs
 ) -> None:
+    """It gets no lease: others take over its jobs."""
     await store.owner_key()
     await store._connections.command("FLUSHALL")
     async with opened(server.url) as other:
         await other.owner_key()
-    with pytest.raises(StoreUnavailable, match="restart this replica"):
-        await store.renew(running=0, promised=0)
+        await other.renew(running=0, promised=0)
+        job = await store.add(replace(new_job(), replica=store.replica), b"")
+        with pytest.raises(StoreUnavailable, match="restart this replica"):
+            await store.renew(running=0, promised=0)
+        assert [each.id for each in await other.replicas()] == [other.replica]
+        assert await other.orphans() == [job]
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(store: RedisJobs) -> None:
