@@ -193,7 +193,12 @@ def opened_published(places: Places, size: int) -> tuple[Artifact, int] | None:
                 descriptor = os.open(path, os.O_RDONLY | PLAIN)
             except FileNotFoundError:
                 continue
-            if os.fstat(descriptor).st_size >= size:
+            try:
+                enough = os.fstat(descriptor).st_size >= size
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if enough:
                 return Artifact(places.id, size, b"", 0.0), descriptor
             os.close(descriptor)
     return None

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
+from pathlib import Path
 from typing import cast
 
 import pytest
 
-from proxy.ports import ArtifactStore, Followable, Partial, PartialLost, Published, Tail
+from proxy.ports import (
+    ArtifactStore,
+    Followable,
+    Partial,
+    PartialLost,
+    Published,
+    StoreUnavailable,
+    Tail,
+)
+from proxy.stores.file_artifacts.files import Places, opened_published
 from tests.support.artifacts import new_id, note
 from tests.support.wire import eventually
 from tests.unit.stores.conftest import OpenArtifacts
@@ -135,6 +146,28 @@ async def test_14_another_replica_reads_what_is_published(
     assert b"".join([bytes(piece) async for piece in growing.chunks(5, 9)]) == content[5:9]
     await growing.close()
     await another.close()
+
+
+def test_14_a_file_that_another_machine_removes_keeps_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS opens it from its cache, and only then finds that it is gone."""
+    places = Places(tmp_path, new_id(), 7)
+    places.partial.parent.mkdir(parents=True, exist_ok=True)
+    places.partial.write_bytes(b"!BDN")
+    opened: list[int] = []
+
+    def stale(descriptor: int) -> os.stat_result:
+        opened.append(descriptor)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", stale)
+        with pytest.raises(StoreUnavailable):
+            opened_published(places, 4)
+    (descriptor,) = opened
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 async def read(store: Published, job: str, size: int) -> bytes:
