@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -288,16 +288,17 @@ async def test_a_list_read_before_a_job_was_dropped_omits_it(
     client = asyncio.create_task(stage.kickoff(stage.export))
     async with asyncio.timeout(20):
         await generating(stage)
-        read: list[list[Job]] = []
-        original = DiskJobs.list
+        read: list[Sequence[Job]] = []
+        original = DiskJobs.newest
         dropped = asyncio.Event()
 
-        async def slow(self: DiskJobs, **chosen: Any) -> list[Job]:
-            read.append(await original(self, **chosen))
-            await dropped.wait()
-            return read[-1]
+        async def slow(self: DiskJobs, **chosen: Any) -> AsyncIterator[Sequence[Job]]:
+            async for part in original(self, **chosen):
+                read.append(part)
+                await dropped.wait()
+                yield part
 
-        monkeypatch.setattr(DiskJobs, "list", slow)
+        monkeypatch.setattr(DiskJobs, "newest", slow)
         looking = asyncio.create_task(listed(stage))
         while not any(read):  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import jsonschema
@@ -107,8 +108,13 @@ async def test_a_store_that_fails_is_503(stage: Stage, monkeypatch: pytest.Monke
     async def broken(*_: object, **__: object) -> None:
         raise StoreUnavailable("the disk is gone")
 
-    for name in ("get", "add", "list"):
+    async def broken_parts(*_: object, **__: object) -> AsyncIterator[None]:
+        await broken()
+        yield
+
+    for name in ("get", "add"):
         monkeypatch.setattr(f"proxy.stores.disk_jobs.store.DiskJobs.{name}", broken)
+    monkeypatch.setattr("proxy.stores.disk_jobs.store.DiskJobs.newest", broken_parts)
     monkeypatch.setattr("proxy.stores.disk_jobs.store.DiskJobs.in_memory", lambda *_: None)
     for response in (
         await stage.kickoff(stage.export),
