@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -13,6 +14,7 @@ import pytest
 from proxy.ports import Artifact, ArtifactStore, Partial, PartialLost, StoreUnavailable
 from tests.support.artifacts import new_id, note
 from tests.unit.stores.conftest import OpenArtifacts
+from tests.unit.stores.shared_jobs import eventually
 from tests.unit.stores.test_artifacts import CONTENT, assert_nothing, repeated
 
 HALF = len(CONTENT) // 2
@@ -178,21 +180,24 @@ async def test_a_job_is_taken_over_again_and_again(
 ) -> None:
     """By replicas in turn, each of which writes a little and dies."""
     job, step = new_id(), 300_001
+
+    async def both_use(size: int) -> bool:
+        assert await artifacts.ids() == await replica.ids() == {job}
+        return await artifacts.used() == await replica.used() == size
+
     partial: Partial | None = await artifacts.create(job)
     for fence, start in enumerate(range(0, len(CONTENT), step), start=1):
         assert partial is not None
         assert partial.offset == start
         await partial.write(CONTENT[start : start + step])
         await partial.keep()
-        assert await artifacts.ids() == {job}
-        await replica.ids()
-        assert await artifacts.used() == await replica.used() == partial.offset
+        # a store looks at what others write only so often
+        await eventually(functools.partial(both_use, partial.offset))
         partial = await (artifacts, replica)[fence % 2].resume(job, fence)
     assert partial is not None
     artifact = await partial.commit(len(CONTENT), note)
     await assert_committed(artifacts, job, fence, artifact, CONTENT)
-    assert await artifacts.ids() == await replica.ids() == {job}
-    assert await artifacts.used() == len(CONTENT)
+    await eventually(functools.partial(both_use, len(CONTENT)))
 
 
 async def test_a_file_that_was_committed_but_not_recorded_is_taken_over(
