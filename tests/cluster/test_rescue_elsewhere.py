@@ -261,6 +261,25 @@ async def test_14_a_chunked_file_ends_elsewhere_only_when_it_is_whole(make_pair:
     assert content == CONTENT
 
 
+async def test_14_a_response_without_a_length_that_breaks_off_elsewhere_looks_broken(
+    make_pair: MakePair,
+) -> None:
+    """An HTTP/1.0 client takes the proper end of its connection for that of the file."""
+    slow = Slow(CHUNKED)
+    slow.head.set()
+    slow.pieces.put_nowait(b"%x\r\n%b\r\n" % (HALF, CONTENT[:HALF]))
+    pair = await make_pair(slow)
+    await pair.begun()
+    peer = await Peer.to(pair.b.url)
+    pair.peers.append(peer)
+    await peer.send(post(version="1.0"))
+    assert b"chunked" not in await peer.head()
+    assert await peer.exactly(FIRST) == CONTENT[:FIRST]
+    await pair.cancel(pair.a)
+    with pytest.raises(ConnectionError):
+        await peer.rest()
+
+
 async def test_14_the_job_store_away_midway_is_a_pause_elsewhere(
     make_pair: MakePair, own_server: RedisServer
 ) -> None:
