@@ -21,7 +21,7 @@ from proxy.parts import same_files
 from proxy.parts.start import Clock, StartFailed
 from proxy.parts.store_clock import StoreClock
 from proxy.ports import ArtifactStore, StorageFull, StoreUnavailable
-from proxy.ports.artifacts import GIVEN_UP, Identified
+from proxy.ports.artifacts import Identified
 from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 from proxy.stores.disk_jobs.place import FilesPlace
 from proxy.stores.disk_jobs.store import DiskJobs
@@ -224,9 +224,11 @@ async def _join(jobs: RedisJobs, settings: Settings, artifacts: _Artifacts, now:
     )
     known, new = await jobs.files_id(), str(uuid.uuid4())
     bucket = settings.storage.artifacts != "file"
-    if bucket:  # its name is the same for all replicas: they agree on an id
+    if bucket:
         await jobs.join(identity)
-        new = (None if known == GIVEN_UP else await jobs.files_id(new)) or new
+        if known is None and await artifacts.identity() is None:
+            # its name is the same for all replicas, so that they agree on a new id
+            new = await jobs.files_id(new) or new
     elif known is None:
         earlier = await asyncio.to_thread(_earlier_id, settings.storage.dir)
         new = earlier or new
