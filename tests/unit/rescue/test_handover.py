@@ -65,8 +65,9 @@ async def dying(path: Path, size: int) -> AsyncIterator[list[bytes]]:
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+        left = contextlib.suppress(asyncio.IncompleteReadError, ConnectionError)
+        with contextlib.closing(writer), left:
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
             await reader.readexactly(size)
 
     server = await asyncio.start_unix_server(serve, path)
