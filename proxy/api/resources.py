@@ -162,21 +162,25 @@ class Resources:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         while not condition(job) and (left := until - loop.time()) > 0:
-            current = await self._jobs.wait(job.id, job.version, left)
-            if current is None:
-                raise not_found()
-            if current.forgotten:
-                raise _deleted()
-            job = as_of(current, self._now())
+            job = self._now_known(await self._jobs.wait(job.id, job.version, left))
         return job
+
+    def _now_known(self, current: Job | None) -> Job:
+        """The job as a later read has found it. Raises `Problem` if it is gone."""
+        if current is None:
+            raise not_found()
+        if current.forgotten:
+            raise _deleted()
+        return as_of(current, self._now())
 
     # result
 
     async def _result(self, request: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._existing(request, id)
-        wait = self._wait(request)
-        if wait > 0:
-            job = await self._until(job, lambda now: now.terminal, wait)
+        if not job.terminal:
+            # `recent` may be older than what another replica has shown to the caller
+            job = self._now_known(await self._jobs.get(id))
+            job = await self._until(job, lambda now: now.terminal, self._wait(request))
             await self._check_again(request, job)
         if job.result is not ResultState.AVAILABLE:
             raise self._no_file(job)

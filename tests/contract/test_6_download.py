@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from proxy.core.job import Job
 from proxy.ports import StoreUnavailable
+from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.reader import FileReader
 from tests.contract.conftest import SIZE, MakePlay, MakeStage, Stage
 from tests.support.wire import Message, Peer, raw, request_bytes
@@ -45,6 +47,28 @@ async def test_a_download_has_all_fields_of_the_contract(stage: Stage, result: s
     assert response["X-Content-Type-Options"] == "nosniff"
     assert parsedate_to_datetime(response["Sunset"]) > parsedate_to_datetime(response["Date"])
     assert not response.names & {"content-encoding", "x-vb365-async", "transfer-encoding", "vary"}
+
+
+async def test_18_a_record_of_a_second_ago_refuses_no_file(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§18: another replica has already shown the end of the export to the caller."""
+    stage.fault(hold=True)
+    result = await stage.begun(stage.export) + "/result"
+    await stage.held()
+    recent, older = DiskJobs.recent, dict[str, Job | None]()
+
+    async def read_before(jobs: DiskJobs, id: str) -> Job | None:
+        if id not in older:
+            older[id] = await recent(jobs, id)
+        return older[id]
+
+    monkeypatch.setattr(DiskJobs, "recent", read_before)
+    assert (await stage.get(result)).status == 409
+    stage.simulator.release()
+    assert (await stage.get(result, Prefer="wait=30")).status == 200
+    response = await stage.get(result)
+    assert (response.status, response.body) == (200, stage.file())
 
 
 async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -> None:
