@@ -64,6 +64,7 @@ class Elsewhere:
                     digest.update(piece)
                     sent += len(piece)
                     yield piece
+                    del piece  # the next one may take long
             more = job.published - 1 > sent
             job = await self._next(job, _WAIT if not more else 0 if sent == stop else _LATE)
             if job.phase is Phase.SUSPENDED:

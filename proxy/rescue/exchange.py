@@ -307,8 +307,8 @@ class RescueExchange:
         length = head.length if head.framing is Framing.LENGTH else None
         sent = 0
         async with aclosing(pieces):
+            await self._ready.wait()
             async for piece in pieces:
-                await self._ready.wait()
                 sent += len(piece)
                 self._count(len(piece))
                 self._write(_chunk(piece) if chunked and not old else piece)
@@ -317,6 +317,8 @@ class RescueExchange:
                     # before the source is closed: the client may close at once
                     self._answered(keep=keep)
                     return
+                # before the next piece is read: a slow client costs one in memory, not two
+                await self._ready.wait()
         if length is not None and sent != length:
             raise Short(f"{sent} bytes instead of {length}")
         if chunked and not old:

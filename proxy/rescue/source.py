@@ -32,6 +32,7 @@ async def of_tail(tail: Tail, start: int, stop: int | None) -> Pieces:
                 piece = piece[: stop - at]
             at += len(piece)
             yield piece
+            del piece  # the next one may take long
             await asyncio.sleep(0)  # a fast client must not block the loop
     finally:
         await tail.close()
