@@ -243,8 +243,8 @@ class Job:
         return (self.owner, *self.aliases)
 
     @property
-    def place(self) -> tuple[float, str]:
-        """The place among all jobs: lists are in descending order of it (CONTRACT §4)."""
+    def sort_key(self) -> tuple[float, str]:
+        """Lists of jobs are in descending order of it (CONTRACT §4)."""
         return self.created, self.id
 
     @property

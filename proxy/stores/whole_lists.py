@@ -23,4 +23,4 @@ class WholeLists(ABC):
             yield await self.list(session=session)
             return
         found = {job.id: job for owner in owners for job in await self.list(owner=owner)}
-        yield sorted(found.values(), key=lambda job: job.place, reverse=True)
+        yield sorted(found.values(), key=lambda job: job.sort_key, reverse=True)

@@ -18,8 +18,8 @@ from proxy.ports import Counts
 _T = TypeVar("_T")
 
 
-#: As `Job.place`.
-_Place = tuple[float, str]
+#: As `Job.sort_key`.
+_SortKey = tuple[float, str]
 
 
 class JobIndex:
@@ -30,10 +30,10 @@ class JobIndex:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, str], str] = {}
-        self._by_age: list[_Place] = []
+        self._by_age: list[_SortKey] = []
         self._by_owner: defaultdict[str, set[str]] = defaultdict(set)
-        self._places: defaultdict[str, list[_Place]] = defaultdict(list)
-        self._by_session: defaultdict[str, list[_Place]] = defaultdict(list)
+        self._sorted_by_owner: defaultdict[str, list[_SortKey]] = defaultdict(list)
+        self._by_session: defaultdict[str, list[_SortKey]] = defaultdict(list)
         self._live: defaultdict[str, set[str]] = defaultdict(set)
         self._stages: dict[Stage, list[tuple[float, str]]] = {stage: [] for stage in Stage}
         self._spent: list[tuple[bool, float, str]] = []
@@ -54,14 +54,14 @@ class JobIndex:
 
     def list(self, owner: str | None, session: str | None) -> list[Job]:
         """The jobs of the owner and of the session, newest first. None selects all."""
-        found = self._by_age if owner is None else self._places.get(owner, [])
+        found = self._by_age if owner is None else self._sorted_by_owner.get(owner, [])
         if session is not None:
             within = self._by_session.get(session.lower(), [])
             found = within if owner is None else sorted({*found} & {*within})
         return [self._jobs[each] for _, each in reversed(found)]
 
     def newest(
-        self, owners: Collection[str], session: str | None, before: _Place | None, limit: int
+        self, owners: Collection[str], session: str | None, before: _SortKey | None, limit: int
     ) -> Sequence[Job]:
         """The first `limit` jobs of the session, otherwise of any of the owners, that are listed
         after `before`, if that is given.
@@ -69,11 +69,11 @@ class JobIndex:
         if session is not None:
             lists = [self._by_session.get(session.lower(), [])]
         else:
-            lists = [self._places.get(owner, []) for owner in owners]
-        found: set[_Place] = set()
-        for places in lists:
-            end = len(places) if before is None else bisect_left(places, before)
-            found.update(places[max(0, end - limit) : end])
+            lists = [self._sorted_by_owner.get(owner, []) for owner in owners]
+        found: set[_SortKey] = set()
+        for keys in lists:
+            end = len(keys) if before is None else bisect_left(keys, before)
+            found.update(keys[max(0, end - limit) : end])
         return [self._jobs[each] for _, each in sorted(found, reverse=True)[:limit]]
 
     def counts(self, owners: Collection[str]) -> Counts:
@@ -112,11 +112,11 @@ class JobIndex:
         """Add the job, or replace the one with its id."""
         self._unlink(job.id)
         self._jobs[job.id] = job
-        place = job.place
-        insort(self._by_age, place)
+        sort_key = job.sort_key
+        insort(self._by_age, sort_key)
         for owner in {*job.owners}:
             self._by_owner[owner].add(job.id)
-            insort(self._places[owner], place)
+            insort(self._sorted_by_owner[owner], sort_key)
             if not job.terminal:
                 self._live[owner].add(job.id)
         if (found := retention.stage(job)) is not None:
@@ -126,7 +126,7 @@ class JobIndex:
         for endpoint, due in outbox.pending(job).items():
             insort(self._pending[endpoint], (due, job.id))
         if job.request.session is not None:
-            insort(self._by_session[job.request.session.lower()], place)
+            insort(self._by_session[job.request.session.lower()], sort_key)
         self._by_key |= dict.fromkeys(claims(job), job.id)
         self._wake(job.id)
 
@@ -139,11 +139,11 @@ class JobIndex:
         job = self._jobs.pop(id, None)
         if job is None:
             return
-        place = job.place
-        del self._by_age[bisect_left(self._by_age, place)]
+        sort_key = job.sort_key
+        del self._by_age[bisect_left(self._by_age, sort_key)]
         for owner in {*job.owners}:
             _discard(self._by_owner, owner, id)
-            _remove(self._places, owner, place)
+            _remove(self._sorted_by_owner, owner, sort_key)
             _discard(self._live, owner, id)
         if (found := retention.stage(job)) is not None:
             del self._stages[found[0]][bisect_left(self._stages[found[0]], (found[1], id))]
@@ -153,7 +153,7 @@ class JobIndex:
             waiting = self._pending[endpoint]
             del waiting[bisect_left(waiting, (due, id))]
         if job.request.session is not None:
-            _remove(self._by_session, job.request.session.lower(), place)
+            _remove(self._by_session, job.request.session.lower(), sort_key)
         for claim in claims(job):
             if self._by_key.get(claim) == id:
                 del self._by_key[claim]
@@ -191,11 +191,11 @@ def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection
     return found[0] if len(found) == 1 else set().union(*found)
 
 
-def _remove(index: defaultdict[str, list[_Place]], key: str, place: _Place) -> None:
-    """Remove `place` from its sorted list, and the list if it is empty then."""
-    places = index[key]
-    del places[bisect_left(places, place)]
-    if not places:
+def _remove(index: defaultdict[str, list[_SortKey]], key: str, sort_key: _SortKey) -> None:
+    """Remove `sort_key` from its sorted list, and the list if it is empty then."""
+    keys = index[key]
+    del keys[bisect_left(keys, sort_key)]
+    if not keys:
         del index[key]
 
 

@@ -157,7 +157,7 @@ class DiskJobs:
             if not part:
                 return
             yield part
-            before = part[-1].place
+            before = part[-1].sort_key
 
     async def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""

@@ -285,7 +285,7 @@ class RedisJobs(RedisReplicas, RedisOutbox, WholeLists):
         by_owner = ("", "") if owner is None else ("owner", text(owner))
         by_session = ("", "") if session is None else ("session", text(session.lower()))
         rows = await self._connections.run(scripts.LIST, *by_owner, *by_session)
-        return sorted(await self._records(rows), key=lambda job: job.place, reverse=True)
+        return sorted(await self._records(rows), key=lambda job: job.sort_key, reverse=True)
 
     async def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""
