@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,16 @@ class Collector:
         async with asyncio.timeout(20), self.arrived:
             await self.arrived.wait_for(lambda: self.spans.keys() >= set(names))
         return [self.spans[name] for name in names]
+
+
+@pytest.fixture(autouse=True)
+def no_exporter_left() -> Iterator[None]:
+    """Wait for the exporters, which would otherwise log their failures within a later test."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "telemetry" or thread.name.startswith("OtelBatch"):
+            thread.join(30)
+            assert not thread.is_alive(), thread.name
 
 
 @pytest.fixture
@@ -164,6 +175,7 @@ async def test_an_endpoint_that_is_away_delays_and_breaks_nothing(
     monkeypatch: pytest.MonkeyPatch, make_stage: MakeStage
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     stage = await make_stage()
     status = await stage.done()
     response: Message = await stage.get(status + "/result")
