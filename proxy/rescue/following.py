@@ -101,15 +101,14 @@ class Following:
             if current is None or current.phase is Phase.SUSPENDED:
                 return None
             if current.borrowed and not job.borrowed:
-                return None
+                return None  # likewise
             if current.terminal or current.phase is Phase.CANCELLING:
                 return await self._of_record(current)
             if self._runner.run_of(job.id) is None:
                 # another replica runs it
                 if (found := self._elsewhere(call, current)) is not None:
                     return found
-                current = await self._jobs.wait(current.id, current.version, _WAIT)
-            job = current or job
+                await self._jobs.wait(current.id, current.version, _WAIT)
 
     async def _of_run(self, call: Call, run: Run, job: Job, *, started: bool) -> Outcome | None:
         """The outcome of a job that runs here. None if it is in the record."""

@@ -1,0 +1,107 @@
+"""A request that waits for a job of another replica gets nothing that another caller's credentials
+have made of it (CONTRACT §9, §14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.core.job import FileFacts, Job, Origin, Phase, ResultState, Status
+from proxy.jobs.run import Run
+from proxy.rescue.call import RELAYED, Call
+from proxy.rescue.elsewhere import Elsewhere
+from proxy.rescue.following import Following
+from proxy.rescue.joining import NotRescued
+from tests.support.artifacts import note
+from tests.support.fakes import MemoryArtifacts, MemoryJobs, new_job
+from tests.support.wire import eventually
+
+
+class JoinedOnce:
+    """Lets the request join the job; if it looks for one again, VB365 does not let it."""
+
+    def __init__(self, job: Job) -> None:
+        self._jobs = [job]
+
+    async def job(self, call: Call) -> tuple[Job, bool]:
+        if not self._jobs:
+            raise NotRescued
+        return self._jobs.pop(), False
+
+
+class NoRuns:
+    """Runs no job."""
+
+    def run_of(self, id: str) -> Run | None:
+        return None
+
+
+class Request:
+    """It asks for no part of the file."""
+
+    ranged = False
+
+
+class WatchedJobs(MemoryJobs):
+    """Counts those that wait for a change."""
+
+    waiting = 0
+
+    async def wait(self, id: str, version: int, timeout: float) -> Job | None:
+        self.waiting += 1
+        return await super().wait(id, version, timeout)
+
+
+def following(jobs: MemoryJobs, artifacts: MemoryArtifacts, job: Job) -> Following:
+    joining: Any = JoinedOnce(job)
+    runner: Any = NoRuns()
+    return Following(
+        joining,
+        jobs=jobs,
+        artifacts=artifacts,
+        followable=artifacts,
+        elsewhere=Elsewhere(jobs, artifacts, artifacts),
+        runner=runner,
+        now=lambda: 0.0,
+    )
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["a file", "a growing file"])
+async def test_14_nothing_of_another_callers_resume_is_followed_on_another_replica(
+    ended: bool,
+) -> None:
+    """Suspended and resumed within one look at the record: this replica sees only the second."""
+    jobs, artifacts = WatchedJobs(), MemoryArtifacts()
+    job = await jobs.add(
+        new_job(origin=Origin.RESCUE, phase=Phase.GENERATING, attempt=1, fence=1, replica="one"),
+        b"{}",
+    )
+    call: Any = Request()
+    outcome = asyncio.create_task(following(jobs, artifacts, job).outcome(call))
+    await eventually(lambda: jobs.waiting == 1)
+    partial = await artifacts.create(job.id, 2)
+    await partial.write(b"!BDN" + b"another's" * 9)
+    facts = FileFacts(
+        media_type="a/b",
+        file_name=None,
+        size=85,
+        etag=None,
+        reason="OK",
+        lines="Content-Length: 85\r\n",
+    )
+    borrowed = replace(job, version=4, borrowed=True, fence=2, replica="two", file=facts)
+    if ended:
+        await partial.commit(85, note)
+        changes: dict[str, Any] = {
+            "status": Status.SUCCESS,
+            "phase": Phase.COMPLETED,
+            "result": ResultState.AVAILABLE,
+        }
+    else:
+        changes = {"phase": Phase.TRANSFERRING, "published": 80}
+    assert await jobs.replace(job, replace(borrowed, **changes))
+    assert await outcome is RELAYED
