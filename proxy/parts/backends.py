@@ -21,7 +21,7 @@ from proxy.parts import same_files
 from proxy.parts.start import Clock, StartFailed
 from proxy.parts.store_clock import StoreClock
 from proxy.ports import ArtifactStore, StorageFull, StoreUnavailable
-from proxy.ports.artifacts import Identified
+from proxy.ports.artifacts import GIVEN_UP, Identified
 from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 from proxy.stores.disk_jobs.place import FilesPlace
 from proxy.stores.disk_jobs.store import DiskJobs
@@ -160,7 +160,7 @@ async def _own_files(
         store_id = await same_files.identified(
             artifacts,
             known=known_id,
-            new=str(uuid.uuid4()),
+            new=_new_id,
             promised=promised,
             where=_where(settings),
             give_up=known.give_up,
@@ -222,16 +222,20 @@ async def _join(jobs: RedisJobs, settings: Settings, artifacts: _Artifacts, now:
     identity = Identity(
         secrets=frozenset(each[:16] for each in fingerprints), artifacts=_place(settings)
     )
-    known, new = await jobs.files_id(), str(uuid.uuid4())
+    known = await jobs.files_id()
     bucket = settings.storage.artifacts != "file"
     if bucket:
         await jobs.join(identity)
-        if known is None and await artifacts.identity() is None:
-            # its name is the same for all replicas, so that they agree on a new id
-            new = await jobs.files_id(new) or new
-    elif known is None:
-        earlier = await asyncio.to_thread(_earlier_id, settings.storage.dir)
-        new = earlier or new
+
+    async def new() -> str:
+        if not bucket:
+            earlier = await asyncio.to_thread(_earlier_id, settings.storage.dir)
+            return (earlier if known is None else None) or await _new_id()
+        # its name is the same for all replicas, so that they agree on the id
+        if known in (None, GIVEN_UP):
+            return await jobs.offered_id(await _new_id())
+        return known
+
     store_id = await same_files.identified(
         artifacts,
         known=known,
@@ -244,6 +248,10 @@ async def _join(jobs: RedisJobs, settings: Settings, artifacts: _Artifacts, now:
         description = f"file (on the volume with the id {store_id} in storage.dir)"
         identity = replace(identity, artifacts=description)
     await jobs.join(replace(identity, files=store_id))
+
+
+async def _new_id() -> str:
+    return str(uuid.uuid4())
 
 
 def _earlier_id(directory: Path) -> str | None:

@@ -4,7 +4,7 @@ mounted, or its bucket was emptied, all of them would be taken for lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from proxy.core.job import Job
@@ -30,12 +30,12 @@ async def identified(
     files: Files,
     *,
     known: str | None,
-    new: str,
+    new: Callable[[], Awaitable[str]],
     promised: Sequence[Job],
     where: str,
     give_up: str,
 ) -> str:
-    """Return the id of the artifact store: `new` if it has none.
+    """Return the id of the artifact store: a `new` one if it has none.
 
     Raises `StoreUnavailable` if it is not the `known` one, which has the files of the `promised`
     jobs. None is known before the first start of this version, and `GIVEN_UP` if an operator does
@@ -44,9 +44,9 @@ async def identified(
     found = await files.identity()
     same = found is not None and known in (found, None)
     if same or known == GIVEN_UP or not promised:
-        return await files.identify(new)
+        return await files.identify(found or await new())
     if found is None and await _are_there(files, promised, all_=known is not None):
-        return await files.identify(known or new)
+        return await files.identify(known or await new())
     has = f"has no {STORE_ID}" if found is None else f"has another {STORE_ID}"
     raise StoreUnavailable(
         f"storage.artifacts: {where} {has}, so that it is not where the files of the exports "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,9 +16,13 @@ import pytest
 from cryptography.fernet import Fernet
 from redis.asyncio import Redis
 
+from proxy.config.loading import load
+from proxy.config.settings import Settings
+from proxy.parts.backends import open_stores
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.cluster.conftest import MakeScene
+from tests.support.artifacts import new_id
 from tests.support.process import DidNotStart, ProxyProcess
 from tests.support.redis_server import RedisServer
 
@@ -171,3 +177,84 @@ async def test_replicas_of_an_earlier_version_keep_the_id_of_their_volume(
     await proxy.start()
     await proxy.kill()
     assert (data / "artifacts/store-id").read_text() == f"{id}\n"
+
+
+def settings_of(bucket: str, jobs: str) -> Settings:
+    storage = {"STORAGE__JOBS": jobs, "STORAGE__ARTIFACTS": bucket, "UPSTREAM__URL": UPSTREAM}
+    return load(None, {}, {f"VB365_PROXY_{name}": value for name, value in storage.items()})
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["nothing promised", "given up"])
+async def test_replicas_that_start_at_once_agree_on_the_id_of_an_emptied_bucket(
+    bucket: str, valkey_server: RedisServer, *, given_up: bool
+) -> None:
+    """For one with another id no file would be missing: jobs would wait for it for ever. So it is
+    for one that runs while the bucket is emptied.
+    """
+    prefix = str(uuid4())
+    settings = settings_of(bucket, f"{valkey_server.url}?prefix={prefix}")
+    async with AsyncExitStack() as closing:
+        opened = [await open_stores(settings, closing, time.time)]
+        await (await taken_away(Path(), bucket))()
+        if given_up:
+            client: Any = Redis.from_url(valkey_server.url)
+            await client.execute_command(
+                *("HSET", f"{prefix}:cluster", "files", "none", "artifacts", "none")
+            )
+            await client.aclose()
+            opened.clear()  # all of them are started again then
+        starts = (open_stores(settings, closing, time.time) for _ in range(3))
+        opened += await asyncio.gather(*starts)
+        for stores in opened:
+            assert await stores.artifacts.resume(new_id(), 1) is None
+
+
+async def test_a_job_store_without_data_is_never_told_another_id_than_that_of_the_bucket(
+    bucket: str, valkey_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that starts at the same moment would refuse the bucket."""
+    prefixes = [str(uuid4()), str(uuid4())]
+    client: Any = Redis.from_url(valkey_server.url)
+    seen = []
+    identify = ObjectArtifacts.identify
+
+    async def looking(store: ObjectArtifacts, offered: str) -> str:
+        seen.append(await client.hget(f"{prefixes[-1]}:cluster", "files"))
+        return await identify(store, offered)
+
+    monkeypatch.setattr(ObjectArtifacts, "identify", looking)
+    async with AsyncExitStack() as closing:
+        for prefix in prefixes:
+            settings = settings_of(bucket, f"{valkey_server.url}?prefix={prefix}")
+            await open_stores(settings, closing, time.time)
+    assert seen == [None, None]
+    ids = {await client.hget(f"{prefix}:cluster", "files") for prefix in prefixes}
+    assert len(ids) == 1
+    await client.aclose()
+
+
+async def test_a_refused_first_start_changes_nothing(make_scene: MakeScene, bucket: str) -> None:
+    """The first start of this version accepts a bucket that has some of the files: one may have
+    been lost before. It also does so after a start with the wrong bucket.
+    """
+    scene = await make_scene(STORAGE__ARTIFACTS=bucket)
+    jobs = [await scene.a.kick_off(scene.path) for _ in range(2)]
+    for job in jobs:
+        await scene.whole(scene.b, job)
+    for proxy in scene.proxies:
+        await proxy.kill()
+    client: Any = Redis.from_url(scene.store.url)
+    prefix = scene.url.rpartition("=")[2]
+    assert await client.hdel(f"{prefix}:cluster", "files") == 1
+    await client.aclose()
+    store = await ObjectArtifacts.at(Location.parse(bucket))
+    kept = {key: await store.bucket.read(key) for key in await store.bucket.sizes("artifacts")}
+    await store.bucket.remove([*kept, "store-id"])
+    assert "has no store-id" in await refused(scene.proxies[0])
+    for key, content in kept.items():
+        if jobs[0] in key and content is not None:
+            await store.bucket.store(key, content)
+    await store.close()
+    await scene.proxies[0].start()
+    await scene.whole(scene.a, jobs[0])
+    assert (await scene.a.status(jobs[1]))[1]["result"]["state"] == "Deleted"

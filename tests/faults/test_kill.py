@@ -144,6 +144,23 @@ async def test_a_start_with_another_bucket_takes_no_file_for_lost(
     await scene.check(job)
 
 
+async def test_a_start_with_another_bucket_does_not_begin_a_growing_file_again(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """§10, §15: its first bytes would stay in the old place for ever."""
+    job = await scene.halted(4_000_000)
+    await scene.proxy.kill()
+    wrong = ProxyProcess(
+        tmp_path / "data", scene.simulator.url, STORAGE__ARTIFACTS="s3://other/a?region=us-east-1"
+    )
+    with pytest.raises(DidNotStart, match=r"files of exports \(1\) .* are in file\."):
+        await wrong.start()
+    await wrong.kill()
+    await scene.proxy.start()
+    await scene.check(job)
+    assert sum(scene.simulator.generations.values()) == 1
+
+
 @contextmanager
 def unmounted(volume: Path) -> Iterator[None]:
     """The volume is not mounted: where it should be, there is an empty directory."""

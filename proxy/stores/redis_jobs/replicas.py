@@ -13,6 +13,9 @@ from proxy.stores.redis_jobs import scripts
 from proxy.stores.redis_jobs.cluster import Identity, agreed
 from proxy.stores.redis_jobs.connections import Connections
 
+#: The field of the cluster with the id that its replicas offer to an artifact store.
+_OFFERED = "offered"
+
 
 class RedisReplicas:
     """The part of `SharedJobs` about replicas. `lease` is the length of a lease in seconds."""
@@ -32,15 +35,25 @@ class RedisReplicas:
         found = await self._connections.run(scripts.JOIN, *identity.fields())
         for name, value in agreed(identity, found, self._prefix).items():
             await self._connections.command("HSET", self._cluster, name, value)
+        if identity.files is not None:
+            await self._connections.command("HDEL", self._cluster, _OFFERED)
         self._identity = identity
 
-    async def files_id(self, new: str | None = None) -> str | None:
-        """The id of the artifact store that has the files of the cluster, or `GIVEN_UP`: `new` if
-        there was none, None without one.
+    async def files_id(self) -> str | None:
+        """The id of the artifact store that has the files of the cluster, or `GIVEN_UP`; None
+        before the first replica has joined.
         """
-        if new is not None:
-            await self._connections.command("HSETNX", self._cluster, "files", new)
-        found = await self._connections.command("HGET", self._cluster, "files")
+        return await self._cluster_field("files")
+
+    async def offered_id(self, new: str) -> str:
+        """The id for an artifact store that has none, the same for all replicas that start: `new`
+        for the first one. It is forgotten once a replica has joined with it.
+        """
+        await self._connections.command("HSETNX", self._cluster, _OFFERED, new)
+        return await self._cluster_field(_OFFERED) or new
+
+    async def _cluster_field(self, name: str) -> str | None:
+        found = await self._connections.command("HGET", self._cluster, name)
         return None if found is None else str(found.decode())
 
     @property
