@@ -94,7 +94,7 @@ class LocalQueue:
         """As `Queue.restore`."""
         for job in sorted(jobs, key=lambda job: job.started or 0):
             if job.started is not None:
-                self._slots.started(*job.owners)
+                self._slots.started(*job.owners, accepted=job.accepted)
             if job.abandoned is None:
                 continue
             now = self._now()
@@ -106,7 +106,7 @@ class LocalQueue:
     def offer(self, run: Run, job: Job) -> bool:
         """As `Queue.offer`."""
         self._slots.expire(self._now())
-        return not self._closed and self._slots.take(run, *job.owners)
+        return not self._closed and self._slots.take(run, *job.owners, accepted=job.accepted)
 
     def begin(self, run: Run) -> None:
         """As `Queue.begin`."""
@@ -115,7 +115,7 @@ class LocalQueue:
 
     async def join(self, run: Run, job: Job) -> None:
         """As `Queue.join`."""
-        self._slots.wait(run, *job.owners)
+        self._slots.wait(run, *job.owners, accepted=job.accepted)
         await self.fill()
 
     async def fill(self) -> None:

@@ -3,8 +3,10 @@ and no task.
 
 Callers take turns: a free slot goes to the waiting caller whose last start is longest ago, and
 within a caller to the job that has waited longest. A caller is identified by one or more hashes
-(`Job.owners`): jobs that share a hash belong to the same caller. A job is identified by a ticket,
-which is any hashable value; the runner uses its `Run`.
+(`Job.owners`): jobs that share a hash belong to the same caller. Callers that VB365 has never
+accepted (`Job.accepted`) have one turn together, and take turns among themselves: anyone can invent
+any number of tokens, none of which has ever started a job. A job is identified by a ticket, which
+is any hashable value; the runner uses its `Run`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ _Ticket = TypeVar("_Ticket")
 #: The number of hashes whose last start is remembered. The oldest are forgotten first; they then
 #: count as hashes of callers that have never started a job, which keeps their order.
 _REMEMBERED = 10_000
+#: Stands for all callers that VB365 has never accepted. No hash is equal to it.
+_UNACCEPTED = "unaccepted"
 
 
 class Slots(Generic[_Ticket]):
@@ -26,8 +30,8 @@ class Slots(Generic[_Ticket]):
         self._total = total
         self._per_caller = per_caller
         self._running: dict[_Ticket, tuple[str, ...]] = {}
-        #: In the order of arrival.
-        self._waiting: dict[_Ticket, tuple[str, ...]] = {}
+        #: Owners, and whether VB365 has accepted them, in the order of arrival.
+        self._waiting: dict[_Ticket, tuple[tuple[str, ...], bool]] = {}
         self._held: list[tuple[float, tuple[str, ...]]] = []
         self._taken: Counter[str] = Counter()
         self._started: OrderedDict[str, int] = OrderedDict()
@@ -56,9 +60,9 @@ class Slots(Generic[_Ticket]):
         """
         return sum(not owners or not set(owners).isdisjoint(holder) for _, holder in self._held)
 
-    def wait(self, ticket: _Ticket, *owners: str) -> None:
+    def wait(self, ticket: _Ticket, *owners: str, accepted: bool = True) -> None:
         """Add the caller's job to the end of the queue."""
-        self._waiting[ticket] = owners
+        self._waiting[ticket] = owners, accepted
 
     def next(self) -> _Ticket | None:
         """Give a free slot to the job whose turn it is, and return its ticket. Returns None if no
@@ -66,40 +70,47 @@ class Slots(Generic[_Ticket]):
         """
         if not self.free:
             return None
-        eligible = [ticket for ticket, owners in self._waiting.items() if self._may_start(owners)]
+        eligible = [
+            ticket for ticket, (owners, _) in self._waiting.items() if self._may_start(owners)
+        ]
         if not eligible:
             return None
         # of equals, min returns the first, which has waited longest
         ticket = min(eligible, key=self._last_start)
-        self._give(ticket, self._waiting.pop(ticket))
+        self._give(ticket, *self._waiting.pop(ticket))
         return ticket
 
-    def take(self, ticket: _Ticket, *owners: str) -> bool:
+    def take(self, ticket: _Ticket, *owners: str, accepted: bool = True) -> bool:
         """Give a free slot to a job of the caller that has not waited, unless a waiting job may
         start. Return whether it has got one.
         """
         if not self.free or not self._may_start(owners):
             return False
-        if any(map(self._may_start, self._waiting.values())):
+        if any(self._may_start(waiting) for waiting, _ in self._waiting.values()):
             return False
-        self._give(ticket, owners)
+        self._give(ticket, owners, accepted)
         return True
 
-    def _give(self, ticket: _Ticket, owners: tuple[str, ...]) -> None:
+    def _give(self, ticket: _Ticket, owners: tuple[str, ...], accepted: bool) -> None:
         self._running[ticket] = owners
         self._taken.update(owners)
-        self.started(*owners)
+        self.started(*owners, accepted=accepted)
 
     def _may_start(self, owners: tuple[str, ...]) -> bool:
         return not self._per_caller or all(self._taken[each] < self._per_caller for each in owners)
 
-    def _last_start(self, ticket: _Ticket) -> int:
-        return max(self._started.get(each, 0) for each in self._waiting[ticket])
+    def _last_start(self, ticket: _Ticket) -> tuple[int, int]:
+        """When the caller had its last turn. The second number decides between callers that have
+        one turn together.
+        """
+        owners, accepted = self._waiting[ticket]
+        last = max(self._started.get(each, 0) for each in owners)
+        return last if accepted else max(last, self._started.get(_UNACCEPTED, 0)), last
 
-    def started(self, *owners: str) -> None:
+    def started(self, *owners: str, accepted: bool = True) -> None:
         """Record that the caller has just had a turn."""
         self._count += 1
-        for each in owners:
+        for each in owners if accepted else (*owners, _UNACCEPTED):
             self._started[each] = self._count
             self._started.move_to_end(each)
         while len(self._started) > _REMEMBERED:

@@ -115,3 +115,20 @@ async def test_a_burst_of_an_accepted_caller_fills_the_queue(make_stage: MakeSta
     assert sorted(answer.status for answer in answers) == [202] * 5 + [503] * 4
     stage.simulator.faults.clear()
     stage.simulator.release()
+
+
+async def test_invented_tokens_have_one_turn_together(make_stage: MakeStage) -> None:
+    """§3.6: none of them has ever started an export, so that a caller who has would wait for all of
+    them, and for those that go on arriving.
+    """
+    stage = await full(make_stage, EXPORTS__PREFLIGHT="false")
+    for number in range(5):
+        invented = {"Authorization": f"Bearer invented-{number}", "Prefer": "respond-async"}
+        response = await stage.ask("POST", stage.path_of("items/save"), invented, b"{}")
+        assert response.json()["phase"] == "Queued"
+    known = await stage.begun(stage.export)
+    stage.simulator.release()
+    await stage.finished(known)
+    posts = [one.target for one in stage.simulator.requests if one.method == "POST"]
+    assert posts.count(stage.path_of("items/save")) <= 1 + posts[::-1].index(stage.export)
+    assert stage.export in posts[1:3]

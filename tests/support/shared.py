@@ -40,7 +40,8 @@ class SharedStore:
         self.leases: dict[str, Replica] = {}
         self.lengths: dict[str, float] = {}
         self.feeds: WeakSet[Changes] = WeakSet()
-        self.started: list[tuple[str, ...]] = []
+        #: The starts of jobs: their owners, and whether VB365 accepted them.
+        self.started: list[tuple[tuple[str, ...], bool]] = []
         #: Moments at which jobs were abandoned, with their ids and owners.
         self.holds: list[tuple[float, str, tuple[str, ...]]] = []
         self.queued: list[str] = []
@@ -70,11 +71,11 @@ class SharedStore:
             held = self.jobs.get(job_id)
             if since + limits.hold > self.clock and not (held and self.runs(held)):
                 slots.hold(since + limits.hold, *owners)
-        for owners in self.started:
-            slots.started(*owners)
+        for owners, accepted in self.started:
+            slots.started(*owners, accepted=accepted)
         for job in filter(None, map(self.jobs.get, self.queued)):
             if self.waits(job) and self.alive(job.replica):
-                slots.wait(job.id, *job.owners)
+                slots.wait(job.id, *job.owners, accepted=job.accepted)
         return slots
 
     def use(self, owners: Collection[str], limits: SlotLimits) -> SlotUse:
@@ -164,7 +165,7 @@ class MemorySharedJobs(MemoryJobs):
         may_start = self.store.alive(self.replica) and not use.waiting
         slots = self.store.slots(bounds.slots)
         if started is not None and may_start and slots.take(job.id, *job.owners):
-            self.store.started.append(job.owners)
+            self.store.started.append((job.owners, job.accepted))
             job = started
         await self._put(job)
         return job
@@ -210,7 +211,7 @@ class MemorySharedJobs(MemoryJobs):
                 if turn is not None:
                     self.store.tell(turn)
                 return Turn.NOT_YET
-            self.store.started.append(old.owners)
+            self.store.started.append((old.owners, old.accepted))
         await self._put(new)
         return Turn.TAKEN
 

@@ -98,6 +98,7 @@ def entries(job: Job) -> bytes:
         found["replica"] = job.holder or job.replica or ""
         found |= {"slot": True} if job.holder is not None else {}
         found |= {"waiting": True} if is_waiting(job) else {}
+        found |= {} if job.accepted else {"unaccepted": True}
     return json.dumps(found, separators=(",", ":")).encode()
 
 

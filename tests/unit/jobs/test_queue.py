@@ -64,6 +64,28 @@ def test_starts_before_a_restart_count() -> None:
     assert drained(slots) == "c1 b1 a1"
 
 
+@pytest.mark.parametrize(
+    ("queue", "expected"),
+    [
+        ("?x1 ?y1 ?z1 a1 b1 a2", "?x1 a1 b1 ?y1 a2 ?z1"),
+        ("?x1 ?x2 ?x3 ?y1 ?z1", "?x1 ?y1 ?z1 ?x2 ?x3"),
+    ],
+)
+def test_callers_that_vb365_never_accepted_have_one_turn_together(
+    queue: str, expected: str
+) -> None:
+    """§3.6: anyone can invent any number of tokens that have never started a job."""
+    slots: Slots[str] = Slots(total=1)
+    slots.started("a")
+    slots.started("b")
+    slots.started("?w", accepted=False)
+    slots.started("a")
+    slots.started("b")
+    for ticket in queue.split():
+        slots.wait(ticket, ticket[:-1], accepted=not ticket.startswith("?"))
+    assert drained(slots) == expected
+
+
 def test_a_caller_has_at_most_its_share_of_the_slots() -> None:
     """§3.6: `exports.max_running_per_caller` keeps slots free for others."""
     slots: Slots[str] = Slots(total=3, per_caller=2)

@@ -24,7 +24,7 @@ async def test_a_job_starts_that_is_first_at_the_store_and_not_here() -> None:
         node.upstream.gate = Valve(0)
         busy, _ = await node.submit(owner="busy")
         await cluster.phase(busy, Phase.GENERATING)
-        cluster.store.started.append(("identity",))
+        cluster.store.started.append((("identity",), True))
         second, _ = await node.submit(owner="identity", aliases=("token",))
         first, _ = await node.submit(owner="token")
         node.upstream.gate.set()

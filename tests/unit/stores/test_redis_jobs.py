@@ -625,7 +625,7 @@ async def test_ten_thousand_jobs_are_listed_in_bounded_replies(store: RedisJobs)
 
 async def test_the_last_starts_of_ten_thousand_owners_are_remembered(store: RedisJobs) -> None:
     """As in jobs/queue.py: those of the longest ago are forgotten."""
-    job = await store.add(new_job(replica=store.replica), b"")
+    job = await store.add(new_job(replica=store.replica, accepted=True), b"")
     command = store._connections.command
     key = "vb365-async-proxy:started"
     await command("ZADD", key, *(part for n in range(10_010) for part in (n - 20_000, n)))

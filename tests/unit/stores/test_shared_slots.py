@@ -286,7 +286,7 @@ OWNERS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=3, unique=True)
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("wait"), OWNERS),
+        st.tuples(st.sampled_from(["wait", "wait unaccepted"]), OWNERS),
         st.tuples(st.just("next"), st.none()),
         st.tuples(st.sampled_from(["leave", "abandon", "withdraw"]), st.integers(0, 9)),
     ),
@@ -319,9 +319,11 @@ async def _follow(
         running: dict[str, tuple[SharedJobs, Job]] = {}
         for number, (step, argument) in enumerate(steps):
             store = stores[number % 2]
-            if step == "wait":
-                job = await queued(store, owner=argument[0], aliases=tuple(argument[1:]))
-                queue.wait(job.id, *job.owners)
+            if step.startswith("wait"):
+                owner, *aliases = argument
+                accepted = step == "wait"
+                job = await queued(store, owner=owner, aliases=tuple(aliases), accepted=accepted)
+                queue.wait(job.id, *job.owners, accepted=accepted)
                 waiting[job.id] = store, job
             elif step == "next":
                 expected = queue.next()

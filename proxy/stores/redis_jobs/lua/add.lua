@@ -56,7 +56,7 @@ local outcome = 1
 if #ARGV > 12 and may_start() then
   outcome, version, data, entries = 2, unpack(ARGV, 15, 17)
   e = cjson.decode(entries)
-  note_start(e.owners)
+  note_start(e)
 end
 call('HSET', prefix .. 'job:' .. id, 'version', version, 'data', data, 'entries', entries)
 if body ~= '' then call('SET', prefix .. 'body:' .. id, body) end

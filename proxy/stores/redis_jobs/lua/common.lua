@@ -11,7 +11,8 @@
 --   stage:<stage>    sorted set: job ids by the moment of their stage
 --   spent:<rank>     sorted set: ids of removable records by their end; refused ones go before ended
 --   outbox:<endpoint> sorted set: job ids by the first due message for a webhook endpoint
---   active           hash: id of an unfinished job that is not suspended -> JSON [replica, owner, …]
+--   active           hash: id of an unfinished job that is not suspended -> JSON [replica, owner, …];
+--                    UNACCEPTED is the last owner if VB365 never accepted the caller
 --   waiting          sorted set: ids of jobs without a slot by arrival; slots: set: of those with one
 --   holds            sorted set: JSON [id, owner, …] of abandoned jobs by that time
 --   started          sorted set: owners by their last start; counters: hash of the two sequences
@@ -38,6 +39,16 @@ end
 
 local function has_lease(replica)
   return call('EXISTS', prefix .. 'lease:' .. replica) == 1
+end
+
+-- Stands for all callers that VB365 never accepted: they have one turn together, as in jobs/queue.py.
+local UNACCEPTED = 'unaccepted'
+
+-- The names under which a job takes turns.
+local function turn_names(e)
+  local names = {unpack(e.owners)}
+  if e.unaccepted then names[#names + 1] = UNACCEPTED end
+  return names
 end
 
 local function owner_key(owner) return prefix .. 'owner:' .. owner end
@@ -123,7 +134,7 @@ local function link(id, e)
   if e.rank then call('ZADD', prefix .. 'spent:' .. e.rank, e.ended, id) end
   for endpoint, due in pairs(e.outbox or {}) do call('ZADD', prefix .. 'outbox:' .. endpoint, due, id) end
   if e.replica then
-    call('HSET', prefix .. 'active', id, cjson.encode({e.replica, unpack(e.owners)}))
+    call('HSET', prefix .. 'active', id, cjson.encode({e.replica, unpack(turn_names(e))}))
   end
   if e.waiting then
     call('ZADD', prefix .. 'waiting', e.arrival or call('HINCRBY', prefix .. 'counters', 'arrivals', 1), id)
@@ -198,9 +209,9 @@ end
 -- Owners whose last start is remembered, as in jobs/queue.py.
 local REMEMBERED = 10000
 
--- Note that a job of the owners has got a slot.
-local function note_start(owners)
+-- Note that the job has got a slot.
+local function note_start(e)
   local count = call('HINCRBY', prefix .. 'counters', 'starts', 1)
-  for _, owner in ipairs(owners) do call('ZADD', prefix .. 'started', count, owner) end
+  for _, name in ipairs(turn_names(e)) do call('ZADD', prefix .. 'started', count, name) end
   call('ZREMRANGEBYRANK', prefix .. 'started', 0, -1 - REMEMBERED)
 end
