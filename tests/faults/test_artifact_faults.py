@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -592,4 +592,40 @@ async def test_after_a_failed_sync_the_file_is_read_again(
         assert resumed is not None
         assert resumed.offset == len(content)
         await resumed.discard()
+    await store.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_full_disk_fails_no_call_that_stores_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Btrfs, ZFS and NFS need space to remove a file. It is removed later, as if the disk failed:
+    the cancel or the download that needed it is repeated.
+    """
+    store = await FileArtifacts.at(tmp_path)
+    there, kept = await committed(store), new_id()
+    partial = await store.create(kept)
+    await partial.write(b"12345")
+    await partial.keep()
+    refused = await store.create(new_id())
+    calls: list[tuple[object, str, Callable[[], Awaitable[object]]]] = [
+        (Path, "unlink", lambda: store.remove(there)),
+        (Path, "unlink", refused.discard),
+        (os, "open", lambda: store.open(there)),
+        (os, "fstat", lambda: store.open(there)),
+        (os, "fstat", lambda: store.open(there)),
+        (os, "open", lambda: store.resume(kept)),
+        (os, "fstat", lambda: store.open_published(there, 0, 1)),
+        (os, "fstat", lambda: store.open_published(there, 0, 1)),
+        (os, "stat", lambda: store.get(there)),
+        (os, "stat", lambda: store.record_copy(there)),
+        (os, "scandir", store.ids),
+    ]
+    for owner, name, call in calls:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing(code))
+            with pytest.raises(StoreUnavailable):
+                await call()
+    await store.remove(there)
+    assert await store.get(there) is None
     await store.close()

@@ -47,12 +47,14 @@ def checked(id: str) -> str:
 
 
 @contextmanager
-def disk_errors(path: Path | str) -> Iterator[None]:
-    """Translate OSError: `StorageFull` for a full disk, `StoreUnavailable` for one that fails."""
+def disk_errors(path: Path | str, *, storing: bool = False) -> Iterator[None]:
+    """Translate OSError to `StoreUnavailable`, and if `storing`, that of a full disk to
+    `StorageFull`. Some file systems need space to remove a file, too.
+    """
     try:
         yield
     except OSError as why:
-        kind = StorageFull if why.errno in _FULL else StoreUnavailable
+        kind = StorageFull if storing and why.errno in _FULL else StoreUnavailable
         raise kind(f"{path}: {why.strerror or why}") from why
 
 
@@ -173,8 +175,9 @@ def opened(places: Places) -> tuple[Artifact, int] | None:
             return None
     try:
         found = committed(places)
-        if found is not None and os.fstat(descriptor).st_size == found[0].size:
-            return found[0], descriptor
+        with disk_errors(places.file):
+            if found is not None and os.fstat(descriptor).st_size == found[0].size:
+                return found[0], descriptor
     except BaseException:
         os.close(descriptor)
         raise

@@ -60,7 +60,7 @@ class Spool:
     @classmethod
     def create(cls, places: Places, *, durable: bool) -> Spool:
         """Create an empty file. An earlier partial file of the job is removed."""
-        with disk_errors(places.partial):
+        with disk_errors(places.partial, storing=True):
             make_directory(places.directory, durable=durable)
             places.partial.unlink(missing_ok=True)
             return cls._open(places, os.O_CREAT | os.O_EXCL, durable)
@@ -84,7 +84,7 @@ class Spool:
 
     def adopt(self) -> None:
         """Make the file `places.copy` the partial file."""
-        with disk_errors(self._places.partial):
+        with disk_errors(self._places.partial, storing=True):
             self._sync(self.length)
             self._places.copy.replace(self._places.partial)
             if self._durable:
@@ -119,7 +119,7 @@ class Spool:
 
     def append(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write and hash all chunks or none. After an exception the call may be repeated."""
-        with disk_errors(self._places.partial):
+        with disk_errors(self._places.partial, storing=True):
             self._drop_torn()
             self._torn = True
             digest, length = self._digest.copy(), self.length
@@ -195,7 +195,7 @@ class Spool:
         names another file or none. After `StoreUnavailable` the call may be repeated.
         """
         places = self._places
-        with disk_errors(places.file):
+        with disk_errors(places.file, storing=True):
             self._drop_torn()
             self._withdraw()
             self._check(artifact.size)
@@ -248,7 +248,7 @@ class Spool:
         """Sync and close the file. Raises `PartialLost` and removes it if the disk lost a part."""
         if self._descriptor < 0:
             return
-        with disk_errors(self._places.partial):
+        with disk_errors(self._places.partial, storing=True):
             try:
                 if self._doubtful:
                     self._drop_torn()

@@ -23,7 +23,7 @@ def take_over(places: Places, *, durable: bool, stop: Event) -> tuple[Spool | No
     """The file that the highest lower fence has, as the partial file under this one, and the fences
     whose files were removed. None if there is none, or if `stop` was set.
     """
-    with disk_errors(places.partial):
+    with disk_errors(places.partial, storing=True):
         source = _source(places)
         if source is None:
             return None, []

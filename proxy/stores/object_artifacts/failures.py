@@ -37,8 +37,8 @@ class Missing(Exception):
 
 @contextmanager
 def store_errors(location: str, *, storing: bool = False) -> Iterator[None]:
-    """Raise `Missing`, `StorageFull` or `StoreUnavailable` for what obstore raises, and if
-    `storing`, `StorageRefused` for a refusal that a repetition gets again.
+    """Raise `Missing` or `StoreUnavailable` for what obstore raises, and if `storing`,
+    `StorageFull`, and `StorageRefused` for a refusal that a repetition gets again.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def _translated(why: Exception, location: str, *, storing: bool) -> Exception:
     if isinstance(why, FileNotFoundError) and code not in _NO_BUCKET:
         return Missing()
     answer = " ".join(each for each in (status, code) if each)
-    if status == "507" or (status != "429" and code and _FULL.search(code)):
+    if storing and (status == "507" or (status != "429" and code and _FULL.search(code))):
         return StorageFull(f"{location} is full ({answer})")
     if storing and _is_permanent(status, code):
         return StorageRefused(

@@ -126,11 +126,17 @@ def answered(status: int, code: str) -> Exception:
 def test_a_failure_is_a_plain_sentence_without_secrets(
     why: Exception, kind: type[Exception], words: str
 ) -> None:
-    with pytest.raises(kind) as translated, store_errors("s3://exports"):
+    storing = kind is StorageFull
+    with pytest.raises(kind) as translated, store_errors("s3://exports", storing=storing):
         raise why
     assert words in str(translated.value)
     assert SECRET not in str(translated.value)
     assert translated.value.__suppress_context__
+
+
+def test_a_full_bucket_is_not_available_for_other_requests() -> None:
+    with pytest.raises(StoreUnavailable, match="answered 507"), store_errors("s3://exports"):
+        raise answered(507, "InsufficientStorage")
 
 
 @pytest.mark.parametrize(
