@@ -48,6 +48,9 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that requests in flight have to finish after SIGTERM.
 DRAIN_TIMEOUT = 30.0
+#: Seconds after which the process ends although not everything is stopped and closed. Then it
+#: still writes to the log; a service manager kills it ten seconds later (`TimeoutStopSec`).
+STOP_TIMEOUT = DRAIN_TIMEOUT + 5.0
 
 
 class Running:

@@ -16,6 +16,7 @@ import structlog
 import proxy
 from proxy import app, logs
 from proxy.cli import collector
+from proxy.cli.leaving import leave_within
 from proxy.config.addresses import HostPort
 from proxy.config.loading import ConfigError, Problem
 from proxy.config.settings import Settings
@@ -72,6 +73,7 @@ async def run(
         seat.report(running.url, running.admin_url, running.found)
     reporting = asyncio.create_task(_report(seat, lambda: running.status))
     await stopped.wait()
+    leave_within(app.STOP_TIMEOUT)
     reporting.cancel()
     if seat is None:
         log.info("stopping")

@@ -358,7 +358,7 @@ class Runner:
             events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:
-        run.begin(self._tasks.spawn(self._drive(run)))
+        run.begin(self._tasks.spawn(self._drive(run), f"job {run.id}"))
 
     def call(self, id: str) -> None:
         """Note that it may be the job's turn at the next `fill_slots`."""

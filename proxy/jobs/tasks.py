@@ -15,6 +15,8 @@ _T = TypeVar("_T")
 
 #: Seconds that a stop waits for records that are written in the background.
 _RECORDS = 3.0
+#: Seconds after which a stop names what it still waits for.
+_LATE = 5.0
 
 #: Runs work in the background.
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
@@ -31,12 +33,14 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running) + len(self._changes)
 
-    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def spawn(
+        self, work: Coroutine[None, None, None], name: str | None = None
+    ) -> asyncio.Task[None]:
         """Run `work` in the background. A failure is logged.
 
         Its log lines do not have the request id of the call that it happens to start in.
         """
-        task = asyncio.create_task(work, context=Context())
+        task = asyncio.create_task(work, name=name, context=Context())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(_log_failure)
@@ -69,7 +73,10 @@ class Tasks:
         while self._running:
             for task in self._running:
                 task.cancel()
-            await asyncio.wait(self._running)
+            _, late = await asyncio.wait(self._running, timeout=_LATE)
+            if late:
+                log.warning("still stopping", work=sorted(task.get_name() for task in late))
+                await asyncio.wait(late)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -1,0 +1,56 @@
+"""A volume of files that hangs cannot keep the process from starting or from ending (CONTRACT
+§15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.simulator import Simulator, SimulatorSettings
+from tests.faults.hanging import HANGS
+from tests.support.process import Caller, ProxyProcess
+
+SIZE = 6_000_000
+
+
+class Hanging(ProxyProcess):
+    program = "tests.faults.hanging"
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    simulator = Simulator(SimulatorSettings(size=SIZE))
+    await simulator.start()
+    yield simulator
+    await simulator.stop()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_15_sigterm_ends_a_process_whose_transfer_hangs(
+    simulator: Simulator, tmp_path: Path, workers: str
+) -> None:
+    """Its log names the job, which the next process completes."""
+    proxy = Hanging(tmp_path, simulator.url, LISTEN__WORKERS=workers, EXPORTS__STALL_TIMEOUT="30s")
+    path = next(iter(simulator.export_paths(simulator.open_session())))
+    simulator.fault(path=path, method="POST", stall_at=SIZE // 2, count=1)
+    try:
+        await proxy.start()
+        async with aiohttp.ClientSession() as http:
+            caller = Caller(proxy, http, simulator.login())
+            job = await caller.kick_off(path)
+            async with asyncio.timeout(20):
+                while not (await caller.status(job))[1]["progress"]["bytesReceived"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            (tmp_path / HANGS).touch()
+            assert await proxy.stop() == 1
+            assert f"job {job}" in "".join(proxy.lines)
+            (tmp_path / HANGS).unlink()
+            await proxy.start()
+            assert (await caller.finished(job))["status"] == "Success"
+    finally:
+        await proxy.kill()
