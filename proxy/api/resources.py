@@ -29,7 +29,7 @@ from proxy.jobs.record import advance_for_caller
 from proxy.jobs.runner import Runner
 from proxy.ports import ArtifactStore, JobStore
 from proxy.upstream.access import Access
-from proxy.upstream.problems import not_found
+from proxy.upstream.problems import not_found, unauthorized
 
 #: Characters of If-None-Match that are read. Tags beyond them do not match, so that the document is
 #: sent.
@@ -223,8 +223,18 @@ class Resources:
 
     # cancel and delete
 
-    async def _cancel(self, request: ApiRequest, id: str) -> web.StreamResponse:
+    async def _ending(self, request: ApiRequest, id: str) -> Job:
+        """As `_job`, for a call that ends the job. VB365 may continue to work on the request, so
+        its slot is held (CONTRACT §3.5). With a token that VB365 rejects nobody may cause that.
+        """
         job = await self._job(request, id)
+        held = job.phase in (Phase.QUEUED, Phase.GENERATING) and not job.accepted
+        if held and await self._access.refuses(request.credentials()):
+            raise unauthorized()
+        return job
+
+    async def _cancel(self, request: ApiRequest, id: str) -> web.StreamResponse:
+        job = await self._ending(request, id)
         if job.forgotten:
             raise _deleted()
         changed = await self._runner.end(id, CancelRequested())
@@ -238,7 +248,7 @@ class Resources:
         return document_response(status_code(changed), changed, links, fields)
 
     async def _delete(self, request: ApiRequest, id: str) -> web.StreamResponse:
-        job = await self._job(request, id)
+        job = await self._ending(request, id)
         if not job.forgotten:
             await self._runner.end(id, Forgotten())
         return respond(204)

@@ -117,13 +117,25 @@ class Access:
         """Report whether VB365 accepts the credentials. It is asked unless it has accepted them
         since the proxy started; no response counts as no.
         """
+        return is_success(await self._acceptance(credentials))
+
+    async def refuses(self, credentials: Credentials) -> bool:
+        """Report whether VB365 responds 401 to credentials that it has not accepted since the proxy
+        started. It is asked; no response counts as no.
+        """
+        return await self._acceptance(credentials) == 401
+
+    async def _acceptance(self, credentials: Credentials) -> int:
+        """Return VB365's status for the credentials, 200 if it has accepted them before; 503 if it
+        does not respond.
+        """
         if self._identities.knows(credentials):
-            return True
+            return 200
         try:
             async with asyncio.timeout(self._timeout):
-                return is_success(await self._checks.identity(credentials))
+                return await self._checks.identity(credentials)
         except (Problem, TimeoutError):
-            return False
+            return 503
 
     @property
     def note(self) -> str | None:

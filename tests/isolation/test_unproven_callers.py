@@ -132,3 +132,32 @@ async def test_invented_tokens_have_one_turn_together(make_stage: MakeStage) -> 
     posts = [one.target for one in stage.simulator.requests if one.method == "POST"]
     assert posts.count(stage.path_of("items/save")) <= 1 + posts[::-1].index(stage.export)
     assert stage.export in posts[1:3]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/cancel"), ("DELETE", "")])
+async def test_nobody_holds_a_slot_with_an_invented_token(
+    make_stage: MakeStage, method: str, path: str
+) -> None:
+    """§3.5 `cancel_hold`: VB365 does not work on a request whose token it rejects."""
+    stage = await make_stage(
+        {"token": "opaque"}, EXPORTS__MAX_RUNNING="1", EXPORTS__PREFLIGHT="false"
+    )
+    stage.fault(hold=True, count=1)  # it has not looked at the token yet
+    stage.fault(path=IDENTITY, method="GET", status=401, count=1)
+    status = await stage.begun(stage.export)
+    await stage.held()
+    assert (await stage.ask(method, status + path)).status == 401
+    stage.simulator.release()
+    await stage.done()
+
+
+async def test_a_caller_whom_vb365_accepts_cancels_its_first_export(make_stage: MakeStage) -> None:
+    """§7: also while VB365 answers no access check."""
+    stage = await make_stage({"token": "opaque"}, EXPORTS__PREFLIGHT="false")
+    stage.fault(hold=True, method="POST")
+    for _ in range(2):
+        first = await stage.begun(stage.export)
+        assert (await stage.ask("POST", first + "/cancel")).status == 202
+        stage.fields = stage.simulator.login("operator")
+        stage.fault(path="limit=1", method="GET", status=500)
+    stage.simulator.release()
