@@ -175,11 +175,16 @@ class Resources:
 
     # result
 
+    async def _latest(self, id: str) -> Job:
+        """The job before it is refused as running: `recent` may be older than what another replica
+        has shown to the caller.
+        """
+        return self._now_known(await self._jobs.get(id))
+
     async def _result(self, request: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._existing(request, id)
         if not job.terminal:
-            # `recent` may be older than what another replica has shown to the caller
-            job = self._now_known(await self._jobs.get(id))
+            job = await self._latest(id)
             job = await self._until(job, lambda now: now.terminal, self._wait(request))
             await self._check_again(request, job)
         if job.result is not ResultState.AVAILABLE:
@@ -207,6 +212,9 @@ class Resources:
 
     async def _release(self, request: ApiRequest, id: str) -> web.StreamResponse:
         job = await self._existing(request, id)
+        if not job.terminal:
+            job = await self._latest(id)
+            await self._check_again(request, job)
         if not job.terminal:
             raise Problem(
                 "result-not-ready",

@@ -65,10 +65,12 @@ async def test_18_a_record_of_a_second_ago_refuses_no_file(
 
     monkeypatch.setattr(DiskJobs, "recent", read_before)
     assert (await stage.get(result)).status == 409
+    assert (await stage.ask("DELETE", result)).status == 409
     stage.simulator.release()
     assert (await stage.get(result, Prefer="wait=30")).status == 200
     response = await stage.get(result)
     assert (response.status, response.body) == (200, stage.file())
+    assert (await stage.ask("DELETE", result)).status == 204
 
 
 async def test_the_upstreams_names_are_kept_and_made_safe(make_play: MakePlay) -> None:
