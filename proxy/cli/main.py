@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -301,12 +302,14 @@ def _startable(sources: Sources, *, logged: bool = False) -> Settings:
     from proxy.config import ConfigError, load, logs_json
 
     with without("rich"):  # as in `serve`
+        from proxy.cli.late import warned
         from proxy.parts.start_checks import start_problems
     from proxy.parts.store_addresses import CHECKS
 
     try:
         settings = load(sources.config, sources.flags, os.environ, CHECKS)
-        problems = start_problems(settings)
+        with warned(settings, partial(typer.echo, err=True)):
+            problems = start_problems(settings)
     except ConfigError as error:
         problems = error.problems
     if problems and logged and logs_json(sources.config, sources.flags, os.environ):

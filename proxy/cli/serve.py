@@ -7,6 +7,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import structlog
 import proxy
 from proxy import app, logs
 from proxy.cli import collector
+from proxy.cli.late import warned
 from proxy.cli.leaving import leave_within
 from proxy.config.addresses import HostPort
 from proxy.config.loading import ConfigError, Problem
@@ -44,7 +46,7 @@ async def run(
     """
     _notify(seat, status="starting")
     try:
-        with collector.paused():
+        with collector.paused(), warned(settings, partial(_warn_late, seat)):
             running = await app.start(settings, seat=seat)
     except app.StartFailed as why:
         _notify(seat, status=str(why))
@@ -203,6 +205,11 @@ async def _report(seat: Seat | None, status: Callable[[], str]) -> None:
                 notify(status=now)
             elif seat.first:
                 seat.show(now)
+
+
+def _warn_late(seat: Seat | None, text: str) -> None:
+    log.warning(text)
+    _notify(seat, status=text)
 
 
 def _notify(seat: Seat | None, *states: str, status: str) -> None:

@@ -12,8 +12,9 @@ import aiohttp
 import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
-from tests.faults.hanging import HANGS
+from tests.faults.hanging import FILES, HANGS
 from tests.support.process import Caller, ProxyProcess
+from tests.support.wire import eventually
 
 SIZE = 6_000_000
 
@@ -46,11 +47,31 @@ async def test_15_sigterm_ends_a_process_whose_transfer_hangs(
             async with asyncio.timeout(20):
                 while not (await caller.status(job))[1]["progress"]["bytesReceived"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
-            (tmp_path / HANGS).touch()
+            (tmp_path / HANGS).write_text(FILES)
             assert await proxy.stop() == 1
             assert f"job {job}" in "".join(proxy.lines)
             (tmp_path / HANGS).unlink()
             await proxy.start()
             assert (await caller.finished(job))["status"] == "Success"
     finally:
+        await proxy.kill()
+
+
+@pytest.mark.parametrize(
+    ("call", "workers"), [("startup_problems", "1"), ("make_root", "1"), ("survey", "2")]
+)
+async def test_15_a_start_says_that_it_waits_for_the_volume(
+    simulator: Simulator, tmp_path: Path, call: str, workers: str
+) -> None:
+    """And starts once it responds."""
+    said = f"storage.dir {tmp_path} has many files, or its volume does not respond"
+    proxy = Hanging(tmp_path, simulator.url, LISTEN__WORKERS=workers)
+    (tmp_path / HANGS).write_text(call)
+    starting = asyncio.ensure_future(proxy.start())
+    try:
+        await eventually(lambda: any(said in line for line in proxy.lines))
+        (tmp_path / HANGS).unlink()
+        await starting
+    finally:
+        starting.cancel()
         await proxy.kill()
