@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import structlog
 
+from proxy.core.errors import Problem
+from proxy.ports import StoreUnavailable
+
 log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
@@ -55,12 +58,16 @@ class Tasks:
 
     async def undivided(self, work: Coroutine[None, None, _T]) -> _T:
         """Run `work` to its end even if the calling task is cancelled: a change of a record and
-        what must follow it are not separated.
+        what must follow it are not separated. Its failure is logged then.
         """
         task = asyncio.create_task(work)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
 
     async def settle(self) -> None:
         """Wait for the changes under way, and some seconds for the records."""
@@ -79,6 +86,10 @@ class Tasks:
                 await asyncio.wait(late)
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (why := task.exception()) is not None:
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if task.cancelled() or (why := task.exception()) is None:
+        return
+    if isinstance(why, (Problem, StoreUnavailable)):
+        log.warning("not possible now", reason=str(why))
+    else:
         log.error("background task failed", exc_info=why)

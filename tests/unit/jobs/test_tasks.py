@@ -1,0 +1,48 @@
+"""Background tasks, and changes that are never interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.core.errors import Problem
+from proxy.jobs.tasks import Tasks
+from proxy.ports import StoreUnavailable
+
+
+@pytest.mark.parametrize(
+    ("why", "level"),
+    [
+        (StoreUnavailable("the volume hangs"), "warning"),
+        (Problem("capacity-exhausted", "Not enough free disk space."), "warning"),
+        (RuntimeError("a fault"), "error"),
+    ],
+)
+async def test_a_change_that_fails_after_its_caller_has_left_is_logged_once(
+    why: Exception, level: str
+) -> None:
+    """A store that is away is no fault of the proxy: there is no traceback."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    tasks, go = Tasks(), asyncio.Event()
+
+    async def change() -> None:
+        await go.wait()
+        raise why
+
+    caller = asyncio.ensure_future(tasks.undivided(change()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    with capture_logs() as logs:
+        go.set()
+        await tasks.settle()
+        del caller
+        gc.collect()
+        await asyncio.sleep(0)
+    assert [line["log_level"] for line in logs] == [level]
+    assert reported == []
