@@ -6,6 +6,7 @@ import asyncio
 
 from proxy.downstream.phases import Limit
 from proxy.net.deadline import Deadlines
+from proxy.net.sockets import is_sent
 
 #: A client may read nothing of its response for this many times `head_timeout`.
 SLOW = 5
@@ -23,12 +24,15 @@ class Lingering:
     Closing a socket with unread input resets the connection, and the client may lose the response.
     So input is read and dropped for a while first.
 
+    Over TLS the loop sends a close_notify and waits 30 seconds for the client's. A client that has
+    acknowledged everything and sends none gets `QUIET` seconds.
+
     With `handed_over` the client is another process of the proxy, which closes the connection
     whatever happens to its own client. It takes a response without a length for whole only if this
     one shuts its sending side and waits for that (`net.sockets.has_proper_end`).
     """
 
-    __slots__ = ("_deadlines", "_loop", "_patience", "_transport", "_until", "handed_over")
+    __slots__ = ("_deadlines", "_loop", "_patience", "_tls", "_transport", "_until", "handed_over")
 
     def __init__(
         self,
@@ -43,11 +47,14 @@ class Lingering:
         self._deadlines = deadlines
         self._patience = patience
         self._loop = asyncio.get_running_loop()
+        self._tls = transport.get_extra_info("sslcontext") is not None
         self._until = 0.0
 
     def close(self) -> None:
         """Close once everything written is sent."""
         self._deadlines.set(Limit.READER, self._patience)
+        if self._tls:
+            self._deadlines.set(Limit.LINGER, QUIET)
         self._transport.close()
 
     def begin(self, seconds: float) -> None:
@@ -73,9 +80,12 @@ class Lingering:
 
     def expired(self) -> None:
         """Close, unless part of the response is still unsent: `Limit.READER` bounds that."""
-        if self._transport.get_write_buffer_size():
+        closing = self._transport.is_closing()
+        if self._transport.get_write_buffer_size() or (closing and not is_sent(self._transport)):
             self._deadlines.set(Limit.LINGER, QUIET)
+        elif closing:
+            self._transport.abort()
         else:
             # not `abort`: over TLS a response that ends with its connection is whole only after a
             # close_notify (RFC 9112 §9.8)
-            self._transport.close()
+            self.close()

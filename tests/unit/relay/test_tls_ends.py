@@ -13,12 +13,13 @@ import ssl
 import pytest
 import trustme
 
+from proxy.downstream import lingering
 from proxy.ports import UpstreamBroken
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from tests.support.proxies import proxy_to, through
 from tests.support.tls_peers import server_side
-from tests.support.wire import LIMIT, Peer
+from tests.support.wire import LIMIT, Peer, eventually
 from tests.unit.relay.test_early_responses import accepted
 from tests.unit.relay.test_relay_streams import contexts
 
@@ -113,3 +114,30 @@ async def test_12_a_client_gets_a_close_notify_after_a_response_that_ends_with_i
         request = b"GET / HTTP/1.1\r\nHost: h\r\n" + more
         whole = await asyncio.to_thread(received, proxy.port, request, trusting)
         assert whole.endswith(b"\r\n\r\n" + BODY)
+
+
+async def test_15_a_client_without_a_close_notify_is_not_waited_for(
+    localhost: trustme.LeafCert, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loops wait 30 seconds for it, and meanwhile the connection counts."""
+    monkeypatch.setattr(lingering, "QUIET", 0.1)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def upstream(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
+
+    def unclosed(port: int) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), LIMIT)
+        client = trusting.wrap_socket(plain, server_hostname="localhost")
+        client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        data = b""
+        while not data.endswith(b"\r\n\r\n" + BODY):
+            data += client.recv(1 << 16)
+        return client
+
+    async with through(upstream, server_tls=server_side(localhost)) as (proxy, _):
+        with await asyncio.to_thread(unclosed, proxy.port):
+            async with asyncio.timeout(15):
+                await eventually(lambda: not proxy.server.open)
