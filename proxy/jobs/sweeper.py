@@ -21,6 +21,8 @@ _T = TypeVar("_T", str, Job)
 
 #: The number of jobs to examine at a time: the store syncs many changes at once.
 _TOGETHER = 64
+#: Seconds that a sweep waits for the list of all files.
+_LISTING = 60.0
 #: A quarter of the default of `exports.max_queued`.
 _MAX_REJECTED = 250
 _INTERRUPTED = JobError(
@@ -75,13 +77,28 @@ class Sweeper:
                 log.exception("sweep failed")
 
     async def sweep(self) -> None:
-        """Examine every job that is due, and every file. Raises `StoreUnavailable`."""
+        """Examine every job that is due, and every file. Raises `StoreUnavailable` if the job store
+        is not available.
+        """
         # before the jobs: a file that has no job afterwards has lost it
-        stored = await self._artifacts.ids()
+        stored = await self._stored()
         for stage, until in self._retention.due(self._now(), suspend_ttl=self._suspend_ttl).items():
             await self._each(await self._jobs.due(stage, until), self._sweep_job)
         await self._each(await self._excess(), self._interrupt)
         await self._each(stored, self._sweep_file)
+
+    async def _stored(self) -> set[str]:
+        """The ids of the jobs that have files. None while the store cannot list them: the jobs are
+        due all the same.
+        """
+        try:
+            async with asyncio.timeout(_LISTING):
+                return await self._artifacts.ids()
+        except TimeoutError:
+            log.warning("files not swept", reason=f"they are not listed within {_LISTING:g} s")
+        except StoreUnavailable as why:
+            log.warning("files not swept", reason=str(why))
+        return set()
 
     async def _each(self, found: Iterable[_T], examine: Callable[[_T], Awaitable[None]]) -> None:
         rest = iter(found)

@@ -254,6 +254,25 @@ async def test_a_caller_that_leaves_does_not_wait_for_the_volume(
     await store.close()
 
 
+async def test_a_list_of_all_files_that_hangs_is_left_and_found_by_the_next_call(
+    tmp_path: Path, volume: threading.Event, hang: Callable[[str], list[str]]
+) -> None:
+    store = await FileArtifacts.at(tmp_path)
+    job = await committed(store)
+    entered = hang("survey")
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            listing = asyncio.ensure_future(store.ids())
+            await eventually(lambda: len(entered) == 1)
+            listing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await listing
+        volume.set()
+        assert await store.ids() == {job}
+    assert (len(entered), await store.used()) == (1, 5)
+    await store.close()
+
+
 async def test_a_follower_of_a_growing_file_does_not_wait_for_the_volume(
     tmp_path: Path,
     volume: threading.Event,

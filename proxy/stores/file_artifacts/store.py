@@ -67,6 +67,8 @@ class FileArtifacts:
         self._free = Gauge(self._measure, str(root))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
+        #: The list of all files that is being read.
+        self._survey: asyncio.Future[dict[Entry, int]] | None = None
         self._directories: dict[str, Path] = {}  # at most 256, by the first characters of the ids
         self._closed = False
 
@@ -194,10 +196,27 @@ class FileArtifacts:
 
     async def ids(self) -> set[str]:
         """As `ArtifactStore.ids`. Reads the disk, and so finds the changes of others on a shared
-        volume.
+        volume. A call that is cancelled leaves its survey to the next one.
         """
+        if self._survey is None:
+            self._survey = self._begin_survey()
+        survey = self._survey
+        await asyncio.wait([survey])
+        return {entry.id for entry in survey.result()}
+
+    def _begin_survey(self) -> asyncio.Future[dict[Entry, int]]:
         changes = self.ledger.changes
-        found = await self._look(files.survey, self._root)
+
+        def over(survey: asyncio.Future[dict[Entry, int]]) -> None:
+            self._survey = None
+            if survey.exception() is None:
+                self._recount(survey.result(), changes)
+
+        survey = self.begin(partial(self._found, files.survey, self._root))
+        survey.add_done_callback(over)
+        return survey
+
+    def _recount(self, found: dict[Entry, int], changes: int) -> None:
         growing = {each.places.entry("partial") for each in self._growing}
         at_rest = {
             entry: size
@@ -205,7 +224,6 @@ class FileArtifacts:
             if entry.kind in COUNTED and entry not in growing
         }
         self.ledger.recount(at_rest, changes)
-        return {entry.id for entry in found}
 
     async def free(self) -> int:
         """As `ArtifactStore.free`."""

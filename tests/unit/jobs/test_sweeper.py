@@ -8,6 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.core.job import Job, Phase
+from proxy.jobs import sweeper
+from proxy.ports import StoreUnavailable
 from tests.support.harness import FakeWorld, new_world
 
 
@@ -46,6 +48,32 @@ async def test_a_record_that_cannot_be_swept_does_not_keep_the_others(
         assert {(each["event"], each["job"]) for each in logs if each["log_level"] == "error"} == {
             ("not swept", bad)
         }
+
+
+@pytest.mark.parametrize("fails", ["hangs", "is away"])
+async def test_records_expire_while_files_cannot_be_listed(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    async with new_world() as world:
+        job, _ = await world.submit()
+        await world.quiet()
+        await world.delete(job)
+        await world.quiet()
+
+        async def ids() -> set[str]:
+            if fails == "is away":
+                raise StoreUnavailable(fails)
+            await asyncio.Event().wait()
+            return set()
+
+        monkeypatch.setattr(world.artifacts, "ids", ids)
+        monkeypatch.setattr(sweeper, "_LISTING", 0.01)
+        world.clock += 25 * 3600
+        with capture_logs() as logs:
+            async with asyncio.timeout(20):
+                await world.sweep()
+        assert list(world.jobs.jobs) == []
+        assert [each["event"] for each in logs] == ["files not swept"]
 
 
 async def suspended(world: FakeWorld) -> Job:
