@@ -32,8 +32,7 @@ _MAX_PARAMETERS = 64
 _CONCURRENT_CHECKS = 8
 #: Jobs that are looked at before other requests have their turn. No more are than the page needs.
 _TOGETHER = 64
-#: Lists in progress at a time, others wait: with a shared store each has all jobs of a caller or a
-#: session in memory.
+#: Lists in progress at a time, others wait: one that few jobs match looks at all of a caller.
 _CONCURRENT_LISTS = 4
 #: A session that can be part of a path unchanged. VB365's ids are UUIDs.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")

@@ -36,7 +36,6 @@ from proxy.ports import (
     StoreUnavailable,
 )
 from proxy.stores.growth import Growth
-from proxy.stores.whole_lists import WholeLists
 from tests.support.export_requests import export_request
 
 #: A job id and a fence.
@@ -61,7 +60,7 @@ class Faulty:
             raise StoreUnavailable("the store is closed")
 
 
-class MemoryJobs(Faulty, WholeLists):
+class MemoryJobs(Faulty):
     """A `JobStore` in memory."""
 
     def __init__(self) -> None:
@@ -142,6 +141,15 @@ class MemoryJobs(Faulty, WholeLists):
             chosen = [job for job in chosen if job.request.session is not None]
             chosen = [job for job in chosen if str(job.request.session).lower() == session.lower()]
         return sorted(chosen, key=lambda job: (job.created, job.id), reverse=True)
+
+    async def newest(
+        self, *, owners: Collection[str] = (), session: str | None = None
+    ) -> AsyncGenerator[Sequence[Job], None]:
+        if session is not None:
+            yield await self.list(session=session)
+            return
+        found = {job.id: job for owner in owners for job in await self.list(owner=owner)}
+        yield sorted(found.values(), key=lambda job: job.sort_key, reverse=True)
 
     async def counts(self, owners: Collection[str]) -> Counts:
         await self.enter("counts")

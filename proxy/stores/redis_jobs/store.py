@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, TypeVar
 
@@ -35,16 +34,15 @@ from proxy.stores.redis_jobs.entries import (
     text,
     texts,
     unpack,
-    unpack_all,
     unpack_body,
 )
 from proxy.stores.redis_jobs.feed import Feed
+from proxy.stores.redis_jobs.lists import RedisLists
 from proxy.stores.redis_jobs.outbox import RedisOutbox
 from proxy.stores.redis_jobs.recent import RecentJobs, UnpackedJobs
 from proxy.stores.redis_jobs.replicas import RedisReplicas
 from proxy.stores.redis_jobs.server_clock import ServerClock
 from proxy.stores.redis_jobs.url import parse_url
-from proxy.stores.whole_lists import WholeLists
 
 _T = TypeVar("_T")
 
@@ -63,7 +61,7 @@ _TRIES = 2
 _TURNS = {1: Turn.TAKEN, 0: Turn.CHANGED, -2: Turn.NOT_YET}
 
 
-class RedisJobs(RedisReplicas, RedisOutbox, WholeLists):
+class RedisJobs(RedisReplicas, RedisLists, RedisOutbox):
     """A `SharedOutboxJobs` store. Every change is one script in one round trip: on a failure it may
     have happened, but never in part.
     """
@@ -280,13 +278,6 @@ class RedisJobs(RedisReplicas, RedisOutbox, WholeLists):
                 "the lease of this replica has ended: its jobs are another's until it is renewed"
             )
 
-    async def list(self, *, owner: str | None = None, session: str | None = None) -> list[Job]:
-        """As `JobStore.list`."""
-        by_owner = ("", "") if owner is None else ("owner", text(owner))
-        by_session = ("", "") if session is None else ("session", text(session.lower()))
-        rows = await self._connections.run(scripts.LIST, *by_owner, *by_session)
-        return sorted(await self._records(rows), key=lambda job: job.sort_key, reverse=True)
-
     async def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""
         return Counts(*await self._connections.run(scripts.COUNTS, *texts(owners)))
@@ -304,19 +295,6 @@ class RedisJobs(RedisReplicas, RedisOutbox, WholeLists):
     async def orphans(self) -> Sequence[Job]:
         """As `SharedJobs.orphans`."""
         return await self._records(await self._connections.run(scripts.ORPHANS))
-
-    async def _records(
-        self, reply: tuple[builtins.list[bytes], builtins.list[bytes]]
-    ) -> builtins.list[Job]:
-        """The jobs of a reply: data of the first, ids of the others, which are read in further
-        calls.
-        """
-        data, ids = reply
-        jobs = unpack_all(data)
-        for start in range(0, len(ids), _TOGETHER):
-            more = await self._connections.run(scripts.RECORDS, *ids[start : start + _TOGETHER])
-            jobs += unpack_all(more)
-        return jobs
 
     async def slot_use(self, owners: Collection[str], slots: SlotLimits) -> SlotUse:
         """As `SharedJobs.slot_use`."""

@@ -63,7 +63,17 @@ EVENTS: list[Event] = [
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["add", "add_within", "add_started", "claim", "change", "change", "change", "remove"]
+            [
+                "add",
+                "add_within",
+                "add_started",
+                "claim",
+                "change",
+                "change",
+                "change",
+                "remove",
+                "list",
+            ]
         ),
         st.integers(0, 1),  # the replica
         st.integers(0, 99),  # the job
@@ -109,7 +119,14 @@ async def _follow(
             await direct._connections.command("PING")
         stored = await direct.list()
         assert all(job in submitted[job.id] for job in stored)
-        assert await _indexes(direct) == _expected(stored)
+        indexes = await _indexes(direct)
+        ordered = {name: indexes.pop(name) for name in [*indexes] if name.startswith("newest:")}
+        assert indexes == _expected(stored)
+        ages = indexes.get("age", {})
+        for name, content in ordered.items():
+            assert content == {each: ages[each] for each in indexes[name.removeprefix("newest:")]}
+        for owner in "abc":
+            assert await _listed(direct, owner) == [job for job in stored if owner in job.owners]
 
 
 def _call(
@@ -120,6 +137,8 @@ def _call(
     event: Event,
     submitted: dict[str, list[Job]],
 ) -> Callable[[], Awaitable[object]] | None:
+    if action == "list":
+        return lambda: _listed(store, "abc"[number % 3])
     if action.startswith("add"):
         aliases: tuple[str, ...] = ("c",) if number % 3 else ()
         key = str(number % 5) if number % 2 else None
@@ -151,6 +170,10 @@ def _call(
         new = replace(job, version=job.version + 1, aliases=aliases)
     submitted[job.id].append(new)
     return lambda: store.replace(job, new)
+
+
+async def _listed(store: RedisJobs, owner: str) -> list[Job]:
+    return [job async for part in store.newest(owners=[owner]) for job in part]
 
 
 async def _made(call: Callable[[], Awaitable[object]], relay: ByteRelay, turns: int | None) -> None:

@@ -8,10 +8,11 @@ import asyncio
 import base64
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -467,7 +468,7 @@ async def test_a_full_store_refuses_new_jobs_and_ends_the_others(
         await store.add(new_job(), b"")
     with pytest.raises(StoreUnavailable, match="maxmemory"):
         await store.probe()
-    assert len(await store.list()) == 2
+    assert [job.id for job in await listed(store)] == [waits.id, runs.id]
     await store.renew(running=1, promised=0)
     await claimed(store, waits)
     progress = advance(runs, Claimed(store.replica), 2)
@@ -621,6 +622,53 @@ async def test_ten_thousand_jobs_are_listed_in_bounded_replies(store: RedisJobs)
     assert await store.list(owner="3") == [job for job in reversed(jobs) if job.owner == "3"]
     orphans = await store.orphans()
     assert len(orphans) == 10_000
+
+
+async def listed(store: RedisJobs) -> list[Job]:
+    return [job async for part in store.newest(owners=["alice"]) for job in part]
+
+
+async def test_a_page_of_the_list_reads_no_other_records(store: RedisJobs) -> None:
+    """Of thousands of jobs, a caller mostly wants to see the newest."""
+    command = store._connections.command
+    jobs = [await store.add(new_job(number), b"") for number in range(300)]
+    await command("CONFIG", "RESETSTAT")
+    async with aclosing(store.newest(owners=["alice"])) as parts:
+        assert await anext(parts) == jobs[:-65:-1]
+    stats = await command("INFO", "commandstats")
+    (reads,) = re.findall(rb"cmdstat_hget:calls=([0-9]+)", stats)
+    assert int(reads) == 64
+    assert await listed(store) == jobs[::-1]
+
+
+async def test_the_order_of_a_list_is_kept_while_it_is_read(store: RedisJobs) -> None:
+    """An owner whose jobs are not listed costs nothing."""
+    command = store._connections.command
+    old = await store.add(new_job(1), b"")
+    assert await command("KEYS", f"{store._prefix}newest:*") == []
+    assert await listed(store) == [old]
+    key = f"{store._prefix}newest:owner:alice"
+    new = await store.add(new_job(2), b"")
+    assert await command("ZRANGE", key, 0, -1) == [old.id.encode(), new.id.encode()]
+    assert 0 < await command("TTL", key) <= 3600
+    assert await store.remove(old)
+    assert await command("ZRANGE", key, 0, -1) == [new.id.encode()]
+    assert await listed(store) == [new]
+
+
+async def test_what_a_replica_of_another_version_adds_and_removes_is_listed(
+    store: RedisJobs,
+) -> None:
+    """An older one does not know the order of lists."""
+    jobs = [await store.add(new_job(number), b"") for number in range(3)]
+    await listed(store)
+    key = f"{store._prefix}newest:owner:alice"
+    await store._connections.command("ZREM", key, jobs[1].id)
+    assert await listed(store) == jobs[::-1]
+    await store._connections.command("ZADD", key, 5, "removed")
+    assert await listed(store) == jobs[::-1]
+    await store._connections.command("DEL", key)
+    assert await listed(store) == jobs[::-1]
 
 
 async def test_the_last_starts_of_ten_thousand_owners_are_remembered(store: RedisJobs) -> None:

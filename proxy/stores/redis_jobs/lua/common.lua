@@ -8,6 +8,8 @@
 --   claims:<…>       hash: ids of kick-offs that claim owner, NUL, idempotency key -> replica
 --   session:<id>     sorted set: job ids of a restore session. Sorted sets of few members are compact,
 --                    before Redis 7.2 unlike sets
+--   newest:<set>     sorted set: the job ids of an owner or session by creation; only of those whose
+--                    list has been read within the last hour
 --   stage:<stage>    sorted set: job ids by the moment of their stage
 --   spent:<rank>     sorted set: ids of removable records by their end; refused ones go before ended
 --   outbox:<endpoint> sorted set: job ids by the first due message for a webhook endpoint
@@ -106,8 +108,19 @@ local function claimants(owner, key)
   return found
 end
 
+-- The sets of ids that are listed by creation, and of such a set the key of its ids in that order.
+local function listed(e)
+  local sets = {}
+  for i, owner in ipairs(e.owners) do sets[i] = 'owner:' .. owner end
+  if e.session then sets[#sets + 1] = 'session:' .. e.session end
+  return sets
+end
+
+local function newest_key(set) return prefix .. 'newest:' .. set end
+
 local function unlink(id, e)
   call('ZREM', prefix .. 'age', id)
+  for _, set in ipairs(listed(e)) do call('ZREM', newest_key(set), id) end
   for _, owner in ipairs(e.owners) do
     call('ZREM', owner_key(owner), id)
     if e.key and call('HGET', prefix .. 'keys', claim_key(owner, e.key)) == id then
@@ -125,6 +138,9 @@ end
 
 local function link(id, e)
   call('ZADD', prefix .. 'age', e.created, id)
+  for _, set in ipairs(listed(e)) do
+    if call('EXISTS', newest_key(set)) == 1 then call('ZADD', newest_key(set), e.created, id) end
+  end
   for _, owner in ipairs(e.owners) do
     call('ZADD', owner_key(owner), e.live and 1 or 0, id)
     if e.key then call('HSET', prefix .. 'keys', claim_key(owner, e.key), id) end
