@@ -13,8 +13,10 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
+import structlog
+
 from proxy.net.budget import Budget
-from proxy.ports import Artifact, Readable, StoreUnavailable, Tail
+from proxy.ports import Artifact, Readable, StorageFull, StoreUnavailable, Tail
 from proxy.ports.artifacts import STORE_ID
 from proxy.stores.object_artifacts import opening
 from proxy.stores.object_artifacts.bucket import Bucket
@@ -36,6 +38,8 @@ from proxy.stores.object_artifacts.sharing import Sharing
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+log = structlog.get_logger(__name__)
+
 #: Threads that hash what is stored and read again.
 _THREADS = 4
 #: Jobs whose objects are counted at a time.
@@ -43,6 +47,9 @@ _AT_A_TIME = 32
 #: Seconds for each listed object until the objects of a job that another replica writes are listed
 #: again.
 _SURVEY_COST = 0.005
+#: Seconds between two times at which the id of the bucket is stored again, so that no rule which
+#: expires old objects removes it from a proxy that runs. Such rules count days.
+_REFRESH = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,7 @@ class ObjectArtifacts:
         self._sharing = Sharing(bucket, opening.new_token())
         self._known: dict[str, _Known] = {}
         self._id: str | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self._closed = False
 
     @classmethod
@@ -115,10 +123,25 @@ class ObjectArtifacts:
         """As `Identified.identify`. Replicas that call it at the same time offer the same id."""
         found = await self.identity()
         if found is None:
-            await self.bucket.store(STORE_ID, f"{id}\n".encode())
+            await self._store_id(id)
             found = id
         self._id = found
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh(found))
         return found
+
+    async def _store_id(self, id: str) -> None:
+        await self.bucket.store(STORE_ID, f"{id}\n".encode())
+
+    async def _refresh(self, id: str) -> None:
+        """Store the id again and again while it is there, until cancelled."""
+        while True:
+            await asyncio.sleep(_REFRESH)
+            try:
+                if await self.identity() == id:
+                    await self._store_id(id)
+            except (StoreUnavailable, StorageFull) as why:
+                log.warning("the id of the bucket is not stored again", reason=str(why))
 
     async def _checked(self, found: _T) -> _T:
         """What was found. Nothing found in a bucket that was emptied, or in another one, is not
@@ -271,6 +294,9 @@ class ObjectArtifacts:
         """As `ArtifactStore.close`. Files that are being written are kept. Idempotent."""
         if self._closed:
             return
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
         failures = await asyncio.gather(
             *(each.keep() for each in self._growing), return_exceptions=True
         )

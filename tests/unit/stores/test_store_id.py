@@ -4,6 +4,7 @@ are not missing, but the store is not available.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -20,6 +21,8 @@ from proxy.ports.artifacts import STORE_ID
 from proxy.stores.file_artifacts import volume
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.file_artifacts.volume import Volume
+from proxy.stores.object_artifacts import store as object_store
+from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.support.artifacts import begun, committed, new_id, note
 from tests.unit.stores.conftest import ARTIFACTS
@@ -150,3 +153,35 @@ async def test_an_id_that_is_damaged_is_named(store: FileArtifacts | ObjectArtif
     await replaced(store, "no id")
     with pytest.raises(StoreUnavailable, match=f"{STORE_ID} is damaged: delete it"):
         await store.identity()
+
+
+async def test_a_bucket_keeps_its_id_although_a_rule_expires_old_objects(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is stored again and again, but not in a bucket that was emptied."""
+    monkeypatch.setattr(object_store, "_REFRESH", 0.01)
+    make, service = ARTIFACTS["s3"]
+    opened = await make(tmp_path, request.getfixturevalue(str(service)))
+    assert isinstance(opened, ObjectArtifacts)
+    stored = list[str]()
+    original = Bucket.store
+
+    async def store(bucket: Bucket, key: str, content: bytes | bytearray) -> None:
+        stored.append(key)
+        await original(bucket, key, content)
+
+    monkeypatch.setattr(Bucket, "store", store)
+    id = str(uuid4())  # noqa: A001
+    assert await opened.identify(id) == id
+    async with asyncio.timeout(20):
+        while stored.count(STORE_ID) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert await opened.identity() == id
+        # one that is being stored at this moment may be stored again
+        while await opened.identity() is not None:
+            await opened.bucket.remove([STORE_ID])
+            await asyncio.sleep(0.1)
+    before = len(stored)
+    await asyncio.sleep(0.1)
+    assert len(stored) == before
+    await opened.close()
