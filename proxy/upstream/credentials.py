@@ -48,7 +48,11 @@ class Credentials:
 
     @cached_property
     def bearer(self) -> bytes | None:
-        """The bearer token, None if Authorization is anything else."""
+        """The bearer token without spaces around it, None if Authorization is anything else."""
+        return None if self._token is None else _trimmed(self._token)
+
+    @cached_property
+    def _token(self) -> bytes | None:
         if len(self.authorization) != 1:
             return None  # it is not known which of several lines VB365 uses
         scheme, _, token = self.authorization[0].partition(b" ")
@@ -59,7 +63,7 @@ class Credentials:
         """The issuer, the subject and the name of the subject's claim in a JWT, None without them.
         Invalid until VB365 accepts the token. Equal subjects in different claims differ.
         """
-        return None if self.bearer is None else _claims(self.bearer)
+        return None if self._token is None else _claims(self._token)
 
     def parts(self) -> Sequence[Credentials]:
         """Return Authorization alone and Cookie alone, in this order, without empty ones."""
@@ -70,6 +74,14 @@ class Credentials:
     @cached_property
     def _split(self) -> Sequence[Credentials]:
         return [Credentials(self.authorization, ()), Credentials((), self.cookie)]
+
+
+def _trimmed(token: bytes) -> bytes:
+    """Return the token without what .NET takes for white space around it, in UTF-8 or Latin-1: no
+    spelling of a token is another caller.
+    """
+    text = token.decode("utf-8", "surrogateescape").strip()
+    return text.encode("utf-8", "surrogateescape").strip(b" \t\x85\xa0")
 
 
 def _claims(token: bytes) -> str | None:

@@ -141,6 +141,17 @@ async def test_a_cookie_beside_a_token_makes_no_new_caller() -> None:
     assert len({owner_of(access, each) for each in cookies if each is not None}) == 2
 
 
+@pytest.mark.parametrize("space", [b"\t", b"\t \t", b"\xa0", b"\x85", "\u2003\u00a0".encode()])
+def test_white_space_around_a_token_makes_no_new_caller(space: bytes) -> None:
+    """§2, §3.5: .NET drops it, so that one token would have any number of quotas and turns."""
+    access, _, _ = make(lambda *_: 200)
+    token = owner_of(access, credentials("Bearer a"))
+    for value in (space + b"a", b"a" + space):
+        made = Credentials.of([(b"Authorization", b"Bearer " + value)])
+        assert made is not None
+        assert owner_of(access, made) == token
+
+
 def test_records_of_version_0_1_0_still_belong_to_their_caller() -> None:
     """§9: the keyed hash over the credentials as they were sent, without a cookie."""
     access, _, _ = make(lambda *_: 200)
