@@ -4,6 +4,7 @@ for lost, and the next start with the right one would remove them. Everything he
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 
 from proxy.ports import StoreUnavailable
@@ -13,7 +14,8 @@ from proxy.stores.durable import sync_directory, write_file
 
 class FilesPlace:
     """What the directory of the jobs remembers of the artifact store: the value of
-    storage.artifacts, and the id that the store keeps. All methods may raise OSError.
+    storage.artifacts, and the id that the store keeps. All methods may raise OSError and
+    `StoreUnavailable`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -53,7 +55,14 @@ class FilesPlace:
         sync_directory(self._directory)
 
     def _read(self) -> tuple[str | None, str | None]:
-        if not self.path.exists():
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
             return None, None
-        place, _, store_id = self.path.read_text(encoding="utf-8").strip().partition("\n")
-        return place, store_id or None
+        # `echo` of Windows PowerShell writes UTF-16
+        encoding = "utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        try:
+            place, _, store_id = content.decode(encoding).strip().partition("\n")
+        except UnicodeDecodeError as why:
+            raise StoreUnavailable(f"{self.path} is damaged: delete it") from why
+        return place.strip() or None, store_id or None

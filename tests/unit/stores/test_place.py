@@ -46,3 +46,25 @@ def test_files_can_be_given_up(place: FilesPlace) -> None:
     assert place.known_id("s3://a/b", 5) == GIVEN_UP
     place.keep("s3://a/b", "two")
     assert place.known_id("s3://a/b", 5) == "two"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_can_be_given_up_with_any_shell(place: FilesPlace, encoding: str) -> None:
+    """`echo` of cmd.exe leaves a space, that of Windows PowerShell writes UTF-16."""
+    place.keep("file", "one")
+    place.path.write_bytes("none \r\n".encode(encoding))
+    assert place.known_id("file", 5) == GIVEN_UP
+    place.keep("file", "two")
+    assert place.known_id("file", 5) == "two"
+
+
+def test_a_damaged_note_is_named(place: FilesPlace) -> None:
+    place.path.write_bytes(b"\xff\xff\xff")
+    with pytest.raises(StoreUnavailable, match="artifacts-place is damaged: delete it"):
+        place.known_id("file", 5)
+
+
+def test_an_empty_note_is_none(place: FilesPlace) -> None:
+    """The files themselves then tell whether the place is the right one."""
+    place.path.write_bytes(b"\n")
+    assert place.known_id("file", 5) is None
