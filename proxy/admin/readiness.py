@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from proxy.ports import JobStore, StoreUnavailable, Upstream, UpstreamFailure
+from proxy.ports import ArtifactStore, JobStore, StoreUnavailable, Upstream, UpstreamFailure
+from proxy.ports.artifacts import Checked
 
 log = structlog.get_logger(__name__)
 
@@ -35,12 +36,14 @@ class Readiness:
         *,
         upstream: Upstream,
         jobs: JobStore,
+        artifacts: ArtifactStore,
         shortage: Callable[[], Awaitable[str | None]],
         timeout: float,
         now: Callable[[], float],
     ) -> None:
         self._upstream = upstream
         self._jobs = jobs
+        self._artifacts = artifacts
         self._shortage = shortage
         self._timeout = timeout
         limit = timeout + _MARGIN
@@ -84,6 +87,8 @@ class Readiness:
 
     async def _check_artifacts(self) -> Reasons:
         try:
+            if isinstance(self._artifacts, Checked):
+                await self._artifacts.check()
             return {"artifacts": None, "space": await self._shortage()}
         except StoreUnavailable as why:
             return {"artifacts": str(why), "space": "not known"}

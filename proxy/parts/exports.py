@@ -335,6 +335,7 @@ class Parts:
         checks = Readiness(
             upstream=self._checks,
             jobs=self._jobs,
+            artifacts=self._artifacts,
             shortage=runner.shortage,
             timeout=self._settings.upstream.check_timeout,
             now=self._now,

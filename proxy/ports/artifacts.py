@@ -176,6 +176,14 @@ class Identified(Protocol):
         """
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """An optional capability of an artifact store that may be away although `free` returns."""
+
+    async def check(self) -> None:
+        """Raise `StoreUnavailable` if it is not, or not with the id that it had at the start."""
+
+
 class ArtifactStore(Protocol):
     """Keeps the files of jobs by job id and fence. Every method may raise `StoreUnavailable`.
 

@@ -61,13 +61,21 @@ class Parts:
     async def probe(self) -> None:
         await self._ask("jobs")
 
+    async def check(self) -> None:
+        """As `Checked.check`."""
+
     async def shortage(self) -> Any:
         return await self._ask("space")
 
     def readiness(self, timeout: float = 5.0) -> Readiness:
         parts: Any = self
         return Readiness(
-            upstream=parts, jobs=parts, shortage=self.shortage, timeout=timeout, now=time.monotonic
+            upstream=parts,
+            jobs=parts,
+            artifacts=parts,
+            shortage=self.shortage,
+            timeout=timeout,
+            now=time.monotonic,
         )
 
 

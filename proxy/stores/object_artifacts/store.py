@@ -143,15 +143,20 @@ class ObjectArtifacts:
             except (StoreUnavailable, StorageFull) as why:
                 log.warning("the id of the bucket is not stored again", reason=str(why))
 
-    async def _checked(self, found: _T) -> _T:
-        """What was found. Nothing found in a bucket that was emptied, or in another one, is not
-        nothing.
-        """
-        if found is None and self._id is not None and await self.identity() != self._id:
+    async def check(self) -> None:
+        """As `Checked.check`."""
+        if await self.identity() != self._id and self._id is not None:
             raise StoreUnavailable(
                 f"{self.location()} is not the bucket that it was at the start: its {STORE_ID} is "
                 "another one, or missing"
             )
+
+    async def _checked(self, found: _T) -> _T:
+        """What was found. Nothing found in a bucket that was emptied, or in another one, is not
+        nothing.
+        """
+        if found is None:
+            await self.check()
         return found
 
     async def create(self, id: str, fence: int = 0) -> ObjectPartial:

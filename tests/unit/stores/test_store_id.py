@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import shutil
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from proxy.ports import PartialLost, StoreUnavailable
+from proxy.admin.readiness import Readiness
+from proxy.jobs.reservations import Reservations
+from proxy.ports import PartialLost, StoreUnavailable, UpstreamUnreachable
 from proxy.ports.artifacts import STORE_ID
 from proxy.stores.file_artifacts import volume
 from proxy.stores.file_artifacts.store import FileArtifacts
@@ -25,6 +29,7 @@ from proxy.stores.object_artifacts import store as object_store
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.support.artifacts import begun, committed, new_id, note
+from tests.support.fakes import MemoryJobs
 from tests.unit.stores.conftest import ARTIFACTS
 
 
@@ -185,3 +190,38 @@ async def test_a_bucket_keeps_its_id_although_a_rule_expires_old_objects(
     await asyncio.sleep(0.1)
     assert len(stored) == before
     await opened.close()
+
+
+class Refusing:
+    """An upstream that nobody reaches."""
+
+    async def send(self, *_: object, **__: object) -> Any:
+        raise UpstreamUnreachable("refused", delivered=False)
+
+    async def close(self) -> None:
+        """As `Upstream.close`."""
+
+
+@pytest.mark.parametrize("other", [None, str(uuid4())], ids=["none", "another"])
+async def test_16_readyz_names_a_store_that_has_lost_its_id(
+    store: FileArtifacts | ObjectArtifacts, other: str | None
+) -> None:
+    """Its files get 503."""
+    space = Reservations(store, min_free=0, max_bytes=None)
+
+    async def shortage() -> str | None:
+        await space.measure()
+        return space.shortage()
+
+    readiness = Readiness(
+        upstream=Refusing(),
+        jobs=MemoryJobs(),
+        artifacts=store,
+        shortage=shortage,
+        timeout=20.0,
+        now=itertools.count(0.0, 10.0).__next__,
+    )
+    await store.identify(str(uuid4()))
+    assert (await readiness())["artifacts"] is None
+    await replaced(store, other)
+    assert "that it was at the start" in str((await readiness())["artifacts"])
