@@ -43,21 +43,28 @@ class Volume:
     def identify(self, id: str) -> str:
         """As `Identified.identify`."""
         with disk_errors(self._path):
-            # without a draft and a hard link, which CIFS and drvfs do not support
-            with suppress(FileExistsError):
-                self._write(id, os.O_EXCL)
+            if self.find() is None:
+                self._create(id)
             found = self._awaited()
             if found is None:
-                self._write(id, 0)
+                _write(self._path, id, 0)
+                sync_directory(self._path.parent)
         self._id = found or id
         return self._id
 
-    def _write(self, id: str, flags: int) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | PLAIN | flags, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(f"{id}\n".encode())
-            file.flush()
-            os.fsync(descriptor)
+    def _create(self, id: str) -> None:
+        """Write the id unless there is a file. It is whole at once, however slow the volume is."""
+        draft = self._path.with_name(f"{STORE_ID}.{uuid.uuid4()}")
+        try:
+            _write(draft, id, os.O_EXCL)
+            os.link(draft, self._path)
+        except FileExistsError:
+            pass
+        except OSError:  # CIFS and drvfs do not support hard links
+            with suppress(FileExistsError):
+                _write(self._path, id, os.O_EXCL)
+        finally:
+            draft.unlink(missing_ok=True)
         sync_directory(self._path.parent)
 
     def _awaited(self) -> str | None:
@@ -73,3 +80,11 @@ class Volume:
             raise StoreUnavailable(
                 f"{self._path.parent} is not the volume that it was at the start: mount it again"
             )
+
+
+def _write(path: Path, id: str, flags: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | PLAIN | flags, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(f"{id}\n".encode())
+        file.flush()
+        os.fsync(descriptor)

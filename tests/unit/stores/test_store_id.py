@@ -9,6 +9,7 @@ import errno
 import itertools
 import os
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,27 @@ def test_replicas_that_start_at_the_same_moment_agree(tmp_path: Path) -> None:
         found = set(threads.map(lambda offered: Volume(tmp_path).identify(offered), ids))
     assert len(found) == 1
     assert found <= set(ids)
+
+
+def test_a_volume_that_is_slow_has_one_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that hangs while it writes does not replace what another one has written since."""
+    monkeypatch.setattr(volume, "_WRITING", 0.0)
+    entered, go, fdopen = threading.Event(), threading.Event(), os.fdopen
+
+    def hanging(*args: Any, **more: Any) -> Any:
+        if not entered.is_set():
+            entered.set()
+            assert go.wait(20)
+        return fdopen(*args, **more)
+
+    monkeypatch.setattr(os, "fdopen", hanging)
+    with ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(Volume(tmp_path).identify, str(uuid4()))
+        assert entered.wait(20)
+        found = Volume(tmp_path).identify(str(uuid4()))
+        go.set()
+        assert slow.result() == found == Volume(tmp_path).find()
+    assert [each.name for each in tmp_path.iterdir()] == [STORE_ID]
 
 
 def test_an_id_that_is_being_written_is_waited_for(
