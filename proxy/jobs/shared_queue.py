@@ -51,6 +51,8 @@ class SharedQueue:
         self._unconfirmed: dict[Run, None] = {}
         #: One claim at a time: each one depends on the state after the last.
         self._claiming = asyncio.Lock()
+        #: A `fill` waits for that.
+        self._filling = False
         self._closed = False
 
     @property
@@ -90,22 +92,33 @@ class SharedQueue:
 
     async def fill(self) -> None:
         """As `Queue.fill`."""
-        if not self._waiting or self._claiming.locked():
+        if not self._waiting or self._filling:
             return
-        async with self._claiming:
-            try:
-                use = await self.use(())
-            except StoreUnavailable as why:
-                log.warning("queue not known", reason=str(why))
-                return
-            if not await self._confirm():
-                return
-            called, self._called = self._called, {}
-            if use.running + use.held < self._limits.total:
-                for run in called:
-                    await self._try(run)
-                while await self._round():
-                    pass
+        # also while a kick-off claims, as others may all the time
+        self._filling = True
+        try:
+            await self._claiming.acquire()
+        finally:
+            self._filling = False  # a slot that becomes free from now on needs another call
+        try:
+            await self._fill()
+        finally:
+            self._claiming.release()
+
+    async def _fill(self) -> None:
+        try:
+            use = await self.use(())
+        except StoreUnavailable as why:
+            log.warning("queue not known", reason=str(why))
+            return
+        if not await self._confirm():
+            return
+        called, self._called = self._called, {}
+        if use.running + use.held < self._limits.total:
+            for run in called:
+                await self._try(run)
+            while await self._round():
+                pass
 
     async def _confirm(self) -> bool:
         """Claim again for the runs that may have a slot, which may be the last one. Return False
@@ -119,12 +132,15 @@ class SharedQueue:
         return True
 
     async def _round(self) -> bool:
-        """Try the first run of each caller. Return whether one has started."""
+        """Try the first run of each caller. Return whether one has started. Callers that VB365 has
+        never accepted have one turn together.
+        """
         started = False
         callers: set[str] = set()
         for run, job in list(self._waiting.items()):
-            if callers.isdisjoint(job.owners):
-                callers.update(job.owners)
+            names = job.owners if job.accepted else ("",)
+            if callers.isdisjoint(names):
+                callers.update(names)
                 started |= await self._try(run)
         return started
 

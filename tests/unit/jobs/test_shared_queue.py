@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from proxy.core.job import Phase
+from proxy.core.job import Job, Phase
 from proxy.jobs import runner
-from proxy.ports import SlotUse, StoreUnavailable, Turn
+from proxy.jobs.run import Run
+from proxy.jobs.shared_queue import SharedQueue
+from proxy.ports import SharedJobs, SlotLimits, SlotUse, StoreUnavailable, Turn
+from tests.support.fakes import new_job
 from tests.support.harness import LIMITS
 from tests.support.replicas import Valve, new_cluster
 
@@ -107,3 +111,63 @@ async def test_18_a_job_starts_whose_claim_of_the_last_slot_was_late(
         monkeypatch.setattr(node.runner._queue, "_called", {})
         assert await claim(*calls[0]) is Turn.TAKEN
         await cluster.phase(waiting, Phase.COMPLETED)
+
+
+class Claims:
+    """A shared store that grants the claims of the jobs in `free`, once `open` is set."""
+
+    replica = "here"
+
+    def __init__(self) -> None:
+        self.free: set[str] = set()
+        self.open = asyncio.Event()
+        self.open.set()
+        self.claimed: list[str] = []
+
+    async def slot_use(self, owners: Sequence[str], limits: SlotLimits) -> SlotUse:
+        return SlotUse(running=0, waiting=1, held=0, held_by_caller=0)
+
+    async def claim(self, old: Job, new: Job, limits: SlotLimits) -> Turn:
+        self.claimed.append(old.id)
+        await self.open.wait()
+        return Turn.TAKEN if old.id in self.free else Turn.NOT_YET
+
+
+def queue_of(store: Claims, started: list[Run]) -> SharedQueue:
+    async def wake(id: str) -> None:
+        """No job of these tests ends."""
+
+    limits = SlotLimits(total=1, per_caller=0, hold=0.0)
+    return SharedQueue(
+        cast("SharedJobs", store), limits, start=started.append, wake=wake, now=lambda: 1.0
+    )
+
+
+async def test_a_slot_that_becomes_free_during_a_claim_is_given_afterwards() -> None:
+    """§3.6: kick-offs that go on arriving claim all the time."""
+    store, started = Claims(), list[Run]()
+    queue = queue_of(store, started)
+    first, second = Run("1", []), Run("2", [])
+    await queue.join(first, new_job(1, id="1"))
+    store.open.clear()
+    joining = asyncio.create_task(queue.join(second, new_job(2, id="2", owner="bob")))
+    await asyncio.sleep(0)
+    store.free.add("1")
+    filling = asyncio.create_task(queue.fill())
+    await asyncio.sleep(0)
+    store.open.set()
+    await asyncio.gather(joining, filling)
+    assert started == [first]
+
+
+async def test_of_callers_that_vb365_never_accepted_one_run_is_tried() -> None:
+    """§3.6: they have one turn together, and each claim is a call of the store."""
+    store = Claims()
+    queue = queue_of(store, [])
+    for number in range(9):
+        accepted = number == 8
+        job = new_job(number, id=str(number), owner=f"owner {number}", accepted=accepted)
+        await queue.join(Run(job.id, []), job)
+    store.claimed.clear()
+    await queue.fill()
+    assert store.claimed == ["0", "8"]
