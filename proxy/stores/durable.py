@@ -40,6 +40,17 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
             os.fsync(descriptor)
 
 
+def close(descriptor: int) -> None:
+    """Close a file whose bytes are synced, or are not needed. NFS reports errors here, too, of
+    which nothing depends; the descriptor is free in any case.
+    """
+    try:
+        os.close(descriptor)
+    except OSError as why:
+        if why.errno == errno.EBADF:
+            raise
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in the directory durable. Windows does so by itself.
 
@@ -55,7 +66,7 @@ def sync_directory(directory: Path) -> None:
             raise
         _log_once(directory, os.fstat(descriptor).st_dev, why)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _log_once(directory: Path, device: int, why: OSError) -> None:

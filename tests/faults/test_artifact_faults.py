@@ -629,3 +629,43 @@ async def test_a_full_disk_fails_no_call_that_stores_nothing(
     await store.remove(there)
     assert await store.get(there) is None
     await store.close()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_an_error_of_close_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS reports some there. What must be kept is synced before, and the descriptor is free."""
+    store = await FileArtifacts.at(tmp_path)
+    before = open_files()
+    original = os.close
+
+    def close(descriptor: int) -> None:
+        original(descriptor)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "close", close)
+    there = await committed(store)
+    job, partial = await begun(store, b"12345")
+    tail = store.tail(job)
+    assert tail is not None
+    await partial.read(0, 5)
+    assert await tail.read(0) == b"12345"
+    await tail.close()
+    await partial.keep()
+    resumed = await store.resume(job)
+    assert resumed is not None
+    assert (await resumed.commit(5, note)).size == 5
+    await (await store.create(new_id())).discard()
+    for each in (there, job):
+        reader = await store.open(each)
+        assert reader is not None
+        await reader.close()
+    assert await store.open(new_id()) is None
+    assert await store.ids() == {there, job}
+    await eventually(lambda: open_files() <= before)
+    monkeypatch.undo()
+    await store.close()

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from proxy.ports import Artifact, StorageFull, StoreUnavailable
 from proxy.ports.sending import Turn
-from proxy.stores.durable import PLAIN, is_in_use, sync_directory, write_file
+from proxy.stores.durable import PLAIN, close, is_in_use, sync_directory, write_file
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NAME = re.compile(rf"({_UUID})(?:\.([1-9][0-9]{{0,18}}))?\.(partial|file|json|json\.new|copy)")
@@ -179,9 +179,9 @@ def opened(places: Places) -> tuple[Artifact, int] | None:
             if found is not None and os.fstat(descriptor).st_size == found[0].size:
                 return found[0], descriptor
     except BaseException:
-        os.close(descriptor)
+        close(descriptor)
         raise
-    os.close(descriptor)
+    close(descriptor)
     return None
 
 
@@ -199,11 +199,11 @@ def opened_published(places: Places, size: int) -> tuple[Artifact, int] | None:
             try:
                 enough = os.fstat(descriptor).st_size >= size
             except BaseException:
-                os.close(descriptor)
+                close(descriptor)
                 raise
             if enough:
                 return Artifact(places.id, size, b"", 0.0), descriptor
-            os.close(descriptor)
+            close(descriptor)
     return None
 
 

@@ -13,7 +13,7 @@ from threading import Event
 import structlog
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StoreUnavailable
-from proxy.stores.durable import PLAIN, sync_directory
+from proxy.stores.durable import PLAIN, close, sync_directory
 from proxy.stores.file_artifacts import unsynced
 from proxy.stores.file_artifacts.files import (
     Places,
@@ -99,7 +99,7 @@ class Spool:
             unsynced.begin(descriptor)
             return cls(places, descriptor, durable=durable)
         except BaseException:
-            os.close(descriptor)
+            close(descriptor)
             raise
 
     def hashed(self, stop: Event) -> Spool:
@@ -280,7 +280,7 @@ class Spool:
         """Close the file. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            close(descriptor)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

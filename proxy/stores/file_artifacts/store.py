@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from weakref import WeakValueDictionary
 from proxy.net.budget import Budget
 from proxy.ports import Artifact, Readable, StoreUnavailable, Tail
 from proxy.ports.sending import Turn
+from proxy.stores.durable import close
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import COUNTED, Entry, Places, checked
 from proxy.stores.file_artifacts.gauge import Gauge
@@ -299,7 +299,7 @@ class FileArtifacts:
         """Close a file in a thread: if the file was removed, closing it frees its blocks, which may
         take long.
         """
-        return self._begin_closing(os.close, descriptor)
+        return self._begin_closing(close, descriptor)
 
     def begun(self, growing: GrowingFile) -> None:
         """Note that the file is being written."""
@@ -360,4 +360,4 @@ def _close(made: Spool | tuple[Artifact, int] | None) -> None:
     if isinstance(made, Spool):
         made.close()
     elif made is not None:
-        os.close(made[1])
+        close(made[1])

@@ -8,7 +8,7 @@ import sys
 from typing import Protocol
 
 from proxy.ports import PartialLost
-from proxy.stores.durable import PLAIN
+from proxy.stores.durable import PLAIN, close
 from proxy.stores.file_artifacts import files
 from proxy.stores.file_artifacts.files import Places, disk_errors
 from proxy.stores.file_artifacts.interface import CLOSING, READING, Store
@@ -102,7 +102,7 @@ def _read_once(places: Places, start: int, count: int) -> bytes:
     try:
         return files.read_at(descriptor, start, count)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _open(places: Places) -> int:

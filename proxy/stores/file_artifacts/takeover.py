@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from threading import Event
 
-from proxy.stores.durable import PLAIN
+from proxy.stores.durable import PLAIN, close
 from proxy.stores.file_artifacts import unsynced
 from proxy.stores.file_artifacts.files import Places, disk_errors, fences, remove_all
 from proxy.stores.file_artifacts.spool import Spool
@@ -31,7 +31,7 @@ def take_over(places: Places, *, durable: bool, stop: Event) -> tuple[Spool | No
             places.copy.unlink(missing_ok=True)
             _copy(source, places.copy, stop)
         finally:
-            os.close(source)
+            close(source)
         spool = Spool.of_copy(places, durable=durable, stop=stop)
         try:
             if not stop.is_set():
