@@ -8,7 +8,7 @@ for that only if the identity it claims has the job already, or is about to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
@@ -21,8 +21,6 @@ from proxy.rescue.call import Call
 from proxy.upstream.access import Access
 
 log = structlog.get_logger(__name__)
-
-Find = Callable[[Sequence[str], str], Awaitable[Job | None]]
 
 
 class Identities:
@@ -38,35 +36,28 @@ class Identities:
         #: By claimed owner and fingerprint.
         self._confirming: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    def _claimed(self, call: Call) -> str | None:
+    def claimed(self, call: Call) -> str | None:
         """The owner that the token claims to be, unless VB365 has confirmed it."""
         claimed = self._access.claimed(call.credentials)
         return None if claimed in self._access.owners(call.credentials) else claimed
 
-    async def learn(self, call: Call, find: Find) -> bool:
-        """Ask VB365 who the caller is, if that can show a job to join. Return whether it was
-        asked.
-        """
-        claimed, fingerprint = self._claimed(call), call.export.fingerprint
-        if claimed is None:
-            return False
-        confirming = self._confirming.get((claimed, fingerprint))
-        if confirming is not None:
-            await asyncio.wait([confirming])
-        if await find([claimed], fingerprint) is None:
-            return False
-        await self._access.learn(call.credentials)
-        return True
+    def confirming(self, claimed: str, fingerprint: str) -> asyncio.Task[None] | None:
+        """The task that may add the owner to a job with this fingerprint, None without one."""
+        return self._confirming.get((claimed, fingerprint))
 
     def confirm_later(self, call: Call, job: Job) -> None:
         """Add the identity of the caller to the owners of its new job."""
-        claimed = self._claimed(call)
+        claimed = self.claimed(call)
         if claimed is None:
             return
         key = claimed, call.export.fingerprint
         task = self._spawn(self._confirm(call, job, claimed))
         self._confirming[key] = task
-        task.add_done_callback(lambda _: self._confirming.pop(key, None))
+        task.add_done_callback(lambda _: self._confirmed(key, task))
+
+    def _confirmed(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if self._confirming.get(key) is task:  # that of an invented token may have replaced it
+            del self._confirming[key]
 
     async def _confirm(self, call: Call, job: Job, claimed: str) -> None:
         if not await self._access.learn(call.credentials):

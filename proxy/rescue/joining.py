@@ -34,6 +34,9 @@ log = structlog.get_logger(__name__)
 #: How often VB365 is asked whether the caller may see the job, and the pause in seconds between:
 #: while it generates a file it may be slow to answer, and a relayed POST would start another one.
 _ASKED, _PAUSE = 3, 1.0
+#: How many confirmations of its identity a request waits for: any number of invented tokens may
+#: claim that.
+_CONFIRMATIONS = 4
 
 
 class NotRescued(Exception):
@@ -81,10 +84,10 @@ class Joining:
         """
         fingerprint = call.export.fingerprint
         # identical requests in turn: of those at the same moment, one starts the job
-        lock = self._access.owners(call.credentials)[0], fingerprint
         async with AsyncExitStack() as turn:
-            await turn.enter_async_context(self._locks.setdefault(lock, asyncio.Lock()))
-            found = await self._match(call)
+            lock = self._lock(self._access.owners(call.credentials)[0], fingerprint)
+            await turn.enter_async_context(lock)
+            found = await self._match(call, turn)
             if found is None and call.ranged:
                 raise NotRescued
             if found is None:
@@ -93,12 +96,37 @@ class Joining:
                     return found, True
         return await self._join(call, found), False
 
-    async def _match(self, call: Call) -> Job | None:
-        owners = self._access.owners(call.credentials)
-        found = await self._find(owners, call.export.fingerprint)
-        if found is not None or await self._identities.learn(call, self._find) is False:
+    def _lock(self, owner: str, fingerprint: str) -> asyncio.Lock:
+        return self._locks.setdefault((owner, fingerprint), asyncio.Lock())
+
+    async def _match(self, call: Call, turn: AsyncExitStack) -> Job | None:
+        """The job that the request may join. VB365 is asked who the caller is if that can show one.
+        Without one, no request of the identity that the token claims starts it until `turn` ends.
+        """
+        fingerprint = call.export.fingerprint
+        found = await self._find(self._access.owners(call.credentials), fingerprint)
+        claimed = self._identities.claimed(call)
+        if found is not None or claimed is None or await self._is_first(claimed, call, turn):
             return found
-        return await self._find(self._access.owners(call.credentials), call.export.fingerprint)
+        await self._access.learn(call.credentials)
+        return await self._find(self._access.owners(call.credentials), fingerprint)
+
+    async def _is_first(self, claimed: str, call: Call, turn: AsyncExitStack) -> bool:
+        """Whether no job belongs to the identity, nor is about to. VB365 is not asked under its
+        lock: invented tokens would delay those that VB365 has confirmed.
+        """
+        fingerprint = call.export.fingerprint
+        for _ in range(_CONFIRMATIONS):
+            if (confirming := self._identities.confirming(claimed, fingerprint)) is not None:
+                await asyncio.wait([confirming])
+            async with AsyncExitStack() as locked:
+                await locked.enter_async_context(self._lock(claimed, fingerprint))
+                if await self._find([claimed], fingerprint) is not None:
+                    return False
+                if self._identities.confirming(claimed, fingerprint) is None:
+                    turn.push_async_exit(locked.pop_all())
+                    return True
+        return True
 
     async def _find(self, owners: Sequence[str], fingerprint: str) -> Job | None:
         for owner in owners:

@@ -219,6 +219,20 @@ def jwt(subject: str, number: int) -> str:
     return f"{part({})}.{part({'iss': 'vb365', 'sub': subject, 'n': number})}.c2lnbg"
 
 
+async def test_14_identical_posts_with_different_tokens_of_a_caller_are_one_job(
+    make_rescue: MakeRescue,
+) -> None:
+    """§14: at the same moment, before VB365 has confirmed one of the tokens."""
+    slow = Slow()
+    stage = await make_rescue(slow)
+    peers = [await stage.send(jwt("alice", number)) for number in range(6)]
+    await stage.joined(len(peers) - 1, jwt("alice", 6))
+    slow.finish()
+    for peer in peers:
+        assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
+    assert len(stage.upstream.posts) == 1
+
+
 async def test_14_a_rejected_token_ends_no_request_with_a_refreshed_one(
     make_rescue: MakeRescue,
 ) -> None:
