@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from proxy.ports import StoreUnavailable
 
@@ -57,26 +58,73 @@ async def _result(
     raise cancelled
 
 
-class Patience:
-    """How long callers wait for work that may hang, as it does in the files of `volume` while its
-    server is away. A thread cannot be interrupted.
-
-    Once `limit` calls hang that nobody waits for any more, further work is refused at once, until
-    one of them ends: new callers neither wait nor take the threads that are left.
+class Turns:
+    """At most `each` calls work on one file at a time: one that hangs does not take the threads of
+    all others.
     """
 
-    def __init__(self, volume: str, limit: int) -> None:
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, file: str) -> asyncio.Semaphore:
+        """The turns of one file."""
+        return self._of.setdefault(file, asyncio.Semaphore(self._each))
+
+
+class Patience:
+    """How long callers wait for work on files that may hang, as all do in `volume` while its server
+    is away. A thread cannot be interrupted.
+
+    At most `each` calls work on one file at a time; the others wait for their turn. Once as many
+    hang that nobody waits for any more, further work on that file is refused at once, until one of
+    them ends; once `limit` files hang, so is all work: new callers neither wait nor take the
+    threads that are left.
+    """
+
+    def __init__(self, volume: str, limit: int, each: int) -> None:
         self._volume = volume
         self._limit = limit
-        self._left: set[asyncio.Future[Any]] = set()
+        self._each = each
+        self._turns = Turns(each)
+        #: The file of each call that hangs.
+        self._left: dict[asyncio.Future[Any], str] = {}
 
-    def check(self) -> None:
-        """Raise `StoreUnavailable` if no further work may begin."""
-        if len(self._left) >= self._limit:
+    async def call(
+        self,
+        file: str,
+        begin: Callable[[], asyncio.Future[_T]],
+        seconds: float,
+        *,
+        unwanted: Callable[[_T], asyncio.Future[None]] | None = None,
+    ) -> _T:
+        """Begin work on the file when it is its turn, and wait for it as `wait` does."""
+        self._check(file)
+        until = asyncio.get_running_loop().time() + seconds
+        turn = self._turns.of(file)
+        try:
+            async with asyncio.timeout(seconds):
+                await turn.acquire()
+        except TimeoutError:
+            raise self._hangs() from None
+        try:
+            running = begin()
+        except BaseException:
+            turn.release()
+            raise
+        running.add_done_callback(lambda _: turn.release())
+        left = until - asyncio.get_running_loop().time()
+        return await self.wait(file, running, left, unwanted=unwanted)
+
+    def _check(self, file: str) -> None:
+        """Raise `StoreUnavailable` if no work on the file may begin."""
+        hanging = list(self._left.values())
+        if hanging.count(file) >= self._each or len(set(hanging)) >= self._limit:
             raise self._hangs()
 
     async def wait(
         self,
+        file: str,
         running: asyncio.Future[_T],
         seconds: float,
         *,
@@ -87,17 +135,18 @@ class Patience:
         """
         cancelled = await _ended(running, None, seconds)
         if not running.done():
-            self._leave(running, unwanted)
+            self._leave(file, running, unwanted)
             raise cancelled or self._hangs()
         return await _result(running, cancelled, unwanted)
 
     def _leave(
         self,
+        file: str,
         running: asyncio.Future[_T],
         unwanted: Callable[[_T], asyncio.Future[None]] | None,
     ) -> None:
-        self._left.add(running)
-        running.add_done_callback(self._left.discard)
+        self._left[running] = file
+        running.add_done_callback(self._left.pop)
         running.add_done_callback(partial(_dispose, unwanted=unwanted))
 
     def _hangs(self) -> StoreUnavailable:

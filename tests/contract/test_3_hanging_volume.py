@@ -158,7 +158,7 @@ async def test_a_download_whose_file_cannot_be_opened_gets_503(
     limit: Callable[..., None],
     tmp_path: Path,
 ) -> None:
-    """Also once so many threads hang that no further file is opened. None of them keeps a file."""
+    """Also once so many threads hang that it is not opened again. None of them keeps a file."""
     stage = await make_stage()
     job = await stage.done()
     entered = hang("opened")
@@ -168,12 +168,56 @@ async def test_a_download_whose_file_cannot_be_opened_gets_503(
             refused = await stage.get(f"{job}/result")
             assert (refused.status, refused["Retry-After"]) == (503, "5")
             assert refused.json()["type"].endswith(":store-unavailable")
-        await eventually(lambda: len(entered) == file_store._HANGING)
+        await eventually(lambda: len(entered) == file_store._READERS)
         limit(20, "_OPENING")
         volume.set()
         found = await available(lambda: stage.get(f"{job}/result"))
         assert found.body == stage.file()
         await eventually(lambda: open_files(tmp_path) == 0)
+
+
+@pytest.mark.parametrize("name", ["opened", "read_at", "send"])
+async def test_one_file_that_hangs_leaves_the_threads_to_others(
+    make_stage: MakeStage,
+    volume: threading.Event,
+    limit: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """However often it is asked for, at once and later."""
+    stage = await make_stage()
+    bad, good = [await stage.done() for _ in range(2)]
+    original, place = getattr(files, name), f"artifacts/{bad.rpartition('/')[2][:2]}/"
+
+    def hanging(asked: files.Places | int, *args: Any, **more: Any) -> Any:
+        path = asked.file if isinstance(asked, files.Places) else f"/proc/self/fd/{asked}"
+        if place in str(Path(path).resolve()):
+            volume.wait()
+        return original(asked, *args, **more)
+
+    monkeypatch.setattr(files, name, hanging)
+    monkeypatch.setattr(files, "read_cached", lambda *args: b"")
+    monkeypatch.setattr(download, "_LEAST", 1 if name == "send" else 1 << 40)
+
+    async def ask(clients: int) -> None:
+        peers = [await Peer.to(stage.url) for _ in range(clients)]
+        for peer in peers:
+            await peer.send(request_bytes("GET", f"{bad}/result", stage.fields, None, "proxy"))
+        assert (await stage.get(f"{good}/result")).body == stage.file()
+        for peer in peers:
+            peer.abort()
+
+    async with asyncio.timeout(20):
+        await ask(2 * file_store._THREADS)
+        limit(0.1, "_OPENING", "READING", "CLOSING")
+        for _ in range(file_store._HANGING + 3):
+            peer = await Peer.to(stage.url)
+            await peer.send(request_bytes("GET", f"{bad}/result", stage.fields, None, "proxy"))
+            await peer.head()
+            peer.abort()
+        limit(20, "_OPENING", "READING", "CLOSING")
+        await ask(1)
+        volume.set()
 
 
 @pytest.mark.parametrize("name", ["read_at", "send"])
@@ -196,13 +240,13 @@ async def test_a_download_whose_file_cannot_be_read_is_broken_off(
     entered = hang(name)
     limit(0.1, "READING", "CLOSING")
     async with asyncio.timeout(20):
-        clients = [await Peer.to(stage.url) for _ in range(3)]
+        clients = [await Peer.to(stage.url) for _ in range(file_store._READERS)]
         for client in clients:
             await client.send(request_bytes("GET", f"{job}/result", stage.fields, None, "proxy"))
             assert b" 200 OK" in await client.head()
         for client in clients:
             assert await client.closed()
-        await eventually(lambda: len(entered) == 3)
+        await eventually(lambda: len(entered) == len(clients))
         for client in clients:
             client.abort()
         limit(20, "READING", "CLOSING")

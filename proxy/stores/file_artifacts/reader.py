@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ class FileReader:
         self.artifact = artifact
         self._store = store
         self._descriptor = descriptor
+        self._turns = store.turns_of_files.of(artifact.id)
         self._working: set[asyncio.Future[Any]] = set()
         self._closing: asyncio.Future[None] | None = None
 
@@ -56,10 +58,12 @@ class FileReader:
         if cached := files.read_cached(self._descriptor, start, count):
             await asyncio.sleep(0)  # a fast client must not block the loop
             return cached
-        self._store.reading.check()
-        return await self._finished(
-            self._store.begin(files.read_at, self._descriptor, start, count)
-        )
+
+        def begin() -> asyncio.Future[bytes]:
+            self._check_open()
+            return self._works(self._store.begin(files.read_at, self._descriptor, start, count))
+
+        return await self._store.reading.call(self.artifact.id, begin, READING)
 
     async def send(
         self, sink: FileSink, start: int, stop: int, sent: Callable[[int], None], *, fast: bool
@@ -73,7 +77,7 @@ class FileReader:
             socket = sink.begin_sending()
         finally:
             if socket is None:
-                self._store.turns.release()
+                self._end_turn()
         if socket is None:
             return IMPOSSIBLE
         return await self._send(sink, socket, start, stop, sent, patient=fast)
@@ -81,10 +85,19 @@ class FileReader:
     async def _has_turn(self) -> bool:
         """Wait for a turn. False if those of others hang."""
         try:
-            async with asyncio.timeout(READING):
-                return await self._store.turns.acquire()
+            # the turns of this file first: whoever waits for them takes no turn of others
+            async with asyncio.timeout(READING), contextlib.AsyncExitStack() as stack:
+                for turns in (self._turns, self._store.turns):
+                    await turns.acquire()
+                    stack.callback(turns.release)
+                stack.pop_all()
         except TimeoutError:
             return False
+        return True
+
+    def _end_turn(self) -> None:
+        self._store.turns.release()
+        self._turns.release()
 
     async def _send(
         self,
@@ -104,7 +117,7 @@ class FileReader:
             sent(size)
             if patient:
                 grants.give(1)
-            self._store.turns.release()
+            self._end_turn()
 
         try:
             turn = self._store.begin_turn(self._descriptor, socket, start, stop, patient=patient)
@@ -113,7 +126,7 @@ class FileReader:
             raise
         turn.add_done_callback(lambda turn: over(0 if turn.exception() else turn.result().size))
         try:
-            return await self._finished(turn)
+            return await self._store.reading.wait(self.artifact.id, self._works(turn), READING)
         finally:
             if not turn.done():
                 sink.break_off_sending(socket)
@@ -122,11 +135,11 @@ class FileReader:
         if self._closing is not None:
             raise StoreUnavailable(f"the reader of artifact {self.artifact.id} is closed")
 
-    async def _finished(self, work: asyncio.Future[_T]) -> _T:
-        """The result of work in a thread, which uses the descriptor."""
+    def _works(self, work: asyncio.Future[_T]) -> asyncio.Future[_T]:
+        """Note that a thread uses the descriptor."""
         self._working.add(work)
         work.add_done_callback(self._working.discard)
-        return await self._store.reading.wait(work, READING)
+        return work
 
     async def close(self) -> None:
         """As `Reader.close`. The descriptor is closed later if a thread hangs that uses it."""

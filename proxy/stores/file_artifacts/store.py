@@ -21,14 +21,14 @@ from proxy.stores.durable import close
 from proxy.stores.file_artifacts import files as files
 from proxy.stores.file_artifacts.files import COUNTED, Entry, Places, checked
 from proxy.stores.file_artifacts.gauge import Gauge
-from proxy.stores.file_artifacts.interface import GrowingFile
+from proxy.stores.file_artifacts.interface import READING, GrowingFile
 from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.takeover import take_over
 from proxy.stores.file_artifacts.volume import Volume
-from proxy.stores.threads import Patience, undisturbed, yield_to_loop
+from proxy.stores.threads import Patience, Turns, undisturbed, yield_to_loop
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -38,12 +38,12 @@ _THREADS = 16
 #: Seconds that a request waits for a file to be opened, and for files to be removed: the disk may
 #: need some for a large one.
 _OPENING, _REMOVAL = 10.0, 30.0
-#: Threads that may hang in files that are read, and in those that are removed, before no more are
-#: read or removed.
-_HANGING = 6
-#: Threads that send files, and how many of them may wait for fast clients at a time. Slow clients
-#: are waited for in the event loop.
-_SENDERS, _PATIENT = 8, 6
+#: Files that may hang, of those that are read, and of those that are removed, before no more are
+#: read or removed; and threads that read one file.
+_HANGING, _READERS = 6, 2
+#: Threads that send files; how many of them send one file; and how many may wait for fast clients
+#: at a time. Slow clients are waited for in the event loop.
+_SENDERS, _SENDERS_OF_FILE, _PATIENT = 8, 4, 6
 
 
 class FileArtifacts:
@@ -56,13 +56,14 @@ class FileArtifacts:
         self._root = root
         self._durable = durable
         self.turns, self.patient_turns = asyncio.Semaphore(_SENDERS), Budget(_PATIENT)
+        self.turns_of_files = Turns(_SENDERS_OF_FILE)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sending")
         self._receivers = ThreadPoolExecutor(
             _THREADS, thread_name_prefix="receivers", initializer=yield_to_loop
         )
-        self.reading = Patience(str(root), _HANGING)
-        self._removing = Patience(str(root), _HANGING)
+        self.reading = Patience(str(root), _HANGING, _READERS)
+        self._removing = Patience(str(root), _HANGING, 1)
         self.volume = Volume(root)
         self._free = Gauge(self._measure, str(root))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -140,7 +141,7 @@ class FileArtifacts:
 
     async def get(self, id: str, fence: int = 0) -> Artifact | None:
         """As `ArtifactStore.get`. A file that does not match its sidecar is no artifact."""
-        found = await self._look(files.committed, self._places(id, fence))
+        found = await self._look(id, files.committed, self._places(id, fence))
         return None if found is None else found[0]
 
     async def missing(self, wanted: Collection[tuple[str, int]]) -> set[str]:
@@ -159,21 +160,24 @@ class FileArtifacts:
     async def record_copy(self, id: str, fence: int | None = 0) -> bytes | None:
         """As `ArtifactStore.record_copy`."""
         if fence is None:
-            found = await self._look(files.highest_committed, self._places(id).directory, id)
+            found = await self._look(id, files.highest_committed, self._places(id).directory, id)
         else:
-            found = await self._look(files.committed, self._places(id, fence))
+            found = await self._look(id, files.committed, self._places(id, fence))
         return None if found is None else found[1]
 
     async def open(self, id: str, fence: int = 0) -> FileReader | None:
         """As `ArtifactStore.open`."""
-        return await self._open(files.opened, self._places(id, fence))
+        return await self._open(id, files.opened, self._places(id, fence))
 
     async def _open(
-        self, work: Callable[_P, tuple[Artifact, int] | None], *args: _P.args, **kwargs: _P.kwargs
+        self,
+        id: str,
+        work: Callable[_P, tuple[Artifact, int] | None],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
     ) -> FileReader | None:
-        self.reading.check()
-        opening = self.begin(partial(self._found, work, *args, **kwargs))
-        found = await self.reading.wait(opening, _OPENING, unwanted=self._dispose)
+        opening = partial(self.begin, partial(self._found, work, *args, **kwargs))
+        found = await self.reading.call(id, opening, _OPENING, unwanted=self._dispose)
         return None if found is None else FileReader(self, *found)
 
     def tail(self, id: str, fence: int = 0) -> Tail | None:
@@ -183,12 +187,11 @@ class FileArtifacts:
 
     async def open_published(self, id: str, fence: int, size: int) -> Readable | None:
         """As `Published.open_published`."""
-        return await self._open(files.opened_published, self._places(id, fence), size)
+        return await self._open(id, files.opened_published, self._places(id, fence), size)
 
     async def remove(self, id: str) -> None:
         """As `ArtifactStore.remove`."""
-        self._removing.check()
-        await self._removing.wait(asyncio.ensure_future(self._remove(id)), _REMOVAL)
+        await self._removing.call(id, lambda: asyncio.ensure_future(self._remove(id)), _REMOVAL)
 
     async def _remove(self, id: str) -> None:
         removing = partial(self._found, files.remove_all, self._places(id).directory, id)
@@ -337,8 +340,11 @@ class FileArtifacts:
             self.volume.check()
         return found
 
-    async def _look(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self._ask(partial(self._found, work, *args, **kwargs))
+    async def _look(
+        self, id: str, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        looking = partial(self.begin, partial(self._found, work, *args, **kwargs))
+        return await self.reading.call(id, looking, READING)
 
     async def _ask(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await undisturbed(self.begin(work, *args, **kwargs))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, Protocol
 
 from proxy.ports import PartialLost
 from proxy.stores.durable import PLAIN, close
@@ -15,6 +17,7 @@ from proxy.stores.file_artifacts.interface import CLOSING, READING, Store
 from proxy.stores.growth import Growth
 from proxy.stores.threads import ended
 
+_P = ParamSpec("_P")
 #: Bytes of a piece: what a follower has in memory at most.
 PIECE = 64 << 10
 #: Whether a follower may keep the file open: Windows does not rename an open file, and the rename
@@ -51,39 +54,46 @@ class FileTail:
 
     async def read(self, start: int) -> bytes | bytearray:
         """As `Tail.read`."""
-        partial = self._partial
+        followed = self._partial
         while True:
-            if partial.growth.stopped:
-                raise PartialLost(f"the file of job {partial.places.id} is not written any more")
-            if start < partial.written:
-                return await self._on_disk(start, min(PIECE, partial.written - start))
-            if start < partial.offset:
-                return partial.in_memory(start, PIECE)
-            if partial.growth.committed:
+            if followed.growth.stopped:
+                raise PartialLost(f"the file of job {followed.places.id} is not written any more")
+            if start < followed.written:
+                return await self._on_disk(start, min(PIECE, followed.written - start))
+            if start < followed.offset:
+                return followed.in_memory(start, PIECE)
+            if followed.growth.committed:
                 return b""
-            await partial.growth.wait()
+            await followed.growth.wait()
 
     async def _on_disk(self, start: int, count: int) -> bytes | bytearray:
-        patience = self._store.reading
-        patience.check()
+        places, reading = self._partial.places, self._store.reading
         if not STAYS_OPEN:
-            self._reading = self._store.begin(_read_once, self._partial.places, start, count)
-            piece = await patience.wait(self._reading, READING)
-            if self._partial.growth.stopped:
-                raise PartialLost(f"the file of job {self._partial.places.id} is gone")
+            once = partial(self._begin, _read_once, places, start, count)
+            piece = await reading.call(places.id, once, READING)
+            self._check_there()
             return piece
         if self._descriptor < 0:
-            opening = self._store.begin(_open, self._partial.places)
-            self._descriptor = await patience.wait(
-                opening, READING, unwanted=self._store.close_file
+            opening = partial(self._store.begin, _open, places)
+            self._descriptor = await reading.call(
+                places.id, opening, READING, unwanted=self._store.close_file
             )
-            if self._partial.growth.stopped:  # the name may be that of another file by now
-                raise PartialLost(f"the file of job {self._partial.places.id} is gone")
+            self._check_there()  # the name may be that of another file by now
         if cached := files.read_cached(self._descriptor, start, count):
             await asyncio.sleep(0)  # a fast client must not block the loop
             return cached
-        self._reading = self._store.begin(files.read_at, self._descriptor, start, count)
-        return await patience.wait(self._reading, READING)
+        read = partial(self._begin, files.read_at, self._descriptor, start, count)
+        return await reading.call(places.id, read, READING)
+
+    def _check_there(self) -> None:
+        if self._partial.growth.stopped:
+            raise PartialLost(f"the file of job {self._partial.places.id} is gone")
+
+    def _begin(
+        self, read: Callable[_P, bytes], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[bytes]:
+        self._reading = self._store.begin(read, *args, **kwargs)
+        return self._reading
 
     async def close(self) -> None:
         """As `Tail.close`. The descriptor is not closed while a thread reads from it."""
