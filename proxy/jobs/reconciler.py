@@ -15,7 +15,7 @@ from proxy.core.job import Job, Phase, ResultState, Status
 from proxy.core.job_codec import decode
 from proxy.core.retention import keeps_bytes
 from proxy.jobs.record import attempt
-from proxy.ports import ArtifactStore, JobStore, RecordDamaged, Searchable, SharedJobs
+from proxy.ports import ArtifactStore, JobStore, RecordDamaged, Searchable
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,8 @@ class Reconciler:
     """Afterwards no file is without a record, and no record promises a missing file. `now` is the
     wall clock.
 
-    Where replicas share the stores (`shared`), others work on their jobs meanwhile: only those of
-    replicas that have ended are settled.
+    Where replicas share the stores (`shared`), others work on their jobs meanwhile: unfinished ones
+    are left to `TakeOver`.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class Reconciler:
         jobs: JobStore,
         artifacts: ArtifactStore,
         now: Callable[[], float],
-        shared: SharedJobs | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
         self._jobs = jobs
         self._artifacts = artifacts
@@ -65,10 +66,7 @@ class Reconciler:
         await _each(lost, self._release)
         useless = [job for job in ended if not keeps_bytes(job)] + lost
         await _each(stored & {job.id for job in useless}, self._artifacts.remove)
-        if self._shared is None:
-            unfinished = [job for job in jobs.values() if not job.terminal]
-        else:
-            unfinished = list(await self._shared.orphans())
+        unfinished = [job for job in jobs.values() if not job.terminal and not self._shared]
         settled = await _each(unfinished, self.settle)
         return Found(jobs=len(jobs), suspended=sum(job is not None for job in settled))
 

@@ -42,8 +42,9 @@ class Member:
         self._runner = runner
         self._takeover = takeover
         self._heartbeat = heartbeat
-        #: When the lease could not be renewed last, as `elapsed`.
-        self._away = float("-inf")
+        #: When the lease could not be renewed last, as `elapsed`. At first it is the start: the
+        #: store may have been away until then.
+        self._away = elapsed()
         #: Read by all calls of `_follow`, so that no change is missed between two of them.
         self._changes = jobs.changes()
         #: Set while changes of the feed are still to be looked at.

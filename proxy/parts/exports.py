@@ -109,7 +109,7 @@ class Parts:
         self._held_fields = HeldFields(_HELD_FIELDS // memory.processes)
         self._now = now
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
-        self.reconciler = Reconciler(self._jobs, artifacts, now, counted)
+        self.reconciler = Reconciler(self._jobs, artifacts, now, shared=counted is not None)
         self._sealer = _sealer(settings)
         self._retention = Retention(result=exports.result_ttl, record=exports.record_ttl)
         self._site = _site(settings, self._retention)

@@ -354,7 +354,7 @@ async def _sweep(jobs: RedisJobs, artifacts: ArtifactStore) -> None:
         retention=Retention(result=86_400, record=86_400),
         suspend_ttl=3600,
         wake=wake,
-        adopt=Reconciler(jobs, artifacts, time.time, jobs).adopt,
+        adopt=Reconciler(jobs, artifacts, time.time, shared=True).adopt,
         now=time.time,
     ).sweep()
 

@@ -8,6 +8,8 @@ import signal
 import pytest
 from cryptography.fernet import Fernet
 
+from proxy.core.job import Phase
+from proxy.stores.redis_jobs.store import RedisJobs
 from tests.cluster.conftest import MakeScene, Scene
 
 KEY = Fernet.generate_key().decode()
@@ -15,9 +17,6 @@ KEY = Fernet.generate_key().decode()
 
 async def suspended(scene: Scene, job: str) -> None:
     """Return when the record says so, without a call that would resume the job."""
-    from proxy.core.job import Phase
-    from proxy.stores.redis_jobs.store import RedisJobs
-
     store = await RedisJobs.open(scene.url)
     try:
         async with asyncio.timeout(40):
@@ -102,3 +101,26 @@ async def test_a_replica_that_stops_hands_its_job_over(make_scene: MakeScene) ->
     await scene.simulator.until(lambda: len(scene.simulator.deliveries) > count, timeout=5)
     await scene.whole(scene.b, job)
     assert sum(scene.simulator.generations.values()) == 1
+
+
+async def test_a_replica_that_starts_when_the_store_is_back_takes_no_job_from_one_that_lives(
+    make_scene: MakeScene,
+) -> None:
+    """§18: the lease of the living one has ended, and it renews it a moment later."""
+    scene = await make_scene(CLUSTER__HEARTBEAT="4s", CLUSTER__LEASE="8s")
+    job = await scene.transferring()
+    await scene.proxies[1].kill()
+    scene.proxies[0].send_signal(signal.SIGSTOP)
+    jobs = await RedisJobs.open(scene.url)
+    async with asyncio.timeout(40):
+        while await jobs.replicas():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        starting = asyncio.create_task(scene.proxies[1].start())
+        while not await jobs.replicas():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        scene.proxies[0].send_signal(signal.SIGCONT)
+        await starting
+    await jobs.close()
+    scene.simulator.release()
+    await scene.whole(scene.b, job)
+    assert len(scene.simulator.deliveries) == 1

@@ -101,7 +101,7 @@ class Node:
         artifacts: Any = Stepping(cluster.artifacts, self.process, "artifacts")
         self.jobs = jobs
         self.lease = Lease(jobs, length=LEASE, seconds=lambda: cluster.store.clock)
-        self.reconciler = Reconciler(jobs, artifacts, cluster.now, jobs)
+        self.reconciler = Reconciler(jobs, artifacts, cluster.now, shared=True)
         self.runner = Runner(
             jobs=jobs,
             artifacts=artifacts,

@@ -166,3 +166,20 @@ async def test_18_no_job_is_taken_over_just_after_the_store_was_away(
     clock[0] += 10.0
     await member._settle_orphans()
     assert "settle" in others.steps
+
+
+async def test_18_no_job_is_taken_over_just_after_the_start(
+    others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may have been away before."""
+    clock = [1000.0]
+    monkeypatch.setattr(replica, "elapsed", lambda: clock[0])
+    parts: Any = others
+    member = Member(jobs=parts, lease=parts, runner=parts, takeover=parts, heartbeat=10.0)
+    await member.join()
+    clock[0] += 9.0
+    await member._settle_orphans()
+    assert "settle" not in others.steps
+    clock[0] += 1.0
+    await member._settle_orphans()
+    assert "settle" in others.steps
