@@ -77,8 +77,10 @@ class Listener:
         A listening socket is closed when its task has ended: until then asyncio watches its
         descriptor, whose number may already belong to another file.
         """
+        # a task that is cancelled before its first step runs none of its clean-up: those that exist
+        # have made it by then
         for task in list(self._tasks):
-            task.cancel()
+            task.get_loop().call_soon(task.cancel)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

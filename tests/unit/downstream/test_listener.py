@@ -172,3 +172,18 @@ async def test_15_a_closed_listener_frees_no_descriptor_that_the_loop_watches() 
             await eventually(lambda: len(ready) == len(opened))
             for sock in opened:
                 loop.remove_writer(sock)
+
+
+async def test_15_a_connection_that_is_accepted_just_before_the_end_counts_no_longer() -> None:
+    """Its task has not begun when it is cancelled."""
+    async with through(upstream) as (proxy, _):
+        other = listener.Listener(proxy.server)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ours = socket.create_connection(listening.getsockname())
+            theirs, _ = listening.accept()
+        theirs.setblocking(False)
+        with ours:
+            other._admit(theirs)
+            other.close()
+            await eventually(lambda: not other._tasks)
+        await eventually(lambda: proxy.server.open == 0)
