@@ -87,10 +87,16 @@ def seaweedfs(directory: Path) -> Iterator[str]:
         "-s3.port.lance=0",
     ]
     port = ports[2 * names.index("s3")]
-    with running([*command, *flags], port, directory / "log", **CREDENTIALS):
-        url = f"http://127.0.0.1:{port}"
-        _wait_for_bucket(url)
-        yield url
+    try:
+        with running([*command, *flags], port, directory / "log", **CREDENTIALS):
+            url = f"http://127.0.0.1:{port}"
+            _wait_for_bucket(url)
+            yield url
+    finally:
+        # it makes them there, whatever its directory is, and leaves them behind
+        for each in ports:
+            for left in Path("/tmp").glob(f"seaweedfs-*{each}.sock"):
+                left.unlink(missing_ok=True)
 
 
 #: A key file that asks for no token.
