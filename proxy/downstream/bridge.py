@@ -82,6 +82,8 @@ class Bridge(asyncio.Transport):
         self._phase = Phase.IDLE
         #: True once the request is complete.
         self._whole = False
+        #: Whether aiohttp expects its body in chunks.
+        self._chunked = False
         #: Whether the response says that the client's connection is kept.
         self._keep = False
         #: True while the handler waits for a client that reads slowly.
@@ -118,6 +120,7 @@ class Bridge(asyncio.Transport):
             return
         self._head, self._decision = head, decision
         self._whole = whole
+        self._chunked = head.framing is Framing.CHUNKED
         self._phase = Phase.HANDLING
         if head.expect_continue and alone and not whole:
             self._client.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -139,12 +142,18 @@ class Bridge(asyncio.Transport):
         return True
 
     def feed(self, data: bytes) -> None:
-        """Hand on bytes of the request's body, still chunked if it is chunked."""
+        """Hand on bytes of the request's body, without its chunks. aiohttp takes a microsecond for
+        each chunk, and one read may contain 40,000.
+        """
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
         if not self.closed:
             self._protocol.data_received(data)
 
     def end(self) -> None:
         """Note that the request is complete."""
+        if self._chunked and not self.closed:
+            self._protocol.data_received(b"0\r\n\r\n")
         self._whole = True
         if self._phase is Phase.RESPONDED:
             self._done()

@@ -96,3 +96,25 @@ async def test_a_slow_reader_of_a_response_made_at_once_gets_the_next_one() -> N
         assert (await client.response())[1] == large
         await client.send(b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n")
         assert (await client.response())[1] == large
+
+
+async def test_11_many_small_chunks_reach_the_handler_as_few() -> None:
+    """aiohttp takes a microsecond for each, all of a read in one go."""
+    pieces: list[bytes] = []
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        while not request.content.at_eof():
+            pieces.append((await request.content.readchunk())[0])
+        return web.Response(text="ok")
+
+    chunked = b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        client = await proxy.ask(chunked + b"1\r\na\r\n" * 500 + b"0\r\nX: y\r\n\r\n")
+        assert (await client.response())[1] == b"ok"
+        assert b"".join(pieces) == b"a" * 500
+        assert len(pieces) < 50
+        await client.send(chunked + b"0\r\n\r\n" + b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n")
+        for _ in range(2):
+            assert (await client.response())[1] == b"ok"
