@@ -14,24 +14,20 @@ import threading
 
 from proxy.net.tls_transport import TlsTransport
 
-#: Bytes of the buffer that is filled, and of encrypted bytes received at a time.
-BUFFER, _ENCRYPTED = 1 << 18, 1 << 17
+#: Bytes that are read at a time without TLS and with it, and of encrypted bytes received at a time.
+#: Larger pieces need fewer system calls, as long as all that is touched fits into a core's cache.
+_PLAIN, _DECRYPTED, _ENCRYPTED = 1 << 19, 1 << 18, 1 << 17
 
 
 class _Buffers(threading.local):
     """The buffers of one thread: their number does not grow with that of the connections."""
 
     def __init__(self) -> None:
-        self.filled = memoryview(bytearray(BUFFER))
+        self.filled = memoryview(bytearray(_PLAIN))
         self.encrypted = memoryview(bytearray(_ENCRYPTED))
 
 
 _buffers = _Buffers()
-
-
-def buffer() -> memoryview:
-    """Return the buffer of this thread."""
-    return _buffers.filled
 
 
 class ThreadReader:
@@ -57,6 +53,10 @@ class ThreadReader:
             return cls(os.dup(sock.fileno()), tls)
         except OSError:
             return None
+
+    def buffer(self) -> memoryview:
+        """Return the buffer of this thread to read into."""
+        return _buffers.filled if self._tls is None else _buffers.filled[:_DECRYPTED]
 
     def read_into(self, view: memoryview) -> int:
         """Read at least one byte and return how many; 0 at the end of the connection, which the

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from proxy.core.http.bodies import Body, Counted, UntilClose
 from proxy.core.http.heads import MalformedMessage
-from proxy.net.thread_reads import ThreadReader, buffer
+from proxy.net.thread_reads import ThreadReader
 
 #: Bytes and seconds after which the thread returns in any case: for the progress of the job, a
 #: cancellation and the followers of the file.
@@ -62,7 +62,7 @@ class BodySource:
         """The next bytes of the body, b"" if there are none now."""
         body = self._body
         while not (body.done or self._ended or self.failure is not None):
-            view = buffer()
+            view = self._reader.buffer()
             if isinstance(body, Counted):
                 view = view[: body.left]
             view = view[: self._read_into(view)]
