@@ -21,12 +21,10 @@ import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -39,6 +37,7 @@ from proxy.net.budget import Tally
 from proxy.net.listening import listen, listen_at
 from proxy.net.notify import READY, STOPPING, notify
 from proxy.net.seat import Handover, Seat
+from proxy.net.socket_directory import socket_directory
 
 log = structlog.get_logger(__name__)
 
@@ -315,6 +314,6 @@ def _client_sockets(settings: Settings) -> list[list[socket.socket]]:
 
 def _handover(stack: contextlib.ExitStack) -> Handover:
     """Unix sockets in a directory that only this user can enter."""
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vb365-async-proxy-")))
+    directory = stack.enter_context(socket_directory("vb365-async-proxy-"))
     paths = {scheme: directory / f"{scheme.decode()}.sock" for scheme in _SCHEMES}
     return Handover(paths=paths, sockets={s: listen_at(path) for s, path in paths.items()})
