@@ -215,6 +215,7 @@ class Bridge(asyncio.Transport):
             raise RuntimeError("write() while a file is sent")
         if self._phase is Phase.HANDLING:
             self._phase = Phase.RESPONDING
+            data = _in_own_version(data)
             self._client.code = int(bytes(data[9:12]))  # of "HTTP/1.1 200 OK"
             self._client.responding()
             self._client.note_job(data)
@@ -284,6 +285,20 @@ class Bridge(asyncio.Transport):
             return self._client.scheme.decode()
         introduced = self._client.introduced.get(name)
         return introduced or self._client.transport.get_extra_info(name, default)
+
+
+def _in_own_version(
+    data: bytes | bytearray | memoryview[Any],
+) -> bytes | bytearray | memoryview[Any]:
+    """The beginning of a response as a client of HTTP/1.0 gets it, as in those of VB365: with the
+    proxy's version, and with the end of the connection said (RFC 9112 §2.3, §9.6). aiohttp writes
+    the version of the request.
+    """
+    if data[5:8] == b"1.1":
+        return data
+    line, _, rest = bytes(data[8:]).partition(b"\r\n")
+    said = b"\r\nConnection: " in b"\r\n" + rest.partition(b"\r\n\r\n")[0]
+    return b"HTTP/1.1%b\r\n%b%b" % (line, b"" if said else b"Connection: close\r\n", rest)
 
 
 def _substitute(head: Head) -> bytes:

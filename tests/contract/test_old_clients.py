@@ -93,7 +93,8 @@ async def test_an_http_1_0_client_is_served_on_every_path(
             stage, f"{method} {target} HTTP/1.0", fields, bodiless=method == "HEAD"
         )
         expected = await stage.ask(method, target)
-        assert (message.status, closed) == (expected.status, not keep), name
+        assert (message.first, closed) == (expected.first, not keep), name
+        assert message["Connection"] == ("keep-alive" if keep else "close")
         assert "Transfer-Encoding" not in message
         if name == "file":
             assert (message["Content-Length"], message.body) == (str(SIZE), expected.body)

@@ -170,7 +170,9 @@ async def test_the_connection_field_says_whether_the_connection_closes() -> None
         client = await proxy.ask(b"GET /_own HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         assert b"\r\nConnection: keep-alive\r\n" in (await client.response())[0]
         await client.send(b"GET /_own HTTP/1.0\r\n\r\n")
-        assert (await client.rest()).startswith(b"HTTP/1.0 200 OK\r\n")
+        response = await client.rest()
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert response.count(b"\r\nConnection: close\r\n") == 1
 
 
 async def test_http_exceptions_become_responses() -> None:
