@@ -31,8 +31,7 @@ class JobIndex:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, str], str] = {}
         self._by_age: list[_SortKey] = []
-        self._by_owner: defaultdict[str, set[str]] = defaultdict(set)
-        self._sorted_by_owner: defaultdict[str, list[_SortKey]] = defaultdict(list)
+        self._by_owner: defaultdict[str, list[_SortKey]] = defaultdict(list)
         self._by_session: defaultdict[str, list[_SortKey]] = defaultdict(list)
         self._live: defaultdict[str, set[str]] = defaultdict(set)
         self._stages: dict[Stage, list[tuple[float, str]]] = {stage: [] for stage in Stage}
@@ -54,7 +53,7 @@ class JobIndex:
 
     def list(self, owner: str | None, session: str | None) -> list[Job]:
         """The jobs of the owner and of the session, newest first. None selects all."""
-        found = self._by_age if owner is None else self._sorted_by_owner.get(owner, [])
+        found = self._by_age if owner is None else self._by_owner.get(owner, [])
         if session is not None:
             within = self._by_session.get(session.lower(), [])
             found = within if owner is None else sorted({*found} & {*within})
@@ -69,7 +68,7 @@ class JobIndex:
         if session is not None:
             lists = [self._by_session.get(session.lower(), [])]
         else:
-            lists = [self._sorted_by_owner.get(owner, []) for owner in owners]
+            lists = [self._by_owner.get(owner, []) for owner in owners]
         found: set[_SortKey] = set()
         for keys in lists:
             end = len(keys) if before is None else bisect_left(keys, before)
@@ -87,7 +86,7 @@ class JobIndex:
         if owners is None:
             return [self._jobs[each] for *_, each in self._spent[:limit]]
         mine = _union(self._by_owner, owners)
-        ranks = [rank for each in mine if (rank := retention.spent(self._jobs[each]))]
+        ranks = [rank for _, each in mine if (rank := retention.spent(self._jobs[each]))]
         return [self._jobs[each] for *_, each in sorted(ranks)[:limit]]
 
     def due(self, stage: Stage, until: float) -> Sequence[Job]:
@@ -115,8 +114,7 @@ class JobIndex:
         sort_key = job.sort_key
         insort(self._by_age, sort_key)
         for owner in {*job.owners}:
-            self._by_owner[owner].add(job.id)
-            insort(self._sorted_by_owner[owner], sort_key)
+            insort(self._by_owner[owner], sort_key)
             if not job.terminal:
                 self._live[owner].add(job.id)
         if (found := retention.stage(job)) is not None:
@@ -142,8 +140,7 @@ class JobIndex:
         sort_key = job.sort_key
         del self._by_age[bisect_left(self._by_age, sort_key)]
         for owner in {*job.owners}:
-            _discard(self._by_owner, owner, id)
-            _remove(self._sorted_by_owner, owner, sort_key)
+            _remove(self._by_owner, owner, sort_key)
             _discard(self._live, owner, id)
         if (found := retention.stage(job)) is not None:
             del self._stages[found[0]][bisect_left(self._stages[found[0]], (found[1], id))]
@@ -185,8 +182,8 @@ class JobIndex:
                 changed.cancel()
 
 
-def _union(index: Mapping[str, set[str]], owners: Collection[str]) -> Collection[str]:
-    """The union of the owners' sets. Most callers have one owner, whose set is not copied."""
+def _union(index: Mapping[str, Collection[_T]], owners: Collection[str]) -> Collection[_T]:
+    """What the owners have, once each. Most callers have one owner, whose part is not copied."""
     found = [index[owner] for owner in owners if owner in index]
     return found[0] if len(found) == 1 else set().union(*found)
 
