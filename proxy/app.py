@@ -207,9 +207,10 @@ class Running:
             await member.join()
             self._closing.push_async_callback(member.leave)
             self._run_task(member.run())
+        # also after a start that fails: the member, too, resumes jobs
+        self._closing.push_async_callback(runner.stop)
         found = await parts.reconciler.run()
         await runner.start()
-        self._closing.push_async_callback(runner.stop)
         return found
 
     def _run_task(self, work: Awaitable[None]) -> None:

@@ -12,9 +12,14 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from proxy import app
+from proxy.jobs.runner import Runner
+from proxy.parts.start import StartFailed
+from proxy.ports import StoreUnavailable
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.support.at_rest import at_rest
+from tests.support.local_proxy import settings_of
 from tests.support.process import ProxyProcess, served
 from tests.support.wire import Message, ask
 
@@ -115,6 +120,31 @@ async def test_with_the_key_a_killed_job_resumes_unattended(
         None
     ]  # a job that no longer needs VB365 needs no credentials
     await jobs.close()
+
+
+async def test_a_start_that_fails_leaves_nothing_running(
+    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it has resumed jobs by then: a job that runs on would keep the process alive, which
+    does not listen, and which no service manager starts again.
+    """
+    async with served(caller.simulator.url, tmp_path, SECRETS__KEY=OLD) as proxy:
+        status = await caller.begin(proxy)
+        await proxy.kill()
+    caller.simulator.release()
+    start = Runner.start
+
+    async def broken(runner: Runner) -> None:
+        await start(runner)
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, "start", broken)
+        with pytest.raises(StartFailed, match="away"):
+            await app.start(settings_of(caller.simulator.url, tmp_path, {"SECRETS__KEY": OLD}))
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("job ")] == []
+    async with served(caller.simulator.url, tmp_path, SECRETS__KEY=OLD) as proxy:
+        await caller.assert_whole(proxy, status)
 
 
 @pytest.mark.parametrize("after", [{"SECRETS__KEY": NEW}, {}], ids=["another key", "no key"])
