@@ -10,8 +10,8 @@ from proxy.stores.redis_jobs import scripts
 from proxy.stores.redis_jobs.connections import Connections
 from proxy.stores.redis_jobs.entries import text, unpack_all
 
-#: Records read at a time, and by a list of which only the first may be needed.
-_TOGETHER, _PAGE = 250, 64
+#: Records read at a time, and first by a list of which only those of a page may be needed.
+_TOGETHER, _PAGE = 250, 32
 
 
 class RedisLists:
@@ -34,10 +34,10 @@ class RedisLists:
             sets = [b"owner:" + text(owner) for owner in owners]
         else:
             sets = [b"session:" + text(session.lower())]
-        created = last = b""
+        limit, created, last = _PAGE, b"", b""
         while sets:
-            found = await self._connections.run(scripts.NEWEST, _PAGE, created, last, *sets)
-            created, last, *records = found
+            found = await self._connections.run(scripts.NEWEST, limit, created, last, *sets)
+            limit, (created, last, *records) = _TOGETHER, found
             if jobs := unpack_all(records):
                 yield jobs
             if not last:
