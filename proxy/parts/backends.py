@@ -25,6 +25,7 @@ from proxy.ports.artifacts import GIVEN_UP, Identified
 from proxy.ports.outbox import OutboxJobs, SharedOutboxJobs
 from proxy.stores.disk_jobs.place import FilesPlace
 from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.durable import read_small
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.owner_key import owner_key
 
@@ -257,7 +258,7 @@ async def _new_id() -> str:
 def _earlier_id(directory: Path) -> str | None:
     """The id of a volume that an earlier version has written."""
     with contextlib.suppress(OSError, ValueError):
-        return str(uuid.UUID((directory / "volume-id").read_text(encoding="ascii").strip()))
+        return str(uuid.UUID(read_small(directory / "volume-id").decode("ascii").strip()))
     return None
 
 

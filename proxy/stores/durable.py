@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ log = structlog.get_logger(__name__)
 
 #: Binary mode (Windows), and no symbolic link is followed.
 PLAIN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+#: Bytes of the largest file that `read_small` reads.
+_SMALL = 1 << 16
 
 #: Windows: ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION, the errors of renaming or removing a
 #: file that is open, in this process or another one such as a virus scanner.
@@ -28,6 +32,21 @@ _logged: set[int] = set()
 def is_in_use(why: OSError) -> bool:
     """Whether Windows did not rename or remove a file because it is open. Other systems do."""
     return getattr(why, "winerror", None) in _IN_USE
+
+
+def read_small(path: Path) -> bytes:
+    """Return the content of a file of a few bytes that the proxy has written. Raises OSError, also
+    for a pipe, which nobody may ever write to, and for a file that would fill the memory.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _SMALL:
+            raise OSError(errno.EINVAL, "not a small regular file")
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from proxy.ports import StoreUnavailable
+from proxy.stores.durable import read_small
 
 
 def owner_key(path: Path) -> bytes:
@@ -17,7 +18,7 @@ def owner_key(path: Path) -> bytes:
     try:
         with contextlib.suppress(FileExistsError):
             _write_new(path, secrets.token_bytes(32))
-        key = path.read_bytes()
+        key = read_small(path)
     except OSError as why:
         raise StoreUnavailable(f"owner key {path}: {why}") from why
     if len(key) < 32:

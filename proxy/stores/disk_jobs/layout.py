@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from proxy.ports import StoreUnavailable
-from proxy.stores.durable import sync_directory, write_file
+from proxy.stores.durable import read_small, sync_directory, write_file
 
 #: The layout that this version writes. Version 0.1.0 wrote no number; its directories are read.
 LAYOUT = 2
@@ -53,7 +53,7 @@ def check_layout(directory: Path) -> None:
 def _read(path: Path) -> str:
     """The text of the file; nothing if there is none, "?" if it is not ASCII."""
     try:
-        return path.read_text(encoding="ascii").strip()
+        return read_small(path).decode("ascii").strip()
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proxy.ports import StoreUnavailable
 from proxy.ports.artifacts import GIVEN_UP
-from proxy.stores.durable import sync_directory, write_file
+from proxy.stores.durable import read_small, sync_directory, write_file
 
 
 class FilesPlace:
@@ -56,7 +56,7 @@ class FilesPlace:
 
     def _read(self) -> tuple[str | None, str | None]:
         try:
-            content = self.path.read_bytes()
+            content = read_small(self.path)
         except FileNotFoundError:
             return None, None
         # `echo` of Windows PowerShell writes UTF-16

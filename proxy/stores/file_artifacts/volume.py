@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proxy.ports import StoreUnavailable
 from proxy.ports.artifacts import STORE_ID
-from proxy.stores.durable import PLAIN, sync_directory
+from proxy.stores.durable import PLAIN, read_small, sync_directory
 from proxy.stores.file_artifacts.files import disk_errors
 
 #: Seconds that another replica has to write the id, and the pause between two looks.
@@ -30,7 +30,7 @@ class Volume:
         """The id, None without one. Raises `StoreUnavailable`."""
         with disk_errors(self._path):
             try:
-                content = self._path.read_bytes()
+                content = read_small(self._path)
             except FileNotFoundError:
                 return None
         if not content:
