@@ -286,12 +286,17 @@ def _share_of(settings: Settings, seat: Seat) -> Settings:
 
 
 async def start(
-    settings: Settings, clock: Clock | None = None, seat: Seat | None = None
+    settings: Settings,
+    clock: Clock | None = None,
+    seat: Seat | None = None,
+    *,
+    failing: Callable[[], None] = lambda: None,
 ) -> Running:
     """Start the proxy, with a `SteadyClock` unless another clock is given; as one of several
     workers if it has a `seat` among them.
 
-    Raises `StartFailed`; nothing is left running then.
+    Raises `StartFailed`; nothing is left running then but threads that hang. `failing` is called
+    before what is open is closed, which may take long.
     """
     if HttpRequestParser is HttpRequestParserPy:
         raise StartFailed("aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS.")
@@ -301,6 +306,7 @@ async def start(
     try:
         await running.open()
     except BaseException:
+        failing()
         await running.stop()
         raise
     return running

@@ -47,7 +47,8 @@ async def run(
     _notify(seat, status="starting")
     try:
         with collector.paused(), warned(settings, partial(_warn_late, seat)):
-            running = await app.start(settings, seat=seat)
+            leave = partial(leave_within, app.STOP_TIMEOUT)
+            running = await app.start(settings, seat=seat, failing=leave)
     except app.StartFailed as why:
         _notify(seat, status=str(why))
         _not_started(settings, why)

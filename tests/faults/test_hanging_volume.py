@@ -13,7 +13,7 @@ import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.faults.hanging import FILES, HANGS
-from tests.support.process import Caller, ProxyProcess
+from tests.support.process import Caller, DidNotStart, ProxyProcess
 from tests.support.wire import eventually
 
 SIZE = 6_000_000
@@ -53,6 +53,19 @@ async def test_15_sigterm_ends_a_process_whose_transfer_hangs(
             (tmp_path / HANGS).unlink()
             await proxy.start()
             assert (await caller.finished(job))["status"] == "Success"
+    finally:
+        await proxy.kill()
+
+
+async def test_15_a_start_that_fails_because_its_volume_hangs_ends_the_process(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Python would wait for the thread that hangs, and no service manager would start it again."""
+    proxy = Hanging(tmp_path, simulator.url)
+    (tmp_path / HANGS).write_text("free")
+    try:
+        with pytest.raises(DidNotStart, match="its volume hangs"):
+            await proxy.start()
     finally:
         await proxy.kill()
 
