@@ -34,8 +34,8 @@ log = structlog.get_logger(__name__)
 #: How often VB365 is asked whether the caller may see the job, and the pause in seconds between:
 #: while it generates a file it may be slow to answer, and a relayed POST would start another one.
 _ASKED, _PAUSE = 3, 1.0
-#: How many confirmations of its identity a request waits for: any number of invented tokens may
-#: claim that.
+#: How many confirmations of its identity a request waits for before its own token is confirmed: any
+#: number of invented tokens may claim that identity.
 _CONFIRMATIONS = 4
 
 
@@ -112,8 +112,9 @@ class Joining:
         return await self._find(self._access.owners(call.credentials), fingerprint)
 
     async def _is_first(self, claimed: str, call: Call, turn: AsyncExitStack) -> bool:
-        """Whether no job belongs to the identity, nor is about to. VB365 is not asked under its
-        lock: invented tokens would delay those that VB365 has confirmed.
+        """Whether no job belongs to the identity, nor is about to. False if that is not known after
+        a few confirmations. VB365 is not asked under its lock: invented tokens would delay those
+        that VB365 has confirmed.
         """
         fingerprint = call.export.fingerprint
         for _ in range(_CONFIRMATIONS):
@@ -126,7 +127,7 @@ class Joining:
                 if self._identities.confirming(claimed, fingerprint) is None:
                     turn.push_async_exit(locked.pop_all())
                     return True
-        return True
+        return False
 
     async def _find(self, owners: Sequence[str], fingerprint: str) -> Job | None:
         for owner in owners:

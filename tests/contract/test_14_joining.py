@@ -233,6 +233,38 @@ async def test_14_identical_posts_with_different_tokens_of_a_caller_are_one_job(
     assert len(stage.upstream.posts) == 1
 
 
+async def test_14_invented_tokens_do_not_make_two_exports_of_one(make_rescue: MakeRescue) -> None:
+    """§14: identical requests with different tokens of a caller are one job, however many invented
+    tokens claim to be that caller at the same moment.
+    """
+    slow = Slow()
+    invented = [jwt("alice", 100 + number) for number in range(20)]
+    rejected = {f"Bearer {token}" for token in invented}
+
+    async def check(message: Message) -> bytes | None:
+        await asyncio.sleep(0.05)
+        refused = message.get("Authorization") in rejected
+        return raw("401 Unauthorized", body=b"{}") if refused else None
+
+    async def export(peer: Peer, message: Message) -> None:
+        if message.get("Authorization") in rejected:
+            await peer.send(raw("401 Unauthorized", body=b"{}"))
+        else:
+            await slow(peer, message)
+
+    stage = await make_rescue(export, EXPORTS__MAX_RUNNING="50")
+    stage.upstream.answer = check
+    for token in invented:
+        await stage.send(token)
+    peers = [await stage.send(jwt("alice", number)) for number in range(2)]
+    await stage.joined(1, jwt("alice", 2))
+    slow.finish()
+    for peer in peers:
+        assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
+    posts = [post.get("Authorization") for post in stage.upstream.posts]
+    assert len([each for each in posts if each not in rejected]) == 1
+
+
 async def test_14_a_rejected_token_ends_no_request_with_a_refreshed_one(
     make_rescue: MakeRescue,
 ) -> None:
