@@ -8,6 +8,7 @@ run out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -24,14 +25,22 @@ _log = logging.getLogger(__name__)
 
 #: Seconds before accepting again after accept() failed, as in asyncio.
 RETRY = 1.0
+#: Connections that are accepted before the loop serves others.
+_TOGETHER = 64
 
 pause = asyncio.sleep
 
 
-async def accept_one(listening: socket.socket) -> socket.socket:
-    """Accept one connection. Raises OSError."""
+async def accept(listening: socket.socket, limit: int) -> list[socket.socket]:
+    """Wait for a connection, and accept up to `limit` that are there. Raises OSError."""
     sock, _ = await asyncio.get_running_loop().sock_accept(listening)
-    return sock
+    accepted = [sock]
+    with contextlib.suppress(OSError):  # no more are there, or the next call fails, too
+        while len(accepted) < limit:
+            sock, _ = listening.accept()
+            sock.setblocking(False)
+            accepted.append(sock)
+    return accepted
 
 
 class Listener:
@@ -89,16 +98,22 @@ class Listener:
         return task
 
     async def _accept(self, listening: socket.socket) -> None:
+        # More each time, while as many are there: clients with many requests make each turn of the
+        # loop long. Not at once, so that other processes get their part of a burst.
+        limit = 1
         while True:
             try:
-                sock = await accept_one(listening)
+                accepted = await accept(listening, limit)
             except ConnectionError:
                 continue  # the client has already closed
             except OSError as why:
                 _log.error("cannot accept connections: %s", why.strerror or why)
                 await pause(RETRY)
                 continue
-            self._admit(sock)
+            limit = min(2 * limit, _TOGETHER) if len(accepted) == limit else 1
+            for sock in accepted:
+                self._admit(sock)
+            await asyncio.sleep(0)  # asyncio's loop does not wait for connections that are there
 
     def _admit(self, sock: socket.socket) -> None:
         client = self._server()

@@ -109,21 +109,33 @@ async def test_15_a_failed_handshake_no_longer_counts_as_a_connection(
         await peer.close()
 
 
+async def test_15_many_clients_that_come_together_are_accepted_together() -> None:
+    """A turn of the loop serves every client that has sent requests, so that it may be long."""
+    async with through(upstream) as (proxy, _), contextlib.AsyncExitStack() as crowd:
+        for _ in range(200):  # the loop does not run meanwhile
+            crowd.enter_context(socket.create_connection(("127.0.0.1", proxy.port)))
+        turns = 0
+        while proxy.server.open < 200:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns < 100
+
+
 async def test_15_accepting_pauses_without_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The failure is logged, accept is retried after a while and not at once, and the listener
     continues.
     """
-    accept, failures = listener.accept_one, 3
+    accept, failures = listener.accept, 3
     calls = 0
 
-    async def failing(sock: socket.socket) -> socket.socket:
+    async def failing(sock: socket.socket, limit: int) -> list[socket.socket]:
         nonlocal calls
         calls += 1
         if calls <= failures:
             raise OSError(errno.EMFILE, "Too many open files")
-        return await accept(sock)
+        return await accept(sock, limit)
 
     slept: list[float] = []
     sleep = asyncio.sleep
@@ -133,7 +145,7 @@ async def test_15_accepting_pauses_without_descriptors(
         await sleep(0)
 
     with caplog.at_level(logging.ERROR):
-        monkeypatch.setattr(listener, "accept_one", failing)
+        monkeypatch.setattr(listener, "accept", failing)
         monkeypatch.setattr(listener, "pause", sleeping)
         async with through(upstream) as (proxy, _):
             assert (await (await proxy.ask(GET)).response())[1] == b"ok"
