@@ -85,9 +85,9 @@ class Joining:
         fingerprint = call.export.fingerprint
         # identical requests in turn: of those at the same moment, one starts the job
         async with AsyncExitStack() as turn:
-            lock = self._lock(self._access.owners(call.credentials)[0], fingerprint)
-            await turn.enter_async_context(lock)
-            found = await self._match(call, turn)
+            own = self._access.owners(call.credentials)[0]
+            await turn.enter_async_context(self._lock(own, fingerprint))
+            found = await self._match(call, own, turn)
             if found is None and call.ranged:
                 raise NotRescued
             if found is None:
@@ -99,15 +99,19 @@ class Joining:
     def _lock(self, owner: str, fingerprint: str) -> asyncio.Lock:
         return self._locks.setdefault((owner, fingerprint), asyncio.Lock())
 
-    async def _match(self, call: Call, turn: AsyncExitStack) -> Job | None:
+    async def _match(self, call: Call, own: str, turn: AsyncExitStack) -> Job | None:
         """The job that the request may join. VB365 is asked who the caller is if that can show one.
-        Without one, no request of the identity that the token claims starts it until `turn` ends.
+        Without one, no request of the identity that the token claims starts it until `turn` ends,
+        as none of the owner `own` does.
         """
         fingerprint = call.export.fingerprint
         found = await self._find(self._access.owners(call.credentials), fingerprint)
         claimed = self._identities.claimed(call)
-        if found is not None or claimed is None or await self._is_first(claimed, call, turn):
+        if found is not None or claimed is None:
             return found
+        # the same if the confirmation of the identity was forgotten since
+        if claimed == own or await self._is_first(claimed, call, turn):
+            return None
         await self._access.learn(call.credentials)
         return await self._find(self._access.owners(call.credentials), fingerprint)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from proxy.rescue.call import Call
+from proxy.rescue.identities import Identities
 from tests.contract.conftest import MakeRescue
 from tests.contract.test_16_api import delivered
 from tests.support.exports import (
@@ -263,6 +265,20 @@ async def test_14_invented_tokens_do_not_make_two_exports_of_one(make_rescue: Ma
         assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
     posts = [post.get("Authorization") for post in stage.upstream.posts]
     assert len([each for each in posts if each not in rejected]) == 1
+
+
+async def test_14_an_identity_that_is_forgotten_meanwhile_stops_no_request(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request holds the lock of its caller, whom its token only claims to be now."""
+
+    def forgotten(self: Identities, call: Call) -> str:
+        return self._access.owners(call.credentials)[0]
+
+    monkeypatch.setattr(Identities, "claimed", forgotten)
+    stage = await make_rescue(whole)
+    response = await stage.export(jwt("alice", 1))
+    assert (response.head, response.body) == (HEAD, CONTENT)
 
 
 async def test_14_a_rejected_token_ends_no_request_with_a_refreshed_one(
