@@ -152,7 +152,7 @@ async def test_content_type_is_that_of_vb365_byte_for_byte(
     ):
         for version in ("1.1", "1.0"):
             head = await head_of(play, method, status + "/result", fields, version)
-            assert head.startswith(b"HTTP/" + version.encode() + b" " + code)
+            assert head.startswith(b"HTTP/1.1 " + code)
             assert line in head
             assert head.count(b"\r\nContent-Length: ") == 1
     parts = await play.get(status + "/result", Range="bytes=0-0,5-5")

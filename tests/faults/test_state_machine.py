@@ -61,6 +61,8 @@ class Jobs(RuleBasedStateMachine):
         self.world.upstream.plan.clear()
         self.clear_faults()
         await self.world.quiet()
+        await self.world.sweep()  # ends a cancelled job whose bytes could not be removed
+        await self.world.quiet()
         for job in await self.world.jobs.list():
             if not job.forgotten:
                 await self.world.finished(job.id)

@@ -61,11 +61,15 @@ class Upstream(ABC):
         try:
             yield self
         finally:
+            # asyncio: accept no more, and give a connection that is being accepted its transport,
+            # which it does not get from a closed server (https://github.com/python/cpython/issues/109564)
+            for sock in server.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            for _ in range(2):
+                await asyncio.sleep(0)
             server.close()
             for task in self._peers:
                 task.cancel()
-            for _ in range(2):  # a connection that is being accepted gets its transport
-                await asyncio.sleep(0)
             for transport in [*self._transports, *self._unserved()]:
                 # asyncio: one that had data to send when it was closed, and has sent it, has no
                 # loop any more
