@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds until a call that failed is repeated.
 _RETRY = 1.0
+#: Heartbeats after which the lease is renewed late: the store was away, or this process has hung.
+_LATE = 1.5
 #: Seconds between two checks for free slots or suspended jobs, however many jobs change.
 _SLOT_PAUSE, _SEALED_PAUSE = 0.05, 1.0
 
@@ -42,9 +44,8 @@ class Member:
         self._runner = runner
         self._takeover = takeover
         self._heartbeat = heartbeat
-        #: When the lease could not be renewed last, as `elapsed`. At first it is the start: the
-        #: store may have been away until then.
-        self._away = elapsed()
+        #: When the lease was renewed last, and when it could not be, or late, as `elapsed`.
+        self._renewed = self._late = float("-inf")
         #: Read by all calls of `_follow`, so that no change is missed between two of them.
         self._changes = jobs.changes()
         #: Set while changes of the feed are still to be looked at.
@@ -99,8 +100,11 @@ class Member:
         try:
             ended = await self._lease.renew(running=runner.running, promised=runner.promised)
         except StoreUnavailable:
-            self._away = elapsed()
+            self._late = elapsed()
             raise
+        if self._is_late():
+            self._late = elapsed()
+        self._renewed = elapsed()
         others = [each for each in await self._jobs.replicas() if each.id != self._lease.replica]
         runner.count_others(sum(each.promised for each in others))
         if ended:
@@ -112,11 +116,18 @@ class Member:
             self._unchecked.set()
 
     async def _settle_orphans(self) -> None:
-        """Take over the jobs of lost replicas. If the store was away, the leases of all replicas
-        may have ended: those that live renew theirs within a heartbeat.
+        """Take over the jobs of lost replicas. If the store was away, or this replica has hung, as
+        all replicas of a machine do while it is paused, the leases of all of them may have ended,
+        this one's too: those that live renew theirs within a heartbeat.
         """
-        if elapsed() - self._away >= self._heartbeat:
+        if not self._is_late() and elapsed() - self._late >= self._heartbeat:
             await self._takeover.settle_orphans()
+
+    def _is_late(self) -> bool:
+        """Whether the lease should have been renewed long ago. It should be before the first time:
+        the store may have been away until the start.
+        """
+        return elapsed() - self._renewed > _LATE * self._heartbeat
 
     async def _follow(self) -> None:
         """Follow the feed. After a missed change, all runs are checked."""

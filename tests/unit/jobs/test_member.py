@@ -149,37 +149,66 @@ async def test_18_a_lease_that_could_not_be_renewed_is_renewed_soon(
         await until(lambda: others.steps.count("renew") == 2)
 
 
+@pytest.fixture
+def member(others: Others, clock: list[float]) -> Member:
+    parts: Any = others
+    return Member(jobs=parts, lease=parts, runner=parts, takeover=parts, heartbeat=10.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Its only item is what `elapsed` returns."""
+    now = [1000.0]
+    monkeypatch.setattr(replica, "elapsed", lambda: now[0])
+    return now
+
+
+async def takes_over(member: Member, others: Others) -> bool:
+    others.steps.clear()
+    await member._settle_orphans()
+    return "settle" in others.steps
+
+
 async def test_18_no_job_is_taken_over_just_after_the_store_was_away(
-    others: Others, monkeypatch: pytest.MonkeyPatch
+    others: Others, member: Member, clock: list[float]
 ) -> None:
     """All leases may have ended, and the replicas that live renew theirs now."""
-    clock = [1000.0]
-    monkeypatch.setattr(replica, "elapsed", lambda: clock[0])
-    parts: Any = others
-    member = Member(jobs=parts, lease=parts, runner=parts, takeover=parts, heartbeat=10.0)
-    others.faults["renew"] = StoreUnavailable("away")
-    with pytest.raises(StoreUnavailable):
-        await member._renew()
+    await member.join()
+    for _ in range(2):
+        clock[0] += 10.0
+        others.faults["renew"] = StoreUnavailable("away")
+        with pytest.raises(StoreUnavailable):
+            await member._renew()
+    assert not await takes_over(member, others)
     await member._renew()
-    await member._settle_orphans()
-    assert "settle" not in others.steps
+    assert not await takes_over(member, others)
     clock[0] += 10.0
-    await member._settle_orphans()
-    assert "settle" in others.steps
+    assert await takes_over(member, others)
 
 
 async def test_18_no_job_is_taken_over_just_after_the_start(
-    others: Others, monkeypatch: pytest.MonkeyPatch
+    others: Others, member: Member, clock: list[float]
 ) -> None:
     """The store may have been away before."""
-    clock = [1000.0]
-    monkeypatch.setattr(replica, "elapsed", lambda: clock[0])
-    parts: Any = others
-    member = Member(jobs=parts, lease=parts, runner=parts, takeover=parts, heartbeat=10.0)
+    assert not await takes_over(member, others)
     await member.join()
     clock[0] += 9.0
-    await member._settle_orphans()
-    assert "settle" not in others.steps
+    assert not await takes_over(member, others)
     clock[0] += 1.0
-    await member._settle_orphans()
-    assert "settle" in others.steps
+    assert await takes_over(member, others)
+
+
+async def test_18_a_replica_that_hung_takes_no_job_over(
+    others: Others, member: Member, clock: list[float]
+) -> None:
+    """Its own lease may have ended, so that its own jobs look like those of a lost one."""
+    await member.join()
+    clock[0] += 10.0
+    assert await takes_over(member, others)
+    await member._renew()
+    clock[0] += 60.0
+    assert not await takes_over(member, others)
+    await member._renew()
+    assert not await takes_over(member, others)
+    clock[0] += 10.0
+    assert await takes_over(member, others)
