@@ -127,19 +127,24 @@ async def test_a_damaged_job_database_is_moved_aside_and_rebuilt(
     await scene.check(await scene.caller.kick_off(scene.path))
 
 
-async def test_a_start_with_another_bucket_takes_no_file_for_lost(
-    scene: Scene, tmp_path: Path
-) -> None:
-    """§15: a start with the wrong `storage.artifacts` changes nothing, and names the right one."""
-    job = await scene.caller.kick_off(scene.path)
-    await scene.check(job)
-    await scene.proxy.kill()
+async def does_not_start_elsewhere(scene: Scene, tmp_path: Path) -> None:
+    """A start with the wrong `storage.artifacts` is refused, and names the right one."""
     wrong = ProxyProcess(
         tmp_path / "data", scene.simulator.url, STORAGE__ARTIFACTS="s3://other/a?region=us-east-1"
     )
     with pytest.raises(DidNotStart, match=r"files of exports \(1\) .* are in file\."):
         await wrong.start()
     await wrong.kill()
+
+
+async def test_a_start_with_another_bucket_takes_no_file_for_lost(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """§15: it changes nothing."""
+    job = await scene.caller.kick_off(scene.path)
+    await scene.check(job)
+    await scene.proxy.kill()
+    await does_not_start_elsewhere(scene, tmp_path)
     await scene.proxy.start()
     await scene.check(job)
 
@@ -150,12 +155,7 @@ async def test_a_start_with_another_bucket_does_not_begin_a_growing_file_again(
     """§10, §15: its first bytes would stay in the old place for ever."""
     job = await scene.halted(4_000_000)
     await scene.proxy.kill()
-    wrong = ProxyProcess(
-        tmp_path / "data", scene.simulator.url, STORAGE__ARTIFACTS="s3://other/a?region=us-east-1"
-    )
-    with pytest.raises(DidNotStart, match=r"files of exports \(1\) .* are in file\."):
-        await wrong.start()
-    await wrong.kill()
+    await does_not_start_elsewhere(scene, tmp_path)
     await scene.proxy.start()
     await scene.check(job)
     assert sum(scene.simulator.generations.values()) == 1
