@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 from uuid import uuid4
 
@@ -256,6 +256,50 @@ async def test_a_segment_that_disappears_prevents_the_commit(store: ObjectArtifa
         await partial.commit(len(CONTENT), note)
     assert await store.get(job) is None
     await partial.discard()
+
+
+@asynccontextmanager
+async def committed_in_doubt(
+    s3_endpoint: str, job: str
+) -> AsyncIterator[tuple[ObjectArtifacts, Partial]]:
+    """A store, and a partial file whose artifact was stored without a response. Another replica has
+    started since then, and removed what it found beside the artifact.
+    """
+    prefix, in_doubt = str(uuid4()), True
+
+    async def after(request: web.BaseRequest) -> None:
+        if in_doubt and request.method == "PUT" and request.path.endswith(".json"):
+            raise Cut
+
+    async with relay(s3_endpoint, after=after) as url:
+        store = await opened(url, prefix)
+        partial = await store.create(job)
+        await pour(partial, CONTENT)
+        with pytest.raises(StoreUnavailable):
+            await partial.commit(len(CONTENT), note)
+        other = await opened(s3_endpoint, prefix)
+        assert Place(job).head not in await other.bucket.sizes(Place(job).job)
+        in_doubt = False
+        yield store, partial
+        await store.close()
+        await other.close()
+
+
+async def test_a_commit_whose_response_was_lost_is_repeated(s3_endpoint: str) -> None:
+    """§18: a failure of the store is not the outcome of a job."""
+    job = new_id()
+    async with committed_in_doubt(s3_endpoint, job) as (store, partial):
+        artifact = await partial.commit(len(CONTENT), note)
+        assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
+        assert await content(store, job) == CONTENT
+
+
+async def test_a_commit_whose_response_was_lost_is_discarded_whole(s3_endpoint: str) -> None:
+    """An artifact without its segments would be a file that cannot be read."""
+    job = new_id()
+    async with committed_in_doubt(s3_endpoint, job) as (store, partial):
+        await partial.discard()
+        assert not await store.bucket.sizes(Place(job).job)
 
 
 async def test_a_gap_ends_what_is_resumed(store: ObjectArtifacts) -> None:

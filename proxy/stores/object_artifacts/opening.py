@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.object_artifacts.bucket import Bucket
+from proxy.stores.object_artifacts.documents import read_commit, read_head
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
 from proxy.stores.object_artifacts.layout import (
@@ -44,19 +45,8 @@ async def begin(store: Store, place: Place) -> ObjectPartial:
 
 
 async def _committed_runs(bucket: Bucket, place: Place) -> tuple[Run, ...]:
-    found = await committed(bucket, place)
+    found = await read_commit(bucket, place)
     return () if found is None else found.runs
-
-
-async def committed(bucket: Bucket, place: Place) -> Commit | None:
-    """The artifact that was committed under the fence, or None."""
-    stored = await bucket.read(place.commit)
-    if stored is None:
-        return None
-    try:
-        return Commit.decode(place.id, stored)
-    except ValueError as why:
-        raise StoreUnavailable(f"{bucket.location}: {place.commit} is damaged: {why}") from why
 
 
 async def published(bucket: Bucket, place: Place, size: int) -> Commit | None:
@@ -75,8 +65,8 @@ async def resume(store: Store, place: Place) -> ObjectPartial | None:
     bucket = store.bucket
     found = await survey(bucket, place.id)
     own = found.get(place.fence, Files())
-    if own.head and (head := await _head(bucket, place)) is not None:
-        artifact = await committed(bucket, place) if own.commit else None
+    if own.head and (head := await read_head(bucket, place)) is not None:
+        artifact = await read_commit(bucket, place) if own.commit else None
         if artifact is not None and _wrote(head, artifact):
             return None  # left behind by the commit
         runs = own.following(head)
@@ -89,22 +79,12 @@ async def resume(store: Store, place: Place) -> ObjectPartial | None:
 
 async def is_written_again(bucket: Bucket, place: Place, artifact: Commit) -> bool:
     """Whether there is a partial file under the fence that did not become the artifact."""
-    head = await _head(bucket, place)
+    head = await read_head(bucket, place)
     return head is not None and not _wrote(head, artifact)
 
 
 def _wrote(head: Head, artifact: Commit) -> bool:
     return head.token in {run.token for run in artifact.runs}
-
-
-async def _head(bucket: Bucket, place: Place) -> Head | None:
-    stored = await bucket.read(place.head)
-    if stored is None:
-        return None
-    try:
-        return Head.decode(stored)
-    except ValueError as why:
-        raise StoreUnavailable(f"{bucket.location}: {place.head} is damaged: {why}") from why
 
 
 async def _opened(
@@ -153,9 +133,9 @@ def _has_file(files: Files) -> bool:
 
 
 async def _source_runs(bucket: Bucket, source: Place, files: Files) -> tuple[Run, ...]:
-    if files.commit and (artifact := await committed(bucket, source)) is not None:
+    if files.commit and (artifact := await read_commit(bucket, source)) is not None:
         return artifact.runs
-    head = await _head(bucket, source)
+    head = await read_head(bucket, source)
     return () if head is None else files.following(head)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, StoreUnavailable
+from proxy.stores.object_artifacts.documents import read_commit, read_head
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
 from proxy.stores.object_artifacts.layout import Commit, Head, Place, Run, Segment, by_fence, length
@@ -59,6 +60,8 @@ class ObjectPartial:
         self._pending: dict[int, _Pending] = {}
         self._hashing = asyncio.Lock()
         self._kept: int | None = None
+        #: Whether the artifact may be stored: the response to that may have been lost.
+        self._committing = False
         self._committed = False
 
     @property
@@ -217,12 +220,13 @@ class ObjectPartial:
         Return whether a writer with a greater fence has committed the file before.
         """
         bucket, place = self._store.bucket, self.place
-        if not await self._is_mine():
+        if not (await self._is_mine() or await self._is_stored()):
             raise PartialLost(f"the partial file of job {place.id} was removed or replaced")
         stored = await bucket.sizes(place.segments)
         for segment in place.listed(commit.runs):
             if stored.get(segment.key) != segment.size:
                 raise PartialLost(f"a part of the file of job {place.id} is gone")
+        self._committing = True
         await bucket.store(place.commit, commit.encode())
         self._committed = True
         try:
@@ -232,8 +236,17 @@ class ObjectPartial:
             return False
 
     async def _is_mine(self) -> bool:
-        stored = await self._store.bucket.read(self.place.head)
-        return stored is not None and Head.decode(stored).token == self._head.token
+        head = await read_head(self._store.bucket, self.place)
+        return head is not None and head.token == self._head.token
+
+    async def _is_stored(self) -> bool:
+        """Whether this writer has stored the artifact. Any replica may have removed the partial
+        file beside it since then.
+        """
+        if not self._committing:
+            return False
+        artifact = await read_commit(self._store.bucket, self.place)
+        return artifact is not None and artifact.runs == self._runs
 
     async def keep(self) -> None:
         """As `Partial.keep`. Raises if accepted bytes could not be stored, except for a
@@ -279,12 +292,12 @@ class ObjectPartial:
         place, bucket = self.place, self._store.bucket
         async with self._store.turn(place.id):
             keys = [segment.key for segment in place.listed(self._runs)]
-            if self._committed:
-                await bucket.remove([place.commit])
-            elif await self._is_mine():
-                await bucket.remove([place.head])
-            else:
+            documents = [place.commit] if self._committed or await self._is_stored() else []
+            if not self._committed and await self._is_mine():
+                documents.append(place.head)
+            if not documents:
                 keys = keys[self._first :]
+            await bucket.remove(documents)
             await bucket.remove(keys)
         self._pending.clear()
         self._sizes, self._sealed = [], 0

@@ -20,6 +20,7 @@ from proxy.ports import Artifact, Readable, StorageFull, StoreUnavailable, Tail
 from proxy.ports.artifacts import STORE_ID
 from proxy.stores.object_artifacts import opening
 from proxy.stores.object_artifacts.bucket import Bucket
+from proxy.stores.object_artifacts.documents import read_commit
 from proxy.stores.object_artifacts.interface import GrowingFile
 from proxy.stores.object_artifacts.layout import (
     ROOT,
@@ -194,7 +195,7 @@ class ObjectArtifacts:
         return None if found is None else found.record_copy
 
     async def _committed(self, place: Place) -> Commit | None:
-        return await self._checked(await opening.committed(self.bucket, place))
+        return await self._checked(await read_commit(self.bucket, place))
 
     async def open(self, id: str, fence: int = 0) -> ObjectReader | None:
         """As `ArtifactStore.open`."""
@@ -280,7 +281,7 @@ class ObjectArtifacts:
 
     async def _remove_remains(self, place: Place) -> None:
         """Remove what its writers have left beside a committed artifact."""
-        kept = await opening.committed(self.bucket, place)
+        kept = await read_commit(self.bucket, place)
         if kept is not None and not await opening.is_written_again(self.bucket, place, kept):
             await self.tidy(place, kept.runs)
 
