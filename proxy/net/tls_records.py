@@ -1,6 +1,7 @@
-"""Bounds the TLS messages that carry no data, which a peer may send at any time (RFC 8446 §4.6).
+"""What a peer sends over TLS beside whole records of data.
 
-A KeyUpdate has 27 bytes and costs new keys in both directions, and a response. Without a bound, a
+Messages that carry no data are bounded: a peer may send them at any time (RFC 8446 §4.6). A
+KeyUpdate has 27 bytes and costs new keys in both directions, and a response. Without a bound, a
 peer that sends nothing else blocks the event loop for seconds: OpenSSL handles all that has arrived
 within one read.
 """
@@ -24,6 +25,9 @@ class BoundedObject(ssl.SSLObject):
 
     #: What has arrived and is not read; set by `BoundedContext`.
     incoming: ssl.MemoryBIO
+    #: The peer has sent something since the last data: a part of a record, or a message without
+    #: data.
+    unfinished = False
     _budget = _OTHERS * _DATA
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
@@ -32,8 +36,11 @@ class BoundedObject(ssl.SSLObject):
         try:
             found: Any = super().read(len, buffer)
         except ssl.SSLWantReadError:
-            self._read(waiting - self.incoming.pending, 0)
+            taken = waiting - self.incoming.pending
+            self.unfinished = self.unfinished or taken > 0
+            self._read(taken, 0)
             raise
+        self.unfinished = False
         # a count if there is a buffer for the data
         size = found if buffer is not None else found.__len__()
         self._read(waiting - self.incoming.pending, size)

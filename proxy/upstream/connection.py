@@ -11,6 +11,7 @@ from proxy.core.http.reuse import Fate, fate
 from proxy.net.shared_reads import Buffered, share_reads
 from proxy.net.sockets import enable_keepalive, has_proper_end, poller, unread
 from proxy.net.thread_reads import ThreadReader
+from proxy.net.tls_records import BoundedObject
 from proxy.ports.counts import UpstreamCounts
 
 # Module globals: an enum member look-up is too slow for the hot path.
@@ -180,6 +181,15 @@ class Connection(asyncio.Protocol):
         self.used = True
         self._private = private = outcome is _PRIVATE
         return self._pool.put(self, private=private)
+
+    def is_quiet(self) -> bool:
+        """Report whether VB365 has sent nothing after its response: no byte, no end and, over TLS,
+        no part of a record, which the loop has read from the socket and not decrypted.
+        """
+        if self.readable():
+            return False
+        tls = self.transport.get_extra_info("ssl_object")
+        return not (isinstance(tls, BoundedObject) and tls.unfinished)
 
     def has_unread(self) -> bool:
         """Report whether VB365 has sent something that the loop will read next."""

@@ -111,14 +111,14 @@ class Pool:
         """
         if private is not None and private in self._private:
             del self._private[private]
-            if not private.readable():
+            if private.is_quiet():
                 return private
             private.close()
         if not self._idle or not is_repeatable(request):
             return None
         while self._idle:
             connection = self._idle.pop()
-            if not connection.readable():
+            if connection.is_quiet():
                 return connection
             connection.close()
         return None
