@@ -302,6 +302,42 @@ async def test_a_commit_whose_response_was_lost_is_discarded_whole(s3_endpoint: 
         assert not await store.bucket.sizes(Place(job).job)
 
 
+@pytest.mark.parametrize("begins", ["create", "resume"])
+async def test_a_file_whose_opening_arrives_late_is_not_replaced(
+    s3_endpoint: str, begins: str
+) -> None:
+    """§18: the store was too slow to begin the file, which was begun again. Then it did so."""
+    job, prefix, late = new_id(), str(uuid4()), list[bytes]()
+    slow = False
+
+    async def before(request: web.BaseRequest) -> None:
+        if slow and request.method == "PUT" and request.path.endswith(".partial"):
+            late.append(await request.read())
+            raise Cut
+
+    async with relay(s3_endpoint, before=before) as url:
+        store = await opened(url, prefix)
+        if begins == "resume":
+            kept = await store.create(job)
+            await pour(kept, CONTENT[:1_000_000])
+            await kept.keep()
+        slow = True
+        with pytest.raises(StoreUnavailable):
+            await getattr(store, begins)(job)
+        slow = False
+        partial: Partial = await getattr(store, begins)(job)
+        await pour(partial, CONTENT[partial.offset :])
+        await store.bucket.store(Place(job).head, late[-1])
+        artifact = await partial.commit(len(CONTENT), note)
+        assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
+        await store.bucket.store(Place(job).head, late[-1])
+        other = await opened(s3_endpoint, prefix)
+        assert Place(job).head not in await other.bucket.sizes(Place(job).job)
+        assert await content(other, job) == CONTENT
+        await store.close()
+        await other.close()
+
+
 async def test_a_gap_ends_what_is_resumed(store: ObjectArtifacts) -> None:
     job = new_id()
     partial = await store.create(job)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from proxy.ports import Artifact, StoreUnavailable
 from proxy.stores.object_artifacts.bucket import Bucket
@@ -31,14 +31,36 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
+class Writers:
+    """The tokens of writers. The head of one whose opening failed may be stored later, over that of
+    the next one, which therefore gets the same token: it still finds its file to be its own.
+    """
+
+    def __init__(self) -> None:
+        self._unconfirmed: dict[Place, str] = {}
+
+    @contextmanager
+    def opening(self, place: Place) -> Iterator[str]:
+        """The token of the writer that the block opens."""
+        token = self._unconfirmed.setdefault(place, new_token())
+        yield token
+        # not after a failure; another writer never stores segments under this token
+        del self._unconfirmed[place]
+
+    def forget(self, id: str) -> None:
+        """Forget the writers of a job that is removed."""
+        for place in [each for each in self._unconfirmed if each.id == id]:
+            del self._unconfirmed[place]
+
+
 async def survey(bucket: Bucket, id: str) -> dict[int, Files]:
     """What is stored of the job under each fence."""
     return by_fence(id, await bucket.sizes(Place(id).job))
 
 
-async def begin(store: Store, place: Place) -> ObjectPartial:
-    """Start the file from zero."""
-    bucket, head = store.bucket, Head(new_token())
+async def begin(store: Store, place: Place, token: str) -> ObjectPartial:
+    """Start the file from zero, for the writer with the token."""
+    bucket, head = store.bucket, Head(token)
     await bucket.store(place.head, head.encode())
     await store.tidy(place, await _committed_runs(bucket, place), head=True)
     return ObjectPartial(store, place, head, hashlib.sha256())
@@ -60,8 +82,10 @@ async def published(bucket: Bucket, place: Place, size: int) -> Commit | None:
     return Commit(Artifact(place.id, stored, b"", 0.0), runs, b"")
 
 
-async def resume(store: Store, place: Place) -> ObjectPartial | None:
-    """Continue the file, or take it over from the highest lower fence. None if there is none."""
+async def resume(store: Store, place: Place, token: str) -> ObjectPartial | None:
+    """Continue the file, or take it over from the highest lower fence, for the writer with the
+    token. None if there is none.
+    """
     bucket = store.bucket
     found = await survey(bucket, place.id)
     own = found.get(place.fence, Files())
@@ -71,10 +95,10 @@ async def resume(store: Store, place: Place) -> ObjectPartial | None:
             return None  # left behind by the commit
         runs = own.following(head)
         digest = await _hash_stored(store, place.listed(runs))
-        return await _opened(store, place, runs, digest)
+        return await _opened(store, place, Head(token, runs), digest)
     if own.commit:
         return None
-    return await _take_over(store, place, found)
+    return await _take_over(store, place, token, found)
 
 
 async def is_written_again(bucket: Bucket, place: Place, artifact: Commit) -> bool:
@@ -87,10 +111,7 @@ def _wrote(head: Head, artifact: Commit) -> bool:
     return head.token in {run.token for run in artifact.runs}
 
 
-async def _opened(
-    store: Store, place: Place, runs: tuple[Run, ...], digest: hashlib._Hash
-) -> ObjectPartial:
-    head = Head(new_token(), runs)
+async def _opened(store: Store, place: Place, head: Head, digest: hashlib._Hash) -> ObjectPartial:
     await store.bucket.store(place.head, head.encode())
     return ObjectPartial(store, place, head, digest)
 
@@ -105,7 +126,9 @@ async def _hash_stored(store: Store, segments: Iterable[Segment]) -> hashlib._Ha
     return digest
 
 
-async def _take_over(store: Store, place: Place, found: dict[int, Files]) -> ObjectPartial | None:
+async def _take_over(
+    store: Store, place: Place, token: str, found: dict[int, Files]
+) -> ObjectPartial | None:
     """Copy what the highest lower fence has. The copies belong to the file when its head is stored;
     until then the lower fence keeps everything.
     """
@@ -114,17 +137,18 @@ async def _take_over(store: Store, place: Place, found: dict[int, Files]) -> Obj
         return None
     source = Place(place.id, max(lower))
     runs = await _source_runs(store.bucket, source, found[source.fence])
-    digest, token = hashlib.sha256(), new_token()
+    digest, copier = hashlib.sha256(), new_token()
     sizes: list[int] = []
     with suppress(Missing):  # its writer removes it meanwhile: what was copied is its beginning
         async for piece in _read(store.bucket, source.listed(runs)):
             await store.begin(digest.update, piece)
             copy = bytearray(piece)
-            await store.bucket.store(place.segment(len(sizes), token), copy)
+            await store.bucket.store(place.segment(len(sizes), copier), copy)
             sizes.append(len(piece))
-    partial = await _opened(store, place, (Run(token, tuple(sizes)),), digest)
+    copies = (Run(copier, tuple(sizes)),)
+    partial = await _opened(store, place, Head(token, copies), digest)
     with suppress(StoreUnavailable):  # it is removed with the job
-        await store.tidy(place, (Run(token, tuple(sizes)),), head=True)
+        await store.tidy(place, copies, head=True)
     return partial
 
 

@@ -73,6 +73,7 @@ class ObjectArtifacts:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
+        self._writers = opening.Writers()
         self._sharing = Sharing(bucket, opening.new_token())
         self._known: dict[str, _Known] = {}
         self._id: str | None = None
@@ -162,8 +163,10 @@ class ObjectArtifacts:
 
     async def create(self, id: str, fence: int = 0) -> ObjectPartial:
         """As `ArtifactStore.create`."""
-        async with self.turn(checked(id)):
-            made = await opening.begin(self, Place(id, fence))
+        place = Place(checked(id), fence)
+        async with self.turn(id):
+            with self._writers.opening(place) as token:
+                made = await opening.begin(self, place, token)
             self._growing.add(made)
         return made
 
@@ -175,7 +178,8 @@ class ObjectArtifacts:
         async with self.turn(id):
             if any(each.place == place for each in self._growing):
                 raise StoreUnavailable(f"the partial file of job {id} is being written")
-            kept = await self._checked(await opening.resume(self, place))
+            with self._writers.opening(place) as token:
+                kept = await self._checked(await opening.resume(self, place, token))
             if kept is not None:
                 self._growing.add(kept)
                 self._count(id, -kept.offset)
@@ -231,6 +235,7 @@ class ObjectArtifacts:
             await self.bucket.remove(documents)
             await self._remove_segments(id, stored.keys() - documents, readable=readable)
             self._known.pop(id, None)
+            self._writers.forget(id)
 
     async def _remove_segments(self, id: str, keys: set[str], *, readable: bool) -> None:
         keys = keys - self._sharing.doomed(id)
