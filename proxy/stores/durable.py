@@ -60,8 +60,8 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def close(descriptor: int) -> None:
-    """Close a file whose bytes are synced, or are not needed. NFS reports errors here, too, of
-    which nothing depends; the descriptor is free in any case.
+    """Close a file whose bytes are synced, or are not needed. NFS may report an error here as well:
+    nothing depends on it, and the descriptor is free in any case.
     """
     try:
         os.close(descriptor)
