@@ -393,12 +393,18 @@ async def test_remains_of_a_dead_writer_are_removed_by_the_next_start(
     await other.close()
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["written", "resumed when it was whole"])
 async def test_remains_that_could_not_be_removed_are_removed_later(
-    store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch
+    store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch, *, whole: bool
 ) -> None:
     job = new_id()
-    partial = await store.create(job)
+    partial: Partial | None = await store.create(job)
+    assert partial is not None
     await partial.write(CONTENT)
+    if whole:
+        await partial.keep()
+        partial = await store.resume(job)
+        assert partial is not None
     remove = Bucket.remove
 
     async def fail(bucket: Bucket, keys: Collection[str]) -> None:

@@ -108,7 +108,11 @@ async def is_written_again(bucket: Bucket, place: Place, artifact: Commit) -> bo
 
 
 def _wrote(head: Head, artifact: Commit) -> bool:
-    return head.token in {run.token for run in artifact.runs}
+    """Whether the artifact is what its writer made of the partial file. It stored no segment of its
+    own if it had found all of them.
+    """
+    own = head.token in {run.token for run in artifact.runs}
+    return own or (bool(head.runs) and head.runs == artifact.runs)
 
 
 async def _opened(store: Store, place: Place, head: Head, digest: hashlib._Hash) -> ObjectPartial:
