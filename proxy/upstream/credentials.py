@@ -78,10 +78,12 @@ class Credentials:
 
 def _trimmed(token: bytes) -> bytes:
     """Return the token without what .NET takes for white space around it, in UTF-8 or Latin-1: no
-    spelling of a token is another caller.
+    spelling of a token is another caller. One that is not ASCII is returned as it is: the last byte
+    of a character may look like white space.
     """
     text = token.decode("utf-8", "surrogateescape").strip()
-    return text.encode("utf-8", "surrogateescape").strip(b" \t\x85\xa0")
+    trimmed = text.encode("utf-8", "surrogateescape").strip(b" \t\x85\xa0")
+    return trimmed if trimmed.isascii() else token
 
 
 def _claims(token: bytes) -> str | None:

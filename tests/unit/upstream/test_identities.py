@@ -152,6 +152,21 @@ def test_white_space_around_a_token_makes_no_new_caller(space: bytes) -> None:
         assert owner_of(access, made) == token
 
 
+@pytest.mark.parametrize("prefix", [b"", b"t"])
+@pytest.mark.parametrize("character", ["à", "\u5145", "†"])
+def test_a_byte_that_is_part_of_a_character_is_no_white_space(
+    prefix: bytes, character: str
+) -> None:
+    """§2: 85 and A0, white space in Latin-1, are also the last bytes of characters in UTF-8."""
+    access, _, _ = make(lambda *_: 200)
+    whole = prefix + character.encode()
+    made = [
+        Credentials.of([(b"Authorization", b"Bearer " + whole[:end])])
+        for end in range(len(prefix) + 1, len(whole) + 1)
+    ]
+    assert len({owner_of(access, each) for each in made if each is not None}) == len(made)
+
+
 def test_records_of_version_0_1_0_still_belong_to_their_caller() -> None:
     """§9: the keyed hash over the credentials as they were sent, without a cookie."""
     access, _, _ = make(lambda *_: 200)
