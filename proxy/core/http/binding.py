@@ -9,7 +9,8 @@ import re
 _AUTHENTICATION = re.compile(
     rb"(?im)^(?:(persistent-auth)|(?:proxy-)?authorization|(?:www|proxy)-authenticate):([^\r\n]*+)"
 )
-_SCHEMES = ([b"ntlm"], [b"negotiate"])
+#: Nego2 is the other name of Negotiate (MS-N2HT).
+_SCHEMES = ([b"ntlm"], [b"negotiate"], [b"nego2"])
 
 
 def binds(block: bytes) -> bool:

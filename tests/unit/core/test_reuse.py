@@ -80,6 +80,8 @@ def test_12_an_http_1_0_request_closes_its_connection() -> None:
         b"WWW-Authenticate: Bearer\r\nWWW-Authenticate:\tnTLM\tTlRM",
         b"Proxy-Authenticate: ,Negotiate",
         b"Persistent-Auth: true",
+        b"WWW-Authenticate: Bearer, Nego2 YII",
+        b"Authorization: Nego2 YII",
     ],
 )
 def test_12_ntlm_and_negotiate_make_the_connection_private(line: bytes) -> None:
@@ -99,6 +101,7 @@ def test_12_ntlm_and_negotiate_make_the_connection_private(line: bytes) -> None:
         b"X-Negotiate: NTLM",
         b"Cookie: ntlm=Negotiate",
         b"WWW-Authenticate: NTLMv3",
+        b"WWW-Authenticate: Nego22",
     ],
 )
 def test_12_similar_words_do_not_make_it_private(line: bytes) -> None:
