@@ -6,10 +6,11 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aiohttp import web
 
+from proxy.api.acceptance import Acceptance
 from proxy.api.download import Download, NotOpened
 from proxy.api.idempotency import IdempotencyKeys, idempotency_key
 from proxy.api.links import Site
@@ -100,7 +101,7 @@ class KickoffHandler:
         self._sealer = sealer
         self._policy = policy
         self._now = now
-        self._held_fields = held_fields
+        self._acceptance = Acceptance(access, runner, held_fields)
 
     async def handle(self, request: ApiRequest, decision: Kickoff) -> ApiResponse:
         """Accept the export as a job, and return the response. Raises `Problem`."""
@@ -144,28 +145,16 @@ class KickoffHandler:
             owners = self._access.hashes if learned is False else self._access.owners
             fields = kickoff_fields(call.request.fields)
             job = self._job(call, job_id, owners(call.credentials), fields)
-            job = replace(job, accepted=await self._accepts(call, learned=learned))
+            job = await self._acceptance.marked(
+                job, call.credentials, call.request.fields, learned=learned
+            )
             run = Run(job.id, fields, attended=self._grace(call) > 0)
-            self._held_fields.take(run)
+            job = await self._acceptance.hold(job, call.credentials, run)
             stack.callback(run.attendance.end)
             if not run.attendance.waiting:
                 run.hold()
                 stack.callback(run.release)
             return await self._store(call, job, body, run)
-
-    async def _accepts(self, call: _Call, *, learned: bool | None) -> bool:
-        """Report whether VB365 is known to accept the caller. `learned` is the result of
-        `Access.learn`.
-
-        VB365 is asked again only for a job that may have to wait: its record depends on it if VB365
-        answers 401 later. The preflight proves nothing (CONTRACT §2).
-        """
-        if learned or self._access.knows(call.request.fields):
-            return True
-        asked = learned is None or (call.credentials.claims and not call.credentials.cookie)
-        if asked or not await self._runner.is_full():
-            return False
-        return await self._access.accepts(call.credentials)
 
     def _job(
         self, call: _Call, id: str, owners: Sequence[str], fields: list[tuple[bytes, bytes]]
@@ -193,10 +182,8 @@ class KickoffHandler:
                 stored = await self._submit(call, job, body, run)
             except KeyClaimed:
                 continue  # by a kick-off that another replica has announced since
-            except UnacceptedCallers:
-                if not await self._access.accepts(call.credentials):
-                    raise
-                job = replace(job, accepted=True)
+            except UnacceptedCallers as why:
+                job = await self._acceptance.confirmed(job, call.credentials, why)
                 continue
             if stored.id == job.id:
                 self._access.allow(call.credentials, stored)

@@ -6,11 +6,16 @@ from collections import deque
 from weakref import finalize
 
 from proxy.core.errors import Problem
+from proxy.jobs.admission import UnacceptedCallers
 from proxy.jobs.run import Run
 
 _RETRY_AFTER = 30
 #: Bytes of memory that a field needs in addition to its name and value.
 _PER_FIELD = 200
+
+
+#: The part of the memory for callers that VB365 has never accepted.
+_UNACCEPTED = 1 / 4
 
 
 class HeldFields:
@@ -19,16 +24,35 @@ class HeldFields:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
-        #: The sizes of runs that are no longer in memory. Any thread may collect a run.
-        self._released: deque[int] = deque()
+        #: The part of that of callers that VB365 had not accepted at their kick-off.
+        self._unaccepted = 0
+        #: The sizes of runs that are no longer in memory, and whether VB365 had accepted their
+        #: callers. Any thread may collect a run.
+        self._released: deque[tuple[int, bool]] = deque()
 
-    def take(self, run: Run) -> None:
-        """Count the fields of the run. Raises `Problem` 503 if they are too many."""
+    def take(self, run: Run, *, accepted: bool) -> None:
+        """Count the fields of the run. Raises `Problem` 503 if they are too many,
+        `UnacceptedCallers` if they are only for a caller that VB365 has not `accepted`.
+        """
         while self._released:
-            self._held -= self._released.popleft()
+            size, known = self._released.popleft()
+            self._count(-size, accepted=known)
         size = sum(len(name) + len(value) + _PER_FIELD for name, value in run.fields)
         if self._held + size > self._limit:
-            detail = "The header fields of unfinished exports use all the memory reserved for them."
-            raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
+            raise _exhausted(Problem, "unfinished exports")
+        if not accepted and self._unaccepted + size > self._limit * _UNACCEPTED:
+            raise _exhausted(
+                UnacceptedCallers, "exports of callers that VB365 has not confirmed yet"
+            )
+        self._count(size, accepted=accepted)
+        finalize(run, self._released.append, (size, accepted)).atexit = False
+
+    def _count(self, size: int, *, accepted: bool) -> None:
         self._held += size
-        finalize(run, self._released.append, size).atexit = False
+        if not accepted:
+            self._unaccepted += size
+
+
+def _exhausted(kind: type[Problem], whose: str) -> Problem:
+    detail = f"The header fields of {whose} use all the memory reserved for them."
+    return kind("capacity-exhausted", detail, retry_after=_RETRY_AFTER)

@@ -161,3 +161,35 @@ async def test_a_caller_whom_vb365_accepts_cancels_its_first_export(make_stage: 
         stage.fields = stage.simulator.login("operator")
         stage.fault(path="limit=1", method="GET", status=500)
     stage.simulator.release()
+
+
+async def test_invented_tokens_use_a_quarter_of_the_memory_for_fields(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5: while all slots are taken, their exports wait, and so do their fields in memory."""
+    monkeypatch.setattr("proxy.parts.exports._HELD_FIELDS", 64 << 10)
+    stage = await full(make_stage, EXPORTS__PREFLIGHT="false")
+    statuses: list[int] = []
+    for size in [4000] * 20 + [100] * 50:
+        invented = {"Authorization": f"Bearer {len(statuses)}", "X": "x" * size}
+        response = await stage.ask(
+            "POST", stage.export, invented | {"Prefer": "respond-async"}, b"{}"
+        )
+        statuses.append(response.status)
+    assert {202, 503} == set(statuses)
+    for _ in range(3):
+        assert (await stage.kickoff(stage.export, X="x" * 4000)).status == 202
+    stage.simulator.release()
+
+
+async def test_a_caller_is_confirmed_if_invented_tokens_use_their_memory_for_fields(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5: also one whom VB365 was not asked about, because a slot seemed to be free."""
+    monkeypatch.setattr("proxy.parts.exports._HELD_FIELDS", 16 << 10)
+    stage = await make_stage({"token": "opaque"})
+    stage.fault(hold=True)
+    assert (await stage.kickoff(stage.export, X="x" * 5000)).status == 202
+    assert stage.count_requests(IDENTITY) == 1
+    stage.simulator.faults.clear()
+    stage.simulator.release()

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from proxy.core.errors import Problem
+from proxy.jobs.admission import UnacceptedCallers
 from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.run import Run
 
@@ -18,15 +19,33 @@ async def test_a_run_counts_until_it_leaves_the_memory() -> None:
     held = HeldFields(2_000)
     runs = [Run("x", FIELDS), Run("y", FIELDS)]
     for run in runs:
-        held.take(run)
+        held.take(run, accepted=True)
     del run
     with pytest.raises(Problem):
-        held.take(Run("z", FIELDS))
+        held.take(Run("z", FIELDS), accepted=True)
     thread = threading.Thread(target=runs.clear)
     thread.start()
     thread.join()
     again = [Run("x", FIELDS), Run("y", FIELDS)]
     for each in again:
-        held.take(each)
+        held.take(each, accepted=True)
     with pytest.raises(Problem):
-        held.take(Run("z", FIELDS))
+        held.take(Run("z", FIELDS), accepted=True)
+
+
+async def test_callers_that_vb365_never_accepted_get_a_quarter() -> None:
+    """Their runs leave the rest to others, and make room for each other when they end."""
+    held = HeldFields(8_000)
+    runs = [Run("x", FIELDS), Run("y", FIELDS)]
+    for run in runs:
+        held.take(run, accepted=False)
+    del run
+    with pytest.raises(UnacceptedCallers):
+        held.take(Run("z", FIELDS), accepted=False)
+    others = [Run("x", FIELDS) for _ in range(6)]
+    for each in others:
+        held.take(each, accepted=True)
+    with pytest.raises(Problem, match="unfinished exports"):
+        held.take(Run("z", FIELDS), accepted=True)
+    runs.clear()
+    held.take(Run("z", FIELDS), accepted=False)
