@@ -126,6 +126,9 @@ class FileArtifacts:
         lower: list[int] = []
 
         def resume() -> Spool | None:
+            if fence and places.partial.exists():
+                # a take-over that was interrupted may have left what it has copied
+                lower.extend(files.remove_all(places.directory, id, below=fence))
             kept = Spool.resume(places, durable=self._durable, stop=stop)
             if kept is None and fence:
                 kept, found = take_over(places, durable=self._durable, stop=stop)

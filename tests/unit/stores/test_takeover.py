@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.ports import StorageFull
+from proxy.ports import StorageFull, StoreUnavailable
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file
 from tests.support.artifacts import new_id, note
@@ -71,3 +71,28 @@ async def test_a_file_system_that_cannot_copy_is_read_and_written(
     taken = await store.resume(job, 2)
     assert taken is not None
     assert await taken.read(0, taken.offset) == CONTENT
+
+
+@pytest.mark.parametrize(("step", "file"), [("replace", "2.copy"), ("unlink", "1.partial")])
+async def test_a_take_over_that_failed_midway_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, store: FileArtifacts, tmp_path: Path, step: str, file: str
+) -> None:
+    """The volume did not say that it had renamed the copy, or failed to remove what was copied."""
+    job, work = new_id(), getattr(os, step)
+    await kept(store, job)
+
+    def fail(path: Path, *args: Path) -> None:
+        if step == "replace":
+            work(path, *args)
+        if path.name == f"{job}.{file}":
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(StoreUnavailable):
+            await store.resume(job, 2)
+    taken = await store.resume(job, 2)
+    assert taken is not None
+    assert await taken.read(0, taken.offset) == CONTENT
+    assert names(tmp_path) == {f"{job}.2.partial"}
+    assert await store.used() == len(CONTENT)
