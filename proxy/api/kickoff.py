@@ -223,7 +223,9 @@ class KickoffHandler:
         """
         async with held:
             try:
-                async with self._runner.admission(*job.owners, accepted=job.accepted):
+                async with self._runner.admission(
+                    *job.owners, accepted=job.accepted, size=len(body)
+                ):
                     return await self._runner.submit(job, body, run)
             except Problem:
                 # another replica may have just stored the duplicate that took the last place

@@ -61,7 +61,8 @@ class Exports(Section):
     """Maximum size of the body of a kick-off; larger ones get 413."""
     body_memory: Size = 64 * _MIB
     """Memory for the bodies of all kick-offs that are being received; a kick-off that needs more
-    gets 503.
+    gets 503. Also how much the bodies of exports that wait may take in the store, of callers that
+    VB365 has never accepted.
     """
     generate_timeout: Timeout = 24 * _HOUR
     """How long VB365 may send nothing while it generates the file."""

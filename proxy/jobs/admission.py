@@ -19,7 +19,8 @@ from proxy.ports import ArtifactStore, Bounds, Counts, JobStore, SharedJobs, Slo
 _RETRY_AFTER = 30
 #: The number of records to remove at a time: the store syncs many changes at once.
 _TOGETHER = 64
-_Place = tuple[tuple[str, ...], bool]
+#: Owners, whether VB365 accepted the caller, and the bytes of the body.
+_Place = tuple[tuple[str, ...], bool, int]
 #: How often a job is added again, if other replicas took its place and gave it up meanwhile.
 _TRIES = 5
 
@@ -37,6 +38,8 @@ class Limits:
     cancel_hold: float = 0.0
     max_records: int = 20_000
     max_records_per_caller: int = 1_000
+    #: Bytes of the bodies that wait in the store, of callers that VB365 never accepted.
+    unaccepted_bodies: int = 64 << 20
 
     @property
     def slots(self) -> SlotLimits:
@@ -77,8 +80,9 @@ class Admission:
     """Admits kick-offs one by one. A job that is about to be added already counts.
 
     Where replicas share the store (`shared`), the store itself decides in the call that adds the
-    job; the checks here then choose the text of the error, or make space. `unaccepted` counts the
-    jobs that wait in this process and whose callers VB365 never accepted.
+    job; the checks here then choose the text of the error, or make space. `unaccepted` returns the
+    sizes of the bodies of the jobs that wait in this process and whose callers VB365 never
+    accepted.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class Admission:
         queue: Queue,
         space: Reservations,
         limits: Limits,
-        unaccepted: Callable[[], int],
+        unaccepted: Callable[[], Sequence[int]],
         shared: SharedJobs | None = None,
     ) -> None:
         self._jobs = jobs
@@ -99,7 +103,7 @@ class Admission:
         self._space = space
         self._limits = limits
         self._unaccepted = unaccepted
-        #: The jobs that are about to be added: their owners, and whether VB365 accepted them.
+        #: The jobs that are about to be added.
         self._reserved: list[_Place] = []
         #: Those that have been added since, and whose blocks have not ended.
         self._taken: list[_Place] = []
@@ -109,23 +113,23 @@ class Admission:
 
     @asynccontextmanager
     async def __call__(
-        self, owners: Sequence[str], *, accepted: bool = True
+        self, owners: Sequence[str], *, accepted: bool = True, size: int = 0
     ) -> AsyncIterator[None]:
         """Reserve a place for one more job of the caller while the block runs.
 
         `owners` are all hashes of the caller; a job that has several of them counts once. Without
-        `accepted` only a share of the queue is for the job. Raises `Problem` 429 or 503, and
-        `StoreUnavailable`.
+        `accepted` only a share of the queue is for the job, whose body has `size` bytes. Raises
+        `Problem` 429 or 503, and `StoreUnavailable`.
         """
         await self._space.refresh()
         if self._shared is None or self._space.shortage() is not None:
             use = await self._check(owners)
             if not accepted:
-                self._check_share(use)
-        elif not accepted and self._is_share_taken():
-            self._check_share(await self._queue.use(owners))
+                self._check_share(use, size)
+        elif not accepted and self._exceeded(0, size):
+            self._check_share(await self._queue.use(owners), size)
         # no await since the checks: two kick-offs never get the last place
-        place = (tuple(owners), accepted)
+        place = (tuple(owners), accepted, size)
         self._reserved.append(place)
         try:
             yield
@@ -144,7 +148,7 @@ class Admission:
     @property
     def _arriving(self) -> Sequence[Sequence[str]]:
         """The owners of the jobs that are about to be added, unless the store counts them."""
-        return [owners for owners, _ in self._reserved] if self._shared is None else ()
+        return [owners for owners, *_ in self._reserved] if self._shared is None else ()
 
     async def is_full(self) -> bool:
         """Whether another job may have to wait for a slot. Raises `StoreUnavailable`."""
@@ -212,24 +216,30 @@ class Admission:
             detail = f"{plural(waiting, 'export')} {verb} waiting (exports.max_queued)."
             raise Problem("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
 
-    @property
-    def _waiting_unaccepted(self) -> int:
-        return self._unaccepted() + sum(not accepted for _, accepted in self._reserved)
+    def _check_share(self, use: SlotUse, size: int) -> None:
+        if (exceeded := self._exceeded(self._free(use), size)) is not None:
+            raise UnacceptedCallers("capacity-exhausted", exceeded, retry_after=_RETRY_AFTER)
 
-    def _is_share_taken(self) -> bool:
-        """Whether `_check_share` depends on the number of free slots."""
-        return self._waiting_unaccepted >= unaccepted_share(self._limits.max_queued)
-
-    def _check_share(self, use: SlotUse) -> None:
-        limit = unaccepted_share(self._limits.max_queued) + self._free(use)
-        if self._queue.waiting + len(self._reserved) < limit:
-            return  # that many would not be too many
-        if (waiting := self._waiting_unaccepted) >= limit:
-            detail = (
-                f"{plural(waiting, 'export')} of callers that VB365 has not confirmed yet wait "
-                "already (a quarter of exports.max_queued)."
-            )
-            raise UnacceptedCallers("capacity-exhausted", detail, retry_after=_RETRY_AFTER)
+    def _exceeded(self, free: int, size: int) -> str | None:
+        """What one more job of a caller that VB365 never accepted would exceed with `free` slots,
+        None if it would not.
+        """
+        share = unaccepted_share(self._limits.max_queued)
+        waiting, bodies = self._queue.waiting + len(self._reserved), self._limits.unaccepted_bodies
+        # as many bodies of an equal part each do not exceed the limit, whoever sent the others
+        if waiting < free or (waiting < share + free and size <= bodies // share):
+            return None
+        sizes = [*self._unaccepted(), *(each for _, known, each in self._reserved if not known)]
+        if len(sizes) >= share + free:
+            limit = "a quarter of exports.max_queued"
+        elif sizes and sum(sizes) + size > bodies and size > bodies // share:
+            limit = "as much as exports.body_memory"
+        else:
+            return None
+        return (
+            f"{plural(len(sizes), 'export')} of callers that VB365 has not confirmed yet wait "
+            f"already ({limit})."
+        )
 
     def _free(self, use: SlotUse) -> int:
         """The slots for the jobs that wait or are about to be added. Some of these have one."""

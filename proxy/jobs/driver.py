@@ -19,6 +19,9 @@ from proxy.ports import JobStore
 
 log = structlog.get_logger(__name__)
 
+#: Bytes of a body that is not kept for a caller that VB365 has never accepted, once it has answered
+#: 401. The sweeper limits the number of others.
+_LARGE_BODY = 256 << 10
 #: The number of dropped jobs that are remembered: a list that was read before may contain them.
 _REMEMBERED = 1000
 
@@ -83,6 +86,8 @@ class Driver:
             # a caller whose job ran before had no 401 then; strangers cannot restart the proxy
             known = why.continued or self._trust.knows(run.fields)
             self._trust.distrust(run.fields)
+            if not known and run.size > _LARGE_BODY and why.failure is not None:
+                return Failed(why.failure)
             return Interrupted(denied=not known, expired=True)
         except JobFailed as why:
             return Failed(why.error, accepted=self._trust.knows(run.fields))

@@ -123,10 +123,12 @@ class ExportRequest:
         if waiting and len(relayed.body) > _RESPONSE_LIMIT:
             self.hand_over(response, relayed.body)
         continued = self._record.job.attempt > 1
-        if response.status == 401 and (self._run.queued or continued):
-            return Suspended(continued=continued)  # the token has expired since VB365 accepted it
         target = self._record.job.request.target.encode("latin-1")
-        return JobFailed(refusal(relayed, secrets(self._run.fields, target)))
+        failure = refusal(relayed, secrets(self._run.fields, target))
+        if response.status == 401 and (self._run.queued or continued):
+            # the token has expired since VB365 accepted it
+            return Suspended(continued=continued, failure=failure)
+        return JobFailed(failure)
 
     def hand_over(self, response: Response, first: bytes = b"") -> None:
         """Give a response that cannot be stored to a follower of a rescued export (CONTRACT §14).

@@ -56,6 +56,8 @@ class Run:
         #: The body of a request that is sent as soon as the run starts; None if only the store has
         #: it.
         self.body: bytes | None = None
+        #: The bytes of the body of a new job.
+        self.size = 0
         #: A connection for that request.
         self.prepared: Prepared | None = None
         #: The record of a job that was stored with a slot, until the run has read it.
@@ -83,6 +85,11 @@ class Run:
         facts = [self.work.value, self.attendance.state.value]
         facts += [name for name in ("queued", "posting", "woken") if getattr(self, name)]
         return f"<Run {self.id} {' '.join(facts)}>"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its job is stored and waits for a slot."""
+        return self.stored and self.work is Work.QUEUED
 
     @property
     def refusal(self) -> WholeResponse | Problem | None:
@@ -143,12 +150,13 @@ class JobFailed(Exception):
 
 class Suspended(Exception):
     """The job waits for new credentials. What is stored of it is kept. `continued`: VB365 has had
-    its request before.
+    its request before. `failure` is the error of a job that is not worth it, None if each is.
     """
 
-    def __init__(self, *, continued: bool) -> None:
+    def __init__(self, *, continued: bool, failure: JobError | None = None) -> None:
         super().__init__()
         self.continued = continued
+        self.failure = failure
 
 
 class Dropped(Exception):

@@ -86,7 +86,7 @@ class Runner:
             queue=self._queue,
             space=self._space,
             limits=limits,
-            unaccepted=self._count_unaccepted,
+            unaccepted=self._unaccepted,
             shared=shared,
         )
         self._submission = Submission(
@@ -145,8 +145,7 @@ class Runner:
         """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
         await self._space.measure()
         self._tasks.spawn(self._tick())
-        jobs = await self._jobs.list()
-        self._queue.restore(jobs)
+        self._queue.restore(jobs := await self._jobs.list())
         for job in reversed(jobs):
             await self.resume_sealed(job)
 
@@ -180,13 +179,14 @@ class Runner:
         except StoreUnavailable as why:
             log.warning("job not handed over", job=id, reason=str(why))
 
-    def admission(self, *owners: str, accepted: bool = True) -> AbstractAsyncContextManager[None]:
+    def admission(
+        self, *owners: str, accepted: bool = True, size: int = 0
+    ) -> AbstractAsyncContextManager[None]:
         """Reserve a place for one more job of the caller while the block runs; see `Admission`."""
-        return self._admission(owners, accepted=accepted)
+        return self._admission(owners, accepted=accepted, size=size)
 
-    def _count_unaccepted(self) -> int:
-        waiting = (run for run in self._runs.values() if run.stored and run.work is Work.QUEUED)
-        return sum(not run.accepted for run in waiting)
+    def _unaccepted(self) -> list[int]:
+        return [run.size for run in self._runs.values() if run.waits and not run.accepted]
 
     async def is_full(self) -> bool:
         """Whether another job may have to wait for a slot. Raises `StoreUnavailable`."""

@@ -68,6 +68,7 @@ class Submission:
     async def _submit(self, job: Job, body: bytes, run: Run) -> Job:
         # a request that finds the record must find the run too, before `add` returns
         self._runs[run.id] = run
+        run.size = len(body)
         started = self._started(job, run)
         try:
             stored = await self._admission.add(job, body, started)

@@ -168,6 +168,7 @@ class Parts:
                 cancel_hold=exports.cancel_hold,
                 max_records=storage.max_records,
                 max_records_per_caller=exports.max_records_per_caller,
+                unaccepted_bodies=exports.body_memory,
             ),
             sealer=self._sealer,
             trust=self._access,

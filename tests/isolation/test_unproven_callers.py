@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.core.job import Job
+from proxy.core.job import Job, Phase, Status
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeStage, Stage
 
@@ -193,3 +193,47 @@ async def test_a_caller_is_confirmed_if_invented_tokens_use_their_memory_for_fie
     assert stage.count_requests(IDENTITY) == 1
     stage.simulator.faults.clear()
     stage.simulator.release()
+
+
+async def test_large_bodies_of_invented_tokens_do_not_fill_the_store(
+    make_stage: MakeStage,
+) -> None:
+    """§3.5: while all slots are taken, their bodies wait in the store, for hours."""
+    stage = await full(
+        make_stage,
+        EXPORTS__PREFLIGHT="false",
+        EXPORTS__BODY_MEMORY="100KiB",
+        EXPORTS__MAX_REQUEST_BODY="40KiB",
+        EXPORTS__MAX_QUEUED="80",
+    )
+    body, responses = b"x" * (40 << 10), []
+    for number in range(4):
+        invented = {"Authorization": f"Bearer {number}", "Prefer": "respond-async"}
+        responses.append(await stage.ask("POST", stage.export, invented, body))
+    assert [each.status for each in responses] == [202, 202, 503, 503]
+    assert "exports.body_memory" in responses[-1].json()["detail"]
+    small = {"Authorization": "Bearer small", "Prefer": "respond-async"}
+    assert (await stage.ask("POST", stage.export, small, b"{}")).status == 202
+    for _ in range(3):
+        assert (await stage.kickoff(stage.export, body=body)).status == 202
+    stage.simulator.release()
+
+
+async def test_a_large_body_of_an_invented_token_is_not_kept_after_401(
+    make_stage: MakeStage, stores: list[DiskJobs]
+) -> None:
+    """§9: a suspended export keeps its body; this one fails."""
+    stage = await full(make_stage, EXPORTS__PREFLIGHT="false")
+    waiting = []
+    for size in (1000, 300 << 10):
+        invented = {"Authorization": f"Bearer {size}", "Prefer": "respond-async"}
+        response = await stage.ask("POST", stage.export, invented, b"x" * size)
+        waiting.append(stage.path(response["Location"]))
+    stage.simulator.release()
+    async with asyncio.timeout(20):
+        while (await job_of(stores, waiting[1])).phase is not Phase.COMPLETED:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    small, large = [await job_of(stores, each) for each in waiting]
+    assert small.phase is Phase.SUSPENDED
+    assert (large.status, large.error and large.error.status) == (Status.FAILED, 401)
+    assert await stores[-1].body(large.id) is None

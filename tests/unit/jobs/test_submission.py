@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -313,9 +313,10 @@ async def test_waiting_jobs_are_not_counted_while_they_are_few(world: FakeWorld)
     counted: list[int] = []
     count = admission._unaccepted
 
-    def unaccepted() -> int:
-        counted.append(count())
-        return counted[-1]
+    def unaccepted() -> Sequence[int]:
+        found = count()
+        counted.append(len(found))
+        return found
 
     admission._unaccepted = unaccepted
     world.upstream.gate.clear()
