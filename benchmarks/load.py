@@ -17,11 +17,14 @@ _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1, "m": 60}
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of some work: `amount` units took `cpu` seconds of CPU time in `wall` seconds."""
+    """The cost of some work: `amount` units took `cpu` seconds of CPU time in `wall` seconds, and
+    the load generator took `client` seconds of CPU time, if that was measured.
+    """
 
     amount: float
     cpu: float
     wall: float
+    client: float = 0.0
 
     @property
     def cpu_per_unit(self) -> float:
@@ -78,12 +81,12 @@ def curl(
     """
     command = [*_curl(server, path, tls, fields), "-o", "/dev/null", "-w", "%{size_download}"]
     before, start = server.cpu(), time.perf_counter()
-    done = subprocess.run(
-        on_cores([LOAD_CORE], command), check=True, capture_output=True, text=True
-    )
-    cost = Cost(size / 1e9, server.cpu() - before, time.perf_counter() - start)
-    if int(done.stdout) != size:
-        raise RuntimeError(f"{path}: received {done.stdout} bytes, expected {size}")
+    with subprocess.Popen(on_cores([LOAD_CORE], command), stdout=subprocess.PIPE) as process:
+        client = _wait(process)
+        cost = Cost(size / 1e9, server.cpu() - before, time.perf_counter() - start, client)
+        received = process.communicate()[0].decode()
+    if process.returncode or received != str(size):
+        raise RuntimeError(f"{path}: received {received} bytes, expected {size}")
     return cost
 
 
