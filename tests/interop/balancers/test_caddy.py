@@ -17,6 +17,7 @@ import pytest
 from proxy.simulator import SimulatorSettings
 from tests.interop.balancers.balancer import (
     THROUGH,
+    Balancer,
     Files,
     filled,
     program,
@@ -25,12 +26,37 @@ from tests.interop.balancers.balancer import (
 )
 from tests.interop.balancers.conftest import Scene, port_of, proxying, standing
 from tests.interop.balancers.test_exports import mailbox
+from tests.interop.balancers.test_wire import to
 from tests.support.commands import ROOT
+from tests.support.upstreams import Origin
+from tests.unit.upstream.test_private_connections import Windows, answered, asking
 
 CADDYFILE = ROOT / "examples" / "caddy" / "Caddyfile"
 SIZE = 200_000_000
 
 pytestmark = pytest.mark.skipif(program("caddy") is None, reason="caddy is not installed")
+
+
+@contextlib.asynccontextmanager
+async def caddy(
+    place: Path, files: Files, proxy: int, changes: dict[str, str] | None = None
+) -> AsyncIterator[Balancer]:
+    """Caddy in front of the port `proxy`."""
+    with reserved() as holder:
+        port = holder.getsockname()[1]
+        here = {
+            "vb365.example.com {": f"https://localhost:{port} {{\n\tbind 127.0.0.1\n"
+            f"\ttls {files.chain} {files.key}",
+            "127.0.0.1:4443 {": f"127.0.0.1:{proxy} {{",
+        }
+        options = f"{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {place}/caddy\n}}\n"
+        shipped = CADDYFILE.read_text(encoding="utf-8")
+        (place / "Caddyfile").write_text(options + filled(shipped, here | (changes or {})))
+        command = [str(program("caddy")), "run", "--config", str(place / "Caddyfile")]
+        environment = ["env", f"HOME={place}", f"XDG_DATA_HOME={place}"]
+        environment += [f"XDG_CONFIG_HOME={place}", f"PATH={os.environ['PATH']}"]
+        async with running([*environment, *command], {THROUGH: port}, place) as balancer:
+            yield balancer
 
 
 @contextlib.asynccontextmanager
@@ -41,30 +67,16 @@ async def behind_caddy(
     stand_in: SimulatorSettings,
     changes: dict[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
-    with reserved() as holder:
-        port = holder.getsockname()[1]
-        async with standing(stand_in) as vb365, proxying(vb365.url, place) as proxy:
-            here = {
-                "vb365.example.com {": f"https://localhost:{port} {{\n\tbind 127.0.0.1\n"
-                f"\ttls {files.chain} {files.key}",
-                "127.0.0.1:4443 {": f"127.0.0.1:{port_of(proxy.url)} {{",
-            }
-            options = (
-                f"{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {place}/caddy\n}}\n"
-            )
-            shipped = CADDYFILE.read_text(encoding="utf-8")
-            (place / "Caddyfile").write_text(options + filled(shipped, here | (changes or {})))
-            command = [str(program("caddy")), "run", "--config", str(place / "Caddyfile")]
-            environment = ["env", f"HOME={place}", f"XDG_DATA_HOME={place}"]
-            environment += [f"XDG_CONFIG_HOME={place}", f"PATH={os.environ['PATH']}"]
-            async with (
-                running([*environment, *command], {THROUGH: port}, place) as balancer,
-                aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(ssl=trusting),
-                    timeout=aiohttp.ClientTimeout(total=60),
-                ) as http,
-            ):
-                yield Scene(vb365, proxy, balancer, http)
+    async with (
+        standing(stand_in) as vb365,
+        proxying(vb365.url, place) as proxy,
+        caddy(place, files, port_of(proxy.url), changes) as balancer,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trusting),
+            timeout=aiohttp.ClientTimeout(total=60),
+        ) as http,
+    ):
+        yield Scene(vb365, proxy, balancer, http)
 
 
 async def test_a_large_file_arrives_complete_and_in_ranges(
@@ -109,3 +121,29 @@ async def test_an_export_outlives_the_time_out(
             await here.vb365.until(lambda: here.vb365.held > 0)
             here.vb365.release()
         assert ended.result()["status"] == "Success"
+
+
+@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate", b"Nego2"])
+async def test_nobody_is_taken_for_the_client_that_has_authenticated_a_connection(
+    scheme: bytes, files: Files, tmp_path: Path, trusting: ssl.SSLContext
+) -> None:
+    """CONTRACT §12: Caddy uses its connections to the proxy for all clients."""
+    async with (
+        Origin(Windows(scheme)).running() as origin,
+        proxying(origin.url, tmp_path) as proxy,
+        caddy(tmp_path, files, port_of(proxy.url)) as balancer,
+    ):
+        alice = await to(balancer, trusting)
+        for token in (b"", b"hello", b"alice"):
+            await answered(alice, for_localhost(asking(token=token, scheme=scheme)))
+        for _ in range(4):
+            stranger = await to(balancer, trusting)
+            for method in (b"GET", b"POST"):
+                assert (await answered(stranger, for_localhost(asking(method))))[0] == 401
+            stranger.abort()
+        alice.abort()
+
+
+def for_localhost(request: bytes) -> bytes:
+    """The request with the Host for which Caddy has a site."""
+    return request.replace(b"Host: h\r\n", b"Host: localhost\r\n")

@@ -18,6 +18,7 @@ from tests.interop.balancers.balancer import THROUGH, Balancer, Files, balancing
 from tests.interop.balancers.conftest import port_of, proxying, standing
 from tests.support.upstreams import Origin, Script
 from tests.support.wire import LIMIT, Peer
+from tests.unit.upstream.test_private_connections import Windows, answered, asking
 
 
 @asynccontextmanager
@@ -32,18 +33,23 @@ async def before(
         proxying(f"http://127.0.0.1:{origin.port}", place) as proxy,
         balancing(name, place, files, proxy=port_of(proxy.url)) as balancer,
     ):
-        opened = asyncio.open_connection(
-            "127.0.0.1",
-            balancer.ports[THROUGH],
-            ssl=trusting,
-            server_hostname="localhost",
-            limit=1 << 21,
-        )
-        client = Peer(*await asyncio.wait_for(opened, LIMIT))
+        client = await to(balancer, trusting)
         try:
             yield client, balancer
         finally:
             client.abort()
+
+
+async def to(balancer: Balancer, trusting: ssl.SSLContext) -> Peer:
+    """A client's connection to the balancer."""
+    opened = asyncio.open_connection(
+        "127.0.0.1",
+        balancer.ports[THROUGH],
+        ssl=trusting,
+        server_hostname="localhost",
+        limit=1 << 21,
+    )
+    return Peer(*await asyncio.wait_for(opened, LIMIT))
 
 
 TARGETS = ("//v6/Organizations", "/v8/x/a%2Fb%3d+c;d", "/v8/x?y=%7e&&z", "/v8/" + "x" * 7000)
@@ -120,6 +126,21 @@ async def test_a_websocket_is_tunnelled(
         for word in (b"ping", b"pong", b"\x00\xff\r\n"):
             await client.send(word)
             assert await client.exactly(6) == b"<" + word + b">"
+
+
+@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate", b"Nego2"])
+async def test_nobody_is_taken_for_the_client_that_has_authenticated_a_connection(
+    name: str, scheme: bytes, files: Files, tmp_path: Path, trusting: ssl.SSLContext
+) -> None:
+    """CONTRACT §12: a balancer uses its connections to the proxy for all clients."""
+    async with before(Windows(scheme), name, files, tmp_path, trusting) as (alice, balancer):
+        for token in (b"", b"hello", b"alice"):
+            await answered(alice, asking(token=token, scheme=scheme))
+        for _ in range(4):
+            stranger = await to(balancer, trusting)
+            for method in (b"GET", b"POST"):
+                assert (await answered(stranger, asking(method)))[0] == 401
+            stranger.abort()
 
 
 async def test_a_large_upload_passes_the_balancer(
