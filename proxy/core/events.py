@@ -73,10 +73,13 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job failed. `accepted`: VB365 accepted the caller in an access check."""
+    """The job failed. VB365 accepted (`accepted`) or rejected (`denied`) the caller in an access
+    check.
+    """
 
     error: JobError
     accepted: bool = False
+    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ class Job:
       file. VB365 may continue (CONTRACT §3.5 `cancel_hold`).
     - `accepted`: VB365 accepted the caller, in an access check before or during the kick-off, or by
       a response to the POST other than 401.
-    - `denied`: the job was suspended because VB365 did not.
+    - `denied`: the job was suspended, or failed, and VB365 did not.
     - `joined` is the number of further requests that joined a rescued export (CONTRACT §14).
     - `detached`: no further request joins the rescued export.
     - `client` is the address of the client that sent the kick-off.
@@ -273,9 +273,11 @@ def rejected(job: Job) -> bool:
 
 
 def refused(job: Job) -> bool:
-    """Whether VB365 answered 401 to the job and never accepted its caller (CONTRACT §3.5). Anyone
-    can create such jobs.
+    """Whether VB365 answered 401 to the job, or another error although it rejects the caller, and
+    never accepted its caller (CONTRACT §3.5). Anyone can create such jobs.
     """
     if job.accepted or job.status is not Status.FAILED or job.error is None:
         return False
-    return job.error.status == 401 or (job.denied and job.error.code is ErrorCode.INTERRUPTED)
+    if job.error.status is None:
+        return job.denied and job.error.code is ErrorCode.INTERRUPTED
+    return job.error.status == 401 or job.denied

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.core.events import Expired
-from proxy.core.job import Job, Phase, ResultState, refused, rejected
+from proxy.core.job import Job, Phase, ResultState, Status, refused, rejected
 from proxy.core.outbox import undelivered
 from proxy.core.transitions import advance
 
@@ -51,12 +51,13 @@ def stage(job: Job) -> tuple[Stage, float] | None:
 def spent(job: Job) -> tuple[bool, float, str] | None:
     """The sort key of a record that may be removed to make space, the first to remove lowest.
 
-    Jobs of unauthenticated callers come first, then the job that ended longest ago. None for a
-    record that must stay: its job has not ended, or its file is available.
+    Jobs of callers that VB365 never accepted come first, then the job that ended longest ago. None
+    for a record that must stay: its job has not ended, or its file is available.
     """
     if not (job.terminal or job.forgotten) or job.result is ResultState.AVAILABLE:
         return None
-    return not refused(job), job.updated if job.ended is None else job.ended, job.id
+    proven = job.accepted or job.status is not Status.FAILED
+    return proven, job.updated if job.ended is None else job.ended, job.id
 
 
 def keeps_bytes(job: Job) -> bool:

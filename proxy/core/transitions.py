@@ -180,11 +180,12 @@ def _without_file(job: Job) -> ResultState | None:
 
 
 def _failed(job: Job, event: Failed, now: float) -> Job:
-    answered = event.error.status not in (None, 401)
+    answered = event.error.status not in (None, 401) and not event.denied
     failed = replace(
         job,
         request=_kept(job.request),
         accepted=job.accepted or event.accepted or answered,
+        denied=job.denied or event.denied,
         status=Status.FAILED,
         holder=None,
         sealed=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 
 import structlog
 
@@ -66,7 +67,7 @@ class Driver:
         """Transfer the job's file, record the outcome and clean up."""
         await run.released()
         run.work = Work.DRIVING
-        await self._record(run, await self._outcome(run))
+        await self._record(run, await self._judged(run, await self._outcome(run)))
         while run.woken:
             run.woken = False
             await self._conclusion.conclude(run.id)
@@ -98,6 +99,18 @@ class Driver:
             # a later cancel must not interrupt what follows; it is found in the record
             run.work = Work.SETTLING
         return None
+
+    async def _judged(self, run: Run, event: Event | None) -> Event | None:
+        """Return the failure with what VB365 says of a caller that it has not accepted yet.
+
+        It answers some requests before it looks at the token, as one with a wrong Host: its answer
+        proves nothing about who sent them (CONTRACT §2).
+        """
+        if run.accepted or not isinstance(event, Failed) or event.accepted:
+            return event
+        if event.error.status in (None, 401):
+            return event
+        return replace(event, denied=await self._trust.rejects(run.fields))
 
     async def _transfer(self, run: Run) -> None:
         await self._transfers.create(run, self._space).run(await self._read(run))

@@ -13,5 +13,8 @@ class Trust(Protocol):
     def knows(self, fields: Fields, /) -> bool:
         """Return whether VB365 has ever accepted them."""
 
+    async def rejects(self, fields: Fields, /) -> bool:
+        """Ask VB365 whether it rejects them. No response counts as no."""
+
     def distrust(self, fields: Fields, /) -> None:
         """Note that VB365 has just rejected them."""

@@ -125,6 +125,11 @@ class Access:
         """
         return await self._acceptance(credentials) == 401
 
+    async def rejects(self, fields: Fields) -> bool:
+        """As `refuses`, for the credentials in these request fields."""
+        credentials = Credentials.of(fields)
+        return credentials is not None and await self.refuses(credentials)
+
     async def _acceptance(self, credentials: Credentials) -> int:
         """Return VB365's status for the credentials, 200 if it has accepted them before; 503 if it
         does not respond.

@@ -474,6 +474,9 @@ class NobodyKnown:
     def knows(self, fields: Fields) -> bool:
         return False
 
+    async def rejects(self, fields: Fields) -> bool:
+        return False
+
     def distrust(self, fields: Fields) -> None:
         self.refused.append(fields)
 

@@ -52,7 +52,11 @@ def error(status: int | None = 401, **more: Any) -> JobError:
 
 
 def failed(given: JobError, *, accepted: bool = False, **request: Any) -> Job:
-    return advance(advance(new_job(1, **request), Claimed("r"), 2.0), Failed(given, accepted), 3.0)
+    return advance(running(**request), Failed(given, accepted), 3.0)
+
+
+def running(**request: Any) -> Job:
+    return advance(new_job(1, **request), Claimed("r"), 2.0)
 
 
 def exported() -> Job:
@@ -137,6 +141,8 @@ def accepted_job() -> Job:
         (failed(error(500)), (Stage.ENDED, 3.0)),
         (failed(error(401), accepted=True), (Stage.ENDED, 3.0)),
         (failed(error(401)), (Stage.REFUSED, 3.0)),
+        (advance(running(), Failed(error(400), denied=True), 3.0), (Stage.REFUSED, 3.0)),
+        (advance(running(), Failed(error(None), denied=True), 3.0), (Stage.ENDED, 3.0)),
         (
             replace(failed(error(500)), result=ResultState.AVAILABLE, expires=9.0),
             (Stage.AVAILABLE, 9.0),

@@ -89,7 +89,7 @@ async def test_the_list_is_the_callers_own(jobs: JobStore) -> None:
 
 
 def ended(number: int, **changes: Any) -> Job:
-    return advance(new_job(number, **changes), Failed(ERROR), float(number))
+    return advance(new_job(number, **changes), Failed(ERROR, accepted=True), float(number))
 
 
 async def stored(jobs: JobStore, job: Job) -> Job:
