@@ -111,11 +111,11 @@ class Running:
         runner = parts.runner()
         try:
             found = await self._start_jobs(parts, runner)
-            free = await stores.artifacts.free()
+            free, shortage = await stores.artifacts.free(), await runner.shortage()
         except StoreUnavailable as why:
             raise unavailable(self.settings, why) from why
         self.found = {"jobs": found.jobs, "suspended": found.suspended, "free": free}
-        if (shortage := await runner.shortage()) is not None:
+        if shortage is not None:
             log.warning("not enough space for another export", reason=shortage)
         self._status = partial(_status_line, runner, parts.upstream_watch)
         self._closing.push_async_callback(parts.deliveries.flush)

@@ -9,11 +9,13 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from proxy.app import StartFailed
 from proxy.ports import LengthMismatch, Partial, PartialLost, StorageFull, StoreUnavailable
 from proxy.stores import durable
 from proxy.stores.file_artifacts import files as artifact_files
@@ -22,6 +24,7 @@ from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file, pour
 from tests.support.artifacts import begun, blocked_read, committed, new_id, note
+from tests.support.local_proxy import local_proxy
 from tests.support.wire import eventually
 
 
@@ -669,3 +672,25 @@ async def test_an_error_of_close_fails_nothing(
     await eventually(lambda: open_files() <= before)
     monkeypatch.undo()
     await store.close()
+
+
+async def test_a_start_says_why_whenever_its_volume_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the free space of a start fails in turn."""
+    measure = FileArtifacts._measure
+    for failing in count():
+        looks = count()
+
+        def fail(store: FileArtifacts, failing: int = failing, looks: Iterator[int] = looks) -> int:
+            if next(looks) == failing:
+                raise StoreUnavailable("the volume has failed")
+            return measure(store)
+
+        monkeypatch.setattr(FileArtifacts, "_measure", fail)
+        try:
+            async with local_proxy("http://127.0.0.1:1", tmp_path):
+                assert failing
+                return
+        except StartFailed as why:
+            assert "the volume has failed" in str(why)  # noqa: PT017  # the last start succeeds
