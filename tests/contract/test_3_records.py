@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from proxy.core.job import Job
 from proxy.core.job_codec import encode
+from proxy.jobs import driver
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakePlay, MakeStage, Play, Stage
 from tests.support.wire import Message, raw
@@ -121,41 +123,70 @@ async def strangers(play: Play, count: int) -> None:
     await asyncio.gather(*(kick_off(number) for number in range(count)))
 
 
-@pytest.mark.parametrize("status", ["401 Unauthorized", "400 Bad Request"])
-async def test_400_invented_tokens_leave_small_records_for_ten_minutes(
-    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch, status: str
-) -> None:
-    """§3.5: the record of a job that ended by VB365's 401, and whose caller VB365 never accepted,
-    is small and removed after ten minutes. Another answer proves nothing about the caller: VB365
-    answers 400 to a wrong Host, whoever sends it.
-    """
-    stores: list[DiskJobs] = []
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> list[DiskJobs]:
+    """The job stores that proxies open."""
+    opened: list[DiskJobs] = []
     open_store = DiskJobs.open
 
     async def open_and_note(directory: Path) -> DiskJobs:
-        stores.append(await open_store(directory))
-        return stores[0]
+        opened.append(await open_store(directory))
+        return opened[-1]
 
     monkeypatch.setattr(DiskJobs, "open", open_and_note)
+    return opened
+
+
+async def refusing(make_play: MakePlay, status: str) -> Play:
+    """A proxy whose VB365 answers exports with the status, and 401 to its questions about their
+    callers.
+    """
 
     async def script(request: Message) -> bytes:
         if "limit=1" in request.target:
             return raw("401 Unauthorized")
         return raw("500 Busy") if request.method == "GET" else raw(status, [], b"x" * 70_000)
 
-    play = await make_play(script, EXPORTS__MAX_RUNNING="20", EXPORTS__SUSPEND_TTL="1s")
-    await strangers(play, 400)
-    [jobs] = stores
+    return await make_play(script, EXPORTS__MAX_RUNNING="20", EXPORTS__SUSPEND_TTL="1s")
+
+
+async def ended(jobs: DiskJobs) -> list[Job]:
+    """All jobs once they have ended."""
     async with asyncio.timeout(60):
         while any(not job.terminal for job in await jobs.list()):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    left = await jobs.list()
+    return await jobs.list()
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "400 Bad Request"])
+async def test_400_invented_tokens_leave_small_records_for_ten_minutes(
+    make_play: MakePlay, stores: list[DiskJobs], status: str
+) -> None:
+    """§3.5: the record of a job that ended by VB365's 401, and whose caller VB365 never accepted,
+    is small and removed after ten minutes. Another answer proves nothing about the caller: VB365
+    answers 400 to a wrong Host, whoever sends it.
+    """
+    play = await refusing(make_play, status)
+    await strangers(play, 400)
+    left = await ended(stores[0])
     assert len(left) == 400
     assert max(len(encode(job)) for job in left) < 4096
     play.clock.ahead += 601
     async with asyncio.timeout(60):
-        while await jobs.list():  # noqa: ASYNC110
+        while await stores[0].list():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+async def test_a_token_that_expired_while_vb365_generated_is_not_an_invented_one(
+    make_play: MakePlay, stores: list[DiskJobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5: VB365 has accepted it then, whatever it says of it after a generation."""
+    monkeypatch.setattr(driver, "_AT_ONCE", 0.0)
+    play = await refusing(make_play, "500 Internal Server Error")
+    await strangers(play, 1)
+    [job] = await ended(stores[0])
+    assert job.accepted
+    assert not job.denied
 
 
 async def test_strangers_records_are_removed_before_those_of_others_while_vb365_is_away(
