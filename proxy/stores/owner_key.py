@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from proxy.ports import StoreUnavailable
-from proxy.stores.durable import read_small
+from proxy.stores.durable import read_small, sync_directory
 
 
 def owner_key(path: Path) -> bytes:
@@ -40,5 +40,6 @@ def _write_new(path: Path, content: bytes) -> None:
         if path.exists():
             raise FileExistsError(path)
         temporary.replace(path)
+        sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,3 +43,22 @@ def test_what_is_no_small_file_is_an_error_at_once(
         READERS[name](tmp_path / name)
     if sys.platform == "linux":
         assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it syncs names by itself")
+def test_a_new_owner_key_outlives_a_power_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs that it connects to their callers do. Btrfs syncs a name only with its directory."""
+    path, named, sync = tmp_path / "owner.key", list[bool](), os.fsync
+
+    def note(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            named.append(path.exists())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    owner_key(path)
+    assert named == [True]
+    owner_key(path)
+    assert named == [True]
