@@ -20,6 +20,7 @@ from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.reading import Reading
 from proxy.downstream.request_ids import request_id
+from proxy.downstream.unread import HIGH, Unread
 from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
 from proxy.net.shared_reads import share_reads
@@ -49,6 +50,8 @@ class ConnectionOwner(Protocol):
     now: Callable[[], float]
     #: Memory that the inboxes of all clients share, in bytes.
     waiting: Budget
+    #: What the clients have not read.
+    unread: Unread
     #: Logs each request; None if nothing does.
     access: AccessLog | None
 
@@ -159,6 +162,7 @@ class BaseConnection(asyncio.Protocol, ABC):
             self.peer = str(peer[0]).encode("ascii", "replace")
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
+            self.transport.set_write_buffer_limits(HIGH)
         share_reads(self.transport, self)
         enable_keepalive(transport)
         if self._owner.enter(self):
@@ -194,9 +198,20 @@ class BaseConnection(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         """Called by the loop."""
         self._slow = True
+        self._owner.unread.add(self)
         self._deadlines.set(Limit.READER, self._patience)
         if self._serving is not None:
             self._serving.client_slow()
+
+    def _has_read(self) -> None:
+        """Note that the client has read what was written."""
+        self._slow = False
+        self._owner.unread.discard(self)
+
+    @property
+    def unsent(self) -> int:
+        """The number of bytes written that are not sent yet."""
+        return self.transport.get_write_buffer_size()
 
     def drain(self) -> None:
         """Close now if idle, else after the response."""

@@ -28,6 +28,7 @@ from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
+from proxy.downstream.unread import HIGH
 from proxy.net.sockets import duplicated, shut
 
 #: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
@@ -273,7 +274,7 @@ class Bridge(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the handler waits, until its response ends: see `asyncio.WriteTransport`."""
         if not self.closed and not self._client.transport.is_closing():
-            self._client.transport.set_write_buffer_limits(high, low)
+            self._client.transport.set_write_buffer_limits(HIGH if high is None else high, low)
 
     def get_write_buffer_size(self) -> int:
         """The number of bytes written that are not sent yet."""

@@ -146,7 +146,7 @@ class ClientConnection(RequestReader):
 
     def resume_writing(self) -> None:
         """Called by the loop."""
-        self._slow = False
+        self._has_read()
         if self._phase is _LINGERING or self.transport.is_closing():
             return
         self._deadlines.clear(Limit.READER)

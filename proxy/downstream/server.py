@@ -24,6 +24,7 @@ from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
+from proxy.downstream.unread import Unread
 from proxy.net.budget import Budget
 from proxy.net.descriptors import EXTRA_CONNECTIONS
 from proxy.ports.counts import ClientCounts
@@ -72,6 +73,7 @@ class Server:
         self.uncounted = ClientCounts()
         self.now = asyncio.get_running_loop().time
         self.waiting = waiting
+        self.unread = Unread(self.now)
         self.draining = False
         self._max_connections = max_connections
         self._handler = handler or _no_handler
@@ -144,6 +146,7 @@ class Server:
         """Forget a connection that has ended."""
         client.settle()
         self._clients.discard(client)
+        self.unread.discard(client)
         self._arriving.pop(client, None)
         if self._empty is not None and not self._clients and not self._empty.done():
             self._empty.set_result(None)
