@@ -10,11 +10,11 @@ from urllib.parse import unquote
 #: What is shown where there is no value.
 NOTHING = "\N{EN DASH}"
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-#: Controls, and marks that reorder text. They are shown by their number, so that no name can
-#: look like another.
+#: Controls, marks that reorder text, and halves of a surrogate pair, which JSON may contain and
+#: UTF-8 cannot. They are shown by their number, so that no name can look like another.
 _HIDDEN = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f"
-    "\u2028-\u202e\u2060-\u206f\ufeff]"
+    "\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
 )
 _VERBS = {"exporttopst": "Export to PST", "export": "Export", "save": "Save"}
 _ONE = {"mailboxes": "mailbox", "libraries": "library", "onedrives": "OneDrive"}

@@ -1,9 +1,9 @@
 // Values as text. proxy/admin/pages/wording.py has the same rules for the page without scripts.
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-// Controls and marks that reorder text: shown by their number, so that no name can pretend to be
-// another.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+// Controls, marks that reorder text, and halves of a surrogate pair: shown by their number, so that no
+// name can pretend to be another.
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]/gu;
 
 /** Return text with its invisible characters shown. */
 export function visible(text) {

@@ -184,6 +184,16 @@ def test_hostile_text_stays_text(made: dict[str, bool]) -> None:
     assert not re.search("[\u202e\u2066]", shown.text)
 
 
+def test_half_a_surrogate_pair_does_not_break_the_page() -> None:
+    """JSON of VB365 may contain one, and UTF-8 cannot."""
+    job = failed(message="a\ud800", client="\udfff")
+    job["error"]["upstream"]["body"] = {"message": "b\udc00"}
+    jobs = {"offset": 0, "limit": 50, "total": 1, "results": [job]}
+    sent = dashboard(status(), jobs, {}, NOW, shown=(job,)).encode().decode()
+    assert "a⟨U+D800⟩" in sent
+    assert "b⟨U+DC00⟩" in sent
+
+
 def test_links_keep_the_rest_of_the_query() -> None:
     query = {"q": "a&b", "status": "Failed", "sort": "-size", "limit": "2", "offset": "2"}
     jobs = {"offset": 2, "limit": 2, "total": 5, "results": [failed(), failed()]}
