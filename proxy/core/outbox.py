@@ -162,11 +162,19 @@ def _with(job: Job, outbox: tuple[Message, ...]) -> Job:
     return replace(job, outbox=outbox, version=job.version + 1, unshown=job.unshown + 1)
 
 
+def line(endpoint: str, *, accepted: bool) -> str:
+    """What stores find jobs with a message for the endpoint by: those of callers that VB365 never
+    accepted apart. Anyone can cause any number of these, which must not delay the others.
+    """
+    return endpoint if accepted or endpoint == PLANNED else f"{endpoint}:unaccepted"
+
+
 def pending(job: Job) -> dict[str, float]:
-    """The earliest due second of the messages of each endpoint. Stores order jobs by it."""
+    """The earliest due second of the messages of each `line`. Stores order jobs by it."""
     earliest: dict[str, float] = {}
     for each in job.outbox:
-        earliest[each.endpoint] = min(each.due, earliest.get(each.endpoint, each.due))
+        name = line(each.endpoint, accepted=job.accepted)
+        earliest[name] = min(each.due, earliest.get(name, each.due))
     return earliest
 
 

@@ -14,12 +14,12 @@ class Outbox(Protocol):
     """A capability of a job store: it finds the jobs with undelivered messages."""
 
     async def pending(self, endpoint: str, until: float, limit: int) -> Sequence[Job]:
-        """The first `limit` jobs with a message for the endpoint that is due at most at `until`, by
-        the moment of their first one (`core.outbox.pending`). Reads no other records.
+        """The first `limit` jobs with a message for the endpoint, a `core.outbox.line`, that is due
+        at most at `until`, by the moment of their first one. Reads no other records.
         """
 
     async def backlog(self, endpoint: str) -> int:
-        """The number of jobs with a message for the endpoint, due or not."""
+        """The number of jobs with a message for the same, due or not."""
 
 
 class OutboxJobs(JobStore, Outbox, Protocol):

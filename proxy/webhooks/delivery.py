@@ -35,8 +35,9 @@ from proxy.webhooks.message import Messages
 
 log = structlog.get_logger(__name__)
 
-#: Tries of one endpoint at the same time.
-_AT_ONCE = 4
+#: Tries of one endpoint at the same time, and how many of them may be about jobs of callers that
+#: VB365 has never accepted.
+_AT_ONCE, _UNACCEPTED = 4, 3
 #: Jobs to look at: those that are being tried, and those that may still be dropped, stay due.
 _LOOK = 64
 #: Seconds between two checks; a change in this process is noticed immediately.
@@ -79,6 +80,9 @@ class Worker:
         self._now = now
         self._claims = claims
         self._busy: dict[str, asyncio.Task[None]] = {}
+        #: Those of them that are about jobs of callers that VB365 has never accepted.
+        self._strangers: set[str] = set()
+        self._lines = [outbox.line(endpoint.key, accepted=known) for known in (True, False)]
         self._woken = asyncio.Event()
         jobs.listeners.append(self._woken.set)
 
@@ -110,20 +114,38 @@ class Worker:
         await self.endpoint.close()
 
     async def _look(self) -> None:
-        if len(self._busy) >= _AT_ONCE:
-            return
         now, key = self._now(), self.endpoint.key
-        for job in await self._jobs.pending(key, now, _LOOK):
-            if len(self._busy) >= _AT_ONCE:
+        for line in self._lines:
+            if self._is_full(line):
                 return
-            if job.id in self._busy or self._may_drop(job):
-                continue
-            due = [each for each in job.outbox if each.endpoint == key and each.due <= now]
-            self._busy[job.id] = task = asyncio.create_task(self._deliver(job, due[0]))
-            task.add_done_callback(partial(self._done, job.id))
+            for job in await self._jobs.pending(line, now, _LOOK):
+                if self._is_full(line):
+                    break
+                if job.id in self._busy or self._may_drop(job):
+                    continue
+                due = [each for each in job.outbox if each.endpoint == key and each.due <= now]
+                self._busy[job.id] = task = asyncio.create_task(self._deliver(job, due[0]))
+                if not job.accepted:
+                    self._strangers.add(job.id)
+                task.add_done_callback(partial(self._done, job.id))
+
+    def _is_full(self, line: str) -> bool:
+        """Whether no further job of the line may be tried now."""
+        strangers = line != self.endpoint.key and len(self._strangers) >= _UNACCEPTED
+        return strangers or len(self._busy) >= _AT_ONCE
+
+    async def backlog(self) -> int:
+        """The number of jobs with a message for the endpoint. Raises `StoreUnavailable`."""
+        return sum([await self._jobs.backlog(line) for line in self._lines])
+
+    async def next_try(self) -> float | None:
+        """The Unix second of the next try, None without one. Raises `StoreUnavailable`."""
+        found = [(line, await self._jobs.pending(line, math.inf, 1)) for line in self._lines]
+        return min((outbox.pending(jobs[0])[line] for line, jobs in found if jobs), default=None)
 
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         del self._busy[id]
+        self._strangers.discard(id)
         self._woken.set()
 
     async def _deliver(self, job: Job, message: Message) -> None:
@@ -234,16 +256,13 @@ class WebhookDeliveries:
         return [await self._shown(worker) for worker in self.workers]
 
     async def _shown(self, worker: Worker) -> dict[str, Any]:
-        key, last = worker.endpoint.key, worker.last
-        waiting = await self._jobs.pending(key, math.inf, 1)
+        last, next_try = worker.last, await worker.next_try()
         return {
-            "id": key,
+            "id": worker.endpoint.key,
             "url": worker.endpoint.shown,
             "state": "Stopped" if worker.stopped else "Active",
-            "pending": await self._jobs.backlog(key),
-            "nextTry": None
-            if worker.stopped or not waiting
-            else timestamp(outbox.pending(waiting[0])[key]),
+            "pending": await worker.backlog(),
+            "nextTry": None if worker.stopped or next_try is None else timestamp(next_try),
             "last": None
             if last is None
             else {
@@ -268,8 +287,7 @@ class WebhookDeliveries:
         while True:
             try:
                 await self._announce()
-                keys = [worker.endpoint.key for worker in self.workers]
-                self._counts.backlog = sum([await self._jobs.backlog(key) for key in keys])
+                self._counts.backlog = sum([await each.backlog() for each in self.workers])
             except StoreUnavailable as why:
                 log.warning("webhooks not looked for", reason=str(why))
             except Exception:

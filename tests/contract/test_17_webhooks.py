@@ -444,3 +444,27 @@ async def test_a_message_of_a_type_that_only_another_version_knows_keeps_nobody_
     assert (tried["event"], tried["seconds_to_next"]) == ("webhook.failed", 5)
     assert "does not know its type" in tried["outcome"]
     assert not [each for each in log.entries if each["event"] == "webhook not tried"]
+
+
+async def test_messages_about_invented_tokens_do_not_delay_others(
+    make_stage: MakeStage, receiver: Receiver
+) -> None:
+    """Anyone can cause any number of them, and a receiver takes its time for each."""
+    stage = await make_stage(**hooked(receiver, EXPORTS__PREFLIGHT="false"))
+    strangers: set[str] = set()
+    release = asyncio.Event()
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if (await request.json())["data"]["id"] in strangers:
+            await release.wait()
+        return web.Response(status=204)
+
+    receiver.respond = respond
+    stage.simulator.fault(path="items/save", method="POST", status=401)
+    for number in range(8):
+        invented = {"Authorization": f"Bearer {number}", "Prefer": "respond-async"}
+        response = await stage.ask("POST", stage.path_of("items/save"), invented, b"{}")
+        strangers.add(response.json()["id"])
+    await stage.done()
+    await receiver.types("export.succeeded")
+    release.set()

@@ -181,7 +181,8 @@ def test_the_last_message_is_sent_again_to_all() -> None:
 def test_stores_order_by_the_first_message_of_each_endpoint() -> None:
     messages = (Message("x", "a", 5.0), Message("y", "a", 3.0), Message("x", PLANNED, 9.0))
     job = replace(new_job(), outbox=messages)
-    assert outbox.pending(job) == {"a": 3.0, PLANNED: 9.0}
+    assert outbox.pending(replace(job, accepted=True)) == {"a": 3.0, PLANNED: 9.0}
+    assert outbox.pending(job) == {"a:unaccepted": 3.0, PLANNED: 9.0}
     assert outbox.undelivered(job)
     assert not outbox.undelivered(replace(job, outbox=messages[2:]))
 

@@ -13,7 +13,7 @@ from tests.support.fakes import new_job
 
 
 def telling(*messages: tuple[str, str, float]) -> Job:
-    return replace(new_job(), outbox=tuple(Message(*each) for each in messages))
+    return replace(new_job(), accepted=True, outbox=tuple(Message(*each) for each in messages))
 
 
 async def found(jobs: OutboxJobs, endpoint: str, until: float, limit: int = 10) -> list[str]:
@@ -40,7 +40,7 @@ async def test_jobs_with_a_due_message_are_found_in_its_order(jobs: OutboxJobs) 
 
 
 async def test_the_messages_themselves_are_kept(jobs: OutboxJobs) -> None:
-    job = replace(new_job(), outbox=(Message("accepted", "a", 1.125, 3),))
+    job = replace(new_job(), accepted=True, outbox=(Message("accepted", "a", 1.125, 3),))
     await jobs.add(job, b"")
     (stored,) = await jobs.pending("a", 2.0, 10)
     assert stored.outbox == job.outbox
