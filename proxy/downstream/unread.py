@@ -12,9 +12,9 @@ from proxy.downstream.endings import Ending
 #: is 512 KiB.
 HIGH = 1 << 16
 #: Bytes that all clients may leave unread; beyond it, those that have read nothing for `PATIENCE`
-#: seconds make room.
-LIMIT = 64 << 20
-PATIENCE = 10.0
+#: seconds make room. More than a thousand slow downloads do not reach it.
+LIMIT = 256 << 20
+PATIENCE = 30.0
 
 
 class SlowClient(Protocol):
