@@ -140,8 +140,10 @@ class Worker:
 
     async def next_try(self) -> float | None:
         """The Unix second of the next try, None without one. Raises `StoreUnavailable`."""
-        found = [(line, await self._jobs.pending(line, math.inf, 1)) for line in self._lines]
-        return min((outbox.pending(jobs[0])[line] for line, jobs in found if jobs), default=None)
+        key = self.endpoint.key
+        first = [job for line in self._lines for job in await self._jobs.pending(line, math.inf, 1)]
+        due = (each.due for job in first for each in job.outbox if each.endpoint == key)
+        return min(due, default=None)
 
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         del self._busy[id]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.core import outbox
 from tests.contract.conftest import Clock, MakeStage, Stage
 from tests.contract.test_16_acts import act
 from tests.contract.test_16_api import get, id_of
@@ -57,6 +58,23 @@ async def test_the_receivers_are_shown_without_their_paths(
         check_documented(log.entries)
         names = {"webhook.failed", "webhook.stopped", "webhook.delivered"}
         assert all(log.named(name) for name in names)
+
+
+async def test_a_message_that_an_older_version_has_stored_is_shown(
+    make_stage: MakeStage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not store those about callers that VB365 has never accepted apart."""
+    stage = await make_stage(**hooked(receiver, EXPORTS__PREFLIGHT="false"))
+    receiver.always(503)
+    stage.simulator.fault(path="items/save", method="POST", status=401)
+    with monkeypatch.context() as older:
+        older.setattr(outbox, "line", lambda endpoint, accepted: endpoint)
+        invented = {"Authorization": "Bearer x", "Prefer": "respond-async"}
+        await stage.ask("POST", stage.path_of("items/save"), invented, b"{}")
+        await counted(stage, delivered("failed"), 1)
+    (found,) = await shown(stage)
+    assert found["pending"] == 1
+    assert found["nextTry"] is not None
 
 
 async def test_a_notification_is_delivered_again_with_its_id(
