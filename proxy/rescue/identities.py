@@ -8,7 +8,8 @@ for that only if the identity it claims has the job already, or is about to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -34,16 +35,18 @@ class Identities:
         self._now = now
         self._spawn = spawn
         #: By claimed owner and fingerprint.
-        self._confirming: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._confirming: defaultdict[tuple[str, str], set[asyncio.Task[None]]] = defaultdict(set)
 
     def claimed(self, call: Call) -> str | None:
         """The owner that the token claims to be, unless VB365 has confirmed it."""
         claimed = self._access.claimed(call.credentials)
         return None if claimed in self._access.owners(call.credentials) else claimed
 
-    def confirming(self, claimed: str, fingerprint: str) -> asyncio.Task[None] | None:
-        """The task that may add the owner to a job with this fingerprint, None without one."""
-        return self._confirming.get((claimed, fingerprint))
+    def confirming(self, claimed: str, fingerprint: str) -> Collection[asyncio.Task[None]]:
+        """The tasks that may add the owner to a job with this fingerprint. There may be several:
+        one of an invented token, and one of the caller.
+        """
+        return frozenset(self._confirming.get((claimed, fingerprint), ()))
 
     def confirm_later(self, call: Call, job: Job) -> None:
         """Add the identity of the caller to the owners of its new job."""
@@ -52,11 +55,12 @@ class Identities:
             return
         key = claimed, call.export.fingerprint
         task = self._spawn(self._confirm(call, job, claimed))
-        self._confirming[key] = task
+        self._confirming[key].add(task)
         task.add_done_callback(lambda _: self._confirmed(key, task))
 
     def _confirmed(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
-        if self._confirming.get(key) is task:  # that of an invented token may have replaced it
+        self._confirming[key].discard(task)
+        if not self._confirming[key]:
             del self._confirming[key]
 
     async def _confirm(self, call: Call, job: Job, claimed: str) -> None:

@@ -112,7 +112,11 @@ class Joining:
         # the same if the confirmation of the identity was forgotten since
         if claimed == own or await self._is_first(claimed, call, turn):
             return None
-        await self._access.learn(call.credentials)
+        if await self._access.learn(call.credentials):
+            await turn.enter_async_context(self._lock(claimed, fingerprint))
+            # nobody starts another one of the caller now, and one that has begun may be his
+            if confirming := self._identities.confirming(claimed, fingerprint):
+                await asyncio.wait(confirming)
         return await self._find(self._access.owners(call.credentials), fingerprint)
 
     async def _is_first(self, claimed: str, call: Call, turn: AsyncExitStack) -> bool:
@@ -122,13 +126,13 @@ class Joining:
         """
         fingerprint = call.export.fingerprint
         for _ in range(_CONFIRMATIONS):
-            if (confirming := self._identities.confirming(claimed, fingerprint)) is not None:
-                await asyncio.wait([confirming])
+            if confirming := self._identities.confirming(claimed, fingerprint):
+                await asyncio.wait(confirming)
             async with AsyncExitStack() as locked:
                 await locked.enter_async_context(self._lock(claimed, fingerprint))
                 if await self._find([claimed], fingerprint) is not None:
                     return False
-                if self._identities.confirming(claimed, fingerprint) is None:
+                if not self._identities.confirming(claimed, fingerprint):
                     turn.push_async_exit(locked.pop_all())
                     return True
         return False

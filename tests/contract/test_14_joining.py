@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from proxy.rescue import joining
 from proxy.rescue.call import Call
 from proxy.rescue.identities import Identities
 from tests.contract.conftest import MakeRescue
@@ -265,6 +266,41 @@ async def test_14_invented_tokens_do_not_make_two_exports_of_one(make_rescue: Ma
         assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
     posts = [post.get("Authorization") for post in stage.upstream.posts]
     assert len([each for each in posts if each not in rejected]) == 1
+
+
+async def test_14_a_request_waits_for_the_export_that_its_caller_has_just_started(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§14: invented tokens used up the confirmations that it waits for, VB365 confirmed its own
+    token, and meanwhile the same request with another token of its caller started the export.
+    """
+    first, second = jwt("alice", 1), jwt("alice", 2)
+    confirmed, asked = asyncio.Event(), asyncio.Event()
+
+    async def check(message: Message) -> bytes | None:
+        if message.get("Authorization") == f"Bearer {first}":
+            await confirmed.wait()
+        elif message.get("Authorization") == f"Bearer {second}":
+            asked.set()
+        return None
+
+    async def export(peer: Peer, message: Message) -> None:
+        await confirmed.wait()
+        await asyncio.sleep(0.1)  # until the second one, if there is one, has arrived
+        await whole(peer, message)
+
+    stage = await make_rescue(export)
+    stage.upstream.answer = check
+    peers = [await stage.send(first)]
+    await eventually(lambda: len(stage.upstream.posts) == 1)
+    monkeypatch.setattr(joining, "_CONFIRMATIONS", 0)
+    peers.append(await stage.send(second))
+    await asked.wait()
+    await asyncio.sleep(0.1)
+    confirmed.set()
+    for peer in peers:
+        assert await raw_response(peer, len(CONTENT)) == (HEAD, CONTENT)
+    assert len(stage.upstream.posts) == 1
 
 
 async def test_14_an_identity_that_is_forgotten_meanwhile_stops_no_request(
