@@ -8,16 +8,22 @@ from dataclasses import dataclass
 #: Descriptors reserved for stores, listeners and the log, and for each running export.
 _OWN = 64
 _PER_EXPORT = 4
+#: The part of what is not reserved for access checks, and the same for preflights: a kick-off may
+#: need one of each at a time.
+_QUESTIONS = 1 / 10
 #: Connections over the limit that get a 503; further ones are closed at once.
 EXTRA_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The maximum number of client connections, and of the relay's connections to VB365."""
+    """The maximum number of client connections, and of connections to VB365: the relay's, those of
+    access checks, and as many of preflights.
+    """
 
     clients: int
     upstream: int
+    questions: int
     #: Reserved descriptors.
     reserve: int
 
@@ -42,9 +48,11 @@ def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     """Divide `limit` descriptors so that every client can have a relayed request in flight.
 
     A relayed request takes two, for the client and for VB365, so clients get at most half of what
-    is not reserved. `max_connections` 0 means no further limit.
+    is left for them. `max_connections` 0 means no further limit.
     """
     reserve = _OWN + _PER_EXPORT * max_running
-    left = max(limit - reserve - EXTRA_CONNECTIONS, 2)
+    left = max(limit - reserve - EXTRA_CONNECTIONS, 4)
+    questions = max(int(left * _QUESTIONS), 1)
+    left -= 2 * questions
     clients = min(max_connections or left, left // 2)
-    return Share(clients, left - clients, reserve)
+    return Share(clients, left - clients, questions, reserve)

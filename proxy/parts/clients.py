@@ -34,8 +34,11 @@ class ClientParts:
     ) -> None:
         self._settings = settings
         self._memory = memory
-        self._max_connections, max_relayed = _connection_limits(settings)
+        self._max_connections, max_relayed, max_questions = _connection_limits(settings)
         self.pool = upstream_pool(settings, tls, limit=max_relayed)
+        #: Those of access checks and of preflights: strangers cause any number of them.
+        self.check_pool = upstream_pool(settings, tls, limit=max_questions)
+        self.preflight_pool = upstream_pool(settings, tls, limit=max_questions)
 
     def server(
         self,
@@ -78,12 +81,14 @@ class ClientParts:
         )
 
 
-def _connection_limits(settings: Settings) -> tuple[int, int]:
-    """Return the limits of client and of relay connections, 0 for none (CONTRACT §15 `listen`)."""
+def _connection_limits(settings: Settings) -> tuple[int, int, int]:
+    """Return the limits of the connections of clients, of the relay, and of access checks or
+    preflights, 0 for none (CONTRACT §15 `listen`).
+    """
     wanted, pool = settings.listen.max_connections, settings.upstream.pool
     limit = descriptors.raise_limit()
     if limit is None:
-        return wanted, pool
+        return wanted, pool, 0
     running = settings.exports.max_running
     share = descriptors.share(limit, max_running=running, max_connections=wanted)
     log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
@@ -93,7 +98,7 @@ def _connection_limits(settings: Settings) -> tuple[int, int]:
             wanted=wanted,
             allowed=share.clients,
         )
-    return share.clients, min(pool or share.upstream, share.upstream)
+    return share.clients, min(pool or share.upstream, share.upstream), share.questions
 
 
 def upstream_tls(settings: Settings) -> ssl.SSLContext | None:

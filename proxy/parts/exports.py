@@ -115,16 +115,15 @@ class Parts:
         self._site = _site(settings, self._retention)
         self._documents = Documents()
         tls = upstream_tls(settings)
-        # three pools: access checks never use a connection that has carried a caller's request
-        # (CONTRACT §2). The preflight is such a request, and uses the pool of the jobs: a
-        # connection that carried a body is never reused (`core.http.reuse`)
+        # access checks never use a connection that has carried a caller's request (CONTRACT §2). A
+        # preflight is such a request
         self._clients = ClientParts(settings, tls, memory)
         self._job_pool = upstream_pool(settings, tls, threads=True)
-        self._check_pool = upstream_pool(settings, tls)
         #: Its connections and failures are in no metric.
         self.upstream_watch = UpstreamWatch(upstream_pool(settings, tls).connect)
         self._upstream = HttpUpstream(self._job_pool)
-        self._checks = HttpUpstream(self._check_pool, checks_only=True)
+        self._checks = HttpUpstream(self._clients.check_pool, checks_only=True)
+        self._preflights = HttpUpstream(self._clients.preflight_pool)
         self._access = Access(
             self._checks,
             key=key,
@@ -143,7 +142,8 @@ class Parts:
     @property
     def pools(self) -> Iterable[Pool]:
         """The pools of connections to VB365, which are to be closed at the end."""
-        return self._clients.pool, self._job_pool, self._check_pool
+        clients = self._clients
+        return clients.pool, clients.check_pool, clients.preflight_pool, self._job_pool
 
     async def watch(self) -> None:
         """Watch whether VB365's responses prove who a caller is, and confirm callers who could not
@@ -288,7 +288,7 @@ class Parts:
             access=self._access,
             keys=self._keys,
             runner=runner,
-            preflight=Preflight(self._upstream, timeout=exports.preflight_timeout)
+            preflight=Preflight(self._preflights, timeout=exports.preflight_timeout)
             if exports.preflight
             else None,
             download=self._download,
