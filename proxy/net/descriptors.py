@@ -9,8 +9,8 @@ from dataclasses import dataclass
 _OWN = 64
 _PER_EXPORT = 4
 #: The part of what is not reserved for access checks, and the same for preflights: a kick-off may
-#: need one of each at a time.
-_QUESTIONS = 1 / 10
+#: need one of each at a time. More than `_MOST` at a time would only load VB365.
+_QUESTIONS, _MOST = 1 / 10, 128
 #: Connections over the limit that get a 503; further ones are closed at once.
 EXTRA_CONNECTIONS = 16
 
@@ -52,7 +52,7 @@ def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     """
     reserve = _OWN + _PER_EXPORT * max_running
     left = max(limit - reserve - EXTRA_CONNECTIONS, 4)
-    questions = max(int(left * _QUESTIONS), 1)
+    questions = max(min(int(left * _QUESTIONS), _MOST), 1)
     left -= 2 * questions
     clients = min(max_connections or left, left // 2)
     return Share(clients, left - clients, questions, reserve)
