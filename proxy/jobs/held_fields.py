@@ -12,8 +12,6 @@ from proxy.jobs.run import Run
 _RETRY_AFTER = 30
 #: Bytes of memory that a field needs in addition to its name and value.
 _PER_FIELD = 200
-
-
 #: The part of the memory for callers that VB365 has never accepted.
 _UNACCEPTED = 1 / 4
 
