@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.contract.test_16_api import get, id_of
 from tests.contract.test_17_webhooks import counted, delivered, hooked
 from tests.support.log_lines import check_documented, logged
 from tests.support.receiver import Receiver, receiving
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture
@@ -61,17 +63,24 @@ async def test_the_receivers_are_shown_without_their_paths(
 
 
 async def test_a_message_that_an_older_version_has_stored_is_shown(
-    make_stage: MakeStage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    make_stage: MakeStage,
+    receiver: Receiver,
+    valkey_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It did not store those about callers that VB365 has never accepted apart."""
-    stage = await make_stage(**hooked(receiver, EXPORTS__PREFLIGHT="false"))
+    """It did not store those about callers that VB365 has never accepted apart. Redis keeps where
+    they are.
+    """
+    jobs = f"{valkey_server.url}?prefix={uuid4()}"
+    stage = await make_stage(**hooked(receiver, EXPORTS__PREFLIGHT="false", STORAGE__JOBS=jobs))
     receiver.always(503)
     stage.simulator.fault(path="items/save", method="POST", status=401)
     with monkeypatch.context() as older:
         older.setattr(outbox, "line", lambda endpoint, accepted: endpoint)
         invented = {"Authorization": "Bearer x", "Prefer": "respond-async"}
         await stage.ask("POST", stage.path_of("items/save"), invented, b"{}")
-        await counted(stage, delivered("failed"), 1)
+        await counted(stage, delivered("failed"), 2)
+        await counted(stage, "backlog", 1)
     (found,) = await shown(stage)
     assert found["pending"] == 1
     assert found["nextTry"] is not None
