@@ -210,9 +210,9 @@ class Worker:
             self._counts.given_up += 1
             log.error("webhook.given_up", **about)
         else:
-            log.warning(
-                "webhook.failed", **about, seconds_to_next=round(next_try.due - self._now())
-            )
+            # from the try, however long the store took to record it
+            pause = round(outbox.DELAYS[message.failures])
+            log.warning("webhook.failed", **about, seconds_to_next=pause)
 
     def _about(self, job: Job, message: Message, outcome: Outcome) -> dict[str, object]:
         return {

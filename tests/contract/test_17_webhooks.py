@@ -12,8 +12,9 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from proxy.core.job import Message, Phase, Status
+from proxy.core.job import Job, Message, Phase, Status
 from proxy.core.outbox import endpoint_key
+from proxy.jobs.noted import NotedJobs
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import Clock, MakeStage, Stage
 from tests.support.fakes import new_job
@@ -395,6 +396,26 @@ async def test_the_log_never_has_the_url_or_a_secret(
     shown = "".join(capsys.readouterr()) + caplog.text + repr(stage.running.settings)
     assert "c4nary" not in shown
     assert SECRET not in shown
+
+
+async def test_the_log_says_the_pause_also_if_the_store_is_slow(
+    make_stage: MakeStage, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a second to record the try."""
+    change = NotedJobs.change_outbox
+
+    async def slowly(jobs: NotedJobs, old: Job, new: Job) -> bool:
+        clock.ahead += 1
+        return await change(jobs, old, new)
+
+    monkeypatch.setattr(NotedJobs, "change_outbox", slowly)
+    with logged() as log:
+        stage = await make_stage(**hooked(receiver))
+        receiver.always(503)
+        await stage.done()
+        await counted(stage, delivered("failed"), 2)
+    pauses = [each["seconds_to_next"] for each in log.named("webhook.failed")]
+    assert pauses[:2] == [5, 5]
 
 
 async def test_a_record_that_is_over_is_kept_until_it_is_delivered(
