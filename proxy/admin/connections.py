@@ -9,17 +9,15 @@ from typing import Any
 
 from aiohttp import web
 
-#: The maximum number of open connections.
-MAX_CONNECTIONS = 256
-
 
 class Connections:
-    """Makes room for new connections: of those that wait for their client, the oldest one is
-    closed. Such a connection has no whole request, its client does not read the response, or its
-    request waits for a check that all requests share.
+    """Makes room for new connections beyond `limit`: of those that wait for their client, the
+    oldest one is closed. Such a connection has no whole request, its client does not read the
+    response, or its request waits for a check that all requests share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         #: Those whose whole request is being handled.
         self._served: set[asyncio.BaseProtocol] = set()
         #: The tasks of the requests that wait for a check, by connection.
@@ -57,7 +55,7 @@ class Connections:
 
     def accept(self, server: web.Server) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
-        if len(server.connections) < MAX_CONNECTIONS or self._close_one(server):
+        if len(server.connections) < self._limit or self._close_one(server):
             return server()
         return _Refused()
 

@@ -16,6 +16,7 @@ from proxy.admin.guard import TokenGuard
 from proxy.admin.login import Login
 from proxy.admin.responses import SEALED, bad_request, json_response
 from proxy.admin.sessions import Sessions
+from proxy.net.descriptors import MAX_ADMIN
 
 #: Returns the reason why a check failed by the check's name, None if it succeeded.
 Checks = Callable[[], Awaitable[dict[str, str | None]]]
@@ -34,6 +35,7 @@ class Admin:
     health checks and the login page; its sessions are `sessions`. `notes` returns, by the check's
     name, what an operator should correct although the check succeeds. `metrics` renders /metrics,
     `routes` are those of /api and of the pages, and `closing` is called when the listener closes.
+    At most `max_connections` are open.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Admin:
         metrics: Rendered | None = None,
         routes: Iterable[web.RouteDef] = (),
         closing: Callable[[web.Application], Awaitable[None]] | None = None,
+        max_connections: int = MAX_ADMIN,
     ) -> None:
         self._metrics = metrics
         self._notes = notes
@@ -56,7 +59,7 @@ class Admin:
         sessions = sessions or Sessions(asyncio.get_running_loop().time)
         self._login = Login(guard, sessions)
         #: For `listen`.
-        self.connections = Connections()
+        self.connections = Connections(max_connections)
         self._admission = Admission(
             hosts=hosts,
             guard=guard,

@@ -12,7 +12,8 @@ from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
 
-_MAX_BODY = 16 * 1024 * 1024
+#: Strangers cause many preflights at a time. A longer denial is left to the export's own response.
+_MAX_BODY = 1 << 20
 
 
 class Preflight:

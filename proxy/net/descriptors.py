@@ -11,17 +11,20 @@ _PER_EXPORT = 4
 #: The part of what is not reserved for access checks, and the same for preflights: a kick-off may
 #: need one of each at a time. More than `_MOST` at a time would only load VB365.
 _QUESTIONS, _MOST = 1 / 10, 128
+#: The part for the connections of the admin listener, and their maximum number.
+_ADMIN, MAX_ADMIN = 1 / 32, 256
 #: Connections over the limit that get a 503; further ones are closed at once.
 EXTRA_CONNECTIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The maximum number of client connections, and of connections to VB365: the relay's, those of
-    access checks, and as many of preflights.
+    """The maximum number of connections of clients and of the admin listener, and of connections to
+    VB365: the relay's, those of access checks, and as many of preflights.
     """
 
     clients: int
+    admin: int
     upstream: int
     questions: int
     #: Reserved descriptors.
@@ -53,6 +56,7 @@ def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     reserve = _OWN + _PER_EXPORT * max_running
     left = max(limit - reserve - EXTRA_CONNECTIONS, 4)
     questions = max(min(int(left * _QUESTIONS), _MOST), 1)
-    left -= 2 * questions
+    admin = max(min(int(left * _ADMIN), MAX_ADMIN), 1)
+    left -= 2 * questions + admin
     clients = min(max_connections or left, left // 2)
-    return Share(clients, left - clients, questions, reserve)
+    return Share(clients, admin, left - clients, questions, reserve)

@@ -43,6 +43,7 @@ class Watched:
     `shared` is the job store if replicas share it. `notes` returns what an operator should correct,
     by check; `counts` reads the counts, over all workers; `certificate` returns the end of the
     proxy's own certificate in Unix seconds; `webhooks` delivers them, None without any.
+    `max_connections` is the listener's own limit.
     """
 
     jobs: CountedJobs
@@ -57,6 +58,7 @@ class Watched:
     counts: Callable[[], Readings]
     certificate: Callable[[], float | None]
     webhooks: Receivers | None
+    max_connections: int
 
 
 class AdminParts:
@@ -85,6 +87,7 @@ class AdminParts:
             metrics=Metrics(self._scrape()),
             routes=[*self._api.routes(), *self._site(guarded=token is not None).routes()],
             closing=self._api.stream.close,
+            max_connections=watched.max_connections,
         )
 
     async def run(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import structlog
@@ -34,11 +35,11 @@ class ClientParts:
     ) -> None:
         self._settings = settings
         self._memory = memory
-        self._max_connections, max_relayed, max_questions = _connection_limits(settings)
-        self.pool = upstream_pool(settings, tls, limit=max_relayed)
+        self.limits = _connection_limits(settings)
+        self.pool = upstream_pool(settings, tls, limit=self.limits.upstream)
         #: Those of access checks and of preflights: strangers cause any number of them.
-        self.check_pool = upstream_pool(settings, tls, limit=max_questions)
-        self.preflight_pool = upstream_pool(settings, tls, limit=max_questions)
+        self.check_pool = upstream_pool(settings, tls, limit=self.limits.questions)
+        self.preflight_pool = upstream_pool(settings, tls, limit=self.limits.questions)
 
     def server(
         self,
@@ -64,7 +65,7 @@ class ClientParts:
             waiting=self._memory.heads,
             head_timeout=listen.head_timeout,
             idle_timeout=listen.idle_timeout,
-            max_connections=self._max_connections,
+            max_connections=self.limits.clients,
             access=AccessLog(trusted) if self._settings.log.access else None,
         )
 
@@ -81,14 +82,12 @@ class ClientParts:
         )
 
 
-def _connection_limits(settings: Settings) -> tuple[int, int, int]:
-    """Return the limits of the connections of clients, of the relay, and of access checks or
-    preflights, 0 for none (CONTRACT §15 `listen`).
-    """
+def _connection_limits(settings: Settings) -> descriptors.Share:
+    """Return the limits of connections (CONTRACT §15 `listen`). 0 is no limit."""
     wanted, pool = settings.listen.max_connections, settings.upstream.pool
     limit = descriptors.raise_limit()
     if limit is None:
-        return wanted, pool, 0
+        return descriptors.Share(wanted, descriptors.MAX_ADMIN, pool, 0, 0)
     running = settings.exports.max_running
     share = descriptors.share(limit, max_running=running, max_connections=wanted)
     log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
@@ -98,7 +97,7 @@ def _connection_limits(settings: Settings) -> tuple[int, int, int]:
             wanted=wanted,
             allowed=share.clients,
         )
-    return share.clients, min(pool or share.upstream, share.upstream), share.questions
+    return replace(share, upstream=min(pool or share.upstream, share.upstream))
 
 
 def upstream_tls(settings: Settings) -> ssl.SSLContext | None:

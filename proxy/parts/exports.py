@@ -351,6 +351,7 @@ class Parts:
             watch=self.upstream_watch,
             pools=self.pools,
             notes=lambda: {"upstream": self._access.note, "jobs": jobs_note()},
+            max_connections=self._clients.limits.admin,
             **live,
         )
         return AdminParts(self._settings, watched, self._now)

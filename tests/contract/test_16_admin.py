@@ -416,7 +416,7 @@ async def test_connections_that_wait_for_their_client_make_room_for_others(
     """Silent, within a head, idle after a response, within a body, or not reading: strangers must
     not keep the health checks away.
     """
-    monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("proxy.net.descriptors.MAX_ADMIN", 3)
     connections: list[Any] = accepted(monkeypatch)
     stage = await make_stage(ADMIN__TOKEN=TOKEN)
     url = stage.running.admin_url

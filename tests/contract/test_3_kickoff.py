@@ -145,6 +145,13 @@ async def test_any_other_preflight_response_lets_the_export_start(
     assert (await play.kickoff(PATH)).status == 202
 
 
+async def test_a_long_denial_of_the_preflight_is_left_to_the_export(make_play: MakePlay) -> None:
+    """§3.4: strangers can cause many preflights at a time, and each denial is held in memory."""
+    denied, long = raw("404 Export", [], b"x"), raw("404 Parent", [], bytes(2 << 20))
+    play = await make_play(script_for(denied, long), EXPORTS__GRACE="2s")
+    assert (await play.kickoff(PATH)).first == "HTTP/1.1 404 Export"
+
+
 async def test_a_preflight_that_times_out_lets_the_export_start(make_play: MakePlay) -> None:
     """§3.4: also if VB365 does not respond."""
 

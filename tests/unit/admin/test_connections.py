@@ -29,11 +29,11 @@ async def _healthy() -> dict[str, str | None]:
 
 @asynccontextmanager
 async def listening(
-    monkeypatch: pytest.MonkeyPatch, checks: Checks = _healthy, routes: Sequence[web.RouteDef] = ()
+    checks: Checks = _healthy, routes: Sequence[web.RouteDef] = ()
 ) -> AsyncIterator[Connect]:
     """A listener for three connections. Yields the function that opens one."""
-    monkeypatch.setattr("proxy.admin.connections.MAX_CONNECTIONS", 3)
-    admin = Admin(checks=checks, hosts=(), guard=TokenGuard("token", lambda: 0.0), routes=routes)
+    guard = TokenGuard("token", lambda: 0.0)
+    admin = Admin(checks=checks, hosts=(), guard=guard, routes=routes, max_connections=3)
     serving = runner(admin.application())
     await serving.setup()
     server = await listen(serving, admin.connections, "127.0.0.1", 0)
@@ -62,13 +62,11 @@ async def is_alive(connect: Connect) -> bool:
 
 
 @pytest.mark.parametrize("requests", [0, 1])
-def test_16_clients_that_wait_make_room_for_others(
-    run: Run, monkeypatch: pytest.MonkeyPatch, requests: int
-) -> None:
+def test_16_clients_that_wait_make_room_for_others(run: Run, requests: int) -> None:
     """Silent, or idle after a response: strangers must not keep the health checks away."""
 
     async def scenario() -> None:
-        async with listening(monkeypatch) as connect:
+        async with listening() as connect:
             peers = [await connect() for _ in range(3)]
             for reader, writer in peers[: 3 * requests]:
                 writer.write(_HEALTH)
@@ -80,9 +78,7 @@ def test_16_clients_that_wait_make_room_for_others(
     run(scenario())
 
 
-def test_16_requests_that_wait_for_a_check_make_room_for_others(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_16_requests_that_wait_for_a_check_make_room_for_others(run: Run) -> None:
     """While VB365 does not respond, strangers who ask for /readyz do not keep /healthz away, and
     each of them costs nothing once its connection is closed.
     """
@@ -99,7 +95,7 @@ def test_16_requests_that_wait_for_a_check_make_room_for_others(
                 waiting -= 1
             return {}
 
-        async with listening(monkeypatch, checks) as connect:
+        async with listening(checks) as connect:
             peers = [await connect() for _ in range(3)]
             for _, writer in peers:
                 writer.write(_READY)
@@ -113,9 +109,7 @@ def test_16_requests_that_wait_for_a_check_make_room_for_others(
     run(scenario())
 
 
-def test_16_requests_that_are_handled_keep_their_connections(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_16_requests_that_are_handled_keep_their_connections(run: Run) -> None:
     """They are not closed, and no others are accepted meanwhile."""
 
     async def scenario() -> None:
@@ -127,7 +121,7 @@ def test_16_requests_that_are_handled_keep_their_connections(
             await gate.wait()
             return web.Response()
 
-        async with listening(monkeypatch, routes=[web.get("/slow", slow)]) as connect:
+        async with listening(routes=[web.get("/slow", slow)]) as connect:
             peers = [await connect() for _ in range(3)]
             for _, writer in peers:
                 writer.write(_SLOW)
