@@ -311,9 +311,10 @@ def is_superseded(places: Places, *, committed: bool = False) -> bool:
     """
     found = fences(places.directory, places.id) if places.fence else []
     later = [Places(places.directory, places.id, each) for each in found if each > places.fence]
-    if any(each.file.exists() for each in later):
-        return True
-    return not committed and any(each.partial.exists() for each in later)
+    with disk_errors(places.directory):
+        if any(each.file.exists() for each in later):
+            return True
+        return not committed and any(each.partial.exists() for each in later)
 
 
 def remove_all(directory: Path, id: str, *, below: int | None = None) -> list[int]:

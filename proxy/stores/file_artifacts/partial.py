@@ -239,10 +239,12 @@ class FilePartial:
         """Keep the file, or remove what is left of it if a writer with a greater fence has taken it
         over. Return whether it is kept.
         """
-        if not files.is_superseded(self.places):
-            self._spool.keep()
-            return True
-        self._spool.close()
+        try:
+            if not files.is_superseded(self.places):
+                self._spool.keep()
+                return True
+        finally:
+            self._spool.close()  # also if that is not known, because the volume failed
         files.remove(self.places)
         return False
 

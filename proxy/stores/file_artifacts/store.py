@@ -26,7 +26,7 @@ from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
-from proxy.stores.file_artifacts.takeover import take_over
+from proxy.stores.file_artifacts.takeover import remove_copied, take_over
 from proxy.stores.file_artifacts.volume import Volume
 from proxy.stores.threads import Patience, Turns, undisturbed, yield_to_loop
 
@@ -126,9 +126,7 @@ class FileArtifacts:
         lower: list[int] = []
 
         def resume() -> Spool | None:
-            if fence and places.partial.exists():
-                # a take-over that was interrupted may have left what it has copied
-                lower.extend(files.remove_all(places.directory, id, below=fence))
+            lower.extend(remove_copied(places))
             kept = Spool.resume(places, durable=self._durable, stop=stop)
             if kept is None and fence:
                 kept, found = take_over(places, durable=self._durable, stop=stop)

@@ -45,6 +45,16 @@ def take_over(places: Places, *, durable: bool, stop: Event) -> tuple[Spool | No
         return None, []
 
 
+def remove_copied(places: Places) -> list[int]:
+    """Remove what a take-over has copied to the partial file, and left because it was interrupted.
+    Return the fences whose files were removed.
+    """
+    with disk_errors(places.partial):
+        if not places.fence or not places.partial.exists():
+            return []
+        return remove_all(places.directory, places.id, below=places.fence)
+
+
 def _source(places: Places) -> int | None:
     """An open descriptor of the file, committed or not, that the highest lower fence has. None if
     the file under this fence is committed.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.ports import StorageFull, StoreUnavailable
+from proxy.ports import Partial, StorageFull, StoreUnavailable
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file
 from tests.support.artifacts import new_id, note
@@ -96,3 +96,52 @@ async def test_a_take_over_that_failed_midway_leaves_nothing_behind(
     assert await taken.read(0, taken.offset) == CONTENT
     assert names(tmp_path) == {f"{job}.2.partial"}
     assert await store.used() == len(CONTENT)
+
+
+@pytest.mark.parametrize("call", ["resume", "commit", "keep"])
+async def test_names_that_cannot_be_looked_up_for_a_moment_cost_no_export(
+    monkeypatch: pytest.MonkeyPatch, store: FileArtifacts, call: str
+) -> None:
+    """NFS reports a stale handle: the store is unavailable, and the job waits for it."""
+    job, stat, later = new_id(), os.stat, 2
+
+    def fail(path: os.PathLike[str], *args: object, **kwargs: object) -> os.stat_result:
+        if isinstance(path, Path) and path.name.startswith(f"{job}.{later}."):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stat(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    partial: Partial = await store.create(job, 1)
+    await partial.write(CONTENT)
+    if call == "resume":
+        await partial.keep()
+    else:
+        store._places(job, later).partial.touch()
+    calls = {
+        "resume": lambda: store.resume(job, later),
+        "commit": lambda: partial.commit(len(CONTENT), note),
+        "keep": partial.keep,
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fail)
+        with pytest.raises(StoreUnavailable, match="Stale file handle"):
+            await calls[call]()
+
+
+async def test_a_file_whose_directory_cannot_be_listed_when_it_is_kept_is_closed(
+    monkeypatch: pytest.MonkeyPatch, store: FileArtifacts
+) -> None:
+    """No descriptor is left for the directory: that of the file, and its lock, do not stay."""
+    job = new_id()
+    partial = await store.create(job, 1)
+    await partial.write(CONTENT)
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", fail)
+        with pytest.raises(StoreUnavailable, match="Too many open files"):
+            await partial.keep()
+    resumed = await store.resume(job, 1)
+    assert resumed is not None
+    assert await resumed.read(0, resumed.offset) == CONTENT
