@@ -124,17 +124,23 @@ async def test_an_export_outlives_the_time_out(
 
 
 @pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate", b"Nego2"])
+@pytest.mark.parametrize("tokens", [(b"", b"hello", b"alice"), (b"alice",)])
 async def test_nobody_is_taken_for_the_client_that_has_authenticated_a_connection(
-    scheme: bytes, files: Files, tmp_path: Path, trusting: ssl.SSLContext
+    tokens: tuple[bytes, ...],
+    scheme: bytes,
+    files: Files,
+    tmp_path: Path,
+    trusting: ssl.SSLContext,
 ) -> None:
     """CONTRACT §12: Caddy uses its connections to the proxy for all clients."""
+    windows = Windows(scheme, at_once=len(tokens) == 1)
     async with (
-        Origin(Windows(scheme)).running() as origin,
+        Origin(windows).running() as origin,
         proxying(origin.url, tmp_path) as proxy,
         caddy(tmp_path, files, port_of(proxy.url)) as balancer,
     ):
         alice = await to(balancer, trusting)
-        for token in (b"", b"hello", b"alice"):
+        for token in tokens:
             await answered(alice, for_localhost(asking(token=token, scheme=scheme)))
         for _ in range(4):
             stranger = await to(balancer, trusting)

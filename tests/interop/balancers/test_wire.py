@@ -143,6 +143,23 @@ async def test_nobody_is_taken_for_the_client_that_has_authenticated_a_connectio
             stranger.abort()
 
 
+@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate"])
+async def test_nor_for_one_that_has_done_so_with_its_first_request(
+    name: str, scheme: bytes, files: Files, tmp_path: Path, trusting: ssl.SSLContext
+) -> None:
+    """CONTRACT §12: with Kerberos no 401 shows the balancer that a connection is a client's own."""
+    windows = Windows(scheme, at_once=True)
+    async with before(windows, name, files, tmp_path, trusting) as (alice, balancer):
+        assert await answered(alice, asking(token=b"alice", scheme=scheme)) == (200, b"alice")
+        alice.abort()
+        for _ in range(8):
+            stranger = await to(balancer, trusting)
+            await answered(stranger, b"GET /public HTTP/1.1\r\nHost: h\r\n\r\n")
+            for method in (b"GET", b"POST"):
+                assert (await answered(stranger, asking(method)))[0] == 401
+            stranger.abort()
+
+
 async def test_a_large_upload_passes_the_balancer(
     name: str, files: Files, tmp_path: Path, trusting: ssl.SSLContext
 ) -> None:

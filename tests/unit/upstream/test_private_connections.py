@@ -27,11 +27,12 @@ LENGTH = re.compile(rb"(?i)\r\nContent-Length: (\d+)")
 
 class Windows:
     """A server that authenticates connections in three steps, as IIS does, and responds with the
-    authenticated user.
+    authenticated user. With `at_once` the first token is enough, as with Kerberos.
     """
 
-    def __init__(self, scheme: bytes = b"NTLM") -> None:
+    def __init__(self, scheme: bytes = b"NTLM", *, at_once: bool = False) -> None:
         self.scheme = scheme
+        self.at_once = at_once
         self.heard: list[tuple[bytes, bytes]] = []
 
     async def __call__(self, peer: Peer) -> None:
@@ -44,10 +45,12 @@ class Windows:
             token = b"" if found is None else found[1]
             if token == b"hello":
                 who, step = NOBODY, 1
-            elif token and step:
+            elif token and (step or self.at_once):
                 who = token
             self.heard.append((head.partition(b" HTTP")[0], who))
-            if who is NOBODY:
+            if b" /public " in head:
+                await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            elif who is NOBODY:
                 challenge = self.scheme + (b" challenge" if step else b"")
                 await peer.send(
                     b"HTTP/1.1 401 No\r\nWWW-Authenticate: %b\r\nContent-Length: 0\r\n\r\n"
