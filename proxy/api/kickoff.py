@@ -202,7 +202,8 @@ class KickoffHandler:
         parent = call.decision.export.parent
         if self._preflight is None or parent is None:
             return None
-        return await self._preflight.denial(parent, call.request.raw(b"host"), call.credentials)
+        hosts, known = call.request.raw(b"host"), self._access.knows(call.request.fields)
+        return await self._preflight.denial(parent, hosts, call.credentials, known=known)
 
     async def _submit(self, call: _Call, job: Job, body: RequestBody, run: Run) -> Job:
         """Store and start the job, or return the one with the same Idempotency-Key, which needs no

@@ -8,6 +8,7 @@ import structlog
 
 from proxy.ports import Fields, Upstream, UpstreamFailure, WholeResponse
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.turns import Turns
 from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
@@ -17,23 +18,25 @@ _MAX_BODY = 1 << 20
 
 
 class Preflight:
-    """Requests the parent resource of an export. `timeout` is in seconds."""
+    """Requests the parent resource of an export, each time in its turn. `timeout` is in seconds."""
 
-    def __init__(self, upstream: Upstream, *, timeout: float) -> None:
+    def __init__(self, upstream: Upstream, *, timeout: float, turns: Turns) -> None:
         self._upstream = upstream
         self._timeout = timeout
+        self._turns = turns
 
     async def denial(
-        self, parent: str, hosts: list[bytes], credentials: Credentials
+        self, parent: str, hosts: list[bytes], credentials: Credentials, *, known: bool
     ) -> WholeResponse | None:
-        """Return VB365's 401, 403 or 404 for the parent resource, None for anything else.
+        """Return VB365's 401, 403 or 404 for the parent resource, None for anything else. `known`:
+        VB365 has accepted the credentials before.
 
         Path and Host are those of the kick-off, because the request stands for the caller's own.
         For the same reason a success proves nothing about the caller.
         """
         fields = [*((b"Host", value) for value in hosts), *credentials.fields]
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._turns.turn(known=known):
                 return await self._request(parent.encode("latin-1"), fields)
         except (UpstreamFailure, TimeoutError) as why:
             log.info("preflight failed", reason=str(why) or type(why).__name__)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 _OWN = 64
 _PER_EXPORT = 4
 #: The part of what is not reserved for access checks, and the same for preflights: a kick-off may
-#: need one of each at a time. More than `_MOST` at a time would only load VB365.
-_QUESTIONS, _MOST = 1 / 10, 128
+#: need one of each at a time. More than `MAX_QUESTIONS` at a time would only load VB365.
+_QUESTIONS, MAX_QUESTIONS = 1 / 10, 128
 #: The part for the connections of the admin listener, and their maximum number.
 _ADMIN, MAX_ADMIN = 1 / 32, 256
 #: Connections over the limit that get a 503; further ones are closed at once.
@@ -55,7 +55,7 @@ def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     """
     reserve = _OWN + _PER_EXPORT * max_running
     left = max(limit - reserve - EXTRA_CONNECTIONS, 4)
-    questions = max(min(int(left * _QUESTIONS), _MOST), 1)
+    questions = max(min(int(left * _QUESTIONS), MAX_QUESTIONS), 1)
     admin = max(min(int(left * _ADMIN), MAX_ADMIN), 1)
     left -= 2 * questions + admin
     clients = min(max_connections or left, left // 2)

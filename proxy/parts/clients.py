@@ -87,7 +87,7 @@ def _connection_limits(settings: Settings) -> descriptors.Share:
     wanted, pool = settings.listen.max_connections, settings.upstream.pool
     limit = descriptors.raise_limit()
     if limit is None:
-        return descriptors.Share(wanted, descriptors.MAX_ADMIN, pool, 0, 0)
+        return descriptors.Share(wanted, descriptors.MAX_ADMIN, pool, descriptors.MAX_QUESTIONS, 0)
     running = settings.exports.max_running
     share = descriptors.share(limit, max_running=running, max_connections=wanted)
     log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)

@@ -58,6 +58,7 @@ from proxy.upstream.access import Access
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.pool import Pool
 from proxy.upstream.session_events import SessionEvents
+from proxy.upstream.turns import Turns
 from proxy.upstream.watch import UpstreamWatch
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Parts:
             key=key,
             cache=settings.access.cache,
             timeout=settings.upstream.check_timeout,
+            turns=Turns(self._clients.limits.questions),
             now=now,
         )
         self._keys = IdempotencyKeys(
@@ -281,6 +283,15 @@ class Parts:
             now=self._now,
         )
 
+    def _preflight(self) -> Preflight | None:
+        if not self._settings.exports.preflight:
+            return None
+        timeout, turns = (
+            self._settings.exports.preflight_timeout,
+            Turns(self._clients.limits.questions),
+        )
+        return Preflight(self._preflights, timeout=timeout, turns=turns)
+
     def _api(self, runner: Runner) -> ApiRouter:
         exports, public, site = self._settings.exports, self._settings.public, self._site
         kickoffs = KickoffHandler(
@@ -288,9 +299,7 @@ class Parts:
             access=self._access,
             keys=self._keys,
             runner=runner,
-            preflight=Preflight(self._preflights, timeout=exports.preflight_timeout)
-            if exports.preflight
-            else None,
+            preflight=self._preflight(),
             download=self._download,
             bodies=self._bodies,
             site=site,

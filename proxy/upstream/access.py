@@ -28,6 +28,7 @@ from proxy.upstream.owner_hashes import OwnerHashes
 from proxy.upstream.problems import not_found, unauthorized, unreachable
 from proxy.upstream.questions import Questions
 from proxy.upstream.questions import Statuses as Statuses
+from proxy.upstream.turns import Turns
 from proxy.upstream.verdict import DENIED, UNDECIDED, UNKNOWN, is_decision, is_success
 
 #: Seconds from the start to the first check without credentials, and between two of them.
@@ -37,7 +38,8 @@ _ANONYMOUS_START, _ANONYMOUS_INTERVAL = 30.0, 60.0
 class Access:
     """Checks with VB365 who may see which job.
 
-    `cache` and `timeout` are in seconds; `key` keys all hashes; `now` returns seconds. Successes
+    `cache` and `timeout` are in seconds; `key` keys all hashes; `turns` are those of the checks;
+    `now` returns seconds. Successes
     are cached. Denials are not, so that a newly granted permission takes effect at once.
     """
 
@@ -48,9 +50,10 @@ class Access:
         key: bytes,
         cache: float,
         timeout: float,
+        turns: Turns,
         now: Callable[[], float],
     ) -> None:
-        questions = Questions(upstream, timeout=timeout)
+        questions = Questions(upstream, timeout=timeout, turns=turns)
         self._anonymous = AnonymousCheck(questions)
         self._hashes = OwnerHashes(key)
         self._identities = Identities(self._hashes, self._anonymous)

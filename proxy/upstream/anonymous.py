@@ -38,7 +38,7 @@ class AnonymousCheck:
         whether it did the last time.
         """
         try:
-            status = await self._questions.status(target, _NOBODY)
+            status = await self._questions.status(target, _NOBODY, known=True)
         except Problem:
             return self.succeeds
         if status not in UNDECIDED:

@@ -104,7 +104,9 @@ class Checks:
     ) -> int:
         """Return VB365's status for a GET. Raises `Problem` 503."""
         try:
-            status = await self._questions.status(target, credentials, statuses)
+            status = await self._questions.status(
+                target, credentials, statuses, known=self._identities.knows(credentials)
+            )
         except Problem:
             self.counts.unreachable += 1
             raise

@@ -5,54 +5,102 @@ Cookie).
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
-from proxy.ports import Upstream, UpstreamFailure
+from proxy.ports import Response, Upstream, UpstreamFailure, UpstreamTimedOut
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unreachable
+from proxy.upstream.turns import Turns
+
+
+class _Question:
+    """One request, which may be waiting for its turn, and the number of those who wait for its
+    response.
+    """
+
+    task: asyncio.Task[int]
+
+    def __init__(self, *, known: bool) -> None:
+        self.known = known
+        self.sent = False
+        self.waiting = 0
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it is not sent because nobody waits for it any more."""
+        return not (self.sent or self.waiting)
+
 
 #: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
 #: included, so that a list checks each session once however many jobs it has.
-Statuses = dict[tuple[Credentials, str], "asyncio.Task[int]"]
+Statuses = dict[tuple[Credentials, str], _Question]
 
 
 class Questions:
-    """Sends GET requests to VB365 of which only the status counts. `timeout` is in seconds."""
+    """Sends GET requests to VB365 of which only the status counts, each in its turn. `timeout` is
+    in seconds.
+    """
 
-    def __init__(self, upstream: Upstream, *, timeout: float) -> None:
+    def __init__(self, upstream: Upstream, *, timeout: float, turns: Turns) -> None:
         self._upstream = upstream
         self._timeout = timeout
+        self._turns = turns
         self._pending: Statuses = {}
 
     async def status(
-        self, target: str, credentials: Credentials, statuses: Statuses | None = None
+        self,
+        target: str,
+        credentials: Credentials,
+        statuses: Statuses | None = None,
+        *,
+        known: bool,
     ) -> int:
-        """Return VB365's status for a GET. Equal concurrent requests are sent once. Raises
-        `Problem` 503.
+        """Return VB365's status for a GET. Equal concurrent requests are sent once. `known`: VB365
+        has accepted the credentials before. Raises `Problem` 503.
+
+        A request that waits for its turn is dropped with the last one who waits for it. One that
+        was sent is not: VB365 may work on, and clients that leave must not multiply its load.
         """
         key = (credentials, target)
-        task = (statuses or {}).get(key) or self._pending.get(key)
-        if task is None:
-            task = asyncio.create_task(self._get(target.encode("latin-1"), credentials))
-            self._pending[key] = task
-            task.add_done_callback(lambda done: self._finished(key, done))
+        question = (statuses or {}).get(key) or self._pending.get(key)
+        if question is None or question.dropped:
+            question = self._pending[key] = _Question(known=known)
+            question.task = asyncio.create_task(self._get(key, question))
         if statuses is not None:
-            statuses[key] = task
+            statuses[key] = question
+        question.waiting += 1
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(question.task)
         except UpstreamFailure as why:
             raise unreachable() from why
+        finally:
+            question.waiting -= 1
+            if question.dropped:
+                question.task.cancel()
 
-    def _finished(self, key: tuple[Credentials, str], task: asyncio.Task[int]) -> None:
-        del self._pending[key]
-        if not task.cancelled():
-            task.exception()  # mark it as retrieved: all waiters may have been cancelled
-
-    async def _get(self, target: bytes, credentials: Credentials) -> int:
-        response = await self._upstream.send(
-            b"GET", target, credentials.fields, timeout=self._timeout, stall=self._timeout
-        )
+    async def _get(self, key: tuple[Credentials, str], question: _Question) -> int:
+        target, until = key[1].encode("latin-1"), asyncio.get_running_loop().time() + self._timeout
         try:
-            # read a short body to its end, so that the connection can be reused
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout_at(until):
+                    await stack.enter_async_context(self._turns.turn(known=question.known))
+                    question.sent = True
+                    response = await self._upstream.send(
+                        b"GET", target, key[0].fields, timeout=self._timeout, stall=self._timeout
+                    )
+                return await self._status_of(response)
+        except TimeoutError as why:
+            text = f"no response within {self._timeout:g} s"
+            raise UpstreamTimedOut(text, delivered=question.sent) from why
+        finally:
+            if self._pending.get(key) is question:
+                del self._pending[key]
+
+    async def _status_of(self, response: Response) -> int:
+        """Return the status, once a short body is read to its end, so that the connection can be
+        reused.
+        """
+        try:
             async with asyncio.timeout(self._timeout):
                 for _ in range(8):
                     if not await response.read():

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 from proxy.core.job import Phase
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.turns import Turns
 from tests.support.fakes import new_job
 from tests.support.harness import CALL, FakeUpstream, Reply, Steps, new_world
 
@@ -26,7 +27,7 @@ class CountingUpstream(FakeUpstream):
 async def test_rejected_credentials_are_checked_again() -> None:
     """§9: the cached result of 60 s is discarded once a job got 401."""
     upstream = CountingUpstream()
-    access = Access(upstream, key=b"k", cache=60, timeout=1, now=lambda: 0.0)
+    access = Access(upstream, key=b"k", cache=60, timeout=1, turns=Turns(8), now=lambda: 0.0)
     job = new_job(1)
     mine = Credentials((b"Bearer a",), ())
     other = Credentials((b"Bearer other",), ())

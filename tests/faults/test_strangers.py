@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import aiohttp
 import pytest
 import trustme
 
+from proxy.net.sockets import reset
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.support.process import Caller, ProxyProcess
 from tests.support.wire import ask
@@ -135,3 +139,73 @@ async def test_15_silent_connections_of_operators_leave_descriptors(
         for writer in silent:
             writer.transport.abort()
         await proxy.kill()
+
+
+class TokenChecker:
+    """A VB365 that accepts one token, and takes its time with all others until `release`."""
+
+    def __init__(self) -> None:
+        self.invented = 0
+        #: Set once 20 requests with other tokens have arrived.
+        self.busy = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                status = b"200 OK"
+                if b"Bearer known" not in head:
+                    status = b"401 Unauthorized"
+                    self.invented += 1
+                    if self.invented == 20:
+                        self.busy.set()
+                    await self.release.wait()
+                writer.write(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\n{}" % status)
+        writer.close()
+
+
+async def test_15_questions_about_invented_tokens_leave_turns_to_known_callers(
+    tmp_path: Path,
+) -> None:
+    """§9: at most 30 questions are in progress here. Those of strangers that have left are not
+    asked.
+    """
+    vb365 = TokenChecker()
+    server = await asyncio.start_server(vb365.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    settings = {"UPSTREAM__CHECK_TIMEOUT": "5m", "ACCESS__CACHE": "1ms"}
+    proxy = ProxyProcess(tmp_path / "data", url, descriptors=400, **settings)
+    strangers: list[asyncio.StreamWriter] = []
+
+    async def listed() -> int:
+        fields = {"Authorization": "Bearer known"}
+        return (await ask(proxy.url, "GET", "/v8/_async/exports", fields)).status
+
+    try:
+        await proxy.start()
+        assert await listed() == 200
+        for number in range(60):
+            _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            target = f"/v8/_async/exports/{uuid4()}"
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: p\r\n".encode())
+            writer.write(f"Authorization: Bearer {number}\r\n\r\n".encode())
+            strangers.append(writer)
+        async with asyncio.timeout(20):
+            await vb365.busy.wait()
+        assert await listed() == 200, "while VB365 answers no stranger"
+        for writer in strangers:
+            reset(cast("asyncio.Transport", writer.transport))
+        for _ in range(3):
+            assert await listed() == 200, "those that have left are noticed"
+        asked = vb365.invented
+        vb365.release.set()
+        for _ in range(10):
+            assert await listed() == 200
+            await asyncio.sleep(0.02)
+        assert vb365.invented == asked < 30, "nobody waits for the other responses"
+    finally:
+        for writer in strangers:
+            writer.transport.abort()
+        vb365.release.set()
+        await proxy.kill()
+        server.close()

@@ -16,6 +16,7 @@ from proxy.core.job import Job
 from proxy.ports import Fields, UpstreamUnreachable
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.turns import Turns
 from tests.support.export_requests import export_request
 
 SESSIONS = "/v8/RestoreSessions?limit=1"
@@ -85,7 +86,11 @@ class Clock:
 
 def make(decide: Callable[[str, str, bool], int | None]) -> tuple[Access, Vb365, Clock]:
     vb365, clock = Vb365(decide), Clock()
-    return Access(vb365, key=b"k" * 32, cache=60, timeout=5, now=clock), vb365, clock
+    return (
+        Access(vb365, key=b"k" * 32, cache=60, timeout=5, turns=Turns(8), now=clock),
+        vb365,
+        clock,
+    )
 
 
 def credentials(token: str = "Bearer a", cookie: str | None = None) -> Credentials:

@@ -11,6 +11,7 @@ import pytest
 from proxy.core.errors import Problem
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
+from proxy.upstream.turns import Turns
 from tests.unit.upstream.callers import (
     SESSIONS,
     Clock,
@@ -91,7 +92,9 @@ async def test_owner_hashes_depend_on_the_key_and_hide_the_credential() -> None:
     """§9: a keyed hash."""
     who = credentials("Bearer secret-canary")
     one, _, _ = make(lambda *_: 200)
-    other = Access(Vb365(lambda *_: 200), key=b"x" * 32, cache=60, timeout=5, now=Clock())
+    other = Access(
+        Vb365(lambda *_: 200), key=b"x" * 32, cache=60, timeout=5, turns=Turns(8), now=Clock()
+    )
     assert owner_of(one, who) != owner_of(other, who)
     assert "secret-canary" not in owner_of(one, who)
 
