@@ -123,7 +123,7 @@ async def test_an_export_outlives_the_time_out(
         assert ended.result()["status"] == "Success"
 
 
-@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate", b"Nego2"])
+@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate", b"Nego2", b"Bearer x, Negotiate"])
 @pytest.mark.parametrize("tokens", [(b"", b"hello", b"alice"), (b"alice",)])
 async def test_nobody_is_taken_for_the_client_that_has_authenticated_a_connection(
     tokens: tuple[bytes, ...],

@@ -143,7 +143,7 @@ async def test_nobody_is_taken_for_the_client_that_has_authenticated_a_connectio
             stranger.abort()
 
 
-@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate"])
+@pytest.mark.parametrize("scheme", [b"NTLM", b"Negotiate", b"Bearer x, Negotiate"])
 async def test_nor_for_one_that_has_done_so_with_its_first_request(
     name: str, scheme: bytes, files: Files, tmp_path: Path, trusting: ssl.SSLContext
 ) -> None:
