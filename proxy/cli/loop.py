@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 
+from proxy.stores.threads import Threads
+
 
 def run_loop(main: Coroutine[None, None, int]) -> int:
     """Run on uvloop if it is installed (it does not exist for Windows), else on asyncio's loop.
@@ -13,6 +15,8 @@ def run_loop(main: Coroutine[None, None, int]) -> int:
     VB365_LOOP=asyncio selects the latter, for tests and to find out whether uvloop is at fault.
     """
     with asyncio.Runner(loop_factory=_factory()) as runner:
+        # a lack of threads must not end an export (`asyncio.to_thread`)
+        runner.get_loop().set_default_executor(Threads(None, "loop"))
         return runner.run(main)
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +19,28 @@ _T = TypeVar("_T")
 #: How much nicer a thread that receives an export is than the event loop's. It halves the p99 of
 #: small requests beside an export; an export has a tenth of a core that they use up.
 _NICER = 10
+
+
+class Threads(ThreadPoolExecutor):
+    """At most `count` threads, or as many as asyncio has by default. While the system starts no
+    more of them, for lack of memory or because of a limit, those that run do all the work: there is
+    always one.
+    """
+
+    def __init__(
+        self, count: int | None, name: str, *, initializer: Callable[[], None] | None = None
+    ) -> None:
+        """Start the first thread. Raises `StoreUnavailable`."""
+        super().__init__(count, thread_name_prefix=name, initializer=initializer)
+        self.submit(int)
+        if not self._threads:
+            self.shutdown(wait=False)
+            raise StoreUnavailable("the system starts no more threads")
+
+    def _adjust_thread_count(self) -> None:
+        # called when the work is in the queue: an error would not take it out again
+        with suppress(RuntimeError):
+            super()._adjust_thread_count()
 
 
 def yield_to_loop() -> None:

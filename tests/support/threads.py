@@ -1,12 +1,14 @@
-"""Servers on an event loop and in a thread of their own, for clients that block."""
+"""Servers in a thread of their own, for clients that block, and a lack of threads."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
+from unittest import mock
 
 from tests.support.wire import LIMIT
 
@@ -44,3 +46,11 @@ def in_thread(serving: AbstractAsyncContextManager[_T]) -> Iterator[_T]:
             loop.call_soon_threadsafe(stop.set)
             ended.result(2 * LIMIT)
             loop.close()
+
+
+@contextmanager
+def no_new_thread() -> Iterator[None]:
+    """The system starts no thread, as at the limit of a container."""
+    why = RuntimeError("can't start new thread")
+    with mock.patch.object(threading.Thread, "start", side_effect=why):
+        yield

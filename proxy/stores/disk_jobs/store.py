@@ -18,7 +18,7 @@ from proxy.stores.disk_jobs.directory_lock import DirectoryLock
 from proxy.stores.disk_jobs.group_commit import GroupCommit
 from proxy.stores.disk_jobs.index import JobIndex
 from proxy.stores.disk_jobs.layout import check_layout
-from proxy.stores.threads import undisturbed
+from proxy.stores.threads import Threads, undisturbed
 
 _T = TypeVar("_T")
 #: Jobs of a list that are read at a time.
@@ -58,7 +58,7 @@ class DiskJobs:
         cannot be used.
         """
         loop = asyncio.get_running_loop()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        thread = Threads(1, "jobs")
         try:
             opening = loop.run_in_executor(thread, _open, directory)
             opened = await undisturbed(

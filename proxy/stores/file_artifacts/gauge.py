@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from proxy.ports import StoreUnavailable
+from proxy.stores.threads import Threads
 
 #: Seconds that a measurement may take: kick-offs and `/readyz` wait for it.
 _PATIENCE = 1.5
@@ -23,7 +23,7 @@ class Gauge:
     def __init__(self, measure: Callable[[], int], name: str) -> None:
         self._measure = measure
         self._name = name
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="space")
+        self._thread = Threads(1, "space")
         self._running: set[asyncio.Future[int]] = set()
         #: When the one that is being made began, or a little earlier.
         self._begun = 0.0

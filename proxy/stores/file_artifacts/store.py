@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -28,7 +27,7 @@ from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.takeover import remove_copied, take_over
 from proxy.stores.file_artifacts.volume import Volume
-from proxy.stores.threads import Patience, Turns, undisturbed, yield_to_loop
+from proxy.stores.threads import Patience, Threads, Turns, undisturbed, yield_to_loop
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -57,11 +56,9 @@ class FileArtifacts:
         self._durable = durable
         self.turns, self.patient_turns = asyncio.Semaphore(_SENDERS), Budget(_PATIENT)
         self.turns_of_files = Turns(_SENDERS_OF_FILE)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
-        self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="sending")
-        self._receivers = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="receivers", initializer=yield_to_loop
-        )
+        self._threads = Threads(_THREADS, "artifacts")
+        self._senders = Threads(_SENDERS, "sending")
+        self._receivers = Threads(_THREADS, "receivers", initializer=yield_to_loop)
         self.reading = Patience(str(root), _HANGING, _READERS)
         self._removing = Patience(str(root), _HANGING, 1)
         self.volume = Volume(root)
@@ -90,7 +87,7 @@ class FileArtifacts:
         try:
             await undisturbed(store.begin(files.make_root, store._root))
         except BaseException:
-            store._threads.shutdown(wait=False)
+            store._end_threads()
             raise
         return store
 
@@ -249,13 +246,15 @@ class FileArtifacts:
             *(each.keep() for each in self._growing), return_exceptions=True
         )
         self._closed = True
-        self._threads.shutdown(wait=False)
-        self._senders.shutdown(wait=False)
-        self._receivers.shutdown(wait=False)
-        self._free.close()
+        self._end_threads()
         for failure in failures:
             if failure is not None:
                 raise failure
+
+    def _end_threads(self) -> None:
+        for threads in (self._threads, self._senders, self._receivers):
+            threads.shutdown(wait=False)
+        self._free.close()
 
     # What partial files and readers need of their store
 

@@ -7,7 +7,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -36,6 +35,7 @@ from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.partial import ObjectPartial
 from proxy.stores.object_artifacts.reader import LARGE_PIECES, ObjectReader
 from proxy.stores.object_artifacts.sharing import Sharing
+from proxy.stores.threads import Threads
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -70,7 +70,7 @@ class ObjectArtifacts:
         self.now = clock
         self.large_pieces = Budget(LARGE_PIECES)
         self._bucket = bucket
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
+        self._threads = Threads(_THREADS, "objects")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
         self._writers = opening.Writers()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 
 import pytest
 
 from proxy.cli.loop import run_loop
+from tests.support.threads import no_new_thread
 
 
 async def _is_uvloop() -> int:
@@ -26,3 +28,17 @@ def test_it_is_uvloop_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_asyncio_can_be_selected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VB365_LOOP", "asyncio")
     assert run_loop(_is_uvloop()) == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_blocking_work_is_done_while_the_system_starts_no_thread(
+    monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    monkeypatch.setenv("VB365_LOOP", loop)
+
+    async def work() -> int:
+        with no_new_thread():
+            works = (asyncio.to_thread(threading.get_ident) for _ in range(3))
+            return len(set(await asyncio.gather(*works)))
+
+    assert run_loop(work()) == 1
