@@ -39,8 +39,8 @@ class Access:
     """Checks with VB365 who may see which job.
 
     `cache` and `timeout` are in seconds; `key` keys all hashes; `turns` are those of the checks;
-    `now` returns seconds. Successes
-    are cached. Denials are not, so that a newly granted permission takes effect at once.
+    `now` returns seconds. Successes are cached. Denials are not, so that a newly granted permission
+    takes effect at once.
     """
 
     def __init__(

@@ -66,6 +66,7 @@ class Questions:
         if question is None or question.dropped:
             question = self._pending[key] = _Question(known=known)
             question.task = asyncio.create_task(self._get(key, question))
+            question.task.add_done_callback(_retrieve)
         if statuses is not None:
             statuses[key] = question
         question.waiting += 1
@@ -110,3 +111,9 @@ class Questions:
         finally:
             response.close()
         return response.status
+
+
+def _retrieve(task: asyncio.Task[int]) -> None:
+    """Mark a failure as retrieved: all who waited for it may have left."""
+    if not task.cancelled():
+        task.exception()

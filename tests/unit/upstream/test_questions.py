@@ -1,0 +1,54 @@
+"""The requests of access checks, whoever still waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from typing import Any
+
+from proxy.ports import Fields, Response, UpstreamUnreachable
+from proxy.upstream.questions import Questions
+from proxy.upstream.turns import Turns
+from tests.unit.upstream.callers import credentials
+
+
+class Failing:
+    """A VB365 that fails when `gate` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        body: bytes = b"",
+        *,
+        timeout: float,
+        stall: float,
+    ) -> Response:
+        self.asked.set()
+        await self.gate.wait()
+        raise UpstreamUnreachable("down", delivered=True)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def test_9_a_question_that_fails_when_its_clients_have_left_is_no_error() -> None:
+    """Strangers could otherwise fill the log with tracebacks."""
+    vb365, reported = Failing(), list[dict[str, Any]]()
+    questions = Questions(vb365, timeout=5, turns=Turns(1))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    asked = asyncio.create_task(questions.status("/", credentials(), known=False))
+    await vb365.asked.wait()
+    asked.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asked
+    vb365.gate.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert not reported
