@@ -73,7 +73,7 @@ class Submission:
         try:
             stored = await self._admission.add(job, body, started)
         except StoreUnavailable:
-            self._settle_later(job, body, run, started)
+            self._settle_later(job, run, started)
             raise
         except BaseException:
             self._unregister(run)
@@ -111,15 +111,16 @@ class Submission:
             del self._runs[run.id]
         self._queue.leave(run)
 
-    def _settle_later(self, job: Job, body: bytes, run: Run, started: Job | None) -> None:
+    def _settle_later(self, job: Job, run: Run, started: Job | None) -> None:
         """Settle a job that the store may have although it reported a failure.
 
         The caller gets an error and may send the export again. With an Idempotency-Key the next
-        kick-off gets this job (CONTRACT §8); without one it would be a second generation.
+        kick-off gets this job (CONTRACT §8); without one it would be a second generation. The body
+        is not kept until the store is back: no budget counts it by then.
         """
 
         def confirm(_: Job) -> None:
-            events.accepted(job, len(body))
+            events.accepted(job, run.size)
 
         def adopt() -> Coroutine[None, None, None]:
             return self.adopt(run, job, confirm, started)

@@ -68,6 +68,10 @@ class Tasks:
         except asyncio.CancelledError:
             task.add_done_callback(_log_failure)
             raise
+        finally:
+            # its exception refers to this frame: the cycle would keep what the work's frames have,
+            # such as a body, until the garbage collector finds it
+            del task
 
     async def settle(self) -> None:
         """Wait for the changes under way, and some seconds for the records."""
