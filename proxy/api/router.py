@@ -12,7 +12,7 @@ from proxy.api.request import ApiRequest
 from proxy.api.resources import Resources
 from proxy.api.responses import ApiResponse, problem_response
 from proxy.api.whole_response import Verbatim
-from proxy.core.errors import Problem
+from proxy.core.errors import Problem, drop_frames
 from proxy.core.http.heads import Head
 from proxy.core.paths import job_of
 from proxy.core.request_id import FIELD as REQUEST_ID
@@ -73,6 +73,7 @@ class ApiRouter:
         try:
             return await self._dispatch(request)
         except Problem as problem:
+            drop_frames(problem)
             log.info(
                 "request.refused",
                 method=request.method,
@@ -82,6 +83,7 @@ class ApiRouter:
             )
             return problem_response(problem, request)
         except StoreUnavailable as why:
+            drop_frames(why)
             log.warning("store not available", reason=str(why))
             detail = "The proxy cannot read or write its jobs now. Try again."
             unavailable = Problem("store-unavailable", detail, retry_after=_STORE_RETRY_AFTER)

@@ -201,3 +201,14 @@ def internal_error(request_id: str | None = None) -> tuple[int, list[tuple[str, 
         *_request_id(document, request_id),
     ]
     return _INTERNAL.status, headers, json.dumps(document).encode()
+
+
+def drop_frames(why: BaseException | None) -> None:
+    """Drop the tracebacks of an exception that has become a response, and of those that led to it.
+
+    The frames in them have bodies and credentials, and often the exception itself: such a cycle
+    keeps them until the garbage collector runs, beside every limit on memory.
+    """
+    while why is not None:
+        why.__traceback__ = None
+        why = why.__context__

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from proxy.core.errors import Problem
+from proxy.core.errors import Problem, drop_frames
 from proxy.core.events import Detached
 from proxy.core.http.fields import without
 from proxy.core.http.heads import MalformedMessage, ResponseHead
@@ -83,6 +83,7 @@ class Following:
         except NotRescued:
             pass
         except (Problem, StoreUnavailable) as why:
+            drop_frames(why)
             log.info("export not rescued", reason=str(why))
         return RELAYED
 

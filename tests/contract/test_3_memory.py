@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 
+from proxy.api.request_body import RequestBody
 from proxy.core import pace
 from proxy.net.budget import Budget
 from tests.contract.conftest import MakeRescue, MakeStage, Stage
@@ -158,3 +160,26 @@ async def test_3_5_rescued_exports_share_the_memory_for_fields(
     assert (await beyond.message()).status == 503
     slow.finish()
     assert (await rescued.message()).status == 200
+
+
+async def test_3_1_the_body_of_a_refused_kickoff_is_released_at_once(
+    make_stage: MakeStage,
+) -> None:
+    """Not when the garbage collector finds it: strangers cause any number of refusals."""
+    limits = {"EXPORTS__MAX_RUNNING": "1", "EXPORTS__MAX_QUEUED": "4"}
+    stage = await make_stage(EXPORTS__PREFLIGHT="false", **limits)
+    stage.fault(hold=True)
+    await stage.begun(stage.export)
+    statuses: list[int] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(6):
+            fields = {"Authorization": f"Bearer {number}", "Prefer": "respond-async"}
+            statuses.append((await stage.ask("POST", stage.export, fields, b"{}")).status)
+        kept = [each for each in gc.get_objects() if isinstance(each, RequestBody)]
+    finally:
+        gc.enable()
+        stage.simulator.release()
+    assert statuses == [202, *[503] * 5]
+    assert not kept

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.errors import KINDS, Problem, internal_error, problem_bytes, render
+from proxy.core.errors import KINDS, Problem, drop_frames, internal_error, problem_bytes, render
 from proxy.core.http.heads import parse_request
 
 #: The `errorCode` enums of RESTExceptionInfo; v6 has no such member.
@@ -287,3 +287,21 @@ def test_the_id_of_the_request_is_in_the_head_and_in_the_body() -> None:
     _, headers, content = internal_error("a-1")
     assert ("X-Request-Id", "a-1") in headers
     assert json.loads(content)["requestId"] == "a-1"
+
+
+def fail() -> None:
+    try:
+        raise ValueError
+    except ValueError as why:
+        raise Problem("bad-request", "no") from why
+
+
+def test_no_frame_of_an_exception_that_became_a_response_is_kept() -> None:
+    """Nor one of what led to it."""
+    with pytest.raises(Problem) as caught:
+        fail()
+    cause = caught.value.__context__
+    assert cause is not None
+    drop_frames(caught.value)
+    assert caught.value.__traceback__ is None
+    assert cause.__traceback__ is None
