@@ -209,6 +209,7 @@ def drop_frames(why: BaseException | None) -> None:
     The frames in them have bodies and credentials, and often the exception itself: such a cycle
     keeps them until the garbage collector runs, beside every limit on memory.
     """
-    while why is not None:
+    # one without a traceback was dropped before, with what led to it
+    while why is not None and why.__traceback__ is not None:
         why.__traceback__ = None
         why = why.__context__

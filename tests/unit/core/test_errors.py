@@ -305,3 +305,14 @@ def test_no_frame_of_an_exception_that_became_a_response_is_kept() -> None:
     drop_frames(caught.value)
     assert caught.value.__traceback__ is None
     assert cause.__traceback__ is None
+
+
+def test_exceptions_that_led_to_each_other_are_dropped_once() -> None:
+    """Tasks that wait for the same failure raise the same exception."""
+    with pytest.raises(Problem) as caught:
+        fail()
+    cause = caught.value.__context__
+    assert cause is not None
+    cause.__context__ = caught.value
+    drop_frames(caught.value)
+    assert caught.value.__traceback__ is None
