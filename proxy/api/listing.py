@@ -152,7 +152,12 @@ class Listing:
                 return await self._may_see(credentials, job, statuses)
 
         unsure = [job for job in jobs if not self._access.allows(credentials, job)]
-        checked = zip(unsure, await asyncio.gather(*map(check, unsure)), strict=True)
+        tasks = [asyncio.create_task(check(job)) for job in unsure]
+        try:
+            checked = zip(unsure, await asyncio.gather(*tasks), strict=True)
+        finally:
+            for task in tasks:
+                task.cancel()  # after a failure nobody waits for the others
         hidden = {job.id for job, visible in checked if not visible}
         return [job for job in jobs if job.id not in hidden]
 

@@ -60,6 +60,38 @@ async def test_a_page_asks_about_its_own_jobs_only(make_play: MakePlay) -> None:
     assert page["results"] == []
 
 
+async def test_a_list_that_has_failed_asks_no_more(make_play: MakePlay) -> None:
+    """§9: nobody waits for the other checks, which would take the turns of other callers'."""
+    checks: list[str] = []
+    answer = asyncio.Event()
+
+    async def script(request: Message) -> bytes:
+        if request.method == "POST":
+            return raw("200 OK", [], b"mail")
+        if not request.target.startswith("/v8/RestoreSessions/s"):
+            return raw("200 OK", [], b"{}")
+        checks.append(request.target)
+        if request.target.endswith(f"/s{JOBS - 1}"):
+            return raw("500 Internal Server Error", [], b"{}")
+        await answer.wait()
+        return raw("200 OK", [], b"{}")
+
+    play = await make_play(
+        script,
+        EXPORTS__WATCH_EVENTS="false",
+        EXPORTS__PREFLIGHT="false",
+        EXPORTS__MAX_PER_CALLER="100",
+    )
+    await ended(play, JOBS)
+    checks.clear()
+    assert (await play.get(LIST)).status == 503
+    asked = len(checks)
+    answer.set()
+    for _ in range(10):
+        assert (await play.get(f"{LIST}?restoreSessionId=s{JOBS - 1}")).status == 503
+    assert len(set(checks)) == asked < 2 * listing._CONCURRENT_CHECKS
+
+
 async def test_a_page_reads_its_own_jobs_only(
     make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
