@@ -29,11 +29,13 @@ def leave_within(seconds: float) -> None:
     """Leave the process in any case: with status 1 if it is still there after `seconds`.
 
     A thread that hangs in a file of a volume that does not respond can neither be interrupted nor
-    be waited for, and Python waits for all threads before it ends.
+    be waited for, and Python waits for all threads before it ends. While the system starts no
+    thread, the process is left to whoever started it.
     """
     timer = threading.Timer(seconds, _leave_late)
     timer.daemon = True
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # no thread: the stop itself must go on
+        timer.start()
 
 
 def _leave_late() -> None:

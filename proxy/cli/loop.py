@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 
 from proxy.stores.threads import Threads
 
@@ -14,10 +15,15 @@ def run_loop(main: Coroutine[None, None, int]) -> int:
 
     VB365_LOOP=asyncio selects the latter, for tests and to find out whether uvloop is at fault.
     """
-    with asyncio.Runner(loop_factory=_factory()) as runner:
+    runner = asyncio.Runner(loop_factory=_factory())
+    try:
         # a lack of threads must not end an export (`asyncio.to_thread`)
         runner.get_loop().set_default_executor(Threads(None, "loop"))
         return runner.run(main)
+    finally:
+        # the last step waits for that executor, in another thread
+        with suppress(RuntimeError):
+            runner.close()
 
 
 def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

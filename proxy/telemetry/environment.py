@@ -41,7 +41,11 @@ class Telemetry:
             return
         # a daemon: one that waits for an endpoint does not delay the end of the process
         thread = threading.Thread(target=self._open.shutdown, name="telemetry", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as why:  # the system starts no more threads
+            log.warning("the last spans are lost", reason=str(why))
+            return
         await asyncio.to_thread(thread.join, _CLOSING)
         if thread.is_alive():
             log.warning("the last spans are lost: they could not be exported in time")

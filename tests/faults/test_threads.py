@@ -1,20 +1,25 @@
 """While the system starts no thread, at the limit of a container or for lack of memory, exports are
-stored and downloaded.
+stored and downloaded, and the proxy stops in order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
+import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from proxy.simulator import Simulator, SimulatorSettings
 from proxy.stores.threads import Threads
+from tests.faults.threadless import SAID
 from tests.support.local_proxy import local_proxy
-from tests.support.process import Caller
+from tests.support.process import Caller, ProxyProcess
 from tests.support.threads import no_new_thread
+from tests.support.wire import eventually
 
 SIZE = 6_000_000
 
@@ -40,3 +45,39 @@ async def test_a_lack_of_threads_costs_no_export(tmp_path: Path) -> None:
         with no_new_thread():
             await asyncio.gather(*(export() for _ in range(4)))
     await simulator.stop()
+
+
+class Threadless(ProxyProcess):
+    program = "tests.faults.threadless"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGUSR1")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_proxy_that_gets_no_thread_stops_in_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loop: str
+) -> None:
+    """Its exit code is 0, and the export that it was running continues at the next start."""
+    monkeypatch.setenv("VB365_LOOP", loop)
+    simulator = Simulator(SimulatorSettings(size=SIZE))
+    await simulator.start()
+    proxy = Threadless(tmp_path, simulator.url, LOG__LEVEL="info")
+    await proxy.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            caller = Caller(proxy, http, simulator.login())
+            paths = simulator.export_paths(simulator.open_session())
+            path = next(each for each in paths if each.endswith("exportToPst"))
+            simulator.fault(path=path, method="POST", stall_at=SIZE // 2, count=1)
+            job = await caller.kick_off(path)
+            proxy.send_signal(signal.SIGUSR1)
+            await eventually(lambda: SAID in proxy.lines)
+            assert await proxy.stop() == 0, proxy.log.decode()
+            assert any("stopped" in line for line in proxy.lines)
+            await proxy.start()
+            document = await caller.finished(job)
+            assert (document["status"], document["attempt"]) == ("Success", 1), document
+            digest = hashlib.sha256(await caller.file(job)).hexdigest()
+            assert digest == simulator.content(path).sha256()
+    finally:
+        await proxy.kill()
+        await simulator.stop()

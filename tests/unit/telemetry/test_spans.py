@@ -11,6 +11,7 @@ from proxy.ports.tracing import NoTracing, Traced
 from proxy.telemetry.environment import Telemetry, asks_for_traces
 from proxy.telemetry.spans import OpenTelemetry
 from tests.support.log_lines import logged
+from tests.support.threads import no_new_thread
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01".encode()
@@ -157,6 +158,13 @@ async def test_without_the_package_there_is_a_warning_and_no_trace(
     (entry,) = log.entries
     assert "not installed" in entry["event"]
     assert "vb365-async-proxy[otel]" in entry["hint"]
+
+
+async def test_the_proxy_stops_although_the_system_starts_no_thread() -> None:
+    telemetry = Telemetry(ENDPOINT, "1.2.3")
+    with logged() as log, no_new_thread():
+        await telemetry.close()
+    assert [entry["event"] for entry in log.entries] == ["the last spans are lost"]
 
 
 async def test_an_environment_that_asks_for_nothing_imports_nothing() -> None:
