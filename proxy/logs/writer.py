@@ -148,23 +148,31 @@ class Writer(LineHandler):
 
     def close(self) -> None:
         """Write what waits, for at most a few seconds, and close the sink. Idempotent."""
-        thread, self._thread = self._thread, None
+        self.acquire()
+        try:
+            thread, self._thread = self._thread, None
+            waiting, self._waiting = self._waiting, _Waiting()
+        finally:
+            self.release()
+        with waiting.lock:
+            self._render(waiting)
+            self._note_loss(waiting)
+        for event in (waiting.closing, waiting.urgent, waiting.some):
+            event.set()
         if thread is not None:
-            waiting = self._waiting
-            with waiting.lock:
-                self._render(waiting)
-                self._note_loss(waiting)
-            for event in (waiting.closing, waiting.urgent, waiting.some):
-                event.set()
             thread.join(_CLOSING)
+        elif waiting.lines:
+            self._run(waiting)
         super().close()
 
     def forget(self) -> None:
         """Called in a process that was forked: the thread and what waits are its parent's."""
-        self._thread = None
+        self._thread, self._waiting = None, _Waiting()
 
     def _current(self) -> _Waiting:
-        """What waits in this process, whose thread runs."""
+        """What waits in this process, whose thread runs, or is started with a later entry if the
+        system starts none now.
+        """
         if self._thread is None:
             self.acquire()  # logging makes a new lock for a process that was forked
             try:
@@ -175,10 +183,12 @@ class Writer(LineHandler):
         return self._waiting
 
     def _start(self) -> None:
-        self._waiting = waiting = _Waiting()
-        thread = threading.Thread(target=self._run, args=(waiting,), name="log", daemon=True)
-        self._thread = thread
-        thread.start()
+        thread = threading.Thread(target=self._run, args=(self._waiting,), name="log", daemon=True)
+        self._thread = thread  # before it starts: what is logged by then must not start another
+        try:
+            thread.start()
+        except RuntimeError:
+            self._thread = None
 
     def _render(self, waiting: _Waiting) -> None:
         entries, waiting.events = waiting.events, []

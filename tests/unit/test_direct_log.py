@@ -29,6 +29,7 @@ from proxy.logs.direct import Value
 from proxy.logs.rotated_file import RotatedFile
 from proxy.logs.stream import Stream
 from proxy.logs.writer import Writer
+from tests.support.threads import no_new_thread
 
 ROOT = Path(__file__).parents[2]
 NAME = "proxy.test"
@@ -205,6 +206,23 @@ def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     lost = entries.pop()["event"]
     assert lost == f"{10 - len(entries)} entries are lost: they could not be written in time"
     assert sum(len(json.dumps(entry)) + 1 for entry in entries) <= 1000
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["for a moment", "to the end"])
+def test_lines_wait_while_the_system_starts_no_thread(tmp_path: Path, again: bool) -> None:
+    """Logging fails nobody, and nothing is lost."""
+    handler = Writer(RotatedFile(tmp_path / "log", max_size=1 << 20, keep=1))
+    with no_new_thread():
+        handler.put(EVENT, ("first",))
+        handler.put(EVENT, ("second",))
+        if not again:
+            handler.close()
+    if again:
+        handler.put(EVENT, ("third",))
+        handler.close()
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    expected = ["first", "second", "third"] if again else ["first", "second"]
+    assert [line.partition("path=")[2] for line in lines] == expected
 
 
 def test_a_line_is_written_that_came_just_before_the_end(
