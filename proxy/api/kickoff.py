@@ -113,6 +113,8 @@ class KickoffHandler:
                 export = stored_request(head, decision.export, target, body.content, key=key)
                 call = _Call(request, decision, credentials, export)
                 accepted = await self._accept(call, body, stack)
+            # the response may take a minute, and its memory does not count any more
+            del body
             if isinstance(accepted, tuple):
                 return await self._respond(call, *accepted)
             return accepted

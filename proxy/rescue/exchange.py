@@ -190,7 +190,10 @@ class RescueExchange:
         with bound_contextvars(request_id=request_id(self._head), client=peer):
             try:
                 call = await self._call(peer)
-                await self._respond(RELAYED if call is None else await self._outcome(call))
+                found = RELAYED if call is None else await self._outcome(call)
+                # the response may take hours, and the memory of the body does not count any more
+                del call
+                await self._respond(found)
             except (PartialLost, StoreUnavailable, UpstreamFailure, Short) as why:
                 log.warning("rescued response broken off", reason=str(why))
                 self._give_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -177,9 +178,11 @@ class Following:
         if head is None:
             return None
 
+        bodiless = replace(call, body=b"")  # its memory does not count during the response
+
         async def resume(suspended: Job) -> None:
             try:
-                await self._joining.resume(call, suspended)
+                await self._joining.resume(bodiless, suspended)
             except Problem as why:
                 raise PartialLost(f"job {job.id} is not resumed: {why}") from why
 

@@ -11,6 +11,7 @@ import pytest
 from proxy.api.request_body import RequestBody
 from proxy.core import pace
 from proxy.net.budget import Budget
+from proxy.rescue.call import Call
 from tests.contract.conftest import MakeRescue, MakeStage, Stage
 from tests.support.exports import Slow, post
 from tests.support.wire import Peer, eventually, request_bytes
@@ -183,3 +184,46 @@ async def test_3_1_the_body_of_a_refused_kickoff_is_released_at_once(
         stage.simulator.release()
     assert statuses == [202, *[503] * 5]
     assert not kept
+
+
+async def test_3_1_the_body_of_an_accepted_kickoff_is_not_kept_while_its_client_waits(
+    make_stage: MakeStage,
+) -> None:
+    """It is stored, and its memory does not count any more."""
+    stage = await make_stage(EXPORTS__MAX_RUNNING="1")
+    stage.fault(hold=True, count=1)
+    await stage.begun(stage.export)
+    more = {"Content_Length": "2", "Prefer": "respond-async, wait=45"}
+    clients = [await part_of_a_kickoff(stage, b"{}", **more) for _ in range(3)]
+    async with asyncio.timeout(20):
+        while True:
+            jobs = (await stage.get("/v8/_async/exports")).json()["results"]
+            if len(jobs) == 4:
+                break
+            await asyncio.sleep(0.01)
+
+    def kept() -> bool:
+        return any(isinstance(each, RequestBody) for each in gc.get_objects())
+
+    try:
+        await eventually(lambda: not kept())
+    finally:
+        for client in clients:
+            client.abort()
+        stage.simulator.release()
+
+
+async def test_3_1_the_body_of_a_rescued_export_is_not_kept_during_its_response(
+    make_rescue: MakeRescue,
+) -> None:
+    """Its client may take hours to read it."""
+    slow = Slow()
+    stage = await make_rescue(slow)
+    client = await stage.send()
+    await slow.requested.wait()
+    slow.head.set()
+    await client.head()
+    try:
+        await eventually(lambda: not any(isinstance(each, Call) for each in gc.get_objects()))
+    finally:
+        slow.finish()
