@@ -51,7 +51,10 @@ class Threadless(ProxyProcess):
     program = "tests.faults.threadless"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGUSR1")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="no SIGUSR1: how a proxy without threads stops is not tested on Windows",
+)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_a_proxy_that_gets_no_thread_stops_in_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loop: str
