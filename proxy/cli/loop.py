@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 
 from proxy.stores.threads import Threads
 
@@ -21,9 +20,13 @@ def run_loop(main: Coroutine[None, None, int]) -> int:
         runner.get_loop().set_default_executor(Threads(None, "loop"))
         return runner.run(main)
     finally:
-        # the last step waits for that executor, in another thread
-        with suppress(RuntimeError):
+        try:
             runner.close()
+        except RuntimeError as why:  # a thread waits for that executor, and cannot be started
+            import structlog  # loaded by now, without the packages that serve does not need
+
+            text = "the event loop was closed before its threads ended"
+            structlog.get_logger(__name__).warning(text, reason=str(why))
 
 
 def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

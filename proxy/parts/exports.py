@@ -286,10 +286,8 @@ class Parts:
     def _preflight(self) -> Preflight | None:
         if not self._settings.exports.preflight:
             return None
-        timeout, turns = (
-            self._settings.exports.preflight_timeout,
-            Turns(self._clients.limits.questions),
-        )
+        turns = Turns(self._clients.limits.questions)
+        timeout = self._settings.exports.preflight_timeout
         return Preflight(self._preflights, timeout=timeout, turns=turns)
 
     def _api(self, runner: Runner) -> ApiRouter:

@@ -81,7 +81,7 @@ async def _result(
     raise cancelled
 
 
-class Turns:
+class FileTurns:
     """At most `each` calls work on one file at a time: one that hangs does not take the threads of
     all others.
     """
@@ -109,7 +109,7 @@ class Patience:
         self._volume = volume
         self._limit = limit
         self._each = each
-        self._turns = Turns(each)
+        self._turns = FileTurns(each)
         #: The file of each call that hangs.
         self._left: dict[asyncio.Future[Any], str] = {}
 

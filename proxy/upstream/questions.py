@@ -30,6 +30,12 @@ class _Question:
         """Whether it is not sent because nobody waits for it any more."""
         return not (self.sent or self.waiting)
 
+    def serves(self, *, known: bool) -> bool:
+        """Whether an equal question can wait for its response. If VB365 has accepted the
+        credentials since this one began to wait, it would wait longer than its own turn takes.
+        """
+        return self.sent or (self.waiting > 0 and self.known >= known)
+
 
 #: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
 #: included, so that a list checks each session once however many jobs it has.
@@ -63,7 +69,7 @@ class Questions:
         """
         key = (credentials, target)
         question = (statuses or {}).get(key) or self._pending.get(key)
-        if question is None or question.dropped:
+        if question is None or not question.serves(known=known):
             question = self._pending[key] = _Question(known=known)
             question.task = asyncio.create_task(self._get(key, question))
             question.task.add_done_callback(_retrieve)

@@ -13,6 +13,7 @@ _UNKNOWN = 3 / 4
 class Turns:
     """At most `limit` questions are in progress, the others wait, first in, first out.
 
+    The limit of their connections alone would not do: they wait for one in order, whoever asks.
     Anyone can cause any number of questions about invented credentials, and VB365 may take its time
     with each: they leave a quarter to those about credentials that it has accepted before.
     """

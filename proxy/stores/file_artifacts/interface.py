@@ -12,7 +12,7 @@ from proxy.ports.sending import Turn
 from proxy.stores.file_artifacts.files import Entry, Places
 from proxy.stores.file_artifacts.ledger import Ledger
 from proxy.stores.file_artifacts.volume import Volume
-from proxy.stores.threads import Patience, Turns
+from proxy.stores.threads import FileTurns, Patience
 
 #: Seconds that the body of a response may wait for its file: a file server may need them to hand
 #: over to another. And those that its end waits for the file to be closed.
@@ -52,7 +52,7 @@ class Store(Protocol):
     #: Limits the turns that all readers, and those of one file, have at a time, and how many of
     #: them may wait for their client; see `files.send`.
     turns: asyncio.Semaphore
-    turns_of_files: Turns
+    turns_of_files: FileTurns
     patient_turns: Budget
 
     @property

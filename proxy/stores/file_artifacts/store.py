@@ -27,7 +27,7 @@ from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.takeover import remove_copied, take_over
 from proxy.stores.file_artifacts.volume import Volume
-from proxy.stores.threads import Patience, Threads, Turns, undisturbed, yield_to_loop
+from proxy.stores.threads import FileTurns, Patience, Threads, undisturbed, yield_to_loop
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ class FileArtifacts:
         self._root = root
         self._durable = durable
         self.turns, self.patient_turns = asyncio.Semaphore(_SENDERS), Budget(_PATIENT)
-        self.turns_of_files = Turns(_SENDERS_OF_FILE)
+        self.turns_of_files = FileTurns(_SENDERS_OF_FILE)
         self._threads = Threads(_THREADS, "artifacts")
         self._senders = Threads(_SENDERS, "sending")
         self._receivers = Threads(_THREADS, "receivers", initializer=yield_to_loop)

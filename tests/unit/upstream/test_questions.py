@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
+from proxy.core.errors import Problem
 from proxy.ports import Fields, Response, UpstreamUnreachable
 from proxy.upstream.questions import Questions
 from proxy.upstream.turns import Turns
@@ -18,6 +22,7 @@ class Failing:
 
     def __init__(self) -> None:
         self.asked, self.gate = asyncio.Event(), asyncio.Event()
+        self.targets: list[bytes] = []
 
     async def send(
         self,
@@ -29,6 +34,7 @@ class Failing:
         timeout: float,
         stall: float,
     ) -> Response:
+        self.targets.append(target)
         self.asked.set()
         await self.gate.wait()
         raise UpstreamUnreachable("down", delivered=True)
@@ -52,3 +58,28 @@ async def test_9_a_question_that_fails_when_its_clients_have_left_is_no_error() 
         await asyncio.sleep(0)
     gc.collect()
     assert not reported
+
+
+async def test_9_a_caller_that_vb365_accepts_meanwhile_has_a_turn_at_once() -> None:
+    """The question about its credentials waits behind those of strangers, which take all of their
+    turns.
+    """
+    vb365 = Failing()
+    questions = Questions(vb365, timeout=5, turns=Turns(2))
+    async with asyncio.TaskGroup() as group:
+        for target in ("/stranger", "/", "/"):
+            ask = questions.status(target, credentials(), known=False)
+            group.create_task(_failed(ask))
+        await vb365.asked.wait()
+        vb365.asked.clear()
+        group.create_task(_failed(questions.status("/", credentials(), known=True)))
+        async with asyncio.timeout(2):
+            await vb365.asked.wait()
+        assert vb365.targets == [b"/stranger", b"/"]
+        vb365.gate.set()
+    assert vb365.targets == [b"/stranger", b"/", b"/"]
+
+
+async def _failed(asked: Coroutine[Any, Any, int]) -> None:
+    with pytest.raises(Problem):
+        await asked
