@@ -5,6 +5,7 @@ have made of it (CONTRACT §9, §14).
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,22 @@ import pytest
 
 from proxy.core.job import FileFacts, Job, Origin, Phase, ResultState, Status
 from proxy.jobs.run import Run
-from proxy.rescue.call import RELAYED, Call
+from proxy.rescue.call import RELAYED, Call, StoredElsewhere
 from proxy.rescue.elsewhere import Elsewhere
 from proxy.rescue.following import Following
 from proxy.rescue.joining import NotRescued
 from tests.support.artifacts import note
 from tests.support.fakes import MemoryArtifacts, MemoryJobs, new_job
 from tests.support.wire import eventually
+
+FACTS = FileFacts(
+    media_type="a/b",
+    file_name=None,
+    size=85,
+    etag=None,
+    reason="OK",
+    lines="Content-Length: 85\r\n",
+)
 
 
 class JoinedOnce:
@@ -85,15 +95,7 @@ async def test_14_nothing_of_another_callers_resume_is_followed_on_another_repli
     await eventually(lambda: jobs.waiting == 1)
     partial = await artifacts.create(job.id, 2)
     await partial.write(b"!BDN" + b"another's" * 9)
-    facts = FileFacts(
-        media_type="a/b",
-        file_name=None,
-        size=85,
-        etag=None,
-        reason="OK",
-        lines="Content-Length: 85\r\n",
-    )
-    borrowed = replace(job, version=4, borrowed=True, fence=2, replica="two", file=facts)
+    borrowed = replace(job, version=4, borrowed=True, fence=2, replica="two", file=FACTS)
     if ended:
         await partial.commit(85, note)
         changes: dict[str, Any] = {
@@ -105,3 +107,19 @@ async def test_14_nothing_of_another_callers_resume_is_followed_on_another_repli
         changes = {"phase": Phase.TRANSFERRING, "published": 80}
     assert await jobs.replace(job, replace(borrowed, **changes))
     assert await outcome is RELAYED
+
+
+async def test_14_a_response_from_another_replica_does_not_keep_the_body_of_its_request() -> None:
+    """Its client may take hours to read it, and the memory of the body does not count any more."""
+    jobs, artifacts = WatchedJobs(), MemoryArtifacts()
+    growing: dict[str, Any] = {"phase": Phase.TRANSFERRING, "file": FACTS, "published": 80}
+    job = await jobs.add(
+        new_job(origin=Origin.RESCUE, attempt=1, fence=1, replica="one", **growing), b"{}"
+    )
+    nothing: Any = None
+    call = Call(nothing, [], nothing, nothing, b"{}", nothing, None, 0.0)
+    outcome = await following(jobs, artifacts, job).outcome(call)
+    assert isinstance(outcome, StoredElsewhere)
+    del call
+    gc.collect()
+    assert {each.body for each in gc.get_objects() if isinstance(each, Call)} == {b""}
