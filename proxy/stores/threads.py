@@ -31,6 +31,8 @@ class Threads(ThreadPoolExecutor):
         self, count: int | None, name: str, *, initializer: Callable[[], None] | None = None
     ) -> None:
         """Start the first thread. Raises `StoreUnavailable`."""
+        #: Work for which no thread was started.
+        self._unstarted = 0
         super().__init__(count, thread_name_prefix=name, initializer=initializer)
         self.submit(int)
         if not self._threads:
@@ -38,9 +40,13 @@ class Threads(ThreadPoolExecutor):
             raise StoreUnavailable("the system starts no more threads")
 
     def _adjust_thread_count(self) -> None:
-        # called when the work is in the queue: an error would not take it out again
-        with suppress(RuntimeError):
+        # after such work one idle thread too many is counted: no other would ever be started
+        while self._unstarted and self._idle_semaphore.acquire(blocking=False):
+            self._unstarted -= 1
+        try:
             super()._adjust_thread_count()
+        except RuntimeError:  # the work is in the queue: an error would not take it out again
+            self._unstarted += 1
 
 
 def yield_to_loop() -> None:

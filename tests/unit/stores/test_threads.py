@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
 
 from proxy.ports import StoreUnavailable
 from proxy.stores.file_artifacts.store import FileArtifacts
+from proxy.stores.threads import Threads
 from tests.support.threads import no_new_thread
+from tests.support.wire import LIMIT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
@@ -30,3 +34,16 @@ async def test_a_thread_that_receives_an_export_yields_to_the_event_loop(tmp_pat
 async def test_a_store_for_which_the_system_starts_no_thread_does_not_open(tmp_path: Path) -> None:
     with no_new_thread(), pytest.raises(StoreUnavailable, match="starts no more threads"):
         await FileArtifacts.at(tmp_path)
+
+
+def test_after_a_lack_of_threads_all_of_them_work() -> None:
+    """One that hangs would otherwise stop all work for ever."""
+    threads = Threads(4, "test")
+    try:
+        with no_new_thread():
+            wait([threads.submit(int) for _ in range(100)])
+        together = threading.Barrier(4)
+        working = [threads.submit(together.wait, LIMIT) for _ in range(4)]
+        assert {each.result() for each in working} == {0, 1, 2, 3}
+    finally:
+        threads.shutdown()
