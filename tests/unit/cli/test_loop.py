@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import threading
 
@@ -42,3 +43,18 @@ def test_blocking_work_is_done_while_the_system_starts_no_thread(
             return len(set(await asyncio.gather(*works)))
 
     assert run_loop(work()) == 1
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="the limit is Linux's: names without threads are not tested elsewhere",
+)
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_name_is_looked_up_while_the_system_starts_no_thread(
+    monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
+    """libuv aborts the process if it gets no threads for its first name."""
+    monkeypatch.setenv("VB365_LOOP", loop)
+    command = [sys.executable, "-m", "tests.unit.cli.unthreaded"]
+    ended = subprocess.run(command, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
