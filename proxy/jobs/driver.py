@@ -99,6 +99,10 @@ class Driver:
             return Interrupted(denied=not known, expired=True)
         except JobFailed as why:
             return Failed(why.error, accepted=self._trust.knows(run.fields))
+        except MemoryError:
+            # a failure of the machine, of which this run may be the cause: it does not go on
+            log.exception("job suspended: there is no memory", job=run.id)
+            return Interrupted()
         except Exception:
             log.exception("job failed", job=run.id)
             return Failed(INTERNAL)

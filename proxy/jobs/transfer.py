@@ -142,7 +142,7 @@ class Transfer:
                 await self._record.settle(Claimed(self._holder, self._file.offset))
             verified = await self._receive()
             await self._finish(verified)
-        except (Suspended, Lost, asyncio.CancelledError):
+        except (Suspended, Lost, MemoryError, asyncio.CancelledError):
             # of a lost job the next holder may need the bytes, otherwise the runner removes them
             await self._file.keep()
             raise

@@ -55,6 +55,26 @@ async def test_a_partial_file_that_is_unavailable_for_a_while_costs_no_export(me
         await world.check()
 
 
+@pytest.mark.parametrize("method", ["create", "resume", "write", "read", "commit"])
+async def test_a_lack_of_memory_suspends_the_job(method: str) -> None:
+    """§10: the next call continues it."""
+    async with new_world() as world:
+        if method in ("create", "write"):
+            world.artifacts.faults[method].append(MemoryError())
+        world.upstream.plan.extend(["cut", "401"])
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+            assert await world.phase(job_id) is Phase.SUSPENDED
+            if method not in ("create", "write"):
+                world.artifacts.faults[method].append(MemoryError())
+            done = await world.finished(job_id)
+            await world.quiet()
+        assert done.status is Status.SUCCESS
+        assert not world.artifacts.faults[method]
+        await world.check()
+
+
 @pytest.mark.parametrize("method", ["create", "write", "commit"])
 @pytest.mark.parametrize(
     ("failure", "code"),
@@ -273,13 +293,12 @@ async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Pat
                 world.upstream.plan.extend(["cut", "401"])
                 try:
                     job_id, _ = await world.submit()
-                except (
-                    StoreUnavailable
-                ):  # not accepted; a job that was stored nevertheless ends too
+                except StoreUnavailable:  # not accepted; what was stored ends nevertheless
                     job_id, _ = await world.submit()
                 done = await world.finished(job_id)
                 assert done.status is Status.SUCCESS, f"step {step}: {done.error}"
                 await world.quiet()
+                await world.runner.stop()  # its watch over free space takes steps at any time
                 reached = steps.reached
                 if reached:
                     await steps.over.wait()

@@ -48,14 +48,16 @@ def checked(id: str) -> str:
 
 @contextmanager
 def disk_errors(path: Path | str, *, storing: bool = False) -> Iterator[None]:
-    """Translate OSError to `StoreUnavailable`, and if `storing`, that of a full disk to
-    `StorageFull`. Some file systems need space to remove a file, too.
+    """Translate OSError and MemoryError to `StoreUnavailable`, and if `storing`, the OSError of a
+    full disk to `StorageFull`. Some file systems need space to remove a file, too.
     """
     try:
         yield
     except OSError as why:
         kind = StorageFull if storing and why.errno in _FULL else StoreUnavailable
         raise kind(f"{path}: {why.strerror or why}") from why
+    except MemoryError as why:
+        raise StoreUnavailable(f"{path}: there is no memory") from why
 
 
 class Entry(NamedTuple):

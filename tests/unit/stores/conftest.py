@@ -220,8 +220,11 @@ def _fail_objects(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr(Bucket, "store", segment if method == "write" else artifact)
 
 
-@pytest.fixture
-def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
+@pytest.fixture(
+    params=[OSError(errno.EMFILE, "the disk fails once"), MemoryError()],
+    ids=["OSError", "MemoryError"],
+)
+def fail(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fail:
     """Let the store's next "write" or "commit" fail halfway: some of its bytes are on the disk
     already.
     """
@@ -229,12 +232,12 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
     def write(descriptor: int, chunk: bytes) -> None:
         monkeypatch.undo()
         os.write(descriptor, b"foreign" + chunk[: len(chunk) // 2])
-        raise OSError(errno.EMFILE, "the disk fails once")
+        raise request.param
 
     def sidecar(path: Path, data: bytes, *, durable: bool) -> None:
         monkeypatch.undo()
         path.write_bytes(data[: len(data) // 2])
-        raise OSError(errno.EMFILE, "the disk fails once")
+        raise request.param
 
     def fail(store: ArtifactStore, method: str) -> None:
         if isinstance(store, MemoryArtifacts):
