@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -45,6 +47,18 @@ async def test_a_lack_of_threads_costs_no_export(tmp_path: Path) -> None:
         with no_new_thread():
             await asyncio.gather(*(export() for _ in range(4)))
     await simulator.stop()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="the limit is Linux's: a bucket without threads is not tested elsewhere",
+)
+def test_a_bucket_that_was_not_used_for_a_while_needs_no_new_thread(s3_endpoint: str) -> None:
+    """A kick-off waited for the bucket, also when threads could be started again."""
+    bucket = f"s3://tests/{uuid4()}?endpoint={s3_endpoint}&allow_http=true"
+    command = [sys.executable, "-m", "tests.faults.threadless_bucket", bucket]
+    ended = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr.decode()
 
 
 class Threadless(ProxyProcess):

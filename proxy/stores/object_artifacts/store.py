@@ -35,6 +35,7 @@ from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.partial import ObjectPartial
 from proxy.stores.object_artifacts.reader import LARGE_PIECES, ObjectReader
 from proxy.stores.object_artifacts.sharing import Sharing
+from proxy.stores.object_artifacts.thread import keep_thread
 from proxy.stores.threads import Threads
 
 _P = ParamSpec("_P")
@@ -71,6 +72,7 @@ class ObjectArtifacts:
         self.large_pieces = Budget(LARGE_PIECES)
         self._bucket = bucket
         self._threads = Threads(_THREADS, "objects")
+        self._keeping = asyncio.create_task(keep_thread())
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._growing: set[GrowingFile] = set()
         self._writers = opening.Writers()
@@ -92,7 +94,7 @@ class ObjectArtifacts:
         try:
             await store.ids()
         except BaseException:
-            store._threads.shutdown(wait=False)
+            await store._end_threads()
             raise
         return store
 
@@ -313,10 +315,15 @@ class ObjectArtifacts:
         )
         self._closed = True
         await self._sharing.close()
-        self._threads.shutdown(wait=False)
+        await self._end_threads()
         for failure in failures:
             if failure is not None:
                 raise failure
+
+    async def _end_threads(self) -> None:
+        self._threads.shutdown(wait=False)
+        self._keeping.cancel()
+        await asyncio.wait([self._keeping])
 
     # What partial files and readers need of their store
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
 import sys
-import threading
 
 from proxy.cli.loop import run_loop
+from tests.support.unthreaded import start_no_more_threads
 
 
 async def _look_up() -> int:
-    if os.getuid() == 0:  # root has no limit
-        os.setuid(65534)
-    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
-    try:
-        threading.Thread(target=int).start()
-    except RuntimeError:
-        found = await asyncio.get_running_loop().getaddrinfo("localhost", 80)
-        return 0 if found else 1
-    return 2
+    start_no_more_threads()
+    return 0 if await asyncio.get_running_loop().getaddrinfo("localhost", 80) else 1
 
 
 if __name__ == "__main__":
