@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from proxy.ports import Response, Upstream, UpstreamFailure, UpstreamTimedOut
+from proxy.ports import Response, Upstream, UpstreamFailure
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unreachable
 from proxy.upstream.turns import Turns
@@ -18,7 +18,9 @@ class _Question:
     response.
     """
 
-    task: asyncio.Task[int]
+    #: Its result is VB365's status, None without one. An exception would keep the credentials, by
+    #: way of its traceback and this, until the garbage collector runs.
+    task: asyncio.Task[int | None]
 
     def __init__(self, *, known: bool) -> None:
         self.known = known
@@ -72,20 +74,20 @@ class Questions:
         if question is None or not question.serves(known=known):
             question = self._pending[key] = _Question(known=known)
             question.task = asyncio.create_task(self._get(key, question))
-            question.task.add_done_callback(_retrieve)
         if statuses is not None:
             statuses[key] = question
         question.waiting += 1
         try:
-            return await asyncio.shield(question.task)
-        except UpstreamFailure as why:
-            raise unreachable() from why
+            status = await asyncio.shield(question.task)
         finally:
             question.waiting -= 1
             if question.dropped:
                 question.task.cancel()
+        if status is None:
+            raise unreachable()
+        return status
 
-    async def _get(self, key: tuple[Credentials, str], question: _Question) -> int:
+    async def _get(self, key: tuple[Credentials, str], question: _Question) -> int | None:
         target, until = key[1].encode("latin-1"), asyncio.get_running_loop().time() + self._timeout
         try:
             async with AsyncExitStack() as stack:
@@ -96,12 +98,13 @@ class Questions:
                         b"GET", target, key[0].fields, timeout=self._timeout, stall=self._timeout
                     )
                 return await self._status_of(response)
-        except TimeoutError as why:
-            text = f"no response within {self._timeout:g} s"
-            raise UpstreamTimedOut(text, delivered=question.sent) from why
+        except (UpstreamFailure, TimeoutError):
+            return None
         finally:
             if self._pending.get(key) is question:
                 del self._pending[key]
+            # the CancelledError of a dropped one refers to this frame
+            del question
 
     async def _status_of(self, response: Response) -> int:
         """Return the status, once a short body is read to its end, so that the connection can be
@@ -117,9 +120,3 @@ class Questions:
         finally:
             response.close()
         return response.status
-
-
-def _retrieve(task: asyncio.Task[int]) -> None:
-    """Mark a failure as retrieved: all who waited for it may have left."""
-    if not task.cancelled():
-        task.exception()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -58,6 +59,39 @@ async def test_9_a_question_that_fails_when_its_clients_have_left_is_no_error() 
         await asyncio.sleep(0)
     gc.collect()
     assert not reported
+
+
+@pytest.mark.parametrize("end", ["VB365 fails", "no response", "left before its turn"])
+async def test_9_the_credentials_of_a_question_that_fails_are_released_at_once(end: str) -> None:
+    """They may have 256 KiB, and no limit counts them after the response to their client."""
+    vb365 = Failing()
+    questions = Questions(vb365, timeout=60, turns=Turns(1))
+    if end == "no response":
+        questions = Questions(vb365, timeout=0.01, turns=Turns(1))
+    gc.disable()
+    try:
+        async with asyncio.TaskGroup() as group:
+            if end == "left before its turn":
+                group.create_task(_failed(questions.status("/", credentials(), known=False)))
+                await vb365.asked.wait()
+            elif end == "VB365 fails":
+                vb365.gate.set()
+            who = credentials("Bearer other")
+            kept = weakref.ref(who)
+            asked = group.create_task(_failed(questions.status("/", who, known=False)))
+            del who
+            if end == "left before its turn":
+                await asyncio.sleep(0)
+                asked.cancel()
+            await asyncio.wait([asked])
+            del asked
+            for _ in range(10):
+                await asyncio.sleep(0)
+            released = kept() is None
+            vb365.gate.set()
+    finally:
+        gc.enable()
+    assert released
 
 
 async def test_9_a_caller_that_vb365_accepts_meanwhile_has_a_turn_at_once() -> None:
