@@ -20,6 +20,7 @@ from proxy.jobs.tasks import Spawn
 from proxy.ports import JobStore, KeyTaken, StoreUnavailable
 from proxy.rescue.call import Call
 from proxy.upstream.access import Access
+from proxy.upstream.credentials import Credentials
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,8 @@ class Identities:
         if claimed is None:
             return
         key = claimed, call.export.fingerprint
-        task = self._spawn(self._confirm(call, job, claimed))
+        # without the call: VB365 may take longer than the memory of its body counts
+        task = self._spawn(self._confirm(call.credentials, key, job.id))
         self._confirming[key].add(task)
         task.add_done_callback(lambda _: self._confirmed(key, task))
 
@@ -63,13 +65,13 @@ class Identities:
         if not self._confirming[key]:
             del self._confirming[key]
 
-    async def _confirm(self, call: Call, job: Job, claimed: str) -> None:
-        if not await self._access.learn(call.credentials):
+    async def _confirm(self, credentials: Credentials, key: tuple[str, str], id: str) -> None:
+        if not await self._access.learn(credentials):
             return
         try:
-            if await self._jobs.match(claimed, call.export.fingerprint) is None:
-                await advance_for_caller(self._jobs, job.id, Identified(claimed), self._now)
+            if await self._jobs.match(*key) is None:
+                await advance_for_caller(self._jobs, id, Identified(key[0]), self._now)
         except KeyTaken:
             pass  # the same caller has started the same export on another replica
         except StoreUnavailable as why:
-            log.warning("caller of an export not recorded", job=job.id, reason=str(why))
+            log.warning("caller of an export not recorded", job=id, reason=str(why))

@@ -14,7 +14,7 @@ from proxy.net.budget import Budget
 from proxy.rescue.call import Call
 from tests.contract.conftest import MakeRescue, MakeStage, Stage
 from tests.support.exports import Slow, post
-from tests.support.wire import Peer, eventually, request_bytes
+from tests.support.wire import Message, Peer, eventually, request_bytes
 
 
 async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Peer:
@@ -213,17 +213,25 @@ async def test_3_1_the_body_of_an_accepted_kickoff_is_not_kept_while_its_client_
         stage.simulator.release()
 
 
+#: The second claims an identity, about which VB365 is asked.
+@pytest.mark.parametrize("token", ["t", "e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.c2ln"])
 async def test_3_1_the_body_of_a_rescued_export_is_not_kept_during_its_response(
-    make_rescue: MakeRescue,
+    make_rescue: MakeRescue, token: str
 ) -> None:
-    """Its client may take hours to read it."""
-    slow = Slow()
-    stage = await make_rescue(slow)
-    client = await stage.send()
+    """Its client may take hours to read it, and VB365 a while to confirm who that is."""
+    slow, confirmed = Slow(), asyncio.Event()
+
+    async def check(_: Message) -> None:
+        await confirmed.wait()
+
+    stage = await make_rescue(slow, UPSTREAM__CHECK_TIMEOUT="5m")
+    stage.upstream.answer = check
+    client = await stage.send(token)
     await slow.requested.wait()
     slow.head.set()
     await client.head()
     try:
         await eventually(lambda: not any(isinstance(each, Call) for each in gc.get_objects()))
     finally:
+        confirmed.set()
         slow.finish()
