@@ -71,6 +71,11 @@ class _Worker:
     restart_at: float | None = None
     pause: float = 0.0
 
+    def restart(self, *, soon: bool) -> None:
+        """Start it again: at once, or after a pause that doubles each time."""
+        self.pause = 0.0 if soon else min(max(1.0, self.pause * 2), _LONGEST_PAUSE)
+        self.restart_at = time.monotonic() + self.pause
+
 
 def run(settings: Settings, work: Work, about: Mapping[str, Any]) -> int:
     """Run `listen.workers` workers until SIGTERM or SIGINT. Return the exit code.
@@ -111,7 +116,7 @@ class _Supervisor:
         for worker in self._workers:
             self._start(worker)
         deadline: float | None = None
-        while any(worker.pid for worker in self._workers):
+        while self._state is _State.SERVING or any(worker.pid for worker in self._workers):
             for key, _ in self._selector.select(self._timeout(deadline)):
                 key.data()
             if self._state is _State.STOPPING:
@@ -132,6 +137,19 @@ class _Supervisor:
     # Workers.
 
     def _start(self, worker: _Worker) -> None:
+        """Start the worker, or try again after a pause. Raises `StartFailed` for the first time."""
+        try:
+            self._fork(worker)
+        except OSError as why:  # no memory, or no process or descriptor left
+            reason = why.strerror or str(why)
+            if self._state is _State.STARTING:
+                raise StartFailed(f"worker {worker.index} was not started: {reason}") from why
+            worker.restart(soon=False)
+            log.warning(
+                "worker not started", worker=worker.index, reason=reason, pause=worker.pause
+            )
+
+    def _fork(self, worker: _Worker) -> None:
         readable, writable = os.pipe()
         seat = Seat(
             index=worker.index,
@@ -144,7 +162,12 @@ class _Supervisor:
             ready=writable,
             alive=self._alive[0],
         )
-        worker.pid = os.fork()
+        try:
+            worker.pid = os.fork()
+        except OSError:
+            os.close(readable)
+            os.close(writable)
+            raise
         if worker.pid == 0:
             os._exit(self._child(seat, readable))
         os.close(writable)
@@ -227,10 +250,7 @@ class _Supervisor:
         if self._state is _State.STARTING:
             self._stop(code if code > 0 else 1)
         elif self._state is _State.SERVING:
-            worker.pause = (
-                0.0 if lived >= _SHORT else min(max(1.0, worker.pause * 2), _LONGEST_PAUSE)
-            )
-            worker.restart_at = time.monotonic() + worker.pause
+            worker.restart(soon=lived >= _SHORT)
             log.error(
                 "worker ended, another replaces it",
                 worker=worker.index,

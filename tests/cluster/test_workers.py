@@ -98,10 +98,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def crew(directory: Path, **settings: str) -> AsyncIterator[Crew]:
+async def crew(
+    directory: Path, process: type[ProxyProcess] = ProxyProcess, /, **settings: str
+) -> AsyncIterator[Crew]:
     simulator = Simulator(SimulatorSettings(size=SIZE))
     await simulator.start()
-    proxy = ProxyProcess(
+    proxy = process(
         directory,
         simulator.url,
         descriptors=None,
@@ -293,6 +295,36 @@ async def test_the_worker_that_owns_the_jobs_is_replaced(tmp_path: Path) -> None
         os.kill(proxy.workers()[0], signal.SIGKILL)
         responses = await asyncio.gather(*(proxy.ask("GET", job) for _ in range(4 * WORKERS)))
         assert {response.status for response in responses} == {200}
+        await proxy.assert_whole(job)
+
+
+async def test_workers_that_die_together_are_replaced(tmp_path: Path) -> None:
+    """Also soon after their start, when all are replaced after a pause."""
+    async with crew(tmp_path) as proxy:
+        job = await proxy.kick_off()
+        await proxy.assert_whole(job)
+        died = proxy.workers()
+        for pid in died:
+            os.kill(pid, signal.SIGKILL)
+        await until(
+            lambda: len(proxy.workers()) == WORKERS and not set(died) & set(proxy.workers())
+        )
+        await proxy.assert_whole(job)
+
+
+class Forkless(ProxyProcess):
+    program = "tests.cluster.forkless"
+
+
+async def test_a_worker_is_replaced_once_the_system_starts_processes_again(tmp_path: Path) -> None:
+    """At the limit of a container, or without memory, fork(2) fails."""
+    async with crew(tmp_path, Forkless) as proxy:
+        job = await proxy.kick_off()
+        await proxy.assert_whole(job)
+        first, *others = proxy.workers()
+        os.kill(others[0], signal.SIGKILL)
+        await until(lambda: len(proxy.workers()) == WORKERS and others[0] not in proxy.workers())
+        assert first in proxy.workers()
         await proxy.assert_whole(job)
 
 
