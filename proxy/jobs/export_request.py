@@ -76,7 +76,11 @@ class ExportRequest:
             return await self._send(more)
         await asyncio.wait([self._early])
         early, self._early = self._early, None
-        return early.result()
+        try:
+            return early.result()
+        finally:
+            # its exception refers to this frame: as in `Tasks.undivided`
+            del early
 
     async def _send(self, more: list[Field]) -> Response:
         request = self._record.job.request

@@ -21,6 +21,12 @@ class UpstreamFailure(Exception):
         super().__init__(message)
         self.delivered = delivered
 
+    def again(self) -> UpstreamFailure:
+        """Return an equal failure to raise. One that is kept must not be raised itself: its
+        traceback would keep the request until the garbage collector runs.
+        """
+        return type(self)(str(self), delivered=self.delivered)
+
 
 class UpstreamUnreachable(UpstreamFailure):
     """Refused, unresolvable, TLS not trusted, or reset before the head of a response (CONTRACT §11,

@@ -200,6 +200,9 @@ class RescueExchange:
             except Exception:
                 log.exception("rescue failed")
                 self._give_up()
+            finally:
+                # cancelled, it refers to this frame: the cycle would keep the body
+                self._task = None
 
     async def _outcome(self, call: Call) -> Outcome:
         """What the client gets, in a span that the job's request to VB365 belongs to."""

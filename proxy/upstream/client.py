@@ -229,7 +229,7 @@ class _StreamedResponse:
                 self._counts.timeout += 1
                 self.close()
                 self._failure = UpstreamTimedOut(f"no byte for {self._stall:g} s", delivered=True)
-                raise self._failure from why
+                raise self._failure.again() from why
         data = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._buffered = 0
@@ -381,7 +381,7 @@ class _StreamedResponse:
     async def _change(self) -> None:
         """Wait for the next event of the connection. Raises its failure, if it has failed."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.api.request_body import RequestBody
 from proxy.core import pace
+from proxy.jobs.run import Run
 from proxy.net.budget import Budget
 from proxy.rescue.call import Call
 from tests.contract.conftest import MakeRescue, MakeStage, Stage
@@ -234,4 +235,35 @@ async def test_3_1_the_body_of_a_rescued_export_is_not_kept_during_its_response(
         await eventually(lambda: not any(isinstance(each, Call) for each in gc.get_objects()))
     finally:
         confirmed.set()
+        slow.finish()
+
+
+def alive(kind: type) -> int:
+    return sum(type(each) is kind for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("end", ["left", "no response"])
+async def test_3_1_what_a_rescued_export_has_in_memory_is_released_at_once(
+    make_rescue: MakeRescue, end: str
+) -> None:
+    """If its client leaves before the response, or VB365 ends the connection without one: not when
+    the garbage collector finds it.
+    """
+    slow = Slow()
+
+    async def cut(peer: Peer, message: Message) -> None:
+        """Close the connection."""
+
+    stage = await make_rescue(slow if end == "left" else cut)
+    gc.collect()
+    gc.disable()
+    try:
+        if end == "left":
+            await stage.leave()
+        else:
+            assert (await stage.export()).status == 502
+            await eventually(lambda: alive(Run) == 0)
+        await eventually(lambda: alive(Call) == 0)
+    finally:
+        gc.enable()
         slow.finish()

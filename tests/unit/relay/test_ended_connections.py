@@ -18,6 +18,7 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, Own, PassThrough
 from proxy.downstream.connection import ClientConnection
+from proxy.ports import UpstreamFailure
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
@@ -110,4 +111,23 @@ async def test_15_a_connection_of_a_job_is_freed(
                 del response
             await eventually(lambda: pool.open == 0)
             await eventually(lambda: alive(Connection) == 0)
+            await asyncio.wait_for(sender.close(), LIMIT)
+
+
+@pytest.mark.parametrize("response", [b"", b"no HTTP\r\n\r\n"])
+async def test_15_a_request_of_the_proxy_that_fails_is_freed(response: bytes) -> None:
+    """It has the credentials of a client, and the body of its export."""
+
+    async def failing(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(response)
+
+    with uncollected():
+        async with Origin(failing).running() as origin:
+            sender = HttpUpstream(Pool("127.0.0.1", origin.port))
+            before = alive(Head)
+            for _ in range(COUNT):
+                with pytest.raises(UpstreamFailure):
+                    await sender.send(b"POST", b"/", [], b"{}", timeout=LIMIT, stall=LIMIT)
+            await eventually(lambda: alive(Head) == before)
             await asyncio.wait_for(sender.close(), LIMIT)
