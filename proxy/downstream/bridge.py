@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +32,6 @@ from proxy.net.sockets import duplicated, shut
 
 #: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
-_ODD = re.compile(rb'[^!-~]|["#<>\\^`{|}]')
 #: Idle seconds after which aiohttp's protocol is dropped; the next own request makes a new one.
 _IDLE = 60.0
 
@@ -305,15 +303,13 @@ def _in_own_version(
 def _substitute(head: Head) -> bytes:
     """Build a head that aiohttp parses to what the proxy has parsed from the real one."""
     method = head.method if head.method in _METHODS else b"TRACE"
-    target = head.target if head.target.startswith(b"/") else b"/"
-    target = b"/" + _ODD.sub(lambda odd: b"%%%02X" % ord(odd[0]), target).lstrip(b"/")
     framing = {
         Framing.CHUNKED: b"Transfer-Encoding: chunked\r\n",
         Framing.LENGTH: b"Content-Length: %d\r\n" % head.length,
     }
-    return b"%b %b HTTP/1.%d\r\nHost: proxy\r\nConnection: %b\r\n%b\r\n" % (
+    # not the target, which nothing reads there: yarl would remember it, with its query
+    return b"%b / HTTP/1.%d\r\nHost: proxy\r\nConnection: %b\r\n%b\r\n" % (
         method,
-        target,
         head.minor,
         b"keep-alive" if head.keep_alive else b"close",
         framing.get(head.framing, b""),

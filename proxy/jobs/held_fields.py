@@ -16,16 +16,22 @@ _PER_FIELD = 200
 _UNACCEPTED = 1 / 4
 
 
+class Counted:
+    """The fields of one run count while this is in memory."""
+
+
 class HeldFields:
-    """Limits the fields of all runs together, in bytes. A run counts while it is in memory."""
+    """Limits the fields of all runs together, in bytes. They count while the run is in memory, or
+    anyone else has its `counted`.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
         #: The part of that of callers that VB365 had not accepted at their kick-off.
         self._unaccepted = 0
-        #: The sizes of runs that are no longer in memory, and whether VB365 had accepted their
-        #: callers. Any thread may collect a run.
+        #: The sizes of those that are no longer in memory, and whether VB365 had accepted their
+        #: callers. Any thread may collect one.
         self._released: deque[tuple[int, bool]] = deque()
 
     def take(self, run: Run, *, accepted: bool) -> None:
@@ -43,7 +49,8 @@ class HeldFields:
                 UnacceptedCallers, "exports of callers that VB365 has not confirmed yet"
             )
         self._count(size, accepted=accepted)
-        finalize(run, self._released.append, (size, accepted)).atexit = False
+        run.counted = Counted()
+        finalize(run.counted, self._released.append, (size, accepted)).atexit = False
 
     def _count(self, size: int, *, accepted: bool) -> None:
         self._held += size

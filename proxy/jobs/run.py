@@ -52,6 +52,8 @@ class Run:
         self.followers = Followers() if rescued else None
         self.work = Work.QUEUED
         self.task: asyncio.Task[None] | None = None
+        #: Makes the fields count (`HeldFields`).
+        self.counted: object = None
         self._held: asyncio.Future[None] | None = None
         #: The body of a request that is sent as soon as the run starts; None if only the store has
         #: it.

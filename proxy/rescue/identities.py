@@ -49,8 +49,10 @@ class Identities:
         """
         return frozenset(self._confirming.get((claimed, fingerprint), ()))
 
-    def confirm_later(self, call: Call, job: Job) -> None:
-        """Add the identity of the caller to the owners of its new job."""
+    def confirm_later(self, call: Call, job: Job, counted: object) -> None:
+        """Add the identity of the caller to the owners of its new job. Until it is confirmed, the
+        fields of the request count (`HeldFields`), as they do while `counted` is in memory.
+        """
         claimed = self.claimed(call)
         if claimed is None:
             return
@@ -58,9 +60,9 @@ class Identities:
         # without the call: VB365 may take longer than the memory of its body counts
         task = self._spawn(self._confirm(call.credentials, key, job.id))
         self._confirming[key].add(task)
-        task.add_done_callback(lambda _: self._confirmed(key, task))
+        task.add_done_callback(lambda _: self._confirmed(key, task, counted))
 
-    def _confirmed(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+    def _confirmed(self, key: tuple[str, str], task: asyncio.Task[None], _: object) -> None:
         self._confirming[key].discard(task)
         if not self._confirming[key]:
             del self._confirming[key]

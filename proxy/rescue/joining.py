@@ -231,7 +231,7 @@ class Joining:
             if stored.id == job.id:
                 self._access.allow(call.credentials, job)
                 self._runner.withdrawal.later(run, self._grace)
-                self._identities.confirm_later(call, job)
+                self._identities.confirm_later(call, job, run.counted)
                 self._counts.rescued += 1
                 events.rescued(job)
             return stored

@@ -7,6 +7,7 @@ import gc
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.api.request_body import RequestBody
 from proxy.core import pace
@@ -14,8 +15,8 @@ from proxy.jobs.run import Run
 from proxy.net.budget import Budget
 from proxy.rescue.call import Call
 from tests.contract.conftest import MakeRescue, MakeStage, Stage
-from tests.support.exports import Slow, post
-from tests.support.wire import Message, Peer, eventually, request_bytes
+from tests.support.exports import EXPORT, Slow, post
+from tests.support.wire import Message, Peer, eventually, raw, request_bytes
 
 
 async def part_of_a_kickoff(stage: Stage, body: bytes, **fields: str) -> Peer:
@@ -162,6 +163,38 @@ async def test_3_5_rescued_exports_share_the_memory_for_fields(
     assert (await beyond.message()).status == 503
     slow.finish()
     assert (await rescued.message()).status == 200
+
+
+async def test_3_5_credentials_that_vb365_is_asked_about_count(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§3.5, §14: after the response to a rescued export, too."""
+    monkeypatch.setattr("proxy.parts.exports._HELD_FIELDS", 300_000)
+    confirmed = asyncio.Event()
+
+    async def check(_: Message) -> None:
+        await confirmed.wait()
+
+    async def rescued(number: int) -> bool:
+        token = f"e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.{number}{'a' * 50_000}"
+        with capture_logs() as logs:
+            assert (await stage.export(token, target=f"{EXPORT}?{number}")).status == 401
+        return not any(line["event"] == "export not rescued" for line in logs)
+
+    stage = await make_rescue(rejected, UPSTREAM__CHECK_TIMEOUT="5m", EXPORTS__GRACE="50ms")
+    stage.upstream.answer = check
+    assert await rescued(1)
+    await asyncio.sleep(0.3)  # nothing else has the run in memory then
+    assert not await rescued(2)
+    confirmed.set()
+    async with asyncio.timeout(20):
+        while not await rescued(3):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def rejected(peer: Peer, _: Message) -> None:
+    """VB365 does not accept the token."""
+    await peer.send(raw("401 Unauthorized", body=b"{}"))
 
 
 async def test_3_1_the_body_of_a_refused_kickoff_is_released_at_once(

@@ -72,6 +72,22 @@ async def test_a_response_after_its_client_has_left_is_dropped() -> None:
     assert (bridge.closed, bridge.begun, repr(bridge)) == (True, False, "<Bridge closed>")
 
 
+async def test_the_target_of_a_request_is_not_remembered() -> None:
+    """yarl, which aiohttp's parser uses, keeps the last URLs, with their queries."""
+    targets: list[tuple[bytes, str]] = []
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        targets.append((head.target, str(request.rel_url)))
+        return web.Response(text="ok")
+
+    async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        client = await proxy.ask(b"GET /_own?secret=1 HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await client.response())[1] == b"ok"
+    assert targets == [(b"/_own?secret=1", "/")]
+
+
 async def test_a_slow_reader_of_a_response_made_at_once_gets_the_next_one() -> None:
     """The handler of the next request does not wait for the reader of the last response."""
     large = b"x" * (8 << 20)
