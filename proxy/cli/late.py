@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from proxy.config.settings import Settings
 
@@ -15,7 +15,8 @@ _PAUSE = 10.0
 @contextmanager
 def warned(settings: Settings, warn: Callable[[str], None]) -> Iterator[None]:
     """Within the block, warn every few seconds. The thread may be blocked meanwhile: opening a
-    file, or looking for one, cannot be interrupted.
+    file, or looking for one, cannot be interrupted. If the system starts no thread, there is no
+    warning.
     """
     over = threading.Event()
 
@@ -26,12 +27,14 @@ def warned(settings: Settings, warn: Callable[[str], None]) -> Iterator[None]:
             warn(f"still starting after {seconds:.0f} s: {_waited_for(settings)}")
 
     watching = threading.Thread(target=watch, name="late", daemon=True)
-    watching.start()
+    with suppress(RuntimeError):
+        watching.start()
     try:
         yield
     finally:
         over.set()
-        watching.join()
+        if watching.ident is not None:
+            watching.join()
 
 
 def _waited_for(settings: Settings) -> str:

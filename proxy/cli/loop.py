@@ -13,6 +13,7 @@ def run_loop(main: Coroutine[None, None, int]) -> int:
     """Run on uvloop if it is installed (it does not exist for Windows), else on asyncio's loop.
 
     VB365_LOOP=asyncio selects the latter, for tests and to find out whether uvloop is at fault.
+    Raises `StoreUnavailable`, before it begins, if the system starts no thread.
     """
     runner = asyncio.Runner(loop_factory=_factory())
     try:

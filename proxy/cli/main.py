@@ -21,7 +21,6 @@ from proxy.cli.client import WithClient, add_client_commands
 from proxy.cli.completion import completion
 from proxy.cli.imports import without, without_certificates
 from proxy.cli.leaving import leave
-from proxy.cli.loop import run_loop
 from proxy.cli.options import (
     EXIT_CODES,
     HEALTH_EXIT_CODES,
@@ -119,7 +118,7 @@ def serve(sources: Sources) -> None:
 
     # structlog loads rich for tracebacks that the log does not use
     with without("rich"), without_certificates():
-        from proxy.cli.serve import open_log, run, run_workers, warn
+        from proxy.cli.serve import open_log, run, run_in_loop, run_workers, warn
     from proxy.config import load
 
     if not open_log(settings):
@@ -133,10 +132,10 @@ def serve(sources: Sources) -> None:
     if settings.listen.workers > 1:
 
         def work(seat: Seat) -> int:
-            return run_loop(run(settings, reread, seat))
+            return run_in_loop(settings, run(settings, reread, seat))
 
         raise typer.Exit(run_workers(settings, work, config=config))
-    raise typer.Exit(run_loop(run(settings, reread, config=config)))
+    raise typer.Exit(run_in_loop(settings, run(settings, reread, config=config)))
 
 
 @app.command(rich_help_panel=_SERVER, epilog=EXIT_CODES)

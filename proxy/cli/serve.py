@@ -6,7 +6,7 @@ import asyncio
 import platform
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +19,13 @@ from proxy import app, logs
 from proxy.cli import collector
 from proxy.cli.late import warned
 from proxy.cli.leaving import leave_within
+from proxy.cli.loop import run_loop
 from proxy.config.addresses import HostPort
 from proxy.config.loading import ConfigError, Problem
 from proxy.config.settings import Settings
 from proxy.net.notify import READY, STOPPING, notify
 from proxy.net.seat import Seat
+from proxy.ports import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +88,16 @@ async def run(
     if seat is None:
         log.info("stopped")
     return 0
+
+
+def run_in_loop(settings: Settings, serving: Coroutine[None, None, int]) -> int:
+    """Run `run(settings, …)` in an event loop, and return the exit code."""
+    try:
+        return run_loop(serving)
+    except StoreUnavailable as why:  # no thread, before it began
+        serving.close()
+        _not_started(settings, app.StartFailed(str(why)))
+        return 1
 
 
 def run_workers(
