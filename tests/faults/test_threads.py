@@ -69,8 +69,9 @@ def test_a_bucket_that_was_not_used_for_a_while_needs_no_new_thread(s3_endpoint:
 def test_a_proxy_that_gets_no_thread_does_not_start_and_says_why() -> None:
     command = [sys.executable, "-m", "tests.faults.threadless_start", "serve"]
     data = Path(tempfile.gettempdir(), str(uuid4()))  # where any user may create it
-    options = ["--upstream", "http://127.0.0.1:9", "--data-dir", str(data)]
-    ended = subprocess.run([*command, *options], capture_output=True, check=False, timeout=60)
+    command += ["--upstream", "http://127.0.0.1:9", "--listen", "127.0.0.1:0"]
+    command += ["--data-dir", str(data)]
+    ended = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert ended.returncode == 1
     assert ended.stderr == b"vb365-async-proxy: the system starts no more threads\n"
     assert not data.exists()
