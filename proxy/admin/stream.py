@@ -14,11 +14,12 @@ from aiohttp import web
 
 from proxy.admin.job_index import INTERVAL, JobIndex
 from proxy.admin.responses import SEALED, Refusal
+from proxy.core.amounts import plural
 from proxy.ports import Changes, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
-#: Streams at a time.
+#: Streams at a time, at most: they take no more than half of the listener's connections.
 MAX_STREAMS = 32
 #: Seconds between two comments, which keep proxies in between from closing the stream.
 COMMENT = 15.0
@@ -41,7 +42,8 @@ class _Client:
 
 class Stream:
     """Serves streams, and sends them the state while `run` runs. `status` reads the state;
-    `admitted` returns whether the session of a request has not ended.
+    `admitted` returns whether the session of a request has not ended. `max_connections` is the
+    listener's limit.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Stream:
         index: JobIndex,
         status: Callable[..., Awaitable[dict[str, Any]]],
         admitted: Callable[[web.Request], bool],
+        max_connections: int,
     ) -> None:
         self._index = index
         self._status = status
         self._admitted = admitted
+        self._max_connections = max_connections
         self._clients: set[_Client] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -90,8 +94,9 @@ class Stream:
             task.cancel()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        if self._closed or len(self._tasks) >= MAX_STREAMS:
-            detail = f"There are {MAX_STREAMS} streams of events already. Close one of them."
+        limit = min(MAX_STREAMS, self._max_connections // 2)
+        if self._closed or len(self._tasks) >= limit:
+            detail = f"There are {plural(limit, 'stream')} of events already. Close one of them."
             fields = {"Retry-After": "15"}
             raise Refusal(detail, name="capacity-exhausted", fields=fields)
         task = asyncio.current_task()

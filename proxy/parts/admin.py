@@ -126,6 +126,7 @@ class AdminParts:
                 index=self._index,
                 status=status,
                 admitted=lambda request: is_still_admitted(request, self._sessions),
+                max_connections=watched.max_connections,
             ),
             replica=None if watched.shared is None else watched.shared.replica,
         )

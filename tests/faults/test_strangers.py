@@ -20,7 +20,7 @@ import trustme
 from proxy.net.sockets import reset
 from proxy.simulator import Simulator, SimulatorSettings
 from tests.support.process import Caller, ProxyProcess
-from tests.support.wire import ask
+from tests.support.wire import Peer, ask, request_bytes
 
 STRANGERS = 1100
 
@@ -209,3 +209,23 @@ async def test_15_questions_about_invented_tokens_leave_turns_to_known_callers(
         vb365.release.set()
         await proxy.kill()
         server.close()
+
+
+async def test_16_streams_of_events_leave_connections_for_health_checks(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The connection of a stream is never closed to make room for another."""
+    proxy = ProxyProcess(tmp_path / "data", simulator.url, descriptors=400, LOG__LEVEL="info")
+    streams: list[Peer] = []
+    try:
+        await proxy.start()
+        for _ in range(10):
+            streams.append(await Peer.to(proxy.admin_url))
+            await streams[-1].send(request_bytes("GET", "/api/events", {}, None, "localhost"))
+            await streams[-1].head()
+        assert (await ask(proxy.admin_url, "GET", "/healthz")).status == 200
+        assert (await ask(proxy.admin_url, "GET", "/readyz")).status == 200
+    finally:
+        for peer in streams:
+            peer.abort()
+        await proxy.kill()
