@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 _LARGE_BODY = 256 << 10
 #: Seconds within which VB365 answers a request that it refuses whoever sends it.
 _AT_ONCE = 60.0
+#: Seconds until an outcome is recorded again for which there was no memory.
+_RETRY = 0.5
 #: The number of dropped jobs that are remembered: a list that was read before may contain them.
 _REMEMBERED = 1000
 
@@ -72,9 +75,9 @@ class Driver:
         begun = _time()
         event = await self._outcome(run)
         # after a generation the token may have expired since VB365 accepted it
-        if _time() - begun < _AT_ONCE:
-            event = await self._judged(run, event)
-        await self._record(run, event)
+        at_once = _time() - begun < _AT_ONCE
+        while not await self._settled(run, event, at_once=at_once):  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY)
         while run.woken:
             run.woken = False
             await self._conclusion.conclude(run.id)
@@ -101,7 +104,8 @@ class Driver:
             return Failed(why.error, accepted=self._trust.knows(run.fields))
         except MemoryError:
             # a failure of the machine, of which this run may be the cause: it does not go on
-            log.exception("job suspended: there is no memory", job=run.id)
+            with suppress(MemoryError):
+                log.exception("job suspended: there is no memory", job=run.id)
             return Interrupted()
         except Exception:
             log.exception("job failed", job=run.id)
@@ -110,6 +114,14 @@ class Driver:
             # a later cancel must not interrupt what follows; it is found in the record
             run.work = Work.SETTLING
         return None
+
+    async def _settled(self, run: Run, event: Event | None, *, at_once: bool) -> bool:
+        """Record the outcome, as nobody else does. Return False if there was no memory for that."""
+        try:
+            await self._record(run, await self._judged(run, event) if at_once else event)
+        except MemoryError:
+            return False
+        return True
 
     async def _judged(self, run: Run, event: Event | None) -> Event | None:
         """Return the failure with what VB365 says of a caller that it has not accepted yet.

@@ -338,7 +338,7 @@ class Runner:
             queued = await Record(self._jobs, job, self._now).advance(resumed)
         except Lost:
             self._forget(run)  # resumed, cancelled or expired meanwhile
-        except StoreUnavailable:
+        except (StoreUnavailable, MemoryError):
             changed = events.changed
             self._tasks.spawn(self._submission.adopt(run, job, lambda now: changed(job, now)))
             raise
@@ -386,15 +386,14 @@ class Runner:
             await self._queue.fill()
 
     async def _tick(self) -> None:
-        """Every second, measure the free space while jobs run, and free the slots whose hold is
-        over.
-        """
+        """Measure the free space while jobs run, and free the slots whose hold is over."""
         while True:
             await asyncio.sleep(_TICK)
-            await self._queue.fill()
-            if not self.running:
-                continue
             try:
-                await self._space.measure()
+                await self._queue.fill()
+                if self.running:
+                    await self._space.measure()
             except StoreUnavailable as why:
                 log.warning("free space not known", reason=str(why))
+            except MemoryError:
+                continue

@@ -72,7 +72,7 @@ class Submission:
         started = self._started(job, run)
         try:
             stored = await self._admission.add(job, body, started)
-        except StoreUnavailable:
+        except (StoreUnavailable, MemoryError):
             self._settle_later(job, run, started)
             raise
         except BaseException:

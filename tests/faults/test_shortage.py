@@ -75,6 +75,50 @@ async def test_a_lack_of_memory_suspends_the_job(method: str) -> None:
         await world.check()
 
 
+class Forgetting(Steps):
+    """There is no memory at one step of the job store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    async def __call__(self, name: str) -> None:
+        await super().__call__(name)
+        if " jobs." in name and self.left:
+            self.left -= 1
+            if not self.left:
+                raise MemoryError
+
+
+async def test_a_lack_of_memory_at_any_step_of_a_record_loses_no_job() -> None:
+    """An accepted export ends, also if its outcome was being recorded, or it was being resumed."""
+    step, reached = 0, True
+    while reached:
+        step += 1
+        world = FakeWorld()
+        world.boot(steps := Forgetting())
+        await world.runner.start()
+        try:
+            world.upstream.plan.extend(["cut", "401"])
+            steps.left = step
+            with capture_logs(), contextlib.suppress(MemoryError):  # not accepted
+                await world.submit(key="k")
+            job_id, done = "", None
+            with capture_logs():
+                while done is None:
+                    with contextlib.suppress(MemoryError):
+                        job_id = job_id or (await world.submit(key="k"))[0]
+                        done = await world.finished(job_id)
+                await world.quiet()
+            assert done.status is Status.SUCCESS, f"step {step}: {done.error}"
+            assert world.runner.running == world.runner.queued == 0
+            reached = not steps.left
+            await world.check()
+        finally:
+            await world.runner.stop()
+    assert step > 15
+
+
 @pytest.mark.parametrize("method", ["create", "write", "commit"])
 @pytest.mark.parametrize(
     ("failure", "code"),

@@ -28,7 +28,7 @@ _TEMPORARY_CODE = re.compile(
     re.IGNORECASE,
 )
 #: obstore reports a missing object as FileNotFoundError, failures to read or send as OSError.
-FAILURES = (BaseError, OSError, ValueError)
+FAILURES = (BaseError, OSError, ValueError, MemoryError)
 
 
 class Missing(Exception):
@@ -47,6 +47,8 @@ def store_errors(location: str, *, storing: bool = False) -> Iterator[None]:
 
 
 def _translated(why: Exception, location: str, *, storing: bool) -> Exception:
+    if isinstance(why, MemoryError):
+        return StoreUnavailable(f"{location} cannot be used: there is no memory")
     text = str(why)
     status, code = _first(_STATUS, text), _first(_CODE, text)
     if isinstance(why, FileNotFoundError) and code not in _NO_BUCKET:

@@ -89,6 +89,8 @@ class Connections:
             raise self._refused(why) from why
         except (RedisError, OSError) as why:
             raise self._unavailable(f"cannot be reached: {why}") from why
+        except MemoryError as why:
+            raise self._unavailable("cannot be used: there is no memory") from why
         finally:
             self._busy -= 1
             if not self._busy:

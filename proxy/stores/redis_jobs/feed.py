@@ -15,6 +15,8 @@ from proxy.ports import Changes
 from proxy.stores.redis_jobs.connections import BOUND, Connections
 from proxy.stores.redis_jobs.recent import RecentJobs
 
+#: What ends a subscription, which is then made again.
+_FAILURES = (RedisError, OSError, MemoryError)
 #: Seconds of silence before the connection is checked with a PING, and before it counts as lost.
 _QUIET = 2.0
 #: Seconds before the first attempt to reconnect, and the longest between two.
@@ -101,7 +103,7 @@ class Feed:
             try:
                 async with asyncio.timeout(BOUND):
                     connection = await self._subscribe()
-            except (RedisError, OSError):
+            except _FAILURES:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
@@ -110,7 +112,7 @@ class Feed:
                 self.connected.set()
                 self.gap()
                 await self._read(connection)
-            except (RedisError, OSError):
+            except _FAILURES:
                 self.connected.clear()
                 self._recent.clear()
             finally:

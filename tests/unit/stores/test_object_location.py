@@ -121,6 +121,7 @@ def answered(status: int, code: str) -> Exception:
         (GenericError("kind: Timeout"), StoreUnavailable, "did not answer in time"),
         (GenericError("invalid peer certificate"), StoreUnavailable, "ca_file"),
         (OSError("something"), StoreUnavailable, "failed"),
+        (MemoryError(), StoreUnavailable, "there is no memory"),
     ],
 )  # fmt: skip
 def test_a_failure_is_a_plain_sentence_without_secrets(

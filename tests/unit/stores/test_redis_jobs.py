@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 
 from proxy.core.events import Answered, Assigned, Claimed, Failed, Finalizing, Shown, Succeeded
 from proxy.core.job import FileFacts, Job
@@ -400,6 +401,36 @@ async def test_a_silent_feed_is_connected_again(relay: ByteRelay, relayed: Redis
             await asyncio.sleep(0.05)
     relay.responses.set()
     await next_change(relayed, None)
+
+
+async def test_a_lack_of_memory_makes_the_store_unavailable_once(
+    store: RedisJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change was made and its response could not be read. The feed is read again, too."""
+    job = await store.add(new_job(), b"")
+    new = advance(job, Shown(), 1)
+    read = AbstractConnection.read_response
+    lacking = ["EVALSHA", "feed"]
+
+    async def fails(connection: AbstractConnection, **options: Any) -> Any:
+        response = await read(connection, **options)
+        if lacking and ("feed" if "timeout" in options else "EVALSHA") == lacking[0]:
+            lacking.pop(0)
+            raise MemoryError
+        return response
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AbstractConnection, "read_response", fails)
+        with pytest.raises(StoreUnavailable, match="there is no memory"):
+            await store.replace(job, new)
+        changes = store.changes()
+        async with asyncio.timeout(20):
+            while lacking:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert await store.get(job.id) == new
+    async with asyncio.timeout(20):
+        while await anext(changes) is not None:
+            pass
 
 
 async def test_there_are_so_many_connections_at_most(relay: ByteRelay, relayed: RedisJobs) -> None:
