@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
+import pytest
 from aiohttp import web
 
 from proxy.core.http.heads import Head
@@ -134,3 +136,39 @@ async def test_11_many_small_chunks_reach_the_handler_as_few() -> None:
         await client.send(chunked + b"0\r\n\r\n" + b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n")
         for _ in range(2):
             assert (await client.response())[1] == b"ok"
+
+
+def test_small_chunks_are_read_once_in_a_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop would read megabytes of them at a time, and other clients would wait meanwhile."""
+    turns, reads = 0, Counter[int]()
+    read = ClientConnection.data_received
+
+    def counted(connection: ClientConnection, data: bytes) -> None:
+        reads[turns] += 1
+        read(connection, data)
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        return web.Response(text=str(len(await request.read())))
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        chunked = b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async with through(silent, decide=decide, handler=handler) as (proxy, _):
+            counting = asyncio.create_task(count())
+            client = await proxy.ask(chunked + b"1\r\na\r\n" * 400_000 + b"0\r\n\r\n")
+            assert (await client.response())[1] == b"400000"
+            counting.cancel()
+
+    monkeypatch.setattr(ClientConnection, "data_received", counted)
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+    assert len(reads) > 1
+    assert max(reads.values()) == 1
