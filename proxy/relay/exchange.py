@@ -189,6 +189,8 @@ class Exchange:
         """Close VB365's connection: the client has left."""
         if self._task is not None:
             self._task.cancel()
+            # cancelled, it refers to this: the cycle would keep the head
+            self._task = None
         if self._connection is not None:
             self._connection.close(flush=self._phase is _TUNNEL)
             self._connection = None

@@ -148,6 +148,8 @@ class RescueExchange:
             self._relayed.client_left()
         if self._task is not None:
             self._task.cancel()
+            # cancelled, it refers to this: the cycle would keep the body
+            self._task = None
         self._body.release()
         if self._delivery is not None and self._phase is Phase.RESPONDING:
             self._delivery.ended(False)
@@ -200,9 +202,6 @@ class RescueExchange:
             except Exception:
                 log.exception("rescue failed")
                 self._give_up()
-            finally:
-                # cancelled, it refers to this frame: the cycle would keep the body
-                self._task = None
 
     async def _outcome(self, call: Call) -> Outcome:
         """What the client gets, in a span that the job's request to VB365 belongs to."""

@@ -104,11 +104,11 @@ class HttpUpstream:
                 response = _StreamedResponse(connection, request, stall, self._pool.counts)
                 await response.request(message)
                 return response
-        except TimeoutError as why:
+        except TimeoutError:
             self._pool.counts.timeout += 1
-            raise UpstreamTimedOut(
-                f"no response within {timeout:g} s", delivered=response is not None
-            ) from why
+        # not from the TimeoutError: by way of its `asyncio.Timeout` it refers to the task, which
+        # would keep the request until the garbage collector runs
+        raise UpstreamTimedOut(f"no response within {timeout:g} s", delivered=response is not None)
 
     async def close(self) -> None:
         """Close idle connections."""

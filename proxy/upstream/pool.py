@@ -136,16 +136,15 @@ class Pool:
                 except BaseException:
                     self._release()
                     raise
-        except TimeoutError as why:
+        except TimeoutError:
             self.counts.timeout += 1
-            raise UpstreamTimedOut(
-                f"no connection to {self._name} in time", delivered=False
-            ) from why
         except OSError as why:
             kind = self._kind(why)
             raise kind(
                 f"no connection to {self._name}: {self._reason(why)}", delivered=False
             ) from why
+        # not from the TimeoutError, as in `HttpUpstream.send_over`
+        raise UpstreamTimedOut(f"no connection to {self._name} in time", delivered=False)
 
     def _kind(self, why: OSError) -> type[UpstreamUnreachable]:
         """Count a failure to connect, and return what it is. A shortage is not VB365's failure."""
@@ -291,7 +290,11 @@ class Pool:
                 return connection
         # Without IPv6 there is no port for ::1 (EADDRNOTAVAIL): any other error is more useful.
         useful = [why for why in failures if why.errno != errno.EADDRNOTAVAIL] or failures
-        raise useful[-1] if useful else OSError("the name has no address")
+        try:
+            raise useful[-1] if useful else OSError("the name has no address")
+        finally:
+            # they refer to this frame: only the garbage collector would find them
+            del failures, useful
 
     async def _open_to(self, address: _Address) -> Connection:
         connection = Connection(self)

@@ -27,6 +27,9 @@ class EarlyConnection:
         except BaseException:
             _abandon(opening)
             raise
+        finally:
+            # its exception refers to this frame, and to those that have the request
+            del opening
         if not connection.closed and not connection.readable():
             return connection
         connection.close()

@@ -131,3 +131,54 @@ async def test_15_a_request_of_the_proxy_that_fails_is_freed(response: bytes) ->
                     await sender.send(b"POST", b"/", [], b"{}", timeout=LIMIT, stall=LIMIT)
             await eventually(lambda: alive(Head) == before)
             await asyncio.wait_for(sender.close(), LIMIT)
+
+
+async def test_15_a_request_whose_client_leaves_while_vb365_is_connected_to_is_freed() -> None:
+    """Its head may have 256 KiB, and anybody may send it."""
+    waiting = asyncio.Event()
+    with uncollected():
+        async with through(upstream, decide=decide, handler=handler) as (proxy, _):
+            proxy.pool.lookup = lambda *_, **__: waiting.wait()
+            before = alive(Head)
+            for _ in range(COUNT):
+                client = await proxy.connect()
+                await client.send(b"POST /" + FIELDS + b"{}")
+                await eventually(lambda: proxy.pool.open == 1)
+                client.abort()
+                await eventually(lambda: proxy.pool.open == 0)
+            await eventually(lambda: proxy.server.open == 0)
+            await eventually(lambda: alive(Head) == before)
+
+
+@pytest.mark.parametrize("failure", ["no response", "refused", "not connected in time"])
+async def test_15_a_request_of_a_job_that_fails_is_freed(failure: str) -> None:
+    """It is sent by a task of its own, and may have a body of 16 MiB."""
+    never = asyncio.Event()
+
+    async def silent(peer: Peer) -> None:
+        await never.wait()
+
+    async def fail(sender: HttpUpstream) -> None:
+        prepared = sender.prepare()
+        limit = 0.05 if failure == "no response" else LIMIT
+        sending = prepared.send(b"POST", b"/", [], b"{}", timeout=limit, stall=LIMIT)
+        task = asyncio.create_task(sending)
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), UpstreamFailure)
+        prepared.close()
+
+    with uncollected():
+        async with Origin(silent).running() as origin:
+            limit = 0.05 if failure == "not connected in time" else LIMIT
+            port = 1 if failure == "refused" else origin.port
+            pool = Pool("127.0.0.1", port, connect_timeout=limit)
+            if failure == "not connected in time":
+                pool.lookup = lambda *_, **__: never.wait()
+            sender = HttpUpstream(pool)
+            before = alive(Head)
+            for _ in range(COUNT):
+                await fail(sender)
+            await eventually(lambda: alive(Head) == before)
+            await eventually(lambda: alive(Connection) == 0)
+            await asyncio.wait_for(sender.close(), LIMIT)
+            never.set()
