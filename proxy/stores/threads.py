@@ -75,16 +75,16 @@ async def undisturbed(
 
 async def _result(
     running: asyncio.Future[_T],
-    cancelled: asyncio.CancelledError | None,
+    cancelled: bool,
     unwanted: Callable[[_T], asyncio.Future[None]] | None,
 ) -> _T:
-    if cancelled is None:
+    if not cancelled:
         return running.result()
     if running.exception() is None and unwanted is not None:
         disposing = unwanted(running.result())
         await _ended(disposing, None)
         disposing.result()
-    raise cancelled
+    raise asyncio.CancelledError
 
 
 class FileTurns:
@@ -165,7 +165,7 @@ class Patience:
         cancelled = await _ended(running, None, seconds)
         if not running.done():
             self._leave(file, running, unwanted)
-            raise cancelled or self._hangs()
+            raise asyncio.CancelledError if cancelled else self._hangs()
         return await _result(running, cancelled, unwanted)
 
     def _leave(
@@ -187,8 +187,8 @@ async def ended(running: asyncio.Future[Any], seconds: float) -> None:
     and so is a failure of the work.
     """
     cancelled = await _ended(running, None, seconds)
-    if cancelled is not None:
-        raise cancelled
+    if cancelled:
+        raise asyncio.CancelledError
     if running.done():
         running.result()
 
@@ -202,17 +202,20 @@ def _dispose(
 
 async def _ended(
     running: asyncio.Future[Any], stop: Callable[[], None] | None, seconds: float | None = None
-) -> asyncio.CancelledError | None:
-    """Wait for the end of the work, for at most `seconds`. Return the cancellation meanwhile."""
+) -> bool:
+    """Wait for the end of the work, for at most `seconds`. Report whether the caller was cancelled
+    meanwhile. The exception itself is not kept: it refers to the frames of the whole request, which
+    may have a body, and would be referred to by one of them.
+    """
     now = asyncio.get_running_loop().time
     until = None if seconds is None else now() + seconds
-    cancelled: asyncio.CancelledError | None = None
+    cancelled = False
     while not running.done():
         try:
             await asyncio.wait([running], timeout=seconds)
             break
-        except asyncio.CancelledError as why:
-            cancelled = why
+        except asyncio.CancelledError:
+            cancelled = True
             if stop is not None:
                 stop()
             if until is not None:

@@ -81,8 +81,8 @@ class Connections:
                 reply = await self._send(command, repeatable)
             self._availability.worked()
             return reply
-        except TimeoutError as why:
-            raise self._unavailable(fault) from why
+        except TimeoutError:
+            pass
         except NoScriptError:
             raise
         except ResponseError as why:
@@ -95,6 +95,9 @@ class Connections:
             self._busy -= 1
             if not self._busy:
                 self._settled.set()
+        # not from the TimeoutError: by way of its `asyncio.Timeout` it refers to the task, which
+        # may have the body of a kick-off
+        raise self._unavailable(fault)
 
     async def _send(self, command: tuple[Any, ...], repeatable: bool) -> Any:
         while self._idle:

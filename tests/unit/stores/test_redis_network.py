@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -13,7 +16,9 @@ import trustme
 from proxy.core.events import Shown
 from proxy.core.transitions import advance
 from proxy.ports import StoreUnavailable
+from proxy.stores.redis_jobs.connections import Connections
 from proxy.stores.redis_jobs.store import RedisJobs
+from proxy.stores.redis_jobs.url import parse_url
 from tests.support.fakes import new_job
 from tests.support.redis_server import REDIS, RedisServer, Sentinel, free_port, running
 
@@ -199,3 +204,35 @@ async def test_a_service_that_no_sentinel_knows_is_named(
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/other"
         with pytest.raises(StoreUnavailable, match="it knows no service 'other'"):
             await RedisJobs.open(url)
+
+
+async def test_3_1_a_command_that_is_not_answered_keeps_nothing_of_its_task() -> None:
+    """Such as the body of a kick-off, whose client may have left."""
+    kept: list[weakref.ref[Any]] = []
+    never = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await never.wait()
+        writer.close()
+
+    async def storing(connections: Connections) -> None:
+        body = asyncio.Event()  # anything
+        kept.append(weakref.ref(body))
+        await connections.command("PING")
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    location = parse_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    connections = Connections(location, None, channel="c", bound=0.05)
+    gc.disable()
+    try:
+        task = asyncio.create_task(storing(connections))
+        await asyncio.wait([task])
+        failed = isinstance(task.exception(), StoreUnavailable)
+        del task
+        released = kept[0]() is None
+    finally:
+        gc.enable()
+        never.set()
+        await connections.close()
+        server.close()
+    assert (failed, released) == (True, True)
