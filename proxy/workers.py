@@ -46,6 +46,7 @@ _MARGIN = 10.0
 #: A worker that lived for fewer seconds is replaced only after a pause, which doubles each time.
 _SHORT, _LONGEST_PAUSE = 10.0, 30.0
 _SCHEMES = (b"http", b"https")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 #: Runs a worker and returns its exit code.
 Work = Callable[[Seat], int]
@@ -162,14 +163,18 @@ class _Supervisor:
             ready=writable,
             alive=self._alive[0],
         )
+        # one that arrives before the worker drops the handlers of the supervisor would be lost
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             worker.pid = os.fork()
+            if worker.pid == 0:
+                os._exit(self._child(seat, readable, mask))
         except OSError:
             os.close(readable)
             os.close(writable)
             raise
-        if worker.pid == 0:
-            os._exit(self._child(seat, readable))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writable)
         worker.ready, worker.since, worker.restart_at = readable, time.monotonic(), None
         worker.addresses = ()
@@ -177,12 +182,13 @@ class _Supervisor:
             readable, selectors.EVENT_READ, lambda: self._reported(worker, readable)
         )
 
-    def _child(self, seat: Seat, readable: int) -> int:
+    def _child(self, seat: Seat, readable: int, mask: set[int]) -> int:
         """Run the worker in its own process. Nothing of the supervisor runs there afterwards."""
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._selector.close()
             others = [each.ready for each in self._workers if each.ready >= 0]
             for descriptor in (readable, self._alive[1], *others):
@@ -257,7 +263,7 @@ class _Supervisor:
                 reason=f"signal {-code}" if code < 0 else f"exit code {code}",
                 pause=worker.pause,
             )
-        elif code and not self._code:
+        elif code not in (0, -signal.SIGTERM) and not self._code:  # or it had just been started
             self._code = code if code > 0 else 1
 
     def _restart_due(self) -> None:
@@ -287,7 +293,7 @@ class _Supervisor:
         receiver.setblocking(False)
         sender.setblocking(False)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
         self._selector.register(receiver, selectors.EVENT_READ, self._signalled)
 

@@ -328,6 +328,19 @@ async def test_a_worker_is_replaced_once_the_system_starts_processes_again(tmp_p
         await proxy.assert_whole(job)
 
 
+class SlowFork(ProxyProcess):
+    program = "tests.cluster.slow_fork"
+
+
+async def test_a_stop_while_a_worker_is_started_is_in_order(tmp_path: Path) -> None:
+    """The new worker has not installed its handlers yet, or still has those of the supervisor."""
+    async with crew(tmp_path, SlowFork) as proxy:
+        died = proxy.workers()[-1]
+        os.kill(died, signal.SIGKILL)
+        await until(lambda: len(proxy.workers()) == WORKERS and died not in proxy.workers())
+        assert await proxy.proxy.stop() == 0
+
+
 async def test_a_request_in_progress_at_the_dead_worker_is_not_answered_as_whole(
     tmp_path: Path,
 ) -> None:
