@@ -96,6 +96,7 @@ class Running:
     async def _open_exports(self) -> None:
         """Open the stores, reconcile them, start the runner, then listen."""
         stores = await open_stores(self.settings, self._closing, self._clock)
+        memory = ClientMemory.of(self.settings, self._seat)
         parts = Parts(
             self.settings,
             jobs=stores.jobs,
@@ -104,7 +105,7 @@ class Running:
             now=stores.now,
             shared=stores.shared,
             tracing=self._open_telemetry(),
-            memory=ClientMemory.of(self.settings, self._seat),
+            memory=memory,
         )
         for pool in parts.pools:
             self._closing.push_async_callback(pool.close)
@@ -122,6 +123,7 @@ class Running:
         self._run_task(parts.deliveries.run())
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
+        self._run_task(memory.garbage.run())
         self._run_task(stores.notes.watch())
         if stores.clock is not None:
             self._run_task(stores.clock.watch())
@@ -161,6 +163,7 @@ class Running:
         memory = ClientMemory.of(self.settings, self._seat)
         parts = ClientParts(self.settings, upstream_tls(self.settings), memory)
         self._closing.push_async_callback(parts.pool.close)
+        self._run_task(memory.garbage.run())
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
         self._closing.push_async_callback(first.close)
         server = parts.server(

@@ -169,7 +169,7 @@ class Bridge(asyncio.Transport):
 
     def end(self) -> None:
         """Note that the request is complete."""
-        self._waits = False
+        self._read_on()
         if self._chunked and not self.closed:
             self._protocol.data_received(b"0\r\n\r\n")
         self._whole = True

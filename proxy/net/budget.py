@@ -8,13 +8,16 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """At most `limit` units are in use at a time."""
+    """At most `limit` units are in use at a time. `returned` counts those that were in use before,
+    each time.
+    """
 
-    __slots__ = ("limit", "taken")
+    __slots__ = ("limit", "returned", "taken")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
+        self.returned = 0
 
     def take(self, count: int) -> bool:
         """Take `count` units. Return False, and take nothing, if fewer are free."""
@@ -26,6 +29,7 @@ class Budget:
     def give(self, count: int) -> None:
         """Return `count` units."""
         self.taken -= count
+        self.returned += count
 
 
 class Tally:
@@ -61,7 +65,7 @@ class SharedBudget(Budget):
 
     def give(self, count: int) -> None:
         """As `Budget.give`."""
-        self.taken -= count
+        super().give(count)
         self._all[self._index] = self.taken
 
 

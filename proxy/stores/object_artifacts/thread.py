@@ -20,7 +20,7 @@ async def keep_thread() -> None:
     """
     memory = MemoryStore()
     while True:
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, MemoryError):
             async with asyncio.timeout(_PAUSE):
                 await obstore.list_with_delimiter_async(memory)
         await asyncio.sleep(_PAUSE)
