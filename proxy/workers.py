@@ -46,7 +46,6 @@ _MARGIN = 10.0
 #: A worker that lived for fewer seconds is replaced only after a pause, which doubles each time.
 _SHORT, _LONGEST_PAUSE = 10.0, 30.0
 _SCHEMES = (b"http", b"https")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 #: Runs a worker and returns its exit code.
 Work = Callable[[Seat], int]
@@ -164,7 +163,7 @@ class _Supervisor:
             alive=self._alive[0],
         )
         # one that arrives before the worker drops the handlers of the supervisor would be lost
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
         try:
             worker.pid = os.fork()
             if worker.pid == 0:
@@ -186,7 +185,7 @@ class _Supervisor:
         """Run the worker in its own process. Nothing of the supervisor runs there afterwards."""
         try:
             signal.set_wakeup_fd(-1)
-            for number in _SIGNALS:
+            for number in _signals():
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._selector.close()
@@ -293,7 +292,7 @@ class _Supervisor:
         receiver.setblocking(False)
         sender.setblocking(False)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        for number in _SIGNALS:
+        for number in _signals():
             signal.signal(number, lambda *_: None)
         self._selector.register(receiver, selectors.EVENT_READ, self._signalled)
 
@@ -343,3 +342,8 @@ def _handover(stack: contextlib.ExitStack) -> Handover:
     directory = stack.enter_context(socket_directory("vb365-async-proxy-"))
     paths = {scheme: directory / f"{scheme.decode()}.sock" for scheme in _SCHEMES}
     return Handover(paths=paths, sockets={s: listen_at(path) for s, path in paths.items()})
+
+
+def _signals() -> tuple[signal.Signals, ...]:
+    """Those that the supervisor handles. Windows, which has no workers, lacks two of them."""
+    return signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD

@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import platform
+import random
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from email.utils import formatdate
 from pathlib import Path
 
@@ -23,16 +24,24 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 _START = 60.0
+_PORTS = (15_000, 32_000)
 #: What the tests give as credentials to servers that accept any.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not-secret"}
 
 
 def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody uses, below those that systems take for connections: a server
+    that restarts gets its port again.
+    """
+    chosen = random.SystemRandom()
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports: list[int] = []
+        while len(ports) < count:
+            with suppress(OSError):  # in use
+                each = stack.enter_context(socket.socket())
+                each.bind(("127.0.0.1", chosen.randrange(*_PORTS)))
+                ports.append(each.getsockname()[1])
+        return ports
 
 
 @contextmanager
