@@ -150,7 +150,22 @@ class _Supervisor:
             )
 
     def _fork(self, worker: _Worker) -> None:
-        readable, writable = os.pipe()
+        with contextlib.ExitStack() as undo:
+            readable, writable = os.pipe()
+            undo.callback(os.close, writable)
+            undo.callback(os.close, readable)
+            self._selector.register(
+                readable, selectors.EVENT_READ, lambda: self._reported(worker, readable)
+            )
+            undo.callback(self._selector.unregister, readable)
+            worker.pid = self._forked(worker, readable, writable)
+            undo.pop_all()
+        os.close(writable)
+        worker.ready, worker.since, worker.restart_at = readable, time.monotonic(), None
+        worker.addresses = ()
+
+    def _forked(self, worker: _Worker, readable: int, writable: int) -> int:
+        """Fork the worker. Return its process id, in the supervisor only."""
         seat = Seat(
             index=worker.index,
             count=len(self._workers),
@@ -165,21 +180,12 @@ class _Supervisor:
         # one that arrives before the worker drops the handlers of the supervisor would be lost
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
         try:
-            worker.pid = os.fork()
-            if worker.pid == 0:
+            pid = os.fork()
+            if pid == 0:
                 os._exit(self._child(seat, readable, mask))
-        except OSError:
-            os.close(readable)
-            os.close(writable)
-            raise
+            return pid
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(writable)
-        worker.ready, worker.since, worker.restart_at = readable, time.monotonic(), None
-        worker.addresses = ()
-        self._selector.register(
-            readable, selectors.EVENT_READ, lambda: self._reported(worker, readable)
-        )
 
     def _child(self, seat: Seat, readable: int, mask: set[int]) -> int:
         """Run the worker in its own process. Nothing of the supervisor runs there afterwards."""

@@ -316,16 +316,24 @@ class Forkless(ProxyProcess):
     program = "tests.cluster.forkless"
 
 
-async def test_a_worker_is_replaced_once_the_system_starts_processes_again(tmp_path: Path) -> None:
-    """At the limit of a container, or without memory, fork(2) fails."""
+@pytest.mark.parametrize("refused", ["processes", "a watch"])
+async def test_a_worker_is_replaced_once_the_system_starts_processes_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: str
+) -> None:
+    """At the limit of a container, or without memory, fork(2) or epoll_ctl(2) fails."""
+    if refused == "a watch":
+        monkeypatch.setenv("WATCHLESS", "1")
     async with crew(tmp_path, Forkless) as proxy:
         job = await proxy.kick_off()
         await proxy.assert_whole(job)
         first, *others = proxy.workers()
         os.kill(others[0], signal.SIGKILL)
+        await until(lambda: b"worker not started" in proxy.proxy.log)
         await until(lambda: len(proxy.workers()) == WORKERS and others[0] not in proxy.workers())
         assert first in proxy.workers()
         await proxy.assert_whole(job)
+        await asyncio.sleep(3)  # longer than the pause after one refusal
+        assert len(proxy.workers()) == WORKERS
 
 
 class SlowFork(ProxyProcess):
