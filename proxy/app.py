@@ -31,6 +31,7 @@ from proxy.net.tls import ServerCertificate, TlsError
 from proxy.parts.backends import open_stores, unavailable
 from proxy.parts.clients import ClientParts, upstream_tls
 from proxy.parts.exports import Parts
+from proxy.parts.garbage import Garbage
 from proxy.parts.memory import ClientMemory
 from proxy.parts.start import Clock
 from proxy.parts.start import StartFailed as StartFailed
@@ -123,7 +124,7 @@ class Running:
         self._run_task(parts.deliveries.run())
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
-        self._run_task(memory.garbage.run())
+        self._run_task(Garbage(memory.heads, memory.bodies).run())
         self._run_task(stores.notes.watch())
         if stores.clock is not None:
             self._run_task(stores.clock.watch())
@@ -163,7 +164,7 @@ class Running:
         memory = ClientMemory.of(self.settings, self._seat)
         parts = ClientParts(self.settings, upstream_tls(self.settings), memory)
         self._closing.push_async_callback(parts.pool.close)
-        self._run_task(memory.garbage.run())
+        self._run_task(Garbage(memory.heads, memory.bodies).run())
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
         self._closing.push_async_callback(first.close)
         server = parts.server(

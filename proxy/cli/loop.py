@@ -17,8 +17,8 @@ def run_loop(main: Coroutine[None, None, int]) -> int:
     """
     runner = asyncio.Runner(loop_factory=_factory())
     try:
-        # a lack of threads must not end an export (`asyncio.to_thread`)
         loop = runner.get_loop()
+        # a lack of threads must not end an export (`asyncio.to_thread`)
         loop.set_default_executor(Threads(None, "loop"))
         # uvloop starts its own threads with the first name, and aborts the process if it gets none
         loop.run_until_complete(loop.getaddrinfo("127.0.0.1", None))

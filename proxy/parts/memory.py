@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from proxy.config.settings import Settings
 from proxy.net.budget import Budget, SharedBudget
 from proxy.net.seat import Seat
-from proxy.parts.garbage import Garbage
 
 #: CONTRACT §12.
 _HEADS = 64 << 20
@@ -23,11 +22,6 @@ class ClientMemory:
     heads: Budget
     bodies: Budget
     processes: int = 1
-
-    @property
-    def garbage(self) -> Garbage:
-        """Collects what they have left."""
-        return Garbage(self.heads, self.bodies)
 
     @classmethod
     def of(cls, settings: Settings, seat: Seat | None = None) -> ClientMemory:
