@@ -201,7 +201,7 @@ def test_each_file_can_be_imported_alone(tmp_path: Path) -> None:
     the files that it imports, directly or not, are loaded.
     """
     if not hasattr(os, "fork"):
-        pytest.skip("needs fork")
+        pytest.skip("no fork: whether each file imports what it needs is not tested")
     order = list(graphlib.TopologicalSorter(graph()).static_order())
     for each in order:  # third-party libraries are loaded without the filter for warnings
         importlib.import_module(each)

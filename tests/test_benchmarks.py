@@ -14,7 +14,10 @@ import pytest
 from tests.support.commands import PYTHON, finished
 
 if sys.platform != "linux":
-    pytest.skip("benchmarks read Linux's clocks and pin programs to cores", allow_module_level=True)
+    pytest.skip(
+        "benchmarks read Linux's clocks and pin programs to cores: they are not tested here",
+        allow_module_level=True,
+    )
 
 from benchmarks import results
 from benchmarks.chart import chart

@@ -67,7 +67,8 @@ async def _release(simulator: Simulator, polled: Callable[[], bool]) -> None:
 
 
 @pytest.mark.skipif(
-    not (shutil.which("curl") and shutil.which("jq")), reason="curl or jq is not installed"
+    not (shutil.which("curl") and shutil.which("jq")),
+    reason="curl or jq is not installed: the transcript of the README is not tested",
 )
 async def test_the_transcript_is_true(tmp_path: Path) -> None:
     """Except for ids, numbers and dates, the output is the same."""

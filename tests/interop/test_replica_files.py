@@ -96,7 +96,10 @@ def test_kubernetes_accepts_its_file() -> None:
         kubernetes_validate.validate(document, "1.31", strict=True)
 
 
-@pytest.mark.skipif(program("haproxy") is None, reason="needs haproxy")
+@pytest.mark.skipif(
+    program("haproxy") is None,
+    reason="haproxy is not installed: its file for replicas is not tested",
+)
 def test_haproxy_accepts_its_file(tmp_path: Path) -> None:
     files = Files.write(trustme.CA(), tmp_path)
     shipped = (CONFIG / "haproxy-replicas.cfg").read_text(encoding="utf-8")

@@ -94,7 +94,7 @@ class Scene:
 async def scene(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     """The export takes `GENERATE` seconds, or the parameter."""
     if program("nginx") is None:
-        pytest.skip("nginx is not installed: make system")
+        pytest.skip("nginx is not installed (make system): rescue behind it is not tested")
     generate = getattr(request, "param", GENERATE)
     simulator = Simulator(SimulatorSettings(size=3_000_000, generate=generate))
     await simulator.start()
@@ -147,7 +147,7 @@ async def test_14_requests_with_urllib3_retries_gets_the_file(
 async def test_14_guzzle_with_retries_gets_the_file(scene: Scene, tmp_path: Path) -> None:
     """§14: PHP's client, over curl; its sink begins again with each try."""
     if program("php") is None or not HAS_GUZZLE:
-        pytest.skip("php or Guzzle is not installed: make system")
+        pytest.skip("php or Guzzle is not installed (make system): Guzzle's retries are not tested")
     script, file = tmp_path / "export.php", tmp_path / "file"
     script.write_text(GUZZLE)
     url = scene.proxy + scene.path
@@ -162,7 +162,7 @@ async def test_14_aria2_gets_the_file_of_a_rescued_export_over_several_connectio
     finds in the list.
     """
     if program("aria2c") is None:
-        pytest.skip("aria2c is not installed: make system")
+        pytest.skip("aria2c is not installed (make system): its download of a result is not tested")
     fields = {"Authorization": scene.token}
     response = await ask(scene.proxy, "POST", scene.path, fields, b"{}")
     assert response.status == 200

@@ -25,7 +25,10 @@ OLDER = "0.0.9"
 SOURCES = ("proxy", "pyproject.toml", "README.md", "LICENSE")
 LOCKS = ("requirements-runtime.lock", "requirements-build.lock")
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the commands are of a POSIX shell")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="the commands are of a POSIX shell: no upgrade is tested on Windows",
+)
 
 
 @pytest.fixture

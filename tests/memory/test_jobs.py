@@ -17,7 +17,8 @@ from tests.support.process import served
 
 LIMIT = 128 << 20
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="only Linux has VmHWM"
+    not Path("/proc/self/status").exists(),
+    reason="only Linux has VmHWM: the memory of jobs is not tested here",
 )
 
 

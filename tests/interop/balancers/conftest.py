@@ -25,14 +25,16 @@ from tests.support.local_proxy import local_proxy
 def name(request: pytest.FixtureRequest) -> str:
     """Each of the balancers, unless it is not on this machine."""
     if program(request.param) is None:
-        pytest.skip(f"{request.param} is not installed: make system")
+        pytest.skip(
+            f"{request.param} is not installed (make system): the proxy behind it is not tested"
+        )
     return str(request.param)
 
 
 @pytest.fixture
 def default_nginx_only() -> None:
     if program("nginx") is None:
-        pytest.skip("nginx is not installed: make system")
+        pytest.skip("nginx is not installed (make system): its defaults are not tested")
 
 
 @pytest.fixture(scope="session")

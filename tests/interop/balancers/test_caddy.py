@@ -34,7 +34,9 @@ from tests.unit.upstream.test_private_connections import Windows, answered, aski
 CADDYFILE = ROOT / "examples" / "caddy" / "Caddyfile"
 SIZE = 200_000_000
 
-pytestmark = pytest.mark.skipif(program("caddy") is None, reason="caddy is not installed")
+pytestmark = pytest.mark.skipif(
+    program("caddy") is None, reason="caddy is not installed: the proxy behind it is not tested"
+)
 
 
 @contextlib.asynccontextmanager

@@ -340,7 +340,10 @@ def test_serve_reports_its_address_is_healthy_and_ends_on_sigterm(
         assert program.wait(40) == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows has no file modes: the checks of them are not tested there",
+)
 def test_a_shared_data_directory_is_refused_by_serve_and_by_config_check(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)
     for command in (["serve"], ["config", "check"]):
@@ -352,7 +355,10 @@ def test_a_shared_data_directory_is_refused_by_serve_and_by_config_check(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows has no file modes: the checks of them are not tested there",
+)
 @pytest.mark.parametrize(
     "line", [("serve",), ("config", "check"), ("config", "check", "--connect"), ("doctor",)]
 )

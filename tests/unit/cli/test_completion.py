@@ -44,7 +44,10 @@ def _script(shell: str) -> str:
 def _run_in(shell: str) -> Any:
     missing = shutil.which(shell) is None
     return pytest.param(
-        shell, marks=pytest.mark.skipif(missing, reason=f"{shell} is not installed")
+        shell,
+        marks=pytest.mark.skipif(
+            missing, reason=f"{shell} is not installed: completion in it is not tested"
+        ),
     )
 
 

@@ -138,7 +138,9 @@ def test_a_body_in_utf_16_is_reported(run: Any, fake: FakeProxy, here: Path) -> 
     assert fake.seen == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent to a child process")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="no SIGINT for a child process: Ctrl-C is not tested on Windows"
+)
 @pytest.mark.parametrize("cancel", [False, True])
 def test_ctrl_c_cancels_the_export_only_with_cancel_on_interrupt(
     fake: FakeProxy, here: Path, cancel: bool

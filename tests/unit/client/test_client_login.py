@@ -38,7 +38,10 @@ def test_after_a_login_commands_need_neither_address_nor_token(stack: Stack) -> 
     assert (result.exit_code, json.loads(result.stdout)["results"]) == (0, [])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows has no file modes: that of a profile is not tested there",
+)
 def test_a_profile_is_readable_by_its_user_only(stack: Stack) -> None:
     logged_in(stack)
     path = profiles.directory() / "default.json"

@@ -71,7 +71,10 @@ def test_job_commands_succeed_with_any_encoding_of_stdout(
         assert NAME in str(json.loads(done.stdout))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="descriptors of a POSIX shell: closed ones are not tested on Windows",
+)
 @pytest.mark.parametrize(
     "line", [("export", "--path", EXPORT), ("jobs", "list"), ("jobs", "show", ID)]
 )
@@ -91,7 +94,10 @@ def test_a_closed_stdout_does_not_change_the_exit_code(
     assert b"Exception" not in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="descriptors of a POSIX shell")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="descriptors of a POSIX shell: closed ones are not tested on Windows",
+)
 def test_a_closed_stderr_does_not_end_an_export(fake: FakeProxy, here: Path) -> None:
     """As with `2>&1 >file | head -1`: rich would redirect stdout and exit 1."""
     fake.retry_after = "1"

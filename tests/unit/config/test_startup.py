@@ -49,7 +49,10 @@ def test_a_directory_that_cannot_be_written_is_reported_before_anything_starts(
         assert [problem.key for problem in startup_problems(locked)] == ["storage.dir"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows has no file modes: the checks of them are not tested there",
+)
 @pytest.mark.parametrize(
     ("mode", "parent", "problem", "command"),
     [
@@ -87,7 +90,10 @@ def test_a_data_directory_that_others_can_write_is_refused_with_the_command_that
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file modes mean nothing on Windows")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows has no file modes: the checks of them are not tested there",
+)
 def test_a_data_directory_of_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,10 @@ from tests.support.tls_peers import server_side
 from tests.support.wire import LIMIT, Peer, eventually
 from tests.unit.downstream.test_server import decide, silent
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux sends files")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "RWF_NOWAIT"),
+    reason="only Linux sends files: downloads by the kernel are not tested here",
+)
 
 SIZE = 4 << 20
 CONTENT = os.urandom(SIZE)

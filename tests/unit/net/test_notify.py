@@ -17,7 +17,10 @@ from proxy.net.notify import READY, STOPPING, notify
 from tests.support.commands import ANY_PORTS, LIMIT, PYTHON, ROOT, finished, started
 from tests.support.process import served
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is Linux")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="systemd is Linux's: its notifications and unit are not tested on Windows",
+)
 UNIT = ROOT / "config" / "vb365-async-proxy.service"
 
 
@@ -27,7 +30,7 @@ def manager(
 ) -> Iterator[socket.socket]:
     """A service manager's socket, by its path or in Linux's abstract namespace."""
     if request.param == "abstract" and sys.platform != "linux":
-        pytest.skip("abstract sockets are Linux")
+        pytest.skip("abstract sockets are Linux's: notifications over one are not tested")
     name = str(tmp_path / "notify") if request.param == "path" else f"@vb365-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(name.replace("@", "\0"))
@@ -172,7 +175,8 @@ def test_the_unit_neither_restarts_a_bad_configuration_nor_dumps_credentials() -
 
 
 @pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+    shutil.which("systemd-analyze") is None,
+    reason="systemd-analyze is not installed: whether it accepts the unit is not tested",
 )
 def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
     """With the program's path replaced, which does not exist on this machine."""

@@ -183,7 +183,7 @@ async def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 def _param(name: str) -> object:
     missing = name == "az" and object_stores.azurite() is None
-    reason = "azurite is not installed: make system"
+    reason = "azurite is not installed (make system): Azure's buckets are not tested"
     return pytest.param(name, marks=pytest.mark.skipif(missing, reason=reason))
 
 

@@ -78,7 +78,10 @@ async def test_what_the_page_cache_does_not_hold_is_read_in_a_thread(
     assert len(pieces[0]) == (held or SMALL)
 
 
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux can read without waiting")
+@pytest.mark.skipif(
+    not hasattr(os, "RWF_NOWAIT"),
+    reason="only Linux can read without waiting: failures of that are not tested here",
+)
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EOPNOTSUPP, errno.EIO])
 async def test_a_read_that_would_wait_or_fails_gives_nothing(
     monkeypatch: pytest.MonkeyPatch, file: FileReader, code: int

@@ -31,7 +31,10 @@ def large(path: Path) -> None:
     os.truncate(path, 1 << 30)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no FIFOs")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows has no FIFOs: what is no small file is not tested there",
+)
 @pytest.mark.parametrize("make", [os.mkfifo, large, Path.mkdir], ids=["pipe", "large", "directory"])
 @pytest.mark.parametrize("name", READERS)
 def test_what_is_no_small_file_is_an_error_at_once(
@@ -45,7 +48,10 @@ def test_what_is_no_small_file_is_an_error_at_once(
         assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it syncs names by itself")
+@pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="Windows syncs names by itself: a new key's name is not tested there",
+)
 def test_a_new_owner_key_outlives_a_power_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

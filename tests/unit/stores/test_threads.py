@@ -22,7 +22,10 @@ from tests.support.threads import no_new_thread
 from tests.support.wire import LIMIT
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="only Linux has a priority for each thread: it is not tested here",
+)
 async def test_a_thread_that_receives_an_export_yields_to_the_event_loop(tmp_path: Path) -> None:
     def priority() -> int:
         return os.getpriority(os.PRIO_PROCESS, 0)
