@@ -47,10 +47,10 @@ class Acceptance:
         depends on its caller. Raises `Problem` 503.
         """
         try:
-            self._held_fields.take(run, accepted=job.accepted)
+            self._held_fields.take(run, job.sealed, accepted=job.accepted)
         except UnacceptedCallers as why:
             job = await self.confirmed(job, credentials, why)
-            self._held_fields.take(run, accepted=True)
+            self._held_fields.take(run, job.sealed, accepted=True)
         return job
 
     async def confirmed(self, job: Job, credentials: Credentials, why: UnacceptedCallers) -> Job:

@@ -34,14 +34,16 @@ class HeldFields:
         #: callers. Any thread may collect one.
         self._released: deque[tuple[int, bool]] = deque()
 
-    def take(self, run: Run, *, accepted: bool) -> None:
-        """Count the fields of the run. Raises `Problem` 503 if they are too many,
-        `UnacceptedCallers` if they are only for a caller that VB365 has not `accepted`.
+    def take(self, run: Run, sealed: str | None, *, accepted: bool) -> None:
+        """Count the fields of the run, and the `sealed` ones of its job's record, which is in
+        memory with it. Raises `Problem` 503 if they are too many, `UnacceptedCallers` if they are
+        only for a caller that VB365 has not `accepted`.
         """
         while self._released:
             size, known = self._released.popleft()
             self._count(-size, accepted=known)
         size = sum(len(name) + len(value) + _PER_FIELD for name, value in run.fields)
+        size += len(sealed or "")
         if self._held + size > self._limit:
             raise _exhausted(Problem, "unfinished exports")
         if not accepted and self._unaccepted + size > self._limit * _UNACCEPTED:

@@ -208,7 +208,7 @@ class Joining:
             accepted=self._access.knows(fields),
         )
         run = Run(job.id, fields, rescued=True)
-        self._held_fields.take(run, accepted=job.accepted)
+        self._held_fields.take(run, job.sealed, accepted=job.accepted)
         turn.enter_context(call.memory.held())
         try:
             stored = await self._runner.undivided(self._submit(call, job, run, turn.pop_all()))

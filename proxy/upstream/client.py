@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 
 from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import Body, body_of
@@ -90,7 +91,6 @@ class HttpUpstream:
         head, request = _head(
             method, origin_form(method, target), fields, body, self._pool.authority
         )
-        message = head + body
         if self._checks_only and not is_repeatable(request):
             raise ValueError("a check has a safe method and no body")
         response: _StreamedResponse | None = None
@@ -98,11 +98,14 @@ class HttpUpstream:
             async with asyncio.timeout(timeout):
                 if (reused := self._pool.take(request)) is not None:
                     response = _StreamedResponse(reused, request, stall, self._pool.counts)
-                    if await response.request(message):
+                    response.send(head)
+                    if await response.begun():
                         return response
                 connection = await connect()
                 response = _StreamedResponse(connection, request, stall, self._pool.counts)
-                await response.request(message)
+                response.send(head + body)
+                del head  # VB365 may take an hour to respond
+                await response.begun()
                 return response
         except TimeoutError:
             self._pool.counts.timeout += 1
@@ -146,7 +149,7 @@ class PreparedRequest:
 def _head(
     method: bytes, target: bytes, fields: Fields, body: bytes, authority: bytes
 ) -> tuple[bytes, Head]:
-    """The head of a request as bytes, and as a server reads it.
+    """The head of a request as bytes, and as a server reads it, without its target and fields.
 
     Raises ValueError if that is another request than was meant.
     """
@@ -164,7 +167,8 @@ def _head(
     expected = tuple([(name, value.strip(b" \t")) for name, value in fields])
     if (parsed.method, parsed.target, parsed.fields) != (method, target, expected):
         raise ValueError("malformed request: a value parses as something else")
-    return head, parsed
+    # what is kept until the response ends must not be another copy of the credentials
+    return head, replace(parsed, target=b"", block=b"", kept=b"")
 
 
 class _StreamedResponse:
@@ -180,7 +184,7 @@ class _StreamedResponse:
         self._connection = connection
         self._request = request
         self._stall = stall
-        #: See `ports.Response`; valid once `request` has returned.
+        #: See `ports.Response`; valid once `begun` has returned.
         self.status = 0
         self.reason = b""
         self.fields: Fields = ()
@@ -197,17 +201,19 @@ class _StreamedResponse:
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    async def request(self, message: bytes) -> bool:
-        """Send the request and wait for the head. Return False if a reused connection ended before
-        VB365 sent anything.
+    def send(self, message: bytes) -> None:
+        """Send the request."""
+        self._connection.ask(self, self._request, message)
+
+    async def begun(self) -> bool:
+        """Wait for the head. Return False if a reused connection ended before VB365 sent
+        anything.
         """
-        connection = self._connection
-        connection.ask(self, self._request, message)
         try:
             while self._body is None:
                 await self._change()
         except UpstreamUnreachable:
-            if connection.used and not self._interims and not self._buffer:
+            if self._connection.used and not self._interims and not self._buffer:
                 return False
             self._counts.reset += 1
             raise

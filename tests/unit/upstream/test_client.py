@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
+import proxy
 from proxy.core.http.heads import parse_request
 from proxy.net.tls import upstream_context
 from proxy.ports import (
@@ -529,16 +532,49 @@ async def test_12_a_caller_cancelled_after_its_response_leaves_the_connection_to
         assert await whole(await caller.get()) == b"ok"
         connection = caller.pool.take(safe)
         assert connection is not None
-        first = asyncio.create_task(
-            _StreamedResponse(connection, safe, LIMIT, caller.pool.counts).request(b"")
-        )
+        response = _StreamedResponse(connection, safe, LIMIT, caller.pool.counts)
+        response.send(b"")
+        first = asyncio.create_task(response.begun())
         await asyncio.sleep(0)
         connection.data_received(OK)
         first.cancel()
         assert caller.pool.take(safe) is connection
         second = _StreamedResponse(connection, safe, LIMIT, caller.pool.counts)
+        second.send(request)
         async with asyncio.timeout(LIMIT):
-            assert await second.request(request)
+            assert await second.begun()
             assert await second.read() == b"ok"
         with contextlib.suppress(asyncio.CancelledError):
             await first
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_3_5_no_copy_of_the_fields_is_kept_until_vb365_responds(prepared: bool) -> None:
+    """The limit of the fields of all unfinished exports counts them once."""
+    received, over = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        received.set()
+        await over.wait()
+        await peer.send(OK)
+
+    def kept() -> int:
+        ours = tracemalloc.Filter(True, f"{Path(proxy.__file__).parent}/*")
+        snapshot = tracemalloc.take_snapshot().filter_traces([ours])
+        return sum(each.size for each in snapshot.statistics("filename"))
+
+    fields: Fields = (*HOST, *((b"X-Long", bytes([each]) * 60_000) for each in b"abcd"))
+    async with calling(script) as caller:
+        assert isinstance(caller.upstream, HttpUpstream)
+        sender = caller.upstream.prepare() if prepared else caller.upstream
+        tracemalloc.start()
+        try:
+            sent = sender.send(b"POST", b"/x", fields, b"{}", timeout=LIMIT, stall=LIMIT)
+            response = asyncio.create_task(sent)
+            await received.wait()
+            assert kept() < 60_000
+        finally:
+            tracemalloc.stop()
+        over.set()
+        assert await whole(await response) == b"ok"
