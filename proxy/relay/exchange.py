@@ -219,7 +219,7 @@ class Exchange:
         except UpstreamFailure as failure:
             self._task = None
             self._phase = _ENDED
-            _log.warning("pass-through failed: %s", failure)
+            _log.warning("request failed: %s", failure)
             self.fail(self.not_connected(failure))
         else:
             self._task = None
@@ -274,7 +274,7 @@ class Exchange:
                 self._client.answered(keep=False)
             else:
                 self._pool.counts.truncated += 1
-                _log.warning("the upstream broke off the body of its response: %s", why or "closed")
+                self._warn("broke off the body of its response", why)
                 self._client.break_off(Ending.UPSTREAM_CUT)
         elif (
             connection is not None
@@ -285,8 +285,11 @@ class Exchange:
             self.dial()  # RFC 9112 §9.3.1: the keep-alive race
         else:
             self._pool.counts.reset += 1
-            _log.warning("the upstream closed before its response: %s", why or "closed")
+            self._warn("closed before its response", why)
             self.no_answer()
+
+    def _warn(self, fault: str, why: Exception | None) -> None:
+        _log.warning("%s %s: %s", self._pool.peer, fault, why or "closed")
 
     def no_answer(self) -> None:
         """End: the request was sent, and its connection closed without a response."""
@@ -380,7 +383,7 @@ class Exchange:
     def _malformed(self, why: MalformedMessage) -> None:
         self._phase = _ENDED
         self._pool.counts.malformed += 1
-        _log.warning("the upstream's response is malformed: %s", why)
+        self._warn("sent a malformed response", why)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -55,6 +55,8 @@ class LocalPool(Pool):
     names, so that none is used again.
     """
 
+    peer = "the worker that runs the exports"
+
     def __init__(self, path: Path, *, connect_timeout: float) -> None:
         super().__init__("localhost", 0, connect_timeout=connect_timeout)
         self._path = os.fspath(path)
@@ -63,6 +65,10 @@ class LocalPool(Pool):
         """Close the connection."""
         connection.close()
         return False
+
+    @property
+    def _name(self) -> str:
+        return self.peer
 
     async def _dial(self) -> Connection:
         _, connection = await asyncio.get_running_loop().create_unix_connection(

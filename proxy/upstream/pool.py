@@ -55,6 +55,9 @@ class Pool:
     With `threads` a thread can read responses over TLS, too (`Connection.lend`).
     """
 
+    #: What the log calls the other end.
+    peer = "the upstream"
+
     def __init__(
         self,
         host: str,

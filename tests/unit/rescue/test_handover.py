@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +151,27 @@ async def test_3_a_kickoff_that_was_not_sent_is_refused(tmp_path: Path) -> None:
     async with second(tmp_path / "none") as scene:
         client = await scene.proxy.ask(post(fields=("Prefer: respond-async",)))
         assert (await client.message()).status == 503
+
+
+@pytest.mark.parametrize("exists", [False, True])
+async def test_16_the_log_does_not_blame_vb365_for_the_first_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, exists: bool
+) -> None:
+    path = tmp_path / "first"
+    async with AsyncExitStack() as stack:
+        if exists:
+            await stack.enter_async_context(dying(path, 2))
+        scene = await stack.enter_async_context(second(path))
+        client = await scene.proxy.ask(post(fields=("Prefer: respond-async",)))
+        if exists:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await client.message()
+        else:
+            assert (await client.message()).status == 503
+    (text,) = [each.message for each in caplog.records if each.name == "proxy.relay.exchange"]
+    assert "the worker that runs the exports" in text
+    assert "upstream" not in text
+    assert "localhost" not in text
 
 
 @pytest.mark.parametrize("name", ["Prefer", "Authorization", "Idempotency-Key", "close, If-Range"])
