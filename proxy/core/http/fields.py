@@ -44,12 +44,17 @@ def elements(values: Iterable[bytes]) -> set[bytes]:
     return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
 
 
-def end_to_end(fields: Iterable[Field]) -> list[Field]:
-    """The fields without the hop-by-hop ones and those that Connection names, in order (RFC 9110
+def hop_by_hop(fields: Iterable[Field]) -> frozenset[bytes]:
+    """The lower-case names of hop-by-hop fields, and those that Connection lists (RFC 9110
     §7.6.1).
     """
+    return _HOP_BY_HOP | elements(values_of(fields, b"connection"))
+
+
+def end_to_end(fields: Iterable[Field]) -> list[Field]:
+    """The fields without the hop-by-hop ones, in order."""
     fields = list(fields)
-    drop = _HOP_BY_HOP | elements(values_of(fields, b"connection"))
+    drop = hop_by_hop(fields)
     return [field for field in fields if field[0].lower() not in drop]
 
 

@@ -108,10 +108,11 @@ class Head(_Lines):
     """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for
     `Framing.LENGTH`.
 
-    `block` holds the raw field lines; `hops` the lower-case names in it that end at us; `kept` the
-    lines without those; `host` the Host value; `upgrade` the value of an Upgrade that Connection
-    announces; `binds` is True if a field authenticates the connection (NTLM, Negotiate), `names_id`
-    if it has an X-Request-Id. `id` is the request's id once somebody has asked for it.
+    `block` holds the raw field lines; `kept` the end-to-end ones (the names that Connection lists
+    may take twenty times their length in memory, and are not kept); `host` the Host value;
+    `upgrade` the value of an Upgrade that Connection announces; `binds` is True if a field
+    authenticates the connection (NTLM, Negotiate), `names_id` if it has an X-Request-Id. `id` is
+    the request's id once somebody has asked for it.
     """
 
     method: bytes
@@ -121,7 +122,6 @@ class Head(_Lines):
     framing: Framing
     length: int
     keep_alive: bool
-    hops: frozenset[bytes]
     kept: bytes
     host: bytes | None
     expect_continue: bool
@@ -149,7 +149,6 @@ class ResponseHead(_Lines):
     framing: Framing
     length: int
     keep_alive: bool
-    hops: frozenset[bytes]
     kept: bytes
     upgrade: bytes | None
     binds: bool
@@ -200,7 +199,6 @@ class _Facts:
     framing: Framing | None
     length: int
     keep_alive: bool
-    hops: frozenset[bytes]
     runs: tuple[tuple[int, int], ...] | None
     host: bytes | None
     host_fault: bool
@@ -238,7 +236,6 @@ def parse_request(raw: bytes) -> Head:
         facts.framing or _NO_BODY,
         facts.length,
         facts.keep_alive,
-        facts.hops,
         block if facts.runs is None else _kept(block, facts.runs),
         facts.host,
         facts.expect_continue,
@@ -270,7 +267,6 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
         framing or Framing.CLOSE,
         length,
         facts.keep_alive and framing is not None,
-        facts.hops,
         block if facts.runs is None else _kept(block, facts.runs),
         facts.upgrade,
         facts.binds,
@@ -300,8 +296,8 @@ def _kept(block: bytes, runs: tuple[tuple[int, int], ...]) -> bytes:
 #: A block is recognised by its length and its hash, a SipHash with a random key of this process
 #: (PEP 456), so that no credential stays in memory longer than its request. Do not set
 #: PYTHONHASHSEED in production: 0 turns this off. The facts of a thousand blocks of at most
-#: `_REMEMBERED` bytes take less than 10 MB: only facts with few hop-by-hop names are kept.
-_REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_HOPS = 4096, 1024, 16
+#: `_REMEMBERED` bytes take less than 10 MB: only facts with few `runs` are kept.
+_REMEMBERED, _REMEMBERED_BLOCKS, _REMEMBERED_RUNS = 4096, 1024, 16
 _KEYED = sys.flags.hash_randomization == 1
 _remembered: dict[tuple[int, int, int], _Facts] = {}
 
@@ -313,7 +309,7 @@ def _facts_of(block: bytes, minor: int) -> _Facts:
     facts = _remembered.get(key)
     if facts is None:
         facts = _facts(block, minor)
-        if len(facts.hops) <= _REMEMBERED_HOPS:
+        if len(facts.runs or ()) <= _REMEMBERED_RUNS:
             if len(_remembered) >= _REMEMBERED_BLOCKS:
                 del _remembered[next(iter(_remembered))]
             _remembered[key] = facts
@@ -335,7 +331,6 @@ def _facts(block: bytes, minor: int) -> _Facts:
         framing,
         length,
         b"close" not in connection and (minor == 1 or b"keep-alive" in connection),
-        hops,
         runs_without(block, hops) if hops else None,
         hosts[0] if hosts else None,
         len(hosts) > 1 or (len(hosts) == 1 and not _HOST.fullmatch(hosts[0])),

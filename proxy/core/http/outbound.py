@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.core.http.fields import without
+from proxy.core.http.fields import hop_by_hop, without
 from proxy.core.http.heads import Framing, Head, ResponseHead
 
 _HOST = frozenset({b"host"})
@@ -61,7 +61,7 @@ def request_bytes(
     """
     block = head.kept
     if head.upgrade is not None and asks_tunnel(head):
-        block = without(head.block, head.hops - _UPGRADE) + UPGRADE
+        block = without(head.block, hop_by_hop(head.fields) - _UPGRADE) + UPGRADE
     if host is not None:
         block = b"Host: %b\r\n%b" % (host, without(block, _HOST))
     if forwarding is not None:
@@ -84,7 +84,7 @@ def response_bytes(
     """
     block = head.kept
     if head.status == 101:
-        block = without(head.block, head.hops - _UPGRADE)
+        block = without(head.block, hop_by_hop(head.fields) - _UPGRADE)
         connection = UPGRADE
     if head.status < 200:
         # RFC 9110 §8.6, RFC 9112 §6.1: a recipient might wait for a body, or take the next response
