@@ -131,11 +131,12 @@ class Patience:
         self._check(file)
         until = asyncio.get_running_loop().time() + seconds
         turn = self._turns.of(file)
-        try:
+        mine = False
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await turn.acquire()
-        except TimeoutError:
-            raise self._hangs() from None
+                mine = await turn.acquire()
+        if not mine:  # not from the TimeoutError, which would keep this frame with its call
+            raise self._hangs()
         try:
             running = begin()
         except BaseException:

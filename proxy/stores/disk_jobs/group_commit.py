@@ -82,8 +82,12 @@ class GroupCommit:
             return
         self._idle.clear()
         changes = [decided.change for decided in self._batch]
-        writing = asyncio.get_running_loop().run_in_executor(self._executor, self._commit, changes)
-        writing.add_done_callback(self._written)
+        loop = asyncio.get_running_loop()
+        try:
+            writing = loop.run_in_executor(self._executor, self._commit, changes)
+            writing.add_done_callback(self._written)
+        except MemoryError as why:
+            self._settle([why] * len(changes))
 
     def _gather(self) -> list[_Decided]:
         batch: list[_Decided] = []
@@ -110,8 +114,10 @@ class GroupCommit:
 
     def _written(self, writing: asyncio.Future[list[Exception | None]]) -> None:
         broken = writing.exception()
-        outcomes: Sequence[BaseException | None]
-        outcomes = [broken] * len(self._batch) if broken is not None else writing.result()
+        self._settle([broken] * len(self._batch) if broken is not None else writing.result())
+
+    def _settle(self, outcomes: Sequence[BaseException | None]) -> None:
+        """Give each operation of the batch its outcome, and begin the next one."""
         for decided, failure in zip(self._batch, outcomes, strict=True):
             if failure is None:
                 self._availability.worked()

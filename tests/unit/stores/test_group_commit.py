@@ -72,6 +72,28 @@ async def test_an_operation_that_cannot_be_decided_fails_alone(writer: Writer) -
     assert writer.applied == ["a", "c"]
 
 
+async def test_changes_that_find_no_memory_for_their_thread_hold_up_no_others() -> None:
+    """The first one fails at once, the second one once it follows the batch of another."""
+    lacks = [True, False, True, False]
+
+    class Lacking(ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            if lacks.pop(0):
+                raise MemoryError
+            return super().submit(*args, **kwargs)
+
+    with Lacking(1) as executor:
+        writer = Writer(executor)
+        writer.gate.set()
+        submitted = [writer.submit(name, "k") for name in "abcd"]
+        async with asyncio.timeout(20):
+            results = await asyncio.gather(*submitted, return_exceptions=True)
+            await writer.writer.drained()
+    assert [results[1], results[3]] == ["b", "d"]
+    assert [type(results[each]) for each in (0, 2)] == [MemoryError, MemoryError]
+    assert writer.applied == ["b", "d"]
+
+
 async def test_a_change_that_cannot_be_shown_fails_alone(writer: Writer) -> None:
     first, bad, other = (writer.submit(each, each) for each in ("a", "bad", "c"))
     later = writer.submit("d", "a")
