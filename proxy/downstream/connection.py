@@ -40,7 +40,8 @@ from proxy.ports.counts import NO_RESPONSE, LaneCounts
 #: so that the copying is proportional to the body and not to the requests behind it.
 _TRIED = 512
 #: A larger head counts against the memory that all clients share (CONTRACT §12) until its request
-#: is answered. Smaller ones are bounded well enough by the number of connections.
+#: is answered, with its fields unless it is passed through. Smaller ones are bounded well enough by
+#: the number of connections.
 _LARGE_HEAD = 16 << 10
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _READY, _SERVING, _TUNNEL, _LINGERING = Phase
@@ -167,7 +168,8 @@ class ClientConnection(RequestReader):
             self._inbox.clear()
             self._end()
             return
-        if len(head.block) > _LARGE_HEAD and not self._hold(len(head.block)):
+        size = len(head.block) if isinstance(decision, PassThrough) else head.size
+        if size > _LARGE_HEAD and not self._hold(size):
             self.counters.refused += 1
             self._refuse_connection(NO_MEMORY)
             return
@@ -367,8 +369,7 @@ class ClientConnection(RequestReader):
     def _leave(self, ending: Ending = Ending.CLIENT_LEFT) -> None:
         """End the request in progress, if any, without the rest of its response."""
         serving, self._serving = self._serving, None
-        if self._held:
-            self._release()
+        self._release()
         if serving is not None:
             serving.client_left()
             now = self._owner.now()
@@ -382,8 +383,7 @@ class ClientConnection(RequestReader):
         if serving is not None and not serving.begun:
             self._serving = None
             serving.client_left()
-            if self._held:
-                self._release()
+            self._release()
             problem = Problem("bad-request", f"The request is refused: {why}.")
             self._write_refusal(problem, self._head, since=self._since)
             self._close(LINGER, unread=True)

@@ -6,12 +6,11 @@ from collections import deque
 from weakref import finalize
 
 from proxy.core.errors import Problem
+from proxy.core.http.fields import PER_FIELD
 from proxy.jobs.admission import UnacceptedCallers
 from proxy.jobs.run import Run
 
 _RETRY_AFTER = 30
-#: Bytes of memory that a field needs in addition to its name and value.
-_PER_FIELD = 200
 #: The part of the memory for callers that VB365 has never accepted.
 _UNACCEPTED = 1 / 4
 
@@ -42,7 +41,7 @@ class HeldFields:
         while self._released:
             size, known = self._released.popleft()
             self._count(-size, accepted=known)
-        size = sum(len(name) + len(value) + _PER_FIELD for name, value in run.fields)
+        size = sum(len(name) + len(value) + PER_FIELD for name, value in run.fields)
         size += len(sealed or "")
         if self._held + size > self._limit:
             raise _exhausted(Problem, "unfinished exports")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 
 Field = tuple[bytes, bytes]
+#: Bytes of memory that a `Field` needs in addition to its name and value.
+PER_FIELD = 200
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"

@@ -14,6 +14,7 @@ from functools import lru_cache
 from proxy.core.http.authority import names_host
 from proxy.core.http.binding import binds
 from proxy.core.http.fields import (
+    PER_FIELD,
     TOKEN,
     VALUE,
     Field,
@@ -97,6 +98,11 @@ class _Lines:
         values.
         """
         return split_fields(self.block)
+
+    @property
+    def size(self) -> int:
+        """The bytes of memory that its block needs together with `fields`."""
+        return len(self.block) + PER_FIELD * self.block.count(b"\n")
 
     def get_all(self, name: bytes) -> list[bytes]:
         """The values of the fields with the lower-case name `name`, in order."""

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, PassThrough
+from proxy.core.routing import Decision, Own, PassThrough
 from proxy.downstream import connection as clients
 from proxy.downstream.inbox import Inbox
 from tests.support.proxies import through
@@ -474,6 +474,35 @@ async def test_12_large_heads_of_requests_in_progress_share_the_memory_limit() -
         go.set()
         assert (await clients[1].response())[1] == b"ok"
         assert (await small.response())[1] == b"ok"
+        assert proxy.server.waiting.taken == 0
+
+
+async def test_12_heads_of_many_fields_share_the_memory_limit_where_these_are_read() -> None:
+    """A thousand short fields take ten times the memory of their head, which is passed through as
+    it is.
+    """
+    go = asyncio.Event()
+
+    async def handler(request: web.BaseRequest, head: Head, decision: Decision) -> web.Response:
+        await asyncio.wait_for(go.wait(), LIMIT)
+        return web.Response(text="ok")
+
+    def decide(head: Head) -> Decision:
+        passed = PassThrough(head.target)
+        return passed if head.target == b"/" else Own("/_own", None, "", None)
+
+    async with through(answering_after(go), decide=decide, handler=handler) as (proxy, _):
+        proxy.server.waiting.limit = 300_000
+        many = b" HTTP/1.1\r\nHost: h\r\n" + b"a: b\r\n" * 1000 + b"\r\n"
+        passed = await proxy.ask(b"GET /" + many)
+        await eventually(lambda: proxy.server.busy == 1)
+        assert proxy.server.waiting.taken == 0
+        own = await proxy.ask(b"GET /_own/" + many)
+        await eventually(lambda: proxy.server.busy == 2)
+        assert (await (await proxy.ask(b"GET /_own/" + many)).rest()).startswith(b"HTTP/1.1 503 ")
+        go.set()
+        for client in (passed, own):
+            assert (await client.response())[1] == b"ok"
         assert proxy.server.waiting.taken == 0
 
 
