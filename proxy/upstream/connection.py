@@ -18,6 +18,8 @@ from proxy.ports.counts import UpstreamCounts
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
 #: RFC 9112 §9.8: a response that ends with such a connection is incomplete.
 _CUT_OFF = "the connection ended without a close_notify, or with its process"
+#: Seconds to send what is written on a connection that is closed.
+_FLUSH = 30.0
 
 
 class ConnectionPool(Protocol):
@@ -222,12 +224,16 @@ class Connection(asyncio.Protocol):
         self._end(why)
 
     def close(self, *, flush: bool = False) -> None:
-        """Close at once, or with `flush` after all written data is sent. Idempotent."""
+        """Close at once, or with `flush` once all written data is sent, if VB365 reads it in time.
+        Idempotent.
+        """
         self._receiver = None
         if not self.closed:
             self.closed = True
             self._pool.drop(self)
             if flush:
+                if self.transport.get_write_buffer_size():
+                    asyncio.get_running_loop().call_later(_FLUSH, self.transport.abort)
                 self.transport.close()
             else:
                 self.transport.abort()

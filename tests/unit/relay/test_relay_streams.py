@@ -11,6 +11,8 @@ import pytest
 import trustme
 
 from proxy.downstream import reading
+from proxy.upstream import connection as upstream_connection
+from proxy.upstream.connection import Connection
 from tests.support.proxies import through
 from tests.support.tls_peers import server_side
 from tests.support.wire import LIMIT, Peer, eventually
@@ -333,6 +335,41 @@ async def test_12_a_disconnect_is_noticed_while_the_upstream_reads_nothing(
         client.reset()
         await asyncio.wait_for(gone.wait(), LIMIT)
         assert proxy.pool.open == 0
+
+
+async def test_12_a_tunnel_whose_client_has_left_does_not_wait_for_the_upstream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """VB365 gets the rest of what the client has sent only if it reads that in time: nothing else
+    would end such a connection.
+    """
+    monkeypatch.setattr(reading, "LOOK", 0.1)
+    monkeypatch.setattr(upstream_connection, "_FLUSH", 0.3)
+    lost = asyncio.Event()
+    connection_lost = Connection.connection_lost
+
+    def noticed(connection: Connection, exc: Exception | None) -> None:
+        connection_lost(connection, exc)
+        lost.set()
+
+    monkeypatch.setattr(Connection, "connection_lost", noticed)
+    switch = b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(switch)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await lost.wait()
+
+    async with through(script) as (proxy, _):
+        client = await proxy.ask(
+            b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        await client.head()
+        client.writer.write(bytes(BIG))
+        await asyncio.sleep(0.2)
+        client.reset()
+        await asyncio.wait_for(lost.wait(), LIMIT)
 
 
 async def test_12_a_disconnect_is_noticed_behind_a_full_pipeline(
