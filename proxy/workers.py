@@ -3,7 +3,8 @@
 Theory of operation. The supervisor makes the listening sockets, a set of its own for every worker,
 and keeps them open: connections that the system gives to the sockets of a worker that has died wait
 there until its replacement accepts them. It forks the workers, replaces each one that ends, passes
-SIGTERM and SIGHUP on, and runs nothing else: no event loop, no thread.
+SIGTERM and SIGHUP on, and runs nothing else: no event loop, no thread. When it stops, no worker is
+replaced any more, so that it closes the sockets: what waits there is refused.
 
     STARTING ── every worker listens ──> SERVING ── SIGTERM, SIGINT ──> STOPPING ── all ended
     STARTING ── a worker ends ──> STOPPING, with its exit code
@@ -46,6 +47,9 @@ _MARGIN = 10.0
 #: A worker that lived for fewer seconds is replaced only after a pause, which doubles each time.
 _SHORT, _LONGEST_PAUSE = 10.0, 30.0
 _SCHEMES = (b"http", b"https")
+
+#: The exit codes of a worker that was stopped; the negative ones of one that had just been started.
+_STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)
 
 #: Runs a worker and returns its exit code.
 Work = Callable[[Seat], int]
@@ -182,7 +186,11 @@ class _Supervisor:
         try:
             pid = os.fork()
             if pid == 0:
-                os._exit(self._child(seat, readable, mask))
+                code = 1
+                try:
+                    code = self._child(seat, readable, mask)
+                finally:
+                    os._exit(code)  # whatever fails: it must not close what the others use
             return pid
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -210,11 +218,12 @@ class _Supervisor:
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
 
-    def _foreign_sockets(self, index: int) -> Iterator[socket.socket]:
+    def _foreign_sockets(self, index: int | None) -> Iterator[socket.socket]:
+        """Those that are not for worker `index`; None is the supervisor, which accepts nothing."""
         for worker in self._workers:
             if worker.index != index:
                 yield from worker.sockets
-        if index and self._handover is not None:
+        if index != 0 and self._handover is not None:
             yield from self._handover.sockets.values()
 
     def _reported(self, worker: _Worker, readable: int) -> None:
@@ -268,7 +277,7 @@ class _Supervisor:
                 reason=f"signal {-code}" if code < 0 else f"exit code {code}",
                 pause=worker.pause,
             )
-        elif code not in (0, -signal.SIGTERM) and not self._code:  # or it had just been started
+        elif code not in _STOPPED and not self._code:
             self._code = code if code > 0 else 1
 
     def _restart_due(self) -> None:
@@ -284,6 +293,8 @@ class _Supervisor:
             STOPPING, status=f"stopping: requests in flight have {DRAIN_TIMEOUT:.0f} s to finish"
         )
         self._signal_all(signal.SIGTERM)
+        for sock in self._foreign_sockets(None):
+            sock.close()
 
     def _signal_all(self, number: int) -> None:
         for worker in self._workers:
@@ -303,7 +314,8 @@ class _Supervisor:
         self._selector.register(receiver, selectors.EVENT_READ, self._signalled)
 
     def _signalled(self) -> None:
-        for number in set(self._signals[0].recv(4096)):
+        # SIGCHLD is the highest: a stop comes before the ends of workers that got the same signal
+        for number in sorted(set(self._signals[0].recv(4096))):
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGHUP:
