@@ -9,8 +9,8 @@ import re
 _AUTHENTICATION = re.compile(
     rb"(?im)^(?:(persistent-auth)|(?:proxy-)?authorization|(?:www|proxy)-authenticate):([^\r\n]*+)"
 )
-#: Nego2 is the other name of Negotiate (MS-N2HT).
-_SCHEMES = ([b"ntlm"], [b"negotiate"], [b"nego2"])
+#: At the beginning of an element of a list. Nego2 is the other name of Negotiate (MS-N2HT).
+_SCHEME = re.compile(rb"(?:\A|,)[ \t]*+(?:ntlm|nego(?:tiate|2))(?=[ \t,]|\Z)")
 
 
 def binds(block: bytes) -> bool:
@@ -20,6 +20,11 @@ def binds(block: bytes) -> bool:
     client without need.
     """
     return any(
-        persistent or any(each.lower().split(None, 1)[:1] in _SCHEMES for each in value.split(b","))
+        persistent or _names_scheme(value.lower())
         for persistent, value in _AUTHENTICATION.findall(block)
     )
+
+
+def _names_scheme(value: bytes) -> bool:
+    # most values have neither name, and to find that takes a tenth of the time
+    return (b"ntlm" in value or b"nego" in value) and _SCHEME.search(value) is not None

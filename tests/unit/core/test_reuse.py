@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from proxy.core.http.binding import binds
@@ -107,6 +109,18 @@ def test_12_ntlm_and_negotiate_make_the_connection_private(line: bytes) -> None:
 def test_12_similar_words_do_not_make_it_private(line: bytes) -> None:
     assert judged(fields=line + b"\r\n") is Fate.SHARED
     assert not binds(line + b"\r\n")
+
+
+def test_12_a_long_authorization_is_not_taken_apart() -> None:
+    """Anyone may send one: its elements would take many times its time and memory."""
+    for value in (b"xy," * 20_000, b"ntlmv3," * 8_000):
+        line = b"Authorization: " + value + b"\r\n"
+        tracemalloc.start()
+        try:
+            assert not binds(line)
+            assert tracemalloc.get_traced_memory()[1] < 4 * len(line)
+        finally:
+            tracemalloc.stop()
 
 
 def test_12_a_private_connection_stays_private() -> None:
