@@ -12,7 +12,7 @@ import structlog
 from proxy.core.events import Answered, Claimed, Finalizing, Restarted, Succeeded
 from proxy.core.exports import verb
 from proxy.core.http.fields import value_of
-from proxy.core.job import ErrorCode, FileFacts, Job, Phase
+from proxy.core.job import ErrorCode, FileFacts, Job, JobError, Phase
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
 from proxy.jobs.continuation import Continuation, Part
@@ -136,7 +136,9 @@ class Transfer:
             await self._file.open(wait=not early)
             if job.phase is Phase.QUEUED:
                 if not self._file.offset:
-                    self._bound_attempts(job)
+                    last = "The export was interrupted, and that was the last of its attempts"
+                    message = f"{last} ({self._policy.attempts}). Start it again."
+                    self._bound_attempts(job, error(ErrorCode.INTERRUPTED, message))
                 elif job.attempt == 1 and job.started is not None:
                     self._posted = job.started
                 await self._record.settle(Claimed(self._holder, self._file.offset))
@@ -293,15 +295,15 @@ class Transfer:
 
     async def _start_over(self, reason: str) -> None:
         log.info("starting over", job=self._run.id, offset=self._file.offset, reason=reason)
-        self._bound_attempts(self._record.job)
+        message = f"No complete file after {self._policy.attempts} attempts"
+        self._bound_attempts(self._record.job, error(ErrorCode.TRUNCATED, message))
         self._replied(None)
         await self._file.restart()
         await self._record.settle(Restarted())
 
-    def _bound_attempts(self, job: Job) -> None:
+    def _bound_attempts(self, job: Job, failure: JobError) -> None:
         if job.attempt >= self._policy.attempts:
-            message = f"No complete file after {self._policy.attempts} attempts"
-            raise JobFailed(error(ErrorCode.TRUNCATED, message))
+            raise JobFailed(failure)
 
     async def _take(
         self, response: Response, rest: bytes = b"", part: Part | None = None

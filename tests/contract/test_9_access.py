@@ -319,3 +319,25 @@ async def test_the_owners_next_call_resumes_a_suspended_job(make_stage: MakeStag
         assert posts[-1].header("Prefer") is None
     finally:
         await stage.running.stop()
+
+
+async def test_an_export_that_was_interrupted_in_its_last_attempt_does_not_blame_vb365(
+    make_stage: MakeStage,
+) -> None:
+    """§10: the attempts are bounded, also if it is the proxy that was restarted."""
+    stage = await make_stage(EXPORTS__ATTEMPTS="1")
+    stage.fault(hold=True, count=1)
+    status = await stage.begun(stage.export)
+    await stage.held()
+    await stage.running.stop()
+    stage.simulator.release()
+    stage.running = await app.start(stage.running.settings, stage.clock)
+    try:
+        stage.fields = stage.simulator.login()
+        error = (await stage.finished(status)).json()["error"]
+        assert (error["code"], error["retryable"]) == ("Interrupted", True)
+        assert error["message"] == (
+            "The export was interrupted, and that was the last of its attempts (1). Start it again."
+        )
+    finally:
+        await stage.running.stop()
