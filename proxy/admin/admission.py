@@ -25,6 +25,8 @@ _FORMS = ("/login", "/logout")
 #: The field that no page of another site can send.
 FIELD = "X-VB365-Admin"
 _SAFE = ("GET", "HEAD", "OPTIONS")
+#: Paths of streams. They are bounded in number.
+_STREAMS = ("/api/events",)
 #: How a request proves who sends it: its key, and the values.
 HOW = web.RequestKey("how", str)
 _RETRY_AFTER = "5"
@@ -57,11 +59,15 @@ class Admission:
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Handle an admitted request; a `Refusal` becomes a response. What is logged meanwhile has
         the request's id and the client's address.
+
+        One that only reads makes room for others: many of them wait for VB365 or for the stores,
+        and must not keep the health checks away.
         """
         own = request_id(request)
+        kept = request.method not in _SAFE or request.path in _STREAMS
         with (
             bound_contextvars(request_id=own, client=request.remote),
-            self._connections.serving(request),
+            self._connections.serving(request, kept=kept),
         ):
             response = await self._respond(request, handler, own)
         if not response.prepared:

@@ -11,47 +11,36 @@ from aiohttp import web
 
 
 class Connections:
-    """Makes room for new connections beyond `limit`: of those that wait for their client, the
-    oldest one is closed. Such a connection has no whole request, its client does not read the
-    response, or its request waits for a check that all requests share.
+    """Makes room for new connections beyond `limit`: the oldest one is closed that waits for its
+    client, which has sent no whole request or does not read the response, or whose request is not
+    `kept`. The task of such a request is cancelled.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        #: Those whose whole request is being handled.
-        self._served: set[asyncio.BaseProtocol] = set()
-        #: The tasks of the requests that wait for a check, by connection.
-        self._waiting: dict[asyncio.BaseProtocol, asyncio.Task[Any]] = {}
+        #: Those whose whole request is being handled and kept.
+        self._kept: set[asyncio.BaseProtocol] = set()
+        #: The tasks of the other requests that are being handled, by connection.
+        self._tasks: dict[asyncio.BaseProtocol, asyncio.Task[Any]] = {}
 
     @contextmanager
-    def serving(self, request: web.Request) -> Iterator[None]:
-        """Keep the connection of a request while it is handled, if all of the request is there."""
-        if not request.content.is_eof():
-            yield
-            return
-        served = request.protocol
-        self._served.add(served)
-        try:
-            yield
-        finally:
-            self._served.discard(served)
-
-    @contextmanager
-    def waiting(self, request: web.Request) -> Iterator[None]:
-        """Allow that the connection is closed and the task cancelled, while the request waits for a
-        result that other requests wait for too.
-        """
+    def serving(self, request: web.Request, *, kept: bool) -> Iterator[None]:
+        """Note a request while it is handled. Its connection is `kept` if all of it is there."""
         connection, task = request.protocol, asyncio.current_task()
-        if task is None or connection not in self._served:
+        if task is None or not request.content.is_eof():
             yield
-            return
-        self._served.discard(connection)
-        self._waiting[connection] = task
-        try:
-            yield
-        finally:
-            del self._waiting[connection]
-            self._served.add(connection)
+        elif kept:
+            self._kept.add(connection)
+            try:
+                yield
+            finally:
+                self._kept.discard(connection)
+        else:
+            self._tasks[connection] = task
+            try:
+                yield
+            finally:
+                del self._tasks[connection]
 
     def accept(self, server: web.Server) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
@@ -65,9 +54,9 @@ class Connections:
             # not isinstance(transport, asyncio.Transport): uvloop's transports are no instances
             if transport is None or transport.is_closing():
                 continue
-            if each not in self._served or transport.get_write_buffer_size():
+            if each not in self._kept or transport.get_write_buffer_size():
                 transport.abort()
-                if (task := self._waiting.get(each)) is not None:
+                if (task := self._tasks.get(each)) is not None:
                     task.cancel()  # else strangers could make any number of them
                 return True
         return False

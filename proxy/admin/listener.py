@@ -100,8 +100,7 @@ class Admin:
         if self.draining:
             reasons: dict[str, str | None] = {"shutdown": "the proxy is stopping"}
         else:
-            with self.connections.waiting(request):
-                reasons = await self._checks()
+            reasons = await self._checks()
         excluded = {
             name for names in request.query.getall("exclude", ()) for name in names.split(",")
         }

@@ -17,7 +17,9 @@ from tests.support.wire import eventually
 
 _HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-_SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer token\r\n\r\n"
+_TOKEN = b" /slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer token\r\n"
+_SLOW = b"GET" + _TOKEN + b"\r\n"
+_CHANGE = b"POST" + _TOKEN + b"X-VB365-Admin: 1\r\n\r\n"
 
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Peer]]
@@ -109,7 +111,35 @@ def test_16_requests_that_wait_for_a_check_make_room_for_others(run: Run) -> Non
     run(scenario())
 
 
-def test_16_requests_that_are_handled_keep_their_connections(run: Run) -> None:
+def test_16_requests_that_only_read_make_room_for_others(run: Run) -> None:
+    """As those of /metrics, which wait for VB365 and the stores: none keeps /healthz away."""
+
+    async def scenario() -> None:
+        handled, gate = 0, asyncio.Event()
+
+        async def slow(request: web.Request) -> web.Response:
+            nonlocal handled
+            handled += 1
+            try:
+                await gate.wait()
+            finally:
+                handled -= 1
+            return web.Response()
+
+        async with listening(routes=[web.get("/slow", slow)]) as connect:
+            peers = [await connect() for _ in range(3)]
+            for _, writer in peers:
+                writer.write(_SLOW)
+            await eventually(lambda: handled == 3)
+            assert await is_alive(connect)
+            await eventually(lambda: handled == 2)
+            gate.set()
+            assert (await peers[2][0].readline()).startswith(b"HTTP/1.1 200")
+
+    run(scenario())
+
+
+def test_16_requests_that_change_something_keep_their_connections(run: Run) -> None:
     """They are not closed, and no others are accepted meanwhile."""
 
     async def scenario() -> None:
@@ -121,10 +151,10 @@ def test_16_requests_that_are_handled_keep_their_connections(run: Run) -> None:
             await gate.wait()
             return web.Response()
 
-        async with listening(routes=[web.get("/slow", slow)]) as connect:
+        async with listening(routes=[web.post("/slow", slow)]) as connect:
             peers = [await connect() for _ in range(3)]
             for _, writer in peers:
-                writer.write(_SLOW)
+                writer.write(_CHANGE)
             await eventually(lambda: handled == 3)
             refused, _ = await connect()
             assert not await refused.read()
