@@ -28,6 +28,8 @@ from proxy.stores.redis_jobs.url import Location
 BOUND = 1.5
 #: Connections for commands.
 _MOST = 16
+#: Seconds between two questions to Sentinel.
+_LOOK = 1.0
 #: Seconds without an attempt after a failed one: the first, and the longest.
 _PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 
@@ -53,6 +55,25 @@ class Connections:
         self._retry_at = 0.0
         self._failure = ""
         self._availability = Availability("jobs")
+        #: The master that Sentinel has named last.
+        self._named: tuple[str, int] | None = None
+
+    async def watch_service(self) -> None:
+        """Ask Sentinel regularly which server is the master, until cancelled.
+
+        A former one that was paused, restarted or not reachable takes changes for about ten seconds
+        until Sentinel makes it a replica. They are lost then.
+        """
+        while self._location.service is not None:
+            await asyncio.sleep(_LOOK)
+            with suppress(RedisError, OSError, MemoryError):
+                await self._master()
+
+    def is_current(self, connection: AbstractConnection) -> bool:
+        """Whether the connection is to the server that has the jobs now."""
+        if self._named is None or not isinstance(connection, Connection):
+            return True
+        return (connection.host, connection.port) == self._named
 
     async def run(self, script: Script, *args: Any) -> Any:
         """Run a script and return its reply."""
@@ -103,7 +124,8 @@ class Connections:
         while self._idle:
             connection = self._idle.pop()
             try:
-                if await connection.can_read():  # the server has closed it
+                # with something to read, the server has closed it
+                if not self.is_current(connection) or await connection.can_read():
                     raise ConnectionError("the connection was closed")
             except (RedisError, OSError):
                 await connection.disconnect(nowait=True)
@@ -200,7 +222,8 @@ class Connections:
         for host, port in self._location.hosts:
             try:
                 async with asyncio.timeout(share):
-                    return await self._ask(host, port)
+                    self._named = await self._ask(host, port)
+                return self._named
             except (RedisError, OSError) as why:
                 problems.append(f"{host}:{port}: {str(why) or 'no response'}")
         raise ConnectionError(f"no Sentinel names the master ({'; '.join(problems)})")

@@ -132,6 +132,8 @@ class Feed:
         silent = False
         while True:
             message = await connection.read_response(timeout=_QUIET)
+            if not self._connections.is_current(connection):
+                raise ConnectionError("Sentinel names another master")
             if message is None:
                 if silent:
                     raise ConnectionError("the feed is silent")

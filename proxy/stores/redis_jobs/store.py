@@ -98,7 +98,8 @@ class RedisJobs(RedisReplicas, RedisLists, RedisOutbox):
         return store
 
     def _start(self) -> None:
-        self._tasks = [asyncio.create_task(each) for each in (self._feed.run(), self._look())]
+        works = (self._feed.run(), self._look(), self._connections.watch_service())
+        self._tasks = [asyncio.create_task(each) for each in works]
 
     async def notes(self) -> Sequence[str]:
         """A sentence for each setting of the store that puts jobs at risk, with the fix."""

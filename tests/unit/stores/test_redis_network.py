@@ -166,6 +166,16 @@ async def command(port: int, *words: str) -> bytes:
         await writer.wait_closed()
 
 
+async def replicated(store: RedisJobs, sentinel: Sentinel) -> None:
+    """Return when the replica has all data, and the Sentinel knows it."""
+    while (  # noqa: ASYNC110 - time has to pass
+        b"num-slaves\r\n$1\r\n1" not in await command(sentinel.port, "SENTINEL", "MASTER", "main")
+    ):
+        await asyncio.sleep(0.1)
+    while await store._connections.command("WAIT", 1, 1000) < 1:
+        pass
+
+
 async def test_sentinel_names_the_master_before_and_after_a_failover(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -175,13 +185,7 @@ async def test_sentinel_names_the_master_before_and_after_a_failover(
         await serves(url)
         async with opened(url) as store, asyncio.timeout(60):
             job = await store.add(new_job(), b"body")
-            sentinel_knows = "SENTINEL", "MASTER", "main"
-            while (  # noqa: ASYNC110 - time has to pass
-                b"num-slaves\r\n$1\r\n1" not in await command(sentinel.port, *sentinel_knows)
-            ):
-                await asyncio.sleep(0.1)
-            while await store._connections.command("WAIT", 1, 1000) < 1:
-                pass
+            await replicated(store, sentinel)
             changes = store.changes()
             master.kill()
             while await anext(changes) is not None:
@@ -195,6 +199,28 @@ async def test_sentinel_names_the_master_before_and_after_a_failover(
                     await asyncio.sleep(0.1)
             assert await store.get(job.id) == new
         assert b"role:master" in await command(replica.port, "INFO", "replication")
+
+
+async def test_a_master_that_sentinel_has_replaced_gets_no_changes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """It was paused and takes changes again, until Sentinel makes it a replica: they are lost."""
+    with service(tmp_path_factory.mktemp("s")) as (master, replica, sentinel):
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+        await serves(url)
+        async with opened(url) as store, asyncio.timeout(60):
+            await store.add(new_job(), b"body")
+            await replicated(store, sentinel)
+            master.pause()
+            name = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"
+            named = str(replica.port).encode()
+            while named not in await command(sentinel.port, *name):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            master.go_on()
+            await asyncio.sleep(3)  # longer than between two looks, shorter than Sentinel takes
+            job = await store.add(new_job(), b"body")
+            async with opened(url) as other:
+                assert await other.get(job.id) == job
 
 
 async def test_a_service_that_no_sentinel_knows_is_named(
