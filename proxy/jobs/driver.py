@@ -28,6 +28,9 @@ _LARGE_BODY = 256 << 10
 _AT_ONCE = 60.0
 #: Seconds until an outcome is recorded again for which there was no memory.
 _RETRY = 0.5
+#: Seconds until an export that found no memory is suspended: its caller may resume it at once, and
+#: VB365 generates it again each time, for at most `exports.attempts` times.
+_SHORTAGE = 10.0
 #: The number of dropped jobs that are remembered: a list that was read before may contain them.
 _REMEMBERED = 1000
 
@@ -103,9 +106,6 @@ class Driver:
         except JobFailed as why:
             return Failed(why.error, accepted=self._trust.knows(run.fields))
         except MemoryError:
-            # a failure of the machine, of which this run may be the cause: it does not go on
-            with suppress(MemoryError):
-                log.exception("job suspended: there is no memory", job=run.id)
             return Interrupted()
         except Exception:
             log.exception("job failed", job=run.id)
@@ -136,7 +136,16 @@ class Driver:
         return replace(event, denied=await self._trust.rejects(run.fields))
 
     async def _transfer(self, run: Run) -> None:
-        await self._transfers.create(run, self._space).run(await self._read(run))
+        try:
+            await self._transfers.create(run, self._space).run(await self._read(run))
+            return
+        except MemoryError:
+            # a failure of the machine, of which this run may be the cause: it does not go on
+            with suppress(MemoryError):
+                log.exception("job suspended: there is no memory", job=run.id)
+        # without the first exception, which refers to what the run has in memory
+        await asyncio.sleep(_SHORTAGE)
+        raise MemoryError
 
     async def _read(self, run: Run) -> Job:
         """Return the job as it is at the beginning of the run. Raises `Lost` if it is not the

@@ -75,6 +75,19 @@ async def test_a_lack_of_memory_suspends_the_job(method: str) -> None:
         await world.check()
 
 
+async def test_a_lack_of_memory_for_a_moment_does_not_use_up_the_attempts() -> None:
+    """§10: its caller asks again at once; each time it would be generated again, and fail."""
+    async with new_world() as world:
+        lacking = world.artifacts.faults["write"]
+        lacking.extend([MemoryError()] * 1000)
+        job_id, _ = await world.submit()
+        asyncio.get_running_loop().call_later(0.3, lacking.clear)
+        with capture_logs():
+            done = await world.finished(job_id)
+        assert done.status is Status.SUCCESS
+        await world.check()
+
+
 class Forgetting(Steps):
     """There is no memory at one step of the job store."""
 
