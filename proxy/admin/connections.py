@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from aiohttp import web
 
@@ -13,53 +12,75 @@ from aiohttp import web
 class Connections:
     """Makes room for new connections beyond `limit`: the oldest one is closed that waits for its
     client, which has sent no whole request or does not read the response, or whose request is not
-    `kept`. The task of such a request is cancelled.
+    `kept`.
+
+    aiohttp counts a connection until its task ends, also one without a client, and waits for the
+    rest of a body after the response. Such tasks are cancelled.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         #: Those whose whole request is being handled and kept.
         self._kept: set[asyncio.BaseProtocol] = set()
-        #: The tasks of the other requests that are being handled, by connection.
-        self._tasks: dict[asyncio.BaseProtocol, asyncio.Task[Any]] = {}
+        #: The tasks of connections that may be cancelled.
+        self._tasks: dict[asyncio.BaseProtocol, asyncio.Task[None]] = {}
+        #: Those that were closed and that aiohttp still counts.
+        self._closed: set[asyncio.BaseProtocol] = set()
 
     @contextmanager
     def serving(self, request: web.Request, *, kept: bool) -> Iterator[None]:
-        """Note a request while it is handled. Its connection is `kept` if all of it is there."""
-        connection, task = request.protocol, asyncio.current_task()
-        if task is None or not request.content.is_eof():
+        """Note a request while it is handled. One that is `kept` is not cancelled, and its
+        connection is kept if all of it is there.
+        """
+        connection = request.protocol
+        if not kept:
+            self._tasks[connection] = request.task
             yield
-        elif kept:
+            return
+        self._tasks.pop(connection, None)
+        if request.content.is_eof():
             self._kept.add(connection)
-            try:
-                yield
-            finally:
-                self._kept.discard(connection)
-        else:
-            self._tasks[connection] = task
-            try:
-                yield
-            finally:
-                del self._tasks[connection]
+        try:
+            yield
+        finally:
+            self._kept.discard(connection)
+            self._tasks[connection] = request.task
 
     def accept(self, server: web.Server) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
-        if len(server.connections) < self._limit or self._close_one(server):
+        connections = server.connections
+        self._closed.intersection_update(connections)
+        for each in self._tasks.keys() - connections:
+            del self._tasks[each]
+        if self._open(connections) < self._limit or self._close_one(connections):
             return server()
         return _Refused()
 
-    def _close_one(self, server: web.Server) -> bool:
-        for each in server.connections:
+    def _open(self, connections: Sequence[web.RequestHandler]) -> int:
+        """Count the connections, and end those without a client."""
+        for each in connections:
+            if each.transport is None:
+                self._cancel(each)
+        return len(connections) - len(self._closed)
+
+    def _close_one(self, connections: Sequence[web.RequestHandler]) -> bool:
+        for each in connections:
             transport = each.transport
             # not isinstance(transport, asyncio.Transport): uvloop's transports are no instances
-            if transport is None or transport.is_closing():
+            if transport is None or each in self._closed:
                 continue
             if each not in self._kept or transport.get_write_buffer_size():
                 transport.abort()
-                if (task := self._tasks.get(each)) is not None:
-                    task.cancel()  # else strangers could make any number of them
+                self._closed.add(each)
+                self._cancel(each)
                 return True
         return False
+
+    def _cancel(self, connection: asyncio.BaseProtocol) -> None:
+        """Cancel the connection's task, else strangers could make any number of them."""
+        if (task := self._tasks.pop(connection, None)) is not None:
+            task.cancel()
+            self._closed.add(connection)
 
 
 class _Refused(asyncio.Protocol):

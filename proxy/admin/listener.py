@@ -24,6 +24,8 @@ Checks = Callable[[], Awaitable[dict[str, str | None]]]
 Rendered = Callable[[str], Awaitable[tuple[bytes, str]]]
 #: Seconds that each request of a connection may take to arrive, counted from the last response.
 REQUEST_TIMEOUT = 10.0
+#: Seconds to read the rest of a body after the response, so that this arrives. A stop waits for it.
+_LINGER = 1.0
 #: Bytes of a request's body.
 _MAX_BODY = 64 << 10
 
@@ -120,7 +122,11 @@ def runner(application: web.Application) -> web.AppRunner:
     logger = logging.getLogger(__name__)
     logger.addFilter(_is_no_message_error)
     return web.AppRunner(
-        application, access_log=None, keepalive_timeout=REQUEST_TIMEOUT, logger=logger
+        application,
+        access_log=None,
+        keepalive_timeout=REQUEST_TIMEOUT,
+        lingering_time=_LINGER,
+        logger=logger,
     )
 
 

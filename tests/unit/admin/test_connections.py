@@ -111,6 +111,23 @@ def test_16_requests_that_wait_for_a_check_make_room_for_others(run: Run) -> Non
     run(scenario())
 
 
+def test_16_bodies_that_do_not_arrive_take_no_place_once_they_have_made_room(run: Run) -> None:
+    """aiohttp waits for the rest without a connection. Anyone can send such requests."""
+    begun = b"POST /login HTTP/1.1\r\nHost: h.example\r\nContent-Length: 9\r\n\r\n1"
+
+    async def scenario() -> None:
+        async with listening() as connect:
+            peers = [await connect() for _ in range(3)]
+            for reader, writer in peers:
+                writer.write(begun)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 421")
+            for _ in range(5):
+                assert await is_alive(connect)
+                await asyncio.sleep(0.05)  # the listener notices that the client has left
+
+    run(scenario())
+
+
 def test_16_requests_that_only_read_make_room_for_others(run: Run) -> None:
     """As those of /metrics, which wait for VB365 and the stores: none keeps /healthz away."""
 
