@@ -16,6 +16,7 @@ from proxy.core.http.heads import Head
 from proxy.core.http.proxy_line import Endpoint
 from proxy.core.routing import Rescue
 from proxy.downstream.endings import Ending
+from proxy.net.budget import Share
 
 
 class Closable(Protocol):
@@ -100,10 +101,17 @@ class Exchange(Protocol):
         """The client reads again."""
 
 
+class Forwarded(Exchange, Protocol):
+    """A request that is passed through."""
+
+    def feed_counted(self, data: bytes, memory: Share) -> None:
+        """As `feed`, once. `memory` is released when the bytes are in memory no longer."""
+
+
 class Forwarder(Protocol):
     """Starts the exchanges of requests that are passed through."""
 
-    def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Exchange:
+    def start(self, client: ClientSide, head: Head, target: bytes, *, whole: bool) -> Forwarded:
         """Forward the request with this target. `whole`: no byte of a body follows."""
 
 

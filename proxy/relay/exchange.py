@@ -18,7 +18,6 @@ held for each reason of `Hold`, and read again when none is left.
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 
 from proxy.core.errors import Problem
@@ -42,7 +41,9 @@ from proxy.core.http.outbound import (
 from proxy.core.http.reuse import is_repeatable
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
+from proxy.net.budget import Share
 from proxy.ports import UpstreamFailure
+from proxy.relay.phases import Hold, Phase
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 from proxy.upstream.problems import malformed_response, no_response, not_connected
@@ -51,24 +52,6 @@ from proxy.upstream.problems import malformed_response, no_response, not_connect
 _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 _log = logging.getLogger(__name__)
-
-
-class Phase(enum.Enum):
-    """How far an exchange is. The values are for logs and debuggers."""
-
-    DIALLING = "dialling"
-    WAITING = "waiting for VB365"
-    RESPONDING = "responding"
-    TUNNEL = "tunnel"
-    ENDED = "ended"
-
-
-class Hold(enum.Flag):
-    """Why the client's request body is not read."""
-
-    DIALLING = enum.auto()  # there is no connection yet
-    RESPONSE = enum.auto()  # VB365's response is read first: see `Exchange.feed`
-    SLOW = enum.auto()  # VB365 reads slowly
 
 
 _DIALLING, _WAITING, _RESPONDING, _TUNNEL, _ENDED = Phase
@@ -88,6 +71,7 @@ class Exchange:
         "_held",
         "_interims",
         "_keep",
+        "_memory",
         "_message",
         "_phase",
         "_pool",
@@ -113,6 +97,8 @@ class Exchange:
         self._whole = whole
         #: Parts of the body that wait to be sent.
         self._early: list[bytes] = []
+        #: Counts for a part of the body that is not sent yet.
+        self._memory: Share | None = None
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._buffer: bytearray | None = None
@@ -154,6 +140,18 @@ class Exchange:
         else:
             connection.write(data)
 
+    def feed_counted(self, data: bytes, memory: Share) -> None:
+        """As `feed`, once. `memory` counts for the bytes until they are sent, or this ends."""
+        self._memory = memory
+        self.feed(data)
+        if not self._held:
+            self._taken()
+
+    def _taken(self) -> None:
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.release()
+
     def _feed_on(self) -> None:
         """Send the delayed bytes once everything that VB365 has sent is read."""
         connection = self._connection
@@ -173,6 +171,7 @@ class Exchange:
     def _unhold(self, reason: Hold) -> None:
         self._held &= ~reason
         if not self._held:
+            self._taken()
             self._client.unhold()
 
     def release(self) -> None:
@@ -195,6 +194,7 @@ class Exchange:
             self._connection.close(flush=self._phase is _TUNNEL)
             self._connection = None
         self._phase = _ENDED
+        self._taken()
 
     def client_slow(self) -> None:
         """Pause reading from VB365 for a client that reads slowly."""
@@ -267,6 +267,7 @@ class Exchange:
         """Finish, repeat or fail the request: VB365 closed or broke the connection."""
         connection, self._connection = self._connection, None
         phase, self._phase = self._phase, _ENDED
+        self._taken()
         if phase is _TUNNEL:
             self._client.answered(keep=False)
         elif self._response is not None:
@@ -297,6 +298,7 @@ class Exchange:
 
     def fail(self, problem: Problem) -> None:
         """End: the request has no response."""
+        self._taken()
         self._client.problem(problem)
 
     def _heads(self, data: bytes) -> None:
@@ -374,6 +376,8 @@ class Exchange:
     def _finish(self, rest: bytes) -> None:
         """End the exchange: the response is complete."""
         self._phase = _ENDED
+        if self._memory is not None:
+            self._taken()
         connection, self._connection = self._connection, None
         if connection is not None and self._response is not None:
             private = connection.give_back(self._response, leftover=bool(rest))
@@ -382,6 +386,7 @@ class Exchange:
 
     def _malformed(self, why: MalformedMessage) -> None:
         self._phase = _ENDED
+        self._taken()
         self._pool.counts.malformed += 1
         self._warn("sent a malformed response", why)
         connection, self._connection = self._connection, None

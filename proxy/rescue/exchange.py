@@ -30,7 +30,7 @@ from proxy.core.http.partial import partial_response, requested
 from proxy.core.http.ranges import One
 from proxy.core.job_request import stored_request
 from proxy.core.routing import Rescue
-from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
+from proxy.downstream.duplex import ClientSide, Forwarded, Forwarder
 from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
 from proxy.net.budget import Budget
@@ -99,7 +99,7 @@ class RescueExchange:
         self._now = asyncio.get_running_loop().time
         self._body = GatheredBody(head, needs.memory, needs.max_body, self._now())
         self._phase = Phase.GATHERING
-        self._relayed: Exchange | None = None
+        self._relayed: Forwarded | None = None
         self._task: asyncio.Task[None] | None = None
         self._delivery: RescueDelivery | None = None
         self._ready = asyncio.Event()
@@ -171,13 +171,14 @@ class RescueExchange:
 
     def _relay(self) -> None:
         self._phase = Phase.RELAYED
-        raw = bytes(self._body.raw)
-        self._body.release()
+        raw = self._body.taken()
         target = self._decision.target
         relayed = self._needs.relay.start(self._client, self._head, target, whole=self._bodiless)
         self._relayed = relayed
         if raw:
-            relayed.feed(raw)
+            relayed.feed_counted(raw, self._body.memory)
+        else:
+            self._body.release()
         if self._whole and not self._bodiless:
             relayed.end()
 

@@ -10,8 +10,8 @@ import logging
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head, MalformedMessage, ResponseHead
 from proxy.core.routing import Rescue
-from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
-from proxy.net.budget import Budget
+from proxy.downstream.duplex import ClientSide, Exchange, Forwarded, Forwarder
+from proxy.net.budget import Budget, Share
 from proxy.relay.handover import HandedOver, HandoverRelay, introduced
 from proxy.upstream.local_pool import LocalConnection
 
@@ -66,7 +66,7 @@ class _HandedOverExport(HandedOver):
         self._bodiless = whole
         #: The body so far, as it was sent; None if it is too large, or not needed any more.
         self._copy: bytearray | None = bytearray()
-        self._relayed: Exchange | None = None
+        self._relayed: Forwarded | None = None
 
     @property
     def begun(self) -> bool:
@@ -129,7 +129,9 @@ class _HandedOverExport(HandedOver):
             self._client, self._head, self._target, whole=self._bodiless
         )
         if copy:
-            self._relayed.feed(copy)
+            memory = Share(self._needs.memory)
+            memory.take(len(copy))  # what has just been given; if not, it is passed through as well
+            self._relayed.feed_counted(copy, memory)
         if self._whole and not self._bodiless:
             self._relayed.end()
 

@@ -53,6 +53,11 @@ class GatheredBody:
             pass
         return None
 
+    def taken(self) -> bytes:
+        """What has arrived, as it was sent. Its memory counts until `memory` is released."""
+        raw, self.raw = bytes(self.raw), bytearray()
+        return raw
+
     def release(self) -> None:
         """Release the memory, unless it is held elsewhere. Idempotent."""
         self.memory.release()

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from proxy import app
 from proxy.api.request_body import RequestBody
 from proxy.core import pace
 from proxy.jobs.run import Run
 from proxy.net.budget import Budget
 from proxy.rescue.call import Call
-from tests.contract.conftest import MakeRescue, MakeStage, Stage
+from tests.contract.conftest import Clock, MakeRescue, MakeStage, Stage
 from tests.support.exports import EXPORT, Slow, post
+from tests.support.local_proxy import settings_of
+from tests.support.upstreams import Origin
 from tests.support.wire import Message, Peer, eventually, raw, request_bytes
 
 
@@ -332,3 +336,37 @@ async def test_12_memory_that_clients_no_longer_use_is_collected(
         await eventually(lambda: kept() is None)
     finally:
         gc.enable()
+
+
+async def test_3_1_the_body_of_a_relayed_export_counts_until_vb365_has_taken_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export that is not rescued, here because of its Range, is passed through with the body
+    that was gathered.
+    """
+    size, requested, read = 12 << 20, asyncio.Event(), asyncio.Event()
+    memory, heads = Budget(size), Budget(64 << 20)
+    budgets = {each.limit: each for each in (memory, heads)}
+    monkeypatch.setattr("proxy.parts.memory.Budget", budgets.__getitem__)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        requested.set()
+        await read.wait()
+        await peer.exactly(size)
+        await peer.closed()
+
+    async with Origin(script).running() as origin:
+        more = {"EXPORTS__RESCUE_SYNC": "true", "EXPORTS__BODY_MEMORY": "12MiB"}
+        running = await app.start(settings_of(origin.url, tmp_path, more), clock)
+        fields = {"Authorization": "Bearer t", "Range": "bytes=0-1"}
+        client = await Peer.to(running.url)
+        try:
+            await client.send(request_bytes("POST", EXPORT, fields, b"x" * size, "h"))
+            await requested.wait()
+            assert memory.taken == size
+            read.set()
+            await eventually(lambda: memory.taken == 0)
+        finally:
+            client.abort()
+            await running.stop()
