@@ -124,7 +124,6 @@ class Running:
         self._run_task(parts.deliveries.run())
         self._run_task(parts.sweeper(runner).run())
         self._run_task(parts.watch())
-        self._run_task(Garbage(memory.heads, memory.bodies).run())
         self._run_task(stores.notes.watch())
         if stores.clock is not None:
             self._run_task(stores.clock.watch())
@@ -145,6 +144,7 @@ class Running:
         )
         self._run_task(operator.run())
         admin = operator.admin
+        self._run_task(Garbage(memory.heads, memory.bodies, admin.connections).run())
         await self._listen_admin(admin)
         await self._listen(server)
         self._deliver(webhooks)

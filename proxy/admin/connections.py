@@ -20,6 +20,9 @@ class Connections:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        #: Bytes that clients have sent. aiohttp keeps those of malformed requests in reference
+        #: cycles: see `parts.garbage`.
+        self.returned = 0
         #: Those whose whole request is being handled and kept.
         self._kept: set[asyncio.BaseProtocol] = set()
         #: The tasks of connections that may be cancelled.
@@ -53,7 +56,7 @@ class Connections:
         for each in self._tasks.keys() - connections:
             del self._tasks[each]
         if self._open(connections) < self._limit or self._close_one(connections):
-            return server()
+            return _Counted(server(), self)
         return _Refused()
 
     def _open(self, connections: Sequence[web.RequestHandler]) -> int:
@@ -81,6 +84,24 @@ class Connections:
         if (task := self._tasks.pop(connection, None)) is not None:
             task.cancel()
             self._closed.add(connection)
+
+
+class _Counted(asyncio.Protocol):
+    """Passes everything to `handler`, and counts what arrives."""
+
+    def __init__(self, handler: asyncio.Protocol, connections: Connections) -> None:
+        self._connections = connections
+        self.handler = handler
+        self.connection_made = handler.connection_made  # type: ignore[method-assign]
+        self.eof_received = handler.eof_received  # type: ignore[method-assign]
+        self.connection_lost = handler.connection_lost  # type: ignore[method-assign]
+        self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self._connections.returned += len(data)
+        self.handler.data_received(data)
 
 
 class _Refused(asyncio.Protocol):

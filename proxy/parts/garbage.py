@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-
-from proxy.net.budget import Budget
+from typing import Protocol
 
 #: Seconds between two looks.
 _PAUSE = 1.0
@@ -13,6 +12,12 @@ _PAUSE = 1.0
 _AMOUNT = 32 << 20
 #: Seconds until that is repeated, for what something else still had in memory.
 _AGAIN = 10.0
+
+
+class Used(Protocol):
+    """Counts bytes that clients have used, and no longer use."""
+
+    returned: int
 
 
 class Garbage:
@@ -23,7 +28,7 @@ class Garbage:
     bounds their sum if one does.
     """
 
-    def __init__(self, *budgets: Budget) -> None:
+    def __init__(self, *budgets: Used) -> None:
         self._budgets = budgets
 
     async def run(self) -> None:

@@ -397,13 +397,14 @@ SCRIPT = b"GET /static/vendor/uPlot.esm.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def accepted(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Protocol]:
-    """The connections of admin listeners, in the order in which they were accepted."""
+    """aiohttp's connections of admin listeners, in the order in which they were accepted."""
     found: list[asyncio.Protocol] = []
     accept = Connections.accept
 
     def noted(self: Connections, server: web.Server) -> asyncio.Protocol:
-        found.append(accept(self, server))
-        return found[-1]
+        connection = accept(self, server)
+        found.append(getattr(connection, "handler", connection))
+        return connection
 
     monkeypatch.setattr(Connections, "accept", noted)
     return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from proxy import app
@@ -334,6 +336,29 @@ async def test_12_memory_that_clients_no_longer_use_is_collected(
         assert kept() is not None
         assert (await stage.kickoff(stage.export, body=b"x" * (60 << 10))).status == 202
         await eventually(lambda: kept() is None)
+    finally:
+        gc.enable()
+
+
+async def test_16_what_strangers_send_to_the_admin_listener_is_collected(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiohttp leaves what it has read of a malformed request in reference cycles."""
+    monkeypatch.setattr("proxy.parts.garbage._AMOUNT", 1 << 20)
+    monkeypatch.setattr("proxy.parts.garbage._PAUSE", 0.05)
+    gc.collect()
+    gc.disable()
+    try:
+        running = await app.start(settings_of("http://127.0.0.1:1", tmp_path, {}), clock)
+        earlier = {id(each) for each in alive(web.RequestHandler)}
+        for _ in range(4):
+            client = await Peer.to(running.admin_url)
+            with contextlib.suppress(ConnectionError):
+                await client.send(b"GET / HTTP/1.1\r\n" + b"no field\r\n" * 100_000)
+                await client.closed()
+            client.abort()
+        await eventually(lambda: earlier.issuperset(map(id, alive(web.RequestHandler))))
+        await running.stop()
     finally:
         gc.enable()
 
