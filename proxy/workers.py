@@ -200,7 +200,8 @@ class _Supervisor:
         try:
             signal.set_wakeup_fd(-1)
             for number in _signals():
-                signal.signal(number, signal.SIG_DFL)
+                ignored = number == signal.SIGHUP  # until the worker handles it
+                signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._selector.close()
             others = [each.ready for each in self._workers if each.ready >= 0]

@@ -10,6 +10,7 @@ import asyncio
 import io
 import json
 import os
+import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -115,6 +116,8 @@ def serve(sources: Sources) -> None:
     settings = _startable(sources, logged=True)
     if sys.platform != "win32":
         os.umask(0o077)  # also for the files that libraries create
+        # until it is handled: it would end the process, and a service manager takes that for a stop
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     # structlog loads rich for tracebacks that the log does not use
     with without("rich"), without_certificates():

@@ -94,7 +94,7 @@ def run_in_loop(settings: Settings, serving: Coroutine[None, None, int]) -> int:
     """Run `run(settings, …)` in an event loop, and return the exit code."""
     try:
         return run_loop(serving)
-    except StoreUnavailable as why:  # no thread, before it began
+    except StoreUnavailable as why:  # no thread or descriptor, before it began
         serving.close()
         _not_started(settings, app.StartFailed(str(why)))
         return 1

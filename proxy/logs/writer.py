@@ -113,13 +113,16 @@ class Writer(LineHandler):
     order.
 
     A direct event waits for others for at most 0.1 s, an entry does not wait. The thread starts
-    with the first of them: a process that was forked has one of its own.
+    with the first of them: a process that was forked has one of its own. What comes after `close`
+    waits for another `close`: while Python is being finalized, a thread that is started hangs its
+    caller.
     """
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
         self._sink = sink
         self._thread: threading.Thread | None = None
+        self._closed = False
         self._waiting = _Waiting()
         _writers.add(self)
 
@@ -150,6 +153,7 @@ class Writer(LineHandler):
         """Write what waits, for at most a few seconds, and close the sink. Idempotent."""
         self.acquire()
         try:
+            self._closed = True
             thread, self._thread = self._thread, None
             waiting, self._waiting = self._waiting, _Waiting()
         finally:
@@ -173,10 +177,10 @@ class Writer(LineHandler):
         """What waits in this process, whose thread runs, or is started with a later entry if the
         system starts none now.
         """
-        if self._thread is None:
+        if self._thread is None and not self._closed:
             self.acquire()  # logging makes a new lock for a process that was forked
             try:
-                if self._thread is None:
+                if self._thread is None and not self._closed:
                     self._start()
             finally:
                 self.release()

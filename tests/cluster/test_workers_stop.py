@@ -7,6 +7,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.test_workers import WORKERS, Crew, SlowFork, alive, crew, until
 from tests.support.process import ProxyProcess
 from tests.support.wire import Message, Peer
@@ -105,4 +107,21 @@ async def test_a_worker_without_memory_takes_nothing_from_the_others(tmp_path: P
         await until(lambda: proxy.proxy.log.count(b"worker ended") == 2)
         await until(lambda: len(proxy.workers()) == WORKERS)
         await proxy.assert_whole(job)
+        assert await proxy.proxy.stop() == 0
+
+
+class HungUp(ProxyProcess):
+    program = "tests.cluster.hung_up"
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+async def test_a_reload_before_the_proxy_listens_does_not_end_it(
+    tmp_path: Path, workers: str
+) -> None:
+    """§15 SIGHUP: a service manager would take that for a stop."""
+    async with crew(tmp_path, HungUp, LISTEN__WORKERS=workers) as proxy:
+        await proxy.assert_whole(await proxy.kick_off())
+        assert b"worker ended" not in proxy.proxy.log
+        os.kill(proxy.proxy.pid, signal.SIGHUP)
+        await until(lambda: b"config.reloaded" in proxy.proxy.log)
         assert await proxy.proxy.stop() == 0

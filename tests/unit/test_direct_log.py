@@ -225,6 +225,19 @@ def test_lines_wait_while_the_system_starts_no_thread(tmp_path: Path, again: boo
     assert [line.partition("path=")[2] for line in lines] == expected
 
 
+def test_what_is_logged_after_the_end_starts_no_thread(tmp_path: Path) -> None:
+    """While Python is being finalized, that would hang the process."""
+    handler = Writer(RotatedFile(tmp_path / "log", max_size=1 << 20, keep=1))
+    handler.put(EVENT, ("first",))
+    handler.close()
+    handler.put(EVENT, ("second",))
+    handler.emit(logging.makeLogRecord({"msg": "path=third"}))
+    assert handler._thread is None
+    handler.close()
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert [line.partition("path=")[2] for line in lines] == ["first", "second", "third"]
+
+
 def test_a_line_is_written_that_came_just_before_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,21 +348,28 @@ for number in range(1000):
     event.log(number)
 if sys.argv[1] == "error":
     raise RuntimeError("for no reason")
+if sys.argv[1] == "late":
+    async def never_awaited(): pass
+    def fail():
+        late = never_awaited()  # which is logged while Python is being finalized
+        raise RuntimeError("for no reason")
+    fail()
 if sys.argv[1] == "running":
     print(flush=True)
     signal.pause()
 """
 
 
-@pytest.mark.parametrize("how", ["end", "error"])
+@pytest.mark.parametrize("how", ["end", "error", "late"])
 def test_nothing_is_lost_when_the_process_ends(how: str) -> None:
+    """And it ends, although something is logged late."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how], capture_output=True, cwd=ROOT, check=False
+        [sys.executable, "-c", PROGRAM, how], capture_output=True, cwd=ROOT, check=False, timeout=60
     )
     entries = [json.loads(line) for line in done.stderr.splitlines()]
     assert [entry["number"] for entry in entries[:1000]] == list(range(1000))
     assert [entry["event"] for entry in entries[1000:]] == (
-        ["ended by an error"] if how == "error" else []
+        [] if how == "end" else ["ended by an error"]
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import inspect
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
 from proxy.cli.loop import run_loop
+from proxy.ports import StoreUnavailable
 from tests.support.threads import no_new_thread
 
 
@@ -43,6 +47,46 @@ def test_blocking_work_is_done_while_the_system_starts_no_thread(
             return len(set(await asyncio.gather(*works)))
 
     assert run_loop(work()) == 1
+
+
+def test_a_loop_that_cannot_be_made_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without descriptors: the work has not begun, and can be closed."""
+
+    def none_left() -> asyncio.AbstractEventLoop:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("proxy.cli.loop._factory", lambda: none_left)
+    work = _is_uvloop()
+    with pytest.raises(StoreUnavailable, match="no event loop can be made: Too many open files"):
+        run_loop(work)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CREATED
+    work.close()
+
+
+def test_a_loop_whose_first_step_fails_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """uvloop cannot be closed then, which is no news."""
+
+    class Failing(asyncio.SelectorEventLoop):
+        fails = True
+
+        def run_until_complete(self, future: Any) -> Any:
+            if self.fails:
+                self.fails = False
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().run_until_complete(future)
+
+        def close(self) -> None:
+            super().close()
+            raise RuntimeError("Cannot close a running event loop")
+
+    monkeypatch.setattr("proxy.cli.loop._factory", lambda: Failing)
+    work = _is_uvloop()
+    with pytest.raises(StoreUnavailable, match="no event loop can be made: Too many open files"):
+        run_loop(work)
+    work.close()
+    assert not caplog.records
 
 
 @pytest.mark.skipif(
