@@ -112,14 +112,17 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop, also when a write fails before the loop has read VB365's response."""
-        if exc is not None and self._reads is None:
-            for data in unread(self.transport):
-                if self._receiver is None:
-                    break
-                self._counts.received += len(data)
-                self._receiver.data_received(data)
-        # `eof_received` has reported every proper end
-        self._end(exc or ConnectionAbortedError(_CUT_OFF))
+        try:
+            # after any other exception than a write's, the receiver may lack the bytes before these
+            if isinstance(exc, OSError) and self._reads is None:
+                for data in unread(self.transport):
+                    if self._receiver is None:
+                        break
+                    self._counts.received += len(data)
+                    self._receiver.data_received(data)
+        finally:
+            # `eof_received` has reported every proper end
+            self._end(exc or ConnectionAbortedError(_CUT_OFF))
 
     def pause_writing(self) -> None:
         """Called by the loop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import ssl
 import tracemalloc
@@ -578,3 +579,67 @@ async def test_3_5_no_copy_of_the_fields_is_kept_until_vb365_responds(prepared: 
             tracemalloc.stop()
         over.set()
         assert await whole(await response) == b"ok"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_10_no_byte_follows_those_for_which_there_was_no_memory(
+    chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the receiver could not take is missing: the bytes after it are no continuation."""
+    content = random.Random(0).randbytes(2 << 20)
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(content)
+    body = b"".join((b"%x\r\n" % len(content), content, b"\r\n0\r\n\r\n")) if chunked else content
+    feed, failures = _StreamedResponse._feed, [MemoryError()]
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + body[:1000])
+        await begun.wait()
+        await peer.send(body[1000:])
+
+    def short_of_memory(response: _StreamedResponse, data: bytes) -> None:
+        if begun.is_set() and failures:
+            raise failures.pop()
+        feed(response, data)
+
+    monkeypatch.setattr(_StreamedResponse, "_feed", short_of_memory)
+    begun = asyncio.Event()
+    received: list[bytes] = []
+
+    async def receive() -> None:
+        while piece := await response.read():
+            received.append(piece)
+            begun.set()
+
+    async with calling(script) as caller:
+        response = await caller.get(b"POST")
+        with pytest.raises(UpstreamBroken):
+            await receive()
+    assert content.startswith(b"".join(received))
+
+
+async def test_10_a_response_ends_with_its_connection_even_without_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An export waits for the response for a day."""
+    reset = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await reset.wait()
+
+    def short_of_memory(_: object) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("proxy.upstream.connection.unread", short_of_memory)
+    async with calling(script) as caller:
+        request = parse_request(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection = await caller.pool.connect()
+        response = _StreamedResponse(connection, request, LIMIT, caller.pool.counts)
+        response.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        with contextlib.suppress(MemoryError):
+            connection.connection_lost(ConnectionResetError())
+        async with asyncio.timeout(LIMIT):
+            with pytest.raises(UpstreamUnreachable):
+                await response.begun()
+        reset.set()
