@@ -60,11 +60,11 @@ class Admission:
         """Handle an admitted request; a `Refusal` becomes a response. What is logged meanwhile has
         the request's id and the client's address.
 
-        One that only reads makes room for others: many of them wait for VB365 or for the stores,
-        and must not keep the health checks away.
+        One that only reads makes room for others, and few that change something are handled at a
+        time: many wait for VB365 or for the stores, and must not keep the health checks away.
         """
         own = request_id(request)
-        kept = request.method not in _SAFE or request.path in _STREAMS
+        kept = request.path in _STREAMS
         with (
             bound_contextvars(request_id=own, client=request.remote),
             self._connections.serving(request, kept=kept),
@@ -80,7 +80,11 @@ class Admission:
             if (page := self._check_token(request)) is not None:
                 return page
             self._check_origin(request)
-            return await handler(request)
+            if request.method in _SAFE or request.path in _FORMS:
+                # forms wait for their clients only, which may be strangers
+                return await handler(request)
+            async with self._connections.changing(request):
+                return await handler(request)
         except Refusal as why:
             return problem(request, why, id)
         except StoreUnavailable as why:

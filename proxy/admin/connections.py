@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
@@ -12,7 +12,7 @@ from aiohttp import web
 class Connections:
     """Makes room for new connections beyond `limit`: the oldest one is closed that waits for its
     client, which has sent no whole request or does not read the response, or whose request is not
-    `kept`.
+    `kept`. Streams are kept, and a quarter of the limit for requests that change something.
 
     aiohttp counts a connection until its task ends, also one without a client, and waits for the
     rest of a body after the response. Such tasks are cancelled.
@@ -20,6 +20,8 @@ class Connections:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        #: For requests that change something. With streams they leave a quarter of the connections.
+        self._turns = asyncio.Semaphore(max(limit // 4, 1))
         #: Bytes that clients have sent. aiohttp keeps those of malformed requests in reference
         #: cycles: see `parts.garbage`.
         self.returned = 0
@@ -48,6 +50,15 @@ class Connections:
         finally:
             self._kept.discard(connection)
             self._tasks[connection] = request.task
+
+    @asynccontextmanager
+    async def changing(self, request: web.Request) -> AsyncIterator[None]:
+        """Keep a request that changes something, once it has a turn. Until then nothing has
+        changed, and it may be cancelled.
+        """
+        async with self._turns:
+            with self.serving(request, kept=True):
+                yield
 
     def accept(self, server: web.Server) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
