@@ -53,7 +53,6 @@ _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 _log = logging.getLogger(__name__)
 
-
 _DIALLING, _WAITING, _RESPONDING, _TUNNEL, _ENDED = Phase
 _NOTHING_HELD = Hold(0)
 
@@ -160,9 +159,12 @@ class Exchange:
         if connection.has_unread():
             asyncio.get_running_loop().call_soon(self._feed_on)
         else:
-            connection.write(b"".join(self._early))
-            self._early.clear()
-            self._unhold(Hold.RESPONSE)
+            try:
+                connection.write(b"".join(self._early))
+                self._early.clear()
+                self._unhold(Hold.RESPONSE)
+            except MemoryError:  # a part may be sent
+                self._client.break_off(Ending.ABORTED)
 
     def _hold(self, reason: Hold) -> None:
         self._held |= reason
@@ -216,15 +218,16 @@ class Exchange:
     async def _dial(self) -> None:
         try:
             connection = await self._pool.connect()
+            self._task = None
+            self.send_on(connection)
+            self._unhold(Hold.DIALLING)
         except UpstreamFailure as failure:
             self._task = None
             self._phase = _ENDED
             _log.warning("request failed: %s", failure)
             self.fail(self.not_connected(failure))
-        else:
-            self._task = None
-            self.send_on(connection)
-            self._unhold(Hold.DIALLING)
+        except MemoryError:  # a part of the request may be sent
+            self._client.break_off(Ending.ABORTED)
 
     def send_on(self, connection: Connection) -> None:
         """Send the request and the part of its body that has arrived on `connection`."""
@@ -344,14 +347,12 @@ class Exchange:
             if rest and not body.done:
                 forward, rest = body.feed(rest)
         delimited = response.framing is not _UNTIL_CLOSE and not dechunked
-        self._keep = (
-            self._whole and self._head.keep_alive and delimited and not self._client.closing
-        )
+        client = self._client
+        self._keep = self._whole and self._head.keep_alive and delimited and not client.closing
         connection = (KEEP_ALIVE if old else b"") if self._keep else CLOSE
         self._phase = _RESPONDING
         self._response, self._body = response, body
         out = response_bytes(response, connection, dechunked=dechunked) + forward
-        client = self._client
         client.code = response.status
         client.sent += len(out)
         client.transport.write(out)

@@ -88,9 +88,8 @@ class HttpUpstream:
             fields = [field for field in fields if field[0].lower() != b"host"]
         # a kick-off's absolute-form target holds its Host, and another call with another Host may
         # resume the job
-        head, request = _head(
-            method, origin_form(method, target), fields, body, self._pool.authority
-        )
+        target = origin_form(method, target)
+        head, request = _head(method, target, fields, body, self._pool.authority)
         if self._checks_only and not is_repeatable(request):
             raise ValueError("a check has a safe method and no body")
         response: _StreamedResponse | None = None
@@ -103,7 +102,7 @@ class HttpUpstream:
                         return response
                 connection = await connect()
                 response = _StreamedResponse(connection, request, stall, self._pool.counts)
-                response.send(head + body)
+                response.send(head, body)
                 del head  # VB365 may take an hour to respond
                 await response.begun()
                 return response
@@ -201,14 +200,16 @@ class _StreamedResponse:
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def send(self, message: bytes) -> None:
-        """Send the request."""
-        self._connection.ask(self, self._request, message)
+    def send(self, head: bytes, body: bytes = b"") -> None:
+        """Send the request, or close the connection: there may be no memory."""
+        try:
+            self._connection.ask(self, self._request, head + body)
+        except BaseException:
+            self.close()
+            raise
 
     async def begun(self) -> bool:
-        """Wait for the head. Return False if a reused connection ended before VB365 sent
-        anything.
-        """
+        """Wait for the head. Return False if a reused connection ended before VB365 sent a byte."""
         try:
             while self._body is None:
                 await self._change()
@@ -307,8 +308,7 @@ class _StreamedResponse:
     def pause_writing(self) -> None:
         """Do nothing: the whole request is in memory."""
 
-    def resume_writing(self) -> None:
-        """Do nothing, as `pause_writing`."""
+    resume_writing = pause_writing
 
     def _heads(self, data: bytes) -> bytes:
         """Parse heads up to the final one. Return the bytes that follow it."""
@@ -329,9 +329,8 @@ class _StreamedResponse:
         except MalformedMessage as why:
             self._counts.malformed += 1
             self._connection.close()
-            self._fail(
-                UpstreamBroken(f"the upstream's response is not valid HTTP: {why}", delivered=True)
-            )
+            text = f"the upstream's response is not valid HTTP: {why}"
+            self._fail(UpstreamBroken(text, delivered=True))
         return b""
 
     def _begin(self, head: ResponseHead) -> bytes:

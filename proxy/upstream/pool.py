@@ -146,6 +146,8 @@ class Pool:
             raise kind(
                 f"no connection to {self._name}: {self._reason(why)}", delivered=False
             ) from why
+        except MemoryError as why:
+            raise LocalShortage(f"no connection to {self._name}: there is no memory") from why
         # not from the TimeoutError, as in `HttpUpstream.send_over`
         raise UpstreamTimedOut(f"no connection to {self._name} in time", delivered=False)
 

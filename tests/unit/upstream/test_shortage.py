@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -13,9 +14,12 @@ from typing import Any
 import pytest
 
 from proxy.ports import LocalShortage, UpstreamUnreachable
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 from tests.support.proxies import through
-from tests.support.wire import Peer
+from tests.support.upstreams import Origin
+from tests.support.wire import LIMIT, Peer
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -45,6 +49,10 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for descriptor in taken:
             os.close(descriptor)
+
+
+def short_of_memory(*_: object) -> Any:
+    raise MemoryError
 
 
 async def test_12_without_a_descriptor_requests_get_503_until_one_is_free() -> None:
@@ -132,3 +140,47 @@ async def test_12_an_address_without_a_route_does_not_hide_the_refusal_of_anothe
     with pytest.raises(UpstreamUnreachable) as why:
         await pool.connect()
     assert not isinstance(why.value, LocalShortage)
+
+
+async def test_12_a_connection_for_whose_request_there_is_no_memory_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody else would close it, if VB365 waits for the request."""
+
+    async def wait(peer: Peer) -> None:
+        await peer.reader.read()
+
+    async with Origin(wait).running() as origin:
+        pool = Pool("127.0.0.1", origin.port)
+        upstream = HttpUpstream(pool)
+        with monkeypatch.context() as patched:
+            patched.setattr(Connection, "ask", short_of_memory)
+            with pytest.raises(MemoryError):
+                await upstream.send(b"POST", b"/", (), b"{}", timeout=LIMIT, stall=LIMIT)
+        assert pool.open == 0
+        await upstream.close()
+
+
+async def test_12_without_memory_to_connect_a_request_gets_503() -> None:
+    async with through(answer_all) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.response()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Pool, "_dial", short_of_memory)
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+            head, _ = await client.response()
+        assert head.startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("then", [b"", b"ok"], ids=["at once", "body"])
+async def test_12_a_request_for_which_there_is_no_memory_is_broken_off(then: bytes) -> None:
+    """Its client would wait for ever."""
+    async with through(answer_all) as (proxy, origin):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Connection, "ask", short_of_memory)
+            length = b"Content-Length: %d\r\n\r\n" % len(then)
+            client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\n" + length + then)
+            async with asyncio.timeout(LIMIT):
+                with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                    await client.response()
+        assert origin.accepted == 1
