@@ -15,6 +15,7 @@ from proxy.ports import (
     Field,
     JobStore,
     Response,
+    ResponseLost,
     Upstream,
     UpstreamFailure,
     UpstreamTimedOut,
@@ -109,6 +110,8 @@ class ExportRequest:
         """Return the exception that ends the run: a POST from zero is not repeated (CONTRACT
         §10).
         """
+        if isinstance(why, ResponseLost):
+            return MemoryError()
         timed_out = isinstance(why, UpstreamTimedOut)
         self._run.unanswered = Problem(
             "upstream-timeout" if timed_out else "upstream-unreachable", str(why)

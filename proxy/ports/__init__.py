@@ -108,6 +108,9 @@ from proxy.ports.upstream import (
     Response as Response,
 )
 from proxy.ports.upstream import (
+    ResponseLost as ResponseLost,
+)
+from proxy.ports.upstream import (
     Sourced as Sourced,
 )
 from proxy.ports.upstream import (

@@ -43,6 +43,12 @@ class LocalShortage(UpstreamUnreachable):
         super().__init__(message, delivered=delivered)
 
 
+class ResponseLost(UpstreamUnreachable):
+    """The local machine had no memory for the head of the response. VB365 has the request, and the
+    failure is not its own.
+    """
+
+
 class UpstreamTimedOut(UpstreamFailure):
     """Connecting, the head or the next bytes of the body took too long (CONTRACT §11, 504)."""
 

@@ -25,6 +25,7 @@ from proxy.core.http.reuse import is_repeatable
 from proxy.ports import (
     Fields,
     Response,
+    ResponseLost,
     UpstreamBroken,
     UpstreamFailure,
     UpstreamTimedOut,
@@ -61,9 +62,7 @@ class HttpUpstream:
         timeout: float,
         stall: float,
     ) -> Response:
-        """See `ports.Sender.send`. Raises ValueError for a head that the proxy itself would
-        reject.
-        """
+        """See `ports.Sender.send`. Raises ValueError for a head that the proxy would reject."""
         return await self.send_over(
             self._pool.connect, method, target, fields, body, timeout=timeout, stall=stall
         )
@@ -296,7 +295,8 @@ class _StreamedResponse:
         if self._body is None:
             reason = "" if why is None else f": {why}"
             text = f"the upstream closed the connection before its response's head{reason}"
-            self._fail(UpstreamUnreachable(text, delivered=True))
+            kind = ResponseLost if isinstance(why, MemoryError) else UpstreamUnreachable
+            self._fail(kind(text, delivered=True))
         elif not self.delimited and why is None:
             self._over = True
         else:

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from proxy.core.job import ErrorCode, Phase, Status
 from proxy.ports import (
     LocalShortage,
+    ResponseLost,
     StorageFull,
     StorageRefused,
     StoreUnavailable,
@@ -369,3 +370,26 @@ async def test_descriptors_that_run_out_at_any_step_cost_no_export(tmp_path: Pat
                 await jobs.close()
             step += 3
     assert step > 60
+
+
+async def test_a_response_for_which_there_was_no_memory_fails_no_export(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§10: an interruption by the proxy, not by VB365."""
+    async with new_world() as world:
+        send, lost = world.upstream.send, [ResponseLost("no memory", delivered=True)]
+
+        async def losing(*request: Any, **limits: Any) -> Any:
+            response = await send(*request, **limits)
+            if lost:
+                raise lost.pop()
+            return response
+
+        monkeypatch.setattr(world.upstream, "send", losing)
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+            assert await world.phase(job_id) is Phase.SUSPENDED
+            done = await world.finished(job_id)
+        assert (done.status, done.attempt) == (Status.SUCCESS, 2)
+        await world.check()

@@ -21,6 +21,7 @@ from proxy.net.tls import upstream_context
 from proxy.ports import (
     Fields,
     Response,
+    ResponseLost,
     Upstream,
     UpstreamBroken,
     UpstreamTimedOut,
@@ -643,3 +644,17 @@ async def test_10_a_response_ends_with_its_connection_even_without_memory(
             with pytest.raises(UpstreamUnreachable):
                 await response.begun()
         reset.set()
+
+
+async def test_10_without_memory_for_a_head_vb365_is_not_to_blame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def short_of_memory(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(_StreamedResponse, "_heads", short_of_memory)
+    async with calling(script_for(OK)) as caller:
+        with pytest.raises(ResponseLost) as why:
+            await caller.get(b"POST")
+        assert why.value.delivered
+        assert caller.pool.open == 0
