@@ -117,7 +117,7 @@ class Listener:
 
     def _admit(self, sock: socket.socket) -> None:
         client = self._server()
-        if self._server.arrive(client):
+        if self._server.arrive(client, handed_over=self._introduced is not None):
             self._run(self._connect(client, sock))
         else:
             sock.close()

@@ -80,6 +80,9 @@ class Server:
         self._at_once = at_once
         self._server = web.Server(self._serve, **OPTIONS)
         self._clients: set[BaseConnection] = set()
+        #: Connections that another process has accepted, within its limit. Strangers who fill this
+        #: one must not stop the requests of the clients of others.
+        self._handed_over: set[BaseConnection] = set()
         #: Accepted connections before `enter`, and whether they are within the limit.
         self._arriving: dict[BaseConnection, bool] = {}
         self._empty: asyncio.Future[None] | None = None
@@ -116,25 +119,30 @@ class Server:
         """Make the bridge between a client connection and aiohttp."""
         return Bridge(client, self._server, self._at_once)
 
-    def arrive(self, client: BaseConnection) -> bool:
+    def arrive(self, client: BaseConnection, *, handed_over: bool = False) -> bool:
         """Count an accepted connection; `enter` or `leave` must follow.
 
         Return False if it must be closed without a response. A few connections over the limit are
         let in to receive a 503.
         """
-        if self.draining or (
-            self._max_connections and self.open >= self._max_connections + EXTRA_CONNECTIONS
-        ):
+        if self.draining or not (handed_over or self._within(EXTRA_CONNECTIONS)):
             self.counters.rejected += 1
             return False
-        self._arriving[client] = not self._max_connections or self.open < self._max_connections
+        self._arriving[client] = handed_over or self._within()
+        if handed_over:
+            self._handed_over.add(client)
         return True
+
+    def _within(self, extra: int = 0) -> bool:
+        """Whether another client may connect."""
+        limit = self._max_connections
+        return not limit or self.open - len(self._handed_over) < limit + extra
 
     def enter(self, client: BaseConnection) -> bool:
         """Count a new connection. Return False if it is over the limit."""
         admitted = self._arriving.pop(client, None)
         if admitted is None:
-            admitted = not self._max_connections or self.open < self._max_connections
+            admitted = self._within()
         self._clients.add(client)
         self.counters.accepted += 1
         if self.draining or not admitted:
@@ -148,6 +156,7 @@ class Server:
         self._clients.discard(client)
         self.unread.discard(client)
         self._arriving.pop(client, None)
+        self._handed_over.discard(client)
         if self._empty is not None and not self._clients and not self._empty.done():
             self._empty.set_result(None)
 

@@ -47,8 +47,9 @@ def raise_limit() -> int | None:
     return None if hard == resource.RLIM_INFINITY else hard
 
 
-def share(limit: int, *, max_running: int, max_connections: int) -> Share:
-    """Divide `limit` descriptors so that every client can have a relayed request in flight.
+def share(limit: int, *, max_running: int, max_connections: int, others: int = 0) -> Share:
+    """Divide `limit` descriptors so that every client can have a relayed request in flight, and
+    every client of `others`, as many processes with as many clients, one that is handed over.
 
     A relayed request takes two, for the client and for VB365, so clients get at most half of what
     is left for them. `max_connections` 0 means no further limit.
@@ -58,5 +59,6 @@ def share(limit: int, *, max_running: int, max_connections: int) -> Share:
     questions = max(min(int(left * _QUESTIONS), MAX_QUESTIONS), 1)
     admin = max(min(int(left * _ADMIN), MAX_ADMIN), 1)
     left -= 2 * questions + admin
-    clients = min(max_connections or left, left // 2)
-    return Share(clients, admin, left - clients, questions, reserve)
+    clients = min(max_connections or left, max(left // (2 + others), 1))
+    upstream = max(left - clients * (1 + others), 1)  # 0 is no limit
+    return Share(clients, admin, upstream, questions, reserve)

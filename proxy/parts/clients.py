@@ -89,7 +89,11 @@ def _connection_limits(settings: Settings) -> descriptors.Share:
     if limit is None:
         return descriptors.Share(wanted, descriptors.MAX_ADMIN, pool, descriptors.MAX_QUESTIONS, 0)
     running = settings.exports.max_running
-    share = descriptors.share(limit, max_running=running, max_connections=wanted)
+    # with jobs on disk, the others hand requests over to the first worker
+    others = settings.listen.workers - 1 if settings.storage.jobs == "disk" else 0
+    share = descriptors.share(
+        limit, max_running=running, max_connections=wanted, others=max(others, 0)
+    )
     log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
     if wanted > share.clients:
         log.warning(

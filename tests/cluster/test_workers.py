@@ -31,7 +31,7 @@ from tests.cluster.conftest import LEASE
 from tests.support.local_proxy import settings_of
 from tests.support.process import DidNotStart, ProxyProcess
 from tests.support.redis_server import RedisServer, free_port
-from tests.support.wire import Message, Peer, ask
+from tests.support.wire import Message, Peer, ask, request_bytes
 
 WORKERS = 3
 SETTINGS = {"LOG__LEVEL": "info", "EXPORTS__GRACE": "0s", "STORAGE__MIN_FREE": "1MiB"}
@@ -203,6 +203,24 @@ def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
         assert not again.take(again.limit - 10)
         assert again.take(again.limit - 11)
         assert not other.take(1)
+
+
+async def test_connections_of_strangers_stop_no_client_of_any_worker(tmp_path: Path) -> None:
+    """Idle connections that fill every worker: requests of connected clients are served on."""
+    async with crew(tmp_path, LISTEN__MAX_CONNECTIONS=str(20 * WORKERS)) as proxy:
+        path = await proxy.kick_off()
+        clients = [await Peer.to(proxy.proxy.url) for _ in range(8)]
+
+        async def served(client: Peer) -> int:
+            await client.send(request_bytes("GET", path, proxy.fields, None, "h"))
+            return (await client.message()).status
+
+        assert {await served(client) for client in clients} <= {200, 202}
+        crowd = [await Peer.to(proxy.proxy.url) for _ in range(60 * WORKERS)]
+        for _ in range(2):
+            assert {await served(client) for client in clients} <= {200, 202}
+        for peer in (*clients, *crowd):
+            peer.abort()
 
 
 async def test_the_client_keeps_its_address_and_scheme(tmp_path: Path) -> None:

@@ -8,15 +8,21 @@ import errno
 import logging
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 import trustme
+from aiohttp import web
 
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision, Own
 from proxy.downstream import listener
 from proxy.net.descriptors import EXTRA_CONNECTIONS, share
-from tests.support.proxies import Proxy, through
+from proxy.net.listening import listen_at
+from proxy.relay.handover import HandoverRelay
+from tests.support.proxies import Proxy, proxy_to, through
 from tests.support.tls_peers import server_side
-from tests.support.wire import Peer, eventually
+from tests.support.wire import LIMIT, Peer, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -83,6 +89,34 @@ async def test_15_unfinished_handshakes_count_as_connections(
         await turned.close()
         await eventually(lambda: proxy.server.open == 1)
         assert (await (await proxy.ask(GET)).response())[1] == b"ok"
+
+
+async def test_15_a_full_worker_serves_clients_of_other_workers(tmp_path: Path) -> None:
+    """They are within the limit of the worker that has accepted them, and take no place of the
+    first one's own clients.
+    """
+
+    def own(head: Head) -> Decision:
+        return Own("/own", None, "", None)
+
+    async def handler(request: web.BaseRequest, head: Head, decision: Decision) -> web.Response:
+        return web.Response(text="own")
+
+    handover = HandoverRelay({b"http": tmp_path / "first"}, timeout=LIMIT)
+    async with (
+        through(upstream, decide=own, handler=handler, max_connections=2) as (first, origin),
+        proxy_to(origin.port, decide=own, exports=handover) as second,
+    ):
+        workers = listener.Listener(first.server, introduced=b"http")
+        workers.serve([listen_at(tmp_path / "first")])
+        clients = [await second.connect() for _ in range(2)]
+        crowd = [await first.connect() for _ in range(3 * EXTRA_CONNECTIONS)]
+        await eventually(lambda: first.server.counters.rejected == len(crowd) - 2)
+        for _ in range(2):
+            for client in (*clients, crowd[0]):
+                await client.send(GET)
+                assert (await client.response())[1] == b"own"
+        workers.close()
 
 
 async def test_15_connections_far_above_the_limit_are_closed_without_a_response() -> None:
@@ -153,16 +187,23 @@ async def test_15_accepting_pauses_without_descriptors(
     assert "Too many open files" in caplog.text
 
 
-@pytest.mark.parametrize(("wanted", "clients"), [(0, 357), (10_000, 357), (100, 100)])
-def test_15_every_client_can_have_a_relayed_request_in_flight(wanted: int, clients: int) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "others", "clients"),
+    [(0, 0, 357), (10_000, 0, 357), (100, 0, 100), (0, 1, 238), (10_000, 3, 143), (100, 3, 100)],
+)
+def test_15_every_client_can_have_a_relayed_request_in_flight(
+    wanted: int, others: int, clients: int
+) -> None:
     """64 descriptors and 4 for each running export are reserved; both connections of a relayed
-    request fit, and the proxy's own questions and the operator's connections beside them.
+    request fit, and the proxy's own questions and the operator's connections beside them, as does
+    a request of each client of the other workers.
     """
-    shared = share(1024, max_running=4, max_connections=wanted)
+    shared = share(1024, max_running=4, max_connections=wanted, others=others)
     assert shared.reserve == 64 + 4 * 4
     assert shared.clients == clients
     assert shared.upstream >= shared.clients
     taken = shared.clients + shared.admin + shared.upstream + 2 * shared.questions
+    taken += others * shared.clients
     assert taken + shared.reserve + EXTRA_CONNECTIONS <= 1024
 
 
