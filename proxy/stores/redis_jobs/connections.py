@@ -57,9 +57,11 @@ class Connections:
         self._availability = Availability("jobs")
         #: The master that Sentinel has named last.
         self._named: tuple[str, int] | None = None
+        #: The latest epoch of a Sentinel's configuration.
+        self._epoch = 0
 
     async def watch_service(self) -> None:
-        """Ask Sentinel regularly which server is the master, until cancelled.
+        """Ask the Sentinels regularly which server is the master, until cancelled.
 
         A former one that was paused, restarted or not reachable takes changes for about ten seconds
         until Sentinel makes it a replica. They are lost then.
@@ -67,7 +69,7 @@ class Connections:
         while self._location.service is not None:
             await asyncio.sleep(_LOOK)
             with suppress(RedisError, OSError, MemoryError):
-                await self._master()
+                await self._master(every=True)
 
     def is_current(self, connection: AbstractConnection) -> bool:
         """Whether the connection is to the server that has the jobs now."""
@@ -215,30 +217,50 @@ class Connections:
         connection.ssl_context.context = self._tls  # read once, in a thread
         return connection
 
-    async def _master(self) -> tuple[str, int]:
-        """The address of the service's master, from the first Sentinel that knows it."""
+    async def _master(self, *, every: bool = False) -> tuple[str, int]:
+        """The address of the service's master, from the first Sentinel that knows it, or from the
+        one of `every` Sentinel whose configuration is the latest.
+
+        One that was paused, or is cut off from the others, names the former master. It does not
+        count while another knows a later configuration.
+        """
         problems = []
+        latest: tuple[int, tuple[str, int]] | None = None
         share = self.bound / (len(self._location.hosts) + 1)
         for host, port in self._location.hosts:
             try:
                 async with asyncio.timeout(share):
-                    self._named = await self._ask(host, port)
-                return self._named
+                    found = await self._ask(host, port)
             except (RedisError, OSError) as why:
                 problems.append(f"{host}:{port}: {str(why) or 'no response'}")
-        raise ConnectionError(f"no Sentinel names the master ({'; '.join(problems)})")
+                continue
+            if latest is None or found[0] > latest[0]:
+                latest = found
+            if found[0] >= self._epoch and not every:
+                break
+        if latest is None:
+            raise ConnectionError(f"no Sentinel names the master ({'; '.join(problems)})")
+        self._epoch = max(self._epoch, latest[0])
+        self._named = latest[1]
+        return self._named
 
-    async def _ask(self, host: str, port: int) -> tuple[str, int]:
+    async def _ask(self, host: str, port: int) -> tuple[int, tuple[str, int]]:
+        """The epoch of a Sentinel's configuration, and the master's address."""
         connection = await _opened(self._kind(), host=host, port=port)
         try:
             service = self._location.service
             await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
             found = await connection.read_response()
+            if not found:
+                raise ConnectionError(f"it knows no service {service!r}")
+            await connection.send_command("SENTINEL", "MASTER", service)
+            facts = []
+            with suppress(ResponseError):  # an ACL may forbid it
+                facts = await connection.read_response()
         finally:
             await connection.disconnect(nowait=True)
-        if not found:
-            raise ConnectionError(f"it knows no service {service!r}")
-        return found[0].decode(), int(found[1])
+        epoch = dict(zip(facts[::2], facts[1::2], strict=True)).get(b"config-epoch", b"0")
+        return int(epoch), (found[0].decode(), int(found[1]))
 
     def _refused(self, why: Exception) -> StoreUnavailable:
         # servers append the script and its line, which say nothing to an operator

@@ -223,6 +223,39 @@ async def test_a_master_that_sentinel_has_replaced_gets_no_changes(
                 assert await other.get(job.id) == job
 
 
+async def test_a_sentinel_that_knows_only_the_former_master_is_not_believed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """It was paused together with that master, or is cut off from the other Sentinels."""
+    with service(tmp_path_factory.mktemp("s")) as (master, replica, sentinel):
+
+        async def stale(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while line := await reader.readline():
+                if b"GET-MASTER-ADDR" in line:
+                    writer.write(b"*2\r\n+127.0.0.1\r\n+%d\r\n" % master.port)
+                elif line == b"MASTER\r\n":
+                    writer.write(b"*2\r\n+config-epoch\r\n+0\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(stale, "127.0.0.1", 0)
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+        both = url.replace("//", f"//127.0.0.1:{server.sockets[0].getsockname()[1]},")
+        await serves(url)
+        async with server, opened(both) as store, asyncio.timeout(60):
+            await store.add(new_job(), b"body")
+            await replicated(store, sentinel)
+            master.pause()
+            name = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"
+            named = str(replica.port).encode()
+            while named not in await command(sentinel.port, *name):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            master.go_on()
+            await asyncio.sleep(3)  # longer than between two looks, shorter than Sentinel takes
+            job = await store.add(new_job(), b"body")
+            async with opened(url) as other:
+                assert await other.get(job.id) == job
+
+
 async def test_a_service_that_no_sentinel_knows_is_named(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
