@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from proxy.upstream.pool import Pool
 #: Tells the other process that the client has received the whole response. An HTTP server ignores
 #: an empty line before a request (RFC 9112 §2.2).
 _RECEIVED = b"\r\n"
+#: Seconds before another try while the other process does not keep up with accepting.
+_RETRY = 0.02
 
 
 class LocalConnection(Connection):
@@ -60,6 +64,7 @@ class LocalPool(Pool):
     def __init__(self, path: Path, *, connect_timeout: float) -> None:
         super().__init__("localhost", 0, connect_timeout=connect_timeout)
         self._path = os.fspath(path)
+        self._turn = asyncio.Lock()
 
     def put(self, connection: Connection, *, private: bool = False) -> bool:
         """Close the connection."""
@@ -71,12 +76,37 @@ class LocalPool(Pool):
         return self.peer
 
     async def _dial(self) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_unix_connection(
-            lambda: LocalConnection(self), self._path
-        )
+        connection = await self._in_turn()
         try:
             connection.adopt()
         except ConnectionResetError:
             connection.transport.abort()
+            raise
+        return connection
+
+    async def _in_turn(self) -> LocalConnection:
+        """Connect. One request at a time tries again while too many wait to be accepted: a Unix
+        socket then rejects a connection, where TCP would wait.
+        """
+        if not self._turn.locked():
+            with contextlib.suppress(BlockingIOError):
+                return await self._connect()
+        async with self._turn:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    return await self._connect()
+                await asyncio.sleep(_RETRY)
+
+    async def _connect(self) -> LocalConnection:
+        """Raises BlockingIOError if too many wait. asyncio would take the socket for connected."""
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            sock.connect(self._path)
+            _, connection = await asyncio.get_running_loop().create_unix_connection(
+                lambda: LocalConnection(self), sock=sock
+            )
+        except BaseException:
+            sock.close()
             raise
         return connection

@@ -17,6 +17,7 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, Own
 from proxy.downstream import listener
+from proxy.net import listening
 from proxy.net.descriptors import EXTRA_CONNECTIONS, share
 from proxy.net.listening import listen_at
 from proxy.relay.handover import HandoverRelay
@@ -116,6 +117,34 @@ async def test_15_a_full_worker_serves_clients_of_other_workers(tmp_path: Path) 
             for client in (*clients, crowd[0]):
                 await client.send(GET)
                 assert (await client.response())[1] == b"own"
+        workers.close()
+
+
+async def test_15_requests_wait_for_a_worker_that_does_not_keep_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Unix socket rejects connections while too many wait to be accepted."""
+
+    def own(head: Head) -> Decision:
+        return Own("/own", None, "", None)
+
+    async def handler(request: web.BaseRequest, head: Head, decision: Decision) -> web.Response:
+        return web.Response(text="own")
+
+    monkeypatch.setattr(listening, "_BACKLOG", 1)
+    handover = HandoverRelay({b"http": tmp_path / "first"}, timeout=LIMIT)
+    async with (
+        through(upstream, decide=own, handler=handler) as (first, origin),
+        proxy_to(origin.port, decide=own, exports=handover) as second,
+    ):
+        full = listen_at(tmp_path / "first")
+        clients = [await second.ask(GET) for _ in range(9)]
+        await eventually(lambda: second.server.busy == len(clients))
+        await asyncio.sleep(0.1)
+        workers = listener.Listener(first.server, introduced=b"http")
+        workers.serve([full])
+        for client in clients:
+            assert (await client.response())[1] == b"own"
         workers.close()
 
 
