@@ -52,7 +52,7 @@ _REASONS = {
 }
 #: `exports.attempts`
 ATTEMPTS = 3
-#: In the message of the only job that may fail as Interrupted: replicas were killed in each attempt.
+#: In the message of a job that may fail as Interrupted: replicas were killed in each attempt.
 _LAST_ATTEMPT = f"that was the last of its attempts ({ATTEMPTS})"
 
 
