@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -294,11 +296,9 @@ async def test_no_secret_is_logged_shown_or_stored(
     assert b"body-canary" not in shown
 
 
-async def test_the_owners_next_call_resumes_a_suspended_job(make_stage: MakeStage) -> None:
-    """§9: after a restart the job is Suspended; the next allowed call resumes it with its
-    credentials, a denied one does not.
-    """
-    stage = await make_stage()
+@asynccontextmanager
+async def restarted(stage: Stage) -> AsyncIterator[str]:
+    """Restart the proxy while VB365 generates a file. Yields the path of the job."""
     stage.fault(hold=True, count=1)
     status = await stage.begun(stage.export)
     await stage.held()
@@ -306,6 +306,16 @@ async def test_the_owners_next_call_resumes_a_suspended_job(make_stage: MakeStag
     stage.simulator.release()
     stage.running = await app.start(stage.running.settings, stage.clock)
     try:
+        yield status
+    finally:
+        await stage.running.stop()
+
+
+async def test_the_owners_next_call_resumes_a_suspended_job(stage: Stage) -> None:
+    """§9: after a restart the job is Suspended; the next allowed call resumes it with its
+    credentials, a denied one does not.
+    """
+    async with restarted(stage) as status:
         assert (await stage.ask("GET", status, stage.simulator.login("bob"))).status == 404
         listed = await stage.get("/v8/_async/exports")
         [job] = listed.json()["results"]
@@ -317,8 +327,6 @@ async def test_the_owners_next_call_resumes_a_suspended_job(make_stage: MakeStag
         posts = [one for one in stage.simulator.requests if one.method == "POST"]
         assert posts[-1].header("Authorization") == stage.fields["Authorization"]
         assert posts[-1].header("Prefer") is None
-    finally:
-        await stage.running.stop()
 
 
 async def test_an_export_that_was_interrupted_in_its_last_attempt_does_not_blame_vb365(
@@ -326,18 +334,10 @@ async def test_an_export_that_was_interrupted_in_its_last_attempt_does_not_blame
 ) -> None:
     """§10: the attempts are bounded, also if it is the proxy that was restarted."""
     stage = await make_stage(EXPORTS__ATTEMPTS="1")
-    stage.fault(hold=True, count=1)
-    status = await stage.begun(stage.export)
-    await stage.held()
-    await stage.running.stop()
-    stage.simulator.release()
-    stage.running = await app.start(stage.running.settings, stage.clock)
-    try:
+    async with restarted(stage) as status:
         stage.fields = stage.simulator.login()
         error = (await stage.finished(status)).json()["error"]
         assert (error["code"], error["retryable"]) == ("Interrupted", True)
         assert error["message"] == (
             "The export was interrupted, and that was the last of its attempts (1). Start it again."
         )
-    finally:
-        await stage.running.stop()

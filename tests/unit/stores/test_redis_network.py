@@ -176,6 +176,21 @@ async def replicated(store: RedisJobs, sentinel: Sentinel) -> None:
         pass
 
 
+async def paused_until_replaced(
+    store: RedisJobs, master: RedisServer, replica: RedisServer, sentinel: Sentinel
+) -> None:
+    """Pause the master until the replica has taken its place. It takes changes again on return."""
+    await store.add(new_job(), b"body")
+    await replicated(store, sentinel)
+    master.pause()
+    name = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"
+    named = str(replica.port).encode()
+    while named not in await command(sentinel.port, *name):  # noqa: ASYNC110 - time has to pass
+        await asyncio.sleep(0.1)
+    master.go_on()
+    await asyncio.sleep(3)  # longer than between two looks, shorter than Sentinel takes
+
+
 async def test_sentinel_names_the_master_before_and_after_a_failover(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -209,15 +224,7 @@ async def test_a_master_that_sentinel_has_replaced_gets_no_changes(
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
         await serves(url)
         async with opened(url) as store, asyncio.timeout(60):
-            await store.add(new_job(), b"body")
-            await replicated(store, sentinel)
-            master.pause()
-            name = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"
-            named = str(replica.port).encode()
-            while named not in await command(sentinel.port, *name):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-            master.go_on()
-            await asyncio.sleep(3)  # longer than between two looks, shorter than Sentinel takes
+            await paused_until_replaced(store, master, replica, sentinel)
             job = await store.add(new_job(), b"body")
             async with opened(url) as other:
                 assert await other.get(job.id) == job
@@ -242,15 +249,7 @@ async def test_a_sentinel_that_knows_only_the_former_master_is_not_believed(
         both = url.replace("//", f"//127.0.0.1:{server.sockets[0].getsockname()[1]},")
         await serves(url)
         async with server, opened(both) as store, asyncio.timeout(60):
-            await store.add(new_job(), b"body")
-            await replicated(store, sentinel)
-            master.pause()
-            name = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"
-            named = str(replica.port).encode()
-            while named not in await command(sentinel.port, *name):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-            master.go_on()
-            await asyncio.sleep(3)  # longer than between two looks, shorter than Sentinel takes
+            await paused_until_replaced(store, master, replica, sentinel)
             job = await store.add(new_job(), b"body")
             async with opened(url) as other:
                 assert await other.get(job.id) == job
