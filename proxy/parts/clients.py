@@ -91,9 +91,7 @@ def _connection_limits(settings: Settings) -> descriptors.Share:
     running = settings.exports.max_running
     # with jobs on disk, the others hand requests over to the first worker
     others = settings.listen.workers - 1 if settings.storage.jobs == "disk" else 0
-    share = descriptors.share(
-        limit, max_running=running, max_connections=wanted, others=max(others, 0)
-    )
+    share = descriptors.share(limit, max_running=running, max_connections=wanted, others=others)
     log.info("limits", max_connections=share.clients, descriptors=limit, kept_back=share.reserve)
     if wanted > share.clients:
         log.warning(

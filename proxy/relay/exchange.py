@@ -293,7 +293,7 @@ class Exchange:
             self.no_answer()
 
     def _warn(self, fault: str, why: Exception | None) -> None:
-        _log.warning("%s %s: %s", self._pool.peer, fault, why or "closed")
+        _log.warning("%s %s: %s", self._pool.label, fault, why or "closed")
 
     def no_answer(self) -> None:
         """End: the request was sent, and its connection closed without a response."""

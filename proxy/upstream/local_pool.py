@@ -59,7 +59,7 @@ class LocalPool(Pool):
     names, so that none is used again.
     """
 
-    peer = "the worker that runs the exports"
+    label = "the worker that runs the exports"
 
     def __init__(self, path: Path, *, connect_timeout: float) -> None:
         super().__init__("localhost", 0, connect_timeout=connect_timeout)
@@ -73,7 +73,7 @@ class LocalPool(Pool):
 
     @property
     def _name(self) -> str:
-        return self.peer
+        return self.label
 
     async def _dial(self) -> Connection:
         connection = await self._in_turn()

@@ -56,7 +56,7 @@ class Pool:
     """
 
     #: What the log calls the other end.
-    peer = "the upstream"
+    label = "the upstream"
 
     def __init__(
         self,
