@@ -63,7 +63,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        why = self._failure or exc
+        why, self._failure = self._failure or exc, None
         if self._established:
             self._protocol.connection_lost(why)
         elif not self._connected.done():
@@ -114,6 +114,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._flush()
             self._plain.abort()
             return
+        except Exception as why:
+            # what the protocol did not take is missing: no byte may follow
+            self._failure = why
+            self._plain.abort()
+            raise
         if not self._plain.is_closing():
             self._flush()
 

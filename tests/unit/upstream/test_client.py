@@ -18,6 +18,7 @@ import trustme
 import proxy
 from proxy.core.http.heads import parse_request
 from proxy.net.tls import upstream_context
+from proxy.net.tls_transport import TlsTransport
 from proxy.ports import (
     Fields,
     Response,
@@ -658,3 +659,50 @@ async def test_10_without_memory_for_a_head_vb365_is_not_to_blame(
             await caller.get(b"POST")
         assert why.value.delivered
         assert caller.pool.open == 0
+
+
+async def test_10_no_byte_follows_those_that_found_no_memory_when_reading_is_resumed(
+    localhost: trustme.LeafCert, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS, bytes that had arrived before reading was paused are passed on afterwards."""
+    content = random.Random(0).randbytes(3000)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    feed, failures = _StreamedResponse._feed, [MemoryError()]
+    sent, paused = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content))
+        await paused.wait()
+        await peer.send(content[:1000])
+        sent.set()
+        await asyncio.sleep(0.2)
+        with contextlib.suppress(ConnectionError):
+            await peer.send(content[1000:])
+
+    def short_of_memory(response: _StreamedResponse, data: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        feed(response, data)
+
+    monkeypatch.setattr(_StreamedResponse, "_feed", short_of_memory)
+    async with calling(script, server_side(localhost), tls=trust, threads=True) as caller:
+        response = await caller.get(b"POST", stall=2)
+        assert isinstance(response, _StreamedResponse)
+        transport = response._connection.transport
+        assert isinstance(transport, TlsTransport)
+        transport._paused = True  # as within `data_received`
+        paused.set()
+        await sent.wait()
+        await asyncio.sleep(0.1)
+        transport.resume_reading()
+        received: list[bytes] = []
+        with pytest.raises(UpstreamBroken):
+            await _receive(response, received)
+    assert content.startswith(b"".join(received))
+
+
+async def _receive(response: Response, received: list[bytes]) -> None:
+    while piece := await response.read():
+        received.append(piece)
