@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -45,8 +45,33 @@ class Threads(ThreadPoolExecutor):
             self._unstarted -= 1
         try:
             super()._adjust_thread_count()
-        except RuntimeError:  # the work is in the queue: an error would not take it out again
+        except (RuntimeError, MemoryError):  # the work is in the queue all the same
             self._unstarted += 1
+
+
+def begin(
+    executor: Executor | None,
+    work: Callable[[], _T],
+    then: Callable[[asyncio.Future[_T]], None] | None = None,
+) -> asyncio.Future[_T]:
+    """As `run_in_executor`; `then` is called when the work has ended. If this raises, for lack of
+    memory, the work does not run, although it may be in the executor's queue: its caller may repeat
+    it, and close what it uses.
+    """
+    wanted, decided = False, threading.Lock()
+
+    def run() -> _T:
+        with decided:
+            if not wanted:
+                raise MemoryError
+        return work()
+
+    with decided:
+        running = asyncio.get_running_loop().run_in_executor(executor, run)
+        if then is not None:
+            running.add_done_callback(then)
+        wanted = True
+    return running
 
 
 def yield_to_loop() -> None:

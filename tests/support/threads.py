@@ -49,8 +49,8 @@ def in_thread(serving: AbstractAsyncContextManager[_T]) -> Iterator[_T]:
 
 
 @contextmanager
-def no_new_thread() -> Iterator[None]:
+def no_new_thread(why: Exception | None = None) -> Iterator[None]:
     """The system starts no thread, as at the limit of a container."""
-    why = RuntimeError("can't start new thread")
+    why = why or RuntimeError("can't start new thread")
     with mock.patch.object(threading.Thread, "start", side_effect=why):
         yield

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import structlog
 
 from proxy.stores.availability import Availability
 from proxy.stores.disk_jobs.database import Change
+from proxy.stores.threads import begin
 
 log = structlog.get_logger(__name__)
 
@@ -82,10 +84,8 @@ class GroupCommit:
             return
         self._idle.clear()
         changes = [decided.change for decided in self._batch]
-        loop = asyncio.get_running_loop()
         try:
-            writing = loop.run_in_executor(self._executor, self._commit, changes)
-            writing.add_done_callback(self._written)
+            begin(self._executor, partial(self._commit, changes), self._written)
         except MemoryError as why:
             self._settle([why] * len(changes))
 

@@ -18,7 +18,7 @@ from proxy.stores.disk_jobs.directory_lock import DirectoryLock
 from proxy.stores.disk_jobs.group_commit import GroupCommit
 from proxy.stores.disk_jobs.index import JobIndex
 from proxy.stores.disk_jobs.layout import check_layout
-from proxy.stores.threads import Threads, undisturbed
+from proxy.stores.threads import Threads, begin, undisturbed
 
 _T = TypeVar("_T")
 #: Jobs of a list that are read at a time.
@@ -57,12 +57,11 @@ class DiskJobs:
         Raises `DirectoryInUse` if another process owns the directory, `StoreUnavailable` if it
         cannot be used.
         """
-        loop = asyncio.get_running_loop()
         thread = Threads(1, "jobs")
         try:
-            opening = loop.run_in_executor(thread, _open, directory)
+            opening = begin(thread, partial(_open, directory))
             opened = await undisturbed(
-                opening, unwanted=lambda late: loop.run_in_executor(thread, _close_all, *late[:2])
+                opening, unwanted=lambda late: begin(thread, partial(_close_all, *late[:2]))
             )
         except BaseException:
             thread.shutdown(wait=False)
@@ -105,9 +104,7 @@ class DiskJobs:
     async def body(self, id: str) -> bytes | None:
         """As `JobStore.body`."""
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._database.body, id
-        )
+        return await begin(self._thread, partial(self._database.body, id))
 
     async def replace(self, old: Job, new: Job) -> bool:
         """As `JobStore.replace`."""
@@ -192,9 +189,7 @@ class DiskJobs:
     async def probe(self) -> None:
         """As `JobStore.probe`: a row is written and removed."""
         self._check_open()
-        await undisturbed(
-            asyncio.get_running_loop().run_in_executor(self._thread, self._database.probe)
-        )
+        await undisturbed(begin(self._thread, self._database.probe))
 
     async def close(self) -> None:
         """As `JobStore.close`: earlier calls are completed first. Idempotent."""
@@ -205,8 +200,7 @@ class DiskJobs:
     async def _close(self) -> None:
         await self._writer.drained()
         self._index.release()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, _close_all, self._lock, self._database)
+        await begin(self._thread, partial(_close_all, self._lock, self._database))
         self._thread.shutdown(wait=False)
 
     async def _submit(

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.ports import StoreUnavailable
-from proxy.stores.threads import Threads
+from proxy.stores.threads import Threads, begin
 
 #: Seconds that a measurement may take: kick-offs and `/readyz` wait for it.
 _PATIENCE = 1.5
@@ -37,9 +37,8 @@ class Gauge:
             self._begun = loop.time()
         elif loop.time() >= self._begun + _PATIENCE:
             raise self._hangs()
-        running = loop.run_in_executor(self._thread, self._measure)
+        running = begin(self._thread, self._measure, self._ended)
         self._running.add(running)
-        running.add_done_callback(self._ended)
         await asyncio.wait([running], timeout=_PATIENCE)
         if not running.done():
             raise self._hangs()

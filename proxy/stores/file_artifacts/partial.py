@@ -151,14 +151,14 @@ class FilePartial:
         if isinstance(why, StoreUnavailable):
             self._state.trouble = why
             return
-        if why is None:
-            self._written += sum(map(len, self._batch))
-            self._sync_early()
-        self._batch = []
+        self._batch.clear()  # first: if what follows finds no memory, it is not written again
         self._state.failure = why
         if why is not None:
             self._gathered, self._waiting = [], 0
-        elif self._waiting >= _BATCH:
+            return
+        self._written = self._spool.length
+        self._sync_early()
+        if self._waiting >= _BATCH:
             self._append()
 
     def _sync_early(self) -> None:

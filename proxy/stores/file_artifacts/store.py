@@ -27,7 +27,14 @@ from proxy.stores.file_artifacts.reader import LARGE_PIECES, FileReader
 from proxy.stores.file_artifacts.spool import Spool
 from proxy.stores.file_artifacts.takeover import remove_copied, take_over
 from proxy.stores.file_artifacts.volume import Volume
-from proxy.stores.threads import FileTurns, Patience, Threads, undisturbed, yield_to_loop
+from proxy.stores.threads import (
+    FileTurns,
+    Patience,
+    Threads,
+    begin,
+    undisturbed,
+    yield_to_loop,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -263,9 +270,7 @@ class FileArtifacts:
     ) -> asyncio.Future[_T]:
         """Run blocking work in a thread."""
         self._check_open()
-        return asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(work, *args, **kwargs)
-        )
+        return begin(self._threads, partial(work, *args, **kwargs))
 
     def begin_turn(
         self, descriptor: int, socket: int, start: int, stop: int, *, patient: bool
@@ -273,16 +278,14 @@ class FileArtifacts:
         """Run `files.send` in a thread."""
         self._check_open()
         send = partial(files.send, descriptor, socket, start, stop, patient=patient)
-        return asyncio.get_running_loop().run_in_executor(self._senders, send)
+        return begin(self._senders, send)
 
     def receive(
         self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> asyncio.Future[_T]:
         """As `begin`, for work that also reads from the network."""
         self._check_open()
-        return asyncio.get_running_loop().run_in_executor(
-            self._receivers, partial(work, *args, **kwargs)
-        )
+        return begin(self._receivers, partial(work, *args, **kwargs))
 
     async def exclusively(
         self,
@@ -358,8 +361,11 @@ class FileArtifacts:
 
     def _begin_closing(self, close: Callable[[_T], None], file: _T) -> asyncio.Future[None]:
         """Close it in a thread, also after the store: the last call may have hung until then."""
-        threads = None if self._closed else self._threads
-        return asyncio.get_running_loop().run_in_executor(threads, close, file)
+        try:
+            return begin(None if self._closed else self._threads, partial(close, file))
+        except MemoryError:
+            close(file)  # here rather than never
+            raise
 
 
 def _close(made: Spool | tuple[Artifact, int] | None) -> None:

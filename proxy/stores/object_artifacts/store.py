@@ -36,7 +36,7 @@ from proxy.stores.object_artifacts.partial import ObjectPartial
 from proxy.stores.object_artifacts.reader import LARGE_PIECES, ObjectReader
 from proxy.stores.object_artifacts.sharing import Sharing
 from proxy.stores.object_artifacts.thread import keep_thread
-from proxy.stores.threads import Threads
+from proxy.stores.threads import Threads, begin
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -338,9 +338,7 @@ class ObjectArtifacts:
     ) -> asyncio.Future[_T]:
         """Run blocking work in a thread."""
         self._check_open()
-        return asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(work, *args, **kwargs)
-        )
+        return begin(self._threads, partial(work, *args, **kwargs))
 
     def turn(self, id: str) -> asyncio.Lock:
         """Change the names of the job's files; one at a time."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.ports import StoreUnavailable
+from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.store import FileArtifacts
-from proxy.stores.threads import Patience, Threads, ended, undisturbed
+from proxy.stores.threads import Patience, Threads, begin, ended, undisturbed
 from tests.support.threads import no_new_thread
 from tests.support.wire import LIMIT
+
+ID = "5f0c6d3e-0000-4000-8000-000000000000"
 
 
 @pytest.mark.skipif(
@@ -44,17 +48,91 @@ async def test_a_store_for_which_the_system_starts_no_thread_does_not_open(tmp_p
         await FileArtifacts.at(tmp_path)
 
 
-def test_after_a_lack_of_threads_all_of_them_work() -> None:
+@pytest.mark.parametrize("why", [None, MemoryError()])
+def test_after_a_lack_of_threads_all_of_them_work(why: Exception | None) -> None:
     """One that hangs would otherwise stop all work for ever."""
     threads = Threads(4, "test")
     try:
-        with no_new_thread():
+        with no_new_thread(why):
             wait([threads.submit(int) for _ in range(100)])
         together = threading.Barrier(4)
         working = [threads.submit(together.wait, LIMIT) for _ in range(4)]
         assert {each.result() for each in working} == {0, 1, 2, 3}
     finally:
         threads.shutdown()
+
+
+def lack_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next work finds no memory once it is in the queue, as for its thread or its future."""
+    submit, lacks = Threads.submit, [True]
+
+    def lacking(threads: Threads, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        queued = submit(threads, *args, **kwargs)
+        if lacks:
+            lacks.pop()
+            raise MemoryError
+        return queued
+
+    monkeypatch.setattr(Threads, "submit", lacking)
+
+
+async def test_work_whose_caller_finds_no_memory_for_it_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller closes what it would use."""
+    threads, run = Threads(1, "test"), list[str]()
+    try:
+        lack_memory(monkeypatch)
+        with pytest.raises(MemoryError):
+            await begin(threads, lambda: run.append("first"))
+        await begin(threads, lambda: run.append("second"))
+    finally:
+        threads.shutdown()
+    assert run == ["second"]
+
+
+async def test_10_bytes_that_find_no_memory_for_their_thread_are_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(1 << 20)
+    artifacts = await FileArtifacts.at(tmp_path)
+    try:
+        written = await artifacts.create(ID)
+        lack_memory(monkeypatch)
+        with pytest.raises(MemoryError):
+            await written.write(content)
+        await written.keep()
+        resumed = await artifacts.resume(ID)
+        assert resumed is not None
+        assert resumed.offset == len(content)
+        assert await resumed.read(0, len(content)) == content
+    finally:
+        await artifacts.close()
+
+
+async def test_10_bytes_are_stored_once_if_there_is_no_memory_to_sync_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking, appended = [MemoryError()], asyncio.Event()
+
+    def sync_early(_: FilePartial) -> None:
+        appended.set()
+        if lacking:
+            raise lacking.pop()
+
+    monkeypatch.setattr(FilePartial, "_sync_early", sync_early)
+    content = os.urandom(2 << 20)
+    artifacts = await FileArtifacts.at(tmp_path)
+    try:
+        written = await artifacts.create(ID)
+        await written.write(content[: 1 << 20])
+        async with asyncio.timeout(LIMIT):
+            await appended.wait()
+        await written.write(content[1 << 20 :])
+        stored = await written.commit(len(content), lambda _: b"")
+        assert stored.sha256 == hashlib.sha256(content).digest()
+    finally:
+        await artifacts.close()
 
 
 @pytest.mark.parametrize(
