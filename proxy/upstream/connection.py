@@ -33,6 +33,9 @@ class ConnectionPool(Protocol):
     def drop(self, connection: Connection) -> None:
         """Remove a closed connection from the pool."""
 
+    def flushing(self, connection: Connection) -> None:
+        """Count a closed connection until `drop`: it still sends what is written."""
+
 
 class Receiver(Protocol):
     """The receiver of a connection's bytes, one per request.
@@ -58,6 +61,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_counts",
+        "_flushing",
         "_pool",
         "_private",
         "_reads",
@@ -86,6 +90,7 @@ class Connection(asyncio.Protocol):
         #: True until `adopt`, so that closing a connection that was never counted does nothing.
         self.closed = True
         self.idle_since = 0
+        self._flushing = False
         self._request: Head | None = None
         self._private = False
         self._reads: Buffered | None = None
@@ -121,6 +126,9 @@ class Connection(asyncio.Protocol):
                     self._counts.received += len(data)
                     self._receiver.data_received(data)
         finally:
+            if self._flushing:
+                self._flushing = False
+                self._pool.drop(self)
             # `eof_received` has reported every proper end
             self._end(exc or ConnectionAbortedError(_CUT_OFF))
 
@@ -231,12 +239,22 @@ class Connection(asyncio.Protocol):
         Idempotent.
         """
         self._receiver = None
-        if not self.closed:
-            self.closed = True
+        if self.closed:
+            return
+        self.closed = True
+        if flush:
+            if self.transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(_FLUSH, self.transport.abort)
+            self.transport.close()
+            self._flushing = True
+            self._pool.flushing(self)
+        else:
             self._pool.drop(self)
-            if flush:
-                if self.transport.get_write_buffer_size():
-                    asyncio.get_running_loop().call_later(_FLUSH, self.transport.abort)
-                self.transport.close()
-            else:
-                self.transport.abort()
+            self.transport.abort()
+
+    def give_up(self) -> None:
+        """Send no more of what a closed connection has still to send."""
+        if self._flushing:
+            self._flushing = False
+            self._pool.drop(self)
+            self.transport.abort()

@@ -88,6 +88,8 @@ class Pool:
         self._idle_for = idle
         self._idle: list[Connection] = []
         self._private: dict[Connection, None] = {}
+        #: Closed ones that still send what is written.
+        self._flushing: dict[Connection, None] = {}
         self._open = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._addresses: list[_Address] = []
@@ -178,9 +180,18 @@ class Pool:
     def drop(self, connection: Connection) -> None:
         """Remove a closed connection from the pool."""
         self._private.pop(connection, None)
+        self._flushing.pop(connection, None)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
         self._release()
+
+    def flushing(self, connection: Connection) -> None:
+        """Count a closed connection until `drop`: it still sends what is written. It makes room for
+        another one, so that clients that leave cannot use all of them.
+        """
+        self._flushing[connection] = None
+        if self._waiters:
+            connection.give_up()
 
     async def close(self) -> None:
         """Close idle connections now and all others when they are given back."""
@@ -200,6 +211,9 @@ class Pool:
         while self._limit and self._open >= self._limit:
             if oldest := next(iter(self._idle or self._private), None):
                 oldest.close()
+                continue
+            if leaving := next(iter(self._flushing), None):
+                leaving.give_up()
                 continue
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)

@@ -132,6 +132,48 @@ async def test_12_an_idle_private_connection_is_closed_when_the_pool_is_full() -
         second.close()
 
 
+async def leaving(pool: Pool, accept: Callable[[], socket.socket]) -> Connection:
+    """A connection that is closed while VB365 does not read what is written."""
+    connection = await pool.connect()
+    accept()
+    connection.ask(Receiver(), GET, bytes(8 << 20))
+    connection.close(flush=True)
+    return connection
+
+
+async def test_15_a_closed_connection_counts_until_it_has_ended() -> None:
+    """Else clients that leave their tunnels could use any number of descriptors."""
+    async with listening() as (pool, accept):
+        connection = await leaving(pool, accept)
+        await asyncio.sleep(0)
+        assert (connection.closed, pool.open) == (True, 1)
+        connection.transport.abort()
+        await eventually(lambda: pool.open == 0)
+        quick = await pool.connect()
+        quick.close(flush=True)
+        await eventually(lambda: pool.open == 0)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_15_a_closed_connection_makes_room_for_another(waits: bool) -> None:
+    async with listening(limit=1) as (pool, accept):
+        if waits:
+            first = await pool.connect()
+            waiting = asyncio.create_task(pool.connect())
+            await asyncio.sleep(0)
+            accept()
+            first.ask(Receiver(), GET, bytes(8 << 20))
+            first.close(flush=True)
+        else:
+            first = await leaving(pool, accept)
+            waiting = asyncio.create_task(pool.connect())
+        second = await asyncio.wait_for(waiting, LIMIT)
+        assert (first.transport.get_write_buffer_size(), pool.open) == (0, 1)
+        await asyncio.sleep(0)
+        second.close()
+        assert pool.open == 0
+
+
 async def test_12_a_private_connection_ends_with_the_upstream_or_the_pool() -> None:
     async with listening() as (pool, accept):
         connection, _ = await used(pool, NTLM)
