@@ -135,6 +135,8 @@ class Listener:
             )
         except OSError as why:  # ssl.SSLError and time-outs are among them
             _log.debug("client connection failed: %s", why)
+            # asyncio's future has it, and is in a frame of its traceback, with the TLS connection
+            why.__traceback__ = why.__context__ = None
             self._server.leave(client)
         except BaseException:
             self._server.leave(client)

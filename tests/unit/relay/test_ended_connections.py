@@ -92,6 +92,26 @@ async def test_15_a_clients_connection_and_its_connection_to_vb365_are_freed(
             await eventually(lambda: alive(Connection) <= proxy.pool.idle)
 
 
+@pytest.mark.parametrize("sent", [b"no TLS or HTTP", b"\x16\x03\x01"])
+async def test_15_a_connection_whose_handshake_fails_is_freed(
+    sent: bytes, localhost: trustme.LeafCert
+) -> None:
+    """It has read buffers of 256 KiB."""
+    with uncollected():
+        async with through(upstream, server_tls=server_side(localhost)) as (proxy, _):
+            for _ in range(COUNT):
+                peer = Peer(*await asyncio.open_connection("127.0.0.1", proxy.port))
+                await eventually(lambda: proxy.server.open == 1)
+                await peer.send(sent)
+                if sent.startswith(b"\x16"):
+                    peer.abort()
+                else:
+                    assert await peer.closed()
+                    await peer.close()
+                await eventually(lambda: proxy.server.open == 0)
+            await eventually(lambda: alive(ssl.SSLObject) == 0)
+
+
 @pytest.mark.parametrize("threads", [False, True])
 async def test_15_a_connection_of_a_job_is_freed(
     threads: bool, localhost: trustme.LeafCert, authority: trustme.CA
