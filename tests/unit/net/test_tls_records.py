@@ -107,6 +107,96 @@ def test_15_data_that_is_read_in_parts_is_no_flood(tmp_path: Path) -> None:
     assert size == 1 << 20
 
 
+def hello(announced: int, sent: int, *, pieces: int = 1 << 14) -> bytes:
+    """Records of a client with the beginning of a ClientHello."""
+    message = b"\x01" + announced.to_bytes(3) + b"\x03\x03" + bytes(sent)
+    return records(message, pieces)
+
+
+def records(message: bytes, size: int) -> bytes:
+    """Handshake records of up to `size` bytes."""
+    parts = (message[at : at + size] for at in range(0, len(message), size))
+    return b"".join(b"\x16\x03\x01" + struct.pack("!H", len(part)) + part for part in parts)
+
+
+def accepting(directory: Path) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    """A server, what it reads, and what it writes."""
+    leaf = trustme.CA(key_type=trustme.KeyType.ECDSA).issue_cert("localhost")
+    reads, writes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ServerCertificate(*write(leaf, directory)).context
+    context.set_ecdh_curve("secp384r1")  # so that it requests another key share first
+    return context.wrap_bio(reads, writes, server_side=True), reads, writes
+
+
+def receive(server: ssl.SSLObject, reads: ssl.MemoryBIO, data: bytes, size: int) -> None:
+    """Let the server read the data in pieces, within its handshake."""
+    for at in range(0, len(data), size):
+        reads.write(data[at : at + size])
+        shake_hands(server)
+
+
+def shake_hands(side: ssl.SSLObject) -> None:
+    with contextlib.suppress(ssl.SSLWantReadError):
+        side.do_handshake()
+
+
+@pytest.mark.parametrize("size", [1, 3, 1 << 14])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        hello(128 << 10, 4),
+        hello(128 << 10, 4, pieces=1),
+        hello(16 << 10, 12 << 10, pieces=8),
+        b"\x16\x03\x01\0\0" * 4000 + hello(128 << 10, 4),
+    ],
+    ids=["announced", "in pieces", "many records", "after others"],
+)
+def test_15_a_client_hello_takes_little_memory(tmp_path: Path, sent: bytes, size: int) -> None:
+    """§15: OpenSSL takes as much as it announces, for 9 bytes of anybody."""
+    server, reads, _ = accepting(tmp_path)
+    with pytest.raises(ssl.SSLError, match=r"too long|record"):
+        receive(server, reads, sent, size)
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 14])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_15_a_client_hello_in_many_records_is_read(
+    tmp_path: Path, version: ssl.TLSVersion, step: int
+) -> None:
+    """Also if the server requests another, and the client sends data at once."""
+    server, reads, writes = accepting(tmp_path)
+    context = upstream_context(verify=False)
+    context.maximum_version = version
+    sent, received = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(received, sent)
+    for _ in range(4):
+        shake_hands(client)
+        data = sent.read()
+        if data.startswith(b"\x16") and data[5:6] == b"\x01":
+            data = records(data[5:], 60)
+        elif client.version() and client.cipher() and not data:
+            break
+        receive(server, reads, data, step)
+        received.write(writes.read())
+    client.write(b"data")
+    reads.write(sent.read())
+    shake_hands(server)
+    assert server.read(10) == b"data"
+
+
+def test_15_a_second_client_hello_takes_little_memory_either(tmp_path: Path) -> None:
+    """The server requests one if it knows no key share of the first (RFC 8446 §4.1.4)."""
+    server, reads, writes = accepting(tmp_path)
+    sent = ssl.MemoryBIO()
+    shake_hands(upstream_context(verify=False).wrap_bio(ssl.MemoryBIO(), sent))
+    reads.write(sent.read())
+    shake_hands(server)
+    assert b"\xcf\x21\xad\x74" in writes.read()  # the random of a HelloRetryRequest
+    reads.write(b"\x14\x03\x03\0\x01\x01" + hello(128 << 10, 4))
+    with pytest.raises(ssl.SSLError, match="too long"):
+        shake_hands(server)
+
+
 def test_15_all_contexts_are_bounded(tmp_path: Path) -> None:
     """Of the listener, and of connections to VB365 however its certificate is verified."""
     leaf = trustme.CA(key_type=trustme.KeyType.ECDSA).issue_cert("localhost")
