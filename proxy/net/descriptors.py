@@ -13,6 +13,8 @@ _PER_EXPORT = 4
 _QUESTIONS, MAX_QUESTIONS = 1 / 10, 128
 #: The part for the connections of the admin listener, and their maximum number.
 _ADMIN, MAX_ADMIN = 1 / 32, 256
+#: The part for idle connections to VB365, at least.
+_IDLE = 1 / 8
 #: Connections over the limit that get a 503; further ones are closed at once.
 EXTRA_CONNECTIONS = 16
 
@@ -20,12 +22,14 @@ EXTRA_CONNECTIONS = 16
 @dataclass(frozen=True, slots=True)
 class Share:
     """The maximum number of connections of clients and of the admin listener, and of connections to
-    VB365: the relay's, those of access checks, and as many of preflights.
+    VB365: the relay's, how many of these may be idle, those of access checks, and as many of
+    preflights. 0 is no limit.
     """
 
     clients: int
     admin: int
     upstream: int
+    idle: int
     questions: int
     #: Reserved descriptors.
     reserve: int
@@ -48,17 +52,19 @@ def raise_limit() -> int | None:
 
 
 def share(limit: int, *, max_running: int, max_connections: int, others: int = 0) -> Share:
-    """Divide `limit` descriptors so that every client can have a relayed request in flight, and
-    every client of `others`, as many processes with as many clients, one that is handed over.
+    """Divide `limit` descriptors so that every client can have a request in flight, and every
+    client of `others`, as many processes with as many clients, one that is handed over.
 
-    A relayed request takes two, for the client and for VB365, so clients get at most half of what
-    is left for them. `max_connections` 0 means no further limit.
+    A request takes two: its connection, and another to VB365 or the file that it downloads. Idle
+    connections to VB365 are beside them. `max_connections` 0 means no further limit.
     """
     reserve = _OWN + _PER_EXPORT * max_running
     left = max(limit - reserve - EXTRA_CONNECTIONS, 4)
     questions = max(min(int(left * _QUESTIONS), MAX_QUESTIONS), 1)
     admin = max(min(int(left * _ADMIN), MAX_ADMIN), 1)
     left -= 2 * questions + admin
-    clients = min(max_connections or left, max(left // (2 + others), 1))
-    upstream = max(left - clients * (1 + others), 1)  # 0 is no limit
-    return Share(clients, admin, upstream, questions, reserve)
+    for_each = 2 * (1 + others)
+    clients = min(max_connections or left, max(int(left * (1 - _IDLE)) // for_each, 1))
+    upstream = max(left - clients * (1 + others), 1)
+    idle = max(left - clients * for_each, 1)
+    return Share(clients, admin, upstream, idle, questions, reserve)

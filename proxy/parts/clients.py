@@ -36,7 +36,9 @@ class ClientParts:
         self._settings = settings
         self._memory = memory
         self.limits = _connection_limits(settings)
-        self.pool = upstream_pool(settings, tls, limit=self.limits.upstream)
+        self.pool = upstream_pool(
+            settings, tls, limit=self.limits.upstream, max_idle=self.limits.idle
+        )
         #: Those of access checks and of preflights: strangers cause any number of them.
         self.check_pool = upstream_pool(settings, tls, limit=self.limits.questions)
         self.preflight_pool = upstream_pool(settings, tls, limit=self.limits.questions)
@@ -87,7 +89,8 @@ def _connection_limits(settings: Settings) -> descriptors.Share:
     wanted, pool = settings.listen.max_connections, settings.upstream.pool
     limit = descriptors.raise_limit()
     if limit is None:
-        return descriptors.Share(wanted, descriptors.MAX_ADMIN, pool, descriptors.MAX_QUESTIONS, 0)
+        admin, questions = descriptors.MAX_ADMIN, descriptors.MAX_QUESTIONS
+        return descriptors.Share(wanted, admin, pool, 0, questions, 0)
     running = settings.exports.max_running
     # with jobs on disk, the others hand requests over to the first worker
     others = settings.listen.workers - 1 if settings.storage.jobs == "disk" else 0
@@ -127,11 +130,14 @@ async def try_upstream(settings: Settings) -> None:
 
 
 def upstream_pool(
-    settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0, threads: bool = False
+    settings: Settings,
+    tls: ssl.SSLContext | None,
+    *,
+    limit: int = 0,
+    max_idle: int = 0,
+    threads: bool = False,
 ) -> Pool:
-    """Make a pool of connections to VB365, at most `limit` of them; 0 is no limit. `threads` is
-    as in `Pool`.
-    """
+    """Make a pool of connections to VB365. `limit`, `max_idle` and `threads` are as in `Pool`."""
     upstream = settings.upstream
     url = urlsplit(upstream.url)
     return Pool(
@@ -140,6 +146,7 @@ def upstream_pool(
         tls=tls,
         connect_timeout=upstream.connect_timeout,
         limit=limit,
+        max_idle=max_idle,
         authority=upstream.host,
         preserve_host=upstream.preserve_host,
         threads=threads,

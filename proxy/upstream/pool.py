@@ -49,8 +49,9 @@ class Pool:
     """Connections to one origin.
 
     `host` is ASCII; `tls` is None for plain TCP. `limit` is the maximum number of connections,
-    idle ones included; 0 means no limit. `authority` is the origin's own Host, if it differs from
-    `host` and `port`; without `preserve_host` every request through the pool has that Host.
+    idle ones included, and `max_idle` that of idle ones; 0 means no limit. `authority` is the
+    origin's own Host, if it differs from `host` and `port`; without `preserve_host` every request
+    through the pool has that Host.
 
     With `threads` a thread can read responses over TLS, too (`Connection.lend`).
     """
@@ -66,6 +67,7 @@ class Pool:
         tls: ssl.SSLContext | None = None,
         connect_timeout: float = 10.0,
         limit: int = 0,
+        max_idle: int = 0,
         idle: float = IDLE,
         authority: str | None = None,
         preserve_host: bool = True,
@@ -85,6 +87,7 @@ class Pool:
         self._threads = threads and sys.platform != "win32"
         self._connect_timeout = connect_timeout
         self._limit = limit
+        self._max_idle = max_idle
         self._idle_for = idle
         self._idle: list[Connection] = []
         self._private: dict[Connection, None] = {}
@@ -168,6 +171,8 @@ class Pool:
         if self._waiters or self._shut:
             connection.close()
             return False
+        if 0 < self._max_idle <= len(self._idle) + len(self._private):
+            next(iter(self._idle or self._private)).close()
         if private:
             self._private[connection] = None
             return True

@@ -99,14 +99,19 @@ async def until(condition: Callable[[], object]) -> None:
 
 @contextlib.asynccontextmanager
 async def crew(
-    directory: Path, process: type[ProxyProcess] = ProxyProcess, /, **settings: str
+    directory: Path,
+    process: type[ProxyProcess] = ProxyProcess,
+    descriptors: int | None = None,
+    size: int = SIZE,
+    /,
+    **settings: str,
 ) -> AsyncIterator[Crew]:
-    simulator = Simulator(SimulatorSettings(size=SIZE))
+    simulator = Simulator(SimulatorSettings(size=size))
     await simulator.start()
     proxy = process(
         directory,
         simulator.url,
-        descriptors=None,
+        descriptors=descriptors,
         **(SETTINGS | {"LISTEN__WORKERS": str(WORKERS)} | settings),
     )
     try:
@@ -221,6 +226,37 @@ async def test_connections_of_strangers_stop_no_client_of_any_worker(tmp_path: P
             assert {await served(client) for client in clients} <= {200, 202}
         for peer in (*clients, *crowd):
             peer.abort()
+
+
+async def test_15_slow_downloads_at_all_workers_leave_descriptors(tmp_path: Path) -> None:
+    """Each is a connection and an open file of the worker that runs the exports."""
+    async with crew(tmp_path, ProxyProcess, 1024, 10 * SIZE, LISTEN__WORKERS="4") as proxy:
+        job = await proxy.kick_off()
+        await proxy.finished(job)
+        clients = [await Peer.to(proxy.proxy.url) for _ in range(4)]
+        asks = request_bytes("GET", f"{job}/result", proxy.fields, None, "h")
+        with contextlib.ExitStack() as downloads:
+            begun = [downloads.enter_context(socket.socket()) for _ in range(700)]
+            await asyncio.wait([asyncio.ensure_future(_begin(proxy, s, asks)) for s in begun])
+            for client in clients:
+                kick_off = proxy.fields | {"Prefer": "respond-async"}
+                await client.send(request_bytes("POST", proxy.export, kick_off, b"{}", "h"))
+                assert (await client.message()).status == 202
+                await client.send(asks.replace(b"GET", b"HEAD", 1))
+                assert (await client.message(bodiless=True)).status == 200
+                client.abort()
+
+
+async def _begin(proxy: Crew, sock: socket.socket, request: bytes) -> None:
+    """Send the request, and read the first bytes of its response, if any come."""
+    loop = asyncio.get_running_loop()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):  # TimeoutError is one
+        async with asyncio.timeout(5):
+            await loop.sock_connect(sock, ("127.0.0.1", int(proxy.proxy.url.rpartition(":")[2])))
+            await loop.sock_sendall(sock, request)
+            await loop.sock_recv(sock, 100)
 
 
 async def test_the_client_keeps_its_address_and_scheme(tmp_path: Path) -> None:

@@ -45,12 +45,15 @@ class Receiver:
 
 
 @contextlib.asynccontextmanager
-async def listening(limit: int = 0) -> AsyncIterator[tuple[Pool, Callable[[], socket.socket]]]:
+async def listening(
+    limit: int = 0, max_idle: int = 0
+) -> AsyncIterator[tuple[Pool, Callable[[], socket.socket]]]:
     """A pool, and a function that accepts its peer in this thread, so that nothing is read before
     the test lets the loop run.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as peers:
-        pool = Pool("127.0.0.1", listener.getsockname()[1], connect_timeout=0.5, limit=limit)
+        port = listener.getsockname()[1]
+        pool = Pool("127.0.0.1", port, connect_timeout=0.5, limit=limit, max_idle=max_idle)
         yield pool, lambda: peers.enter_context(listener.accept()[0])
         await pool.close()
 
@@ -122,6 +125,18 @@ async def test_12_a_private_connection_serves_its_client_only() -> None:
         connection.close()
         assert pool.take(GET, connection) is None
         assert pool.open == 0
+
+
+async def test_15_the_oldest_idle_connection_is_closed_beyond_their_limit() -> None:
+    """Else they and the files of downloads would take the descriptors of connected clients."""
+    async with listening(max_idle=2) as (pool, _):
+        heads = (GET, NTLM, GET, NTLM)
+        busy = [await pool.connect() for _ in heads]
+        for connection, head in zip(busy, heads, strict=True):
+            connection.ask(Receiver(), head, b"x")
+            assert connection.give_back(OK, leftover=False) == (head is NTLM)
+        assert [connection.closed for connection in busy] == [True, False, True, False]
+        assert (pool.open, pool.idle) == (2, 2)
 
 
 async def test_12_an_idle_private_connection_is_closed_when_the_pool_is_full() -> None:
