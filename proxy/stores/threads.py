@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from proxy.ports import StoreUnavailable
@@ -19,6 +20,8 @@ _T = TypeVar("_T")
 #: How much nicer a thread that receives an export is than the event loop's. It halves the p99 of
 #: small requests beside an export; an export has a tenth of a core that they use up.
 _NICER = 10
+#: Seconds until the result of a thread is reported again for which there was no memory.
+_RETRY = 0.1
 
 
 class Threads(ThreadPoolExecutor):
@@ -49,6 +52,56 @@ class Threads(ThreadPoolExecutor):
             self._unstarted += 1
 
 
+class _Begun(Generic[_T]):
+    """Work for a thread, and the future for its result."""
+
+    def __init__(
+        self, work: Callable[[], _T], then: Callable[[asyncio.Future[_T]], None] | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[_T] = self._loop.create_future()
+        self._work = work
+        self._then = then
+        self.decided = threading.Lock()
+        self.wanted = False
+
+    def run(self) -> None:
+        """Work. Called in the thread."""
+        with self.decided:
+            if not self.wanted:
+                return
+        result, failure = _outcome(self._work)
+        while True:
+            try:
+                self._loop.call_soon_threadsafe(self._end, result, failure)
+            except MemoryError:  # nobody else ends the wait for the result
+                time.sleep(_RETRY)
+            except RuntimeError:  # the loop is closed
+                return
+            else:
+                return
+
+    def _end(self, result: Any, failure: BaseException | None) -> None:
+        try:
+            if self.future.done():  # it was cancelled
+                return
+            if failure is None:
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(failure)
+        finally:
+            if self._then is not None:
+                self._then(self.future)
+
+
+def _outcome(work: Callable[[], _T]) -> tuple[_T | None, BaseException | None]:
+    """The result of the work, or its failure, whose traceback refers to nothing that has it."""
+    try:
+        return work(), None
+    except BaseException as why:  # noqa: BLE001  # the future raises it
+        return None, why
+
+
 def begin(
     executor: Executor | None,
     work: Callable[[], _T],
@@ -58,20 +111,14 @@ def begin(
     memory, the work does not run, although it may be in the executor's queue: its caller may repeat
     it, and close what it uses.
     """
-    wanted, decided = False, threading.Lock()
-
-    def run() -> _T:
-        with decided:
-            if not wanted:
-                raise MemoryError
-        return work()
-
-    with decided:
-        running = asyncio.get_running_loop().run_in_executor(executor, run)
-        if then is not None:
-            running.add_done_callback(then)
-        wanted = True
-    return running
+    begun = _Begun(work, then)
+    with begun.decided:
+        if executor is None:
+            asyncio.get_running_loop().run_in_executor(None, begun.run)
+        else:
+            executor.submit(begun.run)
+        begun.wanted = True
+    return begun.future
 
 
 def yield_to_loop() -> None:

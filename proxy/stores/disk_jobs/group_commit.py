@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -83,11 +84,11 @@ class GroupCommit:
             self._idle.set()
             return
         self._idle.clear()
-        changes = [decided.change for decided in self._batch]
         try:
+            changes = [decided.change for decided in self._batch]
             begin(self._executor, partial(self._commit, changes), self._written)
         except MemoryError as why:
-            self._settle([why] * len(changes))
+            self._settle([why] * len(self._batch))
 
     def _gather(self) -> list[_Decided]:
         batch: list[_Decided] = []
@@ -102,14 +103,14 @@ class GroupCommit:
                 continue
             try:
                 result, change = operation.decide()
+                if change is None:
+                    operation.done.set_result(result)
+                    continue
+                decided = _Decided(operation, result, change)
+                touched |= operation.touches
+                batch.append(decided)
             except Exception as why:  # noqa: BLE001  # the other operations continue
-                operation.done.set_exception(why)
-                continue
-            if change is None:
-                operation.done.set_result(result)
-                continue
-            touched |= operation.touches
-            batch.append(_Decided(operation, result, change))
+                _fail(operation, why)
         return batch
 
     def _written(self, writing: asyncio.Future[list[Exception | None]]) -> None:
@@ -119,13 +120,19 @@ class GroupCommit:
     def _settle(self, outcomes: Sequence[BaseException | None]) -> None:
         """Give each operation of the batch its outcome, and begin the next one."""
         for decided, failure in zip(self._batch, outcomes, strict=True):
-            if failure is None:
-                self._availability.worked()
-                _resolve(decided, self._applied(decided.change))
-            else:
-                self._availability.failed(failure)
-                _resolve(decided, failure)
+            with suppress(MemoryError):  # the others, and those that follow, have their outcomes
+                self._settle_one(decided, failure)
+        self._batch.clear()
         self._begin()
+
+    def _settle_one(self, decided: _Decided, failure: BaseException | None) -> None:
+        if failure is None:
+            applied = self._applied(decided.change)
+            _resolve(decided, applied)
+            self._availability.worked()
+        else:
+            _resolve(decided, failure)
+            self._availability.failed(failure)
 
     def _applied(self, change: Change) -> Exception | None:
         """Apply the change, and return why that failed: the other operations continue."""
@@ -135,6 +142,11 @@ class GroupCommit:
             log.exception("a change is stored and not shown", job=change.id)
             return why
         return None
+
+
+def _fail(operation: _Operation[Any], why: Exception) -> None:
+    if not operation.done.done():
+        operation.done.set_exception(why)
 
 
 def _resolve(decided: _Decided, failure: BaseException | None) -> None:

@@ -18,7 +18,7 @@ from proxy.core.job import Job
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
 from proxy.ports import StoreUnavailable
-from proxy.stores.disk_jobs import database
+from proxy.stores.disk_jobs import database, group_commit
 from proxy.stores.disk_jobs.database import KEEP, Change
 from proxy.stores.disk_jobs.group_commit import GroupCommit
 from proxy.stores.disk_jobs.store import DiskJobs
@@ -92,6 +92,26 @@ async def test_changes_that_find_no_memory_for_their_thread_hold_up_no_others() 
     assert [results[1], results[3]] == ["b", "d"]
     assert [type(results[each]) for each in (0, 2)] == [MemoryError, MemoryError]
     assert writer.applied == ["b", "d"]
+
+
+async def test_changes_that_find_no_memory_for_their_outcome_hold_up_no_others(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, lacks = group_commit._resolve, [True]
+
+    def lacking(*args: Any) -> None:
+        if lacks:
+            lacks.pop()
+            raise MemoryError
+        resolve(*args)
+
+    monkeypatch.setattr(group_commit, "_resolve", lacking)
+    first, second = writer.submit("a", "k"), writer.submit("b", "k")
+    writer.gate.set()
+    async with asyncio.timeout(20):
+        assert await second == "b"
+    first.cancel()
+    assert writer.applied == ["a", "b"]
 
 
 async def test_a_change_that_cannot_be_shown_fails_alone(writer: Writer) -> None:

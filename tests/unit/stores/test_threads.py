@@ -91,6 +91,28 @@ async def test_work_whose_caller_finds_no_memory_for_it_does_not_run(
     assert run == ["second"]
 
 
+async def test_a_result_for_which_there_is_no_memory_is_reported_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else would end the wait for it."""
+    loop, lacks = asyncio.get_running_loop(), [True, True]
+    report = loop.call_soon_threadsafe
+
+    def lacking(*args: Any, **kwargs: Any) -> Any:
+        if lacks:
+            lacks.pop()
+            raise MemoryError
+        return report(*args, **kwargs)
+
+    threads = Threads(1, "test")
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lacking)
+    try:
+        async with asyncio.timeout(LIMIT):
+            assert await begin(threads, lambda: 7) == 7
+    finally:
+        threads.shutdown()
+
+
 async def test_10_bytes_that_find_no_memory_for_their_thread_are_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
