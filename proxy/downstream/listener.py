@@ -32,10 +32,13 @@ pause = asyncio.sleep
 
 
 async def accept(listening: socket.socket, limit: int) -> list[socket.socket]:
-    """Wait for a connection, and accept up to `limit` that are there. Raises OSError."""
+    """Wait for a connection, and accept up to `limit` that are there. Raises OSError and
+    MemoryError.
+    """
     sock, _ = await asyncio.get_running_loop().sock_accept(listening)
     accepted = [sock]
-    with contextlib.suppress(OSError):  # no more are there, or the next call fails, too
+    # no more are there, or the next call fails, too
+    with contextlib.suppress(OSError, MemoryError):
         while len(accepted) < limit:
             sock, _ = listening.accept()
             sock.setblocking(False)
@@ -92,7 +95,11 @@ class Listener:
             task.get_loop().call_soon(task.cancel)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+        try:
+            task = asyncio.get_running_loop().create_task(work)
+        except MemoryError:
+            work.close()
+            raise
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -102,25 +109,35 @@ class Listener:
         # loop long. Not at once, so that other processes get their part of a burst.
         limit = 1
         while True:
-            try:
-                accepted = await accept(listening, limit)
-            except ConnectionError:
-                continue  # the client has already closed
-            except OSError as why:
-                _log.error("cannot accept connections: %s", why.strerror or why)
-                await pause(RETRY)
-                continue
-            limit = min(2 * limit, _TOGETHER) if len(accepted) == limit else 1
-            for sock in accepted:
-                self._admit(sock)
-            await asyncio.sleep(0)  # asyncio's loop does not wait for connections that are there
+            with contextlib.suppress(MemoryError):  # whatever finds none, the next client may
+                limit = await self._accept_some(listening, limit)
+
+    async def _accept_some(self, listening: socket.socket, limit: int) -> int:
+        """Accept up to `limit` connections. Return how many to accept the next time."""
+        try:
+            accepted = await accept(listening, limit)
+        except ConnectionError:
+            return limit  # the client has already closed
+        except (OSError, MemoryError) as why:
+            _log.error("cannot accept connections: %s", _reason(why))
+            await pause(RETRY)
+            return 1
+        for sock in accepted:
+            self._admit(sock)
+        await asyncio.sleep(0)  # asyncio's loop does not wait for connections that are there
+        return min(2 * limit, _TOGETHER) if len(accepted) == limit else 1
 
     def _admit(self, sock: socket.socket) -> None:
-        client = self._server()
-        if self._server.arrive(client, handed_over=self._introduced is not None):
-            self._run(self._connect(client, sock))
-        else:
-            sock.close()
+        client = None
+        try:
+            client = self._server()
+            if self._server.arrive(client, handed_over=self._introduced is not None):
+                self._run(self._connect(client, sock))
+                return
+        except MemoryError:
+            if client is not None:
+                self._server.leave(client)
+        sock.close()
 
     async def _connect(self, client: ClientConnection, sock: socket.socket) -> None:
         """Attach the socket to the client connection, after the TLS handshake if there is one."""
@@ -141,6 +158,10 @@ class Listener:
         except BaseException:
             self._server.leave(client)
             raise
+
+
+def _reason(why: OSError | MemoryError) -> object:
+    return "no memory" if isinstance(why, MemoryError) else why.strerror or why
 
 
 def _close(listening: socket.socket, accepting: asyncio.Task[None]) -> None:

@@ -9,6 +9,7 @@ import logging
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -17,6 +18,7 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, Own
 from proxy.downstream import listener
+from proxy.downstream.server import Server
 from proxy.net import listening
 from proxy.net.descriptors import EXTRA_CONNECTIONS, share
 from proxy.net.listening import listen_at
@@ -184,8 +186,15 @@ async def test_15_many_clients_that_come_together_are_accepted_together() -> Non
         assert turns < 100
 
 
-async def test_15_accepting_pauses_without_descriptors(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "no memory"),
+    ],
+)
+async def test_15_accepting_pauses_without_descriptors_or_memory(
+    why: Exception, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The failure is logged, accept is retried after a while and not at once, and the listener
     continues.
@@ -197,7 +206,7 @@ async def test_15_accepting_pauses_without_descriptors(
         nonlocal calls
         calls += 1
         if calls <= failures:
-            raise OSError(errno.EMFILE, "Too many open files")
+            raise why
         return await accept(sock, limit)
 
     slept: list[float] = []
@@ -213,7 +222,26 @@ async def test_15_accepting_pauses_without_descriptors(
         async with through(upstream) as (proxy, _):
             assert (await (await proxy.ask(GET)).response())[1] == b"ok"
     assert slept == [listener.RETRY] * failures
-    assert "Too many open files" in caplog.text
+    assert text in caplog.text
+
+
+async def test_15_a_client_for_whom_there_is_no_memory_ends_no_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its connection is closed, and the next one is served."""
+    arrive, lacks = Server.arrive, [True]
+
+    def lacking(server: Server, *args: Any, **kwargs: Any) -> bool:
+        if lacks:
+            lacks.pop()
+            raise MemoryError
+        return arrive(server, *args, **kwargs)
+
+    monkeypatch.setattr(Server, "arrive", lacking)
+    async with through(upstream) as (proxy, _):
+        assert await (await proxy.connect()).closed()
+        assert (await (await proxy.ask(GET)).response())[1] == b"ok"
+        assert proxy.server.open == 1
 
 
 @pytest.mark.parametrize(
