@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
@@ -12,7 +13,9 @@ from aiohttp import web
 class Connections:
     """Makes room for new connections beyond `limit`: the oldest one is closed that waits for its
     client, which has sent no whole request or does not read the response, or whose request is not
-    `kept`. Streams are kept, and a quarter of the limit for requests that change something.
+    `kept`. Streams are kept, and a quarter of the limit for requests that change something. Other
+    requests that are being handled are spared, unless most of the connections have one: /readyz
+    may wait for VB365 for longer than a storm of connections needs to use all of them.
 
     aiohttp counts a connection until its task ends, also one without a client, and waits for the
     rest of a body after the response. Such tasks are cancelled.
@@ -27,6 +30,8 @@ class Connections:
         self.returned = 0
         #: Those whose whole request is being handled and kept.
         self._kept: set[asyncio.BaseProtocol] = set()
+        #: Those whose whole request is being handled, but for the kept ones.
+        self._handled: set[asyncio.BaseProtocol] = set()
         #: The tasks of connections that may be cancelled.
         self._tasks: dict[asyncio.BaseProtocol, asyncio.Task[None]] = {}
         #: Those that were closed and that aiohttp still counts.
@@ -40,7 +45,12 @@ class Connections:
         connection = request.protocol
         if not kept:
             self._tasks[connection] = request.task
-            yield
+            if request.content.is_eof():
+                self._handled.add(connection)
+            try:
+                yield
+            finally:
+                self._handled.discard(connection)
             return
         self._tasks.pop(connection, None)
         if request.content.is_eof():
@@ -78,12 +88,20 @@ class Connections:
         return len(connections) - len(self._closed)
 
     def _close_one(self, connections: Sequence[web.RequestHandler]) -> bool:
+        handled = self._handled - self._kept
+        if 2 * len(handled) <= self._limit - len(self._kept):
+            return self._close_oldest(connections, self._kept | handled)
+        return self._close_oldest(connections, self._kept)
+
+    def _close_oldest(
+        self, connections: Sequence[web.RequestHandler], spared: AbstractSet[asyncio.BaseProtocol]
+    ) -> bool:
         for each in connections:
             transport = each.transport
             # not isinstance(transport, asyncio.Transport): uvloop's transports are no instances
             if transport is None or each in self._closed:
                 continue
-            if each not in self._kept or transport.get_write_buffer_size():
+            if each not in spared or transport.get_write_buffer_size():
                 transport.abort()
                 self._closed.add(each)
                 self._cancel(each)

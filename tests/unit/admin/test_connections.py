@@ -156,6 +156,31 @@ def test_16_requests_that_only_read_make_room_for_others(run: Run) -> None:
     run(scenario())
 
 
+def test_16_clients_that_send_nothing_make_room_before_requests_that_are_handled(run: Run) -> None:
+    """/readyz waits for VB365: a storm of connections must not close it meanwhile."""
+
+    async def scenario() -> None:
+        waiting, checked = 0, asyncio.Event()
+
+        async def checks() -> dict[str, str | None]:
+            nonlocal waiting
+            waiting += 1
+            await checked.wait()
+            return {}
+
+        async with listening(checks) as connect:
+            reader, writer = await connect()
+            writer.write(_READY)
+            await eventually(lambda: waiting == 1)
+            for _ in range(9):
+                await connect()
+            assert await is_alive(connect)
+            checked.set()
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+    run(scenario())
+
+
 def test_16_requests_that_change_something_keep_their_connections(run: Run) -> None:
     """They are not closed while they are handled. Only some are, so that those who send many of
     them do not keep /healthz away; the others wait, and make room.
