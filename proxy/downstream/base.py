@@ -12,7 +12,7 @@ from proxy.core.http.heads import Head
 from proxy.core.http.proxy_line import Endpoint
 from proxy.core.routing import Decision
 from proxy.downstream.access_log import AccessLog
-from proxy.downstream.bridge import Bridge
+from proxy.downstream.bridge import HIGH, Bridge
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
 from proxy.downstream.inbox import Inbox
@@ -20,7 +20,7 @@ from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.reading import Reading
 from proxy.downstream.request_ids import request_id
-from proxy.downstream.unread import HIGH, Unread
+from proxy.net.backlog import Backlog
 from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
 from proxy.net.shared_reads import share_reads
@@ -51,7 +51,7 @@ class ConnectionOwner(Protocol):
     #: Memory that the inboxes of all clients share, in bytes.
     waiting: Budget
     #: What the clients have not read.
-    unread: Unread
+    unread: Backlog
     #: Logs each request; None if nothing does.
     access: AccessLog | None
 
@@ -212,6 +212,10 @@ class BaseConnection(asyncio.Protocol, ABC):
     def unsent(self) -> int:
         """The number of bytes written that are not sent yet."""
         return self.transport.get_write_buffer_size()
+
+    def make_room(self) -> None:
+        """Break off: the client has read nothing for longest."""
+        self.break_off(Ending.TIMED_OUT)
 
     def drain(self) -> None:
         """Close now if idle, else after the response."""

@@ -27,9 +27,11 @@ from proxy.core.http.heads import Framing, Head
 from proxy.core.routing import Decision
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
-from proxy.downstream.unread import HIGH
 from proxy.net.sockets import duplicated, shut
 
+#: Bytes that a client may leave unread before nothing more is written. The loops' default with TLS
+#: is 512 KiB.
+HIGH = 1 << 16
 #: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 #: Idle seconds after which aiohttp's protocol is dropped; the next own request makes a new one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from proxy.downstream.phases import Limit
 from proxy.net.deadline import Deadlines
@@ -66,7 +67,8 @@ class Lingering:
             self._deadlines.set(Limit.LINGER, QUIET)
             self._deadlines.set(Limit.READER, self._patience)
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has reset the connection already
+                self._transport.write_eof()
 
     def heard(self) -> None:
         """Note that the client has sent something."""

@@ -24,12 +24,16 @@ from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
-from proxy.downstream.unread import Unread
+from proxy.net.backlog import Backlog
 from proxy.net.budget import Budget
 from proxy.net.descriptors import EXTRA_CONNECTIONS
 from proxy.ports.counts import ClientCounts
 
 _log = logging.getLogger(__name__)
+
+#: Bytes of responses that all clients may leave unread; more than a thousand slow downloads do not
+#: reach it. Beyond it, those that have read nothing for `PATIENCE` seconds are broken off.
+UNREAD, PATIENCE = 256 << 20, 30.0
 
 #: Responds to a request of the proxy's own, given aiohttp's view of it, its head as the client sent
 #: it and the decision on it.
@@ -73,7 +77,7 @@ class Server:
         self.uncounted = ClientCounts()
         self.now = asyncio.get_running_loop().time
         self.waiting = waiting
-        self.unread = Unread(self.now)
+        self.unread = Backlog(self.now, limit=UNREAD, patience=PATIENCE)
         self.draining = False
         self._max_connections = max_connections
         self._handler = handler or _no_handler

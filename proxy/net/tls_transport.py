@@ -190,6 +190,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._plain.resume_reading()
         self._loop.call_soon(self._read)
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """As of asyncio's transports."""
+        self._plain.set_write_buffer_limits(high, low)
+
     def get_write_buffer_size(self) -> int:
         """As of asyncio's transports."""
         return self._plain.get_write_buffer_size()

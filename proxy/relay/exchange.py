@@ -44,9 +44,10 @@ from proxy.downstream.endings import Ending
 from proxy.net.budget import Share
 from proxy.ports import UpstreamFailure
 from proxy.relay.phases import Hold, Phase
+from proxy.relay.waiting import WaitingBody
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
-from proxy.upstream.problems import malformed_response, no_response, not_connected
+from proxy.upstream.problems import malformed_response, no_response, not_connected, not_taken
 
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
@@ -57,23 +58,19 @@ _DIALLING, _WAITING, _RESPONDING, _TUNNEL, _ENDED = Phase
 _NOTHING_HELD = Hold(0)
 
 
-class Exchange:
+class Exchange(WaitingBody):
     """One request and its response, between a client connection and a connection to VB365."""
 
     __slots__ = (
         "_body",
         "_buffer",
         "_client",
-        "_connection",
-        "_early",
         "_head",
         "_held",
         "_interims",
         "_keep",
-        "_memory",
         "_message",
         "_phase",
-        "_pool",
         "_response",
         "_task",
         "_whole",
@@ -86,7 +83,7 @@ class Exchange:
     def __init__(
         self, pool: Pool, client: ClientSide, head: Head, message: bytes, *, whole: bool
     ) -> None:
-        self._pool = pool
+        super().__init__(pool)
         self._client = client
         self._head = head
         self._message = message
@@ -94,11 +91,6 @@ class Exchange:
         self._held = _NOTHING_HELD
         #: True once the request is complete.
         self._whole = whole
-        #: Parts of the body that wait to be sent.
-        self._early: list[bytes] = []
-        #: Counts for a part of the body that is not sent yet.
-        self._memory: Share | None = None
-        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._buffer: bytearray | None = None
         self._response: ResponseHead | None = None
@@ -130,6 +122,7 @@ class Exchange:
         if connection is None:
             self._early.append(data)
             self._hold(Hold.DIALLING)
+            self._wait()
         elif self._early or connection.has_unread():
             # a write that fails would lose a response that is not read yet
             self._early.append(data)
@@ -145,11 +138,6 @@ class Exchange:
         self.feed(data)
         if not self._held:
             self._taken()
-
-    def _taken(self) -> None:
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.release()
 
     def _feed_on(self) -> None:
         """Send the delayed bytes once everything that VB365 has sent is read."""
@@ -180,6 +168,7 @@ class Exchange:
         """Read the request's body again, whatever held it."""
         if self._held:
             self._held = _NOTHING_HELD
+            self._taken()
             self._client.unhold()
 
     def end(self) -> None:
@@ -192,11 +181,18 @@ class Exchange:
             self._task.cancel()
             # cancelled, it refers to this: the cycle would keep the head
             self._task = None
-        if self._connection is not None:
-            self._connection.close(flush=self._phase is _TUNNEL)
-            self._connection = None
+        self._disconnect(flush=self._phase is _TUNNEL)
         self._phase = _ENDED
         self._taken()
+
+    def make_room(self) -> None:
+        """Give up: VB365 has taken nothing of the request's body for longest."""
+        self._disconnect()
+        if self.begun:
+            self._client.break_off(Ending.ABORTED)
+        else:
+            self.client_left()
+            self.fail(not_taken())
 
     def client_slow(self) -> None:
         """Pause reading from VB365 for a client that reads slowly."""
@@ -244,9 +240,12 @@ class Exchange:
     def pause_writing(self) -> None:
         """Pause the request's body: VB365 reads slowly."""
         self._hold(Hold.SLOW)
+        self._wait()
 
     def resume_writing(self) -> None:
         """Resume the request's body."""
+        self._moved = True
+        self._pool.unread.discard(self)
         self._unhold(Hold.SLOW)
 
     def data_received(self, data: bytes) -> None:
@@ -377,7 +376,7 @@ class Exchange:
     def _finish(self, rest: bytes) -> None:
         """End the exchange: the response is complete."""
         self._phase = _ENDED
-        if self._memory is not None:
+        if self._held:
             self._taken()
         connection, self._connection = self._connection, None
         if connection is not None and self._response is not None:
@@ -390,9 +389,7 @@ class Exchange:
         self._taken()
         self._pool.counts.malformed += 1
         self._warn("sent a malformed response", why)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._disconnect()
         if self._body is None:
             self._client.problem(malformed_response())
         else:

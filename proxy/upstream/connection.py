@@ -99,6 +99,8 @@ class Connection(asyncio.Protocol):
         """Called by the loop."""
         self.transport = cast("asyncio.Transport", transport)
         self._reads = share_reads(self.transport, self)
+        # what VB365 has not read is counted from the first byte: there are thousands of connections
+        self.transport.set_write_buffer_limits(high=1, low=0)
         self.readable = poller(transport)
         enable_keepalive(transport)
 

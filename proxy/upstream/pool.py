@@ -13,12 +13,14 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from proxy.core.http.heads import Head
 from proxy.core.http.reuse import is_repeatable
+from proxy.net.backlog import Backlog
 from proxy.net.tls import explain
 from proxy.net.tls_transport import TlsTransport
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
@@ -40,6 +42,9 @@ _SHORTAGES = frozenset(
 _LOOKUP = 3.0
 #: Errors of the resolver if no name server responds; None is that of a TimeoutError.
 _UNRESOLVED = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL, None})
+
+#: Bytes of bodies that VB365 may leave unread. Most bodies are a few kilobytes of JSON.
+UNREAD = 64 << 20
 
 #: Address family, protocol and IP address.
 _Address = tuple[int, int, str]
@@ -76,6 +81,8 @@ class Pool:
         self.host = host
         self.port = port
         self.counts = UpstreamCounts()
+        #: What the origin has not read of the bodies that clients send.
+        self.unread = Backlog(time.monotonic, limit=UNREAD, patience=0.0)
         #: The certificate (DER) that the origin presented last.
         self.certificate: bytes | None = None
         #: The origin's own Host field value, without a default port.

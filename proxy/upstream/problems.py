@@ -65,3 +65,12 @@ def malformed_response() -> Problem:
     return Problem(
         "upstream-unreachable", "Veeam Backup for Microsoft 365 sent a malformed response."
     )
+
+
+def not_taken() -> Problem:
+    """Return the 503 for a request whose body VB365 does not read, while too much waits for it."""
+    return Problem(
+        "capacity-exhausted",
+        "Veeam Backup for Microsoft 365 does not read the request, and others wait for it, too.",
+        retry_after=_RETRY_AFTER,
+    )

@@ -32,6 +32,8 @@ async def test_each_request_of_an_export_has_its_line(make_stage: MakeStage) -> 
         status = stage.path(accepted["Location"])
         await stage.finished(status)
         await stage.get(status + "/result")
+        # its line is written when the proxy knows that everything is sent
+        await eventually(lambda: log.named("request")[-1]["path"] == f"{status}/result")
         await stage.get(status.replace("/v8/", "/v8/no-"), X_Request_Id="relayed")
         await stage.ask("DELETE", status)
         await stage.get("/_async/openapi.json")

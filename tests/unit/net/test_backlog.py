@@ -1,0 +1,225 @@
+"""What all clients together, or VB365, may leave unread (CONTRACT §12 leaves slow readers to the
+proxy).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+
+import pytest
+
+from proxy.downstream import server
+from proxy.net.backlog import Backlog
+from proxy.upstream import pool
+from tests.support.proxies import through
+from tests.support.wire import LIMIT, Peer, connected, eventually
+
+GET = b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n"
+SIZE = 64 << 20
+
+
+class Reader:
+    """A client that has left `unsent` bytes unread."""
+
+    def __init__(self, unsent: int) -> None:
+        self.unsent = unsent
+        self.broken = 0
+
+    def make_room(self) -> None:
+        self.broken += 1
+
+
+async def test_the_clients_that_have_not_read_for_longest_make_room() -> None:
+    """Once they have read nothing for a while, also if no further client becomes slow."""
+    slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.05)
+    readers = [Reader(40) for _ in range(4)]
+    for reader in readers:
+        slow.add(reader)
+    assert not any(reader.broken for reader in readers)
+    slow.add(readers[0])  # it has read, and is slow again
+    await eventually(lambda: sum(reader.broken for reader in readers) == 2)
+    assert [reader.broken for reader in readers] == [0, 1, 1, 0]
+
+
+async def test_a_client_that_has_read_or_left_takes_no_room() -> None:
+    """Nor is it broken off."""
+    slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
+    first, second, third = readers = [Reader(40) for _ in range(3)]
+    slow.add(first)
+    slow.add(second)
+    slow.discard(first)
+    slow.discard(first)
+    slow.add(third)
+    assert not any(reader.broken for reader in readers)
+
+
+async def test_those_that_have_never_moved_make_room_first() -> None:
+    slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
+    first, second, third, fourth = readers = [Reader(40) for _ in range(4)]
+    slow.add(first, moved=True)
+    for reader in (second, third, fourth):
+        slow.add(reader)
+    assert [reader.broken for reader in readers] == [0, 1, 1, 0]
+    slow.add(third, moved=True)
+    slow.add(second, moved=True)
+    assert [reader.broken for reader in readers] == [1, 1, 1, 1]
+
+
+async def test_the_only_slow_client_makes_no_room() -> None:
+    large = Reader(1000)
+    Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0).add(large)
+    assert large.broken == 0
+
+
+async def test_12_clients_that_read_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the wire: the first one is broken off, the last one and one that reads are served."""
+    monkeypatch.setattr(server, "UNREAD", 300 << 10)
+    monkeypatch.setattr(server, "PATIENCE", 0.0)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
+        for _ in range(SIZE >> 20):
+            await peer.send(bytes(1 << 20))
+
+    async with through(script) as (proxy, _):
+        clients = []
+        for _ in range(8):
+            client = await proxy.connect(limit=1 << 12)
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(GET)
+            clients.append(client)
+            await eventually(lambda: any(each.busy for each in proxy.server._clients))
+        await eventually(lambda: proxy.server.counters.broken > 0)
+        clients[0].writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await clients[0].reader.readexactly(SIZE)
+        async with connected(proxy.port) as reading:
+            await reading.send(GET)
+            await reading.head()
+            assert len(await reading.reader.readexactly(SIZE)) == SIZE
+
+
+POST = b"POST /v8/Jobs HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % SIZE
+
+
+def keep_little(peer: Peer) -> None:
+    """Let the kernel keep little of what the proxy sends to `peer`: else it keeps megabytes."""
+    peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+
+
+async def read_nothing(peer: Peer) -> None:
+    """Never read again from the proxy."""
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("connected_", [True, False])
+async def test_12_uploads_that_vb365_does_not_read_make_room(
+    connected_: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that have waited longest get an error, whether VB365 has accepted their connections or
+    not, and the proxy keeps no more than the limit.
+    """
+    monkeypatch.setattr(pool, "UNREAD", 1 << 20)
+
+    async def script(peer: Peer) -> None:
+        keep_little(peer)
+        await peer.head()
+        await read_nothing(peer)
+
+    async with through(script) as (proxy, _):
+        if not connected_:
+            monkeypatch.setattr(proxy.pool, "connect", asyncio.Event().wait)
+        clients = []
+        for _ in range(40):
+            client = await proxy.connect()
+            clients.append(client)
+            client.writer.write(POST + bytes(8 << 20))
+        heads = [asyncio.create_task(client.head()) for client in clients]
+        done, waiting = await asyncio.wait(
+            heads, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED
+        )
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(heads)
+        assert done
+        assert {head.result()[:13] for head in done} == {b"HTTP/1.1 503 "}
+        await eventually(lambda: proxy.pool.unread._size <= proxy.pool.unread.limit)
+        assert any(each.busy for each in proxy.server._clients)
+        for client in clients:
+            client.reset()
+        await eventually(lambda: not proxy.pool.unread._size)
+        assert proxy.pool.unread._size == 0
+
+
+async def test_12_each_byte_that_vb365_does_not_read_counts() -> None:
+    """Otherwise each of ten thousand connections had 64 KiB beside the limit."""
+
+    async def script(peer: Peer) -> None:
+        keep_little(peer)
+        await peer.head()
+        await read_nothing(peer)
+
+    async with through(script) as (proxy, _):
+        client = await proxy.connect()
+        client.writer.write(POST)
+        piece = 1 << 14
+        for sent in range(piece, SIZE, piece):
+            client.writer.write(bytes(piece))
+            await eventually(partial(lambda least: proxy.pool.counts.sent > least, sent))
+            if proxy.pool.unread._size:
+                break
+        assert 0 < proxy.pool.unread._size <= piece
+
+
+async def test_12_an_upload_that_vb365_reads_slowly_is_completed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A burst of others that it does not read takes more than the limit: these make room."""
+    monkeypatch.setattr(pool, "UNREAD", 1 << 20)
+    size = SIZE // 4
+    received = 0
+    burst = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        nonlocal received
+        keep_little(peer)
+        if b"/slow" not in await peer.head():
+            await read_nothing(peer)
+        while received < size:
+            if received > size // 2:
+                await burst.wait()
+            received += len(await peer.reader.read(min(size - received, 1 << 20)))
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with through(script) as (proxy, _):
+        slow = await proxy.connect()
+        slow.writer.write(b"POST /slow HTTP/1.1\r\nHost: h\r\n")
+        slow.writer.write(b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+        await eventually(lambda: received > size // 2)
+        stuck = [await proxy.connect() for _ in range(40)]
+        for client in stuck:
+            client.writer.write(POST + bytes(8 << 20))
+        await eventually(lambda: proxy.server.busy < len(stuck))
+        burst.set()
+        assert (await slow.response())[1] == b"ok"
+        for client in stuck:
+            client.reset()
+
+
+async def test_a_connection_that_cannot_be_broken_off_stops_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Reader):
+        def make_room(self) -> None:
+            raise OSError("not connected")
+
+    slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
+    broken, second, third = Broken(60), Reader(60), Reader(60)
+    for reader in (broken, second, third):
+        slow.add(reader)
+    assert (second.broken, third.broken) == (1, 0)
+    assert "not connected" in caplog.text
