@@ -196,8 +196,12 @@ class Writer(LineHandler):
 
     def _render(self, waiting: _Waiting) -> None:
         entries, waiting.events = waiting.events, []
-        for event, same in groupby(entries, itemgetter(0)):
-            self._add(waiting, event.lines(self.direct, same))
+        try:
+            for event, same in groupby(entries, itemgetter(0)):
+                self._add(waiting, event.lines(self.direct, same))
+        except MemoryError:
+            waiting.lost += len(entries)
+            raise
 
     def _add(self, waiting: _Waiting, lines: str) -> None:
         if waiting.lost:
@@ -211,13 +215,17 @@ class Writer(LineHandler):
             waiting.lost = 0
 
     def _run(self, waiting: _Waiting) -> None:
-        more = True
+        more, last = True, False
         while more:
-            more = waiting.wait()
-            with waiting.lock:
-                self._render(waiting)
-            while lines := waiting.take(self._sink.batch):
-                self._write(lines, waiting.closing)
+            try:
+                more = waiting.wait()
+                with waiting.lock:
+                    self._render(waiting)
+                while lines := waiting.take(self._sink.batch):
+                    self._write(lines, waiting.closing)
+            except MemoryError:  # some entries may be lost, but not all that follow
+                more, last = not last, waiting.closing.wait(_RETRY)
+                waiting.some.set()
         self._sink.close()
 
     def _write(self, lines: bytes, closing: threading.Event) -> None:

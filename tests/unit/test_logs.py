@@ -200,6 +200,28 @@ def test_a_slow_disk_does_not_stop_the_caller_and_what_is_lost_is_counted(
     ]
 
 
+def test_entries_that_find_no_memory_end_no_log(
+    tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write, failed = tmp_path / "log", RotatedFile.write, threading.Event()
+
+    def lacking(self: RotatedFile, line: bytes) -> int:
+        if not failed.is_set():
+            failed.set()
+            raise MemoryError
+        return write(self, line)
+
+    monkeypatch.setattr(writer, "_RETRY", 0.01)
+    monkeypatch.setattr(RotatedFile, "write", lacking)
+    logs.configure("json", "info", stream, file=path)
+    logger = structlog.get_logger("proxy.test")
+    logger.info("happened", number=0)
+    assert failed.wait(20)
+    logger.info("happened", number=1)
+    logs.close()
+    assert [entry["number"] for entry in lines(path)] == [1]
+
+
 def test_a_line_that_cannot_be_written_is_tried_again(
     tmp_path: Path,
     stream: io.StringIO,
