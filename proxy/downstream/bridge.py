@@ -24,7 +24,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.core.http.heads import Framing, Head
-from proxy.core.routing import Decision
+from proxy.core.routing import BadSwitch, Decision, Own
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
 from proxy.net.sockets import duplicated, shut
@@ -83,8 +83,8 @@ class Bridge(asyncio.Transport):
         self._phase = Phase.IDLE
         #: True once the request is complete.
         self._whole = False
-        #: Whether aiohttp expects its body in chunks.
-        self._chunked = False
+        #: Whether the request's body comes in chunks, and whether the handler reads it.
+        self._chunked = self._read = False
         #: Whether the response says that the client's connection is kept.
         self._keep = False
         #: True while aiohttp accepts no more of the body.
@@ -126,10 +126,12 @@ class Bridge(asyncio.Transport):
         self._head, self._decision = head, decision
         self._whole = whole
         self._chunked = head.framing is Framing.CHUNKED
+        # aiohttp would keep up to 256 KiB while the handler waits, for VB365 or a store
+        self._read = not isinstance(decision, Own | BadSwitch)
         self._phase = Phase.HANDLING
         if head.expect_continue and alone and not whole:
             self._client.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._protocol.data_received(_substitute(head))
+        self._protocol.data_received(_substitute(head, body=self._read))
 
     def _responds_at_once(self, head: Head, decision: Decision) -> bool:
         """Respond without aiohttp, and return whether that was possible."""
@@ -147,19 +149,21 @@ class Bridge(asyncio.Transport):
         return True
 
     def feed(self, data: bytes) -> None:
-        """Hand on bytes of the request's body, without its chunks. aiohttp takes a microsecond for
-        each chunk, and one read may contain 40,000.
+        """Hand on bytes of the request's body, without its chunks, or drop them if the handler
+        does not read it. aiohttp takes a microsecond for each chunk, and one read may contain
+        40,000.
 
         They are read once in each turn of the loop, so that others have theirs: uvloop would read
         megabytes at a time, whose chunks take half a second.
         """
         if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
             if not self._waits:
                 self._waits = True
                 self._client.hold()
                 asyncio.get_running_loop().call_soon(self._read_on)
-        if not self.closed:
+            if self._read:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._read and not self.closed:
             self._protocol.data_received(data)
 
     def _read_on(self) -> None:
@@ -172,7 +176,7 @@ class Bridge(asyncio.Transport):
     def end(self) -> None:
         """Note that the request is complete."""
         self._read_on()
-        if self._chunked and not self.closed:
+        if self._chunked and self._read and not self.closed:
             self._protocol.data_received(b"0\r\n\r\n")
         self._whole = True
         if self._phase is Phase.RESPONDED:
@@ -326,8 +330,10 @@ def _in_own_version(
     return b"HTTP/1.1%b\r\n%b%b" % (line, b"" if said else b"Connection: close\r\n", rest)
 
 
-def _substitute(head: Head) -> bytes:
-    """Build a head that aiohttp parses to what the proxy has parsed from the real one."""
+def _substitute(head: Head, *, body: bool) -> bytes:
+    """Build a head that aiohttp parses to what the proxy has parsed from the real one, without the
+    body unless there is one to read.
+    """
     method = head.method if head.method in _METHODS else b"TRACE"
     framing = {
         Framing.CHUNKED: b"Transfer-Encoding: chunked\r\n",
@@ -338,5 +344,5 @@ def _substitute(head: Head) -> bytes:
         method,
         head.minor,
         b"keep-alive" if head.keep_alive else b"close",
-        framing.get(head.framing, b""),
+        framing.get(head.framing, b"") if body else b"",
     )

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision
+from proxy.core.routing import Decision, Own
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide
@@ -55,6 +55,41 @@ async def test_a_bridge_shows_each_phase_of_its_request() -> None:
         await shows("None")
         assert repr(cast("ClientConnection", connection)._bridge) == "<Bridge idle>"
         client.reset()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_12_a_body_that_no_handler_reads_is_not_kept(chunked: bool) -> None:
+    """Anybody can send one to a resource of the proxy, and VB365 may take its time to say who is
+    asking. The next request is served behind it, also if it ends after the response.
+    """
+    responding = asyncio.Event()
+    bodies: list[bool] = []
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        bodies.append(request.body_exists)
+        await responding.wait()
+        return web.Response(text="ok")
+
+    size = 8 << 20
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (size + 1)
+    body = b"%x\r\n%b\r\n" % (size, bytes(size)) if chunked else bytes(size)
+    async with through(silent, decide=lambda _: Own("/_own", None, "/", None), handler=handler) as (
+        proxy,
+        _,
+    ):
+        client = await proxy.ask(b"POST /_own HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % framing)
+        await client.send(body)  # all of it is taken
+        await eventually(lambda: proxy.server.busy == 1)
+        (connection,) = proxy.server._clients
+        await eventually(lambda: connection.received > size)
+        assert bodies == [False]
+        responding.set()
+        assert (await client.response())[1] == b"ok"
+        await client.send(b"0\r\n\r\n" if chunked else b"x")
+        await client.send(b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await client.response())[1] == b"ok"
 
 
 async def test_a_response_after_its_client_has_left_is_dropped() -> None:
