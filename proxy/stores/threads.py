@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from proxy.ports import StoreUnavailable
@@ -42,7 +42,19 @@ class Threads(ThreadPoolExecutor):
             self.shutdown(wait=False)
             raise StoreUnavailable("the system starts no more threads")
 
+    def put(self, work: _Begun[Any]) -> None:
+        """As `submit`, without a future of its own: a thread that finds no memory for that ends."""
+        with self._shutdown_lock:
+            if self._shutdown:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._work_queue.put(cast("Any", work))
+            self._adjust_thread_count()
+
     def _adjust_thread_count(self) -> None:
+        alive = {each for each in self._threads if each.is_alive()}
+        for _ in range(len(self._threads) - len(alive)):  # those found no memory
+            self._idle_semaphore.acquire(blocking=False)  # it may be counted as idle
+        self._threads = alive
         # after such work one idle thread too many is counted: no other would ever be started
         while self._unstarted and self._idle_semaphore.acquire(blocking=False):
             self._unstarted -= 1
@@ -64,29 +76,39 @@ class _Begun(Generic[_T]):
         self._then = then
         self.decided = threading.Lock()
         self.wanted = False
+        self._started = self._reported = False
+        self._outcome: tuple[_T | None, BaseException | None] = None, MemoryError()
 
-    def run(self) -> None:
-        """Work. Called in the thread."""
-        with self.decided:
-            if not self.wanted:
-                return
-        result, failure = _outcome(self._work)
-        while True:
+    def run(self, *_: object) -> None:
+        """Work, and report the result, whatever finds no memory: an exception would end the thread,
+        and nobody else ends the wait for the result. Python 3.14 passes an argument.
+        """
+        while not self._reported:
             try:
-                self._loop.call_soon_threadsafe(self._end, result, failure)
-            except MemoryError:  # nobody else ends the wait for the result
+                self._run()
+            except MemoryError:
                 time.sleep(_RETRY)
-            except RuntimeError:  # the loop is closed
-                return
-            else:
-                return
 
-    def _end(self, result: Any, failure: BaseException | None) -> None:
+    def _run(self) -> None:
+        if not self._started:
+            with self.decided:
+                wanted = self.wanted
+            if not wanted:
+                self._reported = True
+                return
+            self._started = True
+            self._outcome = _outcome(self._work)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._end)
+        self._reported = True
+
+    def _end(self) -> None:
+        result, failure = self._outcome
         try:
             if self.future.done():  # it was cancelled
                 return
             if failure is None:
-                self.future.set_result(result)
+                self.future.set_result(cast("_T", result))
             else:
                 self.future.set_exception(failure)
         finally:
@@ -113,10 +135,12 @@ def begin(
     """
     begun = _Begun(work, then)
     with begun.decided:
-        if executor is None:
-            asyncio.get_running_loop().run_in_executor(None, begun.run)
-        else:
+        if isinstance(executor, Threads):
+            executor.put(begun)
+        elif executor is not None:
             executor.submit(begun.run)
+        else:
+            asyncio.get_running_loop().run_in_executor(None, begun.run)
         begun.wanted = True
     return begun.future
 
@@ -126,7 +150,7 @@ def yield_to_loop() -> None:
     each thread; elsewhere nothing changes.
     """
     if sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may forbid it
+        with suppress(OSError, MemoryError):  # a sandbox may forbid it
             thread = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
 

@@ -64,16 +64,15 @@ def test_after_a_lack_of_threads_all_of_them_work(why: Exception | None) -> None
 
 def lack_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next work finds no memory once it is in the queue, as for its thread or its future."""
-    submit, lacks = Threads.submit, [True]
+    put, lacks = Threads.put, [True]
 
-    def lacking(threads: Threads, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        queued = submit(threads, *args, **kwargs)
+    def lacking(threads: Threads, work: Any) -> None:
+        put(threads, work)
         if lacks:
             lacks.pop()
             raise MemoryError
-        return queued
 
-    monkeypatch.setattr(Threads, "submit", lacking)
+    monkeypatch.setattr(Threads, "put", lacking)
 
 
 async def test_work_whose_caller_finds_no_memory_for_it_does_not_run(
@@ -109,6 +108,31 @@ async def test_a_result_for_which_there_is_no_memory_is_reported_later(
     try:
         async with asyncio.timeout(LIMIT):
             assert await begin(threads, lambda: 7) == 7
+    finally:
+        threads.shutdown()
+
+
+async def test_a_thread_that_finds_no_memory_loses_no_work_and_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Work that a thread has taken out of the queue is nowhere else."""
+    ready, lacks = Future.set_running_or_notify_cancel, [True]
+
+    def lacking(future: Future[Any]) -> bool:
+        if lacks:
+            lacks.pop()
+            raise MemoryError
+        return ready(future)
+
+    threads = Threads(1, "test")
+    monkeypatch.setattr(Future, "set_running_or_notify_cancel", lacking)
+    try:
+        async with asyncio.timeout(LIMIT):
+            assert await begin(threads, lambda: 7) == 7
+            (thread,) = threads._threads
+            threads.submit(int)
+            await asyncio.to_thread(thread.join)
+            assert await begin(threads, lambda: 8) == 8
     finally:
         threads.shutdown()
 
