@@ -131,11 +131,11 @@ def runner(application: web.Application) -> web.AppRunner:
 
 
 def _is_no_message_error(record: logging.LogRecord) -> bool:
-    """Report whether the error is to be logged. Those of malformed messages quote them, perhaps
-    with a token, and any client can cause any number of them.
+    """Report whether the error is to be logged. Any client can cause any number of those of
+    malformed messages, which quote them, perhaps with a token, and of connections that have ended.
     """
     why = (record.exc_info or (None, None))[1]
-    return not isinstance(why, HttpProcessingError | web.RequestPayloadError)
+    return not isinstance(why, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
 async def listen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -228,3 +229,29 @@ def test_16_clients_without_a_token_do_not_use_the_turns_of_changes(run: Run) ->
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
 
     run(scenario())
+
+
+def test_16_a_client_that_leaves_before_100_continue_is_no_error_in_the_log(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any number of strangers can do so: aiohttp sends it before the request is handled."""
+
+    async def leaves(request: web.Request) -> None:
+        assert request.transport is not None
+        request.transport.abort()
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def never(request: web.Request) -> web.Response:
+        raise AssertionError
+
+    async def scenario() -> None:
+        async with listening(routes=[web.post("/slow", never, expect_handler=leaves)]) as connect:
+            reader, writer = await connect()
+            expects = b"\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+            writer.write(_CHANGE.replace(b"\r\n\r\n", expects))
+            assert not await reader.read()
+            assert await is_alive(connect)
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario())
+    assert not caplog.records
