@@ -241,14 +241,10 @@ async def test_bytes_that_could_not_be_written_are_written_again(
 async def test_a_full_disk_ends_a_thread(
     tmp_path: Path, tls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, append = itertools.count(), Spool.append
+    def failing(spool: Spool, piece: Any) -> None:
+        raise StorageFull("full")
 
-    def failing(spool: Spool, pieces: Any) -> None:
-        if next(calls) == 3:
-            raise StorageFull("full")
-        append(spool, pieces)
-
-    monkeypatch.setattr(Spool, "append", failing)
+    monkeypatch.setattr(Spool, "append_piece", failing)  # only a thread that reads calls it
     async with storing(sends(WHOLE["length"]), tmp_path, tls) as stored:
         with pytest.raises(StorageFull):
             await stored.run()
