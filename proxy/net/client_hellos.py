@@ -10,9 +10,12 @@ _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 
 
 class ClientHellos:
-    """The ClientHellos in what a client sends. There are two if the server requests a retry."""
+    """The ClientHellos in what a client sends. There are two if the server requests a retry.
 
-    __slots__ = ("_message", "_message_header", "_record", "_record_header", "longest")
+    None follows another message, but encrypted ones may, whose records look alike before TLS 1.3.
+    """
+
+    __slots__ = ("_ended", "_message", "_message_header", "_record", "_record_header", "longest")
 
     def __init__(self) -> None:
         #: Bytes that the longest one announces.
@@ -21,11 +24,13 @@ class ClientHellos:
         self._record_header, self._message_header = bytearray(), bytearray()
         #: The bytes of the record and of the message that have not arrived.
         self._record = self._message = 0
+        #: Another message has begun.
+        self._ended = False
 
     def read(self, data: bytes) -> None:
         """Read more."""
         at = 0
-        while at < len(data):
+        while at < len(data) and not self._ended:
             if not self._record:
                 at += _fill(self._record_header, _RECORD_HEADER, data, at)
                 if len(self._record_header) == _RECORD_HEADER:
@@ -43,7 +48,7 @@ class ClientHellos:
 
     def _read_messages(self, data: bytes) -> None:
         at = 0
-        while at < len(data):
+        while at < len(data) and not self._ended:
             if self._message:
                 skipped = min(self._message, len(data) - at)
                 self._message -= skipped
@@ -53,7 +58,8 @@ class ClientHellos:
             at += _fill(header, _MESSAGE_HEADER, data, at)
             if len(header) == _MESSAGE_HEADER:
                 self._message = int.from_bytes(header[1:])
-                if header[0] == _CLIENT_HELLO:
+                self._ended = header[0] != _CLIENT_HELLO
+                if not self._ended:
                     self.longest = max(self.longest, self._message)
                 header.clear()
 

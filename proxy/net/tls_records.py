@@ -41,8 +41,9 @@ class BoundedObject(ssl.SSLObject):
     def do_handshake(self) -> None:
         """Called by the event loop."""
         waiting = self.incoming.pending
-        if self.server_side and self.version() in (None, "TLSv1.3"):
-            # in an older version nothing but the first ClientHello can be long
+        cipher = self.cipher()  # `version` is not known before the end
+        if self.server_side and (cipher is None or cipher[1] == "TLSv1.3"):
+            # a session of an older version that is resumed goes on with encrypted messages
             self._look()
         try:
             super().do_handshake()

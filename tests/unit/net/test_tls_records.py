@@ -20,6 +20,7 @@ from tests.support.tls_peers import pin, write
 
 LIMIT = 64 << 10
 NOT_REQUESTED, REQUESTED = 0, 1
+CHANGE_CIPHER = b"\x14\x03\x03\0\x01\x01"
 
 
 class Pair:
@@ -192,9 +193,41 @@ def test_15_a_second_client_hello_takes_little_memory_either(tmp_path: Path) -> 
     reads.write(sent.read())
     shake_hands(server)
     assert b"\xcf\x21\xad\x74" in writes.read()  # the random of a HelloRetryRequest
-    reads.write(b"\x14\x03\x03\0\x01\x01" + hello(128 << 10, 4))
+    reads.write(CHANGE_CIPHER + hello(128 << 10, 4))
     with pytest.raises(ssl.SSLError, match="too long"):
         shake_hands(server)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 14])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_15_an_encrypted_message_is_no_client_hello(
+    tmp_path: Path, resumed: bool, size: int
+) -> None:
+    """With TLS 1.2 the last message of each 256th client begins as one, after its encryption."""
+    leaf = trustme.CA(key_type=trustme.KeyType.ECDSA).issue_cert("localhost")
+    accepting = ServerCertificate(*write(leaf, tmp_path)).context
+    context = upstream_context(verify=False)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    session = None
+    for attempt in range(1 + resumed):
+        reads, writes, sent, received = (ssl.MemoryBIO() for _ in range(4))
+        client = context.wrap_bio(received, sent, session=session)
+        server = accepting.wrap_bio(reads, writes, server_side=True)
+        shake_hands(client)
+        receive(server, reads, sent.read(), size)
+        received.write(writes.read())
+        shake_hands(client)
+        flight = sent.read()
+        if attempt < resumed:
+            receive(server, reads, flight, size)
+            received.write(writes.read())
+            shake_hands(client)
+            session = client.session
+    assert client.session_reused == resumed
+    at = flight.index(CHANGE_CIPHER) + len(CHANGE_CIPHER) + 5
+    flight = flight[:at] + b"\x01\xff\xff\xff" + flight[at + 4 :]
+    with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
+        receive(server, reads, flight, size)
 
 
 def test_15_all_contexts_are_bounded(tmp_path: Path) -> None:
