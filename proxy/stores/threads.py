@@ -37,10 +37,12 @@ class Threads(ThreadPoolExecutor):
         #: Work for which no thread was started.
         self._unstarted = 0
         super().__init__(count, thread_name_prefix=name, initializer=initializer)
-        self.submit(int)
-        if not self._threads:
+        self._idle_semaphore = _Idle(0)
+        try:
+            self.submit(int)
+        except MemoryError as why:
             self.shutdown(wait=False)
-            raise StoreUnavailable("the system starts no more threads")
+            raise StoreUnavailable("the system starts no more threads") from why
 
     def put(self, work: _Begun[Any]) -> None:
         """As `submit`, without a future of its own: a thread that finds no memory for that ends."""
@@ -51,17 +53,33 @@ class Threads(ThreadPoolExecutor):
             self._adjust_thread_count()
 
     def _adjust_thread_count(self) -> None:
+        """Raises MemoryError if no thread lives, and none can be started."""
         alive = {each for each in self._threads if each.is_alive()}
-        for _ in range(len(self._threads) - len(alive)):  # those found no memory
-            self._idle_semaphore.acquire(blocking=False)  # it may be counted as idle
+        if len(alive) < len(self._threads):  # the others found no memory
+            # they may be counted as idle, and a busy thread more than once
+            while self._idle_semaphore.acquire(blocking=False):
+                pass
         self._threads = alive
         # after such work one idle thread too many is counted: no other would ever be started
         while self._unstarted and self._idle_semaphore.acquire(blocking=False):
             self._unstarted -= 1
         try:
             super()._adjust_thread_count()
-        except (RuntimeError, MemoryError):  # the work is in the queue all the same
-            self._unstarted += 1
+        except (RuntimeError, MemoryError) as why:
+            if not self._threads:
+                raise MemoryError("no thread can be started") from why
+            self._unstarted += 1  # the work is in the queue all the same
+
+
+class _Idle(threading.Semaphore):
+    """The threads that wait for work."""
+
+    def release(self, n: int = 1) -> None:
+        """Count a thread. One that finds no memory for it must not end: there may be work again."""
+        try:  # noqa: SIM105  # `suppress` needs memory
+            super().release(n)
+        except MemoryError:
+            pass
 
 
 class _Begun(Generic[_T]):

@@ -137,6 +137,60 @@ async def test_a_thread_that_finds_no_memory_loses_no_work_and_is_replaced(
         threads.shutdown()
 
 
+async def test_a_thread_is_replaced_however_often_it_was_counted_as_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Up to Python 3.11 it is counted after each work, also if more is in the queue."""
+    threads = Threads(1, "test")
+    try:
+        await asyncio.gather(*(begin(threads, int) for _ in range(10)))
+        with monkeypatch.context() as lacking:
+            lacking.setattr(Future, "set_running_or_notify_cancel", _no_memory)
+            threads.submit(int)
+            (thread,) = threads._threads
+            thread.join(LIMIT)
+        async with asyncio.timeout(LIMIT):
+            assert await begin(threads, lambda: 8) == 8
+    finally:
+        threads.shutdown()
+
+
+async def test_a_thread_that_finds_no_memory_to_count_itself_does_the_next_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is replaced with the next work only: what is in the queue by then would wait for it."""
+    monkeypatch.setattr(threading.Semaphore, "release", _no_memory)
+    threads = Threads(1, "test")
+    try:
+        async with asyncio.timeout(LIMIT):
+            assert await asyncio.gather(*(begin(threads, int) for _ in range(10))) == [0] * 10
+    finally:
+        threads.shutdown()
+
+
+async def test_work_for_which_no_thread_is_left_nor_started_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would wait for the next work, which may wait for it."""
+    threads = Threads(1, "test")
+    try:
+        with monkeypatch.context() as lacking:
+            lacking.setattr(Future, "set_running_or_notify_cancel", _no_memory)
+            threads.submit(int)
+            (thread,) = threads._threads
+            thread.join(LIMIT)
+        with no_new_thread(), pytest.raises(MemoryError):
+            begin(threads, int)
+        async with asyncio.timeout(LIMIT):
+            assert await begin(threads, lambda: 8) == 8
+    finally:
+        threads.shutdown()
+
+
+def _no_memory(*_: object) -> None:
+    raise MemoryError
+
+
 async def test_10_bytes_that_find_no_memory_for_their_thread_are_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
