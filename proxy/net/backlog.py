@@ -42,6 +42,7 @@ class Backlog:
         self._slow: tuple[dict[Slow, tuple[float, int]], ...] = ({}, {})
         self._size = 0
         self._check: asyncio.TimerHandle | None = None
+        self._making_room = False
 
     def add(self, slow: Slow, *, moved: bool = False) -> None:
         """Note that nothing more is written until the other end has read.
@@ -52,12 +53,20 @@ class Backlog:
         now, size = self._now(), slow.unsent
         self._slow[moved][slow] = now, size
         self._size += size
-        if self._check is None:
+        # not if that one's end has begun the request behind it: there may be a thousand of these
+        if self._check is None and not self._making_room:
             # at once: one turn of the loop can read from hundreds of connections
             self._make_room()
 
     def _make_room(self) -> None:
         self._check = None
+        self._making_room = True
+        try:
+            self._end_some()
+        finally:
+            self._making_room = False
+
+    def _end_some(self) -> None:
         while self._size > self.limit and sum(map(len, self._slow)) > 1:
             oldest, (since, _) = next(chain.from_iterable(each.items() for each in self._slow))
             left = since + self._patience - self._now()

@@ -73,6 +73,25 @@ async def test_the_only_slow_client_makes_no_room() -> None:
     assert large.broken == 0
 
 
+async def test_12_requests_behind_those_that_make_room_do_so_in_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A client may have sent hundreds of them at once, and each begins when the one before ends."""
+    slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
+
+    class Pipeline(Reader):
+        def make_room(self) -> None:
+            super().make_room()
+            if self.broken < 2000:
+                slow.add(self)
+
+    first, second = Pipeline(60), Pipeline(60)
+    slow.add(first)
+    slow.add(second)
+    assert first.broken + second.broken == 2000 + 1999
+    assert not caplog.records
+
+
 async def test_12_clients_that_read_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the wire: the first one is broken off, the last one and one that reads are served."""
     monkeypatch.setattr(server, "UNREAD", 300 << 10)
