@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
@@ -28,6 +29,8 @@ from proxy.net.sockets import enable_keepalive
 from proxy.ports.counts import NO_RESPONSE, ClientCounts, LaneCounts
 
 NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
+#: A read of so many bytes is large: see `BaseConnection._grow`.
+LARGE = 32 << 10
 #: The transport of a connection that this process has accepted knows its ends.
 _ACCEPTED_HERE: Mapping[str, Endpoint] = {}
 
@@ -52,6 +55,8 @@ class ConnectionOwner(Protocol):
     waiting: Budget
     #: What the clients have not read.
     unread: Backlog
+    #: What TLS connections keep after large reads.
+    grown: Backlog
     #: Logs each request; None if nothing does.
     access: AccessLog | None
 
@@ -74,7 +79,9 @@ class BaseConnection(asyncio.Protocol, ABC):
         "_arrived",
         "_deadlines",
         "_given_id",
+        "_grown",
         "_inbox",
+        "_large",
         "_lingering",
         "_logged",
         "_owner",
@@ -125,6 +132,8 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._deadlines = Deadlines(len(Limit), self._expired)
         #: True while the client reads more slowly than the proxy writes.
         self._slow = False
+        #: Bytes of a read that is large, and what the largest one has left in memory.
+        self._large, self._grown = sys.maxsize, 0
 
     def __repr__(self) -> str:
         """Client, phase, and what the connection waits for, for logs and debuggers."""
@@ -163,6 +172,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
             self.transport.set_write_buffer_limits(HIGH)
+            self._large = LARGE
         share_reads(self.transport, self)
         enable_keepalive(transport)
         if self._owner.enter(self):
@@ -198,7 +208,8 @@ class BaseConnection(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         """Called by the loop."""
         self._slow = True
-        self._owner.unread.add(self)
+        unsent = self.transport.get_write_buffer_size()
+        self._owner.unread.add(self, unsent, self._read_too_slowly)
         self._deadlines.set(Limit.READER, self._patience)
         if self._serving is not None:
             self._serving.client_slow()
@@ -208,14 +219,23 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._slow = False
         self._owner.unread.discard(self)
 
-    @property
-    def unsent(self) -> int:
-        """The number of bytes written that are not sent yet."""
-        return self.transport.get_write_buffer_size()
-
-    def make_room(self) -> None:
+    def _read_too_slowly(self) -> None:
         """Break off: the client has read nothing for longest."""
         self.break_off(Ending.TIMED_OUT)
+
+    def _grow(self, read: int) -> None:
+        """Count what a TLS connection keeps after a read of so many bytes, until it ends: neither
+        the loop's buffer nor OpenSSL's, which is a third larger, shrinks.
+        """
+        self._grown = max(self._grown, read * 7 // 3)
+        self._owner.grown.add(self, self._grown, self._shrink)
+
+    def _shrink(self) -> None:
+        """End: the last large read of the connection is the oldest one of all."""
+        if self._phase is Phase.READY:
+            self._end()
+        else:
+            self.break_off(Ending.ABORTED)
 
     def drain(self) -> None:
         """Close now if idle, else after the response."""

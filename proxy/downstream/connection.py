@@ -57,7 +57,6 @@ class ClientConnection(RequestReader):
         "_closed_well",
         "_ending",
         "_head",
-        "_held",
         "_invited",
         "_lane",
         "_responded",
@@ -76,8 +75,6 @@ class ClientConnection(RequestReader):
         self._head: Head | None = None
         self._bridge: Bridge | None = None
         self._body: Body = NOTHING
-        #: Bytes of the shared memory that the head of the request in progress uses.
-        self._held = 0
         #: False while the client waits for `100 Continue`; the body deadline starts after it.
         self._invited = True
         #: The lane and the status of the request in progress.
@@ -93,7 +90,10 @@ class ClientConnection(RequestReader):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        self.received += len(data)
+        size = len(data)
+        self.received += size
+        if size >= self._large:
+            self._grow(size)
         if self.delivered is not None and self._lingering.handed_over:
             self._report(received=True)  # see `upstream.local_pool.LocalConnection`
             return
@@ -354,17 +354,6 @@ class ClientConnection(RequestReader):
     def _end(self) -> None:
         self._closed_well = True
         super()._end()
-
-    def _hold(self, size: int) -> bool:
-        """Count a large head until its request is answered. Return False if memory is exhausted."""
-        if not self._owner.waiting.take(size):
-            return False
-        self._held = size
-        return True
-
-    def _release(self) -> None:
-        self._owner.waiting.give(self._held)
-        self._held = 0
 
     def _leave(self, ending: Ending = Ending.CLIENT_LEFT) -> None:
         """End the request in progress, if any, without the rest of its response."""

@@ -6,7 +6,8 @@ from abc import abstractmethod
 
 from proxy.core.errors import Problem
 from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
-from proxy.downstream.base import NO_MEMORY, BaseConnection
+from proxy.downstream.base import NO_MEMORY, BaseConnection, ConnectionOwner
+from proxy.downstream.endings import Ending
 from proxy.downstream.lingering import LINGER
 from proxy.downstream.phases import Limit, Phase
 
@@ -19,7 +20,12 @@ class RequestReader(BaseConnection):
     one before it has its response.
     """
 
-    __slots__ = ()
+    __slots__ = ("_held",)
+
+    def __init__(self, owner: ConnectionOwner) -> None:
+        super().__init__(owner)
+        #: Bytes of the shared memory that the head of the request in progress uses.
+        self._held = 0
 
     @abstractmethod
     def _begin(self, head: Head, rest: bytes) -> None:
@@ -57,6 +63,13 @@ class RequestReader(BaseConnection):
 
     def _proceed(self) -> None:
         """Start the next request of the inbox if possible, else wait for what is missing."""
+        try:
+            self._take_requests()
+        except MemoryError:
+            # a part of a request may be missing, and not everyone who calls ends the connection
+            self.break_off(Ending.ABORTED)
+
+    def _take_requests(self) -> None:
         inbox = self._inbox
         while inbox:
             turn = self._phase is _READY and not self._slow
@@ -79,6 +92,17 @@ class RequestReader(BaseConnection):
         if self._phase is _READY and not self._slow and not inbox:
             self._rest()
         self._reading.update()
+
+    def _hold(self, size: int) -> bool:
+        """Count a large head until its request is answered. Return False if memory is exhausted."""
+        if not self._owner.waiting.take(size):
+            return False
+        self._held = size
+        return True
+
+    def _release(self) -> None:
+        self._owner.waiting.give(self._held)
+        self._held = 0
 
     def _wait_for_head(self) -> None:
         if self._reading.ended:

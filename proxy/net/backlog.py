@@ -1,4 +1,4 @@
-"""What the other ends of connections have not read: those of one direction share one limit."""
+"""What connections keep in memory: those of one kind share one limit."""
 
 from __future__ import annotations
 
@@ -6,52 +6,45 @@ import asyncio
 import logging
 from collections.abc import Callable
 from itertools import chain
-from typing import Protocol
 
 _log = logging.getLogger(__name__)
 
-
-class Slow(Protocol):
-    """A connection, or what waits for one, as `Backlog` uses it."""
-
-    @property
-    def unsent(self) -> int:
-        """The number of bytes in memory that are not sent yet."""
-
-    def make_room(self) -> None:
-        """Abort, so that neither end can take its message for whole, and release the memory."""
+_Entry = tuple[float, int, Callable[[], None]]
 
 
 class Backlog:
-    """The connections whose other end reads more slowly than the proxy writes.
+    """The connections, or what waits for one, that keep what the other end has not read, or what
+    its reads have left behind.
 
-    Each may leave some 100 KiB unread for minutes, and nobody needs credentials for that: the
+    Each may keep hundreds of kilobytes for minutes, and nobody needs credentials for that: the
     description of the API is for everyone, and a body is passed through before VB365 knows who
-    sends it. So when they leave more than the `limit` (bytes) together, one that has not moved for
-    longest is broken off: first of those that never did, because a burst of these must not end a
-    transfer that is slow but advances. None that has moved within `patience` seconds is broken off.
-    `now` returns seconds.
+    sends it. So when they keep more than the `limit` (bytes) together, one that has not moved for
+    longest makes room: first of those that never did, because a burst of these must not end a
+    transfer that is slow but advances. None does that has moved within `patience` seconds. `now`
+    returns seconds.
     """
 
     def __init__(self, now: Callable[[], float], *, limit: int, patience: float) -> None:
         self._now = now
         self.limit = limit
         self._patience = patience
-        #: When each one became slow, and what it left unread then, the first one first: those that
+        #: When each one was added, its size and how it makes room, the first one first: those that
         #: have never moved, and the others.
-        self._slow: tuple[dict[Slow, tuple[float, int]], ...] = ({}, {})
+        self._slow: tuple[dict[object, _Entry], ...] = ({}, {})
         self._size = 0
         self._check: asyncio.TimerHandle | None = None
         self._making_room = False
 
-    def add(self, slow: Slow, *, moved: bool = False) -> None:
-        """Note that nothing more is written until the other end has read.
+    def add(
+        self, slow: object, size: int, make_room: Callable[[], None], *, moved: bool = False
+    ) -> None:
+        """Count `size` bytes until `discard`, in place of what counts for it already.
 
-        `moved` says that it was slow before, and has read then.
+        `make_room` must release them, so that neither end can take its message for whole. `moved`
+        says that it was slow before, and has advanced then.
         """
         self.discard(slow)
-        now, size = self._now(), slow.unsent
-        self._slow[moved][slow] = now, size
+        self._slow[moved][slow] = self._now(), size, make_room
         self._size += size
         # not if that one's end has begun the request behind it: there may be a thousand of these
         if self._check is None and not self._making_room:
@@ -68,19 +61,21 @@ class Backlog:
 
     def _end_some(self) -> None:
         while self._size > self.limit and sum(map(len, self._slow)) > 1:
-            oldest, (since, _) = next(chain.from_iterable(each.items() for each in self._slow))
+            oldest, (since, _, make_room) = next(
+                chain.from_iterable(each.items() for each in self._slow)
+            )
             left = since + self._patience - self._now()
             if left > 0:
                 self._check = asyncio.get_running_loop().call_later(left, self._make_room)
                 return
             self.discard(oldest)
             try:
-                oldest.make_room()
+                make_room()
             except Exception:  # noqa: BLE001  # it must not break off the one that is being added
                 _log.exception("a slow connection was not broken off properly")
 
-    def discard(self, slow: Slow) -> None:
-        """Note that the other end has read, or has left. Idempotent."""
+    def discard(self, slow: object) -> None:
+        """Note that it keeps nothing any more. Idempotent."""
         for each in self._slow:
-            _, size = each.pop(slow, (0.0, 0))
-            self._size -= size
+            if (entry := each.pop(slow, None)) is not None:
+                self._size -= entry[1]

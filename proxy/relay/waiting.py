@@ -26,16 +26,9 @@ class WaitingBody(ABC):
         #: True once VB365 has read, after it had not for a while.
         self._moved = False
 
-    @property
-    def unsent(self) -> int:
-        """See `net.backlog.Slow`."""
-        connection = self._connection
-        written = 0 if connection is None else connection.transport.get_write_buffer_size()
-        return written + sum(map(len, self._early))
-
     @abstractmethod
     def make_room(self) -> None:
-        """See `net.backlog.Slow`."""
+        """Give up, and release the memory."""
 
     def _disconnect(self, *, flush: bool = False) -> None:
         """Close the connection, as `Connection.close` does."""
@@ -45,7 +38,10 @@ class WaitingBody(ABC):
 
     def _wait(self) -> None:
         """Note that no more of the body is read until VB365 has taken what there is."""
-        self._pool.unread.add(self, moved=self._moved)
+        connection = self._connection
+        written = 0 if connection is None else connection.transport.get_write_buffer_size()
+        unsent = written + sum(map(len, self._early))
+        self._pool.unread.add(self, unsent, self.make_room, moved=self._moved)
 
     def _taken(self) -> None:
         """Note that VB365 has taken it, or will not. Idempotent."""

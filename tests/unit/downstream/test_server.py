@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -16,6 +16,7 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
 from proxy.downstream.bridge import OPTIONS
+from proxy.downstream.duplex import Exchange
 from tests.support.proxies import through
 from tests.support.tls_peers import server_side
 from tests.support.wire import LIMIT, Peer, eventually
@@ -78,6 +79,24 @@ async def test_pipelined_relayed_and_own_requests_are_served_in_order() -> None:
         client = await proxy.ask(b"".join(raw for raw, _ in mix))
         for _, body in mix:
             assert (await client.response())[1] == (b"POST /_own/3 ab" if body is None else body)
+
+
+async def test_12_a_pipelined_request_that_finds_no_memory_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is started when the response before it is complete, by VB365's connection."""
+    async with through(upstream, decide=decide, handler=echo) as (proxy, _):
+        start, found = proxy.server.relay.start, [False, True]
+
+        def lacking(*args: Any, **kwargs: Any) -> Exchange:
+            if not found.pop():
+                raise MemoryError
+            return start(*args, **kwargs)
+
+        monkeypatch.setattr(proxy.server.relay, "start", lacking)
+        await proxy.ask(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+        await eventually(lambda: proxy.server.counters.accepted == 1)
+        await eventually(lambda: proxy.server.open == 0)
 
 
 async def test_own_requests_may_be_split_anywhere() -> None:

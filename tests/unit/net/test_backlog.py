@@ -36,9 +36,9 @@ async def test_the_clients_that_have_not_read_for_longest_make_room() -> None:
     slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.05)
     readers = [Reader(40) for _ in range(4)]
     for reader in readers:
-        slow.add(reader)
+        slow.add(reader, reader.unsent, reader.make_room)
     assert not any(reader.broken for reader in readers)
-    slow.add(readers[0])  # it has read, and is slow again
+    slow.add(readers[0], readers[0].unsent, readers[0].make_room)  # it has read, and is slow again
     await eventually(lambda: sum(reader.broken for reader in readers) == 2)
     assert [reader.broken for reader in readers] == [0, 1, 1, 0]
 
@@ -47,29 +47,31 @@ async def test_a_client_that_has_read_or_left_takes_no_room() -> None:
     """Nor is it broken off."""
     slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
     first, second, third = readers = [Reader(40) for _ in range(3)]
-    slow.add(first)
-    slow.add(second)
+    slow.add(first, first.unsent, first.make_room)
+    slow.add(second, second.unsent, second.make_room)
     slow.discard(first)
     slow.discard(first)
-    slow.add(third)
+    slow.add(third, third.unsent, third.make_room)
     assert not any(reader.broken for reader in readers)
 
 
 async def test_those_that_have_never_moved_make_room_first() -> None:
     slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
     first, second, third, fourth = readers = [Reader(40) for _ in range(4)]
-    slow.add(first, moved=True)
+    slow.add(first, 40, first.make_room, moved=True)
     for reader in (second, third, fourth):
-        slow.add(reader)
+        slow.add(reader, reader.unsent, reader.make_room)
     assert [reader.broken for reader in readers] == [0, 1, 1, 0]
-    slow.add(third, moved=True)
-    slow.add(second, moved=True)
+    slow.add(third, 40, third.make_room, moved=True)
+    slow.add(second, 40, second.make_room, moved=True)
     assert [reader.broken for reader in readers] == [1, 1, 1, 1]
 
 
 async def test_the_only_slow_client_makes_no_room() -> None:
     large = Reader(1000)
-    Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0).add(large)
+    Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0).add(
+        large, large.unsent, large.make_room
+    )
     assert large.broken == 0
 
 
@@ -83,11 +85,11 @@ async def test_12_requests_behind_those_that_make_room_do_so_in_turn(
         def make_room(self) -> None:
             super().make_room()
             if self.broken < 2000:
-                slow.add(self)
+                slow.add(self, self.unsent, self.make_room)
 
     first, second = Pipeline(60), Pipeline(60)
-    slow.add(first)
-    slow.add(second)
+    slow.add(first, first.unsent, first.make_room)
+    slow.add(second, second.unsent, second.make_room)
     assert first.broken + second.broken == 2000 + 1999
     assert not caplog.records
 
@@ -239,6 +241,6 @@ async def test_a_connection_that_cannot_be_broken_off_stops_no_other(
     slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
     broken, second, third = Broken(60), Reader(60), Reader(60)
     for reader in (broken, second, third):
-        slow.add(reader)
+        slow.add(reader, reader.unsent, reader.make_room)
     assert (second.broken, third.broken) == (1, 0)
     assert "not connected" in caplog.text
