@@ -21,7 +21,7 @@ from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.threads import Patience, Threads, begin, ended, undisturbed
 from tests.support.threads import no_new_thread
-from tests.support.wire import LIMIT
+from tests.support.wire import LIMIT, eventually
 
 ID = "5f0c6d3e-0000-4000-8000-000000000000"
 
@@ -125,13 +125,14 @@ async def test_a_thread_that_finds_no_memory_loses_no_work_and_is_replaced(
         return ready(future)
 
     threads = Threads(1, "test")
-    monkeypatch.setattr(Future, "set_running_or_notify_cancel", lacking)
     try:
         async with asyncio.timeout(LIMIT):
+            await begin(threads, int)  # its first thread has begun
+            monkeypatch.setattr(Future, "set_running_or_notify_cancel", lacking)
             assert await begin(threads, lambda: 7) == 7
             (thread,) = threads._threads
             threads.submit(int)
-            await asyncio.to_thread(thread.join)
+            await eventually(lambda: not thread.is_alive())  # no other thread takes the exception
             assert await begin(threads, lambda: 8) == 8
     finally:
         threads.shutdown()
