@@ -39,7 +39,7 @@ class WaitingBody(ABC):
     def _wait(self) -> None:
         """Note that no more of the body is read until VB365 has taken what there is."""
         connection = self._connection
-        written = 0 if connection is None else connection.transport.get_write_buffer_size()
+        written = 0 if connection is None else connection.unsent
         unsent = written + sum(map(len, self._early))
         self._pool.unread.add(self, unsent, self.make_room, moved=self._moved)
 

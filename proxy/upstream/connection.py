@@ -18,6 +18,8 @@ from proxy.ports.counts import UpstreamCounts
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
 #: RFC 9112 §9.8: a response that ends with such a connection is incomplete.
 _CUT_OFF = "the connection ended without a close_notify, or with its process"
+#: Bytes to write at a time over TLS, whose buffers stay as large as the largest write.
+_PIECE = 1 << 14
 #: Seconds to send what is written on a connection that is closed.
 _FLUSH = 30.0
 
@@ -62,11 +64,14 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_counts",
         "_flushing",
+        "_full",
         "_pool",
         "_private",
         "_reads",
         "_receiver",
         "_request",
+        "_sending",
+        "below",
         "closed",
         "idle_since",
         "paused",
@@ -94,13 +99,23 @@ class Connection(asyncio.Protocol):
         self._request: Head | None = None
         self._private = False
         self._reads: Buffered | None = None
+        #: The transport below that of the loop's TLS, set before `connection_made`: it has all that
+        #: is not sent (`net.tls_flow`).
+        self.below: asyncio.Transport | None = None
+        #: Whether more than one write is in progress, and whether not all is sent.
+        self._sending = self._full = False
+
+    @property
+    def unsent(self) -> int:
+        """The number of bytes written that are not sent yet."""
+        return (self.below or self.transport).get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self.transport = cast("asyncio.Transport", transport)
         self._reads = share_reads(self.transport, self)
         # what VB365 has not read is counted from the first byte: there are thousands of connections
-        self.transport.set_write_buffer_limits(high=1, low=0)
+        (self.below or self.transport).set_write_buffer_limits(high=1, low=0)
         self.readable = poller(transport)
         enable_keepalive(transport)
 
@@ -136,11 +151,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Called by the loop."""
-        if self._receiver is not None:
+        self._full = True
+        if self._receiver is not None and not self._sending:
             self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
         """Called by the loop."""
+        self._full = False
         if self._receiver is not None:
             self._receiver.resume_writing()
 
@@ -164,13 +181,28 @@ class Connection(asyncio.Protocol):
         """
         self._receiver = receiver
         self._request = request
-        self._counts.sent += len(message)
-        self.transport.write(message)
+        self._send(message)
 
     def write(self, data: bytes) -> None:
         """Send more of the request."""
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
         self._counts.sent += len(data)
-        self.transport.write(data)
+        below = self.below
+        if below is None or len(data) <= _PIECE:
+            self.transport.write(data)
+            return
+        self._sending = True
+        try:
+            for at in range(0, len(data), _PIECE):
+                if below.is_closing():
+                    break
+                self.transport.write(data[at : at + _PIECE])
+        finally:
+            self._sending = False
+        if self._full and self._receiver is not None:
+            self._receiver.pause_writing()
 
     def give_back(self, response: ResponseHead, *, leftover: bool) -> bool:
         """Keep the connection for another request, or close it. Call at the end of the response.
@@ -189,7 +221,7 @@ class Connection(asyncio.Protocol):
             or outcome is _CLOSED
             or self.paused
             or (self._reads is not None and self._reads.filled)
-            or self.transport.get_write_buffer_size()
+            or self.unsent
         ):
             self.close()
             return False
@@ -225,7 +257,7 @@ class Connection(asyncio.Protocol):
     def lend(self) -> ThreadReader | None:
         """Stop reading, so that a thread can read until `resume`. Return None if it cannot."""
         # a failure to write would make the transport report, or read, what the thread misses
-        if self.closed or self.transport.is_closing() or self.transport.get_write_buffer_size():
+        if self.closed or self.transport.is_closing() or self.unsent:
             return None
         reader = ThreadReader.of(self.transport)
         if reader is not None:
@@ -245,7 +277,7 @@ class Connection(asyncio.Protocol):
             return
         self.closed = True
         if flush:
-            if self.transport.get_write_buffer_size():
+            if self.unsent:
                 asyncio.get_running_loop().call_later(_FLUSH, self.transport.abort)
             self.transport.close()
             self._flushing = True

@@ -22,6 +22,7 @@ from proxy.core.http.heads import Head
 from proxy.core.http.reuse import is_repeatable
 from proxy.net.backlog import Backlog
 from proxy.net.tls import explain
+from proxy.net.tls_flow import start_tls
 from proxy.net.tls_transport import TlsTransport
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
 from proxy.ports.counts import UpstreamCounts
@@ -329,9 +330,16 @@ class Pool:
 
     async def _open_to(self, address: _Address) -> Connection:
         connection = Connection(self)
-        if self._tls is None or not self._threads:
-            tls = {} if self._tls is None else {"ssl": self._tls, "server_hostname": self.host}
-            await self._dial_to(address, connection, **tls)
+        if self._tls is None:
+            await self._dial_to(address, connection)
+        elif not self._threads:
+            below = await self._dial_to(address, asyncio.Protocol())
+            connection.below = below
+            try:
+                connection.connection_made(await start_tls(below, self._tls, self.host, connection))
+            except BaseException:
+                below.abort()
+                raise
         else:
             transport = TlsTransport(self._tls, self.host, connection)
             await self._dial_to(address, transport)
@@ -350,11 +358,14 @@ class Pool:
             self.certificate = session.getpeercert(binary_form=True)
         return connection
 
-    async def _dial_to(self, address: _Address, protocol: asyncio.BaseProtocol, **tls: Any) -> None:
+    async def _dial_to(
+        self, address: _Address, protocol: asyncio.BaseProtocol
+    ) -> asyncio.Transport:
         family, number, host = address
-        await asyncio.get_running_loop().create_connection(
-            lambda: protocol, host, self.port, family=family, proto=number, **tls
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: protocol, host, self.port, family=family, proto=number
         )
+        return transport
 
 
 def _authority(host: str, port: int, tls: ssl.SSLContext | None) -> str:

@@ -1,0 +1,37 @@
+"""Flow control of a TLS connection by what is not sent.
+
+The TLS transports of asyncio and uvloop count only what they have not handed to the transport below
+them, which takes one write of any length before it is full, and 64 KiB without being full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+
+class _Below(asyncio.BufferedProtocol):
+    """The TLS protocol of a loop, but `protocol` is told what the transport says about writing."""
+
+    def __init__(self, tls: asyncio.BufferedProtocol, protocol: asyncio.BaseProtocol) -> None:
+        # not methods of this class, which would make each read slower
+        for name in ("get_buffer", "buffer_updated", "eof_received", "connection_lost"):
+            setattr(self, name, getattr(tls, name))
+        for name in ("pause_writing", "resume_writing"):
+            setattr(self, name, getattr(protocol, name))
+
+
+async def start_tls(
+    below: asyncio.Transport, context: ssl.SSLContext, host: str, protocol: asyncio.Protocol
+) -> asyncio.Transport:
+    """Shake hands as a client over `below`, and return the transport of `protocol`. It hands on all
+    that is written to it; `protocol` is paused and resumed by `below`. Raises `OSError`.
+    """
+    transport = await asyncio.get_running_loop().start_tls(
+        below, asyncio.Protocol(), context, server_hostname=host
+    )
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("closed by the peer at once")
+    below.set_protocol(_Below(below.get_protocol(), protocol))  # type: ignore[arg-type]
+    transport.set_protocol(protocol)
+    return transport

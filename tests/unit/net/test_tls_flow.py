@@ -1,0 +1,62 @@
+"""A TLS connection is paused by what is not sent, not by what its TLS layer has kept."""
+
+from __future__ import annotations
+
+import asyncio
+
+import trustme
+
+from proxy.net.tls import upstream_context
+from proxy.net.tls_flow import start_tls
+from tests.support.tls_peers import server_side
+from tests.support.upstreams import Origin
+from tests.support.wire import Peer, eventually
+
+SIZE = 16 << 20
+
+
+class Writer(asyncio.Protocol):
+    paused = False
+    received = b""
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
+async def test_each_byte_that_is_not_sent_pauses() -> None:
+    reading = asyncio.Event()
+
+    async def peer_reads(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await reading.wait()
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        while not (await peer.some()).endswith(b"the end"):
+            pass
+        await peer.send(b"read")
+
+    loop = asyncio.get_running_loop()
+    context = server_side(trustme.CA().issue_cert("localhost"))
+    async with Origin(peer_reads).running(context) as origin:
+        below, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", origin.port)
+        below.set_write_buffer_limits(high=1, low=0)
+        writer = Writer()
+        transport = await start_tls(below, upstream_context(verify=False), "localhost", writer)
+        for _ in range(0, SIZE, 1 << 14):
+            transport.write(bytes(1 << 14))
+            assert writer.paused == (below.get_write_buffer_size() > 1)
+            if writer.paused:
+                break
+            await asyncio.sleep(0)
+        assert writer.paused
+        transport.write(b"the end")
+        reading.set()
+        await eventually(lambda: writer.received == b"read")
+        assert not writer.paused
+        assert below.get_write_buffer_size() == 0
+        transport.abort()
