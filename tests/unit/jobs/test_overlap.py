@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from concurrent.futures import Future
 
 import pytest
 
 from proxy.core.job import FileFacts
 from proxy.jobs.continuation import Continuation
 from proxy.jobs.overlap import overlap_of
+from tests.support.wire import LIMIT as PATIENCE
 
 KIB = 1024
 SIZE = 64 * KIB
@@ -90,3 +93,16 @@ async def test_a_strong_etag_needs_no_overlap() -> None:
     found = await Continuation.of(facts, 100_000, stored.read)
     assert found is not None
     assert (found.start, found.validator, stored.largest) == (100_000, b'"a"', 0)
+
+
+async def test_10_an_export_is_continued_while_threads_find_no_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing would end the wait for a thread of asyncio's that found none."""
+
+    def no_memory(future: Future[object]) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(Future, "set_running_or_notify_cancel", no_memory)
+    async with asyncio.timeout(PATIENCE):
+        assert await overlap(RANDOM) == SIZE
