@@ -21,17 +21,30 @@ class _Below(asyncio.BufferedProtocol):
             setattr(self, name, getattr(protocol, name))
 
 
+class _Silence(asyncio.Protocol):
+    """Notes whether the peer sends anything, which it should not do before it gets a request."""
+
+    broken = False
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self.broken = True
+
+
 async def start_tls(
     below: asyncio.Transport, context: ssl.SSLContext, host: str, protocol: asyncio.Protocol
 ) -> asyncio.Transport:
     """Shake hands as a client over `below`, and return the transport of `protocol`. It hands on all
     that is written to it; `protocol` is paused and resumed by `below`. Raises `OSError`.
     """
+    silence = _Silence()
     transport = await asyncio.get_running_loop().start_tls(
-        below, asyncio.Protocol(), context, server_hostname=host
+        below, silence, context, server_hostname=host
     )
     if transport is None or transport.is_closing():
         raise ConnectionResetError("closed by the peer at once")
+    if silence.broken:  # what follows would be taken for the beginning of a response
+        raise ConnectionResetError("the peer sent data before it was asked")
     below.set_protocol(_Below(below.get_protocol(), protocol))  # type: ignore[arg-type]
     transport.set_protocol(protocol)
     return transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import trustme
 
@@ -60,3 +61,34 @@ async def test_each_byte_that_is_not_sent_pauses() -> None:
         assert not writer.paused
         assert below.get_write_buffer_size() == 0
         transport.abort()
+
+
+async def test_no_byte_is_lost_that_the_peer_sends_at_once() -> None:
+    """Else the bytes behind it were taken for the beginning of a response."""
+    handshaken = asyncio.Event()
+
+    async def peer_sends(peer: Peer) -> None:
+        await peer.send(b"early")
+        await handshaken.wait()
+
+    loop = asyncio.get_running_loop()
+    context = server_side(trustme.CA().issue_cert("localhost"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # the server's last message ends the handshake
+    lost = 0
+    async with Origin(peer_sends).running(context) as origin:
+        for _ in range(20):
+            below, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", origin.port)
+            writer = Writer()
+            try:
+                transport = await start_tls(
+                    below, upstream_context(verify=False), "localhost", writer
+                )
+            except ConnectionResetError:
+                below.abort()
+                continue
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            lost += writer.received != b"early"
+            transport.abort()
+        handshaken.set()
+    assert not lost
