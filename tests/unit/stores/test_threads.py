@@ -21,7 +21,7 @@ from proxy.stores.file_artifacts.partial import FilePartial
 from proxy.stores.file_artifacts.store import FileArtifacts
 from proxy.stores.threads import Patience, Threads, begin, ended, undisturbed
 from tests.support.threads import no_new_thread
-from tests.support.wire import LIMIT, eventually
+from tests.support.wire import LIMIT
 
 ID = "5f0c6d3e-0000-4000-8000-000000000000"
 
@@ -112,27 +112,28 @@ async def test_a_result_for_which_there_is_no_memory_is_reported_later(
         threads.shutdown()
 
 
+def end_a_thread(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the only thread take work, and find no memory for it."""
+    with monkeypatch.context() as lacking:
+        lacking.setattr(Future, "set_running_or_notify_cancel", _no_memory)
+        threads.submit(int)
+        (thread,) = threads._threads
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
 async def test_a_thread_that_finds_no_memory_loses_no_work_and_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Work that a thread has taken out of the queue is nowhere else."""
-    ready, lacks = Future.set_running_or_notify_cancel, [True]
-
-    def lacking(future: Future[Any]) -> bool:
-        if lacks:
-            lacks.pop()
-            raise MemoryError
-        return ready(future)
-
     threads = Threads(1, "test")
     try:
         async with asyncio.timeout(LIMIT):
             await begin(threads, int)  # its first thread has begun
-            monkeypatch.setattr(Future, "set_running_or_notify_cancel", lacking)
-            assert await begin(threads, lambda: 7) == 7
-            (thread,) = threads._threads
-            threads.submit(int)
-            await eventually(lambda: not thread.is_alive())  # no other thread takes the exception
+            with monkeypatch.context() as lacking:
+                lacking.setattr(Future, "set_running_or_notify_cancel", _no_memory)
+                assert await begin(threads, lambda: 7) == 7
+            end_a_thread(threads, monkeypatch)
             assert await begin(threads, lambda: 8) == 8
     finally:
         threads.shutdown()
@@ -145,11 +146,7 @@ async def test_a_thread_is_replaced_however_often_it_was_counted_as_idle(
     threads = Threads(1, "test")
     try:
         await asyncio.gather(*(begin(threads, int) for _ in range(10)))
-        with monkeypatch.context() as lacking:
-            lacking.setattr(Future, "set_running_or_notify_cancel", _no_memory)
-            threads.submit(int)
-            (thread,) = threads._threads
-            thread.join(LIMIT)
+        end_a_thread(threads, monkeypatch)
         async with asyncio.timeout(LIMIT):
             assert await begin(threads, lambda: 8) == 8
     finally:
@@ -175,11 +172,7 @@ async def test_work_for_which_no_thread_is_left_nor_started_is_refused(
     """It would wait for the next work, which may wait for it."""
     threads = Threads(1, "test")
     try:
-        with monkeypatch.context() as lacking:
-            lacking.setattr(Future, "set_running_or_notify_cancel", _no_memory)
-            threads.submit(int)
-            (thread,) = threads._threads
-            thread.join(LIMIT)
+        end_a_thread(threads, monkeypatch)
         with no_new_thread(), pytest.raises(MemoryError):
             begin(threads, int)
         async with asyncio.timeout(LIMIT):
