@@ -144,6 +144,11 @@ class BaseConnection(asyncio.Protocol, ABC):
             f" waits_for={','.join(waits) or 'nothing'} serving={self._serving!r}>"
         )
 
+    @property
+    @abstractmethod
+    def _outlasts_half_close(self) -> bool:
+        """Whether a client that shuts its sending side now still gets its responses."""
+
     @abstractmethod
     def break_off(self, why: Ending) -> None:
         """Abort, so that the client cannot take its response for whole."""
@@ -343,7 +348,7 @@ class BaseConnection(asyncio.Protocol, ABC):
 
     def _expired(self, which: int) -> None:
         if which == Limit.LOOK:
-            if self._reading.gone():
+            if self._reading.gone(half=not self._outlasts_half_close):
                 self.break_off(Ending.CLIENT_LEFT)
         elif which == Limit.LINGER:
             self._lingering.expired()

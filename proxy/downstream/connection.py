@@ -114,22 +114,26 @@ class ClientConnection(RequestReader):
             self._serving.feed(data)
 
     def eof_received(self) -> bool:
-        """Called by the loop when the client shuts its sending side. True keeps it open.
-
-        On the proxy's own paths a complete request still gets its response (CONTRACT §12). In any
-        other case the client counts as gone, and always with TLS: asyncio and uvloop close a
-        connection after the peer's close_notify.
-        """
+        """Called by the loop when the client shuts its sending side. True keeps it open."""
         self._reading.ended = True
         self._report(received=not self._lingering.handed_over and is_sent(self.transport))
-        if self.scheme == b"http":
-            passed_through = self._lane in (self.counters.relay, self.counters.rescue)
-            if self._phase is _SERVING and self._body.done and not passed_through:
-                return True
-            if self._phase is _READY and self._slow and self._inbox:
-                return True
+        if self._outlasts_half_close:
+            return True
         self._leave()
         return False
+
+    @property
+    def _outlasts_half_close(self) -> bool:
+        """On the proxy's own paths a complete request still gets its response (CONTRACT §12). In
+        any other case the client counts as gone, and always with TLS: asyncio and uvloop close a
+        connection after the peer's close_notify.
+        """
+        if self.scheme != b"http":
+            return False
+        if self._phase is _SERVING:
+            passed_through = self._lane in (self.counters.relay, self.counters.rescue)
+            return self._body.done and not passed_through
+        return self._phase is _READY and self._slow and bool(self._inbox)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""

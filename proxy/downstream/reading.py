@@ -45,9 +45,11 @@ class Reading:
             self._transport.resume_reading()
             self._deadlines.clear(Limit.LOOK)
 
-    def gone(self) -> bool:
-        """Report whether the client has left. If not, schedule the next check."""
-        if peer_closed(self._transport):
+    def gone(self, *, half: bool) -> bool:
+        """Report whether the client has left, for which it is enough to shut its sending side if
+        `half`. If not, schedule the next check.
+        """
+        if peer_closed(self._transport, half=half):
             return True
         self._deadlines.set(Limit.LOOK, LOOK)
         return False

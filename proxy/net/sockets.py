@@ -19,8 +19,8 @@ if sys.platform != "win32":
 
 #: Linux: the first byte of TCP_INFO is the TCP state.
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
-#: TCP_CLOSE and TCP_CLOSE_WAIT.
-_PEER_CLOSED = (7, 8)
+#: TCP_CLOSE after a reset, and TCP_CLOSE_WAIT after an end.
+_RESET_BY_PEER, _ENDED_BY_PEER = 7, 8
 #: struct linger: on, zero seconds.
 _RESET = struct.pack("ii", 1, 0)
 _KEEPALIVE = [
@@ -43,15 +43,18 @@ def enable_keepalive(transport: asyncio.BaseTransport) -> None:
             sock.setsockopt(level, option, seconds)
 
 
-def peer_closed(transport: asyncio.BaseTransport) -> bool:
-    """Report whether the peer has closed its side of a connection that is not being read."""
+def peer_closed(transport: asyncio.BaseTransport, *, half: bool = True) -> bool:
+    """Report whether the peer has closed its side of a connection that is not being read; unless
+    `half`, whether it has reset it, or closed both sides of a Unix socket.
+    """
     sock = transport.get_extra_info("socket")
     if sock is None or _TCP_INFO is None:
         return False
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return _unix_peer_closed(sock.fileno())
+        return _unix_peer_closed(sock.fileno()) if half else _unix_closed(transport)
     try:
-        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _PEER_CLOSED
+        state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+        return state == _RESET_BY_PEER or (half and state == _ENDED_BY_PEER)
     except OSError:
         return True
 

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, PassThrough
+from proxy.downstream import reading
 from proxy.downstream.bridge import OPTIONS
 from proxy.downstream.duplex import Exchange
 from tests.support.proxies import through
@@ -306,6 +307,31 @@ async def test_12_a_half_closed_client_gets_its_responses(requests: int) -> None
         go.set()
         responses = await client.rest()
         assert responses.count(b"HTTP/1.1 200 OK") == responses.count(b"\r\n\r\nabc") == requests
+        await eventually(lambda: proxy.server.open == 0)
+
+
+async def test_12_a_half_closed_client_is_not_taken_for_one_that_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While so many requests wait that nothing more is read, its end is seen, but not reached."""
+    monkeypatch.setattr(reading, "LOOK", 0.02)
+    go = asyncio.Event()
+
+    async def waiting(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        await asyncio.wait_for(go.wait(), LIMIT)
+        return web.Response(body=b"abc")
+
+    raw = b"GET /_own HTTP/1.1\r\nHost: h\r\nX: %b\r\n\r\n" % (b"x" * 1000)
+    async with through(silent, decide=decide, handler=waiting) as (proxy, _):
+        client = await proxy.ask(raw * 100)
+        half_close(client)
+        await eventually(lambda: any(each._reading.stopped for each in proxy.server._clients))
+        await asyncio.sleep(0.2)
+        assert proxy.server.open == 1
+        go.set()
+        assert (await client.rest()).count(b"\r\n\r\nabc") == 100
         await eventually(lambda: proxy.server.open == 0)
 
 
