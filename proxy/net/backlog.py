@@ -31,6 +31,8 @@ class Backlog:
         #: When each one was added, its size and how it makes room, the first one first: those that
         #: have never moved, and the others.
         self._slow: tuple[dict[object, _Entry], ...] = ({}, {})
+        #: The last one: it does not make room, because whoever adds it is still using it.
+        self._newest: object = None
         self._size = 0
         self._check: asyncio.TimerHandle | None = None
         self._making_room = False
@@ -46,6 +48,7 @@ class Backlog:
         self.discard(slow)
         self._slow[moved][slow] = self._now(), size, make_room
         self._size += size
+        self._newest = slow
         # not if that one's end has begun the request behind it: there may be a thousand of these
         if self._check is None and not self._making_room:
             # at once: one turn of the loop can read from hundreds of connections
@@ -62,7 +65,9 @@ class Backlog:
     def _end_some(self) -> None:
         while self._size > self.limit and sum(map(len, self._slow)) > 1:
             oldest, (since, _, make_room) = next(
-                chain.from_iterable(each.items() for each in self._slow)
+                entry
+                for entry in chain.from_iterable(each.items() for each in self._slow)
+                if entry[0] is not self._newest
             )
             left = since + self._patience - self._now()
             if left > 0:
@@ -76,6 +81,8 @@ class Backlog:
 
     def discard(self, slow: object) -> None:
         """Note that it keeps nothing any more. Idempotent."""
+        if slow is self._newest:
+            self._newest = None
         for each in self._slow:
             if (entry := each.pop(slow, None)) is not None:
                 self._size -= entry[1]

@@ -71,6 +71,16 @@ async def test_those_that_have_never_moved_make_room_first() -> None:
     assert [reader.broken for reader in readers] == [1, 1, 1, 1]
 
 
+async def test_the_one_that_is_added_makes_no_room() -> None:
+    """Whoever adds it is still sending on it. The others have moved, but are older."""
+    slow = Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0)
+    first, second, third = readers = [Reader(40) for _ in range(3)]
+    slow.add(first, 40, first.make_room, moved=True)
+    slow.add(second, 40, second.make_room, moved=True)
+    slow.add(third, 40, third.make_room)
+    assert [reader.broken for reader in readers] == [1, 0, 0]
+
+
 async def test_the_only_slow_client_makes_no_room() -> None:
     large = Reader(1000)
     Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0).add(
