@@ -37,6 +37,8 @@ async def start_tls(
     """Shake hands as a client over `below`, and return the transport of `protocol`. It hands on all
     that is written to it; `protocol` is paused and resumed by `below`. Raises `OSError`.
     """
+    if below.is_closing():  # uvloop would begin the handshake after `connection_lost`
+        raise ConnectionResetError("closed by the peer at once")
     silence = _Silence()
     transport = await asyncio.get_running_loop().start_tls(
         below, silence, context, server_hostname=host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 
+import pytest
 import trustme
 
 from proxy.net.tls import upstream_context
@@ -92,3 +93,25 @@ async def test_no_byte_is_lost_that_the_peer_sends_at_once() -> None:
             transport.abort()
         handshaken.set()
     assert not lost
+
+
+async def test_a_peer_that_closes_at_once_leaves_nothing_behind() -> None:
+    """uvloop began the handshake on the closed connection: it raised in a callback, and kept the
+    TLS state for its handshake time-out of a minute.
+    """
+    loop = asyncio.get_running_loop()
+    broken: list[object] = []
+    loop.set_exception_handler(lambda _, context: broken.append(context))
+
+    async def peer_closes(peer: Peer) -> None:
+        peer.abort()
+
+    async with Origin(peer_closes).running() as origin:
+        below, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", origin.port)
+        while not below.is_closing():  # noqa: ASYNC110  # the handshake begins in that turn
+            await asyncio.sleep(0)
+        with pytest.raises(ConnectionResetError):
+            await start_tls(below, upstream_context(verify=False), "localhost", Writer())
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert not broken
