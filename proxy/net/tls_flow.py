@@ -40,9 +40,13 @@ async def start_tls(
     if below.is_closing():  # uvloop would begin the handshake after `connection_lost`
         raise ConnectionResetError("closed by the peer at once")
     silence = _Silence()
-    transport = await asyncio.get_running_loop().start_tls(
-        below, silence, context, server_hostname=host
-    )
+    try:
+        transport = await asyncio.get_running_loop().start_tls(
+            below, silence, context, server_hostname=host
+        )
+    except OSError as why:
+        # asyncio's frames refer to it: only the garbage collector would find the TLS state
+        raise why.with_traceback(None) from None
     if transport is None or transport.is_closing():
         raise ConnectionResetError("closed by the peer at once")
     if silence.broken:  # what follows would be taken for the beginning of a response

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,8 @@ from aiohttp import web
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, Own, PassThrough
 from proxy.downstream.connection import ClientConnection
-from proxy.ports import UpstreamFailure
+from proxy.net.tls import upstream_context
+from proxy.ports import UpstreamFailure, UpstreamUnreachable
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
@@ -110,6 +112,22 @@ async def test_15_a_connection_whose_handshake_fails_is_freed(
                     await peer.close()
                 await eventually(lambda: proxy.server.open == 0)
             await eventually(lambda: alive(ssl.SSLObject) == 0)
+
+
+async def test_15_a_connection_to_vb365_whose_handshake_fails_is_freed() -> None:
+    """Anybody can have one begin."""
+
+    async def speaks_no_tls(peer: Peer) -> None:
+        await peer.some()
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with uncollected():
+        async with Origin(speaks_no_tls).running() as origin:
+            pool = Pool("127.0.0.1", origin.port, tls=upstream_context(verify=False))
+            for _ in range(COUNT):
+                with pytest.raises(UpstreamUnreachable):
+                    await pool.connect()
+            await eventually(lambda: alive(Connection) + alive(SSLProtocol) == 0)
 
 
 @pytest.mark.parametrize("threads", [False, True])
