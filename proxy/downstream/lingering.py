@@ -52,11 +52,13 @@ class Lingering:
         self._until = 0.0
 
     def close(self) -> None:
-        """Close once everything written is sent."""
+        """Close once everything written is sent. Idempotent."""
         self._deadlines.set(Limit.READER, self._patience)
         if self._tls:
             self._deadlines.set(Limit.LINGER, QUIET)
-        self._transport.close()
+        if not self._transport.is_closing():
+            # asyncio's TLS transports cannot be aborted any more after a second `close`
+            self._transport.close()
 
     def begin(self, seconds: float) -> None:
         """Drop input for that many seconds, or until none has come for `QUIET` seconds."""

@@ -41,8 +41,9 @@ class Proxy:
         self._tls = tls
         self._clients: list[Peer] = []
 
-    async def connect(self, *, limit: int = 1 << 21) -> Peer:
-        peer = await Peer.to(f"http://127.0.0.1:{self.port}", limit=limit, tls=self._tls)
+    async def connect(self, *, limit: int = 1 << 21, receive_buffer: int = 0) -> Peer:
+        url = f"http://127.0.0.1:{self.port}"
+        peer = await Peer.to(url, limit=limit, tls=self._tls, receive_buffer=receive_buffer)
         self._clients.append(peer)
         return peer
 

@@ -14,6 +14,7 @@ import trustme
 from proxy.downstream import server
 from tests.support.proxies import Proxy, through
 from tests.support.tls_peers import server_side
+from tests.support.upstreams import Script
 from tests.support.wire import Peer, eventually
 
 SIZE = 200 << 10
@@ -35,11 +36,13 @@ async def upstream(peer: Peer) -> None:
 
 
 @asynccontextmanager
-async def over_tls(localhost: trustme.LeafCert, authority: trustme.CA) -> AsyncIterator[Proxy]:
+async def over_tls(
+    localhost: trustme.LeafCert, authority: trustme.CA, script: Script = upstream
+) -> AsyncIterator[Proxy]:
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     tls = {"server_tls": server_side(localhost), "client_tls": trust}
-    async with through(upstream, **tls) as (proxy, _):
+    async with through(script, **tls) as (proxy, _):
         yield proxy
 
 
@@ -82,6 +85,38 @@ async def test_15_requests_on_connections_with_the_oldest_large_reads_are_broken
         assert await stuck[0].closed()
         await ok(stuck[-1], b"\0")
         assert proxy.server.grown._size <= 1 << 20
+
+
+async def unread(peer: Peer) -> None:
+    """Respond with more than a client takes that does not read, and less than the system."""
+    size = 300_000
+    while True:
+        await peer.head()
+        await peer.exactly(SIZE)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+
+async def stalled(proxy: Proxy) -> Peer:
+    """A client that does not read its response, which is written."""
+    codes = proxy.server.counters.relay.codes
+    responses = codes[200]
+    client = await proxy.connect(limit=1, receive_buffer=2048)
+    await client.send(post())
+    await eventually(lambda: codes[200] > responses)
+    return client
+
+
+async def test_15_a_connection_that_is_closed_twice_can_be_broken_off(
+    localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    """As one that is idle for too long, and is closed again by a stop of the proxy."""
+    async with over_tls(localhost, authority, unread) as proxy:
+        client = await stalled(proxy)
+        [connection] = proxy.server._clients
+        connection.drain()
+        await proxy.server.drain(0.1)
+        await eventually(lambda: proxy.server.open == 0)
+        client.abort()
 
 
 async def test_15_connections_without_tls_keep_no_memory(
