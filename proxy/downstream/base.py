@@ -17,7 +17,7 @@ from proxy.downstream.bridge import HIGH, Bridge
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
 from proxy.downstream.inbox import Inbox
-from proxy.downstream.lingering import LINGER, SLOW, Lingering
+from proxy.downstream.lingering import LINGER, QUIET, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.reading import Reading
 from proxy.downstream.request_ids import request_id
@@ -239,6 +239,8 @@ class BaseConnection(asyncio.Protocol, ABC):
         """End: the last large read of the connection is the oldest one of all."""
         if self._phase is Phase.READY:
             self._end()
+            # it counts no more: what the client does not read must not keep it in memory for long
+            self._deadlines.set(Limit.READER, QUIET)
         else:
             self.break_off(Ending.ABORTED)
 

@@ -106,6 +106,20 @@ async def stalled(proxy: Proxy) -> Peer:
     return client
 
 
+async def test_15_unread_responses_keep_no_memory_of_large_reads(
+    localhost: trustme.LeafCert, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is closed counts no more."""
+    monkeypatch.setattr(server, "GROWN", 1 << 20)
+    async with over_tls(localhost, authority, unread) as proxy:
+        clients = [await stalled(proxy) for _ in range(20)]
+        assert proxy.server.grown._size <= 1 << 20
+        await eventually(lambda: proxy.server.open < 10)
+        for client in clients:
+            client.abort()
+        await eventually(lambda: proxy.server.open == 0)
+
+
 async def test_15_a_connection_that_is_closed_twice_can_be_broken_off(
     localhost: trustme.LeafCert, authority: trustme.CA
 ) -> None:
