@@ -110,8 +110,8 @@ async def test_a_large_file_arrives_complete_and_in_ranges(
 async def test_an_export_outlives_the_time_out(
     tmp_path: Path, files: Files, trusting: ssl.SSLContext
 ) -> None:
-    """VB365 is silent until the synchronous request has failed."""
-    hasty = {"response_header_timeout 60s": "response_header_timeout 1s"}
+    """VB365 is silent until the synchronous request has failed. Polls wait for a second."""
+    hasty = {"response_header_timeout 60s": "response_header_timeout 2s"}
     async with behind_caddy(tmp_path, files, trusting, SimulatorSettings(), hasty) as here:
         here.vb365.fault(path="exportToPst", hold=True)
         job = await here.kick_off(mailbox(here))

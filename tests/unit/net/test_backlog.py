@@ -178,7 +178,7 @@ async def test_12_uploads_that_vb365_does_not_read_make_room(
         if not connected_:
             monkeypatch.setattr(proxy.pool, "connect", asyncio.Event().wait)
         clients = []
-        for _ in range(40):
+        for _ in range(16):
             client = await proxy.connect()
             clients.append(client)
             client.writer.write(POST + bytes(8 << 20))
@@ -250,7 +250,7 @@ async def test_12_an_upload_that_vb365_reads_slowly_is_completed(
         slow.writer.write(b"POST /slow HTTP/1.1\r\nHost: h\r\n")
         slow.writer.write(b"Content-Length: %d\r\n\r\n" % size + bytes(size))
         await eventually(lambda: received > size // 2)
-        stuck = [await proxy.connect() for _ in range(40)]
+        stuck = [await proxy.connect() for _ in range(16)]
         for client in stuck:
             client.writer.write(POST + bytes(8 << 20))
         await eventually(lambda: proxy.server.busy < len(stuck))
