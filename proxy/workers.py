@@ -3,8 +3,8 @@
 Theory of operation. The supervisor makes the listening sockets, a set of its own for every worker,
 and keeps them open: connections that the system gives to the sockets of a worker that has died wait
 there until its replacement accepts them. It forks the workers, replaces each one that ends, passes
-SIGTERM and SIGHUP on, and runs nothing else: no event loop, no thread. When it stops, no worker is
-replaced any more, so that it closes the sockets: what waits there is refused.
+SIGTERM and SIGHUP on, and runs nothing else: no event loop, no thread but that of the log. When it
+stops, no worker is replaced any more, so that it closes the sockets: what waits there is refused.
 
     STARTING ── every worker listens ──> SERVING ── SIGTERM, SIGINT ──> STOPPING ── all ended
     STARTING ── a worker ends ──> STOPPING, with its exit code

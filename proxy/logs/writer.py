@@ -4,14 +4,16 @@ stall the event loop.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
@@ -190,7 +192,8 @@ class Writer(LineHandler):
         thread = threading.Thread(target=self._run, args=(self._waiting,), name="log", daemon=True)
         self._thread = thread  # before it starts: what is logged by then must not start another
         try:
-            thread.start()
+            with _without_signals():
+                thread.start()
         except RuntimeError:
             self._thread = None
 
@@ -248,6 +251,22 @@ class Writer(LineHandler):
                 {"name": __name__, "levelno": level, "levelname": "ERROR", "msg": text}
             )
         )
+
+
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    """Block all signals in a thread that starts meanwhile. It would take one of several that are
+    pending, and the main thread would see the others first: the ends of workers before the SIGTERM
+    that was sent to all.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _forget() -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -220,6 +221,26 @@ def test_entries_that_find_no_memory_end_no_log(
     logger.info("happened", number=1)
     logs.close()
     assert [entry["number"] for entry in lines(path)] == [1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_the_thread_takes_no_signal_of_the_process(
+    tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor would see later signals before the one that the thread has taken."""
+    run, blocked = writer.Writer._run, [set[int]()]
+
+    def noting(self: writer.Writer, *arguments: Any) -> None:
+        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        run(self, *arguments)
+
+    monkeypatch.setattr(writer.Writer, "_run", noting)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    logs.configure("json", "info", stream, file=tmp_path / "log")
+    structlog.get_logger("proxy.test").info("happened")
+    logs.close()
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD} <= blocked[-1]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_a_line_that_cannot_be_written_is_tried_again(
