@@ -65,7 +65,8 @@ class Listener:
         self._tls = tls
         self._handshake_timeout = handshake_timeout if tls is not None else None
         self._introduced = introduced
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: Each with the connection that it attaches, if any.
+        self._tasks: dict[asyncio.Task[None], ClientConnection | None] = {}
 
     async def open(self, host: str, port: int) -> tuple[str, int]:
         """Listen on every address of `host`. Return the first. Raises OSError."""
@@ -92,16 +93,26 @@ class Listener:
         # a task that is cancelled before its first step runs none of its clean-up: those that exist
         # have made it by then
         for task in list(self._tasks):
-            task.get_loop().call_soon(task.cancel)
+            task.get_loop().call_soon(self._end, task)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Cancel the task, unless a request may have begun: its connection would be closed without
+        the response. Without a handshake the task ends by itself.
+        """
+        client = self._tasks.get(task)
+        if client is None or (self._tls is not None and self._server.is_arriving(client)):
+            task.cancel()
+
+    def _run(
+        self, work: Coroutine[Any, Any, None], client: ClientConnection | None = None
+    ) -> asyncio.Task[None]:
         try:
             task = asyncio.get_running_loop().create_task(work)
         except MemoryError:
             work.close()
             raise
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = client
+        task.add_done_callback(self._tasks.pop)
         return task
 
     async def _accept(self, listening: socket.socket) -> None:
@@ -132,7 +143,7 @@ class Listener:
         try:
             client = self._server()
             if self._server.arrive(client, handed_over=self._introduced is not None):
-                self._run(self._connect(client, sock))
+                self._run(self._connect(client, sock), client)
                 return
         except MemoryError:
             if client is not None:

@@ -158,6 +158,10 @@ class Server:
             return False
         return True
 
+    def is_arriving(self, client: BaseConnection) -> bool:
+        """Whether the accepted connection is neither used nor forgotten yet."""
+        return client in self._arriving
+
     def leave(self, client: BaseConnection) -> None:
         """Forget a connection that has ended."""
         client.settle()

@@ -34,8 +34,16 @@ def relay_all(head: Head) -> Decision:
 class Proxy:
     """A proxy that listens on loopback."""
 
-    def __init__(self, server: Server, pool: Pool, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        listener: Listener,
+        pool: Pool,
+        port: int,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         self.server = server
+        self.listener = listener
         self.pool = pool
         self.port = port
         self._tls = tls
@@ -79,7 +87,8 @@ async def proxy_to(
         **options,
     )
     listener = Listener(front, tls=server_tls, handshake_timeout=handshake_timeout)
-    proxy = Proxy(front, connections, (await listener.open("127.0.0.1", 0))[1], client_tls)
+    _, own_port = await listener.open("127.0.0.1", 0)
+    proxy = Proxy(front, listener, connections, own_port, client_tls)
     try:
         yield proxy
     finally:

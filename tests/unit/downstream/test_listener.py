@@ -16,8 +16,9 @@ import trustme
 from aiohttp import web
 
 from proxy.core.http.heads import Head
-from proxy.core.routing import Decision, Own
+from proxy.core.routing import Decision, Own, PassThrough
 from proxy.downstream import listener
+from proxy.downstream.base import BaseConnection
 from proxy.downstream.server import Server
 from proxy.net import listening
 from proxy.net.descriptors import EXTRA_CONNECTIONS, share
@@ -285,10 +286,12 @@ async def test_15_a_closed_listener_frees_no_descriptor_that_the_loop_watches() 
                 loop.remove_writer(sock)
 
 
-async def test_15_a_connection_that_is_accepted_just_before_the_end_counts_no_longer() -> None:
-    """Its task has not begun when it is cancelled."""
+async def test_15_a_connection_that_is_accepted_just_before_the_end_counts_no_longer(
+    localhost: trustme.LeafCert,
+) -> None:
+    """The task of its handshake has not begun when it is cancelled."""
     async with through(upstream) as (proxy, _):
-        other = listener.Listener(proxy.server)
+        other = listener.Listener(proxy.server, tls=server_side(localhost))
         with socket.create_server(("127.0.0.1", 0)) as listening:
             ours = socket.create_connection(listening.getsockname())
             theirs, _ = listening.accept()
@@ -298,3 +301,37 @@ async def test_15_a_connection_that_is_accepted_just_before_the_end_counts_no_lo
             other.close()
             await eventually(lambda: not other._tasks)
         await eventually(lambda: proxy.server.open == 0)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_15_a_request_that_begins_as_the_listener_closes_gets_its_response(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that was cancelled between `connection_made` and its end closed the connection."""
+    loop, begun = asyncio.get_running_loop(), list[Head]()
+
+    def decide(head: Head) -> Decision:
+        begun.append(head)
+        return PassThrough(head.target)
+
+    async with through(upstream, decide=decide) as (proxy, _):
+        arrive = proxy.server.arrive
+
+        def close(after: int) -> None:
+            if after:
+                loop.call_soon(close, after - 1)
+            else:
+                proxy.listener.close()
+
+        def arriving(client: BaseConnection, *, handed_over: bool = False) -> bool:
+            close(turns)
+            return arrive(client, handed_over=handed_over)
+
+        monkeypatch.setattr(proxy.server, "arrive", arriving)
+        with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+            client.sendall(GET)  # before the connection is accepted
+            client.setblocking(False)
+            async with asyncio.timeout(LIMIT):
+                received = await loop.sock_recv(client, 1 << 16)
+    assert len(begun) == 1
+    assert received.endswith(b"ok")
