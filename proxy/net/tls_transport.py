@@ -1,7 +1,8 @@
-"""TLS for a connection that a thread may read (`net.thread_reads`).
+"""TLS for connections to VB365.
 
-The transports of asyncio and uvloop do not show the TLS state behind them, so only the event loop
-could read from them.
+The TLS transports of asyncio and uvloop do not show the state behind them, so only the event loop
+could read from them (`net.thread_reads`). They pause for what they have not sent only once it is
+64 KiB. Their buffers, and OpenSSL's, stay as large as the largest read or write: up to 600 KiB.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ import contextlib
 import ssl
 from typing import Any, cast
 
+from proxy.net.tls_records import BoundedObject
 
-class TlsTransport(asyncio.Transport, asyncio.Protocol):
+#: Bytes to receive, and to encrypt, at a time.
+_RECEIVED, _WRITTEN = 1 << 16, 1 << 14
+#: Filled and emptied within one callback of the loop: what is received, and what is decrypted.
+_encrypted, _decrypted = memoryview(bytearray(_RECEIVED)), memoryview(bytearray(1 << 18))
+
+
+class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """The client's side of a TLS connection: the protocol of a plain transport, and the transport
-    of `protocol`, which must use a buffered protocol (`net.shared_reads`) once it is connected.
+    of `protocol`, which is paused and resumed by the plain one.
 
     While reading is paused, one thread may call `decrypt_into`, and nothing else may be called but
     `abort`.
     """
 
-    def __init__(self, context: ssl.SSLContext, host: str, protocol: asyncio.BaseProtocol) -> None:
+    def __init__(self, context: ssl.SSLContext, host: str, protocol: asyncio.Protocol) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._context = context
@@ -39,6 +47,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     async def connected(self) -> None:
         """Wait for the end of the handshake. Raises `ssl.SSLError` or another `OSError`."""
         await self._connected
+        why, self._failure = self._failure, None
+        if why is not None:
+            try:
+                raise why
+            finally:
+                del why  # it refers to this frame: only the garbage collector would find them
 
     # As a protocol
 
@@ -47,9 +61,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._plain = cast("asyncio.Transport", transport)
         self._shake_hands()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Called by the loop."""
-        self._incoming.write(data)
+        return _encrypted
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Called by the loop."""
+        self._incoming.write(_encrypted[:nbytes])
         if self._established:
             self._read()
         else:
@@ -64,11 +82,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         why, self._failure = self._failure or exc, None
+        protocol = self._protocol
+        del self._protocol  # it refers to this, too
         if self._established:
-            self._protocol.connection_lost(why)
+            protocol.connection_lost(why)
         elif not self._connected.done():
             text = "the peer closed the connection within the TLS handshake"
-            self._connected.set_exception(why or ConnectionResetError(text))
+            self._failure = why or ConnectionResetError(text)
+            self._connected.set_result(None)
 
     def pause_writing(self) -> None:
         """Called by the loop."""
@@ -85,7 +106,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._flush()
             return
         except ssl.SSLError as why:
-            self._failure = why
+            self._failure = why.with_traceback(None)  # which refers to this
             self._flush()  # the peer gets an alert
             self._plain.close()
             return
@@ -100,14 +121,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Pass on what can be decrypted."""
         try:
             while not (self._paused or self._ended or self._plain.is_closing()):
-                protocol = cast("asyncio.BufferedProtocol", self._protocol)
-                buffer = memoryview(protocol.get_buffer(-1))
-                filled = self.decrypt_into(buffer)
+                filled = self.decrypt_into(_decrypted)
                 if filled:
-                    protocol.buffer_updated(filled)
+                    self._protocol.data_received(_decrypted[:filled].tobytes())
                 if self.closed_by_peer:
                     self._end()
-                if filled < len(buffer):
+                if filled < len(_decrypted):
                     break
         except ssl.SSLError as why:
             self._failure = why
@@ -126,7 +145,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Report the end of what the peer sends, once."""
         if not self._ended:
             self._ended = True
-            cast("asyncio.BufferedProtocol", self._protocol).eof_received()
+            self._protocol.eof_received()
 
     def _flush(self) -> None:
         if self._outgoing.pending:
@@ -138,14 +157,17 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Decrypt as many bytes as are there and as the buffer takes; return how many. Raises
         `ssl.SSLError`.
         """
-        filled, size, read = 0, len(buffer), self._tls.read
+        filled, size, read, incoming = 0, len(buffer), self._tls.read, self._incoming
         try:
-            while filled < size:
-                count = cast("int", read(size - filled, buffer[filled:]))
+            # not once more than necessary: an exception costs more than all else
+            while incoming.pending or self._tls.pending():
+                count = cast("int", read(size - filled, buffer[filled:] if filled else buffer))
                 if not count:
                     self.closed_by_peer = True
                     break
                 filled += count
+                if filled == size:
+                    break
         except ssl.SSLWantReadError:
             pass
         return filled
@@ -162,22 +184,25 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return self._tls
         return self._context if name == "sslcontext" else self._plain.get_extra_info(name, default)
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """As of asyncio's transports."""
-        self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """As of asyncio's transports."""
-        return self._protocol
-
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """As of asyncio's transports."""
         if self._plain.is_closing():
             return
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._tls.write(rest) :]
-        self._flush()
+        try:
+            if len(data) <= _WRITTEN:
+                self._tls.write(data)
+                self._flush()
+                return
+            # in one write: the protocol is paused once, when all of it counts
+            parts = []
+            with memoryview(data) as rest:
+                for at in range(0, len(data), _WRITTEN):
+                    self._tls.write(rest[at : at + _WRITTEN])
+                    parts.append(self._outgoing.read())
+            self._plain.writelines(parts)
+        except (ssl.SSLError, MemoryError) as why:
+            self._failure = why
+            self._plain.abort()
 
     def pause_reading(self) -> None:
         """As of asyncio's transports."""
@@ -193,6 +218,18 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As of asyncio's transports."""
         self._plain.set_write_buffer_limits(high, low)
+
+    @property
+    def holds_unread(self) -> bool:
+        """Whether bytes that the peer has sent are here that `protocol` has not got, perhaps a part
+        of a record only.
+        """
+        tls = self._tls
+        return bool(
+            self._incoming.pending
+            or tls.pending()
+            or (isinstance(tls, BoundedObject) and tls.unfinished)
+        )
 
     def get_write_buffer_size(self) -> int:
         """As of asyncio's transports."""

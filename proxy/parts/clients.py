@@ -130,14 +130,9 @@ async def try_upstream(settings: Settings) -> None:
 
 
 def upstream_pool(
-    settings: Settings,
-    tls: ssl.SSLContext | None,
-    *,
-    limit: int = 0,
-    max_idle: int = 0,
-    threads: bool = False,
+    settings: Settings, tls: ssl.SSLContext | None, *, limit: int = 0, max_idle: int = 0
 ) -> Pool:
-    """Make a pool of connections to VB365. `limit`, `max_idle` and `threads` are as in `Pool`."""
+    """Make a pool of connections to VB365. `limit` and `max_idle` are as in `Pool`."""
     upstream = settings.upstream
     url = urlsplit(upstream.url)
     return Pool(
@@ -149,7 +144,6 @@ def upstream_pool(
         max_idle=max_idle,
         authority=upstream.host,
         preserve_host=upstream.preserve_host,
-        threads=threads,
     )
 
 

@@ -119,7 +119,7 @@ class Parts:
         # access checks never use a connection that has carried a caller's request (CONTRACT §2). A
         # preflight is such a request
         self._clients = ClientParts(settings, tls, memory)
-        self._job_pool = upstream_pool(settings, tls, threads=True)
+        self._job_pool = upstream_pool(settings, tls)
         #: Its connections and failures are in no metric.
         self.upstream_watch = UpstreamWatch(upstream_pool(settings, tls).connect)
         self._upstream = HttpUpstream(self._job_pool)

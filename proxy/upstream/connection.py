@@ -8,18 +8,15 @@ from typing import Protocol, cast
 
 from proxy.core.http.heads import Head, ResponseHead
 from proxy.core.http.reuse import Fate, fate
-from proxy.net.shared_reads import Buffered, share_reads
 from proxy.net.sockets import enable_keepalive, has_proper_end, poller, unread
 from proxy.net.thread_reads import ThreadReader
-from proxy.net.tls_records import BoundedObject
+from proxy.net.tls_transport import TlsTransport
 from proxy.ports.counts import UpstreamCounts
 
 # Module globals: an enum member look-up is too slow for the hot path.
 _CLOSED, _PRIVATE = Fate.CLOSED, Fate.PRIVATE
 #: RFC 9112 §9.8: a response that ends with such a connection is incomplete.
 _CUT_OFF = "the connection ended without a close_notify, or with its process"
-#: Bytes to write at a time over TLS, whose buffers stay as large as the largest write.
-_PIECE = 1 << 14
 #: Seconds to send what is written on a connection that is closed.
 _FLUSH = 30.0
 
@@ -64,14 +61,11 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_counts",
         "_flushing",
-        "_full",
         "_pool",
         "_private",
-        "_reads",
         "_receiver",
         "_request",
-        "_sending",
-        "below",
+        "_tls",
         "closed",
         "idle_since",
         "paused",
@@ -98,24 +92,21 @@ class Connection(asyncio.Protocol):
         self._flushing = False
         self._request: Head | None = None
         self._private = False
-        self._reads: Buffered | None = None
-        #: The transport below that of the loop's TLS, set before `connection_made`: it has all that
-        #: is not sent (`net.tls_flow`).
-        self.below: asyncio.Transport | None = None
-        #: Whether more than one write is in progress, and whether not all is sent.
-        self._sending = self._full = False
+        #: The transport, if it is one.
+        self._tls: TlsTransport | None = None
 
     @property
     def unsent(self) -> int:
         """The number of bytes written that are not sent yet."""
-        return (self.below or self.transport).get_write_buffer_size()
+        return self.transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self.transport = cast("asyncio.Transport", transport)
-        self._reads = share_reads(self.transport, self)
+        if isinstance(transport, TlsTransport):
+            self._tls = transport
         # what VB365 has not read is counted from the first byte: there are thousands of connections
-        (self.below or self.transport).set_write_buffer_limits(high=1, low=0)
+        self.transport.set_write_buffer_limits(high=1, low=0)
         self.readable = poller(transport)
         enable_keepalive(transport)
 
@@ -126,6 +117,7 @@ class Connection(asyncio.Protocol):
             self._receiver.data_received(data)
         else:
             self.close()
+            self.transport.abort()  # also before `adopt`, which raises then
 
     def eof_received(self) -> bool | None:
         """Called by the loop."""
@@ -136,7 +128,7 @@ class Connection(asyncio.Protocol):
         """Called by the loop, also when a write fails before the loop has read VB365's response."""
         try:
             # after any other exception than a write's, the receiver may lack the bytes before these
-            if isinstance(exc, OSError) and self._reads is None:
+            if isinstance(exc, OSError) and self._tls is None:
                 for data in unread(self.transport):
                     if self._receiver is None:
                         break
@@ -151,13 +143,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Called by the loop."""
-        self._full = True
-        if self._receiver is not None and not self._sending:
+        if self._receiver is not None:
             self._receiver.pause_writing()
 
     def resume_writing(self) -> None:
         """Called by the loop."""
-        self._full = False
         if self._receiver is not None:
             self._receiver.resume_writing()
 
@@ -181,28 +171,12 @@ class Connection(asyncio.Protocol):
         """
         self._receiver = receiver
         self._request = request
-        self._send(message)
+        self.write(message)
 
     def write(self, data: bytes) -> None:
         """Send more of the request."""
-        self._send(data)
-
-    def _send(self, data: bytes) -> None:
         self._counts.sent += len(data)
-        below = self.below
-        if below is None or len(data) <= _PIECE:
-            self.transport.write(data)
-            return
-        self._sending = True
-        try:
-            for at in range(0, len(data), _PIECE):
-                if below.is_closing():
-                    break
-                self.transport.write(data[at : at + _PIECE])
-        finally:
-            self._sending = False
-        if self._full and self._receiver is not None:
-            self._receiver.pause_writing()
+        self.transport.write(data)
 
     def give_back(self, response: ResponseHead, *, leftover: bool) -> bool:
         """Keep the connection for another request, or close it. Call at the end of the response.
@@ -220,7 +194,7 @@ class Connection(asyncio.Protocol):
             leftover
             or outcome is _CLOSED
             or self.paused
-            or (self._reads is not None and self._reads.filled)
+            or (self._tls is not None and self._tls.holds_unread)
             or self.unsent
         ):
             self.close()
@@ -231,12 +205,9 @@ class Connection(asyncio.Protocol):
 
     def is_quiet(self) -> bool:
         """Report whether VB365 has sent nothing after its response: no byte, no end and, over TLS,
-        no part of a record, which the loop has read from the socket and not decrypted.
+        no part of a record.
         """
-        if self.readable():
-            return False
-        tls = self.transport.get_extra_info("ssl_object")
-        return not (isinstance(tls, BoundedObject) and tls.unfinished)
+        return not (self.readable() or (self._tls is not None and self._tls.holds_unread))
 
     def has_unread(self) -> bool:
         """Report whether VB365 has sent something that the loop will read next."""

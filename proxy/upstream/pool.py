@@ -12,7 +12,6 @@ import errno
 import os
 import socket
 import ssl
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -22,7 +21,6 @@ from proxy.core.http.heads import Head
 from proxy.core.http.reuse import is_repeatable
 from proxy.net.backlog import Backlog
 from proxy.net.tls import explain
-from proxy.net.tls_flow import start_tls
 from proxy.net.tls_transport import TlsTransport
 from proxy.ports import LocalShortage, UpstreamTimedOut, UpstreamUnreachable
 from proxy.ports.counts import UpstreamCounts
@@ -58,8 +56,6 @@ class Pool:
     idle ones included, and `max_idle` that of idle ones; 0 means no limit. `authority` is the
     origin's own Host, if it differs from `host` and `port`; without `preserve_host` every request
     through the pool has that Host.
-
-    With `threads` a thread can read responses over TLS, too (`Connection.lend`).
     """
 
     #: What the log calls the other end.
@@ -77,7 +73,6 @@ class Pool:
         idle: float = IDLE,
         authority: str | None = None,
         preserve_host: bool = True,
-        threads: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -92,7 +87,6 @@ class Pool:
         #: `upstream.preserve_host`).
         self.imposed_host = None if preserve_host else self.authority
         self._tls = tls
-        self._threads = threads and sys.platform != "win32"
         self._connect_timeout = connect_timeout
         self._limit = limit
         self._max_idle = max_idle
@@ -332,14 +326,6 @@ class Pool:
         connection = Connection(self)
         if self._tls is None:
             await self._dial_to(address, connection)
-        elif not self._threads:
-            below = await self._dial_to(address, asyncio.Protocol())
-            connection.below = below
-            try:
-                connection.connection_made(await start_tls(below, self._tls, self.host, connection))
-            except BaseException:
-                below.abort()
-                raise
         else:
             transport = TlsTransport(self._tls, self.host, connection)
             await self._dial_to(address, transport)

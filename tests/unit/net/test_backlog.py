@@ -167,7 +167,7 @@ async def test_12_uploads_that_vb365_does_not_read_make_room(
     """Those that have waited longest get an error, whether VB365 has accepted their connections or
     not, and the proxy keeps no more than the limit.
     """
-    monkeypatch.setattr(pool, "UNREAD", 1 << 20)
+    monkeypatch.setattr(pool, "UNREAD", 1 << 18)
 
     async def script(peer: Peer) -> None:
         keep_little(peer)

@@ -68,14 +68,12 @@ class CutRecords(Upstream):
                 held = stray[self._cut :]
 
 
-@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("fields", [b"", NTLM])
 @pytest.mark.parametrize(("cut", "connections"), [(0, 1), (1, 2), (5, 2), (30, 2)])
 async def test_12_a_connection_with_a_part_of_a_record_is_not_used_again(
     cut: int,
     connections: int,
     fields: bytes,
-    threads: bool,
     tmp_path: Path,
     localhost: trustme.LeafCert,
 ) -> None:
@@ -83,7 +81,7 @@ async def test_12_a_connection_with_a_part_of_a_record_is_not_used_again(
     tls = upstream_context(ca_file=write(localhost, tmp_path)[0])
     async with (
         upstream.running(),
-        proxy_to(upstream.port, pool={"tls": tls, "threads": threads}) as proxy,
+        proxy_to(upstream.port, pool={"tls": tls}) as proxy,
     ):
         client = await proxy.connect()
         for _ in range(2):

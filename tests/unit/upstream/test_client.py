@@ -687,7 +687,7 @@ async def test_10_no_byte_follows_those_that_found_no_memory_when_reading_is_res
         feed(response, data)
 
     monkeypatch.setattr(_StreamedResponse, "_feed", short_of_memory)
-    async with calling(script, server_side(localhost), tls=trust, threads=True) as caller:
+    async with calling(script, server_side(localhost), tls=trust) as caller:
         response = await caller.get(b"POST", stall=2)
         assert isinstance(response, _StreamedResponse)
         transport = response._connection.transport

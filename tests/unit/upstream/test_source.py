@@ -117,7 +117,7 @@ async def storing(
     reception = Reception(record, artifacts, space)
     await reception.open(wait=True)
     async with Origin(script).running(server) as origin:
-        pool = Pool("localhost" if tls else "127.0.0.1", origin.port, tls=client, threads=True)
+        pool = Pool("localhost" if tls else "127.0.0.1", origin.port, tls=client)
         upstream = HttpUpstream(pool)
         response = await upstream.send(b"POST", b"/", [], timeout=LIMIT, stall=stall)
         try:
@@ -303,7 +303,7 @@ async def test_a_certificate_that_is_not_trusted_is_refused(localhost: trustme.L
 
     async with Origin(script).running(server_side(localhost)) as origin:
         for context in (upstream_context(), upstream_context(fingerprint="00" * 32)):
-            pool = Pool("localhost", origin.port, tls=context, threads=True)
+            pool = Pool("localhost", origin.port, tls=context)
             with pytest.raises(UpstreamUnreachable, match="certificate"):
                 await pool.connect()
             assert (pool.counts.tls, pool.open) == (1, 0)
@@ -315,7 +315,7 @@ async def test_a_peer_that_ends_the_handshake_is_unreachable() -> None:
         peer.abort()
 
     async with Origin(script).running() as origin:
-        pool = Pool("127.0.0.1", origin.port, tls=upstream_context(), threads=True)
+        pool = Pool("127.0.0.1", origin.port, tls=upstream_context())
         with pytest.raises(UpstreamUnreachable):
             await pool.connect()
         assert pool.open == 0

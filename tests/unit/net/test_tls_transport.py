@@ -1,0 +1,158 @@
+"""The TLS of connections to VB365: what is not sent counts, and no byte is lost or left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+
+import pytest
+import trustme
+
+from proxy.net.tls import upstream_context
+from proxy.net.tls_transport import TlsTransport
+from proxy.ports import UpstreamUnreachable
+from proxy.upstream.pool import Pool
+from tests.support.tls_peers import server_side
+from tests.support.upstreams import Origin
+from tests.support.wire import Peer, eventually
+
+SIZE = 16 << 20
+
+
+class Writer(asyncio.Protocol):
+    paused = False
+    pauses = 0
+    received = b""
+    lost: Exception | None = None
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self.pauses += 1
+
+    def resume_writing(self) -> None:
+        self.paused = False
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = exc
+
+
+async def connect(port: int, protocol: asyncio.Protocol) -> TlsTransport:
+    transport = TlsTransport(upstream_context(verify=False), "localhost", protocol)
+    await asyncio.get_running_loop().create_connection(lambda: transport, "127.0.0.1", port)
+    await transport.connected()
+    return transport
+
+
+def origin_context() -> ssl.SSLContext:
+    return server_side(trustme.CA().issue_cert("localhost"))
+
+
+@pytest.mark.parametrize("piece", [1 << 10, 1 << 14, (1 << 18) + 1])
+async def test_each_byte_that_is_not_sent_pauses(piece: int) -> None:
+    """Once, when all of a write counts."""
+    reading = asyncio.Event()
+
+    async def peer_reads(peer: Peer) -> None:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await reading.wait()
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        while not (await peer.some()).endswith(b"the end"):
+            pass
+        await peer.send(b"read")
+
+    async with Origin(peer_reads).running(origin_context()) as origin:
+        writer = Writer()
+        transport = await connect(origin.port, writer)
+        transport.set_write_buffer_limits(high=1, low=0)
+        for _ in range(0, SIZE, piece):
+            transport.write(bytes(piece))
+            assert writer.paused == (transport.get_write_buffer_size() > 1)
+            if writer.paused:
+                break
+            await asyncio.sleep(0)
+        assert writer.pauses == 1
+        transport.write(b"the end")
+        reading.set()
+        await eventually(lambda: writer.received == b"read")
+        assert not writer.paused
+        assert transport.get_write_buffer_size() == 0
+        transport.abort()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_12_bytes_that_vb365_sends_at_once_begin_no_response(tls: bool) -> None:
+    """Such a connection is not used: the bytes behind them would be taken for one."""
+    handshaken = asyncio.Event()
+
+    async def peer_sends(peer: Peer) -> None:
+        await peer.send(b"early")
+        await handshaken.wait()
+
+    context, trusting = (origin_context(), upstream_context(verify=False)) if tls else (None, None)
+    if context is not None:
+        # the server's last message ends the handshake, and these bytes come with it
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with Origin(peer_sends).running(context) as origin:
+        pool = Pool("127.0.0.1", origin.port, tls=trusting)
+        for _ in range(20):
+            try:
+                connection = await pool.connect()
+            except UpstreamUnreachable:
+                continue
+            await asyncio.sleep(0.05)
+            assert connection.closed
+        handshaken.set()
+        await pool.close()
+
+
+async def test_a_peer_that_closes_at_once_leaves_nothing_behind() -> None:
+    broken: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+
+    async def peer_closes(peer: Peer) -> None:
+        peer.abort()
+
+    async with Origin(peer_closes).running() as origin:
+        for _ in range(20):
+            with pytest.raises(OSError):  # a reset, or an end
+                await connect(origin.port, Writer())
+    assert not broken
+
+
+async def test_a_write_that_finds_no_memory_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The peer gets nothing behind what is missing."""
+    received: list[bytes] = []
+    ended = asyncio.Event()
+
+    async def peer_reads(peer: Peer) -> None:
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                received.append(await peer.some())
+        ended.set()
+
+    async with Origin(peer_reads).running(origin_context()) as origin:
+        writer = Writer()
+        transport = await connect(origin.port, writer)
+        written: list[int] = []
+
+        class Lacking:
+            def write(self, data: bytes) -> int:
+                if written:
+                    raise MemoryError
+                written.append(len(data))
+                return encrypt(data)
+
+        encrypt = transport._tls.write
+        monkeypatch.setattr(transport, "_tls", Lacking())
+        transport.write(bytes(1 << 16))
+        transport.write(b"more")
+        assert transport.is_closing()
+        await eventually(lambda: isinstance(writer.lost, MemoryError))
+        await asyncio.wait_for(ended.wait(), 20)
+    assert not received
