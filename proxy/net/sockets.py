@@ -157,9 +157,8 @@ def poller(transport: asyncio.BaseTransport) -> Callable[[], object]:
 
 
 def unread(transport: asyncio.BaseTransport) -> Iterator[bytes]:
-    """Yield what the peer sent before a write to it failed.
-
-    Call in `connection_lost`, for connections without TLS only.
+    """Yield what the peer sent before a write to it failed, over TLS as it was sent. Call in
+    `connection_lost`.
     """
     sock = transport.get_extra_info("socket")
     descriptor = -1 if sock is None or sys.platform == "win32" else sock.fileno()

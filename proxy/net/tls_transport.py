@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, cast
 
+from proxy.net.sockets import unread
 from proxy.net.tls_records import BoundedObject
 
 #: Bytes to receive, and to encrypt, at a time.
@@ -172,7 +175,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             pass
         return filled
 
-    def encrypted(self, data: memoryview) -> None:
+    def encrypted(self, data: bytes | memoryview) -> None:
         """Add bytes that were received from the peer."""
         self._incoming.write(data)
 
@@ -218,6 +221,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As of asyncio's transports."""
         self._plain.set_write_buffer_limits(high, low)
+
+    def unread(self) -> Iterator[bytes]:
+        """Yield what the peer sent before a write to it failed. Call in `connection_lost`."""
+        with contextlib.suppress(ssl.SSLError):
+            for data in chain((b"",), unread(self._plain)):
+                self.encrypted(data)
+                while filled := self.decrypt_into(_decrypted):
+                    yield _decrypted[:filled].tobytes()
 
     @property
     def holds_unread(self) -> bool:

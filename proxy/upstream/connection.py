@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -128,8 +129,8 @@ class Connection(asyncio.Protocol):
         """Called by the loop, also when a write fails before the loop has read VB365's response."""
         try:
             # after any other exception than a write's, the receiver may lack the bytes before these
-            if isinstance(exc, OSError) and self._tls is None:
-                for data in unread(self.transport):
+            if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError):
+                for data in unread(self.transport) if self._tls is None else self._tls.unread():
                     if self._receiver is None:
                         break
                     self._counts.received += len(data)

@@ -82,3 +82,35 @@ async def test_12_an_early_response_arrives_complete(
                 end(peer, reset=reset)
                 assert await asyncio.to_thread(received, client, size) == b"HTTP/1.1 413 Too Large"
                 client.close()
+
+
+@pytest.mark.parametrize("size", [30_000, 250_000, 1 << 21])
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_12_an_early_response_arrives_while_the_body_is_sent(
+    size: int, reset: bool, tls: bool, localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    """A write fails before the proxy has read the response."""
+    server, trusting = contexts(localhost, authority)
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as sockets:
+        listener.settimeout(LIMIT)
+
+        def respond() -> None:
+            peer = accepted(listener, server if tls else None)
+            peer.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 9\r\n\r\n" + bytes(9))
+            end(peer, reset=reset)
+
+        def ask(port: int) -> bytes:
+            client = sockets.enter_context(socket.create_connection(("127.0.0.1", port), LIMIT))
+            with contextlib.suppress(ConnectionError):
+                client.sendall(head + bytes(size))
+            return received(client, 9)
+
+        async with proxy_to(
+            listener.getsockname()[1], pool={"tls": trusting} if tls else {}
+        ) as proxy:
+            for _ in range(REPEATS):
+                responding = asyncio.create_task(asyncio.to_thread(respond))
+                assert await asyncio.to_thread(ask, proxy.port) == b"HTTP/1.1 413 Too Large"
+                await responding
