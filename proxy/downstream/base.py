@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
@@ -13,24 +12,21 @@ from proxy.core.http.heads import Head
 from proxy.core.http.proxy_line import Endpoint
 from proxy.core.routing import Decision
 from proxy.downstream.access_log import AccessLog
-from proxy.downstream.bridge import HIGH, Bridge
+from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarder, Rescuing
 from proxy.downstream.endings import Ending
 from proxy.downstream.inbox import Inbox
-from proxy.downstream.lingering import LINGER, QUIET, SLOW, Lingering
+from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.reading import Reading
 from proxy.downstream.request_ids import request_id
 from proxy.net.backlog import Backlog
 from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
-from proxy.net.shared_reads import share_reads
 from proxy.net.sockets import enable_keepalive
 from proxy.ports.counts import NO_RESPONSE, ClientCounts, LaneCounts
 
 NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
-#: A read of so many bytes is large: see `BaseConnection._grow`.
-LARGE = 32 << 10
 #: The transport of a connection that this process has accepted knows its ends.
 _ACCEPTED_HERE: Mapping[str, Endpoint] = {}
 
@@ -55,8 +51,6 @@ class ConnectionOwner(Protocol):
     waiting: Budget
     #: What the clients have not read.
     unread: Backlog
-    #: What TLS connections keep after large reads.
-    grown: Backlog
     #: Logs each request; None if nothing does.
     access: AccessLog | None
 
@@ -79,9 +73,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         "_arrived",
         "_deadlines",
         "_given_id",
-        "_grown",
         "_inbox",
-        "_large",
         "_lingering",
         "_logged",
         "_owner",
@@ -132,8 +124,6 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._deadlines = Deadlines(len(Limit), self._expired)
         #: True while the client reads more slowly than the proxy writes.
         self._slow = False
-        #: Bytes of a read that is large, and what the largest one has left in memory.
-        self._large, self._grown = sys.maxsize, 0
 
     def __repr__(self) -> str:
         """Client, phase, and what the connection waits for, for logs and debuggers."""
@@ -176,9 +166,6 @@ class BaseConnection(asyncio.Protocol, ABC):
             self.peer = str(peer[0]).encode("ascii", "replace")
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = b"https"
-            self.transport.set_write_buffer_limits(HIGH)
-            self._large = LARGE
-        share_reads(self.transport, self)
         enable_keepalive(transport)
         if self._owner.enter(self):
             self._deadlines.set(Limit.IDLE, self._owner.head_timeout)
@@ -227,22 +214,6 @@ class BaseConnection(asyncio.Protocol, ABC):
     def _read_too_slowly(self) -> None:
         """Break off: the client has read nothing for longest."""
         self.break_off(Ending.TIMED_OUT)
-
-    def _grow(self, read: int) -> None:
-        """Count what a TLS connection keeps after a read of so many bytes, until it ends: neither
-        the loop's buffer nor OpenSSL's, which is a third larger, shrinks.
-        """
-        self._grown = max(self._grown, read * 7 // 3)
-        self._owner.grown.add(self, self._grown, self._shrink)
-
-    def _shrink(self) -> None:
-        """End: the last large read of the connection is the oldest one of all."""
-        if self._phase is Phase.READY:
-            self._end()
-            # it counts no more: what the client does not read must not keep it in memory for long
-            self._deadlines.set(Limit.READER, QUIET)
-        else:
-            self.break_off(Ending.ABORTED)
 
     def drain(self) -> None:
         """Close now if idle, else after the response."""

@@ -90,10 +90,7 @@ class ClientConnection(RequestReader):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        size = len(data)
-        self.received += size
-        if size >= self._large:
-            self._grow(size)
+        self.received += len(data)
         if self.delivered is not None and self._lingering.handed_over:
             self._report(received=True)  # see `upstream.local_pool.LocalConnection`
             return
@@ -125,8 +122,8 @@ class ClientConnection(RequestReader):
     @property
     def _outlasts_half_close(self) -> bool:
         """On the proxy's own paths a complete request still gets its response (CONTRACT §12). In
-        any other case the client counts as gone, and always with TLS: asyncio and uvloop close a
-        connection after the peer's close_notify.
+        any other case the client counts as gone, and always with TLS, where few clients send a
+        close_notify before they close.
         """
         if self.scheme != b"http":
             return False
@@ -279,7 +276,7 @@ class ClientConnection(RequestReader):
             self._release()
         self._reading.held = False
         if not keep or self.closing or not self._body.done:
-            watched = self.delivered is not None and self.scheme == b"http"
+            watched = self.delivered is not None
             # once closing, what a client sends is dropped, and it does not know that yet
             unread = self.closing or bool(self._inbox) or not self._body.done or watched
             self._close(LINGER_EARLY, unread=unread)

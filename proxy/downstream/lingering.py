@@ -25,15 +25,12 @@ class Lingering:
     Closing a socket with unread input resets the connection, and the client may lose the response.
     So input is read and dropped for a while first.
 
-    Over TLS the loop sends a close_notify and waits 30 seconds for the client's. A client that has
-    acknowledged everything and sends none gets `QUIET` seconds.
-
     With `handed_over` the client is another process of the proxy, which closes the connection
     whatever happens to its own client. It takes a response without a length for whole only if this
     one shuts its sending side and waits for that (`net.sockets.has_proper_end`).
     """
 
-    __slots__ = ("_deadlines", "_loop", "_patience", "_tls", "_transport", "_until", "handed_over")
+    __slots__ = ("_deadlines", "_loop", "_patience", "_transport", "_until", "handed_over")
 
     def __init__(
         self,
@@ -48,17 +45,12 @@ class Lingering:
         self._deadlines = deadlines
         self._patience = patience
         self._loop = asyncio.get_running_loop()
-        self._tls = transport.get_extra_info("sslcontext") is not None
         self._until = 0.0
 
     def close(self) -> None:
         """Close once everything written is sent. Idempotent."""
         self._deadlines.set(Limit.READER, self._patience)
-        if self._tls:
-            self._deadlines.set(Limit.LINGER, QUIET)
-        if not self._transport.is_closing():
-            # asyncio's TLS transports cannot be aborted any more after a second `close`
-            self._transport.close()
+        self._transport.close()
 
     def begin(self, seconds: float) -> None:
         """Drop input for that many seconds, or until none has come for `QUIET` seconds."""

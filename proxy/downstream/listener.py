@@ -1,8 +1,7 @@
 """Accepts client connections and counts them from that moment on (CONTRACT §15).
 
-`loop.create_server` reports a TLS connection only after its handshake, so that any number of
-clients could start one and never finish it; and uvloop's server stops for good when descriptors
-run out.
+asyncio's server ends none of the connections that it has accepted, and uvloop's stops for good when
+descriptors run out.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from proxy.downstream.connection import ClientConnection
 from proxy.downstream.introduction import Introduction
 from proxy.downstream.server import Server
 from proxy.net.listening import listen
+from proxy.net.tls_transport import TlsTransport
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Listener:
     ) -> None:
         self._server = server
         self._tls = tls
-        self._handshake_timeout = handshake_timeout if tls is not None else None
+        self._handshake_timeout = handshake_timeout
         self._introduced = introduced
         #: Each with the connection that it attaches, if any.
         self._tasks: dict[asyncio.Task[None], ClientConnection | None] = {}
@@ -158,9 +158,17 @@ class Listener:
                 await loop.connect_accepted_socket(lambda: Introduction(client, scheme), sock)
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.connect_accepted_socket(
-                lambda: client, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
-            )
+            if self._tls is None:
+                await loop.connect_accepted_socket(lambda: client, sock)
+                return
+            transport = TlsTransport(self._tls, client)
+            await loop.connect_accepted_socket(lambda: transport, sock)
+            try:
+                async with asyncio.timeout(self._handshake_timeout):
+                    await transport.connected()
+            except BaseException:
+                transport.abort()
+                raise
         except OSError as why:  # ssl.SSLError and time-outs are among them
             _log.debug("client connection failed: %s", why)
             # asyncio's future has it, and is in a frame of its traceback, with the TLS connection

@@ -35,9 +35,6 @@ _log = logging.getLogger(__name__)
 #: reach it. Beyond it, those that have read nothing for `PATIENCE` seconds are broken off.
 UNREAD, PATIENCE = 256 << 20, 30.0
 
-#: Bytes that TLS connections may keep after large reads: some 450 connections of the largest ones.
-GROWN = 256 << 20
-
 #: Responds to a request of the proxy's own, given aiohttp's view of it, its head as the client sent
 #: it and the decision on it.
 Handler = Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamResponse]]
@@ -81,7 +78,6 @@ class Server:
         self.now = asyncio.get_running_loop().time
         self.waiting = waiting
         self.unread = Backlog(self.now, limit=UNREAD, patience=PATIENCE)
-        self.grown = Backlog(self.now, limit=GROWN, patience=0.0)
         self.draining = False
         self._max_connections = max_connections
         self._handler = handler or _no_handler
@@ -167,7 +163,6 @@ class Server:
         client.settle()
         self._clients.discard(client)
         self.unread.discard(client)
-        self.grown.discard(client)
         self._arriving.pop(client, None)
         self._handed_over.discard(client)
         if self._empty is not None and not self._clients and not self._empty.done():

@@ -1,4 +1,4 @@
-"""What connections keep in memory: those of one kind share one limit."""
+"""What the other ends of connections have not read: those of one kind share one limit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ _Entry = tuple[float, int, Callable[[], None]]
 
 
 class Backlog:
-    """The connections, or what waits for one, that keep what the other end has not read, or what
-    its reads have left behind.
+    """The connections, or what waits for one, that keep what the other end has not read.
 
     Each may keep hundreds of kilobytes for minutes, and nobody needs credentials for that: the
     description of the API is for everyone, and a body is passed through before VB365 knows who
@@ -48,9 +47,11 @@ class Backlog:
         self.discard(slow)
         self._slow[moved][slow] = self._now(), size, make_room
         self._size += size
+        # it may be behind one that makes room now: there may be a thousand of these
+        if self._making_room:
+            return
         self._newest = slow
-        # not if that one's end has begun the request behind it: there may be a thousand of these
-        if self._check is None and not self._making_room:
+        if self._check is None:
             # at once: one turn of the loop can read from hundreds of connections
             self._make_room()
 

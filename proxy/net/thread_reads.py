@@ -41,13 +41,10 @@ class ThreadReader:
 
     @classmethod
     def of(cls, transport: asyncio.Transport) -> ThreadReader | None:
-        """Return a reader. None if only the loop can read from this transport, or if the system has
-        no descriptor left.
-        """
+        """Return a reader. None on Windows, or if the system has no descriptor left."""
         sock = transport.get_extra_info("socket")
         tls = transport if isinstance(transport, TlsTransport) else None
-        hidden = tls is None and transport.get_extra_info("sslcontext") is not None
-        if sock is None or hidden or sys.platform == "win32":
+        if sock is None or sys.platform == "win32":
             return None
         try:
             return cls(os.dup(sock.fileno()), tls)

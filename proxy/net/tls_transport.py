@@ -1,8 +1,9 @@
-"""TLS for connections to VB365.
+"""TLS for the connections of clients and those to VB365.
 
 The TLS transports of asyncio and uvloop do not show the state behind them, so only the event loop
 could read from them (`net.thread_reads`). They pause for what they have not sent only once it is
-64 KiB. Their buffers, and OpenSSL's, stay as large as the largest read or write: up to 600 KiB.
+64 KiB, and read hundreds of kilobytes while they are paused. Their buffers, and OpenSSL's, stay as
+large as the largest read or write: up to 600 KiB.
 """
 
 from __future__ import annotations
@@ -17,26 +18,33 @@ from typing import Any, cast
 from proxy.net.sockets import unread
 from proxy.net.tls_records import BoundedObject
 
-#: Bytes to receive, and to encrypt, at a time.
-_RECEIVED, _WRITTEN = 1 << 16, 1 << 14
+#: Bytes to receive from VB365 and from a client, and to encrypt, at a time. OpenSSL's buffers stay
+#: a third larger than the most that they once had. There are more clients, and they send little.
+_RECEIVED, _FROM_CLIENT, _WRITTEN = 1 << 18, 1 << 16, 1 << 16
 #: Filled and emptied within one callback of the loop: what is received, and what is decrypted.
-_encrypted, _decrypted = memoryview(bytearray(_RECEIVED)), memoryview(bytearray(1 << 18))
+_encrypted, _decrypted = (memoryview(bytearray(_RECEIVED)) for _ in range(2))
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
-    """The client's side of a TLS connection: the protocol of a plain transport, and the transport
-    of `protocol`, which is paused and resumed by the plain one.
+    """One side of a TLS connection: the protocol of a plain transport, and the transport of
+    `protocol`, which is paused and resumed by the plain one. It is the client's side, and `host`
+    the server's name, or the server's without `host`.
 
     While reading is paused, one thread may call `decrypt_into`, and nothing else may be called but
     `abort`.
     """
 
-    def __init__(self, context: ssl.SSLContext, host: str, protocol: asyncio.Protocol) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, protocol: asyncio.Protocol, *, host: str | None = None
+    ) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._context = context
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=host is None, server_hostname=host
+        )
+        self._buffer = _encrypted[:_FROM_CLIENT] if host is None else _encrypted
         self._protocol = protocol
         self._plain: asyncio.Transport
         self._connected: asyncio.Future[None] = self._loop.create_future()
@@ -66,7 +74,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Called by the loop."""
-        return _encrypted
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Called by the loop."""
@@ -145,10 +153,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._flush()
 
     def _end(self) -> None:
-        """Report the end of what the peer sends, once."""
+        """Report the end of what the peer sends, once, and close."""
         if not self._ended:
             self._ended = True
             self._protocol.eof_received()
+            self.close()
 
     def _flush(self) -> None:
         if self._outgoing.pending:
@@ -173,6 +182,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                     break
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # in place of 0 after `write_eof`
+            self.closed_by_peer = True
         return filled
 
     def encrypted(self, data: bytes | memoryview) -> None:
@@ -250,13 +261,33 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """As of asyncio's transports."""
         return self._plain.is_closing()
 
-    def close(self) -> None:
-        """As of asyncio's transports. The peer gets a close_notify, which is not waited for."""
+    def can_write_eof(self) -> bool:
+        """As of asyncio's transports."""
+        return True
+
+    def write_eof(self) -> None:
+        """As of asyncio's transports. The peer gets a close_notify; what it has sent, and
+        `protocol` has not got, is dropped.
+        """
         if not self._plain.is_closing():
-            with contextlib.suppress(ssl.SSLError):
-                self._tls.unwrap()
-            self._flush()
-            self._plain.close()
+            self._notify()
+            self._plain.write_eof()
+
+    def close(self) -> None:
+        """As of asyncio's transports. The peer gets a close_notify, whose own is not waited for."""
+        if not self._plain.is_closing():
+            try:
+                self._notify()
+            finally:
+                self._plain.close()
+
+    def _notify(self) -> None:
+        with contextlib.suppress(ssl.SSLError):
+            # OpenSSL would read no more after an `unwrap` with something to read
+            while self.decrypt_into(_decrypted):
+                pass
+            self._tls.unwrap()
+        self._flush()
 
     def abort(self) -> None:
         """As of asyncio's transports."""

@@ -327,7 +327,7 @@ class Pool:
         if self._tls is None:
             await self._dial_to(address, connection)
         else:
-            transport = TlsTransport(self._tls, self.host, connection)
+            transport = TlsTransport(self._tls, connection, host=self.host)
             await self._dial_to(address, transport)
             try:
                 await transport.connected()

@@ -1,4 +1,4 @@
-"""The TLS of connections to VB365: what is not sent counts, and no byte is lost or left behind."""
+"""TLS of both sides: what is not sent counts, and no byte is lost or left behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Writer(asyncio.Protocol):
 
 
 async def connect(port: int, protocol: asyncio.Protocol) -> TlsTransport:
-    transport = TlsTransport(upstream_context(verify=False), "localhost", protocol)
+    transport = TlsTransport(upstream_context(verify=False), protocol, host="localhost")
     await asyncio.get_running_loop().create_connection(lambda: transport, "127.0.0.1", port)
     await transport.connected()
     return transport
@@ -150,9 +150,61 @@ async def test_a_write_that_finds_no_memory_ends_the_connection(
 
         encrypt = transport._tls.write
         monkeypatch.setattr(transport, "_tls", Lacking())
-        transport.write(bytes(1 << 16))
+        transport.write(bytes(1 << 17))
         transport.write(b"more")
         assert transport.is_closing()
         await eventually(lambda: isinstance(writer.lost, MemoryError))
         await asyncio.wait_for(ended.wait(), 20)
     assert not received
+
+
+async def test_15_what_arrives_while_reading_is_paused_waits_in_the_system() -> None:
+    """The loops' TLS transports go on reading."""
+    loop, reader = asyncio.get_running_loop(), Writer()
+    transports: list[TlsTransport] = []
+
+    def accepted() -> TlsTransport:
+        transports.append(TlsTransport(origin_context(), reader))
+        return transports[-1]
+
+    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    client = await connect(server.sockets[0].getsockname()[1], Writer())
+    await eventually(lambda: transports[0]._established)
+    client.write(b"begun")
+    await eventually(lambda: reader.received == b"begun")
+    transports[0].pause_reading()
+    client.write(bytes(SIZE))
+    await asyncio.sleep(0.2)
+    assert reader.received == b"begun"
+    assert transports[0]._incoming.pending <= 1 << 16
+    transports[0].resume_reading()
+    await eventually(lambda: len(reader.received) == 5 + SIZE)
+    client.abort()
+    server.close()
+
+
+@pytest.mark.parametrize("pending", [False, True])
+async def test_15_the_peer_gets_a_close_notify_whatever_it_has_sent(pending: bool) -> None:
+    """OpenSSL reads no more after a close_notify that is sent with something to read."""
+    loop, reader, writer = asyncio.get_running_loop(), Writer(), Writer()
+    transports: list[TlsTransport] = []
+
+    def accepted() -> TlsTransport:
+        transports.append(TlsTransport(origin_context(), reader))
+        return transports[-1]
+
+    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    client = await connect(server.sockets[0].getsockname()[1], writer)
+    await eventually(lambda: transports[0]._established)
+    if pending:
+        transports[0]._paused = True  # as within `data_received`
+        client.write(b"pending")
+        await eventually(lambda: transports[0]._incoming.pending > 0)
+        transports[0]._paused = False
+    transports[0].write(b"the response")
+    transports[0].write_eof()
+    client.write(b"more")
+    await eventually(lambda: writer.received == b"the response" and client.closed_by_peer)
+    await eventually(lambda: reader.received == b"more")
+    await eventually(transports[0].is_closing)
+    server.close()
