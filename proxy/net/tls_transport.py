@@ -95,12 +95,12 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         why, self._failure = self._failure or exc, None
         protocol = self._protocol
         del self._protocol  # it refers to this, too
-        if self._established:
-            protocol.connection_lost(why)
-        elif not self._connected.done():
+        if not self._connected.done():
             text = "the peer closed the connection within the TLS handshake"
             self._failure = why or ConnectionResetError(text)
             self._connected.set_result(None)
+        if self._established:
+            protocol.connection_lost(why)
 
     def pause_writing(self) -> None:
         """Called by the loop."""

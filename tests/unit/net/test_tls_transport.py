@@ -123,6 +123,23 @@ async def test_a_peer_that_closes_at_once_leaves_nothing_behind() -> None:
     assert not broken
 
 
+async def test_a_connection_that_finds_no_memory_as_it_begins_is_reported() -> None:
+    """Its listener, or its pool, would wait for the whole of its time-out."""
+
+    class Lacking(Writer):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            raise MemoryError
+
+    async def peer_waits(peer: Peer) -> None:
+        with contextlib.suppress(EOFError, ConnectionError):
+            await peer.some()
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    async with Origin(peer_waits).running(origin_context()) as origin:
+        with pytest.raises((MemoryError, ConnectionError)):
+            await asyncio.wait_for(connect(origin.port, Lacking()), 20)
+
+
 async def test_a_write_that_finds_no_memory_ends_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
