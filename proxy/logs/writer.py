@@ -194,7 +194,7 @@ class Writer(LineHandler):
         try:
             with _without_signals():
                 thread.start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             self._thread = None
 
     def _render(self, waiting: _Waiting) -> None:

@@ -243,6 +243,29 @@ def test_the_thread_takes_no_signal_of_the_process(
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
+@pytest.mark.parametrize("why", [RuntimeError, MemoryError])
+def test_a_thread_that_is_not_started_is_started_with_a_later_entry(
+    why: type[Exception], tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [why]
+    start = threading.Thread.start
+
+    def lacking(self: threading.Thread) -> None:
+        if self.name == "log" and failures:
+            raise failures.pop()
+        start(self)
+
+    logs.configure("json", "info", stream, file=tmp_path / "log")
+    monkeypatch.setattr(threading.Thread, "start", lacking)
+    logger = structlog.get_logger("proxy.test")
+    for number in range(2):
+        logger.info("happened", number=number)
+    while len(lines(tmp_path / "log") if (tmp_path / "log").exists() else []) < 2:
+        time.sleep(0.01)
+    logs.close()
+    assert [entry["number"] for entry in lines(tmp_path / "log")] == [0, 1]
+
+
 def test_a_line_that_cannot_be_written_is_tried_again(
     tmp_path: Path,
     stream: io.StringIO,
