@@ -21,6 +21,8 @@ from proxy.net.tls_records import BoundedObject
 #: Bytes to receive from VB365 and from a client, and to encrypt, at a time. OpenSSL's buffers stay
 #: a third larger than the most that they once had. There are more clients, and they send little.
 _RECEIVED, _FROM_CLIENT, _WRITTEN = 1 << 18, 1 << 16, 1 << 16
+#: Bytes of OpenSSL's responses to messages without data that the peer may leave unread.
+_RESPONSES = 1 << 14
 #: Filled and emptied within one callback of the loop: what is received, and what is decrypted.
 _encrypted, _decrypted = (memoryview(bytearray(_RECEIVED)) for _ in range(2))
 
@@ -50,6 +52,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._established = False
         self._paused = False
+        #: `write_eof` was called.
+        self._shut = False
+        #: Bytes of OpenSSL's responses since everything was sent.
+        self._responses = 0
         #: The peer has sent a close_notify.
         self.closed_by_peer = False
         self._ended = False
@@ -149,7 +155,19 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._failure = why
             self._plain.abort()
             raise
-        if not self._plain.is_closing():
+        if self._outgoing.pending and not self._plain.is_closing():
+            self._respond()
+
+    def _respond(self) -> None:
+        """Send what OpenSSL responds to messages without data. `protocol` does not know of them, so
+        that nothing else ends a peer that sends more and more of them and reads nothing.
+        """
+        unsent = self._plain.get_write_buffer_size()
+        self._responses = (self._responses if unsent else 0) + self._outgoing.pending
+        if self._responses > _RESPONSES:
+            self._failure = ssl.SSLError(1, "the peer does not read the responses of TLS")
+            self._plain.abort()
+        else:
             self._flush()
 
     def _end(self) -> None:
@@ -160,8 +178,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self.close()
 
     def _flush(self) -> None:
-        if self._outgoing.pending:
-            self._plain.write(self._outgoing.read())
+        data = self._outgoing.read()
+        if data and not self._shut:  # OpenSSL responds to a KeyUpdate after its close_notify, too
+            self._plain.write(data)
 
     # In a thread
 
@@ -271,6 +290,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """
         if not self._plain.is_closing():
             self._notify()
+            self._shut = True
             self._plain.write_eof()
 
     def close(self) -> None:

@@ -42,15 +42,8 @@ class Pair:
         assert self.client.cipher() == ("TLS_AES_256_GCM_SHA384", "TLSv1.3", 256)
 
     def key_updates(self, request: int) -> Iterator[bytes]:
-        """Records of the client with a KeyUpdate, if it has sent no data (RFC 8446 §4.6.3, §7)."""
-        lines = [line.split() for line in self.keys.read_text().splitlines()]
-        [secret] = [bytes.fromhex(x[2]) for x in lines if x[0] == "CLIENT_TRAFFIC_SECRET_0"]
-        message = b"\x18\x00\x00\x01" + bytes([request]) + b"\x16"  # of type handshake
-        header = b"\x17\x03\x03" + struct.pack("!H", len(message) + 16)
-        while True:
-            key, nonce = expanded(secret, b"key", 32), expanded(secret, b"iv", 12)
-            yield header + AESGCM(key).encrypt(nonce, message, header)
-            secret = expanded(secret, b"traffic upd", 48)
+        """Records of the client with a KeyUpdate, if it has sent no data."""
+        return key_updates(self.keys, request)
 
     def read(self, size: int = 1 << 16) -> bytes:
         """What the server reads of all that the client has sent."""
@@ -59,6 +52,20 @@ class Pair:
             while piece := self.server.read(size):
                 found += piece
         return found
+
+
+def key_updates(keys: Path, request: int) -> Iterator[bytes]:
+    """Records of the client whose secrets are in a file, if it has sent no data (RFC 8446 §4.6.3,
+    §7).
+    """
+    lines = [line.split() for line in keys.read_text().splitlines()]
+    [secret] = [bytes.fromhex(x[2]) for x in lines if x[0] == "CLIENT_TRAFFIC_SECRET_0"]
+    message = b"\x18\x00\x00\x01" + bytes([request]) + b"\x16"  # of type handshake
+    header = b"\x17\x03\x03" + struct.pack("!H", len(message) + 16)
+    while True:
+        key, nonce = expanded(secret, b"key", 32), expanded(secret, b"iv", 12)
+        yield header + AESGCM(key).encrypt(nonce, message, header)
+        secret = expanded(secret, b"traffic upd", 48)
 
 
 def expanded(secret: bytes, label: bytes, length: int) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import trustme
@@ -16,6 +18,7 @@ from proxy.upstream.pool import Pool
 from tests.support.tls_peers import server_side
 from tests.support.upstreams import Origin
 from tests.support.wire import Peer, eventually
+from tests.unit.net.test_tls_records import REQUESTED, key_updates
 
 SIZE = 16 << 20
 
@@ -40,8 +43,13 @@ class Writer(asyncio.Protocol):
         self.lost = exc
 
 
-async def connect(port: int, protocol: asyncio.Protocol) -> TlsTransport:
-    transport = TlsTransport(upstream_context(verify=False), protocol, host="localhost")
+async def connect(
+    port: int, protocol: asyncio.Protocol, *, keys: Path | None = None
+) -> TlsTransport:
+    context = upstream_context(verify=False)
+    if keys is not None:
+        context.keylog_filename = str(keys)
+    transport = TlsTransport(context, protocol, host="localhost")
     await asyncio.get_running_loop().create_connection(lambda: transport, "127.0.0.1", port)
     await transport.connected()
     return transport
@@ -224,4 +232,57 @@ async def test_15_the_peer_gets_a_close_notify_whatever_it_has_sent(pending: boo
     await eventually(lambda: writer.received == b"the response" and client.closed_by_peer)
     await eventually(lambda: reader.received == b"more")
     await eventually(transports[0].is_closing)
+    server.close()
+
+
+async def test_15_a_key_update_after_the_close_notify_breaks_nothing_off(tmp_path: Path) -> None:
+    """OpenSSL responds to it, though nothing can be written any more."""
+    loop, reader, keys = asyncio.get_running_loop(), Writer(), tmp_path / "keys"
+    transports: list[TlsTransport] = []
+    failures: list[object] = []
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+
+    def accepted() -> TlsTransport:
+        transports.append(TlsTransport(origin_context(), reader))
+        return transports[-1]
+
+    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    client = await connect(server.sockets[0].getsockname()[1], Writer(), keys=keys)
+    await eventually(lambda: transports[0]._established)
+    client.pause_reading()  # it would close
+    transports[0].write_eof()
+    for update in islice(key_updates(keys, REQUESTED), 3):
+        client._plain.write(update)
+        await asyncio.sleep(0.1)
+    assert not failures
+    assert not transports[0].is_closing()
+    transports[0].close()
+    client.abort()
+    server.close()
+
+
+@pytest.mark.parametrize(("updates", "ends"), [(200, False), (1000, True)])
+async def test_15_a_peer_that_does_not_read_the_responses_of_tls_is_broken_off(
+    tmp_path: Path, updates: int, ends: bool
+) -> None:
+    """No other limit counts them, and TLS 1.2 has no end of requests to negotiate again."""
+    loop, reader, keys = asyncio.get_running_loop(), Writer(), tmp_path / "keys"
+    transports: list[TlsTransport] = []
+
+    def accepted() -> TlsTransport:
+        transports.append(TlsTransport(origin_context(), reader))
+        return transports[-1]
+
+    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    client = await connect(server.sockets[0].getsockname()[1], Writer(), keys=keys)
+    await eventually(lambda: transports[0]._established)
+    client.pause_reading()
+    transports[0].write(bytes(SIZE))
+    assert reader.paused
+    client._plain.write(b"".join(islice(key_updates(keys, REQUESTED), updates)))
+    await asyncio.sleep(0.3)
+    assert transports[0].is_closing() == ends
+    assert ("does not read" in str(reader.lost)) == ends
+    transports[0].abort()
+    client.abort()
     server.close()
