@@ -23,7 +23,7 @@ from proxy.downstream.request_ids import request_id
 from proxy.net.backlog import Backlog
 from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
-from proxy.net.sockets import enable_keepalive
+from proxy.net.sockets import enable_keepalive, is_sent
 from proxy.ports.counts import NO_RESPONSE, ClientCounts, LaneCounts
 
 NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
@@ -219,13 +219,13 @@ class BaseConnection(asyncio.Protocol, ABC):
         """Close now if idle, else after the response."""
         self.closing = True
         if self._phase is Phase.READY:
-            self._end()
+            self._end_idle()
 
     def _refuse_connection(self, detail: str) -> None:
         """Respond 503 and close. No request is in progress."""
         problem = Problem("capacity-exhausted", detail, retry_after=5)
         self._write_refusal(problem, None)
-        self._close(LINGER, unread=True)
+        self._close(LINGER)
 
     def _write_refusal(
         self, problem: Problem, head: Head | None, *, begun: bytes = b"", since: float = 0.0
@@ -298,14 +298,13 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._inbox.clear()
         self._reading.update()
 
-    def _close(self, linger: float, *, unread: bool) -> None:
-        """Close once everything written is sent.
-
-        `unread`: the client may still be sending, and is read from for up to `linger` seconds.
+    def _close(self, linger: float) -> None:
+        """Close once everything written is sent. The client may still be sending, and is read from
+        for up to `linger` seconds.
         """
         for limit in (Limit.HEAD, Limit.BODY, Limit.IDLE):
             self._deadlines.clear(limit)
-        if not (unread or self._lingering.handed_over) or self._reading.ended:
+        if self._reading.ended:
             self._end()
             return
         self.closing = True
@@ -314,6 +313,13 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._reading.held = False
         self._reading.update()
         self._lingering.begin(linger)
+
+    def _end_idle(self) -> None:
+        """Close between two requests. A client that still reads a response may send another one."""
+        if is_sent(self.transport):
+            self._end()
+        else:
+            self._close(LINGER)
 
     def _end(self) -> None:
         self.closing = True
@@ -326,7 +332,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         elif which == Limit.LINGER:
             self._lingering.expired()
         elif which == Limit.IDLE:
-            self._end()
+            self._end_idle()
         else:
             self.counters.timed_out += 1
             if which != Limit.HEAD:

@@ -276,10 +276,7 @@ class ClientConnection(RequestReader):
             self._release()
         self._reading.held = False
         if not keep or self.closing or not self._body.done:
-            watched = self.delivered is not None
-            # once closing, what a client sends is dropped, and it does not know that yet
-            unread = self.closing or bool(self._inbox) or not self._body.done or watched
-            self._close(LINGER_EARLY, unread=unread)
+            self._close(LINGER_EARLY)
             return
         self._phase = _READY
         if self._inbox.waiting or self._reading.stopped or self._reading.ended:
@@ -376,7 +373,7 @@ class ClientConnection(RequestReader):
             self._release()
             problem = Problem("bad-request", f"The request is refused: {why}.")
             self._write_refusal(problem, self._head, since=self._since)
-            self._close(LINGER, unread=True)
+            self._close(LINGER)
         else:
             self._leave(Ending.REFUSED)
             reset(self.transport)

@@ -124,4 +124,4 @@ class RequestReader(BaseConnection):
         status = 431 if isinstance(why, HeadTooLarge) else 400
         problem = Problem("bad-request", f"The request is refused: {why}.", status=status)
         self._write_refusal(problem, None, begun=begun, since=self._arrived)
-        self._close(LINGER, unread=True)
+        self._close(LINGER)

@@ -141,3 +141,43 @@ async def test_15_a_client_without_a_close_notify_is_not_waited_for(
         with await asyncio.to_thread(unclosed, proxy.port):
             async with asyncio.timeout(15):
                 await eventually(lambda: not proxy.server.open)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_12_a_client_that_sends_while_it_reads_its_last_response_gets_all_of_it(
+    tls: bool, stops: bool, localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    """A socket that is closed would reset the connection, and what is not sent yet be lost."""
+    server, trusting = contexts(localhost, authority)
+    framing = b"Content-Length: %d\r\n" % len(BODY) if stops else b""
+
+    async def upstream(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n" + BODY)
+
+    def begin(port: int) -> socket.socket:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(LIMIT)
+        client.connect(("127.0.0.1", port))
+        if tls:
+            client = trusting.wrap_socket(client, server_hostname="localhost")
+        client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        return client
+
+    def rest(client: socket.socket) -> bytes:
+        data = b""
+        while piece := client.recv(1 << 16):
+            data += piece
+        return data
+
+    async with through(upstream, server_tls=server if tls else None) as (proxy, _):
+        with await asyncio.to_thread(begin, proxy.port) as client:
+            await eventually(lambda: sum(proxy.server.counters.relay.codes.values()) == 1)
+            stop = asyncio.create_task(proxy.server.drain(LIMIT)) if stops else None
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(client.sendall, b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await asyncio.to_thread(rest, client)).endswith(b"\r\n\r\n" + BODY)
+        if stop is not None:
+            await stop
