@@ -117,6 +117,7 @@ class ClientConnection(RequestReader):
         if self._outlasts_half_close:
             return True
         self._leave()
+        self._lingering.close()  # the loop would, too, and wait for ever for it to read the rest
         return False
 
     @property

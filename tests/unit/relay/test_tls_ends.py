@@ -181,3 +181,41 @@ async def test_12_a_client_that_sends_while_it_reads_its_last_response_gets_all_
             assert (await asyncio.to_thread(rest, client)).endswith(b"\r\n\r\n" + BODY)
         if stop is not None:
             await stop
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_12_a_client_that_ends_its_side_and_reads_nothing_is_not_waited_for(
+    tls: bool, localhost: trustme.LeafCert, authority: trustme.CA
+) -> None:
+    """Of some of the responses the system takes all but so little that writing is not paused."""
+    server, trusting = contexts(localhost, authority)
+    piece, count = 48 << 10, 80
+
+    async def upstream(peer: Peer) -> None:
+        size = piece * int((await peer.head()).split()[1][1:])
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    async with through(upstream, server_tls=server if tls else None, head_timeout=0.2) as (
+        proxy,
+        _,
+    ):
+
+        def begin(number: int) -> socket.socket:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(LIMIT)
+            client.connect(("127.0.0.1", proxy.port))
+            if tls:
+                client = trusting.wrap_socket(client, server_hostname="localhost")
+            client.sendall(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
+            return client
+
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(await asyncio.to_thread(begin, number))
+                for number in range(1, count + 1)
+            ]
+            await asyncio.sleep(0.5)
+            for client in clients:
+                client.shutdown(socket.SHUT_WR)
+            await eventually(lambda: not proxy.server.open)
