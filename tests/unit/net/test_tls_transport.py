@@ -59,6 +59,17 @@ def origin_context() -> ssl.SSLContext:
     return server_side(trustme.CA().issue_cert("localhost"))
 
 
+async def accepting(protocol: asyncio.Protocol) -> tuple[asyncio.Server, list[TlsTransport]]:
+    """A server whose connections have this protocol, and their transports."""
+    transports: list[TlsTransport] = []
+
+    def accepted() -> TlsTransport:
+        transports.append(TlsTransport(origin_context(), protocol))
+        return transports[-1]
+
+    return await asyncio.get_running_loop().create_server(accepted, "127.0.0.1", 0), transports
+
+
 @pytest.mark.parametrize("piece", [1 << 10, 1 << 14, (1 << 18) + 1])
 async def test_each_byte_that_is_not_sent_pauses(piece: int) -> None:
     """Once, when all of a write counts."""
@@ -185,14 +196,8 @@ async def test_a_write_that_finds_no_memory_ends_the_connection(
 
 async def test_15_what_arrives_while_reading_is_paused_waits_in_the_system() -> None:
     """The loops' TLS transports go on reading."""
-    loop, reader = asyncio.get_running_loop(), Writer()
-    transports: list[TlsTransport] = []
-
-    def accepted() -> TlsTransport:
-        transports.append(TlsTransport(origin_context(), reader))
-        return transports[-1]
-
-    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    reader = Writer()
+    server, transports = await accepting(reader)
     client = await connect(server.sockets[0].getsockname()[1], Writer())
     await eventually(lambda: transports[0]._established)
     client.write(b"begun")
@@ -211,14 +216,8 @@ async def test_15_what_arrives_while_reading_is_paused_waits_in_the_system() -> 
 @pytest.mark.parametrize("pending", [False, True])
 async def test_15_the_peer_gets_a_close_notify_whatever_it_has_sent(pending: bool) -> None:
     """OpenSSL reads no more after a close_notify that is sent with something to read."""
-    loop, reader, writer = asyncio.get_running_loop(), Writer(), Writer()
-    transports: list[TlsTransport] = []
-
-    def accepted() -> TlsTransport:
-        transports.append(TlsTransport(origin_context(), reader))
-        return transports[-1]
-
-    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    reader, writer = Writer(), Writer()
+    server, transports = await accepting(reader)
     client = await connect(server.sockets[0].getsockname()[1], writer)
     await eventually(lambda: transports[0]._established)
     if pending:
@@ -237,16 +236,10 @@ async def test_15_the_peer_gets_a_close_notify_whatever_it_has_sent(pending: boo
 
 async def test_15_a_key_update_after_the_close_notify_breaks_nothing_off(tmp_path: Path) -> None:
     """OpenSSL responds to it, though nothing can be written any more."""
-    loop, reader, keys = asyncio.get_running_loop(), Writer(), tmp_path / "keys"
-    transports: list[TlsTransport] = []
+    reader, keys = Writer(), tmp_path / "keys"
     failures: list[object] = []
-    loop.set_exception_handler(lambda _, context: failures.append(context))
-
-    def accepted() -> TlsTransport:
-        transports.append(TlsTransport(origin_context(), reader))
-        return transports[-1]
-
-    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    server, transports = await accepting(reader)
     client = await connect(server.sockets[0].getsockname()[1], Writer(), keys=keys)
     await eventually(lambda: transports[0]._established)
     client.pause_reading()  # it would close
@@ -266,14 +259,8 @@ async def test_15_a_peer_that_does_not_read_the_responses_of_tls_is_broken_off(
     tmp_path: Path, updates: int, ends: bool
 ) -> None:
     """No other limit counts them, and TLS 1.2 has no end of requests to negotiate again."""
-    loop, reader, keys = asyncio.get_running_loop(), Writer(), tmp_path / "keys"
-    transports: list[TlsTransport] = []
-
-    def accepted() -> TlsTransport:
-        transports.append(TlsTransport(origin_context(), reader))
-        return transports[-1]
-
-    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    reader, keys = Writer(), tmp_path / "keys"
+    server, transports = await accepting(reader)
     client = await connect(server.sockets[0].getsockname()[1], Writer(), keys=keys)
     await eventually(lambda: transports[0]._established)
     client.pause_reading()
