@@ -1,7 +1,7 @@
 """Accepts client connections and counts them from that moment on (CONTRACT §15).
 
-asyncio's server ends none of the connections that it has accepted, and uvloop's stops for good when
-descriptors run out.
+The servers of the event loops do not show the connections that they have accepted and not attached
+yet, and uvloop's stops for good when descriptors run out.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import contextlib
 import os
 import select
 import socket
-import ssl
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -81,18 +80,11 @@ def _unix_peer_closed(descriptor: int) -> bool:
 
 
 def has_proper_end(transport: asyncio.BaseTransport) -> bool:
-    """Report whether the peer itself has ended a connection whose `eof_received` is called. Over
-    TLS it has done so with a close_notify; without one, anybody on the way may have cut it off. A
-    Unix socket knows no reset: there a process that breaks off, or is killed, closes its socket,
-    and one that has sent everything shuts its sending side first.
+    """Report whether the peer itself has ended a connection without TLS whose `eof_received` is
+    called. A Unix socket knows no reset: there a process that breaks off, or is killed, closes its
+    socket, and one that has sent everything shuts its sending side first.
     """
-    tls = transport.get_extra_info("ssl_object")
-    if tls is None:
-        return not _unix_closed(transport)
-    try:
-        return not tls.read(1)  # asyncio reports both ends alike
-    except ssl.SSLError:
-        return False
+    return not _unix_closed(transport)
 
 
 def is_sent(transport: asyncio.Transport) -> bool:

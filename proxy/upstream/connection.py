@@ -122,7 +122,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool | None:
         """Called by the loop."""
-        self._end(None if has_proper_end(self.transport) else ConnectionAbortedError(_CUT_OFF))
+        # without a close_notify, anybody on the way may have cut it off
+        proper = has_proper_end(self.transport) if self._tls is None else self._tls.closed_by_peer
+        self._end(None if proper else ConnectionAbortedError(_CUT_OFF))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -223,7 +223,7 @@ def test_entries_that_find_no_memory_end_no_log(
     assert [entry["number"] for entry in lines(path)] == [1]
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks: not tested")
 def test_the_thread_takes_no_signal_of_the_process(
     tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
