@@ -187,11 +187,13 @@ async def test_one_file_that_hangs_leaves_the_threads_to_others(
     """However often it is asked for, at once and later."""
     stage = await make_stage()
     bad, good = [await stage.done() for _ in range(2)]
-    original, place = getattr(files, name), f"artifacts/{bad.rpartition('/')[2][:2]}/"
+    original, place = getattr(files, name), f"/{bad.rpartition('/')[2]}."
+    entered = threading.Event()
 
     def hanging(asked: files.Places | int, *args: Any, **more: Any) -> Any:
         path = asked.file if isinstance(asked, files.Places) else f"/proc/self/fd/{asked}"
         if place in str(Path(path).resolve()):
+            entered.set()
             volume.wait()
         return original(asked, *args, **more)
 
@@ -201,14 +203,17 @@ async def test_one_file_that_hangs_leaves_the_threads_to_others(
 
     async def ask(clients: int) -> None:
         peers = [await Peer.to(stage.url) for _ in range(clients)]
-        for peer in peers:
-            await peer.send(request_bytes("GET", f"{bad}/result", stage.fields, None, "proxy"))
-        assert (await stage.get(f"{good}/result")).body == stage.file()
-        for peer in peers:
-            peer.abort()
+        try:
+            for peer in peers:
+                await peer.send(request_bytes("GET", f"{bad}/result", stage.fields, None, "proxy"))
+            assert (await stage.get(f"{good}/result")).body == stage.file()
+        finally:
+            for peer in peers:
+                peer.abort()
 
     async with asyncio.timeout(20):
         await ask(2 * file_store._THREADS)
+        assert entered.is_set()
         limit(0.1, "_OPENING", "READING", "CLOSING")
         for _ in range(file_store._HANGING + 3):
             peer = await Peer.to(stage.url)
