@@ -45,6 +45,7 @@ def _parsed(address: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         port = parts.port
+        (parts.hostname or "").encode("idna")  # a lookup would raise too
     except ValueError:
         return None
     if not parts.hostname or re.search(r"[\s/]", parts.hostname) or parts.username is not None:

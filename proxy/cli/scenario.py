@@ -73,7 +73,7 @@ class Scenario:
             self._add(str(path), f"cannot be read: {error.strerror}", "name a readable file")
         except NotUtf8 as error:
             self._add(str(path), str(error), error.fix)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             self._add(str(path), f"is not TOML: {error}", "docs/simulator.md has an example")
         else:
             self._take(str(path), document)
@@ -84,7 +84,7 @@ class Scenario:
         if text.lstrip().startswith("{"):
             try:
                 members = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self._add(place, f"is not JSON: {error}", 'write {"name": value, …}')
                 return
         else:

@@ -80,7 +80,7 @@ class State:
             raise CommandError(
                 f"--state: {path} cannot be read: {error.strerror}", code=2
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CommandError(f"--state: {path} is not a file of this command", code=2) from error
         if about != self._about:
             raise CommandError(

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from yarl import URL
 
 from proxy.client import keyring
+from proxy.client.address import parse_address
 from proxy.client.errors import CommandError
 
 #: The name of the profile without --profile.
@@ -95,7 +95,7 @@ def described(name: str) -> Profile:
         ) from error
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}", code=2) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, name) from error
     return _decoded(document, path, name)
 
@@ -260,6 +260,10 @@ def _decoded(document: Any, path: Path, name: str) -> Profile:
         raise _damaged(path, name)
     if not 0 <= values.get("keyring", 0) <= keyring.MAX_ENTRIES:
         raise _damaged(path, name)
+    try:
+        parse_address(values["url"])
+    except CommandError as error:
+        raise _damaged(path, name) from error
     return Profile(name=name, **values)
 
 
@@ -268,7 +272,7 @@ def _damaged(path: Path, name: str) -> CommandError:
 
 
 def _address(url: str) -> tuple[str, str | None, int | None, str]:
-    parsed = URL(url)
+    parsed = parse_address(url)
     return parsed.scheme, parsed.host, parsed.port, parsed.path.rstrip("/")
 
 

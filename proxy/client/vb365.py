@@ -117,7 +117,7 @@ class VB365:
         response = await self.proxy.call_with_retries("GET", path, fields, tries=FIRST_TRIES)
         try:
             return json.loads(_expected(response, path.partition("?")[0]).body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CommandError(f"VB365's response to {path} is not JSON") from error
 
 

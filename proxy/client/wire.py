@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 import aiohttp
 from yarl import URL
 
+from proxy.client.address import parse_address
 from proxy.client.diagnosis import diagnose
 from proxy.client.errors import CommandError, ErrorResponse
 from proxy.client.forward import forward_proxy
@@ -77,12 +78,7 @@ class Http:
     """
 
     def __init__(self, base: str, *, tls: Any = True, trace: Trace | None = None) -> None:
-        url = URL(base)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise CommandError(
-                f"--url must be a URL such as https://vb365.example.com:4443, not {base!r}",
-                code=2,
-            )
+        url = parse_address(base)
         if url.user is not None or url.password is not None or url.query_string or url.fragment:
             raise CommandError(
                 "--url must have neither credentials nor a query: it ends with the port, or the "
@@ -90,6 +86,8 @@ class Http:
                 code=2,
             )
         self.base = base.rstrip("/")
+        #: As sent: the host name in ASCII.
+        self._sent_base = str(url).rstrip("/")
         self._forward = forward_proxy(url)
         self._tls = tls
         self._trace = trace
@@ -128,7 +126,7 @@ class Http:
         Raises `Unreachable` if the connection breaks, also inside the block, and `CommandError` if
         another try cannot succeed.
         """
-        url = URL(self.base + path, encoded=True)  # otherwise yarl changes some targets
+        url = URL(self._sent_base + path, encoded=True)  # otherwise yarl changes some targets
         to_proxy = self._forward.fields if url.scheme == "http" else {}
         sent = {"Accept-Encoding": "identity", **to_proxy, **fields}
         try:
@@ -150,7 +148,7 @@ class Http:
 
     def sent(self, method: str, path: str) -> bool:
         """Return whether the head of such a request was written to a connection."""
-        return (method, URL(self.base + path, encoded=True)) in self._sent
+        return (method, URL(self._sent_base + path, encoded=True)) in self._sent
 
     async def call(
         self, method: str, path: str, fields: Mapping[str, str], body: bytes | None = None

@@ -50,9 +50,19 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
+def _can_be_looked_up(host: str) -> bool:
+    """Whether a lookup takes the name: no label is empty or too long."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def _host_port(value: Any) -> HostPort:
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text(value))
-    if not match or int(match[3]) > _MAX_PORT or (match[1] and not _is_ipv6(match[1])):
+    valid = match and (_is_ipv6(match[1]) if match[1] else _can_be_looked_up(match[2]))
+    if not match or not valid or int(match[3]) > _MAX_PORT:
         hint = "write for example 0.0.0.0:4443, [::]:4443 or 127.0.0.1:0 (any free port)"
         raise invalid("is not HOST:PORT", hint)
     return HostPort(match[1] or match[2], int(match[3]))
@@ -61,9 +71,10 @@ def _host_port(value: Any) -> HostPort:
 def _host_of(url: str) -> str | None:
     try:
         split = urlsplit(url)
-        return None if split.port == 0 else split.hostname
+        host = None if split.port == 0 else split.hostname
     except ValueError:
         return None
+    return host if host and _can_be_looked_up(host) else None
 
 
 def http_url(value: Any) -> SplitResult:
@@ -137,7 +148,7 @@ def parse_list(value: Any, *, of: Callable[[Any], Any]) -> tuple[Any, ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise invalid("is not a JSON array", 'write ["a", "b"] or a,b') from None
     if not isinstance(value, list | tuple):  # a default is a tuple
         raise invalid("is not a list", 'write ["a", "b"], or a,b in the environment')

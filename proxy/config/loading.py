@@ -171,7 +171,7 @@ def _from_toml(path: Path, report: Report) -> Iterator[_Item]:
         return
     try:
         tables = tomllib.loads(toml)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         report(Problem(str(path), "", f"is not TOML: {error}", _toml_hint(toml, str(error))))
         return
     for section, table in tables.items():

@@ -373,4 +373,7 @@ def _is_shortage(why: OSError) -> bool:
 
 
 async def _lookup(host: str, port: int, **hints: Any) -> Any:
-    return await asyncio.get_running_loop().getaddrinfo(host, port, **hints)
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, **hints)
+    except UnicodeError as why:  # a label is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from why

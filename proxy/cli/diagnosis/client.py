@@ -137,6 +137,6 @@ async def _login(proxy: Proxy, connection: Resolved) -> Finding:
         return failed(check, _LOGIN, f"{path}: {error_from(response)}", "Check --api.")
     try:
         version = json.loads(response.body)["version"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         version = "of unknown version"
     return ok(check, _LOGIN, f"accepted by VB365 {version}")

@@ -90,7 +90,7 @@ def _is_proxy(address: HostPort, path: str, tls: bool) -> bool:
         return False
     try:
         return path == "/healthz" or json.loads(body)["info"]["title"] == "vb365-async-proxy"
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 

@@ -174,7 +174,7 @@ async def _responses(settings: Settings) -> AsyncIterator[Finding]:
 def _is_proxy(response: WholeResponse) -> bool:
     try:
         return bool(json.loads(response.body)["info"]["title"] == "vb365-async-proxy")
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 

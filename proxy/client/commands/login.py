@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from yarl import URL
 
 from proxy.client import profiles
+from proxy.client.address import parse_address
 from proxy.client.commands.options import with_groups
 from proxy.client.commands.running import exit_on_error, finish
 from proxy.client.connection import Connection, check_api, opened, tls
@@ -148,7 +148,7 @@ async def _logged_in(connection: Connection, profile: Profile, password: str) ->
 
 
 def _warn_of_plain_http(profile: Profile, shown: Display) -> None:
-    url = URL(profile.url)
+    url = parse_address(profile.url)
     if url.scheme == "http" and not is_loopback(url.host or ""):
         shown.say(f"WARNING: {profile.url} does not use TLS: the network can read the password")
 

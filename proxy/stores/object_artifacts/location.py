@@ -52,10 +52,10 @@ def _flag(value: str) -> bool:
 def _url(value: str) -> str:
     try:
         parts = urlsplit(value)
-        named = parts.hostname and parts.port != 0  # raises ValueError for a bad port
+        valid = parts.hostname and parts.port != 0 and not parts.username  # a bad port raises
     except ValueError:
-        named = False
-    if parts.scheme not in {"http", "https"} or not named or parts.username:
+        valid = False
+    if not valid or parts.scheme not in {"http", "https"}:
         raise ValueError("must be a URL such as https://s3.example.com:9000")
     return value.rstrip("/")
 

@@ -583,6 +583,7 @@ def test_a_fingerprint_is_that_of_the_certificate() -> None:
     [
         ("a b", 2, "is not HOST:PORT"),
         ("host:port", 2, "is not HOST:PORT"),
+        ("a..b", 2, "is not HOST:PORT"),
         ("", 2, "is not HOST:PORT"),
         ("user:password@host:1", 2, "is not HOST:PORT"),
         ("127.0.0.1:1", 1, "127.0.0.1 port 1: Connection refused"),

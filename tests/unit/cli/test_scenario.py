@@ -80,6 +80,7 @@ def test_a_fault_is_text_or_json(text: str, fault: Fault) -> None:
         ("stall=1s", "stall needs stall_at", "add stall_at"),
         ("reset,reset", "names a member twice", "write each name once"),
         ('{"reset"', "is not JSON", 'write {"name": value'),
+        ('{"reset":' * 5000, "is not JSON", 'write {"name": value'),
         ('{"path": 1, "reset": true}', "path = 1 is not valid", "write text in quotes"),
     ],
 )
@@ -117,6 +118,7 @@ def test_all_problems_of_a_file_are_reported_with_their_places(tmp_path: Path) -
     ("text", "what"),
     [
         ("[simulator", "is not TOML"),
+        ("simulator = " + "[" * 5000, "is not TOML"),
         ("simulator = 1", "simulator = 1 is not a table"),
         ("user = 1", "user = 1 is not a list of tables"),
         ("fault = [1]", "fault = [1] is not a list of tables"),

@@ -16,7 +16,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.client.diagnosis import diagnose
-from proxy.client.errors import Unreachable
+from proxy.client.errors import CommandError, Unreachable
 from proxy.client.wire import Http
 from tests.unit.client.conftest import serving
 from tests.unit.client.fake_proxy import EXPORT, ID, STATUS, FakeProxy
@@ -111,6 +111,49 @@ def test_an_untrusted_certificate_is_reported(
     assert result.exit_code == 2
     assert f"The certificate of {fake.url} is not trusted" in result.stderr
     assert DOUBT not in result.stderr
+
+
+@pytest.mark.parametrize("line", [*COMMANDS, ("login", "--username", "bob")])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1:99999",
+        "127.0.0.1:-1",
+        "127.0.0.1:abc",
+        "127.0.0.1:0",
+        "[::1",
+        "a..b",
+        f"{'x' * 64}.example",
+        "xn--a",
+        "a\\b",
+    ],
+)
+def test_an_address_that_no_server_can_have_is_reported(
+    run: Any, fake: FakeProxy, line: tuple[str, ...], host: str
+) -> None:
+    result = run(*line, VB365_URL=f"http://{host}", VB365_PASSWORD="secret")
+    expected = f"--url must be a URL such as https://vb365.example.com:4443, not 'http://{host}'\n"
+    assert (result.exit_code, result.stderr) == (2, expected.replace("\\", "\\\\"))
+    assert fake.seen == []
+
+
+async def test_a_name_with_other_letters_is_looked_up_in_ascii(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And shown as written."""
+    names: list[str] = []
+
+    def unknown(host: str, *_: object, **__: object) -> None:
+        names.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("aiohttp.connector.DefaultResolver", aiohttp.ThreadedResolver)
+    base = "http://bücher.example/vb365"
+    async with Http(f"{base}/") as http:
+        with pytest.raises(CommandError, match=f"^{base}: host bücher.example does not exist"):
+            await http.call("GET", "/v8/x", {})
+    assert names == ["xn--bcher-kva.example"]
 
 
 @pytest.mark.parametrize("line", COMMANDS)

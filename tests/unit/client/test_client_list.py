@@ -172,6 +172,7 @@ def test_an_interrupted_list_without_state_is_cancelled(alice: Stack, here: Path
         (("--no-download",), "bob", "--from is not for --folder or --no-download"),
         (("bob",), "bob", "Name what to export, or use --from FILE, and not both"),
         (("--state", "list.csv"), "bob", "--state: list.csv is not a file of this command"),
+        (("--state", "list.csv"), "[" * 5000, "--state: list.csv is not a file of this command"),
     ],
 )
 def test_a_wrong_list_is_reported_before_anything_is_sent(

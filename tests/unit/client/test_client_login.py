@@ -176,7 +176,18 @@ def test_a_name_of_a_profile_is_a_name_of_a_file(stack: Stack, name: str) -> Non
     assert (result.exit_code, "is not a name of" in result.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 1, "url": 3}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 5000,
+        '{"format": 1}',
+        '{"format": 1, "url": 3}',
+        '{"format": 1, "url": "http://proxy:99999"}',
+        "\xff",
+    ],
+)
 def test_a_damaged_profile_is_reported_with_the_fix(stack: Stack, text: str) -> None:
     saved = profiles.save(Profile(name="default", url=stack.url))
     saved.write_text(text, encoding="latin-1")

@@ -137,6 +137,7 @@ def test_the_hint_for_an_unguessable_setting_names_config_init() -> None:
         (b"[exports\n", "is not TOML"),
         (b"\xff", "is not UTF-8 (byte 1)"),
         (b"a = 1\na = 2", "is not TOML"),
+        (b"a = " + b"[" * 5000, "is not TOML"),
         (None, "cannot be read"),
     ],
 )

@@ -46,6 +46,7 @@ def test_a_location_is_a_bucket_and_a_prefix(url: str, kind: str, bucket: str, p
         ("s3://exports?path_style=maybe", ["path_style='maybe'", "true or false"]),
         ("s3://exports?region=a&region=b", ["region is given twice"]),
         ("s3://exports?endpoint=minio:9000", ["endpoint='minio:9000'", "must be a URL"]),
+        ("s3://exports?endpoint=http://[::1", ["endpoint='http://[::1'", "must be a URL"]),
         ("s3://exports?endpoint=http://minio:9000", ["not encrypted", "allow_http=true"]),
         ("gs://exports?anonymous=true", ["no option 'anonymous'"]),
         ("s3://exports#part", ["fragment"]),

@@ -461,6 +461,14 @@ async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
         assert requested == 3
 
 
+async def test_12_a_name_that_cannot_be_looked_up_is_a_failure_to_connect() -> None:
+    async with calling(script_for(OK)) as caller:
+        caller.pool.host = "a..b"
+        with pytest.raises(UpstreamUnreachable, match=r"'a\.\.b' is not a host name"):
+            await caller.get()
+        assert caller.pool.open == 0
+
+
 @pytest.mark.parametrize("error", [socket.EAI_AGAIN, socket.EAI_FAIL, None])
 async def test_12_the_last_addresses_are_used_while_no_name_server_responds(
     error: int | None, monkeypatch: pytest.MonkeyPatch
