@@ -14,9 +14,6 @@ Read = Callable[[int, int], Awaitable[bytes]]
 _SIZE = 64 * 1024
 #: The largest overlap. It is in memory while it is compared.
 _LIMIT = 8 * 1024 * 1024
-#: Bytes by which the information of two blocks of filler must differ: not by the place where a
-#: pattern begins, or a magic number before it.
-_MORE = 16
 
 
 async def overlap_of(read: Read, stored: int) -> int | None:
@@ -25,29 +22,23 @@ async def overlap_of(read: Read, stored: int) -> int | None:
 
     That is 64 KiB, or half of fewer bytes. But files have long runs of zeros, such as the free
     pages of a PST, and two files can be equal there. So an overlap that ends in filler is extended
-    to the last block that is none. If all stored bytes are filler, it is extended to the first
-    block with more information than the last one, such as the header of a small PST; if there is
-    no such block, there is nothing better to compare.
+    to the last block that is none. If all stored bytes are filler, all of them are compared: what
+    distinguishes two files, such as the header of a small PST, may be a few bytes anywhere.
     """
     size = _SIZE if stored >= _SIZE else stored - stored // 2
-    overlap, least = size, 0
+    most = 0
     for extended in range(size, min(stored + size, _LIMIT + 1), size):
         start = max(0, stored - extended)
         block = await read(start, start + size)
         found = _information(block)
         if not _is_filler(block, found):
             return stored - start
-        if extended == size:
-            least = found + _MORE
-        elif found >= least:
-            overlap = stored - start
-    # a block of these before the limit would be another file's, and not compared
+        most = max(most, found)
+    # a block with more information before the limit would be another file's, and not compared
     for start in range(0, stored - _LIMIT, size):
-        block = await read(start, start + size)
-        found = _information(block)
-        if found >= least or not _is_filler(block, found):
+        if _information(await read(start, start + size)) > most:
             return None
-    return overlap
+    return min(stored, _LIMIT)
 
 
 def _information(block: bytes) -> int:
