@@ -23,7 +23,7 @@ class Lingering:
     """Closes `transport`. The client may read nothing for `patience` seconds.
 
     Closing a socket with unread input resets the connection, and the client may lose the response.
-    So input is read and dropped for a while first.
+    So input is read and dropped for a while first, and until the response has arrived.
 
     With `handed_over` the client is another process of the proxy, which closes the connection
     whatever happens to its own client. It takes a response without a length for whole only if this
@@ -69,17 +69,16 @@ class Lingering:
         if self.handed_over:
             return
         left = self._until - self._loop.time()
-        if left <= 0:
-            self._transport.abort()
-        else:
+        if left > 0:
             self._deadlines.set(Limit.LINGER, min(left, QUIET))
+        elif is_sent(self._transport):
+            self._transport.abort()
 
     def expired(self) -> None:
-        """Close, unless part of the response is still unsent: `Limit.READER` bounds that."""
-        closing = self._transport.is_closing()
-        if self._transport.get_write_buffer_size() or (closing and not is_sent(self._transport)):
+        """Close, unless part of the response has not arrived yet: `Limit.READER` bounds that."""
+        if not is_sent(self._transport):
             self._deadlines.set(Limit.LINGER, QUIET)
-        elif closing:
+        elif self._transport.is_closing():
             self._transport.abort()
         else:
             # not `abort`: over TLS a response that ends with its connection is whole only after a

@@ -9,10 +9,13 @@ import contextlib
 import os
 import socket
 import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
 
+from proxy.downstream import connection as clients
 from proxy.downstream import lingering
 from proxy.ports import UpstreamBroken
 from proxy.upstream.client import HttpUpstream
@@ -24,6 +27,7 @@ from tests.unit.relay.test_early_responses import accepted
 from tests.unit.relay.test_relay_streams import contexts
 
 BODY = bytes(300_000)
+PIECE = 48 << 10
 
 
 def respond(peer: socket.socket, *, proper: bool) -> None:
@@ -181,6 +185,59 @@ async def test_12_a_client_that_sends_while_it_reads_its_last_response_gets_all_
             assert (await asyncio.to_thread(rest, client)).endswith(b"\r\n\r\n" + BODY)
         if stop is not None:
             await stop
+
+
+@pytest.mark.parametrize("pauses", [0, 8])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_12_a_client_that_sends_long_after_its_last_response_gets_all_of_it(
+    tls: bool,
+    pauses: int,
+    localhost: trustme.LeafCert,
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of some of the responses the system takes all but a part, without which they would look
+    whole: they end with the connection.
+    """
+    monkeypatch.setattr(lingering, "QUIET", 0.1)
+    monkeypatch.setattr(clients, "LINGER_EARLY", 0.2)
+    server, trusting = contexts(localhost, authority)
+    count = 80
+
+    async def upstream(peer: Peer) -> None:
+        size = PIECE * int((await peer.head()).split()[1][1:])
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size
+        await peer.send(head + bytes(size) + b"\r\n0\r\n\r\n")
+
+    def whole(port: int, number: int) -> bool:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(LIMIT)
+        client.connect(("127.0.0.1", port))
+        if tls:
+            client = trusting.wrap_socket(client, server_hostname="localhost")
+        with client:
+            client.sendall(b"GET /%d HTTP/1.0\r\n\r\n" % number)
+            for _ in range(pauses):
+                time.sleep(0.06)
+                client.sendall(b"x")
+            if not pauses:
+                time.sleep(0.6)
+                client.sendall(b"x")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # read faster
+            data = b""
+            while piece := client.recv(1 << 16):
+                data += piece
+        return data.endswith(b"\r\n\r\n" + bytes(number * PIECE))
+
+    with ThreadPoolExecutor(count) as threads:
+        async with through(upstream, server_tls=server if tls else None) as (proxy, _):
+            loop = asyncio.get_running_loop()
+            asked = [
+                loop.run_in_executor(threads, whole, proxy.port, number)
+                for number in range(1, count + 1)
+            ]
+            assert all(await asyncio.gather(*asked))
 
 
 @pytest.mark.parametrize("tls", [False, True])
