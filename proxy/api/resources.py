@@ -95,10 +95,15 @@ class Resources:
         """Return the job, tombstones too, if the caller may see it. Raises `Problem`."""
         # first: without credentials the response must not depend on the job (CONTRACT §9)
         credentials = request.credentials()
-        job = await self._jobs.recent(id)
+        job = self._jobs.in_memory(id)
+        allowed = job is not None and self._access.allows(credentials, job)
+        if not allowed:
+            # also if it is in memory: the time must not disclose that the id exists
+            job = await self._jobs.recent(id, fresh=True)
         if job is None or tentative(job) or self._site.retention.record_over(job, self._now()):
             raise await self._access.unknown(credentials, id)
-        await self._access.check(credentials, job)
+        if not allowed:
+            await self._access.check(credentials, job)
         current = await self._jobs.recent(id)
         if current is None:
             raise not_found()

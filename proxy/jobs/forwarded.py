@@ -34,9 +34,9 @@ class ForwardedJobs:
         """As `JobStore.get`."""
         return await self._jobs.get(id)
 
-    async def recent(self, id: str) -> Job | None:
+    async def recent(self, id: str, *, fresh: bool = False) -> Job | None:
         """As `JobStore.recent`."""
-        return await self._jobs.recent(id)
+        return await self._jobs.recent(id, fresh=fresh)
 
     def in_memory(self, id: str) -> Job | None:
         """As `JobStore.in_memory`."""

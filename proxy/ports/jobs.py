@@ -35,9 +35,9 @@ class JobStore(Protocol):
     async def get(self, id: str) -> Job | None:
         """The job, which may be a tombstone, or None."""
 
-    async def recent(self, id: str) -> Job | None:
+    async def recent(self, id: str, *, fresh: bool = False) -> Job | None:
         """As `get`, but the job may be as it was up to a second ago (CONTRACT §18). For what is
-        only shown.
+        only shown. With `fresh` it is read as `get` reads it, and kept for the next call.
         """
 
     def in_memory(self, id: str) -> Job | None:

@@ -58,9 +58,9 @@ async def test_18_a_record_of_a_second_ago_refuses_no_file(
     await stage.held()
     recent, older = DiskJobs.recent, dict[str, Job | None]()
 
-    async def read_before(jobs: DiskJobs, id: str) -> Job | None:
+    async def read_before(jobs: DiskJobs, id: str, *, fresh: bool = False) -> Job | None:
         if id not in older:
-            older[id] = await recent(jobs, id)
+            older[id] = await recent(jobs, id, fresh=fresh)
         return older[id]
 
     monkeypatch.setattr(DiskJobs, "recent", read_before)

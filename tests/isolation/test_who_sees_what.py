@@ -15,10 +15,13 @@ from uuid import uuid4
 import pytest
 
 from proxy import app
+from proxy.core.job import Job
 from proxy.stores.disk_jobs.store import DiskJobs
+from proxy.stores.redis_jobs.store import RedisJobs
 from proxy.upstream.access import Access
 from tests.contract.conftest import MakeStage, Stage
 from tests.support.local_proxy import settings_of
+from tests.support.redis_server import RedisServer
 from tests.support.wire import Message, ask
 
 #: The calls on one job, in the order in which they are made; the last ones end it.
@@ -263,6 +266,34 @@ def shown(response: Message, id: str) -> object:
     fields = [(name, value) for name, value in response.fields if name.lower() not in changing]
     body = response.body.replace(id.encode(), b"{id}")
     return response.first, fields, body.replace(response["X-Request-Id"].encode(), b"{request}")
+
+
+async def test_a_shared_store_is_asked_about_a_foreign_id_as_about_an_unknown_one(
+    make_stage: MakeStage, valkey_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§9: also if the job is in memory because its caller polls it, so that the time reveals
+    nothing.
+    """
+    stage = await make_stage(STORAGE__JOBS=f"{valkey_server.url}?prefix={uuid4()}")
+    status = await stage.done()
+    scene = Scene(stage, status.rpartition("/")[2], stage.export)
+    asked: list[str] = []
+    get = RedisJobs.get
+
+    async def counted(jobs: RedisJobs, id: str) -> Job | None:
+        asked.append(id)
+        return await get(jobs, id)
+
+    monkeypatch.setattr(RedisJobs, "get", counted)
+    for caller in (bob, other_tenant, invented):
+        await caller(scene)
+        for verb in VERBS:
+            assert (await stage.get(status)).status == 200
+            assert (await stage.get(status)).status == 200
+            for job in (scene.job, str(uuid4())):
+                asked.clear()
+                assert (await scene.call(verb, job)).status in (401, 404)
+                assert job in asked, (caller, verb)
 
 
 async def test_a_cached_check_gives_access_to_its_session_only(make_stage: MakeStage) -> None:

@@ -84,7 +84,7 @@ class MemoryJobs(Faulty):
         await self.enter("get")
         return self.jobs.get(id)
 
-    async def recent(self, id: str) -> Job | None:
+    async def recent(self, id: str, *, fresh: bool = False) -> Job | None:
         return await self.get(id)
 
     def in_memory(self, id: str) -> Job | None:

@@ -84,7 +84,7 @@ class DiskJobs:
         self._check_open()
         return self._index.get(id)
 
-    async def recent(self, id: str) -> Job | None:
+    async def recent(self, id: str, *, fresh: bool = False) -> Job | None:
         """As `JobStore.recent`: the job as it is."""
         return await self.get(id)
 

@@ -196,11 +196,11 @@ class RedisJobs(RedisReplicas, RedisLists, RedisOutbox):
         await asyncio.sleep(self._adding.get(id, 0.0) - elapsed())
         self._adding = {each: end for each, end in self._adding.items() if end > elapsed()}
 
-    async def recent(self, id: str) -> Job | None:
+    async def recent(self, id: str, *, fresh: bool = False) -> Job | None:
         """As `JobStore.recent`; see `RecentJobs`."""
         if not self._feed.connected.is_set():
             return await self.get(id)
-        if (known := self.in_memory(id)) is not None:
+        if not fresh and (known := self.in_memory(id)) is not None:
             return known
         read = self._recent.begin(id)
         job = None
