@@ -23,6 +23,10 @@ from proxy.net.tls_records import BoundedObject
 _RECEIVED, _FROM_CLIENT, _WRITTEN = 1 << 18, 1 << 16, 1 << 16
 #: Bytes of OpenSSL's responses to messages without data that the peer may leave unread.
 _RESPONSES = 1 << 14
+#: Bytes beside the data that a peer may send before others have their turn: more than a part of a
+#: record has, or a thousand headers. uvloop would read 2 MiB, which takes 0.2 s if each byte has a
+#: record of its own.
+_OVERHEAD = 1 << 15
 #: Filled and emptied within one callback of the loop: what is received, and what is decrypted.
 _encrypted, _decrypted = (memoryview(bytearray(_RECEIVED)) for _ in range(2))
 
@@ -56,6 +60,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._shut = False
         #: Bytes of OpenSSL's responses since everything was sent.
         self._responses = 0
+        #: Bytes beside the data since others had their turn.
+        self._overhead = 0
         #: The peer has sent a close_notify.
         self.closed_by_peer = False
         self._ended = False
@@ -85,10 +91,18 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Called by the loop."""
         self._incoming.write(_encrypted[:nbytes])
-        if self._established:
-            self._read()
-        else:
+        if not self._established:
             self._shake_hands()
+            return
+        self._overhead += nbytes - self._read()
+        if self._overhead > _OVERHEAD and not (self._paused or self._plain.is_closing()):
+            self._overhead = 0
+            self._loop.call_soon(self._read_on)
+            self._plain.pause_reading()
+
+    def _read_on(self) -> None:
+        if not (self._paused or self._plain.is_closing()):
+            self._plain.resume_reading()
 
     def eof_received(self) -> None:
         """Called by the loop, which closes the plain transport afterwards."""
@@ -134,11 +148,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._connected.set_result(None)
         self._read()
 
-    def _read(self) -> None:
-        """Pass on what can be decrypted."""
+    def _read(self) -> int:
+        """Pass on what can be decrypted. Return how many bytes."""
+        count = 0
         try:
             while not (self._paused or self._ended or self._plain.is_closing()):
                 filled = self.decrypt_into(_decrypted)
+                count += filled
                 if filled:
                     self._protocol.data_received(_decrypted[:filled].tobytes())
                 if self.closed_by_peer:
@@ -149,7 +165,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._failure = why
             self._flush()
             self._plain.abort()
-            return
+            return count
         except Exception as why:
             # what the protocol did not take is missing: no byte may follow
             self._failure = why
@@ -157,6 +173,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             raise
         if self._outgoing.pending and not self._plain.is_closing():
             self._respond()
+        return count
 
     def _respond(self) -> None:
         """Send what OpenSSL responds to messages without data. `protocol` does not know of them, so

@@ -273,3 +273,38 @@ async def test_15_a_peer_that_does_not_read_the_responses_of_tls_is_broken_off(
     transports[0].abort()
     client.abort()
     server.close()
+
+
+async def test_15_many_small_records_leave_others_their_turns() -> None:
+    """uvloop would read 32 times from one connection before it looks at the others."""
+    turns: list[int] = [0]
+
+    class Reader(Writer):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            turns[-1] += len(data)
+
+    async def count() -> None:
+        while True:
+            turns.append(0)
+            await asyncio.sleep(0)
+
+    reader, sent = Reader(), 90_000
+    server, transports = await accepting(reader)
+    client = await connect(server.sockets[0].getsockname()[1], Writer())
+    await eventually(lambda: transports[0]._established)
+    transports[0].pause_reading()
+    for _ in range(sent):
+        client._tls.write(b"x")
+    client._flush()
+    await asyncio.sleep(0.2)  # the system has taken most of it
+    transports[0].resume_reading()
+    counting = asyncio.create_task(count())
+    try:
+        await eventually(lambda: len(reader.received) == sent)
+    finally:
+        counting.cancel()
+        client.abort()
+        server.close()
+    most = max(turns)
+    assert most < 10_000
