@@ -23,7 +23,7 @@ class Lingering:
     """Closes `transport`. The client may read nothing for `patience` seconds.
 
     Closing a socket with unread input resets the connection, and the client may lose the response.
-    So input is read and dropped for a while first, and until the response has arrived.
+    So input is read and dropped for a while first.
 
     With `handed_over` the client is another process of the proxy, which closes the connection
     whatever happens to its own client. It takes a response without a length for whole only if this
@@ -53,7 +53,9 @@ class Lingering:
         self._transport.close()
 
     def begin(self, seconds: float) -> None:
-        """Drop input for that many seconds, or until none has come for `QUIET` seconds."""
+        """Drop input until none has come for `QUIET` seconds, or for that many seconds and until
+        the response has arrived.
+        """
         if self.handed_over:
             self._deadlines.clear(Limit.READER)
         else:
@@ -68,17 +70,17 @@ class Lingering:
         """Note that the client has sent something."""
         if self.handed_over:
             return
-        left = self._until - self._loop.time()
-        if left > 0:
-            self._deadlines.set(Limit.LINGER, min(left, QUIET))
-        elif is_sent(self._transport):
+        if self._loop.time() >= self._until and is_sent(self._transport):
             self._transport.abort()
+        else:
+            self._deadlines.set(Limit.LINGER, QUIET)
 
     def expired(self) -> None:
-        """Close, unless part of the response has not arrived yet: `Limit.READER` bounds that."""
-        if not is_sent(self._transport):
+        """Close, unless part of the response is still unsent: `Limit.READER` bounds that."""
+        closing = self._transport.is_closing()
+        if self._transport.get_write_buffer_size() or (closing and not is_sent(self._transport)):
             self._deadlines.set(Limit.LINGER, QUIET)
-        elif self._transport.is_closing():
+        elif closing:
             self._transport.abort()
         else:
             # not `abort`: over TLS a response that ends with its connection is whole only after a
