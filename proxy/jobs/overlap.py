@@ -14,6 +14,8 @@ Read = Callable[[int, int], Awaitable[bytes]]
 _SIZE = 64 * 1024
 #: The largest overlap. It is in memory while it is compared.
 _LIMIT = 8 * 1024 * 1024
+#: The longest magic number, in bytes, at the beginning of a file.
+_MAGIC = 8
 
 
 async def overlap_of(read: Read, stored: int) -> int | None:
@@ -23,7 +25,8 @@ async def overlap_of(read: Read, stored: int) -> int | None:
     That is 64 KiB, or half of fewer bytes. But files have long runs of zeros, such as the free
     pages of a PST, and two files can be equal there. So an overlap that ends in filler is extended
     to the last block that is none. If all stored bytes are filler, all of them are compared: what
-    distinguishes two files, such as the header of a small PST, may be a few bytes anywhere.
+    distinguishes two files, such as the header of a small PST, may be a few bytes anywhere. If they
+    only repeat one pattern, there is nothing better to compare.
     """
     size = _SIZE if stored >= _SIZE else stored - stored // 2
     most = 0
@@ -34,11 +37,30 @@ async def overlap_of(read: Read, stored: int) -> int | None:
         if not _is_filler(block, found):
             return stored - start
         most = max(most, found)
+    if await _is_repetition(read, stored, size):
+        return size
     # a block with more information before the limit would be another file's, and not compared
     for start in range(0, stored - _LIMIT, size):
         if _information(await read(start, start + size)) > most:
             return None
     return min(stored, _LIMIT)
+
+
+async def _is_repetition(read: Read, stored: int, size: int) -> bool:
+    """Whether all stored bytes repeat the pattern of the last `size`, except for a magic number
+    before them.
+    """
+    if stored - size <= _MAGIC:
+        return True
+    last = await read(stored - size, stored)
+    period = last.find(last[: size // 2], 1)
+    if period < 0:
+        return False
+    for start in range(_MAGIC, stored - size, size - period):
+        piece = await read(start, min(start + size, stored))
+        if piece[period:] != piece[: len(piece) - period]:
+            return False
+    return True
 
 
 def _information(block: bytes) -> int:

@@ -143,7 +143,7 @@ async def test_with_a_strong_etag_the_rest_is_requested(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("cut", "start"),
-    [(CUT, CUT - OVERLAP), (OVERLAP, 0), (OVERLAP - 1, (OVERLAP - 1) // 2), (1001, 500), (5, 0)],
+    [(CUT, CUT - OVERLAP), (OVERLAP, 0), (OVERLAP - 1, (OVERLAP - 1) // 2), (1001, 500), (5, 2)],
 )
 @pytest.mark.parametrize("etag", [None, 'W/"a"'])
 async def test_without_a_strong_etag_an_overlap_is_requested(

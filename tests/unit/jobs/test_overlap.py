@@ -42,23 +42,43 @@ async def overlap(content: bytes) -> int | None:
     return found
 
 
-@pytest.mark.parametrize("size", [100, 1001, 1500, 65_535, 65_536, 200_000])
-@pytest.mark.parametrize("content", [RANDOM, LINES], ids=["random", "lines"])
-async def test_of_ordinary_content_the_last_64_kib_are_compared(content: bytes, size: int) -> None:
-    """Half of a smaller file."""
-    assert await overlap(content[:size]) == (SIZE if size >= SIZE else size - size // 2)
+SIZES = [1, 2, 3, 5, 7, 13, 16, 100, 1001, 1500, 65_535, 65_536, 65_540, 200_000, LIMIT]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 100, 1001, 65_535, 65_536, 200_000, LIMIT])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "content",
-    [bytes(LIMIT), b"0123456789" * (LIMIT // 10 + 1), b"!BDN" + bytes(LIMIT),
-     bytes(70_000) + RANDOM[:8] + bytes(LIMIT)],
-    ids=["zeros", "digits", "zeros after a magic", "zeros around a number"],
+    [RANDOM, LINES, bytes(LIMIT), b"a" * LIMIT, b"0123456789" * (LIMIT // 10 + 1),
+     bytes(range(256)) * (LIMIT // 256), bytes(range(251)) * (LIMIT // 251 + 1),
+     RANDOM[:700] * (LIMIT // 700 + 1), b"!BDN" + bytes(LIMIT)],
+    ids=["random", "lines", "zeros", "constant", "digits", "all bytes", "251", "700",
+         "zeros after a magic"],
 )  # fmt: skip
-async def test_of_filler_all_is_compared(content: bytes, size: int) -> None:
-    """Two files may differ in a few bytes of it, anywhere."""
-    assert await overlap(content[:size]) == size
+async def test_of_ordinary_content_and_of_a_repetition_the_last_64_kib_are_compared(
+    content: bytes, size: int
+) -> None:
+    """Half of a smaller file."""
+    stored = content[:size]
+    expected = SIZE if len(stored) >= SIZE else len(stored) - len(stored) // 2
+    assert await overlap(stored) == expected
+
+
+@pytest.mark.parametrize("before", [9, 1000, 70_000, SIZE + 12, 150_000])
+@pytest.mark.parametrize("after", [SIZE, SIZE + 1, 250_000, LIMIT - 160_000])
+@pytest.mark.parametrize("pattern", [b"\0", b"0123456789", bytes(range(256))])
+async def test_all_of_a_repetition_with_few_other_bytes_is_compared(
+    pattern: bytes, before: int, after: int
+) -> None:
+    """Two files may differ in these only."""
+    filler = pattern * (LIMIT // len(pattern))
+    content = filler[:before] + RANDOM[:4] + filler[:after]
+    assert await overlap(content) == len(content)
+
+
+@pytest.mark.parametrize("size", [SIZE + 9, 3 * SIZE, 200_001])
+async def test_filler_that_repeats_no_pattern_is_compared_as_a_whole(size: int) -> None:
+    content = b"".join(bytes(number * 50) + b"%d" % number for number in range(1, 200))[:size]
+    assert await overlap(content) == size
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"a", b"0123456789"])
@@ -76,11 +96,11 @@ async def test_an_overlap_of_filler_is_extended_to_other_bytes(filler: bytes) ->
 async def test_filler_after_a_header_is_compared_with_the_header(filler: bytes) -> None:
     """A header with little information, such as an id, distinguishes two files too."""
     long = filler * (8 * SIZE)
-    for header in (RANDOM[:4], RANDOM[:16], RANDOM[:500]):
+    for header in (RANDOM[:9], RANDOM[:16], RANDOM[:500]):
         assert await overlap(header + long[:1000]) == len(header) + 1000
         assert await overlap(header + long[: SIZE + 1]) == len(header) + SIZE + 1
         assert await overlap(header + long[: 7 * SIZE]) == len(header) + 7 * SIZE
-    assert await overlap(RANDOM[:4] + bytes(LIMIT)) is None
+    assert await overlap(RANDOM[:9] + bytes(LIMIT)) is None
     assert await overlap(RANDOM[:500] + bytes(LIMIT)) is None
 
 
@@ -89,7 +109,8 @@ async def test_an_overlap_has_at_most_8_mib() -> None:
     assert await overlap(RANDOM + bytes(LIMIT - SIZE)) == LIMIT
     assert await overlap(RANDOM + bytes(LIMIT)) is None
     assert await overlap(bytes(SIZE) + RANDOM + bytes(LIMIT)) is None
-    assert await overlap(bytes(LIMIT + SIZE)) == LIMIT
+    assert await overlap(bytes(LIMIT + SIZE)) == SIZE
+    assert await overlap(RANDOM[:1] + bytes(LIMIT + SIZE) + RANDOM[:1]) == SIZE
 
 
 async def test_a_strong_etag_needs_no_overlap() -> None:
