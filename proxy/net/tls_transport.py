@@ -64,6 +64,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._overhead = 0
         #: The peer has sent a close_notify.
         self.closed_by_peer = False
+        #: What broke the connection behind the last bytes that were decrypted.
+        self._broken: ssl.SSLError | None = None
         self._ended = False
         self._failure: Exception | None = None
 
@@ -159,7 +161,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                     self._protocol.data_received(_decrypted[:filled].tobytes())
                 if self.closed_by_peer:
                     self._end()
-                if filled < len(_decrypted):
+                if filled < len(_decrypted) and self._broken is None:
                     break
         except ssl.SSLError as why:
             self._failure = why
@@ -203,8 +205,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def decrypt_into(self, buffer: memoryview) -> int:
         """Decrypt as many bytes as are there and as the buffer takes; return how many. Raises
-        `ssl.SSLError`.
+        `ssl.SSLError`: for what follows such bytes, by the next call.
         """
+        if self._broken is not None:
+            raise self._broken
         filled, size, read, incoming = 0, len(buffer), self._tls.read, self._incoming
         try:
             # not once more than necessary: an exception costs more than all else
@@ -220,6 +224,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             pass
         except ssl.SSLZeroReturnError:  # in place of 0 after `write_eof`
             self.closed_by_peer = True
+        except ssl.SSLError as why:
+            if not filled:
+                raise
+            self._broken = why.with_traceback(None)  # which refers to this
         return filled
 
     def encrypted(self, data: bytes | memoryview) -> None:

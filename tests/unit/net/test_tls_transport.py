@@ -308,3 +308,18 @@ async def test_15_many_small_records_leave_others_their_turns() -> None:
         server.close()
     most = max(turns)
     assert most < 10_000
+
+
+async def test_12_what_a_peer_sends_before_it_breaks_the_connection_is_passed_on() -> None:
+    """Such as a response with a fatal alert behind it: they may arrive together."""
+    reader = Writer()
+    server, transports = await accepting(reader)
+    client = await connect(server.sockets[0].getsockname()[1], Writer())
+    await eventually(lambda: transports[0]._established)
+    client._tls.write(b"response")
+    client._plain.write(client._outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
+    await eventually(lambda: reader.lost is not None)
+    assert reader.received == b"response"
+    assert isinstance(reader.lost, ssl.SSLError)
+    client.abort()
+    server.close()
