@@ -87,10 +87,6 @@ class Bridge(asyncio.Transport):
         self._chunked = self._read = False
         #: Whether the response says that the client's connection is kept.
         self._keep = False
-        #: True while aiohttp accepts no more of the body.
-        self._stopped = False
-        #: True until the loop's next turn, after a part of a body in chunks.
-        self._waits = False
         #: True while the handler waits for a client that reads slowly.
         self._slow = False
         self._protocol.connection_made(self)
@@ -152,30 +148,14 @@ class Bridge(asyncio.Transport):
         """Hand on bytes of the request's body, without its chunks, or drop them if the handler
         does not read it. aiohttp takes a microsecond for each chunk, and one read may contain
         40,000.
-
-        They are read once in each turn of the loop, so that others have theirs: uvloop would read
-        megabytes at a time, whose chunks take half a second.
         """
-        if self._chunked:
-            if not self._waits:
-                self._waits = True
-                self._client.hold()
-                asyncio.get_running_loop().call_soon(self._read_on)
-            if self._read:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._read and not self.closed:
+            if self._chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
             self._protocol.data_received(data)
-
-    def _read_on(self) -> None:
-        """Read the rest of a body in chunks, unless it has ended."""
-        if self._waits:
-            self._waits = False
-            if not self._stopped:
-                self._client.unhold()
 
     def end(self) -> None:
         """Note that the request is complete."""
-        self._read_on()
         if self._chunked and self._read and not self.closed:
             self._protocol.data_received(b"0\r\n\r\n")
         self._whole = True
@@ -184,7 +164,6 @@ class Bridge(asyncio.Transport):
 
     def client_left(self) -> None:
         """Cancel the handler of a client that has left."""
-        self._waits = False
         if not self.closed:
             self._phase = Phase.CLOSED
             self._protocol.connection_lost(ConnectionResetError("the client has left"))
@@ -275,7 +254,6 @@ class Bridge(asyncio.Transport):
     def close(self) -> None:
         """Called by aiohttp when it serves no further request: after a response, or without one."""
         phase, self._phase = self._phase, Phase.CLOSED
-        self._waits = False
         if phase is Phase.CLOSED:
             return
         asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
@@ -290,14 +268,11 @@ class Bridge(asyncio.Transport):
 
     def pause_reading(self) -> None:
         """Called by aiohttp."""
-        self._stopped = True
         self._client.hold()
 
     def resume_reading(self) -> None:
         """Called by aiohttp."""
-        self._stopped = False
-        if not self._waits:
-            self._client.unhold()
+        self._client.unhold()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set when the handler waits, until its response ends: see `asyncio.WriteTransport`."""

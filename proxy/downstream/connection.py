@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.core.errors import Problem
-from proxy.core.http.bodies import NOTHING, Body, body_of
+from proxy.core.http.bodies import NOTHING, Body, Chunks, body_of
 from proxy.core.http.heads import Head, MalformedMessage
 from proxy.core.paths import job_of
 from proxy.core.routing import Decision, Own, PassThrough, Rescue
@@ -39,6 +39,9 @@ from proxy.ports.counts import NO_RESPONSE, LaneCounts
 #: Bytes of the inbox that are parsed first as a chunked body, then four times as many, and so on,
 #: so that the copying is proportional to the body and not to the requests behind it.
 _TRIED = 512
+#: Chunks of a body after which others have their turn. One read may contain 40,000, and uvloop
+#: would read megabytes, which take half a second.
+_CHUNKS = 1 << 10
 #: A larger head counts against the memory that all clients share (CONTRACT §12) until its request
 #: is answered, with its fields unless it is passed through. Smaller ones are bounded well enough by
 #: the number of connections.
@@ -249,6 +252,10 @@ class ClientConnection(RequestReader):
                 self._reading.update()
         else:
             self._limit_body()
+            body = self._body
+            if isinstance(body, Chunks) and body.scanned > _CHUNKS:
+                body.scanned = 0
+                self._reading.give_way()
 
     def _take_waiting(self) -> None:
         """Hand on what has arrived of the request's body."""

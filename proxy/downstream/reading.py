@@ -14,17 +14,19 @@ LOOK = 2.0
 
 
 class Reading:
-    """Pauses reading from `transport` while the body is `held` or `inbox` is full.
+    """Pauses reading from `transport` while the body is `held` or `inbox` is full, and to give way.
 
     The owner calls `update` after a change.
     """
 
-    __slots__ = ("_deadlines", "_inbox", "_transport", "ended", "held", "stopped")
+    __slots__ = ("_deadlines", "_inbox", "_transport", "_yields", "ended", "held", "stopped")
 
     def __init__(self, transport: asyncio.Transport, inbox: Inbox, deadlines: Deadlines) -> None:
         self._transport = transport
         self._inbox = inbox
         self._deadlines = deadlines
+        #: True until the loop's next turn.
+        self._yields = False
         #: True while the exchange accepts no more of the request's body.
         self.held = False
         #: True while reading is paused.
@@ -34,7 +36,7 @@ class Reading:
 
     def update(self) -> None:
         """Pause or resume reading."""
-        stop = self.held or self._inbox.full
+        stop = self.held or self._yields or self._inbox.full
         if stop == self.stopped or self.ended or self._transport.is_closing():
             return
         self.stopped = stop
@@ -44,6 +46,17 @@ class Reading:
         else:
             self._transport.resume_reading()
             self._deadlines.clear(Limit.LOOK)
+
+    def give_way(self) -> None:
+        """Read nothing more in this turn of the loop: uvloop would read up to 32 times."""
+        if not self._yields:
+            self._yields = True
+            asyncio.get_running_loop().call_soon(self._read_on)
+            self.update()
+
+    def _read_on(self) -> None:
+        self._yields = False
+        self.update()
 
     def gone(self, *, half: bool) -> bool:
         """Report whether the client has left, for which it is enough to shut its sending side if

@@ -143,10 +143,13 @@ class Chunks:
         "_stage",
         "_trailers",
         "done",
+        "scanned",
     )
 
     def __init__(self, *, decode: bool = False) -> None:
         self.done = False
+        #: Chunks since the caller has set it to 0; those of few bytes count less than one.
+        self.scanned = 0
         self._decode = decode
         self._stage = _Stage.SIZE
         self._left = 0
@@ -198,6 +201,7 @@ class Chunks:
                 self._left = stop - size
                 return size
             if payload is None and (small := _SMALL.match(data, stop)) is not None:
+                self.scanned += (small.end() - stop) >> 5
                 stop = small.end()
             match = _NEXT.match(data, stop)
             if match is None:
@@ -205,6 +209,7 @@ class Chunks:
                 self._stage = _Stage.DATA_END
                 return stop
             self._left = int(match[1], 16)
+            self.scanned += 1
             at = match.end()
 
     def _line(self, line: bytes) -> bytes | None:
@@ -261,6 +266,7 @@ class Chunks:
             raise MalformedMessage("a chunk size is malformed")
         self._left = int(match[1], 16)
         self._stage = _Stage.DATA if self._left else _Stage.TRAILERS
+        self.scanned += 1
         if match[2] is None:
             return line
         self._extensions += 1

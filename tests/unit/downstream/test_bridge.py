@@ -16,7 +16,7 @@ from proxy.downstream.bridge import Bridge
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.duplex import ClientSide
 from tests.support.proxies import through
-from tests.support.wire import eventually
+from tests.support.wire import Peer, eventually
 from tests.unit.downstream.test_server import decide, silent
 
 
@@ -173,7 +173,11 @@ async def test_11_many_small_chunks_reach_the_handler_as_few() -> None:
             assert (await client.response())[1] == b"ok"
 
 
-def test_small_chunks_are_read_once_in_a_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("chunk", [b"1\r\na\r\n", b"000000000000001\r\na\r\n"])
+def test_11_small_chunks_are_read_once_in_a_turn_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch, own: bool, chunk: bytes
+) -> None:
     """uvloop would read megabytes of them at a time, and other clients would wait meanwhile."""
     turns, reads = 0, Counter[int]()
     read = ClientConnection.data_received
@@ -187,6 +191,12 @@ def test_small_chunks_are_read_once_in_a_turn_of_the_loop(monkeypatch: pytest.Mo
     ) -> web.StreamResponse:
         return web.Response(text=str(len(await request.read())))
 
+    async def upstream(peer: Peer) -> None:
+        end = b""
+        while end != b"\r\n0\r\n\r\n":
+            end = (end + await peer.some())[-7:]
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n400000")
+
     async def count() -> None:
         nonlocal turns
         while True:
@@ -194,10 +204,11 @@ def test_small_chunks_are_read_once_in_a_turn_of_the_loop(monkeypatch: pytest.Mo
             await asyncio.sleep(0)
 
     async def scenario() -> None:
-        chunked = b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
-        async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        target = b"/_own" if own else b"/other"
+        chunked = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" % target
+        async with through(upstream, decide=decide, handler=handler) as (proxy, _):
             counting = asyncio.create_task(count())
-            client = await proxy.ask(chunked + b"1\r\na\r\n" * 400_000 + b"0\r\n\r\n")
+            client = await proxy.ask(chunked + chunk * 400_000 + b"0\r\n\r\n")
             assert (await client.response())[1] == b"400000"
             counting.cancel()
 
