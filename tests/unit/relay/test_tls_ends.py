@@ -147,6 +147,15 @@ async def test_15_a_client_without_a_close_notify_is_not_waited_for(
                 await eventually(lambda: not proxy.server.open)
 
 
+def slow_client(port: int, tls: ssl.SSLContext | None) -> socket.socket:
+    """Connect a client for which the system takes little that it has not read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(LIMIT)
+    client.connect(("127.0.0.1", port))
+    return tls.wrap_socket(client, server_hostname="localhost") if tls else client
+
+
 @pytest.mark.parametrize("stops", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
 async def test_12_a_client_that_sends_while_it_reads_its_last_response_gets_all_of_it(
@@ -161,12 +170,7 @@ async def test_12_a_client_that_sends_while_it_reads_its_last_response_gets_all_
         await peer.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n" + BODY)
 
     def begin(port: int) -> socket.socket:
-        client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(LIMIT)
-        client.connect(("127.0.0.1", port))
-        if tls:
-            client = trusting.wrap_socket(client, server_hostname="localhost")
+        client = slow_client(port, trusting if tls else None)
         client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         return client
 
@@ -207,13 +211,7 @@ async def test_12_a_client_that_sends_long_after_its_last_response_gets_all_of_i
         await peer.send(head + bytes(size) + b"\r\n0\r\n\r\n")
 
     def whole(port: int, number: int) -> bool:
-        client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.settimeout(LIMIT)
-        client.connect(("127.0.0.1", port))
-        if tls:
-            client = trusting.wrap_socket(client, server_hostname="localhost")
-        with client:
+        with slow_client(port, trusting if tls else None) as client:
             client.sendall(b"GET /%d HTTP/1.0\r\n\r\n" % number)
             for _ in range(8):
                 time.sleep(0.1)
@@ -240,10 +238,10 @@ async def test_12_a_client_that_ends_its_side_and_reads_nothing_is_not_waited_fo
 ) -> None:
     """Of some of the responses the system takes all but so little that writing is not paused."""
     server, trusting = contexts(localhost, authority)
-    piece, count = 48 << 10, 80
+    count = 80
 
     async def upstream(peer: Peer) -> None:
-        size = piece * int((await peer.head()).split()[1][1:])
+        size = PIECE * int((await peer.head()).split()[1][1:])
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
 
     # 80 handshakes and the pause must take less than five times `head_timeout`, also under load
@@ -253,12 +251,7 @@ async def test_12_a_client_that_ends_its_side_and_reads_nothing_is_not_waited_fo
     ):
 
         def begin(number: int) -> socket.socket:
-            client = socket.socket()
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.settimeout(LIMIT)
-            client.connect(("127.0.0.1", proxy.port))
-            if tls:
-                client = trusting.wrap_socket(client, server_hostname="localhost")
+            client = slow_client(proxy.port, trusting if tls else None)
             client.sendall(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
             return client
 
