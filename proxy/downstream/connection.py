@@ -215,7 +215,7 @@ class ClientConnection(RequestReader):
         if bridge is None or bridge.closed:
             bridge = self._bridge = owner.bridge(self)
         self._serving = bridge
-        if not whole:
+        if not whole and not isinstance(decision, Own):  # which drops it: decoding takes longest
             self._body = body_of(head.framing, head.length, decode=True)
         request_id(head)
         bridge.begin(head, decision, whole=whole, alone=alone and not self._inbox)

@@ -92,6 +92,31 @@ async def test_12_a_body_that_no_handler_reads_is_not_kept(chunked: bool) -> Non
         assert (await client.response())[1] == b"ok"
 
 
+async def test_11_a_body_that_no_handler_reads_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To decode small chunks takes ten times as long as to find their end."""
+    fed: list[bytes] = []
+
+    def feed(_: Bridge, data: bytes) -> None:
+        fed.append(data)
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        return web.Response(text="ok")
+
+    monkeypatch.setattr(Bridge, "feed", feed)
+    chunks = b"1\r\na\r\n" * 1000 + b"0\r\n\r\n"
+    own = Own("/_own", None, "/", None)
+    async with through(silent, decide=lambda _: own, handler=handler) as (proxy, _):
+        head = b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client = await proxy.ask(head + chunks + b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await client.response())[1] == b"ok"
+        assert (await client.response())[1] == b"ok"
+    assert b"".join(fed) == chunks
+
+
 async def test_a_response_after_its_client_has_left_is_dropped() -> None:
     """The bridge stays closed, and the client's connection hears nothing."""
 
