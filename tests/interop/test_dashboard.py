@@ -226,6 +226,20 @@ async def test_the_page_does_not_move_while_it_loads(chromium: Browser, tmp_path
         assert await watched.page.evaluate("window.shift") < 0.05
 
 
+async def test_the_link_below_the_rows_stays_where_it_is(chromium: Browser, tmp_path: Path) -> None:
+    """When the rows above it come into sight it does not move away from under the pointer."""
+    await seed(tmp_path, [failed(number) for number in range(60)])
+    async with scene(tmp_path) as here, opened(chromium, here.admin) as watched:
+        await expect(watched.page.locator("#live-text")).to_have_text("Live")
+        await expect(watched.page.locator("#plots figure")).to_have_count(5)
+        link = watched.page.get_by_role("link", name="Next")
+        place = "element => element.getBoundingClientRect().top + window.scrollY"
+        before = await link.evaluate(place)
+        await link.scroll_into_view_if_needed()
+        await link.hover()
+        assert await link.evaluate(place) == before
+
+
 async def test_the_rows_are_those_of_the_address(chromium: Browser, tmp_path: Path) -> None:
     """Filter, search, order and page are in the address: it can be sent to a colleague."""
     jobs = [failed(number, session=f"session-{number}") for number in range(60)]
