@@ -8,11 +8,12 @@ Theory of operation. A connection is in one `Phase`, beginning with READY:
     LINGERING ── the client closes ──> end
 
 A READY connection hands on a request whose head arrives in one piece at once. All other input waits
-in the `Inbox`: an incomplete head, and pipelined requests. Each `Limit` has one meaning and a
-deadline of its own, so that none can extend another: `Limit.HEAD` runs from the first byte of the
-next head to its last, whether a request before it is still being served, its response is read
-slowly, or reading is paused and resumed. Reading pauses while an exchange holds the request's body
-and while complete requests fill the inbox, but never within a head, which must arrive in time.
+in the `Inbox`: an incomplete head, pipelined requests, and what is left to decode of a body. Each
+`Limit` has one meaning and a deadline of its own, so that none can extend another: `Limit.HEAD`
+runs from the first byte of the next head to its last, whether a request before it is still being
+served, its response is read slowly, or reading is paused and resumed. Reading pauses while an
+exchange holds the request's body and while complete requests fill the inbox, but never within a
+head, which must arrive in time.
 """
 
 from __future__ import annotations
@@ -20,50 +21,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.core.errors import Problem
-from proxy.core.http.bodies import NOTHING, Body, Chunks, body_of
-from proxy.core.http.heads import Head, MalformedMessage
+from proxy.core.http.bodies import body_of
+from proxy.core.http.heads import Framing, Head
 from proxy.core.paths import job_of
 from proxy.core.routing import Decision, Own, PassThrough, Rescue
 from proxy.downstream.access_log import job_in
 from proxy.downstream.base import NO_MEMORY, ConnectionOwner
+from proxy.downstream.body_reader import BodyReader
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import Closable
 from proxy.downstream.endings import Ending, without_response
-from proxy.downstream.lingering import LINGER, LINGER_EARLY
+from proxy.downstream.lingering import LINGER_EARLY
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.request_ids import request_id
-from proxy.downstream.request_reader import RequestReader
 from proxy.net.sockets import is_sent, reset
 from proxy.ports.counts import NO_RESPONSE, LaneCounts
 
-#: Bytes of the inbox that are parsed first as a chunked body, then four times as many, and so on,
-#: so that the copying is proportional to the body and not to the requests behind it.
-_TRIED = 512
-#: Chunks of a body after which others have their turn. One read may contain 40,000, and uvloop
-#: would read megabytes, which take half a second.
-_CHUNKS = 1 << 10
 #: A larger head counts against the memory that all clients share (CONTRACT §12) until its request
 #: is answered, with its fields unless it is passed through. Smaller ones are bounded well enough by
 #: the number of connections.
 _LARGE_HEAD = 16 << 10
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _READY, _SERVING, _TUNNEL, _LINGERING = Phase
-_IDLE, _BODY = Limit.IDLE, Limit.BODY
+_IDLE = Limit.IDLE
+_CHUNKED = Framing.CHUNKED
 
 
-class ClientConnection(RequestReader):
+class ClientConnection(BodyReader):
     """One client connection and the request in progress on it."""
 
     __slots__ = (
-        "_body",
         "_bridge",
         "_closed_well",
         "_ending",
-        "_head",
-        "_invited",
         "_lane",
         "_responded",
-        "_since",
         "code",
         "delivered",
         "private",
@@ -75,19 +67,14 @@ class ClientConnection(RequestReader):
         self.delivered: Callable[[bool], None] | None = None
         #: True once the proxy closes the connection after a whole response.
         self._closed_well = False
-        self._head: Head | None = None
         self._bridge: Bridge | None = None
-        self._body: Body = NOTHING
-        #: False while the client waits for `100 Continue`; the body deadline starts after it.
-        self._invited = True
         #: The lane and the status of the request in progress.
         self._lane: LaneCounts = owner.counters.own
         self.code = NO_RESPONSE
         #: How the request in progress ends if its response is written to its end.
         self._ending = Ending.SERVED
-        #: When the first bytes of the request in progress arrived, and of its response were
-        #: written; 0 while they have not.
-        self._since = self._responded = 0.0
+        #: When the first bytes of the response in progress were written; 0 while they were not.
+        self._responded = 0.0
 
     # Called by the loop.
 
@@ -106,6 +93,8 @@ class ClientConnection(RequestReader):
         elif phase is _SERVING:
             if self._body.done:
                 self._queue(data)
+            elif self._decoded:
+                self._decode(data)
             else:
                 self._take(data)
         elif phase is _LINGERING:
@@ -133,7 +122,8 @@ class ClientConnection(RequestReader):
             return False
         if self._phase is _SERVING:
             passed_through = self._lane in (self.counters.relay, self.counters.rescue)
-            return self._body.done and not passed_through
+            arrived = self._body.done or bool(self._inbox)
+            return arrived and not passed_through
         return self._phase is _READY and self._slow and bool(self._inbox)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -184,6 +174,7 @@ class ClientConnection(RequestReader):
         self.code = NO_RESPONSE
         self._head = head
         body = self._body = body_of(head.framing, head.length)
+        self._decoded = False
         whole = body.done
         self._invited = not head.expect_continue
         self.job = None
@@ -196,10 +187,12 @@ class ClientConnection(RequestReader):
         if whole:
             if rest:
                 self._queue(rest)
-        elif rest:
-            self._take(rest)
-        else:
+        elif not rest:
             self._take_waiting()
+        elif self._decoded:
+            self._decode(rest)
+        else:
+            self._take(rest)
 
     def _serve(self, head: Head, decision: Decision, *, whole: bool, alone: bool) -> None:
         """Start an exchange that is not passed through. `alone`: nothing arrived with the head."""
@@ -217,6 +210,7 @@ class ClientConnection(RequestReader):
         self._serving = bridge
         if not whole and not isinstance(decision, Own):  # which drops it: decoding takes longest
             self._body = body_of(head.framing, head.length, decode=True)
+            self._decoded = head.framing is _CHUNKED
         request_id(head)
         bridge.begin(head, decision, whole=whole, alone=alone and not self._inbox)
 
@@ -225,49 +219,6 @@ class ClientConnection(RequestReader):
             return self.counters.rescue if isinstance(decision, Rescue) else self.counters.kickoff
         self.job = job_of(decision.rest)
         return self.counters.own
-
-    def _take(self, data: bytes, *, waiting: bool = False) -> None:
-        """Hand on bytes of the request's body. `waiting`: they are at the head of the inbox."""
-        serving = self._serving
-        if serving is None:
-            return
-        self._invited = True
-        try:
-            forward, rest = self._body.feed(data)
-        except MalformedMessage as why:
-            self._broken_request(why)
-            return
-        if waiting:
-            self._inbox.drop(len(data) - len(rest))
-            rest = b""
-        if forward:
-            serving.feed(forward)
-        if self._body.done:
-            self._reading.held = False
-            self._deadlines.clear(_BODY)
-            serving.end()
-            if rest:
-                self._queue(rest)
-            elif self._reading.stopped:
-                self._reading.update()
-        else:
-            self._limit_body()
-            body = self._body
-            if isinstance(body, Chunks) and body.scanned > _CHUNKS:
-                body.scanned = 0
-                self._reading.give_way()
-
-    def _take_waiting(self) -> None:
-        """Hand on what has arrived of the request's body."""
-        size = max(self._head.length if self._head is not None else 0, _TRIED)
-        while self._inbox and self._serving is not None and not self._body.done:
-            self._take(self._inbox.peek(0, size), waiting=True)
-            size *= 4
-        if self._reading.ended and not self._body.done:
-            self._leave()
-            self._end()
-        else:
-            self._limit_body()
 
     def answered(self, *, keep: bool) -> None:
         """Called by the exchange once its response is written. Serve another request iff `keep`."""
@@ -294,13 +245,6 @@ class ClientConnection(RequestReader):
 
     # Called by the exchange; see `duplex.ClientSide`.
 
-    def interim(self, data: bytes) -> None:
-        """Write a 1xx response. After a 100 the client must send its body."""
-        self.transport.write(data)
-        self.sent += len(data)
-        self._invited = True
-        self._limit_body()
-
     def responding(self) -> None:
         """Note when the response began."""
         self._responded = self._owner.now()
@@ -309,19 +253,6 @@ class ClientConnection(RequestReader):
         """Note the job whose resource the response with this head has, if any, for the log."""
         if self._access is not None and self.job is None:
             self.job = job_in(bytes(head))
-
-    def hold(self) -> None:
-        """Stop reading the body until `unhold`."""
-        if self._phase is _TUNNEL or not self._body.done:
-            self._reading.held = True
-            self._deadlines.clear(_BODY)
-            self._reading.update()
-
-    def unhold(self) -> None:
-        """Read the body again."""
-        self._reading.held = False
-        self._reading.update()
-        self._limit_body()
 
     def tunnel(self) -> None:
         """Hand every further byte to the exchange."""
@@ -370,26 +301,3 @@ class ClientConnection(RequestReader):
             now = self._owner.now()
             self._lane.ended(self.code, self._since, self._responded, now)
             self._log(self._head, self._lane, self.code, now - self._since, ending)
-
-    def _broken_request(self, why: MalformedMessage) -> None:
-        """End a request with a malformed body. VB365 must not take the part it got for whole."""
-        self.counters.refused += 1
-        serving = self._serving
-        if serving is not None and not serving.begun:
-            self._serving = None
-            serving.client_left()
-            self._release()
-            problem = Problem("bad-request", f"The request is refused: {why}.")
-            self._write_refusal(problem, self._head, since=self._since)
-            self._close(LINGER)
-        else:
-            self._leave(Ending.REFUSED)
-            reset(self.transport)
-
-    # Time limits.
-
-    def _limit_body(self) -> None:
-        """Start the body deadline, unless the proxy or VB365 is what the body waits for."""
-        waits = self._phase is _SERVING and self._invited and not self._reading.held
-        if waits and not self._body.done:
-            self._deadlines.set(_BODY, self._owner.head_timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.downstream.inbox import Inbox
 from proxy.downstream.phases import Limit
@@ -19,14 +20,14 @@ class Reading:
     The owner calls `update` after a change.
     """
 
-    __slots__ = ("_deadlines", "_inbox", "_transport", "_yields", "ended", "held", "stopped")
+    __slots__ = ("_deadlines", "_inbox", "_transport", "ended", "held", "stopped", "yields")
 
     def __init__(self, transport: asyncio.Transport, inbox: Inbox, deadlines: Deadlines) -> None:
         self._transport = transport
         self._inbox = inbox
         self._deadlines = deadlines
-        #: True until the loop's next turn.
-        self._yields = False
+        #: True until the loop's next turn, if others have their turns first.
+        self.yields = False
         #: True while the exchange accepts no more of the request's body.
         self.held = False
         #: True while reading is paused.
@@ -36,7 +37,7 @@ class Reading:
 
     def update(self) -> None:
         """Pause or resume reading."""
-        stop = self.held or self._yields or self._inbox.full
+        stop = self.held or self.yields or self._inbox.full
         if stop == self.stopped or self.ended or self._transport.is_closing():
             return
         self.stopped = stop
@@ -47,15 +48,18 @@ class Reading:
             self._transport.resume_reading()
             self._deadlines.clear(Limit.LOOK)
 
-    def give_way(self) -> None:
-        """Read nothing more in this turn of the loop: uvloop would read up to 32 times."""
-        if not self._yields:
-            self._yields = True
-            asyncio.get_running_loop().call_soon(self._read_on)
+    def give_way(self, then: Callable[[], None]) -> None:
+        """Read nothing more in this turn of the loop, in which uvloop would read up to 32 times.
+        Call `then` in the next one.
+        """
+        if not self.yields:
+            self.yields = True
+            asyncio.get_running_loop().call_soon(self._go_on, then)
             self.update()
 
-    def _read_on(self) -> None:
-        self._yields = False
+    def _go_on(self, then: Callable[[], None]) -> None:
+        self.yields = False
+        then()
         self.update()
 
     def gone(self, *, half: bool) -> bool:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, Own, PassThrough
-from proxy.downstream import connection as clients
+from proxy.downstream import request_reader
 from proxy.downstream.inbox import Inbox
 from tests.support.proxies import through
 from tests.support.upstreams import Script
@@ -84,7 +84,7 @@ async def test_12_a_rejected_client_that_keeps_sending_can_read_its_response() -
 async def test_12_a_rejected_client_that_never_stops_sending_is_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(clients, "LINGER", 0.2)
+    monkeypatch.setattr(request_reader, "LINGER", 0.2)
     async with through(upstream) as (proxy, _):
         client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n")
 

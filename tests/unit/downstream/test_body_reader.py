@@ -1,0 +1,142 @@
+"""Bodies that take long to decode are handed on in parts (CONTRACT §12)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import web
+
+from proxy.core.http.heads import Head
+from proxy.core.routing import Decision
+from proxy.downstream.bridge import Bridge
+from tests.support.proxies import Proxy, through
+from tests.support.wire import eventually
+from tests.unit.downstream.test_server import decide, echo, silent
+
+CHUNKED = b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+COUNT = 30_000
+#: The payload of `SMALL`, no two neighbours of which are equal.
+PAYLOAD = b"0123456789" * (COUNT // 10)
+SMALL = b"".join(b"1\r\n%c\r\n" % byte for byte in PAYLOAD)
+END = b"0\r\n\r\n"
+GET = b"GET /_own?next HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def shared(proxy: Proxy) -> int:
+    """Bytes of the memory that clients share which are in use."""
+    return proxy.server.waiting.taken
+
+
+@pytest.mark.parametrize("chunk", [b"", b"1\r\na\r\n", b"ffff\r\n" + bytes(0xFFFF) + b"\r\n"])
+async def test_12_what_is_behind_a_body_in_small_chunks_is_not_lost(chunk: bytes) -> None:
+    """Neither the rest of the body nor the requests that arrive with it."""
+    body = PAYLOAD + b"".join(chunk.split(b"\r\n")[1:2])
+    async with through(silent, decide=decide, handler=echo) as (proxy, _):
+        client = await proxy.ask((CHUNKED + SMALL + chunk + END + GET) * 3)
+        for _ in range(3):
+            assert (await client.response())[1] == b"POST /_own " + body
+            assert (await client.response())[1] == b"GET /_own?next "
+        assert shared(proxy) == 0
+
+
+@pytest.mark.parametrize("step", [1_000, 5_000, 100_000])
+async def test_12_small_chunks_that_arrive_in_parts_keep_their_order(step: int) -> None:
+    data = CHUNKED + SMALL + END
+    async with through(silent, decide=decide, handler=echo) as (proxy, _):
+        client = await proxy.connect()
+        for at in range(0, len(data), step):
+            await client.send(data[at : at + step])
+            await asyncio.sleep(0)
+        assert (await client.response())[1] == b"POST /_own " + PAYLOAD
+
+
+async def test_12_a_client_that_shuts_its_sending_side_gets_its_response() -> None:
+    async with through(silent, decide=decide, handler=echo) as (proxy, _):
+        client = await proxy.ask(CHUNKED + SMALL + END)
+        client.writer.write_eof()
+        assert (await client.response())[1] == b"POST /_own " + PAYLOAD
+        client = await proxy.ask(CHUNKED + SMALL)
+        client.writer.write_eof()
+        assert await client.closed()
+        assert shared(proxy) == 0
+
+
+async def test_12_a_handler_that_waits_gets_no_more_of_small_chunks() -> None:
+    """aiohttp keeps some 100 KiB of what a handler does not read; the rest stays unread."""
+    go, kept = asyncio.Event(), []
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        await go.wait()
+        kept.append(request.content.total_bytes)
+        return await echo(request, head, decision)
+
+    async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        client = await proxy.connect()
+        sending = asyncio.create_task(client.send(CHUNKED + SMALL * 20 + END))
+        await eventually(lambda: shared(proxy) > 0)
+        await asyncio.sleep(0.3)
+        assert shared(proxy) <= 256 << 10
+        go.set()
+        assert (await client.response())[1] == b"POST /_own " + PAYLOAD * 20
+        await sending
+        assert kept[0] < 300_000
+        assert shared(proxy) == 0
+
+
+async def test_12_a_body_for_which_there_is_no_memory_is_refused() -> None:
+    async with through(silent, decide=decide, handler=echo) as (proxy, _):
+        budget = proxy.server.waiting
+        taken = budget.limit - budget.taken - 5_000
+        assert budget.take(taken)
+        client = await proxy.ask(CHUNKED)
+        await client.send(SMALL + END)
+        head, body = await client.response()
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nConnection: close\r\n" in head
+        assert json.loads(body)["type"] == "urn:vb365-async:problem:capacity-exhausted"
+        client = await proxy.ask(CHUNKED + b"3\r\nabc\r\n" + END)
+        assert (await client.response())[1] == b"POST /_own abc"
+        budget.give(taken)
+        assert shared(proxy) == 0
+
+
+async def test_12_a_malformed_chunk_behind_small_ones_is_refused() -> None:
+    async with through(silent, decide=decide, handler=echo) as (proxy, _):
+        client = await proxy.ask(CHUNKED + SMALL + b"1\r\nab\r\n" + END + GET)
+        response = await client.rest()
+        assert response.startswith(b"HTTP/1.1 400 ")
+        assert response.count(b"HTTP/1.1") == 1
+        assert shared(proxy) == 0
+
+
+async def test_12_no_memory_for_a_part_of_a_body_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A part may be missing then: what follows must not be taken for its continuation."""
+    feed, bodies, calls = Bridge.feed, [], 0
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        bodies.append(await request.read())
+        return web.Response()
+
+    def failing(bridge: Bridge, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise MemoryError
+        feed(bridge, data)
+
+    monkeypatch.setattr(Bridge, "feed", failing)
+    async with through(silent, decide=decide, handler=handler) as (proxy, _):
+        client = await proxy.ask(CHUNKED + SMALL + END)
+        with pytest.raises(ConnectionError):
+            await client.rest()
+        assert (calls, bodies) == (10, [])
+        await eventually(lambda: not proxy.server._clients)
+        assert shared(proxy) == 0
