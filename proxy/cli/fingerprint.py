@@ -10,6 +10,7 @@ import typer
 from cryptography import x509
 
 from proxy.cli.diagnosis.reach import presented
+from proxy.core.http.authority import can_be_looked_up
 from proxy.core.text import visible
 from proxy.net.tls import fingerprint
 
@@ -45,12 +46,14 @@ def _parsed(address: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         port = parts.port
-        (parts.hostname or "").encode("idna")  # a lookup would raise too
     except ValueError:
         return None
-    if not parts.hostname or re.search(r"[\s/]", parts.hostname) or parts.username is not None:
+    host = parts.hostname
+    if not host or re.search(r"[\s/]", host) or parts.username is not None:
         return None
-    return parts.hostname, _DEFAULT_PORT if port is None else port
+    if not can_be_looked_up(host):
+        return None
+    return host, _DEFAULT_PORT if port is None else port
 
 
 def _about(der: bytes) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from yarl import URL
 
 from proxy.client.errors import CommandError
+from proxy.core.http.authority import can_be_looked_up
 
 
 def parse_address(text: str) -> URL:
@@ -12,8 +13,9 @@ def parse_address(text: str) -> URL:
     try:
         url = URL(text)
         host = url.raw_host if url.host else None  # `host` decodes names, and raises for bad ones
-        # a lookup encodes the name so, and raises for an empty label and a long one
-        valid = url.scheme in {"http", "https"} and host and host.encode("idna") and url.port != 0
+        valid = (
+            url.scheme in {"http", "https"} and host and can_be_looked_up(host) and url.port != 0
+        )
     except ValueError:
         valid = False
     if not valid:

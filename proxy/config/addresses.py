@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from proxy.config.syntax import MASK, TEXT_SCHEMA, Syntax, invalid, text
+from proxy.core.http.authority import can_be_looked_up
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -50,18 +51,9 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
-def _can_be_looked_up(host: str) -> bool:
-    """Whether a lookup takes the name: no label is empty or too long."""
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return True
-
-
 def _host_port(value: Any) -> HostPort:
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text(value))
-    valid = match and (_is_ipv6(match[1]) if match[1] else _can_be_looked_up(match[2]))
+    valid = match and (_is_ipv6(match[1]) if match[1] else can_be_looked_up(match[2]))
     if not match or not valid or int(match[3]) > _MAX_PORT:
         hint = "write for example 0.0.0.0:4443, [::]:4443 or 127.0.0.1:0 (any free port)"
         raise invalid("is not HOST:PORT", hint)
@@ -74,7 +66,7 @@ def _host_of(url: str) -> str | None:
         host = None if split.port == 0 else split.hostname
     except ValueError:
         return None
-    return host if host and _can_be_looked_up(host) else None
+    return host if host and can_be_looked_up(host) else None
 
 
 def http_url(value: Any) -> SplitResult:

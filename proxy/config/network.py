@@ -100,7 +100,8 @@ class Upstream(Section):
     connect_timeout: Timeout = 10.0
     """Time limit for connecting to VB365, TLS handshake included."""
     pool: Count = 0
-    """Maximum number of connections to VB365 for ordinary requests. 0 = no limit."""
+    """Maximum number of connections to VB365 for ordinary requests. 0 = no limit. Clients without
+    credentials can occupy all of a small number."""
 
     @field_validator("ca_file")
     @classmethod

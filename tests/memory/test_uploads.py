@@ -26,7 +26,7 @@ HEAD = b"POST /v8/Jobs HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % SIZE
 EACH = 320 * KIB
 #: The same of one whose client is idle again; and the requests and responses of one who sends
 #: requests without reading.
-IDLE, UNREAD = 128 * KIB, 560 * KIB
+IDLE, UNREAD = 128 * KIB, 512 * KIB
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

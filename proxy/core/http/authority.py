@@ -1,4 +1,6 @@
-"""Absolute-form targets: their authority and their origin-form (RFC 9112 §3.2; CONTRACT §12)."""
+"""Host names, and absolute-form targets: their authority and their origin-form (RFC 9112 §3.2;
+CONTRACT §12).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,18 @@ _HOST_AND_PORT = re.compile(
     rb"(\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]++)(?::([0-9]{0,5}))?"
 )
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}
+
+
+def can_be_looked_up(host: str) -> bool:
+    """Whether a lookup takes the name: no label of it is empty or too long.
+
+    `getaddrinfo` raises `UnicodeError` for any other, and not the `OSError` of a failed lookup.
+    """
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def names_host(target: bytes, host: bytes | None) -> bool:

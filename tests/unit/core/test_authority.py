@@ -1,10 +1,10 @@
-"""Absolute-form targets (RFC 9112 §3.2; CONTRACT §12)."""
+"""Host names and absolute-form targets (RFC 9112 §3.2; CONTRACT §12)."""
 
 from __future__ import annotations
 
 import pytest
 
-from proxy.core.http.authority import names_host, origin_form
+from proxy.core.http.authority import can_be_looked_up, names_host, origin_form
 from proxy.core.http.heads import MalformedMessage, parse_request
 
 
@@ -85,3 +85,13 @@ def test_12_the_origin_form_drops_scheme_and_authority(
     method: bytes, target: bytes, origin: bytes
 ) -> None:
     assert origin_form(method, target) == origin
+
+
+@pytest.mark.parametrize("host", ["h", "vb365.example.com", "127.0.0.1", "::1", "bücher.example"])
+def test_a_name_that_can_exist_can_be_looked_up(host: str) -> None:
+    assert can_be_looked_up(host)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "x" * 64, "\u00fc" * 64])
+def test_a_name_that_no_lookup_takes_cannot_be_looked_up(host: str) -> None:
+    assert not can_be_looked_up(host)
