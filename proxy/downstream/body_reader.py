@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from proxy.core.errors import Problem
-from proxy.core.http.bodies import NOTHING, Body, Chunks
+from proxy.core.http.bodies import Chunks
 from proxy.core.http.heads import Head, MalformedMessage
 from proxy.downstream.base import NO_MEMORY, ConnectionOwner
 from proxy.downstream.endings import Ending
@@ -29,12 +29,11 @@ _BODY = Limit.BODY
 class BodyReader(RequestReader):
     """A client connection that hands the body of the request in progress to its exchange."""
 
-    __slots__ = ("_body", "_decoded", "_head", "_invited", "_since")
+    __slots__ = ("_decoded", "_head", "_invited", "_since")
 
     def __init__(self, owner: ConnectionOwner) -> None:
         super().__init__(owner)
         self._head: Head | None = None
-        self._body: Body = NOTHING
         #: Whether the chunks of the body are decoded, which takes a microsecond for each.
         self._decoded = False
         #: False while the client waits for `100 Continue`; the body deadline starts after it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from proxy.core.errors import Problem
+from proxy.core.http.bodies import NOTHING, Body
 from proxy.core.http.heads import Head, HeadTooLarge, MalformedMessage, find_end, parse_request
 from proxy.downstream.base import NO_MEMORY, BaseConnection, ConnectionOwner
 from proxy.downstream.endings import Ending
@@ -20,10 +21,12 @@ class RequestReader(BaseConnection):
     one before it has its response.
     """
 
-    __slots__ = ("_held",)
+    __slots__ = ("_body", "_held")
 
     def __init__(self, owner: ConnectionOwner) -> None:
         super().__init__(owner)
+        #: Of the request in progress. Until it is done, what is in the inbox is a part of it.
+        self._body: Body = NOTHING
         #: Bytes of the shared memory that the head of the request in progress uses.
         self._held = 0
 
@@ -71,7 +74,7 @@ class RequestReader(BaseConnection):
 
     def _take_requests(self) -> None:
         inbox = self._inbox
-        while inbox:
+        while inbox and self._body.done:
             turn = self._phase is _READY and not self._slow
             try:
                 start, end = inbox.find_head()

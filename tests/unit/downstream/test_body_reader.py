@@ -64,7 +64,7 @@ async def test_12_a_client_that_shuts_its_sending_side_gets_its_response() -> No
 
 
 async def test_12_a_handler_that_waits_gets_no_more_of_small_chunks() -> None:
-    """aiohttp keeps some 100 KiB of what a handler does not read; the rest stays unread."""
+    """aiohttp keeps 512 KiB of what a handler does not read; the rest stays unread."""
     go, kept = asyncio.Event(), []
 
     async def handler(
@@ -76,15 +76,40 @@ async def test_12_a_handler_that_waits_gets_no_more_of_small_chunks() -> None:
 
     async with through(silent, decide=decide, handler=handler) as (proxy, _):
         client = await proxy.connect()
-        sending = asyncio.create_task(client.send(CHUNKED + SMALL * 20 + END))
+        sending = asyncio.create_task(client.send(CHUNKED + SMALL * 30 + END))
         await eventually(lambda: shared(proxy) > 0)
         await asyncio.sleep(0.3)
         assert shared(proxy) <= 256 << 10
         go.set()
+        assert (await client.response())[1] == b"POST /_own " + PAYLOAD * 30
+        await sending
+        assert kept[0] < 600_000
+        assert shared(proxy) == 0
+
+
+async def test_12_the_time_for_a_head_does_not_run_within_a_body() -> None:
+    """What waits of the body would be dropped at its end, and what follows be taken for the next
+    part. The head is in two parts, so that the body is in the inbox from its first byte.
+    """
+    go = asyncio.Event()
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        await go.wait()
+        return await echo(request, head, decision)
+
+    async with through(silent, decide=decide, handler=handler, head_timeout=0.3) as (proxy, _):
+        client = await proxy.ask(CHUNKED[:20])
+        await asyncio.sleep(0.05)
+        sending = asyncio.create_task(client.send(CHUNKED[20:] + SMALL * 20 + END))
+        await eventually(lambda: shared(proxy) > 20_000)
+        await asyncio.sleep(0.5)
+        go.set()
         assert (await client.response())[1] == b"POST /_own " + PAYLOAD * 20
         await sending
-        assert kept[0] < 300_000
-        assert shared(proxy) == 0
+        await client.send(GET)
+        assert (await client.response())[1] == b"GET /_own?next "
 
 
 async def test_12_a_body_for_which_there_is_no_memory_is_refused() -> None:
