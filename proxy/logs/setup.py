@@ -28,6 +28,9 @@ AUDITED = frozenset(
         "job.operator_act",
     }
 )
+#: Characters of a value that are logged: a path may have 64 KiB, each byte of which JSON writes as
+#: six.
+_LONGEST = 4096
 #: The logger of all events of jobs.
 _OF_JOBS = "proxy.jobs.events"
 
@@ -129,6 +132,15 @@ def set_level(level: str) -> None:
         handler.setLevel(level.upper())
 
 
+def _shortened(
+    logger: object, method: str, entry: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Cut long text off, so that no client writes lines of any length."""
+    return {
+        name: value[:_LONGEST] if isinstance(value, str) else value for name, value in entry.items()
+    }
+
+
 def _on_one_line(
     logger: object, method: str, entry: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
@@ -167,5 +179,9 @@ def _formatter(format: str, *, colors: bool) -> logging.Formatter:
         ]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _shortened,
+            *last,
+        ],
     )

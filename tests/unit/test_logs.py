@@ -90,6 +90,14 @@ def test_tracebacks_hold_no_local_variables(format: str, stream: io.StringIO) ->
 
 
 @pytest.mark.parametrize("format", ["console", "json"])
+def test_no_client_writes_lines_of_any_length(format: str, stream: io.StringIO) -> None:
+    logs.configure(format, "info", stream)
+    structlog.get_logger("proxy.test").info("refused", path="\x80" * 64_000, status=404)
+    assert 4096 * 4 < len(stream.getvalue()) < 4096 * 6 + 300
+    assert "404" in stream.getvalue()
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
 def test_no_text_forges_a_line_or_controls_the_terminal(format: str, stream: io.StringIO) -> None:
     """§9: bytes of a request or of U in a message or in a value stay within their line."""
     logs.configure(format, "info", stream)
