@@ -90,8 +90,11 @@ class BodyReader(RequestReader):
         """Hand on more of the body once others have had their turns."""
         try:
             self._take_waiting()
-        except MemoryError:
-            self.break_off(Ending.ABORTED)  # a part of the body may be missing
+        except Exception as why:
+            # a part of the body may be missing; the loop ends no connection for an error here
+            self.break_off(Ending.ABORTED)
+            if not isinstance(why, MemoryError):
+                raise
 
     def _take_waiting(self) -> None:
         """Hand on what has arrived of the request's body, unless others have their turns first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -138,8 +139,9 @@ async def test_12_a_malformed_chunk_behind_small_ones_is_refused() -> None:
         assert shared(proxy) == 0
 
 
-async def test_12_no_memory_for_a_part_of_a_body_ends_the_connection(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("error", [MemoryError, ValueError])
+async def test_12_a_part_of_a_body_that_cannot_be_handed_on_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """A part may be missing then: what follows must not be taken for its continuation."""
     feed, bodies, calls = Bridge.feed, [], 0
@@ -154,14 +156,17 @@ async def test_12_no_memory_for_a_part_of_a_body_ends_the_connection(
         nonlocal calls
         calls += 1
         if calls == 10:
-            raise MemoryError
+            raise error
         feed(bridge, data)
 
     monkeypatch.setattr(Bridge, "feed", failing)
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     async with through(silent, decide=decide, handler=handler) as (proxy, _):
         client = await proxy.ask(CHUNKED + SMALL + END)
         with pytest.raises(ConnectionError):
             await client.rest()
         assert (calls, bodies) == (10, [])
+        assert [type(each["exception"]) for each in errors] == [error] * (error is ValueError)
         await eventually(lambda: not proxy.server._clients)
         assert shared(proxy) == 0
