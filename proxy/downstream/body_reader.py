@@ -20,7 +20,7 @@ _TRIED = 512
 _PIECE = 1 << 12
 #: Chunks of a body after which others have their turn. One read may contain 40,000, and uvloop
 #: would read megabytes, which take half a second.
-_CHUNKS = 1 << 10
+CHUNKS = 1 << 9
 #: Looking an enumeration's member up costs more than it should on the hot path.
 _SERVING, _TUNNEL = Phase.SERVING, Phase.TUNNEL
 _BODY = Limit.BODY
@@ -34,7 +34,7 @@ class BodyReader(RequestReader):
     def __init__(self, owner: ConnectionOwner) -> None:
         super().__init__(owner)
         self._head: Head | None = None
-        #: Whether the chunks of the body are decoded, which takes a microsecond for each.
+        #: Whether the chunks of the body are decoded: what the handler does not read must wait.
         self._decoded = False
         #: False while the client waits for `100 Continue`; the body deadline starts after it.
         self._invited = True
@@ -59,6 +59,8 @@ class BodyReader(RequestReader):
         if waiting:
             self._inbox.drop(len(data) - len(rest))
             rest = b""
+        elif rest and not self._body.done and not self._wait(rest):
+            return
         if forward:
             serving.feed(forward)
         if self._body.done:
@@ -72,19 +74,19 @@ class BodyReader(RequestReader):
         else:
             self._limit_body()
             body = self._body
-            if isinstance(body, Chunks) and body.scanned > _CHUNKS:
+            if isinstance(body, Chunks) and body.scanned >= CHUNKS:
                 body.scanned = 0
                 self._reading.give_way(self._go_on)
 
-    def _decode(self, data: bytes) -> None:
-        """Hand on bytes of a body that is decoded, of many chunks only some in each turn."""
-        if not self._inbox and len(data) <= _PIECE:
-            self._take(data)
-        elif self._inbox.keep(data):
-            self._take_waiting()
-        else:
-            self.counters.refused += 1
-            self._refuse_body(Problem("capacity-exhausted", NO_MEMORY, retry_after=5))
+    def _wait(self, data: bytes) -> bool:
+        """Keep bytes of the body for later turns. Return False, the request refused, if there is no
+        memory for them.
+        """
+        if self._inbox.keep(data):
+            return True
+        self.counters.refused += 1
+        self._refuse_body(Problem("capacity-exhausted", NO_MEMORY, retry_after=5))
+        return False
 
     def _go_on(self) -> None:
         """Hand on more of the body once others have had their turns."""
@@ -103,7 +105,7 @@ class BodyReader(RequestReader):
         reading, inbox = self._reading, self._inbox
         size = max(self._head.length if self._head is not None else 0, _TRIED)
         while inbox and self._serving is not None and not self._body.done:
-            if self._decoded and (reading.yields or reading.held):
+            if reading.yields or (self._decoded and reading.held):
                 return
             self._take(inbox.peek(0, size), waiting=True)
             size = max(size, _PIECE)

@@ -8,7 +8,7 @@ Theory of operation. A connection is in one `Phase`, beginning with READY:
     LINGERING ── the client closes ──> end
 
 A READY connection hands on a request whose head arrives in one piece at once. All other input waits
-in the `Inbox`: an incomplete head, pipelined requests, and what is left to decode of a body. Each
+in the `Inbox`: an incomplete head, pipelined requests, and what is left to scan of a body. Each
 `Limit` has one meaning and a deadline of its own, so that none can extend another: `Limit.HEAD`
 runs from the first byte of the next head to its last, whether a request before it is still being
 served, its response is read slowly, or reading is paused and resumed. Reading pauses while an
@@ -27,7 +27,7 @@ from proxy.core.paths import job_of
 from proxy.core.routing import Decision, Own, PassThrough, Rescue
 from proxy.downstream.access_log import job_in
 from proxy.downstream.base import NO_MEMORY, ConnectionOwner
-from proxy.downstream.body_reader import BodyReader
+from proxy.downstream.body_reader import CHUNKS, BodyReader
 from proxy.downstream.bridge import Bridge
 from proxy.downstream.duplex import Closable
 from proxy.downstream.endings import Ending, without_response
@@ -93,8 +93,8 @@ class ClientConnection(BodyReader):
         elif phase is _SERVING:
             if self._body.done:
                 self._queue(data)
-            elif self._decoded:
-                self._decode(data)
+            elif self._inbox:
+                self._wait(data)
             else:
                 self._take(data)
         elif phase is _LINGERING:
@@ -173,7 +173,7 @@ class ClientConnection(BodyReader):
         self._responded = self._arrived = 0.0
         self.code = NO_RESPONSE
         self._head = head
-        body = self._body = body_of(head.framing, head.length)
+        body = self._body = body_of(head.framing, head.length, most=CHUNKS)
         self._decoded = False
         whole = body.done
         self._invited = not head.expect_continue
@@ -189,8 +189,6 @@ class ClientConnection(BodyReader):
                 self._queue(rest)
         elif not rest:
             self._take_waiting()
-        elif self._decoded:
-            self._decode(rest)
         else:
             self._take(rest)
 
@@ -209,7 +207,7 @@ class ClientConnection(BodyReader):
             bridge = self._bridge = owner.bridge(self)
         self._serving = bridge
         if not whole and not isinstance(decision, Own):  # which drops it: decoding takes longest
-            self._body = body_of(head.framing, head.length, decode=True)
+            self._body = body_of(head.framing, head.length, decode=True, most=CHUNKS)
             self._decoded = head.framing is _CHUNKED
         request_id(head)
         bridge.begin(head, decision, whole=whole, alone=alone and not self._inbox)

@@ -1,13 +1,14 @@
 """Scanners that find the end of a body in the bytes of a connection.
 
 `feed(data)` returns `(forward, rest)`: the bytes to forward, and those after the end of the body,
-which are empty until `done`.
+which are empty until `done`, unless `Chunks` has a limit.
 """
 
 from __future__ import annotations
 
 import enum
 import re
+import sys
 from typing import Protocol
 
 from proxy.core.http.fields import FIELD_LINE
@@ -132,6 +133,8 @@ class Chunks:
     """A chunked body, each chunk of which is verified (RFC 9112 §7.1).
 
     It forwards the chunks without extensions but with trailers, or with `decode` the payload.
+
+    `feed` stops once `scanned` is `most`, and returns the rest, until the caller sets it to 0.
     """
 
     __slots__ = (
@@ -139,6 +142,7 @@ class Chunks:
         "_extensions",
         "_held",
         "_left",
+        "_most",
         "_offset",
         "_stage",
         "_trailers",
@@ -146,8 +150,9 @@ class Chunks:
         "scanned",
     )
 
-    def __init__(self, *, decode: bool = False) -> None:
+    def __init__(self, *, decode: bool = False, most: int = sys.maxsize) -> None:
         self.done = False
+        self._most = most
         #: Chunks since the caller has set it to 0; those of few bytes count less than one.
         self.scanned = 0
         self._decode = decode
@@ -167,7 +172,7 @@ class Chunks:
         view, size = memoryview(data), len(data)
         at = begin = 0
         before = self._offset
-        while at < size and not self.done:
+        while at < size and not self.done and self.scanned < self._most:
             if self._stage is _Stage.DATA:
                 stop = self._skim(data, at, size, out if self._decode else None)
             else:
@@ -211,6 +216,8 @@ class Chunks:
             self._left = int(match[1], 16)
             self.scanned += 1
             at = match.end()
+            if self.scanned >= self._most:
+                return at
 
     def _line(self, line: bytes) -> bytes | None:
         """Read a line between chunks, or the beginning of one. Returns what to forward instead of
@@ -284,16 +291,18 @@ class Chunks:
             raise MalformedMessage("a trailer is malformed or must not be one")
 
 
-def body_of(framing: Framing, length: int, *, decode: bool = False) -> Body:
+def body_of(
+    framing: Framing, length: int, *, decode: bool = False, most: int = sys.maxsize
+) -> Body:
     """The scanner for a message with this framing. `decode` forwards the payload of chunks instead
-    of the chunks.
+    of the chunks; `most` is that of `Chunks`.
     """
     if framing is _NONE:
         return NOTHING
     if framing is _LENGTH:
         return Counted(length)
     if framing is _CHUNKED:
-        return Chunks(decode=decode)
+        return Chunks(decode=decode, most=most)
     return UNTIL_CLOSE
 
 
