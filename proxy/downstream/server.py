@@ -190,7 +190,9 @@ class Server:
             # it is about a failure within another response, and must not become part of its body
             bridge.abort()
             return response
-        if bridge.closing and not response.prepared:
+        # RFC 9112 §9.6: nothing behind a response that says so is served
+        closes = bridge.closing or response.headers.get("Connection") == "close"
+        if closes and not response.prepared:
             response.force_close()
         await response.prepare(request)
         await response.write_eof()

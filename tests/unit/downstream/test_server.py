@@ -195,6 +195,23 @@ async def test_the_connection_field_says_whether_the_connection_closes() -> None
         assert response.count(b"\r\nConnection: close\r\n") == 1
 
 
+@pytest.mark.parametrize("read", [False, True])
+async def test_nothing_behind_a_response_that_closes_is_served(read: bool) -> None:
+    """RFC 9112 §9.6: its client repeats the requests behind it."""
+
+    async def closing(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        if read:
+            await request.read()
+        return web.Response(status=413, headers={"Connection": "close"})
+
+    post = b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with through(silent, decide=decide, handler=closing) as (proxy, _):
+        client = await proxy.ask(post + b"1\r\na\r\n0\r\n\r\n" + OWN)
+        assert (await client.rest()).count(b"HTTP/1.1 ") == 1
+
+
 async def test_http_exceptions_become_responses() -> None:
     async def missing(
         request: web.BaseRequest, head: Head, decision: Decision
