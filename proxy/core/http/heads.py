@@ -333,8 +333,7 @@ def _facts(block: bytes, minor: int) -> _Facts:
     connection = _connection(special)
     framing, length = _framing(special, minor, connection)
     hops = connection | _HOPS.intersection(special)
-    upgrade = special.get(b"upgrade", ())
-    hosts = special.get(b"host", ())
+    upgrade, hosts = special.get(b"upgrade", ()), special.get(b"host", ())
     return _Facts(
         framing,
         length,
