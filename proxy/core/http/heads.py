@@ -47,11 +47,11 @@ _SPECIAL = re.compile(
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~\-]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 #: What no head can contain: control bytes, bare CR, bare LF. Three searches are ten times as fast
-#: as one.
+#: as one; a pattern that begins with the LF is faster than one with what must precede it.
 _NEVER = (
     re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
     re.compile(rb"\r[^\n]"),
-    re.compile(rb"(?<!\r)\n"),
+    re.compile(rb"\n(?<!\r\n)"),
 )
 
 #: RFC 9110 §7.6.1. Transfer-Encoding is kept: it can only be `chunked`, and the body stays chunked.
