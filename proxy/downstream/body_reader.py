@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import cast
 
 from proxy.core.errors import Problem
 from proxy.core.http.bodies import Chunks
 from proxy.core.http.heads import Head, MalformedMessage
 from proxy.downstream.base import NO_MEMORY, ConnectionOwner
+from proxy.downstream.duplex import Exchange
 from proxy.downstream.endings import Ending
 from proxy.downstream.lingering import LINGER
 from proxy.downstream.phases import Limit, Phase
@@ -53,24 +55,22 @@ class BodyReader(RequestReader):
         self._invited = True
         try:
             forward, rest = self._body.feed(data)
+            if waiting:
+                self._inbox.drop(len(data) - len(rest))
+                rest = b""
+            elif rest and not self._body.done and not self._inbox.keep(rest):
+                if self._decoded:
+                    self._refuse_for_memory()
+                    return
+                more, rest = self._scan(rest)
+                forward += more
         except MalformedMessage as why:
             self._broken_request(why)
-            return
-        if waiting:
-            self._inbox.drop(len(data) - len(rest))
-            rest = b""
-        elif rest and not self._body.done and not self._wait(rest):
             return
         if forward:
             serving.feed(forward)
         if self._body.done:
-            self._reading.held = False
-            self._deadlines.clear(_BODY)
-            serving.end()
-            if rest:
-                self._queue(rest)
-            elif self._reading.stopped:
-                self._reading.update()
+            self._is_whole(serving, rest)
         else:
             self._limit_body()
             body = self._body
@@ -78,15 +78,41 @@ class BodyReader(RequestReader):
                 body.scanned = 0
                 self._reading.give_way(self._go_on)
 
-    def _wait(self, data: bytes) -> bool:
-        """Keep bytes of the body for later turns. Return False, the request refused, if there is no
-        memory for them.
+    def _is_whole(self, serving: Exchange, rest: bytes) -> None:
+        """Note the end of the body. `rest` is behind it, and not in the inbox."""
+        self._reading.held = False
+        self._deadlines.clear(_BODY)
+        serving.end()
+        if rest:
+            self._queue(rest)
+        elif self._reading.stopped:
+            self._reading.update()
+
+    def _scan(self, data: bytes) -> tuple[bytes, bytes]:
+        """Feed all of `data` to the body: what strangers have used up must end no request that
+        needs no memory.
         """
+        parts = []
+        while data and not self._body.done:
+            cast("Chunks", self._body).scanned = 0
+            forward, data = self._body.feed(data)
+            parts.append(forward)
+        return b"".join(parts), data
+
+    def _wait(self, data: bytes) -> None:
+        """Keep bytes of the body behind those that wait for later turns."""
         if self._inbox.keep(data):
-            return True
+            return
+        if self._decoded:
+            self._refuse_for_memory()
+            return
+        data = self._inbox.peek(0, len(self._inbox)) + data
+        self._inbox.clear()
+        self._take(data)
+
+    def _refuse_for_memory(self) -> None:
         self.counters.refused += 1
         self._refuse_body(Problem("capacity-exhausted", NO_MEMORY, retry_after=5))
-        return False
 
     def _go_on(self) -> None:
         """Hand on more of the body once others have had their turns."""

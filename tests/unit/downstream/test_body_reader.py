@@ -13,7 +13,7 @@ from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
 from proxy.downstream.bridge import Bridge
 from tests.support.proxies import Proxy, through
-from tests.support.wire import eventually
+from tests.support.wire import Peer, eventually
 from tests.unit.downstream.test_server import decide, echo, silent
 
 CHUNKED = b"POST /_own HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -128,6 +128,33 @@ async def test_12_a_body_for_which_there_is_no_memory_is_refused() -> None:
         assert (await client.response())[1] == b"POST /_own abc"
         budget.give(taken)
         assert shared(proxy) == 0
+
+
+@pytest.mark.parametrize("free", [0, 40_000])
+@pytest.mark.parametrize("step", [1_000, 100_000, 10_000_000])
+async def test_12_an_upload_needs_no_memory_that_strangers_have_used_up(
+    free: int, step: int
+) -> None:
+    """What is relayed was never kept: its client has a part of it accepted already."""
+    got = b""
+
+    async def upstream(peer: Peer) -> None:
+        nonlocal got
+        await peer.head()
+        while not got.endswith(END):
+            got += await peer.some()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    data = SMALL * 2 + END
+    async with through(upstream, decide=decide, handler=echo) as (proxy, _):
+        budget = proxy.server.waiting
+        assert budget.take(budget.limit - free)
+        client = await proxy.ask(CHUNKED.replace(b"_own", b"other"))
+        for at in range(0, len(data), step):
+            await client.send(data[at : at + step])
+        assert (await client.response())[1] == b"ok"
+        assert shared(proxy) == budget.limit - free
+    assert got == data
 
 
 async def test_12_a_malformed_chunk_behind_small_ones_is_refused() -> None:
