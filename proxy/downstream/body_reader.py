@@ -16,10 +16,9 @@ from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.request_reader import RequestReader
 from proxy.net.sockets import reset
 
-#: Bytes of the inbox that are parsed first as a chunked body, and then up to so many at a time, so
-#: that the copying is proportional to the body and not to the requests behind it.
+#: Bytes of the inbox that are parsed first as a chunked body, then four times as many, and so on,
+#: so that the copying is proportional to the body and not to the requests behind it.
 _TRIED = 512
-_PIECE = 1 << 12
 #: Chunks of a body after which others have their turn. One read may contain 40,000, and uvloop
 #: would read megabytes, which take half a second.
 CHUNKS = 1 << 9
@@ -134,7 +133,7 @@ class BodyReader(RequestReader):
             if reading.yields or (self._decoded and reading.held):
                 return
             self._take(inbox.peek(0, size), waiting=True)
-            size = max(size, _PIECE)
+            size *= 4
         if reading.ended and not self._body.done:
             self._leave()
             self._end()

@@ -38,6 +38,8 @@ _SMALL = re.compile(
 _SIZE_START = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
 #: A chunk of fewer bytes is copied: a view of it takes longer to make, and 184 bytes.
 _COPIED = 1 << 10
+#: Larger chunks take no time beside that of their bytes, and do not count as scanned.
+_LARGE = 1 << 12
 #: The number of bytes of a size line that contain its digits and the byte after them.
 _SIZE_WITHIN = 16
 _END_START = re.compile(rb"\r")
@@ -153,7 +155,8 @@ class Chunks:
     def __init__(self, *, decode: bool = False, most: int = sys.maxsize) -> None:
         self.done = False
         self._most = most
-        #: Chunks since the caller has set it to 0; those of few bytes count less than one.
+        #: Chunks of less than 4 KiB since the caller has set it to 0; those of few bytes count less
+        #: than one.
         self.scanned = 0
         self._decode = decode
         self._stage = _Stage.SIZE
@@ -214,8 +217,10 @@ class Chunks:
                 self._stage = _Stage.DATA_END
                 return stop
             self._left = int(match[1], 16)
-            self.scanned += 1
             at = match.end()
+            if self._left >= _LARGE:
+                continue
+            self.scanned += 1
             if self.scanned >= self._most:
                 return at
 
@@ -273,7 +278,7 @@ class Chunks:
             raise MalformedMessage("a chunk size is malformed")
         self._left = int(match[1], 16)
         self._stage = _Stage.DATA if self._left else _Stage.TRAILERS
-        self.scanned += 1
+        self.scanned += self._left < _LARGE
         if match[2] is None:
             return line
         self._extensions += 1
