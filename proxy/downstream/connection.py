@@ -187,10 +187,10 @@ class ClientConnection(BodyReader):
         if whole:
             if rest:
                 self._queue(rest)
-        elif not rest:
-            self._take_waiting()
-        else:
+        elif rest:
             self._take(rest)
+        else:
+            self._take_waiting()
 
     def _serve(self, head: Head, decision: Decision, *, whole: bool, alone: bool) -> None:
         """Start an exchange that is not passed through. `alone`: nothing arrived with the head."""

@@ -33,7 +33,11 @@ class Inbox:
         """Append `data`. Return False, keeping nothing, if the budget is exhausted."""
         if not self._budget.take(len(data)):
             return False
-        self.waiting += data
+        try:
+            self.waiting += data
+        except MemoryError:
+            self._budget.give(len(data))
+            raise
         return True
 
     def find_head(self) -> tuple[int, int]:

@@ -178,14 +178,14 @@ async def test_3_5_credentials_that_vb365_is_asked_about_count(
     make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """§3.5, §14: after the response to a rescued export, too."""
-    monkeypatch.setattr("proxy.parts.exports._HELD_FIELDS", 180_000)
+    monkeypatch.setattr("proxy.parts.exports._HELD_FIELDS", 300_000)
     confirmed = asyncio.Event()
 
     async def check(_: Message) -> None:
         await confirmed.wait()
 
     async def rescued(number: int) -> bool:
-        token = f"e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.{number}{'a' * 30_000}"
+        token = f"e30.eyJpc3MiOiJpIiwic3ViIjoicyJ9.{number}{'a' * 50_000}"
         with capture_logs() as logs:
             assert (await stage.export(token, target=f"{EXPORT}?{number}")).status == 401
         return not any(line["event"] == "export not rescued" for line in logs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import cast
+from typing import Self, cast
 
 import pytest
 from aiohttp import web
@@ -13,6 +13,7 @@ from proxy.core.http.heads import Head
 from proxy.core.routing import Decision, Own, PassThrough
 from proxy.downstream import request_reader
 from proxy.downstream.inbox import Inbox
+from proxy.net.budget import Budget
 from tests.support.proxies import through
 from tests.support.upstreams import Script
 from tests.support.wire import LIMIT, Peer, eventually
@@ -590,3 +591,18 @@ async def test_12_a_client_that_goes_on_sending_gets_its_whole_last_response() -
         await client.head()
         assert len(await client.rest()) == size
         await client.close()
+
+
+def test_12_input_for_which_there_is_no_memory_does_not_count() -> None:
+    """The memory that clients share would be less until a restart."""
+
+    class Full(bytearray):
+        def __iadd__(self, data: object) -> Self:
+            raise MemoryError
+
+    budget = Budget(100)
+    inbox = Inbox(budget)
+    inbox.waiting = Full()
+    with pytest.raises(MemoryError):
+        inbox.keep(b"abc")
+    assert budget.taken == 0
