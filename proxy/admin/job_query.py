@@ -104,18 +104,18 @@ class Query:
             (not self.statuses or entry.status in self.statuses)
             and (not self.phases or entry.phase in self.phases)
             and (self.delivered is None or entry.fetched is self.delivered)
-            and all(word in entry.text for word in self.words)
+            and (not self.words or all(word in entry.text for word in self.words))
         )
 
     def ordered(self, entries: list[Entry], now: float) -> list[Entry]:
         """Sort entries, which are newest first. Those without a value are last."""
         if self.newest_first:
             return entries
-        key = SORTS[self.sort]
-        known = [(value, entry) for entry in entries if (value := key(entry, now)) is not None]
-        known.sort(key=lambda pair: pair[0], reverse=self.descending)
-        found = [entry for _, entry in known]
-        return found + [entry for entry in entries if key(entry, now) is None]
+        value = SORTS[self.sort]
+        # without a tuple for each: thousands of them start a garbage collection of everything
+        known = [entry for entry in entries if value(entry, now) is not None]
+        known.sort(key=lambda entry: value(entry, now), reverse=self.descending)
+        return known + [entry for entry in entries if value(entry, now) is None]
 
 
 def parse(parameters: Iterable[tuple[str, str]]) -> Query:
