@@ -113,10 +113,9 @@ class IdempotencyKeys:
         async with self._lock(claimed, key):
             entry = self._unproven.add(claimed, key, id, credentials.parts()[0])
         try:
-            if self._unproven.get(id) is entry:
-                await self._claims.announce(entry.claim)
-                if self._unproven.get(id) is not entry:  # another one took its place meanwhile
-                    self._claims.withdraw(entry.claim)
+            await self._claims.announce(entry.claim)
+            if self._unproven.get(id) is not entry:  # another one took its place meanwhile
+                self._claims.withdraw(entry.claim)
             yield
         finally:
             entry.release()

@@ -12,8 +12,8 @@ from proxy.upstream.credentials import Credentials
 
 #: The maximum number of entries, and of those with the same claimed identity and key.
 MAX_ENTRIES, MAX_SAME = 1000, 8
-#: Bytes of the longest Authorization that is kept.
-MAX_TOKEN = 16 * 1024
+#: Bytes of Authorization beyond which an entry counts as two, and so on.
+PER_ENTRY = 16 << 10
 #: Seconds for which an entry is kept: as long as VB365's tokens are valid by default.
 MAX_AGE = 3600.0
 
@@ -35,6 +35,11 @@ class UnprovenKickoff:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     submitted: bool = False
     _holders: int = 1
+
+    @property
+    def weight(self) -> int:
+        """As how many entries it counts."""
+        return 1 + sum(map(len, self.credentials.authorization)) // PER_ENTRY
 
     def hold(self) -> None:
         """Put off `over` until `release`: the job is being stored, also if its client has left."""
@@ -67,20 +72,20 @@ class UnprovenKickoffs:
         self._entries: dict[str, UnprovenKickoff] = {}
 
     def add(self, claimed: str, key: str, id: str, credentials: Credentials) -> UnprovenKickoff:
-        """Remember a kick-off, unless its token is very long. Makes room by dropping the oldest
-        entry of the same claim and key, or of the claim that has most.
+        """Remember a kick-off. Makes room by dropping the oldest entries of the same claim and key,
+        or of the claim that has most.
         """
         entry = UnprovenKickoff(
             claimed=claimed, key=key, id=id, credentials=credentials, since=self._now()
         )
-        if sum(map(len, credentials.authorization)) > MAX_TOKEN:
-            return entry
         self._expire()
         same = self.of(claimed, key)
         if len(same) >= MAX_SAME:
             self.remove(same[0])
-        elif len(self._entries) >= MAX_ENTRIES:
-            claims = Counter(each.claimed for each in self._entries.values())
+        while self._entries and self._weight() + entry.weight > MAX_ENTRIES:
+            claims: Counter[str] = Counter()
+            for each in self._entries.values():
+                claims[each.claimed] += each.weight
             [(most, _)] = claims.most_common(1)
             self.remove(_by_age(each for each in self._entries.values() if each.claimed == most)[0])
         self._entries[id] = entry
@@ -113,6 +118,9 @@ class UnprovenKickoffs:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def _weight(self) -> int:
+        return sum(each.weight for each in self._entries.values())
 
     def _expire(self) -> None:
         over = self._now() - MAX_AGE

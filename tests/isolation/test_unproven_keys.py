@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from proxy.api import idempotency
 from proxy.core.job import Job
+from proxy.simulator.settings import USERS
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakePlay, MakeStage, Stage
 from tests.contract.test_9_access import jwt
@@ -39,6 +41,19 @@ async def test_a_refreshed_token_gets_the_first_job(make_stage: MakeStage) -> No
         assert again["Location"].endswith(first)
     assert (await stage.kickoff(stage.export, body=b"{ }", Idempotency_Key=KEY)).status == 422
     assert [f"{LIST}/{job['id']}" for job in (await stage.get(LIST)).json()["results"]] == [first]
+    assert stage.count_requests("exportToPst", "POST") == 1
+
+
+async def test_a_refreshed_long_token_gets_the_first_job(make_stage: MakeStage) -> None:
+    """§8: so does one of 40 KiB (§12: token fields of 64 KiB pass)."""
+    alice = dataclasses.replace(USERS[0], tenant="x" * 30_000)
+    stage = await make_stage({"token": "jwt", "size": 1000, "users": (alice,)})
+    outage(stage)
+    first = await stage.begun(stage.export, Idempotency_Key=KEY)
+    stage.simulator.faults.clear()
+    stage.fields = stage.simulator.login(alice.name)
+    again = await stage.kickoff(stage.export, Idempotency_Key=KEY)
+    assert again["Location"].endswith(first)
     assert stage.count_requests("exportToPst", "POST") == 1
 
 

@@ -60,11 +60,22 @@ def test_entries_of_one_key_are_few(kickoffs: UnprovenKickoffs) -> None:
     assert len(kickoffs.of("alice", "k")) == len(kickoffs) == unproven.MAX_SAME
 
 
+def test_long_tokens_take_the_places_of_several(
+    kickoffs: UnprovenKickoffs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key of theirs is one export too (CONTRACT §8, §12), and they drop nobody else's entry."""
+    monkeypatch.setattr(unproven, "MAX_ENTRIES", 20)
+    add(kickoffs, "alice", "k", "hers")
+    for number in range(30):
+        add(kickoffs, f"m{number % 3}", f"k{number}", f"m{number}", size=unproven.PER_ENTRY * 4)
+    assert len(kickoffs) == 1 + 3
+    assert ids(kickoffs.of("alice", "k")) == ["hers"]
+    assert ids(kickoffs.of("m2", "k29")) == ["m29"]
+
+
 def test_entries_end_with_their_tokens(kickoffs: UnprovenKickoffs) -> None:
-    """Credentials are not kept for ever, and long ones not at all."""
+    """Credentials are not kept for ever."""
     add(kickoffs, "alice", "k", "1")
-    add(kickoffs, "alice", "l", "2", size=unproven.MAX_TOKEN + 1)
-    assert len(kickoffs) == 1
     kickoffs._now.now += unproven.MAX_AGE  # type: ignore[attr-defined]
     assert kickoffs.next() is None
     assert len(kickoffs) == 0
