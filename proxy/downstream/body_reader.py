@@ -84,6 +84,8 @@ class BodyReader(RequestReader):
         serving.end()
         if rest:
             self._queue(rest)
+        elif self._inbox and not self._reading.ended:
+            self._proceed()  # the time for a head behind the body runs from now
         elif self._reading.stopped:
             self._reading.update()
 

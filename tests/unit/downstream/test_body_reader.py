@@ -113,6 +113,30 @@ async def test_12_the_time_for_a_head_does_not_run_within_a_body() -> None:
         assert (await client.response())[1] == b"GET /_own?next "
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("body", [SMALL, b"3\r\nabc\r\n"])
+async def test_12_the_time_for_a_head_runs_once_the_body_before_it_is_whole(
+    parts: int, body: bytes
+) -> None:
+    """Also if both waited for their turns, and while the request before it is served."""
+    go = asyncio.Event()
+
+    async def handler(
+        request: web.BaseRequest, head: Head, decision: Decision
+    ) -> web.StreamResponse:
+        await go.wait()
+        return await echo(request, head, decision)
+
+    async with through(silent, decide=decide, handler=handler, head_timeout=0.3) as (proxy, _):
+        client = await proxy.ask(CHUNKED[:20] if parts > 1 else b"")
+        await asyncio.sleep(0.05)
+        await client.send((CHUNKED[20:] if parts > 1 else CHUNKED) + body + END + GET[:-3])
+        await eventually(lambda: shared(proxy) == len(GET[:-3]))
+        await eventually(lambda: shared(proxy) == 0)
+        go.set()
+        assert b"\r\nConnection: close\r\n" in (await client.response())[0]
+
+
 async def test_12_a_body_for_which_there_is_no_memory_is_refused() -> None:
     async with through(silent, decide=decide, handler=echo) as (proxy, _):
         budget = proxy.server.waiting
