@@ -58,10 +58,10 @@ class BodyReader(RequestReader):
                 self._inbox.drop(len(data) - len(rest))
                 rest = b""
             elif rest and not self._body.done and not self._inbox.keep(rest):
-                if self._decoded:
+                more, rest = self._scan(rest)
+                if rest and not self._body.done:
                     self._refuse_for_memory()
                     return
-                more, rest = self._scan(rest)
                 forward += more
         except MalformedMessage as why:
             self._broken_request(why)
@@ -90,26 +90,21 @@ class BodyReader(RequestReader):
             self._reading.update()
 
     def _scan(self, data: bytes) -> tuple[bytes, bytes]:
-        """Feed all of `data` to the body: what strangers have used up must end no request that
-        needs no memory.
+        """Feed as many chunks to the body once more, unless it is decoded: what strangers have used
+        up must end no request whose chunks are not small. Others have their turns then.
         """
-        parts = []
-        while data and not self._body.done:
-            cast("Chunks", self._body).scanned = 0
-            forward, data = self._body.feed(data)
-            parts.append(forward)
-        return b"".join(parts), data
+        if self._decoded:
+            return b"", data
+        body = cast("Chunks", self._body)
+        body.scanned = 0
+        forward, rest = body.feed(data)
+        body.scanned = CHUNKS
+        return forward, rest
 
     def _wait(self, data: bytes) -> None:
         """Keep bytes of the body behind those that wait for later turns."""
-        if self._inbox.keep(data):
-            return
-        if self._decoded:
+        if not self._inbox.keep(data):
             self._refuse_for_memory()
-            return
-        data = self._inbox.peek(0, len(self._inbox)) + data
-        self._inbox.clear()
-        self._take(data)
 
     def _refuse_for_memory(self) -> None:
         self.counters.refused += 1
