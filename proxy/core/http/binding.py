@@ -10,8 +10,8 @@ import re
 _AUTHENTICATION = re.compile(
     rb"(?i)\n(?:(persistent-auth)|(?:proxy-)?authorization|(?:www|proxy)-authenticate):([^\r]*+)"
 )
-#: At the beginning of an element of a list. Nego2 is the other name of Negotiate (MS-N2HT).
-_SCHEME = re.compile(rb"(?:\A|,)[ \t]*+(?:ntlm|nego(?:tiate|2))(?=[ \t,]|\Z)")
+#: Behind the comma before an element of a list. Nego2 is the other name of Negotiate (MS-N2HT).
+_SCHEME = re.compile(rb",[ \t]*+(?:ntlm|nego(?:tiate|2))(?=[ \t,]|\Z)")
 
 
 def binds(block: bytes) -> bool:
@@ -28,4 +28,4 @@ def binds(block: bytes) -> bool:
 
 def _names_scheme(value: bytes) -> bool:
     # most values have neither name, and to find that takes a tenth of the time
-    return (b"ntlm" in value or b"nego" in value) and _SCHEME.search(value) is not None
+    return (b"ntlm" in value or b"nego" in value) and _SCHEME.search(b"," + value) is not None

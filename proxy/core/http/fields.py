@@ -43,7 +43,7 @@ def has_conflict(fields: Iterable[Field], name: bytes) -> bool:
 
 def elements(values: Iterable[bytes]) -> set[bytes]:
     """The lower-case elements of a comma-separated list, over all its lines (RFC 9110 §5.6.1)."""
-    return {element.strip(b" \t").lower() for value in values for element in value.split(b",")}
+    return {element.strip(b" \t") for value in values for element in value.lower().split(b",")}
 
 
 def hop_by_hop(fields: Iterable[Field]) -> frozenset[bytes]:

@@ -25,7 +25,7 @@ from proxy.core.http.fields import (
 )
 
 #: Limits in bytes and lines. CONTRACT §12: fields of 64 KiB and 1,000 fields pass, a head has at
-#: most 256 KiB. A list that is parsed has at most `MAX_LINE`: 256 KiB take 60 ms.
+#: most 256 KiB. Lists that are parsed have at most `MAX_LINE`: 256 KiB take 60 ms.
 MAX_HEAD = 1 << 18
 MAX_LINE = (1 << 16) + 1024
 MAX_FIELDS = 2048
@@ -328,7 +328,7 @@ def _facts(block: bytes, minor: int) -> _Facts:
     if block.count(b"\n") > MAX_FIELDS:
         raise MalformedMessage("the head has too many fields")
     special = _special(b"\n" + block)
-    if any(sum(map(len, special.get(name, ()))) > MAX_LINE for name in (b"connection", b"expect")):
+    if sum(len(v) for name in (b"connection", b"expect") for v in special.get(name, ())) > MAX_LINE:
         raise MalformedMessage("a list is too long")
     connection = _connection(special)
     framing, length = _framing(special, minor, connection)

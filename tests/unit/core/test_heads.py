@@ -124,6 +124,9 @@ REFUSED_REQUESTS = {
     "too many fields": request(*[b"a:"] * MAX_FIELDS),
     "too long a Connection": request(b"Connection: " + b",".join([b"option"] * 10_000)),
     "too long an Expect over all lines": request(*[b"Expect: a" + b",b" * 10_000] * 4),
+    "too long lists together": request(
+        b"Connection: a" + b",b" * 18_000, b"Expect: a" + b",b" * 18_000
+    ),
     "bytes after the head": request() + b"x",
     "a status line": response_bytes(),
 }
