@@ -84,7 +84,7 @@ class BodyReader(RequestReader):
         serving.end()
         if rest:
             self._queue(rest)
-        elif self._inbox and not self._reading.ended:
+        elif self._inbox:
             self._proceed()  # the time for a head behind the body runs from now
         elif self._reading.stopped:
             self._reading.update()

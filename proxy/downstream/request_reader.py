@@ -109,7 +109,7 @@ class RequestReader(BaseConnection):
 
     def _wait_for_head(self) -> None:
         if self._reading.ended:
-            self._end()
+            self._inbox.clear()  # a request in progress still gets its response
         elif not self._deadlines.is_set(Limit.HEAD):
             self._deadlines.clear(_IDLE)
             self._deadlines.set(Limit.HEAD, self._owner.head_timeout)

@@ -302,8 +302,9 @@ def half_close(client: Peer) -> None:
     client.writer.write_eof()
 
 
+@pytest.mark.parametrize("behind", [b"", b"\r\n", b"GET /_own?next HT"])
 @pytest.mark.parametrize("requests", [1, 3])
-async def test_12_a_half_closed_client_gets_its_responses(requests: int) -> None:
+async def test_12_a_half_closed_client_gets_its_responses(requests: int, behind: bytes) -> None:
     """On the proxy's own paths every complete request before the end is served, then the connection
     closes.
     """
@@ -317,7 +318,7 @@ async def test_12_a_half_closed_client_gets_its_responses(requests: int) -> None
 
     async with through(silent, decide=decide, handler=waiting) as (proxy, _):
         raw = b"POST /_own HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
-        client = await proxy.ask(raw * requests)
+        client = await proxy.ask(raw * requests + behind)
         await eventually(lambda: proxy.server.busy == 1)
         half_close(client)
         await eventually(lambda: all(client._reading.ended for client in proxy.server._clients))
