@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from weakref import WeakValueDictionary
 
 import structlog
@@ -24,7 +24,7 @@ from proxy.core.events import Identified
 from proxy.core.job import Job
 from proxy.core.retention import Retention
 from proxy.jobs.record import advance_for_caller
-from proxy.ports import JobStore, KeyTaken, SharedJobs, StoreUnavailable
+from proxy.ports import JobStore, KeyClaimed, KeyTaken, SharedJobs, StoreUnavailable
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unreachable
@@ -118,9 +118,7 @@ class IdempotencyKeys:
                 self._claims.withdraw(entry.claim)
             yield
         finally:
-            entry.release()
-            if not entry.submitted:
-                self._unproven.remove(entry)
+            self._release(entry)
 
     @asynccontextmanager
     async def taking(self, credentials: Credentials, job: Job) -> AsyncIterator[Job | None]:
@@ -144,11 +142,30 @@ class IdempotencyKeys:
                 await self._settle(identity, job, credentials)
             for owner in sorted(set(job.owners).intersection(hashes)):
                 await locks.enter_async_context(self._lock(owner, key))
-            if (entry := self._unproven.get(job.id)) is not None:
-                entry.submitted = True
-                entry.hold()
-                locks.callback(entry.release)
-            yield await self.find(job.owners, key)
+            found = await self.find(job.owners, key)
+            if found is None and (entry := self._unproven.get(job.id)) is not None:
+                locks.enter_context(self._submitted(entry))
+            yield found
+
+    @contextmanager
+    def _submitted(self, entry: UnprovenKickoff) -> Iterator[None]:
+        """Keep the entry while its job is being stored, and afterwards unless it is refused: any
+        number of invented tokens are refused, and must displace nobody.
+        """
+        entry.submitted = True
+        entry.hold()
+        try:
+            yield
+        except (Problem, KeyClaimed):
+            entry.submitted = False
+            raise
+        finally:
+            self._release(entry)
+
+    def _release(self, entry: UnprovenKickoff) -> None:
+        entry.release()
+        if entry.over.is_set() and not entry.submitted:
+            self._unproven.remove(entry)
 
     async def run(self) -> None:
         """Confirm the callers of remembered kick-offs one at a time, as soon as VB365

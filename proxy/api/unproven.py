@@ -12,8 +12,9 @@ from proxy.upstream.credentials import Credentials
 
 #: The maximum number of entries, and of those with the same claimed identity and key.
 MAX_ENTRIES, MAX_SAME = 1000, 8
-#: Bytes of Authorization beyond which an entry counts as two, and so on.
-PER_ENTRY = 16 << 10
+#: Bytes of Authorization from which an entry counts as two, and so on. The longest token counts as
+#: three: those of all jobs of unknown callers that run and wait by default fit in.
+PER_ENTRY = 24 << 10
 #: Seconds for which an entry is kept: as long as VB365's tokens are valid by default.
 MAX_AGE = 3600.0
 

@@ -15,7 +15,7 @@ from proxy.api.idempotency import IdempotencyKeys
 from proxy.core.errors import Problem
 from proxy.core.job import Job
 from proxy.core.retention import Retention
-from proxy.ports import JobStore
+from proxy.ports import JobStore, KeyClaimed
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
@@ -112,6 +112,46 @@ async def test_a_kickoff_whose_client_has_left_is_waited_for_until_it_is_stored(
         assert not second.done()
         await world.jobs.add(made, b"")
     assert (await second).id == made.id
+
+
+async def test_a_refused_kickoff_is_not_remembered(world: World) -> None:
+    """§8: any number of them would displace those that are stored. So it is if the client has left,
+    and with a kick-off that gets the job of another.
+    """
+    world.down |= {token(FIRST), token(SECOND)}
+    made = job(*world.access.owners(FIRST)[:1])
+    made = replace(made, request=replace(made.request, idempotency_key=KEY))
+    with pytest.raises(Problem):
+        async with (
+            world.keys.announced(FIRST, KEY, made.id, learned=None),
+            world.keys.taking(FIRST, made),
+        ):
+            raise Problem("capacity-exhausted", "The queue is full.")
+    assert len(world.keys._unproven) == 0
+    storing, full = AsyncExitStack(), Problem("capacity-exhausted", "The queue is full.")
+    async with world.keys.announced(FIRST, KEY, made.id, learned=None):
+        await storing.enter_async_context(world.keys.taking(FIRST, made))
+    assert len(world.keys._unproven) == 1
+    await storing.__aexit__(Problem, full, None)
+    assert len(world.keys._unproven) == 0
+    first = await world.kickoff(SECOND)
+    assert (await world.kickoff(SECOND)).id == first.id
+    assert len(world.keys._unproven) == 1
+
+
+async def test_a_kickoff_that_is_stored_at_the_second_attempt_is_remembered(world: World) -> None:
+    """§8: the first one found the queue full, or a claim of another replica."""
+    world.down.add(token(FIRST))
+    made = job(*world.access.owners(FIRST)[:1])
+    made = replace(made, request=replace(made.request, idempotency_key=KEY))
+    async with world.keys.announced(FIRST, KEY, made.id, learned=None):
+        with pytest.raises(KeyClaimed):
+            async with world.keys.taking(FIRST, made):
+                raise KeyClaimed
+        async with world.keys.taking(FIRST, made):
+            await world.jobs.add(made, b"")
+    world.down.clear()
+    assert (await world.kickoff(SECOND)).id == made.id
 
 
 async def test_an_unconfirmed_kickoff_waits_for_a_confirmed_one(world: World) -> None:

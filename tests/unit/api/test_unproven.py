@@ -6,6 +6,8 @@ import pytest
 
 from proxy.api import unproven
 from proxy.api.unproven import UnprovenKickoff, UnprovenKickoffs
+from proxy.config.settings import Exports
+from proxy.jobs.admission import unaccepted_share
 from proxy.upstream.credentials import Credentials
 
 
@@ -71,6 +73,16 @@ def test_long_tokens_take_the_places_of_several(
     assert len(kickoffs) == 1 + 3
     assert ids(kickoffs.of("alice", "k")) == ["hers"]
     assert ids(kickoffs.of("m2", "k29")) == ["m29"]
+
+
+def test_long_tokens_of_as_many_as_may_wait_displace_nobody(kickoffs: UnprovenKickoffs) -> None:
+    """Those of all jobs that callers unknown to VB365 may have running and waiting by default."""
+    exports = Exports()
+    longest = 64 << 10  # of which the claims are read
+    add(kickoffs, "alice", "k", "hers", size=longest)
+    for number in range(exports.max_running + unaccepted_share(exports.max_queued)):
+        add(kickoffs, f"m{number}", "k", f"m{number}", size=len("Bearer ") + longest)
+    assert ids(kickoffs.of("alice", "k")) == ["hers"]
 
 
 def test_entries_end_with_their_tokens(kickoffs: UnprovenKickoffs) -> None:
