@@ -164,7 +164,11 @@ class IdempotencyKeys:
 
     def _release(self, entry: UnprovenKickoff) -> None:
         entry.release()
-        if entry.over.is_set() and not entry.submitted:
+        if not entry.over.is_set():
+            return
+        if entry.submitted:
+            self._unproven.make_room()
+        else:
             self._unproven.remove(entry)
 
     async def run(self) -> None:
@@ -182,8 +186,8 @@ class IdempotencyKeys:
     async def _confirm(self) -> None:
         for _ in range(len(self._unproven)):
             entry = self._unproven.next()
-            if entry is None or not entry.over.is_set():
-                continue
+            if entry is None:
+                return
             verdict = await self._ask(entry)
             if verdict is None:
                 return

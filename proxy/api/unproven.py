@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from proxy.ports import KeyClaim
 from proxy.upstream.credentials import Credentials
 
-#: The maximum number of entries, and of those with the same claimed identity and key.
+#: The maximum number of entries that are over, and of all with the same claimed identity and key.
 MAX_ENTRIES, MAX_SAME = 1000, 8
 #: Bytes of Authorization from which an entry counts as two, and so on. The longest token counts as
 #: three: those of all jobs of unknown callers that run and wait by default fit in.
@@ -73,24 +73,33 @@ class UnprovenKickoffs:
         self._entries: dict[str, UnprovenKickoff] = {}
 
     def add(self, claimed: str, key: str, id: str, credentials: Credentials) -> UnprovenKickoff:
-        """Remember a kick-off. Makes room by dropping the oldest entries of the same claim and key,
-        or of the claim that has most.
+        """Remember a kick-off. Drops the oldest of the same claim and key if they are too many.
+
+        It does not count for `MAX_ENTRIES` before it is over: its request, which has the token in
+        memory anyway, may wait for VB365 and be refused.
         """
         entry = UnprovenKickoff(
             claimed=claimed, key=key, id=id, credentials=credentials, since=self._now()
         )
-        self._expire()
         same = self.of(claimed, key)
         if len(same) >= MAX_SAME:
             self.remove(same[0])
-        while self._entries and self._weight() + entry.weight > MAX_ENTRIES:
-            claims: Counter[str] = Counter()
-            for each in self._entries.values():
-                claims[each.claimed] += each.weight
-            [(most, _)] = claims.most_common(1)
-            self.remove(_by_age(each for each in self._entries.values() if each.claimed == most)[0])
         self._entries[id] = entry
         return entry
+
+    def make_room(self) -> None:
+        """Drop the oldest entries of the claim that has most, while those that are over are too
+        many.
+        """
+        over = [each for each in self._entries.values() if each.over.is_set()]
+        while sum(each.weight for each in over) > MAX_ENTRIES:
+            claims: Counter[str] = Counter()
+            for each in over:
+                claims[each.claimed] += each.weight
+            [(most, _)] = claims.most_common(1)
+            dropped = _by_age(each for each in over if each.claimed == most)[0]
+            self.remove(dropped)
+            over.remove(dropped)
 
     def get(self, id: str) -> UnprovenKickoff | None:
         """Return the entry of the job, None without one."""
@@ -105,9 +114,9 @@ class UnprovenKickoffs:
         return _by_age(found)
 
     def next(self) -> UnprovenKickoff | None:
-        """Return each entry in turn, None without any."""
+        """Return each entry that is over in turn, None without any."""
         self._expire()
-        entry = next(iter(self._entries.values()), None)
+        entry = next((each for each in self._entries.values() if each.over.is_set()), None)
         if entry is not None:
             self._entries[entry.id] = self._entries.pop(entry.id)
         return entry
@@ -119,9 +128,6 @@ class UnprovenKickoffs:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def _weight(self) -> int:
-        return sum(each.weight for each in self._entries.values())
 
     def _expire(self) -> None:
         over = self._now() - MAX_AGE

@@ -150,8 +150,7 @@ async def test_a_claim_that_lost_its_place_is_withdrawn(two: list[Replica]) -> N
     async with asyncio.timeout(5):
         while not len(two[0].keys._unproven):  # noqa: ASYNC110  # no event tells
             await asyncio.sleep(0)
-    entry = two[0].keys._unproven.next()
-    assert entry is not None
+    [entry] = two[0].keys._unproven._entries.values()
     two[0].keys._unproven.remove(entry)
     gate.set()
     await announcing

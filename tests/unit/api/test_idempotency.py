@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.api import idempotency
+from proxy.api import idempotency, unproven
 from proxy.api.idempotency import IdempotencyKeys
 from proxy.core.errors import Problem
 from proxy.core.job import Job
@@ -137,6 +137,23 @@ async def test_a_refused_kickoff_is_not_remembered(world: World) -> None:
     first = await world.kickoff(SECOND)
     assert (await world.kickoff(SECOND)).id == first.id
     assert len(world.keys._unproven) == 1
+
+
+async def test_kickoffs_that_wait_displace_no_stored_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8, §12: as many invented tokens as there are connections may wait for VB365 at a time."""
+    monkeypatch.setattr(unproven, "MAX_ENTRIES", 3)
+    world.down |= {token(FIRST)}
+    first = await world.kickoff(FIRST)
+    async with AsyncExitStack() as waiting:
+        for number in range(5):
+            invented = credentials(jwt(f"m{number}", "1"))
+            announced = world.keys.announced(invented, KEY, f"m{number}", learned=None)
+            await waiting.enter_async_context(announced)
+        world.down.clear()
+        assert (await world.kickoff(SECOND)).id == first.id
+    assert len(world.keys._unproven) == 0
 
 
 async def test_a_kickoff_that_is_stored_at_the_second_attempt_is_remembered(world: World) -> None:

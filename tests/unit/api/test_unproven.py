@@ -25,7 +25,9 @@ def kickoffs() -> UnprovenKickoffs:
 
 
 def add(kickoffs: UnprovenKickoffs, claimed: str, key: str, name: str, size: int = 9) -> None:
-    kickoffs.add(claimed, key, name, Credentials((b"x" * size,), ()))
+    """Add a kick-off whose job has been stored."""
+    kickoffs.add(claimed, key, name, Credentials((b"x" * size,), ())).release()
+    kickoffs.make_room()
 
 
 def ids(entries: object) -> list[str]:
@@ -83,6 +85,23 @@ def test_long_tokens_of_as_many_as_may_wait_displace_nobody(kickoffs: UnprovenKi
     for number in range(exports.max_running + unaccepted_share(exports.max_queued)):
         add(kickoffs, f"m{number}", "k", f"m{number}", size=len("Bearer ") + longest)
     assert ids(kickoffs.of("alice", "k")) == ["hers"]
+
+
+def test_kickoffs_that_are_not_over_displace_nobody(
+    kickoffs: UnprovenKickoffs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any number of them may wait for VB365, and most are refused then. None of them is dropped
+    either: its job may be stored yet.
+    """
+    monkeypatch.setattr(unproven, "MAX_ENTRIES", 10)
+    add(kickoffs, "alice", "k", "hers")
+    waiting = Credentials((b"x",), ())
+    for number in range(30):
+        kickoffs.add(f"m{number}", "k", f"m{number}", waiting)
+    add(kickoffs, "bob", "k", "his")
+    assert ids(kickoffs.of("alice", "k")) == ["hers"]
+    assert ids(kickoffs.of("m0", "k")) == ["m0"]
+    assert [entry.id for _ in range(3) if (entry := kickoffs.next())] == ["hers", "his", "hers"]
 
 
 def test_entries_end_with_their_tokens(kickoffs: UnprovenKickoffs) -> None:
